@@ -1,0 +1,1 @@
+"""Image directories, here and far."""

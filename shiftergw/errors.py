@@ -1,0 +1,261 @@
+"""One tree of errors: each class knows its HTTP status, its wire word, and whether a retry helps.
+
+An error carries three texts for three readers:
+
+* `what`: one sentence for the user; it names no host path, no other user and no secret.
+* `remedy`: what the reader can do about it.
+* `detail`: for admins and the log only (a host, a path, the end of a tool's stderr).
+
+Foreign text (a registry's message, a tool's stderr) goes through `printable` before it enters any.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+FOREIGN_TEXT_LIMIT = 300
+"""Characters of foreign text that an error repeats."""
+
+
+def printable(text: str | bytes, limit: int = FOREIGN_TEXT_LIMIT) -> str:
+    """Return foreign `text` as one printable line of at most `limit` characters."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: 2 * limit])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+class GatewayError(Exception):
+    """Something that this program understands and can explain."""
+
+    http_status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    default_remedy: ClassVar[str] = "Tell the site's support; the gateway's log says more."
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        remedy: str | None = None,
+        detail: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        """Keep the texts; `retry_after` is in seconds."""
+        super().__init__(what)
+        self.what = what
+        self.remedy = self.default_remedy if remedy is None else remedy
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        """Return what happened and what to do, on one line."""
+        return f"{self.what} {self.remedy}".strip()
+
+
+# What a request can do wrong.
+
+
+class BadRequest(GatewayError):
+    """The request cannot be understood: the requester's to mend."""
+
+    http_status = 400
+    code = "bad-request"
+    default_remedy = "Correct the request."
+
+
+class NotAuthenticated(GatewayError):
+    """The credential is absent, wrong, expired or used."""
+
+    http_status = 401
+    code = "not-authenticated"
+    default_remedy = "Send a fresh credential."
+
+
+class NotAllowed(GatewayError):
+    """This user may not do this."""
+
+    http_status = 403
+    code = "not-allowed"
+    default_remedy = "Ask the site's support if you should be allowed to."
+
+
+class NotFound(GatewayError):
+    """There is no such thing, or this user may not know of it."""
+
+    http_status = 404
+    code = "not-found"
+    default_remedy = "Check the spelling; `shiftergw images` lists what is there."
+
+
+class TooLarge(GatewayError):
+    """The request is larger than the gateway reads."""
+
+    http_status = 413
+    code = "too-large"
+    default_remedy = "Send less."
+
+
+class TooMany(GatewayError):
+    """The queue, or this user's share of it, is full; new work only."""
+
+    http_status = 429
+    code = "too-many"
+    retryable = True
+    default_remedy = "Try again later."
+
+
+class Unavailable(GatewayError):
+    """Something that the gateway needs is away for the moment."""
+
+    http_status = 503
+    code = "unavailable"
+    retryable = True
+    default_remedy = "Try again in a moment."
+
+
+# What the operator must mend before the gateway runs.
+
+
+class ConfigurationError(GatewayError):
+    """The configuration, or the machine, is not as the gateway needs it."""
+
+    code = "configuration"
+    default_remedy = "Correct the configuration and start again."
+
+
+# What can go wrong with one image: these become the cause of a FAILURE.
+
+
+class PullError(GatewayError):
+    """A pull that failed; the base of everything a worker reports."""
+
+    code = "pull-failed"
+
+
+class ImageNotFound(PullError):
+    """The registry has no such repository, tag or digest."""
+
+    http_status = 404
+    code = "image-not-found"
+    default_remedy = "Check the name and the tag of the image."
+
+
+class RegistryDenied(PullError):
+    """The registry refused: no login, a wrong one, or no permission."""
+
+    http_status = 403
+    code = "registry-denied"
+    default_remedy = "Log in to the registry (`shifterimg login`), or check that you may read it."
+
+
+class RegistryUnavailable(PullError):
+    """The registry did not answer, or answered with an error, after all tries."""
+
+    code = "registry-unavailable"
+    retryable = True
+    default_remedy = "Try again later; if it lasts, tell the site's support."
+
+
+class RegistryUntrusted(PullError):
+    """The registry sent the gateway somewhere it must not go, or its certificate is not trusted."""
+
+    code = "registry-untrusted"
+
+
+class BlobCorrupt(PullError):
+    """A blob or manifest has other bytes than its digest or size says."""
+
+    code = "blob-corrupt"
+    retryable = True
+    default_remedy = "Try again; if it lasts, push the image once more."
+
+
+class ManifestInvalid(PullError):
+    """The manifest or configuration of the image is not what the OCI specification allows."""
+
+    code = "manifest-invalid"
+    default_remedy = "Build and push the image once more with a current tool."
+
+
+class NoMatchingPlatform(PullError):
+    """The image has no variant for the system's architecture."""
+
+    code = "no-matching-platform"
+    default_remedy = "Ask for, or build, an image for this system's architecture."
+
+
+class LayerInvalid(PullError):
+    """A layer is not the archive it claims to be, or leaves the root."""
+
+    code = "layer-invalid"
+    default_remedy = "Build and push the image once more with a current tool."
+
+
+class ImageTooLarge(PullError):
+    """The image exceeds a limit of the configuration."""
+
+    http_status = 413
+    code = "image-too-large"
+    default_remedy = "Make the image smaller, or ask the site to raise the limit."
+
+
+class ConversionFailed(PullError):
+    """`mksquashfs` failed, or its result is not what was planned."""
+
+    code = "conversion-failed"
+
+
+class NoSpace(PullError):
+    """A disk of the gateway or of the system is full."""
+
+    http_status = 507
+    code = "no-space"
+    retryable = True
+    default_remedy = "Tell the site's support: a disk of the gateway is full."
+
+
+class DeliveryFailed(PullError):
+    """The file could not be put into the image directory."""
+
+    code = "delivery-failed"
+    retryable = True
+
+
+class WorkerLost(PullError):
+    """The worker died again and again on this image."""
+
+    code = "worker-lost"
+
+
+class Superseded(GatewayError):
+    """A newer attempt has taken this work over; the old one stops without a word."""
+
+    http_status = 409
+    code = "superseded"
+    default_remedy = "Nothing: the newer attempt carries on."
+
+
+# What plumbing reports; adapters translate these.
+
+
+class ChildFailed(GatewayError):
+    """A child process could not be started, exited with an error, or was killed."""
+
+    code = "child-failed"
+
+    def __init__(
+        self, what: str, *, exit_code: int | None, signal: int | None, stderr: str
+    ) -> None:
+        """Exactly one of `exit_code` and `signal` is set once the child has run."""
+        super().__init__(what, detail=stderr)
+        self.exit_code = exit_code
+        self.signal = signal
+
+
+class TimedOut(GatewayError):
+    """A wait reached its limit."""
+
+    http_status = 504
+    code = "timed-out"
+    retryable = True

@@ -1,0 +1,273 @@
+"""What the gateway says about requests: references, sessions, records, progress.
+
+Everything is parsed once, at the door; inside, only these frozen values travel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from shiftergw.errors import BadRequest, printable
+from shiftergw.image import Digest
+from shiftergw.states import State
+
+IMAGE_TYPES = frozenset({"docker", "custom"})
+"""The image types that live in records; `id` and `local` never ask the gateway."""
+
+REFERENCE_LIMIT = 512
+"""Characters of a reference: repository 255, tag 128, digest and punctuation."""
+
+# distribution-spec, "Pulling manifests": <name> and <reference>; a leading host[:port] allowed.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
+_NAME = rf"(?:{_HOST}/)?{_COMPONENT}(?:/{_COMPONENT})*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_REFERENCE = re.compile(rf"({_NAME})(?::({_TAG}))?(?:@([a-z0-9]+:[0-9a-f]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """What a user calls an image: `[location/]repository[:tag][@digest]`.
+
+    `name` still carries the location's name, if the user wrote one.
+    """
+
+    name: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read and normalise a reference; raise `BadRequest` with the grammar if it is none.
+
+        Without tag and digest the tag is `latest`. A port of a registry is not a tag.
+        """
+        match = _REFERENCE.fullmatch(text) if len(text) <= REFERENCE_LIMIT else None
+        if match is None:
+            raise BadRequest(
+                f"{printable(text, 120)!r} is not an image reference.",
+                remedy="Write `[location/]repository[:tag][@sha256:…]`, the repository in"
+                " lower case, for example `ubuntu:24.04`.",
+            )
+        digest = Digest.parse(match[3]) if match[3] else None
+        return cls(match[1], match[2] or ("" if digest else "latest"), digest)
+
+    def __str__(self) -> str:
+        """Return the normalised text: what records keep as their tag."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user's login for one location; never shown."""
+
+    user: str
+    password: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Login:
+        """Split `user:password` at the first colon; the password may hold more."""
+        user, _, password = text.partition(":")
+        return cls(user, password)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who asks, on which system, with which registry logins (location name → login)."""
+
+    system: str
+    user: str
+    uid: int
+    group: str
+    gid: int
+    groups: frozenset[int] = frozenset()
+    logins: Mapping[str, Login] = field(default_factory=dict, repr=False)
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is: bytes done of bytes in all; `total` 0 means not known."""
+
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """One user's wish to have one image on one system."""
+
+    system: str
+    itype: str
+    reference: ImageReference
+    requested_by: int
+    user_acl: tuple[int, ...] = ()
+    group_acl: tuple[int, ...] = ()
+    request_id: str = ""
+    sealed: str | None = field(default=None, repr=False)
+
+    @property
+    def tag(self) -> str:
+        """Return the normalised reference, the key under which the result is found."""
+        return str(self.reference)
+
+    @property
+    def claim(self) -> str:
+        """Return the key that is unique among all work in flight."""
+        return f"{self.system}/{self.itype}/{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an image came from; `source_digest` is what the tag answered there."""
+
+    location: str
+    repository: str
+    source_digest: str
+    private: bool = False
+
+
+# Members whose name in the stored document is not that of the attribute.
+_WIRE_NAMES = {
+    "status": "status",
+    "tags": "tag",
+    "user_acl": "userACL",
+    "group_acl": "groupACL",
+    "env": "ENV",
+    "entry": "ENTRY",
+    "cmd": "CMD",
+    "workdir": "WORKDIR",
+    "labels": "LABELS",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the store holds of one image, or of one piece of work on it.
+
+    Members and their names in the document are those of the original gateway where it had them.
+    `None` means that the document lacks the member. Times are seconds since 1970.
+    """
+
+    key: str = ""
+    system: str = ""
+    itype: str = "docker"
+    tags: tuple[str, ...] = ()
+    pulltag: str | None = None
+    status: State = State.PENDING
+    status_message: str | None = None
+    id: str | None = None
+    user_acl: tuple[int, ...] | None = None
+    group_acl: tuple[int, ...] | None = None
+    private: bool | None = None
+    env: tuple[str, ...] | None = None
+    entry: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    workdir: str | None = None
+    labels: dict[str, str] | None = None
+    last_pull: float | None = None
+    expiration: float | None = None
+    format: str | None = None
+    arch: str | None = None
+    os: str | None = None
+    location: str | None = None
+    remotetype: str | None = None
+    ostcount: str | None = None
+    replication: str | None = None
+    claim: str | None = None
+    kind: str = "pull"
+    attempt: int = 0
+    runner: str | None = None
+    last_heartbeat: float | None = None
+    requested_by: int | None = None
+    origin: Origin | None = None
+    size: int | None = None
+    sha256: str | None = None
+    options: str | None = None
+    stage: str | None = None
+    done: int = 0
+    total: int = 0
+    cause: str | None = None
+    remedy: str | None = None
+    retryable: bool | None = None
+    own_failure: bool | None = None
+    request_id: str | None = None
+    sealed: str | None = field(default=None, repr=False)
+    report: dict[str, Any] | None = None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:
+        """Read a stored document; members that we do not know are left where they are."""
+        found: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            value = document.get(_WIRE_NAMES.get(name, name))
+            if value is not None:
+                found[name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(found.get("tags"), str):  # the original has both forms
+            found["tags"] = (found["tags"],)
+        if isinstance(found.get("entry"), str):
+            found["entry"] = (found["entry"],)
+        status = found.get("status", State.PENDING)
+        found["status"] = State.READY if status == "SUCCESS" else State(status)
+        if "origin" in found:
+            found["origin"] = Origin(**found["origin"])
+        found["key"] = str(document.get("_id", ""))
+        return cls(**found)
+
+    def may_be_read_by(self, session: Session) -> bool:
+        """Say whether `session` may see and run this image."""
+        if not self.private:
+            return True
+        if not self.user_acl and not self.group_acl:
+            # Records of the original: private without any ACL is open, until pulled again.
+            return True
+        return session.uid in (self.user_acl or ()) or not session.groups.isdisjoint(
+            self.group_acl or ()
+        )
+
+    @property
+    def in_flight(self) -> bool:
+        """Say whether somebody works, or is to work, on this record."""
+        return self.claim is not None
+
+
+def document_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate attribute names and values of `ImageRecord` to those of the document."""
+    document: dict[str, Any] = {}
+    for name, value in changes.items():
+        plain = value
+        if isinstance(value, tuple):
+            plain = list(value)
+        elif isinstance(value, State):
+            plain = str(value)
+        elif isinstance(value, Origin):
+            plain = {f.name: getattr(value, f.name) for f in fields(value)}
+        document[_WIRE_NAMES.get(name, name)] = plain
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The good end of a piece of work: what `finish` writes into the READY record.
+
+    `changes` are attributes of `ImageRecord`, without tag, status, claim and progress.
+    """
+
+    id: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The bad end: cause and remedy for the user; `own` says it concerns this user alone."""
+
+    stage: str
+    cause: str
+    remedy: str
+    retryable: bool
+    own: bool = False

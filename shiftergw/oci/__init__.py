@@ -1,0 +1,1 @@
+"""What the OCI formats mean: bytes and values, no Twisted, no sockets, no clocks."""

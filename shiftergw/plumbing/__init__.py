@@ -1,0 +1,1 @@
+"""Twisted plumbing that knows nothing about images."""

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all. These functions block: call them in a thread."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "fuse.sshfs",
+     "9p", "afs", "panfs", "pvfs2", "orangefs", "wekafs", "glusterfs", "fuse.glusterfs", "ocfs2",
+     "gfs2"}
+)  # fmt: skip
+
+
+def private_directory(path: Path) -> None:
+    """Make the directory, parents included, and close it to everybody else (0700)."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in this directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(temporary: Path, final: Path) -> None:
+    """Rename a file that was synced, and sync its directory."""
+    temporary.replace(final)
+    sync_directory(final.parent)
+
+
+@contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Remove `path` if the block raises."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that appears by rename, after fsync."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with removed_on_error(Path(name)), os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        put_in_place(Path(name), path)
+
+
+def file_system_of(path: Path) -> str:
+    """Return the type of the file system that holds `path` (or would, once it is made)."""
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    wanted = existing.resolve()
+    best, kind = Path("/"), "unknown"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        left, _, right = line.partition(" - ")
+        mounted_on = Path(left.split()[4].encode().decode("unicode_escape"))
+        if wanted.is_relative_to(mounted_on) and len(mounted_on.parts) >= len(best.parts):
+            best, kind = mounted_on, right.split()[0]
+    return kind

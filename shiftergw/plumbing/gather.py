@@ -1,0 +1,29 @@
+"""Wait for several things at once, and take all of them down when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
+
+T = TypeVar("T")
+
+
+async def gather_or_cancel(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
+    """Run all coroutines side by side and return their results in order.
+
+    When one fails, or the caller is cancelled, the others are cancelled and waited for, and the
+    first failure is raised as it is. (`gatherResults` leaves the others running.)
+    """
+    running = [Deferred.fromCoroutine(c) for c in coroutines]
+    try:
+        return await gatherResults(running, consumeErrors=True)
+    except FirstError as error:
+        failure = error.subFailure.value
+        assert failure is not None
+        raise failure from failure.__cause__
+    finally:
+        for one in running:
+            one.cancel()
+        await DeferredList(running, consumeErrors=True)

@@ -1,0 +1,67 @@
+"""Locks between processes, by `flock` on a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shiftergw.plumbing.timing import pause
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+POLL_SECONDS = 0.1
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock the file and return its descriptor, or None if another holds it.
+
+    The file is made if absent and is removed by whoever releases the lock; so a lock that was
+    taken on a file which is no longer at `path` is worth nothing, and is tried again.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # noqa: PTH116
+                return descriptor
+        os.close(descriptor)
+
+
+def unlock(path: Path, descriptor: int) -> None:
+    """Remove the lock's file and release it."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    os.close(descriptor)
+
+
+@asynccontextmanager
+async def file_lock(
+    path: Path, clock: IReactorTime, waiting: Callable[[], None] | None = None
+) -> AsyncIterator[None]:
+    """Hold the lock on `path` while the context lives; wait for it as long as need be.
+
+    The kernel releases the lock of a dead process. `waiting` is called once, if there is a wait.
+    Cancellable.
+    """
+    descriptor = try_lock(path)
+    if descriptor is None and waiting is not None:
+        waiting()
+    while descriptor is None:
+        await pause(POLL_SECONDS, clock)
+        descriptor = try_lock(path)
+    try:
+        yield
+    finally:
+        unlock(path, descriptor)

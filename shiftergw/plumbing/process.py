@@ -1,0 +1,192 @@
+"""Run one command through the reactor, with limits and a clean end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+
+from shiftergw.errors import ChildFailed, TimedOut
+from shiftergw.plumbing.timing import shielded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twisted.internet.interfaces import IReactorProcess, IReactorTime
+
+STDERR_KEPT = 4096
+"""Bytes of the end of stderr that a failure carries."""
+
+KILL_AFTER = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as data: the whole argv, the whole environment, the limits in seconds.
+
+    `stdin` is a descriptor that becomes the child's standard input (`/dev/null` without one);
+    `total` limits the run, `idle` the time without any output (0: none). `output_limit` bounds
+    the bytes of stdout that are kept.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path | None = None
+    stdin: int | None = None
+    total: float = 0
+    idle: float = 0
+    output_limit: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A child that exited with 0: its standard output, and the end of its standard error."""
+
+    stdout: bytes
+    stderr: bytes
+
+
+class _Watcher(ProcessProtocol):
+    """Collects what a child prints and tells how it ended, once."""
+
+    def __init__(
+        self, command: Command, clock: IReactorTime, on_stdout: Callable[[bytes], None] | None
+    ) -> None:
+        self.ended: Deferred[Finished] = Deferred()
+        self._command = command
+        self._clock = clock
+        self._on_stdout = on_stdout
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._late: str | None = None
+        self._calls: list[Any] = []
+        self._idle: Any = None
+
+    def connectionMade(self) -> None:
+        if self._command.total:
+            self._after(self._command.total, f"ran longer than {self._command.total:g} s")
+        if self._command.idle:
+            self._idle = self._after(
+                self._command.idle, f"printed nothing for {self._command.idle:g} s"
+            )
+
+    def _after(self, seconds: float, why: str) -> Any:
+        def expire() -> None:
+            self._late = why
+            self.stop()
+
+        call = self._clock.callLater(seconds, expire)
+        self._calls.append(call)
+        return call
+
+    def stop(self) -> None:
+        """Ask the child to end, and make it end a little later."""
+        self._signal("TERM")
+        self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
+
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessExitedAlready):
+            assert self.transport is not None
+            self.transport.signalProcess(name)
+
+    def outReceived(self, data: bytes) -> None:
+        self._alive()
+        if self._on_stdout is not None:
+            self._on_stdout(data)
+        elif len(self._stdout) < self._command.output_limit:
+            self._stdout += data
+
+    def errReceived(self, data: bytes) -> None:
+        self._alive()
+        self._stderr += data
+        del self._stderr[:-STDERR_KEPT]
+
+    def _alive(self) -> None:
+        if self._idle is not None and self._idle.active():
+            self._idle.reset(self._command.idle)
+
+    def processEnded(self, reason: Any) -> None:
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        program = os.path.basename(self._command.argv[0])  # noqa: PTH119
+        stderr = bytes(self._stderr).decode("utf-8", "backslashreplace")
+        if self._late is not None:
+            self.ended.errback(TimedOut(f"{program} {self._late}.", detail=stderr))
+        elif reason.check(ProcessDone):
+            self.ended.callback(Finished(bytes(self._stdout), bytes(self._stderr)))
+        else:
+            assert reason.check(ProcessTerminated), reason
+            self.ended.errback(_failure(program, reason.value, stderr))
+
+
+def _failure(program: str, end: Any, stderr: str) -> ChildFailed:
+    if end.signal is not None:
+        return ChildFailed(
+            f"{program} was killed by signal {end.signal}.",
+            exit_code=None,
+            signal=end.signal,
+            stderr=stderr,
+        )
+    return ChildFailed(
+        f"{program} exited with code {end.exitCode}.",
+        exit_code=end.exitCode,
+        signal=None,
+        stderr=stderr,
+    )
+
+
+async def run_command(
+    command: Command,
+    reactor: IReactorProcess,
+    clock: IReactorTime,
+    on_stdout: Callable[[bytes], None] | None = None,
+) -> Finished:
+    """Run a command to its end and return what it printed.
+
+    Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. `on_stdout` gets
+    the output as it comes, instead of having it kept. When the caller is cancelled the child gets
+    SIGTERM, then SIGKILL, and the cancellation is raised once it is gone.
+    """
+    watcher = _Watcher(command, clock, on_stdout)
+    with open(os.devnull, "rb") as null:  # noqa: ASYNC230, PTH123
+        stdin = null.fileno() if command.stdin is None else command.stdin
+        try:
+            reactor.spawnProcess(
+                watcher,
+                command.argv[0],
+                list(command.argv),
+                env=dict(command.env),
+                path=None if command.cwd is None else str(command.cwd),
+                childFDs={0: stdin, 1: "r", 2: "r"},
+            )
+        except OSError as error:
+            raise ChildFailed(
+                f"{command.argv[0]} cannot be started: {error.strerror}.",
+                exit_code=None,
+                signal=None,
+                stderr="",
+            ) from error
+    cancelled: CancelledError | None = None
+    while True:
+        try:
+            finished = await shielded(watcher.ended)
+        except CancelledError as error:
+            if cancelled is None:
+                watcher.stop()
+            cancelled = error
+            continue
+        except Exception:
+            if cancelled is not None:
+                raise cancelled from None
+            raise
+        if cancelled is not None:
+            raise cancelled
+        return finished

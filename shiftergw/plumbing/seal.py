@@ -1,0 +1,72 @@
+"""Seal small secrets with a key that lies in a file of its own."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from shiftergw.errors import ConfigurationError, GatewayError
+
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class Seal:
+    """Seals and opens short texts with AES-256-GCM; `context` binds a text to its purpose."""
+
+    def __init__(self, key: bytes) -> None:
+        """Use a key of 32 bytes."""
+        self._cipher = AESGCM(key)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Seal:
+        """Read the key, making the file (0600) if it is absent. Blocks.
+
+        Raises `ConfigurationError` if others can read it or it holds no key.
+        """
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(base64.b64encode(os.urandom(_KEY_BYTES)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        if path.stat().st_mode & 0o077:
+            raise ConfigurationError(
+                f"The secret key {path} can be read by others.", remedy=f"chmod 600 {path}"
+            )
+        try:
+            key = base64.b64decode(path.read_bytes(), validate=False)
+        except ValueError:
+            key = b""
+        if len(key) != _KEY_BYTES:
+            raise ConfigurationError(
+                f"The secret key {path} does not hold 32 bytes in base64.",
+                remedy="Remove it to have a new one made; work in flight then lacks its logins.",
+            )
+        return cls(key)
+
+    def close(self, text: str, context: str) -> str:
+        """Return the sealed text, in base64."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = nonce + self._cipher.encrypt(nonce, text.encode(), context.encode())
+        return base64.b64encode(sealed).decode("ascii")
+
+    def open(self, sealed: str, context: str) -> str:
+        """Return what was sealed; raise `GatewayError` if key, context or bytes are others."""
+        raw = base64.b64decode(sealed)
+        try:
+            return self._cipher.decrypt(
+                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.encode()
+            ).decode()
+        except InvalidTag as error:
+            raise GatewayError(
+                "The stored login cannot be opened.",
+                remedy="All machines of a site need the same SecretKeyFile.",
+            ) from error

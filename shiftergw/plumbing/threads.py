@@ -1,0 +1,83 @@
+"""Our own thread pool: the reactor's is for name look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from shiftergw.plumbing.timing import shielded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads(Service):
+    """A bounded pool of threads for work that would block the reactor."""
+
+    def __init__(self, reactor: Any, size: int, name: str) -> None:
+        """Make a pool of at most `size` threads; it starts with the service."""
+        self._reactor = reactor
+        self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
+        self.setName(name)
+
+    def startService(self) -> None:
+        """Start the pool."""
+        super().startService()
+        self._pool.start()
+
+    def stopService(self) -> Deferred[None]:
+        """Wait for running work; no more is taken."""
+        super().stopService()
+        # `ThreadPool.stop` joins its threads, so it runs in a thread that is not one of them.
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._pool.stop)
+
+    async def run(
+        self,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what `function` returns in a thread.
+
+        A thread cannot be interrupted: when the caller is cancelled, this waits for the function
+        to end and then raises the cancellation, so that no thread outlives its caller's clean-up.
+        For long work use `run_until`.
+        """
+        return await self.run_until(_nothing, function, *args, **kwargs)
+
+    async def run_until(
+        self,
+        on_cancel: Callable[[], object],
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As `run`; `on_cancel` is called once on cancellation and makes `function` end soon."""
+        running = deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+        cancelled: CancelledError | None = None
+        while True:
+            try:
+                result = await shielded(running)
+            except CancelledError as error:
+                if running.called:
+                    raise
+                if cancelled is None:
+                    on_cancel()
+                cancelled = error
+                continue
+            except Exception:
+                if cancelled is not None:
+                    raise cancelled from None
+                raise
+            if cancelled is not None:
+                raise cancelled
+            return result
+
+
+def _nothing() -> None:
+    """Do nothing on cancellation: the work is short."""

@@ -1,0 +1,64 @@
+"""Limits on waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import Deferred
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+T = TypeVar("T")
+
+
+async def pause(seconds: float, clock: IReactorTime) -> None:
+    """Return after this many seconds; cancellable."""
+    call: Any = None
+    waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = clock.callLater(seconds, waiting.callback, None)
+    await waiting
+
+
+async def within(
+    seconds: float,
+    clock: IReactorTime,
+    work: Coroutine[Deferred[Any], Any, T] | Deferred[T],
+    late: Callable[[], BaseException],
+) -> T:
+    """Return what `work` returns, or cancel it after `seconds` and raise what `late` makes.
+
+    Being cancelled from outside cancels the work too and stays a cancellation.
+    """
+    running = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        running.cancel()
+
+    call = clock.callLater(seconds, expire)
+    try:
+        return await running
+    except Exception as error:
+        # A cancelled request of twisted.web fails with its own wrapper, not with CancelledError.
+        if expired:
+            raise late() from error
+        raise
+    finally:
+        if call.active():
+            call.cancel()
+
+
+def shielded(inner: Deferred[T]) -> Deferred[T]:
+    """Return a Deferred with the result of `inner`, whose cancelling leaves `inner` alone."""
+    outer: Deferred[T] = Deferred()
+
+    def pass_on(result: Any) -> None:
+        if not outer.called:
+            outer.callback(result)
+
+    inner.addBoth(pass_on)
+    return outer

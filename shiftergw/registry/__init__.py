@@ -1,0 +1,1 @@
+"""Registries and the cache of their blobs."""

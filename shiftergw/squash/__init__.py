@@ -1,0 +1,1 @@
+"""From a planned tree to a checked squashfs file."""

@@ -1,0 +1,1 @@
+"""Ways to carry record keys to workers."""

@@ -1,0 +1,1 @@
+"""The promises of shiftergw, as tests that mirror its tree."""
