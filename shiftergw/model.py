@@ -204,18 +204,17 @@ class ImageRecord:
     def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:
         """Read a stored document; members that we do not know are left where they are."""
         found: dict[str, Any] = {}
-        for name in (f.name for f in fields(cls)):
-            value = document.get(_WIRE_NAMES.get(name, name))
+        for name, wire_name in _MEMBERS:
+            value = document.get(wire_name)
             if value is not None:
                 found[name] = tuple(value) if isinstance(value, list) else value
-        if isinstance(found.get("tags"), str):  # the original has both forms
-            found["tags"] = (found["tags"],)
-        if isinstance(found.get("entry"), str):
-            found["entry"] = (found["entry"],)
-        status = found.get("status", State.PENDING)
-        found["status"] = State.READY if status == "SUCCESS" else State(status)
+        for name in ("tags", "entry", "cmd"):  # the original has both forms
+            if isinstance(found.get(name), str):
+                found[name] = (found[name],)
+        found["status"] = _state_of(found.get("status", State.PENDING))
         if "origin" in found:
-            found["origin"] = Origin(**found["origin"])
+            known = {f.name for f in fields(Origin)}
+            found["origin"] = Origin(**{k: v for k, v in found["origin"].items() if k in known})
         found["key"] = str(document.get("_id", ""))
         return cls(**found)
 
@@ -234,6 +233,17 @@ class ImageRecord:
     def in_flight(self) -> bool:
         """Say whether somebody works, or is to work, on this record."""
         return self.claim is not None
+
+
+_MEMBERS = tuple((f.name, _WIRE_NAMES.get(f.name, f.name)) for f in fields(ImageRecord))
+"""Of each attribute, the name in the document."""
+
+
+def _state_of(word: str) -> State:
+    """Read a status of ours or of the original; other words of its are for work that is lost."""
+    if word == "SUCCESS":
+        return State.READY
+    return State(word) if word in State.__members__ else State.FAILURE
 
 
 def document_of(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -228,6 +228,10 @@ class BlobCache(Protocol):
         """
         ...
 
+    async def discard(self, digest: Digest) -> None:
+        """Forget a blob whose content proved damaged; it need not be there."""
+        ...
+
 
 class ImageSource(Protocol):
     """Something that holds images: a registry, an OCI layout, an archive.
@@ -305,6 +309,10 @@ class ImageDirectory(Protocol):
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
         """Put the file there: temporary name, fsync, checked, mode 0600, renamed, fsync."""
+        ...
+
+    async def write(self, content: bytes, name: str) -> None:
+        """Put a small file there, with the promises of `install`."""
         ...
 
     async def remove(self, name: str) -> None:

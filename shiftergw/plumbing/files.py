@@ -8,12 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "fuse.sshfs",
-     "9p", "afs", "panfs", "pvfs2", "orangefs", "wekafs", "glusterfs", "fuse.glusterfs", "ocfs2",
-     "gfs2"}
-)  # fmt: skip
-
 
 def private_directory(path: Path) -> None:
     """Make the directory, parents included, and close it to everybody else (0700)."""
@@ -64,9 +58,11 @@ def file_system_of(path: Path) -> str:
         existing = existing.parent
     wanted = existing.resolve()
     best, kind = Path("/"), "unknown"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        left, _, right = line.partition(" - ")
-        mounted_on = Path(left.split()[4].encode().decode("unicode_escape"))
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        # Blanks and the like are written as octal escapes (proc_pid_mountinfo(5)).
+        raw = left.split()[4].decode("unicode_escape").encode("latin-1")
+        mounted_on = Path(os.fsdecode(raw))
         if wanted.is_relative_to(mounted_on) and len(mounted_on.parts) >= len(best.parts):
-            best, kind = mounted_on, right.split()[0]
+            best, kind = mounted_on, right.split()[0].decode()
     return kind

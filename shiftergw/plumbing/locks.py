@@ -27,21 +27,27 @@ def try_lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):
+                return descriptor
         except BlockingIOError:
             os.close(descriptor)
             return None
         except BaseException:
             os.close(descriptor)
             raise
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # noqa: PTH116
-                return descriptor
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116
+    return False
 
 
 def unlock(path: Path, descriptor: int) -> None:
     """Remove the lock's file and release it."""
-    with suppress(FileNotFoundError):
+    # If somebody removed it meanwhile, the file there now is another's lock.
+    if _is_at(path, descriptor):
         path.unlink()
     os.close(descriptor)
 

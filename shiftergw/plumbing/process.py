@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,20 +27,25 @@ STDERR_KEPT = 4096
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
+PIPES_AFTER = 5.0
+"""Seconds after the child's end that its own children may still hold its output open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A command as data: the whole argv, the whole environment, the limits in seconds.
 
-    `stdin` is a descriptor that becomes the child's standard input (`/dev/null` without one);
-    `total` limits the run, `idle` the time without any output (0: none). `output_limit` bounds
-    the bytes of stdout that are kept.
+    A name without a slash is looked up in the PATH of `env`. `stdin` and `stdout` are descriptors
+    that the child gets as its own; they stay open here, and close the child's end of a pipe soon.
+    Without them stdin is `/dev/null` and stdout is kept, at most `output_limit` bytes of it.
+    `total` limits the run, `idle` the time without any output that comes here (0: none).
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path | None = None
     stdin: int | None = None
+    stdout: int | None = None
     total: float = 0
     idle: float = 0
     output_limit: int = 1 << 20
@@ -66,6 +72,7 @@ class _Watcher(ProcessProtocol):
         self._stdout = bytearray()
         self._stderr = bytearray()
         self._late: str | None = None
+        self._broken: Exception | None = None
         self._calls: list[Any] = []
         self._idle: Any = None
 
@@ -98,10 +105,15 @@ class _Watcher(ProcessProtocol):
 
     def outReceived(self, data: bytes) -> None:
         self._alive()
-        if self._on_stdout is not None:
-            self._on_stdout(data)
-        elif len(self._stdout) < self._command.output_limit:
-            self._stdout += data
+        if self._on_stdout is None:
+            self._stdout += data[: self._command.output_limit - len(self._stdout)]
+        elif self._broken is None:
+            # Raised into the reactor it would be logged there, and the run would look well.
+            try:
+                self._on_stdout(data)
+            except Exception as error:  # noqa: BLE001 - it is raised again from `run_command`
+                self._broken = error
+                self.stop()
 
     def errReceived(self, data: bytes) -> None:
         self._alive()
@@ -112,13 +124,20 @@ class _Watcher(ProcessProtocol):
         if self._idle is not None and self._idle.active():
             self._idle.reset(self._command.idle)
 
+    def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
+        # A child of the child may hold the pipes for ever; `processEnded` waits for them.
+        assert self.transport is not None
+        self._calls.append(self._clock.callLater(PIPES_AFTER, self.transport.loseConnection))
+
     def processEnded(self, reason: Any) -> None:
         for call in self._calls:
             if call.active():
                 call.cancel()
         program = os.path.basename(self._command.argv[0])  # noqa: PTH119
         stderr = bytes(self._stderr).decode("utf-8", "backslashreplace")
-        if self._late is not None:
+        if self._broken is not None:
+            self.ended.errback(self._broken)
+        elif self._late is not None:
             self.ended.errback(TimedOut(f"{program} {self._late}.", detail=stderr))
         elif reason.check(ProcessDone):
             self.ended.callback(Finished(bytes(self._stdout), bytes(self._stderr)))
@@ -152,20 +171,30 @@ async def run_command(
     """Run a command to its end and return what it printed.
 
     Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. `on_stdout` gets
-    the output as it comes, instead of having it kept. When the caller is cancelled the child gets
-    SIGTERM, then SIGKILL, and the cancellation is raised once it is gone.
+    the output as it comes, instead of having it kept; what it raises ends the child and is raised
+    here. When the caller is cancelled the child gets SIGTERM, then SIGKILL, and the cancellation
+    is raised once it is gone.
     """
     watcher = _Watcher(command, clock, on_stdout)
+    # Twisted looks names up in our own PATH or in the child's, depending on how it forks.
+    program = shutil.which(command.argv[0], path=command.env.get("PATH", os.defpath))
+    if program is None:
+        raise ChildFailed(
+            f"{command.argv[0]} cannot be started: no such program.",
+            exit_code=None,
+            signal=None,
+            stderr="",
+        )
     with open(os.devnull, "rb") as null:  # noqa: ASYNC230, PTH123
         stdin = null.fileno() if command.stdin is None else command.stdin
         try:
             reactor.spawnProcess(
                 watcher,
-                command.argv[0],
+                program,
                 list(command.argv),
                 env=dict(command.env),
                 path=None if command.cwd is None else str(command.cwd),
-                childFDs={0: stdin, 1: "r", 2: "r"},
+                childFDs={0: stdin, 1: "r" if command.stdout is None else command.stdout, 2: "r"},
             )
         except OSError as error:
             raise ChildFailed(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shiftergw.errors import ConfigurationError, GatewayError
+from shiftergw.plumbing.files import sync_directory
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -29,20 +32,18 @@ class Seal:
         Raises `ConfigurationError` if others can read it or it holds no key.
         """
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(base64.b64encode(os.urandom(_KEY_BYTES)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        if path.stat().st_mode & 0o077:
+            _make_key(path)
+            mode, content = path.stat().st_mode, path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"The secret key {path} can be neither read nor made: {error.strerror}."
+            ) from error
+        if mode & 0o077:
             raise ConfigurationError(
                 f"The secret key {path} can be read by others.", remedy=f"chmod 600 {path}"
             )
         try:
-            key = base64.b64decode(path.read_bytes(), validate=False)
+            key = base64.b64decode(content)
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:
@@ -60,13 +61,30 @@ class Seal:
 
     def open(self, sealed: str, context: str) -> str:
         """Return what was sealed; raise `GatewayError` if key, context or bytes are others."""
-        raw = base64.b64decode(sealed)
         try:
+            raw = base64.b64decode(sealed)
             return self._cipher.decrypt(
                 raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.encode()
             ).decode()
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise GatewayError(
                 "The stored login cannot be opened.",
                 remedy="All machines of a site need the same SecretKeyFile.",
             ) from error
+
+
+def _make_key(path: Path) -> None:
+    """Put a new key at `path` unless there is one; whole at once, whoever else does the same."""
+    if path.exists():
+        return
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(os.urandom(_KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(name)
+        sync_directory(path.parent)
+    finally:
+        Path(name).unlink()

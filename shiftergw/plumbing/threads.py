@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from shiftergw.errors import Unavailable
 from shiftergw.plumbing.timing import shielded
 
 P = ParamSpec("P")
@@ -57,7 +58,12 @@ class Threads(Service):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """As `run`; `on_cancel` is called once on cancellation and makes `function` end soon."""
+        """As `run`; `on_cancel` is called once on cancellation and makes `function` end soon.
+
+        Raises `Unavailable` once the pool has stopped.
+        """
+        if self._pool.joined:  # it would drop the call without a word
+            raise Unavailable("The gateway is stopping.")
         running = deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
         cancelled: CancelledError | None = None
         while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,23 @@ async def pause(seconds: float, clock: IReactorTime) -> None:
     waiting: Deferred[None] = Deferred(lambda _: call.cancel())
     call = clock.callLater(seconds, waiting.callback, None)
     await waiting
+
+
+@contextmanager
+def ticking(seconds: float, clock: IReactorTime, tick: Callable[[], None]) -> Iterator[None]:
+    """Call `tick` every so many seconds while the block lives; it must be cheap and not raise."""
+    call: Any = None
+
+    def again() -> None:
+        nonlocal call
+        call = clock.callLater(seconds, again)
+        tick()
+
+    call = clock.callLater(seconds, again)
+    try:
+        yield
+    finally:
+        call.cancel()
 
 
 async def within(
@@ -53,12 +71,17 @@ async def within(
 
 
 def shielded(inner: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred with the result of `inner`, whose cancelling leaves `inner` alone."""
+    """Return a Deferred with the result of `inner`, whose cancelling leaves `inner` alone.
+
+    A result that came too late for it stays in `inner`, for whoever waits next.
+    """
     outer: Deferred[T] = Deferred()
 
-    def pass_on(result: Any) -> None:
-        if not outer.called:
-            outer.callback(result)
+    def pass_on(result: Any) -> Any:
+        if outer.called:
+            return result
+        outer.callback(result)
+        return None
 
     inner.addBoth(pass_on)
     return outer

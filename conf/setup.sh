@@ -1,0 +1,59 @@
+# Set-up that conf/quickstart and tests/run share; sourced by bash, from the checkout's top.
+# Debian packages with apt-get (as root or through sudo), Python packages into a virtual
+# environment beside the checkout: $SHIFTERGW_VENV, or ../shiftergw-venv.
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf 'shiftergw: %s\n' "$*" >&2; exit 1; }
+
+checkout=$(pwd)
+venv=${SHIFTERGW_VENV:-$(dirname "$checkout")/shiftergw-venv}
+
+# debian_packages NAME...: install those that are missing.
+debian_packages() {
+    command -v dpkg-query >/dev/null || {
+        say "not a Debian or Ubuntu machine: expecting these to be installed: $*"
+        return 0
+    }
+    local missing=() name
+    for name in "$@"; do
+        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "run as root, or install: ${missing[*]}"
+        sudo=(sudo)
+    fi
+    say "installing Debian packages: ${missing[*]}"
+    "${sudo[@]}" apt-get update -q >/dev/null || say "apt-get update failed; trying with the lists that are here"
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "apt-get could not install: ${missing[*]}"
+}
+
+# find_python: print the first Python that is new enough and can make virtual environments.
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# virtual_environment EXTRA: make or refresh $venv with this checkout (editable) and its extra.
+virtual_environment() {
+    local python stamp wanted
+    python=$(find_python) || { debian_packages python3 python3-venv; python=$(find_python); } ||
+        die "Python 3.11 or newer is needed"
+    stamp=$venv/.shiftergw-$1
+    wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)" $checkout"
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
+    say "installing Python packages into $venv"
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || die "cannot make $venv"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check -e ".${1:+[$1]}" ||
+        die "pip could not install the Python packages"
+    printf '%s' "$wanted" >"$stamp"
+}

@@ -1,0 +1,148 @@
+"""One attempt at a piece of work: what it tells the store, and how it learns that it is over.
+
+The pipeline reports often and must not wait for the store; so it only leaves its news here, and
+one loop writes the latest of it every half second. The same loop keeps the attempt's leases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
+from shiftergw.model import ImageRecord, Progress
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import ImageStore
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+WRITE_SECONDS = 0.5
+"""How often news reaches the store, if there is any."""
+
+LEASE_SECONDS = 120.0
+"""How long a lease lives without being renewed."""
+
+LEASE_WAIT = 3600.0
+"""How long a delivery waits for another one of the same image."""
+
+
+class Attempt:
+    """The news of one attempt, and the loop that carries it to the store."""
+
+    _log = Logger()
+
+    def __init__(
+        self, record: ImageRecord, store: ImageStore, clock: IReactorTime, heartbeat_limit: float
+    ) -> None:
+        """Speak for `record.attempt`."""
+        self.record = record
+        self._store = store
+        self._clock = clock
+        self._beat_every = heartbeat_limit / 4
+        self._state = self._written_state = State.PULLING
+        self._message = self._written_message = ""
+        self._progress = self._written_progress = Progress()
+        self._last_beat = clock.seconds()
+        self._leases: set[tuple[str, str]] = set()
+        self.lost = False
+        """Whether a newer attempt has taken over."""
+
+    @property
+    def stage(self) -> str:
+        """Return the word of the stage that the attempt is in."""
+        return str(self._state)
+
+    @property
+    def holder(self) -> str:
+        """Return the name under which this attempt holds leases."""
+        return f"{self.record.key}/{self.record.attempt}"
+
+    # The pipeline's `Watcher`.
+
+    def entered(self, state: State, message: str) -> None:
+        """Note a new stage."""
+        self._state, self._message, self._progress = state, message, Progress()
+
+    def report(self, progress: Progress) -> None:
+        """Note how far the stage is."""
+        self._progress = progress
+
+    def say(self, message: str) -> None:
+        """Note what the stage waits for."""
+        self._message = message
+
+    # What goes to the store.
+
+    async def keep_alive(self, on_lost: Callable[[], object]) -> None:
+        """Write news and heartbeats until cancelled; call `on_lost` once when superseded.
+
+        A store that is away is no reason to stop: the work goes on, and the next round tries again.
+        """
+        while True:
+            await pause(WRITE_SECONDS, self._clock)
+            try:
+                await self.write()
+            except Superseded:
+                self.lost = True
+                on_lost()
+                return
+            except Unavailable as error:
+                self._log.warn("heartbeat of {key}: {error}", key=self.record.key, error=error)
+            except CancelledError:
+                raise
+            except Exception:  # noqa: BLE001 - a loop that ends in silence would look like death
+                self._log.failure("heartbeat of {key}", key=self.record.key)
+
+    async def write(self) -> None:
+        """Write what is new, or a heartbeat if one is due; raise `Superseded` if it is over."""
+        now = self._clock.seconds()
+        key, number = self.record.key, self.record.attempt
+        state, message, progress = self._state, self._message, self._progress
+        due = now - self._last_beat >= self._beat_every
+        if state is not self._written_state:
+            await self._store.advance(key, number, state, message, now)
+        elif due or message != self._written_message or progress != self._written_progress:
+            await self._store.heartbeat(key, number, progress, now, message)
+        else:
+            return
+        self._last_beat = now
+        self._written_state, self._written_message = state, message
+        self._written_progress = progress
+        if due:
+            for directory, image_id in self._leases:
+                await self._take(directory, image_id)
+
+    async def confirm(self) -> None:
+        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count."""
+        self._last_beat = 0.0
+        await self.write()
+
+    async def lease(self, directory: str, image_id: str) -> None:
+        """Hold the lease on (image directory, id); wait while another delivery holds it."""
+        until = self._clock.seconds() + LEASE_WAIT
+        while not await self._store.lease(
+            directory, image_id, self.holder, self._clock.seconds(), LEASE_SECONDS
+        ):
+            if self._clock.seconds() > until:
+                raise DeliveryFailed(
+                    "Another delivery of this image did not end.", remedy="Try again later."
+                )
+            self.say("Waiting for another delivery of this image")
+            await pause(1, self._clock)
+        self._leases.add((directory, image_id))
+
+    async def release(self) -> None:
+        """Give all leases back."""
+        while self._leases:
+            directory, image_id = self._leases.pop()
+            await self._store.release(directory, image_id, self.holder)
+
+    async def _take(self, directory: str, image_id: str) -> None:
+        now = self._clock.seconds()
+        if not await self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS):
+            raise Superseded("Another delivery has taken this image directory's lease.")

@@ -1,0 +1,235 @@
+"""The checks behind `shiftergw check`: what the gateway would need if it started here now.
+
+Nothing is changed on this machine but for what the gateway would make at its start anyway: its
+private directories.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.web.client import Agent, HTTPConnectionPool, readBody
+
+from shiftergw.config import Config, Loaded, Location, System
+from shiftergw.errors import GatewayError, TimedOut, printable
+from shiftergw.plumbing.files import file_system_of, private_directory
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.process import Command, run_command
+from shiftergw.plumbing.timing import within
+from shiftergw.registry import location as registry
+from shiftergw.registry.proxy import Proxies
+from shiftergw.registry.transport import Limits, Transport
+from shiftergw.squash import mksquashfs
+
+NETWORK_LIMIT = 10.0
+"""Seconds for a registry, or a running gateway, to answer."""
+
+LITTLE_SPACE = 10 * 10**9
+"""Free bytes below which a directory of images or layers earns a warning."""
+
+
+class Level(StrEnum):
+    """How grave a finding is; with a failure the gateway will not work."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, what was found, and what to do about it."""
+
+    name: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
+    """Return all findings about a configuration and what it names, in the order of the file."""
+    config = loaded.config
+    findings = [*_configuration(loaded), *_directories(config), *_state(config)]
+    findings += [finding async for finding in _programs(config, reactor)]
+    findings += await gather_or_cancel(
+        _registry(location, environ, reactor) for location in config.locations.values()
+    )
+    return findings + [await _listening(text, reactor) for text in config.listen]
+
+
+def _failure(name: str, error: GatewayError) -> Finding:
+    text = " ".join(filter(None, [error.what, printable(error.detail)]))
+    return Finding(name, Level.FAILURE, text, error.remedy)
+
+
+def _tried(name: str, check: Callable[[], object]) -> Finding | None:
+    try:
+        check()
+    except GatewayError as error:
+        return _failure(name, error)
+    return None
+
+
+def _configuration(loaded: Loaded) -> Iterator[Finding]:
+    name = "configuration"
+    yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
+    kept = _tried(name, loaded.config.check_kept)
+    yield kept or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
+
+
+def _directories(config: Config) -> Iterator[Finding]:
+    """Yield what there is to say about every directory that the gateway writes in."""
+    for name, path in (
+        ("StateDirectory", config.state_directory),
+        ("CacheDirectory", config.cache_directory),
+        ("ExpandDirectory", config.expand_directory),
+    ):
+        try:
+            private_directory(path)
+        except OSError as error:
+            yield _unusable(name, path, error)
+        else:
+            yield _space(name, path)
+    for system in config.systems.values():
+        if system.access_type == "local":
+            yield _image_directory(system)
+
+
+def _unusable(name: str, path: Path, error: OSError) -> Finding:
+    return Finding(
+        name,
+        Level.FAILURE,
+        f"{path} cannot be used: {error.strerror}",
+        "Make it a directory that the gateway's user owns, or name another one.",
+    )
+
+
+def _image_directory(system: System) -> Finding:
+    name, path = f"imageDir of {system.name}", system.image_dir
+    if not path.is_dir():
+        remedy = "Make it, for the gateway's user, on the file system that the nodes see."
+        return Finding(name, Level.FAILURE, f"{path} is not a directory", remedy)
+    if not os.access(path, os.W_OK | os.X_OK):
+        remedy = "Give it to the gateway's user."
+        return Finding(name, Level.FAILURE, f"{path} is not writable", remedy)
+    if stat.S_IMODE(path.stat().st_mode) & stat.S_IWOTH:
+        remedy = "Take the permission to write from everybody else: chmod o-w."
+        return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
+    return _space(name, path)
+
+
+def _space(name: str, path: Path) -> Finding:
+    free = shutil.disk_usage(path).free
+    text = f"{path}: {free / 10**9:.1f} GB free"
+    # The state is small; the others hold images.
+    if free < LITTLE_SPACE and name != "StateDirectory":
+        return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")
+    return Finding(name, Level.OK, text)
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    name = "file system of the state"
+    kind = file_system_of(config.state_directory)
+    refused = _tried(name, lambda: config.check_state_file_system(kind))
+    yield refused or Finding(name, Level.OK, kind)
+
+
+async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
+    try:
+        found = await mksquashfs.version(config.mksquashfs, reactor, reactor)
+        warning = mksquashfs.check_version(found)
+    except GatewayError as error:
+        yield _failure("mksquashfs", error)
+    else:
+        version = ".".join(map(str, found))
+        yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
+    try:
+        command = Command(["unsquashfs", "-version"], dict(os.environ), total=NETWORK_LIMIT)
+        said = await run_command(command, reactor, reactor)
+    except GatewayError as error:
+        remedy = "Install squashfs-tools: every image is checked with it."
+        yield Finding("unsquashfs", Level.FAILURE, error.what, remedy)
+    else:
+        yield Finding("unsquashfs", Level.OK, printable(said.stdout.partition(b"\n")[0], 60))
+
+
+async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:
+    """Ask a registry whether it is one: `GET /v2/` (distribution-spec, "Determining Support")."""
+    name, where = f"registry {location.name}", f"{location.url}/v2/"
+    remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
+    try:
+        asked = registry.Location(
+            location.name, location.url, location.ca_certificate, location.trusted_hosts
+        )
+        transport = Transport(reactor, asked, Proxies(environ), Limits(connect=NETWORK_LIMIT))
+        try:
+            status = await within(
+                NETWORK_LIMIT,
+                reactor,
+                _status(transport, f"{asked.base}/v2/"),
+                lambda: TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s."),
+            )
+        finally:
+            await transport.close()
+    except GatewayError as error:
+        return Finding(name, Level.FAILURE, f"{where}: {error.what} {error.detail}", remedy)
+    if status in {200, 401}:
+        return Finding(name, Level.OK, where)
+    return Finding(name, Level.FAILURE, f"{where} answers with HTTP status {status}", remedy)
+
+
+async def _status(transport: Transport, url: str) -> int:
+    response = await transport.request("GET", url, {})
+    transport.discard(response)
+    status: int = response.code
+    return status
+
+
+async def _listening(text: str, reactor: Any) -> Finding:
+    """Say whether the gateway's address is free, or a gateway answers there already."""
+    name = f"Listen {text}"
+    try:
+        port = await serverFromString(reactor, text).listen(Factory())
+    except CannotListenError as error:
+        if await _answers(text, reactor):
+            return Finding(name, Level.OK, "a gateway answers there")
+        remedy = "End what listens there, or set Listen to another port."
+        return Finding(name, Level.FAILURE, printable(str(error)), remedy)
+    except (ValueError, LookupError, OSError) as error:
+        remedy = "Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1."
+        return Finding(name, Level.FAILURE, printable(str(error)), remedy)
+    await port.stopListening()
+    return Finding(name, Level.OK, "free")
+
+
+async def _answers(text: str, reactor: Any) -> bool:
+    """Say whether a gateway is alive at a tcp endpoint of this machine."""
+    kind, _, rest = text.partition(":")
+    number, *options = rest.split(":")
+    interface = dict(option.partition("=")[::2] for option in options).get("interface", "127.0.0.1")
+    if kind != "tcp" or not number.isdigit():
+        return False
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    asking = Agent(reactor, pool=pool).request(
+        b"GET", f"http://{interface}:{number}/livez".encode()
+    )
+    try:
+        response = await within(
+            NETWORK_LIMIT, reactor, asking, lambda: TimedOut("The gateway does not answer.")
+        )
+        return bytes(await readBody(response)) == b"alive"
+    except CancelledError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the Agent raises: no gateway of ours
+        return False

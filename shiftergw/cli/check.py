@@ -1,0 +1,55 @@
+"""check: whether this machine is fit to run the gateway with this configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shiftergw.cli.exits import DONE, FAILED, MISUSED, Stop, run, text_of
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shiftergw.checkup import Finding
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
+def check(config_file: Path) -> None:
+    """Check the configuration and everything that it names, and say what to do.
+
+    Exits with 1 if something would keep the gateway from working.
+    """
+    try:
+        loaded = Config.load(config_file, os.environ)
+    except ConfigurationError as error:
+        raise Stop(text_of(error), MISUSED) from error
+
+    async def command(reactor: Any) -> int:
+        from shiftergw.checkup import checkup  # noqa: PLC0415 - `--help` shall not load the service
+
+        return show(await checkup(reactor, loaded, os.environ), Console(highlight=False))
+
+    run(command)
+
+
+def show(findings: Iterable[Finding], console: Console) -> int:
+    """Print findings as a table and return the exit code."""
+    table = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
+    code = DONE
+    for finding in findings:
+        level = Text(finding.level, style=_COLOURS[finding.level])
+        table.add_row(level, Text(finding.name), Text(finding.text), Text(finding.remedy))
+        if finding.level == "failure":
+            code = FAILED
+    console.print(table)
+    return code

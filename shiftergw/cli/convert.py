@@ -1,0 +1,159 @@
+"""convert: one image to one squashfs file, without any service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shiftergw.cli.exits import DONE, MISUSED, Stop, code_of, run, text_of
+from shiftergw.cli.progress import Display
+from shiftergw.config import Config
+from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
+from shiftergw.errors import GatewayError
+from shiftergw.image import SquashOptions
+from shiftergw.model import ImageReference, Progress
+from shiftergw.states import State
+
+DOCKER_HUB = "docker.io"
+SYSTEM = "local"
+"""What the system is called when there is no configuration."""
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="imagemanager.json")
+@click.option("--system", "system", help="Whose architecture and squashfs options.")
+@click.option("--plain-http", is_flag=True, help="Speak http with the registry that IMAGE names.")
+@click.option("--compressor", type=click.Choice(["gzip", "lzo", "lz4", "xz", "zstd"]))
+@click.option("--level", type=click.IntRange(1, 22), help="Compression level.")
+@click.argument("image")
+@click.argument("out", type=click.Path(path_type=Path))
+def convert(
+    config_file: Path | None,
+    system: str | None,
+    plain_http: bool,
+    compressor: str | None,
+    level: int | None,
+    image: str,
+    out: Path,
+) -> None:
+    """Get IMAGE from its registry and write it to OUT, a squashfs file.
+
+    Progress goes to standard error; on standard output comes one JSON object at the end.
+    """
+    out = out.absolute()
+    if not out.parent.is_dir():
+        raise Stop(f"{out.parent} is not a directory.", MISUSED)
+    # A terminal that is closed cleans up like one that is told to stop.
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        try:
+            config = _config(config_file, ImageReference.parse(image), plain_http, Path(scratch))
+        except GatewayError as error:
+            raise Stop(text_of(error), code_of(error)) from error
+        name = _system(config, system)
+        options = squash_options(config.systems[name].squash_options(config), compressor, level)
+
+        async def command(reactor: Any) -> int:
+            from shiftergw import compose  # noqa: PLC0415 - `--help` shall not load the service
+
+            with Display() as display:
+                result = await compose.convert(
+                    reactor, config, name, image, out, options, Shown(display)
+                )
+            click.echo(json.dumps(result))
+            return DONE
+
+        run(command)
+
+
+def _config(
+    file: Path | None, reference: ImageReference, plain_http: bool, scratch: Path
+) -> Config:
+    if file is not None:
+        loaded = Config.load(file, os.environ)
+        for warning in loaded.warnings:
+            click.echo(f"{file}: {warning}", err=True)
+        return loaded.config
+    document = default_document(reference, scratch, plain_http=plain_http)
+    return Config.from_document(document, base=scratch, environ={}).config
+
+
+def default_document(
+    reference: ImageReference, scratch: Path, *, plain_http: bool
+) -> dict[str, Any]:
+    """Return a configuration that knows Docker Hub and the registry that `reference` names.
+
+    Everything it writes lies in `scratch`.
+    """
+    urls = {DOCKER_HUB: "https://registry-1.docker.io"}
+    host, slash, _ = reference.name.partition("/")
+    # As Docker has it: a first part with a dot or a port is a host, another one belongs to a name.
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        urls[host] = f"{'http' if plain_http else 'https'}://{host}"
+        if host == DOCKER_HUB:
+            urls[host] = "https://registry-1.docker.io"
+    elif plain_http:
+        raise Stop("--plain-http needs an IMAGE that begins with its registry's host.", MISUSED)
+    return {
+        "Platforms": {SYSTEM: {"accesstype": "local", "local": {"imageDir": str(scratch)}}},
+        "Locations": {name: {"remotetype": "dockerv2", "url": url} for name, url in urls.items()},
+        "DefaultImageLocation": DOCKER_HUB,
+        "CacheDirectory": str(scratch / "cache"),
+        "ExpandDirectory": str(scratch / "expand"),
+        "StateDirectory": str(scratch / "state"),
+        "Authentication": "mock",
+    }
+
+
+def _system(config: Config, wanted: str | None) -> str:
+    """Return the system that is meant; the only one needs no name."""
+    names = list(config.systems)
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        raise Stop(f"--system must be one of: {', '.join(names)}", MISUSED)
+    return wanted
+
+
+def squash_options(
+    configured: SquashOptions, compressor: str | None, level: int | None
+) -> SquashOptions:
+    """Return the configured options with what the command line says about them."""
+    if compressor is not None and compressor != configured.compressor:
+        default = GZIP_LEVEL if compressor == "gzip" else None
+        configured = replace(configured, compressor=compressor, level=default)
+    if level is None:
+        return configured
+    highest = HIGHEST_LEVEL.get(configured.compressor)
+    if highest is None:
+        raise Stop(f"{configured.compressor} has no levels.", MISUSED)
+    if level > highest:
+        raise Stop(f"The levels of {configured.compressor} are 1 to {highest}.", MISUSED)
+    return replace(configured, level=level)
+
+
+class Shown:
+    """Watches a conversion for a display."""
+
+    def __init__(self, display: Display) -> None:
+        """Show on `display`."""
+        self._display = display
+
+    def entered(self, state: State, message: str) -> None:
+        """Show that a stage begins."""
+        self._display.stage(message or state.value)
+
+    def report(self, progress: Progress) -> None:
+        """Show how far it is."""
+        self._display.bytes(progress.done, progress.total)
+
+    def say(self, message: str) -> None:
+        """Show what it waits for."""
+        self._display.say(message)

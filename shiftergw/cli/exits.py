@@ -1,0 +1,85 @@
+"""How a command ends: its exit codes, and a reactor around the commands that need one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import click
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import (
+    BadRequest,
+    ConfigurationError,
+    GatewayError,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+)
+
+DONE = 0
+FAILED = 1
+"""The image failed."""
+MISUSED = 2
+"""The command line or the configuration is wrong."""
+NO_GATEWAY = 3
+"""No gateway answered, or none could work."""
+REFUSED = 4
+"""Not allowed, or not found."""
+INTERRUPTED = 130
+
+_CODES: dict[type[GatewayError], int] = {
+    BadRequest: MISUSED,
+    ConfigurationError: MISUSED,
+    NotAllowed: REFUSED,
+    NotAuthenticated: REFUSED,
+    NotFound: REFUSED,
+}
+
+
+class Stop(click.ClickException):
+    """The end of a command, with what to say about it and the exit code."""
+
+    exit_code: int
+
+    def __init__(self, message: str, code: int) -> None:
+        """`code` is one of the above."""
+        super().__init__(message)
+        self.exit_code = code
+
+
+def code_of(error: GatewayError) -> int:
+    """Return the exit code for an error of the program's own."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
+
+
+def text_of(error: GatewayError) -> str:
+    """Return an error for whoever runs the work himself: the details are for him, too."""
+    return "\n".join(filter(None, [error.what, error.remedy, error.detail.strip()]))
+
+
+Command = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
+"""A command that wants a reactor and returns its exit code."""
+
+
+def run(command: Command, interrupted: str = "Interrupted.") -> NoReturn:
+    """Run a command in a reactor of its own and exit; `interrupted` is said after a signal."""
+    from shiftergw.compose import run_main  # noqa: PLC0415 - `--help` shall not load the service
+
+    sys.exit(run_main(lambda reactor: guarded(command(reactor), interrupted)))
+
+
+async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:
+    """Return a command's exit code; an error we can explain is told in place of a traceback."""
+    try:
+        return await command
+    except CancelledError:
+        click.echo(interrupted, err=True)
+        raise
+    except Stop as stop:
+        stop.show()
+        return stop.exit_code
+    except GatewayError as error:
+        click.echo(f"Error: {text_of(error)}", err=True)
+        return code_of(error)

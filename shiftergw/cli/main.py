@@ -1,0 +1,45 @@
+"""shiftergw: the command line of users and admins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shiftergw import __version__
+from shiftergw.cli.check import check
+from shiftergw.cli.convert import convert
+from shiftergw.cli.images import images, lookup, pull, queue
+from shiftergw.cli.settings import UDIROOT, Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--gateway", "gateways", multiple=True, envvar="SHIFTERGW_GATEWAY", help="Base URL; repeatable."
+)
+@click.option("--system", default="", envvar="SHIFTERGW_SYSTEM", help="Name of the cluster.")
+@click.option(
+    "--credential", default="", envvar="SHIFTERGW_CREDENTIAL", help="For mock authentication."
+)
+@click.option(
+    "--udiroot",
+    default=UDIROOT,
+    envvar="SHIFTERGW_UDIROOT",
+    type=click.Path(path_type=Path),
+    help="Where gateway and system stand if no option names them.",
+)
+@click.version_option(__version__, prog_name="shiftergw")
+@click.pass_context
+def main(
+    context: click.Context, gateways: tuple[str, ...], system: str, credential: str, udiroot: Path
+) -> None:
+    """Images for clusters: from a container registry to one squashfs file.
+
+    Exit codes: 0 done, 1 the image failed, 2 usage or configuration, 3 no gateway answered,
+    4 not allowed or not found.
+    """
+    context.obj = Settings(gateways, system, credential, udiroot)
+
+
+for command in (pull, images, lookup, queue, convert, check):
+    main.add_command(command)

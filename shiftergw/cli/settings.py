@@ -1,0 +1,72 @@
+"""Where the gateway is, which system is meant, and who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shiftergw.cli.exits import MISUSED, Stop
+
+UDIROOT = Path("/etc/shifter/udiRoot.conf")
+"""The configuration of the site's Shifter clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line and the environment say; "" and () where they say nothing."""
+
+    gateways: Sequence[str] = ()
+    system: str = ""
+    credential: str = ""
+    udiroot: Path = UDIROOT
+
+    def found_gateways(self) -> list[str]:
+        """Return the base URLs of the gateways, without a slash at their end."""
+        found = self.gateways or read_udiroot(self.udiroot).get("imageGateway", "").split()
+        if not found:
+            raise self._unknown("gateway", "--gateway URL", "SHIFTERGW_GATEWAY", "imageGateway")
+        return [(url if "://" in url else f"http://{url}").rstrip("/") for url in found]
+
+    def found_system(self) -> str:
+        """Return the name of the system."""
+        found = self.system or read_udiroot(self.udiroot).get("system", "")
+        if not found:
+            raise self._unknown("system", "--system NAME", "SHIFTERGW_SYSTEM", "system")
+        return found
+
+    def found_credential(self) -> str:
+        """Return the credential."""
+        if not self.credential:
+            raise Stop(
+                "No credential. Making one with munge is not supported yet; with a gateway that"
+                ' has "Authentication": "mock", use --credential good:USER:GROUP, or set'
+                " SHIFTERGW_CREDENTIAL.",
+                MISUSED,
+            )
+        return self.credential
+
+    def _unknown(self, what: str, option: str, variable: str, key: str) -> Stop:
+        return Stop(
+            f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}.",
+            MISUSED,
+        )
+
+
+def read_udiroot(path: Path) -> dict[str, str]:
+    """Return the keys of `udiRoot.conf`; nothing if there is no such file.
+
+    `#` begins a comment line, a backslash at its end continues a line. The values of a key that
+    stands there more than once add up, with a blank between them.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        key, sign, value = line.partition("=")
+        if sign and not line.lstrip().startswith("#"):
+            key = key.strip()
+            found[key] = f"{found.get(key, '')} {value.strip()}".strip()
+    return found

@@ -1,0 +1,289 @@
+"""The configuration → the parts, wired. Read from top to bottom, this is the architecture.
+
+One function each for the gateway's process, a worker's process, and the stand-alone conversion.
+Nothing is opened here: parts open what they need when their service starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from shiftergw.auth.groups import HostGroups
+from shiftergw.auth.mock import MockAuthenticator
+from shiftergw.config import Config
+from shiftergw.delivery.local import LocalDirectory, place
+from shiftergw.dispatch import Dispatch
+from shiftergw.gateway import Gateway
+from shiftergw.housekeeping import Housekeeping
+from shiftergw.image import ResolvedImage, SquashOptions
+from shiftergw.model import ImageReference
+from shiftergw.pipeline import Pipeline, Watcher
+from shiftergw.plumbing.files import file_system_of, private_directory
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import BlobCache
+from shiftergw.registry.cache import BlobFiles
+from shiftergw.registry.client import RegistryClient
+from shiftergw.registry.location import Location
+from shiftergw.squash import mksquashfs
+from shiftergw.squash.build import SquashBuilder
+from shiftergw.store.sqlite import SqliteStore
+from shiftergw.web.api import make_site
+from shiftergw.work.pool import WorkerPool
+from shiftergw.worker import Target, Worker
+
+_log = Logger()
+
+JOBS_PER_WORKER = 50
+"""A worker process is replaced after so many jobs: what it may leak goes with it."""
+
+
+class Preparation(Service):
+    """Makes the private directories and the key, and refuses a machine that cannot do the work."""
+
+    def __init__(self, config: Config, threads: Threads, reactor: Any) -> None:
+        """Prepare for `config`."""
+        self._config = config
+        self._threads = threads
+        self._reactor = reactor
+        self._seal: Seal | None = None
+
+    def startService(self) -> Deferred[None]:
+        """Fire when everything is there; fail with `ConfigurationError`."""
+        super().startService()
+        return Deferred.fromCoroutine(self._prepare())
+
+    async def _prepare(self) -> None:
+        config = self._config
+        config.check_kept()
+        version = await mksquashfs.version(config.mksquashfs, self._reactor, self._reactor)
+        warning = mksquashfs.check_version(version)
+        if warning:
+            _log.warn("{warning}", warning=warning)
+        self._seal = await self._threads.run(_prepare_disk, config)
+
+    def seal(self) -> Seal:
+        """Return what seals logins."""
+        assert self._seal is not None, "the service has not started"
+        return self._seal
+
+
+def _prepare_disk(config: Config) -> Seal:
+    config.check_state_file_system(file_system_of(config.state_directory))
+    for directory in (config.state_directory, config.cache_directory, config.expand_directory):
+        private_directory(directory)
+    return Seal.from_file(config.secret_key_file)
+
+
+def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
+    """Return the gateway's process as one service."""
+    threads = Threads(reactor, 8, "gateway")
+    preparation = Preparation(config, threads, reactor)
+    store = _store(reactor, config)
+    pool = WorkerPool(
+        reactor,
+        [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
+        dict(os.environ),
+        config.worker_threads,
+        jobs_per_worker=JOBS_PER_WORKER,
+    )
+    dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit)
+    pool.on_idle = dispatch.wake
+    groups = HostGroups(threads, reactor)
+    authenticators = {
+        name: MockAuthenticator(name, groups, system.admins)
+        for name, system in config.systems.items()
+    }
+    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
+    site = make_site(rules, authenticators, reactor)
+    listeners = [strports.service(text, site, reactor) for text in config.listen]
+    return OrderedServices(
+        [threads, preparation, store, pool, dispatch, Housekeeping(store, reactor), *listeners]
+    )
+
+
+def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:
+    """Return a worker process's services, and the worker that is there once they have started."""
+    threads = Threads(reactor, 4 + (os.cpu_count() or 1), "worker")
+    preparation = Preparation(config, threads, reactor)
+    store = _store(reactor, config)
+    source = _registry(reactor, config)
+    builder = _builder(config.expand_directory, config, threads, reactor)
+    targets = {
+        name: Target(
+            str(system.image_dir),
+            LocalDirectory(system.image_dir, threads),
+            system.architecture,
+            system.squash_options(config),
+        )
+        for name, system in config.systems.items()
+    }
+    runner = f"{socket.gethostname()}:{os.getpid()}"
+    pipeline = Pipeline(
+        source, _caches(config.cache_directory, threads, reactor), builder, config.build_limits()
+    )
+
+    def make() -> Worker:
+        seal = preparation.seal()
+        return Worker(config, store, pipeline, targets, seal, reactor, runner)
+
+    return OrderedServices([threads, preparation, store, ClosedAtStop(source.close)]), make
+
+
+async def convert(
+    reactor: Any,
+    config: Config,
+    system: str,
+    reference: str,
+    out: Path,
+    options: SquashOptions | None,
+    watcher: Watcher,
+) -> dict[str, object]:
+    """Convert one image to `out` with no service at all; scratch lies where `config` says.
+
+    Return what the command prints: id, bytes, entries, dropped, seconds per stage.
+    """
+    threads = Threads(reactor, 4 + (os.cpu_count() or 1), "convert")
+    source = _registry(reactor, config)
+    services = OrderedServices([threads, ClosedAtStop(source.close)])
+    await services.startService()
+    try:
+        return await _convert(
+            reactor, config, system, reference, out, options, watcher, threads, source
+        )
+    finally:
+        await services.stopService()
+
+
+async def _convert(
+    reactor: Any,
+    config: Config,
+    system: str,
+    reference: str,
+    out: Path,
+    options: SquashOptions | None,
+    watcher: Watcher,
+    threads: Threads,
+    source: RegistryClient,
+) -> dict[str, object]:
+    mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
+    for directory in (config.cache_directory, config.expand_directory):
+        await threads.run(private_directory, directory)
+    builder = _builder(config.expand_directory, config, threads, reactor)
+    pipeline = Pipeline(
+        source, _caches(config.cache_directory, threads, reactor), builder, config.build_limits()
+    )
+    chosen = config.systems[system]
+    started = time.monotonic()
+    image, image_config = await pipeline.resolve(
+        ImageReference.parse(reference), chosen.architecture, None, watcher
+    )
+    resolved = time.monotonic()
+    layers = await pipeline.fetch(image, image_config, None, watcher)
+    fetched = time.monotonic()
+    chosen_options = options or chosen.squash_options(config)
+    async with pipeline.build(image, image_config, layers, chosen_options, watcher) as built:
+        await place(built.path, out, built.sha256, threads, watcher.report)
+    report = built.report.to_document()
+    return {
+        "id": image.id,
+        "bytes": built.size,
+        "entries": report.pop("entries"),
+        "dropped": {name: n for name, n in report.items() if name != "size" and n},
+        "seconds": {
+            "resolve": round(resolved - started, 3),
+            "fetch": round(fetched - resolved, 3),
+            **{stage: round(seconds, 3) for stage, seconds in built.seconds.items()},
+            "total": round(time.monotonic() - started, 3),
+        },
+    }
+
+
+def _store(reactor: Any, config: Config) -> SqliteStore:
+    return SqliteStore(reactor, config.state_directory / "shiftergw.sqlite")
+
+
+def _registry(reactor: Any, config: Config) -> RegistryClient:
+    locations = {
+        name: Location(name, one.url, one.ca_certificate, one.trusted_hosts)
+        for name, one in config.locations.items()
+    }
+    return RegistryClient(reactor, locations, config.locate, os.environ)
+
+
+def _builder(directory: Path, config: Config, threads: Threads, reactor: Any) -> SquashBuilder:
+    return SquashBuilder(directory, config.mksquashfs, threads, reactor, reactor)
+
+
+def _caches(
+    directory: Path, threads: Threads, reactor: Any
+) -> Callable[[ResolvedImage], BlobCache]:
+    """Return which cache an image's blobs belong in.
+
+    Blobs of a private repository lie apart, by repository: naming a digest in a manifest of one's
+    own must not be a way to somebody else's content.
+    """
+    caches: dict[Path, BlobCache] = {}
+
+    def cache_of(image: ResolvedImage) -> BlobCache:
+        place = directory
+        if image.private:
+            origin = f"{image.location}\n{image.repository}".encode()
+            place = directory / "private" / hashlib.sha256(origin).hexdigest()[:32]
+        return caches.setdefault(place, BlobFiles(place, threads, reactor))
+
+    return cache_of
+
+
+def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
+    """Run `main(reactor)` in a reactor of its own to the end and return its exit code.
+
+    A signal cancels `main`, waits for its clean-up, and gives 130.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    anything: Any = reactor
+    codes: list[int] = []
+
+    def begin() -> None:
+        running = Deferred.fromCoroutine(main(anything))
+        finished: Deferred[None] = Deferred()
+
+        def end(result: Any) -> None:
+            if isinstance(result, int):
+                codes.append(result)
+            elif result.check(CancelledError):
+                codes.append(130)
+            else:
+                result.printTraceback()
+                codes.append(1)
+            finished.callback(None)
+            if not stopping:
+                anything.stop()
+
+        stopping: list[bool] = []
+
+        def stop() -> Deferred[None]:
+            stopping.append(True)
+            running.cancel()
+            return finished
+
+        anything.addSystemEventTrigger("before", "shutdown", stop)
+        running.addBoth(end)
+
+    anything.callWhenRunning(begin)
+    anything.run()
+    return codes[0]

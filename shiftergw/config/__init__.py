@@ -1,0 +1,177 @@
+"""imagemanager.json, read once into frozen values.
+
+The keys are the aliases of the fields: those of the original gateway, and ours beside them. Every
+default stands here. A key that nobody knows is a warning, everything else that is wrong is an
+error, and all errors are told at once. Loading opens the file and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError
+
+from shiftergw.config import checks
+from shiftergw.config.document import Section, parse, problems_of, refused, repeated, unknown
+from shiftergw.config.sections import Location, Locations, Ssh, System, Systems, UserLimits
+from shiftergw.config.values import (
+    Arguments,
+    Duration,
+    Importers,
+    LocalPath,
+    PositiveSeconds,
+    Program,
+    Seconds,
+    Size,
+    Surroundings,
+)
+from shiftergw.errors import BadRequest, ConfigurationError
+from shiftergw.image import BuildLimits
+from shiftergw.model import ImageReference
+
+__all__ = ["Config", "Loaded", "Location", "Ssh", "System"]
+
+
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io"})
+_DOCKER_HUB_REGISTRY = "registry-1.docker.io"
+"""What users call Docker's registry, and the host that serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and what its author should know about it; one line per warning."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults that depend on the environment or on another key."""
+    # systemd may name several directories; the first is ours.
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    state = document.get("StateDirectory", given or "/var/lib/shiftergw")
+    mock = document.get("Authentication") == "mock"
+    return {
+        "StateDirectory": state,
+        "SecretKeyFile": f"{state}/secret.key",
+        "Listen": "tcp:5000:interface=127.0.0.1" if mock else "tcp:5000:backlog=2048",
+    }
+
+
+class Config(Section):
+    """Everything that imagemanager.json says. Durations are seconds, sizes bytes."""
+
+    never_read: ClassVar[frozenset[str]] = frozenset(
+        {
+            "ConvertOptions",
+            "DefaultImageRemote",
+            "DefaultLustreReplication",
+            "DefaultOstCount",
+            "PullUpdateTime",
+        }
+    )
+
+    systems: Systems = Field(alias="Platforms", min_length=1)
+    locations: Locations = Field(alias="Locations", min_length=1)
+    default_image_location: str = Field(alias="DefaultImageLocation")
+    default_image_format: Literal["squashfs"] = Field("squashfs", alias="DefaultImageFormat")
+    pull_update_timeout: Seconds = Field(300, alias="PullUpdateTimeout")
+    image_expiration_timeout: Duration | None = Field(None, alias="ImageExpirationTimeout")
+    mongodb_uri: str | None = Field(None, alias="MongoDBURI", repr=False)
+    mongodb: str | None = Field(None, alias="MongoDB")
+    cache_directory: LocalPath = Field(alias="CacheDirectory")
+    expand_directory: LocalPath = Field(alias="ExpandDirectory")
+    state_directory: LocalPath = Field(alias="StateDirectory")
+    secret_key_file: LocalPath = Field(alias="SecretKeyFile")
+    listen: Arguments = Field(alias="Listen", min_length=1)
+    worker_threads: int = Field(
+        default_factory=lambda: min(4, len(os.sched_getaffinity(0))), alias="WorkerThreads", ge=1
+    )
+    authentication: Literal["munge", "mock"] = Field("munge", alias="Authentication")
+    heartbeat_limit: PositiveSeconds = Field(60, alias="HeartbeatLimit")
+    failure_hold: Seconds = Field(10, alias="FailureHold")
+    keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
+    private_images_without_acl: Literal["owner", "public"] = Field(
+        "owner", alias="PrivateImagesWithoutAcl"
+    )
+    allow_anonymous: bool = Field(default=False, alias="AllowAnonymous")
+    queue_limit: int = Field(1000, alias="QueueLimit", ge=1)
+    user_limits: UserLimits = Field(default_factory=UserLimits.model_construct, alias="UserLimits")
+    max_image_size: Size = Field(200 * 10**9, alias="MaxImageSize")
+    max_entries: int = Field(5_000_000, alias="MaxEntries", ge=1)
+    mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
+    broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
+    converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
+    metrics: bool = Field(default=False, alias="Metrics")
+    import_users: Importers = Field((), alias="ImportUsers")
+    examiner: str | None = Field(None, alias="examiner")
+    log_level: Literal["debug", "info", "warn", "error", "critical"] = Field(
+        "info", alias="LogLevel"
+    )
+
+    @classmethod
+    def load(cls, path: Path, environ: Mapping[str, str]) -> Loaded:
+        """Read the file; raise `ConfigurationError` with everything that is wrong with it."""
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise ConfigurationError(
+                f"The configuration {path} cannot be read: {error.strerror}.",
+                remedy="Name the file with --config, and make it readable for the gateway's user.",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"The configuration {path} is not UTF-8: {error}.") from error
+        try:
+            return cls.from_document(parse(text), base=path.absolute().parent, environ=environ)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error.what}", remedy=error.remedy) from error
+
+    @classmethod
+    def from_document(cls, document: Any, *, base: Path, environ: Mapping[str, str]) -> Loaded:
+        """Check a document; relative paths in it start at `base`. Raises as `load`."""
+        surroundings = Surroundings(base)
+        if not isinstance(document, dict):
+            raise refused(["it must be an object: { … }"])
+        problems = [*repeated(document), *checks.relations(document)]
+        try:
+            config = cls.validated(_defaults(document, environ) | document, surroundings)
+        except ValidationError as error:
+            raise refused([*problems, *problems_of(error)]) from None
+        if problems:
+            raise refused(problems)
+        advice = checks.advice(document)
+        return Loaded(config, (*unknown(cls, document), *advice, *surroundings.warnings))
+
+    def locate(self, reference: ImageReference) -> tuple[str, str]:
+        """Return the location's name, and the repository in it, that a reference means.
+
+        Raises `BadRequest` for a host with a port that is no location. A host without one may be
+        the first part of a repository in the default location.
+        """
+        first, slash, rest = reference.name.partition("/")
+        if slash and first in self.locations:
+            return first, rest
+        if slash and first in _DOCKER_HUB and _DOCKER_HUB_REGISTRY in self.locations:
+            return _DOCKER_HUB_REGISTRY, rest
+        if slash and ":" in first:  # a port; no repository's name has one
+            raise BadRequest(
+                f"This gateway has no registry {first}.",
+                remedy=f"It has {', '.join(self.locations)}; ask its admins for another.",
+            )
+        return self.default_image_location, reference.name
+
+    def build_limits(self) -> BuildLimits:
+        """Return what an image may unpack to."""
+        return BuildLimits(self.max_image_size, self.max_entries)
+
+    def check_kept(self) -> None:
+        """Raise `ConfigurationError` for whatever this version does not keep yet, or must not."""
+        checks.check_kept(self)
+
+    def check_state_file_system(self, kind: str) -> None:
+        """Raise `ConfigurationError` if `kind`, where the state lies, is a network file system."""
+        checks.check_state_file_system(kind)

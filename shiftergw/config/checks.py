@@ -1,0 +1,180 @@
+"""Rules of the configuration that concern more than one key, and what this version does not keep.
+
+The configuration of every deployment of the original loads. What it asks for and this version does
+not keep yet is refused at the start, in words, and never ignored.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.config.document import place
+from shiftergw.config.values import HOST
+from shiftergw.errors import ConfigurationError, printable
+
+if TYPE_CHECKING:
+    from shiftergw.config import Config
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "fuse.sshfs",
+     "9p", "afs", "panfs", "pvfs2", "orangefs", "wekafs", "glusterfs", "fuse.glusterfs", "ocfs2",
+     "gfs2"}
+)  # fmt: skip
+
+_NOT_YET = frozenset(
+    {"AllowAnonymous", "ImportUsers", "KeepUntagged", "PrivateImagesWithoutAcl", "QueueLimit",
+     "UserLimits"}
+)  # fmt: skip
+"""Keys without which this version behaves as their safer value says."""
+
+_REQUIRED = {"local": ("local",), "remote": ("host", "ssh")}
+
+
+def _objects(document: Mapping[str, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the named objects of a table of the document."""
+    table = document.get(key)
+    if isinstance(table, dict):
+        yield from ((name, inner) for name, inner in table.items() if isinstance(inner, dict))
+
+
+def relations(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for every two keys that do not fit each other."""
+    munge = document.get("Authentication", "munge") == "munge"
+    for name, platform in _objects(document, "Platforms"):
+        if not name or "/" in name or not name.isprintable():
+            yield f"{place('Platforms', name)}: a system's name stands in addresses: no / in it"
+        access = platform.get("accesstype")
+        for key in _REQUIRED.get(access, ()) if isinstance(access, str) else ():
+            if platform.get(key) in (None, []):
+                yield f'{place("Platforms", name, key)}: is required with accesstype "{access}"'
+        if munge and platform.get("mungeSocketPath") is None:
+            yield f"{place('Platforms', name, 'mungeSocketPath')}: is required with munge"
+    for name, location in _objects(document, "Locations"):
+        if location.get("url") is None and not HOST.fullmatch(name.lower()):
+            yield f"{place('Locations', name, 'url')}: is required where the name is not a host"
+    default, locations = document.get("DefaultImageLocation"), document.get("Locations")
+    if isinstance(default, str) and isinstance(locations, dict) and default not in locations:
+        names = printable(", ".join(locations))
+        yield f"DefaultImageLocation: must be one of the Locations: {names}"
+
+
+def advice(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for values that the original read otherwise than their author meant."""
+    for name, platform in _objects(document, "Platforms"):
+        if isinstance(platform.get("admins"), str):
+            yield f"{place('Platforms', name, 'admins')}: text is read as one name; write a list"
+    for key in sorted(_NOT_YET & document.keys()):
+        yield f"{key}: is read, and has no effect in this version"
+    if document.get("ImportUsers") == []:
+        yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
+
+
+def _endpoint(text: str) -> tuple[list[str], dict[str, str]]:
+    """Split a Twisted endpoint string into its positional and its named parts."""
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for part in re.split(r"(?<!\\):", text):
+        name, sign, value = part.partition("=")
+        plain = re.sub(r"\\(.)", r"\1", value if sign else part)
+        if sign:
+            named[name] = plain
+        else:
+            positional.append(plain)
+    return positional, named
+
+
+def only_local(endpoint: str) -> bool:
+    """Say whether nobody outside this machine can reach a Twisted endpoint string.
+
+    A kind of endpoint, or a way to write it, that we do not know counts as reachable.
+    """
+    positional, named = _endpoint(endpoint)
+    kind = positional[0] if positional else ""
+    if kind == "unix":
+        return True
+    try:
+        interface = ipaddress.ip_address(named["interface"])
+    except (KeyError, ValueError):
+        return False
+    return kind in {"tcp", "tcp6", "ssl"} and interface.is_loopback
+
+
+_UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
+    (
+        lambda config: config.mongodb_uri is not None,
+        (
+            "MongoDBURI: this version keeps its state in SQLite; MongoDB is not supported yet:"
+            " remove MongoDBURI (and MongoDB), and see to StateDirectory."
+        ),
+    ),
+    (
+        lambda config: any(s.access_type == "remote" for s in config.systems.values()),
+        (
+            "Platforms: remote systems are not supported yet: mount the image directory on this"
+            ' machine, and set "accesstype": "local" with local.imageDir.'
+        ),
+    ),
+    (
+        lambda config: config.broker_url is not None,
+        (
+            "BrokerURL: workers on other machines are not supported yet: remove the key, and the"
+            " gateway starts its workers itself."
+        ),
+    ),
+    (
+        lambda config: any(s.policy_file is not None for s in config.systems.values()),
+        (
+            "policy_file: it promises that signatures are checked, and this version does not check"
+            " them: remove the key if you can do without."
+        ),
+    ),
+    (
+        lambda config: config.examiner is not None,
+        (
+            "examiner: it promises that every image is examined, and this version does not run it:"
+            " remove the key if you can do without."
+        ),
+    ),
+    (
+        lambda config: any(s.groups_command for s in config.systems.values()),
+        (
+            "groupsCommand: this version asks the gateway's host for a user's groups: remove the"
+            " key if the host knows the system's users."
+        ),
+    ),
+    (
+        lambda config: config.authentication == "munge",
+        (
+            'Authentication: munge is not supported yet: for a trial set "Authentication": "mock",'
+            " which listens on the loopback only."
+        ),
+    ),
+    (
+        lambda config: config.authentication == "mock" and not all(map(only_local, config.listen)),
+        (
+            'Listen: with "Authentication": "mock" everybody can be anybody, so the gateway listens'
+            ' on the loopback only: set "tcp:5000:interface=127.0.0.1", or a unix: endpoint.'
+        ),
+    ),
+)
+"""What keeps the gateway from starting: when, and what to do about it."""
+
+
+def check_kept(config: Config) -> None:
+    """Raise `ConfigurationError` for everything in `config` that forbids the start."""
+    found = [text for applies, text in _UNKEPT if applies(config)]
+    if found:
+        raise ConfigurationError("\n".join(found), remedy="")
+
+
+def check_state_file_system(kind: str) -> None:
+    """Raise `ConfigurationError` if StateDirectory lies on a network file system."""
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigurationError(
+            f"StateDirectory: it lies on a network file system ({kind}), where SQLite's locks"
+            " cannot be trusted.",
+            remedy="Set it to a directory on a disk of this machine.",
+        )

@@ -1,0 +1,145 @@
+"""From the text of imagemanager.json to the list of everything that is wrong with it.
+
+A *path* names a place in the document as its author sees it: `Platforms.mycluster.local.imageDir`.
+A problem or a warning is one line: the path, what is wrong there, what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shiftergw.config.values import Surroundings
+from shiftergw.errors import ConfigurationError, printable
+
+
+class Section(BaseModel):
+    """An object of the document; the aliases of the fields are its keys, other keys are ignored."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+    never_read: ClassVar[frozenset[str]] = frozenset()
+    """Keys that stand in samples and old configurations and mean nothing."""
+
+    @classmethod
+    def validated(cls, document: Any, surroundings: Surroundings) -> Self:
+        """Return the checked values; raise pydantic's `ValidationError` with all that is wrong."""
+        # pydantic's strict rules for JSON are the right ones: a list becomes a tuple, text a path.
+        return cls.model_validate_json(json.dumps(document), context=surroundings)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers the keys that stood in it more than once."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.repeated = sorted({key for key in keys if keys.count(key) > 1})
+
+
+def parse(text: str) -> Any:
+    """Return the document; raise `ConfigurationError` with line and column if it is not JSON."""
+    try:
+        return json.loads(text, object_pairs_hook=_Object)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"line {error.lineno}, column {error.colno}: this is not JSON: {error.msg}."
+        ) from error
+
+
+def refused(problems: Sequence[str]) -> ConfigurationError:
+    """Return the error that tells all the problems, one per line."""
+    return ConfigurationError(
+        "\n".join(["this configuration cannot be used; correct:", *problems]), remedy=""
+    )
+
+
+def place(*path: object) -> str:
+    """Return the path of a place in the document."""
+    return ".".join(printable(str(step)) for step in path) or "the document"
+
+
+def repeated(value: Any, *path: object) -> Iterator[str]:
+    """Yield a problem for every key that stands more than once in one object of a document."""
+    if isinstance(value, _Object):
+        yield from (f"{place(*path, key)}: stands there more than once" for key in value.repeated)
+    steps = enumerate(value) if isinstance(value, list) else ()
+    for step, inner in value.items() if isinstance(value, dict) else steps:
+        yield from repeated(inner, *path, step)
+
+
+def unknown(model: type[Section], value: Any, *path: object) -> Iterator[str]:
+    """Yield a warning for every key that `model`, or a section in it, does not know."""
+    if not isinstance(value, dict):
+        return
+    fields = {field.alias: field for field in model.model_fields.values() if field.alias}
+    for key, inner in value.items():
+        if key in fields:
+            annotation = fields[key].annotation
+            for section in filter(_is_section, (annotation, *get_args(annotation))):
+                if get_origin(annotation) is dict and isinstance(inner, dict):
+                    for name, part in inner.items():
+                        yield from unknown(section, part, *path, key, name)
+                else:
+                    yield from unknown(section, inner, *path, key)
+        elif key not in model.never_read:
+            yield f"{place(*path, key)}: unknown key, not used{_nearest(key, fields)}"
+
+
+def _is_section(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, Section)
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    spelled = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(key.lower(), spelled, 1)
+    return f'; did you mean "{spelled[close[0]]}"?' if close else ""
+
+
+_WRONG = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be {le:g} or less",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+    "model_type": "must be an object",
+    "path_type": "must be a path",
+    "string_type": "must be text",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "value_error": "{error}",
+}
+"""What we say of pydantic's kinds of errors."""
+
+
+def problems_of(error: ValidationError) -> Iterator[str]:
+    """Yield one line for each thing that pydantic found wrong."""
+    for found in error.errors(include_url=False):
+        kind, context = found["type"], found.get("ctx", {})
+        wrong = _WRONG[kind].format(**context) if kind in _WRONG else found["msg"]
+        seen = _seen(found["input"]) if kind not in _ABSENT else ""
+        yield f"{place(*found['loc'])}: {wrong}{seen}"
+
+
+_ABSENT = {"missing", "too_short", "string_too_short"}
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, dict):
+        return " (it is an object)"
+    if isinstance(value, list | tuple):
+        return " (it is a list)"
+    if isinstance(value, str) and "@" in value:  # perhaps a URL with a password
+        return ""
+    return f" (it is {printable(json.dumps(value, ensure_ascii=False), 60)})"

@@ -1,0 +1,165 @@
+"""The objects within imagemanager.json: systems, registries, limits.
+
+As in `config`, the keys are the aliases of the fields and every default stands here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from shiftergw.config.document import Section
+from shiftergw.config.values import (
+    Architecture,
+    BlockSize,
+    Hosts,
+    LocalPath,
+    Memory,
+    RegistryUrl,
+    RemotePath,
+    Texts,
+    Users,
+)
+from shiftergw.image import Platform, SquashOptions
+
+if TYPE_CHECKING:
+    from shiftergw.config import Config
+
+HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
+"""The highest compression level of each compressor that has levels; the lowest is 1."""
+
+GZIP_LEVEL = 5
+"""Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
+
+
+class Squash(Section):
+    """`Platforms.S.squashfs`: how images for a system are compressed."""
+
+    compressor: Literal["gzip", "lzo", "lz4", "xz", "zstd"] = Field("gzip", alias="compressor")
+    level: int | None = Field(None, alias="level")
+    block_size: BlockSize = Field("128K", alias="blockSize")
+    memory: Memory = Field("512M", alias="memory")
+    processors: int = Field(0, alias="processors", ge=0)
+    keep_setuid: bool = Field(default=False, alias="keepSetuid")
+
+    @field_validator("level")
+    @classmethod
+    def _level_of_compressor(cls, level: int | None, info: ValidationInfo) -> int | None:
+        compressor = info.data.get("compressor")
+        if level is None or compressor is None:
+            return level
+        highest = HIGHEST_LEVEL.get(compressor)
+        if highest is None:
+            raise ValueError(f"{compressor} has no levels: remove it")
+        if not 1 <= level <= highest:
+            raise ValueError(f"must be 1 to {highest} with {compressor}")
+        return level
+
+
+class Local(Section):
+    """`Platforms.S.local`: the image directory of a system that this machine sees."""
+
+    image_dir: LocalPath = Field(alias="imageDir")
+
+
+class Ssh(Section):
+    """`Platforms.S.ssh`: how images reach a system that this machine does not see."""
+
+    username: str = Field(alias="username", min_length=1)
+    image_dir: RemotePath = Field(alias="imageDir")
+    key: LocalPath | None = Field(None, alias="key")
+    ssh_cmd_options: Texts = Field((), alias="sshCmdOptions")
+    scp_cmd_options: Texts = Field((), alias="scpCmdOptions")
+    port: int = Field(22, alias="port", ge=1, le=65535)
+    known_hosts: LocalPath | None = Field(None, alias="knownHosts")
+    passphrase_file: LocalPath | None = Field(None, alias="passphraseFile")
+    transfer: Literal["sftp", "scp"] = Field("sftp", alias="transfer")
+    transport: Literal["conch", "openssh"] = Field("conch", alias="transport")
+    verify: Literal["sha256", "sample"] = Field("sha256", alias="verify")
+
+
+class System(Section):
+    """`Platforms.S`: one cluster, called `name`."""
+
+    never_read: ClassVar[frozenset[str]] = frozenset(
+        {"usergroupService", "mountCommand", "use_external"}
+    )
+
+    name: str = ""
+    munge_socket_path: LocalPath | None = Field(None, alias="mungeSocketPath")
+    access_type: Literal["local", "remote"] = Field(alias="accesstype")
+    local: Local | None = Field(None, alias="local")
+    ssh: Ssh | None = Field(None, alias="ssh")
+    host: Texts = Field((), alias="host")
+    admins: Users = Field((), alias="admins")
+    architecture: Architecture = Field(Platform(), alias="architecture")
+    squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
+    groups_command: Texts = Field((), alias="groupsCommand")
+    policy_file: str | None = Field(None, alias="policy_file")
+
+    @property
+    def image_dir(self) -> Path:
+        """Return where the runtime looks for images: here, or on the system if it is remote."""
+        section = self.local if self.access_type == "local" else self.ssh
+        assert section is not None  # a system without it does not load
+        return section.image_dir
+
+    def squash_options(self, config: Config) -> SquashOptions:
+        """Return how images for this system are to be compressed."""
+        squash = self.squashfs
+        level = squash.level
+        if level is None and squash.compressor == "gzip":
+            level = GZIP_LEVEL
+        return SquashOptions(
+            compressor=squash.compressor,
+            level=level,
+            block_size=squash.block_size,
+            memory=squash.memory,
+            processors=squash.processors,
+            keep_setuid=squash.keep_setuid,
+            extra=config.converter_options.get("squashfs", ()),
+        )
+
+
+class Location(Section):
+    """`Locations.L`: one registry, called `name` in references.
+
+    `trusted_hosts` are hosts (`host`, `host:port`) at addresses otherwise forbidden, to which this
+    registry may send us for tokens and blobs.
+    """
+
+    never_read: ClassVar[frozenset[str]] = frozenset({"authentication"})
+
+    name: str = ""
+    remote_type: Literal["dockerv2"] = Field(alias="remotetype")
+    url: RegistryUrl = Field("", alias="url")
+    ca_certificate: LocalPath | None = Field(None, alias="sslcacert")
+    auth_method: Literal["token", "basic"] = Field("token", alias="authMethod")
+    trusted_hosts: Hosts = Field((), alias="trustedHosts")
+
+
+class UserLimits(Section):
+    """`UserLimits`: how much new work one user may have in the queue."""
+
+    waiting: int = Field(50, alias="waiting", ge=1)
+    running: int = Field(4, alias="running", ge=1)
+
+
+S = TypeVar("S", System, Location)
+
+
+def _named(sections: dict[str, S]) -> dict[str, S]:
+    return {name: section.model_copy(update={"name": name}) for name, section in sections.items()}
+
+
+def _addressed(locations: dict[str, Location]) -> dict[str, Location]:
+    return {
+        name: location.model_copy(update={"url": location.url or f"https://{name}"})
+        for name, location in locations.items()
+    }
+
+
+Systems = Annotated[dict[str, System], AfterValidator(_named)]
+Locations = Annotated[dict[str, Location], AfterValidator(_named), AfterValidator(_addressed)]

@@ -1,0 +1,203 @@
+"""The kinds of values that stand in imagemanager.json: durations, sizes, paths, arguments, hosts.
+
+Each is an annotated type for a pydantic field. A value that is none raises `ValueError` with what
+is allowed; the caller adds where it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from shiftergw.errors import printable
+from shiftergw.image import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a value may need to know beside itself; `base` is the configuration's directory."""
+
+    base: Path
+    warnings: list[str] = field(default_factory=list)
+
+
+def _surroundings(info: ValidationInfo) -> Surroundings:
+    assert isinstance(info.context, Surroundings)
+    return info.context
+
+
+def _absolute(value: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(value) or value == Path():
+        raise ValueError("must be a path")
+    return _surroundings(info).base / value
+
+
+def _remote(value: Path) -> Path:
+    if "\0" in str(value) or not value.is_absolute():
+        raise ValueError("must be an absolute path on the system")
+    return value
+
+
+def _program(value: str, info: ValidationInfo) -> str:
+    if not value:
+        raise ValueError("must be the name or the path of a program")
+    return str(_absolute(Path(value), info)) if "/" in value else value
+
+
+LocalPath = Annotated[Path, AfterValidator(_absolute)]
+"""A path on this machine; a relative one starts at the configuration file's directory."""
+
+RemotePath = Annotated[Path, AfterValidator(_remote)]
+"""An absolute path on another machine."""
+
+Program = Annotated[str, AfterValidator(_program)]
+"""The name of a program in PATH, or a path as `LocalPath`."""
+
+
+def _duration(value: Any) -> float:
+    match = re.fullmatch(r"(\d{1,6}):(\d{1,6}):(\d{1,6}):(\d{1,6})", str(value), re.ASCII)
+    if match is None:
+        raise ValueError('must be "days:hours:minutes:seconds", such as "90:00:00:00"')
+    days, hours, minutes, seconds = map(int, match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+Duration = Annotated[float, BeforeValidator(_duration)]
+"""Seconds, written as `days:hours:minutes:seconds`."""
+
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+_UNITS = {
+    f"{prefix}{binary}B".upper(): (1024 if binary else 1000) ** (power + 1)
+    for power, prefix in enumerate("KMGT")
+    for binary in ("", "i")
+}
+
+
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,12}) ?([KMGT]i?B)", value, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise ValueError('must be a number of bytes, or text such as "200GB" or "150GiB"')
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+"""Bytes: a number, or text with a decimal (`GB`) or binary (`GiB`) unit."""
+
+BLOCK_SIZES = (*(f"{2**power}K" for power in range(2, 10)), "1M")
+"""The block sizes of squashfs: powers of two, 4 KiB to 1 MiB."""
+
+
+def _block_size(value: str) -> str:
+    if value not in BLOCK_SIZES:
+        raise ValueError(f"must be one of {', '.join(BLOCK_SIZES)}")
+    return value
+
+
+def _memory(value: str) -> str:
+    if re.fullmatch(r"[1-9][0-9]{0,5}[KMG]", value) is None:
+        raise ValueError('must be text such as "512M" or "2G"')
+    return value
+
+
+BlockSize = Annotated[str, AfterValidator(_block_size)]
+Memory = Annotated[str, AfterValidator(_memory)]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("must be a list of texts")
+    return tuple(value)
+
+
+def _texts_or_text(value: Any) -> tuple[str, ...]:
+    try:
+        return _texts([value] if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError("must be text or a list of texts") from None
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+"""A list of strings."""
+
+Arguments = Annotated[tuple[str, ...], BeforeValidator(_texts_or_text)]
+"""Arguments of a program: a string is one argument."""
+
+
+def _users(value: Any) -> tuple[str | int, ...]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(
+        (isinstance(item, str) and item) or (type(item) is int and item >= 0) for item in found
+    ):
+        raise ValueError("must be a list of user names and uids")
+    return tuple(found)
+
+
+def _importers(value: Any) -> tuple[str, ...] | None:
+    if value == "all":
+        return None
+    if value in (None, "none", "None"):
+        return ()
+    try:
+        return _texts(value)
+    except ValueError:
+        raise ValueError('must be "all", "none" or a list of user names') from None
+
+
+Users = Annotated[tuple[Any, ...], BeforeValidator(_users)]
+"""User names (exact) and uids; a plain string is one name."""
+
+Importers = Annotated[tuple[str, ...] | None, BeforeValidator(_importers)]
+"""Who may import: names; nobody if there is none. `None` is everybody, written as `all`."""
+
+
+def _platform(value: Any) -> Platform:
+    return Platform.parse(value if isinstance(value, str) else "")
+
+
+Architecture = Annotated[Platform, BeforeValidator(_platform)]
+"""`amd64`, `arm64/v8`."""
+
+
+def _registry_url(value: str, info: ValidationInfo) -> str:
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        raise ValueError("must be a URL such as https://registry.example.com:5000") from None
+    if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
+        raise ValueError(
+            "must be https:// and the host of the registry, with :PORT where it needs one, and no"
+            " user (http:// if it has no TLS)"
+        )
+    if url.path.strip("/") or url.query or url.fragment:
+        unused = f"the path of the registry's URL {printable(value)} is not used"
+        _surroundings(info).warnings.append(unused)
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}" + (f":{port}" if port else "")
+
+
+RegistryUrl = Annotated[str, AfterValidator(_registry_url)]
+"""`https://HOST[:PORT]` of a registry, or `http://` where that is written; the path is cut off."""
+
+HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+"""`host` or `host:port`, in lower case."""
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = tuple(host.lower() for host in _texts(value))
+    if not all(HOST.fullmatch(host) for host in hosts):
+        raise ValueError('must be a list of "host" or "host:port", IPv6 addresses in brackets')
+    return hosts
+
+
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+"""`host` or `host:port`, in lower case."""

@@ -1,0 +1,78 @@
+"""From the store to the workers: what waits is offered, what was left behind is offered again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from shiftergw.errors import Unavailable
+from shiftergw.plumbing.rounds import Rounds
+from shiftergw.ports import ImageStore, JobQueue
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+INTERVAL = 5.0
+"""Seconds between two rounds when nobody wakes it."""
+
+
+class Dispatch(Rounds):
+    """Offers records to the queue while it has slots, users in turn.
+
+    `wake` is called after a claim and whenever a slot becomes free. The store is the one truth: to
+    offer a record twice, or to lose an offer, costs time and does no harm.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ImageStore,
+        queue: JobQueue,
+        clock: IReactorTime,
+        heartbeat_limit: float,
+        interval: float = INTERVAL,
+    ) -> None:
+        """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old."""
+        super().__init__(self._offer_work, clock, interval, "dispatch")
+        self._store = store
+        self._queue = queue
+        self._limit = heartbeat_limit
+        self._offered: dict[str, float] = {}
+        """When records that nobody has begun yet were offered."""
+
+    async def _offer_work(self) -> None:
+        now = self._clock.seconds()
+        stale = await self._store.stale(now, self._limit)
+        self._forget(now - self._limit)
+        for record in stale:
+            if record.key not in self._offered:
+                self._log.warn(
+                    "attempt {n} at {claim} by {runner} gives no sign of life",
+                    n=record.attempt,
+                    claim=record.claim,
+                    runner=record.runner,
+                )
+                # If its worker hangs here, it makes room.
+                await self._queue.cancel(record.key)
+        if self._queue.slots() <= 0:
+            return
+        waiting = await self._store.waiting(self._queue.slots() + len(self._offered))
+        keys = [record.key for record in (*stale, *waiting)]
+        self._offered = {key: at for key, at in self._offered.items() if key in keys}
+        for key in keys:
+            if key in self._offered:
+                continue
+            if self._queue.slots() <= 0:
+                return
+            try:
+                await self._queue.offer(key)
+            except Unavailable as error:
+                self._log.warn("no worker took {key}: {error}", key=key, error=error)
+                return
+            self._offered[key] = now
+
+    def _forget(self, before: float) -> None:
+        """Forget offers that were made before this time: whoever took them is lost."""
+        self._offered = {key: at for key, at in self._offered.items() if at > before}

@@ -1,0 +1,110 @@
+"""One 512-byte tar header, in and out (POSIX.1-2017 `pax`, "ustar Interchange Format"; GNU tar).
+
+Everything is bytes. What comes in may be V7, ustar or GNU; what goes out is GNU, which says every
+name, target and size in one way that `mksquashfs` reads correctly.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from zlib import adler32
+
+from shiftergw.errors import LayerInvalid
+
+BLOCK = 512
+"""Bytes of a header; data is padded to a multiple of it."""
+
+END = bytes(2 * BLOCK)
+"""The two zero blocks that end an archive."""
+
+_NAME = 100  # bytes of a name or target that fit into the header itself
+_ADLER = 65521
+_OCTAL_SIZE = 8**11
+_BLANKS = b" " * 8  # what the checksum's own member counts as
+_ROOT = b"0000000\0" * 2
+_MAGIC_AND_REST = b"ustar  \0" + bytes(BLOCK - 265)
+
+# name, mode, (uid, gid), size, mtime, checksum, type, target, magic and version, (user, group,
+# device), prefix, (unused)
+FIELDS = Struct("100s8s16x12s12s8sc100s8s80x155s12x")
+"""The members of a header that the gateway reads."""
+
+
+def number(field: bytes) -> int:
+    """Read a number: octal digits, or base 256 (GNU) where the first bit is set."""
+    if field[0] & 0x80:
+        bits = 8 * len(field) - 1
+        value = int.from_bytes(field, "big") & ((1 << bits) - 1)
+        return value - (1 << bits) if value >> (bits - 1) else value
+    digits = field.partition(b"\0")[0].strip(b" ")
+    if not digits:
+        return 0
+    try:
+        if digits.isdigit():
+            return int(digits, 8)
+    except ValueError:
+        pass
+    raise LayerInvalid("A layer's tar header has a number that is none.")
+
+
+def checksum_holds(block: bytes, stored: bytes) -> bool:
+    """Say whether the header's bytes add up to its checksum.
+
+    The low half of an Adler-32 (RFC 1950) is one more than the sum of the bytes modulo 65521, and
+    it comes ten times faster than a sum in Python. Some old writers added signed bytes.
+    """
+    try:
+        total = number(stored) - sum(_BLANKS)
+    except LayerInvalid:
+        return False
+    if adler32(block[156:], adler32(block[:148])) & 0xFFFF == (total + 1) % _ADLER:
+        return True
+    signed = memoryview(block).cast("b")
+    return sum(signed[:148]) + sum(signed[156:]) == total
+
+
+def _block(
+    name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: bytes = b""
+) -> bytes:
+    octal = size < _OCTAL_SIZE
+    front = b"%b%07o\0%b%b%011o\0" % (
+        name.ljust(_NAME, b"\0"),
+        mode,
+        _ROOT,
+        b"%011o\0" % size if octal else b"\x80" + size.to_bytes(11, "big"),
+        mtime,
+    )
+    back = kind + target.ljust(_NAME, b"\0") + _MAGIC_AND_REST
+    # At most 200 bytes of 255 and some digits: the sum never reaches Adler's modulus.
+    total = (adler32(back, adler32(front)) & 0xFFFF) - 1 + sum(_BLANKS)
+    return b"%b%06o\0 %b" % (front, total, back)
+
+
+def _long(kind: bytes, text: bytes) -> bytes:
+    """Return what says, before the header proper, a name or target of more than 100 bytes."""
+    body = text + b"\0"
+    header = _block(b"././@LongLink", 0, len(body), 0, kind)
+    return header + body + padding(len(body))
+
+
+def header(
+    path: bytes, mode: int, mtime: int, kind: bytes, size: int = 0, target: bytes = b""
+) -> bytes:
+    """Return the header blocks of one entry.
+
+    `kind` is `0` (file of `size` bytes), `1` (hard link to `target`), `2` (symlink) or `5`. Modes
+    are permission bits, `mtime` lies in 0…2³²-1, and everybody is root.
+    """
+    long = b""
+    if len(path) > _NAME or len(target) > _NAME:
+        if len(target) > _NAME:
+            long += _long(b"K", target)
+        if len(path) > _NAME:
+            long += _long(b"L", path)
+        path, target = path[:_NAME], target[:_NAME]
+    return long + _block(path, mode, size, mtime, kind, target)
+
+
+def padding(size: int) -> bytes:
+    """Return the zeros after `size` bytes of data."""
+    return bytes(-size % BLOCK)

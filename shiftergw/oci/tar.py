@@ -1,0 +1,269 @@
+"""A layer's tar stream → its index: every entry's header, and where its data lies.
+
+A reader of our own: bytes all the way, every checksum verified, one pass, some microseconds an
+entry (Python's `tarfile` takes a hundred). Formats: V7, ustar, PAX, GNU (POSIX.1-2017 `pax`; the
+manual of GNU tar). Any damage raises `LayerInvalid`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
+from shiftergw.image import BuildLimits, Digest
+from shiftergw.oci.compression import unpacked
+from shiftergw.oci.extended import LIMIT, Extended
+from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
+from shiftergw.oci.paths import PATH_LIMIT, clean
+from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
+from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
+
+DIRECTORY = 16
+HARDLINK = 17
+"""Kinds of an entry beside those of a leaf."""
+
+_KINDS = {
+    b"0": REGULAR,
+    b"\0": REGULAR,
+    b"7": REGULAR,
+    b"S": REGULAR,
+    b"1": HARDLINK,
+    b"2": SYMLINK,
+    b"3": SPECIAL,
+    b"4": SPECIAL,
+    b"5": DIRECTORY,
+    b"D": DIRECTORY,
+    b"6": SPECIAL,
+}
+_WITH_DATA = frozenset({b"0", b"\0", b"7", b"S", b"D"})
+_ZEROS = bytes(BLOCK)
+_HEADERS = 1 << 20
+_HEADERS_PER_ENTRY = 16 * BLOCK
+"""Bytes of headers and padding that a layer may have, and each entry more on average."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One entry of a layer; `parent` and `name` are its cleaned path, both empty for the root.
+
+    `mode` holds the permission bits as the layer has them, `mtime` may be negative. `target` is
+    that of a symlink, raw, or the path of a hard link, raw. `offset` is where the data starts in
+    the uncompressed stream; `size` is that of the file as it reads, `sparse` what of it is stored.
+    """
+
+    kind: int
+    parent: bytes
+    name: bytes
+    mode: int
+    mtime: int
+    size: int
+    target: bytes
+    offset: int
+    sparse: SparseMap | None
+    xattrs: bool
+
+
+@dataclass(slots=True)
+class LayerIndex:
+    """The entries of one layer in the order of its stream."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+
+def index_layer(
+    path: Path,
+    diff_id: Digest | None,
+    limits: BuildLimits,
+    stop: Event,
+    report: Callable[[int], None] | None = None,
+) -> LayerIndex:
+    """Read a layer once, from its first byte to its last, and return its index.
+
+    Blocks: run it in a thread. `report` is told, from that thread, the compressed bytes read so
+    far. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` where the uncompressed stream is not
+    what `diff_id` says, and `Stopped` (`oci.compression`) soon after `stop` is set.
+    """
+    index = LayerIndex()
+    most = limits.size + _HEADERS + limits.entries * _HEADERS_PER_ENTRY
+    with closing(unpacked(path, most, stop, report)) as pieces:
+        stream = _Stream(pieces, hashlib.new(diff_id.algorithm) if diff_id else None)
+        for entry in _entries(stream):
+            if len(index.entries) >= limits.entries:
+                raise ImageTooLarge(f"A layer has more than {limits.entries} entries.")
+            index.entries.append(entry)
+        stream.drain()
+    if diff_id is not None and stream.digest() != diff_id.hex:
+        raise BlobCorrupt("A layer unpacks to other bytes than the image's configuration says.")
+    return index
+
+
+class _Stream:
+    """The uncompressed bytes of a layer, read forward and hashed on the way."""
+
+    def __init__(self, pieces: Iterator[bytes], sha: hashlib._Hash | None) -> None:
+        self._pieces = pieces
+        self._sha = sha
+        self._piece = b""
+        self._at = 0  # where reading goes on in the piece
+        self._start = 0  # where the piece starts in the stream
+
+    @property
+    def position(self) -> int:
+        """Return the offset of the next byte."""
+        return self._start + self._at
+
+    def _advance(self) -> bool:
+        """Step to the next piece; False at the end of the stream."""
+        self._start += len(self._piece)
+        self._at = 0
+        self._piece = next(self._pieces, b"")
+        if self._sha is not None:
+            self._sha.update(self._piece)
+        return bool(self._piece)
+
+    def block(self) -> bytes | None:
+        """Return the next block, or None where the stream ends."""
+        at = self._at
+        block = self._piece[at : at + BLOCK]
+        if len(block) == BLOCK:
+            self._at = at + BLOCK
+            return block
+        if not block and not self._advance():
+            return None
+        return self.take(BLOCK)
+
+    def take(self, size: int) -> bytes:
+        """Return the next `size` bytes; `LayerInvalid` where the stream ends before."""
+        parts = []
+        while size:
+            part = self._piece[self._at : self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+            if size and not self._advance():
+                raise LayerInvalid("A layer's archive ends within an entry.")
+        return b"".join(parts)
+
+    def skip(self, size: int) -> None:
+        """Step over `size` bytes; `LayerInvalid` where the stream ends before."""
+        at = self._at + size
+        while at > len(self._piece):
+            at -= len(self._piece)
+            if not self._advance():
+                raise LayerInvalid("A layer's archive ends within an entry.")
+        self._at = at
+
+    def drain(self) -> None:
+        """Read, and hash, what is left."""
+        while self._advance():
+            pass
+
+    def digest(self) -> str:
+        """Return the digest of the whole stream, in hexadecimal."""
+        assert self._sha is not None
+        return self._sha.hexdigest()
+
+
+def _entries(stream: _Stream) -> Iterator[Entry]:
+    """Yield the entries up to the two zero blocks, or the end, that close the archive."""
+    parent = b""
+    extended: Extended | None = None
+    while (block := stream.block()) is not None and block != _ZEROS:
+        fields = FIELDS.unpack(block)
+        if not checksum_holds(block, fields[4]):
+            raise LayerInvalid(
+                "A layer has a damaged tar header."
+                if stream.position > BLOCK
+                else "A layer is neither a tar archive nor one packed with gzip or zstd."
+            )
+        kind = fields[5]
+        if kind in b"xXgLK":
+            body = _body(stream, number(fields[2]))
+            if kind != b"g":  # a global header speaks of no entry that the gateway knows
+                extended = extended or Extended()
+                extended.read(kind, body)
+            continue
+        entry, path, stored = _entry(stream, block, fields, extended)
+        extended = None
+        if len(path) > PATH_LIMIT or len(entry.target) > PATH_LIMIT:
+            raise LayerInvalid(f"A layer has a name or target of more than {PATH_LIMIT} bytes.")
+        head, _, entry.name = clean(path).rpartition(b"/")
+        # Neighbours mostly share their directory: one object for all of them.
+        parent = entry.parent = parent if head == parent else head
+        yield entry
+        stream.skip((stored + BLOCK - 1) // BLOCK * BLOCK)
+    if extended is not None:
+        raise LayerInvalid("A layer's archive ends within an entry.")
+    if block is not None and stream.block() not in {None, _ZEROS}:
+        raise LayerInvalid("A layer's archive goes on after a lone zero block.")
+
+
+def _entry(
+    stream: _Stream, block: bytes, fields: tuple[bytes, ...], extended: Extended | None
+) -> tuple[Entry, bytes, int]:
+    """Return an entry that has no name yet, its raw path, and how many bytes of data follow."""
+    name, mode, size, mtime, _, kind, target, magic, prefix = fields
+    path = name.partition(b"\0")[0]
+    if prefix[0] and magic.startswith(b"ustar\0"):
+        path = prefix.partition(b"\0")[0] + b"/" + path
+    entry = Entry(
+        _kind(kind, path),
+        b"",
+        b"",
+        number(mode) & 0o7777,
+        number(mtime),
+        number(size),
+        target.partition(b"\0")[0],
+        stream.position,
+        None,
+        False,
+    )
+    if extended is not None:
+        path = _extend(entry, path, extended)
+    stored = entry.size if kind in _WITH_DATA else 0
+    if kind == b"S":
+        entry.sparse, entry.size = old_gnu_map(block, stream.take, stored)
+        entry.offset = stream.position
+    elif extended is not None and extended.sparse and entry.kind == REGULAR:
+        entry.sparse, entry.size, used = pax_map(extended.sparse, stream.take, stored)
+        entry.offset += used
+        stored -= used
+    if stored < 0 or entry.size < 0:
+        raise LayerInvalid("A layer has an entry of a negative size.")
+    return entry, path, stored
+
+
+def _body(stream: _Stream, size: int) -> bytes:
+    """Read the body of an extended header."""
+    if not 0 <= size <= LIMIT:
+        raise LayerInvalid(f"A layer has an extended tar header of more than {LIMIT} bytes.")
+    return stream.take((size + BLOCK - 1) // BLOCK * BLOCK)[:size]
+
+
+def _kind(kind: bytes, path: bytes) -> int:
+    """Return the kind of an entry; before POSIX a slash at the end said that it is a directory."""
+    if kind == b"\0" and path.endswith(b"/"):
+        return DIRECTORY
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        raise LayerInvalid("A layer has an entry of a type that layers do not have.") from None
+
+
+def _extend(entry: Entry, path: bytes, extended: Extended) -> bytes:
+    """Apply to an entry what stood before its header; return its path."""
+    if extended.target is not None:
+        entry.target = extended.target
+    if extended.size is not None:
+        entry.size = extended.size
+    if extended.mtime is not None:
+        entry.mtime = extended.mtime
+    entry.xattrs = extended.xattrs
+    if extended.path is not None:
+        path = extended.path
+    return dict(extended.sparse).get(b"name", path)

@@ -1,0 +1,140 @@
+"""From a reference to a checked squashfs file: resolve, fetch, build.
+
+The service's worker and the stand-alone `convert` command run the same pipeline; what differs is
+who watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Protocol
+
+from shiftergw.errors import BlobCorrupt, LayerInvalid
+from shiftergw.image import (
+    BuildLimits,
+    BuiltImage,
+    Descriptor,
+    ImageConfig,
+    LayerFile,
+    Platform,
+    ResolvedImage,
+    SquashOptions,
+)
+from shiftergw.model import ImageReference, Login, Progress
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
+from shiftergw.states import State
+
+CacheOf = Callable[[ResolvedImage], BlobCache]
+"""The cache for an image's blobs: private content is kept apart, by where it came from."""
+
+
+class Watcher(Protocol):
+    """Whoever follows one image through the pipeline; its methods are cheap and never raise."""
+
+    def entered(self, state: State, message: str) -> None:
+        """Hear that a stage begins."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Hear how far the stage is."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Hear what the stage waits for, in one line for the user."""
+        ...
+
+
+class Pipeline:
+    """Resolves, fetches and builds one image at a time."""
+
+    def __init__(
+        self, source: ImageSource, cache_of: CacheOf, builder: ImageBuilder, limits: BuildLimits
+    ) -> None:
+        """Keep the parts."""
+        self._source = source
+        self._cache_of = cache_of
+        self._builder = builder
+        self._limits = limits
+
+    async def head(
+        self, reference: ImageReference, login: Login | None, watcher: Watcher
+    ) -> str | None:
+        """Return the digest that the reference answers now, or None if the source does not say."""
+        digest = await self._source.head(reference, login, watcher.say)
+        return None if digest is None else str(digest)
+
+    async def resolve(
+        self,
+        reference: ImageReference,
+        platform: Platform,
+        login: Login | None,
+        watcher: Watcher,
+    ) -> tuple[ResolvedImage, ImageConfig]:
+        """Return what the reference means for this platform."""
+        watcher.entered(State.PULLING, "Getting manifest")
+        return await self._source.resolve(reference, platform, login, watcher.say)
+
+    async def fetch(
+        self, image: ResolvedImage, config: ImageConfig, login: Login | None, watcher: Watcher
+    ) -> list[LayerFile]:
+        """Bring all layers into the cache, each distinct blob once; return them in order."""
+        watcher.entered(State.PULLING, "Pulling layers")
+        blobs = {layer.digest: layer for layer in image.layers}
+        done = dict.fromkeys(blobs, 0)
+        cache = self._cache_of(image)
+
+        def report(blob: Descriptor, size: int) -> None:
+            done[blob.digest] = size
+            watcher.report(Progress("fetch", sum(done.values()), image.download_size))
+
+        paths = await gather_or_cancel(
+            cache.get(
+                blob,
+                partial(self._source.blob, image, blob, login, watcher.say),
+                partial(report, blob),
+            )
+            for blob in blobs.values()
+        )
+        files = dict(zip(blobs, paths, strict=True))
+        diff_ids = config.diff_ids or (None,) * len(image.layers)
+        return [
+            LayerFile(files[layer.digest], diff_id)
+            for layer, diff_id in zip(image.layers, diff_ids, strict=True)
+        ]
+
+    @asynccontextmanager
+    async def build(
+        self,
+        image: ResolvedImage,
+        config: ImageConfig,
+        layers: Sequence[LayerFile],
+        options: SquashOptions,
+        watcher: Watcher,
+    ) -> AsyncIterator[BuiltImage]:
+        """Build the squashfs file; it stays while the context lives.
+
+        A layer that turns out to be damaged is dropped from the cache: the next pull fetches it.
+        """
+
+        def entered(stage: str) -> None:
+            state = State(stage)
+            watcher.entered(
+                state,
+                "Examining image" if state is State.EXAMINATION else "Converting image",
+            )
+
+        building = self._builder.build(
+            image.id, config.created, layers, options, self._limits, watcher.report, entered
+        )
+        async with AsyncExitStack() as stack:
+            try:
+                built = await stack.enter_async_context(building)
+            except (BlobCorrupt, LayerInvalid):
+                cache = self._cache_of(image)
+                for digest in {layer.digest for layer in image.layers}:
+                    await cache.discard(digest)
+                raise
+            yield built

@@ -1,0 +1,164 @@
+"""The ways to one location and to the hosts it sends us to: addresses, TLS, proxies, the pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL.crypto import X509
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.ssl import (
+    Certificate,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from shiftergw.errors import ConfigurationError, RegistryUntrusted
+from shiftergw.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
+from shiftergw.registry.location import Location, WebOrigin
+from shiftergw.registry.proxy import ConnectEndpoint, Proxies, Proxy
+
+KEPT_CONNECTIONS = 6
+"""Idle connections kept for further requests, for each host."""
+
+
+def trust_root(location: Location) -> Any:
+    """Return the authorities of a location's `cacert`, or the system's where it has none.
+
+    The file also judges the hosts that the location sends us to: one that needs both holds both.
+    Raises `ConfigurationError` if it cannot be read. Blocks, shortly.
+    """
+    if location.cacert is None:
+        return platformTrust()
+    try:
+        found = load_pem_x509_certificates(location.cacert.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The sslcacert of the location {location.name!r} cannot be read as certificates in"
+            f" PEM: {location.cacert}."
+        ) from error
+    return trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in found])
+
+
+@implementer(IBodyProducer)
+class _Content:
+    """The body of a request, from memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.length = len(content)
+        self._content = content
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._content)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything has been written already."""
+
+    def resumeProducing(self) -> None:
+        """Everything has been written already."""
+
+    def stopProducing(self) -> None:
+        """Everything has been written already."""
+
+
+@implementer(IAgentEndpointFactory)
+class Connections:
+    """Sends single requests, and judges where they go; see `guard`."""
+
+    def __init__(
+        self, reactor: Any, location: Location, proxies: Proxies, connect_limit: float
+    ) -> None:
+        """Open nothing; `connect_limit` in seconds."""
+        self._who = f"The registry {location.name!r}"
+        self._reactor = reactor
+        self._location = location
+        self._origin = location.origin
+        self._proxies = proxies
+        self._limit = connect_limit
+        self._trust = trust_root(location)
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = KEPT_CONNECTIONS
+        self._agent: IAgent = Agent.usingEndpointFactory(reactor, self, self._pool)
+        self._proxied: IAgent | None = None
+        # Where the location itself lies, it may send us, and anywhere public.
+        self._reachable: set[Kind] = {"global"}
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that wait for further requests."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+    def check(self, here: WebOrigin) -> None:
+        """Raise `RegistryUntrusted` for a place that we must not even try to reach."""
+        if here.scheme != "https" and here != self._origin:
+            raise RegistryUntrusted(
+                f"{self._who} sends the gateway to a place without TLS.", detail=here.authority
+            )
+        kind = kind_of_name(here.host)
+        if kind is not None and not self._may_reach(here, kind):
+            raise self._not_public(here)
+
+    def _may_reach(self, here: WebOrigin, kind: Kind) -> bool:
+        if here.host == self._origin.host:
+            self._reachable.add(kind)
+        return kind in self._reachable or self._location.trusts(here)
+
+    def _not_public(self, here: WebOrigin) -> RegistryUntrusted:
+        return RegistryUntrusted(
+            f"{self._who} sends the gateway to an address that is not public.",
+            remedy="Tell the site's support; where that is meant to be, the location's"
+            " `trustedHosts` can list the host.",
+            detail=here.authority,
+        )
+
+    def send(
+        self, method: str, url: str, headers: Headers, content: bytes | None
+    ) -> Deferred[IResponse]:
+        """Send one request to a place that `check` has passed; return its answer."""
+        here = WebOrigin.of(url)
+        agent = self._agent
+        proxy = self._proxies.proxy_for(here)
+        if proxy is not None and here.scheme == "http":
+            # Plain http goes through a proxy by naming the whole URL (RFC 9112, absolute-form).
+            agent = self._proxied = self._proxied or ProxyAgent(
+                self._to_proxy(proxy), self._reactor, self._pool
+            )
+            if proxy.authorization is not None:
+                headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
+        return agent.request(
+            method.encode("ascii"),
+            url.encode("ascii"),
+            headers,
+            None if content is None else _Content(content),
+        )
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return the way to an origin: direct or by CONNECT, with TLS for https."""
+        here = WebOrigin.of(uri.toBytes().decode("ascii"))
+        proxy = self._proxies.proxy_for(here)
+        if proxy is not None:
+            endpoint: IStreamClientEndpoint = ConnectEndpoint(self._to_proxy(proxy), proxy, here)
+        else:
+            endpoint = GuardedEndpoint(
+                self._reactor,
+                here.host,
+                here.port,
+                self._limit,
+                lambda address: self._may_reach(here, kind_of(address)),
+                lambda: self._not_public(here),
+            )
+        if here.scheme == "https":
+            tls = optionsForClientTLS(here.host, trustRoot=self._trust)
+            endpoint = wrapClientTLS(tls, endpoint)
+        return endpoint
+
+    def _to_proxy(self, proxy: Proxy) -> HostnameEndpoint:
+        return HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=self._limit)

@@ -1,0 +1,105 @@
+"""Where images come from, and how URLs there are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from shiftergw.errors import ConfigurationError
+
+_PORTS = {"https": 443, "http": 80}
+_NOT_IN_URLS = re.compile(r"[^!-~]")
+_DOCKER_HUB = "registry-1.docker.io"
+
+
+@dataclass(frozen=True, slots=True)
+class WebOrigin:
+    """Scheme, host and port of a URL (RFC 6454): whom credentials are for."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> WebOrigin:
+        """Read it from an absolute URL; raise `ValueError` for what we do not fetch.
+
+        Other schemes than http and https, a user name in the URL, no host, and characters that no
+        URL has.
+        """
+        if _NOT_IN_URLS.search(url) or "\\" in url:
+            raise ValueError("a URL with characters that no URL has")
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+            raise ValueError("not an http or https URL with a plain host")
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
+        return cls(parts.scheme, parts.hostname, port)
+
+    @property
+    def authority(self) -> str:
+        """Return `host:port`, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def host_field(self) -> str:
+        """Return the value of the `Host` field: without the port that goes without saying."""
+        return self.authority.removesuffix(f":{_PORTS[self.scheme]}")
+
+
+def target_of(base: str, reference: str) -> str:
+    """Return the URL that a `Location` field means; an absolute one stays as signed.
+
+    Raises `ValueError` as `WebOrigin.of`.
+    """
+    reference = reference.strip()
+    url = reference if urlsplit(reference).scheme else urljoin(base, reference)
+    url = url.partition("#")[0]
+    WebOrigin.of(url)
+    return url
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A registry of the configuration.
+
+    `url` is its base; a path in it is ignored. `cacert` is a PEM file of the authorities that are
+    trusted instead of the system's. To `trusted_hosts` (`host` or `host:port`) the registry may
+    send us although their addresses are not public.
+    """
+
+    name: str
+    url: str
+    cacert: Path | None = None
+    trusted_hosts: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> WebOrigin:
+        """Return where its API is; raise `ConfigurationError` for a URL that is none."""
+        try:
+            origin = WebOrigin.of(self.url)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"The url of the location {self.name!r} is not a URL such as"
+                " `https://registry.example.org`."
+            ) from error
+        # Docker Hub's name is a web site; its registry lives elsewhere.
+        if origin.host == "docker.io":
+            return WebOrigin(origin.scheme, _DOCKER_HUB, origin.port)
+        return origin
+
+    @property
+    def base(self) -> str:
+        """Return the URL under which the API begins."""
+        return f"{self.origin.scheme}://{self.origin.host_field}"
+
+    @property
+    def is_docker_hub(self) -> bool:
+        """Say whether one-component names mean `library/...` here."""
+        host = self.origin.host
+        return host == "docker.io" or host.endswith(".docker.io")
+
+    def trusts(self, origin: WebOrigin) -> bool:
+        """Say whether the configuration lists this host."""
+        return origin.host in self.trusted_hosts or origin.authority in self.trusted_hosts

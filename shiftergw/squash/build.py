@@ -1,0 +1,199 @@
+"""From layers to one squashfs file that was checked against its plan, shared by all deliveries."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.errors import ConversionFailed, NoSpace
+from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
+from shiftergw.model import Progress
+from shiftergw.oci.flatten import Plan, flatten
+from shiftergw.oci.tar import LayerIndex, index_layer
+from shiftergw.plumbing.files import private_directory, removed_on_error
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.locks import file_lock
+from shiftergw.plumbing.timing import ticking
+from shiftergw.squash.check import check
+from shiftergw.squash.converted import (
+    ConvertedFiles,
+    hold,
+    install,
+    make_empty,
+    measure,
+    sweep,
+    verified,
+)
+from shiftergw.squash.mksquashfs import Mksquashfs, arguments
+from shiftergw.squash.stream import stream
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.plumbing.threads import Threads
+    from shiftergw.ports import Report
+
+
+class SquashBuilder:
+    """Keeps the port `ImageBuilder`: layers in, a converted and checked squashfs file out."""
+
+    def __init__(
+        self, directory: Path, binary: str, threads: Threads, reactor: Any, clock: IReactorTime
+    ) -> None:
+        """Build in `directory` with the `mksquashfs` called `binary`.
+
+        `reactor` starts processes. The directory is made, and closed to others, on first use.
+        """
+        self._directory = directory
+        self._binary = binary
+        self._threads = threads
+        self._reactor = reactor
+        self._clock = clock
+
+    @asynccontextmanager
+    async def build(
+        self,
+        image_id: str,
+        created: int,
+        layers: Sequence[LayerFile],
+        options: SquashOptions,
+        limits: BuildLimits,
+        report: Report,
+        entered: Callable[[str], None],
+    ) -> AsyncIterator[BuiltImage]:
+        """See the port. One build at a time for each (id, options), whoever asks; others wait."""
+        files = ConvertedFiles(self._directory, image_id, options.key)
+        with _disk_errors():
+            await self._threads.run(private_directory, self._directory)
+            async with file_lock(files.lock, self._clock):
+                built = await self._found(files)
+                if built is None:
+                    built = await self._made(
+                        files, created, layers, options, limits, report, entered
+                    )
+                held = hold(files.squashfs)
+        try:
+            yield built
+        finally:
+            os.close(held)
+
+    async def sweep(self, older_than: float, now: float) -> int:
+        """Remove what nobody has used for `older_than` seconds; return how many were removed.
+
+        What is locked or in use stays. Time is compared with the files' own (seconds since 1970).
+        """
+        return await self._threads.run(sweep, self._directory, now - older_than)
+
+    async def _found(self, files: ConvertedFiles) -> BuiltImage | None:
+        """Return the converted file that is there already, if it is what its sidecar says."""
+        start = self._clock.seconds()
+        stop = Event()
+        built = await self._threads.run_until(stop.set, verified, files, stop)
+        if built is not None:
+            built.seconds["verify"] = self._clock.seconds() - start
+        return built
+
+    async def _made(
+        self,
+        files: ConvertedFiles,
+        created: int,
+        layers: Sequence[LayerFile],
+        options: SquashOptions,
+        limits: BuildLimits,
+        report: Report,
+        entered: Callable[[str], None],
+    ) -> BuiltImage:
+        seconds: dict[str, float] = {}
+        entered("EXAMINATION")
+        with self._timed("index", seconds):
+            indexes = await self._indexed(layers, limits, report)
+        with self._timed("plan", seconds):
+            plan = await self._threads.run(
+                flatten, _handed_over(indexes), limits, options.keep_setuid
+            )
+            argv = await self._threads.run(arguments, options, plan, files.part)
+        entered("CONVERSION")
+        with removed_on_error(files.part):
+            await self._threads.run(make_empty, files.part)
+            with self._timed("squash", seconds):
+                await Mksquashfs(self._binary, self._threads, self._reactor, self._clock).run(
+                    argv,
+                    max(created, plan.latest),
+                    files.part,
+                    partial(stream, plan, layers),
+                    lambda done: report(Progress("squash", done, plan.report.size)),
+                )
+            with self._timed("check", seconds):
+                size, sha256 = await self._checked(files.part, plan)
+            await self._threads.run(install, files, size, sha256, plan.report)
+        return BuiltImage(files.squashfs, size, sha256, plan.report, seconds)
+
+    async def _indexed(
+        self, layers: Sequence[LayerFile], limits: BuildLimits, report: Report
+    ) -> list[LayerIndex]:
+        """Index all layers, the largest first: a long one begun last would be waited for."""
+        sizes = await self._threads.run(lambda: [layer.path.stat().st_size for layer in layers])
+        done = [0] * len(layers)
+        order = sorted(range(len(layers)), key=lambda number: -sizes[number])
+
+        async def index(number: int) -> LayerIndex:
+            stop = Event()
+            layer = layers[number]
+            tell = partial(done.__setitem__, number)
+            return await self._threads.run_until(
+                stop.set, index_layer, layer.path, layer.diff_id, limits, stop, tell
+            )
+
+        def tell() -> None:
+            report(Progress("index", sum(done), sum(sizes)))
+
+        with ticking(1.0, self._clock, tell):
+            indexes = await gather_or_cancel(index(number) for number in order)
+        tell()
+        return [index for _, index in sorted(zip(order, indexes, strict=True), key=lambda p: p[0])]
+
+    async def _checked(self, part: Path, plan: Plan) -> tuple[int, str]:
+        """Compare a new file with its plan, hash it and bring it to the disk, all at once."""
+        stop = Event()
+
+        async def compared() -> None:
+            await check(part, plan, self._binary, self._threads, self._reactor, self._clock)
+
+        async def hashed() -> tuple[int, str]:
+            return await self._threads.run_until(stop.set, measure, part, stop, sync=True)
+
+        _, found = await gather_or_cancel([compared(), hashed()])
+        assert found is not None
+        return found
+
+    @contextmanager
+    def _timed(self, stage: str, seconds: dict[str, float]) -> Iterator[None]:
+        start = self._clock.seconds()
+        yield
+        seconds[stage] = self._clock.seconds() - start
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what the operating system says of our own files into what the port may raise."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpace("A disk of the gateway is full.", detail=str(error)) from error
+        raise ConversionFailed(
+            "The gateway could not read or write its own files.", detail=str(error)
+        ) from error
+
+
+def _handed_over(indexes: list[LayerIndex]) -> Iterator[LayerIndex]:
+    """Yield the indexes, keeping none: each is free once it was applied."""
+    indexes.reverse()
+    while indexes:
+        yield indexes.pop()

@@ -1,0 +1,153 @@
+"""The converted files of a machine: where they lie, when they may be used, when they may go.
+
+A directory holds, for each (image id, options):
+
+* `<id>-<key>.squashfs`, the converted file, in place only once it was checked;
+* `<id>-<key>.json`, its size, its SHA-256 and what it holds, written after it;
+* `<id>-<key>.lock`, held by whoever builds, verifies or sweeps it;
+* `<id>-<key>.part`, a file in the making; of the holder of the lock, so it needs no other name.
+
+Whoever uses a converted file holds a shared `flock` on the file itself. The sweep removes a file
+only under its lock *and* with an exclusive `flock` on it: a file in use stays, and when a process
+dies the kernel gives back both. All functions block: they run in threads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+from shiftergw.image import BuiltImage, ContentReport
+from shiftergw.plumbing.files import (
+    put_in_place,
+    removed_on_error,
+    sync_directory,
+    write_private,
+)
+from shiftergw.plumbing.locks import try_lock, unlock
+
+_NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
+_CHUNK = 1 << 20
+
+
+class ConvertedFiles:
+    """The names of what belongs to one (id, options)."""
+
+    def __init__(self, directory: Path, image_id: str, key: str) -> None:
+        """Name the files; `ValueError` if id or key are not what names are made of."""
+        base = f"{image_id}-{key}"
+        if _NAME.fullmatch(f"{base}.") is None:
+            raise ValueError(f"{base!r} names no converted file")
+        self.squashfs = directory / f"{base}.squashfs"
+        self.sidecar = directory / f"{base}.json"
+        self.lock = directory / f"{base}.lock"
+        self.part = directory / f"{base}.part"
+
+
+def make_empty(path: Path) -> None:
+    """Make the file before `mksquashfs` does: it would let everybody read it."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+
+
+def hold(path: Path) -> int:
+    """Mark a file as used now, and in use for as long as the returned descriptor is open."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Never waits: the exclusive lock is taken by the sweep alone, under the lock we hold.
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.utime(descriptor)
+    return descriptor
+
+
+def measure(path: Path, stop: Event, *, sync: bool = False) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file, which is brought to the disk if `sync`."""
+    sha256, size = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while (data := file.read(_CHUNK)) and not stop.is_set():
+            sha256.update(data)
+            size += len(data)
+        if sync:
+            os.fsync(file.fileno())
+    return size, sha256.hexdigest()
+
+
+def verified(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
+    """Return the file in place if its bytes are those that were checked."""
+    try:
+        said = json.loads(files.sidecar.read_bytes())
+        wanted = BuiltImage(
+            files.squashfs, said["size"], said["sha256"], ContentReport(**said["report"])
+        )
+        found = files.squashfs.stat().st_size == wanted.size and measure(files.squashfs, stop)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return wanted if found == (wanted.size, wanted.sha256) else None
+
+
+def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport) -> None:
+    """Put a synced file in its place, and beside it what is known of it."""
+    said = {"size": size, "sha256": sha256, "report": report.to_document()}
+    put_in_place(files.part, files.squashfs)
+    with removed_on_error(files.squashfs):
+        write_private(files.sidecar, json.dumps(said).encode())
+
+
+def sweep(directory: Path, before: float) -> int:
+    """Remove each group of files whose newest was last touched before this time."""
+    groups: dict[str, list[Path]] = {}
+    with suppress(FileNotFoundError):
+        for path in directory.iterdir():
+            if match := _NAME.match(path.name):
+                groups.setdefault(match[1], []).append(path)
+    return sum(
+        _remove(ConvertedFiles(directory, *base.split("-")), group, before)
+        for base, group in groups.items()
+        if _touched(group) < before
+    )
+
+
+def _touched(paths: Sequence[Path]) -> float:
+    """Return when the newest of these files was last touched; those that are gone do not count."""
+    newest = 0.0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            newest = max(newest, path.stat().st_mtime)
+    return newest
+
+
+def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool:
+    """Remove the files of one (id, options) unless somebody holds them; say whether it was done."""
+    lock = try_lock(files.lock)
+    if lock is None:
+        return False
+    try:
+        # Looked at again: it may have been made or used between the first look and the lock.
+        if _touched([files.squashfs, files.part]) >= before or _in_use(files.squashfs):
+            return False
+        for path in group:
+            if path != files.lock:
+                path.unlink(missing_ok=True)
+        sync_directory(files.lock.parent)
+    finally:
+        unlock(files.lock, lock)
+    return True
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

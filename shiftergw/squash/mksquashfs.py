@@ -1,0 +1,267 @@
+"""Run `mksquashfs` on a stream: its version, its arguments, its end.
+
+The tar goes through a pipe whose one end is the child's standard input and whose other end is
+written by a thread; bulk data never passes through the reactor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+from threading import Event
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import (
+    ChildFailed,
+    ConfigurationError,
+    ConversionFailed,
+    NoSpace,
+    PullError,
+    TimedOut,
+    printable,
+)
+from shiftergw.oci.flatten import Plan
+from shiftergw.oci.tree import REGULAR, Directory
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.process import Command, Finished, run_command
+from shiftergw.plumbing.timing import ticking
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorProcess, IReactorTime
+
+    from shiftergw.image import SquashOptions
+    from shiftergw.plumbing.threads import Threads
+
+MINIMUM = (4, 5)
+"""The first version that reads a tar."""
+
+IDLE_LIMIT = 600.0
+"""Seconds without a byte in or out after which `mksquashfs` counts as frozen."""
+
+PAIRS_LIMIT = 100_000_000
+"""Pairs of files of one size above which looking for duplicates takes too long (0.1 µs each)."""
+
+_STDERR_SHOWN = 1000  # characters
+_TIME_LIMIT = 2**32 - 1
+_LEVELS = {"gzip", "zstd", "lzo"}  # compressors with -Xcompression-level
+_LZ4_HIGH = 9  # the level from which lz4, which has none, is to compress "high"
+
+# What `mksquashfs` says when it leaves something out of the result, and then exits with 0.
+_LEFT_OUT = re.compile(
+    "Could not resolve hardlink|already exists in the tar|truncating!|Unhandled tar type"
+    "|Empty tar filename"
+)
+_NO_SPACE = re.compile("No space left|out of space|Disk quota exceeded", re.IGNORECASE)
+_NO_MEMORY = re.compile("Out of memory|more physical memory|Cannot allocate memory", re.IGNORECASE)
+
+
+async def version(binary: str, reactor: IReactorProcess, clock: IReactorTime) -> tuple[int, ...]:
+    """Return the version of this `mksquashfs`, as (4, 5, 1); raise `ConfigurationError`."""
+    try:
+        said = await run_command(
+            Command([binary, "-version"], _environment(), total=10), reactor, clock
+        )
+    except (ChildFailed, TimedOut) as error:
+        raise ConfigurationError(
+            error.what,
+            remedy="Install squashfs-tools 4.5 or newer, or name the program under `Mksquashfs`.",
+            detail=printable(error.detail),
+        ) from error
+    match = re.search(rb"mksquashfs version (\d+(?:\.\d+)+)", said.stdout)
+    if match is None:
+        raise ConfigurationError(
+            f"{binary} does not say which version of mksquashfs it is.",
+            remedy="Name a mksquashfs 4.5 or newer under `Mksquashfs`.",
+            detail=printable(said.stdout),
+        )
+    return tuple(int(part) for part in match[1].split(b"."))
+
+
+def check_version(found: tuple[int, ...]) -> str:
+    """Return what there is to say about a version: nothing, or a warning in one line.
+
+    Raises `ConfigurationError` for one that cannot read tars.
+    """
+    text = ".".join(map(str, found))
+    if found < MINIMUM:
+        raise ConfigurationError(
+            f"mksquashfs {text} cannot read a tar: 4.5 or newer is needed.",
+            remedy="Enterprise Linux 8 and 9 ship older ones: build squashfs-tools 4.5 or newer"
+            " there and name the program under `Mksquashfs`.",
+        )
+    if (4, 7) <= found <= (4, 7, 5):
+        return f"mksquashfs {text} has data races in its search for duplicates: use 4.7.6 or 4.6.1."
+    return ""
+
+
+def arguments(options: SquashOptions, plan: Plan, output: Path) -> list[str]:
+    """Return what follows the program's name; `extra` stands last and so has the last word.
+
+    lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
+    """
+    argv = ["-", str(output), "-tar", "-noappend", "-no-progress", "-quiet"]
+    argv += ["-all-root", "-no-xattrs", "-root-mode", "755"]
+    argv += ["-comp", options.compressor, "-b", options.block_size, "-mem", options.memory]
+    if options.level is not None and options.compressor in _LEVELS:
+        argv += ["-Xcompression-level", str(options.level)]
+    if options.level is not None and options.compressor == "lz4" and options.level >= _LZ4_HIGH:
+        argv += ["-Xhc"]
+    if options.processors:
+        argv += ["-processors", str(options.processors)]
+    if _pairs(plan.root) > PAIRS_LIMIT:
+        argv += ["-no-duplicates"]
+    return [*argv, *options.extra]
+
+
+def _pairs(root: Directory) -> float:
+    """Return how many pairs of files `mksquashfs` would compare: those of the same size."""
+    sizes: Counter[int] = Counter()
+    waiting = [root]
+    while waiting:
+        for node in waiting.pop().children.values():
+            if isinstance(node, Directory):
+                waiting.append(node)
+            elif node.kind == REGULAR and node.size:
+                sizes[node.size] += 1
+    return sum(n * (n - 1) / 2 for n in sizes.values())
+
+
+def _environment(epoch: int | None = None) -> dict[str, str]:
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    if epoch is not None:
+        env["SOURCE_DATE_EPOCH"] = str(min(max(epoch, 0), _TIME_LIMIT))
+    return env
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _explained(error: ChildFailed) -> PullError:
+    """Return the end of a failed `mksquashfs` as its user and the site can understand it."""
+    said = printable(error.detail.strip().replace("\n", "; "), _STDERR_SHOWN)
+    if _NO_SPACE.search(error.detail):
+        return NoSpace("The gateway has no disk space left for the converted image.", detail=said)
+    if _NO_MEMORY.search(error.detail):
+        return ConversionFailed("mksquashfs had too little memory.", detail=said)
+    if error.signal == SIGKILL:
+        return ConversionFailed(
+            "mksquashfs was killed from outside, perhaps because memory ran out.", detail=said
+        )
+    if error.signal is not None:
+        return ConversionFailed(f"mksquashfs was killed by signal {error.signal}.", detail=said)
+    if error.exit_code is not None:
+        return ConversionFailed(f"mksquashfs failed with code {error.exit_code}.", detail=said)
+    return ConversionFailed("mksquashfs cannot be started.", detail=error.what)
+
+
+class _Flow:
+    """How many bytes a thread has written so far, and the sign for it to stop."""
+
+    def __init__(self) -> None:
+        """Start at no bytes."""
+        self.stop = Event()
+        self.done = 0
+
+    def report(self, done: int) -> None:
+        """Take note of the bytes so far; called in the thread."""
+        self.done = done
+
+
+@dataclass(frozen=True, slots=True)
+class Mksquashfs:
+    """One `mksquashfs` program and what it takes to run it."""
+
+    binary: str
+    threads: Threads
+    reactor: IReactorProcess
+    clock: IReactorTime
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        epoch: int,
+        output: Path,
+        write: Callable[[int, Event, Callable[[int], None]], None],
+        report: Callable[[int], None],
+    ) -> None:
+        """Run the program on what `write` writes into a descriptor, in a thread.
+
+        `epoch` is the latest time that the result may show: without it no two runs are alike.
+        `write` also gets an event that tells it to stop and a function to be told its bytes;
+        `report` is told them too, on the reactor's thread. Raises `ConversionFailed`, `NoSpace`
+        and what `write` raises; when it raises anything, nobody runs any more, but what there is
+        of `output` may remain.
+        """
+        flow = _Flow()
+        last, seen = self.clock.seconds(), (-1, -1)
+        frozen = False
+
+        def look() -> None:
+            nonlocal last, seen, frozen
+            report(flow.done)
+            now = (flow.done, _size(output))
+            if now != seen:
+                last, seen = self.clock.seconds(), now
+            elif self.clock.seconds() - last >= IDLE_LIMIT:
+                frozen = True
+                running.cancel()
+
+        running = Deferred.fromCoroutine(self._both([self.binary, *argv], epoch, write, flow))
+        try:
+            with ticking(1.0, self.clock, look):
+                finished = await running
+        except CancelledError:
+            if frozen:
+                raise ConversionFailed(
+                    f"mksquashfs made no progress for {IDLE_LIMIT / 60:g} minutes and was stopped."
+                ) from None
+            raise
+        report(flow.done)
+        complaint = _LEFT_OUT.search(finished.stderr.decode("utf-8", "backslashreplace"))
+        if complaint is not None:
+            raise ConversionFailed(
+                "mksquashfs left something out of the image.", detail=printable(finished.stderr)
+            )
+
+    async def _both(
+        self,
+        argv: Sequence[str],
+        epoch: int,
+        write: Callable[[int, Event, Callable[[int], None]], None],
+        flow: _Flow,
+    ) -> Finished:
+        reading, writing = os.pipe()
+
+        async def child() -> Finished:
+            command = Command(argv, _environment(epoch), stdin=reading)
+            running = Deferred.fromCoroutine(run_command(command, self.reactor, self.clock))
+            os.close(reading)
+            try:
+                return await running
+            except ChildFailed as error:
+                raise _explained(error) from error
+
+        async def writer() -> None:
+            try:
+                await self.threads.run_until(flow.stop.set, write, writing, flow.stop, flow.report)
+            except BrokenPipeError:
+                pass  # the child has closed its end: its own end says why
+            finally:
+                # Not earlier: were the pipe closed while the reason is still on its way here, the
+                # child's complaint about a short stream could be there first.
+                os.close(writing)
+
+        finished, _ = await gather_or_cancel([child(), writer()])
+        assert finished is not None
+        return finished

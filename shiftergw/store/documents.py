@@ -1,0 +1,130 @@
+"""What each step writes, as plain documents: the same for every kind of store.
+
+The members and their names are those of the original gateway, so that a site can go forth and back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
+from shiftergw.states import State
+
+_OF_THE_ORIGINAL = {
+    "format": "squashfs",
+    "arch": "amd64",
+    "os": "linux",
+    "remotetype": "dockerv2",
+    "ostcount": "0",
+    "replication": "1",
+}
+"""Members that the original writes into each new record; what is READY says what is true."""
+
+_PROGRESS = ("stage", "done", "total")
+_IN_FLIGHT_ONLY = ("claim", "sealed", "runner", *_PROGRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Members of a document to set, by their names there, and members to take away."""
+
+    members: Mapping[str, Any]
+    without: tuple[str, ...] = field(default=())
+
+    def apply(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changed document; members that nobody named stay as they are."""
+        kept = {name: value for name, value in document.items() if name not in self.without}
+        return {**kept, **self.members}
+
+
+def new_key(now: float) -> str:
+    """Return a fresh key of 24 hexadecimal digits, as MongoDB's ObjectId has.
+
+    Four bytes of seconds, as there; then two of their fraction, so that keys sort by age.
+    """
+    ticks = int(now * 65536).to_bytes(6, "big")
+    return (ticks + os.urandom(6)).hex()
+
+
+def claimed(request: PullRequest, now: float) -> dict[str, Any]:
+    """Return the document of work that nobody has begun."""
+    changes = {
+        "system": request.system,
+        "itype": request.itype,
+        "tags": (),
+        "pulltag": request.tag,
+        "status": State.PENDING,
+        "status_message": "",
+        "user_acl": request.user_acl,
+        "group_acl": request.group_acl,
+        "private": None,
+        "last_pull": now,
+        "claim": request.claim,
+        "kind": "pull",
+        "attempt": 0,
+        "requested_by": request.requested_by,
+        "request_id": request.request_id,
+    }
+    if request.sealed is not None:
+        changes["sealed"] = request.sealed
+    return _OF_THE_ORIGINAL | document_of(changes)
+
+
+def begun(attempt: int, runner: str, now: float) -> Change:
+    """Return the change that starts an attempt."""
+    changes = {
+        "status": State.PULLING,
+        "status_message": "PULLING",
+        "attempt": attempt,
+        "runner": runner,
+        "last_heartbeat": now,
+    }
+    return Change(document_of(changes), _PROGRESS)
+
+
+def advanced(state: State, message: str, now: float) -> Change:
+    """Return the change of a step to `state`."""
+    return Change(
+        document_of({"status": state, "status_message": message, "last_heartbeat": now}), _PROGRESS
+    )
+
+
+def alive(progress: Progress, now: float, message: str | None) -> Change:
+    """Return the change of a heartbeat."""
+    changes = {
+        "stage": progress.stage,
+        "done": progress.done,
+        "total": progress.total,
+        "last_heartbeat": now,
+    }
+    return Change(changes if message is None else changes | {"status_message": message})
+
+
+def ready(outcome: Ready, now: float) -> Change:
+    """Return what `outcome` says of the READY record, whichever it is; tags come on top."""
+    changes = {**outcome.changes, "id": outcome.id, "status": State.READY, "last_pull": now}
+    return Change(document_of(changes), _IN_FLIGHT_ONLY)
+
+
+def failed(outcome: Failed, now: float) -> Change:
+    """Return the change that ends work in FAILURE."""
+    changes = {
+        "status": State.FAILURE,
+        "status_message": outcome.cause,
+        "stage": outcome.stage,
+        "cause": outcome.cause,
+        "remedy": outcome.remedy,
+        "retryable": outcome.retryable,
+        "own_failure": outcome.own,
+        "last_pull": now,
+    }
+    return Change(document_of(changes), _IN_FLIGHT_ONLY)
+
+
+def tags_of(document: Mapping[str, Any]) -> list[str]:
+    """Return the tags of a document; the original has both a list and a bare string."""
+    tags = document.get("tag") or []
+    return [tags] if isinstance(tags, str) else list(tags)

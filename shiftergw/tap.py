@@ -1,0 +1,101 @@
+"""What `twistd shiftergw` and `twist shiftergw` run: options, and the service."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from shiftergw import compose
+from shiftergw.config import Config, Loaded
+from shiftergw.errors import ConfigurationError, GatewayError
+from shiftergw.log import start_logging
+
+_log = Logger()
+
+
+class Options(usage.Options):
+    """The command line of the service."""
+
+    synopsis = "[--config FILE]"
+    longdesc = "The image gateway. See the README for its configuration."
+    optParameters = [  # noqa: N815, RUF012 - the name and form that usage.Options reads
+        ["config", "c", None, "imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)"],
+    ]
+
+    loaded: Loaded
+    file: Path
+
+    def postOptions(self) -> None:
+        """Read the configuration; a fault in it ends the start with a clear text."""
+        self.file = Path(self["config"] or _file_of_environment()).absolute()
+        try:
+            self.loaded = Config.load(self.file, os.environ)
+        except ConfigurationError as error:
+            raise usage.UsageError(str(error)) from error
+
+
+def _file_of_environment() -> str:
+    named = os.environ.get("GWCONFIG")
+    if named:
+        return named
+    directory = os.environ.get("CONFIG_PATH")
+    if not directory:
+        raise usage.UsageError("No configuration: give --config FILE, or set GWCONFIG.")
+    return str(Path(directory) / "imagemanager.json")
+
+
+class GatewayService(Service):
+    """The gateway's parts; a start that fails ends the process with exit code 1."""
+
+    def __init__(self, parts: Service, options: Options, reactor: Any) -> None:
+        """Wrap `parts`."""
+        self._parts = parts
+        self._options = options
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Start the parts in their order; the last of them listen."""
+        super().startService()
+        start_logging(self._options.loaded.config.log_level)
+        for warning in self._options.loaded.warnings:
+            _log.warn("configuration: {warning}", warning=warning)
+        starting: Deferred[None] = self._parts.startService()
+        starting.addCallbacks(self._started, self._give_up)
+
+    def _started(self, _: None) -> None:
+        _log.info("listening on {where}", where=", ".join(self._options.loaded.config.listen))
+
+    def _give_up(self, failure: Failure) -> None:
+        """End the process: a gateway that does not listen must not look alive."""
+        if failure.check(GatewayError):
+            _log.critical("cannot start: {error}", error=failure.value)
+            sys.stderr.write(f"shiftergw cannot start: {failure.value}\n")
+        else:
+            _log.failure("cannot start", failure)
+            sys.stderr.write(f"shiftergw cannot start: {failure.getErrorMessage()}\n")
+        # twistd has no way to end with an exit code once the reactor runs; this runs last of all.
+        atexit.register(os._exit, 1)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the parts in reverse order."""
+        super().stopService()
+        stopping: Deferred[None] = self._parts.stopService()
+        return stopping
+
+
+def makeService(options: Options, reactor: Any = None) -> Service:
+    """Return the service; opens nothing, because twistd forks after this."""
+    if reactor is None:
+        from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+    parts = compose.gateway(reactor, options.loaded.config, options.file)
+    return GatewayService(parts, options, reactor)

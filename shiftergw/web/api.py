@@ -1,0 +1,227 @@
+"""The routes: what each path asks of the gateway, for whom, and what goes into the log about it.
+
+One request has one id: it stands in the answer's `X-Request-Id`, in its line of the log, and in
+the record of a pull that it started.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger, LogLevel
+
+from shiftergw.errors import GatewayError, NotFound, Unavailable, printable
+from shiftergw.gateway import Gateway
+from shiftergw.model import Session
+from shiftergw.ports import Authenticator
+from shiftergw.web import parameters, render
+from shiftergw.web.parameters import Address
+from shiftergw.web.render import Answer
+from shiftergw.web.site import Call, Site
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, for another method."""
+
+    http_status = 405
+    code = "method-not-allowed"
+
+    def __init__(self, method: bytes, allowed: str) -> None:
+        """`allowed` names the methods that are."""
+        super().__init__(f"{printable(method, 20)} is not possible here.", remedy=f"Use {allowed}.")
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was understood: who asks for what."""
+
+    session: Session
+    itype: str
+    image: str
+    body: bytes
+    request_id: str
+
+
+async def _list(gateway: Gateway, asked: Asked) -> Answer:
+    return render.listing(map(render.record, await gateway.list(asked.session)))
+
+
+async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
+    return render.answer(
+        render.record(await gateway.lookup(asked.session, asked.itype, asked.image))
+    )
+
+
+async def _pull(gateway: Gateway, asked: Asked) -> Answer:
+    members = parameters.members(asked.body)
+    image = await gateway.pull(
+        asked.session,
+        asked.itype,
+        asked.image,
+        parameters.acl(members, "allowed_uids"),
+        parameters.acl(members, "allowed_gids"),
+        asked.request_id,
+    )
+    return render.answer(render.pulled(image))
+
+
+async def _queue(gateway: Gateway, asked: Asked) -> Answer:
+    return render.listing(map(render.queued, await gateway.queue(asked.session)))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One name under `/api`; `image` says that type and image follow the system in its path."""
+
+    method: str
+    answer: Callable[[Gateway, Asked], Awaitable[Answer]]
+    image: bool = False
+
+
+ROUTES = {
+    "list": Route("GET", _list),
+    "lookup": Route("GET", _lookup, image=True),
+    "pull": Route("POST", _pull, image=True),
+    "queue": Route("GET", _queue),
+}
+
+
+async def _front(_: Gateway) -> Answer:
+    return render.text("{lookup,pull,expire,list}")
+
+
+async def _alive(_: Gateway) -> Answer:
+    return render.text("alive")
+
+
+async def _ready(gateway: Gateway) -> Answer:
+    try:
+        await gateway.ready()
+    except Unavailable as error:
+        wait = render.retry_after(error) or ""
+        return replace(render.text(error.code, error.http_status), headers={"Retry-After": wait})
+    return render.text("ready")
+
+
+PAGES: dict[str, Callable[[Gateway], Awaitable[Answer]]] = {
+    "/": _front,
+    "/livez": _alive,
+    "/readyz": _ready,
+}
+"""What anybody may ask without a credential."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """What the log will say about one request."""
+
+    request_id: str
+    user: str = "-"
+    system: str = "-"
+    level: LogLevel = LogLevel.info
+    why: str = ""
+
+
+class Api:
+    """Answers calls by the two tables above."""
+
+    _log = Logger()
+
+    def __init__(
+        self, gateway: Gateway, authenticators: Mapping[str, Authenticator], clock: IReactorTime
+    ) -> None:
+        """Know users by `authenticators`, one for each system."""
+        self._gateway = gateway
+        self._authenticators = authenticators
+        self._clock = clock
+
+    async def __call__(self, call: Call) -> Answer:
+        """Return the answer to a call, whatever it is; raises nothing but a cancellation."""
+        started = self._clock.seconds()
+        line = _Line(secrets.token_hex(4))
+        outcome: object = "hung up"
+        try:
+            answer = await self._answer(call, line)
+            outcome = answer.status
+        finally:
+            self._log.emit(
+                line.level,
+                "{request} {peer} {user} {method} {path} {system} {outcome} {seconds:.3f} s{why}",
+                request=line.request_id,
+                peer=call.peer,
+                user=printable(line.user, 40),
+                method=printable(call.method, 20),
+                path=printable(call.path, 600),
+                system=line.system,
+                outcome=outcome,
+                seconds=self._clock.seconds() - started,
+                why=line.why and f": {line.why}",
+            )
+        return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
+
+    async def _answer(self, call: Call, line: _Line) -> Answer:
+        place = printable(call.path)
+        try:
+            return await self._routed(call, line)
+        except CancelledError:
+            raise
+        except GatewayError as error:
+            line.why = printable(f"{error.what} {error.detail}".strip(), 600)
+            headers = {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
+            return render.refusal(error, place, **headers)
+        except Exception:  # noqa: BLE001 - a fault of ours must not be silence for the requester
+            self._log.failure("request {request} failed", request=line.request_id)
+            fault = GatewayError(
+                "Something went wrong in the gateway.",
+                remedy=f"Tell the site's support, and name the request {line.request_id}.",
+            )
+            return render.refusal(fault, place)
+
+    async def _routed(self, call: Call, line: _Line) -> Answer:
+        address = Address.parse(call.path)
+        page = PAGES.get(address.page)
+        if page is not None:
+            line.level = LogLevel.debug
+            _check_method(call, "GET")
+            return await page(self._gateway)
+        route = ROUTES.get(address.page)
+        if route is None or route.image is not bool(address.image):
+            raise parameters.nowhere(call.path)
+        _check_method(call, route.method)
+        return await route.answer(self._gateway, await self._asked(call, address, line))
+
+    async def _asked(self, call: Call, address: Address, line: _Line) -> Asked:
+        if address.system not in self._gateway.systems:
+            raise NotFound(
+                f"There is no system {printable(address.system, 60)!r}.",
+                remedy="Check `system` in the client's configuration.",
+            )
+        line.system = address.system
+        credential = parameters.credential(call.credentials)
+        session = await self._authenticators[address.system].authenticate(
+            credential, address.system
+        )
+        line.user = f"{session.user}({session.uid})"
+        return Asked(session, address.itype, address.image, call.body, line.request_id)
+
+
+def _check_method(call: Call, method: str) -> None:
+    """Raise `MethodNotAllowed` for another method; HEAD works where GET does."""
+    allowed = ["GET", "HEAD"] if method == "GET" else [method]
+    if call.method.decode("ascii") not in allowed:
+        raise MethodNotAllowed(call.method, ", ".join(allowed))
+
+
+def make_site(
+    gateway: Gateway, authenticators: Mapping[str, Authenticator], clock: IReactorTime
+) -> Site:
+    """Return the web site of a gateway; `authenticators` has one for each of its systems."""
+    return Site(Api(gateway, authenticators, clock), clock)

@@ -1,0 +1,131 @@
+"""What comes in: path, credential and body of a request, as values or as a `BadRequest`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
+
+ACL_LIMIT = 1000
+"""Ids in one list: with more, the runtime refuses the image."""
+
+HIGHEST_ID = 2**32 - 2
+"""The last uid or gid; 2**32 - 1 means "none" to the kernel."""
+
+_NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a path names: `/page`, or `/api/page/system[/itype/image]`; "" for what it lacks."""
+
+    page: str = ""
+    system: str = ""
+    itype: str = ""
+    image: str = ""
+
+    @classmethod
+    def parse(cls, path: bytes) -> Address:
+        """Read a path; raise `NotFound` for one that cannot name anything.
+
+        The whole path is decoded, once, and then cut: `%2F` and `/` are the same within an image's
+        name. One slash may follow.
+        """
+        if path.lower().startswith((b"http://", b"https://")):  # RFC 9112 section 3.2.2
+            path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"  # noqa: PLR2004
+        try:
+            decoded = unquote_to_bytes(path).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRequest("The path is not UTF-8.") from error
+        if not decoded.startswith("/"):
+            raise nowhere(path)
+        segments = decoded.removesuffix("/").split("/", 5)[1:]
+        if not all(segments) or decoded.endswith("//"):
+            raise nowhere(path)
+        if not segments or segments[0] != "api":
+            if len(segments) > 1:
+                raise nowhere(path)
+            return cls(f"/{''.join(segments)}")
+        if len(segments) not in {3, 5} or segments[-1].startswith("/"):
+            raise nowhere(path)
+        return cls(*segments[1:])
+
+
+def nowhere(path: bytes) -> NotFound:
+    """Return the error for a path that names nothing."""
+    return NotFound(
+        f"There is nothing at {printable(path)!r}.",
+        remedy="Paths are /api/list/SYSTEM/, /api/lookup/SYSTEM/TYPE/IMAGE/ and their like.",
+    )
+
+
+def credential(values: Sequence[bytes]) -> str:
+    """Return the credential from the values of the `authentication` header; exactly one counts."""
+    remedy = "Send one header `authentication` with a fresh munge credential."
+    if len(values) != 1 or not values[0]:
+        what = "more than one credential" if len(values) > 1 else "no credential"
+        raise NotAuthenticated(f"The request has {what}.", remedy=remedy)
+    try:
+        return values[0].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotAuthenticated("The credential is not text.", remedy=remedy) from error
+
+
+def members(body: bytes) -> dict[str, Any]:
+    """Return the members of a JSON object; no body, and `null`, are an object without any."""
+    if not body.strip():
+        return {}
+    try:
+        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("The body is not JSON.") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return found
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"The body has the member {printable(name, 40)!r} twice.")
+        found[name] = value
+    return found
+
+
+def acl(found: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Return the ids of a member such as `allowed_uids`: text `"1,2"`, or an array of integers."""
+    value = found.get(name, [])
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise _bad_ids(name)
+    ids = tuple(dict.fromkeys(_id(item, name) for item in items))
+    if len(ids) > ACL_LIMIT:
+        raise BadRequest(
+            f"{name} has {len(ids)} ids; {ACL_LIMIT} is the limit.",
+            remedy="Name a group instead of its members.",
+        )
+    return ids
+
+
+def _id(item: Any, name: str) -> int:
+    if isinstance(item, str):
+        match = _NUMBER.fullmatch(item)
+        item = int(match[1]) if match else None
+    if type(item) is not int or not 0 <= item <= HIGHEST_ID:
+        raise _bad_ids(name)
+    return item
+
+
+def _bad_ids(name: str) -> BadRequest:
+    return BadRequest(
+        f"{name} is not a list of ids.",
+        remedy=f'Write numbers from 0 to {HIGHEST_ID} as text, "1000,1001", or as an array.',
+    )

@@ -1,0 +1,60 @@
+"""One conversion in a process of its own, as a worker makes it; prints what it took as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
+from shiftergw.plumbing.threads import Threads
+from shiftergw.squash.build import SquashBuilder
+
+
+async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> None:
+    """Build into `directory` what `request` says: `options`, and `layers` as (path, digest)."""
+    threads = Threads(reactor, max(4, os.cpu_count() or 1), "worker")
+    threads.startService()
+    builder = SquashBuilder(directory, "mksquashfs", threads, reactor, reactor)
+    layers = [LayerFile(Path(path), Digest.parse(diff_id)) for path, diff_id in request["layers"]]
+    options = SquashOptions(**request["options"])
+    start = time.monotonic()
+    async with builder.build(
+        "0" * 64, 0, layers, options, BuildLimits(), lambda _: None, lambda _: None
+    ) as built:
+        wall = time.monotonic() - start
+    await threads.stopService()
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    child = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = {
+        "wall": wall,
+        "own_cpu": own.ru_utime + own.ru_stime,
+        "cpu": own.ru_utime + own.ru_stime + child.ru_utime + child.ru_stime,
+        "own_rss": peak_memory(),
+        "rss": child.ru_maxrss / 1024,
+        "size": built.size,
+        "seconds": built.seconds,
+        "entries": built.report.entries,
+    }
+    print(json.dumps(answer))  # noqa: T201 - it is what the parent reads
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process had, in MiB, without what it was forked from."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    react(
+        lambda reactor: Deferred.fromCoroutine(
+            convert(reactor, Path(sys.argv[1]), json.loads(sys.stdin.read()))
+        )
+    )

@@ -1,0 +1,181 @@
+"""Tests of the rules between keys, and of what keeps this version from starting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, only_local
+from shiftergw.errors import ConfigurationError
+from tests.configurations import loaded
+
+REMOTE = {
+    "accesstype": "remote",
+    "host": ["login1"],
+    "ssh": {"username": "shifter", "imageDir": "/images"},
+}
+MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge.socket"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"Authentication": "munge"},
+            "Platforms.mycluster.mungeSocketPath: is required with munge",
+        ),
+        ({"Authentication": ...}, "Platforms.mycluster.mungeSocketPath: is required with munge"),
+        (
+            {"Platforms/mycluster/local": ...},
+            'Platforms.mycluster.local: is required with accesstype "local"',
+        ),
+        (
+            {"Platforms/mycluster/accesstype": "remote"},
+            'Platforms.mycluster.host: is required with accesstype "remote"',
+        ),
+        (
+            {"Platforms/mycluster": {**REMOTE, "host": []}},
+            'Platforms.mycluster.host: is required with accesstype "remote"',
+        ),
+        (
+            {"Platforms/mycluster": {**REMOTE, "ssh": None}},
+            'Platforms.mycluster.ssh: is required with accesstype "remote"',
+        ),
+        (
+            {"DefaultImageLocation": "elsewhere"},
+            "DefaultImageLocation: must be one of the Locations: registry.example.com",
+        ),
+        (
+            {"Locations/my registry": {"remotetype": "dockerv2"}},
+            "Locations.my registry.url: is required where the name is not a host",
+        ),
+        ({"Platforms": {"a\nb": REMOTE}}, r"Platforms.a\x0ab: a system's name stands in addresses"),
+    ],
+)
+def test_relations(changes: dict[str, Any], told: str) -> None:
+    """Keys that do not fit each other are refused, with the path of the one to mend."""
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(changes)
+    assert any(line.startswith(told) for line in str(caught.value).splitlines())
+
+
+def test_system_name_in_addresses() -> None:
+    """A system that no client could ask for is refused."""
+    path = {"Platforms": {"my/cluster": {"accesstype": "local", "local": {"imageDir": "/i"}}}}
+    with pytest.raises(ConfigurationError, match=r"Platforms\.my/cluster: .* no / in it"):
+        loaded(path)
+
+
+@pytest.mark.parametrize("value", [[], {}, 5])
+def test_wrong_kinds_do_not_confuse_the_rules(value: Any) -> None:
+    """A table, or a word, of the wrong kind is a problem and never a traceback."""
+    for key in ("Platforms", "Locations", "DefaultImageLocation", "Platforms/mycluster/accesstype"):
+        with pytest.raises(ConfigurationError):
+            loaded({key: value})
+
+
+def test_an_alias_with_a_url() -> None:
+    """A location may have any name if its URL is given."""
+    location = {"remotetype": "dockerv2", "url": "https://registry.example.com"}
+    config = loaded({"Locations/our own": location}).config
+    assert config.locations["our own"].url == "https://registry.example.com"
+
+
+def test_nobody_may_import_is_said() -> None:
+    """An empty ImportUsers let everybody in before: whoever wrote it is told that it changed."""
+    warnings = loaded({"ImportUsers": []}).warnings
+    assert any(one.startswith("ImportUsers: an empty list is nobody") for one in warnings)
+
+
+def test_keys_without_effect_are_said() -> None:
+    """Nothing that an operator wrote is dropped in silence."""
+    (warning,) = loaded({"QueueLimit": 5}).warnings
+    assert warning.startswith("QueueLimit: is read, and has no effect")
+
+
+def test_what_works_now_is_kept() -> None:
+    """A local system with mock on the loopback starts."""
+    loaded().config.check_kept()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"MongoDBURI": "mongodb://localhost/"}, "MongoDBURI: this version keeps its state"),
+        ({"Platforms/other": REMOTE}, "Platforms: remote systems are not supported yet"),
+        ({"BrokerURL": "amqp://broker/"}, "BrokerURL: workers on other machines"),
+        ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it promises"),
+        ({"examiner": "/usr/bin/examiner"}, "examiner: it promises"),
+        (MUNGE, "Authentication: munge is not supported yet"),
+        ({"Listen": "tcp:5000"}, "Listen: with"),
+        ({"Listen": ["tcp:5000:interface=127.0.0.1", "tcp:5001"]}, "Listen: with"),
+    ],
+)
+def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None:
+    """What this version does not keep loads, and is refused at the start, in one line."""
+    config = loaded(changes).config
+    with pytest.raises(ConfigurationError) as caught:
+        config.check_kept()
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(told)
+
+
+def test_refusals_come_together() -> None:
+    """The start tells everything at once, not one thing at each try."""
+    config = loaded({"MongoDBURI": "mongodb://localhost/", "BrokerURL": "amqp://b/"}).config
+    with pytest.raises(ConfigurationError) as caught:
+        config.check_kept()
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "MongoDBURI",
+        "BrokerURL",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "local"),
+    [
+        ("tcp:5000:interface=127.0.0.1", True),
+        ("tcp:port=5000:interface=127.0.0.1:backlog=5", True),
+        ("tcp:interface=127.8.0.1:port=5000", True),
+        (r"tcp6:5000:interface=\:\:1", True),
+        (r"tcp:5000:interface=\:\:1", True),
+        ("ssl:5000:interface=127.0.0.1:privateKey=k.pem", True),
+        ("unix:/run/shiftergw.socket", True),
+        ("unix:address=/run/shiftergw.socket:mode=660", True),
+        ("tcp:5000", False),
+        ("tcp:5000:backlog=2048", False),
+        ("tcp:5000:interface=", False),
+        ("tcp:5000:interface=0.0.0.0", False),
+        ("tcp:5000:interface=127.0.0.1:interface=10.0.0.1", False),
+        (r"tcp6:5000:interface=\:\:", False),
+        ("tcp:5000:interface=localhost", False),
+        ("tcp:5000:interface=localhost.example.com", False),
+        ("systemd:domain=INET:index=0:interface=127.0.0.1", False),
+        ("haproxy:tcp\\:5000\\:interface=127.0.0.1", False),
+        ("interface=127.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_only_local(endpoint: str, local: bool) -> None:
+    """Only what is certainly the loopback or a local socket counts as such."""
+    assert only_local(endpoint) == local
+
+
+def test_mock_on_other_loopback_forms_starts() -> None:
+    """Unix sockets and IPv6's loopback do for mock."""
+    listen = ["unix:/run/shiftergw.socket", r"tcp6:5000:interface=\:\:1"]
+    loaded({"Listen": listen}).config.check_kept()
+
+
+@pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))
+def test_state_on_a_network_file_system(kind: str) -> None:
+    """SQLite is not put where its locks do not hold."""
+    with pytest.raises(ConfigurationError, match=r"StateDirectory: .*network file system"):
+        loaded().config.check_state_file_system(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"])
+def test_state_on_a_local_file_system(kind: str) -> None:
+    """Local file systems are fine."""
+    loaded().config.check_state_file_system(kind)

@@ -1,0 +1,294 @@
+"""Tests of the configuration as a whole: files, defaults, samples, what it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shiftergw.config import Config, Loaded
+from shiftergw.errors import BadRequest, ConfigurationError
+from shiftergw.image import BuildLimits, Platform, SquashOptions
+from shiftergw.model import ImageReference
+from tests.configurations import BASE, EVERY_KEY, SMALLEST, changed, loaded
+
+
+def test_every_key_is_known() -> None:
+    """No key of the original, and none of ours, is called unknown."""
+    found = Config.from_document(EVERY_KEY, base=BASE, environ={})
+    assert [warning for warning in found.warnings if "unknown" in warning] == []
+
+
+def test_values_arrive() -> None:
+    """Every key that is read ends in its attribute, durations in seconds, sizes in bytes."""
+    config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
+    system, location = config.systems["mycluster"], config.locations["registry.example.com"]
+    assert config.image_expiration_timeout == 93784
+    assert config.keep_untagged == 7 * 86400
+    assert config.max_image_size == 150 * 2**30
+    assert config.build_limits() == BuildLimits(150 * 2**30, 1000)
+    assert (config.user_limits.waiting, config.user_limits.running) == (5, 1)
+    assert config.listen == ("tcp:5000", "unix:/run/shiftergw.socket")
+    assert config.private_images_without_acl == "public"
+    assert config.allow_anonymous
+    assert config.metrics
+    assert config.log_level == "debug"
+    assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (60, 30, 0)
+    assert (config.worker_threads, config.queue_limit) == (3, 10)
+    assert location.name == "registry.example.com"
+    assert location.url == "http://127.0.0.1:5001"
+    assert location.auth_method == "basic"
+    assert location.trusted_hosts == ("tokens.example.com", "[fd00::1]:8443")
+    assert system.host == ("login1", "login2")
+    assert system.admins == ("root", 1000)
+    assert system.architecture == Platform("arm64", "v8")
+    assert system.image_dir == Path("/scratch/images")
+    assert system.groups_command == ("getent", "group")
+    assert system.ssh is not None
+    assert (system.ssh.port, system.ssh.transfer) == (2222, "scp")
+    assert system.squash_options(config) == SquashOptions(
+        "zstd", 3, "1M", "2G", 2, keep_setuid=True, extra=("-no-xattrs", "-no-fragments")
+    )
+
+
+def test_relative_paths_start_at_the_file() -> None:
+    """A relative path starts at the configuration's directory, wherever the process runs."""
+    config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
+    system, location = config.systems["mycluster"], config.locations["registry.example.com"]
+    assert system.ssh is not None
+    assert system.local is not None
+    assert [
+        config.cache_directory, config.expand_directory, config.state_directory,
+        config.secret_key_file, location.ca_certificate, system.munge_socket_path,
+        system.local.image_dir, system.ssh.key, system.ssh.known_hosts,
+        system.ssh.passphrase_file, Path(config.mksquashfs),
+    ] == [
+        BASE / name
+        for name in (
+            "cache", "expand", "state", "keys/secret", "ca.pem", "munge.socket", "images",
+            "id_rsa", "known_hosts", "passphrase", "tools/mksquashfs",
+        )
+    ]  # fmt: skip
+
+
+def test_load_takes_the_directory_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file named relative to the working directory gives absolute paths all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site").mkdir()
+    document = changed({"CacheDirectory": "cache"})
+    (tmp_path / "site" / "gateway.json").write_text("\ufeff" + json.dumps(document))
+    config = Config.load(Path("site/gateway.json"), {}).config
+    assert config.cache_directory == tmp_path / "site" / "cache"
+    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == ["gateway.json"]
+
+
+def test_defaults() -> None:
+    """What the configuration does not say is as the documentation has it."""
+    config = loaded().config
+    system, location = config.systems["mycluster"], config.locations["registry.example.com"]
+    assert config.default_image_format == "squashfs"
+    assert config.image_expiration_timeout is None
+    assert config.mongodb_uri is None
+    assert config.broker_url is None
+    assert config.state_directory == Path("/var/lib/shiftergw")
+    assert config.secret_key_file == Path("/var/lib/shiftergw/secret.key")
+    assert config.worker_threads == min(4, len(os.sched_getaffinity(0)))
+    assert config.keep_untagged == 30 * 86400
+    assert config.build_limits() == BuildLimits()
+    assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (
+        300,
+        60,
+        10,
+    )
+    assert (config.queue_limit, config.user_limits.waiting, config.user_limits.running) == (
+        1000,
+        50,
+        4,
+    )
+    assert config.private_images_without_acl == "owner"
+    assert not config.allow_anonymous
+    assert not config.metrics
+    assert config.mksquashfs == "mksquashfs"
+    assert config.log_level == "info"
+    assert location.auth_method == "token"
+    assert location.trusted_hosts == ()
+    assert system.admins == ()
+    assert system.architecture == Platform()
+    assert system.squash_options(config) == SquashOptions()
+
+
+def test_state_directory_of_systemd() -> None:
+    """StateDirectory defaults to the first that systemd names; the configuration wins."""
+    assert loaded(STATE_DIRECTORY="/run/a:/run/b").config.secret_key_file == Path(
+        "/run/a/secret.key"
+    )
+    stated = loaded({"StateDirectory": "/here"}, STATE_DIRECTORY="/run/a").config
+    assert stated.state_directory == Path("/here")
+    assert stated.secret_key_file == Path("/here/secret.key")
+
+
+def test_listen_follows_authentication() -> None:
+    """Without Listen, mock listens on the loopback and munge as the original did."""
+    assert loaded().config.listen == ("tcp:5000:interface=127.0.0.1",)
+    munge = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge"}
+    assert loaded(munge).config.listen == ("tcp:5000:backlog=2048",)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alpine:3", ("registry.example.com", "alpine")),
+        ("group/app:1", ("registry.example.com", "group/app")),
+        ("quay.io/x/y:1", ("quay.io", "x/y")),
+        ("unknown.example/x/y:1", ("registry.example.com", "unknown.example/x/y")),
+        ("host:5000/x:1", ("host:5000", "x")),
+        ("quay.io:1", ("registry.example.com", "quay.io")),
+    ],
+)
+def test_locate(name: str, expected: tuple[str, str]) -> None:
+    """A name that begins with a location means that one; any other the default, whole."""
+    config = loaded(
+        {
+            "Locations/quay.io": {"remotetype": "dockerv2"},
+            "Locations/host:5000": {"remotetype": "dockerv2"},
+        }
+    ).config
+    assert config.locate(ImageReference.parse(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("all", None),
+        ("none", ()),
+        ("None", ()),
+        (None, ()),
+        (["alice"], ("alice",)),
+        ([], ()),
+        (..., ()),
+    ],
+)
+def test_import_users(value: Any, expected: tuple[str, ...] | None) -> None:
+    """ImportUsers is everybody only if it says so; an empty list, or nothing, is nobody."""
+    changes = {} if value is ... else {"ImportUsers": value}
+    assert loaded(changes).config.import_users == expected
+
+
+@pytest.mark.parametrize(
+    ("admins", "expected", "warnings"),
+    [
+        (["root", 1000], ("root", 1000), ()),
+        ([], (), ()),
+        (
+            "root",
+            ("root",),
+            ("Platforms.mycluster.admins: text is read as one name; write a list",),
+        ),
+    ],
+)
+def test_admins(admins: Any, expected: tuple[str | int, ...], warnings: tuple[str, ...]) -> None:
+    """Admins are names and uids; a plain string is one name, not a set of letters, and told."""
+    found = loaded({"Platforms/mycluster/admins": admins})
+    assert found.config.systems["mycluster"].admins == expected
+    assert found.warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("squashfs", "level"),
+    [
+        ({}, 5),
+        ({"compressor": "gzip", "level": 9}, 9),
+        ({"compressor": "xz"}, None),
+        ({"compressor": "zstd"}, None),
+        ({"compressor": "zstd", "level": 22}, 22),
+    ],
+)
+def test_level_of_the_compressor(squashfs: dict[str, Any], level: int | None) -> None:
+    """The level 5 is gzip's; the other compressors have their own default."""
+    config = loaded({"Platforms/mycluster/squashfs": squashfs}).config
+    assert config.systems["mycluster"].squash_options(config).level == level
+
+
+@pytest.mark.parametrize("options", ["-no-xattrs -b 1M", ["-b", "1M"]])
+def test_converter_options(options: Any) -> None:
+    """Text is one argument, as in the original; a list is several."""
+    config = loaded({"ConverterOptions": {"squashfs": options}}).config
+    expected = (options,) if isinstance(options, str) else tuple(options)
+    assert config.systems["mycluster"].squash_options(config).extra == expected
+
+
+def test_url_path_is_cut_off() -> None:
+    """A registry's URL keeps scheme, host and port; a path is dropped with a warning."""
+    found = loaded({"Locations/registry.example.com/url": "https://[FD00::1]:5000/v2/"})
+    assert found.config.locations["registry.example.com"].url == "https://[fd00::1]:5000"
+    assert found.warnings == (
+        "the path of the registry's URL https://[FD00::1]:5000/v2/ is not used",
+    )
+
+
+def load_text(tmp_path: Path, content: bytes) -> Loaded:
+    """Load a file with this content."""
+    path = tmp_path / "imagemanager.json"
+    path.write_bytes(content)
+    return Config.load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{\n  "Platforms": {,}\n}', r"imagemanager.json: line 2, column 17: this is not JSON"),
+        (b"", r"line 1, column 1"),
+        (b"[1]", r"it must be an object"),
+        (b'{"a": "\xff"}', r"is not UTF-8"),
+        (b"{}", r"Platforms: is required"),
+        (rb'{"DefaultImageLocation": "\ud800"}', r"cannot be used"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, told: str) -> None:
+    """What is no JSON object is refused with the place of the fault."""
+    with pytest.raises(ConfigurationError, match=told):
+        load_text(tmp_path, content)
+
+
+def test_absent_file(tmp_path: Path) -> None:
+    """A file that is not there is named, with what to do."""
+    with pytest.raises(ConfigurationError, match=r"gone.json cannot be read.*--config"):
+        Config.load(tmp_path / "gone.json", {})
+
+
+def test_repeated_member_of_a_file(tmp_path: Path) -> None:
+    """A member that stands twice is an error: nobody knows which was meant."""
+    text = json.dumps(SMALLEST).replace('"accesstype"', '"accesstype": "remote", "accesstype"')
+    with pytest.raises(ConfigurationError, match=re.escape("Platforms.mycluster.accesstype: ")):
+        load_text(tmp_path, text.encode())
+
+
+def test_frozen() -> None:
+    """Nobody changes a configuration once it is loaded."""
+    with pytest.raises(ValueError, match="frozen"):
+        loaded().config.metrics = True
+
+
+def test_docker_hub_has_two_names() -> None:
+    """What users call docker.io is the location of Docker's registry, if there is one."""
+    config = loaded({"Locations/registry-1.docker.io": {"remotetype": "dockerv2"}}).config
+    found = config.locate(ImageReference.parse("docker.io/library/alpine:3"))
+    assert found == ("registry-1.docker.io", "library/alpine")
+    assert loaded().config.locate(ImageReference.parse("docker.io/library/alpine:3")) == (
+        "registry.example.com",
+        "docker.io/library/alpine",
+    )
+
+
+def test_a_port_without_a_location_is_refused() -> None:
+    """A host with a port can be no repository: the answer names the registries that there are."""
+    with pytest.raises(BadRequest) as raised:
+        loaded().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
+    assert "other.example.com:5000" in str(raised.value)
+    assert "registry.example.com" in str(raised.value)

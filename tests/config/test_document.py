@@ -1,0 +1,143 @@
+"""Tests of reading the document: repeated members, unknown keys, texts of problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.config import Config
+from shiftergw.config.document import parse, place, repeated
+from shiftergw.errors import ConfigurationError
+from tests.configurations import BASE, SMALLEST, changed, loaded
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("Platfroms", {}, 'Platfroms: unknown key, not used; did you mean "Platforms"?'),
+        ("metrics", True, 'metrics: unknown key, not used; did you mean "Metrics"?'),
+        ("zzz", 1, "zzz: unknown key, not used"),
+        (
+            "Platforms/mycluster/admin",
+            ["root"],
+            'Platforms.mycluster.admin: unknown key, not used; did you mean "admins"?',
+        ),
+        (
+            "Platforms/mycluster/local/imagedir",
+            "/i",
+            'Platforms.mycluster.local.imagedir: unknown key, not used; did you mean "imageDir"?',
+        ),
+        (
+            "Platforms/mycluster/squashfs/blocksize",
+            "1M",
+            (
+                "Platforms.mycluster.squashfs.blocksize: unknown key, not used; did you mean"
+                ' "blockSize"?'
+            ),
+        ),
+        (
+            "Locations/registry.example.com/sslCACert",
+            "ca.pem",
+            (
+                "Locations.registry.example.com.sslCACert: unknown key, not used; did you mean"
+                ' "sslcacert"?'
+            ),
+        ),
+        ("UserLimits/total", 1, "UserLimits.total: unknown key, not used"),
+        ("Platforms/mycluster/name", "n", "Platforms.mycluster.name: unknown key, not used"),
+        ("bad\nkey", 1, r"bad\x0akey: unknown key, not used"),
+    ],
+)
+def test_unknown_keys(path: str, value: Any, told: str) -> None:
+    """A key that nobody knows is one warning, at every level, with the nearest that is known."""
+    assert told in loaded({path: value}).warnings
+
+
+def test_sections_that_are_null() -> None:
+    """A section that is null is one that is absent: nothing in it can be unknown."""
+    found = loaded({"Platforms/mycluster/ssh": None})
+    assert found.warnings == ()
+    assert found.config.systems["mycluster"].ssh is None
+
+
+def test_name_is_not_taken_from_the_document() -> None:
+    """A system is called what its key says, whatever stands inside."""
+    config = loaded({"Platforms/mycluster/name": "other"}).config
+    assert config.systems["mycluster"].name == "mycluster"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "b": {"a": 1}}', []),
+        ('{"a": 1, "a": 1}', ["a: stands there more than once"]),
+        ('{"x": {"a": 1, "b": 2, "a": 3, "a": 4}}', ["x.a: stands there more than once"]),
+        ('{"x": [1, {"b": 1, "b": 2}]}', ["x.1.b: stands there more than once"]),
+        ('{"b": 1, "a": 1, "a": {"c": 1, "c": 2}, "b": 2}', [
+            "a: stands there more than once",
+            "b: stands there more than once",
+            "a.c: stands there more than once",
+        ]),
+    ],
+)  # fmt: skip
+def test_repeated(text: str, expected: list[str]) -> None:
+    """Members that stand twice are found at every depth, and named once each."""
+    assert sorted(repeated(parse(text))) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": 1,\n "b": 2,}', "line 2, column"),
+        ('{"a": 1} x', "line 1, column 10"),
+        ("{\"a\": 'b'}", "line 1, column 7"),
+        ("{'a': 1}", "line 1, column 2"),
+        ("# comment", "line 1, column 1"),
+    ],
+)
+def test_syntax(text: str, told: str) -> None:
+    """A fault of syntax is told with line and column."""
+    with pytest.raises(ConfigurationError, match=told):
+        parse(text)
+
+
+def test_place() -> None:
+    """A path reads as its author would write it, and is printable."""
+    assert place("Platforms", "my\x1b[31m", 0) == r"Platforms.my\x1b[31m.0"
+    assert place() == "the document"
+
+
+def values() -> st.SearchStrategy[Any]:
+    """Return any JSON value."""
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    return st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    )
+
+
+def paths(document: dict[str, Any], above: str = "") -> list[str]:
+    """Return the paths of all values of a document."""
+    found = []
+    for key, value in document.items():
+        found.append(f"{above}{key}")
+        if isinstance(value, dict):
+            found += paths(value, f"{above}{key}/")
+    return found
+
+
+@given(path=st.sampled_from([*paths(SMALLEST), "Listen", "UserLimits", "ConverterOptions",
+                             "ImportUsers", "StateDirectory", "MaxImageSize",
+                             "Platforms/mycluster/squashfs"]), value=values())  # fmt: skip
+def test_any_value_anywhere(path: str, value: Any) -> None:
+    """Whatever stands somewhere is accepted, or refused in printable lines: no traceback."""
+    refusal = ""
+    try:
+        Config.from_document(changed({path: value}), base=BASE, environ={})
+    except ConfigurationError as error:
+        refusal = str(error)
+    assert all(line.isprintable() for line in refusal.splitlines())

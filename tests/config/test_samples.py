@@ -1,0 +1,133 @@
+"""Tests of the samples in conf/, and of those in the original gateway's documentation."""
+
+from __future__ import annotations
+
+import configparser
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.scripts._twistd_unix import ServerOptions
+
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+SAMPLES = sorted(CONF.glob("*.json"))
+
+# The two samples of the original gateway's documentation, byte for byte.
+COMMON = """{
+    "DefaultImageLocation": "registry-1.docker.io",
+    "DefaultImageFormat": "squashfs",
+    "PullUpdateTimeout": 300,
+    "ImageExpirationTimeout": "90:00:00:00",
+    "MongoDBURI":"mongodb://localhost/",
+    "MongoDB":"Shifter",
+    "CacheDirectory": "/images/cache/",
+    "ExpandDirectory": "/images/expand/",
+    "Locations": {
+        "registry-1.docker.io": {
+            "remotetype": "dockerv2",
+            "authentication": "http"
+        }
+    },
+    "Platforms": {
+        "mycluster": {
+            "mungeSocketPath": "/var/run/munge/munge.socket.2",
+"""
+LOCAL = (
+    COMMON
+    + """            "accesstype": "local",
+            "admins": ["root"],
+            "local": {
+                "imageDir": "/images"
+            }
+        }
+    }
+}
+"""
+)
+REMOTE = (
+    COMMON
+    + """            "accesstype": "remote",
+            "admins": ["root"],
+            "host": [
+                "mycluster01"
+            ],
+            "ssh": {
+                "username": "shifter",
+                "key": "/home/shifter/.ssh/ssh.key",
+                "imageDir": "/images"
+            }
+        }
+    }
+}
+"""
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("local-mongodb", LOCAL), ("remote", REMOTE)])
+def test_samples_of_the_original(tmp_path: Path, name: str, text: str) -> None:
+    """The original's two samples load as they stand, without a warning, and lie in conf/."""
+    (tmp_path / "imagemanager.json").write_text(text)
+    found = Config.load(tmp_path / "imagemanager.json", {})
+    system = found.config.systems["mycluster"]
+    assert found.warnings == ()
+    assert (system.name, system.image_dir, system.admins) == (
+        "mycluster",
+        Path("/images"),
+        ("root",),
+    )
+    assert found.config.image_expiration_timeout == 90 * 86400
+    assert found.config.locations["registry-1.docker.io"].url == "https://registry-1.docker.io"
+    assert (CONF / f"{name}.json").read_text() == text
+    with pytest.raises(ConfigurationError, match="MongoDBURI") as caught:
+        found.config.check_kept()
+    assert ("remote systems" in str(caught.value)) == (name == "remote")
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_every_sample_loads(path: Path) -> None:
+    """Every sample of conf/ loads without a warning and opens nothing but itself."""
+    before = sorted(CONF.iterdir())
+    assert Config.load(path, {}).warnings == ()
+    assert sorted(CONF.iterdir()) == before
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_every_sample_is_explained(path: Path) -> None:
+    """The page beside a sample names every key that stands in it."""
+    explained = path.with_suffix(".md").read_text()
+
+    def keys(value: Any) -> set[str]:
+        if not isinstance(value, dict):
+            return set()
+        return set(value).union(*(keys(inner) for inner in value.values()))
+
+    names = {"registry-1.docker.io", "mycluster", "compressor", "level", "local", "ssh"}
+    missing = [k for k in keys(json.loads(path.read_text())) - names if k not in explained]
+    assert missing == []
+
+
+def test_local_sample_starts() -> None:
+    """The sample for trying out is one that this version runs."""
+    Config.load(CONF / "local.json", {}).config.check_kept()
+
+
+def test_service_unit() -> None:
+    """The unit runs what `twistd` understands, as a user of its own, with a closed state."""
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(CONF / "shiftergw.service")
+    service = unit["Service"]
+    assert service["User"] == "shiftergw"
+    assert (service["StateDirectory"], service["StateDirectoryMode"]) == ("shiftergw", "0700")
+    program, *arguments = service["ExecStart"].split()
+    assert Path(program).name == "twistd"
+    arguments[-1] = str(CONF / "local.json")
+    options = ServerOptions()
+    options.parseOptions(arguments)
+    assert (options["nodaemon"], options["pidfile"]) == (1, "")
+    assert options.subCommand == "shiftergw"
+    assert options.subOptions["config"] == str(CONF / "local.json")

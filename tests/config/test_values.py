@@ -1,0 +1,130 @@
+"""Tests of single values: what is wrong with them is told, with path and remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+from tests.configurations import BASE, EVERY_KEY, loaded
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    """Return the text with which a changed configuration is refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("Platforms/mycluster/local/imageDir", 5, "must be text (it is 5)"),
+        ("Platforms/mycluster/local/imageDir", "", "must be a path"),
+        ("Platforms/mycluster/accesstype", "nfs", "must be 'local' or 'remote' (it is \"nfs\")"),
+        ("Platforms/mycluster/admins", 7, "must be a list of user names and uids (it is 7)"),
+        ("Platforms/mycluster/admins", [True], "must be a list of user names"),
+        ("Platforms/mycluster/admins", [-1], "must be a list of user names"),
+        ("Platforms/mycluster/architecture", "x86 64", "not an architecture"),
+        ("Platforms/mycluster/architecture", 64, "not an architecture"),
+        ("Platforms/mycluster/groupsCommand", "getent", "must be a list of texts"),
+        ("Platforms/mycluster/squashfs/compressor", "lzma", "must be 'gzip', 'lzo', 'lz4', 'xz'"),
+        ("Platforms/mycluster/squashfs/level", 10, "must be 1 to 9 with gzip (it is 10)"),
+        ("Platforms/mycluster/squashfs/level", True, "must be a whole number (it is true)"),
+        ("Platforms/mycluster/squashfs/level", 0, "must be 1 to 9 with gzip (it is 0)"),
+        ("Platforms/mycluster/squashfs/blockSize", "96K", "must be one of 4K, 8K"),
+        ("Platforms/mycluster/squashfs/memory", "lots", 'must be text such as "512M"'),
+        ("Platforms/mycluster/squashfs/processors", -1, "must be 0 or more (it is -1)"),
+        ("Platforms/mycluster/squashfs", [], "must be an object (it is a list)"),
+        ("Platforms/mycluster", "local", "must be an object"),
+        ("Platforms", {}, "must not be empty"),
+        ("Locations/registry.example.com/remotetype", "dockerhub", "must be 'dockerv2'"),
+        ("Locations/registry.example.com/url", "registry:5000", "must be https://"),
+        ("Locations/registry.example.com/url", "https://h:port/", "must be a URL"),
+        ("Locations/registry.example.com/trustedHosts", ["a/b"], 'must be a list of "host"'),
+        ("Locations/registry.example.com/trustedHosts", "a", "must be a list of texts"),
+        ("DefaultImageFormat", "cramfs", "must be 'squashfs' (it is \"cramfs\")"),
+        ("DefaultImageFormat", "ext4", "must be 'squashfs'"),
+        ("PullUpdateTimeout", "300", 'must be a number (it is "300")'),
+        ("PullUpdateTimeout", -1, "must be 0 or more"),
+        ("HeartbeatLimit", 0, "must be more than 0"),
+        ("FailureHold", float("inf"), "must be a finite number"),
+        ("ImageExpirationTimeout", 90, 'must be "days:hours:minutes:seconds"'),
+        ("KeepUntagged", "30:00", 'must be "days:hours:minutes:seconds"'),
+        ("MaxImageSize", "200 tons", 'must be a number of bytes, or text such as "200GB"'),
+        ("MaxImageSize", 0, "must be more than 0"),
+        ("MaxImageSize", True, "must be a whole number"),
+        ("WorkerThreads", 1.5, "must be a whole number"),
+        ("WorkerThreads", 0, "must be 1 or more"),
+        ("Metrics", "true", "must be true or false"),
+        ("ConverterOptions", ["-b"], "must be an object (it is a list)"),
+        ("ConverterOptions/squashfs", [1], "must be text or a list of texts (it is a list)"),
+        ("ImportUsers", "alice", 'must be "all", "none" or a list of user names'),
+        ("Listen", [], "must not be empty"),
+        ("Listen", 5000, "must be text or a list of texts"),
+        ("Mksquashfs", "", "must be the name or the path of a program"),
+        ("CacheDirectory", ..., "is required"),
+        ("StateDirectory", None, "must be text (it is null)"),
+        ("LogLevel", "loud", "must be 'debug', 'info', 'warn', 'error' or 'critical'"),
+        ("Authentication", "none", "must be 'munge' or 'mock'"),
+    ],
+)
+def test_wrong_values(path: str, value: Any, told: str) -> None:
+    """A wrong value is refused with its path, what it is and what is allowed, on one line."""
+    place = path.replace("/", ".")
+    (line,) = [line for line in refusal({path: value}).splitlines() if line.startswith(place)]
+    assert line.startswith(f"{place}: ")
+    assert told in line
+
+
+@pytest.mark.parametrize("compressor", ["xz", "lz4"])
+def test_level_where_there_is_none(compressor: str) -> None:
+    """A level for a compressor that has none is refused: mksquashfs would not take it."""
+    told = refusal({"Platforms/mycluster/squashfs": {"compressor": compressor, "level": 5}})
+    assert f"Platforms.mycluster.squashfs.level: {compressor} has no levels: remove it" in told
+
+
+def test_level_of_an_unknown_compressor() -> None:
+    """A wrong compressor is one problem; its level is not judged."""
+    told = refusal({"Platforms/mycluster/squashfs": {"compressor": "rar", "level": 99}})
+    assert "squashfs.compressor: must be" in told
+    assert "squashfs.level" not in told
+
+
+def test_remote_path_is_absolute() -> None:
+    """The image directory of a remote system cannot be relative to this machine."""
+    ssh = {"username": "shifter", "imageDir": "images"}
+    remote = {"accesstype": "remote", "host": ["login1"], "ssh": ssh}
+    told = refusal({"Platforms/mycluster": remote})
+    assert "Platforms.mycluster.ssh.imageDir: must be an absolute path on the system" in told
+
+
+def test_passwords_are_not_repeated() -> None:
+    """A refusal does not repeat text in which a password may stand; nor does `repr`."""
+    told = refusal({"Locations/registry.example.com/url": "https://user:secret@registry/"})
+    assert "no user" in told
+    assert "secret" not in told
+    config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
+    assert "secret@" not in repr(config)
+
+
+def test_all_problems_at_once() -> None:
+    """One reading tells everything that is wrong, one line each."""
+    told = refusal(
+        {
+            "MaxEntries": 0,
+            "Metrics": 1,
+            "DefaultImageLocation": "elsewhere",
+            "Platforms/other": {"accesstype": "local"},
+            "Platforms/mycluster/local": {},
+        }
+    ).splitlines()
+    assert sorted(line.partition(":")[0] for line in told[1:]) == [
+        "DefaultImageLocation",
+        "MaxEntries",
+        "Metrics",
+        "Platforms.mycluster.local.imageDir",
+        "Platforms.other.local",
+    ]

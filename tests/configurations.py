@@ -1,0 +1,126 @@
+"""Configurations for tests: the smallest that loads, and a way to change it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shiftergw.config import Config, Loaded
+
+BASE = Path("/etc/shiftergw")
+
+SMALLEST: dict[str, Any] = {
+    "Authentication": "mock",
+    "DefaultImageLocation": "registry.example.com",
+    "CacheDirectory": "/images/cache",
+    "ExpandDirectory": "/images/expand",
+    "Locations": {"registry.example.com": {"remotetype": "dockerv2"}},
+    "Platforms": {"mycluster": {"accesstype": "local", "local": {"imageDir": "/images"}}},
+}
+
+
+# Every key of the original gateway and of this one, with a value that is allowed.
+EVERY_KEY: dict[str, Any] = {
+    "Authentication": "munge",
+    "CacheDirectory": "cache",
+    "ExpandDirectory": "expand",
+    "DefaultImageLocation": "registry.example.com",
+    "DefaultImageFormat": "squashfs",
+    "ImageExpirationTimeout": "1:02:03:04",
+    "PullUpdateTimeout": 60,
+    "PullUpdateTime": 60,
+    "WorkerThreads": 3,
+    "Metrics": True,
+    "ImportUsers": ["alice"],
+    "ConverterOptions": {"squashfs": ["-no-xattrs", "-no-fragments"], "cramfs": "-n"},
+    "ConvertOptions": {},
+    "examiner": "/usr/bin/examiner",
+    "LogLevel": "debug",
+    "MongoDBURI": "mongodb://user:secret@localhost/",
+    "MongoDB": "Shifter",
+    "DefaultLustreReplication": 1,
+    "DefaultOstCount": 16,
+    "DefaultImageRemote": "dockerv2",
+    "StateDirectory": "state",
+    "SecretKeyFile": "keys/secret",
+    "Listen": ["tcp:5000", "unix:/run/shiftergw.socket"],
+    "HeartbeatLimit": 30,
+    "FailureHold": 0,
+    "KeepUntagged": "7:00:00:00",
+    "PrivateImagesWithoutAcl": "public",
+    "AllowAnonymous": True,
+    "QueueLimit": 10,
+    "UserLimits": {"waiting": 5, "running": 1},
+    "MaxImageSize": "150GiB",
+    "MaxEntries": 1000,
+    "Mksquashfs": "tools/mksquashfs",
+    "BrokerURL": "amqp://user:secret@broker/",
+    "Locations": {
+        "registry.example.com": {
+            "remotetype": "dockerv2",
+            "url": "http://127.0.0.1:5001",
+            "sslcacert": "ca.pem",
+            "authMethod": "basic",
+            "authentication": "http",
+            "trustedHosts": ["Tokens.Example.com", "[fd00::1]:8443"],
+        }
+    },
+    "Platforms": {
+        "mycluster": {
+            "mungeSocketPath": "munge.socket",
+            "accesstype": "remote",
+            "host": ["login1", "login2"],
+            "local": {"imageDir": "images"},
+            "ssh": {
+                "username": "shifter",
+                "imageDir": "/scratch/images",
+                "key": "id_rsa",
+                "sshCmdOptions": ["-v"],
+                "scpCmdOptions": ["-q"],
+                "port": 2222,
+                "knownHosts": "known_hosts",
+                "passphraseFile": "passphrase",
+                "transfer": "scp",
+                "transport": "openssh",
+                "verify": "sample",
+            },
+            "admins": ["root", 1000],
+            "use_external": True,
+            "policy_file": "policy.json",
+            "usergroupService": "local",
+            "mountCommand": "mount",
+            "architecture": "arm64/v8",
+            "squashfs": {
+                "compressor": "zstd",
+                "level": 3,
+                "blockSize": "1M",
+                "memory": "2G",
+                "processors": 2,
+                "keepSetuid": True,
+            },
+            "groupsCommand": ["getent", "group"],
+        }
+    },
+}
+
+
+def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) -> dict[str, Any]:
+    """Return a copy with other values at paths such as `Platforms/mycluster`; `...` removes."""
+    result = copy.deepcopy(dict(document))
+    for path, value in changes.items():
+        *sections, key = path.split("/")
+        inner = result
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        if value is ...:
+            del inner[key]
+        else:
+            inner[key] = value
+    return result
+
+
+def loaded(changes: Mapping[str, Any] | None = None, **environ: str) -> Loaded:
+    """Return the smallest configuration with changes, loaded."""
+    return Config.from_document(changed(changes or {}), base=BASE, environ=environ)

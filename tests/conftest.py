@@ -1,0 +1,39 @@
+"""What every test is held to: no Deferred fails unheard, nothing is left on the reactor."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.logger import globalLogPublisher
+
+
+@pytest.fixture(autouse=True)
+def no_unheard_failures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a Deferred whose error nobody handled."""
+    unheard: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if "Unhandled error in Deferred" in str(event.get("log_format", "")):
+            unheard.append(str(event.get("log_failure", event)))
+
+    globalLogPublisher.addObserver(observe)
+    yield
+    gc.collect()
+    globalLogPublisher.removeObserver(observe)
+    assert unheard == []
+
+
+@pytest.fixture(autouse=True)
+def no_leftover_calls() -> Iterator[None]:
+    """Fail a test that leaves delayed calls behind: somebody waits for what nobody awaits."""
+    anything: Any = reactor
+    before = set(anything.getDelayedCalls())
+    yield
+    left = [call for call in anything.getDelayedCalls() if call not in before and call.active()]
+    for call in left:
+        call.cancel()
+    assert left == []

@@ -1,0 +1,1 @@
+"""The whole program against real parts: a registry, `mksquashfs`, processes that die."""

@@ -1,0 +1,172 @@
+"""What goes wrong ends as a FAILURE with a reason, leaves nothing behind and harms nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import MadeImage, compress, descriptor, entry, json_bytes, make_image, tar_of
+from tests.parts import need
+from tests.service import BOB, Service
+
+
+def image(seed: str, size: int = 200_000) -> MadeImage:
+    """Return an image of one layer with some incompressible content of its own."""
+    content = os.urandom(size)
+    return make_image([tar_of([entry("etc"), entry(f"etc/{seed}", content)])])
+
+
+def garbage_image() -> MadeImage:
+    """Return an image whose layer is what its digests say, and no tar at all."""
+    whole = make_image([b"this is no tar archive, whatever the manifest says. " * 100])
+    return MadeImage(whole.manifest, whole.media_type, whole.blobs, whole.architecture)
+
+
+def lying_image() -> MadeImage:
+    """Return an image whose `diff_id` is that of other bytes than its layer unpacks to."""
+    one, other = image("one"), tar_of([entry("etc/other", b"other")])
+    blob = compress(other)
+    document = one.document
+    document["layers"] = [descriptor(blob, document["layers"][0]["mediaType"])]
+    made = MadeImage(json_bytes(document), one.media_type, {}, one.architecture)
+    every = dict(one.blobs)
+    every.update(make_image([other]).blobs)
+    return MadeImage(made.manifest, made.media_type, every, made.architecture)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[FaultyRegistry]:
+    """Run a registry with one image for each fault."""
+    with FaultyRegistry() as running:
+        for fault in ("truncated", "reset", "corrupt", "missing-layer", "401", "404", "500"):
+            running.add(f"bad/{fault}", image(fault), fault)
+        running.add("bad/garbage", garbage_image())
+        running.add("bad/lying", lying_image())
+        running.add("good/small", image("small"))
+        running.add("good/large", image("large", 4_000_000))
+        yield running
+
+
+def service_at(
+    root: Path, registry: FaultyRegistry, changes: dict[str, Any] | None = None
+) -> Service:
+    """Return a gateway whose default registry is `registry`."""
+    need("mksquashfs")
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    return Service(root, locations, changes)
+
+
+@pytest.fixture(scope="module")
+def service(
+    registry: FaultyRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """Run one gateway for all faults of the registry."""
+    with service_at(tmp_path_factory.mktemp("service"), registry) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("bad/truncated", "registry"),
+        ("bad/reset", "registry"),
+        ("bad/corrupt", "digest"),
+        ("bad/missing-layer", "layer"),
+        ("bad/401", "refused"),
+        ("bad/404", "no image"),
+        ("bad/500", "registry"),
+        ("bad/garbage", "layer"),
+        ("bad/lying", "layer"),
+        ("bad/absent", "no image"),
+    ],
+)
+def test_a_fault_of_the_registry_has_a_reason(service: Service, name: str, word: str) -> None:
+    """Each fault is told apart, in words; nothing stays in any directory; the gateway lives."""
+    done = service.pull(f"{name}:1", seconds=90)
+    assert done["status"] == "FAILURE"
+    reason = f"{done['cause']} {done['remedy']}"
+    assert word in reason.lower()
+    assert str(service.root) not in reason
+    assert done["remedy"]
+    assert service.leftovers() == []
+    assert list(service.images.iterdir()) == []
+    assert service.get("/livez")[0] == 200
+    assert service.lookup(f"{name}:1")[0] == 404
+
+
+def test_a_failure_is_not_in_the_way_of_others(service: Service, registry: FaultyRegistry) -> None:
+    """What failed for one user, for want of access, is tried anew for another at once."""
+    registry.add("later/there", image("later"), "404")
+    assert service.pull("later/there:1")["status"] == "FAILURE"
+    registry.faults["later/there"] = ""
+    assert service.pull("later/there:1", BOB)["status"] == "READY"
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_stored(service: Service) -> None:
+    """A malformed reference, system or type is an error of the request, not a FAILURE."""
+    assert service.get("/api/pull/mycluster/docker/UPPER/", method="POST")[0] == 400
+    assert service.get("/api/pull/mycluster/docker/a%2F..%2Fb/", method="POST")[0] == 400
+    assert service.get("/api/pull/mycluster/nonsense/a:1/", method="POST")[0] in {400, 404}
+    assert service.get("/api/pull/elsewhere/docker/a:1/", method="POST")[0] == 404
+
+
+def script(path: Path, body: str) -> str:
+    """Write a program that answers `-version` as mksquashfs does, and else does as told."""
+    real = need("mksquashfs")
+    path.write_text(f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n{body}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [("cat >/dev/null & sleep 0.2; kill -SEGV $$", "signal"), ("exit 3", "mksquashfs")],
+)
+def test_a_dying_mksquashfs_is_a_reason(
+    registry: FaultyRegistry, tmp_path: Path, body: str, word: str
+) -> None:
+    """A converter that is killed or exits with an error fails the pull, and leaves nothing."""
+    program = script(tmp_path / "mksquashfs", body)
+    with service_at(tmp_path / "service", registry, {"Mksquashfs": program}) as service:
+        done = service.pull("good/small:1")
+        assert done["status"] == "FAILURE"
+        assert word in done["cause"]
+        assert service.leftovers() == []
+        assert list(service.images.iterdir()) == []
+
+
+def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """An image that unpacks to more than `MaxImageSize` fails before it is converted."""
+    with service_at(tmp_path, registry, {"MaxImageSize": 1_000_000}) as service:
+        done = service.pull("good/large:1")
+        assert done["status"] == "FAILURE"
+        assert "large" in done["cause"].lower() or "limit" in done["cause"].lower()
+        assert service.pull("good/small:1")["status"] == "READY"
+        assert service.leftovers() == []
+
+
+@pytest.mark.parametrize("place", ["images", "expand", "cache"])
+def test_a_full_disk_is_a_reason(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
+    """A disk of 2 MB full of a 4 MB image fails the pull, and what was written there is gone."""
+    if os.geteuid() != 0:
+        need("mounting needs root")
+    directory = tmp_path / place
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=True)
+    try:
+        with service_at(tmp_path, registry) as service:
+            done = service.pull("good/large:1")
+            assert done["status"] == "FAILURE"
+            text = f"{done['cause']} {done['remedy']}".lower()
+            assert "space" in text or "full" in text or "left" in text
+            assert service.leftovers() == []
+            assert list(service.images.iterdir()) == []
+            assert service.pull("good/small:1")["status"] == "READY"
+    finally:
+        subprocess.run(["umount", directory], check=True)

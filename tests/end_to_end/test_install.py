@@ -1,0 +1,120 @@
+"""The service is found by `twistd` and `twist`, from a wheel and from an editable install."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a virtual environment with a wheel of this checkout.
+
+    The libraries come from the environment of the tests; a `.pth` file in there is not followed,
+    so its editable install of this checkout is out of sight.
+    """
+    root = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", root, CHECKOUT],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = root.glob("*.whl")
+    venv.create(root / "venv", with_pip=False, symlinks=True)
+    (site,) = (root / "venv").glob("lib/python3*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
+        check=True,
+    )
+    return root / "venv" / "bin" / "python"
+
+
+def plugins_of(python: Path, tmp_path: Path, program: str) -> tuple[str, str]:
+    """Return the help text of `twist` or `twistd`, and where `shiftergw` was imported from."""
+    run = (
+        "import sys; from twisted.{0} import run; sys.argv = ['{1}', '--help']; run()"
+        if program == "twistd"
+        else "from twisted.application.twist._twist import Twist; Twist.main(['twist', '--help'])"
+    ).format("scripts.twistd", program)
+    text = subprocess.run(
+        [python, "-c", run], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    where = subprocess.run(
+        [python, "-c", "import shiftergw; print(shiftergw.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return text.stdout + text.stderr, where.stdout
+
+
+@pytest.mark.parametrize("program", ["twistd", "twist"])
+def test_a_wheel_brings_the_plugin(wheel_environment: Path, tmp_path: Path, program: str) -> None:
+    """Installed from a wheel, the service is listed, and comes from the wheel."""
+    text, where = plugins_of(wheel_environment, tmp_path, program)
+    assert "shiftergw" in text
+    assert str(wheel_environment.parent.parent) in where
+
+
+@pytest.mark.parametrize("program", ["twistd", "twist"])
+def test_an_editable_install_brings_the_plugin(tmp_path: Path, program: str) -> None:
+    """Installed editable, as the README's commands do, the service is listed."""
+    text, _ = plugins_of(Path(sys.executable), tmp_path, program)
+    assert "shiftergw" in text
+
+
+def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> None:
+    """`twistd shiftergw` with a fault in its configuration says which, and exits with an error."""
+    config = tmp_path / "imagemanager.json"
+    config.write_text('{"Platforms": 3}')
+    twistd = Path(sys.executable).parent / "twistd"
+    ended = subprocess.run(
+        [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", config],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode != 0
+    assert "Platforms" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_a_port_in_use_ends_the_start_with_an_error(tmp_path: Path) -> None:
+    """A gateway that cannot listen does not live on, deaf."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = tmp_path / "imagemanager.json"
+        (tmp_path / "images").mkdir()
+        config.write_text(
+            f'{{"Authentication": "mock", "Listen": "tcp:{port}:interface=127.0.0.1",'
+            f' "StateDirectory": "{tmp_path}/state", "CacheDirectory": "{tmp_path}/cache",'
+            f' "ExpandDirectory": "{tmp_path}/expand", "DefaultImageLocation": "r",'
+            ' "Locations": {"r": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}},'
+            f' "Platforms": {{"s": {{"accesstype": "local", "local": {{"imageDir":'
+            f' "{tmp_path}/images"}}}}}}}}'
+        )
+        twistd = Path(sys.executable).parent / "twistd"
+        ended = subprocess.run(
+            [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", config],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert "cannot start" in ended.stdout + ended.stderr

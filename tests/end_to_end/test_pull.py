@@ -1,0 +1,264 @@
+"""`POST /api/pull/…` brings a real image from a real registry into the image directory."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shiftergw.oci.meta import read_meta
+from tests.images import entry, oci_index_layout, oci_layout, tar_of
+from tests.parts import need
+from tests.registries import DockerRegistry
+from tests.service import ALICE, BOB, Service, until
+
+
+def simple_layers(seed: bytes = b"") -> list[bytes]:
+    """Return two layers whose content depends on `seed`."""
+    return [
+        tar_of([entry("etc"), entry("etc/motd", b"one" + seed), entry("bin", None, mode=0o700)]),
+        tar_of([entry("etc/.wh.motd", b""), entry("etc/issue", b"two" + seed)]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Run a registry with a few images."""
+    root = tmp_path_factory.mktemp("registry")
+    with DockerRegistry(root / "data") as running:
+        oci_layout(
+            root / "plain",
+            simple_layers(),
+            config={
+                "Env": ["A=1", "PATH=/bin"],
+                "Entrypoint": ["/bin/sh", "-c"],
+                "WorkingDir": "/",
+            },
+        )
+        running.push(root / "plain", "lib/plain:1")
+        oci_index_layout(
+            root / "index", {"amd64": simple_layers(b"amd64"), "arm64": simple_layers(b"arm64")}
+        )
+        running.push(root / "index", "lib/index:1")
+        noise = [
+            tar_of([entry(f"data/{n}", os.urandom(6_000_000)) for n in range(5)]) for _ in range(3)
+        ]
+        oci_layout(root / "big", noise, compression="plain")
+        running.push(root / "big", "lib/big:1")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(
+    registry: DockerRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """Run one gateway for the tests that harm nothing."""
+    need("mksquashfs")
+    root = tmp_path_factory.mktemp("service")
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    with Service(root, locations, {"HeartbeatLimit": 5}) as running:
+        yield running
+
+
+def listing(path: Path) -> list[str]:
+    """Return the paths inside a squashfs file."""
+    out = subprocess.run(["unsquashfs", "-l", path], check=True, capture_output=True, text=True)
+    lines = out.stdout.splitlines()
+    return sorted(line.removeprefix("squashfs-root/") for line in lines if "squashfs-root/" in line)
+
+
+def test_an_image_becomes_a_squashfs_and_its_metadata(service: Service) -> None:
+    """A pull ends READY with the files in the image directory, readable as the runtime does."""
+    answer = service.pull("lib/plain:1")
+    assert answer["status"] == "READY"
+    image = service.images / f"{answer['id']}.squashfs"
+    assert listing(image) == ["bin", "etc", "etc/issue"]
+    assert image.stat().st_mode & 0o777 == 0o600
+    meta = service.images / f"{answer['id']}.meta"
+    assert meta.stat().st_mode & 0o777 == 0o600
+    read = read_meta(meta.read_bytes())
+    assert read.env == ("A=1", "PATH=/bin")
+    assert read.entry == ("/bin/sh", "-c")
+    assert answer["ENV"] == ["A=1", "PATH=/bin"]
+    assert answer["tag"] == ["lib/plain:1"]
+    assert isinstance(answer["last_pull"], float)
+    assert service.leftovers() == []
+
+
+def test_the_first_answer_says_init_and_polls_find_the_same_pull(service: Service) -> None:
+    """The first request starts the work; whatever follows finds it, also its end."""
+    first = service.poll("lib/big:1")
+    assert first["status"] == "INIT"
+    assert first["id"] == "MISSING"
+    seen = {service.poll("lib/big:1")["status"] for _ in range(3)}
+    assert seen <= {"INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY"}
+    done = service.pull("lib/big:1")
+    assert done["status"] == "READY"
+    assert service.poll("lib/big:1")["id"] == done["id"]
+    assert service.queue() == []
+
+
+def test_lookup_and_list_find_what_was_pulled(service: Service) -> None:
+    """A READY image is looked up by any form of its name and is in the list."""
+    done = service.pull("lib/plain:1")
+    status, found = service.lookup("lib/plain:1")
+    assert status == 200
+    assert found["id"] == done["id"]
+    _, body = service.get("/api/list/mycluster/")
+    assert done["id"] in [record["id"] for record in body["list"]]
+    assert service.lookup("lib/absent:1")[0] == 404
+
+
+def test_an_index_gives_the_system_s_architecture(service: Service) -> None:
+    """Of an index of two architectures the system's own is converted."""
+    done = service.pull("lib/index:1")
+    content = subprocess.run(
+        ["unsquashfs", "-cat", service.images / f"{done['id']}.squashfs", "etc/issue"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    assert content == b"twoamd64"
+
+
+def test_two_hundred_callers_start_one_job(
+    registry: DockerRegistry, service: Service, tmp_path: Path
+) -> None:
+    """However many ask for the same image at once, it is converted once, for all."""
+    oci_layout(tmp_path, simple_layers(b"crowd"))
+    registry.push(tmp_path, "lib/crowd:1")
+    credentials = [f"good:user{n}:users::{3000 + n}:2100" for n in range(200)]
+    with concurrent.futures.ThreadPoolExecutor(50) as callers:
+        answers = list(callers.map(lambda one: service.poll("lib/crowd:1", one), credentials))
+        assert {one["status"] for one in answers} <= {
+            "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY",
+        }  # fmt: skip
+        ends = list(callers.map(lambda one: service.pull("lib/crowd:1", one), credentials))
+    assert {one["status"] for one in ends} == {"READY"}
+    assert len({one["id"] for one in ends}) == 1
+    assert service.log.read_text().count("mycluster/docker/lib/crowd:1 begins") == 1
+
+
+def test_a_second_tag_of_an_image_costs_no_second_file(
+    registry: DockerRegistry, service: Service, tmp_path: Path
+) -> None:
+    """Another tag of an image that is there joins its record; nothing is converted."""
+    oci_layout(tmp_path, simple_layers(b"twice"))
+    registry.push(tmp_path, "lib/twice:1")
+    registry.push(tmp_path, "lib/twice:2")
+    one = service.pull("lib/twice:1")
+    written = (service.images / f"{one['id']}.squashfs").stat().st_mtime_ns
+    two = service.pull("lib/twice:2")
+    assert two["id"] == one["id"]
+    assert sorted(two["tag"]) == ["lib/twice:1", "lib/twice:2"]
+    assert (service.images / f"{one['id']}.squashfs").stat().st_mtime_ns == written
+
+
+def test_a_moved_tag_is_followed(registry: DockerRegistry, tmp_path: Path) -> None:
+    """Once a READY image is older than `PullUpdateTimeout` a pull looks at the registry again."""
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    oci_layout(tmp_path / "old", simple_layers(b"old"))
+    oci_layout(tmp_path / "new", simple_layers(b"new"))
+    registry.push(tmp_path / "old", "lib/moving:1")
+    with Service(tmp_path / "service", locations, {"PullUpdateTimeout": 1}) as service:
+        old = service.pull("lib/moving:1")
+        time.sleep(1.1)
+        unchanged = service.pull("lib/moving:1")
+        assert unchanged["id"] == old["id"]
+        registry.push(tmp_path / "new", "lib/moving:1")
+
+        def moved() -> bool:
+            return bool(service.pull("lib/moving:1")["id"] != old["id"])
+
+        until(moved, 20, "the new image")
+        _, found = service.lookup("lib/moving:1")
+        assert found["id"] != old["id"]
+        assert found["tag"] == ["lib/moving:1"]
+
+
+def test_a_killed_worker_s_work_is_taken_up_again(
+    registry: DockerRegistry, service: Service, tmp_path: Path
+) -> None:
+    """SIGKILL of a worker in mid-work harms nobody: another finishes, the gateway answers on."""
+    noise = [tar_of([entry(f"d/{n}", os.urandom(20_000_000)) for n in range(6)])]
+    oci_layout(tmp_path, noise, compression="plain")
+    registry.push(tmp_path, "lib/killed:1")
+    service.poll("lib/killed:1")
+
+    def busy() -> bool:
+        return service.poll("lib/killed:1")["status"] in {"EXAMINATION", "CONVERSION"}
+
+    until(busy, 30, "the conversion")
+    for worker in service.workers():
+        os.kill(worker, signal.SIGKILL)
+    assert service.get("/livez")[0] == 200
+    done = service.pull("lib/killed:1", seconds=60)
+    assert done["status"] == "READY"
+    image = service.images / f"{done['id']}.squashfs"
+    assert "d/5" in listing(image)
+    assert service.log.read_text().count("mycluster/docker/lib/killed:1 begins") >= 2
+    until(lambda: not service.leftovers(), 5, "the clean-up")
+
+
+def test_a_restarted_gateway_goes_on_with_what_was_asked(
+    registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """SIGKILL of the gateway loses no pull: the next one carries on."""
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    service = Service(tmp_path, locations, {"HeartbeatLimit": 3})
+    service.start()
+    service.poll("lib/big:1")
+    service.stop(signal.SIGKILL)
+    service.start()
+    try:
+        assert service.pull("lib/big:1")["status"] == "READY"
+    finally:
+        service.stop()
+
+
+def test_two_workers_of_one_image_make_one_download(
+    registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """Two systems with other options convert twice, from blobs that came once."""
+    platform = {"accesstype": "local", "local": {"imageDir": str(tmp_path / "images")}}
+    other = {
+        "accesstype": "local",
+        "squashfs": {"compressor": "xz"},
+        "local": {"imageDir": str(tmp_path / "other")},
+    }
+    (tmp_path / "other").mkdir()
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    changes = {"Platforms": {"mycluster": platform, "othercluster": other}}
+    with Service(tmp_path, locations, changes) as service:
+        before = registry.blob_requests()
+        service.poll("lib/big:1")
+        service.get("/api/pull/othercluster/docker/lib%2Fbig:1/", ALICE, "POST")
+        done = service.pull("lib/big:1")
+
+        def other_done() -> bool:
+            _, body = service.get("/api/pull/othercluster/docker/lib%2Fbig:1/", BOB, "POST")
+            assert body["status"] != "FAILURE", body
+            return bool(body["status"] == "READY")
+
+        until(other_done, 60, "the second system's pull")
+        name = f"{done['id']}.squashfs"
+        assert listing(service.images / name) == listing(tmp_path / "other" / name)
+        # Three layers, and the configuration twice: it is read, not cached.
+        assert registry.blob_requests() - before <= 3 + 2
+
+
+def test_delivered_bytes_are_those_of_the_record(service: Service) -> None:
+    """The same image gives the same bytes again, after everything was removed."""
+    done = service.pull("lib/plain:1")
+    path = service.images / f"{done['id']}.squashfs"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    converted = list((service.root / "expand").glob(f"{done['id']}*.squashfs"))
+    assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in converted] == [digest]
+    # One file system: delivery is a second name, not a second copy.
+    assert path.stat().st_nlink == 2

@@ -1,0 +1,113 @@
+"""Layers of real bytes, and what the gateway makes of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.oci.flatten import Plan, flatten
+from shiftergw.oci.tar import Entry, index_layer
+from shiftergw.oci.tree import Leaf, walk
+from shiftergw.squash.stream import stream
+from tests.images import compress, entry, tar_of
+
+Layer = Sequence[tuple[tarfile.TarInfo, bytes]]
+LIMITS = BuildLimits()
+
+
+def symlink(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    """Return an entry of a symlink."""
+    return entry(name, b"", type=tarfile.SYMTYPE, linkname=target, mode=0o777)
+
+
+def hard_link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    """Return an entry of a hard link."""
+    return entry(name, b"", type=tarfile.LNKTYPE, linkname=target)
+
+
+def special(name: str, kind: bytes = tarfile.CHRTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    """Return an entry of a device node or a FIFO."""
+    return entry(name, b"", type=kind)
+
+
+def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
+    """Return the entries that the gateway finds in an uncompressed tar."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(tar)
+        file.flush()
+        return index_layer(Path(file.name), None, limits, Event()).entries
+
+
+def planned(
+    directory: Path,
+    *tars: bytes,
+    limits: BuildLimits = LIMITS,
+    keep_setuid: bool = False,
+    compression: str = "plain",
+) -> tuple[Plan, list[LayerFile]]:
+    """Write tars as layers below `directory`; return the plan of the image and the layers."""
+    layers = []
+    for tar in tars:
+        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+            file.write(compress(tar, compression))
+        layers.append(LayerFile(Path(file.name)))
+    indexes = (index_layer(layer.path, None, limits, Event()) for layer in layers)
+    return flatten(indexes, limits, keep_setuid), layers
+
+
+def archived(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
+    """Return the archive that the plan streams."""
+    with tempfile.TemporaryFile() as file:
+        stream(plan, layers, file.fileno(), Event(), lambda _: None)
+        file.seek(0)
+        return file.read()
+
+
+def contents(archive: bytes) -> dict[str, bytes | str]:
+    """Return what Python's `tarfile` reads: data of files, `/` for directories, `-> target`."""
+    found: dict[str, bytes | str] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for info in tar:
+            assert info.name not in found, f"{info.name} twice"
+            if info.isdir():
+                found[info.name] = "/"
+            elif info.issym():
+                found[info.name] = f"-> {info.linkname}"
+            elif info.islnk():
+                found[info.name] = found[info.linkname]  # which has come before
+            else:
+                data = tar.extractfile(info)
+                assert data is not None
+                found[info.name] = data.read()
+    return found
+
+
+def image(*layers: Layer, **options: Any) -> dict[str, bytes | str]:
+    """Return the contents of the image that layers of entries give."""
+    with tempfile.TemporaryDirectory() as directory:
+        plan, files = planned(Path(directory), *(tar_of(each) for each in layers), **options)
+        return contents(archived(plan, files))
+
+
+def plan_of(*layers: Layer, **options: Any) -> Plan:
+    """Return the plan of layers of entries."""
+    with tempfile.TemporaryDirectory() as directory:
+        plan, _ = planned(Path(directory), *(tar_of(each) for each in layers), **options)
+        return plan
+
+
+def groups(plan: Plan) -> list[set[str]]:
+    """Return the names of each inode that has more than one."""
+    names: dict[Leaf, set[str]] = {}
+    for path, node in walk(plan.root):
+        if isinstance(node, Leaf):
+            names.setdefault(node, set()).add(os.fsdecode(path))
+    assert all(len(group) == leaf.names for leaf, group in names.items())
+    return [group for group in names.values() if len(group) > 1]

@@ -1,0 +1,134 @@
+"""Blobs of every compression, whole and damaged."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+import zstandard
+
+from shiftergw.errors import ImageTooLarge, LayerInvalid
+from shiftergw.oci.compression import Stopped, unpacked
+
+PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
+HALF = len(PLAIN) // 2
+SKIPPABLE = b"\x5a\x2a\x4d\x18" + (10).to_bytes(4, "little") + b"0123456789"
+
+
+def zstd(data: bytes, checksum: bool = False) -> bytes:
+    """Return one zstd frame."""
+    return zstandard.ZstdCompressor(write_checksum=checksum).compress(data)
+
+
+def zstd_of_unknown_size(data: bytes) -> bytes:
+    """Return one zstd frame as a stream writes it: no content size, a window descriptor."""
+    out = io.BytesIO()
+    with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as writer:
+        writer.write(data)
+    return out.getvalue()
+
+
+def read(tmp_path: Path, blob: bytes, limit: int | None = None) -> bytes:
+    """Return the uncompressed bytes of a blob."""
+    path = tmp_path / "blob"
+    path.write_bytes(blob)
+    return b"".join(unpacked(path, limit, Event()))
+
+
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "plain": lambda: PLAIN,
+    "gzip": lambda: gzip.compress(PLAIN),
+    "gzip, two members": lambda: gzip.compress(PLAIN[:HALF]) + gzip.compress(PLAIN[HALF:]),
+    "gzip, trailing zeros": lambda: gzip.compress(PLAIN) + bytes(1000),
+    "gzip, an empty member": lambda: gzip.compress(b"") + gzip.compress(PLAIN),
+    "zstd": lambda: zstd(PLAIN),
+    "zstd with a checksum": lambda: zstd(PLAIN, checksum=True),
+    "zstd, unknown size": lambda: zstd_of_unknown_size(PLAIN),
+    "zstd, two frames": lambda: zstd(PLAIN[:HALF]) + zstd_of_unknown_size(PLAIN[HALF:]),
+    "zstd, an empty frame": lambda: zstd(b"") + zstd(PLAIN),
+    "zstd:chunked": lambda: zstd(PLAIN[:HALF]) + SKIPPABLE + zstd(PLAIN[HALF:]) + SKIPPABLE,
+    "zstd, skippable first": lambda: SKIPPABLE + zstd(PLAIN),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_blobs_read_to_their_end(tmp_path: Path, kind: str) -> None:
+    """Whatever the compression and however many parts, the whole content comes out."""
+    assert read(tmp_path, WHOLE[kind]()) == PLAIN
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WHOLE if kind != "plain"])
+def test_cut_blobs_are_refused(tmp_path: Path, kind: str) -> None:
+    """A compressed blob that ends too early is an error, wherever it was cut."""
+    blob = WHOLE[kind]()
+    boundaries = {
+        blob.find(magic, 1) for magic in (gzip.compress(b"")[:4], zstd(b"")[:4], SKIPPABLE)
+    }
+    zeros = {len(blob) - n for n in range(1, 1000)} if "zeros" in kind else set()
+    cuts = {1 << n for n in range(2, 20)} | {len(blob) - n for n in (1, 2, 3, 4, 5, 9, 17)}
+    for cut in sorted(c for c in cuts - boundaries - zeros if 4 <= c < len(blob)):
+        with pytest.raises(LayerInvalid, match=r"too early|damaged"):
+            read(tmp_path, blob[:cut])
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"xy", b"garbage after the end", bytes(1) + b"x"])
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_garbage_after_the_end_is_refused(tmp_path: Path, kind: str, garbage: bytes) -> None:
+    """Bytes after the last part that are no part are an error."""
+    with pytest.raises(LayerInvalid):
+        read(tmp_path, WHOLE[kind]() + garbage)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd with a checksum"])
+def test_damage_is_refused(tmp_path: Path, kind: str) -> None:
+    """A changed byte in the middle is an error that says which compression it was."""
+    blob = bytearray(WHOLE[kind]())
+    blob[len(blob) // 2] ^= 0xFF
+    with pytest.raises(LayerInvalid, match=kind[:4]) as caught:
+        read(tmp_path, bytes(blob))
+    assert caught.value.detail
+
+
+def test_a_block_of_one_repeated_byte_is_one_byte_long(tmp_path: Path) -> None:
+    """Long runs, which zstd keeps as a single byte, are stepped over rightly."""
+    assert read(tmp_path, zstd(bytes(10_000_000))) == bytes(10_000_000)
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "zstd"])
+def test_bombs_are_stopped(tmp_path: Path, kind: str) -> None:
+    """A blob that unpacks to more than the limit is an error of its own."""
+    assert read(tmp_path, WHOLE[kind](), len(PLAIN)) == PLAIN
+    with pytest.raises(ImageTooLarge):
+        read(tmp_path, WHOLE[kind](), len(PLAIN) - 1)
+
+
+def test_an_empty_blob_is_empty(tmp_path: Path) -> None:
+    """No bytes at all are no bytes of content."""
+    assert read(tmp_path, b"") == b""
+
+
+def test_the_flag_stops_the_reading(tmp_path: Path) -> None:
+    """Once the flag is set, the next piece is not delivered."""
+    path = tmp_path / "blob"
+    path.write_bytes(WHOLE["gzip"]())
+    stop = Event()
+    pieces = unpacked(path, None, stop)
+    assert PLAIN.startswith(next(pieces))
+    stop.set()
+    with pytest.raises(Stopped):
+        next(pieces)
+
+
+def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
+    """The report rises to the size of the blob as it lies on disk."""
+    path = tmp_path / "blob"
+    path.write_bytes(WHOLE["zstd"]())
+    told: list[int] = []
+    for _ in unpacked(path, None, Event(), told.append):
+        pass
+    assert told == sorted(told)
+    assert told[-1] == path.stat().st_size

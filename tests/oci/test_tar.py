@@ -1,0 +1,285 @@
+"""Archives of every format → their index; damaged ones → an error."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
+from shiftergw.image import BuildLimits, Digest
+from shiftergw.oci.compression import Stopped
+from shiftergw.oci.header import BLOCK, END, header, padding
+from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, index_layer
+from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
+from tests.images import compress, entry, tar_of
+from tests.oci.layers import LIMITS, hard_link, indexed, special, symlink
+from tests.oci.test_extended import record
+from tests.parts import need
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+LONG = "/".join(["component" * 5] * 5)
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=60)
+NAMES = st.lists(TEXT.filter(lambda t: t not in {".", ".."}), min_size=1, max_size=6).map("/".join)
+
+
+def path_of(found: Entry) -> bytes:
+    """Return the whole path of an entry."""
+    return b"/".join((found.parent, found.name)).lstrip(b"/")
+
+
+def summary(tar: bytes) -> list[tuple[int, str, int, str]]:
+    """Return kind, path, size and target of each entry."""
+    return [(e.kind, os.fsdecode(path_of(e)), e.size, os.fsdecode(e.target)) for e in indexed(tar)]
+
+
+@pytest.mark.parametrize("tar_format", FORMATS)
+def test_every_format_reads_the_same(tar_format: int) -> None:
+    """Kinds, names, sizes and targets do not depend on how the archive writes them."""
+    tar = tar_of(
+        [
+            entry("./"),
+            entry("./usr/"),
+            entry("usr/a", b"12345"),
+            entry(LONG, b"long"),
+            symlink("link", "usr/a"),
+            hard_link("usr/hard", "usr/a"),
+            special("char", tarfile.CHRTYPE),
+            special("block", tarfile.BLKTYPE),
+            special("fifo", tarfile.FIFOTYPE),
+            entry("contiguous", b"c", type=tarfile.CONTTYPE),
+            entry("old", b"o", type=tarfile.AREGTYPE),
+            entry("olddirectory/", b"", type=tarfile.AREGTYPE),
+        ],
+        tar_format,
+    )
+    assert summary(tar) == [
+        (DIRECTORY, "", 0, ""),
+        (DIRECTORY, "usr", 0, ""),
+        (REGULAR, "usr/a", 5, ""),
+        (REGULAR, LONG, 4, ""),
+        (SYMLINK, "link", 0, "usr/a"),
+        (HARDLINK, "usr/hard", 0, "usr/a"),
+        (SPECIAL, "char", 0, ""),
+        (SPECIAL, "block", 0, ""),
+        (SPECIAL, "fifo", 0, ""),
+        (REGULAR, "contiguous", 1, ""),
+        (REGULAR, "old", 1, ""),
+        (DIRECTORY, "olddirectory", 0, ""),
+    ]
+
+
+@given(
+    st.lists(st.tuples(NAMES, st.binary(max_size=2000), st.integers(0, 0o7777)), max_size=8),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_any_names_and_data_are_found(files: list[tuple[str, bytes, int]], tar_format: int) -> None:
+    """Names of any text, modes, and the very bytes at the offset that the index names."""
+    tar = tar_of([entry(name, data, mode=mode) for name, data, mode in files], tar_format)
+    found = indexed(tar)
+    assert [(path_of(e), e.mode) for e in found] == [(n.encode(), m) for n, _, m in files]
+    assert [tar[e.offset : e.offset + e.size] for e in found] == [data for _, data, _ in files]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_and_targets_and_bytes_that_are_no_text(tar_format: int) -> None:
+    """The longest path and target, and names that are not UTF-8, come out as they are."""
+    longest = "/".join(["n" * 255] * 15 + ["n" * 254])
+    assert len(longest) == 4094
+    strange = b"\xff\xfe/\x01".decode("utf-8", "surrogateescape")
+    tar = tar_of([symlink(longest, "t" * 4095), hard_link(strange, longest)], tar_format)
+    first, second = indexed(tar)
+    assert (path_of(first), first.target) == (longest.encode(), b"t" * 4095)
+    assert (path_of(second), second.target) == (b"\xff\xfe/\x01", longest.encode())
+
+
+@pytest.mark.parametrize("made", [entry("n" * 4096, b""), symlink("link", "t" * 4096)])
+def test_names_that_the_kernel_cannot_take_are_refused(
+    made: tuple[tarfile.TarInfo, bytes],
+) -> None:
+    """A path or target of more than 4,095 bytes cannot be mounted."""
+    with pytest.raises(LayerInvalid, match="4095"):
+        indexed(tar_of([made]))
+
+
+def test_the_prefix_of_ustar_belongs_to_the_name_and_that_of_gnu_does_not() -> None:
+    """Old GNU headers keep times where POSIX has the beginning of the path."""
+    block = bytearray(header(b"name", 0o644, 0, b"0"))
+    block[345:351] = b"prefix"
+    found = []
+    for magic in (b"ustar\x0000", b"ustar  \0"):
+        block[257:265] = magic
+        block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])
+        found += indexed(bytes(block) + END)
+    assert [path_of(e) for e in found] == [b"prefix/name", b"name"]
+
+
+def test_pax_headers_speak_of_one_entry_and_global_ones_of_none() -> None:
+    """A PAX header ends with its entry; a global one is ignored, whatever it says."""
+    body = record(b"path", b"from-global") + record(b"size", b"77")
+    globally = header(b"g", 0o644, 0, b"g", len(body)) + body + padding(len(body))
+    xattrs = entry("with", b"1", pax_headers={"SCHILY.xattr.security.capability": "x"})
+    time = entry("time", b"2", mtime=1700000000.75)
+    found = indexed(globally + tar_of([xattrs, time, entry("plain", b"3")]))
+    assert [(path_of(e), e.size, e.xattrs) for e in found] == [
+        (b"with", 1, True),
+        (b"time", 1, False),
+        (b"plain", 1, False),
+    ]
+    assert found[1].mtime == 1_700_000_000
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x"])
+def test_sizes_of_pax_and_base_256_go_beyond_8_gib(kind: bytes) -> None:
+    """A size that octal digits cannot say is read, and what is not there is missed."""
+    size = 9 * 2**30
+    if kind == b"x":
+        body = record(b"size", b"%d" % size)
+        tar = header(b"x", 0, 0, b"x", len(body)) + body + padding(len(body))
+        tar += header(b"f", 0o644, 0, b"0")
+    else:
+        tar = header(b"f", 0o644, 0, b"0", size)
+    with pytest.raises(LayerInvalid, match="ends within"):
+        indexed(tar + END)
+
+
+def test_links_and_directories_have_no_data_whatever_they_say() -> None:
+    """A size on an entry that has no data does not move the next header; a dumpdir has data."""
+    names = header(b"d", 0o755, 0, b"5", 700) + header(b"l", 0o777, 0, b"1", 700, b"t")
+    dump = header(b"dump", 0o755, 0, b"D", 3) + b"abc" + padding(3)
+    found = indexed(names + dump + header(b"f", 0o644, 0, b"0") + END)
+    assert [path_of(e) for e in found] == [b"d", b"l", b"dump", b"f"]
+
+
+def test_neighbours_share_the_bytes_of_their_directory() -> None:
+    """A million files of one directory do not keep its name a million times."""
+    first, second = indexed(tar_of({"usr/lib/a": b"", "usr/lib/b": b""}))
+    assert first.parent is second.parent
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
+def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
+    """The `diff_id` covers what follows the end blocks too; another one is an error."""
+    tar = tar_of({"a": b"1"}) + b"after the end" * 1000
+    path = tmp_path / "layer"
+    path.write_bytes(compress(tar, compression))
+    index = index_layer(path, Digest.of(tar), LIMITS, Event())
+    assert [path_of(e) for e in index.entries] == [b"a"]
+    with pytest.raises(BlobCorrupt):
+        index_layer(path, Digest.of(b""), LIMITS, Event())
+
+
+@pytest.mark.parametrize("tar", [b"", END, bytes(BLOCK), bytes(10240)])
+def test_empty_layers_are_empty(tar: bytes) -> None:
+    """No bytes, and nothing but zeros, are layers without entries."""
+    assert indexed(tar) == []
+
+
+def test_missing_end_blocks_are_no_damage() -> None:
+    """Some builders leave them away; the layer is whole all the same."""
+    tar = header(b"f", 0o644, 0, b"0")
+    assert len(indexed(tar)) == len(indexed(tar + bytes(BLOCK))) == 1
+
+
+FILE = header(b"f", 0o644, 0, b"0", 3) + b"abc" + padding(3)
+LONG_NAME = header(b"n" * 200, 0o644, 0, b"0")
+DAMAGED = {
+    "no archive": (b"this is no archive " * 100, "neither a tar archive"),
+    "short": (b"short", "ends within"),
+    "cut header": (FILE + FILE[:300], "ends within"),
+    "cut data": (FILE[:513], "ends within"),
+    "cut long name": (LONG_NAME[:600], "ends within"),
+    "long name of nothing": (LONG_NAME[:1024], "ends within"),
+    "long name before the end": (LONG_NAME[:1024] + END, "ends within"),
+    "changed header": (FILE + b"x" + FILE[1:], "damaged tar header"),
+    "lone zero block": (FILE + bytes(BLOCK) + FILE, "lone zero block"),
+    "unknown type": (header(b"f", 0o644, 0, b"Q") + END, "a type that"),
+    "huge extended header": (header(b"x", 0, 0, b"x", 2**20 + 1) + bytes(2**21), "extended"),
+    "huge long name": (header(b"x", 0, 0, b"L", 2**40), "extended"),
+    "leaves the root": (header(b"a/../../b", 0o644, 0, b"0") + END, "leaves the root"),
+}
+
+
+@pytest.mark.parametrize("why", DAMAGED)
+def test_damage_is_refused(why: str) -> None:
+    """Nothing is guessed from an archive that is cut, changed or none at all."""
+    tar, message = DAMAGED[why]
+    with pytest.raises(LayerInvalid, match=message):
+        indexed(tar)
+
+
+def test_negative_sizes_are_refused() -> None:
+    """A size below nothing would lead backwards."""
+    block = bytearray(header(b"f", 0o644, 0, b"0"))
+    block[124:136] = b"\xff" * 11 + b"\x00"
+    block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])
+    with pytest.raises(LayerInvalid, match="negative"):
+        indexed(bytes(block) + END)
+
+
+@given(st.binary(max_size=3000), st.integers(0, 2600))
+def test_any_bytes_are_an_index_or_a_clear_error(noise: bytes, at: int) -> None:
+    """Whatever stands in an archive, no other exception comes out."""
+    tar = bytearray(tar_of([entry(LONG + LONG, b"data"), symlink("l", LONG * 3)]))
+    tar[at : at + len(noise)] = noise
+    try:
+        indexed(bytes(tar))
+    except LayerInvalid as error:
+        assert error.what.startswith("A layer")  # noqa: PT017 - it may be an index too
+
+
+def test_too_many_entries_are_refused() -> None:
+    """The limit on entries holds for a single layer already."""
+    tar = tar_of({"a": b"", "b": b""})
+    assert len(indexed(tar, BuildLimits(entries=2))) == 2
+    with pytest.raises(ImageTooLarge, match="more than 1 entries"):
+        indexed(tar, BuildLimits(entries=1))
+
+
+def test_a_bomb_of_bytes_is_refused() -> None:
+    """A layer that unpacks to far more than the limits allow is not read to its end."""
+    with pytest.raises(ImageTooLarge, match="unpacks"):
+        indexed(tar_of({"a": bytes(2_000_000)}), BuildLimits(size=1000, entries=1))
+
+
+def test_indexing_stops_when_told(tmp_path: Path) -> None:
+    """A set flag ends the work at the next piece; progress was told until then."""
+    path = tmp_path / "layer"
+    path.write_bytes(tar_of({"a": bytes(5_000_000)}))
+    stop = Event()
+    told: list[int] = []
+
+    def report(read: int) -> None:
+        told.append(read)
+        stop.set()
+
+    with pytest.raises(Stopped):
+        index_layer(path, None, LIMITS, stop, report)
+    assert len(told) == 1
+
+
+def test_what_gnu_tar_writes_is_read(tmp_path: Path) -> None:
+    """A real `tar` of a real directory, in both of its formats."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / ("n" * 120)).write_bytes(b"x" * 1000)
+    (tmp_path / "d" / "link").symlink_to("t" * 300)
+    for kind in ("gnu", "posix"):
+        argv = [need("tar"), f"--format={kind}", "-C", str(tmp_path), "-cf", "-", "./d"]
+        tar = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+        assert sorted(summary(tar), key=lambda each: each[1]) == [
+            (DIRECTORY, "d", 0, ""),
+            (SYMLINK, "d/link", 0, "t" * 300),
+            (REGULAR, "d/" + "n" * 120, 1000, ""),
+        ]
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            offsets = {info.name: info.offset_data for info in archive if info.isreg()}
+        found = next(e for e in indexed(tar) if e.kind == REGULAR)
+        assert offsets["./" + os.fsdecode(path_of(found))] == found.offset

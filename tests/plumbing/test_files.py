@@ -1,0 +1,103 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shiftergw.plumbing.files import (
+    file_system_of,
+    private_directory,
+    put_in_place,
+    removed_on_error,
+    sync_directory,
+    write_private,
+)
+from tests.parts import need
+
+
+def test_a_private_directory_is_closed(tmp_path: Path) -> None:
+    """A directory is made with its parents, or closed if it stood open."""
+    made = tmp_path / "a" / "b"
+    private_directory(made)
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o755)
+    private_directory(made)
+    assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_putting_in_place_replaces(tmp_path: Path) -> None:
+    """A rename replaces what was there."""
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    put_in_place(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "new"
+
+
+def test_only_directories_are_synced_as_such(tmp_path: Path) -> None:
+    """A file in the place of a directory is an error, and no descriptor is left open."""
+    (tmp_path / "file").touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(NotADirectoryError):
+        sync_directory(tmp_path / "file")
+    sync_directory(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_is_removed_when_its_making_fails(tmp_path: Path) -> None:
+    """The block's error is raised and the file is gone; without one the file stays."""
+    path = tmp_path / "file"
+    with removed_on_error(path):
+        path.touch()
+    assert path.exists()
+    with pytest.raises(KeyError), removed_on_error(path):
+        raise KeyError
+    assert not path.exists()
+    with pytest.raises(KeyError), removed_on_error(path):
+        raise KeyError
+
+
+def test_a_private_file_is_whole_and_closed(tmp_path: Path) -> None:
+    """A file appears with mode 0600 and replaces an older one."""
+    path = tmp_path / "secret"
+    write_private(path, b"old")
+    write_private(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
+
+
+def test_a_private_file_that_cannot_be_placed_leaves_nothing(tmp_path: Path) -> None:
+    """If the file cannot be put in place, its temporary is gone too."""
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        write_private(tmp_path / "taken", b"content")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_file_system_of_a_path(tmp_path: Path) -> None:
+    """The type is that of the innermost mount, also for a path that is not there yet."""
+    assert file_system_of(Path("/proc/self/status")) == "proc"
+    assert file_system_of(Path("/proc/no/such/thing")) == "proc"
+    argv = ["df", "--output=fstype", str(tmp_path)]
+    shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert file_system_of(tmp_path / "new") == shown.split()[-1]
+
+
+def test_mount_points_may_have_any_name(tmp_path: Path) -> None:
+    """Blanks and letters beyond ASCII in a mount point's name are understood."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    place = tmp_path / "a b é"
+    place.mkdir()
+    mounted = subprocess.run([need("mount"), "-t", "tmpfs", "none", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert file_system_of(place / "x") == "tmpfs"
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

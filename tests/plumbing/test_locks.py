@@ -1,0 +1,155 @@
+"""Locks between processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, try_lock, unlock
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    """A held lock is refused; a released one leaves no file and can be taken again."""
+    path = tmp_path / "lock"
+    first = try_lock(path)
+    assert first is not None
+    assert try_lock(path) is None
+    unlock(path, first)
+    assert not path.exists()
+    second = try_lock(path)
+    assert second is not None
+    unlock(path, second)
+
+
+def test_a_lock_is_held_against_other_processes(tmp_path: Path) -> None:
+    """Another process is refused while we hold, and its death gives its lock back."""
+    path = tmp_path / "lock"
+    script = (
+        "import sys, pathlib; from shiftergw.plumbing.locks import try_lock;"
+        "print(try_lock(pathlib.Path(sys.argv[1])) is not None, flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"True\n"
+        assert try_lock(path) is None
+        other.kill()
+        other.wait()
+    mine = try_lock(path)
+    assert mine is not None
+    assert subprocess.run(argv, input=b"", stdout=subprocess.PIPE, check=True).stdout == b"False\n"
+    unlock(path, mine)
+
+
+def test_a_lock_on_a_removed_file_is_worth_nothing(tmp_path: Path) -> None:
+    """Whoever releases late does not remove the lock that another has taken meanwhile."""
+    path = tmp_path / "lock"
+    lost = try_lock(path)
+    assert lost is not None
+    path.unlink()
+    other = try_lock(path)
+    assert other is not None
+    unlock(path, lost)
+    assert try_lock(path) is None
+    unlock(path, other)
+
+
+def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
+    """However takers and releasers race for the file itself, two never hold the lock at once."""
+    path = tmp_path / "lock"
+    held: list[int] = []
+    together: list[int] = []
+
+    def take(number: int) -> None:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            descriptor = try_lock(path)
+            if descriptor is not None:
+                held.append(number)
+                together.append(len(held))
+                held.remove(number)
+                unlock(path, descriptor)
+
+    threads = [threading.Thread(target=take, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(together) == {1}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_descriptors_do_not_leak(tmp_path: Path) -> None:
+    """Refused and failed attempts close what they opened."""
+    held = try_lock(tmp_path / "lock")
+    assert held is not None
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert try_lock(tmp_path / "lock") is None
+    with pytest.raises(FileNotFoundError):
+        try_lock(tmp_path / "no" / "lock")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    unlock(tmp_path / "lock", held)
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_for_a_lock(tmp_path: Path) -> None:
+    """The second holder waits, says so once, and gets the lock when the first gives it back."""
+    clock, path = Clock(), tmp_path / "lock"
+    said: list[str] = []
+    leave: Deferred[None] = Deferred()
+
+    async def hold() -> None:
+        async with file_lock(path, clock, lambda: said.append("waiting")):
+            said.append("held")
+            await leave
+
+    mine = try_lock(path)
+    assert mine is not None
+    running = Deferred.fromCoroutine(hold())
+    clock.advance(POLL_SECONDS)
+    clock.advance(POLL_SECONDS)
+    assert said == ["waiting"]
+    unlock(path, mine)
+    clock.advance(POLL_SECONDS)
+    assert said == ["waiting", "held"]
+    assert try_lock(path) is None
+    leave.callback(None)
+    await running
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_can_be_cancelled(tmp_path: Path) -> None:
+    """A cancelled wait leaves the holder's lock alone and nothing on the clock."""
+    clock, path = Clock(), tmp_path / "lock"
+
+    async def hold() -> None:
+        async with file_lock(path, clock):
+            raise AssertionError
+
+    mine = try_lock(path)
+    assert mine is not None
+    running = Deferred.fromCoroutine(hold())
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert clock.getDelayedCalls() == []
+    assert try_lock(path) is None
+    unlock(path, mine)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
+    """A block that raises releases the lock and its error is not touched."""
+    with pytest.raises(KeyError):
+        async with file_lock(tmp_path / "lock", Clock()):
+            raise KeyError
+    assert not (tmp_path / "lock").exists()

@@ -1,0 +1,91 @@
+"""The seal on stored logins."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from shiftergw.errors import ConfigurationError, GatewayError
+from shiftergw.plumbing.seal import Seal
+
+
+def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
+    """Another process with the same key file opens what was sealed, and nobody reads it before."""
+    path = tmp_path / "key"
+    sealed = Seal.from_file(path).close("user:päss", "record 1")
+    assert "user" not in sealed
+    assert b"user" not in base64.b64decode(sealed)
+    assert Seal.from_file(path).open(sealed, "record 1") == "user:päss"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_sealing_twice_differs() -> None:
+    """The same text never looks the same: no one sees that two users share a password."""
+    seal = Seal(bytes(32))
+    assert seal.close("text", "context") != seal.close("text", "context")
+
+
+@pytest.mark.parametrize("sealed", ["", "AAAA", "no base64!", base64.b64encode(bytes(60)).decode()])
+def test_damaged_text_is_refused(sealed: str) -> None:
+    """Text that was never sealed is an error with a remedy, whatever it looks like."""
+    with pytest.raises(GatewayError, match="SecretKeyFile"):
+        Seal(bytes(32)).open(sealed, "context")
+
+
+def test_another_key_or_context_is_refused() -> None:
+    """A sealed text opens with its own key and in its own place only."""
+    sealed = Seal(bytes(32)).close("text", "record 1")
+    with pytest.raises(GatewayError):
+        Seal(bytes(32)).open(sealed, "record 2")
+    with pytest.raises(GatewayError):
+        Seal(b"x" * 32).open(sealed, "record 1")
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    """A key file must be closed to everybody else."""
+    path = tmp_path / "key"
+    Seal.from_file(path)
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        Seal.from_file(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"AAAA\n", b"A", os.urandom(200)])
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A key file that holds anything but 32 bytes in base64 is not used."""
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="32 bytes"):
+        Seal.from_file(path)
+
+
+def test_a_key_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A missing directory is the operator's to mend."""
+    with pytest.raises(ConfigurationError, match="No such file"):
+        Seal.from_file(tmp_path / "no" / "key")
+
+
+def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
+    """Several starting at the same moment never see half a key, and all end with the same."""
+    path = tmp_path / "key"
+    seals: list[Seal] = []
+    barrier = threading.Barrier(8)
+
+    def start() -> None:
+        barrier.wait()
+        seals.append(Seal.from_file(path))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sealed = seals[0].close("text", "context")
+    assert [seal.open(sealed, "context") for seal in seals] == ["text"] * 8
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]

@@ -1,0 +1,249 @@
+"""Registries to pull from: the distribution project's own, and one that misbehaves as told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.internet.ssl import CertificateOptions
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from shiftergw.image import Digest
+from shiftergw.model import Login
+from shiftergw.plumbing.timing import pause
+from tests.images import MadeImage
+from tests.parts import free_port, need, wait_for_port
+
+USER = Login("alice", "s3:crét")
+"""Who may log in to a `DockerRegistry` with `private`."""
+
+_HTPASSWD = "alice:$2b$04$AQAQdM2qGLtMLHfz/9YoNu0BmriWJhEZbJXVt6lzEYgPGMzi5aJe.\n"
+
+
+class DockerRegistry:
+    """The program `docker-registry` on a free port of the loopback, over plain HTTP.
+
+    `host` is `127.0.0.1:PORT`. With `private` it wants the login of `USER`, by Basic.
+    """
+
+    def __init__(self, directory: Path, *, private: bool = False) -> None:
+        """Prepare to keep images and configuration in `directory`; nothing runs yet."""
+        self._program = need("docker-registry")
+        self._skopeo = need("skopeo")
+        self._directory = directory
+        self._private = private
+        self._process: subprocess.Popen[bytes] | None = None
+        port = free_port()
+        self.host = f"127.0.0.1:{port}"
+        self._port = port
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it listens."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        configuration: dict[str, Any] = {
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(self._directory / "registry")}},
+            "http": {"addr": self.host},
+        }
+        if self._private:
+            htpasswd = self._directory / "htpasswd"
+            htpasswd.write_text(_HTPASSWD)
+            configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(htpasswd)}}
+        file = self._directory / "config.yml"
+        file.write_text(json.dumps(configuration))  # JSON is YAML
+        self._process = subprocess.Popen(
+            [self._program, "serve", str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_port(self._port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(10)
+
+    def push(self, layout: Path, name: str, tag: str = "latest") -> None:
+        """Copy an image of an OCI layout to `name` (`repository:tag`); an index with all it has."""
+        login = ["--dest-creds", f"{USER.user}:{USER.password}"] if self._private else []
+        subprocess.run(
+            [
+                *[self._skopeo, "--insecure-policy", "copy", "--quiet", "--all"],
+                *["--preserve-digests", "--dest-tls-verify=false", *login],
+                *[f"oci:{layout}:{tag}", f"docker://{self.host}/{name}"],
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+
+Misbehave = Callable[["Ask"], object]
+"""Answers a request in place of the registry; returns None to let it answer after all."""
+
+
+class Ask:
+    """One request to a `FakeRegistry`, with the means to answer it badly."""
+
+    def __init__(self, registry: FakeRegistry, request: Request) -> None:
+        """Wrap a request of twisted.web; `path` has no host, `nth` counts those to it from 1."""
+        self.registry = registry
+        self.request = request
+        self.path = request.uri.decode("ascii")
+        self.method = request.method.decode("ascii")
+        self.nth = 1 + sum(other.path == self.path for other in registry.asked)
+
+    def header(self, name: str) -> str | None:
+        """Return a field of the request."""
+        return self.request.getHeader(name)
+
+    def answer(self, status: int, content: bytes = b"", **fields: str) -> bool:
+        """Answer at once; underscores in the names of `fields` stand for hyphens."""
+        self.request.setResponseCode(status)
+        for name, value in fields.items():
+            self.request.setHeader(name.replace("_", "-"), value)
+        self.request.setHeader("Content-Length", str(len(content)))
+        if self.method != "HEAD":
+            self.request.write(content)
+        self.request.finish()
+        return True
+
+    def begin(self, content: bytes, length: int, status: int = 200, **fields: str) -> bool:
+        """Answer with a `Content-Length` and the first bytes of a body, and leave it there."""
+        self.request.setResponseCode(status)
+        for name, value in fields.items():
+            self.request.setHeader(name.replace("_", "-"), value)
+        self.request.setHeader("Content-Length", str(length))
+        self.request.write(content)
+        return True
+
+    def hang_up(self, *, reset: bool = False) -> bool:
+        """Close the connection: what has been written arrives first, unless with `reset`."""
+        transport: Any = self.request.transport
+        (transport.abortConnection if reset else transport.loseConnection)()
+        return True
+
+
+class FakeRegistry:
+    """A registry on the test's own reactor: correct, but for what `misbehave` answers.
+
+    `asked` keeps every request. `start` and `stop` open and close the port; with a `certificate`
+    it speaks TLS. Images are served under every repository name, by tag if `tags` has it.
+    """
+
+    def __init__(self, *images: MadeImage, misbehave: Misbehave | None = None) -> None:
+        """Serve the manifests and blobs of `images`, the first of them as `latest`."""
+        self.misbehave = misbehave or (lambda _: None)
+        self.asked: list[Ask] = []
+        self.documents: dict[str, tuple[bytes, str]] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.tags: dict[str, str] = {}
+        self.host = ""
+        self._port: Any = None
+        self._clock: Any = installed_reactor
+        self._open: set[HTTPChannel] = set()
+        for image in images:
+            self.add(image.manifest, image.media_type)
+            self.blobs.update({str(digest): blob for digest, blob in image.blobs.items()})
+        if images:
+            self.tags["latest"] = str(images[0].digest)
+
+    def add(self, content: bytes, media_type: str, tag: str | None = None) -> Digest:
+        """Serve a further manifest or index."""
+        digest = Digest.of(content)
+        self.documents[str(digest)] = (content, media_type)
+        if tag is not None:
+            self.tags[tag] = str(digest)
+        return digest
+
+    async def start(self, certificate: CertificateOptions | None = None) -> Self:
+        """Listen on a free port of the loopback."""
+        reactor = self._clock
+        site: Any = Site(_Everything(self))
+        site.protocol = lambda: _Channel(self._open)
+        if certificate is None:
+            self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+        else:
+            self._port = reactor.listenSSL(0, site, certificate, interface="127.0.0.1")
+        self.host = f"127.0.0.1:{self._port.getHost().port}"
+        return self
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        await self._port.stopListening()
+        while self._open:
+            for channel in tuple(self._open):
+                channel.forceAbortClient()
+            await pause(0.01, self._clock)
+
+    def respond(self, ask: Ask) -> None:
+        """Answer as a registry should (distribution-spec, "Pull")."""
+        path = ask.path.partition("?")[0]
+        if "/manifests/" in path:
+            reference = path.rpartition("/")[2]
+            digest = self.tags.get(reference, reference)
+            if digest in self.documents:
+                content, media_type = self.documents[digest]
+                ask.answer(200, content, Content_Type=media_type, Docker_Content_Digest=digest)
+                return
+        blob = self.blobs.get(path.rpartition("/")[2])
+        if blob is None:
+            errors = [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]
+            ask.answer(404, json.dumps({"errors": errors}).encode())
+            return
+        asked = ask.header("Range")
+        if asked is None:
+            ask.answer(200, blob)
+            return
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(blob):
+            ask.answer(416, Content_Range=f"bytes */{len(blob)}")
+            return
+        ask.answer(206, blob[start:], Content_Range=f"bytes {start}-{len(blob) - 1}/{len(blob)}")
+
+
+class _Channel(HTTPChannel):
+    """A connection that is known as long as it is open."""
+
+    def __init__(self, connections: set[HTTPChannel]) -> None:
+        super().__init__()
+        self._connections = connections
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._connections.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._connections.discard(self)
+
+
+class _Everything(Resource):
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(self, registry: FakeRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def render(self, request: Request) -> int:
+        finished: Deferred[None] = request.notifyFinish()
+        finished.addErrback(lambda _: None)
+        ask = Ask(self._registry, request)
+        if not self._registry.misbehave(ask):
+            self._registry.respond(ask)
+        self._registry.asked.append(ask)
+        return NOT_DONE_YET

@@ -1,0 +1,1 @@
+"""The promises of what speaks to registries and keeps their blobs."""

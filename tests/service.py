@@ -1,0 +1,208 @@
+"""Runs the gateway as its users do, as a process of its own, and talks to it over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from tests.parts import free_port
+
+BIN = Path(sys.executable).parent
+SYSTEM = "mycluster"
+ALICE = "good:alice:users::2001:2100"
+BOB = "good:bob:users::2002:2100"
+START_SECONDS = 30.0
+FINAL = {"READY", "FAILURE"}
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Return the first true value of `condition`; raise `TimeoutError` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
+        time.sleep(0.05)
+
+
+class Service:
+    """A gateway on a free port of the loopback, with all its directories below `root`.
+
+    `changes` are merged into its configuration; `locations` are its registries, the first of them
+    the default one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        locations: Mapping[str, Mapping[str, Any]],
+        changes: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the configuration; nothing runs until the context is entered."""
+        self.root = root
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.images = root / "images"
+        self.images.mkdir(parents=True, exist_ok=True)
+        self.log = root / "gateway.log"
+        self.config = root / "imagemanager.json"
+        self._env = {**os.environ, **(env or {})}
+        document: dict[str, Any] = {
+            "Authentication": "mock",
+            "Listen": f"tcp:{self.port}:interface=127.0.0.1",
+            "DefaultImageLocation": next(iter(locations)),
+            "ImageExpirationTimeout": "90:00:00:00",
+            "StateDirectory": str(root / "state"),
+            "CacheDirectory": str(root / "cache"),
+            "ExpandDirectory": str(root / "expand"),
+            "WorkerThreads": 2,
+            "FailureHold": 2,
+            "Locations": {name: dict(location) for name, location in locations.items()},
+            "Platforms": {
+                SYSTEM: {
+                    "accesstype": "local",
+                    "admins": ["root"],
+                    "squashfs": {"compressor": "gzip", "level": 1},
+                    "local": {"imageDir": str(self.images)},
+                }
+            },
+        }
+        document.update(changes or {})
+        self.config.write_text(json.dumps(document))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [BIN / "twistd", "--nodaemon", "--pidfile=", "shiftergw", "--config", self.config],
+                cwd=self.root,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        process = self._process
+
+        def ready() -> bool:
+            assert process.poll() is None, self.log.read_text()
+            return self.get("/readyz")[0] == 200
+
+        try:
+            until(ready, START_SECONDS, "the gateway's start")
+        except TimeoutError as error:
+            self.stop()
+            raise AssertionError(self.log.read_text()) from error
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop the process and wait until it is gone."""
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._process = None
+
+    @property
+    def pid(self) -> int:
+        """Return the gateway's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if b"shiftergw.runner" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+
+    def get(self, path: str, credential: str = ALICE, method: str = "GET") -> tuple[int, Any]:
+        """Return status and body of one request; the body parsed if it is JSON; 0 if refused."""
+        request = urllib.request.Request(
+            self.url + path,
+            headers={"authentication": credential},
+            method=method,
+            data=b"" if method == "POST" else None,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                status, content, kind = answer.status, answer.read(), answer.headers["Content-Type"]
+        except urllib.error.HTTPError as error:
+            with error:
+                status, content, kind = error.code, error.read(), error.headers["Content-Type"]
+        except OSError:
+            return 0, None
+        return status, json.loads(content) if kind == "application/json" else content.decode()
+
+    def poll(self, image: str, credential: str = ALICE) -> dict[str, Any]:
+        """Ask once for a pull, as the client's poll does."""
+        path = f"/api/pull/{SYSTEM}/docker/{quote(image, safe='')}/"
+        status, body = self.get(path, credential, "POST")
+        assert status == 200, (status, body)
+        answer: dict[str, Any] = body
+        return answer
+
+    def pull(self, image: str, credential: str = ALICE, seconds: float = 60) -> dict[str, Any]:
+        """Poll until the pull has ended and return the last answer."""
+
+        def ended() -> dict[str, Any] | None:
+            answer = self.poll(image, credential)
+            return answer if answer["status"] in FINAL else None
+
+        return until(ended, seconds, f"the end of the pull of {image}")
+
+    def lookup(self, image: str, credential: str = ALICE) -> tuple[int, Any]:
+        """Look an image up."""
+        return self.get(f"/api/lookup/{SYSTEM}/docker/{quote(image, safe='')}/", credential)
+
+    def queue(self, credential: str = ALICE) -> list[dict[str, Any]]:
+        """Return the queue's entries."""
+        _, body = self.get(f"/api/queue/{SYSTEM}/", credential)
+        entries: list[dict[str, Any]] = body["list"]
+        return entries
+
+    def leftovers(self) -> list[str]:
+        """Return temporary files in the image directory and in the scratch directories.
+
+        What may stay: delivered files, whole blobs, converted files and what describes them.
+        """
+        places = [self.images, self.root / "expand", self.root / "cache"]
+        names = [path for place in places for path in place.rglob("*") if path.is_file()]
+        keep = (".squashfs", ".meta", ".json")
+        return [
+            str(path.relative_to(self.root))
+            for path in names
+            if not path.name.endswith(keep)
+            and not (path.parent.name == "sha256" and len(path.name) == 64)
+        ]

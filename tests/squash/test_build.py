@@ -1,0 +1,518 @@
+"""From layers to a converted file: built once, checked, shared, and swept when nobody needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from shiftergw.errors import BlobCorrupt, ConversionFailed, LayerInvalid, NoSpace
+from shiftergw.image import BuildLimits, BuiltImage, Digest, LayerFile, SquashOptions
+from shiftergw.model import Progress
+from shiftergw.plumbing.locks import try_lock, unlock
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import ImageBuilder
+from shiftergw.squash.build import SquashBuilder
+from tests import images
+from tests.parts import need
+from tests.squash.parts import (
+    content_of,
+    mounted,
+    open_descriptors,
+    running_in,
+    script,
+)
+
+real: Any = reactor
+ID = "ab" * 32
+OTHER = "cd" * 32
+CREATED = 1_710_000_000
+DAY = 86400.0
+REAL = "real=$(command -v mksquashfs)"  # for scripts that stand before it
+
+TREE = [
+    images.entry("usr"),
+    images.entry("usr/bin"),
+    images.entry("usr/bin/tool", b"#!tool", mode=0o755),
+    images.entry("usr/bin/alias", b"", type=tarfile.LNKTYPE, linkname="usr/bin/tool"),
+    images.entry("bin", b"", type=tarfile.SYMTYPE, linkname="usr/bin"),
+    images.entry("new\nline", b"1"),
+    images.entry("a -> b", b"2"),
+    images.entry("\udcff\udc80", b"3"),
+    images.entry("data", os.urandom(1000) * 500),
+    images.entry("gone", b"gone"),
+]
+ABOVE = [
+    images.entry(".wh.gone", b""),
+    images.entry("bin/through", b"4"),
+    images.entry("closed", b"5", mode=0o600),
+]
+
+
+class Site:
+    """A builder with layers on a disk, and what it told."""
+
+    def __init__(self, directory: Path, threads: Threads, binary: str | None = None) -> None:
+        """Use `directory` for everything."""
+        self.converted = directory / "converted"
+        self._layers = directory
+        self.builder = SquashBuilder(
+            self.converted, binary or need("mksquashfs"), threads, real, real
+        )
+        self.states: list[str] = []
+        self.progress: list[Progress] = []
+
+    def layer(self, entries: Sequence[Any], compression: str = "gzip") -> LayerFile:
+        """Put a layer on the disk."""
+        tar = images.tar_of(entries)
+        path = self._layers / f"layer-{Digest.of(tar).hex[:16]}-{compression}"
+        path.write_bytes(images.compress(tar, compression))
+        return LayerFile(path, Digest.of(tar))
+
+    @property
+    def two(self) -> list[LayerFile]:
+        """Return two layers, one over the other."""
+        return [self.layer(TREE), self.layer(ABOVE, "zstd")]
+
+    def build(self, layers: Sequence[LayerFile], image_id: str = ID, **options: Any) -> Any:
+        """Return the context of a build; `options` are those of `SquashOptions`."""
+        builder: ImageBuilder = self.builder
+        return builder.build(
+            image_id,
+            CREATED,
+            layers,
+            SquashOptions(**{"level": 1, "memory": "64M", **options}),
+            BuildLimits(),
+            self.progress.append,
+            self.states.append,
+        )
+
+    async def built(self, layers: Sequence[LayerFile], **options: Any) -> BuiltImage:
+        """Build, and end the use at once."""
+        async with self.build(layers, **options) as built:
+            found: BuiltImage = built
+            return found
+
+    @property
+    def names(self) -> list[str]:
+        """Return what lies in the directory of converted files."""
+        return sorted(path.name for path in self.converted.iterdir())
+
+
+@pytest.fixture
+def site(tmp_path: Path, threads: Threads) -> Site:
+    """Return a site with the real `mksquashfs`."""
+    return Site(tmp_path, threads)
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_become_one_file(site: Site) -> None:
+    """The file holds the merged tree with its data; it lies alone with its sidecar, private."""
+    async with site.build(site.two) as built:
+        content = content_of(built.path)
+        data = built.path.read_bytes()
+        mode = built.path.stat().st_mode & 0o777
+    assert content["usr/bin/tool"] == (tarfile.REGTYPE, 0o755, b"#!tool")
+    assert content["usr/bin/through"] == (tarfile.REGTYPE, 0o644, b"4")
+    assert content["closed"][1:] == (0o644, b"5")
+    assert content["new\nline"][2] == b"1"
+    assert content["a -> b"][2] == b"2"
+    assert content["\udcff\udc80"][2] == b"3"
+    assert content["bin"][2] == "usr/bin"
+    assert len(content["data"][2]) == 500_000
+    assert "gone" not in content
+    assert (built.size, built.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert mode == 0o600
+    base = built.path.stem
+    assert base.startswith(ID + "-")
+    assert site.names == [f"{base}.json", f"{base}.squashfs"]
+    assert site.converted.stat().st_mode & 0o777 == 0o700
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_told_on_the_way(site: Site) -> None:
+    """States in order, progress in bytes of each stage up to its end, seconds of each stage."""
+    layers = site.two
+    built = await site.built(layers)
+    assert site.states == ["EXAMINATION", "CONVERSION"]
+    stages = {progress.stage: progress for progress in site.progress}
+    compressed = sum(layer.path.stat().st_size for layer in layers)
+    assert stages["index"] == Progress("index", compressed, compressed)
+    assert stages["squash"] == Progress("squash", built.report.size, built.report.size)
+    assert set(built.seconds) == {"index", "plan", "squash", "check"}
+    assert built.report.modes >= 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_built_file_is_used_again(site: Site) -> None:
+    """The second build of the same finds the file, verifies it, and says the same of it."""
+    layers = site.two
+    first = await site.built(layers)
+    inode = first.path.stat().st_ino
+    site.states.clear()
+    second = await site.built(layers)
+    assert (second.path, second.size, second.sha256) == (first.path, first.size, first.sha256)
+    assert second.report == first.report
+    assert second.path.stat().st_ino == inode
+    assert set(second.seconds) == {"verify"}
+    assert site.states == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_options_have_files_of_their_own(site: Site) -> None:
+    """Other options are another file; what does not shape the bytes is not another option."""
+    layers = site.two
+    gzip = await site.built(layers)
+    zstd = await site.built(layers, compressor="zstd", level=3)
+    assert gzip.path != zstd.path
+    assert content_of(gzip.path) == content_of(zstd.path)
+    again = await site.built(layers, processors=1, memory="128M")
+    assert again.path == gzip.path
+    assert set(again.seconds) == {"verify"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:
+    """Another machine, another moment, another number of processors: the same bytes."""
+    layers = site.two
+    first = await site.built(layers)
+    (tmp_path / "other").mkdir()
+    await deferLater(real, 1.1)
+    elsewhere = Site(tmp_path / "other", site.builder._threads)
+    second = await elsewhere.built(layers, processors=1)
+    assert second.sha256 == first.sha256
+    assert second.path != first.path
+
+
+def _flip(site: Site, base: str) -> None:
+    path = site.converted / f"{base}.squashfs"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _cut(site: Site, base: str) -> None:
+    os.truncate(site.converted / f"{base}.squashfs", 100)
+
+
+def _remove(site: Site, base: str) -> None:
+    (site.converted / f"{base}.squashfs").unlink()
+
+
+def _orphan(site: Site, base: str) -> None:
+    (site.converted / f"{base}.json").unlink()
+
+
+def _scribble(site: Site, base: str) -> None:
+    (site.converted / f"{base}.json").write_text("{]")
+
+
+def _strange(site: Site, base: str) -> None:
+    (site.converted / f"{base}.json").write_text(json.dumps({"size": 1, "sha256": 2, "report": 3}))
+
+
+def _unknown(site: Site, base: str) -> None:
+    path = site.converted / f"{base}.json"
+    said = json.loads(path.read_text())
+    said["report"]["other"] = 1
+    path.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, _remove, _orphan, _scribble, _strange, _unknown])
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_file_is_built_anew(site: Site, damage: Any) -> None:
+    """A file that is not what its sidecar says, or has none, is never delivered."""
+    layers = site.two
+    first = await site.built(layers)
+    damage(site, first.path.stem)
+    second = await site.built(layers)
+    assert set(second.seconds) == {"index", "plan", "squash", "check"}
+    assert second.sha256 == first.sha256
+    assert hashlib.sha256(second.path.read_bytes()).hexdigest() == first.sha256
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_askers_build_once(site: Site) -> None:
+    """Askers of the same wait for the one that builds, and all get its file."""
+    layers = site.two
+    running = [Deferred.fromCoroutine(site.built(layers)) for _ in range(4)]
+    results = await gatherResults(running)
+    assert len({built.sha256 for built in results}) == 1
+    assert sorted(set(built.seconds) == {"verify"} for built in results) == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert site.states == ["EXAMINATION", "CONVERSION"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_waiting_asker_takes_over(tmp_path: Path, threads: Threads) -> None:
+    """When the one that builds is cancelled, the next one builds."""
+    (tmp_path / "bin").mkdir()
+    once = tmp_path / "once"
+    hang_once = f"mkdir {once} 2>/dev/null && while :; do sleep 0.1; done"
+    binary = script(tmp_path / "bin" / "mksquashfs", f'{REAL}; {hang_once}; exec "$real" "$@"')
+    site = Site(tmp_path, threads, binary)
+    layers = site.two
+    first = Deferred.fromCoroutine(site.built(layers))
+    while not once.exists():
+        await deferLater(real, 0.01)
+    second = Deferred.fromCoroutine(site.built(layers))
+    await deferLater(real, 0.05)
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    assert "squash" in (await second).seconds
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_id_is_never_a_path(site: Site) -> None:
+    """What is not 64 hexadecimal digits makes no file name."""
+    for bad in ("", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n"):
+        with pytest.raises(ValueError, match="names no converted file"):
+            await site.built([], image_id=bad)
+    assert not site.converted.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_without_layers(site: Site) -> None:
+    """No layer, or an empty one, is an empty file system."""
+    assert content_of((await site.built([])).path) == {}
+    empty = await site.built([site.layer([])], image_id=OTHER)
+    assert content_of(empty.path) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_layer_stops_everything(site: Site) -> None:
+    """A layer that is no archive, or not the one promised, fails and leaves nothing."""
+    good, broken = site.layer(TREE), site.layer([images.entry("x", b"x")])
+    broken.path.write_bytes(b"no archive at all" * 100)
+    with pytest.raises(LayerInvalid):
+        await site.built([good, broken])
+    with pytest.raises(BlobCorrupt):
+        await site.built([LayerFile(good.path, Digest.of(b"other"))])
+    assert site.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
+    """A layer's file that is not there is a failed conversion, not a crash."""
+    with pytest.raises(ConversionFailed) as caught:
+        await site.built([LayerFile(tmp_path / "none")])
+    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("kill -9 $$", "killed from outside"),
+        ("echo broken >&2; exit 1", "failed with code 1"),
+        (f'{REAL}; "$real" "$@"; truncate -s 1000 "$2"', "not what was planned"),
+        (f'{REAL}; "$real" "$@"; : > "$2"', "not what was planned"),
+        ("cat >/dev/null", "not what was planned"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failed_conversion_leaves_nothing(
+    tmp_path: Path, threads: Threads, text: str, what: str
+) -> None:
+    """However `mksquashfs` fails, also with a good exit code, no file remains and it is told."""
+    (tmp_path / "bin").mkdir()
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
+    with pytest.raises(ConversionFailed, match=what):
+        await site.built(site.two)
+    assert site.names == []
+    assert running_in(tmp_path / "bin") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_wrong_tree_is_never_delivered(tmp_path: Path, threads: Threads) -> None:
+    """A `mksquashfs` that makes a sound file of something else is found out."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "other").write_text("other")
+    (tmp_path / "bin").mkdir()
+    text = f'cat >/dev/null; {REAL}; exec "$real" {tmp_path}/tree "$2" -noappend -all-root -quiet'
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
+    with pytest.raises(ConversionFailed, match="not what was planned"):
+        await site.built(site.two)
+    assert site.names == []
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3])
+@pytest_twisted.ensureDeferred
+async def test_cancelling_leaves_nothing(tmp_path: Path, threads: Threads, after: float) -> None:
+    """Whenever a build is cancelled: no process, no file, no lock, no descriptor remains."""
+    await threads.run(int)
+    descriptors = open_descriptors()
+    site = Site(tmp_path, threads)
+    noise = [images.entry(f"noise-{n}", os.urandom(3_000_000)) for n in range(4)]
+    layers = [site.layer(noise, "plain")]
+    running = Deferred.fromCoroutine(site.built(layers, compressor="xz", level=None))
+    await deferLater(real, after)
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert running_in(tmp_path) == []
+    assert not site.converted.exists() or site.names == []
+    assert open_descriptors() == descriptors
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_a_hung_conversion(tmp_path: Path, threads: Threads) -> None:
+    """A `mksquashfs` that does nothing does not hold a cancelled build."""
+    (tmp_path / "bin").mkdir()
+    binary = script(tmp_path / "bin" / "mksquashfs", "while :; do sleep 0.1; done")
+    site = Site(tmp_path, threads, binary)
+    running = Deferred.fromCoroutine(site.built(site.two))
+    await deferLater(real, 0.5)
+    assert site.states == ["EXAMINATION", "CONVERSION"]
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert running_in(tmp_path / "bin") == []
+    assert site.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_of_the_user_of_the_file_is_the_users(site: Site) -> None:
+    """What the body of the context raises passes through as it is; the file stays."""
+    with pytest.raises(FileNotFoundError):
+        async with site.build(site.two):
+            raise FileNotFoundError
+    assert len(site.names) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
+    """A disk without space ends as `NoSpace`, from `mksquashfs` and from our own writing."""
+    place = tmp_path / "small"
+    place.mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=2m,nr_inodes=10", "none", str(place)) as done:
+        if not done:
+            pytest.skip("only root may mount")
+        site = Site(tmp_path, threads)
+        site.builder = SquashBuilder(place, need("mksquashfs"), threads, real, real)
+        with pytest.raises(NoSpace):
+            await site.built([site.layer([images.entry("noise", os.urandom(4_000_000))])])
+        assert list(place.iterdir()) == []
+        for number in range(20):
+            try:
+                (place / f"{number}").touch()
+            except OSError:
+                break
+        with pytest.raises(NoSpace):
+            await site.built(site.two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
+    """Mounted, the file shows data, links, modes and owners as planned."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    async with site.build(site.two) as built:
+        with mounted("-t", "squashfs", "-o", "loop,ro", str(built.path), str(place)) as done:
+            if not done:
+                pytest.skip("only root may mount, where there are loop devices")
+            tool, alias = place / "usr/bin/tool", place / "bin/alias"
+            assert tool.read_bytes() == b"#!tool"
+            assert tool.samefile(alias)
+            assert tool.stat().st_nlink == 2
+            assert tool.stat().st_mtime == 1_700_000_000
+            assert (place / "data").read_bytes() == TREE[8][1]
+            assert (place / "a -> b").read_bytes() == b"2"
+            assert sorted(os.fsencode(path.name) for path in place.iterdir()) == [
+                b"a -> b", b"bin", b"closed", b"data", b"new\nline", b"usr", b"\xff\x80",
+            ]  # fmt: skip
+            assert place.stat().st_mode & 0o777 == 0o755
+            assert {path.lstat().st_uid for path in place.rglob("*")} == {0}
+
+
+def age(site: Site, seconds: float) -> None:
+    """Make everything in the directory older."""
+    for path in site.converted.iterdir():
+        then = time.time() - seconds
+        os.utime(path, (then, then))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_used_is_swept(site: Site) -> None:
+    """The sweep removes the old with all that belongs to it, and nothing that is not its own."""
+    assert await site.builder.sweep(DAY, time.time()) == 0  # there is no directory yet
+    layers = site.two
+    await site.built(layers)
+    (site.converted / "foreign").touch()
+    (site.converted / f"{OTHER}-{'0' * 12}.part").touch()
+    (site.converted / f".{OTHER}-{'0' * 12}.json.x7f").touch()
+    (site.converted / f"{OTHER}-{'1' * 12}.lock").touch()
+    assert await site.builder.sweep(DAY, time.time()) == 0
+    assert len(site.names) == 6
+    age(site, 2 * DAY)
+    assert await site.builder.sweep(DAY, time.time()) == 3
+    assert site.names == ["foreign"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_use_makes_young(site: Site) -> None:
+    """A file that was used a moment ago stays, however long ago it was built."""
+    layers = site.two
+    await site.built(layers)
+    age(site, 2 * DAY)
+    await site.built(layers)
+    assert await site.builder.sweep(DAY, time.time()) == 0
+    assert len(site.names) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_in_use_is_not_swept(site: Site) -> None:
+    """While a context lives its file stays, for as many as use it, and until the last."""
+    layers = site.two
+    async with site.build(layers) as outer:
+        async with site.build(layers):
+            age(site, 2 * DAY)
+            assert await site.builder.sweep(DAY, time.time()) == 0
+        age(site, 2 * DAY)
+        assert await site.builder.sweep(DAY, time.time()) == 0
+        assert outer.path.exists()
+    assert await site.builder.sweep(DAY, time.time()) == 1
+    assert site.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_build_in_progress_is_not_swept(site: Site) -> None:
+    """What is locked stays, however old it looks."""
+    site.converted.mkdir()
+    lock = site.converted / f"{ID}-{'0' * 12}.lock"
+    (site.converted / f"{ID}-{'0' * 12}.part").touch()
+    held = try_lock(lock)
+    assert held is not None
+    age(site, 2 * DAY)
+    assert await site.builder.sweep(DAY, time.time()) == 0
+    assert len(site.names) == 2
+    unlock(lock, held)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_dead_worker_left_does_no_harm(site: Site, tmp_path: Path) -> None:
+    """Half a file and a lock of a process that was killed are simply overwritten."""
+    layers = site.two
+    first = await site.built(layers)
+    base = first.path.stem
+    first.path.unlink()
+    (site.converted / f"{base}.part").write_bytes(os.urandom(100_000))
+    (site.converted / f"{base}.lock").touch()
+    assert (await site.built(layers)).sha256 == first.sha256
+    assert site.names == [f"{base}.json", f"{base}.squashfs"]

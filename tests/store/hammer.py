@@ -1,0 +1,117 @@
+"""One of several processes that use one store at once: `python -m tests.store.hammer ...`.
+
+Says that it is ready, waits for a line on standard input, and prints one JSON value at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from shiftergw.errors import Superseded
+from shiftergw.model import ImageReference, Progress, PullRequest, Ready
+from shiftergw.ports import ImageStore
+from tests.store.places import open_store
+
+NOW = 1_000_000.0
+
+
+def request(tag: str, uid: int = 1000) -> PullRequest:
+    """Return a pull of `tag`."""
+    return PullRequest("alpha", "docker", ImageReference.parse(tag), uid)
+
+
+async def claims(store: ImageStore, number: int) -> int:
+    """Claim the same tags as everybody; return how many this process created."""
+    return sum([(await store.claim(request(f"shared:{n}"), NOW))[1] for n in range(number)])
+
+
+async def begins(store: ImageStore, *keys: str) -> list[str]:
+    """Begin the same records as everybody; return those that were left to this process."""
+    return [key for key in keys if await store.begin(key, "hammer", NOW, 60) is not None]
+
+
+async def duel(store: ImageStore, key: str) -> list[int]:
+    """Take a record up again and again, and finish it; return the attempts that did."""
+    finished = []
+    for n in range(30):
+        record = await store.begin(key, "hammer", NOW + n * 100, 0)
+        if record is None:
+            break
+        try:
+            await store.heartbeat(key, record.attempt, Progress("fetch", n, 100), NOW + n * 100)
+            if n == 20:
+                await store.finish(key, record.attempt, Ready("a" * 64), NOW)
+                finished.append(record.attempt)
+        except Superseded:
+            continue
+    return finished
+
+
+async def churn(store: ImageStore, name: str) -> int:
+    """Pull one image after the other until killed."""
+    for n in range(1_000_000):
+        record, _ = await store.claim(request(f"{name}:{n}"), NOW + n)
+        begun = await store.begin(record.key, "hammer", NOW + n, 60)
+        assert begun is not None
+        await store.finish(record.key, 1, Ready(f"{n:064x}"), NOW + n)
+        print(n, flush=True)  # noqa: T201
+    return 0
+
+
+ACTIONS: dict[str, Any] = {"claims": claims, "begins": begins, "duel": duel, "churn": churn}
+
+
+async def main(_: Any, kind: str, location: str, action: str, *arguments: str) -> None:
+    """Open the store and act."""
+    store = open_store(kind, location)
+    print("ready", flush=True)  # noqa: T201
+    sys.stdin.readline()
+    await store.startService()
+    given = [int(argument) if argument.isdigit() else argument for argument in arguments]
+    result = await ACTIONS[action](store, *given)
+    await store.stopService()
+    print(json.dumps(result), flush=True)  # noqa: T201
+
+
+def start(location: tuple[str, str], action: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start one process; it waits for `go`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.store.hammer", *location, action, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ),
+        text=True,
+    )
+
+
+def release(processes: list[subprocess.Popen[str]]) -> None:
+    """Let all begin at once."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
+    """Let all begin at once; return what each printed at its end."""
+    release(processes)
+    answers = []
+    for process in processes:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        answers.append(json.loads(output.splitlines()[-1]))
+    return answers
+
+
+if __name__ == "__main__":
+    react(lambda reactor: Deferred.fromCoroutine(main(reactor, *sys.argv[1:])))

@@ -1,0 +1,294 @@
+"""Tests of the house itself: which room may import what, how long a file may be, what lies where.
+
+Every rule is a function from a file's place and text to the list of its offences; it is run over
+the program, and over made-up files that break it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = sorted((ROOT / "shiftergw").rglob("*.py"))
+
+LONGEST = 400
+"""Lines that no file exceeds."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What its modules may import: other layers, packages of others, nothing of `never`.
+
+    Its own layer is allowed too, except to adapters, which never import one another.
+    """
+
+    modules: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    apart: bool = False
+
+
+LAYERS = {
+    "vocabulary": Layer(("errors", "model", "image", "states", "ports", "__version__")),
+    "configuration": Layer(("config",), ("vocabulary",), ("pydantic",)),
+    "oci": Layer(
+        ("oci",),
+        ("vocabulary",),
+        ("isal", "zstandard"),
+        never=("socket", "ssl", "time", "asyncio", "select"),
+    ),
+    "plumbing": Layer(("plumbing",), ("errors",), ("twisted", "zope", "cryptography")),
+    "adapters": Layer(
+        ("auth", "registry", "squash", "delivery", "store", "work"),
+        ("vocabulary", "configuration", "oci", "plumbing"),
+        ("twisted", "zope", "treq", "txmongo", "pymongo", "bson", "celery", "OpenSSL",
+         "cryptography", "pyasn1", "service_identity"),
+        apart=True,
+    ),
+    "domain": Layer(
+        ("gateway", "dispatch", "worker", "housekeeping", "attempt", "pipeline"),
+        ("vocabulary", "configuration", "oci", "plumbing"),
+        ("twisted",),
+        never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),
+    ),
+    "edges": Layer(
+        ("web", "metrics", "log"),
+        ("vocabulary", "configuration", "domain"),
+        ("twisted", "zope", "prometheus_client"),
+    ),
+    "cli": Layer(
+        ("cli",),
+        ("vocabulary", "configuration", "composition", "auth"),
+        ("twisted", "treq", "click", "rich"),
+    ),
+    "composition": Layer(
+        ("compose", "tap", "runner", "checkup"),
+        ("vocabulary", "configuration", "oci", "plumbing", "adapters", "domain", "edges"),
+        ("twisted", "zope"),
+    ),
+}  # fmt: skip
+
+HOMES = {
+    "txmongo": ("store",),
+    "pymongo": ("store",),
+    "bson": ("store",),
+    "sqlite3": ("store",),
+    "twisted.conch": ("delivery",),
+    "celery": ("work",),
+    "treq": ("registry", "cli"),
+    "twisted.internet.reactor": ("compose", "tap", "runner"),
+}
+"""What only these rooms may import."""
+
+TOP_LEVEL = {
+    ".ci", ".git", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "conf", "pyproject.toml",
+    "shiftergw", "tests", "twisted",
+}  # fmt: skip
+
+
+def imports_of(tree: ast.Module, typing_too: bool) -> Iterator[str]:
+    """Yield the dotted names that a module imports; `typing_too`: under TYPE_CHECKING as well."""
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.If)
+            and ast.unparse(node.test) == "TYPE_CHECKING"
+            and not typing_too
+        ):
+            skipped.update(inner for statement in node.body for inner in ast.walk(statement))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def begins(name: str, package: str) -> bool:
+    """Say whether a dotted name is `package` or lies in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def layer_of(room: str) -> tuple[str, Layer] | None:
+    """Return the layer of a module or package directly below ours."""
+    for name, layer in LAYERS.items():
+        if any(fnmatch(room, pattern) for pattern in layer.modules):
+            return name, layer
+    return None
+
+
+def import_offences(place: str, source: str) -> list[str]:
+    """Return what a file of the program imports against the table."""
+    room = Path(place).with_suffix("").parts[1]
+    found = layer_of(room)
+    if room == "__init__":
+        found = layer_of("errors")
+    if found is None:
+        return [f"{place}: no layer has this file"]
+    layer_name, layer = found
+    offences = []
+    for name in imports_of(ast.parse(source), typing_too=room != "ports"):
+        package = name.partition(".")[0]
+        if name.startswith("."):
+            wrong = "a relative import"
+        elif any(begins(name, home) and room not in rooms for home, rooms in HOMES.items()):
+            wrong = "it has another home"
+        elif any(begins(name, never) for never in layer.never):
+            wrong = f"never in {layer_name}"
+        elif package == "shiftergw":
+            wrong = "" if _may_enter(room, layer_name, layer, name.split(".")[1]) else "upward"
+        elif package in sys.stdlib_module_names or package in layer.packages:
+            wrong = ""
+        else:
+            wrong = f"a package that {layer_name} does not use"
+        if wrong:
+            offences.append(f"{place} imports {name}: {wrong}")
+    return offences
+
+
+def _may_enter(room: str, layer_name: str, layer: Layer, other: str) -> bool:
+    """Say whether a room may import another one of ours."""
+    target = layer_of(other)
+    if target is None:
+        return False
+    if target[0] == layer_name:
+        return other == room or not layer.apart
+    return target[0] in layer.layers or other in layer.layers
+
+
+def length_offences(place: str, source: str) -> list[str]:
+    """Return a complaint if the file is too long."""
+    lines = len(source.splitlines())
+    return [f"{place}: {lines} lines"] if lines > LONGEST else []
+
+
+def place_of(path: Path) -> str:
+    """Return where a file lies in the repository."""
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
+def test_imports(path: Path) -> None:
+    """No file imports against the table of the architecture."""
+    assert import_offences(place_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "wrong"),
+    [
+        ("errors.py", "import twisted", "a package that vocabulary does not use"),
+        ("model.py", "import pydantic", "a package that vocabulary does not use"),
+        ("ports.py", "from twisted.internet import defer", "a package that vocabulary does not"),
+        ("states.py", "from shiftergw.config import Config", "upward"),
+        ("config.py", "from shiftergw.plumbing.files import file_system_of", "upward"),
+        ("config/values.py", "from shiftergw import compose", "upward"),
+        ("oci/tar.py", "from twisted.python import log", "a package that oci does not use"),
+        ("oci/tar.py", "import socket", "never in oci"),
+        ("oci/tar.py", "from time import monotonic", "never in oci"),
+        ("plumbing/locks.py", "from shiftergw.image import Digest", "upward"),
+        ("registry/client.py", "from shiftergw.store import sqlite", "upward"),
+        ("registry/client.py", "import shiftergw.gateway", "upward"),
+        ("registry/client.py", "from shiftergw.web.api import x", "upward"),
+        ("registry/client.py", "import requests", "a package that adapters does not use"),
+        ("auth/mock.py", "import treq", "it has another home"),
+        ("delivery/local.py", "import sqlite3", "it has another home"),
+        ("registry/client.py", "from twisted.conch.ssh import transport", "it has another home"),
+        ("registry/client.py", "from twisted import conch", "it has another home"),
+        ("store/mongo.py", "import celery.app", "it has another home"),
+        ("work/celery.py", "from txmongo import ConnectionPool", "it has another home"),
+        ("gateway.py", "def f():\n    from twisted.internet import reactor", "it has another home"),
+        ("gateway.py", "import twisted.internet.reactor", "it has another home"),
+        ("gateway.py", "from twisted.web.server import Request", "never in domain"),
+        ("gateway.py", "from shiftergw.auth.mock import MockAuthenticator", "upward"),
+        ("worker.py", "if TYPE_CHECKING:\n    from shiftergw.store import sqlite", "upward"),
+        ("web/api.py", "from shiftergw.squash import build", "upward"),
+        ("log.py", "from shiftergw import tap", "upward"),
+        ("cli/main.py", "from shiftergw.gateway import Gateway", "upward"),
+        ("cli/main.py", "from shiftergw.registry.client import x", "upward"),
+        ("runner.py", "from shiftergw.cli import main", "upward"),
+        ("runner.py", "import treq", "it has another home"),
+        ("oci/tar.py", "from . import paths", "a relative import"),
+        ("gateway.py", "from shiftergw import attic", "upward"),
+        ("attic.py", "", "no layer has this file"),
+        ("attic/__init__.py", "", "no layer has this file"),
+        ("__init__.py", "import twisted", "a package that vocabulary does not use"),
+    ],
+)
+def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
+    """A made-up file that breaks a line of the table is found out."""
+    (offence,) = import_offences(f"shiftergw/{place}", source)
+    assert wrong in offence
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("ports.py", "if TYPE_CHECKING:\n    from twisted.internet.interfaces import IConsumer"),
+        ("config.py", "import pydantic\nfrom shiftergw.errors import GatewayError"),
+        ("plumbing/files.py", "from shiftergw.errors import TimedOut\nimport twisted.internet"),
+        ("registry/a.py", "import treq\nfrom shiftergw.registry.b import c"),
+        ("cli/main.py", "from shiftergw.auth.munge import encode\nfrom shiftergw import compose"),
+        ("compose.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
+        ("web/api.py", "from shiftergw.gateway import Gateway\nfrom shiftergw import __version__"),
+    ],
+)
+def test_imports_along_the_table(place: str, source: str) -> None:
+    """What the table allows is no offence."""
+    assert import_offences(f"shiftergw/{place}", source) == []
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=place_of)
+def test_length(path: Path) -> None:
+    """No file of the program is longer than one can keep in mind."""
+    assert length_offences(place_of(path), path.read_text()) == []
+
+
+def test_length_can_offend() -> None:
+    """One line more is one too many."""
+    assert length_offences("a.py", "x = 1\n" * LONGEST) == []
+    assert length_offences("a.py", "x = 1\n" * (LONGEST + 1)) == [f"a.py: {LONGEST + 1} lines"]
+
+
+def strangers(names: set[str], ignored: list[str]) -> set[str]:
+    """Return the names at the top of the repository that belong neither there nor in .gitignore."""
+    return {
+        name
+        for name in names - TOP_LEVEL
+        if not any(fnmatch(name, pattern.rstrip("/")) for pattern in ignored)
+    }
+
+
+def test_top_level() -> None:
+    """The top of the repository holds what it is said to hold."""
+    ignored = (ROOT / ".gitignore").read_text().split()
+    names = {path.name for path in ROOT.iterdir()}
+    assert strangers(names, ignored) == set()
+    assert strangers({*names, "utils.py", "notes"}, ignored) == {"utils.py", "notes"}
+
+
+def plugin_offences(files: set[str], source: str) -> list[str]:
+    """Return what is wrong with the folder that `twistd` searches."""
+    ours = [n for n in imports_of(ast.parse(source), typing_too=True) if begins(n, "shiftergw")]
+    packages = [name for name in files if name.endswith("__init__.py")]
+    return [*ours, *packages]
+
+
+def test_plugin() -> None:
+    """The plugin names the service without importing it, in a folder that is no package."""
+    folder = ROOT / "twisted"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+    source = (folder / "plugins" / "shiftergw_plugin.py").read_text()
+    assert plugin_offences(files, source) == []
+    assert plugin_offences({*files, "plugins/__init__.py"}, "import shiftergw.tap") == [
+        "shiftergw.tap",
+        "plugins/__init__.py",
+    ]

@@ -1,0 +1,120 @@
+"""Tests of the tree of errors: statuses, words, texts, and foreign text made harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw import errors
+from shiftergw.errors import (
+    FOREIGN_TEXT_LIMIT,
+    ChildFailed,
+    GatewayError,
+    PullError,
+    TooMany,
+    Unavailable,
+    printable,
+)
+
+
+def tree(base: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
+    """Yield every class of the tree that `errors` defines."""
+    yield base
+    for child in base.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from tree(child)
+
+
+TREE = list(tree())
+
+
+@given(st.text() | st.binary(), st.integers(1, 50))
+def test_printable(text: str | bytes, limit: int) -> None:
+    """Foreign text becomes one printable line of limited length, whatever it is."""
+    line = printable(text, limit)
+    assert line.isprintable()
+    assert len(line) <= limit
+    assert len(line.splitlines()) <= 1
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z")), max_size=FOREIGN_TEXT_LIMIT))
+def test_printable_keeps_plain_text(text: str) -> None:
+    """Text that is harmless and short stays as it is, in any language."""
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\nb", r"a\x0ab"),
+        (b"\xff\x1b", r"\xff\x1b"),
+        ("\u202egnp", r"\x202egnp"),
+        ("größer", "größer"),
+        ("x" * 301, "x" * 299 + "…"),
+        ("x" * 300, "x" * 300),
+    ],
+)
+def test_printable_examples(text: str | bytes, expected: str) -> None:
+    """Control characters are shown as numbers, and a cut is visible."""
+    assert printable(text) == expected
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_class_facts(kind: type[GatewayError]) -> None:
+    """Every class has an error status, a wire word and a remedy of whole sentences."""
+    assert 400 <= kind.http_status <= 599
+    assert kind.code == kind.code.lower()
+    assert kind.code.replace("-", "").isalpha()
+    assert kind.default_remedy.endswith((".", "?"))
+    assert kind.__doc__
+
+
+def test_words_are_distinct() -> None:
+    """A client can tell the errors apart by their word."""
+    words = [kind.code for kind in TREE]
+    assert len(words) == len(set(words))
+
+
+def test_own_faults_are_not_retried() -> None:
+    """What is the requester's to mend is not worth a retry."""
+    hopeless = {kind.code for kind in TREE if kind.http_status in {400, 401, 403, 413}}
+    retried = {kind.code for kind in TREE if kind.retryable}
+    assert hopeless.isdisjoint(retried)
+    assert {TooMany.code, Unavailable.code} <= retried
+
+
+def test_texts() -> None:
+    """An error shows what happened and what to do; the detail stays for admins."""
+    error = GatewayError("It broke.", remedy="Mend it.", detail="host1:/dev/sda", retry_after=5)
+    assert str(error) == "It broke. Mend it."
+    assert (error.what, error.remedy, error.detail, error.retry_after) == (
+        "It broke.",
+        "Mend it.",
+        "host1:/dev/sda",
+        5,
+    )
+
+
+def test_default_texts() -> None:
+    """Without a remedy the class has one; an empty one is none."""
+    assert str(TooMany("Full.")) == "Full. Try again later."
+    assert str(TooMany("Full.", remedy="")) == "Full."
+    assert TooMany("Full.").detail == ""
+    assert TooMany("Full.").retry_after is None
+
+
+def test_child_failed() -> None:
+    """The end of a child's stderr is a detail, and no part of what a user reads."""
+    error = ChildFailed("mksquashfs failed.", exit_code=1, signal=None, stderr="/images: full")
+    assert (error.exit_code, error.signal, error.detail) == (1, None, "/images: full")
+    assert "/images" not in str(error)
+
+
+def test_pull_errors_are_causes() -> None:
+    """What a worker reports about an image is one family, and none of it an internal error."""
+    family = list(tree(PullError))
+    assert len(family) > 10
+    assert all(kind.code != GatewayError.code for kind in family)

@@ -1,0 +1,249 @@
+"""The rules of list, lookup, pull and queue, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import Clock
+
+from shiftergw.errors import BadRequest, NotFound
+from shiftergw.gateway import Gateway
+from shiftergw.model import Failed, Login, Ready, Session
+from shiftergw.plumbing.seal import Seal
+from shiftergw.states import State
+from shiftergw.store.sqlite import SqliteStore
+from tests.configurations import loaded
+
+ID = "a" * 64
+ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
+BOB = Session("mycluster", "bob", 2002, "users", 2100, frozenset({2100}))
+ADMIN = Session("mycluster", "root", 0, "root", 0, frozenset({0}), admin=True)
+START = 1_000_000.0
+
+
+class Bench:
+    """A gateway on a store, a clock, and what it woke."""
+
+    def __init__(self, store: SqliteStore, **changes: Any) -> None:
+        """Configure the gateway with `changes`."""
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.store = store
+        self.seal = Seal(b"k" * 32)
+        self.woken = 0
+        config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
+        self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def pull(
+        self, session: Session, image: str = "app:1", users: tuple[int, ...] = ()
+    ) -> Any:
+        """Ask for an image."""
+        return await self.gateway.pull(session, "docker", image, users, (), "request")
+
+    async def end(self, outcome: Ready | Failed) -> None:
+        """End whatever is in flight."""
+        (waiting,) = await self.store.waiting(1)
+        now = self.clock.seconds()
+        begun = await self.store.begin(waiting.key, "here:1", now, 60)
+        assert begun is not None
+        await self.store.finish(begun.key, begun.attempt, outcome, now)
+
+
+READY = Ready(ID, {"private": False, "user_acl": (), "group_acl": ()})
+PRIVATE = Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": (2300,)})
+DENIED = Failed("PULLING", "refused", "log in", retryable=False, own=True)
+BROKEN = Failed("PULLING", "broken", "wait", retryable=True)
+
+
+@pytest_twisted.async_yield_fixture()
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Open a store."""
+    opened = SqliteStore(reactor, tmp_path / "store.sqlite")
+    await opened.startService()
+    yield opened
+    await opened.stopService()
+
+
+@pytest.fixture
+def bench(store: SqliteStore) -> Bench:
+    """Return a gateway on an empty store."""
+    return Bench(store)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
+    """New work is claimed, its creator sees INIT, and somebody is woken to do it."""
+    record = await bench.pull(ALICE)
+    assert (record.status, record.id, bench.woken) == (State.INIT, None, 1)
+    again = await bench.pull(BOB)
+    assert (again.key, again.status, bench.woken) == (record.key, State.PENDING, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fresh_image_needs_no_work(bench: Bench) -> None:
+    """Within `PullUpdateTimeout` a READY image is the answer; later its tag is looked at again."""
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    bench.clock.advance(299)
+    assert (await bench.pull(BOB)).status is State.READY
+    bench.clock.advance(2)
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_shown_and_then_tried_again(bench: Bench) -> None:
+    """Whoever polls sees the failure for `FailureHold` seconds; then a new pull may start."""
+    await bench.pull(ALICE)
+    await bench.end(BROKEN)
+    for session in (ALICE, BOB):
+        shown = await bench.pull(session)
+        assert (shown.status, shown.cause) == (State.FAILURE, "broken")
+    bench.clock.advance(11)
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_user_s_refusal_blocks_nobody(bench: Bench) -> None:
+    """What failed with a user's own credentials is shown to him alone."""
+    await bench.pull(ALICE)
+    await bench.end(DENIED)
+    assert (await bench.pull(ALICE)).status is State.FAILURE
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_image_is_seen_by_its_readers_alone(bench: Bench) -> None:
+    """By uid or by any group; to everybody else there is no such image."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    assert (await bench.gateway.lookup(ALICE, "docker", "app:1")).id == ID
+    grouped = replace(BOB, groups=frozenset({2300}))
+    assert (await bench.gateway.lookup(grouped, "docker", "app:1")).id == ID
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(BOB, "docker", "app:1")
+    assert [r.id for r in await bench.gateway.list(ALICE)] == [ID]
+    assert await bench.gateway.list(BOB) == []
+    # He may try with credentials of his own.
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_acl_starts_work_for_a_private_image(bench: Bench) -> None:
+    """The same readers are no change; others are; a public image has no ACL to change."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    same = await bench.gateway.pull(ALICE, "docker", "app:1", (2001,), (2300,), "r")
+    assert same.status is State.READY
+    assert (await bench.pull(ALICE, users=(2009,))).status is State.INIT
+    await bench.end(READY)
+    assert (await bench.pull(ALICE, users=(2009,))).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_found_normalised_and_literally(bench: Bench) -> None:
+    """Without a tag the tag is `latest`, in pull and lookup alike."""
+    await bench.pull(ALICE, "app")
+    await bench.end(READY)
+    for name in ("app", "app:latest"):
+        assert (await bench.gateway.lookup(BOB, "docker", name)).tags == ("app:latest",)
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(BOB, "docker", "No Reference")
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_names_and_types_store_nothing(bench: Bench) -> None:
+    """A malformed reference or type is the requester's fault, before anything is stored."""
+    for itype, name in (("docker", "A b"), ("docker", "../x"), ("local", "app:1")):
+        with pytest.raises(BadRequest):
+            await bench.gateway.pull(ALICE, itype, name, (), (), "r")
+    assert await bench.store.queue("mycluster") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lookup_puts_off_the_expiration(store: SqliteStore) -> None:
+    """Each lookup renews it, but writes only when that moves it by an hour or more."""
+    bench = Bench(store, ImageExpirationTimeout="10:00:00:00", Metrics=True)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    first = await bench.gateway.lookup(ALICE, "docker", "app:1")
+    bench.clock.advance(60)
+    await bench.gateway.lookup(ALICE, "docker", "app:1")
+    second = await store.get(first.key)
+    bench.clock.advance(4000)
+    await bench.gateway.lookup(ALICE, "docker", "app:1")
+    third = await store.get(first.key)
+    assert second is not None
+    assert third is not None
+    assert second.expiration == START + 864_000
+    assert third.expiration == START + 60 + 4000 + 864_000
+    rows = await store.lookups("mycluster", 10)
+    assert [(row["user"], row["id"]) for row in rows] == [("alice", ID)] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> None:
+    """The login for the image's location goes with the record, sealed; no other one does."""
+    logins = {
+        "default": Login("alice", "secret"),
+        "registry.example.com": Login("alice", "pass:word"),
+    }
+    record = await bench.pull(replace(ALICE, logins=logins))
+    stored = await bench.store.get(record.key)
+    assert stored is not None
+    assert stored.sealed is not None
+    assert "pass" not in stored.sealed
+    assert bench.seal.open(stored.sealed, stored.claim or "") == "alice:pass:word"
+    other = await bench.pull(replace(ALICE, logins={"elsewhere": Login("a", "b")}), "app:2")
+    assert other.sealed is None
+    by_default = await bench.pull(replace(ALICE, logins={"default": Login("a", "b")}), "app:3")
+    assert by_default.sealed is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
+    """Own work and work without a login; an admin sees all, nobody sees another's readers."""
+    secret = replace(ALICE, logins={"default": Login("alice", "secret")})
+    await bench.pull(secret, "secret:1", users=(2007,))
+    bench.clock.advance(1)
+    await bench.pull(ALICE, "open:1")
+
+    async def seen(session: Session) -> list[str | None]:
+        return [record.pulltag for record in await bench.gateway.queue(session)]
+
+    assert await seen(BOB) == ["open:1"]
+    assert await seen(ALICE) == await seen(ADMIN) == ["secret:1", "open:1"]
+    assert (await bench.pull(BOB, "secret:1")).user_acl == ()
+    assert (await bench.pull(ALICE, "secret:1")).user_acl == (2007,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> None:
+    """Whoever claims what was refreshed a moment ago gives his claim back and takes the image."""
+    await bench.pull(ALICE)
+    bench.clock.advance(1)
+    store, gateway = bench.store, bench.gateway
+    claim = store.claim
+
+    async def slow_claim(*arguments: Any) -> Any:
+        await bench.end(READY)  # between this caller's look and his claim
+        return await claim(*arguments)
+
+    known = gateway._work
+
+    async def nothing_known(*arguments: Any) -> None:
+        gateway._work = known  # type: ignore[method-assign]
+
+    gateway._work = nothing_known  # type: ignore[assignment]
+    store.claim = slow_claim  # type: ignore[method-assign]
+    record = await bench.pull(BOB)
+    assert (record.status, record.id) == (State.READY, ID)
+    assert await store.queue("mycluster") == []

@@ -1,0 +1,183 @@
+"""Tests of the values about images: digests, platforms, squashfs options."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.errors import BadRequest
+from shiftergw.image import (
+    BuildLimits,
+    BuiltImage,
+    ContentReport,
+    Descriptor,
+    Digest,
+    Platform,
+    ResolvedImage,
+    SquashOptions,
+)
+
+HEX = "0123456789abcdef" * 4
+
+
+DIGESTS = st.sampled_from([("sha256", 64), ("sha384", 96), ("sha512", 128)]).flatmap(
+    lambda kind: st.tuples(
+        st.just(kind[0]),
+        st.text("0123456789abcdef", min_size=kind[1], max_size=kind[1]),
+    )
+)
+
+
+@given(DIGESTS)
+def test_digest_round_trip(parts: tuple[str, str]) -> None:
+    """A digest reads back from its own text."""
+    algorithm, digits = parts
+    digest = Digest.parse(f"{algorithm}:{digits}")
+    assert (digest.algorithm, digest.hex) == (algorithm, digits)
+    assert Digest.parse(str(digest)) == digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        HEX,
+        f"sha256:{HEX[:-1]}",
+        f"sha256:{HEX}0",
+        f"sha256:{HEX.upper()}",
+        f"SHA256:{HEX}",
+        f"md5:{HEX[:32]}",
+        f"sha512:{HEX}",
+        f"sha256:{HEX[:-1]}/",
+        "sha256:../../../../etc/passwd",
+        f"sha256:{HEX}\n",
+        f" sha256:{HEX}",
+        f"sha256:{HEX[:-1]}٣",
+        f"sha256::{HEX}",
+    ],
+)
+def test_digest_grammar(text: str) -> None:
+    """What is no digest is refused: a digest becomes a file name."""
+    with pytest.raises(BadRequest, match="is not a digest"):
+        Digest.parse(text)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"sha256:", ["sha256"], {}])
+def test_digest_of_another_type(value: Any) -> None:
+    """A JSON value of another type is refused like a wrong text."""
+    with pytest.raises(BadRequest):
+        Digest.parse(value)
+
+
+def test_digest_error_is_printable() -> None:
+    """A wrong digest is repeated escaped and cut."""
+    with pytest.raises(BadRequest) as caught:
+        Digest.parse("\x1b[2J\n" + "x" * 10_000)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_digest_of_content() -> None:
+    """The digest of bytes is their SHA-256."""
+    assert str(Digest.of(b"abc")) == f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("amd64", Platform("amd64")),
+        ("arm64/v8", Platform("arm64", "v8")),
+        ("arm/v7", Platform("arm", "v7")),
+        ("ppc64le", Platform("ppc64le")),
+        ("x86_64", Platform("x86_64")),
+    ],
+)
+def test_platform(text: str, expected: Platform) -> None:
+    """An architecture, with its variant if there is one, reads and writes the same text."""
+    assert Platform.parse(text) == expected
+    assert str(expected) == text
+    assert expected.os == "linux"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "amd64/", "/v8", "AMD64", "arm64/8", "arm64/v8/x", "linux/arm64/v8", "a b", "a\n"]
+)
+def test_platform_grammar(text: str) -> None:
+    """What is no architecture is refused with the form that is."""
+    with pytest.raises(ValueError, match="`amd64` or `arm64/v8`"):
+        Platform.parse(text)
+
+
+def resolved(*layers: Descriptor) -> ResolvedImage:
+    """Return an image with these layers."""
+    digest = Digest.of(b"manifest")
+    return ResolvedImage(
+        digest, Digest.of(b"index"), Descriptor(Digest.of(b"config"), 6), layers, "l", "r"
+    )
+
+
+def test_image_id() -> None:
+    """The id is the hex of the chosen manifest's digest, not of the index."""
+    assert resolved().id == hashlib.sha256(b"manifest").hexdigest()
+
+
+def test_download_size_counts_a_blob_once() -> None:
+    """A layer that stands twice in an image is downloaded once."""
+    a, b = Descriptor(Digest.of(b"a"), 10), Descriptor(Digest.of(b"b"), 5)
+    assert resolved(a, b, a).download_size == 15
+    assert resolved().download_size == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compressor": "zstd"},
+        {"level": 9},
+        {"level": None},
+        {"block_size": "1M"},
+        {"keep_setuid": True},
+        {"extra": ("-no-fragments",)},
+        {"extra": ("-no-fragments", "-b")},
+    ],
+)
+def test_options_key_differs(change: dict[str, Any]) -> None:
+    """Options that give other bytes have another key."""
+    assert SquashOptions(**change).key != SquashOptions().key
+
+
+@pytest.mark.parametrize("change", [{"memory": "2G"}, {"processors": 3}])
+def test_options_key_ignores_resources(change: dict[str, Any]) -> None:
+    """Memory and processors do not shape the file, so they share its key."""
+    assert SquashOptions(**change).key == SquashOptions().key
+
+
+def test_options_key_is_a_name() -> None:
+    """The key is short, and the same in every process: it is part of a file's name."""
+    assert SquashOptions().key == SquashOptions().key
+    assert len(SquashOptions().key) == 12
+    assert set(SquashOptions().key) <= set("0123456789abcdef")
+
+
+def test_report_as_document() -> None:
+    """A content report is a flat JSON object of counts."""
+    document = ContentReport(entries=2, size=10, devices=1).to_document()
+    assert document["entries"] == 2
+    assert document["devices"] == 1
+    assert all(isinstance(count, int) for count in document.values())
+
+
+def test_default_limits() -> None:
+    """Without configuration an image may have 200 GB and five million entries."""
+    assert BuildLimits() == BuildLimits(200_000_000_000, 5_000_000)
+
+
+def test_values_are_frozen() -> None:
+    """A built image is a fact: nobody changes it on its way."""
+    built = BuiltImage(Path("x"), 1, HEX, ContentReport())
+    with pytest.raises(AttributeError):
+        built.size = 2  # type: ignore[misc]

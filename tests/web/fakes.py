@@ -1,0 +1,191 @@
+"""A gateway without a store, and a site around it: in memory or on a loopback port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
+
+from shiftergw.errors import NotAuthenticated, NotFound
+from shiftergw.gateway import Gateway
+from shiftergw.model import ImageRecord, Session
+from shiftergw.states import State
+from shiftergw.web.api import make_site
+from shiftergw.web.site import Site
+
+IMAGE_ID = "ab" * 32
+READY = ImageRecord(
+    key="1",
+    system="mycluster",
+    tags=("ubuntu:24.04",),
+    status=State.READY,
+    id=IMAGE_ID,
+    user_acl=(),
+    group_acl=(),
+    env=("PATH=/bin",),
+    last_pull=1_700_000_000.0,
+    status_message="Transferring image",
+)
+"""A record as the store holds it once its pull has ended."""
+
+
+class FakeAuthenticator:
+    """Lets `good:NAME` in as uid 1000, and nobody else."""
+
+    async def authenticate(self, credential: str, system: str) -> Session:
+        """Return a session or refuse."""
+        word, _, user = credential.partition(":")
+        if word != "good" or not user:
+            raise NotAuthenticated("The credential is not valid.")
+        return Session(system, user, 1000, "users", 100)
+
+
+@dataclass
+class FakeGateway:
+    """Follows the methods that the HTTP edge uses; `raises` is raised by the next of them.
+
+    `pulls` are the answers to come of `pull`, the last one for ever; `held` keeps every answer
+    back until it fires. `asked` has what came in.
+    """
+
+    systems: Sequence[str] = ("mycluster",)
+    images: Sequence[ImageRecord] = (READY,)
+    pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
+    waiting: Sequence[ImageRecord] = ()
+    raises: Exception | None = None
+    held: Deferred[None] | None = None
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def _turn(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.held is not None:
+            await self.held
+        if self.raises is not None:
+            raise self.raises
+
+    async def ready(self) -> None:
+        """Return, or raise."""
+        await self._turn("ready")
+
+    async def list(self, session: Session) -> Sequence[ImageRecord]:
+        """Return all images."""
+        await self._turn("list", session)
+        return self.images
+
+    async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
+        """Return the image that has the tag."""
+        await self._turn("lookup", session, itype, text)
+        for image in self.images:
+            if text in image.tags and image.itype == itype:
+                return image
+        raise NotFound(f"There is no image {text}.")
+
+    async def pull(
+        self,
+        session: Session,
+        itype: str,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        request_id: str,
+    ) -> ImageRecord:
+        """Return the next of `pulls`."""
+        await self._turn("pull", session, itype, text, user_acl, group_acl, request_id)
+        image = self.pulls.pop(0) if len(self.pulls) > 1 else self.pulls[0]
+        return replace(image, pulltag=text)
+
+    async def queue(self, session: Session) -> Sequence[ImageRecord]:
+        """Return the records waiting."""
+        await self._turn("queue", session)
+        return self.waiting
+
+
+def site_of(gateway: FakeGateway, clock: Any = None) -> Site:
+    """Return the real site around a fake gateway."""
+    authenticators = dict.fromkeys(gateway.systems, FakeAuthenticator())
+    return make_site(cast("Gateway", gateway), authenticators, clock or Clock())
+
+
+@dataclass
+class Reply:
+    """An answer, read by hand; `headers` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """Return the body's JSON."""
+        return json.loads(self.body)
+
+    @classmethod
+    def parse(cls, received: bytes, method: str = "GET") -> tuple[Reply, bytes]:
+        """Read one answer; return it and the bytes behind it."""
+        head, separator, rest = received.partition(b"\r\n\r\n")
+        assert separator, received
+        status_line, *lines = head.decode("ascii").split("\r\n")
+        pairs = [line.split(": ", 1) for line in lines]
+        headers = {name.lower(): value for name, value in pairs}
+        assert len(headers) == len(pairs), lines
+        length = 0 if method == "HEAD" else int(headers["content-length"])
+        assert len(rest) >= length, received
+        return cls(int(status_line.split()[1]), headers, rest[:length]), rest[length:]
+
+
+class Wire:
+    """One connection to a site, in memory."""
+
+    def __init__(self, site: Site) -> None:
+        """Connect."""
+        self.transport = StringTransport()
+        self.channel = site.buildProtocol(cast("IAddress", self.transport.getPeer()))
+        assert self.channel is not None
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> bytes:
+        """Send bytes and return what came back so far."""
+        assert self.channel is not None
+        self.channel.dataReceived(data)
+        received: bytes = self.transport.value()
+        return received
+
+    def ask(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Sequence[str] = ("authentication:good:ann",),
+    ) -> Reply:
+        """Send one request and return its answer, which must be there at once, and whole."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: gateway", *headers]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        self.transport.clear()
+        received = self.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+        reply, rest = Reply.parse(received, method)
+        assert rest == b""
+        return reply
+
+
+@asynccontextmanager
+async def listening(site: Site) -> AsyncIterator[int]:
+    """Serve on a loopback port for as long as the context lives, and its connections."""
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    anything: Any = reactor
+    before = set(anything.getReaders())
+    port = anything.listenTCP(0, site, interface="127.0.0.1")
+    try:
+        yield port.getHost().port
+    finally:
+        await port.stopListening()
+        while set(anything.getReaders()) - before:  # connections whose other end has gone
+            await deferLater(anything, 0.002, int)

@@ -1,0 +1,327 @@
+"""The routes, through the whole HTTP server, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from shiftergw.errors import BadRequest, NotAllowed, TooMany, Unavailable
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from tests.web.fakes import IMAGE_ID, READY, FakeGateway, Reply, Wire, site_of
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    """Return a gateway with one image."""
+    return FakeGateway()
+
+
+@pytest.fixture
+def wire(gateway: FakeGateway) -> Wire:
+    """Return a connection to it."""
+    return Wire(site_of(gateway))
+
+
+@pytest.fixture
+def events() -> Iterator[list[LogEvent]]:
+    """Return the log's events as they come."""
+    found: list[LogEvent] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        found.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
+def test_the_front_page(wire: Wire) -> None:
+    """The root tells what it told before."""
+    reply = wire.ask("/", headers=())
+    assert (reply.status, reply.body) == (200, b"{lookup,pull,expire,list}")
+    assert reply.headers["content-type"] == "text/plain"
+
+
+def test_every_answer_has_the_headers_that_clients_need(wire: Wire) -> None:
+    """The exact content type, the exact length, an id, and no version of any program."""
+    reply = wire.ask("/api/list/mycluster/")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["content-length"] == str(len(reply.body))
+    assert reply.headers["server"] == "shiftergw"
+    assert len(reply.headers["x-request-id"]) == 8
+    assert "transfer-encoding" not in reply.headers
+
+
+def test_list(wire: Wire, gateway: FakeGateway) -> None:
+    """The images stand in `list`, for the session of the credential."""
+    reply = wire.ask("/api/list/mycluster")
+    assert [image["id"] for image in reply.json["list"]] == [IMAGE_ID]
+    name, session = gateway.asked[0]
+    assert (name, session.user, session.system) == ("list", "ann", "mycluster")
+
+
+@pytest.mark.parametrize("image", ["ubuntu:24.04", "ubuntu%3A24.04", "ubuntu%3a24.04/"])
+def test_lookup(wire: Wire, image: str) -> None:
+    """An image is found by its name, however it is encoded."""
+    reply = wire.ask(f"/api/lookup/mycluster/docker/{image}")
+    assert (reply.status, reply.json["id"]) == (200, IMAGE_ID)
+
+
+def test_lookup_of_nothing(wire: Wire) -> None:
+    """What is not there is a 404 that says so."""
+    reply = wire.ask("/api/lookup/mycluster/docker/no/such:1/")
+    assert (reply.status, reply.json["code"]) == (404, "not-found")
+    assert reply.json["message"] == "Not Found: /api/lookup/mycluster/docker/no/such:1/"
+
+
+def test_pull_starts_and_is_polled(wire: Wire, gateway: FakeGateway) -> None:
+    """A pull answers INIT, then how far it is, then READY."""
+    gateway.pulls = [
+        ImageRecord(system="mycluster", status=State.INIT, user_acl=(), group_acl=()),
+        ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=2),
+        READY,
+    ]
+    path = "/api/pull/mycluster/docker/quay.io%2Fa%2Fb%3A1/"
+    first, second, third = (wire.ask(path, "POST", b"").json for _ in range(3))
+    assert (first["status"], first["id"], first["tag"]) == ("INIT", "MISSING", [])
+    assert (second["status"], second["done"], second["total"]) == ("PULLING", 1, 2)
+    assert (third["status"], third["id"]) == ("READY", IMAGE_ID)
+    assert gateway.asked[0][3] == "quay.io/a/b:1"
+
+
+def test_pull_hands_the_acl_on(wire: Wire, gateway: FakeGateway) -> None:
+    """What the body allows reaches the gateway, with the request's id."""
+    body = b'{"allowed_uids":"2001,2002","allowed_gids":"2300"}'
+    reply = wire.ask("/api/pull/mycluster/docker/x:1/", "POST", body)
+    *_, users, groups, request_id = gateway.asked[0]
+    assert (users, groups) == ((2001, 2002), (2300,))
+    assert request_id == reply.headers["x-request-id"]
+
+
+def test_pull_with_a_bad_body_starts_nothing(wire: Wire, gateway: FakeGateway) -> None:
+    """A body that cannot be understood is a 400, before the gateway hears of it."""
+    reply = wire.ask("/api/pull/mycluster/docker/x:1/", "POST", b'{"allowed_uids":7}')
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
+    assert gateway.asked == []
+
+
+def test_queue(wire: Wire, gateway: FakeGateway) -> None:
+    """The queue lists states and tags."""
+    gateway.waiting = [ImageRecord(status=State.PENDING, pulltag="x:1")]
+    reply = wire.ask("/api/queue/mycluster/")
+    assert reply.json == {"list": [{"status": "PENDING", "image": "x:1"}]}
+
+
+def test_live_and_ready(wire: Wire, gateway: FakeGateway) -> None:
+    """Both tell one word to anybody; a gateway that cannot work says 503 and when to ask."""
+    assert wire.ask("/livez", headers=()).body == b"alive"
+    assert wire.ask("/readyz", headers=()).body == b"ready"
+    gateway.raises = Unavailable("The store is away.")
+    reply = wire.ask("/readyz/", headers=())
+    assert (reply.status, reply.body) == (503, b"unavailable")
+    assert reply.headers["retry-after"] == "5"
+    assert wire.ask("/livez", headers=()).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/api/nothing/mycluster/",
+        "/api/list/mycluster/docker/x/",
+        "/api/lookup/mycluster/",
+        "/api/pull/mycluster/",
+        "/api/list/mycluster//",
+        "//api/list/mycluster/",
+        "/api/list//",
+        "*",
+    ],
+)
+def test_unknown_paths(wire: Wire, path: str) -> None:
+    """What is no route is a 404 in JSON, whatever the method."""
+    for method in ("GET", "POST", "OPTIONS"):
+        reply = wire.ask(path, method)
+        assert (reply.status, reply.json["code"]) == (404, "not-found")
+
+
+def test_an_unknown_system_comes_before_the_credential(wire: Wire) -> None:
+    """Nobody is asked who he is on a system that is not there."""
+    reply = wire.ask("/api/list/elsewhere/", headers=())
+    assert (reply.status, reply.json["code"]) == (404, "not-found")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        ("authentication:",),
+        ("authentication:(null)",),
+        ("authentication:bad:ann",),
+        ("authentication:good:ann", "Authentication: good:bob"),
+    ],
+)
+def test_without_one_good_credential(
+    wire: Wire, gateway: FakeGateway, headers: tuple[str, ...]
+) -> None:
+    """None, an empty one, a wrong one and two are 401 on every route of the API."""
+    for path, method in (
+        ("/api/list/mycluster/", "GET"),
+        ("/api/queue/mycluster/", "GET"),
+        ("/api/lookup/mycluster/docker/x/", "GET"),
+        ("/api/pull/mycluster/docker/x/", "POST"),
+    ):
+        reply = wire.ask(path, method, headers=headers)
+        assert (reply.status, reply.json["code"]) == (401, "not-authenticated")
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allow"),
+    [
+        ("/api/list/mycluster/", "POST", "GET, HEAD"),
+        ("/api/pull/mycluster/docker/x/", "GET", "POST"),
+        ("/api/pull/mycluster/docker/x/", "HEAD", "POST"),
+        ("/", "DELETE", "GET, HEAD"),
+        ("/livez", "BREW", "GET, HEAD"),
+    ],
+)
+def test_another_method(wire: Wire, path: str, method: str, allow: str) -> None:
+    """A method that a path does not have is a 405 that names those it has."""
+    reply = wire.ask(path, method)
+    assert (reply.status, reply.headers["allow"]) == (405, allow)
+    assert reply.headers["content-type"] == "application/json"
+
+
+def test_head_is_get_without_its_body(wire: Wire) -> None:
+    """HEAD tells the length of what GET would send."""
+    full = wire.ask("/api/list/mycluster/")
+    reply = wire.ask("/api/list/mycluster/", "HEAD")
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.headers["content-length"] == full.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(BadRequest("Odd."), 400), (NotAllowed("No."), 403), (TooMany("Full."), 429)],
+)
+def test_errors_of_the_gateway(
+    wire: Wire, gateway: FakeGateway, error: Exception, status: int
+) -> None:
+    """Each error has its own status and its text."""
+    gateway.raises = error
+    reply = wire.ask("/api/list/mycluster/")
+    assert (reply.status, reply.json["status"]) == (status, status)
+    assert reply.json["error"] == str(error)
+
+
+def test_a_fault_of_ours_tells_nothing_but_its_number(
+    wire: Wire, gateway: FakeGateway, events: list[LogEvent]
+) -> None:
+    """An exception that nobody foresaw is a 500 without details, and one traceback in the log."""
+    gateway.raises = RuntimeError("secret detail")
+    reply = wire.ask("/api/list/mycluster/")
+    assert (reply.status, reply.json["code"]) == (500, "internal")
+    assert b"secret" not in reply.body
+    assert reply.headers["x-request-id"] in reply.json["error"]
+    assert len([event for event in events if "log_failure" in event]) == 1
+
+
+def _lines(events: list[LogEvent]) -> list[str]:
+    return [formatEvent(event) for event in events if "request" in event]
+
+
+def test_one_line_in_the_log_for_each_request(wire: Wire, events: list[LogEvent]) -> None:
+    """It tells who asked what, how it ended, and no credential."""
+    reply = wire.ask("/api/lookup/mycluster/docker/x%0Ay/", headers=["authentication:good:ann"])
+    (line,) = _lines(events)
+    assert line.startswith(f"{reply.headers['x-request-id']} 192.168.1.1 ann(1000) GET ")
+    assert "/api/lookup/mycluster/docker/x%0Ay/ mycluster 404" in line
+    assert "good:ann" not in line
+
+
+def test_the_log_keeps_what_only_admins_may_read(
+    wire: Wire, gateway: FakeGateway, events: list[LogEvent]
+) -> None:
+    """The detail of an error is in the log, on one line, and not in the answer."""
+    gateway.raises = Unavailable("The store is away.", detail="db7:27017\nrefused")
+    reply = wire.ask("/api/list/mycluster/")
+    assert b"db7" not in reply.body
+    assert _lines(events)[0].endswith("The store is away. db7:27017\\x0arefused")
+
+
+def test_probes_do_not_fill_the_log(wire: Wire, events: list[LogEvent]) -> None:
+    """Requests without a user are logged at debug."""
+    wire.ask("/livez", headers=())
+    wire.ask("/", headers=())
+    assert {event["log_level"] for event in events if "request" in event} == {LogLevel.debug}
+
+
+def test_the_duration_is_in_the_log(gateway: FakeGateway, events: list[LogEvent]) -> None:
+    """It counts from the request's arrival to its answer."""
+    clock = Clock()
+    gateway.held = Deferred()
+    wire = Wire(site_of(gateway, clock))
+    assert wire.send(b"GET /readyz HTTP/1.1\r\n\r\n") == b""
+    clock.advance(1.25)
+    gateway.held.callback(None)
+    assert "200 1.250 s" in _lines(events)[0]
+
+
+def _hang_up(wire: Wire) -> None:
+    assert wire.channel is not None
+    wire.channel.connectionLost(Failure(ConnectionDone()))
+
+
+def test_a_read_ends_with_its_requester(
+    wire: Wire, gateway: FakeGateway, events: list[LogEvent]
+) -> None:
+    """A list that nobody waits for any more is cancelled."""
+    cancelled: list[str] = []
+    gateway.held = Deferred(lambda _: cancelled.append("held"))
+    wire.send(b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n")
+    _hang_up(wire)
+    assert cancelled == ["held"]
+    assert "hung up" in _lines(events)[0]
+
+
+def test_a_pull_outlives_its_requester(
+    wire: Wire, gateway: FakeGateway, events: list[LogEvent]
+) -> None:
+    """A pull that began is carried through, though nobody reads its answer."""
+    gateway.held = Deferred()
+    wire.send(
+        b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\n"
+        b"authentication:good:ann\r\nContent-Length: 0\r\n\r\n"
+    )
+    _hang_up(wire)
+    gateway.held.callback(None)
+    assert " 200 " in _lines(events)[0]
+    assert wire.transport.value() == b""
+
+
+def test_answers_keep_their_order(wire: Wire, gateway: FakeGateway) -> None:
+    """Requests sent ahead on one connection are answered one after the other."""
+    gateway.held = Deferred()
+    ask = b"GET /api/%s/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n"
+    assert wire.send(ask % b"list" + ask % b"queue") == b""
+    gateway.held.callback(None)
+    first, rest = Reply.parse(wire.transport.value())
+    second, rest = Reply.parse(rest)
+    assert (len(first.json["list"]), len(second.json["list"]), rest) == (1, 0, b"")
+
+
+def test_a_long_list_is_one_answer(wire: Wire, gateway: FakeGateway) -> None:
+    """Twenty thousand images come with one length."""
+    gateway.images = [replace(READY, tags=(f"x:{n}",)) for n in range(20_000)]
+    assert len(wire.ask("/api/list/mycluster/").json["list"]) == 20_000

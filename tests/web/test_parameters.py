@@ -1,0 +1,154 @@
+"""Paths, credentials and bodies as values."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shiftergw.errors import BadRequest, NotAuthenticated, NotFound
+from shiftergw.web import parameters
+from shiftergw.web.parameters import Address
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/", Address("/")),
+        (b"/livez", Address("/livez")),
+        (b"/livez/", Address("/livez")),
+        (b"/api/list/s/", Address("list", "s")),
+        (b"/api/list/s", Address("list", "s")),
+        (b"/api/lookup/s/docker/x/", Address("lookup", "s", "docker", "x")),
+        (b"/api/lookup/s/docker/a%2Fb%3A1/", Address("lookup", "s", "docker", "a/b:1")),
+        (b"/api/lookup/s/docker/a/b:1", Address("lookup", "s", "docker", "a/b:1")),
+        (b"/api/lookup/s/docker/a%252Fb/", Address("lookup", "s", "docker", "a%2Fb")),
+        (b"/api/pull/s/custom/%C3%A9%2B%40/", Address("pull", "s", "custom", "é+@")),
+        (b"http://gateway:5000/api/list/s/", Address("list", "s")),
+        (b"http://gateway", Address("/")),
+    ],
+)
+def test_a_path_is_decoded_once_and_cut(path: bytes, expected: Address) -> None:
+    """Five segments, one optional slash at the end, the image's own slashes either way."""
+    assert Address.parse(path) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"//",
+        b"//api/list/s/",
+        b"/api/list/s//",
+        b"/api/lookup/s/docker/x//",
+        b"/api/lookup/s/docker/x%2F/",
+        b"/api/lookup/s/docker//x",
+        b"/api/lookup/s/docker/",
+        b"/api/lookup//docker/x",
+        b"/api",
+        b"/api/list",
+        b"/a/b",
+        b"*",
+        b"api/list/s",
+    ],
+)
+def test_a_path_that_names_nothing(path: bytes) -> None:
+    """Empty segments, doubled slashes and paths of another length are not found."""
+    with pytest.raises(NotFound):
+        Address.parse(path)
+
+
+def test_a_path_that_is_not_text() -> None:
+    """Bytes that are not UTF-8 are the requester's fault."""
+    with pytest.raises(BadRequest):
+        Address.parse(b"/api/lookup/s/docker/%ff/")
+
+
+def test_one_credential_counts() -> None:
+    """The header stands there once and is text."""
+    assert parameters.credential([b"MUNGE:abc:"]) == "MUNGE:abc:"
+
+
+@pytest.mark.parametrize("values", [[], [b""], [b"good:a:a", b"good:b:b"], [b"\xff"]])
+def test_any_other_credential_is_refused(values: list[bytes]) -> None:
+    """None, an empty one, two, and bytes are not authenticated."""
+    with pytest.raises(NotAuthenticated):
+        parameters.credential(values)
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n", b"null", b"{}"])
+def test_a_body_without_parameters(body: bytes) -> None:
+    """No body, `null` and `{}` mean the same."""
+    assert parameters.members(body) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x",
+        b"[]",
+        b"1",
+        b'"a"',
+        b"false",
+        b"\xff",
+        b'{"a":1,"a":2}',
+        b"[" * 60_000,
+        b'{"a":' + b"1" * 5000 + b"}",
+        b'{"a":{"b":1,"b":1}}',
+    ],
+)
+def test_a_body_that_is_no_object(body: bytes) -> None:
+    """Not JSON, not an object, a member twice, nested or long beyond reason: a bad request."""
+    with pytest.raises(BadRequest):
+        parameters.members(body)
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        ("2001,2002", (2001, 2002)),
+        (" 2001 ,\t2002 ", (2001, 2002)),
+        ("5,5,4,5", (5, 4)),
+        ([1, 2], (1, 2)),
+        (["1", 2], (1, 2)),
+        ([], ()),
+        ("0,4294967294", (0, 4294967294)),
+    ],
+)
+def test_ids_as_text_or_numbers(value: object, ids: tuple[int, ...]) -> None:
+    """Both forms, with blanks and repetitions, give each id once, in order."""
+    assert parameters.acl({"allowed_uids": value}, "allowed_uids") == ids
+    assert parameters.acl({}, "allowed_uids") == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "1,",
+        "a",
+        "1;2",
+        "-1",
+        "4294967295",
+        "1.0",
+        "\u0661",
+        5,
+        None,
+        True,
+        {},
+        [True],
+        [1.0],
+        [None],
+    ],
+)
+def test_ids_that_are_none(value: object) -> None:
+    """Anything but ids from 0 to 2**32 - 2 is refused, so that no image is open by mistake."""
+    with pytest.raises(BadRequest, match="allowed_gids"):
+        parameters.acl({"allowed_gids": value}, "allowed_gids")
+
+
+def test_the_runtime_reads_1000_ids() -> None:
+    """One id more than the runtime reads is refused; repetitions do not count."""
+    many = ",".join(map(str, range(1000)))
+    assert len(parameters.acl(json.loads(f'{{"a":"{many},7"}}'), "a")) == 1000
+    with pytest.raises(BadRequest, match="1001"):
+        parameters.acl({"a": f"{many},1000"}, "a")

@@ -1,0 +1,146 @@
+"""Records and errors as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from shiftergw.errors import NotAuthenticated, NotFound, TooMany, Unavailable
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from shiftergw.web import render
+from tests.web.fakes import IMAGE_ID, READY
+
+MEMBERS = {
+    "id",
+    "system",
+    "itype",
+    "tag",
+    "status",
+    "userACL",
+    "groupACL",
+    "ENV",
+    "ENTRY",
+    "WORKDIR",
+    "LABELS",
+    "last_pull",
+    "status_message",
+}
+
+
+def test_a_record_has_its_13_members() -> None:
+    """A READY record is told in exactly the 13 members, with MISSING for what it lacks."""
+    assert render.record(READY) == {
+        "id": IMAGE_ID,
+        "system": "mycluster",
+        "itype": "docker",
+        "tag": ["ubuntu:24.04"],
+        "status": "READY",
+        "userACL": (),
+        "groupACL": (),
+        "ENV": ("PATH=/bin",),
+        "ENTRY": "MISSING",
+        "WORKDIR": "MISSING",
+        "LABELS": "MISSING",
+        "last_pull": 1_700_000_000.0,
+        "status_message": "Transferring image",
+    }
+
+
+def test_an_empty_record_is_missing_and_never_null() -> None:
+    """What a fresh record lacks is a string; tag is an array all the same."""
+    empty = render.record(ImageRecord(system="s", workdir=""))
+    assert set(empty) == MEMBERS
+    assert None not in empty.values()
+    assert empty["tag"] == []
+    assert {name for name, value in empty.items() if value == "MISSING"} == MEMBERS - {
+        "system",
+        "itype",
+        "tag",
+        "status",
+    }
+
+
+def test_last_pull_has_a_decimal_point() -> None:
+    """A whole number of seconds is a float on the wire: the clients show 1970 otherwise."""
+    whole = replace(READY, last_pull=1_700_000_000)
+    assert b'"last_pull":1700000000.0' in render.answer(render.record(whole)).body
+
+
+def test_a_pull_tells_progress_only_where_there_is_some() -> None:
+    """Stage and bytes stand beside the record while work runs, and only then."""
+    running = replace(READY, status=State.PULLING, stage="fetch", done=5, total=9)
+    extra = {k: v for k, v in render.pulled(running).items() if k not in MEMBERS}
+    assert extra == {"stage": "fetch", "done": 5, "total": 9}
+    assert set(render.pulled(READY)) == MEMBERS
+
+
+def test_a_failure_tells_cause_and_remedy() -> None:
+    """A failed pull says why, what to do, whether again, and which request it was."""
+    failed = replace(
+        READY,
+        status=State.FAILURE,
+        stage="resolve",
+        cause="No such tag.",
+        remedy="Check it.",
+        retryable=False,
+        request_id="ab12",
+    )
+    answer = render.pulled(failed)
+    assert answer["cause"] == "No such tag."
+    assert answer["remedy"] == "Check it."
+    assert answer["retryable"] is False
+    assert answer["request_id"] == "ab12"
+
+
+def test_secrets_and_owners_stay_inside() -> None:
+    """Sealed logins, the requester and host names are in no answer."""
+    record = replace(
+        READY, sealed="SECRET", requested_by=4711, runner="host7:99", claim="c", key="the-key"
+    )
+    for shown in (render.pulled(record), render.queued(record), render.record(record)):
+        text = json.dumps(shown)
+        assert not any(word in text for word in ("SECRET", "4711", "host7", "the-key"))
+
+
+def test_a_row_of_the_queue() -> None:
+    """The queue tells the state and the tag asked for."""
+    waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
+    assert render.queued(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
+    assert render.queued(ImageRecord())["image"] == "MISSING"
+
+
+def test_a_refusal_is_one_line_of_json() -> None:
+    """An error tells its HTTP status, what happened, what to do, and a word for programs."""
+    answer = render.refusal(NotFound("Gone.\n", remedy="Look."), "/api/x")
+    assert answer.status == 404
+    assert answer.content_type == b"application/json"
+    assert b"\n" not in answer.body
+    assert json.loads(answer.body) == {
+        "status": 404,
+        "error": "Gone.\n Look.",
+        "message": "Not Found: /api/x",
+        "code": "not-found",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (Unavailable("Away."), "5"),
+        (TooMany("Full.", retry_after=12.2), "13"),
+        (Unavailable("Away.", retry_after=0.01), "1"),
+        (NotFound("No."), None),
+    ],
+)
+def test_what_passes_says_when_to_ask_again(error: NotFound, seconds: str | None) -> None:
+    """429 and 503 always carry whole seconds in `Retry-After`; other refusals do not."""
+    assert render.refusal(error).headers.get("Retry-After") == seconds
+
+
+def test_a_missing_credential_is_challenged() -> None:
+    """A 401 names the scheme, as HTTP wants."""
+    headers = render.refusal(NotAuthenticated("Who?")).headers
+    assert headers["WWW-Authenticate"].startswith("munge")

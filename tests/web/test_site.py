@@ -1,0 +1,330 @@
+"""The HTTP server at its edges: real sockets, raw bytes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.logger import LogEvent, globalLogPublisher
+
+from shiftergw.web.site import BODY_LIMIT, HEAD_LIMIT, IDLE_LIMIT
+from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
+
+HEAD = b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
+
+
+def _until_closed(connection: socket.socket) -> bytes:
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+def _talk(port: int, data: bytes, *, stubborn: bool = False) -> bytes:
+    """Send everything, whatever comes back, and return all that came; `stubborn` half-closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(data)
+        if stubborn:
+            connection.shutdown(socket.SHUT_WR)
+        return _until_closed(connection)
+
+
+async def _exchange(talk: Callable[[int], Any]) -> Any:
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    async with listening(site_of(FakeGateway(), reactor)) as port:
+        return await deferToThread(talk, port)
+
+
+def _one(received: bytes) -> Reply:
+    reply, rest = Reply.parse(received)
+    assert rest == b""
+    return reply
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/3.0\r\n\r\n",
+        b"GET  / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad name: x\r\nX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        HEAD + b"Content-Length: " + b"1" * 5000 + b"\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % n for n in range(600)) + b"\r\n",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
+    """Malformed lines, headers, lengths and chunks: a 400 in JSON, and the connection ends."""
+    reply = _one(await _exchange(lambda port: _talk(port, data)))
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
+    assert reply.headers["connection"] == "close"
+    assert reply.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /" + b"x" * (HEAD_LIMIT + 10) + b" HTTP/1.1\r\n\r\n",
+        b"x" * (4 * HEAD_LIMIT),
+        b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"y" * 9000) for n in range(9)),
+        HEAD + b"Content-Length: %d\r\n\r\n" % (BODY_LIMIT + 1),
+        HEAD + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 2_000_000,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"4000\r\n%s\r\n" % (b"x" * 0x4000) * 9,
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_too_large_is_told_so(data: bytes) -> None:
+    """A head or body over 64 KiB is a 413 that arrives, though its sender is not done sending."""
+    reply = _one(await _exchange(lambda port: _talk(port, data)))
+    assert (reply.status, reply.json["code"]) == (413, "too-large")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_just_within_the_limit() -> None:
+    """All logins of a user fit: 60 KiB in one header are read."""
+    credential = b"good:" + b"a" * 60_000
+    data = b"GET /api/list/mycluster/ HTTP/1.0\r\nauthentication:%s\r\n\r\n" % credential
+    assert _one(await _exchange(lambda port: _talk(port, data))).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_just_within_the_limit() -> None:
+    """A body of 64 KiB is read, whole or in chunks."""
+    body = b" " * (BODY_LIMIT - 2) + b"{}"
+    whole = b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    chunked = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+        len(body),
+        body,
+    )
+    for data in (whole, chunked):
+        assert _one(await _exchange(lambda port, d=data: _talk(port, HEAD + d))).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_asks_first_is_refused_before_it_sends() -> None:
+    """With `Expect: 100-continue` the 413 comes instead of the invitation."""
+    data = HEAD + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
+    assert (await _exchange(lambda port: _talk(port, data))).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_asks_first_is_invited() -> None:
+    """A body that fits is asked for, and read."""
+
+    def talk(port: int) -> tuple[bytes, bytes]:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(
+                HEAD + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+            )
+            invitation = connection.recv(100)
+            connection.sendall(b"{}")
+            return invitation, _until_closed(connection)
+
+    invitation, received = await _exchange(talk)
+    assert invitation == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert _one(received).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_http_1_0() -> None:
+    """An old client gets an old answer, with a length, and the connection ends."""
+    received = await _exchange(lambda port: _talk(port, b"GET /livez HTTP/1.0\r\n\r\n"))
+    assert received.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert _one(received).body == b"alive"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_byte_by_byte() -> None:
+    """It does not matter how the bytes are cut."""
+
+    def talk(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}":
+                connection.sendall(bytes([byte]))
+                time.sleep(0.0005)
+            return _until_closed(connection)
+
+    assert _one(await _exchange(talk)).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_requests_sent_ahead() -> None:
+    """A hundred requests in one go get a hundred answers."""
+    data = b"GET /livez HTTP/1.1\r\n\r\n" * 99 + b"GET /livez HTTP/1.0\r\n\r\n"
+    rest = await _exchange(lambda port: _talk(port, data))
+    for _ in range(100):
+        reply, rest = Reply.parse(rest)
+        assert reply.body == b"alive"
+    assert rest == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_breaks_off_is_nobody() -> None:
+    """A connection that closes within a request gets no answer, and leaves nothing behind."""
+    data = HEAD + b"Content-Length: 10\r\n\r\n{"
+    assert await _exchange(lambda port: _talk(port, data, stubborn=True)) == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_connection_serves_on_after_an_error() -> None:
+    """A 404 and a 401 do not end the connection."""
+    data = (
+        b"GET /none HTTP/1.1\r\n\r\n"
+        b"GET /api/list/mycluster/ HTTP/1.1\r\n\r\n"
+        b"GET /livez HTTP/1.0\r\n\r\n"
+    )
+    rest = await _exchange(lambda port: _talk(port, data))
+    statuses = []
+    for _ in range(3):
+        reply, rest = Reply.parse(rest)
+        statuses.append(reply.status)
+    assert statuses == [404, 401, 200]
+
+
+def test_a_silent_connection_ends() -> None:
+    """After a minute without a byte the gateway hangs up."""
+    clock = Clock()
+    wire = Wire(site_of(FakeGateway(), clock))
+    wire.send(b"GET / HT")
+    clock.advance(IDLE_LIMIT - 1)
+    assert not wire.transport.disconnecting
+    clock.advance(1)
+    assert wire.transport.disconnecting
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_goes_on_sending_is_cut_off() -> None:
+    """A refused sender who does not stop is dropped after a few seconds."""
+
+    def talk(port: int) -> float:
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"nonsense\r\n")
+            with suppress(BrokenPipeError, ConnectionResetError):
+                while time.monotonic() < started + 20:
+                    connection.sendall(b"x" * 1000)
+                    time.sleep(0.05)
+        return time.monotonic() - started
+
+    assert 4 < await _exchange(talk) < 10
+
+
+# Hypothesis: whatever comes in, what goes out is a JSON answer below 500, and nothing is logged
+# as a failure.
+
+_TOKENS = st.sampled_from(
+    (
+        "GET|POST|HEAD|PUT| |/|//|/api|/list|/lookup|/pull|/queue|/mycluster|/docker|/livez|%2F|%00"
+        "|%ff|%|?a=b|..| HTTP/1.1| HTTP/1.0|\r\n|\r\n\r\n|\n|authentication:|good:ann|Content-Length: "
+        "|5|0|Transfer-Encoding: chunked|Host: x|: |{}|Cookie: a=b;c|Connection: close|null|\0"
+        '|Content-Type: multipart/form-data; boundary=x|Expect: 100-continue|{"allowed_uids":"1"}'
+    ).split("|")
+).map(str.encode)
+
+_PIECES = st.lists(st.one_of(_TOKENS, st.binary(max_size=6)), max_size=30).map(b"".join)
+
+
+def _answers(data: bytes) -> list[Reply]:
+    """Send bytes; return the whole answers that come back, all of them well formed."""
+    failures: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if "log_failure" in event or event.get("isError"):
+            failures.append(event)
+
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]  # a function does
+    try:
+        rest = Wire(site_of(FakeGateway())).send(data)
+    finally:
+        globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+    assert failures == []
+    replies = []
+    method = "HEAD" if b"HEAD" in data else "GET"
+    while rest:
+        if rest.startswith(b"HTTP/1.1 100 "):
+            rest = rest.partition(b"\r\n\r\n")[2]
+            continue
+        head = rest.partition(b"\r\n\r\n")[0]
+        reply, rest = Reply.parse(rest, method)
+        if method == "HEAD" and not rest.startswith(b"HTTP/"):  # another method's answer
+            reply, rest = Reply.parse(head + b"\r\n\r\n" + rest)
+        replies.append(reply)
+    return replies
+
+
+def _check(reply: Reply) -> None:
+    assert reply.status < 500
+    kind = reply.headers["content-type"]
+    assert kind == "application/json" or reply.body.isascii()
+    if reply.body and kind == "application/json":
+        assert isinstance(reply.json, dict)
+        assert b"\n" not in reply.body
+
+
+@settings(max_examples=400, deadline=None)
+@given(_PIECES)
+def test_any_bytes(data: bytes) -> None:
+    """No stream of bytes makes a 5xx, an answer that is not ours, or a traceback."""
+    for reply in _answers(data):
+        _check(reply)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
+def test_any_path(path: str) -> None:
+    """No path makes a 5xx."""
+    for target in (f"/{path}", f"/api/lookup/mycluster/docker/{path}"):
+        data = f"GET {target} HTTP/1.1\r\nauthentication:good:ann\r\n\r\n".encode()
+        (reply,) = _answers(data)
+        _check(reply)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=80))
+def test_any_header(value: bytes) -> None:
+    """No credential makes a 5xx."""
+    data = b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:" + value + b"\r\n\r\n"
+    for reply in _answers(data):
+        _check(reply)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["allowed_uids", "allowed_gids", "x"]) | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(_JSON.map(lambda v: json.dumps(v).encode()), st.binary(max_size=80)))
+def test_any_body(body: bytes) -> None:
+    """No body makes a 5xx."""
+    (reply,) = _answers(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    assert reply.status in {200, 400}
+    _check(reply)

@@ -1,0 +1,361 @@
+"""The local worker pool keeps the contract, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+from shiftergw.errors import Unavailable
+from shiftergw.work import pool, process
+from shiftergw.work.pool import WorkerPool
+from shiftergw.work.process import Lines
+from tests.work.contract import QueueContract
+from tests.work.waiting import alive, until
+
+WORKERS = Path(__file__).with_name("workers.py")
+Make = Callable[..., WorkerPool]
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Return where jobs leave their traces."""
+    return tmp_path
+
+
+@pytest.fixture
+def make(traces: Path) -> Iterator[Make]:
+    """Return what makes running pools."""
+    pools: list[WorkerPool] = []
+
+    def make(kind: str = "good", size: int = 2, jobs_per_worker: int = 50) -> WorkerPool:
+        argv = [sys.executable, str(WORKERS), kind, str(traces)]
+        made = WorkerPool(reactor, argv, {"PATH": os.environ["PATH"]}, size, jobs_per_worker)
+        made.startService()
+        pools.append(made)
+        return made
+
+    yield make
+    for made in pools:
+        if made.running:
+            pytest_twisted.blockon(made.stopService())
+        assert made._workers == []
+
+
+@pytest.fixture
+def queue(make: Make) -> WorkerPool:
+    """Return a pool of two."""
+    return make()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Return the lines that are logged."""
+    lines: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        lines.append(str(event.get("log_format", "")).format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+def pid_of(trace: Path) -> int:
+    """Return the process that left a trace."""
+    return int(trace.read_text(encoding="utf-8"))
+
+
+class TestWorkerPool(QueueContract):
+    """The contract, on local processes."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_are_kept(make: Make, traces: Path) -> None:
+    """Workers start when there is work, and the next job goes to one that is there."""
+    queue = make()
+    assert queue._workers == []
+    for name in ("a", "b"):
+        await queue.offer(name)
+        await until(lambda: queue.slots() == 2)
+    assert pid_of(traces / "a") == pid_of(traces / "b")
+    assert len(queue._workers) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_are_replaced(make: Make, traces: Path) -> None:
+    """After its number of jobs a worker leaves, and another takes its place without delay."""
+    queue = make(size=1, jobs_per_worker=2)
+    woken: list[int] = []
+    queue.on_idle = lambda: woken.append(queue.slots())
+    for name in ("a", "b", "c"):
+        await until(lambda: queue.slots() == 1)
+        await queue.offer(name)
+    await until(lambda: queue.slots() == 1)
+    pids = [pid_of(traces / name) for name in ("a", "b", "c")]
+    assert pids[0] == pids[1] != pids[2]
+    assert not alive(pids[0])
+    assert woken == [1, 1, 1]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("key", ["crash", "fail", "leave"])
+async def test_a_worker_that_dies(
+    make: Make, key: str, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """A worker that dies on a job is replaced after a while, and who offers is told then."""
+    monkeypatch.setattr(pool, "LONGEST_BACKOFF", 0.3)
+    queue = make(size=1)
+    woken: list[float] = []
+    queue.on_idle = lambda: woken.append(time.monotonic())
+    await queue.offer(key)
+    await until(lambda: queue._workers == [])
+    died = time.monotonic()
+    assert queue.slots() == 0
+    with pytest.raises(Unavailable):
+        await queue.offer("a")
+    await until(lambda: queue.slots() == 1)
+    assert woken
+    assert woken[0] - died > 0.2
+    assert any("next one starts" in line for line in log)
+    await queue.offer("a")
+    await until(lambda: queue.slots() == 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_cannot_live(
+    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that always crash are started ever more rarely, up to a limit."""
+    waits: list[float] = []
+    queue = make("stillborn", size=3)
+    monkeypatch.setattr(
+        queue, "_reactor", _Impatient(waits), raising=True
+    )  # every wait is over at once, and noted
+    for n in range(8):
+        await until(lambda: queue.slots() == 3)
+        await queue.offer(f"{n}")
+        await until(lambda: queue._workers == [])
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+class _Impatient:
+    """The reactor, but with waits of a second and more cut short and noted."""
+
+    def __init__(self, waits: list[float]) -> None:
+        self._waits = waits
+
+    def callLater(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> Any:
+        real: Any = reactor
+        if act.__name__ == "_go_on":
+            self._waits.append(seconds)
+            return real.callLater(0, act, *arguments)
+        return real.callLater(seconds, act, *arguments)
+
+    def spawnProcess(self, *arguments: Any, **options: Any) -> Any:
+        real: Any = reactor
+        return real.spawnProcess(*arguments, **options)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_done_job_ends_the_distrust(make: Make) -> None:
+    """Once a job is done the next crash counts as the first."""
+    queue = make(size=2)
+    await queue.offer("short-1")
+    await queue.offer("crash")
+    await until(lambda: queue._backoff is not None)
+    assert queue._crashes == 1
+    await until(lambda: queue._crashes == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_is_missing(traces: Path) -> None:
+    """A worker that cannot be started at all is an `Unavailable`, and a reason to wait."""
+    queue = WorkerPool(reactor, [str(traces / "none")], {}, 2, 50)
+    queue.startService()
+    if queue.slots():
+        try:
+            await queue.offer("a")
+        except Unavailable as error:
+            assert "No worker" in error.what
+    await until(lambda: queue._backoff is not None)
+    assert queue.slots() == 0
+    await queue.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_never_gets_ready(
+    make: Make, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """A worker that does not say that it is ready is killed."""
+    monkeypatch.setattr(process, "START_SECONDS", 0.3)
+    queue = make("mute")
+    await queue.offer("a")
+    await until(lambda: queue._workers == [])
+    assert any("did not get ready" in line for line in log)
+
+
+@pytest_twisted.ensureDeferred
+async def test_noise_goes_to_the_log(make: Make, traces: Path, log: list[str]) -> None:
+    """What a worker says besides its answers is logged: printable, cut, and not without end."""
+    queue = make()
+    await queue.offer("noise")
+    await until(lambda: queue.slots() == 2)
+    await until(lambda: any("says too much" in line for line in log))
+    said = [line for line in log if line.startswith("worker ")]
+    assert any(line.endswith(": to the log") for line in said)
+    assert any(line.endswith(r": \x1b[31mred") for line in said)
+    assert any(line.endswith(": not json") for line in said)
+    assert max(len(line) for line in said) < 400
+    assert len(said) == process.LINES_LOGGED + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_is_no_crash(make: Make, traces: Path, log: list[str]) -> None:
+    """After a cancelled job the slot is free at once, and its process is gone."""
+    queue = make(size=1)
+    await queue.offer("sleep")
+    await until(lambda: (traces / "sleep").exists())
+    await queue.cancel("sleep")
+    assert queue.slots() == 1
+    assert not alive(pid_of(traces / "sleep"))
+    assert not any("next one" in line for line in log)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_is_deaf(
+    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that ignores SIGTERM is killed, however often it is told to stop."""
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
+    queue = make("deaf")
+    await queue.offer("sleep")
+    await until(lambda: (traces / "sleep").exists())
+    twice = [Deferred.fromCoroutine(queue.cancel("sleep")) for _ in range(2)]
+    for one in twice:
+        await one
+    assert not alive(pid_of(traces / "sleep"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idle_worker_that_will_not_leave(
+    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stays after the end of its input is stopped."""
+    monkeypatch.setattr(process, "LEAVE_SECONDS", 0.2)
+    queue = make("stubborn", jobs_per_worker=1)
+    await queue.offer("a")
+    await until(lambda: queue._workers == [] and (traces / "a").exists())
+    assert not alive(pid_of(traces / "a"))
+    await queue.offer("b")
+    await queue.drain(20)
+    assert not alive(pid_of(traces / "b"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_and_its_children(
+    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that leads a process group takes its children with it, even when it is killed."""
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.2)
+    queue = make("group")
+    await queue.offer("child")
+    await until(lambda: (traces / "child").exists() and (traces / "child").stat().st_size)
+    child = pid_of(traces / "child")
+    assert alive(child)
+    await queue.cancel("child")
+    await until(lambda: not alive(child))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_child_that_holds_the_pipes(make: Make, traces: Path) -> None:
+    """A dead worker is noticed although a child of its keeps its output open."""
+    queue = make("good")
+    await queue.offer("heir")
+    await until(lambda: queue._workers == [] and queue._backoff is not None)
+    os.kill(pid_of(traces / "child"), signal.SIGKILL)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop(make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping lets idle workers leave by themselves and stops what does not end."""
+    monkeypatch.setattr(pool, "STOP_SECONDS", 0.5)
+    queue = make()
+    await queue.offer("a")
+    await until(lambda: queue.slots() == 2)
+    await queue.offer("b")
+    await queue.offer("sleep")
+    await until(lambda: (traces / "sleep").exists() and (traces / "b").exists())
+    started = time.monotonic()
+    await queue.stopService()
+    assert time.monotonic() - started < 5
+    assert (traces / f"left-{pid_of(traces / 'b')}").exists()
+    assert not alive(pid_of(traces / "sleep"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_while_a_worker_starts(make: Make) -> None:
+    """A worker that has just been started does its job and leaves."""
+    queue = make()
+    await queue.offer("a")
+    await queue.drain(20)
+    assert queue._workers == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_closed_pool_offers_nothing() -> None:
+    """Before its start a pool has no slots."""
+    queue = WorkerPool(Clock(), ["x"], {}, 2, 50)
+    assert queue.slots() == 0
+    with pytest.raises(Unavailable):
+        await queue.offer("a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_end_with_a_killed_gateway(traces: Path) -> None:
+    """When the gateway is killed its workers see the end of their input and leave."""
+    code = f"""
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from shiftergw.work.pool import WorkerPool
+pool = WorkerPool(reactor, [{sys.executable!r}, {str(WORKERS)!r}, "good", {str(traces)!r}],
+                  {{}}, 2, 50)
+def go():
+    pool.startService()
+    for key in ("a", "b"):
+        Deferred.fromCoroutine(pool.offer(key))
+reactor.callWhenRunning(go)
+reactor.run()
+"""
+    gateway = subprocess.Popen([sys.executable, "-c", code])
+    await until(lambda: (traces / "a").exists() and (traces / "b").exists())
+    gateway.kill()
+    gateway.wait()
+    for name in ("a", "b"):
+        await until(lambda name=name: not alive(pid_of(traces / name)))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_lines(size: int) -> None:
+    """Lines are the same however the stream is cut; a very long one comes in pieces."""
+    lines: list[bytes] = []
+    cutter = Lines(lines.append)
+    stream = b"one\n\nthree\n"
+    for start in range(0, len(stream), size):
+        cutter.feed(stream[start : start + size])
+    assert lines == [b"one", b"", b"three"]
+    cutter.feed(b"x" * 5000)
+    cutter.feed(b"y\n")
+    assert lines[3:] == [b"x" * 5000, b"y"]

@@ -1,0 +1,31 @@
+"""Waiting for what other processes do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+
+from shiftergw.plumbing.timing import pause
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Return once `condition` holds; fail when it takes too long."""
+    clock: Any = reactor
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await pause(0.01, clock)
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123
+        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"

@@ -1,0 +1,80 @@
+"""Workers for the pool's tests: small programs that behave well, or each badly in its own way.
+
+`python workers.py KIND DIRECTORY`. A key may say what its job is to do: `sleep`, `crash`, ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def tell(answer: object) -> None:
+    """Write one line."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def note(directory: Path, name: str) -> None:
+    """Leave a trace for the test."""
+    (directory / name).write_text(str(os.getpid()), encoding="utf-8")
+
+
+def job(key: str, directory: Path) -> None:
+    """Do what the key says."""
+    note(directory, key)
+    if key.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif key.startswith("leave"):
+        sys.exit(0)
+    elif key.startswith("fail"):
+        sys.exit(3)
+    elif key.startswith("sleep"):
+        time.sleep(60)
+    elif key.startswith("short"):
+        time.sleep(0.5)
+    elif key.startswith("noise"):
+        sys.stderr.write("to the log\n\x1b[31mred\n" + "x" * 10_000 + "\n")
+        sys.stdout.write('not json\n{"done": "of somebody else"}\n{"done": 1}\n[]\n')
+        sys.stderr.write("again\n" * 1000)
+        sys.stderr.flush()
+    elif key.startswith("child"):
+        child = subprocess.Popen(["sleep", "60"])
+        (directory / "child").write_text(str(child.pid), encoding="utf-8")
+        time.sleep(60)
+    elif key.startswith("heir"):
+        # Holds our pipes open after our death.
+        child = subprocess.Popen(["sleep", "60"])
+        (directory / "child").write_text(str(child.pid), encoding="utf-8")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(kind: str, directory: Path) -> None:
+    """Behave like `kind`."""
+    if kind == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "group":
+        os.setpgrp()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "stillborn":
+        note(directory, f"born-{time.time()}")
+        sys.exit(1)
+    if kind == "mute":
+        time.sleep(60)
+    tell({"ready": True})
+    for line in sys.stdin:
+        key = json.loads(line)["record"]
+        job(key, directory)
+        tell({"done": key})
+    if kind == "stubborn":
+        time.sleep(60)
+    note(directory, f"left-{os.getpid()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
