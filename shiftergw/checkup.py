@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.errors import GatewayError, TimedOut, printable
 from shiftergw.plumbing.files import file_system_of, private_directory
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.timing import within
 from shiftergw.registry import location as registry
 from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
 from shiftergw.squash import mksquashfs
+from shiftergw.squash.check import unsquashfs_of
 
 NETWORK_LIMIT = 10.0
 """Seconds for a registry, or a running gateway, to answer."""
@@ -154,19 +154,18 @@ async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
     else:
         version = ".".join(map(str, found))
         yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
-    try:
-        command = Command(["unsquashfs", "-version"], dict(os.environ), total=NETWORK_LIMIT)
-        said = await run_command(command, reactor, reactor)
-    except GatewayError as error:
+    unsquashfs = unsquashfs_of(config.mksquashfs)
+    path = shutil.which(unsquashfs)
+    if path is None:
         remedy = "Install squashfs-tools: every image is checked with it."
-        yield Finding("unsquashfs", Level.FAILURE, error.what, remedy)
+        yield Finding("unsquashfs", Level.FAILURE, f"{unsquashfs} is not there", remedy)
     else:
-        yield Finding("unsquashfs", Level.OK, printable(said.stdout.partition(b"\n")[0], 60))
+        yield Finding("unsquashfs", Level.OK, path)
 
 
 async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:
     """Ask a registry whether it is one: `GET /v2/` (distribution-spec, "Determining Support")."""
-    name, where = f"registry {location.name}", f"{location.url}/v2/"
+    name = f"registry {location.name}"
     remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
     try:
         asked = registry.Location(
@@ -183,10 +182,11 @@ async def _registry(location: Location, environ: Mapping[str, str], reactor: Any
         finally:
             await transport.close()
     except GatewayError as error:
-        return Finding(name, Level.FAILURE, f"{where}: {error.what} {error.detail}", remedy)
+        return replace(_failure(name, error), remedy=remedy)
+    text = f"{asked.base} answers with HTTP status {status}"
     if status in {200, 401}:
-        return Finding(name, Level.OK, where)
-    return Finding(name, Level.FAILURE, f"{where} answers with HTTP status {status}", remedy)
+        return Finding(name, Level.OK, text)
+    return Finding(name, Level.FAILURE, text, remedy)
 
 
 async def _status(transport: Transport, url: str) -> int:

@@ -56,11 +56,13 @@ class OneLine:
 def filtered(sink: ILogObserver, level: str) -> ILogObserver:
     """Return an observer that gives `sink` events of `level` and above, one line each.
 
-    Conch tells every SFTP packet at info: of its events only warnings and worse get through.
+    Conch tells every SFTP packet at info, the web client every connection: of their events only
+    warnings and worse get through.
     """
     lowest = LogLevel.levelWithName(level)
     levels = LogLevelFilterPredicate(defaultLogLevel=lowest)
-    levels.setLogLevelForNamespace("twisted.conch", max(lowest, LogLevel.warn))
+    for namespace in ("twisted.conch", "twisted.web.client"):
+        levels.setLogLevelForNamespace(namespace, max(lowest, LogLevel.warn))
     return FilteringLogObserver(OneLine(sink), [levels])
 
 

@@ -67,6 +67,8 @@ async def work(reactor: Any, config: Config) -> int:
         return 1
     try:
         worker = make_worker()
+        # A group of our own: whoever kills this process takes `mksquashfs` with it.
+        os.setpgrp()
         jobs = Jobs()
         StandardIO(jobs, reactor=reactor)
         jobs.tell({"ready": True})

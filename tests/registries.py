@@ -41,6 +41,7 @@ class DockerRegistry:
         self._program = need("docker-registry")
         self._skopeo = need("skopeo")
         self._directory = directory
+        self._access_log = directory / "access.log"
         self._private = private
         self._process: subprocess.Popen[bytes] | None = None
         port = free_port()
@@ -52,7 +53,7 @@ class DockerRegistry:
         self._directory.mkdir(parents=True, exist_ok=True)
         configuration: dict[str, Any] = {
             "version": "0.1",
-            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "log": {"level": "error"},
             "storage": {"filesystem": {"rootdirectory": str(self._directory / "registry")}},
             "http": {"addr": self.host},
         }
@@ -62,12 +63,13 @@ class DockerRegistry:
             configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(htpasswd)}}
         file = self._directory / "config.yml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
-        self._process = subprocess.Popen(
-            [self._program, "serve", str(file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self._access_log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._program, "serve", str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.DEVNULL,
+            )
         wait_for_port(self._port)
         return self
 
@@ -76,6 +78,11 @@ class DockerRegistry:
         assert self._process is not None
         self._process.terminate()
         self._process.wait(10)
+
+    def blob_requests(self) -> int:
+        """Return how often a blob was asked for with GET since the start."""
+        lines = self._access_log.read_text().splitlines()
+        return sum(1 for line in lines if '"GET ' in line and "/blobs/" in line)
 
     def push(self, layout: Path, name: str, tag: str = "latest") -> None:
         """Copy an image of an OCI layout to `name` (`repository:tag`); an index with all it has."""

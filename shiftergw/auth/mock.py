@@ -12,7 +12,9 @@ from shiftergw.ports import UserDirectory
 DEFAULT_ID = 65534
 """The uid and gid of a credential that names none: nobody's."""
 
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$-]{0,255}")
 _ID = re.compile(r"[0-9]{1,10}")
+_LARGEST_ID = 2**32 - 2
 
 
 class MockAuthenticator:
@@ -38,8 +40,9 @@ class MockAuthenticator:
         user, group = parts[0], parts[1]
         token = parts[2] if len(parts) > 2 else ""  # noqa: PLR2004 - the third word
         ids = parts[3:] or [str(DEFAULT_ID)] * 2
-        if not user or not group or not all(_ID.fullmatch(one) for one in ids):
-            raise NotAuthenticated("The credential names no user, or its ids are no numbers.")
+        named = _NAME.fullmatch(user) and _NAME.fullmatch(group)
+        if not named or not all(_ID.fullmatch(one) and int(one) <= _LARGEST_ID for one in ids):
+            raise NotAuthenticated("The credential names no user, or its ids are no ids.")
         uid, gid = int(ids[0]), int(ids[1])
         return Session(
             system=system,

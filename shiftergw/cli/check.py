@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shiftergw.cli.exits import DONE, FAILED, MISUSED, Stop, run, text_of
+from shiftergw.cli.exits import DONE, FAILED, Misused, run, text_of
 from shiftergw.config import Config
 from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shiftergw.checkup import Finding
+
+UNBROKEN = 1000
+"""Characters of a line where there is no terminal."""
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
@@ -32,23 +36,29 @@ def check(config_file: Path) -> None:
     try:
         loaded = Config.load(config_file, os.environ)
     except ConfigurationError as error:
-        raise Stop(text_of(error), MISUSED) from error
+        raise Misused(text_of(error)) from error
 
     async def command(reactor: Any) -> int:
         from shiftergw.checkup import checkup  # noqa: PLC0415 - `--help` shall not load the service
 
-        return show(await checkup(reactor, loaded, os.environ), Console(highlight=False))
+        # A file or a pipe has no width: nothing needs to be broken there.
+        width = None if sys.stdout.isatty() else UNBROKEN
+        findings = await checkup(reactor, loaded, os.environ)
+        return show(findings, Console(highlight=False, width=width))
 
     run(command)
 
 
 def show(findings: Iterable[Finding], console: Console) -> int:
     """Print findings as a table and return the exit code."""
-    table = Table("", "What", "Found", "What to do", box=None, pad_edge=False)
+    table = Table("", "What", "Found, and what to do", box=None, pad_edge=False)
     code = DONE
     for finding in findings:
         level = Text(finding.level, style=_COLOURS[finding.level])
-        table.add_row(level, Text(finding.name), Text(finding.text), Text(finding.remedy))
+        text = Text(finding.text)
+        if finding.remedy:
+            text.append(f"\n→ {finding.remedy}", style="bold")
+        table.add_row(level, Text(finding.name), text)
         if finding.level == "failure":
             code = FAILED
     console.print(table)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, MISUSED, Stop, code_of, run, text_of
+from shiftergw.cli.exits import DONE, Misused, run, text_of
 from shiftergw.cli.progress import Display
 from shiftergw.config import Config
 from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
@@ -21,7 +21,10 @@ from shiftergw.image import SquashOptions
 from shiftergw.model import ImageReference, Progress
 from shiftergw.states import State
 
-DOCKER_HUB = "docker.io"
+DOCKER_HUB = "registry-1.docker.io"
+DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io"})
+"""What users write for it; the configuration knows them."""
+
 SYSTEM = "local"
 """What the system is called when there is no configuration."""
 
@@ -49,14 +52,14 @@ def convert(
     """
     out = out.absolute()
     if not out.parent.is_dir():
-        raise Stop(f"{out.parent} is not a directory.", MISUSED)
+        raise Misused(f"{out.parent} is not a directory.")
     # A terminal that is closed cleans up like one that is told to stop.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         try:
             config = _config(config_file, ImageReference.parse(image), plain_http, Path(scratch))
         except GatewayError as error:
-            raise Stop(text_of(error), code_of(error)) from error
+            raise Misused(text_of(error)) from error
         name = _system(config, system)
         options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
@@ -92,15 +95,14 @@ def default_document(
 
     Everything it writes lies in `scratch`.
     """
-    urls = {DOCKER_HUB: "https://registry-1.docker.io"}
+    urls = {DOCKER_HUB: f"https://{DOCKER_HUB}"}
     host, slash, _ = reference.name.partition("/")
     # As Docker has it: a first part with a dot or a port is a host, another one belongs to a name.
     if slash and ("." in host or ":" in host or host == "localhost"):
-        urls[host] = f"{'http' if plain_http else 'https'}://{host}"
-        if host == DOCKER_HUB:
-            urls[host] = "https://registry-1.docker.io"
+        if host not in DOCKER_HUB_NAMES:
+            urls[host] = f"{'http' if plain_http else 'https'}://{host}"
     elif plain_http:
-        raise Stop("--plain-http needs an IMAGE that begins with its registry's host.", MISUSED)
+        raise Misused("--plain-http needs an IMAGE that begins with its registry's host.")
     return {
         "Platforms": {SYSTEM: {"accesstype": "local", "local": {"imageDir": str(scratch)}}},
         "Locations": {name: {"remotetype": "dockerv2", "url": url} for name, url in urls.items()},
@@ -118,7 +120,7 @@ def _system(config: Config, wanted: str | None) -> str:
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted not in names:
-        raise Stop(f"--system must be one of: {', '.join(names)}", MISUSED)
+        raise Misused(f"--system must be one of: {', '.join(names)}")
     return wanted
 
 
@@ -133,9 +135,9 @@ def squash_options(
         return configured
     highest = HIGHEST_LEVEL.get(configured.compressor)
     if highest is None:
-        raise Stop(f"{configured.compressor} has no levels.", MISUSED)
+        raise Misused(f"{configured.compressor} has no levels.")
     if level > highest:
-        raise Stop(f"The levels of {configured.compressor} are 1 to {highest}.", MISUSED)
+        raise Misused(f"The levels of {configured.compressor} are 1 to {highest}.")
     return replace(configured, level=level)
 
 

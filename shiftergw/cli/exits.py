@@ -39,14 +39,25 @@ _CODES: dict[type[GatewayError], int] = {
 
 
 class Stop(click.ClickException):
-    """The end of a command, with what to say about it and the exit code."""
+    """The end of a command, with what to say about it; its class knows the exit code."""
 
-    exit_code: int
 
-    def __init__(self, message: str, code: int) -> None:
-        """`code` is one of the above."""
-        super().__init__(message)
-        self.exit_code = code
+class Misused(Stop):
+    """The command line or the configuration is wrong."""
+
+    exit_code = MISUSED
+
+
+class NoGateway(Stop):
+    """A gateway that cannot be reached, or cannot work at the moment."""
+
+    exit_code = NO_GATEWAY
+
+
+class Refused(Stop):
+    """The gateway refused."""
+
+    exit_code = REFUSED
 
 
 def code_of(error: GatewayError) -> int:

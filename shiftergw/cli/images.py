@@ -13,9 +13,9 @@ import click
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 
-from shiftergw.cli.exits import DONE, FAILED, MISUSED, Stop, run
+from shiftergw.cli.exits import DONE, FAILED, Misused, NoGateway, run
 from shiftergw.cli.progress import Display
-from shiftergw.cli.remote import NoAnswer, Remote
+from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 from shiftergw.states import POLLED
@@ -36,7 +36,7 @@ def image_of(text: str) -> tuple[str, str]:
     if colon and word in {"docker", "custom"}:
         return word, rest
     if colon and word in {"id", "local"}:
-        raise Stop(f"{text}: images of the type {word} are not the gateway's.", MISUSED)
+        raise Misused(f"{text}: images of the type {word} are not the gateway's.")
     return "docker", text
 
 
@@ -47,7 +47,7 @@ def numbers(texts: Iterable[str], number_of: Callable[[str], int]) -> list[str]:
         try:
             found.append(str(int(item) if item.isdecimal() else number_of(item)))
         except KeyError:
-            raise Stop(f"There is no {item!r} on this machine.", MISUSED) from None
+            raise Misused(f"There is no {item!r} on this machine.") from None
     return found
 
 
@@ -102,7 +102,7 @@ async def _poll(
             return await remote.pull(*image, acl)
         except CancelledError:
             raise
-        except NoAnswer as error:
+        except NoGateway as error:
             if clock.seconds() > deadline:
                 raise
             display.say(f"{error.message} Trying on.")

@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from treq.client import HTTPClient
+from twisted.internet import error as internet_error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.http_headers import Headers
 
-from shiftergw.cli.exits import MISUSED, NO_GATEWAY, REFUSED, Stop
+from shiftergw.cli.exits import Misused, NoGateway, Refused, Stop
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 
@@ -30,13 +30,9 @@ ERROR_TEXT_LIMIT = 1000
 _OK = 200
 
 
-class NoAnswer(Stop):
-    """A gateway that cannot be reached, or cannot work at the moment."""
-
-    def __init__(self, url: str, why: str) -> None:
-        """Say which gateway it was."""
-        host = urlsplit(url).netloc.rpartition("@")[2]
-        super().__init__(f"The gateway {printable(host)} {why}", NO_GATEWAY)
+def _silent(url: str, why: str) -> NoGateway:
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return NoGateway(f"The gateway {printable(host)} {why}")
 
 
 class Remote:
@@ -83,7 +79,7 @@ class Remote:
             self._urls = [url]
             return answer
         # What a gateway said is worth more than that another one was silent.
-        raise max(refusals, key=lambda refusal: refusal.exit_code != NO_GATEWAY)
+        raise min(refusals, key=lambda refusal: isinstance(refusal, NoGateway))
 
     async def _one(self, method: str, url: str, tail: str, body: str) -> dict[str, Any]:
         response = await self._http.request(
@@ -103,11 +99,11 @@ class Remote:
         if response.code != _OK:
             raise _refused(url, response.code, answer)
         if not isinstance(answer, dict):
-            raise NoAnswer(url, "sent an answer that is not its own: is it a gateway?")
+            raise _silent(url, "sent an answer that is not its own: is it a gateway?")
         return answer
 
     async def _limited(self, url: str, asking: Deferred[dict[str, Any]]) -> dict[str, Any]:
-        """Return what `asking` returns; turn what treq raises into `NoAnswer`."""
+        """Return what `asking` returns; turn what treq raises into `NoGateway`."""
         late = False
 
         def expire() -> None:
@@ -122,10 +118,10 @@ class Remote:
             raise
         except Exception as error:
             if late:
-                raise NoAnswer(url, f"did not answer within {ANSWER_LIMIT:.0f} s.") from error
+                raise _silent(url, f"did not answer within {ANSWER_LIMIT:.0f} s.") from error
             if _is_cancellation(error):
                 raise CancelledError from error
-            raise NoAnswer(url, f"cannot be reached: {_why(error)}") from error
+            raise _silent(url, f"cannot be reached: {_why(error)}") from error
         finally:
             if limit.active():
                 limit.cancel()
@@ -139,7 +135,7 @@ def _is_cancellation(error: Exception) -> bool:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, Refused):
+    if isinstance(error, internet_error.ConnectionRefusedError):
         return "nothing listens there."
     if isinstance(error, ResponseFailed):
         return "the connection broke."
@@ -150,10 +146,10 @@ def _refused(url: str, status: int, answer: Any) -> Stop:
     text = answer.get("error") if isinstance(answer, dict) else None
     said = printable(str(text or f"HTTP status {status}"), ERROR_TEXT_LIMIT)
     if status in {401, 403, 404}:
-        return Stop(said, REFUSED)
+        return Refused(said)
     if 400 <= status < 500 and status != 429:  # noqa: PLR2004
-        return Stop(said, MISUSED)
-    return NoAnswer(url, f"cannot do this now: {said}")
+        return Misused(said)
+    return _silent(url, f"cannot do this now: {said}")
 
 
 def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:

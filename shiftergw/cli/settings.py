@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shiftergw.cli.exits import MISUSED, Stop
+from shiftergw.cli.exits import Misused
 
 UDIROOT = Path("/etc/shifter/udiRoot.conf")
 """The configuration of the site's Shifter clients."""
@@ -38,18 +38,16 @@ class Settings:
     def found_credential(self) -> str:
         """Return the credential."""
         if not self.credential:
-            raise Stop(
+            raise Misused(
                 "No credential. Making one with munge is not supported yet; with a gateway that"
                 ' has "Authentication": "mock", use --credential good:USER:GROUP, or set'
-                " SHIFTERGW_CREDENTIAL.",
-                MISUSED,
+                " SHIFTERGW_CREDENTIAL."
             )
         return self.credential
 
-    def _unknown(self, what: str, option: str, variable: str, key: str) -> Stop:
-        return Stop(
-            f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}.",
-            MISUSED,
+    def _unknown(self, what: str, option: str, variable: str, key: str) -> Misused:
+        return Misused(
+            f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}."
         )
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
 _PIECE = 4 << 20
+_MODE = 0o600
 
 
 class LocalDirectory:
@@ -88,8 +89,12 @@ async def place(source: Path, target: Path, sha256: str, threads: Threads, repor
     Raises `DeliveryFailed` and `NoSpace`; cancellable between two pieces.
     """
     stop = Event()
+
+    def tell(progress: Progress) -> None:
+        threads.call_reactor(report, progress)
+
     with _errors():
-        await threads.run_until(stop.set, _place, source, target, sha256, report, stop)
+        await threads.run_until(stop.set, _place, source, target, sha256, tell, stop)
 
 
 class _Stopped(Exception):
@@ -100,19 +105,41 @@ def _temporary(target: Path) -> Path:
     return target.with_name(f"{target.name}.partial.{secrets.token_hex(8)}")
 
 
-def _place(source: Path, target: Path, sha256: str, report: Report, stop: Event) -> None:
+def _place(
+    source: Path, target: Path, sha256: str, tell: Callable[[Progress], None], stop: Event
+) -> None:
     temporary = _temporary(target)
     with removed_on_error(temporary):
-        try:
-            # A converted file is never changed in place, and was synced and checked when it was
-            # made: another name for it is as good as a copy, and costs nothing.
-            os.link(source, temporary)
-        except OSError:
-            _copy(source, temporary, sha256, report, stop)
+        if not _link(source, temporary):
+            _copy(source, temporary, sha256, tell, stop)
         put_in_place(temporary, target)
+        # Renaming one name of a file to another of its names does nothing, not even this.
+        temporary.unlink(missing_ok=True)
 
 
-def _copy(source: Path, temporary: Path, sha256: str, report: Report, stop: Event) -> None:
+def _link(source: Path, temporary: Path) -> bool:
+    """Give a file a second name, if the file system and its mode let us.
+
+    A converted file is never changed in place, and was synced and checked when it was made: another
+    name for it is as good as a copy, and costs nothing.
+    """
+    found = source.lstat()
+    if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) != _MODE:
+        return False
+    try:
+        os.link(source, temporary)
+    except OSError:
+        return False
+    return True
+
+
+def _copy(
+    source: Path,
+    temporary: Path,
+    sha256: str,
+    tell: Callable[[Progress], None],
+    stop: Event,
+) -> None:
     """Copy in pieces, hashing what is copied."""
     digest = hashlib.sha256()
     done = 0
@@ -124,7 +151,7 @@ def _copy(source: Path, temporary: Path, sha256: str, report: Report, stop: Even
             new.write(piece)
             digest.update(piece)
             done += len(piece)
-            report(Progress("deliver", done, total))
+            tell(Progress("deliver", done, total))
         new.flush()
         os.fsync(new.fileno())
     if digest.hexdigest() != sha256:
@@ -142,7 +169,7 @@ def _write(content: bytes, target: Path) -> None:
 
 
 def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "wb")
 
 
 def _installed(path: Path) -> InstalledFile | None:

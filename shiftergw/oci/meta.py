@@ -84,7 +84,11 @@ def write_meta(
     if workdir:
         say("WORKDIR", workdir, "WORKDIR")
     for one in env:
-        say("ENV", one, f"ENV {printable(one.partition('=')[0], 60)}")
+        # The runtime drops blanks at the end; a variable without them is better than none.
+        value, name = one.rstrip(_BLANKS), f"ENV {printable(one.partition('=')[0], 60)}"
+        say("ENV", value, name)
+        if value != one and name not in dropped[-1:]:
+            dropped.append(f"{name} (blanks at its end)")
     if private:
         lines.append(f"USERACL: {_ids(user_acl)}")
         lines.append(f"GROUPACL: {_ids(group_acl)}")
@@ -141,7 +145,7 @@ def read_meta(content: bytes) -> Meta:
             meta.user_acl = _read_ids(value)
         elif key == "GROUPACL":
             meta.group_acl = _read_ids(value)
-        else:
+        elif key != "VOLUME":
             meta.warnings.append(key)
     meta.env = tuple(env)
     return meta
@@ -151,7 +155,7 @@ def _lines(text: str) -> list[tuple[str, str]]:
     """Return keys and values: lines joined after a backslash, comments and other lines skipped."""
     pairs: list[tuple[str, str]] = []
     waiting: tuple[str, str] | None = None
-    for line in text.split("\n"):
+    for line in text.removesuffix("\n").split("\n"):
         if waiting is not None:
             key, value = waiting[0], f"{waiting[1]} {line.strip(_BLANKS)}"
             waiting = None

@@ -37,6 +37,15 @@ class Threads(Service):
         # `ThreadPool.stop` joins its threads, so it runs in a thread that is not one of them.
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._pool.stop)
 
+    def call_reactor(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Have `function` called on the reactor's thread soon; for what runs in the pool.
+
+        All such calls come before the result of the function that makes them.
+        """
+        self._reactor.callFromThread(function, *args, **kwargs)
+
     async def run(
         self,
         function: Callable[P, T],

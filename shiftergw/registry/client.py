@@ -150,7 +150,7 @@ class RegistryClient:
             clock=self._clock,
             random=self._random,
             say=say,
-            received=lambda: download.received,
+            reached=lambda: download.reached,
         )
 
     def _registry(self, location: str) -> _Registry:

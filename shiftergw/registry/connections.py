@@ -92,7 +92,8 @@ class Connections:
         self._reachable: set[Kind] = {"global"}
 
     def close(self) -> Deferred[None]:
-        """Close the connections that wait for further requests."""
+        """Close the connections that wait for further requests, now and as they come."""
+        self._pool.cachedConnectionTimeout = 0
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 

@@ -31,8 +31,8 @@ class Download:
         sink: BlobSink,
     ) -> None:
         """Begin at `offset`, if the registry can."""
-        self.received = 0
-        """Bytes that came, over all tries."""
+        self.reached = offset
+        """The furthest position so far: what is sent once more is no progress."""
         self._transport = transport
         self._repository = repository
         self._blob = blob
@@ -96,4 +96,4 @@ class Download:
     def _take(self, data: bytes) -> None:
         self._sink.write(data)
         self._position += len(data)
-        self.received += len(data)
+        self.reached = max(self.reached, self._position)

@@ -40,21 +40,22 @@ async def with_retries(
     clock: IReactorTime,
     random: Callable[[], float],
     say: Say,
-    received: Callable[[], int] = int,
+    reached: Callable[[], int] = int,
 ) -> T:
     """Return what `attempt` returns; after `Interrupted`, wait and try again.
 
     Waits double, with a jitter by `random` (0 to 1), unless the registry says how long; `say` is
-    told. `received` counts bytes: a long download may be interrupted often, as long as it gets on.
+    told. `reached` is a download's furthest byte: a long one may be interrupted often, as long as
+    it gets on.
     Raises the last `Interrupted` when tries or budget are spent, and anything else at once.
     """
-    failed, waited, had = 0, 0.0, received()
+    failed, waited, before = 0, 0.0, reached()
     while True:
         try:
             return await attempt()
         except Interrupted as error:
-            if received() - had >= PROGRESS:
-                failed, had = 0, received()
+            if reached() - before >= PROGRESS:
+                failed, before = 0, reached()
             failed += 1
             if error.retry_after is None:
                 seconds = patience.first * 2 ** (failed - 1) * (0.5 + random())

@@ -127,8 +127,8 @@ class Transport:
         headers.setRawHeaders("Accept-Encoding", ["identity"])
         if authorization is not None:
             headers.setRawHeaders("Authorization", [authorization])
-        answer = _abandonable(self._connections.send(method, url, headers, content))
         try:
+            answer = _abandonable(self._connections.send(method, url, headers, content))
             return await within(self._limits.header, self._clock, answer, self._no_answer)
         except CancelledError:
             raise

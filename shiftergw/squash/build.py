@@ -28,6 +28,7 @@ from shiftergw.squash.converted import (
     make_empty,
     measure,
     sweep,
+    sync,
     verified,
 )
 from shiftergw.squash.mksquashfs import Mksquashfs, arguments
@@ -161,14 +162,13 @@ class SquashBuilder:
     async def _checked(self, part: Path, plan: Plan) -> tuple[int, str]:
         """Compare a new file with its plan, hash it and bring it to the disk, all at once."""
         stop = Event()
-
-        async def compared() -> None:
-            await check(part, plan, self._binary, self._threads, self._reactor, self._clock)
-
-        async def hashed() -> tuple[int, str]:
-            return await self._threads.run_until(stop.set, measure, part, stop, sync=True)
-
-        _, found = await gather_or_cancel([compared(), hashed()])
+        _, _, found = await gather_or_cancel(
+            [
+                check(part, plan, self._binary, self._threads, self._reactor, self._clock),
+                self._threads.run(sync, part),
+                self._threads.run_until(stop.set, measure, part, stop),
+            ]
+        )
         assert found is not None
         return found
 

@@ -65,16 +65,20 @@ def hold(path: Path) -> int:
     return descriptor
 
 
-def measure(path: Path, stop: Event, *, sync: bool = False) -> tuple[int, str]:
-    """Return the size and the SHA-256 of a file, which is brought to the disk if `sync`."""
+def measure(path: Path, stop: Event) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file; soon after `stop` is set, of a part of it."""
     sha256, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while (data := file.read(_CHUNK)) and not stop.is_set():
             sha256.update(data)
             size += len(data)
-        if sync:
-            os.fsync(file.fileno())
     return size, sha256.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Bring a file to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def verified(files: ConvertedFiles, stop: Event) -> BuiltImage | None:

@@ -213,7 +213,7 @@ class Mksquashfs:
             now = (flow.done, _size(output))
             if now != seen:
                 last, seen = self.clock.seconds(), now
-            elif self.clock.seconds() - last >= IDLE_LIMIT:
+            elif not frozen and self.clock.seconds() - last >= IDLE_LIMIT:
                 frozen = True
                 running.cancel()
 

@@ -112,6 +112,19 @@ def test_a_whiteout_follows_a_symlink_of_a_lower_layer() -> None:
     assert image(BASE, whiteout("lib/.wh..wh..opq")) == expected
 
 
+def test_a_whiteout_follows_symlinks_on_the_way_and_relative_ones() -> None:
+    """Wherever on the path the link stands, and from wherever it leads."""
+    lower = [
+        *BASE,
+        entry("opt/py/x", b"1"),
+        entry("usr/lib/py/x", b"2"),
+        symlink("usr/o", "../opt"),
+    ]
+    upper = [entry("lib/py/.wh.x", b""), entry("usr/o/py/.wh.x", b"")]
+    expected = {**USR, "opt": "/", "opt/py": "/", "usr/lib/py": "/", "usr/o": "-> ../opt"}
+    assert image(lower, upper) == expected
+
+
 @pytest.mark.parametrize("hidden", [".wh..wh..opq", ".wh.so"])
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_whiteout_in_a_directory_that_replaces_a_symlink_hides_nothing(

@@ -194,7 +194,7 @@ def hidden(path: str) -> str:
     return f"{head}/.wh.{name}".lstrip("/")
 
 
-@settings(max_examples=8000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(LAYERS)
 def test_random_layers_give_what_the_model_says(layers: list[Layer]) -> None:
     """Content, links and refusals of any sequence of entries are those of a plain model."""

@@ -53,8 +53,9 @@ class Network:
         """Nobody installs another."""
         raise AssertionError(resolver)
 
-    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *_: Any) -> Any:
+    def resolveHostName(self, receiver: Any, name: str, **options: Any) -> Any:
         """Tell the addresses of a name; an address in any notation has itself."""
+        port = options["portNumber"]
         receiver.resolutionBegan(self)
         for address in self.names.get(name, [name]):
             try:
@@ -187,7 +188,7 @@ async def a_client(
         yield client
     finally:
         await client.close()
-        await pause(0, REACTOR)
+        await pause(0.02, REACTOR)
 
 
 class ConnectProxy(Factory):

@@ -17,7 +17,7 @@ class Tries:
         """Have not been tried."""
         self.failures = list(failures)
         self.count = 0
-        self.received = 0
+        self.reached = 0
         self.said: list[str] = []
         self.clock = Clock()
 
@@ -37,7 +37,7 @@ class Tries:
                 clock=self.clock,
                 random=lambda: 0.5,
                 say=self.said.append,
-                received=lambda: self.received,
+                reached=lambda: self.reached,
             )
         )
 
@@ -96,7 +96,7 @@ def test_progress_forgives() -> None:
     tries = Tries(*[interrupted() for _ in range(8)])
     running = tries.run()
     for _ in range(8):
-        tries.received += PROGRESS
+        tries.reached += PROGRESS
         tries.clock.advance(2)
     assert running.result == "good"  # type: ignore[attr-defined]
 

@@ -2,4 +2,5 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.store.contract")
+for part in ("work", "ends", "reads"):
+    pytest.register_assert_rewrite(f"tests.store.contract_{part}")

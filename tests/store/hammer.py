@@ -15,16 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from shiftergw.errors import Superseded
-from shiftergw.model import ImageReference, Progress, PullRequest, Ready
+from shiftergw.model import Progress, Ready
 from shiftergw.ports import ImageStore
 from tests.store.places import open_store
-
-NOW = 1_000_000.0
-
-
-def request(tag: str, uid: int = 1000) -> PullRequest:
-    """Return a pull of `tag`."""
-    return PullRequest("alpha", "docker", ImageReference.parse(tag), uid)
+from tests.store.pulls import NOW, request
 
 
 async def claims(store: ImageStore, number: int) -> int:

@@ -39,7 +39,9 @@ def sqlite_place(store: SqliteStore, path: Path) -> Place:
 
     def put(key: str, document: dict[str, Any]) -> None:
         with closing(sqlite3.connect(path)) as db, db:
-            db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, _text(document)))
+            db.execute(
+                "INSERT INTO images (key, document) VALUES (?, ?)", (key, json.dumps(document))
+            )
 
     def document(key: str) -> dict[str, Any]:
         with closing(sqlite3.connect(path)) as db:
@@ -48,7 +50,3 @@ def sqlite_place(store: SqliteStore, path: Path) -> Place:
         return found
 
     return Place(store, put, document, ("sqlite", str(path)))
-
-
-def _text(document: dict[str, Any]) -> str:
-    return json.dumps(document)

@@ -17,8 +17,9 @@ from shiftergw.model import Progress, Ready
 from shiftergw.store import database, sqlite, steps
 from shiftergw.store.sqlite import SqliteStore
 from tests.store import hammer
-from tests.store.contract import ID, NOW, StoreContract, all_of, begun, pulled, request
+from tests.store.contract import StoreContract
 from tests.store.places import Place, sqlite_place
+from tests.store.pulls import ID, NOW, all_of, begun, pulled, request
 
 
 @asynccontextmanager
@@ -174,15 +175,20 @@ async def test_a_damaged_database(place: Place, path: Path) -> None:
     key = (await begun(place.store, request())).key
     with closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE turns RENAME TO elsewhere")
+        db.execute("ALTER TABLE lookups RENAME TO nowhere")
+    with pytest.raises(Unavailable):
+        await place.store.lookups("alpha", 1)
     other, _ = await place.store.claim(request("x:1"), NOW)
     with pytest.raises(Unavailable):
         await place.store.begin(other.key, "n", NOW, 60)
     await place.store.heartbeat(key, 1, Progress("x", 7, 9), NOW)
     with closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE elsewhere RENAME TO turns")
+        db.execute("ALTER TABLE nowhere RENAME TO lookups")
     again = await place.store.begin(other.key, "n", NOW, 60)
     assert again is not None
     assert again.attempt == 1
+    assert list(await place.store.lookups("alpha", 1)) == []
 
 
 @pytest_twisted.ensureDeferred

@@ -24,7 +24,7 @@ class QueueContract:
         assert queue.slots() == 2
         await queue.offer("short-1")
         assert queue.slots() == 1
-        await until(lambda: (traces / "short-1").exists())
+        await until((traces / "short-1").exists)
         await until(lambda: queue.slots() == 2)
 
     @pytest_twisted.ensureDeferred
@@ -45,7 +45,7 @@ class QueueContract:
         """A job is stopped by its key; another key disturbs nobody."""
         await queue.offer("sleep-1")
         await queue.offer("short-1")
-        await until(lambda: (traces / "sleep-1").exists())
+        await until((traces / "sleep-1").exists)
         await queue.cancel("unknown")
         await queue.cancel("sleep-1")
         await until(lambda: queue.slots() == 2)
@@ -64,6 +64,6 @@ class QueueContract:
     async def test_drain_has_a_limit(self, queue: JobQueue, traces: Path) -> None:
         """A job that does not end within the limit is stopped."""
         await queue.offer("sleep-1")
-        await until(lambda: (traces / "sleep-1").exists())
+        await until((traces / "sleep-1").exists)
         await queue.drain(0.1)
         assert queue.slots() == 0

@@ -16,7 +16,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
 from shiftergw.work import pool, process
@@ -65,6 +66,7 @@ def log() -> Iterator[list[str]]:
     """Return the lines that are logged."""
     lines: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: dict[str, Any]) -> None:
         lines.append(str(event.get("log_format", "")).format(**event))
 
@@ -151,6 +153,16 @@ async def test_a_worker_that_cannot_live(
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
+@pytest_twisted.ensureDeferred
+async def test_workers_that_die_together(make: Make) -> None:
+    """Several crashes within one wait count as one."""
+    queue = make(size=2)
+    await queue.offer("crash-1")
+    await queue.offer("crash-2")
+    await until(lambda: queue._workers == [])
+    assert queue._crashes == 1
+
+
 class _Impatient:
     """The reactor, but with waits of a second and more cut short and noted."""
 
@@ -185,12 +197,8 @@ async def test_a_program_that_is_missing(traces: Path) -> None:
     """A worker that cannot be started at all is an `Unavailable`, and a reason to wait."""
     queue = WorkerPool(reactor, [str(traces / "none")], {}, 2, 50)
     queue.startService()
-    if queue.slots():
-        try:
-            await queue.offer("a")
-        except Unavailable as error:
-            assert "No worker" in error.what
-    await until(lambda: queue._backoff is not None)
+    with pytest.raises(Unavailable):
+        await queue.offer("a")
     assert queue.slots() == 0
     await queue.stopService()
 
@@ -208,18 +216,26 @@ async def test_a_worker_that_never_gets_ready(
 
 
 @pytest_twisted.ensureDeferred
-async def test_noise_goes_to_the_log(make: Make, traces: Path, log: list[str]) -> None:
-    """What a worker says besides its answers is logged: printable, cut, and not without end."""
+@pytest.mark.parametrize("words", ["to the log", r"\x1b[31mred", "not json", "[]", '{"done": 1}'])
+async def test_noise_goes_to_the_log(make: Make, log: list[str], words: str) -> None:
+    """What a worker says besides its answers is logged, printable and cut."""
     queue = make()
     await queue.offer("noise")
+    await until(lambda: any(line.endswith(f": {words}") for line in log))
     await until(lambda: queue.slots() == 2)
-    await until(lambda: any("says too much" in line for line in log))
-    said = [line for line in log if line.startswith("worker ")]
-    assert any(line.endswith(": to the log") for line in said)
-    assert any(line.endswith(r": \x1b[31mred") for line in said)
-    assert any(line.endswith(": not json") for line in said)
-    assert max(len(line) for line in said) < 400
-    assert len(said) == process.LINES_LOGGED + 1
+    assert max(len(line) for line in log) < 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_does_not(make: Make, log: list[str]) -> None:
+    """Of a worker that says too much, a bounded number of lines is logged for each job."""
+    queue = make()
+    for _ in range(2):
+        log.clear()
+        await queue.offer("flood")
+        await until(lambda: queue.slots() == 2)
+        await until(lambda: any("says too much" in line for line in log))
+        assert sum(line.endswith("again") for line in log) == process.LINES_LOGGED
 
 
 @pytest_twisted.ensureDeferred
@@ -227,7 +243,7 @@ async def test_cancel_is_no_crash(make: Make, traces: Path, log: list[str]) -> N
     """After a cancelled job the slot is free at once, and its process is gone."""
     queue = make(size=1)
     await queue.offer("sleep")
-    await until(lambda: (traces / "sleep").exists())
+    await until((traces / "sleep").exists)
     await queue.cancel("sleep")
     assert queue.slots() == 1
     assert not alive(pid_of(traces / "sleep"))
@@ -242,7 +258,7 @@ async def test_a_worker_that_is_deaf(
     monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
     queue = make("deaf")
     await queue.offer("sleep")
-    await until(lambda: (traces / "sleep").exists())
+    await until((traces / "sleep").exists)
     twice = [Deferred.fromCoroutine(queue.cancel("sleep")) for _ in range(2)]
     for one in twice:
         await one
@@ -339,7 +355,7 @@ def go():
 reactor.callWhenRunning(go)
 reactor.run()
 """
-    gateway = subprocess.Popen([sys.executable, "-c", code])
+    gateway = subprocess.Popen([sys.executable, "-c", code])  # noqa: ASYNC220
     await until(lambda: (traces / "a").exists() and (traces / "b").exists())
     gateway.kill()
     gateway.wait()

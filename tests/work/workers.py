@@ -40,7 +40,9 @@ def job(key: str, directory: Path) -> None:
         time.sleep(0.5)
     elif key.startswith("noise"):
         sys.stderr.write("to the log\n\x1b[31mred\n" + "x" * 10_000 + "\n")
+        sys.stderr.flush()
         sys.stdout.write('not json\n{"done": "of somebody else"}\n{"done": 1}\n[]\n')
+    elif key.startswith("flood"):
         sys.stderr.write("again\n" * 1000)
         sys.stderr.flush()
     elif key.startswith("child"):

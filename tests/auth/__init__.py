@@ -1,0 +1,1 @@
+"""The promises of whoever says who sent a credential."""

@@ -1,0 +1,55 @@
+"""Runs the command line as its users do, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+
+from tests.web.fakes import FakeGateway, listening, site_of
+
+PROGRAM = [sys.executable, "-c", "from shiftergw.cli.main import main; main()"]
+
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.startswith("SHIFTERGW_")
+} | {"SHIFTERGW_UDIROOT": "/nonexistent", "TZ": "UTC"}
+
+
+def shiftergw(
+    *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env={**ENVIRONMENT, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@asynccontextmanager
+async def gateway_for(fake: FakeGateway) -> AsyncIterator[Mapping[str, str]]:
+    """Serve a fake gateway; the value is the environment in which the commands find it."""
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    async with listening(site_of(fake, reactor)) as port:
+        yield {
+            "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}",
+            "SHIFTERGW_SYSTEM": "mycluster",
+            "SHIFTERGW_CREDENTIAL": "good:ann",
+        }
+
+
+async def ask(fake: FakeGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command against a fake gateway in this process."""
+    async with gateway_for(fake) as env:
+        result: Any = await deferToThread(shiftergw, *arguments, env=env)
+    found: subprocess.CompletedProcess[str] = result
+    return found

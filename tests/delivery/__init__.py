@@ -1,0 +1,1 @@
+"""The promises of everything that puts files into image directories."""

@@ -1,0 +1,250 @@
+"""What every `ImageDirectory` promises, wherever the directory is.
+
+A test class inherits `ImageDirectoryContract` and gives two fixtures: `directory`, the adapter, and
+`root`, the same directory as the test sees it on this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import DeliveryFailed
+from shiftergw.model import Progress
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.ports import ImageDirectory, InstalledFile
+
+ID = "0123456789abcdef" * 4
+IMAGE = f"{ID}.squashfs"
+META = f"{ID}.meta"
+CONTENT = os.urandom(10_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+BAD_NAMES = [
+    "",
+    "..",
+    "x.squashfs",
+    f"../{IMAGE}",
+    f"{IMAGE}\n",
+    f"{IMAGE}.partial.0123456789abcdef",
+    f"{ID}.ext4",
+    IMAGE.upper(),
+    f"{ID[:-1]}.meta",
+]
+
+
+def ignore(progress: Progress) -> None:
+    """Hear a report."""
+
+
+def names(root: Path) -> list[str]:
+    """Return everything that lies in the directory."""
+    return sorted(os.listdir(root))
+
+
+class ImageDirectoryContract:
+    """The promises; see the port."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        """Give a converted file as the builder leaves it."""
+        path = tmp_path / "converted"
+        path.write_bytes(CONTENT)
+        path.chmod(0o600)
+        return path
+
+    @pytest_twisted.ensureDeferred
+    async def test_installs(self, directory: ImageDirectory, root: Path, source: Path) -> None:
+        """A file is installed whole, 0600, under its name, and nothing else is left."""
+        assert await directory.exists(IMAGE) is None
+        await directory.install(source, IMAGE, SHA256, ignore)
+        assert await directory.exists(IMAGE) == InstalledFile(IMAGE, len(CONTENT))
+        assert (root / IMAGE).read_bytes() == CONTENT
+        assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
+        assert names(root) == [IMAGE]
+        assert source.read_bytes() == CONTENT
+
+    @pytest_twisted.ensureDeferred
+    async def test_installs_again(
+        self, directory: ImageDirectory, root: Path, source: Path
+    ) -> None:
+        """The same file once more, or another over it, leaves one whole file."""
+        await directory.write(b"old", IMAGE)
+        for _ in range(2):
+            await directory.install(source, IMAGE, SHA256, ignore)
+            assert names(root) == [IMAGE]
+            assert (root / IMAGE).read_bytes() == CONTENT
+
+    @pytest_twisted.ensureDeferred
+    async def test_installs_at_once(
+        self, directory: ImageDirectory, root: Path, source: Path
+    ) -> None:
+        """Deliveries of one name at the same time do not disturb one another."""
+        await gather_or_cancel(directory.install(source, IMAGE, SHA256, ignore) for _ in range(3))
+        assert names(root) == [IMAGE]
+        assert (root / IMAGE).read_bytes() == CONTENT
+
+    @pytest_twisted.ensureDeferred
+    async def test_file_that_others_can_read(
+        self, directory: ImageDirectory, root: Path, source: Path
+    ) -> None:
+        """Whatever the mode of the source, the installed file is 0600."""
+        source.chmod(0o644)
+        await directory.install(source, IMAGE, SHA256, ignore)
+        assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
+        assert source.stat().st_mode & 0o7777 == 0o644
+
+    @pytest_twisted.ensureDeferred
+    async def test_reports(self, directory: ImageDirectory, source: Path) -> None:
+        """Progress rises to the whole size and is told on the reactor's thread."""
+        source.chmod(0o644)
+        heard: list[Progress] = []
+
+        def report(progress: Progress) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            heard.append(progress)
+
+        await directory.install(source, IMAGE, SHA256, report)
+        done = [one.done for one in heard]
+        assert done == sorted(done)
+        assert heard[-1].done == heard[-1].total == len(CONTENT)
+
+    @pytest_twisted.ensureDeferred
+    async def test_other_bytes_than_promised(
+        self, directory: ImageDirectory, root: Path, source: Path
+    ) -> None:
+        """A file that is not what was checked is refused; the installed one stays."""
+        await directory.write(b"old", IMAGE)
+        source.write_bytes(CONTENT[::-1])
+        source.chmod(0o644)
+        with pytest.raises(DeliveryFailed):
+            await directory.install(source, IMAGE, SHA256, ignore)
+        assert names(root) == [IMAGE]
+        assert (root / IMAGE).read_bytes() == b"old"
+
+    @pytest_twisted.ensureDeferred
+    async def test_source_that_is_gone(
+        self, directory: ImageDirectory, root: Path, tmp_path: Path
+    ) -> None:
+        """A source that cannot be read leaves nothing behind."""
+        with pytest.raises(DeliveryFailed):
+            await directory.install(tmp_path / "nothing", IMAGE, SHA256, ignore)
+        assert names(root) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_cancelled(self, directory: ImageDirectory, root: Path, source: Path) -> None:
+        """A cancelled delivery leaves nothing behind."""
+        source.chmod(0o644)
+        running: Deferred[None] = Deferred()
+
+        def report(progress: Progress) -> None:
+            running.cancel()
+
+        os.truncate(source, 512 << 20)
+        running = Deferred.fromCoroutine(directory.install(source, IMAGE, SHA256, report))
+        with pytest.raises(Exception, match=r"^$") as caught:
+            await running
+        assert caught.typename == "CancelledError"
+        assert names(root) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_writes(self, directory: ImageDirectory, root: Path) -> None:
+        """A small file is written whole, 0600, and replaced whole."""
+        for content in (b"FORMAT: squashfs\n", b"", b"FORMAT: squashfs\nUSERACL: 1\n"):
+            await directory.write(content, META)
+            assert (root / META).read_bytes() == content
+            assert (root / META).stat().st_mode & 0o7777 == 0o600
+            assert names(root) == [META]
+
+    @pytest_twisted.ensureDeferred
+    async def test_removes(self, directory: ImageDirectory, root: Path) -> None:
+        """A removed file is gone; one that is not there is no error."""
+        await directory.write(b"x", META)
+        await directory.remove(META)
+        await directory.remove(META)
+        assert names(root) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_lists(self, directory: ImageDirectory, root: Path) -> None:
+        """Images and metadata are listed; what else lies there is not ours."""
+        assert list(await directory.list()) == []
+        await directory.write(b"12345", IMAGE)
+        await directory.write(b"123", META)
+        for other in ("README", f"{IMAGE}.partial.0123456789abcdef", f"{ID}.ext4"):
+            (root / other).write_bytes(b"")
+        (root / f"{'f' * 64}.squashfs").mkdir()
+        (root / f"{'e' * 64}.meta").symlink_to(META)
+        expected = {InstalledFile(IMAGE, 5), InstalledFile(META, 3)}
+        assert set(await directory.list()) == expected
+
+    @pytest_twisted.ensureDeferred
+    async def test_digest(self, directory: ImageDirectory, source: Path) -> None:
+        """The digest is that of the installed bytes; of no file there is none."""
+        await directory.install(source, IMAGE, SHA256, ignore)
+        assert await directory.digest(IMAGE) == SHA256
+        with pytest.raises(DeliveryFailed):
+            await directory.digest(META)
+
+    @pytest_twisted.ensureDeferred
+    async def test_symlink_is_no_file(
+        self, directory: ImageDirectory, root: Path, tmp_path: Path
+    ) -> None:
+        """A symlink is not installed, is not followed, and is replaced or removed by itself."""
+        target = tmp_path / "target"
+        target.write_bytes(b"precious")
+        (root / META).symlink_to(target)
+        assert await directory.exists(META) is None
+        await directory.write(b"new", META)
+        assert (root / META).is_symlink() is False
+        (root / IMAGE).symlink_to(target)
+        await directory.remove(IMAGE)
+        assert target.read_bytes() == b"precious"
+        assert names(root) == [META]
+
+    @pytest.mark.parametrize("name", BAD_NAMES)
+    @pytest_twisted.ensureDeferred
+    async def test_names(
+        self, directory: ImageDirectory, root: Path, source: Path, name: str
+    ) -> None:
+        """Nothing but an image's name becomes a path."""
+        before = names(root.parent)
+        for attempt in (
+            directory.exists(name),
+            directory.install(source, name, SHA256, ignore),
+            directory.write(b"x", name),
+            directory.remove(name),
+            directory.digest(name),
+        ):
+            with pytest.raises(ValueError, match="no name"):
+                await attempt
+        assert (names(root), names(root.parent)) == ([], before)
+
+    @pytest_twisted.ensureDeferred
+    async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
+        """The space is what an unprivileged user may still write."""
+        status = os.statvfs(root)
+        free = await directory.free_space()
+        assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
+
+    @pytest_twisted.ensureDeferred
+    async def test_directory_that_is_gone(
+        self, directory: ImageDirectory, root: Path, source: Path
+    ) -> None:
+        """Without its directory every method says so; none makes it."""
+        root.rmdir()
+        for attempt in (
+            directory.install(source, IMAGE, SHA256, ignore),
+            directory.write(b"x", META),
+            directory.list(),
+            directory.free_space(),
+        ):
+            with pytest.raises(DeliveryFailed) as caught:
+                await attempt
+            assert str(root) not in str(caught.value)
+        assert not root.exists()

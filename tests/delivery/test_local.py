@@ -1,0 +1,153 @@
+"""The image directory on a file system of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.delivery import local
+from shiftergw.delivery.local import LocalDirectory, place
+from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import ImageDirectory
+from tests.delivery.contract import (
+    CONTENT,
+    IMAGE,
+    META,
+    SHA256,
+    ImageDirectoryContract,
+    ignore,
+    names,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def directory(root: Path, threads: Threads) -> LocalDirectory:
+    """Give the adapter."""
+    return LocalDirectory(root, threads)
+
+
+class TestLocalDirectory(ImageDirectoryContract):
+    """The contract, on a local directory."""
+
+
+def test_it_keeps_the_port(directory: LocalDirectory) -> None:
+    """The type checker sees that this is an `ImageDirectory`."""
+    port: ImageDirectory = directory
+    assert port is directory
+
+
+def converted(path: Path) -> Path:
+    """Write a converted file as the builder leaves it."""
+    path.write_bytes(CONTENT)
+    path.chmod(0o600)
+    return path
+
+
+@pytest_twisted.ensureDeferred
+async def test_same_file_system_copies_nothing(
+    directory: LocalDirectory, root: Path, tmp_path: Path
+) -> None:
+    """On one file system an image is delivered as a second name of the converted file."""
+    source = converted(tmp_path / "converted")
+    await directory.install(source, IMAGE, SHA256, ignore)
+    assert (root / IMAGE).samefile(source)
+
+
+@pytest_twisted.ensureDeferred
+async def test_symlinked_source_is_copied(
+    directory: LocalDirectory, root: Path, tmp_path: Path
+) -> None:
+    """A symlink never gets into an image directory."""
+    source = tmp_path / "link"
+    source.symlink_to(converted(tmp_path / "converted"))
+    await directory.install(source, IMAGE, SHA256, ignore)
+    assert not (root / IMAGE).is_symlink()
+    assert (root / IMAGE).read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_file_system(threads: Threads, tmp_path: Path, root: Path) -> None:
+    """Between file systems the file is copied."""
+    shared = Path("/dev/shm")  # a second file system that every Linux has
+    if shared.stat().st_dev == tmp_path.stat().st_dev:
+        shared = Path("/proc")
+    source = converted(shared / f"shiftergw-test-{os.getpid()}")
+    try:
+        await LocalDirectory(root, threads).install(source, IMAGE, SHA256, ignore)
+    finally:
+        source.unlink()
+    assert (root / IMAGE).read_bytes() == CONTENT
+    assert (root / IMAGE).stat().st_nlink == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_place_anywhere(threads: Threads, tmp_path: Path) -> None:
+    """A converted file can be put under any name, with the same promises."""
+    source = converted(tmp_path / "converted")
+    await place(source, tmp_path / "my image.squashfs", SHA256, threads, ignore)
+    assert (tmp_path / "my image.squashfs").read_bytes() == CONTENT
+    assert names(tmp_path) == ["converted", "my image.squashfs"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
+    """Hashing a large file ends soon when nobody waits for the result any more."""
+    (root / IMAGE).touch()
+    os.truncate(root / IMAGE, 1 << 40)
+    hashing = Deferred.fromCoroutine(directory.digest(IMAGE))
+    hashing.cancel()
+    with pytest.raises(CancelledError):
+        await hashing
+
+
+@pytest_twisted.ensureDeferred
+async def test_sweep(directory: LocalDirectory, root: Path) -> None:
+    """Old temporaries of dead attempts go; young ones, and what is not ours, stay."""
+    now = time.time()
+    kept = [
+        f"{IMAGE}.partial.{'1' * 16}",
+        f"{IMAGE}.partial.short",
+        IMAGE,
+        "other.partial.0123456789abcdef",
+    ]
+    old = [f"{IMAGE}.partial.{'0' * 16}", f"{META}.partial.{'f' * 16}"]
+    for name in kept + old:
+        (root / name).touch()
+        os.utime(root / name, (now - 7200, now - 7200))
+    os.utime(root / kept[0], (now, now))
+    assert await directory.sweep(now - 3600) == len(old)
+    assert names(root) == sorted(kept)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_directory(number: int) -> None:
+    """A full disk or quota is called so; the path is for admins."""
+    with pytest.raises(NoSpace) as caught, local._errors():
+        raise OSError(number, "full", "/secret/path")
+    assert "/secret" not in str(caught.value)
+    assert "/secret" in caught.value.detail
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
+def test_directory_that_cannot_be_written(number: int) -> None:
+    """Other errors of the system name the reason and a remedy."""
+    with pytest.raises(DeliveryFailed) as caught, local._errors():
+        raise OSError(number, os.strerror(number), "/secret/path")
+    assert os.strerror(number) in caught.value.what
+    assert "/secret" not in str(caught.value)
+    assert caught.value.remedy

@@ -1,0 +1,247 @@
+"""The contract's part on how work ends, and on what is kept besides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest_twisted
+
+from shiftergw.model import Origin, Progress, Ready
+from shiftergw.states import State
+from tests.store.places import Place
+from tests.store.pulls import (
+    ID,
+    LIMIT,
+    NOW,
+    OF_THE_ORIGINAL,
+    OTHER_ID,
+    all_of,
+    begun,
+    failure,
+    pulled,
+    request,
+)
+
+
+class EndContract:
+    """READY and FAILURE."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_ready(self, place: Place) -> None:
+        """READY sets the tag and what the worker found out; claim, secrets and progress go."""
+        store = place.store
+        record = await begun(store, request(sealed="secret"))
+        await store.heartbeat(record.key, 1, Progress("TRANSFER", 1, 2), NOW)
+        origin = Origin("hub", "library/ubuntu", "sha256:" + ID, private=True)
+        changes = {"env": ("A=1",), "user_acl": (5,), "private": True, "origin": origin, "size": 7}
+        done = await store.finish(record.key, 1, Ready(ID, changes), NOW + 9)
+        assert done == await store.get(record.key)
+        assert (done.status, done.tags, done.id) == (State.READY, ("ubuntu:24.04",), ID)
+        assert (done.env, done.user_acl, done.private) == (("A=1",), (5,), True)
+        assert (done.origin, done.size, done.last_pull) == (origin, 7, NOW + 9)
+        gone = {"claim", "sealed", "runner", "stage", "done", "total"}
+        assert gone.isdisjoint(place.document(record.key))
+
+    @pytest_twisted.ensureDeferred
+    async def test_ready_merges(self, place: Place) -> None:
+        """An id that is READY gets the further tag and the new metadata; one record remains."""
+        store = place.store
+        first = await pulled(store, request("x:1"), user_acl=(1,))
+        second = await pulled(store, request("x:2"), now=NOW + 5, user_acl=(1, 2))
+        assert second.key == first.key
+        assert (second.tags, second.user_acl) == (("x:1", "x:2"), (1, 2))
+        assert second.last_pull == NOW + 5
+        assert await store.list("alpha") == [second]
+        assert await store.queue("alpha") == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_pull_of_what_is_there(self, place: Place) -> None:
+        """Pulling an unchanged tag again leaves one record with the tag once."""
+        first = await pulled(place.store, request())
+        second = await pulled(place.store, request(), now=NOW + 5)
+        assert (second.key, second.tags) == (first.key, ("ubuntu:24.04",))
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_tag_moves(self, place: Place) -> None:
+        """A tag that means another image now leaves the old record, which stays."""
+        store = place.store
+        old = await pulled(store, request("x:1"))
+        new = await pulled(store, request("x:1"), OTHER_ID, NOW + 5)
+        assert await store.find("alpha", "docker", ["x:1"]) == new
+        left = await store.get(old.key)
+        assert left is not None
+        assert (left.status, left.tags) == (State.READY, ())
+        assert list(await store.find_id("alpha", ID)) == [left]
+
+    @pytest_twisted.ensureDeferred
+    async def test_types_and_systems_keep_their_tags(self, place: Place) -> None:
+        """A tag is taken within its system and type only, and ids are merged within them only."""
+        store = place.store
+        custom = await pulled(store, request("x:1", itype="custom"))
+        beta = await pulled(store, request("x:1", system="beta"))
+        docker = await pulled(store, request("x:1"), now=NOW + 1)
+        await pulled(store, request("x:1"), OTHER_ID, NOW + 2)
+        assert len({custom.key, beta.key, docker.key}) == 3
+        assert await store.get(custom.key) == custom
+        assert await store.get(beta.key) == beta
+        assert list(await store.find_id("alpha", ID)) == [
+            custom,
+            replace(docker, tags=()),
+        ]
+
+    @pytest_twisted.ensureDeferred
+    async def test_readers_of_a_moving_tag(self, place: Place) -> None:
+        """No reader of a tag that moves finds none, or the old record after the new."""
+        store = place.store
+        await pulled(store, request("x:1"), f"{0:064x}")
+        seen: list[str | None] = []
+
+        async def read() -> None:
+            for _ in range(100):
+                record = await store.find("alpha", "docker", ["x:1"])
+                assert record is not None
+                seen.append(record.id)
+
+        async def move() -> None:
+            for n in range(1, 15):
+                await pulled(store, request("x:1"), f"{n:064x}", NOW + n)
+
+        await all_of([read(), move()])
+        assert seen == sorted(seen, key=str)
+
+    @pytest_twisted.ensureDeferred
+    async def test_failed(self, place: Place) -> None:
+        """FAILURE keeps what the user needs to know, and no secret."""
+        store = place.store
+        record = await begun(store, request(sealed="secret"))
+        await store.heartbeat(record.key, 1, Progress("PULLING", 1, 2), NOW)
+        done = await store.finish(record.key, 1, failure(own=True), NOW + 9)
+        assert done == await store.get(record.key)
+        assert (done.status, done.in_flight, done.sealed) == (State.FAILURE, False, None)
+        assert (done.stage, done.cause, done.remedy) == (
+            "PULLING",
+            "The registry has no such image.",
+            "Check it.",
+        )
+        assert done.status_message == done.cause
+        assert (done.retryable, done.own_failure, done.last_pull) == (True, True, NOW + 9)
+        assert {"claim", "sealed", "runner", "done", "total"}.isdisjoint(place.document(done.key))
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_failed_refresh_leaves_the_image(self, place: Place) -> None:
+        """While a refresh runs, and when it fails, the READY record stays as it was."""
+        store = place.store
+        ready = await pulled(store, request())
+        record = await begun(store, request(), NOW + 5)
+        assert await store.find("alpha", "docker", ["ubuntu:24.04"]) == ready
+        await store.finish(record.key, 1, failure(), NOW + 6)
+        assert await store.find("alpha", "docker", ["ubuntu:24.04"]) == ready
+
+    @pytest_twisted.ensureDeferred
+    async def test_unknown_members_survive(self, place: Place) -> None:
+        """Members that we do not know are still there after every kind of update."""
+        store = place.store
+        place.put("1" * 24, OF_THE_ORIGINAL)
+        await store.renew("1" * 24, NOW)
+        merged = await pulled(store, request("new:1"))
+        assert (merged.key, merged.tags) == ("1" * 24, ("old:1", "new:1"))
+        await pulled(store, request("old:1"), OTHER_ID)
+        document = place.document("1" * 24)
+        assert document["tag"] == ["new:1"]
+        assert document["site_note"] == OF_THE_ORIGINAL["site_note"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_unknown_members_of_work_survive(self, place: Place) -> None:
+        """The same holds for a record in flight, to its end."""
+        store = place.store
+        flying: dict[str, Any] = {
+            "status": "PENDING",
+            "claim": "alpha/docker/old:1",
+            "tag": [],
+            "id": None,
+        }
+        place.put("1" * 24, OF_THE_ORIGINAL | flying)
+        assert await store.begin("1" * 24, "n", NOW, LIMIT) is not None
+        await store.advance("1" * 24, 1, State.CONVERSION, "", NOW)
+        await store.heartbeat("1" * 24, 1, Progress("x", 1, 2), NOW)
+        await store.finish("1" * 24, 1, Ready(ID), NOW)
+        assert place.document("1" * 24)["site_note"] == OF_THE_ORIGINAL["site_note"]
+
+
+class KeepContract:
+    """Expiration, leases, metrics."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_renew_and_expired(self, place: Place) -> None:
+        """An expiration moves forward only, on READY records only; without one nothing expires."""
+        store = place.store
+        ready = await pulled(store, request())
+        assert list(await store.expired(NOW * 9)) == []
+        await store.renew(ready.key, NOW + 100)
+        await store.renew(ready.key, NOW + 50)
+        assert list(await store.expired(NOW + 99)) == []
+        assert list(await store.expired(NOW + 100)) == [replace(ready, expiration=NOW + 100)]
+        flying, _ = await store.claim(request("x:1"), NOW)
+        await store.renew(flying.key, NOW + 100)
+        assert await store.get(flying.key) == flying
+
+    @pytest_twisted.ensureDeferred
+    async def test_forget_failures(self, place: Place) -> None:
+        """Old failures go, also those that say no time; nothing else does."""
+        store = place.store
+        for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
+            record = await begun(store, request(tag), now)
+            await store.finish(record.key, 1, failure(), now)
+        place.put("1" * 24, OF_THE_ORIGINAL | {"status": "FAILURE"})
+        await pulled(store, request("r:1"), OTHER_ID)
+        assert await store.forget_failures(NOW + 5) == 2
+        assert await store.forget_failures(NOW + 5) == 0
+        assert [record.pulltag for record in await store.queue("alpha")] == ["y:1"]
+        assert len(await store.list("alpha")) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_lease(self, place: Place) -> None:
+        """One holder at a time and place; he may renew; the lease ends in time or by release."""
+        store = place.store
+        assert await store.lease("/images", ID, "k/1", NOW, 10)
+        assert not await store.lease("/images", ID, "k/2", NOW + 5, 10)
+        assert await store.lease("/images", OTHER_ID, "k/2", NOW + 5, 10)
+        assert await store.lease("/else", ID, "k/2", NOW + 5, 10)
+        assert await store.lease("/images", ID, "k/1", NOW + 5, 10)
+        assert not await store.lease("/images", ID, "k/2", NOW + 14, 10)
+        assert await store.lease("/images", ID, "k/2", NOW + 15, 10)
+        await store.release("/images", ID, "k/1")
+        assert not await store.lease("/images", ID, "k/1", NOW + 16, 10)
+        await store.release("/images", ID, "k/2")
+        assert await store.lease("/images", ID, "k/1", NOW + 16, 10)
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_of_many_gets_the_lease(self, place: Place) -> None:
+        """Of many that ask for a lease at once, one gets it."""
+        store = place.store
+        answers = await all_of(store.lease("/images", ID, f"k/{n}", NOW, 10) for n in range(50))
+        assert sum(answers) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_remove(self, place: Place) -> None:
+        """A removed record is found by nothing; removing it again does no harm."""
+        store = place.store
+        record = await pulled(store, request())
+        await store.remove(record.key)
+        await store.remove(record.key)
+        assert await store.get(record.key) is None
+        assert await store.find("alpha", "docker", ["ubuntu:24.04"]) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_lookups(self, place: Place) -> None:
+        """Metrics come back as they went in, the last ones of the system, oldest first."""
+        store = place.store
+        rows = [{"system": "alpha", "uid": n, "time": NOW + n, "tag": "ü:1"} for n in range(5)]
+        for row in rows:
+            await store.record_lookup(row)
+        await store.record_lookup({"system": "beta", "uid": 9})
+        assert list(await store.lookups("alpha", 3)) == rows[2:]
+        assert list(await store.lookups("alpha", 100)) == rows
+        assert list(await store.lookups("alpha", 0)) == []
+        assert list(await store.lookups("alpha", -1)) == []

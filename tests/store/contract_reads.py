@@ -1,0 +1,134 @@
+"""The contract's part on finding things."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from shiftergw.model import Progress, Ready
+from shiftergw.states import State
+from tests.store.places import Place
+from tests.store.pulls import LIMIT, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request
+
+
+class ReadContract:
+    """Finding things."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_find_takes_the_first_tag_that_is_carried(self, place: Place) -> None:
+        """Of several tags the first one counts that any record carries."""
+        store = place.store
+        await pulled(store, request("x:1"))
+        y = await pulled(store, request("y:1"), OTHER_ID)
+        assert await store.find("alpha", "docker", ["none:1", "y:1", "x:1"]) == y
+        assert await store.find("alpha", "docker", ["none:1"]) is None
+        assert await store.find("alpha", "docker", []) is None
+        assert await store.find("beta", "docker", ["y:1"]) is None
+        assert await store.find("alpha", "custom", ["y:1"]) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_find_takes_the_newest(self, place: Place) -> None:
+        """Where an original left one tag on two records, the newest counts; work never does."""
+        place.put("1" * 24, OF_THE_ORIGINAL | {"last_pull": 5.0})
+        place.put("2" * 24, OF_THE_ORIGINAL | {"last_pull": 6.0, "id": OTHER_ID})
+        place.put("3" * 24, OF_THE_ORIGINAL)
+        place.put("4" * 24, OF_THE_ORIGINAL | {"last_pull": 7.0, "status": "EXPIRED"})
+        found = await place.store.find("alpha", "docker", ["old:1"])
+        assert found is not None
+        assert found.key == "2" * 24
+
+    @pytest_twisted.ensureDeferred
+    async def test_documents_of_the_original(self, place: Place) -> None:
+        """Old forms are read: one tag as text, SUCCESS, null, absent and unknown members."""
+        odd = {"tag": "one:1", "status": "SUCCESS"}
+        place.put("1" * 24, OF_THE_ORIGINAL | odd)
+        found = await place.store.find("alpha", "docker", ["one:1"])
+        assert found is not None
+        assert (found.key, found.tags, found.status) == ("1" * 24, ("one:1",), State.READY)
+        assert (found.private, found.user_acl, found.last_pull) == (None, None, None)
+        assert (found.env, found.entry, found.expiration) == (("A=1",), ("/bin/sh",), 12)
+
+    @pytest_twisted.ensureDeferred
+    async def test_find_work(self, place: Place) -> None:
+        """The work in flight comes first, then failures of the tag, the newest first."""
+        store = place.store
+        failures = []
+        for uid, now in ((1, NOW), (2, NOW + 1)):
+            record = await begun(store, request(uid=uid), now)
+            failures.append(await store.finish(record.key, 1, failure(own=True), now))
+        flying, _ = await store.claim(request(uid=3), NOW - 5)
+        await store.claim(request("else:1"), NOW)
+        await pulled(store, request("x:1"))
+        found = await store.find_work("alpha", "docker", "ubuntu:24.04")
+        assert list(found) == [flying, failures[1], failures[0]]
+        assert list(await store.find_work("alpha", "docker", "x:1")) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_list_and_queue(self, place: Place) -> None:
+        """`list` shows what is READY, `queue` the rest but EXPIRED, each of one system."""
+        store = place.store
+        place.put("0" * 24, OF_THE_ORIGINAL | {"status": "EXPIRED"})
+        ready = [await pulled(store, request(f"x:{n}"), f"{n:064x}") for n in range(5)]
+        record = await begun(store, request("f:1"), NOW + 1)
+        failed = await store.finish(record.key, 1, failure(), NOW + 1)
+        flying = await begun(store, request("y:1"), NOW + 2)
+        waiting, _ = await store.claim(request("z:1"), NOW + 3)
+        await store.claim(request(system="beta"), NOW)
+        assert list(await store.list("alpha")) == list(await store.list("alpha"))
+        assert {record.key for record in await store.list("alpha")} == {r.key for r in ready}
+        assert list(await store.queue("alpha")) == [failed, flying, waiting]
+        assert list(await store.list("beta")) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_waiting_is_fair(self, place: Place) -> None:
+        """Users take turns, each in the order of arrival, however many one of them sends."""
+        store = place.store
+        names = {}
+        for second, (uid, tag) in enumerate(
+            [(1, "a:1"), (1, "a:2"), (1, "a:3"), (2, "b:1"), (2, "b:2"), (3, "c:1")]
+        ):
+            names[(await store.claim(request(tag, uid), NOW + second))[0].key] = tag
+        order = [names[record.key] for record in await store.waiting(10)]
+        assert order == ["a:1", "b:1", "c:1", "a:2", "b:2", "a:3"]
+        assert [names[record.key] for record in await store.waiting(2)] == ["a:1", "b:1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_worker_is_fair_too(self, place: Place) -> None:
+        """With one worker the users' work is begun in turn: nobody's backlog starves another."""
+        store = place.store
+        for n in range(3):
+            await store.claim(request(f"a:{n}", 1), NOW + n)
+        for n in range(2):
+            await store.claim(request(f"b:{n}", 2), NOW + 10 + n)
+        order = []
+        for n in range(5):
+            (record,) = await store.waiting(1)
+            begun_record = await store.begin(record.key, "n", NOW + 20 + n, LIMIT)
+            assert begun_record is not None
+            order.append(record.pulltag)
+            await store.finish(record.key, 1, Ready(f"{n:064x}"), NOW + 20 + n)
+        assert order == ["a:0", "b:0", "a:1", "b:1", "a:2"]
+        assert list(await store.waiting(1)) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_running_work_counts(self, place: Place) -> None:
+        """A user whose work runs waits behind one who has none running."""
+        store = place.store
+        await begun(store, request("a:1", 1))
+        await begun(store, request("a:2", 1))
+        await begun(store, request("b:1", 2), NOW + 5)
+        await store.claim(request("a:3", 1), NOW)
+        await store.claim(request("b:2", 2), NOW + 6)
+        assert [record.pulltag for record in await store.waiting(10)] == ["b:2", "a:3"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_stale(self, place: Place) -> None:
+        """Begun work is stale once its heartbeat is older than the limit; waiting work never is."""
+        store = place.store
+        await store.claim(request("w:1"), NOW)
+        await pulled(store, request("r:1"))
+        record = await begun(store, request())
+        await begun(store, request("young:1"), NOW + 50)
+        assert list(await store.stale(NOW + LIMIT, LIMIT)) == []
+        assert list(await store.stale(NOW + LIMIT + 1, LIMIT)) == [record]
+        await store.heartbeat(record.key, 1, Progress(), NOW + 30)
+        assert list(await store.stale(NOW + LIMIT + 1, LIMIT)) == []

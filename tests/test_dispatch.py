@@ -1,0 +1,249 @@
+"""Work reaches the workers: in turn, once, and again when it was left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import Clock
+
+from shiftergw.dispatch import Dispatch
+from shiftergw.errors import Unavailable
+from shiftergw.housekeeping import FAILURES_KEPT, Housekeeping
+from shiftergw.model import Failed, ImageRecord, ImageReference, PullRequest
+from shiftergw.store.sqlite import SqliteStore
+from tests.work.waiting import until
+
+LIMIT = 60.0
+
+
+class Queue:
+    """A queue whose slots the test sets; it notes what it is told."""
+
+    def __init__(self, slots: int) -> None:
+        self.free = slots
+        self.offered: list[str] = []
+        self.cancelled: list[str] = []
+        self.refuses = False
+
+    def slots(self) -> int:
+        """See `JobQueue`."""
+        return self.free
+
+    async def offer(self, key: str) -> None:
+        """See `JobQueue`."""
+        if self.refuses:
+            raise Unavailable("No worker is free.")
+        self.free -= 1
+        self.offered.append(key)
+
+    async def cancel(self, key: str) -> None:
+        """See `JobQueue`."""
+        self.cancelled.append(key)
+
+    async def drain(self, limit: float) -> None:
+        """See `JobQueue`."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return a clock at a time of day."""
+    clock = Clock()
+    clock.advance(1_000_000)
+    return clock
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """Return a running store."""
+    store = SqliteStore(reactor, tmp_path / "images.sqlite")
+    pytest_twisted.blockon(store.startService())
+    yield store
+    if store.running:
+        pytest_twisted.blockon(store.stopService())
+
+
+async def claimed(store: SqliteStore, clock: Clock, count: int, uid: int = 1) -> Sequence[str]:
+    """Return the keys of new work."""
+    keys = []
+    for n in range(count):
+        wish = PullRequest("alpha", "docker", ImageReference.parse(f"u{uid}:{n}"), uid)
+        keys.append((await store.claim(wish, clock.seconds() + n / 100))[0].key)
+    return keys
+
+
+async def begin(store: SqliteStore, key: str, clock: Clock) -> ImageRecord:
+    """Begin as a worker does."""
+    record = await store.begin(key, "node:1", clock.seconds(), LIMIT)
+    assert record is not None
+    return record
+
+
+async def one_round(dispatch: Dispatch) -> None:
+    """Run one round to its end."""
+    dispatch.startService()
+    await dispatch.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_work_is_offered(store: SqliteStore, clock: Clock) -> None:
+    """As much as there are slots for, in the store's fair order."""
+    first = await claimed(store, clock, 3, uid=1)
+    clock.advance(1)
+    second = await claimed(store, clock, 1, uid=2)
+    queue = Queue(3)
+    await one_round(Dispatch(store, queue, clock, LIMIT))
+    assert queue.offered == [first[0], second[0], first[1]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offer_is_made_once(store: SqliteStore, clock: Clock) -> None:
+    """A record is not offered again while its worker may still begin it; the next one is."""
+    keys = await claimed(store, clock, 3)
+    queue = Queue(1)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    for _ in range(2):
+        await one_round(dispatch)
+    queue.free = 1
+    await one_round(dispatch)
+    assert queue.offered == list(keys[:2])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_offer_is_made_again(store: SqliteStore, clock: Clock) -> None:
+    """A record that nobody has begun for the limit is offered again."""
+    keys = await claimed(store, clock, 1)
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    clock.advance(LIMIT - 1)
+    await one_round(dispatch)
+    assert queue.offered == list(keys)
+    clock.advance(1)
+    await one_round(dispatch)
+    assert queue.offered == [keys[0], keys[0]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_begun_work_is_forgotten(store: SqliteStore, clock: Clock) -> None:
+    """What has begun is remembered no longer, and what lives is not offered."""
+    keys = await claimed(store, clock, 1)
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    await begin(store, keys[0], clock)
+    await one_round(dispatch)
+    assert dispatch._offered == {}
+    assert queue.offered == list(keys)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stale_work_is_taken_up_again(store: SqliteStore, clock: Clock) -> None:
+    """Work without a heartbeat is offered before what waits, once its worker has been stopped."""
+    keys = await claimed(store, clock, 2)
+    await begin(store, keys[0], clock)
+    clock.advance(LIMIT + 1)
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    assert queue.cancelled == [keys[0]]
+    assert queue.offered == list(keys)
+    await one_round(dispatch)
+    assert queue.cancelled == [keys[0]]
+    assert queue.offered == list(keys)
+    assert (await begin(store, keys[0], clock)).attempt == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_more_than_the_slots(store: SqliteStore, clock: Clock) -> None:
+    """Where slots are few, what was left behind goes first and the rest waits."""
+    keys = await claimed(store, clock, 2)
+    await begin(store, keys[1], clock)
+    clock.advance(LIMIT + 1)
+    queue = Queue(1)
+    await one_round(Dispatch(store, queue, clock, LIMIT))
+    assert queue.offered == [keys[1]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hanging_worker_makes_room(store: SqliteStore, clock: Clock) -> None:
+    """Also when all slots are taken, the worker of stale work is stopped."""
+    keys = await claimed(store, clock, 1)
+    await begin(store, keys[0], clock)
+    clock.advance(LIMIT + 1)
+    queue = Queue(0)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    assert (queue.cancelled, queue.offered) == (list(keys), [])
+    queue.free = 1
+    await one_round(dispatch)
+    assert queue.offered == list(keys)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_offer(store: SqliteStore, clock: Clock) -> None:
+    """What no worker took is offered in the next round."""
+    keys = await claimed(store, clock, 2)
+    queue = Queue(5)
+    queue.refuses = True
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    queue.refuses = False
+    await one_round(dispatch)
+    assert queue.offered == list(keys)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_is_away(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
+    """While the store is away rounds fail and go on; when it is back work is offered."""
+    keys = await claimed(store, clock, 1)
+    await store.stopService()
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    await one_round(dispatch)
+    assert queue.offered == []
+    again = SqliteStore(reactor, tmp_path / "images.sqlite")
+    await again.startService()
+    dispatch._store = again
+    await one_round(dispatch)
+    assert queue.offered == list(keys)
+    await again.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_wake(store: SqliteStore, clock: Clock) -> None:
+    """New work is offered when somebody wakes the dispatch, without waiting for the interval."""
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch.startService()
+    await until(clock.getDelayedCalls)
+    keys = await claimed(store, clock, 1)
+    dispatch.wake()
+    await until(lambda: queue.offered)
+    assert queue.offered == list(keys)
+    await dispatch.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_failures_are_forgotten(store: SqliteStore, clock: Clock) -> None:
+    """A failure can be asked about for a day; then it goes."""
+    old, young = await claimed(store, clock, 2)
+    bad_end = Failed("PULLING", "It failed.", "Try again.", retryable=True)
+    await begin(store, old, clock)
+    await store.finish(old, 1, bad_end, clock.seconds())
+    clock.advance(FAILURES_KEPT)
+    await begin(store, young, clock)
+    await store.finish(young, 1, bad_end, clock.seconds())
+    housekeeping = Housekeeping(store, clock)
+    housekeeping.startService()
+    await housekeeping.stopService()
+    assert await store.get(old) is not None
+    clock.advance(1)
+    for _ in range(2):
+        housekeeping.startService()
+        await housekeeping.stopService()
+    assert await store.get(old) is None
+    assert await store.get(young) is not None

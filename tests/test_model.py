@@ -1,0 +1,210 @@
+"""References are parsed once; records go to their documents and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.errors import BadRequest
+from shiftergw.image import Digest
+from shiftergw.model import (
+    REFERENCE_LIMIT,
+    ImageRecord,
+    ImageReference,
+    Login,
+    Origin,
+    PullRequest,
+    Session,
+    document_of,
+)
+from shiftergw.states import State
+
+HEX = "0123456789abcdef" * 4
+AT = f"@sha256:{HEX}"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag", "normal"),
+    [
+        ("ubuntu", "ubuntu", "latest", "ubuntu:latest"),
+        ("ubuntu:24.04", "ubuntu", "24.04", "ubuntu:24.04"),
+        ("quay.io/a/b:1", "quay.io/a/b", "1", "quay.io/a/b:1"),
+        ("host:5000/x", "host:5000/x", "latest", "host:5000/x:latest"),
+        ("host:5000/x:1", "host:5000/x", "1", "host:5000/x:1"),
+        ("[::1]:5000/x:1", "[::1]:5000/x", "1", "[::1]:5000/x:1"),
+        ("Site/x:1", "Site/x", "1", "Site/x:1"),
+        ("a__b/c-d--e.f_g:_T.x-y", "a__b/c-d--e.f_g", "_T.x-y", "a__b/c-d--e.f_g:_T.x-y"),
+        (f"x{AT}", "x", "", f"x{AT}"),
+        (f"x:1{AT}", "x", "1", f"x:1{AT}"),
+        ("x:" + "t" * 128, "x", "t" * 128, "x:" + "t" * 128),
+    ],
+)
+def test_references(text: str, name: str, tag: str, normal: str) -> None:
+    """What a user may write, what it means, and the text that records keep."""
+    reference = ImageReference.parse(text)
+    assert (reference.name, reference.tag, str(reference)) == (name, tag, normal)
+    assert reference.digest == (Digest("sha256", HEX) if AT in text else None)
+    assert ImageReference.parse(normal) == reference
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":1",
+        "x:",
+        "x:-a",
+        "x:a b",
+        "Ubuntu",
+        "x/",
+        "/x",
+        "a//b",
+        "../etc",
+        "x/../y",
+        "-x",
+        "x\n",
+        "x:1\n",
+        "x\x00",
+        "ü:1",
+        "x:1:2",
+        "x@",
+        f"{AT}",
+        f"x{AT}0",
+        "x@sha256:zz",
+        "x@md5:00",
+        "x@sha256:00",
+        "x:" + "t" * 129,
+        "x" * (REFERENCE_LIMIT + 1),
+    ],
+)
+def test_no_references(text: str) -> None:
+    """Anything else is the requester's to mend, and is repeated in printable form only."""
+    with pytest.raises(BadRequest) as caught:
+        ImageReference.parse(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_reference_or_refused(text: str) -> None:
+    """Whatever comes in, the answer is a reference that reads back as itself, or `BadRequest`."""
+    try:
+        reference = ImageReference.parse(text)
+    except BadRequest:
+        return
+    assert ImageReference.parse(str(reference)) == reference
+    assert ".." not in reference.name.split("/")
+
+
+def test_login() -> None:
+    """The password may hold colons; neither shows in a representation."""
+    login = Login.parse("alice:pa:ss")
+    assert (login.user, login.password) == ("alice", "pa:ss")
+    assert "pa:ss" not in repr(login)
+    assert Login.parse("alice") == Login("alice", "")
+
+
+def test_pull_request() -> None:
+    """Tag and claim come from the normalised reference; a secret does not show."""
+    wish = PullRequest("alpha", "docker", ImageReference.parse("x"), 1, sealed="secret")
+    assert (wish.tag, wish.claim) == ("x:latest", "alpha/docker/x:latest")
+    assert "secret" not in repr(wish)
+
+
+def _session(uid: int = 1, *groups: int) -> Session:
+    return Session("alpha", "alice", uid, "users", 100, frozenset({100, *groups}))
+
+
+@pytest.mark.parametrize(
+    ("private", "users", "groups", "readable"),
+    [
+        (False, (), (), True),
+        (False, (9,), (), True),
+        (None, (9,), (), True),
+        (True, None, None, True),
+        (True, (), (), True),
+        (True, (1, 9), (), True),
+        (True, (9,), None, False),
+        (True, None, (100,), True),
+        (True, (9,), (7,), True),
+        (True, (), (8,), False),
+    ],
+)
+def test_who_may_read(
+    private: bool | None,
+    users: tuple[int, ...] | None,
+    groups: tuple[int, ...] | None,
+    readable: bool,
+) -> None:
+    """Public images are for all; private ones for the users and groups of their ACL."""
+    record = ImageRecord(private=private, user_acl=users, group_acl=groups)
+    assert record.may_be_read_by(_session(1, 7)) is readable
+
+
+def test_a_record_and_its_document() -> None:
+    """Attributes go into the document under the original's names, and come back the same."""
+    record = ImageRecord(
+        key="1" * 24,
+        system="alpha",
+        tags=("x:1", "y:1"),
+        pulltag="x:1",
+        status=State.READY,
+        id=HEX,
+        user_acl=(1, 2),
+        group_acl=(),
+        private=True,
+        env=("A=1",),
+        entry=("/bin/sh",),
+        cmd=("-c",),
+        workdir="/",
+        labels={"a": "b"},
+        last_pull=12.5,
+        origin=Origin("hub", "x", "sha256:" + HEX, private=True),
+    )
+    names = [name for name in ImageRecord.__slots__ if name != "key"]
+    document = document_of({name: getattr(record, name) for name in names})
+    assert document["tag"] == ["x:1", "y:1"]
+    assert (document["userACL"], document["groupACL"]) == ([1, 2], [])
+    assert (document["ENV"], document["ENTRY"], document["CMD"]) == (["A=1"], ["/bin/sh"], ["-c"])
+    assert (document["WORKDIR"], document["LABELS"]) == ("/", {"a": "b"})
+    assert (document["status"], type(document["status"])) == ("READY", str)
+    assert document["origin"]["repository"] == "x"
+    assert ImageRecord.from_document(document | {"_id": "1" * 24}) == record
+
+
+def test_documents_of_the_original() -> None:
+    """Bare strings for lists, null, absent and unknown members are read."""
+    record = ImageRecord.from_document(
+        {"tag": "x:1", "ENTRY": "/bin/sh", "CMD": "-l", "private": None, "site_note": 1}
+    )
+    assert (record.tags, record.entry, record.cmd) == (("x:1",), ("/bin/sh",), ("-l",))
+    assert (record.private, record.user_acl, record.last_pull) == (None, None, None)
+    assert (record.key, record.status, record.in_flight) == ("", State.PENDING, False)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("SUCCESS", State.READY),
+        ("READY", State.READY),
+        ("PULLING", State.PULLING),
+        ("HASHING", State.FAILURE),
+        ("of the future", State.FAILURE),
+    ],
+)
+def test_words_of_the_original(word: str, state: State) -> None:
+    """A status that we do not have does not make a record unreadable."""
+    assert ImageRecord.from_document({"status": word}).status is state
+
+
+def test_an_origin_with_more_members() -> None:
+    """An origin written by a later version is read as far as it is understood."""
+    origin = {"location": "hub", "repository": "x", "source_digest": "d", "mirror": "m"}
+    record = ImageRecord.from_document({"origin": origin})
+    assert record.origin == Origin("hub", "x", "d")
+
+
+def test_secrets_do_not_show() -> None:
+    """Sealed logins are in no representation of a record."""
+    assert "secret" not in repr(ImageRecord(sealed="secret"))
