@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
-from twisted.web.client import Agent, HTTPConnectionPool, readBody
+from twisted.web.client import Agent, HTTPConnectionPool
 
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.errors import GatewayError, TimedOut, printable
@@ -222,13 +222,13 @@ async def _answers(text: str, reactor: Any) -> bool:
         return False
     pool = HTTPConnectionPool(reactor, persistent=False)
     asking = Agent(reactor, pool=pool).request(
-        b"GET", f"http://{interface}:{number}/livez".encode()
+        b"HEAD", f"http://{interface}:{number}/livez".encode()
     )
     try:
         response = await within(
             NETWORK_LIMIT, reactor, asking, lambda: TimedOut("The gateway does not answer.")
         )
-        return bytes(await readBody(response)) == b"alive"
+        return bool(response.headers.getRawHeaders(b"server") == [b"shiftergw"])
     except CancelledError:
         raise
     except Exception:  # noqa: BLE001 - whatever the Agent raises: no gateway of ours

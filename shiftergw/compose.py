@@ -26,7 +26,7 @@ from shiftergw.config import Config
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.dispatch import Dispatch
 from shiftergw.gateway import Gateway
-from shiftergw.housekeeping import Housekeeping
+from shiftergw.housekeeping import Housekeeping, Scratch
 from shiftergw.image import ResolvedImage, SquashOptions
 from shiftergw.model import ImageReference
 from shiftergw.pipeline import Pipeline, Watcher
@@ -140,7 +140,9 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         seal = preparation.seal()
         return Worker(config, store, pipeline, targets, seal, reactor, runner)
 
-    return OrderedServices([threads, preparation, store, ClosedAtStop(source.close)]), make
+    scratch = Scratch(builder, [target.directory for target in targets.values()], reactor)
+    parts = [threads, preparation, store, ClosedAtStop(source.close), scratch]
+    return OrderedServices(parts), make
 
 
 async def convert(

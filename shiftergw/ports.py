@@ -283,6 +283,10 @@ class ImageBuilder(Protocol):
         """
         ...
 
+    async def sweep(self, before: float) -> int:
+        """Remove what was last used before this time, and is not in use; return how many."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class InstalledFile:
@@ -325,6 +329,10 @@ class ImageDirectory(Protocol):
 
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file, in hexadecimal."""
+        ...
+
+    async def sweep(self, before: float) -> int:
+        """Remove temporaries that were last written before this time; return how many."""
         ...
 
 

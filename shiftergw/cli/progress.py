@@ -23,7 +23,7 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         """Show on standard error unless told otherwise."""
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
@@ -78,4 +78,4 @@ class Display:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

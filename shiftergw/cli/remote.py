@@ -31,8 +31,7 @@ _OK = 200
 
 
 def _silent(url: str, why: str) -> NoGateway:
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    return NoGateway(f"The gateway {printable(host)} {why}")
+    return NoGateway(f"The gateway {printable(urlsplit(url).netloc)} {why}")
 
 
 class Remote:

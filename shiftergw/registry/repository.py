@@ -84,8 +84,9 @@ class Repository:
         if response.code == HTTPStatus.OK or response.code in also:
             return response
         said = error_text(await self._transport.read(response, ERROR_LIMIT))
+        said = f": {said}" if said else "."
         raise RegistryUnavailable(
-            f"{self._transport.who} answered with status {response.code}{': ' if said else '.'}{said}"
+            f"{self._transport.who} answered with status {response.code}{said}"
         )
 
     async def _ask_as(

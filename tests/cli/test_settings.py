@@ -63,5 +63,5 @@ def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
         nothing.found_gateways()
     with pytest.raises(Misused, match="--system NAME"):
         nothing.found_system()
-    with pytest.raises(Misused, match="munge is not supported yet.*--credential"):
+    with pytest.raises(Misused, match=r"munge is not supported yet.*--credential"):
         nothing.found_credential()

@@ -4,11 +4,14 @@ A test class inherits `ImageDirectoryContract` and gives two fixtures: `director
 `root`, the same directory as the test sees it on this machine.
 """
 
+# ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
+
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ def ignore(progress: Progress) -> None:
 
 def names(root: Path) -> list[str]:
     """Return everything that lies in the directory."""
-    return sorted(os.listdir(root))
+    return sorted(path.name for path in root.iterdir())
 
 
 class ImageDirectoryContract:
@@ -224,6 +227,20 @@ class ImageDirectoryContract:
             with pytest.raises(ValueError, match="no name"):
                 await attempt
         assert (names(root), names(root.parent)) == ([], before)
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweeps(self, directory: ImageDirectory, root: Path) -> None:
+        """Old temporaries of dead attempts go; young ones, and what is not ours, stay."""
+        now = time.time()
+        young = f"{IMAGE}.partial.{'1' * 16}"
+        kept = [young, f"{IMAGE}.partial.short", IMAGE, "other.partial.0123456789abcdef"]
+        old = [f"{IMAGE}.partial.{'0' * 16}", f"{META}.partial.{'f' * 16}"]
+        for name in kept + old:
+            (root / name).touch()
+            os.utime(root / name, (now - 7200, now - 7200))
+        os.utime(root / young, (now, now))
+        assert await directory.sweep(3600, now) == len(old)
+        assert names(root) == sorted(kept)
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:

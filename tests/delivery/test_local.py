@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_twisted
@@ -19,7 +20,6 @@ from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import (
     CONTENT,
     IMAGE,
-    META,
     SHA256,
     ImageDirectoryContract,
     ignore,
@@ -80,17 +80,20 @@ async def test_symlinked_source_is_copied(
     assert (root / IMAGE).read_bytes() == CONTENT
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """Give a converted file on another file system."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system to write to")
+    with TemporaryDirectory(dir=memory) as directory:
+        yield converted(Path(directory) / "converted")
+
+
 @pytest_twisted.ensureDeferred
-async def test_another_file_system(threads: Threads, tmp_path: Path, root: Path) -> None:
+async def test_another_file_system(directory: LocalDirectory, elsewhere: Path, root: Path) -> None:
     """Between file systems the file is copied."""
-    shared = Path("/dev/shm")  # a second file system that every Linux has
-    if shared.stat().st_dev == tmp_path.stat().st_dev:
-        shared = Path("/proc")
-    source = converted(shared / f"shiftergw-test-{os.getpid()}")
-    try:
-        await LocalDirectory(root, threads).install(source, IMAGE, SHA256, ignore)
-    finally:
-        source.unlink()
+    await directory.install(elsewhere, IMAGE, SHA256, ignore)
     assert (root / IMAGE).read_bytes() == CONTENT
     assert (root / IMAGE).stat().st_nlink == 1
 
@@ -113,25 +116,6 @@ async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
     hashing.cancel()
     with pytest.raises(CancelledError):
         await hashing
-
-
-@pytest_twisted.ensureDeferred
-async def test_sweep(directory: LocalDirectory, root: Path) -> None:
-    """Old temporaries of dead attempts go; young ones, and what is not ours, stay."""
-    now = time.time()
-    kept = [
-        f"{IMAGE}.partial.{'1' * 16}",
-        f"{IMAGE}.partial.short",
-        IMAGE,
-        "other.partial.0123456789abcdef",
-    ]
-    old = [f"{IMAGE}.partial.{'0' * 16}", f"{META}.partial.{'f' * 16}"]
-    for name in kept + old:
-        (root / name).touch()
-        os.utime(root / name, (now - 7200, now - 7200))
-    os.utime(root / kept[0], (now, now))
-    assert await directory.sweep(now - 3600) == len(old)
-    assert names(root) == sorted(kept)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -6,6 +6,11 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hypothesis import strategies as st
+
+from tests.images import entry
+from tests.oci.layers import hard_link, special, symlink
+
 Path = tuple[str, ...]
 
 
@@ -189,3 +194,27 @@ def described(view: View) -> Image:
             image.contents[name] = said.get(node.kind, node.data)
     image.groups = [group for group in names.values() if len(group) > 1]
     return image
+
+
+def hidden(path: str) -> str:
+    """Return the name of the whiteout of a path."""
+    head, _, name = path.rpartition("/")
+    return f"{head}/.wh.{name}".lstrip("/")
+
+
+COMPONENTS = st.sampled_from(["a", "b", "c", "dev"])
+PATHS = st.lists(COMPONENTS, min_size=1, max_size=3).map("/".join)
+TARGETS = st.tuples(st.sampled_from(["", "/", "../", "../../", "./"]), PATHS).map("".join)
+DATA = st.binary(max_size=600)
+ENTRIES = st.one_of(
+    st.builds(entry, PATHS, DATA),
+    st.builds(entry, PATHS, DATA),
+    st.builds(lambda path: entry(path + "/"), PATHS),
+    st.builds(symlink, PATHS, TARGETS),
+    st.builds(hard_link, PATHS, PATHS),
+    st.builds(special, PATHS),
+    st.builds(lambda path: entry(hidden(path), b""), PATHS),
+    st.builds(lambda path: entry(f"{path}/.wh..wh..opq", b""), PATHS),
+)
+LAYERS = st.lists(st.lists(ENTRIES, max_size=8), min_size=1, max_size=4)
+"""Layers of few names, so that they meet: whiteouts, links, symlinks and type changes."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, ContentReport
@@ -26,7 +25,7 @@ from tests.oci.layers import (
     special,
     symlink,
 )
-from tests.oci.model import Refused, flattened
+from tests.oci.model import LAYERS, Refused, flattened
 
 # What is dropped.
 
@@ -170,28 +169,6 @@ def test_indexes_are_freed_as_they_are_applied() -> None:
 
 
 # The model.
-
-COMPONENTS = st.sampled_from(["a", "b", "c", "dev"])
-PATHS = st.lists(COMPONENTS, min_size=1, max_size=3).map("/".join)
-TARGETS = st.tuples(st.sampled_from(["", "/", "../", "../../", "./"]), PATHS).map("".join)
-DATA = st.binary(max_size=600)
-ENTRIES = st.one_of(
-    st.builds(entry, PATHS, DATA),
-    st.builds(entry, PATHS, DATA),
-    st.builds(lambda path: entry(path + "/"), PATHS),
-    st.builds(symlink, PATHS, TARGETS),
-    st.builds(hard_link, PATHS, PATHS),
-    st.builds(special, PATHS),
-    st.builds(lambda path: entry(hidden(path), b""), PATHS),
-    st.builds(lambda path: entry(f"{path}/.wh..wh..opq", b""), PATHS),
-)
-LAYERS = st.lists(st.lists(ENTRIES, max_size=8), min_size=1, max_size=4)
-
-
-def hidden(path: str) -> str:
-    """Return the name of the whiteout of a path."""
-    head, _, name = path.rpartition("/")
-    return f"{head}/.wh.{name}".lstrip("/")
 
 
 @settings(max_examples=300, deadline=None)

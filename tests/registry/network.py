@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -95,15 +95,15 @@ class Authority:
     def _sign(
         self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]]
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
@@ -111,7 +111,7 @@ class Authority:
 
     def options(self, *names: str) -> CertificateOptions:
         """Return what a server that answers to these names needs."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: Any = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
         alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
         certificate = self._sign(subject, key, [(alternatives, False)])

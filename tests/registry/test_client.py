@@ -312,7 +312,7 @@ async def test_head() -> None:
 async def test_head_without_a_digest(status: int, digest: str | None) -> None:
     """A registry that does not tell is no error."""
     fields = {} if digest is None else {"Docker_Content_Digest": digest}
-    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, **fields))
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"", **fields))
     async with serving(registry) as client:
         assert await client.head(ImageReference.parse("team/app"), None, quiet) is None
 
@@ -371,7 +371,7 @@ async def test_nobody_listens() -> None:
     registry = await FakeRegistry().start()
     await registry.stop()
     async with a_client(f"http://{registry.host}") as client:
-        with pytest.raises(RegistryUnavailable, match="'test'.*refused") as caught:
+        with pytest.raises(RegistryUnavailable, match=r"'test'.*refused") as caught:
             await resolve(client)
     assert registry.host not in str(caught.value)
     assert registry.host in caught.value.detail
@@ -546,7 +546,7 @@ async def test_a_sink_that_refuses() -> None:
     """What the sink raises ends the download, wherever it raises it."""
     registry = FakeRegistry(LAYER)
 
-    def full(_: object) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise NoSpace("Full.")
 
     async with serving(registry) as client:
@@ -638,7 +638,7 @@ async def test_blobs_at_once() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_content_coding_is_left_alone() -> None:
-    """A blob that a server calls gzip-coded arrives as it was sent: the digest is of those bytes."""
+    """A blob that a server calls gzip-coded arrives as it was sent."""
     content = gzip.compress(b"layer")
     blob = Descriptor(Digest.of(content), len(content))
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content, Content_Encoding="gzip"))

@@ -113,10 +113,12 @@ async def test_bad_certificates(
     cacert = authority.pem if trusted else Authority(tmp_path).pem
     registry = FakeRegistry(IMAGE)
     network = Network({"registry.example": [PUBLIC]})
-    async with listening(registry, certificates=[authority.options(name)]) as [port]:
-        async with a_client(f"https://registry.example:{port}", network, cacert=cacert) as client:
-            with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
-                await head(client)
+    async with (
+        listening(registry, certificates=[authority.options(name)]) as [port],
+        a_client(f"https://registry.example:{port}", network, cacert=cacert) as client,
+    ):
+        with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
+            await head(client)
     assert registry.asked == []
     assert len(network.reached) == 1
 
@@ -126,10 +128,12 @@ async def test_the_systems_authorities(authority: Authority) -> None:
     """Without a file of its own a location is judged by the system's authorities."""
     network = Network({"registry.example": [PUBLIC]})
     registry = FakeRegistry(IMAGE)
-    async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
-        async with a_client(f"https://registry.example:{port}", network) as client:
-            with pytest.raises(RegistryUntrusted):
-                await head(client)
+    async with (
+        listening(registry, certificates=[authority.options("registry.example")]) as [port],
+        a_client(f"https://registry.example:{port}", network) as client,
+    ):
+        with pytest.raises(RegistryUntrusted):
+            await head(client)
 
 
 @asynccontextmanager
@@ -164,21 +168,15 @@ async def test_no_tls_at_all() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> None:
+@pytest_twisted.ensureDeferred
+async def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> None:
     """A file that is missing, or holds no certificate, is a fault of the configuration."""
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
-
-    async def make() -> None:
+    with pytest.raises(ConfigurationError, match="'test'"):
         async with a_client("https://registry.example", cacert=file):
             pass
-
-    made = Deferred.fromCoroutine(make())
-    caught: list[BaseException] = []
-    made.addErrback(lambda failure: caught.append(failure.value))
-    assert isinstance(caught[0], ConfigurationError)
-    assert "'test'" in caught[0].what
 
 
 # Redirects
@@ -190,7 +188,7 @@ async def test_redirects_drop_credentials(status: int, authority: Authority) -> 
     """A blob may lie on another host, which never sees what was for the registry."""
     storage = FakeRegistry(IMAGE)
     names = ["registry.example", "cdn.example"]
-    network = Network(dict.fromkeys(names, [PUBLIC]))
+    network = Network({name: [PUBLIC] for name in names})
     registry = FakeRegistry(IMAGE)
     certificates = [authority.options(*names), authority.options(*names)]
     async with listening(registry, storage, certificates=certificates) as [port, other]:
@@ -222,9 +220,8 @@ async def test_the_same_origin_keeps_credentials() -> None:
     registry = FakeRegistry(IMAGE)
     moved = f"/moved/blobs/{LAYER}"
     registry.misbehave = lambda ask: basic(ask) or (ask.path != moved and to(moved)(ask))
-    async with listening(registry) as [port]:
-        async with a_client(f"http://localhost:{port}") as client:
-            assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
     assert registry.asked[-1].header("Authorization") is not None
 
 
@@ -325,10 +322,9 @@ async def test_private_networks_on_purpose(
 async def test_endless_redirects() -> None:
     """Five redirects are followed, not more."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(302, Location=f"{ask.path}x"))
-    async with listening(registry) as [port]:
-        async with a_client(f"http://localhost:{port}") as client:
-            with pytest.raises(RegistryUntrusted, match="more than 5"):
-                await fetch(client)
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        with pytest.raises(RegistryUntrusted, match="more than 5"):
+            await fetch(client)
     assert len(registry.asked) == 6
 
 
@@ -336,10 +332,9 @@ async def test_endless_redirects() -> None:
 async def test_a_redirect_to_nowhere() -> None:
     """A redirect without a target ends where it began, and is not followed for ever."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(302))
-    async with listening(registry) as [port]:
-        async with a_client(f"http://localhost:{port}") as client:
-            with pytest.raises(RegistryUntrusted):
-                await fetch(client)
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        with pytest.raises(RegistryUntrusted):
+            await fetch(client)
     assert len(registry.asked) <= 6
 
 

@@ -7,11 +7,13 @@ import os
 import random
 import subprocess
 import tarfile
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
@@ -21,7 +23,8 @@ from shiftergw.oci.header import END
 from shiftergw.oci.tree import REGULAR, Leaf
 from shiftergw.squash.stream import stream
 from tests.images import compress, entry, tar_of
-from tests.oci.layers import archived, contents, groups, hard_link, planned, symlink
+from tests.oci.layers import Layer, archived, contents, groups, hard_link, planned, symlink
+from tests.oci.model import LAYERS, Refused, flattened
 from tests.oci.test_sparse import sparse_file
 from tests.parts import need
 from tests.trees import links, unsquashed
@@ -90,6 +93,21 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
     assert (tree / "usr/lib/link").read_bytes() == b"late"
     count = subprocess.run(["unsquashfs", "-s", image], check=True, stdout=subprocess.PIPE).stdout
     assert b"Number of inodes %d\n" % plan.inodes in count
+
+
+@settings(max_examples=25, deadline=None)
+@given(LAYERS)
+def test_random_images_come_out_of_mksquashfs_as_the_model_says(drawn: list[Layer]) -> None:
+    """Nothing is dropped, doubled or renamed on the way, whatever the layers held."""
+    try:
+        expected = flattened(drawn)
+    except Refused:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        plan, layers = planned(Path(directory), *(tar_of(each) for each in drawn))
+        image = squashed(plan, layers, Path(directory) / "image")
+        read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
+    assert contents(read.stdout) == expected.contents
 
 
 def test_the_order_is_what_mksquashfs_needs(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""convert: from a registry to a file, as a process, and its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shiftergw.cli.convert import default_document, squash_options
+from shiftergw.cli.exits import Misused
+from shiftergw.config import Config
+from shiftergw.image import Digest, SquashOptions
+from shiftergw.model import ImageReference
+from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
+from tests.images import entry, oci_layout, tar_of
+from tests.parts import need
+from tests.registries import DockerRegistry
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DockerRegistry, Digest]]:
+    """Return a registry that has `a/b:1`."""
+    need("mksquashfs")
+    root = tmp_path_factory.mktemp("registry")
+    tar = tar_of([entry("etc"), entry("etc/motd", b"hello\n"), entry("dev/null", b"")])
+    digest = oci_layout(root / "layout", [tar])
+    with DockerRegistry(root / "registry") as registry:
+        registry.push(root / "layout", "a/b:1")
+        yield registry, digest
+
+
+def test_convert(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """The file is there and whole, one JSON object tells of it, and nothing else is left."""
+    registry, digest = pushed
+    out = tmp_path / "b.squashfs"
+    result = shiftergw(
+        *["convert", "--plain-http", "--compressor", "zstd", "--level", "3"],
+        *[f"{registry.host}/a/b:1", str(out)],
+    )
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["id"] == digest.hex
+    assert told["bytes"] == out.stat().st_size
+    assert told["seconds"]["total"] > 0
+    assert list(tmp_path.iterdir()) == [out]
+    assert "Getting manifest" in result.stderr.splitlines()
+    shown = subprocess.run(
+        [need("unsquashfs"), "-cat", str(out), "etc/motd"], capture_output=True, check=True
+    )
+    assert shown.stdout == b"hello\n"
+
+
+def test_convert_with_a_configuration(
+    pushed: tuple[DockerRegistry, Digest], tmp_path: Path
+) -> None:
+    """Locations, system and scratch are those of the configuration; layers stay in its cache."""
+    registry, digest = pushed
+    out = tmp_path / "out" / "b.squashfs"
+    out.parent.mkdir()
+    config = tmp_path / "imagemanager.json"
+    document: dict[str, Any] = default_document(
+        ImageReference.parse(f"{registry.host}/x"), tmp_path, plain_http=True
+    )
+    document["DefaultImageLocation"] = registry.host
+    document["Listn"] = "tcp:1"
+    config.write_text(json.dumps(document))
+    first = shiftergw("convert", "--config", str(config), "a/b:1", str(out))
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["id"] == digest.hex
+    assert "Listn" in first.stderr
+    assert list(out.parent.iterdir()) == [out]
+    wrong = shiftergw("convert", "--config", str(config), "--system", "s", "a/b:1", str(out))
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_an_image_that_is_not_there(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """A failure is told with its remedy, exits with 1, and leaves nothing."""
+    registry, _ = pushed
+    result = shiftergw("convert", "--plain-http", f"{registry.host}/no:1", str(tmp_path / "o"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
+    """Whatever asks it to stop: no file, no scratch, exit code 130."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [*PROGRAM, "convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "Getting manifest\n"
+            assert len(list(tmp_path.iterdir())) == 1
+            process.send_signal(number)
+            said = process.stderr.read()
+    assert process.returncode == 130
+    assert said == "Interrupted.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["UPPER:1", "o"],
+        ["--plain-http", "ubuntu:1", "o"],
+        ["ubuntu:1", "none/such/directory/o"],
+        ["--config", "/nonexistent.json", "ubuntu:1", "o"],
+        ["--compressor", "lz4", "--level", "1", "ubuntu:1", "o"],
+    ],
+)
+def test_misuse(arguments: list[str], tmp_path: Path) -> None:
+    """What cannot be meant exits with 2 at once and leaves nothing."""
+    arguments = [*arguments[:-1], str(tmp_path / arguments[-1])]
+    result = shiftergw("convert", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "plain_http", "location", "url"),
+    [
+        ("ubuntu:1", False, "registry-1.docker.io", "https://registry-1.docker.io"),
+        ("team/ubuntu:1", False, "registry-1.docker.io", "https://registry-1.docker.io"),
+        ("docker.io/library/ubuntu", False, "registry-1.docker.io", "https://registry-1.docker.io"),
+        ("quay.io/a/b:1", False, "quay.io", "https://quay.io"),
+        ("localhost/a:1", True, "localhost", "http://localhost"),
+        ("host:5000/a:1", True, "host:5000", "http://host:5000"),
+    ],
+)
+def test_where_an_image_is_looked_for(
+    image: str, plain_http: bool, location: str, url: str, tmp_path: Path
+) -> None:
+    """Without a configuration: Docker Hub, or the registry that the image's name begins with."""
+    reference = ImageReference.parse(image)
+    document = default_document(reference, tmp_path, plain_http=plain_http)
+    loaded = Config.from_document(document, base=tmp_path, environ={})
+    assert loaded.warnings == ()
+    assert loaded.config.locate(reference)[0] == location
+    assert loaded.config.locations[location].url == url
+
+
+def test_options_of_the_command_line_win() -> None:
+    """A compressor brings its own default level; a level must be one of its compressor's."""
+    configured = SquashOptions("gzip", 5, memory="1G")
+    assert squash_options(configured, None, None) == configured
+    assert squash_options(configured, "gzip", 9) == SquashOptions("gzip", 9, memory="1G")
+    assert squash_options(configured, "zstd", None) == SquashOptions("zstd", None, memory="1G")
+    assert squash_options(SquashOptions("zstd", 3), "gzip", None) == SquashOptions("gzip", 5)
+    assert squash_options(SquashOptions("zstd", 3), None, 22).level == 22
+    with pytest.raises(Misused, match="1 to 9"):
+        squash_options(configured, None, 10)
+    with pytest.raises(Misused, match="no levels"):
+        squash_options(configured, "xz", 1)
+
+
+def test_the_result_is_reproducible(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """Two conversions of one image are the same bytes, and the second replaces the first."""
+    registry, _ = pushed
+    out = tmp_path / "o"
+    sums = set()
+    for _ in range(2):
+        result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
+        assert result.returncode == 0, result.stderr
+        sums.add(hashlib.sha256(out.read_bytes()).hexdigest())
+    assert len(sums) == 1

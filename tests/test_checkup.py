@@ -1,0 +1,158 @@
+"""The checks behind `shiftergw check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from shiftergw.checkup import Finding, checkup
+from shiftergw.config import Config
+from tests.cli.command import shiftergw
+from tests.parts import free_port, need
+from tests.web.fakes import FakeGateway, listening, site_of
+
+
+class Registry(Resource):
+    """Answers `/v2/` with one status."""
+
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(self, status: int = 200) -> None:
+        """Answer with `status`."""
+        super().__init__()
+        self._status = status
+
+    def render_GET(self, request: Any) -> bytes:
+        """Answer."""
+        request.setResponseCode(self._status if request.path == b"/v2/" else 404)
+        return b"{}"
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    return reactor
+
+
+def document(root: Path, registry: int, port: int) -> dict[str, Any]:
+    """Return a configuration that is fine, with its registry and its port on the loopback."""
+    (root / "images").mkdir(exist_ok=True)
+    return {
+        "Platforms": {"s": {"accesstype": "local", "local": {"imageDir": "images"}}},
+        "Locations": {"reg": {"remotetype": "dockerv2", "url": f"http://127.0.0.1:{registry}"}},
+        "DefaultImageLocation": "reg",
+        "CacheDirectory": "cache",
+        "ExpandDirectory": "expand",
+        "StateDirectory": "state",
+        "Authentication": "mock",
+        "Listen": f"tcp:{port}:interface=127.0.0.1",
+    }
+
+
+async def findings(root: Path, changed: dict[str, Any]) -> dict[str, Finding]:
+    """Return the findings by name; of a name that is there twice, the last one."""
+    loaded = Config.from_document(changed, base=root, environ={})
+    return {finding.name: finding for finding in await checkup(_reactor(), loaded, {})}
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_is_well(tmp_path: Path) -> None:
+    """On a machine that is fit everything is fine; the directories are made, for us alone."""
+    need("mksquashfs")
+    async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
+        found = await findings(tmp_path, document(tmp_path, registry, free_port()))
+    grave = [f for f in found.values() if f.level != "ok" and "free" not in f.text]
+    assert grave == []
+    assert {"configuration", "mksquashfs", "unsquashfs", "registry reg", "imageDir of s"} < set(
+        found
+    )
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
+    """Each thing that is wrong is a failure that says what to do."""
+    (tmp_path / "file").write_text("")
+    changed = document(tmp_path, free_port(), free_port()) | {
+        "BrokerURL": "redis://x",
+        "CacheDirectory": "file",
+        "Mksquashfs": str(tmp_path / "file"),
+        "Listen": "tcp:no-number:interface=127.0.0.1",
+    }
+    changed["Platforms"]["s"]["local"]["imageDir"] = "nowhere"
+    found = await findings(tmp_path, changed)
+    for name in ("CacheDirectory", "mksquashfs", "imageDir of s", "registry reg"):
+        assert found[name].level == "failure", found[name]
+        assert found[name].remedy
+    assert "BrokerURL" in found["configuration"].text
+    assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_is_none(tmp_path: Path) -> None:
+    """Another answer than 200 or 401 is no registry's."""
+    async with listening(Site(Registry(404))) as port:  # type: ignore[arg-type]  # any site
+        found = await findings(tmp_path, document(tmp_path, port, free_port()))
+    assert found["registry reg"].level == "failure"
+    assert "404" in found["registry reg"].text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """A gateway that answers there is fine; anything else is in the way."""
+    async with (
+        listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
+        listening(site_of(FakeGateway(), _reactor())) as ours,
+    ):
+        found = await findings(tmp_path, document(tmp_path, registry, ours))
+        assert found[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
+        found = await findings(tmp_path, document(tmp_path, registry, registry))
+        assert found[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
+    """Of a unix socket we cannot tell who listens there."""
+    text = f"unix:{tmp_path}/socket"
+    changed = document(tmp_path, free_port(), 1) | {"Listen": text}
+    assert (await findings(tmp_path, changed))[f"Listen {text}"].text == "free"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_directory_that_everybody_writes(tmp_path: Path) -> None:
+    """Others could put images there: a warning."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "images").chmod(0o777)
+    assert (await findings(tmp_path, changed))["imageDir of s"].level == "warning"
+
+
+@pytest.mark.parametrize("fit", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_the_command(tmp_path: Path, fit: bool) -> None:
+    """A table of what was found and what to do; exit code 0, or 1 if something is in the way."""
+    need("mksquashfs")
+    async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
+        wanted = document(tmp_path, registry, free_port()) | {"Listn": "x"}
+        if not fit:
+            (tmp_path / "images").rmdir()
+        config = tmp_path / "imagemanager.json"
+        config.write_text(json.dumps(wanted))
+        result = await deferToThread(shiftergw, "check", "--config", str(config))
+    assert result.returncode == (0 if fit else 1), result.stdout
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("warning") and "Listn" in line for line in lines)
+    assert any("→ Make it" in line for line in lines) is not fit
+
+
+def test_a_configuration_that_cannot_be_read() -> None:
+    """Without a configuration there is nothing to check: exit code 2."""
+    result = shiftergw("check", "--config", "/nonexistent.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "cannot be read" in result.stderr
