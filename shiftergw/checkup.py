@@ -1,7 +1,7 @@
 """The checks behind `shiftergw check`: what the gateway would need if it started here now.
 
-Nothing is changed on this machine but for what the gateway would make at its start anyway: its
-private directories.
+Nothing is changed on this machine. What counts is what the user who runs the check may do: run it
+as the gateway's user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.errors import GatewayError, TimedOut, printable
-from shiftergw.plumbing.files import file_system_of, private_directory
+from shiftergw.plumbing.files import file_system_of
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.registry import location as registry
@@ -95,24 +95,25 @@ def _directories(config: Config) -> Iterator[Finding]:
         ("CacheDirectory", config.cache_directory),
         ("ExpandDirectory", config.expand_directory),
     ):
-        try:
-            private_directory(path)
-        except OSError as error:
-            yield _unusable(name, path, error)
-        else:
-            yield _space(name, path)
+        yield _private_directory(name, path)
     for system in config.systems.values():
         if system.access_type == "local":
             yield _image_directory(system)
 
 
-def _unusable(name: str, path: Path, error: OSError) -> Finding:
-    return Finding(
-        name,
-        Level.FAILURE,
-        f"{path} cannot be used: {error.strerror}",
-        "Make it a directory that the gateway's user owns, or name another one.",
-    )
+def _private_directory(name: str, path: Path) -> Finding:
+    """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = f"{existing} is no directory, or not writable"
+    elif path == existing and os.geteuid() not in {0, path.stat().st_uid}:
+        what = f"{path} belongs to another user"
+    else:
+        return _space(name, path, existing)
+    remedy = "Make it a directory that belongs to the gateway's user, or name another one."
+    return Finding(name, Level.FAILURE, what, remedy)
 
 
 def _image_directory(system: System) -> Finding:
@@ -126,12 +127,12 @@ def _image_directory(system: System) -> Finding:
     if stat.S_IMODE(path.stat().st_mode) & stat.S_IWOTH:
         remedy = "Take the permission to write from everybody else: chmod o-w."
         return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
-    return _space(name, path)
+    return _space(name, path, path)
 
 
-def _space(name: str, path: Path) -> Finding:
-    free = shutil.disk_usage(path).free
-    text = f"{path}: {free / 10**9:.1f} GB free"
+def _space(name: str, path: Path, existing: Path) -> Finding:
+    free = shutil.disk_usage(existing).free
+    text = f"{path}{'' if path == existing else ' will be made'}: {free / 10**9:.1f} GB free"
     # The state is small; the others hold images.
     if free < LITTLE_SPACE and name != "StateDirectory":
         return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")
@@ -204,8 +205,10 @@ async def _listening(text: str, reactor: Any) -> Finding:
     except CannotListenError as error:
         if await _answers(text, reactor):
             return Finding(name, Level.OK, "a gateway answers there")
-        remedy = "End what listens there, or set Listen to another port."
-        return Finding(name, Level.FAILURE, printable(str(error)), remedy)
+        # Of other endpoints than tcp we cannot tell whether it is a gateway that listens there.
+        level = Level.FAILURE if text.startswith("tcp:") else Level.WARNING
+        remedy = "Unless it is the gateway: end what listens there, or change Listen."
+        return Finding(name, level, printable(str(error)), remedy)
     except (ValueError, LookupError, OSError) as error:
         remedy = "Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1."
         return Finding(name, Level.FAILURE, printable(str(error)), remedy)

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
+from twisted.internet.defer import CancelledError
+
 from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.image import (
     BuildLimits,
@@ -80,7 +82,10 @@ class Pipeline:
     async def fetch(
         self, image: ResolvedImage, config: ImageConfig, login: Login | None, watcher: Watcher
     ) -> list[LayerFile]:
-        """Bring all layers into the cache, each distinct blob once; return them in order."""
+        """Bring all layers into the cache, each distinct blob once; return them in order.
+
+        A pull that fails, after all tries, leaves no halves of blobs behind.
+        """
         watcher.entered(State.PULLING, "Pulling layers")
         blobs = {layer.digest: layer for layer in image.layers}
         done = dict.fromkeys(blobs, 0)
@@ -90,14 +95,21 @@ class Pipeline:
             done[blob.digest] = size
             watcher.report(Progress("fetch", sum(done.values()), image.download_size))
 
-        paths = await gather_or_cancel(
-            cache.get(
-                blob,
-                partial(self._source.blob, image, blob, login, watcher.say),
-                partial(report, blob),
+        try:
+            paths = await gather_or_cancel(
+                cache.get(
+                    blob,
+                    partial(self._source.blob, image, blob, login, watcher.say),
+                    partial(report, blob),
+                )
+                for blob in blobs.values()
             )
-            for blob in blobs.values()
-        )
+        except CancelledError:
+            raise  # an interrupted pull is resumed from what is there
+        except Exception:
+            for digest in blobs:
+                await cache.give_up(digest)
+            raise
         files = dict(zip(blobs, paths, strict=True))
         diff_ids = config.diff_ids or (None,) * len(image.layers)
         return [

@@ -232,6 +232,10 @@ class BlobCache(Protocol):
         """Forget a blob whose content proved damaged; it need not be there."""
         ...
 
+    async def give_up(self, digest: Digest) -> None:
+        """Remove what a broken download left, unless somebody is at it now."""
+        ...
+
 
 class ImageSource(Protocol):
     """Something that holds images: a registry, an OCI layout, an archive.

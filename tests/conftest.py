@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,8 @@ def no_unheard_failures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a Deferred whose error nobody handled."""
     unheard: list[str] = []
 
-    def observe(event: dict[str, Any]) -> None:
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
         if "Unhandled error in Deferred" in str(event.get("log_format", "")):
             unheard.append(str(event.get("log_failure", event)))
 

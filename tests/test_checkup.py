@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ async def findings(root: Path, changed: dict[str, Any]) -> dict[str, Finding]:
 
 @pytest_twisted.ensureDeferred
 async def test_all_is_well(tmp_path: Path) -> None:
-    """On a machine that is fit everything is fine; the directories are made, for us alone."""
+    """On a machine that is fit everything is fine, and nothing is made."""
     need("mksquashfs")
     async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
         found = await findings(tmp_path, document(tmp_path, registry, free_port()))
@@ -73,7 +74,8 @@ async def test_all_is_well(tmp_path: Path) -> None:
     assert {"configuration", "mksquashfs", "unsquashfs", "registry reg", "imageDir of s"} < set(
         found
     )
-    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert "will be made" in found["StateDirectory"].text
+    assert set(os.listdir(tmp_path)) == {"images"}  # noqa: PTH208
 
 
 @pytest_twisted.ensureDeferred
@@ -119,10 +121,15 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
-    """Of a unix socket we cannot tell who listens there."""
-    text = f"unix:{tmp_path}/socket"
-    changed = document(tmp_path, free_port(), 1) | {"Listen": text}
-    assert (await findings(tmp_path, changed))[f"Listen {text}"].text == "free"
+    """Of a unix socket we cannot tell who listens there: a warning."""
+    name = f"Listen unix:{tmp_path}/socket"
+    changed = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
+    assert (await findings(tmp_path, changed))[name].text == "free"
+    taken = _reactor().listenUNIX(f"{tmp_path}/socket", site_of(FakeGateway()))
+    try:
+        assert (await findings(tmp_path, changed))[name].level == "warning"
+    finally:
+        await taken.stopListening()
 
 
 @pytest_twisted.ensureDeferred

@@ -243,7 +243,7 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
         gateway._work = known  # type: ignore[method-assign]
 
     gateway._work = nothing_known  # type: ignore[assignment]
-    store.claim = slow_claim  # type: ignore[method-assign]
+    store.claim = slow_claim  # type: ignore[method-assign, assignment]
     record = await bench.pull(BOB)
     assert (record.status, record.id) == (State.READY, ID)
     assert await store.queue("mycluster") == []

@@ -53,8 +53,6 @@ def convert(
     out = out.absolute()
     if not out.parent.is_dir():
         raise Misused(f"{out.parent} is not a directory.")
-    # A terminal that is closed cleans up like one that is told to stop.
-    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         try:
             config = _config(config_file, ImageReference.parse(image), plain_http, Path(scratch))
@@ -73,6 +71,8 @@ def convert(
             click.echo(json.dumps(result))
             return DONE
 
+        # A terminal that is closed means what Ctrl-C means.
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         run(command)
 
 

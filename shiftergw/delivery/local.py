@@ -72,10 +72,10 @@ class LocalDirectory:
         with _errors():
             return await self._threads.run_until(stop.set, _digest, self._path(name), stop)
 
-    async def sweep(self, older_than: float, now: float) -> int:
-        """Remove temporaries that were not written for so many seconds; return how many."""
+    async def sweep(self, before: float) -> int:
+        """Remove temporaries that were last written before this time; return how many."""
         with _errors():
-            return await self._threads.run(_sweep, self._directory, now - older_than)
+            return await self._threads.run(_sweep, self._directory, before)
 
     def _path(self, name: str) -> Path:
         if _NAME.fullmatch(name) is None:

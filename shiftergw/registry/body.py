@@ -52,7 +52,8 @@ class Body(Protocol):
         return self.ended
 
     def connectionMade(self) -> None:
-        self._start_watch()
+        if not self._done:
+            self._start_watch()
 
     def dataReceived(self, data: bytes) -> None:
         if self._done:
@@ -81,8 +82,9 @@ class Body(Protocol):
     def resumeProducing(self) -> None:
         """Read on."""
         self._paused = False
-        self._start_watch()
-        self._to_network("resumeProducing")
+        if not self._done:
+            self._start_watch()
+            self._to_network("resumeProducing")
 
     def stopProducing(self) -> None:
         """Close the connection; `ended` fails with `CancelledError` if it had not fired."""
@@ -93,7 +95,7 @@ class Body(Protocol):
             getattr(self.transport, method)()
 
     def _start_watch(self) -> None:
-        if self._watch is None and not self._paused and not self._done:
+        if self._watch is None and not self._paused:
             self._watch = self._clock.callLater(self._idle, self._stalled)
 
     def _stop_watch(self) -> None:

@@ -54,6 +54,10 @@ class BlobFiles:
         """Forget a blob whose content proved damaged; it need not be there."""
         await self._threads.run(_remove, self._path(digest))
 
+    async def give_up(self, digest: Digest) -> None:
+        """Remove what a broken download left, unless somebody is at it now."""
+        await self._threads.run(_give_up, self._path(digest))
+
     def _path(self, digest: Digest) -> Path:
         return self._directory / digest.algorithm / digest.hex
 
@@ -66,8 +70,7 @@ class BlobFiles:
         self, blob: Descriptor, path: Path, download: Download, report: Callable[[int], None]
     ) -> None:
         """Download under the blob's lock, unless another does so first."""
-        lock = path.with_name(f"{path.name}.lock")
-        partial = path.with_name(f"{path.name}.partial")
+        lock, partial = _lock_of(path), _partial_of(path)
         while (descriptor := _try_lock(lock)) is None:
             report(min(_size(partial), blob.size))
             await pause(POLL_SECONDS, self._clock)
@@ -138,6 +141,24 @@ class BlobFiles:
 
 async def _run(download: Awaitable[None]) -> None:
     await download
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _partial_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _give_up(path: Path) -> None:
+    partial, lock = _partial_of(path), _lock_of(path)
+    if not partial.exists():
+        return
+    descriptor = _try_lock(lock)
+    if descriptor is not None:
+        _remove(partial)
+        unlock(lock, descriptor)
 
 
 def _try_lock(path: Path) -> int | None:

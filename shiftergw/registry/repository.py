@@ -117,11 +117,17 @@ class Repository:
         said = f" ({refused.text})" if refused.text else ""
         if refused.status == HTTPStatus.NOT_FOUND:
             kind, _, wanted = path.partition("/")
-            return ImageNotFound(f"{who} has no {kind.rstrip('s')} {wanted} of {self.name}{said}.")
+            if kind == "blobs":
+                return ImageNotFound(
+                    f"{who} lacks a part of {self.name}, {wanted}{said}.",
+                    remedy="Push the image once more, all its layers with it.",
+                )
+            mark = "@" if ":" in wanted else ":"
+            return ImageNotFound(f"{who} has no image {self.name}{mark}{wanted}{said}.")
         if login is None:
-            return RegistryDenied(f"{who} does not let everybody read {self.name}{said}.")
+            return RegistryDenied(f"{who} refused {self.name} to a user without a login{said}.")
         return RegistryDenied(
-            f"{who} does not let your login read {self.name}{said}.",
+            f"{who} refused {self.name} to your login{said}.",
             remedy="Check the name of the image; log in anew (`shifterimg login`) if your password"
             " has changed; or ask the image's owner for permission.",
         )

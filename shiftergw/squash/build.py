@@ -84,12 +84,12 @@ class SquashBuilder:
         finally:
             os.close(held)
 
-    async def sweep(self, older_than: float, now: float) -> int:
-        """Remove what nobody has used for `older_than` seconds; return how many were removed.
+    async def sweep(self, before: float) -> int:
+        """Remove what was last used before this time; return how many were removed.
 
         What is locked or in use stays. Time is compared with the files' own (seconds since 1970).
         """
-        return await self._threads.run(sweep, self._directory, now - older_than)
+        return await self._threads.run(sweep, self._directory, before)
 
     async def _found(self, files: ConvertedFiles) -> BuiltImage | None:
         """Return the converted file that is there already, if it is what its sidecar says."""

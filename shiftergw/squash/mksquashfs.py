@@ -97,7 +97,7 @@ def check_version(found: tuple[int, ...]) -> str:
             " there and name the program under `Mksquashfs`.",
         )
     if (4, 7) <= found <= (4, 7, 5):
-        return f"mksquashfs {text} has data races in its search for duplicates: use 4.7.6 or 4.6.1."
+        return f"mksquashfs {text} has data races in its search for duplicates: use another."
     return ""
 
 

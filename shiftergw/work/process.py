@@ -31,6 +31,9 @@ PIPE_SECONDS = 1.0
 LINE_LIMIT = 4096
 """Bytes of one line; longer ones come in pieces."""
 
+LINE_LIMIT = 8000
+"""Characters of one line of a worker: a traceback is one line of its log."""
+
 LINES_LOGGED = 200
 """Lines of a worker that are logged for each job."""
 
@@ -162,7 +165,7 @@ class WorkerProcess(ProcessProtocol):
         """Put a line that is no answer into the log, unless there were too many."""
         self._logged += 1
         if self._logged <= LINES_LOGGED:
-            self._log.info("worker {pid}: {line}", pid=self._pid, line=printable(line))
+            self._log.info("worker {pid}: {line}", pid=self._pid, line=printable(line, LINE_LIMIT))
         elif self._logged == LINES_LOGGED + 1:
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self._pid)
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from shiftergw.cli.convert import default_document, squash_options
 from shiftergw.cli.exits import Misused
+from shiftergw.cli.main import main
 from shiftergw.config import Config
 from shiftergw.image import Digest, SquashOptions
 from shiftergw.model import ImageReference
@@ -123,8 +125,8 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
 def test_misuse(arguments: list[str], tmp_path: Path) -> None:
     """What cannot be meant exits with 2 at once and leaves nothing."""
     arguments = [*arguments[:-1], str(tmp_path / arguments[-1])]
-    result = shiftergw("convert", *arguments)
-    assert (result.returncode, result.stdout) == (2, "")
+    result = CliRunner().invoke(main, ["convert", *arguments])
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert list(tmp_path.iterdir()) == []
 

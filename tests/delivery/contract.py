@@ -239,7 +239,7 @@ class ImageDirectoryContract:
             (root / name).touch()
             os.utime(root / name, (now - 7200, now - 7200))
         os.utime(root / young, (now, now))
-        assert await directory.sweep(3600, now) == len(old)
+        assert await directory.sweep(now - 3600) == len(old)
         assert names(root) == sorted(kept)
 
     @pytest_twisted.ensureDeferred

@@ -78,12 +78,12 @@ def service(
         ("bad/reset", "registry"),
         ("bad/corrupt", "digest"),
         ("bad/missing-layer", "layer"),
-        ("bad/401", "refused"),
-        ("bad/404", "no image"),
+        ("bad/401", "log in"),
+        ("bad/404", "no manifest"),
         ("bad/500", "registry"),
         ("bad/garbage", "layer"),
         ("bad/lying", "layer"),
-        ("bad/absent", "no image"),
+        ("bad/absent", "no manifest"),
     ],
 )
 def test_a_fault_of_the_registry_has_a_reason(service: Service, name: str, word: str) -> None:
@@ -146,7 +146,8 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
     with service_at(tmp_path, registry, {"MaxImageSize": 1_000_000}) as service:
         done = service.pull("good/large:1")
         assert done["status"] == "FAILURE"
-        assert "large" in done["cause"].lower() or "limit" in done["cause"].lower()
+        assert "more than 1000000 bytes" in done["cause"]
+        assert "smaller" in done["remedy"]
         assert service.pull("good/small:1")["status"] == "READY"
         assert service.leftovers() == []
 

@@ -22,6 +22,7 @@ from twisted.protocols.basic import FileSender
 from shiftergw.errors import BlobCorrupt, NoSpace, PullError, RegistryUnavailable, Unavailable
 from shiftergw.image import Descriptor, Digest
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, BlobSink
@@ -567,6 +568,21 @@ async def test_wrong_size_in_a_manifest_harms_nobody(cache: BlobFiles) -> None:
         with pytest.raises(BlobCorrupt):
             await cache.get(Descriptor(BLOB.digest, size), Source(), ignore)
     assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_give_up(tmp_path: Path, cache: BlobFiles) -> None:
+    """What a broken download left goes, but not from under somebody who is at it."""
+    await cache.give_up(BLOB.digest)
+    leave_partial(tmp_path, b"half")
+    lock = place(tmp_path, ".lock")
+    held = try_lock(lock)
+    assert held is not None
+    await cache.give_up(BLOB.digest)
+    assert place(tmp_path, ".partial").exists()
+    unlock(lock, held)
+    await cache.give_up(BLOB.digest)
+    assert list(lock.parent.iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred

@@ -37,7 +37,7 @@ from tests.images import (
     tar_of,
 )
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import REACTOR, SHORT, Sink, a_client
+from tests.registry.network import PUBLIC, REACTOR, SHORT, Network, Sink, a_client
 
 AMD64 = Platform()
 IMAGE = make_image([tar_of({"a": b"a" * 5000}), tar_of({"b": b"b"})], config={"Cmd": ["/bin/sh"]})
@@ -211,6 +211,36 @@ async def test_other_bytes_than_named() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_registry_that_names_no_digest() -> None:
+    """Without `Docker-Content-Digest` the digest is that of the bytes that came."""
+
+    def misbehave(ask: Ask) -> object:
+        if "/manifests/" in ask.path:
+            return ask.answer(200, IMAGE.manifest, Content_Type="text/plain; charset=utf-8")
+        return None
+
+    async with serving(FakeRegistry(IMAGE, misbehave=misbehave)) as client:
+        image = await resolve(client)
+    assert image.digest == image.source_digest == IMAGE.digest
+
+
+@pytest.mark.parametrize(("name", "repository"), [("ubuntu", "library/ubuntu"), ("a/b", "a/b")])
+@pytest_twisted.ensureDeferred
+async def test_docker_hub(name: str, repository: str) -> None:
+    """On Docker Hub a name of one component means one of `library`."""
+    registry = await FakeRegistry(IMAGE).start()
+    network = Network({"registry-1.docker.io": [PUBLIC]})
+    try:
+        port = registry.host.rpartition(":")[2]
+        async with a_client(f"http://docker.io:{port}", network) as client:
+            image = await resolve(client, name)
+    finally:
+        await registry.stop()
+    assert image.repository == repository
+    assert registry.asked[0].path == f"/v2/{repository}/manifests/latest"
+
+
+@pytest_twisted.ensureDeferred
 async def test_too_large() -> None:
     """Neither manifest nor configuration may be larger than its limit."""
     registry = FakeRegistry(IMAGE)
@@ -255,7 +285,7 @@ async def test_what_is_not_there() -> None:
     async with serving(registry) as client:
         with pytest.raises(ImageNotFound) as caught:
             await resolve(client, "team/app:absent")
-    assert "no manifest absent of team/app" in caught.value.what
+    assert "has no image team/app:absent (" in caught.value.what
     assert r"no\x1b[31m such \x0a tag; X" in caught.value.what
     assert len(registry.asked) == 1
 
@@ -265,7 +295,7 @@ async def test_what_is_not_there() -> None:
 async def test_errors_without_words(body: bytes) -> None:
     """An error body of any other shape says nothing."""
     async with serving(FakeRegistry(misbehave=lambda ask: ask.answer(404, body))) as client:
-        with pytest.raises(ImageNotFound, match=r"of team/app\."):
+        with pytest.raises(ImageNotFound, match=r"image team/app:latest\."):
             await resolve(client)
 
 
@@ -317,6 +347,15 @@ async def test_head_without_a_digest(status: int, digest: str | None) -> None:
         assert await client.head(ImageReference.parse("team/app"), None, quiet) is None
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_missing_layer() -> None:
+    """A layer that the registry has lost is told apart from an image that was never there."""
+    async with serving(FakeRegistry()) as client:
+        with pytest.raises(ImageNotFound, match="part of team/app") as caught:
+            await fetch(client, LAYER, Sink())
+    assert "Push" in caught.value.remedy
+
+
 # Being asked to wait, and broken connections.
 
 
@@ -327,13 +366,14 @@ async def test_slow_down() -> None:
 
     def misbehave(ask: Ask) -> object:
         body = b'{"errors":[{"message":"too many"}]}'
-        return ask.nth == 1 and ask.answer(429, body, Retry_After="1")
+        return not ask.registry.asked and ask.answer(429, body, Retry_After="1")
 
     registry = FakeRegistry(IMAGE, misbehave=misbehave)
     async with serving(registry) as client:
         started = REACTOR.seconds()
         reference = ImageReference.parse("team/app")
-        assert await client.head(reference, None, said.append) == IMAGE.digest
+        image, _ = await client.resolve(reference, AMD64, None, said.append)
+    assert image.digest == IMAGE.digest
     assert REACTOR.seconds() - started >= 1
     assert said == ["waiting 1 s: The registry 'test' asked to slow down: too many"]
 

@@ -151,6 +151,7 @@ async def test_connect(tmp_path: Path) -> None:
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 20\r\n\r\n", "not HTTP"),
         (b"x" * 20_000, "too long a header"),
+        (b"HTTP/1.1 200 OK\r\n\r\nnot TLS", "does not speak TLS"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -223,6 +224,20 @@ async def test_targets_behind_a_proxy(tmp_path: Path) -> None:
 
 
 # Plain http
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_http_without_credentials() -> None:
+    """A proxy that has no login in its URL gets none."""
+    proxy = await FakeRegistry(IMAGE).start()
+    environment = {"http_proxy": f"http://{proxy.host}"}
+    try:
+        async with a_client("http://registry.example", environment=environment) as client:
+            assert await head(client) == IMAGE.digest
+    finally:
+        await proxy.stop()
+    assert proxy.asked[0].header("Proxy-Authorization") is None
+    assert proxy.asked[0].header("Host") == "registry.example"
 
 
 @pytest_twisted.ensureDeferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.plumbing.threads import Threads
+from tests.squash.site import Site
 
 
 @pytest.fixture
@@ -20,3 +22,9 @@ def threads() -> Iterator[Threads]:
     pool.startService()
     yield pool
     pytest_twisted.blockon(pool.stopService())
+
+
+@pytest.fixture
+def site(tmp_path: Path, threads: Threads) -> Site:
+    """Return a site with the real `mksquashfs`."""
+    return Site(tmp_path, threads)

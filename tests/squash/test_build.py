@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from shiftergw.errors import BlobCorrupt, ConversionFailed, LayerInvalid, NoSpace
-from shiftergw.image import BuildLimits, BuiltImage, Digest, LayerFile, SquashOptions
+from shiftergw.image import Digest, LayerFile
 from shiftergw.model import Progress
-from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import ImageBuilder
 from shiftergw.squash.build import SquashBuilder
 from tests import images
 from tests.parts import need
@@ -33,87 +28,9 @@ from tests.squash.parts import (
     running_in,
     script,
 )
+from tests.squash.site import ID, OTHER, REAL, TREE, Site
 
 real: Any = reactor
-ID = "ab" * 32
-OTHER = "cd" * 32
-CREATED = 1_710_000_000
-DAY = 86400.0
-REAL = "real=$(command -v mksquashfs)"  # for scripts that stand before it
-
-TREE = [
-    images.entry("usr"),
-    images.entry("usr/bin"),
-    images.entry("usr/bin/tool", b"#!tool", mode=0o755),
-    images.entry("usr/bin/alias", b"", type=tarfile.LNKTYPE, linkname="usr/bin/tool"),
-    images.entry("bin", b"", type=tarfile.SYMTYPE, linkname="usr/bin"),
-    images.entry("new\nline", b"1"),
-    images.entry("a -> b", b"2"),
-    images.entry("\udcff\udc80", b"3"),
-    images.entry("data", os.urandom(1000) * 500),
-    images.entry("gone", b"gone"),
-]
-ABOVE = [
-    images.entry(".wh.gone", b""),
-    images.entry("bin/through", b"4"),
-    images.entry("closed", b"5", mode=0o600),
-]
-
-
-class Site:
-    """A builder with layers on a disk, and what it told."""
-
-    def __init__(self, directory: Path, threads: Threads, binary: str | None = None) -> None:
-        """Use `directory` for everything."""
-        self.converted = directory / "converted"
-        self._layers = directory
-        self.builder = SquashBuilder(
-            self.converted, binary or need("mksquashfs"), threads, real, real
-        )
-        self.states: list[str] = []
-        self.progress: list[Progress] = []
-
-    def layer(self, entries: Sequence[Any], compression: str = "gzip") -> LayerFile:
-        """Put a layer on the disk."""
-        tar = images.tar_of(entries)
-        path = self._layers / f"layer-{Digest.of(tar).hex[:16]}-{compression}"
-        path.write_bytes(images.compress(tar, compression))
-        return LayerFile(path, Digest.of(tar))
-
-    @property
-    def two(self) -> list[LayerFile]:
-        """Return two layers, one over the other."""
-        return [self.layer(TREE), self.layer(ABOVE, "zstd")]
-
-    def build(self, layers: Sequence[LayerFile], image_id: str = ID, **options: Any) -> Any:
-        """Return the context of a build; `options` are those of `SquashOptions`."""
-        builder: ImageBuilder = self.builder
-        return builder.build(
-            image_id,
-            CREATED,
-            layers,
-            SquashOptions(**{"level": 1, "memory": "64M", **options}),
-            BuildLimits(),
-            self.progress.append,
-            self.states.append,
-        )
-
-    async def built(self, layers: Sequence[LayerFile], **options: Any) -> BuiltImage:
-        """Build, and end the use at once."""
-        async with self.build(layers, **options) as built:
-            found: BuiltImage = built
-            return found
-
-    @property
-    def names(self) -> list[str]:
-        """Return what lies in the directory of converted files."""
-        return sorted(path.name for path in self.converted.iterdir())
-
-
-@pytest.fixture
-def site(tmp_path: Path, threads: Threads) -> Site:
-    """Return a site with the real `mksquashfs`."""
-    return Site(tmp_path, threads)
 
 
 @pytest_twisted.ensureDeferred
@@ -193,53 +110,6 @@ async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -
     second = await elsewhere.built(layers, processors=1)
     assert second.sha256 == first.sha256
     assert second.path != first.path
-
-
-def _flip(site: Site, base: str) -> None:
-    path = site.converted / f"{base}.squashfs"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def _cut(site: Site, base: str) -> None:
-    os.truncate(site.converted / f"{base}.squashfs", 100)
-
-
-def _remove(site: Site, base: str) -> None:
-    (site.converted / f"{base}.squashfs").unlink()
-
-
-def _orphan(site: Site, base: str) -> None:
-    (site.converted / f"{base}.json").unlink()
-
-
-def _scribble(site: Site, base: str) -> None:
-    (site.converted / f"{base}.json").write_text("{]")
-
-
-def _strange(site: Site, base: str) -> None:
-    (site.converted / f"{base}.json").write_text(json.dumps({"size": 1, "sha256": 2, "report": 3}))
-
-
-def _unknown(site: Site, base: str) -> None:
-    path = site.converted / f"{base}.json"
-    said = json.loads(path.read_text())
-    said["report"]["other"] = 1
-    path.write_text(json.dumps(said))
-
-
-@pytest.mark.parametrize("damage", [_flip, _cut, _remove, _orphan, _scribble, _strange, _unknown])
-@pytest_twisted.ensureDeferred
-async def test_a_damaged_file_is_built_anew(site: Site, damage: Any) -> None:
-    """A file that is not what its sidecar says, or has none, is never delivered."""
-    layers = site.two
-    first = await site.built(layers)
-    damage(site, first.path.stem)
-    second = await site.built(layers)
-    assert set(second.seconds) == {"index", "plan", "squash", "check"}
-    assert second.sha256 == first.sha256
-    assert hashlib.sha256(second.path.read_bytes()).hexdigest() == first.sha256
 
 
 @pytest_twisted.ensureDeferred
@@ -439,80 +309,3 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
             ]  # fmt: skip
             assert place.stat().st_mode & 0o777 == 0o755
             assert {path.lstat().st_uid for path in place.rglob("*")} == {0}
-
-
-def age(site: Site, seconds: float) -> None:
-    """Make everything in the directory older."""
-    for path in site.converted.iterdir():
-        then = time.time() - seconds
-        os.utime(path, (then, then))
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_nobody_used_is_swept(site: Site) -> None:
-    """The sweep removes the old with all that belongs to it, and nothing that is not its own."""
-    assert await site.builder.sweep(DAY, time.time()) == 0  # there is no directory yet
-    layers = site.two
-    await site.built(layers)
-    (site.converted / "foreign").touch()
-    (site.converted / f"{OTHER}-{'0' * 12}.part").touch()
-    (site.converted / f".{OTHER}-{'0' * 12}.json.x7f").touch()
-    (site.converted / f"{OTHER}-{'1' * 12}.lock").touch()
-    assert await site.builder.sweep(DAY, time.time()) == 0
-    assert len(site.names) == 6
-    age(site, 2 * DAY)
-    assert await site.builder.sweep(DAY, time.time()) == 3
-    assert site.names == ["foreign"]
-
-
-@pytest_twisted.ensureDeferred
-async def test_use_makes_young(site: Site) -> None:
-    """A file that was used a moment ago stays, however long ago it was built."""
-    layers = site.two
-    await site.built(layers)
-    age(site, 2 * DAY)
-    await site.built(layers)
-    assert await site.builder.sweep(DAY, time.time()) == 0
-    assert len(site.names) == 2
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_file_in_use_is_not_swept(site: Site) -> None:
-    """While a context lives its file stays, for as many as use it, and until the last."""
-    layers = site.two
-    async with site.build(layers) as outer:
-        async with site.build(layers):
-            age(site, 2 * DAY)
-            assert await site.builder.sweep(DAY, time.time()) == 0
-        age(site, 2 * DAY)
-        assert await site.builder.sweep(DAY, time.time()) == 0
-        assert outer.path.exists()
-    assert await site.builder.sweep(DAY, time.time()) == 1
-    assert site.names == []
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_build_in_progress_is_not_swept(site: Site) -> None:
-    """What is locked stays, however old it looks."""
-    site.converted.mkdir()
-    lock = site.converted / f"{ID}-{'0' * 12}.lock"
-    (site.converted / f"{ID}-{'0' * 12}.part").touch()
-    held = try_lock(lock)
-    assert held is not None
-    age(site, 2 * DAY)
-    assert await site.builder.sweep(DAY, time.time()) == 0
-    assert len(site.names) == 2
-    unlock(lock, held)
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_a_dead_worker_left_does_no_harm(site: Site, tmp_path: Path) -> None:
-    """Half a file and a lock of a process that was killed are simply overwritten."""
-    layers = site.two
-    first = await site.built(layers)
-    base = first.path.stem
-    first.path.unlink()
-    (site.converted / f"{base}.part").write_bytes(os.urandom(100_000))
-    (site.converted / f"{base}.lock").touch()
-    assert (await site.built(layers)).sha256 == first.sha256
-    assert site.names == [f"{base}.json", f"{base}.squashfs"]

@@ -1,0 +1,163 @@
+"""A body is taken to its end, within limits, at its taker's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+
+from shiftergw.registry.body import Body
+from shiftergw.registry.retry import Interrupted
+
+DONE = Failure(ResponseDone())
+
+
+class Response:
+    """An `IResponse` that has its first bytes, and resumes the network as Twisted's does."""
+
+    def __init__(self, *first: bytes) -> None:
+        """Keep what is delivered at once."""
+        self.first = first
+        self.calls: list[str] = []
+
+    def deliverBody(self, body: Any) -> None:
+        """Deliver what is there."""
+        body.makeConnection(self)
+        for data in self.first:
+            body.dataReceived(data)
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """Note it."""
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        """Note it."""
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        """Note it."""
+        self.calls.append("stop")
+
+
+def read(body: Body, response: Any) -> None:
+    """Begin."""
+    body.read(response)
+
+
+def reading(response: Any, take: Callable[[bytes], object]) -> tuple[Body, Clock, list[object]]:
+    """Return a body being read, its clock, and where its end will be."""
+    clock = Clock()
+    ends: list[object] = []
+    body = Body(take, clock, 10, "It")
+    body.ended.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
+    read(body, response)
+    return body, clock, ends
+
+
+def test_the_end() -> None:
+    """What came is taken in order; nothing is left on the clock."""
+    taken: list[bytes] = []
+    body, clock, ends = reading(Response(b"a"), taken.append)
+    body.dataReceived(b"b")
+    body.connectionLost(DONE)
+    assert (taken, ends, clock.getDelayedCalls()) == ([b"a", b"b"], [None], [])
+
+
+def test_broken_off() -> None:
+    """Any other end than the announced one is an interruption."""
+    body, clock, ends = reading(Response(), len)
+    body.connectionLost(Failure(ConnectionLost()))
+    assert isinstance(ends[0], Interrupted)
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_stall() -> None:
+    """Silence for longer than the limit closes the connection; every byte starts it anew."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    for _ in range(5):
+        clock.advance(9)
+        body.dataReceived(b"x")
+    assert ends == []
+    clock.advance(10)
+    assert isinstance(ends[0], Interrupted)
+    assert response.calls[-1] == "stop"
+
+
+def test_a_pause_is_no_stall() -> None:
+    """Time for which the taker pauses does not count, that after it does."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    body.pauseProducing()
+    body.pauseProducing()
+    clock.advance(100)
+    assert ends == []
+    body.resumeProducing()
+    body.resumeProducing()
+    clock.advance(9)
+    assert ends == []
+    clock.advance(1)
+    assert isinstance(ends[0], Interrupted)
+    assert response.calls == ["resume", "pause", "pause", "resume", "resume", "stop"]
+
+
+def test_paused_at_the_first_bytes() -> None:
+    """A taker that pauses while it is handed what is there stays paused."""
+    response = Response(b"a")
+    bodies: list[Body] = []
+    body = Body(lambda _: bodies[0].pauseProducing(), Clock(), 10, "It")
+    bodies.append(body)
+    read(body, response)
+    assert response.calls[-2:] == ["resume", "pause"]
+
+
+def test_a_taker_that_fails() -> None:
+    """What it raises is the end; it gets nothing more, and the connection is closed."""
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        taken.append(data)
+        raise ValueError(data)
+
+    response = Response(b"a", b"b")
+    body, clock, ends = reading(response, take)
+    body.dataReceived(b"c")
+    body.connectionLost(DONE)
+    assert taken == [b"a"]
+    assert isinstance(ends[0], ValueError)
+    assert len(ends) == 1
+    assert response.calls[-1] == "stop"
+    assert clock.getDelayedCalls() == []
+
+
+def test_stopped_before_the_start() -> None:
+    """A taker that wants nothing gets nothing."""
+    taken: list[bytes] = []
+    clock = Clock()
+    body = Body(taken.append, clock, 10, "It")
+    body.stopProducing()
+    response = Response(b"a")
+    read(body, response)
+    body.ended.addErrback(lambda failure: None)
+    assert (taken, response.calls, clock.getDelayedCalls()) == ([], ["resume", "stop"], [])
+
+
+@pytest.mark.parametrize("late", [DONE, Failure(ConnectionLost())])
+def test_cancelling(late: Failure) -> None:
+    """A cancelled body closes its connection and does not mind how that ends."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    body.ended.cancel()
+    body.resumeProducing()
+    body.connectionLost(late)
+    assert isinstance(ends[0], CancelledError)
+    assert len(ends) == 1
+    assert response.calls == ["resume", "stop"]
+    assert clock.getDelayedCalls() == []
