@@ -235,8 +235,8 @@ class _Channel(HTTPChannel):
         self._connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
         self._connections.discard(self)
+        super().connectionLost(reason)
 
 
 class _Everything(Resource):

@@ -26,11 +26,13 @@ async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> Non
     layers = [LayerFile(Path(path), Digest.parse(diff_id)) for path, diff_id in request["layers"]]
     options = SquashOptions(**request["options"])
     start = time.monotonic()
-    async with builder.build(
-        "0" * 64, 0, layers, options, BuildLimits(), lambda _: None, lambda _: None
-    ) as built:
-        wall = time.monotonic() - start
-    await threads.stopService()
+    try:
+        async with builder.build(
+            "0" * 64, 0, layers, options, BuildLimits(), lambda _: None, lambda _: None
+        ) as built:
+            wall = time.monotonic() - start
+    finally:
+        await threads.stopService()
     own = resource.getrusage(resource.RUSAGE_SELF)
     child = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = {

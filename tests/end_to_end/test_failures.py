@@ -79,11 +79,11 @@ def service(
         ("bad/corrupt", "digest"),
         ("bad/missing-layer", "layer"),
         ("bad/401", "log in"),
-        ("bad/404", "no manifest"),
+        ("bad/404", "no image"),
         ("bad/500", "registry"),
         ("bad/garbage", "layer"),
         ("bad/lying", "layer"),
-        ("bad/absent", "no manifest"),
+        ("bad/absent", "no image"),
     ],
 )
 def test_a_fault_of_the_registry_has_a_reason(service: Service, name: str, word: str) -> None:

@@ -397,19 +397,18 @@ async def test_callers_of_one_process_share_a_download(cache: BlobFiles) -> None
 @pytest_twisted.ensureDeferred
 async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
     """When the downloading caller is cancelled, one who waits goes on from what is there."""
-    sent = Deferred[None]()
+    begun = Deferred[None]()
 
     async def half(_: int, sink: BlobSink) -> None:
+        begun.callback(None)
         sink.write(CONTENT[:150_000])
-        await pause(0.1, reactor)
-        sent.callback(None)
         await Deferred()
 
     first = Deferred.fromCoroutine(cache.get(BLOB, half, ignore))
+    await begun
     source = Source()
     second = Deferred.fromCoroutine(cache.get(BLOB, source, ignore))
-    await sent
-    await pause(0, reactor)
+    await pause(0.2, reactor)
     first.cancel()
     path = await second
     assert path.read_bytes() == CONTENT
