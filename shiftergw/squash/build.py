@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.errors import ConversionFailed, NoSpace
+from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace
 from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.oci.flatten import Plan, flatten
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Report
+
+LAYERS_ENTRIES = 3
+"""How many times the entries of the finished image its layers may have together.
+
+Later layers replace what earlier ones hold, but all indexes are in memory at once.
+"""
 
 
 class SquashBuilder:
@@ -141,15 +147,23 @@ class SquashBuilder:
         """Index all layers, the largest first: a long one begun last would be waited for."""
         sizes = await self._threads.run(lambda: [layer.path.stat().st_size for layer in layers])
         done = [0] * len(layers)
+        entries = [0] * len(layers)
         order = sorted(range(len(layers)), key=lambda number: -sizes[number])
 
         async def index(number: int) -> LayerIndex:
             stop = Event()
             layer = layers[number]
             tell = partial(done.__setitem__, number)
-            return await self._threads.run_until(
+            index = await self._threads.run_until(
                 stop.set, index_layer, layer.path, layer.diff_id, limits, stop, tell
             )
+            entries[number] = len(index.entries)
+            if sum(entries) > LAYERS_ENTRIES * limits.entries:
+                raise ImageTooLarge(
+                    f"The image's layers have more than {LAYERS_ENTRIES * limits.entries} entries"
+                    " together."
+                )
+            return index
 
         def tell() -> None:
             report(Progress("index", sum(done), sum(sizes)))

@@ -69,7 +69,13 @@ class Site:
         """Return two layers, one over the other."""
         return [self.layer(TREE), self.layer(ABOVE, "zstd")]
 
-    def build(self, layers: Sequence[LayerFile], image_id: str = ID, **options: Any) -> Any:
+    def build(
+        self,
+        layers: Sequence[LayerFile],
+        image_id: str = ID,
+        limits: BuildLimits | None = None,
+        **options: Any,
+    ) -> Any:
         """Return the context of a build; `options` are those of `SquashOptions`."""
         builder: ImageBuilder = self.builder
         return builder.build(
@@ -77,7 +83,7 @@ class Site:
             CREATED,
             layers,
             SquashOptions(**{"level": 1, "memory": "64M", **options}),
-            BuildLimits(),
+            limits or BuildLimits(),
             self.progress.append,
             self.states.append,
         )

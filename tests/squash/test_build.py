@@ -14,8 +14,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from shiftergw.errors import BlobCorrupt, ConversionFailed, LayerInvalid, NoSpace
-from shiftergw.image import Digest, LayerFile
+from shiftergw.errors import (
+    BlobCorrupt,
+    ConversionFailed,
+    ImageTooLarge,
+    LayerInvalid,
+    NoSpace,
+)
+from shiftergw.image import BuildLimits, Digest, LayerFile
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.build import SquashBuilder
@@ -309,3 +315,16 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
             ]  # fmt: skip
             assert place.stat().st_mode & 0o777 == 0o755
             assert {path.lstat().st_uid for path in place.rglob("*")} == {0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
+    """Layers that rewrite the same few paths again and again do not fill the memory."""
+    layers = [
+        site.layer([images.entry(f"{n}", b"%d" % number) for n in range(5)]) for number in range(4)
+    ]
+    with pytest.raises(ImageTooLarge, match="together"):
+        async with site.build(layers, limits=BuildLimits(entries=5)):
+            raise AssertionError
+    async with site.build(layers[:3], limits=BuildLimits(entries=5)) as built:
+        assert built.report.entries == 5
