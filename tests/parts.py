@@ -6,19 +6,30 @@ import os
 import shutil
 import socket
 import time
+from typing import NoReturn
 
 import pytest
 
 
+def lacking(what: str) -> NoReturn:
+    """Skip the test for want of a part of the machine, or fail it where all must run."""
+    if os.environ.get("SHIFTERGW_REQUIRE_ALL") == "1":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 def need(program: str) -> str:
-    """Return the path of a program; skip the test if it is missing, or fail where all must run."""
+    """Return the path of a program; without it the test is `lacking`."""
     path = shutil.which(program)
     if path is None:
-        message = f"{program} is not installed; `tests/run` installs it"
-        if os.environ.get("SHIFTERGW_REQUIRE_ALL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"{program} is not installed; `tests/run` installs it")
     return path
+
+
+def need_root() -> None:
+    """Return if this user may mount."""
+    if os.geteuid() != 0:
+        lacking("only root may mount")
 
 
 def free_port() -> int:

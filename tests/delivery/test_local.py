@@ -25,6 +25,7 @@ from tests.delivery.contract import (
     ignore,
     names,
 )
+from tests.parts import lacking
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """Give a converted file on another file system."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("this machine has no second file system to write to")
+        lacking("this machine has no second file system to write to")
     with TemporaryDirectory(dir=memory) as directory:
         yield converted(Path(directory) / "converted")
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, compress, descriptor, entry, json_bytes, make_image, tar_of
-from tests.parts import need
+from tests.parts import need, need_root
 from tests.service import BOB, Service
 
 
@@ -155,8 +155,7 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
 @pytest.mark.parametrize("place", ["images", "expand", "cache"])
 def test_a_full_disk_is_a_reason(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
     """A disk of 2 MB full of a 4 MB image fails the pull, and what was written there is gone."""
-    if os.geteuid() != 0:
-        need("mounting needs root")
+    need_root()
     directory = tmp_path / place
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=True)

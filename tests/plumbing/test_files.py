@@ -16,7 +16,7 @@ from shiftergw.plumbing.files import (
     sync_directory,
     write_private,
 )
-from tests.parts import need
+from tests.parts import lacking, need
 
 
 def test_a_private_directory_is_closed(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_the_file_system_of_a_path(tmp_path: Path) -> None:
 def test_mount_points_may_have_any_name(tmp_path: Path) -> None:
     """Blanks and letters beyond ASCII in a mount point's name are understood."""
     if os.geteuid() != 0:
-        pytest.skip("only root may mount")
+        lacking("only root may mount")
     place = tmp_path / "a b é"
     place.mkdir()
     mounted = subprocess.run([need("mount"), "-t", "tmpfs", "none", str(place)], check=False)
     if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
+        lacking("mounting is not allowed here")
     try:
         assert file_system_of(place / "x") == "tmpfs"
     finally:

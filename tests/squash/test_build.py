@@ -26,7 +26,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.build import SquashBuilder
 from tests import images
-from tests.parts import need
+from tests.parts import lacking, need
 from tests.squash.parts import (
     content_of,
     mounted,
@@ -279,7 +279,7 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
     place.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=2m,nr_inodes=10", "none", str(place)) as done:
         if not done:
-            pytest.skip("only root may mount")
+            lacking("only root may mount")
         site = Site(tmp_path, threads)
         site.builder = SquashBuilder(place, need("mksquashfs"), threads, real, real)
         with pytest.raises(NoSpace):
@@ -302,7 +302,7 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
     async with site.build(site.two) as built:
         with mounted("-t", "squashfs", "-o", "loop,ro", str(built.path), str(place)) as done:
             if not done:
-                pytest.skip("only root may mount, where there are loop devices")
+                lacking("only root may mount, where there are loop devices")
             tool, alias = place / "usr/bin/tool", place / "bin/alias"
             assert tool.read_bytes() == b"#!tool"
             assert tool.samefile(alias)

@@ -35,7 +35,7 @@ from shiftergw.squash.mksquashfs import (
     version,
 )
 from tests import images
-from tests.parts import need
+from tests.parts import lacking, need
 from tests.squash.parts import (
     TIME,
     content_of,
@@ -359,7 +359,7 @@ async def test_a_full_disk_is_named(tmp_path: Path, threads: Threads) -> None:
     place.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=2m", "none", str(place)) as done:
         if not done:
-            pytest.skip("only root may mount")
+            lacking("only root may mount")
         conversion = Conversion(place, threads)
         noise = os.urandom(4_000_000)
         with pytest.raises(NoSpace) as caught:
