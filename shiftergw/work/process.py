@@ -29,10 +29,7 @@ PIPE_SECONDS = 1.0
 """How long a dead worker's output is read while some child of its still holds it open."""
 
 LINE_LIMIT = 4096
-"""Bytes of one line; longer ones come in pieces."""
-
-LINE_LIMIT = 8000
-"""Characters of one line of a worker: a traceback is one line of its log."""
+"""Bytes of one line; longer ones come in pieces. A traceback is one line."""
 
 LINES_LOGGED = 200
 """Lines of a worker that are logged for each job."""

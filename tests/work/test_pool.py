@@ -223,7 +223,7 @@ async def test_noise_goes_to_the_log(make: Make, log: list[str], words: str) -> 
     await queue.offer("noise")
     await until(lambda: any(line.endswith(f": {words}") for line in log))
     await until(lambda: queue.slots() == 2)
-    assert max(len(line) for line in log) < 400
+    assert max(len(line) for line in log) < process.LINE_LIMIT + 100
 
 
 @pytest_twisted.ensureDeferred
