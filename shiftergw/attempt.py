@@ -48,7 +48,7 @@ class Attempt:
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
         self._last_beat = clock.seconds()
-        self._leases: set[tuple[str, str]] = set()
+        self._leases: dict[tuple[str, str], float] = {}
         self.lost = False
         """Whether a newer attempt has taken over."""
 
@@ -101,9 +101,18 @@ class Attempt:
     async def write(self) -> None:
         """Write what is new, or a heartbeat if one is due; raise `Superseded` if it is over."""
         now = self._clock.seconds()
+        await self._write_news(now, due=now - self._last_beat >= self._beat_every)
+        await self._renew_leases(now, older_than=LEASE_SECONDS / 4)
+
+    async def confirm(self) -> None:
+        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count."""
+        now = self._clock.seconds()
+        await self._write_news(now, due=True)
+        await self._renew_leases(now, older_than=0)
+
+    async def _write_news(self, now: float, *, due: bool) -> None:
         key, number = self.record.key, self.record.attempt
         state, message, progress = self._state, self._message, self._progress
-        due = now - self._last_beat >= self._beat_every
         if state is not self._written_state:
             await self._store.advance(key, number, state, message, now)
         elif due or message != self._written_message or progress != self._written_progress:
@@ -113,14 +122,13 @@ class Attempt:
         self._last_beat = now
         self._written_state, self._written_message = state, message
         self._written_progress = progress
-        if due:
-            for directory, image_id in self._leases:
-                await self._take(directory, image_id)
 
-    async def confirm(self) -> None:
-        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count."""
-        self._last_beat = 0.0
-        await self.write()
+    async def _renew_leases(self, now: float, older_than: float) -> None:
+        """Renew leases by their own age: a stage that reports all the time is no reason not to."""
+        for place, taken in list(self._leases.items()):
+            # One may have been given back while another was being renewed.
+            if place in self._leases and now - taken >= older_than:
+                await self._take(*place)
 
     async def lease(self, directory: str, image_id: str) -> None:
         """Hold the lease on (image directory, id); wait while another delivery holds it."""
@@ -134,15 +142,17 @@ class Attempt:
                 )
             self.say("Waiting for another delivery of this image")
             await pause(1, self._clock)
-        self._leases.add((directory, image_id))
+        self._leases[directory, image_id] = self._clock.seconds()
 
     async def release(self) -> None:
         """Give all leases back."""
         while self._leases:
-            directory, image_id = self._leases.pop()
+            (directory, image_id), _ = self._leases.popitem()
             await self._store.release(directory, image_id, self.holder)
 
     async def _take(self, directory: str, image_id: str) -> None:
         now = self._clock.seconds()
         if not await self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS):
             raise Superseded("Another delivery has taken this image directory's lease.")
+        if (directory, image_id) in self._leases:
+            self._leases[directory, image_id] = now

@@ -194,6 +194,7 @@ async def _convert(
         ImageReference.parse(reference), chosen.architecture, None, watcher
     )
     resolved = time.monotonic()
+    await pipeline.check_space(image)
     layers = await pipeline.fetch(image, image_config, None, watcher)
     fetched = time.monotonic()
     chosen_options = options or chosen.squash_options(config)

@@ -79,6 +79,11 @@ class Pipeline:
         watcher.entered(State.PULLING, "Getting manifest")
         return await self._source.resolve(reference, platform, login, watcher.say)
 
+    async def check_space(self, image: ResolvedImage) -> None:
+        """Raise `NoSpace` if the image surely does not fit on this machine's disks."""
+        await self._cache_of(image).check_space(image.layers)
+        await self._builder.check_space(image.download_size)
+
     async def fetch(
         self, image: ResolvedImage, config: ImageConfig, login: Login | None, watcher: Watcher
     ) -> list[LayerFile]:

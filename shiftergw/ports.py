@@ -228,6 +228,10 @@ class BlobCache(Protocol):
         """
         ...
 
+    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+        """Raise `NoSpace` if those of the blobs that are missing here surely do not fit."""
+        ...
+
     async def discard(self, digest: Digest) -> None:
         """Forget a blob whose content proved damaged; it need not be there."""
         ...
@@ -285,6 +289,10 @@ class ImageBuilder(Protocol):
         `entered` is told "EXAMINATION" and "CONVERSION" as they begin. Raises `LayerInvalid`,
         `BlobCorrupt` (a `diff_id`), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
         """
+        ...
+
+    async def check_space(self, size: int) -> None:
+        """Raise `NoSpace` if what is made of `size` bytes of layers surely does not fit."""
         ...
 
     async def sweep(self, before: float) -> int:

@@ -209,10 +209,11 @@ class Worker:
         )
 
     async def _preflight(self, image: ResolvedImage, target: Target) -> None:
-        """Refuse early what surely does not fit: a squashfs is about as large as its layers.
+        """Refuse early what surely does not fit, here or where it is to go.
 
-        Half of that is asked for: a later layer may delete much of an earlier one.
+        As in `ImageBuilder.check_space`, half of the layers' size is asked for.
         """
+        await self._pipeline.check_space(image)
         free = await target.directory.free_space()
         if free < image.download_size // 2:
             raise NoSpace(

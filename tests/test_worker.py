@@ -14,7 +14,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.errors import BlobCorrupt, LayerInvalid, RegistryDenied, RegistryUnavailable
+from shiftergw.errors import (
+    BlobCorrupt,
+    LayerInvalid,
+    NoSpace,
+    RegistryDenied,
+    RegistryUnavailable,
+)
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -95,12 +101,18 @@ class Cache:
         """Have given out nothing yet."""
         self.given: list[Digest] = []
         self.discarded: list[Digest] = []
+        self.full = False
 
     async def get(self, blob: Descriptor, download: Any, report: Callable[[int], None]) -> Path:
         """Give out a blob."""
         self.given.append(blob.digest)
         report(blob.size)
         return Path("/nowhere")
+
+    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+        """Have room, or not."""
+        if self.full:
+            raise NoSpace("The gateway's cache is full.")
 
     async def discard(self, digest: Digest) -> None:
         """Note what is forgotten."""
@@ -140,6 +152,9 @@ class Builder:
         path.write_bytes(b"squashfs")
         digest = hashlib.sha256(b"squashfs").hexdigest()
         yield BuiltImage(path, 8, digest, ContentReport(entries=3, setuid=1))
+
+    async def check_space(self, size: int) -> None:
+        """Have room."""
 
     async def sweep(self, before: float) -> int:
         """Keep everything."""
@@ -350,6 +365,15 @@ async def test_errors_become_reasons(bench: Bench) -> None:
     assert record.status is State.FAILURE
     assert "secret" not in f"{record.cause} {record.remedy}"
     assert not bench.images.joinpath(f"{MANIFEST.hex}.squashfs").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_fit_is_not_begun(bench: Bench) -> None:
+    """A disk of the gateway, or the system's, that is too small is named before any download."""
+    bench.cache.full = True
+    record = await bench.pull()
+    assert (record.status, record.cause) == (State.FAILURE, "The gateway's cache is full.")
+    assert bench.cache.given == []
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
-from shiftergw.plumbing.files import put_in_place, removed_on_error
+from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error
 from shiftergw.ports import InstalledFile, Report
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class LocalDirectory:
     async def free_space(self) -> int:
         """Return the bytes that an unprivileged user may still write there."""
         with _errors():
-            status = await self._threads.run(os.statvfs, self._directory)
-        return status.f_bavail * status.f_frsize
+            return await self._threads.run(free_space, self._directory)
 
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""

@@ -15,6 +15,14 @@ def private_directory(path: Path) -> None:
     path.chmod(0o700)
 
 
+def free_space(path: Path) -> int:
+    """Return the bytes that an unprivileged user may still write where `path` is, or would be."""
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 def sync_directory(path: Path) -> None:
     """Make a rename in this directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,15 +11,15 @@ checks each layer's `diff_id` anyway; who finds a blob damaged there calls `disc
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.errors import BlobCorrupt
+from shiftergw.errors import BlobCorrupt, NoSpace
 from shiftergw.image import Descriptor, Digest
-from shiftergw.plumbing.files import private_directory
+from shiftergw.plumbing.files import free_space, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -49,6 +49,24 @@ class BlobFiles:
             await self._get_locked(blob, path, download, report)
         report(blob.size)
         return path
+
+    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+        """Refuse blobs that surely do not fit."""
+        missing = await self._threads.run(self._missing, blobs)
+        free = await self._threads.run(free_space, self._directory)
+        if missing > free:
+            raise NoSpace(
+                f"The image's layers need {missing} bytes and the gateway's cache has {free} left."
+            )
+
+    def _missing(self, blobs: Sequence[Descriptor]) -> int:
+        """Return the bytes of these blobs that do not lie here yet."""
+        missing = 0
+        for blob in {blob.digest: blob for blob in blobs}.values():
+            path = self._path(blob.digest)
+            if not _is_whole(path, blob.size):
+                missing += max(0, blob.size - _size(_partial_of(path)))
+        return missing
 
     async def discard(self, digest: Digest) -> None:
         """Forget a blob whose content proved damaged; it need not be there."""

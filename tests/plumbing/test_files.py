@@ -10,6 +10,7 @@ import pytest
 
 from shiftergw.plumbing.files import (
     file_system_of,
+    free_space,
     private_directory,
     put_in_place,
     removed_on_error,
@@ -101,3 +102,10 @@ def test_mount_points_may_have_any_name(tmp_path: Path) -> None:
         assert file_system_of(place / "x") == "tmpfs"
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
+    """A directory that is still to be made has the space of the one it will lie in."""
+    status = os.statvfs(tmp_path)
+    found = free_space(tmp_path / "not" / "yet")
+    assert 0 < found <= status.f_blocks * status.f_frsize

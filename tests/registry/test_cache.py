@@ -680,3 +680,18 @@ async def test_download_of_a_killed_process_is_resumed(
     path = await cache.get(BLOB, source, report)
     assert path.read_bytes() == CONTENT
     assert source.asked == [100_000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFiles) -> None:
+    """Only what is still missing counts, each blob once."""
+    huge = Descriptor(Digest.of(b"huge"), 1 << 60)
+    with pytest.raises(NoSpace):
+        await cache.check_space([BLOB, huge])
+    partial = place(tmp_path, ".partial", huge)
+    partial.parent.mkdir(parents=True)
+    with partial.open("wb") as file:
+        file.truncate(1 << 42)  # a hole, of course
+    almost = Descriptor(Digest.of(b"huge"), (1 << 42) + 1)
+    await cache.check_space([BLOB, almost, almost])
+    assert [path.name for path in partial.parent.iterdir()] == [partial.name]

@@ -295,6 +295,14 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_surely_does_not_fit_is_refused(site: Site) -> None:
+    """Layers of an exabyte are refused, small ones are not; nothing is written."""
+    await site.builder.check_space(1000)
+    with pytest.raises(NoSpace):
+        await site.builder.check_space(1 << 60)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
     """Mounted, the file shows data, links, modes and owners as planned."""
     place = tmp_path / "mounted"
