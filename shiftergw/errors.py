@@ -178,6 +178,14 @@ class ManifestInvalid(PullError):
     default_remedy = "Build and push the image once more with a current tool."
 
 
+class ImageBlocked(PullError):
+    """An admin has taken this image down."""
+
+    http_status = 403
+    code = "image-blocked"
+    default_remedy = "Use another version of the image, or ask the site's support why."
+
+
 class NoMatchingPlatform(PullError):
     """The image has no variant for the system's architecture."""
 

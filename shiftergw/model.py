@@ -99,8 +99,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many pulls may wait for a worker: of all users together, and of each."""
+
+    waiting: int
+    waiting_per_user: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullRequest:
-    """One user's wish to have one image on one system."""
+    """One user's wish to have one image on one system.
+
+    `kind` is "pull", or "acl" for work on who may read what lies there, without the registry.
+    """
 
     system: str
     itype: str
@@ -110,6 +121,8 @@ class PullRequest:
     group_acl: tuple[int, ...] = ()
     request_id: str = ""
     sealed: str | None = field(default=None, repr=False)
+    kind: str = "pull"
+    by_admin: bool = False
 
     @property
     def tag(self) -> str:
@@ -185,6 +198,7 @@ class ImageRecord:
     runner: str | None = None
     last_heartbeat: float | None = None
     requested_by: int | None = None
+    by_admin: bool | None = None
     origin: Origin | None = None
     size: int | None = None
     sha256: str | None = None
@@ -266,10 +280,17 @@ class Ready:
     """The good end of a piece of work: what `finish` writes into the READY record.
 
     `changes` are attributes of `ImageRecord`, without tag, status, claim and progress.
+    A record that loses its last tag to this one does not expire before `untagged_until`.
     """
 
     id: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    untagged_until: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The end of a removal: the files are gone, or are another record's."""
 
 
 @dataclass(frozen=True, slots=True)

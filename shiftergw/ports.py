@@ -7,7 +7,7 @@ only. Times are seconds since 1970 and come in as arguments.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
         SquashOptions,
     )
     from shiftergw.model import (
+        Expired,
         Failed,
         ImageRecord,
         ImageReference,
         Login,
         Progress,
         PullRequest,
+        QueueLimits,
         Ready,
         Session,
     )
@@ -53,11 +55,14 @@ class ImageStore(Protocol):
     raises `Unavailable`. A step against the table of `states` raises `IllegalStepError`.
     """
 
-    async def claim(self, request: PullRequest, now: float) -> tuple[ImageRecord, bool]:
+    async def claim(
+        self, request: PullRequest, now: float, limits: QueueLimits | None = None
+    ) -> tuple[ImageRecord, bool]:
         """Return the record in flight for `request.claim`, made now (PENDING) if there was none.
 
         The flag says that this caller created it. Creating it removes older FAILURE records of
-        the same system, type and tag that `request.requested_by` could see.
+        the same system, type and tag that `request.requested_by` could see. Raises `TooMany`
+        instead of creating one record more than `limits` allow to wait.
         """
         ...
 
@@ -65,7 +70,8 @@ class ImageStore(Protocol):
         """Start the next attempt on a record and return it, or None if there is nothing to do.
 
         Nothing to do: no such record, not in flight, or a heartbeat younger than `limit` seconds.
-        The attempt rises by one, the state becomes PULLING, the heartbeat is `now`.
+        The attempt rises by one, the heartbeat is `now`, the state becomes PULLING; a record that
+        is EXPIRING stays so.
         """
         ...
 
@@ -80,13 +86,18 @@ class ImageStore(Protocol):
         ...
 
     async def finish(
-        self, key: str, attempt: int, outcome: Ready | Failed, now: float
+        self, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
     ) -> ImageRecord:
-        """End the work: READY (merged, tag moved) or FAILURE; return the record that remains.
+        """End the work and return the record that remains.
 
-        READY: the one READY record of (system, type, id) gets the tag first; then the tag is taken
-        from every other record of the same system and type. Claim, sealed credentials, runner
-        and progress go. `last_pull` is `now`.
+        Ready: the one READY record of (system, type, id) gets the tag first; then the tag is taken
+        from every other record of the same system and type. A record that loses its last tag so
+        keeps its files until `outcome.untagged_until` at least. An EXPIRING record of the same id
+        is READY again, and its removal superseded. Claim, sealed credentials, runner and progress
+        go. `last_pull` is `now`.
+
+        Expired: a record that is EXPIRING becomes EXPIRED. Failed: it is READY again, since its
+        files are still there, and expires `now`; any other record becomes a FAILURE.
         """
         ...
 
@@ -102,8 +113,8 @@ class ImageStore(Protocol):
         """Return the newest READY record that carries the first of `tags` that any carries."""
         ...
 
-    async def find_id(self, system: str, image_id: str) -> Sequence[ImageRecord]:
-        """Return the READY records of this image id, of any type."""
+    async def find_id(self, systems: Collection[str], image_id: str) -> Sequence[ImageRecord]:
+        """Return the READY records of this image id on these systems, of any type."""
         ...
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
@@ -118,10 +129,13 @@ class ImageStore(Protocol):
         """Return the records of a system in flight or failed, oldest first."""
         ...
 
-    async def waiting(self, limit: int) -> Sequence[ImageRecord]:
-        """Return at most `limit` PENDING records that no attempt has begun, fairest first.
+    async def waiting(
+        self, limit: int, running_per_user: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """Return at most `limit` records in flight that no attempt has begun, fairest first.
 
-        Fair: the users take turns, each user's own in the order of arrival.
+        Fair: the users take turns, each user's own in the order of arrival, and none has more than
+        `running_per_user` begun. Removals (`kind` expire) are nobody's: the limit is not theirs.
         """
         ...
 
@@ -137,8 +151,47 @@ class ImageStore(Protocol):
         """Return READY records whose expiration has passed."""
         ...
 
-    async def forget_failures(self, before: float) -> int:
-        """Remove FAILURE records that ended before this time; return how many."""
+    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+        """Take a tag from a READY record and return it; None if it is not READY or has no such tag.
+
+        With its last tag the record becomes EXPIRING, as by `expire`.
+        """
+        ...
+
+    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+        """Make a READY record EXPIRING: work, of kind expire, that waits for a worker.
+
+        Its tags stay written in it. None, and nothing happens, if it is not READY, or if
+        `expired_at` is given and its expiration is not that early (it was renewed meanwhile).
+        """
+        ...
+
+    async def set_access(
+        self,
+        systems: Collection[str],
+        image_id: str,
+        private: bool,
+        user_acl: Sequence[int],
+        group_acl: Sequence[int],
+    ) -> None:
+        """Set who may read an image in all its READY records on these systems, of any type."""
+        ...
+
+    async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
+        """Keep an image id out of an image directory, by order of `uid`."""
+        ...
+
+    async def allow(self, directory: str, image_id: str) -> bool:
+        """Take a block back; say whether there was one."""
+        ...
+
+    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+        """Say whether one of these ids is kept out of an image directory."""
+        ...
+
+    async def forget_ended(self, before: float) -> int:
+        """Remove FAILURE and EXPIRED records whose `last_pull` is before this time; say how many.
+        """
         ...
 
     async def lease(

@@ -38,7 +38,7 @@ _WORK = {S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER}
 
 STEPS: dict[State, frozenset[State]] = {
     S.INIT: frozenset({S.PENDING}),
-    S.PENDING: frozenset({S.PULLING, S.EXPIRING, S.FAILURE}),
+    S.PENDING: frozenset({S.PULLING, S.FAILURE}),
     # Within one attempt work moves forward; a new attempt starts again at PULLING.
     S.PULLING: frozenset({*_WORK, S.READY, S.FAILURE}),
     S.EXAMINATION: frozenset({*(_WORK - {S.PULLING}), S.READY, S.FAILURE}),
