@@ -44,7 +44,7 @@ class Attempt:
         self._store = store
         self._clock = clock
         self._beat_every = heartbeat_limit / 4
-        self._state = self._written_state = State.PULLING
+        self._state = self._written_state = record.status
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
         self._last_beat = clock.seconds()

@@ -35,15 +35,18 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobCache
+from shiftergw.pull import Pull
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.location import Location
+from shiftergw.removal import Removal
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.build import SquashBuilder
 from shiftergw.store.sqlite import SqliteStore
+from shiftergw.targets import Target
 from shiftergw.web.api import make_site
 from shiftergw.work.pool import WorkerPool
-from shiftergw.worker import Target, Worker
+from shiftergw.worker import Worker
 
 _log = Logger()
 
@@ -100,7 +103,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         config.worker_threads,
         jobs_per_worker=JOBS_PER_WORKER,
     )
-    dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit)
+    dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit, config.user_limits.running)
     pool.on_idle = dispatch.wake
     groups = HostGroups(threads, reactor)
     authenticators = {
@@ -111,7 +114,15 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     site = make_site(rules, authenticators, reactor)
     listeners = [strports.service(text, site, reactor) for text in config.listen]
     return OrderedServices(
-        [threads, preparation, store, pool, dispatch, Housekeeping(store, reactor), *listeners]
+        [
+            threads,
+            preparation,
+            store,
+            pool,
+            dispatch,
+            Housekeeping(store, dispatch.wake, reactor),
+            *listeners,
+        ]
     )
 
 
@@ -124,10 +135,11 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     builder = _builder(config.expand_directory, config, threads, reactor)
     targets = {
         name: Target(
-            str(system.image_dir),
+            system.directory_name,
             LocalDirectory(system.image_dir, threads),
             system.architecture,
             system.squash_options(config),
+            config.directory_of(name)[1],
         )
         for name, system in config.systems.items()
     }
@@ -137,8 +149,9 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     )
 
     def make() -> Worker:
-        seal = preparation.seal()
-        return Worker(config, store, pipeline, targets, seal, reactor, runner)
+        pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
+        removal = Removal(store, targets)
+        return Worker(store, pull, removal, reactor, runner, config.heartbeat_limit)
 
     scratch = Scratch(builder, [target.directory for target in targets.values()], reactor)
     parts = [threads, preparation, store, ClosedAtStop(source.close), scratch]

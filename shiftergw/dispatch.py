@@ -32,13 +32,18 @@ class Dispatch(Rounds):
         queue: JobQueue,
         clock: IReactorTime,
         heartbeat_limit: float,
+        running_per_user: int | None = None,
         interval: float = INTERVAL,
     ) -> None:
-        """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old."""
+        """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old.
+
+        No user has more than `running_per_user` pulls in work at once.
+        """
         super().__init__(self._offer_work, clock, interval, "dispatch")
         self._store = store
         self._queue = queue
         self._limit = heartbeat_limit
+        self._running_per_user = running_per_user
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
 
@@ -58,7 +63,9 @@ class Dispatch(Rounds):
                 await self._queue.cancel(record.key)
         if self._queue.slots() <= 0:
             return
-        waiting = await self._store.waiting(self._queue.slots() + len(self._offered))
+        waiting = await self._store.waiting(
+            self._queue.slots() + len(self._offered), self._running_per_user
+        )
         keys = [record.key for record in (*stale, *waiting)]
         self._offered = {key: at for key, at in self._offered.items() if key in keys}
         for key in keys:

@@ -14,6 +14,9 @@ from shiftergw.errors import BadRequest, printable
 from shiftergw.image import Digest
 from shiftergw.states import State
 
+ANONYMOUS = -1
+"""The uid of whoever sent no credential, where that is allowed: no user has it."""
+
 IMAGE_TYPES = frozenset({"docker", "custom"})
 """The image types that live in records; `id` and `local` never ask the gateway."""
 
@@ -236,6 +239,8 @@ class ImageRecord:
         """Say whether `session` may see and run this image."""
         if not self.private:
             return True
+        if session.uid == ANONYMOUS:
+            return False
         if not self.user_acl and not self.group_acl:
             # Records of the original: private without any ACL is open, until pulled again.
             return True

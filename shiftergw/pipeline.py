@@ -79,6 +79,11 @@ class Pipeline:
         watcher.entered(State.PULLING, "Getting manifest")
         return await self._source.resolve(reference, platform, login, watcher.say)
 
+    async def prove(self, image: ResolvedImage, login: Login | None, watcher: Watcher) -> None:
+        """Return if this login may read every blob of a resolved image; raise the refusal."""
+        watcher.entered(State.PULLING, "Checking your access to the image")
+        await self._source.prove(image, login, watcher.say)
+
     async def check_space(self, image: ResolvedImage) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine's disks."""
         await self._cache_of(image).check_space(image.layers)

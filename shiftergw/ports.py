@@ -190,8 +190,7 @@ class ImageStore(Protocol):
         ...
 
     async def forget_ended(self, before: float) -> int:
-        """Remove FAILURE and EXPIRED records whose `last_pull` is before this time; say how many.
-        """
+        """Remove FAILURE and EXPIRED records with an earlier `last_pull`; return how many."""
         ...
 
     async def lease(
@@ -309,6 +308,10 @@ class ImageSource(Protocol):
         self, reference: ImageReference, platform: Platform, login: Login | None, say: Say
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means now for this platform, and its configuration."""
+        ...
+
+    async def prove(self, image: ResolvedImage, login: Login | None, say: Say) -> None:
+        """Return if this login may read every blob of a resolved image, none of which is sent."""
         ...
 
     async def blob(

@@ -164,6 +164,13 @@ class Config(Section):
             )
         return self.default_image_location, reference.name
 
+    def directory_of(self, system: str) -> tuple[str, tuple[str, ...]]:
+        """Return the name of a system's image directory, and all systems that share it."""
+        directory = self.systems[system].directory_name
+        return directory, tuple(
+            name for name, one in self.systems.items() if one.directory_name == directory
+        )
+
     def build_limits(self) -> BuildLimits:
         """Return what an image may unpack to."""
         return BuildLimits(self.max_image_size, self.max_entries)

@@ -106,6 +106,12 @@ class System(Section):
         assert section is not None  # a system without it does not load
         return section.image_dir
 
+    @property
+    def directory_name(self) -> str:
+        """Return the name of the image directory in the store: its path, after a remote host's."""
+        host = "" if self.access_type == "local" else f"{self.host[0]}:"
+        return f"{host}{self.image_dir}"
+
     def squash_options(self, config: Config) -> SquashOptions:
         """Return how images for this system are to be compressed."""
         squash = self.squashfs

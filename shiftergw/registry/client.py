@@ -20,6 +20,7 @@ from shiftergw.oci.manifest import (
     parse_config,
     parse_manifest,
 )
+from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.registry.documents import Documents
 from shiftergw.registry.download import Download
 from shiftergw.registry.location import Location
@@ -122,6 +123,17 @@ class RegistryClient:
         )
         return resolved, config
 
+    async def prove(self, image: ResolvedImage, login: Login | None, say: Say) -> None:
+        """Return if this login may read every layer of a resolved image, in one request for each.
+
+        Its configuration was read when it was resolved.
+        """
+        repository = self._registry(image.location).repository(
+            image.repository, login, private=image.private
+        )
+        documents = self._documents(image.location, repository, say)
+        await gather_or_cancel(documents.prove(layer) for layer in set(image.layers))
+
     async def blob(
         self,
         image: ResolvedImage,
@@ -169,9 +181,12 @@ class RegistryClient:
         registry = self._registry(location)
         if registry.location.is_docker_hub and "/" not in name:
             name = f"library/{name}"
-        documents = Documents(
-            registry.transport,
-            registry.repository(name, login),
+        return location, self._documents(location, registry.repository(name, login), say)
+
+    def _documents(self, location: str, repository: Repository, say: Say) -> Documents:
+        return Documents(
+            self._registry(location).transport,
+            repository,
             lambda attempt: with_retries(
                 attempt,
                 patience=self._patience,
@@ -180,7 +195,6 @@ class RegistryClient:
                 say=say,
             ),
         )
-        return location, documents
 
 
 def _wanted(reference: ImageReference) -> str:

@@ -78,6 +78,15 @@ class Documents:
         _check(content, expected or told, "manifest")
         return content, media_type
 
+    async def prove(self, blob: Descriptor) -> None:
+        """Return if the blob may be read here, without reading it; raise the refusal."""
+
+        async def attempt() -> None:
+            response = await self.repository.ask("HEAD", f"blobs/{blob.digest}", {"Accept": "*/*"})
+            self._transport.discard(response)
+
+        await self._retries(attempt)
+
     async def config(self, blob: Descriptor) -> bytes:
         """Return the configuration that a manifest names."""
         if blob.size > MAX_CONFIG:

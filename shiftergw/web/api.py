@@ -9,14 +9,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger, LogLevel
 
-from shiftergw.errors import GatewayError, NotFound, Unavailable, printable
+from shiftergw.errors import GatewayError, NotAllowed, NotFound, Unavailable, printable
 from shiftergw.gateway import Gateway
-from shiftergw.model import Session
+from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator
 from shiftergw.web import parameters, render
 from shiftergw.web.parameters import Address
@@ -46,6 +47,7 @@ class Asked:
     session: Session
     itype: str
     image: str
+    query: bytes
     body: bytes
     request_id: str
 
@@ -77,20 +79,74 @@ async def _queue(gateway: Gateway, asked: Asked) -> Answer:
     return render.listing(map(render.queued, await gateway.queue(asked.session)))
 
 
+async def _import(_: Gateway, __: Asked) -> Answer:
+    raise NotAllowed("Imports are not enabled.", remedy="Push the image to a registry, and pull.")
+
+
+async def _expire(gateway: Gateway, asked: Asked) -> Answer:
+    await gateway.expire(asked.session, asked.itype, asked.image)
+    return render.answer({"status": True})
+
+
+async def _autoexpire(gateway: Gateway, asked: Asked) -> Answer:
+    return render.answer({"status": list(await gateway.autoexpire(asked.session))})
+
+
+async def _metrics(gateway: Gateway, asked: Asked) -> Answer:
+    return render.rows(await gateway.metrics(asked.session, parameters.limit(asked.query)))
+
+
+async def _take_down(gateway: Gateway, asked: Asked) -> Answer:
+    image_id = parameters.image_id(asked.image)
+    removed = await gateway.take_down(asked.session, image_id)
+    return render.answer({"status": True, "removed": list(removed)})
+
+
+async def _allow(gateway: Gateway, asked: Asked) -> Answer:
+    await gateway.allow(asked.session, parameters.image_id(asked.image))
+    return render.answer({"status": True})
+
+
+class Names(Enum):
+    """What follows the system in a route's path."""
+
+    NOTHING = auto()
+    IMAGE = auto()  # type and reference
+    ID = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One name under `/api`; `image` says that type and image follow the system in its path."""
+    """One name under `/api`, the method it is asked with, and what its path names.
+
+    The clients of old ask for some changes by GET.
+    """
 
     method: str
     answer: Callable[[Gateway, Asked], Awaitable[Answer]]
-    image: bool = False
+    names: Names = Names.NOTHING
+    changes: bool = False
+
+    def fits(self, address: Address) -> bool:
+        """Say whether a path names what this route needs."""
+        return {
+            Names.NOTHING: not address.image,
+            Names.IMAGE: bool(address.itype),
+            Names.ID: bool(address.image) and not address.itype,
+        }[self.names]
 
 
 ROUTES = {
     "list": Route("GET", _list),
-    "lookup": Route("GET", _lookup, image=True),
-    "pull": Route("POST", _pull, image=True),
+    "lookup": Route("GET", _lookup, Names.IMAGE),
+    "pull": Route("POST", _pull, Names.IMAGE, changes=True),
+    "doimport": Route("POST", _import, Names.IMAGE, changes=True),
+    "expire": Route("GET", _expire, Names.IMAGE, changes=True),
+    "autoexpire": Route("GET", _autoexpire, changes=True),
     "queue": Route("GET", _queue),
+    "metrics": Route("GET", _metrics),
+    "takedown": Route("POST", _take_down, Names.ID, changes=True),
+    "allow": Route("POST", _allow, Names.ID, changes=True),
 }
 
 
@@ -167,6 +223,14 @@ class Api:
             )
         return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
 
+    def only_reads(self, call: Call) -> bool:
+        """Say whether a call changes nothing."""
+        try:
+            route = ROUTES.get(Address.parse(call.path).page)
+        except GatewayError:
+            return True
+        return route is None or not route.changes
+
     async def _answer(self, call: Call, line: _Line) -> Answer:
         place = printable(call.path)
         try:
@@ -193,7 +257,7 @@ class Api:
             _check_method(call, "GET")
             return await page(self._gateway)
         route = ROUTES.get(address.page)
-        if route is None or route.image is not bool(address.image):
+        if route is None or not route.fits(address):
             raise parameters.nowhere(call.path)
         _check_method(call, route.method)
         return await route.answer(self._gateway, await self._asked(call, address, line))
@@ -205,18 +269,21 @@ class Api:
                 remedy="Check `system` in the client's configuration.",
             )
         line.system = address.system
-        credential = parameters.credential(call.credentials)
-        session = await self._authenticators[address.system].authenticate(
-            credential, address.system
-        )
+        session = await self._session(call, address.system)
         line.user = f"{session.user}({session.uid})"
-        return Asked(session, address.itype, address.image, call.body, line.request_id)
+        return Asked(session, address.itype, address.image, call.query, call.body, line.request_id)
+
+    async def _session(self, call: Call, system: str) -> Session:
+        if self._gateway.allows_anonymous and not any(call.credentials):
+            return Session(system, "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
+        credential = parameters.credential(call.credentials)
+        return await self._authenticators[system].authenticate(credential, system)
 
 
 def _check_method(call: Call, method: str) -> None:
     """Raise `MethodNotAllowed` for another method; HEAD works where GET does."""
     allowed = ["GET", "HEAD"] if method == "GET" else [method]
-    if call.method.decode("ascii") not in allowed:
+    if call.method.decode("ascii", "replace") not in allowed:
         raise MethodNotAllowed(call.method, ", ".join(allowed))
 
 

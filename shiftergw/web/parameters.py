@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
 
@@ -17,12 +17,20 @@ ACL_LIMIT = 1000
 HIGHEST_ID = 2**32 - 2
 """The last uid or gid; 2**32 - 1 means "none" to the kernel."""
 
+MOST_ROWS = 10_000
+"""Rows of metrics in one answer."""
+
+_IMAGE_ID = re.compile("[0-9a-f]{64}")
+_LIMIT = re.compile("-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a path names: `/page`, or `/api/page/system[/itype/image]`; "" for what it lacks."""
+    """What a path names: `/page`, or `/api/page/system[/itype/image]`; "" for what it lacks.
+
+    In `/api/page/system/image` the image is an image id.
+    """
 
     page: str = ""
     system: str = ""
@@ -51,8 +59,10 @@ class Address:
             if len(segments) > 1:
                 raise nowhere(path)
             return cls(f"/{''.join(segments)}")
-        if len(segments) not in {3, 5} or segments[-1].startswith("/"):
+        if len(segments) not in {3, 4, 5} or segments[-1].startswith("/"):
             raise nowhere(path)
+        if len(segments) == 4:  # noqa: PLR2004 - without a type
+            return cls(segments[1], segments[2], image=segments[3])
         return cls(*segments[1:])
 
 
@@ -74,6 +84,28 @@ def credential(values: Sequence[bytes]) -> str:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
         raise NotAuthenticated("The credential is not text.", remedy=remedy) from error
+
+
+def image_id(text: str) -> str:
+    """Return an image id: 64 hexadecimal digits in lower case."""
+    if _IMAGE_ID.fullmatch(text) is None:
+        raise BadRequest(
+            f"{printable(text, 80)!r} is not an image id.",
+            remedy="An image id is 64 hexadecimal digits in lower case, as a look-up gives it.",
+        )
+    return text
+
+
+def limit(query: bytes) -> int:
+    """Return the `limit` of a query string; 10 without one, as it always was."""
+    try:
+        values = parse_qs(query.decode("ascii"), max_num_fields=20).get("limit", ["10"])
+        number = int(values[-1]) if _LIMIT.fullmatch(values[-1]) else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise BadRequest("`limit` is not a number of rows.", remedy="Write `?limit=100`.")
+    return min(number, MOST_ROWS)
 
 
 def members(body: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -41,6 +41,12 @@ def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> An
     """Return a JSON object as an answer."""
     body = json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
     return Answer(status, body, headers=headers)
+
+
+def rows(documents: Sequence[Mapping[str, Any]]) -> Answer:
+    """Return rows as a bare array: metrics alone have this form, as they always had."""
+    body = json.dumps(list(documents), allow_nan=False, separators=(",", ":")).encode("ascii")
+    return Answer(HTTPStatus.OK, body)
 
 
 def text(line: str, status: int = 200) -> Answer:

@@ -45,6 +45,7 @@ class Call:
 
     method: bytes
     path: bytes
+    query: bytes = b""
     credentials: tuple[bytes, ...] = ()
     body: bytes = b""
     peer: str = ""
@@ -55,6 +56,10 @@ class Answers(Protocol):
 
     def __call__(self, call: Call) -> Coroutine[Deferred[Any], Any, Answer]:
         """Return the answer."""
+        ...
+
+    def only_reads(self, call: Call) -> bool:
+        """Say whether nobody but its requester cares how a call ends."""
         ...
 
 
@@ -158,22 +163,24 @@ class Request(server.Request):
     def process(self) -> None:
         """Have the request answered.
 
-        A read ends when its requester hangs up; a pull outlives him.
+        A read ends when its requester hangs up; what changes something outlives him.
         """
         assert self.content is not None
         call = Call(
             self.method,
             self.path,
+            self.uri.partition(b"?")[2],
             tuple(self.requestHeaders.getRawHeaders(b"authentication", ())),
             self.content.read(),
             getattr(self.client, "host", ""),
         )
         gone: list[Failure] = []
-        working = Deferred.fromCoroutine(self.channel.site.answers(call))
+        answers = self.channel.site.answers
+        working = Deferred.fromCoroutine(answers(call))
 
         def hung_up(reason: Failure) -> None:
             gone.append(reason)
-            if self.method in {b"GET", b"HEAD"}:
+            if answers.only_reads(call):
                 working.cancel()
 
         def send(answer: Answer) -> None:

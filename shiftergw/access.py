@@ -1,0 +1,106 @@
+"""Who may read an image, and who may change that: the rules, as functions of what is known.
+
+An image's ACL belongs to its files, (image directory, id): every record of them says the same, and
+so does the `.meta` beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shiftergw.model import ImageRecord, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may read an image: everybody, or the users and groups that are named.
+
+    A private image that names nobody is open: so the original had it, and so a site may have it.
+    """
+
+    private: bool
+    user_acl: tuple[int, ...] = ()
+    group_acl: tuple[int, ...] = ()
+
+    @property
+    def restricted(self) -> bool:
+        """Say whether anybody is kept out."""
+        return self.private and bool(self.user_acl or self.group_acl)
+
+
+PUBLIC = Access(private=False)
+
+
+def of(record: ImageRecord) -> Access:
+    """Return what a record says."""
+    return Access(bool(record.private), record.user_acl or (), record.group_acl or ())
+
+
+def may_replace(uid: int | None, *, admin: bool, held: ImageRecord) -> bool:
+    """Say whether a user may replace the ACL of an image that is there, and shrink it.
+
+    The puller of record and admins may. A record of the original knows no puller: whoever shows
+    that he has access becomes it.
+    """
+    return admin or held.requested_by is None or held.requested_by == uid
+
+
+def asks_for_change(
+    session: Session, users: tuple[int, ...], groups: tuple[int, ...], held: ImageRecord
+) -> bool:
+    """Say whether a pull that names readers is to change those of a READY image.
+
+    It is not if the image is public, or if this user may only add himself and has been added: then
+    the client would ask for ever.
+    """
+    if not held.private or not (users or groups):
+        return False
+    if not may_replace(session.uid, admin=session.admin, held=held):
+        return False
+    now = of(held)
+    # The asker himself is always among the readers, whether he names himself or not.
+    return ({*users, session.uid}, set(groups)) != (
+        {*now.user_acl, session.uid},
+        set(now.group_acl),
+    )
+
+
+def may_expire(session: Session, record: ImageRecord) -> bool:
+    """Say whether a user may expire a tag: an admin any, others what they alone may read."""
+    alone = record.private and record.user_acl == (session.uid,) and not record.group_acl
+    return session.admin or bool(alone)
+
+
+def after_pull(
+    asker: ImageRecord,
+    held: ImageRecord | None,
+    previous: ImageRecord | None,
+    *,
+    private: bool,
+    without_acl: str,
+) -> tuple[Access, int | None]:
+    """Return who may read an image after this pull, and its puller of record.
+
+    `asker` is the record of the pull, `held` what is known of the image, `previous` the image that
+    the tag meant before: its ACL goes along with the tag. `private` says that the registry wanted
+    a login for it. `without_acl` is the configuration's `PrivateImagesWithoutAcl`.
+
+    A public image stays public. Of a private one the puller of record and admins replace the ACL
+    by naming one; everybody else who has shown that he has access only adds himself.
+    """
+    if not private or (held is not None and not held.private):
+        return PUBLIC, asker.requested_by if held is None else held.requested_by
+    known = held or (previous if previous is not None and previous.private else None)
+    now = Access(private=True) if known is None else of(known)
+    puller = asker.requested_by
+    if known is not None and known.requested_by is not None:
+        puller = known.requested_by
+    asked = Access(private=True, user_acl=asker.user_acl or (), group_acl=asker.group_acl or ())
+    if asked.restricted and (
+        known is None or may_replace(asker.requested_by, admin=bool(asker.by_admin), held=known)
+    ):
+        now = asked
+    elif not now.restricted and without_acl == "public":
+        return now, puller
+    users = now.user_acl if asker.requested_by is None else (*now.user_acl, asker.requested_by)
+    return Access(True, tuple(dict.fromkeys(users)), tuple(dict.fromkeys(now.group_acl))), puller

@@ -1,0 +1,274 @@
+"""The work of kinds pull and acl: from a reference to a delivered image that its readers may use.
+
+The pipeline makes the file; here stand the rules around it: what is current already, who may read
+the result, in which order the files appear, and what the record says in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from shiftergw import access
+from shiftergw.access import Access
+from shiftergw.attempt import Attempt
+from shiftergw.config import Config
+from shiftergw.errors import ImageBlocked, NoSpace
+from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
+from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
+from shiftergw.pipeline import Pipeline
+from shiftergw.plumbing.seal import Seal
+from shiftergw.ports import ImageStore
+from shiftergw.states import State
+from shiftergw.targets import Target, meta_of
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+_FACTS = (
+    "format", "arch", "os", "location", "remotetype", "ostcount", "replication", "env", "entry",
+    "cmd", "workdir", "labels", "origin", "size", "sha256", "options", "report",
+)  # fmt: skip
+"""What a record says of an image whoever pulled it, under whichever tag."""
+
+
+class Pull:
+    """Brings one image at a time to where its system looks for it."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        pipeline: Pipeline,
+        targets: Mapping[str, Target],
+        seal: Seal,
+        clock: IReactorTime,
+    ) -> None:
+        """Serve `targets` (system name → target)."""
+        self._config = config
+        self._store = store
+        self._pipeline = pipeline
+        self._targets = targets
+        self._seal = seal
+        self._clock = clock
+
+    async def run(self, attempt: Attempt) -> Ready:
+        """Do the work of a record to its good end, or raise why not.
+
+        The attempt's lease on the files is still held then: until the store knows of the end,
+        nobody else must touch them.
+        """
+        record = attempt.record
+        target = self._targets[record.system]
+        reference = ImageReference.parse(record.pulltag or "")
+        login = self._login(record)
+        current = await self._store.find(record.system, record.itype, [str(reference)])
+        if current is not None and (
+            record.kind == "acl" or await self._is_unchanged(current, reference, login, attempt)
+        ):
+            ready = await self._reuse(attempt, target, current, private=bool(current.private))
+            if ready is not None:
+                return ready
+
+        image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
+        await self._check_allowed(image, target)
+        for known in await self._store.find_id(target.systems, image.id):
+            if await self._may_reuse(known, image, login, attempt):
+                ready = await self._reuse(attempt, target, known, private=image.private)
+                if ready is not None:
+                    return ready
+        await self._check_space(image, target)
+        layers = await self._pipeline.fetch(image, config, login, attempt)
+        async with self._pipeline.build(image, config, layers, target.options, attempt) as built:
+            return await self._deliver(attempt, target, current, image, config, built)
+
+    def _login(self, record: ImageRecord) -> Login | None:
+        if record.sealed is None:
+            return None
+        return Login.parse(self._seal.open(record.sealed, record.claim or ""))
+
+    async def _is_unchanged(
+        self,
+        current: ImageRecord,
+        reference: ImageReference,
+        login: Login | None,
+        attempt: Attempt,
+    ) -> bool:
+        """Ask the registry, in one request, whether the READY image is still what the tag means.
+
+        Not for a private image and a user who is not among its readers: what he must show first is
+        more than that the manifest is there. The original stored the digest of the index as the id,
+        and nothing of its origin.
+        """
+        if access.of(current).restricted and not _is_reader(attempt.record, current):
+            return False
+        attempt.entered(State.PULLING, "Getting manifest")
+        digest = await self._pipeline.head(reference, login, attempt)
+        stored = current.origin.source_digest if current.origin else f"sha256:{current.id}"
+        return digest is not None and digest == stored
+
+    async def _may_reuse(
+        self, known: ImageRecord, image: ResolvedImage, login: Login | None, attempt: Attempt
+    ) -> bool:
+        """Say whether a delivered image may be taken for a resolved one without its bytes.
+
+        A public one always. A private one only for a caller who has just read the manifest where it
+        came from, and may read its blobs there: a copy of the manifest elsewhere proves nothing.
+        """
+        if not known.private:
+            return True
+        origin = known.origin
+        if origin is None or (origin.location, origin.repository) != (
+            image.location,
+            image.repository,
+        ):
+            return False
+        if not _is_reader(attempt.record, known):
+            await self._pipeline.prove(image, login, attempt)
+        return True
+
+    async def is_blocked(self, record: ImageRecord) -> bool:
+        """Say whether an admin has taken the image of a READY record down."""
+        name = self._targets[record.system].name
+        return record.id is not None and await self._store.blocked(name, {record.id})
+
+    async def _check_allowed(self, image: ResolvedImage, target: Target) -> None:
+        if await self._store.blocked(target.name, {image.id, image.source_digest.hex}):
+            raise ImageBlocked("The admins of this system have taken this image down.")
+
+    async def _check_space(self, image: ResolvedImage, target: Target) -> None:
+        """Refuse early what surely does not fit, here or where it is to go.
+
+        As in `ImageBuilder.check_space`, half of the layers' size is asked for.
+        """
+        await self._pipeline.check_space(image)
+        free = await target.directory.free_space()
+        if free < image.download_size // 2:
+            raise NoSpace(
+                f"The image needs about {image.download_size} bytes and the system's image"
+                f" directory has {free} left."
+            )
+
+    async def _reuse(
+        self, attempt: Attempt, target: Target, known: ImageRecord, *, private: bool
+    ) -> Ready | None:
+        """End a pull whose image is there: nothing to download, metadata only if the ACL moved.
+
+        None if the files are not there after all: another may have removed them before we held the
+        lease.
+        """
+        assert known.id is not None
+        await attempt.lease(target.name, known.id)
+        held = _same(known, await self._store.find_id(target.systems, known.id))
+        if held is None or not await target.holds(held):
+            await attempt.release()
+            return None
+        readers, puller = self._readers(attempt.record, held, None, private=private)
+        if readers != access.of(held):
+            attempt.entered(State.TRANSFER, "Transferring metadata")
+            await self._install_meta(attempt, target, _with(held, readers))
+        facts = {name: getattr(held, name) for name in _FACTS}
+        known_facts = {name: fact for name, fact in facts.items() if fact is not None}
+        return self._ready(known.id, known_facts, readers, puller)
+
+    async def _deliver(
+        self,
+        attempt: Attempt,
+        target: Target,
+        current: ImageRecord | None,
+        image: ResolvedImage,
+        config: ImageConfig,
+        built: BuiltImage,
+    ) -> Ready:
+        """Put the image, then its metadata, into the image directory; return the new record."""
+        attempt.entered(State.TRANSFER, "Transferring image")
+        await attempt.lease(target.name, image.id)
+        await attempt.confirm()
+        await target.directory.install(
+            built.path, f"{image.id}.squashfs", built.sha256, attempt.report
+        )
+        held = _same(None, await self._store.find_id(target.systems, image.id))
+        readers, puller = self._readers(attempt.record, held, current, private=image.private)
+        facts: dict[str, Any] = {
+            "format": "squashfs",
+            "arch": config.architecture or target.platform.architecture,
+            "os": config.os or target.platform.os,
+            "location": image.location,
+            "remotetype": "dockerv2",
+            "ostcount": "0",
+            "replication": "1",
+            "env": config.env,
+            "entry": config.entrypoint or None,
+            "cmd": config.cmd or None,
+            "workdir": config.workdir or None,
+            "origin": Origin(
+                image.location, image.repository, str(image.source_digest), image.private
+            ),
+            "size": built.size,
+            "sha256": built.sha256,
+            "options": target.options.key,
+        }
+        attempt.entered(State.TRANSFER, "Transferring metadata")
+        delivered = replace(attempt.record, id=image.id, **facts)
+        dropped = await self._install_meta(attempt, target, _with(delivered, readers))
+        facts["report"] = {**built.report.to_document(), "metadata": list(dropped)}
+        return self._ready(image.id, facts, readers, puller)
+
+    async def _install_meta(
+        self, attempt: Attempt, target: Target, record: ImageRecord
+    ) -> tuple[str, ...]:
+        """Deliver the metadata of a record, and say the same in all records of its files.
+
+        Returns what of it could not be written. In this order: should we die in between, this
+        attempt's successor does both again.
+        """
+        assert record.id is not None
+        meta = meta_of(record)
+        await attempt.confirm()
+        await target.directory.write(meta.content, f"{record.id}.meta")
+        readers = access.of(record)
+        await self._store.set_access(
+            target.systems, record.id, readers.private, readers.user_acl, readers.group_acl
+        )
+        return meta.dropped
+
+    def _readers(
+        self,
+        record: ImageRecord,
+        held: ImageRecord | None,
+        previous: ImageRecord | None,
+        *,
+        private: bool,
+    ) -> tuple[Access, int | None]:
+        without_acl = self._config.private_images_without_acl
+        return access.after_pull(record, held, previous, private=private, without_acl=without_acl)
+
+    def _ready(
+        self, image_id: str, facts: Mapping[str, Any], readers: Access, puller: int | None
+    ) -> Ready:
+        now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
+        changes = {
+            **facts,
+            **asdict(readers),
+            "requested_by": puller,
+            "expiration": None if timeout is None else now + timeout,
+        }
+        return Ready(image_id, changes, now + self._config.keep_untagged)
+
+
+def _is_reader(asker: ImageRecord, known: ImageRecord) -> bool:
+    """Say whether the asker is one of the users who are named; his groups are not known here."""
+    return asker.requested_by is not None and asker.requested_by in (known.user_acl or ())
+
+
+def _same(known: ImageRecord | None, records: Sequence[ImageRecord]) -> ImageRecord | None:
+    """Return the record that was looked at as it is now, or another one of the same files."""
+    for record in records:
+        if known is not None and record.key == known.key:
+            return record
+    return records[0] if records else None
+
+
+def _with(record: ImageRecord, readers: Access) -> ImageRecord:
+    return replace(record, **asdict(readers))

@@ -1,0 +1,35 @@
+"""The work of kind expire: the files of an image go, unless another record still needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shiftergw.attempt import Attempt
+from shiftergw.model import Expired
+from shiftergw.ports import ImageStore
+from shiftergw.targets import Target
+
+
+class Removal:
+    """Removes the files of records that are EXPIRING."""
+
+    def __init__(self, store: ImageStore, targets: Mapping[str, Target]) -> None:
+        """Work on the image directories of `targets` (system name → target)."""
+        self._store = store
+        self._targets = targets
+
+    async def run(self, attempt: Attempt) -> Expired:
+        """Remove the files, under the lease that whoever delivers the same image waits for.
+
+        What is READY elsewhere with the same files, another type or a system that shares the
+        directory, keeps them. An image that was pulled anew meanwhile is no longer EXPIRING: then
+        `confirm` raises `Superseded`.
+        """
+        record = attempt.record
+        target = self._targets[record.system]
+        if record.id is not None:
+            await attempt.lease(target.name, record.id)
+            if not await self._store.find_id(target.systems, record.id):
+                await attempt.confirm()
+                await target.remove(record.id)
+        return Expired()
