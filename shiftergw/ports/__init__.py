@@ -1,0 +1,37 @@
+"""Every seam of the program, as a `Protocol` with its contract.
+
+Methods are coroutines unless they only look at memory. Each raises classes of `shiftergw.errors`
+alone; adapters translate what their drivers raise. Twisted's types are named for the type checker
+only. Times are seconds since 1970 and come in as arguments.
+"""
+
+from shiftergw.ports.images import (
+    BlobCache,
+    BlobSink,
+    Download,
+    ImageBuilder,
+    ImageDirectory,
+    ImageSource,
+    InstalledFile,
+    Report,
+    Say,
+)
+from shiftergw.ports.people import Authenticator, UserDirectory
+from shiftergw.ports.queue import JobQueue
+from shiftergw.ports.store import ImageStore
+
+__all__ = [
+    "Authenticator",
+    "BlobCache",
+    "BlobSink",
+    "Download",
+    "ImageBuilder",
+    "ImageDirectory",
+    "ImageSource",
+    "ImageStore",
+    "InstalledFile",
+    "JobQueue",
+    "Report",
+    "Say",
+    "UserDirectory",
+]

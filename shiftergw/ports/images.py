@@ -1,0 +1,199 @@
+"""The seams of an image's way: source, cache, builder, image directory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from shiftergw.image import (
+        BuildLimits,
+        BuiltImage,
+        Descriptor,
+        Digest,
+        ImageConfig,
+        LayerFile,
+        Platform,
+        ResolvedImage,
+        SquashOptions,
+    )
+    from shiftergw.model import (
+        ImageReference,
+        Login,
+        Progress,
+    )
+
+Report = Callable[["Progress"], None]
+"""Told how far a stage is, often; must be cheap and must not raise."""
+
+Say = Callable[[str], None]
+"""Told in one line what a stage waits for, for the user's eyes (`status_message`)."""
+
+
+class BlobSink(Protocol):
+    """Takes a blob's bytes: an `IConsumer` that is first told where the bytes start."""
+
+    def begin(self, offset: int) -> None:
+        """Take the bytes from `offset`: the one asked for, or 0 from a source that cannot resume.
+
+        May be called again, when a source starts anew after a broken connection.
+        """
+        ...
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """As `IConsumer`: the producer to pause while the disk is slower than the network."""
+        ...
+
+    def unregisterProducer(self) -> None:
+        """As `IConsumer`."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes; raise `BlobCorrupt` on more than the descriptor's size."""
+        ...
+
+
+Download = Callable[[int, BlobSink], Awaitable[None]]
+"""Streams one blob from an offset into a sink; returns when the source has sent its last byte."""
+
+
+class BlobCache(Protocol):
+    """The compressed layers of this machine, shared by all its jobs and processes."""
+
+    async def get(
+        self, blob: Descriptor, download: Download, report: Callable[[int], None]
+    ) -> Path:
+        """Return the file of a blob; whole, and with the digest and size of its descriptor.
+
+        One download per blob on the machine, whoever asks; the others wait for it. `report` is
+        told the bytes that lie there so far. Raises `BlobCorrupt`, `NoSpace` and what `download`
+        raises; a broken download leaves what it got for the next one to resume.
+        """
+        ...
+
+    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+        """Raise `NoSpace` if those of the blobs that are missing here surely do not fit."""
+        ...
+
+    async def discard(self, digest: Digest) -> None:
+        """Forget a blob whose content proved damaged; it need not be there."""
+        ...
+
+    async def give_up(self, digest: Digest) -> None:
+        """Remove what a broken download left, unless somebody is at it now."""
+        ...
+
+
+class ImageSource(Protocol):
+    """Something that holds images: a registry, an OCI layout, an archive.
+
+    Anonymous access is tried first, then `login`. Raises `ImageNotFound`, `RegistryDenied`,
+    `RegistryUnavailable`, `RegistryUntrusted`, `ManifestInvalid`, `NoMatchingPlatform`.
+    """
+
+    async def head(self, reference: ImageReference, login: Login | None, say: Say) -> Digest | None:
+        """Return the digest that the reference answers now, in one request; None: not told."""
+        ...
+
+    async def resolve(
+        self, reference: ImageReference, platform: Platform, login: Login | None, say: Say
+    ) -> tuple[ResolvedImage, ImageConfig]:
+        """Return what the reference means now for this platform, and its configuration."""
+        ...
+
+    async def prove(self, image: ResolvedImage, login: Login | None, say: Say) -> None:
+        """Return if this login may read every blob of a resolved image, none of which is sent."""
+        ...
+
+    async def blob(
+        self,
+        image: ResolvedImage,
+        blob: Descriptor,
+        login: Login | None,
+        say: Say,
+        offset: int,
+        sink: BlobSink,
+    ) -> None:
+        """Stream a blob of a resolved image; a `Download` once its first arguments are bound."""
+        ...
+
+
+class ImageBuilder(Protocol):
+    """Turns layers into one squashfs file."""
+
+    def build(
+        self,
+        image_id: str,
+        created: int,
+        layers: Sequence[LayerFile],
+        options: SquashOptions,
+        limits: BuildLimits,
+        report: Report,
+        entered: Callable[[str], None],
+    ) -> AbstractAsyncContextManager[BuiltImage]:
+        """Build, or find, the converted file of (id, options); it stays while the context lives.
+
+        `entered` is told "EXAMINATION" and "CONVERSION" as they begin. Raises `LayerInvalid`,
+        `BlobCorrupt` (a `diff_id`), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
+        """
+        ...
+
+    async def check_space(self, size: int) -> None:
+        """Raise `NoSpace` if what is made of `size` bytes of layers surely does not fit."""
+        ...
+
+    async def sweep(self, before: float) -> int:
+        """Remove what was last used before this time, and is not in use; return how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledFile:
+    """A file of an image directory: its name and size in bytes."""
+
+    name: str
+    size: int
+
+
+class ImageDirectory(Protocol):
+    """The directory of one system in which the runtime looks for images.
+
+    Names are `<64 hex>.squashfs` and `<64 hex>.meta`, nothing else. Raises `DeliveryFailed`,
+    `NoSpace`.
+    """
+
+    async def free_space(self) -> int:
+        """Return the bytes that this gateway may still write there."""
+        ...
+
+    async def exists(self, name: str) -> InstalledFile | None:
+        """Return the installed file of this name, or None."""
+        ...
+
+    async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
+        """Put the file there: temporary name, fsync, checked, mode 0600, renamed, fsync."""
+        ...
+
+    async def write(self, content: bytes, name: str) -> None:
+        """Put a small file there, with the promises of `install`."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Remove the file; it need not exist."""
+        ...
+
+    async def list(self) -> Sequence[InstalledFile]:
+        """Return the installed images and metadata."""
+        ...
+
+    async def digest(self, name: str) -> str:
+        """Return the SHA-256 of an installed file, in hexadecimal."""
+        ...
+
+    async def sweep(self, before: float) -> int:
+        """Remove temporaries that were last written before this time; return how many."""
+        ...

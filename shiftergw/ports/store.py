@@ -1,0 +1,190 @@
+"""The seam to the one truth about images and work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from shiftergw.model import (
+        Expired,
+        Failed,
+        ImageRecord,
+        Progress,
+        PullRequest,
+        QueueLimits,
+        Ready,
+    )
+    from shiftergw.states import State
+
+
+class ImageStore(Protocol):
+    """The one truth about images and work. Each method is atomic.
+
+    A *step* names the attempt that makes it; when a newer attempt has taken over, or the record is
+    no longer in flight, it changes nothing and raises `Superseded`. A store that cannot be reached
+    raises `Unavailable`. A step against the table of `states` raises `IllegalStepError`.
+    """
+
+    async def claim(
+        self, request: PullRequest, now: float, limits: QueueLimits | None = None
+    ) -> tuple[ImageRecord, bool]:
+        """Return the record in flight for `request.claim`, made now (PENDING) if there was none.
+
+        The flag says that this caller created it. Creating it removes older FAILURE records of
+        the same system, type and tag that `request.requested_by` could see. Raises `TooMany`
+        instead of creating one record more than `limits` allow to wait.
+        """
+        ...
+
+    async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
+        """Start the next attempt on a record and return it, or None if there is nothing to do.
+
+        Nothing to do: no such record, not in flight, or a heartbeat younger than `limit` seconds.
+        The attempt rises by one, the heartbeat is `now`, the state becomes PULLING; a record that
+        is EXPIRING stays so.
+        """
+        ...
+
+    async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
+        """Step to `state` with a message for the user; counts as a heartbeat."""
+        ...
+
+    async def heartbeat(
+        self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
+    ) -> None:
+        """Say that the attempt lives and how far it is; `message` replaces the user's if given."""
+        ...
+
+    async def finish(
+        self, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
+    ) -> ImageRecord:
+        """End the work and return the record that remains.
+
+        Ready: the one READY record of (system, type, id) gets the tag first; then the tag is taken
+        from every other record of the same system and type. A record that loses its last tag so
+        keeps its files until `outcome.untagged_until` at least. An EXPIRING record of the same id
+        is READY again, and its removal superseded. Claim, sealed credentials, runner and progress
+        go. `last_pull` is `now`.
+
+        Expired: a record that is EXPIRING becomes EXPIRED. Failed: it is READY again, since its
+        files are still there, and expires `now`; any other record becomes a FAILURE.
+        """
+        ...
+
+    async def abandon(self, key: str) -> None:
+        """Remove a record that was claimed and that no attempt has begun."""
+        ...
+
+    async def get(self, key: str) -> ImageRecord | None:
+        """Return the record with this key."""
+        ...
+
+    async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
+        """Return the newest READY record that carries the first of `tags` that any carries."""
+        ...
+
+    async def find_id(self, systems: Collection[str], image_id: str) -> Sequence[ImageRecord]:
+        """Return the READY records of this image id on these systems, of any type."""
+        ...
+
+    async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
+        """Return the record in flight and the FAILUREs of this tag, newest first."""
+        ...
+
+    async def list(self, system: str) -> Sequence[ImageRecord]:
+        """Return the READY records of a system, in a stable order."""
+        ...
+
+    async def queue(self, system: str) -> Sequence[ImageRecord]:
+        """Return the records of a system in flight or failed, oldest first."""
+        ...
+
+    async def waiting(
+        self, limit: int, running_per_user: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """Return at most `limit` records in flight that no attempt has begun, fairest first.
+
+        Fair: the users take turns, each user's own in the order of arrival, and none has more than
+        `running_per_user` begun. Removals (`kind` expire) are nobody's: the limit is not theirs.
+        """
+        ...
+
+    async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
+        """Return begun work in flight whose heartbeat is older than `limit` seconds."""
+        ...
+
+    async def renew(self, key: str, expiration: float) -> None:
+        """Set the expiration of a READY record, never to an earlier time."""
+        ...
+
+    async def expired(self, now: float) -> Sequence[ImageRecord]:
+        """Return READY records whose expiration has passed."""
+        ...
+
+    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+        """Take a tag from a READY record and return it; None if it is not READY or has no such tag.
+
+        With its last tag the record becomes EXPIRING, as by `expire`.
+        """
+        ...
+
+    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+        """Make a READY record EXPIRING: work, of kind expire, that waits for a worker.
+
+        Its tags stay written in it. None, and nothing happens, if it is not READY, or if
+        `expired_at` is given and its expiration is not that early (it was renewed meanwhile).
+        """
+        ...
+
+    async def set_access(
+        self,
+        systems: Collection[str],
+        image_id: str,
+        private: bool,
+        user_acl: Sequence[int],
+        group_acl: Sequence[int],
+    ) -> None:
+        """Set who may read an image in all its READY records on these systems, of any type."""
+        ...
+
+    async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
+        """Keep an image id out of an image directory, by order of `uid`."""
+        ...
+
+    async def allow(self, directory: str, image_id: str) -> bool:
+        """Take a block back; say whether there was one."""
+        ...
+
+    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+        """Say whether one of these ids is kept out of an image directory."""
+        ...
+
+    async def forget_ended(self, before: float) -> int:
+        """Remove FAILURE and EXPIRED records with an earlier `last_pull`; return how many."""
+        ...
+
+    async def lease(
+        self, directory: str, image_id: str, holder: str, now: float, seconds: float
+    ) -> bool:
+        """Take or renew the lease on (image directory, id); False if another holds it.
+
+        `holder` is `key/attempt`. A lease ends by `release` or after `seconds`.
+        """
+        ...
+
+    async def release(self, directory: str, image_id: str, holder: str) -> None:
+        """Give the lease back; nothing happens if `holder` does not hold it."""
+        ...
+
+    async def remove(self, key: str) -> None:
+        """Remove a record, whatever it says."""
+        ...
+
+    async def record_lookup(self, row: Mapping[str, Any]) -> None:
+        """Keep one row of lookup metrics."""
+        ...
+
+    async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
+        """Return the last `limit` rows of a system, oldest first."""
+        ...
