@@ -54,7 +54,8 @@ LAYERS = {
         apart=True,
     ),
     "domain": Layer(
-        ("gateway", "dispatch", "worker", "housekeeping", "attempt", "pipeline"),
+        ("gateway", "access", "polls", "dispatch", "housekeeping",
+         "worker", "attempt", "pull", "pipeline", "removal", "targets"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),
         never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),
