@@ -259,7 +259,7 @@ class Api:
         route = ROUTES.get(address.page)
         if route is None or not route.fits(address):
             raise parameters.nowhere(call.path)
-        _check_method(call, route.method)
+        _check_method(call, route.method, changes=route.changes)
         return await route.answer(self._gateway, await self._asked(call, address, line))
 
     async def _asked(self, call: Call, address: Address, line: _Line) -> Asked:
@@ -280,9 +280,9 @@ class Api:
         return await self._authenticators[system].authenticate(credential, system)
 
 
-def _check_method(call: Call, method: str) -> None:
-    """Raise `MethodNotAllowed` for another method; HEAD works where GET does."""
-    allowed = ["GET", "HEAD"] if method == "GET" else [method]
+def _check_method(call: Call, method: str, *, changes: bool = False) -> None:
+    """Raise `MethodNotAllowed` for another method; HEAD works where GET only reads."""
+    allowed = ["GET", "HEAD"] if method == "GET" and not changes else [method]
     if call.method.decode("ascii", "replace") not in allowed:
         raise MethodNotAllowed(call.method, ", ".join(allowed))
 

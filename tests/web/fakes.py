@@ -107,6 +107,29 @@ class FakeGateway:
         await self._turn("queue", session)
         return self.waiting
 
+    async def expire(self, session: Session, itype: str, text: str) -> None:
+        """Take a tag away."""
+        await self._turn("expire", session, itype, text)
+
+    async def autoexpire(self, session: Session) -> Sequence[str]:
+        """Expire what is due."""
+        await self._turn("autoexpire", session)
+        return [IMAGE_ID]
+
+    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
+        """Block an image."""
+        await self._turn("take_down", session, image_id)
+        return ["docker:ubuntu:24.04"]
+
+    async def allow(self, session: Session, image_id: str) -> None:
+        """Take a block back."""
+        await self._turn("allow", session, image_id)
+
+    async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return one row."""
+        await self._turn("metrics", session, limit)
+        return [{"user": "ann", "uid": 1000, "time": 1.5}]
+
 
 def site_of(gateway: FakeGateway, clock: Any = None) -> Site:
     """Return the real site around a fake gateway."""

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.errors import BadRequest, NotAllowed, TooMany, Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model import ANONYMOUS, ImageRecord
 from shiftergw.states import State
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, Reply, Wire, site_of
 
@@ -123,6 +123,81 @@ def test_queue(wire: Wire, gateway: FakeGateway) -> None:
     assert reply.json == {"list": [{"status": "PENDING", "image": "x:1"}]}
 
 
+def test_expire(wire: Wire, gateway: FakeGateway) -> None:
+    """Asked for by GET, as the clients of old do; the answer is that of old."""
+    reply = wire.ask("/api/expire/mycluster/docker/quay.io%2Fx%2Fy%3A1/")
+    assert (reply.status, reply.json) == (200, {"status": True})
+    assert gateway.asked[-1][0] == "expire"
+    assert gateway.asked[-1][2:] == ("docker", "quay.io/x/y:1")
+    assert wire.ask("/api/autoexpire/mycluster/").json == {"status": [IMAGE_ID]}
+
+
+def test_nothing_is_changed_by_a_head(wire: Wire, gateway: FakeGateway) -> None:
+    """Who asks for the head of an expiry gets a 405, and nothing happens."""
+    for path in ("/api/expire/mycluster/docker/x/", "/api/autoexpire/mycluster/"):
+        assert wire.ask(path, "HEAD").status == 405
+    assert gateway.asked == []
+
+
+def test_take_down_and_allow(wire: Wire, gateway: FakeGateway) -> None:
+    """An image is named by its id, and by nothing else."""
+    reply = wire.ask(f"/api/takedown/mycluster/{IMAGE_ID}/", "POST")
+    assert reply.json == {"status": True, "removed": ["docker:ubuntu:24.04"]}
+    assert wire.ask(f"/api/allow/mycluster/{IMAGE_ID}", "POST").json == {"status": True}
+    assert [asked[0] for asked in gateway.asked] == ["take_down", "allow"]
+    for word in ("ubuntu", IMAGE_ID[:-1], IMAGE_ID.upper(), f"{IMAGE_ID}%0a"):
+        assert wire.ask(f"/api/takedown/mycluster/{word}/", "POST").status == 400
+    assert wire.ask("/api/takedown/mycluster/docker/x/", "POST").status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "limit"),
+    [("", 10), ("?limit=3", 3), ("?limit=0", 0), ("?limit=-4", -4), ("?limit=99999", 10_000),
+     ("?other=1", 10), ("?limit=1&limit=2", 2)],
+)  # fmt: skip
+def test_metrics(wire: Wire, gateway: FakeGateway, query: str, limit: int) -> None:
+    """A bare array, of ten rows unless told otherwise, and of ten thousand at most."""
+    reply = wire.ask(f"/api/metrics/mycluster/{query}")
+    assert (reply.status, reply.json) == (200, [{"user": "ann", "uid": 1000, "time": 1.5}])
+    assert gateway.asked[-1][2] == limit
+
+
+@pytest.mark.parametrize("query", ["limit=x", "limit=1.5", "limit=%d9%a3", "limit=1e3"])
+def test_metrics_with_a_bad_limit(wire: Wire, gateway: FakeGateway, query: str) -> None:
+    """What is no number is refused."""
+    reply = wire.ask(f"/api/metrics/mycluster/?{query}")
+    assert (reply.status, gateway.asked) == (400, [])
+
+
+def test_imports_are_not_enabled(wire: Wire, gateway: FakeGateway) -> None:
+    """A clear refusal, whatever the body."""
+    reply = wire.ask("/api/doimport/mycluster/custom/x%3A1/", "POST", b"garbage")
+    assert (reply.status, reply.json["code"]) == (403, "not-allowed")
+    assert "not enabled" in reply.json["error"]
+    assert gateway.asked == []
+
+
+def test_anonymous_requests_where_the_site_allows_them(wire: Wire, gateway: FakeGateway) -> None:
+    """No credential, or an empty one, is nobody's; a bad one is refused all the same."""
+    gateway.allows_anonymous = True
+    assert wire.ask("/api/list/mycluster/", headers=()).status == 200
+    assert gateway.asked[-1][1].uid == ANONYMOUS
+    assert wire.ask("/api/list/mycluster/", headers=("authentication:",)).status == 200
+    assert wire.ask("/api/list/mycluster/", headers=("authentication:(null)",)).status == 401
+    assert wire.ask("/api/list/mycluster/", headers=("authentication:bad:ann",)).status == 401
+
+
+def test_an_expiry_outlives_its_requester(wire: Wire, gateway: FakeGateway) -> None:
+    """What changes something is not cancelled by a hang-up, though it was asked for by GET."""
+    gateway.held = Deferred()
+    done: list[bool] = []
+    gateway.held.addCallback(lambda _: done.append(True))
+    wire.send(b"GET /api/expire/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n")
+    _hang_up(wire)
+    gateway.held.callback(None)
+    assert done == [True]
+
+
 def test_live_and_ready(wire: Wire, gateway: FakeGateway) -> None:
     """Both tell one word to anybody; a gateway that cannot work says 503 and when to ask."""
     assert wire.ask("/livez", headers=()).body == b"alive"
@@ -141,6 +216,8 @@ def test_live_and_ready(wire: Wire, gateway: FakeGateway) -> None:
         "/api/nothing/mycluster/",
         "/api/list/mycluster/docker/x/",
         "/api/lookup/mycluster/",
+        "/api/lookup/mycluster/docker/",
+        f"/api/takedown/mycluster/docker/{IMAGE_ID}/",
         "/api/pull/mycluster/",
         "/api/list/mycluster//",
         "//api/list/mycluster/",

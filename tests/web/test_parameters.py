@@ -42,7 +42,6 @@ def test_a_path_is_decoded_once_and_cut(path: bytes, expected: Address) -> None:
         b"/api/lookup/s/docker/x//",
         b"/api/lookup/s/docker/x%2F/",
         b"/api/lookup/s/docker//x",
-        b"/api/lookup/s/docker/",
         b"/api/lookup//docker/x",
         b"/api",
         b"/api/list",
