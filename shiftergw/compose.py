@@ -102,6 +102,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         dict(os.environ),
         config.worker_threads,
         jobs_per_worker=JOBS_PER_WORKER,
+        warm=1,
     )
     dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit, config.user_limits.running)
     pool.on_idle = dispatch.wake

@@ -24,10 +24,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
      "gfs2"}
 )  # fmt: skip
 
-_NOT_YET = frozenset(
-    {"AllowAnonymous", "ImportUsers", "KeepUntagged", "PrivateImagesWithoutAcl", "QueueLimit",
-     "UserLimits"}
-)  # fmt: skip
+_NOT_YET = frozenset({"ImportUsers"})
 """Keys without which this version behaves as their safer value says."""
 
 _REQUIRED = {"local": ("local",), "remote": ("host", "ssh")}

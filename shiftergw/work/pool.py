@@ -12,6 +12,7 @@ it says that it is ready.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
@@ -45,8 +46,13 @@ class WorkerPool(Service):
         env: Mapping[str, str],
         size: int,
         jobs_per_worker: int,
+        warm: int = 0,
     ) -> None:
-        """Run `argv` with the environment `env` and no other."""
+        """Run `argv` with the environment `env` and no other.
+
+        So many workers are `warm`: started before there is work, since a start takes as long as a
+        small image does.
+        """
         self.on_idle: Callable[[], object] = lambda: None
         """Called when a slot has become free."""
         self._reactor = reactor
@@ -54,6 +60,7 @@ class WorkerPool(Service):
         self._env = env
         self._size = size
         self._jobs_per_worker = jobs_per_worker
+        self._warm = min(warm, size)
         self._workers: list[WorkerProcess] = []
         self._crashes = 0
         self._backoff: Any = None
@@ -63,6 +70,7 @@ class WorkerPool(Service):
         """Take offers from now on."""
         super().startService()
         self._open = True
+        self._warm_up()
 
     def stopService(self) -> Deferred[None]:
         """Stop all workers; a job that does not end in a few seconds is stopped."""
@@ -121,6 +129,11 @@ class WorkerPool(Service):
         self._workers.append(worker)
         return worker
 
+    def _warm_up(self) -> None:
+        while self._open and self._backoff is None and len(self._workers) < self._warm:
+            with suppress(Unavailable):  # then it is logged, and tried again after a while
+                self._start()
+
     def _done(self, worker: WorkerProcess) -> None:
         self._crashes = 0
         if worker.jobs_done >= self._jobs_per_worker:
@@ -134,6 +147,7 @@ class WorkerPool(Service):
             return
         if worker.leaving:
             self.on_idle()
+            self._warm_up()
         else:
             self._back_off(how)
 
@@ -151,3 +165,4 @@ class WorkerPool(Service):
     def _go_on(self) -> None:
         self._backoff = None
         self.on_idle()
+        self._warm_up()

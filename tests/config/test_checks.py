@@ -90,8 +90,8 @@ def test_nobody_may_import_is_said() -> None:
 
 def test_keys_without_effect_are_said() -> None:
     """Nothing that an operator wrote is dropped in silence."""
-    (warning,) = loaded({"QueueLimit": 5}).warnings
-    assert warning.startswith("QueueLimit: is read, and has no effect")
+    (warning,) = loaded({"ImportUsers": "all"}).warnings
+    assert warning.startswith("ImportUsers: is read, and has no effect")
 
 
 def test_what_works_now_is_kept() -> None:

@@ -41,9 +41,12 @@ def make(traces: Path) -> Iterator[Make]:
     """Return what makes running pools."""
     pools: list[WorkerPool] = []
 
-    def make(kind: str = "good", size: int = 2, jobs_per_worker: int = 50) -> WorkerPool:
+    def make(
+        kind: str = "good", size: int = 2, jobs_per_worker: int = 50, warm: int = 0
+    ) -> WorkerPool:
         argv = [sys.executable, str(WORKERS), kind, str(traces)]
-        made = WorkerPool(reactor, argv, {"PATH": os.environ["PATH"]}, size, jobs_per_worker)
+        env = {"PATH": os.environ["PATH"]}
+        made = WorkerPool(reactor, argv, env, size, jobs_per_worker, warm)
         made.startService()
         pools.append(made)
         return made
@@ -94,6 +97,18 @@ async def test_workers_are_kept(make: Make, traces: Path) -> None:
         await until(lambda: queue.slots() == 2)
     assert pid_of(traces / "a") == pid_of(traces / "b")
     assert len(queue._workers) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_worker_is_warm(make: Make, traces: Path) -> None:
+    """It is there before any job, takes the first one, and is replaced when it leaves."""
+    queue = make(jobs_per_worker=1, warm=1)
+    (warm,) = queue._workers
+    await queue.offer("a")
+    assert warm.job == "a"
+    await until(lambda: queue._workers not in ([], [warm]))
+    assert len(queue._workers) == 1
+    assert queue.slots() == 2
 
 
 @pytest_twisted.ensureDeferred
