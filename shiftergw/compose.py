@@ -20,8 +20,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from shiftergw.auth.groups import HostGroups
 from shiftergw.auth.mock import MockAuthenticator
+from shiftergw.auth.users import HostUsers
 from shiftergw.config import Config
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.dispatch import Dispatch
@@ -106,7 +106,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     )
     dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit, config.user_limits.running)
     pool.on_idle = dispatch.wake
-    groups = HostGroups(threads, reactor)
+    groups = HostUsers(threads, reactor)
     authenticators = {
         name: MockAuthenticator(name, groups, system.admins)
         for name, system in config.systems.items()

@@ -3,18 +3,79 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from shiftergw.auth.libmunge import Munge, Status, find_munge
+from shiftergw.auth.libmunge import LARGEST, Decoded, Munge, Status, find_munge
+from shiftergw.auth.limited import Limited
+from shiftergw.auth.payload import logins
+from shiftergw.auth.users import Users
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
+from shiftergw.model import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.plumbing.threads import Threads
+
+PLACES = 4
+"""Credentials that one system's daemon is asked about at the same time."""
+
+DECODING_LIMIT = 10.0
+"""Seconds until a daemon that does not answer counts as away; a healthy one takes a millisecond."""
+
+_FORM = re.compile(r"MUNGE:[A-Za-z0-9+/]+={0,2}:")
+_NO_CREDENTIAL = "(null)"
+"""What `shifterimg` sends when the munge daemon beside it gave it no credential."""
 
 _AWAY = "munge does not answer on this machine."
 _AWAY_REMEDY = "See that munged runs (`systemctl status munge`), or tell the site's support."
 _DAMAGED = "This credential cannot be read on this machine."
 _LOG_IN = "Log in again: `shiftergw login`, or `shifterimg login`."
+
+_NONE = (
+    "This is no munge credential.",
+    "Use a client that sends one, such as `shifterimg` or `shiftergw`.",
+)
+_WRONG: dict[Status, tuple[str, str]] = {
+    Status.BAD_LENGTH: (
+        "The credential is too long.",
+        "It carries all your logins: remove those that you do not need from ~/.udiRoot/.cred.",
+    ),
+    Status.INVALID: (
+        "The credential is not valid for {system}.",
+        "It is another system's, or damaged: check `system` in the client's configuration.",
+    ),
+    Status.BAD_REALM: (
+        "The credential is of another munge realm than {system}'s.",
+        "Check `system` in the client's configuration.",
+    ),
+    Status.EXPIRED: (
+        "The credential has expired.",
+        "Send a fresh one; if it was fresh, the clocks of client and gateway differ too much.",
+    ),
+    Status.REWOUND: (
+        "The credential is not valid yet: it says that it was made in the future.",
+        "The clocks of client and gateway differ too much: tell the site's support.",
+    ),
+    Status.REPLAYED: (
+        "The credential has been used before.",
+        "Each counts once: send a fresh one with each request.",
+    ),
+    Status.UNAUTHORIZED: (
+        "The credential is for another user or group than the gateway's.",
+        "Make it without a restriction (munge -u, -g).",
+    ),
+}
+"""What is wrong with a credential, and what to do; every other bad one is none at all."""
+
+_TROUBLE = frozenset(
+    {Status.SNAFU, Status.NO_MEMORY, Status.OVERFLOW, Status.SOCKET, Status.TIMEOUT}
+)
+"""What is wrong with a daemon, or with us."""
 
 
 def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = None) -> str:
@@ -47,10 +108,100 @@ def decode_own(credential: str, socket: Path | None = None, munge: Munge | None 
         decoded = (munge or find_munge()).decode(content, socket)
     except ChildFailed as error:
         raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
-    if decoded.status in {Status.SOCKET, Status.TIMEOUT, Status.SNAFU, Status.NO_MEMORY}:
+    if decoded.status in _TROUBLE:
         raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=decoded.status.name)
     if decoded.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
         raise NotAuthenticated(_DAMAGED, remedy=_LOG_IN, detail=decoded.status.name)
     if decoded.uid != os.getuid():
         raise NotAuthenticated("This credential is another user's.", remedy=_LOG_IN)
     return decoded.payload
+
+
+class MungeAuthenticator:
+    """Knows the users of one system by the munge daemon that has the system's key.
+
+    Each credential is given to the daemon once, and counts once: the daemon refuses it the second
+    time. Who it is says the credential's own uid and gid; names and groups come from `users`.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        socket: Path,
+        users: Users,
+        admins: Collection[str | int],
+        threads: Threads,
+        clock: IReactorTime,
+        munge: Munge | None = None,
+    ) -> None:
+        """Ask the daemon at `socket`; `admins` are uids, or names of `users`."""
+        self._system = system
+        self._socket = socket
+        self._users = users
+        self._admin_uids = frozenset(one for one in admins if isinstance(one, int))
+        self._admin_names = [one for one in admins if isinstance(one, str)]
+        self._munge = munge or find_munge()
+        self._decoding = Limited(threads, PLACES, DECODING_LIMIT, clock, self._late)
+
+    async def authenticate(self, credential: str, system: str) -> Session:
+        """Return the session of whoever made the credential.
+
+        Raises `NotAuthenticated`, `BadRequest` for what it carries, and `Unavailable` while the
+        daemon or the directory of users is away.
+        """
+        if system != self._system:
+            raise NotAuthenticated(f"The credential is not for {system}.")
+        decoded = await self._decode(credential.strip())
+        account = await self._users.account(decoded.uid, decoded.gid)
+        return Session(
+            system=system,
+            user=account.user,
+            uid=decoded.uid,
+            group=account.group,
+            gid=decoded.gid,
+            groups=account.groups,
+            logins=logins(decoded.payload),
+            admin=await self._is_admin(decoded.uid),
+        )
+
+    async def _decode(self, credential: str) -> Decoded:
+        if credential == _NO_CREDENTIAL:
+            raise NotAuthenticated(
+                "The client could not make a credential: munge was away where it ran.",
+                remedy="See that munged runs there, or tell the site's support.",
+            )
+        if len(credential) > LARGEST:
+            raise self._wrong(Status.BAD_LENGTH)
+        if _FORM.fullmatch(credential) is None:
+            raise self._wrong(Status.BAD_CREDENTIAL)
+        try:
+            decoded = await self._decoding.run(
+                self._munge.decode, credential.encode("ascii"), self._socket
+            )
+        except ChildFailed as error:
+            raise self._away(str(error)) from error
+        if decoded.status in _TROUBLE:
+            raise self._away(f"munge_decode: {decoded.status.name}")
+        if decoded.status != Status.SUCCESS:
+            raise self._wrong(decoded.status)
+        if decoded.uid < 0 or decoded.gid < 0:
+            raise self._away("munge_decode: no ids")
+        return decoded
+
+    async def _is_admin(self, uid: int) -> bool:
+        if uid in self._admin_uids:
+            return True
+        return any([await self._users.uid_of(name) == uid for name in self._admin_names])
+
+    def _wrong(self, status: Status) -> NotAuthenticated:
+        what, remedy = _WRONG.get(status, _NONE)
+        return NotAuthenticated(what.format(system=self._system), remedy=remedy)
+
+    def _late(self) -> Unavailable:
+        return self._away(f"no answer within {DECODING_LIMIT:g} s")
+
+    def _away(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"The gateway cannot check credentials of {self._system} at the moment.",
+            detail=f"munged at {self._socket}: {why}",
+        )

@@ -1,9 +1,18 @@
-"""The groups of a user, from the gateway host's own database."""
+"""The users and groups of a system: the seam, and the gateway host's own database behind it."""
 
 from __future__ import annotations
 
+import grp
 import os
-from typing import TYPE_CHECKING
+import pwd
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from shiftergw.auth.limited import Limited
+from shiftergw.auth.remembered import Remembered
+from shiftergw.errors import Unavailable, printable
+from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -13,23 +22,85 @@ if TYPE_CHECKING:
 CACHED_SECONDS = 60.0
 """How long an answer is used; the database may be a slow directory service."""
 
+ASKING_LIMIT = 10.0
+"""Seconds that an answer may take."""
 
-class HostGroups:
-    """A `UserDirectory` that asks the host (`getgrouplist(3)`), off the reactor's thread."""
+PLACES = 4
+"""Questions that the database is asked at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a uid and a gid are called, and all gids that the user is in, this one included.
+
+    An id that the directory does not know is called by its digits, so that no two are alike.
+    """
+
+    user: str
+    group: str
+    groups: frozenset[int]
+
+
+class Users(UserDirectory, Protocol):
+    """A `UserDirectory` that knows names, too. Raises `Unavailable` when it cannot be asked."""
+
+    async def account(self, uid: int, gid: int) -> Account:
+        """Return what there is to know of the user with these ids."""
+        ...
+
+    async def uid_of(self, user: str) -> int | None:
+        """Return the uid of a user by name; None if there is none."""
+        ...
+
+
+class HostUsers:
+    """The host's own users, as the C library knows them; asked off the reactor's thread."""
 
     def __init__(self, threads: Threads, clock: IReactorTime) -> None:
         """Ask in `threads`."""
-        self._threads = threads
-        self._clock = clock
-        self._known: dict[tuple[str, int], tuple[float, frozenset[int]]] = {}
+        asking = Limited(threads, PLACES, ASKING_LIMIT, clock, _late)
+        self._accounts = Remembered(lambda ids: asking.run(_account, *ids), CACHED_SECONDS, clock)  # type: Remembered[tuple[int, int], Account]
+        self._groups = Remembered(lambda user: asking.run(_groups, *user), CACHED_SECONDS, clock)  # type: Remembered[tuple[str, int], frozenset[int]]
+        self._uids = Remembered(lambda user: asking.run(_uid_of, user), CACHED_SECONDS, clock)  # type: Remembered[str, int | None]
+
+    async def account(self, uid: int, gid: int) -> Account:
+        """Return names and groups, as `Users` says."""
+        return await self._accounts.get((uid, gid))
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:  # noqa: ARG002
         """Return the gids of a user; of one whom the host does not know, his primary one."""
-        now = self._clock.seconds()
-        self._known = {key: known for key, known in self._known.items() if known[0] > now}
-        known = self._known.get((user, gid))
-        if known is None:
-            found = await self._threads.run(os.getgrouplist, user, gid)
-            known = now + CACHED_SECONDS, frozenset({gid, *found})
-            self._known[user, gid] = known
-        return known[1]
+        return await self._groups.get((user, gid))
+
+    async def uid_of(self, user: str) -> int | None:
+        """Return the uid of a user by name, as `Users` says."""
+        return await self._uids.get(user)
+
+
+def _late() -> Unavailable:
+    return Unavailable(
+        "The gateway cannot look its users up.",
+        detail=f"the host's database of users did not answer within {ASKING_LIMIT:g} s",
+    )
+
+
+def _account(uid: int, gid: int) -> Account:
+    group = str(gid)
+    with suppress(KeyError):
+        group = printable(grp.getgrgid(gid).gr_name)
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return Account(str(uid), group, frozenset({gid}))
+    groups = _groups(user.pw_name, gid) | {user.pw_gid}
+    return Account(printable(user.pw_name), group, groups)
+
+
+def _groups(user: str, gid: int) -> frozenset[int]:
+    return frozenset({gid, *os.getgrouplist(user, gid)})
+
+
+def _uid_of(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):  # ValueError: a NUL in it
+        return None

@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.task import Clock
 
-from shiftergw.auth.groups import CACHED_SECONDS, HostGroups
+from shiftergw.auth.users import CACHED_SECONDS, HostUsers
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
 
@@ -44,7 +44,7 @@ def threads() -> Iterator[CountingThreads]:
 async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
     """The groups are those of the database, and the primary one in any case."""
     me = pwd.getpwuid(os.getuid())
-    groups: UserDirectory = HostGroups(threads, Clock())
+    groups: UserDirectory = HostUsers(threads, Clock())
     expected = {g.gr_gid for g in grp.getgrall() if me.pw_name in g.gr_mem} | {me.pw_gid}
     assert await groups.groups(me.pw_name, me.pw_uid, me.pw_gid) >= expected
     assert 54321 in await groups.groups(me.pw_name, me.pw_uid, 54321)
@@ -53,7 +53,7 @@ async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_user_whom_the_host_does_not_know(threads: CountingThreads) -> None:
     """Such a user has his primary group."""
-    groups = HostGroups(threads, Clock())
+    groups = HostUsers(threads, Clock())
     assert await groups.groups("no-such-user", 54321, 54322) == frozenset({54322})
 
 
@@ -61,7 +61,7 @@ async def test_user_whom_the_host_does_not_know(threads: CountingThreads) -> Non
 async def test_answers_are_kept_for_a_while(threads: CountingThreads) -> None:
     """A second question within a minute asks nobody; a later one does."""
     clock = Clock()
-    groups = HostGroups(threads, clock)
+    groups = HostUsers(threads, clock)
     for _ in range(3):
         await groups.groups("no-such-user", 1, 54322)
     assert threads.asked == 1

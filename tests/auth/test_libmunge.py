@@ -1,0 +1,212 @@
+"""libmunge and the programs `munge` and `unmunge`: one contract, kept by both."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status
+from shiftergw.auth.munge import decode_own, encode
+from shiftergw.errors import NotAuthenticated, Unavailable
+from tests.munged import Munged, clock_off_by
+from tests.parts import need
+
+PAYLOADS = [
+    b"",
+    b"a",
+    b"\n",
+    b"\n\nUID: x (0)\n\n",
+    b"a\0b\xff\r\n",
+    bytes(range(256)),
+    b"x" * 60000,
+]
+BAD = {
+    b"(null)": Status.BAD_CREDENTIAL,
+    b"garbage": Status.BAD_CREDENTIAL,
+    b"MUNGE::": Status.BAD_CREDENTIAL,
+    b"MUNGE:AAAA:": Status.BAD_VERSION,
+    b"MUNGE:" + b"A" * LARGEST + b":": Status.BAD_LENGTH,
+}
+
+
+@pytest.fixture(scope="module")
+def munged() -> Iterator[Munged]:
+    """Give a daemon."""
+    with Munged() as running:
+        yield running
+
+
+def library() -> Munge:
+    """Return libmunge."""
+    return Library()
+
+
+def programs() -> Munge:
+    """Return the programs."""
+    need("unmunge")
+    return Programs()
+
+
+@pytest.fixture(params=[library, programs])
+def munge(request: pytest.FixtureRequest) -> Munge:
+    """Give both ways, one after the other."""
+    way: Munge = request.param()
+    return way
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:20]))
+def test_there_and_back(munged: Munged, munge: Munge, payload: bytes) -> None:
+    """What is put into a credential comes out, byte for byte, with the ids of its maker."""
+    status, credential = munge.encode(payload, munged.socket)
+    assert status == Status.SUCCESS
+    decoded = munge.decode(credential.encode(), munged.socket)
+    assert (decoded.status, decoded.uid, decoded.gid) == (0, os.getuid(), os.getgid())
+    assert decoded.payload == payload
+    again = munge.decode(credential.encode(), munged.socket)
+    assert (again.status, again.payload) == (Status.REPLAYED, payload)
+    assert "payload" not in repr(decoded)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad[:20]))
+def test_no_credential(munged: Munged, munge: Munge, bad: bytes) -> None:
+    """What is no credential has no ids, and its own status."""
+    decoded = munge.decode(bad, munged.socket)
+    assert (decoded.status, decoded.uid, decoded.gid) == (BAD[bad], -1, -1)
+    assert decoded.payload == b""
+
+
+def test_damaged_and_foreign(munged: Munged, munge: Munge) -> None:
+    """A credential with another byte, or made with another key, is not valid."""
+    credential = munged.encode(b"payload")
+    damaged = credential[:40] + ("A" if credential[40] != "A" else "B") + credential[41:]
+    assert munge.decode(damaged.encode(), munged.socket).status == Status.INVALID
+    with Munged() as other:
+        foreign = munge.decode(other.encode().encode(), munged.socket)
+    assert (foreign.status, foreign.uid) == (Status.INVALID, -1)
+
+
+def test_no_daemon(munge: Munge, tmp_path: Path) -> None:
+    """Without a daemon both ways say so."""
+    assert munge.encode(b"", tmp_path / "none")[0] == Status.SOCKET
+    assert munge.decode(b"MUNGE:AAAA:", tmp_path / "none").status == Status.SOCKET
+
+
+def test_too_long_a_payload(munged: Munged, munge: Munge) -> None:
+    """More than a daemon takes is refused by both ways."""
+    assert munge.encode(b"x" * (LARGEST + 1), munged.socket) == (Status.BAD_LENGTH, "")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.one_of(st.binary(max_size=300), st.from_regex(rb"MUNGE:[A-Za-z0-9+/]{0,200}=?:")))
+def test_garbage(munged: Munged, text: bytes) -> None:
+    """No text but a credential is one."""
+    assert Library().decode(text, munged.socket).status not in {Status.SUCCESS, Status.EXPIRED}
+
+
+STAND_IN = """#!{python}
+import sys
+sys.stdin.buffer.read()
+sys.stdout.buffer.write({output!r})
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "expected"),
+    [
+        (b"UID:   al (0) ice (2001)\nGID: the (7) group (2100)\n\nabc", 0, (0, 2001, 2100, b"abc")),
+        (b"UID:  ??? (2001)\nGID: ??? (2100)\n\n", 0, (0, 2001, 2100, b"")),
+        (
+            b"UID:  UID: x (2001)\nGID:  (2100)\n\nGID: y (1)\n\n",
+            0,
+            (0, 2001, 2100, b"GID: y (1)\n\n"),
+        ),
+        (b"UID:  a (4294967295)\nGID: b (4294967295)\n\n", 17, (17, -1, -1, b"")),
+        (b"UID:  a (2001)\n\nGID: b (1)\n\n", 0, (1, -1, -1, b"")),
+        (b"UID:  a 2001\nGID: b (1)\n\n", 0, (1, -1, -1, b"")),
+        (b"", 0, (1, -1, -1, b"")),
+        (b"", 14, (14, -1, -1, b"")),
+        (b"", 139, (1, -1, -1, b"")),
+    ],
+)
+def test_what_the_program_prints(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: bytes,
+    code: int,
+    expected: tuple[int, int, int, bytes],
+) -> None:
+    """Numbers are those at the ends of the two lines, whatever the names; else there are none."""
+    program = tmp_path / "unmunge"
+    program.write_text(STAND_IN.format(python=sys.executable, output=output, code=code))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    decoded = Programs().decode(b"MUNGE:AAAA:", None)
+    assert (decoded.status, decoded.uid, decoded.gid, decoded.payload) == expected
+
+
+def test_nothing_secret_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payload and credential go through standard input; others see arguments."""
+    for name in ("munge", "unmunge"):
+        program = tmp_path / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$0 $*" >> "${0%/*}/seen"\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    Programs().encode(b"hunter2", Path("/socket"))
+    Programs().decode(b"MUNGE:hunter2:", Path("/socket"))
+    seen = (tmp_path / "seen").read_text()
+    assert seen.count("--socket=/socket") == 2
+    assert "hunter2" not in seen
+
+
+class TestCommandLine:
+    """What the command line does with its own credentials."""
+
+    def test_there_and_back(self, munged: Munged, munge: Munge) -> None:
+        """A stored login can be read again and again, by whoever stored it."""
+        credential = encode(b"user:pass:word", munged.socket, munge)
+        for _ in range(2):
+            assert decode_own(credential, munged.socket, munge) == b"user:pass:word"
+
+    def test_expired(self, munged: Munged, munge: Munge) -> None:
+        """A stored login does not expire."""
+        with Munged(munged.key, clock_off_by("-1h")) as earlier:
+            credential = earlier.encode(b"login")
+        assert decode_own(credential, munged.socket, munge) == b"login"
+
+    def test_another_users(self, munged: Munged, munge: Munge) -> None:
+        """Another user's login is not ours, whoever we are."""
+        credential = munged.encode_as(65534, 65534, b"login")
+        with pytest.raises(NotAuthenticated, match="another user"):
+            decode_own(credential, munged.socket, munge)
+
+    @pytest.mark.parametrize("bad", ["", "(null)", "MUNGE:AAAA:", "x\0y", "\ud800"])
+    def test_damaged(self, munged: Munged, munge: Munge, bad: str) -> None:
+        """What is no credential says what to do."""
+        with pytest.raises(NotAuthenticated, match="Log in again"):
+            decode_own(bad, munged.socket, munge)
+
+    def test_no_daemon(self, munge: Munge, tmp_path: Path) -> None:
+        """Without munged nothing is known: try later."""
+        with pytest.raises(Unavailable, match="munge does not answer"):
+            encode(b"secret", tmp_path / "none", munge)
+        with pytest.raises(Unavailable, match="munge does not answer"):
+            decode_own("MUNGE:AAAA:", tmp_path / "none", munge)
+
+    def test_no_munge_at_all(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Without library and programs the same."""
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(Unavailable) as caught:
+            encode(b"secret", None, Programs())
+        assert "secret" not in f"{caught.value}{caught.value.detail}"
+
+    def test_too_many_logins(self, munged: Munged, munge: Munge) -> None:
+        """Logins that no credential can hold: remove some."""
+        with pytest.raises(NotAuthenticated, match=r"\.cred"):
+            encode(b"x" * (LARGEST + 1), munged.socket, munge)

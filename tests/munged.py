@@ -1,0 +1,128 @@
+"""Real munge daemons for tests, each with a key and a socket of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from shiftergw.auth.munge import encode
+from tests.parts import lacking, need
+
+START_SECONDS = 15.0
+_KEY_BYTES = 128
+
+_ENCODE = """
+import os, sys
+from pathlib import Path
+from shiftergw.auth.munge import encode
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]))
+print(encode(sys.stdin.buffer.read(), Path(sys.argv[1])))
+"""
+
+
+def clock_off_by(shift: str) -> dict[str, str]:
+    """Return the environment of a process whose clock is off, by `-1h` for example."""
+    argv = [need("faketime"), "-f", shift, "printenv", "LD_PRELOAD"]
+    library = subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    return {"LD_PRELOAD": library, "FAKETIME": shift}
+
+
+class Munged:
+    """A munge daemon; `with Munged() as munged` runs it in a directory that goes away with it.
+
+    Others' sockets can be reached by every user, so its directory is not pytest's, which cannot.
+    """
+
+    def __init__(self, key: bytes | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Use this key, or a new one; nothing runs until the context is entered."""
+        self.key = key or os.urandom(_KEY_BYTES)
+        self._env = {**os.environ, **(env or {})}
+        self._directory = TemporaryDirectory(prefix="munged-")
+        self.root = Path(self._directory.name)
+        self.socket = self.root / "socket"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        self.root.chmod(0o711)
+        key = self.root / "key"
+        key.write_bytes(self.key)
+        key.chmod(0o400)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it, and remove what it had."""
+        try:
+            self.stop()
+        finally:
+            self._directory.cleanup()
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        program = shutil.which("munged", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        places = ("socket", "key-file", "log-file", "pid-file", "seed-file")
+        options = [f"--{name}={self.root / name.removesuffix('-file')}" for name in places]
+        argv = [program or need("munged"), "--foreground", *options]
+        with (self.root / "output").open("wb") as output:
+            self._process = subprocess.Popen(argv, stdout=output, stderr=output, env=self._env)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.socket.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError((self.root / "output").read_text())
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the daemon, also a suspended one."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        process.wait(START_SECONDS)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Keep the daemon from answering; it still accepts connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def encode(self, payload: bytes = b"") -> str:
+        """Return a credential of this user."""
+        return encode(payload, self.socket)
+
+    def encode_as(self, uid: int, gid: int, payload: bytes = b"") -> str:
+        """Return a credential of another user; only root may be one."""
+        if os.geteuid() != 0:
+            lacking("only root may act as other users")
+        made = subprocess.run(
+            [sys.executable, "-c", _ENCODE, str(self.socket), str(gid), str(uid)],
+            input=payload,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        return made.stdout.decode().strip()
+
+    def munge(self, *options: str, payload: bytes = b"") -> str:
+        """Return a credential that the program `munge` makes with these options."""
+        made = subprocess.run(
+            [need("munge"), f"--socket={self.socket}", *options],
+            input=payload,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        return made.stdout.decode().strip()
