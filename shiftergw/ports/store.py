@@ -67,8 +67,11 @@ class ImageStore(Protocol):
         is READY again, and its removal superseded. Claim, sealed credentials, runner and progress
         go. `last_pull` is `now`.
 
-        Expired: a record that is EXPIRING becomes EXPIRED. Failed: it is READY again, since its
-        files are still there, and expires `now`; any other record becomes a FAILURE.
+        Expired: a record that is EXPIRING becomes EXPIRED, and `last_pull` is `now`. Failed: it is
+        READY again, since its files are still there, and expires `now`; any other record becomes a
+        FAILURE.
+
+        What is READY again has lost those of its tags that another READY record has got meanwhile.
         """
         ...
 
@@ -125,7 +128,7 @@ class ImageStore(Protocol):
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """Take a tag from a READY record and return it; None if it is not READY or has no such tag.
 
-        With its last tag the record becomes EXPIRING, as by `expire`.
+        With its last tag the record becomes EXPIRING, as by `expire`, but that tag is gone.
         """
         ...
 
@@ -145,11 +148,14 @@ class ImageStore(Protocol):
         user_acl: Sequence[int],
         group_acl: Sequence[int],
     ) -> None:
-        """Set who may read an image in all its READY records on these systems, of any type."""
+        """Set who may read an image in all its READY records on these systems, of any type.
+
+        Also in those that are EXPIRING: they may be READY again.
+        """
         ...
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
-        """Keep an image id out of an image directory, by order of `uid`."""
+        """Keep an image id out of an image directory, by order of `uid`; the first order stays."""
         ...
 
     async def allow(self, directory: str, image_id: str) -> bool:
@@ -182,7 +188,11 @@ class ImageStore(Protocol):
         ...
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
-        """Keep one row of lookup metrics."""
+        """Keep one row of lookup metrics, for a year at most; nobody waits until it is written.
+
+        `row` says its `system` and its `time`. A crash, or a store that is away or slow, may lose
+        it.
+        """
         ...
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:

@@ -16,8 +16,11 @@ from shiftergw.plumbing.files import sync_directory
 BUSY_SECONDS = 10.0
 """How long a statement waits for another process's transaction."""
 
-SCHEMA = ("schema.sql",)
-"""The scripts that lead from an empty file to today's; `user_version` counts those applied."""
+SCHEMA = ("schema.sql", "schema-2.sql")
+"""The scripts that lead from an empty file to today's; `user_version` counts those applied.
+
+A script that was released is never edited: files were made with it.
+"""
 
 OLDEST_SQLITE = (3, 31)
 """Generated columns came with it."""

@@ -6,7 +6,7 @@ The members and their names are those of the original gateway, so that a site ca
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ _OF_THE_ORIGINAL = {
 """Members that the original writes into each new record; what is READY says what is true."""
 
 _PROGRESS = ("stage", "done", "total")
-_IN_FLIGHT_ONLY = ("claim", "sealed", "runner", *_PROGRESS)
+_IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", *_PROGRESS)
+_REMOVAL_ONLY = ("attempt", "last_heartbeat", *_IN_FLIGHT_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +64,26 @@ def claimed(request: PullRequest, now: float) -> dict[str, Any]:
         "private": None,
         "last_pull": now,
         "claim": request.claim,
-        "kind": "pull",
+        "kind": request.kind,
         "attempt": 0,
         "requested_by": request.requested_by,
         "request_id": request.request_id,
     }
+    if request.by_admin:
+        changes["by_admin"] = True
     if request.sealed is not None:
         changes["sealed"] = request.sealed
     return _OF_THE_ORIGINAL | document_of(changes)
 
 
-def begun(attempt: int, runner: str, now: float) -> Change:
-    """Return the change that starts an attempt."""
+def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
+    """Return the change that starts the next attempt; a removal stays what it is."""
+    expiring = document["status"] == State.EXPIRING
+    state = State.EXPIRING if expiring else State.PULLING
     changes = {
-        "status": State.PULLING,
-        "status_message": "PULLING",
-        "attempt": attempt,
+        "status": state,
+        "status_message": str(state),
+        "attempt": (document.get("attempt") or 0) + 1,
         "runner": runner,
         "last_heartbeat": now,
     }
@@ -122,6 +127,49 @@ def failed(outcome: Failed, now: float) -> Change:
         "last_pull": now,
     }
     return Change(document_of(changes), _IN_FLIGHT_ONLY)
+
+
+def expiring(document: Mapping[str, Any], key: str) -> Change:
+    """Return the change that makes the removal of an image's files work to do."""
+    changes = {
+        "status": State.EXPIRING,
+        "status_message": "EXPIRING",
+        # No reference begins like this.
+        "claim": f"{document['system']}/{document['itype']}/@{key}",
+        "kind": "expire",
+        "attempt": 0,
+    }
+    return Change(document_of(changes), ("last_heartbeat",))
+
+
+def expired(now: float) -> Change:
+    """Return the change that ends a removal; tags and id stay, as in the original."""
+    changes = {"status": State.EXPIRED, "status_message": "EXPIRED", "last_pull": now}
+    return Change(document_of(changes), _IN_FLIGHT_ONLY)
+
+
+def taken_back(message: str, tags: Sequence[str]) -> Change:
+    """Return the change that ends a removal with the files still there."""
+    changes = {
+        "status": State.READY,
+        "status_message": message,
+        "kind": "pull",
+        "tags": tuple(tags),
+    }
+    return Change(document_of(changes), _REMOVAL_ONLY)
+
+
+def untagged(document: Mapping[str, Any], tags: Sequence[str], until: float) -> Change:
+    """Return the change that leaves these tags; without any, the files stay `until` at least."""
+    if tags or until <= (document.get("expiration") or 0):
+        return Change({"tag": list(tags)})
+    return Change({"tag": list(tags), "expiration": until})
+
+
+def readable_by(private: bool, user_acl: Sequence[int], group_acl: Sequence[int]) -> Change:
+    """Return the change that sets who may read an image."""
+    changes = {"private": private, "user_acl": tuple(user_acl), "group_acl": tuple(group_acl)}
+    return Change(document_of(changes))
 
 
 def tags_of(document: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,97 +18,26 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Failed, ImageRecord, Progress, PullRequest, Ready
+from shiftergw.model import (
+    Expired,
+    Failed,
+    ImageRecord,
+    Progress,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
 from shiftergw.plumbing.threads import Threads
 from shiftergw.states import State
-from shiftergw.store import documents, steps
+from shiftergw.store import documents, images, queries, rows, steps
 from shiftergw.store.database import open_database, open_reader
 from shiftergw.store.lane import Lane, reading, writing
+from shiftergw.store.lookups import LookupRows
 
 T = TypeVar("T")
 
 LOOKUPS_KEPT = 100_000
 """Rows of lookup metrics; older ones go."""
-
-# Indexes are named where SQLite would rather walk through the table in the order asked for.
-
-GET = "SELECT key, document FROM images WHERE key = ?"
-
-FIND = """
-    SELECT images.key, document FROM tags JOIN images USING (key)
-    WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ?
-    ORDER BY last_pull DESC, images.key DESC LIMIT 1
-"""
-
-FIND_ID = """
-    SELECT key, document FROM images WHERE system = ? AND id = ? AND status = 'READY' ORDER BY key
-"""
-
-FIND_WORK = """
-    SELECT key, document FROM (
-        SELECT key, document, 1 AS alive, last_pull FROM images WHERE claim = ?
-        UNION ALL
-        SELECT key, document, 0, last_pull FROM images
-        WHERE system = ? AND itype = ? AND pulltag = ?
-        AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
-    ) ORDER BY alive DESC, last_pull DESC, key DESC
-"""
-
-LIST = """
-    SELECT key, document FROM images WHERE system = ? AND status = 'READY' ORDER BY id, key
-"""
-
-QUEUE = """
-    SELECT key, document FROM (
-        SELECT key, document FROM images INDEXED BY images_in_flight
-        WHERE claim IS NOT NULL AND system = ?
-        UNION ALL
-        SELECT key, document FROM images
-        WHERE system = ? AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
-    ) ORDER BY key
-"""
-
-# A user's turn is the number of pieces of work before this one that are his; among equal turns the
-# user comes first who was not served for longest.
-WAITING = """
-    WITH flight AS (
-        SELECT key, document, ifnull(requested_by, 0) AS uid,
-            status = 'PENDING' AND ifnull(attempt, 0) = 0 AS waits
-        FROM images INDEXED BY images_in_flight WHERE claim IS NOT NULL
-    )
-    SELECT key, document FROM (
-        SELECT key, document, waits, uid,
-            row_number() OVER (PARTITION BY uid ORDER BY waits, key) AS turn
-        FROM flight
-    ) LEFT JOIN turns USING (uid)
-    WHERE waits ORDER BY turn, served, key LIMIT ?
-"""
-
-STALE = """
-    SELECT key, document FROM images INDEXED BY images_in_flight
-    WHERE claim IS NOT NULL AND attempt > 0 AND ifnull(last_heartbeat, 0) < ?
-    ORDER BY last_heartbeat
-"""
-
-EXPIRED = """
-    SELECT key, document FROM images
-    WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ? ORDER BY expiration
-"""
-
-FORGET_FAILURES = """
-    DELETE FROM images WHERE claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
-    AND ifnull(last_pull, 0) < ?
-"""
-
-LEASE = """
-    INSERT INTO leases (directory, id, holder, until) VALUES (?, ?, ?, ?)
-    ON CONFLICT (directory, id) DO UPDATE SET until = excluded.until
-    WHERE holder = excluded.holder
-"""
-
-LOOKUPS = """
-    SELECT document FROM lookups WHERE system = ? ORDER BY number DESC LIMIT ?
-"""
 
 
 class SqliteStore(Service):
@@ -118,10 +47,12 @@ class SqliteStore(Service):
         """Keep everything in `path`, on a local file system."""
         self._path = path
         self._lookups_kept = lookups_kept
+        self._reactor = reactor
         self._threads = Threads(reactor, 3, "store")
         self._writer: Lane | None = None
         self._reader: Lane | None = None
         self._lister: Lane | None = None
+        self._lookups: LookupRows | None = None
 
     def startService(self) -> Deferred[None]:
         """Fire when the file is open; fail with `ConfigurationError` or `Unavailable`."""
@@ -133,6 +64,7 @@ class SqliteStore(Service):
         try:
             connection = await self._threads.run(open_database, self._path)
             self._writer = Lane(self._threads, connection, writing)
+            self._lookups = LookupRows(self._writer, self._reactor, self._lookups_kept)
             self._reader = await self._reading_lane()
             # A long listing must not hold up the look-ups.
             self._lister = await self._reading_lane()
@@ -150,34 +82,42 @@ class SqliteStore(Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        lanes = self._lister, self._reader, self._writer
-        self._lister = self._reader = self._writer = None
+        lookups, lanes = self._lookups, (self._lister, self._reader, self._writer)
+        self._lookups = self._lister = self._reader = self._writer = None
+        if lookups is not None:
+            await lookups.settle()
         for lane in lanes:
             if lane is not None:
                 await lane.close()
         await self._threads.stopService()
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await _open_lane(self._reader).run(work)
+        return await _opened(self._reader).run(work)
 
     async def _few(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        return await self._read(lambda db: steps.records_of(db.execute(query, values)))
+        return await self._read(lambda db: rows.records_of(db.execute(query, values)))
 
     async def _many(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        lane = _open_lane(self._lister)
-        return await lane.run(lambda db: steps.records_of(db.execute(query, values)))
+        lane = _opened(self._lister)
+        return await lane.run(lambda db: rows.records_of(db.execute(query, values)))
 
     async def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Write what must outlive a power cut."""
-        return await _open_lane(self._writer).run(work, durable=True)
+        return await _opened(self._writer).run(work, durable=True)
 
     async def _note(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Write what need not."""
-        return await _open_lane(self._writer).run(work)
+        return await _opened(self._writer).run(work)
 
-    async def claim(self, request: PullRequest, now: float) -> tuple[ImageRecord, bool]:
+    async def _change(self, query: str, *values: Any) -> int:
+        """Do what must outlive a power cut in one statement; return how many rows it changed."""
+        return await self._work(lambda db: db.execute(query, values).rowcount)
+
+    async def claim(
+        self, request: PullRequest, now: float, limits: QueueLimits | None = None
+    ) -> tuple[ImageRecord, bool]:
         """See `ImageStore`."""
-        return await self._work(lambda db: steps.claim(db, request, now))
+        return await self._work(lambda db: steps.claim(db, request, now, limits))
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """See `ImageStore`."""
@@ -195,7 +135,7 @@ class SqliteStore(Service):
         await self._note(lambda db: steps.heartbeat(db, key, attempt, change))
 
     async def finish(
-        self, key: str, attempt: int, outcome: Ready | Failed, now: float
+        self, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
     ) -> ImageRecord:
         """See `ImageStore`."""
         return await self._work(lambda db: steps.finish(db, key, attempt, outcome, now))
@@ -206,55 +146,92 @@ class SqliteStore(Service):
 
     async def get(self, key: str) -> ImageRecord | None:
         """See `ImageStore`."""
-        return next(iter(await self._few(GET, key)), None)
+        return next(iter(await self._few(queries.GET, key)), None)
 
     async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
         """See `ImageStore`."""
 
         def first(db: sqlite3.Connection) -> ImageRecord | None:
             for tag in tags:
-                row = db.execute(FIND, (system, itype, tag)).fetchone()
+                row = db.execute(queries.FIND, (system, itype, tag)).fetchone()
                 if row is not None:
-                    return steps.record_of(row)
+                    return rows.record_of(row)
             return None
 
         return await self._read(first)
 
-    async def find_id(self, system: str, image_id: str) -> Sequence[ImageRecord]:
+    async def find_id(self, systems: Collection[str], image_id: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._few(FIND_ID, system, image_id)
+        return await self._few(queries.FIND_ID, json.dumps(list(systems)), image_id)
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._few(FIND_WORK, f"{system}/{itype}/{tag}", system, itype, tag)
+        return await self._few(queries.FIND_WORK, f"{system}/{itype}/{tag}", system, itype, tag)
 
     async def list(self, system: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(LIST, system)
+        return await self._many(queries.LIST, system)
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(QUEUE, system, system)
+        return await self._many(queries.QUEUE, system, system)
 
-    async def waiting(self, limit: int) -> Sequence[ImageRecord]:
+    async def waiting(
+        self, limit: int, running_per_user: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(WAITING, limit)
+        return await self._many(queries.WAITING, running_per_user, limit)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(STALE, now - limit)
+        return await self._many(queries.STALE, now - limit)
 
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""
-        await self._note(lambda db: steps.renew(db, key, expiration))
+        await self._note(lambda db: images.renew(db, key, expiration))
 
     async def expired(self, now: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(EXPIRED, now)
+        return await self._many(queries.EXPIRED, now)
 
-    async def forget_failures(self, before: float) -> int:
+    async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._work(lambda db: db.execute(FORGET_FAILURES, (before,)).rowcount)
+        return await self._work(lambda db: images.untag(db, key, tag))
+
+    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await self._work(lambda db: images.expire(db, key, expired_at))
+
+    async def set_access(
+        self,
+        systems: Collection[str],
+        image_id: str,
+        private: bool,
+        user_acl: Sequence[int],
+        group_acl: Sequence[int],
+    ) -> None:
+        """See `ImageStore`."""
+        change = documents.readable_by(private, user_acl, group_acl)
+        await self._work(lambda db: images.set_access(db, systems, image_id, change))
+
+    async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
+        """See `ImageStore`."""
+        await self._change(queries.BLOCK, directory, image_id, uid, now)
+
+    async def allow(self, directory: str, image_id: str) -> bool:
+        """See `ImageStore`."""
+        return await self._change(queries.ALLOW, directory, image_id) > 0
+
+    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+        """See `ImageStore`."""
+        values = (directory, json.dumps(list(image_ids)))
+        return (
+            await self._read(lambda db: db.execute(queries.BLOCKED, values).fetchone()) is not None
+        )
+
+    async def forget_ended(self, before: float) -> int:
+        """See `ImageStore`."""
+        return await self._change(queries.FORGET_ENDED, before)
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float
@@ -262,42 +239,37 @@ class SqliteStore(Service):
         """See `ImageStore`."""
 
         def take(db: sqlite3.Connection) -> bool:
-            db.execute("DELETE FROM leases WHERE until <= ?", (now,))
-            return db.execute(LEASE, (directory, image_id, holder, now + seconds)).rowcount == 1
+            db.execute(queries.FORGET_LEASES, (now,))
+            values = (directory, image_id, holder, now + seconds)
+            return db.execute(queries.LEASE, values).rowcount == 1
 
         return await self._note(take)
 
     async def release(self, directory: str, image_id: str, holder: str) -> None:
         """See `ImageStore`."""
-        query = "DELETE FROM leases WHERE directory = ? AND id = ? AND holder = ?"
-        await self._note(lambda db: db.execute(query, (directory, image_id, holder)).rowcount)
+        values = (directory, image_id, holder)
+        await self._note(lambda db: db.execute(queries.RELEASE, values).rowcount)
 
     async def remove(self, key: str) -> None:
         """See `ImageStore`."""
-        await self._work(lambda db: db.execute("DELETE FROM images WHERE key = ?", (key,)).rowcount)
+        await self._change(queries.REMOVE, key)
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""
-        values = (row["system"], json.dumps(row))
-
-        def add(db: sqlite3.Connection) -> None:
-            query = "INSERT INTO lookups (system, document) VALUES (?, ?)"
-            number = db.execute(query, values).lastrowid or 0
-            db.execute("DELETE FROM lookups WHERE number <= ?", (number - self._lookups_kept,))
-
-        await self._note(add)
+        _opened(self._lookups).add(row)
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
 
         def last(db: sqlite3.Connection) -> Sequence[dict[str, Any]]:
-            rows = db.execute(LOOKUPS, (system, max(0, limit))).fetchall()
-            return [json.loads(text) for (text,) in reversed(rows)]
+            found = db.execute(queries.LOOKUPS, (system, max(0, limit))).fetchall()
+            return [json.loads(text) for (text,) in reversed(found)]
 
+        await _opened(self._lookups).settle()
         return await self._read(last)
 
 
-def _open_lane(lane: Lane | None) -> Lane:
-    if lane is None:
+def _opened(part: T | None) -> T:
+    if part is None:
         raise Unavailable("The gateway's database is not open.")
-    return lane
+    return part

@@ -5,13 +5,11 @@ So nothing changes between what a step reads and what it writes.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shiftergw.errors import Superseded
-from shiftergw.model import Failed, ImageRecord, PullRequest, Ready
+from shiftergw.errors import Superseded, TooMany
+from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
 from shiftergw.states import (
     POLLED,
     IllegalStepError,
@@ -19,69 +17,50 @@ from shiftergw.states import (
     check_restart,
     check_step,
 )
-from shiftergw.store import documents
+from shiftergw.store import documents, images, queries, rows
 from shiftergw.store.documents import Change
 
-Row = tuple[str, str]
-"""Key and document."""
 
-# What the requester could see of earlier ends of this tag, and what an original gateway had begun
-# and will never end. (`claim IS NULL AND status <> 'READY'` names the index.)
-EARLIER = """
-    DELETE FROM images
-    WHERE system = ? AND itype = ? AND pulltag = ? AND claim IS NULL AND status <> 'READY'
-    AND status NOT IN ('EXPIRING', 'EXPIRED')
-    AND (status <> 'FAILURE' OR own_failure IS NOT 1 OR requested_by IS ?)
-"""
-
-READY_OF_ID = """
-    SELECT key, document FROM images WHERE system = ? AND id = ? AND status = 'READY' AND itype = ?
-    ORDER BY last_pull DESC, key DESC LIMIT 1
-"""
-
-
-def record_of(row: Row) -> ImageRecord:
-    """Return the record of a row."""
-    key, text = row
-    document: dict[str, Any] = json.loads(text)
-    document["_id"] = key
-    return ImageRecord.from_document(document)
-
-
-def records_of(rows: Iterable[Row]) -> list[ImageRecord]:
-    """Return the records of rows."""
-    return [record_of(row) for row in rows]
-
-
-def claim(db: sqlite3.Connection, request: PullRequest, now: float) -> tuple[ImageRecord, bool]:
+def claim(
+    db: sqlite3.Connection, request: PullRequest, now: float, limits: QueueLimits | None
+) -> tuple[ImageRecord, bool]:
     """Find or make the record in flight for this claim."""
-    row = db.execute(
-        "SELECT key, document FROM images WHERE claim = ?", (request.claim,)
-    ).fetchone()
+    row = db.execute(queries.IN_FLIGHT, (request.claim,)).fetchone()
     if row is not None:
-        return record_of(row), False
-    db.execute(EARLIER, (request.system, request.itype, request.tag, request.requested_by))
-    key, document = documents.new_key(now), documents.claimed(request, now)
-    db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, _text(document)))
-    return ImageRecord.from_document(document | {"_id": key}), True
+        return rows.record_of(row), False
+    if limits is not None:
+        _check_limits(db, request.requested_by, limits)
+    place = (request.system, request.itype, request.tag)
+    db.execute(queries.FORGET_EARLIER, (*place, request.requested_by))
+    return rows.add(db, documents.new_key(now), documents.claimed(request, now)), True
+
+
+def _check_limits(db: sqlite3.Connection, uid: int, limits: QueueLimits) -> None:
+    own: int = db.execute(queries.COUNT_WAITING_OF_USER, (uid,)).fetchone()[0]
+    if own >= limits.waiting_per_user:
+        raise TooMany(
+            f"You have {own} pulls waiting, and may have {limits.waiting_per_user}.",
+            remedy="Wait until some of them are done.",
+        )
+    if db.execute(queries.COUNT_WAITING).fetchone()[0] >= limits.waiting:
+        raise TooMany("The gateway's queue is full.")
 
 
 def begin(
     db: sqlite3.Connection, key: str, runner: str, now: float, limit: float
 ) -> ImageRecord | None:
     """Start the next attempt, unless there is nothing to do."""
-    document = _document(db, key)
+    document = rows.document_at(db, key)
     if document is None or document.get("claim") is None:
         return None
-    attempt, beat = document.get("attempt") or 0, document.get("last_heartbeat")
-    if attempt and beat is not None and now - beat < limit:
+    beat = document.get("last_heartbeat")
+    if document.get("attempt") and beat is not None and now - beat < limit:
         return None
-    check_restart(State(document["status"]))
-    db.execute(
-        "INSERT OR REPLACE INTO turns (uid, served) VALUES (?, ?)",
-        (document.get("requested_by") or 0, now),
-    )
-    return _change(db, key, document, documents.begun(attempt + 1, runner, now))
+    state = State(document["status"])
+    check_restart(state)
+    uid = document.get("requested_by") or 0
+    db.execute(queries.SERVE, (queries.NOBODY if state is State.EXPIRING else uid, now))
+    return rows.change(db, key, document, documents.begun(document, runner, now))
 
 
 def advance(
@@ -93,96 +72,84 @@ def advance(
     check_step(old, state)
     if old is State.PENDING or state not in POLLED:
         raise IllegalStepError(f"`begin` and `finish` lead from {old} to {state}, not `advance`")
-    _change(db, key, document, documents.advanced(state, message, now))
+    rows.change(db, key, document, documents.advanced(state, message, now))
 
 
 def heartbeat(db: sqlite3.Connection, key: str, attempt: int, change: Change) -> None:
     """Write a sign of life."""
-    _change(db, key, _owned(db, key, attempt), change)
+    rows.change(db, key, _owned(db, key, attempt), change)
 
 
 def finish(
-    db: sqlite3.Connection, key: str, attempt: int, outcome: Ready | Failed, now: float
+    db: sqlite3.Connection,
+    key: str,
+    attempt: int,
+    outcome: Ready | Expired | Failed,
+    now: float,
 ) -> ImageRecord:
     """End the work; return the record that remains."""
     document = _owned(db, key, attempt)
     old = State(document["status"])
-    if isinstance(outcome, Failed):
-        check_step(old, State.FAILURE)
-        return _change(db, key, document, documents.failed(outcome, now))
-    check_step(old, State.READY)
+    if old is State.EXPIRING:
+        return _end_removal(db, key, document, outcome, now)
+    match outcome:
+        case Ready():
+            check_step(old, State.READY)
+            return _deliver(db, key, document, outcome, now)
+        case Failed():
+            check_step(old, State.FAILURE)
+            return rows.change(db, key, document, documents.failed(outcome, now))
+        case Expired():
+            raise IllegalStepError(f"no removal is {old}")
+
+
+def _end_removal(
+    db: sqlite3.Connection,
+    key: str,
+    document: dict[str, Any],
+    outcome: Ready | Expired | Failed,
+    now: float,
+) -> ImageRecord:
+    match outcome:
+        case Expired():
+            return rows.change(db, key, document, documents.expired(now))
+        case Failed():
+            back = images.taken_back(db, key, document, outcome.cause)
+            return rows.change(db, key, back.apply(document), Change({"expiration": now}))
+        case Ready():
+            raise IllegalStepError("a removal does not end with an image")
+
+
+def _deliver(
+    db: sqlite3.Connection, key: str, document: dict[str, Any], outcome: Ready, now: float
+) -> ImageRecord:
+    """End a pull: the one READY record of the image gets its tag, nobody else has it."""
     system, itype, tag = document["system"], document["itype"], document.get("pulltag")
     # The image may be there already, under other tags: then that record takes this one's place.
-    row = db.execute(READY_OF_ID, (system, outcome.id, itype)).fetchone()
-    if row is not None:
-        db.execute("DELETE FROM images WHERE key = ?", (key,))
-        key, document = row[0], json.loads(row[1])
+    held = images.held(db, system, itype, outcome.id)
+    if held is not None:
+        db.execute(queries.REMOVE, (key,))
+        key, document = held
     tags = documents.tags_of(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
-    change = documents.ready(outcome, now)
-    record = _change(db, key, document, Change({**change.members, "tag": tags}, change.without))
+    ready = documents.ready(outcome, now)
+    record = rows.change(db, key, document, Change({**ready.members, "tag": tags}, ready.without))
     if tag is not None:
-        _take_tag(db, (system, itype, tag), key)
+        images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
     return record
-
-
-def _take_tag(db: sqlite3.Connection, place: tuple[str, str, str], new_owner: str) -> None:
-    """Take a tag from all READY records of its system and type but one."""
-    others = db.execute(
-        "SELECT images.key, document FROM tags JOIN images USING (key)"
-        " WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ? AND tags.key <> ?",
-        (*place, new_owner),
-    ).fetchall()
-    for key, text in others:
-        document = json.loads(text)
-        left = [tag for tag in documents.tags_of(document) if tag != place[2]]
-        _change(db, key, document, Change({"tag": left}))
 
 
 def abandon(db: sqlite3.Connection, key: str) -> None:
     """Remove a record that no attempt has begun."""
-    db.execute(
-        "DELETE FROM images WHERE key = ? AND claim IS NOT NULL AND status = 'PENDING'"
-        " AND ifnull(attempt, 0) = 0",
-        (key,),
-    )
-
-
-def renew(db: sqlite3.Connection, key: str, expiration: float) -> None:
-    """Put off the expiration of a READY record."""
-    row = db.execute(
-        "SELECT document FROM images WHERE key = ? AND status = 'READY'"
-        " AND (expiration IS NULL OR expiration < ?)",
-        (key, expiration),
-    ).fetchone()
-    if row is not None:
-        _change(db, key, json.loads(row[0]), Change({"expiration": expiration}))
-
-
-def _document(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
-    row = db.execute("SELECT document FROM images WHERE key = ?", (key,)).fetchone()
-    return None if row is None else json.loads(row[0])
+    db.execute(queries.ABANDON, (key,))
 
 
 def _owned(db: sqlite3.Connection, key: str, attempt: int) -> dict[str, Any]:
     """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    document = _document(db, key)
+    document = rows.document_at(db, key)
     if document is None or document.get("claim") is None:
         raise Superseded("This work has ended.")
     if document.get("attempt") != attempt:
         raise Superseded(f"Attempt {attempt} was superseded by {document.get('attempt')}.")
     return document
-
-
-def _change(
-    db: sqlite3.Connection, key: str, document: Mapping[str, Any], change: Change
-) -> ImageRecord:
-    changed = change.apply(document)
-    db.execute("UPDATE images SET document = ? WHERE key = ?", (_text(changed), key))
-    return ImageRecord.from_document(changed | {"_id": key})
-
-
-def _text(document: Mapping[str, Any]) -> str:
-    # Plain ASCII: a lone surrogate of a foreign name must not reach SQLite's UTF-8.
-    return json.dumps(document, separators=(",", ":"), allow_nan=False)

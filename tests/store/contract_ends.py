@@ -72,7 +72,7 @@ class EndContract:
         left = await store.get(old.key)
         assert left is not None
         assert (left.status, left.tags) == (State.READY, ())
-        assert list(await store.find_id("alpha", ID)) == [left]
+        assert list(await store.find_id(["alpha"], ID)) == [left]
 
     @pytest_twisted.ensureDeferred
     async def test_types_and_systems_keep_their_tags(self, place: Place) -> None:
@@ -85,7 +85,7 @@ class EndContract:
         assert len({custom.key, beta.key, docker.key}) == 3
         assert await store.get(custom.key) == custom
         assert await store.get(beta.key) == beta
-        assert list(await store.find_id("alpha", ID)) == [
+        assert list(await store.find_id(["alpha"], ID)) == [
             custom,
             replace(docker, tags=()),
         ]
@@ -187,7 +187,7 @@ class KeepContract:
         assert await store.get(flying.key) == flying
 
     @pytest_twisted.ensureDeferred
-    async def test_forget_failures(self, place: Place) -> None:
+    async def test_forget_ended(self, place: Place) -> None:
         """Old failures go, also those that say no time; nothing else does."""
         store = place.store
         for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
@@ -195,8 +195,8 @@ class KeepContract:
             await store.finish(record.key, 1, failure(), now)
         place.put("1" * 24, OF_THE_ORIGINAL | {"status": "FAILURE"})
         await pulled(store, request("r:1"), OTHER_ID)
-        assert await store.forget_failures(NOW + 5) == 2
-        assert await store.forget_failures(NOW + 5) == 0
+        assert await store.forget_ended(NOW + 5) == 2
+        assert await store.forget_ended(NOW + 5) == 0
         assert [record.pulltag for record in await store.queue("alpha")] == ["y:1"]
         assert len(await store.list("alpha")) == 1
 

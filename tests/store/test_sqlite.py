@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,14 +15,14 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.errors import ConfigurationError, Superseded, Unavailable
-from shiftergw.model import Progress, Ready
-from shiftergw.store import database, sqlite, steps
+from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailable
+from shiftergw.model import Progress, QueueLimits, Ready
+from shiftergw.store import database, queries, sqlite
 from shiftergw.store.sqlite import SqliteStore
 from tests.store import hammer
 from tests.store.contract import StoreContract
 from tests.store.places import Place, sqlite_place
-from tests.store.pulls import ID, NOW, all_of, begun, pulled, request
+from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, all_of, begun, pulled, request
 
 
 @asynccontextmanager
@@ -119,23 +122,65 @@ async def test_an_old_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "too old" in str(await _broken_start(path, ConfigurationError))
 
 
-@pytest_twisted.ensureDeferred
-async def test_an_upgrade(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of an older version gets the scripts that it lacks, all of them or none."""
-    async with running(path) as store:
-        record = await pulled(store, request())
-    # The first script once more stands for one that fails: its tables exist.
-    monkeypatch.setattr(database, "SCHEMA", ("schema.sql", "schema.sql"))
-    await _broken_start(path, Unavailable)
+FIRST_VERSION = "45450d8616797fa39e23f526351103fedc34df18290664b38ef4ea3e46f9d431"
+"""Of the script that made the first files; others follow it."""
+
+
+def _file_of_the_first_version(path: Path) -> None:
+    """Make a file as the first version left it, with a READY image and two pulls in flight."""
+    script = files("shiftergw.store").joinpath("schema.sql").read_text(encoding="utf-8")
+    assert sha256(script.encode()).hexdigest() == FIRST_VERSION
+    flying = {"status": "PENDING", "tag": [], "id": None, "attempt": 0, "requested_by": 7}
+    began = {"status": "CONVERSION", "attempt": 2, "runner": "n:1", "last_heartbeat": NOW}
+    documents = [
+        OF_THE_ORIGINAL,
+        OF_THE_ORIGINAL | flying | {"claim": "alpha/docker/x:1"},
+        OF_THE_ORIGINAL | flying | {"claim": "alpha/docker/y:1"} | began,
+    ]
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        db.executescript("DROP TABLE images; DROP TABLE tags; DROP TABLE turns")
-        db.executescript("DROP TABLE leases; DROP TABLE lookups")
+        db.executescript("PRAGMA journal_mode = WAL; BEGIN;" + script + "COMMIT")
+        for n, document in enumerate(documents):
+            values = (str(n) * 24, json.dumps(document))
+            db.execute("INSERT INTO images (key, document) VALUES (?, ?)", values)
+        db.execute("INSERT INTO lookups (system, document) VALUES ('alpha', '{\"n\": 1}')")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upgrade(path: Path) -> None:
+    """A file of the first version is brought up to date, with everything that was in it."""
+    _file_of_the_first_version(path)
     async with running(path) as store:
-        found = await store.get(record.key)
-    assert found is None
+        found = await store.find("alpha", "docker", ["old:1"])
+        assert found is not None
+        assert found.key == "0" * 24
+        assert [record.key for record in await store.waiting(9)] == ["1" * 24]
+        assert [record.key for record in await store.stale(NOW + 61, 60)] == ["2" * 24]
+        with pytest.raises(TooMany):
+            await store.claim(request("z:1"), NOW, QueueLimits(1, 1))
+        await store.block("/images", ID, 0, NOW)
+        assert await store.blocked("/images", [ID])
+        assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
+        assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file gets all the scripts that it lacks, or none; once it can, it gets them."""
+    _file_of_the_first_version(path)
+    with monkeypatch.context() as patch:
+        # The first script once more stands for one that fails: its tables exist.
+        patch.setattr(database, "SCHEMA", (*database.SCHEMA, "schema.sql"))
+        await _broken_start(path, Unavailable)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        assert ("blocks",) not in tables
+    async with running(path) as store:
+        assert not await store.blocked("/images", [ID])
 
 
 @pytest_twisted.ensureDeferred
@@ -244,23 +289,34 @@ async def test_lookup_rows_are_bounded(path: Path) -> None:
         assert [row["n"] for row in rows] == list(range(15, 25))
 
 
+FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
+"""Indexes of what is in flight, has ended, or has an end: the only ones to be walked through."""
+
+
 @pytest.mark.parametrize(
     ("query", "values", "expected"),
     [
-        (sqlite.GET, 1, ["sqlite_autoindex_images_1"]),
-        (sqlite.FIND, 3, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
-        (sqlite.FIND_ID, 2, ["images_ready"]),
-        (sqlite.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
-        (sqlite.LIST, 1, ["images_ready"]),
-        (sqlite.QUEUE, 2, ["images_in_flight", "images_ended"]),
-        (sqlite.WAITING, 1, ["images_in_flight"]),
-        (sqlite.STALE, 1, ["images_in_flight"]),
-        (sqlite.EXPIRED, 1, ["images_expiration"]),
-        (sqlite.FORGET_FAILURES, 1, ["images_ended"]),
-        (sqlite.LOOKUPS, 2, ["lookups_of_system"]),
-        (steps.EARLIER, 4, ["images_ended"]),
-        (steps.READY_OF_ID, 3, ["images_ready"]),
-        ("SELECT key FROM images WHERE claim = ?", 1, ["images_in_flight"]),
+        (queries.GET, 1, ["sqlite_autoindex_images_1"]),
+        (queries.IN_FLIGHT, 1, ["images_in_flight"]),
+        (queries.FIND, 3, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
+        (queries.FIND_ID, 2, ["images_ready"]),
+        (queries.FIND_EXPIRING, 2, ["images_expiring"]),
+        (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
+        (queries.LIST, 1, ["images_ready"]),
+        (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
+        (queries.WAITING, 2, ["images_turns", "sqlite_autoindex_images_1"]),
+        (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
+        (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=?)"]),
+        (queries.STALE, 1, ["images_turns"]),
+        (queries.EXPIRED, 1, ["images_expiration"]),
+        (queries.FORGET_EARLIER, 4, ["images_ended"]),
+        (queries.FORGET_ENDED, 1, ["images_ended"]),
+        (queries.READY_OF_ID, 3, ["images_ready"]),
+        (queries.EXPIRING_OF_ID, 3, ["images_expiring"]),
+        (queries.CARRIERS, 4, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
+        (queries.BLOCKED, 2, ["blocks USING PRIMARY KEY"]),
+        (queries.LOOKUPS, 2, ["lookups_of_system"]),
+        (queries.KEEP_LOOKUPS, 1, ["lookups USING INTEGER PRIMARY KEY"]),
     ],
 )
 def test_every_query_has_its_index(
@@ -273,7 +329,7 @@ def test_every_query_has_its_index(
     for step in steps_of_plan:
         if step.startswith(("SCAN images", "SCAN tags", "SCAN lookups")):
             # Only what is in flight, has failed, or has an end is ever walked through.
-            assert step.endswith(("images_in_flight", "images_ended", "images_expiration"))
+            assert step.endswith(FEW)
     for name in expected:
         assert any(name in step for step in steps_of_plan), steps_of_plan
 

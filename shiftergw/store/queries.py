@@ -1,0 +1,166 @@
+"""What the SQLite store asks its tables.
+
+Indexes are named where SQLite would rather walk through the table in the order asked for. Systems
+and ids that are several come as one JSON array. `claim IS NULL AND status <> 'READY'` names the
+index of what has ended.
+"""
+
+from __future__ import annotations
+
+NOBODY = -1
+"""Whose turn it is when files are removed: no user has this uid."""
+
+GET = "SELECT key, document FROM images WHERE key = ?"
+
+IN_FLIGHT = "SELECT key, document FROM images WHERE claim = ?"
+
+FIND = """
+    SELECT images.key, document FROM tags JOIN images USING (key)
+    WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ?
+    ORDER BY last_pull DESC, images.key DESC LIMIT 1
+"""
+
+FIND_ID = """
+    SELECT key, document FROM images
+    WHERE system IN (SELECT value FROM json_each(?)) AND id = ? AND status = 'READY' ORDER BY key
+"""
+
+FIND_EXPIRING = """
+    SELECT key, document FROM images
+    WHERE system IN (SELECT value FROM json_each(?)) AND id = ? AND status = 'EXPIRING'
+"""
+
+FIND_WORK = """
+    SELECT key, document FROM (
+        SELECT key, document, 1 AS alive, last_pull FROM images WHERE claim = ?
+        UNION ALL
+        SELECT key, document, 0, last_pull FROM images
+        WHERE system = ? AND itype = ? AND pulltag = ?
+        AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
+    ) ORDER BY alive DESC, last_pull DESC, key DESC
+"""
+
+LIST = """
+    SELECT key, document FROM images WHERE system = ? AND status = 'READY' ORDER BY id, key
+"""
+
+QUEUE = """
+    SELECT key, document FROM (
+        SELECT key, document FROM images INDEXED BY images_in_flight
+        WHERE claim IS NOT NULL AND system = ?
+        UNION ALL
+        SELECT key, document FROM images
+        WHERE system = ? AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
+    ) ORDER BY key
+"""
+
+# A user's turn is the number of pieces of work up to this one that are his; among equal turns the
+# user comes first who was not served for longest.
+WAITING = f"""
+    WITH flight AS (
+        SELECT key, ifnull(attempt, 0) = 0 AS waits,
+            CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid
+        FROM images INDEXED BY images_turns WHERE claim IS NOT NULL
+    ), turned AS (
+        SELECT key, waits, uid, row_number() OVER (PARTITION BY uid ORDER BY waits, key) AS turn
+        FROM flight
+    )
+    SELECT images.key, document
+    FROM turned LEFT JOIN turns USING (uid) CROSS JOIN images USING (key)
+    WHERE waits AND (turn <= ifnull(?, turn) OR uid = {NOBODY})
+    ORDER BY turn, served, key LIMIT ?
+"""  # noqa: S608 - a constant of ours
+
+COUNT_WAITING = """
+    SELECT count(*) FROM images WHERE claim IS NOT NULL AND status = 'PENDING'
+"""
+
+COUNT_WAITING_OF_USER = """
+    SELECT count(*) FROM images
+    WHERE claim IS NOT NULL AND status = 'PENDING' AND requested_by = ?
+"""
+
+STALE = """
+    SELECT key, document FROM images INDEXED BY images_turns
+    WHERE claim IS NOT NULL AND attempt > 0 AND ifnull(last_heartbeat, 0) < ?
+    ORDER BY last_heartbeat, key
+"""
+
+EXPIRED = """
+    SELECT key, document FROM images
+    WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ? ORDER BY expiration, key
+"""
+
+# What the requester could see of earlier ends of this tag, and what an original gateway had begun
+# and will never end.
+FORGET_EARLIER = """
+    DELETE FROM images
+    WHERE system = ? AND itype = ? AND pulltag = ? AND claim IS NULL AND status <> 'READY'
+    AND status NOT IN ('EXPIRING', 'EXPIRED')
+    AND (status <> 'FAILURE' OR own_failure IS NOT 1 OR requested_by IS ?)
+"""
+
+FORGET_ENDED = """
+    DELETE FROM images
+    WHERE claim IS NULL AND status <> 'READY' AND status IN ('FAILURE', 'EXPIRED')
+    AND ifnull(last_pull, 0) < ?
+"""
+
+READY_OF_ID = """
+    SELECT key, document FROM images WHERE system = ? AND id = ? AND status = 'READY' AND itype = ?
+    ORDER BY last_pull DESC, key DESC LIMIT 1
+"""
+
+EXPIRING_OF_ID = """
+    SELECT key, document FROM images
+    WHERE system = ? AND id = ? AND status = 'EXPIRING' AND itype = ?
+    ORDER BY last_pull DESC, key DESC LIMIT 1
+"""
+
+CARRIERS = """
+    SELECT images.key, document FROM tags JOIN images USING (key)
+    WHERE tags.system = ? AND tags.itype = ? AND tags.tag = ? AND tags.key <> ?
+"""
+
+ABANDON = """
+    DELETE FROM images
+    WHERE key = ? AND claim IS NOT NULL AND status = 'PENDING' AND ifnull(attempt, 0) = 0
+"""
+
+REMOVE = "DELETE FROM images WHERE key = ?"
+
+SERVE = "INSERT OR REPLACE INTO turns (uid, served) VALUES (?, ?)"
+
+BLOCK = "INSERT OR IGNORE INTO blocks (directory, id, uid, since) VALUES (?, ?, ?, ?)"
+
+ALLOW = "DELETE FROM blocks WHERE directory = ? AND id = ?"
+
+BLOCKED = """
+    SELECT 1 FROM blocks WHERE directory = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1
+"""
+
+FORGET_LEASES = "DELETE FROM leases WHERE until <= ?"
+
+LEASE = """
+    INSERT INTO leases (directory, id, holder, until) VALUES (?, ?, ?, ?)
+    ON CONFLICT (directory, id) DO UPDATE SET until = excluded.until
+    WHERE holder = excluded.holder
+"""
+
+RELEASE = "DELETE FROM leases WHERE directory = ? AND id = ? AND holder = ?"
+
+ADD_LOOKUP = "INSERT INTO lookups (system, document) VALUES (?, ?)"
+
+# The rows are in order of arrival; so both walk through what they remove, and no further.
+KEEP_LOOKUPS = "DELETE FROM lookups WHERE number <= (SELECT max(number) FROM lookups) - ?"
+
+FORGET_LOOKUPS = """
+    DELETE FROM lookups WHERE number < (
+        SELECT number FROM lookups
+        WHERE ifnull(json_extract(document, '$.time'), ?1) >= ?1 ORDER BY number LIMIT 1
+    )
+"""
+
+LOOKUPS = """
+    SELECT document FROM lookups WHERE system = ? ORDER BY number DESC LIMIT ?
+"""
