@@ -1,0 +1,97 @@
+"""The logins in a credential."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.auth.payload import logins
+from shiftergw.errors import BadRequest
+from shiftergw.model import Login
+
+
+def written_by_the_client(locations: dict[str, str]) -> bytes:
+    r"""Return what `shifterimg` writes: it escapes `" \ \n \b \f \r \t` and nothing else."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\b": "\\b", "\f": "\\f", "\r": "\\r"}
+    escapes["\t"] = "\\t"
+
+    def quoted(text: str) -> str:
+        return '"' + "".join(escapes.get(one, one) for one in text) + '"'
+
+    inner = ",".join(f"{quoted(name)}:{quoted(text)}" for name, text in locations.items())
+    return f'{{"authorized_locations":{{{inner}}}}}'.encode()
+
+
+@given(
+    locations=st.dictionaries(
+        st.text(),
+        st.tuples(st.text().filter(lambda user: ":" not in user), st.text()),
+        max_size=4,
+    )
+)
+def test_what_the_client_writes(locations: dict[str, tuple[str, str]]) -> None:
+    """Whatever a user types, control characters and colons included, arrives as he typed it."""
+    payload = written_by_the_client({name: ":".join(login) for name, login in locations.items()})
+    assert logins(payload) == {name: Login(*login) for name, login in locations.items()}
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b" \n", b"{}", b'{"authorized_locations":{}}', b'{"x":1}']
+)
+def test_no_logins(payload: bytes) -> None:
+    """Most credentials carry none; other members are not ours."""
+    assert logins(payload) == {}
+
+
+def test_bytes_of_another_encoding() -> None:
+    """A password from a terminal of old is read byte by byte."""
+    payload = b'{"authorized_locations":{"default":"m\xfcller:pass\xe9"}}'
+    assert logins(payload) == {"default": Login("müller", "passé")}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"hunter2",
+        b"[]",
+        b"null",
+        b'"hunter2"',
+        b'{"authorized_locations":{"default":"a:hunter2"}',
+        b'{"authorized_locations":"hunter2"}',
+        b'{"authorized_locations":["a:hunter2"]}',
+        b'{"authorized_locations":null}',
+        b'{"authorized_locations":{"default":1}}',
+        b'{"authorized_locations":{"default":null}}',
+        b'{"authorized_locations":{"default":["a:hunter2"]}}',
+        b'{"authorized_locations":{"default":"hunter2"}}',
+        b'{"authorized_locations":{"default":"a:hunter2\\ud800"}}',
+        b'{"authorized_locations":{"\\udc00":"a:hunter2"}}',
+        b'{"authorized_locations":{"default":' + b"9" * 5000 + b"}}",
+        b"[" * 60000,
+    ],
+    ids=lambda payload: repr(payload[:60]),
+)
+def test_other_shapes(payload: bytes) -> None:
+    """They are refused with a remedy, and no part of the error repeats them."""
+    with pytest.raises(BadRequest, match=r"shifterimg login") as caught:
+        logins(payload)
+    error = caught.value
+    assert "hunter2" not in f"{error}{error.detail}"
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert "9999" not in "".join(traceback.format_exception(error))
+
+
+@given(
+    st.one_of(
+        st.binary(), st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode)
+    )
+)
+def test_anything(payload: bytes) -> None:
+    """Whatever comes, it is understood or refused."""
+    with suppress(BadRequest):
+        assert all(isinstance(login, Login) for login in logins(payload).values())
