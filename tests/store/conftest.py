@@ -2,5 +2,5 @@
 
 import pytest
 
-for part in ("work", "ends", "reads"):
+for part in ("work", "ends", "reads", "queue", "removals", "rights"):
     pytest.register_assert_rewrite(f"tests.store.contract_{part}")

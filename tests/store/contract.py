@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from tests.store.contract_ends import EndContract, KeepContract
+from tests.store.contract_queue import QueueContract
 from tests.store.contract_reads import ReadContract
+from tests.store.contract_removals import RemovalContract, TakenBackContract
+from tests.store.contract_rights import RightsContract
 from tests.store.contract_work import ClaimContract, WorkContract
 
 
-class StoreContract(ClaimContract, WorkContract, EndContract, ReadContract, KeepContract):
+class StoreContract(
+    ClaimContract,
+    WorkContract,
+    QueueContract,
+    EndContract,
+    RemovalContract,
+    TakenBackContract,
+    RightsContract,
+    ReadContract,
+    KeepContract,
+):
     """All of it. The heir provides the fixture `place`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest_twisted
 
-from shiftergw.model import Origin, Progress, Ready
+from shiftergw.model import Expired, Origin, Progress, Ready
 from shiftergw.states import State
 from tests.store.places import Place
 from tests.store.pulls import (
@@ -18,6 +18,7 @@ from tests.store.pulls import (
     OTHER_ID,
     all_of,
     begun,
+    expiring,
     failure,
     pulled,
     request,
@@ -73,6 +74,31 @@ class EndContract:
         assert left is not None
         assert (left.status, left.tags) == (State.READY, ())
         assert list(await store.find_id(["alpha"], ID)) == [left]
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_last_tag_is_lost(self, place: Place) -> None:
+        """Files without a tag stay for a while: until their own expiration, or a later time."""
+        store = place.store
+        for number, (own, until, expected) in enumerate(
+            [(None, 50, 50), (40, 50, 50), (60, 50, 60), (None, 0, None), (40, 0, 40)]
+        ):
+            tag = f"x:{number}"
+            old = await pulled(store, request(tag), f"{number:064x}", expiration=own)
+            new = await begun(store, request(tag))
+            await store.finish(new.key, 1, Ready(f"{number:063x}f", untagged_until=until), NOW)
+            left = await store.get(old.key)
+            assert left is not None
+            assert (left.tags, left.expiration) == ((), expected)
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_of_several_tags_is_lost(self, place: Place) -> None:
+        """An image that has another tag left expires when it would have."""
+        store = place.store
+        await pulled(store, request("x:1"))
+        old = await pulled(store, request("x:2"), expiration=NOW + 1)
+        new = await begun(store, request("x:1"))
+        await store.finish(new.key, 1, Ready(OTHER_ID, untagged_until=NOW + 99), NOW)
+        assert await store.get(old.key) == replace(old, tags=("x:2",))
 
     @pytest_twisted.ensureDeferred
     async def test_types_and_systems_keep_their_tags(self, place: Place) -> None:
@@ -188,17 +214,23 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_forget_ended(self, place: Place) -> None:
-        """Old failures go, also those that say no time; nothing else does."""
+        """Old failures and removals go, also those that say no time; nothing else does."""
         store = place.store
         for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
             record = await begun(store, request(tag), now)
             await store.finish(record.key, 1, failure(), now)
-        place.put("1" * 24, OF_THE_ORIGINAL | {"status": "FAILURE"})
+            gone = await expiring(store, request(f"e-{tag}"), now=NOW - 9)
+            await store.begin(gone.key, "n", now, LIMIT)
+            await store.finish(gone.key, 1, Expired(), now)
+        for number, status in enumerate(("FAILURE", "EXPIRED")):
+            place.put(str(number) * 24, OF_THE_ORIGINAL | {"status": status})
         await pulled(store, request("r:1"), OTHER_ID)
-        assert await store.forget_ended(NOW + 5) == 2
+        await expiring(store, request("r:2"), f"{5:064x}")
+        assert await store.forget_ended(NOW + 5) == 4
         assert await store.forget_ended(NOW + 5) == 0
-        assert [record.pulltag for record in await store.queue("alpha")] == ["y:1"]
+        assert {record.pulltag for record in await store.queue("alpha")} == {"y:1", "r:2"}
         assert len(await store.list("alpha")) == 1
+        assert await store.get(gone.key) is not None
 
     @pytest_twisted.ensureDeferred
     async def test_lease(self, place: Place) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from shiftergw.errors import Superseded
-from shiftergw.model import Progress, Ready
+from shiftergw.errors import Superseded, TooMany
+from shiftergw.model import Progress, QueueLimits, Ready
 from shiftergw.ports import ImageStore
 from tests.store.places import open_store
 from tests.store.pulls import NOW, request
@@ -24,6 +24,16 @@ from tests.store.pulls import NOW, request
 async def claims(store: ImageStore, number: int) -> int:
     """Claim the same tags as everybody; return how many this process created."""
     return sum([(await store.claim(request(f"shared:{n}"), NOW))[1] for n in range(number)])
+
+
+async def fill(store: ImageStore, name: int, number: int) -> int:
+    """Claim tags of its own while the queue has room; return how many it was given."""
+    for n in range(number):
+        try:
+            await store.claim(request(f"own-{name}:{n}"), NOW, QueueLimits(number, number))
+        except TooMany:
+            return n
+    return number
 
 
 async def begins(store: ImageStore, *keys: str) -> list[str]:
@@ -59,7 +69,13 @@ async def churn(store: ImageStore, name: str) -> int:
     return 0
 
 
-ACTIONS: dict[str, Any] = {"claims": claims, "begins": begins, "duel": duel, "churn": churn}
+ACTIONS: dict[str, Any] = {
+    "claims": claims,
+    "fill": fill,
+    "begins": begins,
+    "duel": duel,
+    "churn": churn,
+}
 
 
 async def main(_: Any, kind: str, location: str, action: str, *arguments: str) -> None:

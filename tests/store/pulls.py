@@ -43,6 +43,15 @@ async def pulled(
     return await store.finish(record.key, record.attempt, Ready(image_id, changes), now)
 
 
+async def expiring(
+    store: ImageStore, wish: PullRequest, image_id: str = ID, now: float = NOW
+) -> ImageRecord:
+    """Return the record of an image that was pulled, and whose removal waits."""
+    record = await store.expire((await pulled(store, wish, image_id, now)).key)
+    assert record is not None
+    return record
+
+
 async def all_of(coroutines: Any) -> list[Any]:
     """Run coroutines side by side."""
     results: list[Any] = await gatherResults([Deferred.fromCoroutine(c) for c in coroutines])

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -130,7 +131,13 @@ def _file_of_the_first_version(path: Path) -> None:
     """Make a file as the first version left it, with a READY image and two pulls in flight."""
     script = files("shiftergw.store").joinpath("schema.sql").read_text(encoding="utf-8")
     assert sha256(script.encode()).hexdigest() == FIRST_VERSION
-    flying = {"status": "PENDING", "tag": [], "id": None, "attempt": 0, "requested_by": 7}
+    flying: dict[str, Any] = {
+        "status": "PENDING",
+        "tag": [],
+        "id": None,
+        "attempt": 0,
+        "requested_by": 7,
+    }
     began = {"status": "CONVERSION", "attempt": 2, "runner": "n:1", "last_heartbeat": NOW}
     documents = [
         OF_THE_ORIGINAL,

@@ -1,0 +1,112 @@
+"""The contract's part on what waits: how much may, and whose turn it is."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import TooMany
+from shiftergw.model import QueueLimits, Ready
+from shiftergw.ports import ImageStore
+from tests.store import hammer
+from tests.store.places import Place
+from tests.store.pulls import ID, LIMIT, NOW, begun, expiring, failure, request
+
+
+async def order(store: ImageStore, limit: int, running: int | None = None) -> list[str | None]:
+    """Return the tags of what waits, in turn; of a removal, that of its pull."""
+    return [record.pulltag for record in await store.waiting(limit, running)]
+
+
+class QueueContract:
+    """Limits and turns."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_queue_is_bounded(self, place: Place) -> None:
+        """Beyond the limit of all nothing new waits, on any system; nothing is written then."""
+        store = place.store
+        limits = QueueLimits(2, 2)
+        await store.claim(request("x:1", uid=1), NOW, limits)
+        await store.claim(request("x:2", uid=2, system="beta"), NOW, limits)
+        failed = await begun(store, request("x:3", uid=3))
+        await store.finish(failed.key, 1, failure(), NOW)
+        with pytest.raises(TooMany, match="queue is full") as caught:
+            await store.claim(request("x:3", uid=3), NOW, limits)
+        assert caught.value.remedy
+        found = await store.find_work("alpha", "docker", "x:3")
+        assert [record.key for record in found] == [failed.key]
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_user_is_bounded(self, place: Place) -> None:
+        """Beyond his own limit a user's work is refused, with the number; others' is not."""
+        store = place.store
+        limits = QueueLimits(10, 2)
+        await store.claim(request("x:1", uid=1), NOW, limits)
+        await store.claim(request("x:2", uid=1, system="beta", kind="acl"), NOW, limits)
+        with pytest.raises(TooMany, match="You have 2 pulls waiting"):
+            await store.claim(request("x:3", uid=1), NOW, limits)
+        _, created = await store.claim(request("x:3", uid=2), NOW, limits)
+        assert created
+
+    @pytest_twisted.ensureDeferred
+    async def test_polls_are_never_refused(self, place: Place) -> None:
+        """Who asks for what is in flight gets it, however full the queue, whoever claimed it."""
+        store = place.store
+        first, _ = await store.claim(request("x:1", uid=1), NOW, QueueLimits(1, 1))
+        for uid in (1, 2):
+            found, created = await store.claim(request("x:1", uid=uid), NOW, QueueLimits(0, 0))
+            assert (found, created) == (first, False)
+
+    @pytest_twisted.ensureDeferred
+    async def test_only_waiting_pulls_count(self, place: Place) -> None:
+        """What has begun or ended, and removals, take nobody's room; nor does what is given up."""
+        store = place.store
+        limits = QueueLimits(1, 1)
+        await begun(store, request("b:1"))
+        await expiring(store, request("e:1"))
+        failed = await begun(store, request("f:1"))
+        await store.finish(failed.key, 1, failure(), NOW)
+        waiting, created = await store.claim(request("w:1"), NOW, limits)
+        assert created
+        await store.abandon(waiting.key)
+        assert (await store.claim(request("w:2"), NOW, limits))[1]
+        with pytest.raises(TooMany):
+            await store.claim(request("w:3"), NOW, limits)
+
+    def test_several_processes_fill_the_queue(self, place: Place) -> None:
+        """Processes that claim at once do not get past the limit together."""
+        crowd = [hammer.start(place.location, "fill", str(n), "10") for n in range(4)]
+        assert sum(hammer.go(crowd)) == 10
+
+    @pytest_twisted.ensureDeferred
+    async def test_running_is_bounded(self, place: Place) -> None:
+        """No more of a user's work is named than may run beside what runs; the others' is."""
+        store = place.store
+        for n in range(5):
+            await store.claim(request(f"a:{n}", 1), NOW + n)
+        await store.claim(request("b:0", 2), NOW + 9)
+        assert await order(store, 9, 2) == ["a:0", "b:0", "a:1"]
+        for n in range(2):
+            (record,) = await store.find_work("alpha", "docker", f"a:{n}")
+            assert await store.begin(record.key, "n", NOW + 10, LIMIT) is not None
+        assert await order(store, 9, 2) == ["b:0"]
+        assert await order(store, 9) == ["b:0", "a:2", "a:3", "a:4"]
+        await store.finish(record.key, 1, Ready(ID), NOW + 11)
+        assert await order(store, 9, 2) == ["b:0", "a:2"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_removals_have_their_turn(self, place: Place) -> None:
+        """Removals wait like one more user's work, whoever pulled the images, without a limit."""
+        store = place.store
+        for n in range(3):
+            await expiring(store, request(f"r:{n}", 1), f"{n:064x}", NOW + n)
+        await store.claim(request("a:1", 1), NOW + 5)
+        await store.claim(request("a:2", 1), NOW + 6)
+        await begun(store, request("a:0", 1), NOW + 7)
+        assert sorted(str(tag) for tag in await order(store, 9, 1)) == ["r:0", "r:1", "r:2"]
+        assert await order(store, 9, 2) == ["r:0", "r:1", "a:1", "r:2"]
+        (record,) = await store.waiting(1)
+        await store.begin(record.key, "n", NOW + 8, LIMIT)
+        # One piece of work of each runs, and the removal was begun last.
+        assert await order(store, 9, 1) == ["r:1", "r:2"]
+        assert (await order(store, 9))[:2] == ["a:1", "r:1"]
