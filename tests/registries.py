@@ -27,13 +27,20 @@ from tests.parts import free_port, need, wait_for_port
 USER = Login("alice", "s3:crét")
 """Who may log in to a `DockerRegistry` with `private`."""
 
-_HTPASSWD = "alice:$2b$04$AQAQdM2qGLtMLHfz/9YoNu0BmriWJhEZbJXVt6lzEYgPGMzi5aJe.\n"
+SECOND_USER = Login("bob", "b0b:s")
+"""And who else."""
+
+_HTPASSWD = (
+    "alice:$2b$04$AQAQdM2qGLtMLHfz/9YoNu0BmriWJhEZbJXVt6lzEYgPGMzi5aJe.\n"
+    "bob:$2b$04$AQAQdM2qGLtMLHfz/9YoNuoePTZb6B8RkGyKSuiHV6JCSLHRqV2Ca\n"
+)
 
 
 class DockerRegistry:
     """The program `docker-registry` on a free port of the loopback, over plain HTTP.
 
-    `host` is `127.0.0.1:PORT`. With `private` it wants the login of `USER`, by Basic.
+    `host` is `127.0.0.1:PORT`. With `private` it wants the login of `USER` or of `SECOND_USER`, by
+    Basic.
     """
 
     def __init__(self, directory: Path, *, private: bool = False) -> None:

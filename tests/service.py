@@ -149,11 +149,17 @@ class Service:
 
     def get(self, path: str, credential: str = ALICE, method: str = "GET") -> tuple[int, Any]:
         """Return status and body of one request; the body parsed if it is JSON; 0 if refused."""
+        return self.ask(path, credential, method)
+
+    def ask(
+        self, path: str, credential: str, method: str = "GET", content: bytes | None = None
+    ) -> tuple[int, Any]:
+        """Return the same for a request that may have a body."""
         request = urllib.request.Request(
             self.url + path,
             headers={"authentication": credential},
             method=method,
-            data=b"" if method == "POST" else None,
+            data=content or (b"" if method == "POST" else None),
         )
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from shiftergw.checkup import Finding, checkup
+from shiftergw.checkup import Finding, Level, checkup
 from shiftergw.config import Config
 from tests.cli.command import shiftergw
+from tests.munged import Munged
 from tests.parts import free_port, need
 from tests.web.fakes import FakeGateway, listening, site_of
 
@@ -138,6 +140,34 @@ async def test_an_image_directory_that_everybody_writes(tmp_path: Path) -> None:
     changed = document(tmp_path, free_port(), free_port())
     (tmp_path / "images").chmod(0o777)
     assert (await findings(tmp_path, changed))["imageDir of s"].level == "warning"
+
+
+@pytest_twisted.ensureDeferred
+async def test_users(tmp_path: Path) -> None:
+    """Each system's munged is tried, its users are listed, and its admins are known there."""
+    listing = [sys.executable, "-c", "print('alice:x:2001:2100:::\\nusers:x:2100:')"]
+    with Munged() as munged:
+        changed = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
+        system = changed["Platforms"]["s"] | {"mungeSocketPath": str(munged.socket)}
+        changed["Platforms"] = {
+            "s": system | {"admins": ["root", 7]},
+            "unlisted": system | {"admins": ["no-such-user", "root"]},
+            "listed": system | {"groupsCommand": listing, "admins": ["alice", "root"]},
+            "away": system | {"mungeSocketPath": "nowhere"},
+            "broken": system | {"groupsCommand": ["false"], "admins": ["root"]},
+        }
+        found = await findings(tmp_path, changed)
+    assert found["munge of s"] == Finding("munge of s", Level.OK, f"{munged.socket} answers")
+    assert found["munge of away"].level == "failure"
+    assert "mungeSocketPath" in found["munge of away"].remedy
+    assert found["users of listed"].text == "1 users, 1 groups"
+    assert found["users of broken"].level == "failure"
+    assert "groupsCommand" in found["users of broken"].remedy
+    assert found["admins of s"].text == "root, 7"
+    assert "no-such-user: no such user" in found["admins of unlisted"].text
+    assert "root: no such user" in found["admins of listed"].text
+    assert "admins of broken" not in found
+    assert {found[f"admins of {name}"].level for name in ("listed", "unlisted")} == {"warning"}
 
 
 @pytest.mark.parametrize("fit", [True, False])

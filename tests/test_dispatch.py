@@ -12,8 +12,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.dispatch import Dispatch
 from shiftergw.errors import Unavailable
-from shiftergw.housekeeping import FAILURES_KEPT, Housekeeping
-from shiftergw.model import Failed, ImageRecord, ImageReference, PullRequest
+from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
 from shiftergw.store.sqlite import SqliteStore
 from tests.work.waiting import until
 
@@ -228,22 +227,16 @@ async def test_wake(store: SqliteStore, clock: Clock) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_old_failures_are_forgotten(store: SqliteStore, clock: Clock) -> None:
-    """A failure can be asked about for a day; then it goes."""
-    old, young = await claimed(store, clock, 2)
-    bad_end = Failed("PULLING", "It failed.", "Try again.", retryable=True)
-    await begin(store, old, clock)
-    await store.finish(old, 1, bad_end, clock.seconds())
-    clock.advance(FAILURES_KEPT)
-    await begin(store, young, clock)
-    await store.finish(young, 1, bad_end, clock.seconds())
-    housekeeping = Housekeeping(store, clock)
-    housekeeping.startService()
-    await housekeeping.stopService()
-    assert await store.get(old) is not None
-    clock.advance(1)
-    for _ in range(2):
-        housekeeping.startService()
-        await housekeeping.stopService()
-    assert await store.get(old) is None
-    assert await store.get(young) is not None
+async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
+    """With `running_per_user` a user's next pull is offered once one of his has ended."""
+    first, second, third = await claimed(store, clock, 3)
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_user=2)
+    dispatch.startService()
+    await until(clock.getDelayedCalls)
+    assert queue.offered == [first, second]
+    await begin(store, first, clock)
+    await store.finish(first, 1, Ready("a" * 64), clock.seconds())
+    dispatch.wake()
+    await until(lambda: third in queue.offered)
+    await dispatch.stopService()

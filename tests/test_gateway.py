@@ -12,9 +12,16 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from shiftergw.errors import BadRequest, NotFound
+from shiftergw.errors import (
+    BadRequest,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    TooMany,
+    Unavailable,
+)
 from shiftergw.gateway import Gateway
-from shiftergw.model import Failed, Login, Ready, Session
+from shiftergw.model import ANONYMOUS, Failed, Login, Ready, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
@@ -24,6 +31,7 @@ ID = "a" * 64
 ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
 BOB = Session("mycluster", "bob", 2002, "users", 2100, frozenset({2100}))
 ADMIN = Session("mycluster", "root", 0, "root", 0, frozenset({0}), admin=True)
+NOBODY = Session("mycluster", "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
 START = 1_000_000.0
 
 
@@ -143,9 +151,165 @@ async def test_another_acl_starts_work_for_a_private_image(bench: Bench) -> None
     await bench.end(PRIVATE)
     same = await bench.gateway.pull(ALICE, "docker", "app:1", (2001,), (2300,), "r")
     assert same.status is State.READY
-    assert (await bench.pull(ALICE, users=(2009,))).status is State.INIT
+    changed = await bench.pull(ALICE, users=(2009,))
+    assert (changed.status, changed.kind) == (State.INIT, "acl")
     await bench.end(READY)
     assert (await bench.pull(ALICE, users=(2009,))).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_puller_and_admin_start_work_on_an_acl(bench: Bench) -> None:
+    """A reader who names others is told READY: else his client would ask for ever."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    reader = replace(BOB, groups=frozenset({2300}))
+    assert (await bench.pull(reader, users=(2009,))).status is State.READY
+    admin = replace(ADMIN, groups=frozenset({2300}))
+    changed = await bench.pull(admin, users=(2009,))
+    assert (changed.status, changed.kind, changed.by_admin) == (State.INIT, "acl", True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acl_with_the_caller_must_be_deliverable(bench: Bench) -> None:
+    """A thousand others and oneself are one too many for the runtime: refused at the door."""
+    with pytest.raises(BadRequest):
+        await bench.pull(ALICE, users=tuple(range(10_000, 11_000)))
+    assert (await bench.pull(ALICE, users=tuple(range(10_000, 10_999)))).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_work_is_bounded_polls_are_not(store: SqliteStore) -> None:
+    """Beyond a user's share, or the queue's, new pulls are refused; polls and READY never."""
+    bench = Bench(store, QueueLimit=3, UserLimits={"waiting": 2, "running": 1})
+    await bench.pull(ALICE, "app:0")
+    await bench.end(READY)
+    await bench.pull(ALICE, "app:1")
+    await bench.pull(ALICE, "app:2")
+    with pytest.raises(TooMany):
+        await bench.pull(ALICE, "app:3")
+    assert (await bench.pull(BOB, "app:3")).status is State.INIT
+    with pytest.raises(TooMany):
+        await bench.pull(BOB, "app:4")
+    for session in (ALICE, BOB):
+        assert (await bench.pull(session, "app:1")).status is State.PENDING
+        assert (await bench.pull(session, "app:0")).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
+    """With what its asker was told last; who asks for the first time is told to come again."""
+    await bench.pull(ALICE)
+
+    async def away(*_: Any) -> Any:
+        raise Unavailable("The store is away.")
+
+    bench.store.find_work = away  # type: ignore[method-assign, assignment]
+    assert (await bench.pull(ALICE)).status is State.INIT
+    for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
+        with pytest.raises(Unavailable):
+            await bench.pull(session, image)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_sent_no_credential_reads_what_is_public(bench: Bench) -> None:
+    """He may pull, without an ACL; private images are not there for him, open ones neither."""
+    assert (await bench.pull(NOBODY)).status is State.INIT
+    await bench.end(READY)
+    assert (await bench.gateway.lookup(NOBODY, "docker", "app:1")).id == ID
+    await bench.pull(ALICE, "open:1")
+    await bench.end(Ready("b" * 64, {"private": True, "user_acl": (), "group_acl": ()}))
+    assert (await bench.gateway.lookup(BOB, "docker", "open:1")).id == "b" * 64
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(NOBODY, "docker", "open:1")
+    with pytest.raises(NotAuthenticated):
+        await bench.pull(NOBODY, "app:2", users=(2001,))
+    with pytest.raises(NotAllowed):
+        await bench.gateway.expire(NOBODY, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tag_is_expired_by_those_who_may(bench: Bench) -> None:
+    """An admin any; a user what he alone may read; to a stranger there is no such image."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    with pytest.raises(NotFound):
+        await bench.gateway.expire(BOB, "docker", "app:1")
+    with pytest.raises(NotAllowed):  # his group reads it too
+        await bench.gateway.expire(ALICE, "docker", "app:1")
+    woken = bench.woken
+    await bench.gateway.expire(ADMIN, "docker", "app:1")
+    assert bench.woken == woken + 1
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(ALICE, "docker", "app:1")
+    (removal,) = await bench.store.waiting(5)
+    assert (removal.status, removal.id) == (State.EXPIRING, ID)
+    with pytest.raises(NotFound):
+        await bench.gateway.expire(ADMIN, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_tag_of_several_goes_alone(bench: Bench) -> None:
+    """The image and its other tags stay, and nothing is removed."""
+    for tag in ("app:1", "app:2"):
+        await bench.pull(ALICE, tag)
+        await bench.end(Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": ()}))
+    await bench.gateway.expire(ALICE, "docker", "app:1")
+    assert (await bench.gateway.lookup(ALICE, "docker", "app:2")).tags == ("app:2",)
+    assert await bench.store.waiting(5) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_due_is_expired_on_demand(store: SqliteStore) -> None:
+    """By admins, of their system; what a look-up has renewed stays."""
+    bench = Bench(store, ImageExpirationTimeout="10:00:00:00")
+    for number, tag in enumerate(("app:1", "app:2")):
+        await bench.pull(ALICE, tag)
+        image_id = f"{number}" * 64
+        await bench.end(Ready(image_id, {"private": False, "expiration": START + 100}))
+    bench.clock.advance(200)
+    await bench.gateway.lookup(ALICE, "docker", "app:2")
+    with pytest.raises(NotAllowed):
+        await bench.gateway.autoexpire(ALICE)
+    assert await bench.gateway.autoexpire(replace(ADMIN, system="other")) == []
+    assert await bench.gateway.autoexpire(ADMIN) == ["0" * 64]
+    assert await bench.gateway.autoexpire(ADMIN) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_taken_down(bench: Bench) -> None:
+    """With all its tags, for good; only an admin takes that back."""
+    for tag in ("app:1", "app:2"):
+        await bench.pull(ALICE, tag)
+        await bench.end(READY)
+    with pytest.raises(NotAllowed):
+        await bench.gateway.take_down(ALICE, ID)
+    assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
+    directory = loaded().config.directory_of("mycluster")[0]
+    assert await bench.store.blocked(directory, {ID})
+    assert await bench.gateway.list(ALICE) == []
+    with pytest.raises(NotAllowed):
+        await bench.gateway.allow(ALICE, ID)
+    await bench.gateway.allow(ADMIN, ID)
+    with pytest.raises(NotFound):
+        await bench.gateway.allow(ADMIN, ID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics_are_for_admins(store: SqliteStore) -> None:
+    """Of their system alone, the last ones, oldest first; none while metrics are off."""
+    bench = Bench(store, Metrics=True)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    for _ in range(3):
+        await bench.gateway.lookup(ALICE, "docker", "app:1")
+        bench.clock.advance(1)
+    with pytest.raises(NotAllowed):
+        await bench.gateway.metrics(ALICE, 10)
+    rows = await bench.gateway.metrics(ADMIN, 2)
+    assert [row["time"] for row in rows] == [START + 1, START + 2]
+    assert await bench.gateway.metrics(ADMIN, 0) == []
+    assert await bench.gateway.metrics(replace(ADMIN, system="other"), 10) == []
+    assert await Bench(store).gateway.metrics(ADMIN, 10) == []
 
 
 @pytest_twisted.ensureDeferred

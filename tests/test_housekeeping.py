@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_twisted
@@ -10,12 +11,19 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.housekeeping import FAILURES_KEPT, SCRATCH_KEPT, Housekeeping, Scratch
+from shiftergw.housekeeping import (
+    ENDED_KEPT,
+    SCRATCH_KEPT,
+    Housekeeping,
+    Scratch,
+    expire_due,
+)
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.squash.build import SquashBuilder
+from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
-from tests.store.pulls import begun, failure, request
+from tests.store.pulls import begun, failure, pulled, request
 
 NOW = 1_000_000.0
 ID = "a" * 64
@@ -65,25 +73,73 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     assert not unused.exists()
 
 
+@pytest_twisted.async_yield_fixture()
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Open a store."""
+    opened = SqliteStore(reactor, tmp_path / "store.sqlite")
+    await opened.startService()
+    yield opened
+    await opened.stopService()
+
+
+class Housekeeper:
+    """Does one round, and counts how often it woke somebody."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        """Keep house in `store` at `NOW`."""
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.woken = 0
+        self.service = Housekeeping(store, self.wake, self.clock)
+
+    def wake(self) -> None:
+        """Count."""
+        self.woken += 1
+
+    async def round(self) -> None:
+        """Do one round: it is over when the next one is waited for."""
+        self.service.startService()
+        for _ in range(1000):
+            if self.clock.getDelayedCalls():
+                break
+            await pause(0.01, reactor)
+        await self.service.stopService()
+
+
 @pytest_twisted.ensureDeferred
-async def test_old_failures_are_forgotten(tmp_path: Path) -> None:
+async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
     """A day after its end a failure is gone; a younger one can still be asked about."""
-    store = SqliteStore(reactor, tmp_path / "store.sqlite")
-    await store.startService()
-    clock = Clock()
-    clock.advance(NOW)
     keys = []
-    for tag, ended in (("old:1", NOW - FAILURES_KEPT - 1), ("new:1", NOW)):
+    for tag, ended in (("old:1", NOW - ENDED_KEPT - 1), ("new:1", NOW)):
         record = await begun(store, request(tag), ended)
         await store.finish(record.key, record.attempt, failure(), ended)
         keys.append(record.key)
-    housekeeping = Housekeeping(store, clock)
-    housekeeping.startService()
-    for _ in range(1000):
-        if await store.get(keys[0]) is None:
-            break
-        await pause(0.01, reactor)
-    await housekeeping.stopService()
+    await Housekeeper(store).round()
     assert await store.get(keys[0]) is None
     assert await store.get(keys[1]) is not None
-    await store.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_images_whose_time_is_up_expire(store: SqliteStore) -> None:
+    """They become work for the workers, who are woken; younger ones and timeless ones stay."""
+    due = await pulled(store, request("due:1"), "a" * 64, expiration=NOW)
+    young = await pulled(store, request("young:1"), "b" * 64, expiration=NOW + 1)
+    timeless = await pulled(store, request("timeless:1"), "c" * 64)
+    keeper = Housekeeper(store)
+    await keeper.round()
+    assert [record.key for record in await store.waiting(5)] == [due.key]
+    assert keeper.woken == 1
+    for record in (young, timeless):
+        kept = await store.get(record.key)
+        assert kept is not None
+        assert kept.status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_due_can_be_asked_for_by_system(store: SqliteStore) -> None:
+    """Another system's images are left alone."""
+    await pulled(store, request("here:1"), expiration=NOW - 1)
+    await pulled(store, request("there:1", system="beta"), expiration=NOW - 1)
+    assert [record.system for record in await expire_due(store, NOW, "beta")] == ["beta"]
+    assert [record.system for record in await expire_due(store, NOW)] == ["alpha"]
+    assert await expire_due(store, NOW) == []

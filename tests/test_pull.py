@@ -1,0 +1,160 @@
+"""A pull of private, shared and blocked images: the rules, on real files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.image import Digest
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from tests.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
+
+ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
+OTHER = Digest.of(b"another manifest")
+
+
+async def private_image(bench: Bench, **members: object) -> ImageRecord:
+    """Have Alice pull her private image."""
+    bench.source.private = True
+    return await bench.pull(login="alice:secret", **members)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
+    """Who is among the readers shows with the manifest's HEAD alone that he may still be."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.asked.clear()
+        record = await bench.pull(login="alice:secret")
+        assert bench.source.asked == ["head"]
+        assert record.user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_user_shows_that_he_may_read_the_blobs(tmp_path: Path) -> None:
+    """Manifest and blobs, at the place where the record came from; then he is added."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.asked.clear()
+        bench.cache.given.clear()
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert bench.source.asked == ["resolve", "prove"]
+        assert record.user_acl == bench.meta().user_acl == (ALICE, BOB)
+        assert bench.cache.given == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_who_may_not_read_the_blobs_is_refused(tmp_path: Path) -> None:
+    """The manifest alone is no proof; the failure is his own."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.blobs_are_closed = True
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.status, record.own_failure) == (State.FAILURE, True)
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_acl_is_changed_without_the_registry(tmp_path: Path) -> None:
+    """Work of kind acl: record and metadata change, by replacement; the registry is not asked."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        before = bench.meta_path.stat().st_ino
+        bench.source.asked.clear()
+        record = await bench.pull(user_acl=(CAROL,), group_acl=(2300,), kind="acl")
+        assert bench.source.asked == []
+        assert (record.user_acl, record.group_acl) == ((CAROL, ALICE), (2300,))
+        assert (bench.meta().user_acl, bench.meta().group_acl) == ((CAROL, ALICE), (2300,))
+        assert bench.meta_path.stat().st_ino != before
+        record = await bench.pull(user_acl=(ALICE,), kind="acl")
+        assert (record.user_acl, record.group_acl) == ((ALICE,), ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_admin_changes_it_too(tmp_path: Path) -> None:
+    """And is among the readers from then on; the puller of record stays."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        record = await bench.pull(uid=ROOT, user_acl=(CAROL,), kind="acl", by_admin=True)
+        assert (record.user_acl, record.requested_by) == ((CAROL, ROOT), ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acl_that_cannot_be_delivered_is_a_failure(tmp_path: Path) -> None:
+    """Record and metadata stay as they were, together."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        gone = bench.images.rename(bench.images.with_name("away"))
+        failed = await bench.pull(user_acl=(CAROL,), kind="acl")
+        gone.rename(bench.images)
+        assert failed.status is State.FAILURE
+        found = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert found is not None
+        assert found.user_acl == bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_systems_with_one_directory_share_the_acl(tmp_path: Path) -> None:
+    """The same files have the same readers in every record, whichever system changed them."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        there = await bench.pull(uid=BOB, login="bob:other", system=SISTER)
+        here = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert here is not None
+        assert here.user_acl == there.user_acl == bench.meta().user_acl == (ALICE, BOB)
+        assert bench.builder.built == 1
+        assert (there.env, there.size, there.origin) == (here.env, here.size, here.origin)
+        assert there.requested_by == ALICE
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_acl_follows_a_moved_tag(tmp_path: Path) -> None:
+    """A new image under a private tag has the readers of the old one."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench, user_acl=(CAROL,))
+        bench.source.manifest, bench.source.index = OTHER, OTHER
+        record = await bench.pull(login="alice:secret")
+        assert (record.id, record.user_acl) == (OTHER.hex, (CAROL, ALICE))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> None:
+    """Batch jobs hold the id: it expires after `KeepUntagged` at the earliest."""
+    async with running_bench(tmp_path, KeepUntagged="30:00:00:00") as bench:
+        await bench.pull()
+        bench.source.manifest, bench.source.index = OTHER, OTHER
+        await bench.pull()
+        (old,) = await bench.store.find_id([SYSTEM], MANIFEST.hex)
+        assert old.tags == ()
+        assert old.expiration is not None
+        assert old.expiration > reactor.seconds() + 29 * 86400
+        assert (bench.images / f"{MANIFEST.hex}.squashfs").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
+    """By the id of the image, or by the digest of an index that leads to it."""
+    async with running_bench(tmp_path) as bench:
+        for digest in (bench.source.manifest, bench.source.index):
+            await bench.store.block("images", digest.hex, ROOT, 1000.0)
+            record = await bench.pull()
+            assert record.status is State.FAILURE
+            assert "taken this image down" in (record.cause or "")
+            await bench.store.allow("images", digest.hex)
+        assert bench.cache.given == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> None:
+    """Between the look and the end of the pull there is time for an admin."""
+    async with running_bench(tmp_path) as bench:
+        bench.builder.on_build = lambda: bench.store.block("images", MANIFEST.hex, ROOT, 1000.0)
+        record = await bench.claim()
+        await bench.worker.run(record.key)
+        (removal,) = await bench.store.waiting(5)
+        assert removal.status is State.EXPIRING
+        await bench.worker.run(removal.key)
+        assert list(bench.images.iterdir()) == []
