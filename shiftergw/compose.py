@@ -20,9 +20,12 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from shiftergw.auth import munge
+from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
+from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
-from shiftergw.config import Config
+from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.dispatch import Dispatch
 from shiftergw.gateway import Gateway
@@ -34,7 +37,7 @@ from shiftergw.plumbing.files import file_system_of, private_directory
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import BlobCache
+from shiftergw.ports import Authenticator, BlobCache
 from shiftergw.pull import Pull
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.registry.client import RegistryClient
@@ -106,9 +109,10 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     )
     dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit, config.user_limits.running)
     pool.on_idle = dispatch.wake
-    groups = HostUsers(threads, reactor)
+    asking = Threads(reactor, (len(config.systems) + 2) * munge.PLACES, "users")
+    users = users_of(config, asking, reactor)
     authenticators = {
-        name: MockAuthenticator(name, groups, system.admins)
+        name: _authenticator(config, system, users[name], asking, reactor)
         for name, system in config.systems.items()
     }
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
@@ -122,8 +126,32 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             pool,
             dispatch,
             Housekeeping(store, dispatch.wake, reactor),
+            asking,
+            *(one for one in users.values() if isinstance(one, ListedUsers)),
             *listeners,
         ]
+    )
+
+
+def users_of(config: Config, threads: Threads, reactor: Any) -> dict[str, HostUsers | ListedUsers]:
+    """Return who knows the users of each system: its own command, or else this host."""
+    host = HostUsers(threads, reactor)
+    return {
+        name: ListedUsers(name, system.groups_command, os.environ, threads, reactor)
+        if system.groups_command
+        else host
+        for name, system in config.systems.items()
+    }
+
+
+def _authenticator(
+    config: Config, system: System, users: HostUsers | ListedUsers, threads: Threads, reactor: Any
+) -> Authenticator:
+    if config.authentication == "mock":
+        return MockAuthenticator(system.name, users, system.admins)
+    assert system.munge_socket_path is not None  # a system without it does not load
+    return MungeAuthenticator(
+        system.name, system.munge_socket_path, users, system.admins, threads, reactor
     )
 
 

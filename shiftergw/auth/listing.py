@@ -155,11 +155,12 @@ class ListedUsers(Service):
         return ended
 
     async def read(self) -> Listing:
-        """Return a new listing; raise what is wrong with the command or what it prints."""
+        """Return a new listing and keep it; raise what is wrong with the command or its output."""
         finished = await run_command(self._command, self._reactor, self._reactor)
         if len(finished.stdout) > LARGEST:
             raise _unusable(f"it is larger than {LARGEST} bytes")
-        return await self._threads.run(parse, finished.stdout)
+        self._listing = await self._threads.run(parse, finished.stdout)
+        return self._listing
 
     async def current(self) -> Listing:
         """Return the last good listing, and see that there is a newer one before long."""
@@ -183,7 +184,7 @@ class ListedUsers(Service):
 
     async def _refresh(self) -> None:
         try:
-            self._listing = await self.read()
+            await self.read()
         except GatewayError as error:
             self._problem = f"groupsCommand: {error.what} {printable(error.detail)}"
             self._log.warn(

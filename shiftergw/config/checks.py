@@ -63,10 +63,21 @@ def advice(document: Mapping[str, Any]) -> Iterator[str]:
     for name, platform in _objects(document, "Platforms"):
         if isinstance(platform.get("admins"), str):
             yield f"{place('Platforms', name, 'admins')}: text is read as one name; write a list"
+    yield from _shared_daemons(document)
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("ImportUsers") == []:
         yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
+
+
+def _shared_daemons(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for systems whose credentials are worth something on another one."""
+    known: dict[str, str] = {}
+    for name, platform in _objects(document, "Platforms"):
+        socket = platform.get("mungeSocketPath")
+        if isinstance(socket, str) and known.setdefault(socket, name) != name:
+            where = place("Platforms", name, "mungeSocketPath")
+            yield f"{where}: {known[socket]} has the same; a credential of one counts on the other"
 
 
 def _endpoint(text: str) -> tuple[list[str], dict[str, str]]:
@@ -133,20 +144,6 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
         (
             "examiner: it promises that every image is examined, and this version does not run it:"
             " remove the key if you can do without."
-        ),
-    ),
-    (
-        lambda config: any(s.groups_command for s in config.systems.values()),
-        (
-            "groupsCommand: this version asks the gateway's host for a user's groups: remove the"
-            " key if the host knows the system's users."
-        ),
-    ),
-    (
-        lambda config: config.authentication == "munge",
-        (
-            'Authentication: munge is not supported yet: for a trial set "Authentication": "mock",'
-            " which listens on the loopback only."
         ),
     ),
     (

@@ -107,7 +107,6 @@ def test_what_works_now_is_kept() -> None:
         ({"BrokerURL": "amqp://broker/"}, "BrokerURL: workers on other machines"),
         ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it promises"),
         ({"examiner": "/usr/bin/examiner"}, "examiner: it promises"),
-        (MUNGE, "Authentication: munge is not supported yet"),
         ({"Listen": "tcp:5000"}, "Listen: with"),
         ({"Listen": ["tcp:5000:interface=127.0.0.1", "tcp:5001"]}, "Listen: with"),
     ],
@@ -119,6 +118,21 @@ def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None
         config.check_kept()
     (line,) = str(caught.value).splitlines()
     assert line.startswith(told)
+
+
+def test_munge_is_kept() -> None:
+    """A site's own way to know its users: munge, and a command that lists them."""
+    loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_kept()
+
+
+def test_two_systems_with_one_munge_daemon() -> None:
+    """Then a credential of one counts on the other: a warning. With two there is none."""
+    another = {"accesstype": "local", "local": {"imageDir": "/two"}}
+    found = loaded({**MUNGE, "Platforms/two": {**another, "mungeSocketPath": "/run/munge.socket"}})
+    (warning,) = found.warnings
+    assert warning.startswith("Platforms.two.mungeSocketPath: mycluster has the same;")
+    found = loaded({**MUNGE, "Platforms/two": {**another, "mungeSocketPath": "/run/two.socket"}})
+    assert found.warnings == ()
 
 
 def test_refusals_come_together() -> None:
