@@ -1,0 +1,377 @@
+"""Who sees and does what: three users and an admin, two munge keys, three systems, real parts.
+
+`alpha` and `gamma` share a key and an image directory; `beta` has its own of both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from shiftergw.oci.meta import read_meta
+from tests.client_double import ShifterImg
+from tests.images import entry, oci_layout, tar_of
+from tests.munged import Munged
+from tests.parts import lacking, need
+from tests.registries import SECOND_USER, USER, DockerRegistry
+from tests.service import Service, until
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody who makes credentials; `login` is his at the private registry."""
+
+    name: str
+    uid: int
+    gid: int
+    login: str = ""
+
+    def credential(self, munged: Munged, *, with_login: bool = False) -> str:
+        """Return a fresh credential of this user, made by himself."""
+        logins = {"closed": self.login} if with_login else {}
+        payload = json.dumps({"authorized_locations": logins}) if logins else ""
+        made = subprocess.run(
+            ["munge", f"--socket={munged.socket}"],
+            input=payload.encode(),
+            stdout=subprocess.PIPE,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=[],
+            check=True,
+            timeout=20,
+        )
+        return made.stdout.decode().strip()
+
+
+ALICE = User("alice", 2001, 2100, f"{USER.user}:{USER.password}")
+BOB = User("bob", 2002, 2101, f"{SECOND_USER.user}:{SECOND_USER.password}")
+CAROL = User("carol", 2003, 2102)
+BOSS = User("boss", 2009, 2109)
+USERS = {user.name: user for user in (ALICE, BOB, CAROL, BOSS)}
+PROJECT = 2300
+"""A group that Carol is in, beside her own."""
+
+PASSWD = "".join(f"{u.name}:x:{u.uid}:{u.gid}::/:/bin/sh\n" for u in USERS.values())
+GROUP = f"project:x:{PROJECT}:carol\n"
+
+OPEN = "open/app:1"
+MINE, BY_UID = "closed/lib/mine:1", "closed/lib/uid:1"
+BY_GID, BY_PROJECT = "closed/lib/gid:1", "closed/lib/project:1"
+ACLS: dict[str, dict[str, str]] = {
+    OPEN: {},
+    MINE: {},
+    BY_UID: {"allowed_uids": str(BOB.uid)},
+    BY_GID: {"allowed_gids": str(BOB.gid)},
+    BY_PROJECT: {"allowed_gids": str(PROJECT)},
+}
+READERS = {
+    OPEN: {"alice", "bob", "carol", "boss"},
+    MINE: {"alice"},
+    BY_UID: {"alice", "bob"},
+    BY_GID: {"alice", "bob"},
+    BY_PROJECT: {"alice", "carol"},
+}
+METAS = {
+    OPEN: (None, None),
+    MINE: ((ALICE.uid,), ()),
+    BY_UID: ((BOB.uid, ALICE.uid), ()),
+    BY_GID: ((ALICE.uid,), (BOB.gid,)),
+    BY_PROJECT: ((ALICE.uid,), (PROJECT,)),
+}
+SYSTEMS = ["alpha", "gamma"]
+
+
+class Site:
+    """The service, and how its users speak to it."""
+
+    def __init__(self, service: Service, munged: Mapping[str, Munged]) -> None:
+        """`munged` has the daemon of each system."""
+        self.service, self.munged = service, munged
+
+    def ask(
+        self,
+        user: User,
+        system: str,
+        path: str,
+        *,
+        body: Mapping[str, str] | None = None,
+        with_login: bool = False,
+        method: str = "GET",
+    ) -> tuple[int, Any]:
+        """Return status and body of one request by a user."""
+        credential = user.credential(self.munged[system], with_login=with_login)
+        content = json.dumps(body).encode() if body else None
+        return self.service.ask(path, credential, "POST" if body else method, content)
+
+    def pull(self, user: User, system: str, image: str, **options: Any) -> dict[str, Any]:
+        """Pull to the end."""
+
+        def ended() -> dict[str, Any] | None:
+            path = f"/api/pull/{system}/docker/{quote(image, safe='')}/"
+            status, answer = self.ask(user, system, path, method="POST", **options)
+            assert status == 200, answer
+            return answer if answer["status"] in {"READY", "FAILURE"} else None
+
+        return until(ended, 60, f"the end of the pull of {image}")
+
+    def lookup(self, user: User, system: str, image: str) -> tuple[int, Any]:
+        """Look an image up."""
+        return self.ask(user, system, f"/api/lookup/{system}/docker/{quote(image, safe='')}/")
+
+    def listed(self, user: User, system: str) -> set[str]:
+        """Return the tags that a user's list has."""
+        status, answer = self.ask(user, system, f"/api/list/{system}/")
+        assert status == 200, answer
+        return {tag for record in answer["list"] for tag in record["tag"]}
+
+    def expire(self, user: User, system: str, image: str) -> int:
+        """Expire a tag; return the status."""
+        path = f"/api/expire/{system}/docker/{quote(image, safe='')}/"
+        return self.ask(user, system, path)[0]
+
+    def acl(self, image_id: str) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        """Return the ACL in the delivered metadata."""
+        read = read_meta((self.service.images / f"{image_id}.meta").read_bytes())
+        return read.user_acl, read.group_acl
+
+
+@pytest.fixture(scope="module")
+def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DockerRegistry]]:
+    """Run a registry for everybody, and one that wants logins, with the same images and others."""
+    root = tmp_path_factory.mktemp("registries")
+    with (
+        DockerRegistry(root / "open") as everybody,
+        DockerRegistry(root / "closed", private=True) as closed,
+    ):
+        for image in ACLS:
+            location, name = image.split("/", 1)
+            layout = root / re.sub("[/:]", "-", name)
+            oci_layout(layout, [tar_of([entry("etc"), entry("etc/name", image.encode())])])
+            (everybody if location == "open" else closed).push(layout, name)
+        yield {"open": everybody, "closed": closed}
+
+
+@pytest.fixture(scope="module")
+def site(
+    registries: Mapping[str, DockerRegistry], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Run the service with all images pulled by Alice on both systems, under their ACLs."""
+    need("mksquashfs")
+    need("munge")
+    if os.geteuid() != 0:
+        lacking("only root may make other users' credentials")
+    root = tmp_path_factory.mktemp("rights")
+    listing = [sys.executable, "-c", f"print({PASSWD + GROUP!r}, end='')"]
+    (root / "beta").mkdir()
+    with Munged() as one, Munged() as two:
+
+        def system(munged: Munged, images: Path) -> dict[str, Any]:
+            return {
+                "accesstype": "local",
+                "mungeSocketPath": str(munged.socket),
+                "groupsCommand": listing,
+                "admins": ["boss"],
+                "squashfs": {"compressor": "gzip", "level": 1},
+                "local": {"imageDir": str(images)},
+            }
+
+        images = root / "service" / "images"
+        images.mkdir(parents=True)
+        changes = {
+            "Authentication": "munge",
+            "Metrics": True,
+            "Platforms": {
+                "alpha": system(one, images),
+                "gamma": system(one, images),
+                "beta": system(two, root / "beta"),
+            },
+        }
+        locations = {
+            name: {"remotetype": "dockerv2", "url": f"http://{registry.host}"}
+            for name, registry in registries.items()
+        }
+        with Service(root / "service", locations, changes) as service:
+            site = Site(service, {"alpha": one, "gamma": one, "beta": two})
+            for name in SYSTEMS:
+                for image, acl in ACLS.items():
+                    answer = site.pull(ALICE, name, image, body=acl, with_login=True)
+                    assert answer["status"] == "READY", answer
+            yield site
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("image", ACLS)
+@pytest.mark.parametrize("name", USERS)
+def test_who_may_what(site: Site, name: str, image: str, system: str) -> None:
+    """Each user, image and system: what is not his is not there for him, on no route."""
+    user = USERS[name]
+    reads = name in READERS[image]
+    status, record = site.lookup(user, system, image)
+    assert status == (200 if reads else 404)
+    assert (image in site.listed(user, system)) is reads
+    pulled = site.pull(user, system, image)
+    if reads:
+        assert pulled["id"] == record["id"]
+    else:
+        assert (pulled["status"], pulled["id"], pulled["ENV"]) == ("FAILURE", "MISSING", "MISSING")
+        assert "refused" in pulled["cause"]
+    if (name, image) != ("alice", MINE) and name != "boss":  # they could
+        assert site.expire(user, system, image) == (403 if reads else 404)
+
+
+@pytest.mark.parametrize("image", ACLS)
+def test_answers_and_metadata_say_the_same(site: Site, image: str) -> None:
+    """The ACL of an image in its record on both systems, and in the one `.meta` of theirs."""
+    users, groups = METAS[image]
+    for system in SYSTEMS:
+        _, record = site.lookup(ALICE, system, image)
+        assert (record["userACL"], record["groupACL"]) == (list(users or ()), list(groups or ()))
+    assert site.acl(record["id"]) == (users, groups)
+
+
+def test_one_system_s_credential_is_worth_nothing_on_another(site: Site) -> None:
+    """Another key is another user; and nothing of the one system is seen on the other."""
+    for path in ("list/beta", "queue/beta", "lookup/beta/docker/open%2Fapp%3A1"):
+        credential = ALICE.credential(site.munged["alpha"])
+        status, answer = site.service.ask(f"/api/{path}/", credential)
+        assert (status, answer["code"]) == (401, "not-authenticated")
+    assert site.listed(ALICE, "beta") == set()
+    assert site.lookup(ALICE, "beta", OPEN)[0] == 404
+
+
+def test_a_credential_counts_once(site: Site) -> None:
+    """Whoever caught one on the wire comes too late."""
+    credential = ALICE.credential(site.munged["alpha"])
+    assert site.service.ask("/api/list/alpha/", credential)[0] == 200
+    status, answer = site.service.ask("/api/list/alpha/", credential)
+    assert status == 401
+    assert "used before" in answer["error"]
+
+
+def test_only_admins_use_the_admins_routes(site: Site) -> None:
+    """Metrics and expiry of all are refused to users, and not shown across systems."""
+    for path in ("/api/metrics/alpha/", "/api/autoexpire/alpha/"):
+        assert site.ask(CAROL, "alpha", path)[0] == 403
+    image_id = site.lookup(ALICE, "alpha", OPEN)[1]["id"]
+    for word in ("takedown", "allow"):
+        status, _ = site.ask(CAROL, "alpha", f"/api/{word}/alpha/{image_id}/", method="POST")
+        assert status == 403
+    status, rows = site.ask(BOSS, "alpha", "/api/metrics/alpha/?limit=1")
+    assert (status, rows[0]["user"], rows[0]["uid"], rows[0]["tag"]) == (200, "alice", 2001, OPEN)
+    assert site.ask(BOSS, "beta", "/api/metrics/beta/") == (200, [])
+    assert site.ask(BOSS, "alpha", "/api/autoexpire/alpha/") == (200, {"status": []})
+
+
+@pytest.mark.parametrize("system", ["alpha", "beta"])
+def test_the_client_of_old_in_every_mode(site: Site, system: str) -> None:
+    """With its munge credentials, on two systems with two keys; no mode crashes or hangs."""
+    munged = site.munged[system]
+
+    def client(user: User, *, with_login: bool = False) -> ShifterImg:
+        return ShifterImg(
+            [site.service.url],
+            system,
+            lambda: user.credential(munged, with_login=with_login),
+            interval=0.1,
+        )
+
+    image = "open/app:1"
+    pulled = client(CAROL).run("pull", f"docker:{image}")
+    assert (pulled.code, pulled.states[-1]) == (0, "READY")
+    found = client(CAROL).run("lookup", image)
+    assert (found.code, len(found.lines[0])) == (0, 64)
+    assert any(line.split()[-1] == image for line in client(CAROL).run("images").lines)
+    assert client(CAROL).run("pullnb", image).code == 1  # READY is no state of work: as of old
+    assert client(CAROL).run("expire", image).code == 1
+    assert client(CAROL).run("autoexpire").code == 1
+    assert client(BOSS).run("autoexpire").code == 0
+    refused = client(CAROL).run("pull", "docker:closed/lib/mine:1")
+    assert (refused.code, refused.states[-1]) == (0, "FAILURE")
+    shared = client(ALICE, with_login=True).run("--user", "2003", "pull", "closed/lib/mine:1")
+    assert (shared.code, shared.states[-1]) == (0, "READY")
+    assert client(CAROL).run("lookup", "closed/lib/mine:1").code == 0
+    alone = client(ALICE, with_login=True).run("--user", "2001", "pull", "closed/lib/mine:1")
+    assert (alone.code, alone.states[-1]) == (0, "READY")
+    assert client(CAROL).run("lookup", "closed/lib/mine:1").code == 1
+    nobody = ShifterImg([site.service.url], system, "(null)", interval=0.1)
+    assert nobody.run("images").code == 1
+
+
+def test_a_thousand_polls_start_one_job(site: Site) -> None:
+    """Whoever asks as often as he likes for one image gets one piece of work."""
+    munged = site.munged["beta"]
+    image = quote(BY_UID, safe="")
+    credentials = [ALICE.credential(munged, with_login=True) for _ in range(1000)]
+
+    def poll(credential: str) -> str:
+        _, answer = site.service.ask(f"/api/pull/beta/docker/{image}/", credential, "POST")
+        return str(answer["status"])
+
+    with ThreadPoolExecutor(8) as threads:
+        states = set(threads.map(poll, credentials))
+    assert states <= {
+        "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY",
+    }  # fmt: skip
+    assert site.pull(ALICE, "beta", BY_UID, with_login=True)["status"] == "READY"
+    begun = f"attempt 1 at beta/docker/{BY_UID} begins"
+    assert site.service.log.read_text().count(begun) == 1
+
+
+def test_a_second_user_proves_his_access_and_is_added(site: Site) -> None:
+    """Everywhere at once; the first shuts him out again; an admin's word takes the image away."""
+    assert site.pull(BOB, "gamma", MINE, with_login=True)["status"] == "READY"
+    for system in SYSTEMS:
+        status, record = site.lookup(BOB, system, MINE)
+        assert (status, record["userACL"]) == (200, [ALICE.uid, BOB.uid])
+    image_id = record["id"]
+    assert site.acl(image_id) == ((ALICE.uid, BOB.uid), ())
+    # A reader who names others changes nothing, and his client's wait ends.
+    named = site.pull(BOB, "gamma", MINE, body={"allowed_uids": "2003"}, with_login=True)
+    assert (named["status"], named["userACL"]) == ("READY", [ALICE.uid, BOB.uid])
+    site.pull(ALICE, "alpha", MINE, body={"allowed_uids": str(ALICE.uid)})
+    assert site.acl(image_id) == ((ALICE.uid,), ())
+    for system in SYSTEMS:
+        assert site.lookup(BOB, system, MINE)[0] == 404
+    # His failure is his own: it neither shows nor blocks.
+    assert site.pull(BOB, "alpha", MINE)["status"] == "FAILURE"
+    assert site.pull(ALICE, "alpha", MINE)["status"] == "READY"
+    assert site.ask(ALICE, "alpha", "/api/queue/alpha/")[1]["list"] == []
+
+    status, answer = site.ask(BOSS, "alpha", f"/api/takedown/alpha/{image_id}/", method="POST")
+    assert (status, answer["removed"]) == (200, [f"docker:{MINE}"] * 2)
+    files = [site.service.images / f"{image_id}.{kind}" for kind in ("meta", "squashfs")]
+    until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
+    assert site.lookup(ALICE, "gamma", MINE)[0] == 404
+    blocked = site.pull(ALICE, "gamma", MINE, with_login=True)
+    assert (blocked["status"], blocked["retryable"]) == ("FAILURE", False)
+    assert "taken this image down" in blocked["cause"]
+    assert site.ask(BOSS, "alpha", f"/api/allow/alpha/{image_id}/", method="POST")[0] == 200
+
+    def again() -> bool:
+        return bool(site.pull(ALICE, "gamma", MINE, with_login=True)["status"] == "READY")
+
+    until(again, 20, "a pull after the failure's hold")
+    assert site.acl(image_id) == ((ALICE.uid,), ())
+    # Her own image a user expires herself; the files go with the last tag.
+    assert site.expire(ALICE, "gamma", MINE) == 200
+    until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
+
+
+def test_no_password_is_written_anywhere(site: Site) -> None:
+    """Not into the log, not into the database, its journal or any other file of the service."""
+    secrets = [ALICE.login.encode(), USER.password.encode(), SECOND_USER.password.encode()]
+    for path in site.service.root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(secret in content for secret in secrets), path
