@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,50 +27,73 @@ INTERVAL = 0.5
 PATIENCE = 60.0
 """Seconds for which a gateway may be silent in the middle of a pull: it may be restarting."""
 
+HIGHEST_ID = 2**32 - 2
+"""The last uid or gid; 2**32 - 1 means "none" to the kernel."""
+
 _WAITING = {*(state.value for state in POLLED), "MISSING"}
 _MISSING = "MISSING"
 
 
-def image_of(text: str) -> tuple[str, str]:
-    """Split `[TYPE:]NAME` into type and name; docker is the default."""
+def image_of(text: str, default: str = "docker") -> tuple[str, str]:
+    """Split `[TYPE:]NAME` into type and name; without a type it is of the type `default`."""
     word, colon, rest = text.partition(":")
-    if colon and word in {"docker", "custom"}:
-        return word, rest
-    if colon and word in {"id", "local"}:
+    if not colon or word not in {"docker", "custom", "id", "local"}:
+        word, rest = default, text
+    if word in {"id", "local"}:
         raise Misused(f"{text}: images of the type {word} are not the gateway's.")
-    return "docker", text
+    return word, rest
 
 
-def numbers(texts: Iterable[str], number_of: Callable[[str], int]) -> list[str]:
-    """Return ids for comma lists of names and numbers; an unknown name is an error."""
+def numbers(texts: Iterable[str], kind: str, number_of: Callable[[str], int]) -> list[str]:
+    """Return ids for comma lists of names and numbers; `kind` says what they name.
+
+    Raises `Misused` for what nobody has here, and for what cannot be in a list of access: root
+    needs no place there, and the clients' own list would drop it without a word.
+    """
     found = []
     for item in (item.strip() for text in texts for item in text.split(",")):
-        try:
-            found.append(str(int(item) if item.isdecimal() else number_of(item)))
-        except KeyError:
-            raise Misused(f"There is no {item!r} on this machine.") from None
-    return found
+        if re.fullmatch("-?[0-9]+", item):
+            number = int(item)
+        else:
+            try:
+                number = number_of(item)
+            except (KeyError, ValueError):
+                raise Misused(f"There is no {kind} {item!r} on this machine.") from None
+        if number == 0:
+            raise Misused(f"The {kind} {item} cannot be given access: root has it anyway.")
+        if not 0 < number <= HIGHEST_ID:
+            raise Misused(f"{item} is not the number of a {kind}: 1 to {HIGHEST_ID}.")
+        found.append(str(number))
+    return list(dict.fromkeys(found))
 
 
 def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
     ids = {
-        "allowed_uids": numbers(users, lambda name: pwd.getpwnam(name).pw_uid),
-        "allowed_gids": numbers(groups, lambda name: grp.getgrnam(name).gr_gid),
+        "allowed_uids": numbers(users, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        "allowed_gids": numbers(groups, "group", lambda name: grp.getgrnam(name).gr_gid),
     }
     return {member: ",".join(found) for member, found in ids.items() if found}
 
 
 @click.command()
 @click.argument("image")
-@click.option("--user", "users", multiple=True, help="Who may use the image if it is private.")
-@click.option("--group", "groups", multiple=True, help="Which groups may.")
+@click.option(
+    "--user",
+    "users",
+    metavar="LIST",
+    multiple=True,
+    help="Who may use the image if it is private: names or numbers, with commas; repeatable.",
+)
+@click.option(
+    "--group", "groups", metavar="LIST", multiple=True, help="Which groups may; as with --user."
+)
 @click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
 @click.pass_obj
 def pull(
     settings: Settings, image: str, users: tuple[str, ...], groups: tuple[str, ...], nowait: bool
 ) -> None:
     """Have the gateway get IMAGE from its registry, and wait until it is there."""
-    wanted, acl = image_of(image), _acl(users, groups)
+    wanted, acl = image_of(image, settings.default_type()), _acl(users, groups)
 
     async def command(reactor: Any) -> int:
         return await pull_image(Remote(reactor, settings), reactor, wanted, acl, wait=not nowait)
@@ -172,7 +196,7 @@ def listing(records: Iterable[Mapping[str, Any]]) -> str:
 @click.pass_obj
 def lookup(settings: Settings, image: str) -> None:
     """Print the id of IMAGE."""
-    wanted = image_of(image)
+    wanted = image_of(image, settings.default_type())
 
     async def command(reactor: Any) -> int:
         click.echo((await Remote(reactor, settings).lookup(*wanted)).get("id"))

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from shiftergw import __version__
+from shiftergw.cli.admin import autoexpire, expire, metrics, rm
 from shiftergw.cli.check import check
 from shiftergw.cli.convert import convert
 from shiftergw.cli.images import images, lookup, pull, queue
+from shiftergw.cli.login import login, logout
 from shiftergw.cli.settings import UDIROOT, Settings
 
 
@@ -22,6 +24,12 @@ from shiftergw.cli.settings import UDIROOT, Settings
     "--credential", default="", envvar="SHIFTERGW_CREDENTIAL", help="For mock authentication."
 )
 @click.option(
+    "--munge-socket",
+    envvar="SHIFTERGW_MUNGE_SOCKET",
+    type=click.Path(path_type=Path),
+    help="Of the munge daemon that knows you; munge's own default without it.",
+)
+@click.option(
     "--udiroot",
     default=UDIROOT,
     envvar="SHIFTERGW_UDIROOT",
@@ -31,15 +39,25 @@ from shiftergw.cli.settings import UDIROOT, Settings
 @click.version_option(__version__, prog_name="shiftergw")
 @click.pass_context
 def main(
-    context: click.Context, gateways: tuple[str, ...], system: str, credential: str, udiroot: Path
+    context: click.Context,
+    gateways: tuple[str, ...],
+    system: str,
+    credential: str,
+    munge_socket: Path | None,
+    udiroot: Path,
 ) -> None:
     """Images for clusters: from a container registry to one squashfs file.
 
     Exit codes: 0 done, 1 the image failed, 2 usage or configuration, 3 no gateway answered,
     4 not allowed or not found.
     """
-    context.obj = Settings(gateways, system, credential, udiroot)
+    context.obj = Settings(gateways, system, credential, udiroot, munge_socket)
 
 
-for command in (pull, images, lookup, queue, convert, check):
+for command in (
+    *(pull, images, lookup, queue),
+    *(login, logout),
+    *(expire, autoexpire, rm, metrics),
+    *(convert, check),
+):
     main.add_command(command)

@@ -1,24 +1,28 @@
 """The gateway's HTTP interface, seen from the command line.
 
 As the existing client does it: the gateways are tried in random order until one answers with
-success, and the one that did is kept.
+success, and the one that did is kept. Each request carries a credential of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet import error as internet_error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent, ResponseFailed
 from twisted.web.http_headers import Headers
 
+from shiftergw.cli.credentials import Credentials
 from shiftergw.cli.exits import Misused, NoGateway, Refused, Stop
+from shiftergw.cli.proxy import proxy_for
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 
@@ -29,9 +33,12 @@ ANSWER_LIMIT = 60.0
 ERROR_TEXT_LIMIT = 1000
 _OK = 200
 
+T = TypeVar("T", dict[str, Any], list[Any])
+
 
 def _silent(url: str, why: str) -> NoGateway:
-    return NoGateway(f"The gateway {printable(urlsplit(url).netloc)} {why}")
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    return NoGateway(f"The gateway {printable(host)} {why}")
 
 
 class Remote:
@@ -41,11 +48,10 @@ class Remote:
         """Ask nothing yet; raise `Stop` if something needed is not known."""
         self._reactor = reactor
         self._system = settings.found_system()
-        self._credential = settings.found_credential()
+        self._credentials = Credentials(reactor, settings)
+        self._limit = settings.answer_limit() or ANSWER_LIMIT
         found = settings.found_gateways()
         self._urls: Sequence[str] = random.sample(found, len(found))
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        self._http = HTTPClient(Agent(reactor, connectTimeout=CONNECT_LIMIT, pool=pool))
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""
@@ -63,15 +69,50 @@ class Remote:
         """Ask for an image; return how far it is."""
         return await self._ask("POST", "pull", itype, image, body=json.dumps(acl) if acl else "")
 
+    async def expire(self, itype: str, image: str) -> None:
+        """Take a tag away."""
+        _check_done(await self._ask("GET", "expire", itype, image))
+
+    async def autoexpire(self) -> list[str]:
+        """Expire what is due; return the ids."""
+        return _texts((await self._ask("GET", "autoexpire")).get("status"))
+
+    async def take_down(self, image_id: str) -> list[str]:
+        """Remove and block an image; return what it was called, as `type:tag`."""
+        answer = await self._ask("POST", "takedown", image_id)
+        _check_done(answer)
+        return _texts(answer.get("removed"))
+
+    async def allow(self, image_id: str) -> None:
+        """Take the block of an image back."""
+        _check_done(await self._ask("POST", "allow", image_id))
+
+    async def metrics(self, limit: int) -> list[dict[str, Any]]:
+        """Return the last `limit` look-ups, oldest first."""
+        rows = await self._first("GET", ["metrics"], query=f"?limit={limit}", form=list)
+        return [row for row in rows if isinstance(row, dict)]
+
     async def _ask(self, method: str, *path: str, body: str = "") -> dict[str, Any]:
+        return await self._first(method, path, body=body, form=dict)
+
+    async def _first(
+        self, method: str, path: Sequence[str], *, form: type[T], body: str = "", query: str = ""
+    ) -> T:
+        """Return the first answer of success; it must be JSON of this form."""
         route, *image = path
         segments = ["api", route, self._system, *image]
         tail = "".join(f"/{quote(segment, safe='')}" for segment in segments)
         refusals: list[Stop] = []
         for url in self._urls:
-            asking = Deferred.fromCoroutine(self._one(method, url, f"{tail}/", body))
+            # Gateways may share a munge daemon, to which each credential counts once.
+            credential = await self._credentials.fresh()
+            asking = Deferred.fromCoroutine(
+                self._one(method, url, f"{tail}/{query}", credential, body)
+            )
             try:
                 answer = await self._limited(url, asking)
+                if not isinstance(answer, form):
+                    raise _silent(url, "sent an answer that is not its own: is it a gateway?")
             except Stop as refusal:
                 refusals.append(refusal)
                 continue
@@ -80,13 +121,15 @@ class Remote:
         # What a gateway said is worth more than that another one was silent.
         raise min(refusals, key=lambda refusal: isinstance(refusal, NoGateway))
 
-    async def _one(self, method: str, url: str, tail: str, body: str) -> dict[str, Any]:
-        response = await self._http.request(
+    async def _one(self, method: str, url: str, tail: str, credential: str, body: str) -> Any:
+        """Return the JSON of one answer, None if it is none; raise `Stop` for a refusal."""
+        http, headers = self._way_to(url)
+        headers.addRawHeader("authentication", credential)
+        headers.addRawHeader("Content-Type", "application/json")
+        response = await http.request(
             method,
             url + tail,
-            headers=Headers(
-                {"authentication": [self._credential], "Content-Type": ["application/json"]}
-            ),
+            headers=headers,
             data=body.encode() if method == "POST" else None,
             allow_redirects=False,
         )
@@ -97,11 +140,24 @@ class Remote:
             answer = None
         if response.code != _OK:
             raise _refused(url, response.code, answer)
-        if not isinstance(answer, dict):
-            raise _silent(url, "sent an answer that is not its own: is it a gateway?")
         return answer
 
-    async def _limited(self, url: str, asking: Deferred[dict[str, Any]]) -> dict[str, Any]:
+    def _way_to(self, url: str) -> tuple[HTTPClient, Headers]:
+        """Return who carries requests there, and what the proxy, if any, wants to read."""
+        pool = HTTPConnectionPool(self._reactor, persistent=False)
+        proxy = proxy_for(url, os.environ)
+        if proxy is None:
+            agent = Agent(self._reactor, connectTimeout=CONNECT_LIMIT, pool=pool)
+            return HTTPClient(agent), Headers()
+        endpoint = HostnameEndpoint(
+            self._reactor, proxy.host.encode("idna"), proxy.port, timeout=CONNECT_LIMIT
+        )
+        headers = Headers()
+        if proxy.authorization:
+            headers.addRawHeader("Proxy-Authorization", proxy.authorization)
+        return HTTPClient(ProxyAgent(endpoint, self._reactor, pool)), headers
+
+    async def _limited(self, url: str, asking: Deferred[Any]) -> Any:
         """Return what `asking` returns; turn what treq raises into `NoGateway`."""
         late = False
 
@@ -110,14 +166,14 @@ class Remote:
             late = True
             asking.cancel()
 
-        limit = self._reactor.callLater(ANSWER_LIMIT, expire)
+        limit = self._reactor.callLater(self._limit, expire)
         try:
             return await asking
         except Stop:
             raise
         except Exception as error:
             if late:
-                raise _silent(url, f"did not answer within {ANSWER_LIMIT:.0f} s.") from error
+                raise _silent(url, f"did not answer within {self._limit:.0f} s.") from error
             if _is_cancellation(error):
                 raise CancelledError from error
             raise _silent(url, f"cannot be reached: {_why(error)}") from error
@@ -154,3 +210,13 @@ def _refused(url: str, status: int, answer: Any) -> Stop:
 def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
     rows = answer.get("list", [])
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _check_done(answer: Mapping[str, Any]) -> None:
+    """Raise `Refused` for the answers with which the original gateway refuses."""
+    if answer.get("status") is not True:
+        raise Refused("The gateway has not done it: you may not, or there is no such image.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shiftergw.cli.exits import Misused
@@ -14,12 +15,16 @@ UDIROOT = Path("/etc/shifter/udiRoot.conf")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line and the environment say; "" and () where they say nothing."""
+    """What the command line and the environment say; "", () and None where they say nothing.
+
+    `credential` is for mock authentication and wins over munge.
+    """
 
     gateways: Sequence[str] = ()
     system: str = ""
-    credential: str = ""
+    credential: str = field(default="", repr=False)
     udiroot: Path = UDIROOT
+    munge_socket: Path | None = None
 
     def found_gateways(self) -> list[str]:
         """Return the base URLs of the gateways, without a slash at their end."""
@@ -35,15 +40,14 @@ class Settings:
             raise self._unknown("system", "--system NAME", "SHIFTERGW_SYSTEM", "system")
         return found
 
-    def found_credential(self) -> str:
-        """Return the credential."""
-        if not self.credential:
-            raise Misused(
-                "No credential. Making one with munge is not supported yet; with a gateway that"
-                ' has "Authentication": "mock", use --credential good:USER:GROUP, or set'
-                " SHIFTERGW_CREDENTIAL."
-            )
-        return self.credential
+    def default_type(self) -> str:
+        """Return the type of images that are named without one."""
+        return read_udiroot(self.udiroot).get("defaultImageType", "docker")
+
+    def answer_limit(self) -> float | None:
+        """Return for how many seconds the site's clients wait for an answer, if it says so."""
+        text = read_udiroot(self.udiroot).get("gatewayTimeout", "")
+        return (int(text) or None) if re.fullmatch("[0-9]{1,9}", text) else None
 
     def _unknown(self, what: str, option: str, variable: str, key: str) -> Misused:
         return Misused(

@@ -16,7 +16,9 @@ from tests.web.fakes import FakeGateway, listening, site_of
 PROGRAM = [sys.executable, "-c", "from shiftergw.cli.main import main; main()"]
 
 ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith("SHIFTERGW_")
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith("SHIFTERGW_") and not name.lower().endswith("_proxy")
 } | {"SHIFTERGW_UDIROOT": "/nonexistent", "TZ": "UTC"}
 
 

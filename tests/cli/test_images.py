@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import grp
 import io
 import json
-import os
 import pwd
 import signal
 import subprocess
@@ -22,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.cli import images as commands
 from shiftergw.cli import remote as client
-from shiftergw.cli.exits import NoGateway, Refused
+from shiftergw.cli.exits import Misused, NoGateway, Refused
 from shiftergw.cli.main import main
 from shiftergw.cli.progress import Display
 from shiftergw.cli.remote import Remote
@@ -35,6 +33,7 @@ from tests.parts import free_port
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
+NOBODY = pwd.getpwnam("nobody").pw_uid
 FAILED = ImageRecord(
     system="mycluster",
     status=State.FAILURE,
@@ -58,11 +57,11 @@ async def test_pull_waits_and_prints_the_id() -> None:
             READY,
         ]
     )
-    result = await ask(fake, "pull", "--user", "1000,root", "--group", "7", "docker:a/b:1")
+    result = await ask(fake, "pull", "--user", "1000,nobody", "--group", "7", "docker:a/b:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
     assert result.stderr.splitlines() == ["INIT", "PULLING: Pulling layers"]
     name, _, *asked = fake.asked[0]
-    assert (name, asked[:4]) == ("pull", ["docker", "a/b:1", (1000, 0), (7,)])
+    assert (name, asked[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY), (7,)])
 
 
 @pytest_twisted.ensureDeferred
@@ -178,13 +177,41 @@ def test_types() -> None:
     assert commands.image_of("docker") == ("docker", "docker")
 
 
+def test_the_site_has_a_default_type() -> None:
+    """What udiRoot.conf says counts for names without a type; id and local stay the client's."""
+    assert commands.image_of("x:1", "custom") == ("custom", "x:1")
+    assert commands.image_of("docker:x:1", "custom") == ("docker", "x:1")
+    with pytest.raises(Misused, match="local"):
+        commands.image_of("x:1", "local")
+
+
+def _uid(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
 def test_names_become_numbers() -> None:
-    """Users and groups go by name or number, in comma lists."""
-    user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
-    users = commands.numbers([f"{user.pw_name},5", "007"], lambda n: pwd.getpwnam(n).pw_uid)
-    assert users == [str(user.pw_uid), "5", "7"]
-    groups = commands.numbers([group.gr_name], lambda name: grp.getgrnam(name).gr_gid)
-    assert groups == [str(group.gr_gid)]
+    """Users and groups go by name or number, in comma lists, each once."""
+    found = commands.numbers(["nobody,5", f"007, {NOBODY}"], "user", _uid)
+    assert found == [str(NOBODY), "5", "7"]
+
+
+@pytest.mark.parametrize(
+    ("item", "why"),
+    [
+        ("no-such-user", "There is no user 'no-such-user' on this machine"),
+        ("", "There is no user ''"),
+        ("1,,2", "There is no user ''"),
+        ("٣", "There is no user"),
+        ("0", "The user 0 cannot be given access: root has it anyway"),
+        ("root", "The user root cannot be given access"),
+        ("-5", "-5 is not the number of a user: 1 to 4294967294"),
+        ("4294967295", "4294967295 is not the number"),
+    ],
+)
+def test_who_cannot_be_given_access(item: str, why: str) -> None:
+    """Nobody is dropped in silence: the whole command is refused, with the reason."""
+    with pytest.raises(Misused, match=f"^{why}"):
+        commands.numbers([f"1,{item}"], "user", _uid)
 
 
 def test_odd_records_are_printed_all_the_same() -> None:

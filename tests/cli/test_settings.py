@@ -1,4 +1,4 @@
-"""Where the command line finds gateway, system and credential."""
+"""Where the command line finds gateway and system."""
 
 from __future__ import annotations
 
@@ -53,15 +53,30 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
     assert from_file.found_system() == "mycluster"
     told = Settings(["http://here"], "s", "c", udiroot)
     assert (told.found_gateways(), told.found_system()) == (["http://here"], "s")
-    assert told.found_credential() == "c"
+
+
+def test_what_the_site_says_of_types_and_limits(tmp_path: Path) -> None:
+    """`defaultImageType` and `gatewayTimeout` count as they do for the existing client."""
+    path = tmp_path / "udiRoot.conf"
+    assert Settings(udiroot=path).default_type() == "docker"
+    assert Settings(udiroot=path).answer_limit() is None
+    path.write_text("defaultImageType=custom\ngatewayTimeout=30\n")
+    assert Settings(udiroot=path).default_type() == "custom"
+    assert Settings(udiroot=path).answer_limit() == 30
+    for text in ("0", "-1", "soon", ""):
+        path.write_text(f"gatewayTimeout={text}\n")
+        assert Settings(udiroot=path).answer_limit() is None
+
+
+def test_a_credential_is_not_shown() -> None:
+    """It is a secret like any other, for mock or not."""
+    assert "hush" not in repr(Settings(credential="good:hush"))
 
 
 def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
-    """Without gateway, system or credential the error names option and variable."""
+    """Without gateway or system the error names option and variable."""
     nothing = Settings(udiroot=tmp_path / "none")
     with pytest.raises(Misused, match="SHIFTERGW_GATEWAY"):
         nothing.found_gateways()
     with pytest.raises(Misused, match="--system NAME"):
         nothing.found_system()
-    with pytest.raises(Misused, match=r"munge is not supported yet.*--credential"):
-        nothing.found_credential()
