@@ -91,6 +91,12 @@ class Munged:
         process.send_signal(signal.SIGCONT)
         process.wait(START_SECONDS)
 
+    @property
+    def pid(self) -> int:
+        """Return the daemon's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Keep the daemon from answering; it still accepts connections."""

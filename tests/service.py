@@ -52,8 +52,12 @@ class Service:
         locations: Mapping[str, Mapping[str, Any]],
         changes: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        munged: Path | None = None,
     ) -> None:
-        """Write the configuration; nothing runs until the context is entered."""
+        """Write the configuration; nothing runs until the context is entered.
+
+        `munged` is the socket of the munge daemon of the system, with `Authentication: munge`.
+        """
         self.root = root
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -82,6 +86,8 @@ class Service:
                 }
             },
         }
+        if munged is not None:
+            document["Platforms"][SYSTEM]["mungeSocketPath"] = str(munged)
         document.update(changes or {})
         self.config.write_text(json.dumps(document))
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,132 @@
+"""What a look-up costs: `python -m tests.bench.lookups`.
+
+Two gateways over one image, one that knows its users by munge and one by mock credentials, asked in
+turn by some clients over connections that stay open. The cost of a look-up is the CPU time of the
+gateway's process, and of `munged` where it takes part; the rate is what all clients see together.
+Rounds are interleaved and the median counts; only the ratios hold on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from shiftergw.auth.munge import encode
+from tests.images import entry, oci_layout, tar_of
+from tests.munged import Munged
+from tests.registries import DockerRegistry
+from tests.service import ALICE, SYSTEM, Service
+
+IMAGE = "lib/app:1"
+PATH = f"/api/lookup/{SYSTEM}/docker/lib%2Fapp%3A1/"
+BAR = 1.5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that one look-up took: of the gateway's CPU, of munged's, of the clients' time."""
+
+    cpu: float
+    daemon: float
+    wall: float
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU seconds of a process so far (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ask(port: int, credentials: Sequence[str]) -> None:
+    """Look up once with each credential, over one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for credential in credentials:
+        connection.request("GET", PATH, headers={"authentication": credential})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, body
+    connection.close()
+
+
+def measure(service: Service, munged: Munged, credentials: Sequence[str], clients: int) -> Cost:
+    """Look up with all credentials, shared out among the clients."""
+    shares = [credentials[number::clients] for number in range(clients)]
+
+    def now() -> tuple[float, float, float]:
+        return cpu_of(service.pid), cpu_of(munged.pid), time.monotonic()
+
+    before = now()
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(lambda share: ask(service.port, share), shares))
+    spent = (after - start for after, start in zip(now(), before, strict=True))
+    return Cost(*(seconds / len(credentials) for seconds in spent))
+
+
+def compare(count: int, clients: int, rounds: int) -> tuple[Cost, Cost]:
+    """Return the medians with munge and with mock."""
+    with tempfile.TemporaryDirectory() as name, Munged() as munged:
+        root = Path(name)
+        oci_layout(root / "image", [tar_of([entry("etc")])])
+        with DockerRegistry(root / "registry") as registry:
+            registry.push(root / "image", IMAGE)
+            locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+            known = {"Authentication": "munge"}
+            with (
+                Service(root / "mock", locations) as mock,
+                Service(root / "munge", locations, known, munged=munged.socket) as real,
+            ):
+                return _compare(mock, real, munged, count, clients, rounds)
+
+
+def _compare(
+    mock: Service, real: Service, munged: Munged, count: int, clients: int, rounds: int
+) -> tuple[Cost, Cost]:
+    assert mock.pull(IMAGE)["status"] == "READY"
+    while real.poll(IMAGE, encode(b"", munged.socket))["status"] != "READY":
+        time.sleep(0.1)
+    found: dict[str, list[Cost]] = {"munge": [], "mock": []}
+    for _ in range(rounds):
+        credentials = [encode(b"", munged.socket) for _ in range(count)]
+        found["munge"].append(measure(real, munged, credentials, clients))
+        found["mock"].append(measure(mock, munged, [ALICE] * count, clients))
+    return _median(found["munge"]), _median(found["mock"])
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(statistics.median(column) for column in zip(*map(astuple, costs), strict=True)))
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lookups", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
+    given = parser.parse_args()
+    table = Table(
+        "clients", "users by", "gateway µs", "munged µs", "look-ups/s", "gateway's ratio", "bar"
+    )
+    for clients in given.clients:
+        munge, mock = compare(given.lookups, clients, given.rounds)
+        for name, cost in (("munge", munge), ("mock", mock)):
+            ratio = cost.cpu / mock.cpu
+            micros = [f"{seconds * 1e6:.0f}" for seconds in (cost.cpu, cost.daemon)]
+            bar = f"{BAR}: {'met' if ratio < BAR else 'missed'}" if name == "munge" else ""
+            rate = f"{1 / cost.wall:.0f}"
+            table.add_row(str(clients), name, *micros, rate, f"{ratio:.2f}", bar)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
