@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import grp
 import hashlib
 import io
 import json
@@ -12,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -21,11 +21,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from shiftergw.auth.munge import encode
+from shiftergw.errors import Unavailable
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("SHIFTERGW_QUICKSTART", CHECKOUT.parent / "shiftergw-quickstart"))
 BIN = Path(sys.executable).parent
 SYSTEM = "quickstart"
-PIDS = {"gateway": HOME / "gateway.pid", "registry": HOME / "registry.pid"}
+PIDS = {name: HOME / f"{name}.pid" for name in ("gateway", "registry", "munged")}
+MUNGE = Path(
+    f"/tmp/shiftergw-{os.getuid()}-{hashlib.sha256(bytes(HOME)).hexdigest()[:12]}"  # noqa: S108
+)
+"""Where the munge daemon has its files; `start_munged` says why not in HOME."""
+
 START_SECONDS = 30.0
 
 
@@ -64,12 +72,61 @@ def stop(name: str) -> None:
     pid_file = PIDS[name]
     with suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
-        if str(HOME).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if bytes(HOME) in command or bytes(MUNGE) in command:
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + START_SECONDS
             while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
     pid_file.unlink(missing_ok=True)
+
+
+def start_munged() -> Path:
+    """Start a munge daemon with a key of its own and return its socket.
+
+    munged insists on a socket that everybody can reach, below directories that nobody else can
+    write to, and the system wants its name short: none of this is sure of the quickstart's home.
+    """
+    remove_munge_directory()
+    MUNGE.mkdir(mode=0o711)
+    MUNGE.chmod(0o711)  # whatever the umask
+    key = MUNGE / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    program = shutil.which("munged", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    names = ("socket", "key-file", "log-file", "pid-file", "seed-file")
+    options = [f"--{name}={MUNGE / name.removesuffix('-file')}" for name in names]
+    socket_path, log = MUNGE / "socket", HOME / "munged.log"
+    say(f"starting a munge daemon on {socket_path}")
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [program or sys.exit("munged is not installed"), "--foreground", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    PIDS["munged"].write_text(str(process.pid))
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(Unavailable):
+            encode(b"", socket_path)
+            return socket_path
+        if process.poll() is not None or time.monotonic() > deadline:
+            sys.exit(f"{log.read_text()}\nthe munge daemon did not start; its log is {log}")
+        time.sleep(0.1)
+
+
+def remove_munge_directory() -> None:
+    """Remove what an earlier run left; end if it is another user's."""
+    with suppress(FileNotFoundError):
+        status = MUNGE.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            sys.exit(
+                f"{MUNGE} is not ours; remove it, or set SHIFTERGW_QUICKSTART to another place"
+            )
+        shutil.rmtree(MUNGE)
 
 
 def layer(*entries: tuple[str, bytes | str | None]) -> bytes:
@@ -185,7 +242,7 @@ def host_of(image: str) -> str | None:
     return first if is_host else None
 
 
-def write_configuration(image: str, port: int) -> Path:
+def write_configuration(image: str, port: int, munge_socket: Path) -> Path:
     """Write an `imagemanager.json` for this machine and return its path."""
     locations: dict[str, Any] = {"registry-1.docker.io": {"remotetype": "dockerv2"}}
     host = host_of(image)
@@ -205,11 +262,12 @@ def write_configuration(image: str, port: int) -> Path:
                 "StateDirectory": str(HOME / "state"),
                 "CacheDirectory": str(HOME / "cache"),
                 "ExpandDirectory": str(HOME / "expand"),
-                "Authentication": "mock",
+                "Authentication": "munge",
                 "Listen": f"tcp:{port}:interface=127.0.0.1",
                 "Locations": locations,
                 "Platforms": {
                     SYSTEM: {
+                        "mungeSocketPath": str(munge_socket),
                         "accesstype": "local",
                         "admins": [getpass.getuser()],
                         "architecture": machine,
@@ -238,10 +296,11 @@ def start_gateway(configuration: Path, port: int) -> str:
     return url
 
 
-def show(url: str, image: str, credential: str) -> int:
+def show(url: str, image: str, munge_socket: Path) -> int:
     """Pull the image with live progress and print what came of it; return an exit code."""
     client = [
-        str(BIN / "shiftergw"), "--gateway", url, "--system", SYSTEM, "--credential", credential,
+        str(BIN / "shiftergw"), "--gateway", url, "--system", SYSTEM,
+        "--munge-socket", str(munge_socket),
     ]  # fmt: skip
     say(f"pulling {image}")
     pulled = subprocess.run(
@@ -266,7 +325,7 @@ def show(url: str, image: str, credential: str) -> int:
     sys.stdout.write(
         f"\nThe gateway goes on running at {url}. Try:\n"
         f"  {words} images\n  {words} pull {image}\n"
-        f"  curl -X POST -H 'authentication: {credential}'"
+        f'  curl -X POST -H "authentication: $(munge -n -S {munge_socket})"'
         f" {url}/api/pull/{SYSTEM}/docker/{image.replace('/', '%2F')}/\n"
         "Stop it with:\n  conf/quickstart --stop\n"
     )
@@ -284,14 +343,15 @@ def main() -> int:
     for name in PIDS:
         stop(name)
     if arguments.stop:
+        remove_munge_directory()
         say("stopped")
         return 0
     HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
     image = arguments.image or start_registry()
     port = free_port()
-    url = start_gateway(write_configuration(image, port), port)
-    user, group = getpass.getuser(), grp.getgrgid(os.getgid()).gr_name
-    return show(url, image, f"good:{user}:{group}::{os.getuid()}:{os.getgid()}")
+    munge_socket = start_munged()
+    url = start_gateway(write_configuration(image, port, munge_socket), port)
+    return show(url, image, munge_socket)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PLACES = 4
 """Credentials that one system's daemon is asked about at the same time."""
 
-DECODING_LIMIT = 10.0
+DECODING_LIMIT = 5.0
 """Seconds until a daemon that does not answer counts as away; a healthy one takes a millisecond."""
 
 _FORM = re.compile(r"MUNGE:[A-Za-z0-9+/]+={0,2}:")
