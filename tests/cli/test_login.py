@@ -1,0 +1,203 @@
+"""login and logout as processes, with a real munge daemon, with a terminal and without one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import stat
+import subprocess
+import termios
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from shiftergw.auth.munge import decode_own
+from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.cli.homes import at_home
+from tests.munged import Munged
+
+LIMIT = 30.0
+
+
+class Home:
+    """A user's home, and the commands that he types there."""
+
+    def __init__(self, path: Path, munged: Munged) -> None:
+        """Have no logins yet."""
+        self._munged = munged
+        self.file = path / "home" / ".udiRoot" / ".cred"
+        self.env: Mapping[str, str] = {
+            **ENVIRONMENT,
+            **at_home(path / "home"),
+            "SHIFTERGW_SYSTEM": "mycluster",
+            "SHIFTERGW_MUNGE_SOCKET": str(munged.socket),
+        }
+
+    def run(self, *arguments: str, typed: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Run a command without a terminal; return exit code, output and what it said."""
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.env,
+            input=typed,
+            capture_output=True,
+            timeout=LIMIT,
+            start_new_session=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def logins(self) -> dict[str, bytes]:
+        """Return what is kept, opened."""
+        pairs = [line.split("=", 1) for line in self.file.read_text().splitlines()]
+        return {key: decode_own(text, self._munged.socket) for key, text in pairs}
+
+
+@pytest.fixture
+def home(tmp_path: Path, munged: Munged) -> Home:
+    """Give a home without logins."""
+    return Home(tmp_path, munged)
+
+
+def test_login_without_a_terminal(home: Home) -> None:
+    """User and password come from standard input; the password may hold anything but a NUL."""
+    code, out, said = home.run("login", typed=b'ann\npa:ss \\"w\xc3\xb6rd\x1b \n')
+    assert (code, out) == (0, b"")
+    assert said.startswith(b"default user: default password: ")
+    assert b"ss" not in said.removeprefix(b"default user: default password: ")
+    assert home.logins() == {"mycluster:default": b'ann:pa:ss \\"w\xc3\xb6rd\x1b '}
+    assert stat.S_IMODE(home.file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.file.parent.stat().st_mode) == 0o700
+
+
+def test_logins_replace_and_are_forgotten(home: Home) -> None:
+    """A location has one login; others, and other systems', are none of its business."""
+    assert home.run("login", "reg.example:5000", typed=b"ann\none\n")[0] == 0
+    assert home.run("login", typed=b"ann\ntwo\n")[0] == 0
+    assert home.run("--system", "other", "login", "reg.example:5000", typed=b"ann\n3\n")[0] == 0
+    before = home.file.read_bytes().splitlines()
+    assert home.run("login", "reg.example:5000", typed=b"bob\nfour\n")[0] == 0
+    assert home.file.read_bytes().splitlines()[1:] == before[1:]
+    assert home.logins() == {
+        "mycluster:reg.example:5000": b"bob:four",
+        "mycluster:default": b"ann:two",
+        "other:reg.example:5000": b"ann:3",
+    }
+    assert home.run("logout", "reg.example:5000")[0] == 0
+    assert list(home.logins()) == ["mycluster:default", "other:reg.example:5000"]
+    assert home.run("logout")[0] == 0
+    code, _, said = home.run("logout")
+    assert code == 4
+    assert b"There is no login for default on mycluster" in said
+
+
+@pytest.mark.parametrize(
+    "typed", [b"", b"\n", b"ann\n", b"ann\n\n", b"a:b\nx\n", b"\0\nx\n", b"ann\n\0\n"]
+)
+def test_what_is_no_login(home: Home, typed: bytes) -> None:
+    """An empty answer, or one that cannot be kept, is refused, and nothing is written."""
+    code, _, said = home.run("login", typed=typed)
+    assert code == 2
+    assert b"Nothing is kept" in said
+    assert not home.file.exists()
+
+
+def test_misuse(home: Home) -> None:
+    """A location that would break the file, or a file that is a link: told before any question."""
+    assert home.run("login", "a=b", typed=b"ann\nx\n")[0] == 2
+    home.file.parent.mkdir()
+    home.file.symlink_to("/dev/null")
+    code, _, said = home.run("login", typed=b"ann\nx\n")
+    assert code == 2
+    assert b"user:" not in said
+    assert home.run("logout")[0] == 2
+
+
+def test_munge_is_away(home: Home) -> None:
+    """Nothing can be sealed, so nothing is kept; the exit code tells it from misuse."""
+    code, _, said = home.run("--munge-socket", "/nonexistent", "login", typed=b"ann\nhush\n")
+    assert code == 3
+    assert b"munge does not answer" in said
+    assert b"hush" not in said
+    assert not home.file.exists()
+
+
+class Terminal:
+    """A command on a terminal of its own, which wins over its standard input."""
+
+    def __init__(self, home: Home, *arguments: str) -> None:
+        """Start it."""
+        self._master, slave = pty.openpty()
+        self._slave = slave
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            env=home.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no lock
+        )
+        self.shown = b""
+
+    def expect(self, text: bytes) -> None:
+        """Wait until a text is shown."""
+        deadline = time.monotonic() + LIMIT
+        while text not in self.shown:
+            if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
+                raise TimeoutError(self.shown)
+            self.shown += os.read(self._master, 1024)
+
+    def echoes(self) -> bool:
+        """Say whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
+
+    def type(self, text: bytes) -> None:
+        """Type."""
+        os.write(self._master, text)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait(LIMIT)
+        os.close(self._master)
+        os.close(self._slave)
+
+
+def test_login_on_a_terminal(home: Home) -> None:
+    """The questions are on the terminal, and the password is not shown; later typing is."""
+    terminal = Terminal(home, "login", "ghcr.io")
+    try:
+        terminal.expect(b"ghcr.io user: ")
+        terminal.type(b"ann\n")
+        terminal.expect(b"ghcr.io password: ")
+        assert not terminal.echoes()
+        terminal.type(b"hush\n")
+        terminal.expect(b"is kept in")
+        assert terminal.process.wait(LIMIT) == 0
+        assert terminal.echoes()
+        assert b"ann" in terminal.shown
+        assert b"hush" not in terminal.shown
+    finally:
+        terminal.close()
+    assert home.logins() == {"mycluster:ghcr.io": b"ann:hush"}
+
+
+def test_interrupted_login(home: Home) -> None:
+    """Ctrl-C at the password gives the terminal back as it was, and keeps nothing."""
+    terminal = Terminal(home, "login")
+    try:
+        terminal.expect(b"user: ")
+        terminal.type(b"ann\n")
+        terminal.expect(b"password: ")
+        terminal.type(b"hus\x03")
+        terminal.expect(b"Interrupted")
+        assert terminal.process.wait(LIMIT) == 130
+        assert terminal.echoes()
+        assert b"Traceback" not in terminal.shown
+    finally:
+        terminal.close()
+    assert not home.file.exists()

@@ -1,0 +1,162 @@
+"""The file that keeps logins: what stands in it, and who may have written it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shiftergw.cli.exits import Misused
+from shiftergw.cli.logins import LoginFile, check_key, kept, replaced
+
+FIRST = "MUNGE:AwQDAAC1:"
+SECOND = "MUNGE:AwQFAA==:"
+
+LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")),
+        st.sampled_from(
+            [
+                f"mycluster:default={FIRST}".encode(),
+                f"mycluster:quay.io={FIRST}".encode(),
+                f"other:quay.io={FIRST}".encode(),
+                b"mycluster:quay.io",
+                b"# mycluster:quay.io",
+                b"",
+                b"\r",
+            ]
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(lines=LINES, ended=st.booleans())
+def test_a_change_leaves_other_lines_as_they_are(lines: list[bytes], ended: bool) -> None:
+    """What is kept is found again, and no other line loses or gains a byte, bar a missing end."""
+    content = b"\n".join(lines) + (b"\n" if ended and lines else b"")
+    key = b"mycluster:quay.io=MUNGE:"
+    for credential in (SECOND, None):
+        after = replaced(content, "mycluster", "quay.io", credential)
+        assert kept(after, "mycluster").get("quay.io") == credential
+        others = [line for line in content.split(b"\n") if not line.startswith(key)]
+        left = [line for line in after.split(b"\n") if not line.startswith(key)]
+        assert b"\n".join(left).rstrip(b"\n") == b"\n".join(others).rstrip(b"\n")
+
+
+def test_a_login_takes_the_place_of_the_old_one() -> None:
+    """One line for a location stays, where the first was; the other client reads it, too."""
+    content = (
+        f"a:x={FIRST}\nmycluster:x={FIRST}\nmycluster:y={FIRST}\nmycluster:x={FIRST}\n".encode()
+    )
+    assert replaced(content, "mycluster", "x", SECOND) == (
+        f"a:x={FIRST}\nmycluster:x={SECOND}\nmycluster:y={FIRST}\n".encode()
+    )
+    assert replaced(b"", "mycluster", "x", SECOND) == f"mycluster:x={SECOND}\n".encode()
+    assert replaced(b"no end", "mycluster", "x", SECOND) == (
+        f"no end\nmycluster:x={SECOND}\n".encode()
+    )
+
+
+def test_locations_hold_colons() -> None:
+    """A registry's port belongs to its location; other systems' logins are not ours."""
+    content = f"s:reg:5000={FIRST}\ns2:reg:5000={SECOND}\ns:={SECOND}\nnonsense\n".encode()
+    assert kept(content, "s") == {"reg:5000": FIRST, "": SECOND}
+    assert kept(content, "reg") == {}
+
+
+@pytest.mark.parametrize(
+    ("system", "location"),
+    [("a:b", "x"), ("a=b", "x"), ("", "x"), ("a b", "x"), ("a", ""), ("a", "x=y"), ("a", "x\ny")],
+)
+def test_names_that_would_break_the_file(system: str, location: str) -> None:
+    """What the other client would read as another login, or as a line of its own, is refused."""
+    with pytest.raises(Misused, match="cannot be"):
+        check_key(system, location)
+    check_key("mycluster", "reg.example:5000/a")
+
+
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """Directory 0700, file 0600, whatever they were before; nothing else is left behind."""
+    file = LoginFile(tmp_path)
+    assert file.read() == b""
+    file.change(lambda content: content + b"one\n")
+    file.path.chmod(0o644)
+    file.path.parent.chmod(0o755)
+    file.change(lambda content: content + b"two\n")
+    assert file.read() == b"one\ntwo\n"
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
+    assert [path.name for path in file.path.parent.iterdir()] == [".cred"]
+
+
+def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """The file appears by rename: whoever reads it meanwhile reads the old one, whole."""
+    file = LoginFile(tmp_path)
+    file.change(lambda _: b"old\n")
+    with file.path.open("rb") as reader:
+        file.change(lambda _: b"new\n")
+        assert reader.read() == b"old\n"
+
+    def broken(content: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        file.change(broken)
+    assert file.read() == b"new\n"
+
+
+def _nothing(content: bytes) -> bytes:
+    return content
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    """Neither file nor directory may lead elsewhere, not even to one's own files."""
+    elsewhere = tmp_path / "elsewhere"
+    LoginFile(elsewhere).path.parent.mkdir(parents=True)
+    LoginFile(elsewhere).path.write_bytes(b"bait\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    file = LoginFile(home)
+    file.path.parent.symlink_to(elsewhere / ".udiRoot")
+    for use in (file.read, lambda: file.change(_nothing)):
+        with pytest.raises(Misused, match="no links"):
+            use()
+    file.path.parent.unlink()
+    file.path.parent.mkdir()
+    file.path.symlink_to(elsewhere / ".udiRoot" / ".cred")
+    for use in (file.read, lambda: file.change(_nothing)):
+        with pytest.raises(Misused, match="no links"):
+            use()
+    assert (elsewhere / ".udiRoot" / ".cred").read_bytes() == b"bait\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", [".udiRoot", ".udiRoot/.cred"])
+def test_what_belongs_to_others_is_refused(tmp_path: Path, name: str) -> None:
+    """Somebody else's file could hold somebody else's logins."""
+    file = LoginFile(tmp_path)
+    file.change(lambda _: b"x\n")
+    os.chown(tmp_path / name, 12345, 12345)
+    for use in (file.read, lambda: file.change(_nothing)):
+        with pytest.raises(Misused, match="belongs to somebody else"):
+            use()
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe does not keep the command waiting; a directory and a lost home are told."""
+    file = LoginFile(tmp_path)
+    file.path.parent.mkdir()
+    os.mkfifo(file.path)
+    with pytest.raises(Misused, match="is no file"):
+        file.read()
+    file.path.unlink()
+    file.path.mkdir()
+    with pytest.raises(Misused, match=r"\.cred"):
+        file.read()
+    with pytest.raises(Misused, match="cannot be used: No such file"):
+        LoginFile(tmp_path / "nowhere").change(_nothing)
