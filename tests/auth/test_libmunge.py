@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status
+from shiftergw.auth import libmunge
+from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status, find_munge
 from shiftergw.auth.munge import decode_own, encode
 from shiftergw.errors import NotAuthenticated, Unavailable
 from tests.munged import Munged, clock_off_by
@@ -205,8 +206,27 @@ class TestCommandLine:
         with pytest.raises(Unavailable) as caught:
             encode(b"secret", None, Programs())
         assert "secret" not in f"{caught.value}{caught.value.detail}"
+        with pytest.raises(Unavailable, match="munge does not answer"):
+            decode_own("MUNGE:AAAA:", None, Programs())
 
     def test_too_many_logins(self, munged: Munged, munge: Munge) -> None:
         """Logins that no credential can hold: remove some."""
         with pytest.raises(NotAuthenticated, match=r"\.cred"):
             encode(b"x" * (LARGEST + 1), munged.socket, munge)
+
+
+def test_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library where there is one, else the programs."""
+    assert type(find_munge.__wrapped__()) is Library
+    monkeypatch.setattr(libmunge, "_LIBRARY", "libmunge-that-is-missing.so.2")
+    assert type(find_munge.__wrapped__()) is Programs
+
+
+def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended, and counts as a daemon that does not answer."""
+    monkeypatch.setattr(libmunge, "PROGRAM_LIMIT", 0.2)
+    program = tmp_path / "unmunge"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert Programs().decode(b"MUNGE:AAAA:", None).status == Status.TIMEOUT
