@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import reactor
 
 from shiftergw.ports import ImageStore
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite import LOOKUPS_KEPT, SqliteStore
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,17 @@ class Place:
 def open_store(kind: str, location: str) -> SqliteStore:
     """Return the store of a location, not started."""
     return {"sqlite": lambda: SqliteStore(reactor, Path(location))}[kind]()
+
+
+@asynccontextmanager
+async def running(path: Path, lookups_kept: int = LOOKUPS_KEPT) -> AsyncIterator[SqliteStore]:
+    """Run a store while the context lives."""
+    store = SqliteStore(reactor, path, lookups_kept)
+    await store.startService()
+    try:
+        yield store
+    finally:
+        await store.stopService()
 
 
 def sqlite_place(store: SqliteStore, path: Path) -> Place:

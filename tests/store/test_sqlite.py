@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -18,25 +18,12 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailable
 from shiftergw.model import Progress, QueueLimits, Ready
-from shiftergw.store import database, queries, sqlite
+from shiftergw.store import database, queries
 from shiftergw.store.sqlite import SqliteStore
 from tests.store import hammer
 from tests.store.contract import StoreContract
-from tests.store.places import Place, sqlite_place
-from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, all_of, begun, pulled, request
-
-
-@asynccontextmanager
-async def running(
-    path: Path, lookups_kept: int = sqlite.LOOKUPS_KEPT
-) -> AsyncIterator[SqliteStore]:
-    """Run a store while the context lives."""
-    store = SqliteStore(reactor, path, lookups_kept)
-    await store.startService()
-    try:
-        yield store
-    finally:
-        await store.stopService()
+from tests.store.places import Place, running, sqlite_place
+from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, begun, pulled, request
 
 
 @pytest.fixture
@@ -285,15 +272,6 @@ async def test_stop_does_what_was_asked_for(path: Path) -> None:
     stopped = store.stopService()
     assert all(created for _, created in [await answer for answer in answers])
     await stopped
-
-
-@pytest_twisted.ensureDeferred
-async def test_lookup_rows_are_bounded(path: Path) -> None:
-    """Beyond the number kept, old rows of metrics go."""
-    async with running(path, lookups_kept=10) as store:
-        await all_of(store.record_lookup({"system": "alpha", "n": n}) for n in range(25))
-        rows = await store.lookups("alpha", 100)
-        assert [row["n"] for row in rows] == list(range(15, 25))
 
 
 FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
