@@ -20,8 +20,8 @@ END = bytes(2 * BLOCK)
 _NAME = 100  # bytes of a name or target that fit into the header itself
 _ADLER = 65521
 _OCTAL_SIZE = 8**11
-_BLANKS = b" " * 8  # what the checksum's own member counts as
-_ROOT = b"0000000\0" * 2
+_BLANKS = sum(b" " * 8)  # what the checksum's own member counts as
+_FRONT = b"%b%07o\0" + b"0000000\0" * 2 + b"%b%011o\0"  # all before the checksum; root's
 _MAGIC_AND_REST = b"ustar  \0" + bytes(BLOCK - 265)
 
 # name, mode, (uid, gid), size, mtime, checksum, type, target, magic and version, (user, group,
@@ -32,13 +32,15 @@ FIELDS = Struct("100s8s16x12s12s8sc100s8s80x155s12x")
 
 def number(field: bytes) -> int:
     """Read a number: octal digits, or base 256 (GNU) where the first bit is set."""
-    if field[0] & 0x80:
-        bits = 8 * len(field) - 1
-        value = int.from_bytes(field, "big") & ((1 << bits) - 1)
-        return value - (1 << bits) if value >> (bits - 1) else value
-    digits = field.partition(b"\0")[0].strip(b" ")
-    if not digits:
-        return 0
+    digits = field.rstrip(b" \0")
+    if not digits.isdigit():  # none, base 256, or blanks and more in unusual places
+        if field[0] & 0x80:
+            bits = 8 * len(field) - 1
+            value = int.from_bytes(field, "big") & ((1 << bits) - 1)
+            return value - (1 << bits) if value >> (bits - 1) else value
+        digits = field.partition(b"\0")[0].strip(b" ")
+        if not digits:
+            return 0
     try:
         if digits.isdigit():
             return int(digits, 8)
@@ -54,10 +56,11 @@ def checksum_holds(block: bytes, stored: bytes) -> bool:
     it comes ten times faster than a sum in Python. Some old writers added signed bytes.
     """
     try:
-        total = number(stored) - sum(_BLANKS)
+        total = number(stored) - _BLANKS
     except LayerInvalid:
         return False
-    if adler32(block[156:], adler32(block[:148])) & 0xFFFF == (total + 1) % _ADLER:
+    others = (adler32(block) & 0xFFFF) - (adler32(block[148:156]) & 0xFFFF)
+    if (others - total) % _ADLER == 0:
         return True
     signed = memoryview(block).cast("b")
     return sum(signed[:148]) + sum(signed[156:]) == total
@@ -66,17 +69,11 @@ def checksum_holds(block: bytes, stored: bytes) -> bool:
 def _block(
     name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: bytes = b""
 ) -> bytes:
-    octal = size < _OCTAL_SIZE
-    front = b"%b%07o\0%b%b%011o\0" % (
-        name.ljust(_NAME, b"\0"),
-        mode,
-        _ROOT,
-        b"%011o\0" % size if octal else b"\x80" + size.to_bytes(11, "big"),
-        mtime,
-    )
+    octets = b"%011o\0" % size if size < _OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
+    front = _FRONT % (name.ljust(_NAME, b"\0"), mode, octets, mtime)
     back = kind + target.ljust(_NAME, b"\0") + _MAGIC_AND_REST
     # At most 200 bytes of 255 and some digits: the sum never reaches Adler's modulus.
-    total = (adler32(back, adler32(front)) & 0xFFFF) - 1 + sum(_BLANKS)
+    total = (adler32(back, adler32(front)) & 0xFFFF) - 1 + _BLANKS
     return b"%b%06o\0 %b" % (front, total, back)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from shiftergw.image import LayerFile
 from shiftergw.oci.compression import PIECE, Stopped, unpacked
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
+from shiftergw.oci.sparse import SparseMap
 from shiftergw.oci.tree import SYMLINK, Directory, Leaf, walk
 
 _PIPE = 1 << 20
@@ -27,6 +29,9 @@ _LARGE = 1 << 16
 """Bytes from which data goes out by itself, without being copied beside its neighbours."""
 
 _ZEROS = memoryview(bytes(PIECE))
+
+_Part = bytes | memoryview
+"""A piece of the archive: data of files comes as views, all around it as bytes."""
 
 
 def stream(
@@ -45,26 +50,33 @@ def stream(
     """
     with suppress(OSError):  # not a pipe, or this user's pipes hold too much already
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE)
-    archive = _Archive(write_fd, stop, report)
-    contents = _directories(plan.root, archive)
+    with closing(_archive(plan, layers, stop)) as parts:
+        _write_all(parts, write_fd, stop, report)
+
+
+def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[_Part, None, None]:
+    """Yield the whole archive, in parts as they come."""
+    contents = _Contents()
+    yield from _directories(plan.root, contents)
     for path, leaf in contents.without_data:
         kind = b"2" if leaf.kind == SYMLINK else b"0"
-        archive.write(header(path, leaf.mode, leaf.mtime, kind, target=leaf.target))
-        _write_links(archive, path, leaf, contents)
+        yield header(path, leaf.mode, leaf.mtime, kind, target=leaf.target)
+        yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
         files.sort(key=lambda file: file[2].offset)
         with closing(unpacked(layers[number].path, None, stop)) as pieces:
             source = _Source(pieces)
             for prefix, name, leaf in files:
                 path = prefix + name
-                archive.write(header(path, leaf.mode, leaf.mtime, b"0", leaf.size))
-                for data in _content(source, leaf):
-                    archive.write_data(data)
-                archive.write(padding(leaf.size))
+                yield header(path, leaf.mode, leaf.mtime, b"0", leaf.size)
+                if leaf.sparse is None:
+                    yield from source.read(leaf.offset, leaf.size)
+                else:
+                    yield from _with_zeros(source, leaf, leaf.sparse)
+                yield padding(leaf.size)
                 if leaf.names > 1:
-                    _write_links(archive, path, leaf, contents)
-    archive.write(END)
-    archive.flush()
+                    yield from _links(path, leaf, contents)
+    yield END
 
 
 @dataclass(slots=True)
@@ -76,7 +88,9 @@ class _Contents:
     """
 
     without_data: list[tuple[bytes, Leaf]] = field(default_factory=list)
-    by_layer: dict[int, list[tuple[bytes, bytes, Leaf]]] = field(default_factory=dict)
+    by_layer: dict[int, list[tuple[bytes, bytes, Leaf]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     more_names: dict[Leaf, list[bytes]] = field(default_factory=dict)
 
     def add(self, prefix: bytes, name: bytes, leaf: Leaf) -> None:
@@ -88,44 +102,43 @@ class _Contents:
                 return
             self.more_names[leaf] = []
         if leaf.size:
-            self.by_layer.setdefault(leaf.layer, []).append((prefix, name, leaf))
+            self.by_layer[leaf.layer].append((prefix, name, leaf))
         else:
             self.without_data.append((prefix + name, leaf))
 
 
-def _directories(root: Directory, archive: _Archive) -> _Contents:
-    """Write all directories, and return everything else."""
-    contents = _Contents()
+def _directories(root: Directory, contents: _Contents) -> Iterator[bytes]:
+    """Yield the headers of all directories, and sort everything else in."""
     _add_leaves(contents, b"", root)
     for path, node in walk(root):
         if isinstance(node, Directory):
-            archive.write(header(path, node.mode, node.mtime, b"5"))
+            yield header(path, node.mode, node.mtime, b"5")
             _add_leaves(contents, path + b"/", node)
-    return contents
 
 
 def _add_leaves(contents: _Contents, prefix: bytes, directory: Directory) -> None:
     for name, node in directory.children.items():
-        if isinstance(node, Leaf):
+        if isinstance(node, Directory):
+            continue
+        if node.names == 1 and node.size:  # nearly all
+            contents.by_layer[node.layer].append((prefix, name, node))
+        else:
             contents.add(prefix, name, node)
 
 
-def _write_links(archive: _Archive, target: bytes, leaf: Leaf, contents: _Contents) -> None:
-    """Write the other names of an inode, right behind it."""
+def _links(target: bytes, leaf: Leaf, contents: _Contents) -> Iterator[bytes]:
+    """Yield the headers of the other names of an inode, which stand right behind it."""
     for path in contents.more_names.get(leaf, ()):
-        archive.write(header(path, leaf.mode, leaf.mtime, b"1", target=target))
+        yield header(path, leaf.mode, leaf.mtime, b"1", target=target)
 
 
-def _content(source: _Source, leaf: Leaf) -> Iterator[memoryview]:
-    """Yield the bytes of a file as it reads: a sparse one with its zeros.
+def _with_zeros(source: _Source, leaf: Leaf, sparse: SparseMap) -> Iterator[memoryview]:
+    """Yield the bytes of a sparse file as it reads, with its zeros.
 
     `mksquashfs` before 4.7.5 could damage sparse files, and finds runs of zeros by itself.
     """
-    if leaf.sparse is None:
-        yield from source.read(leaf.offset, leaf.size)
-        return
     at, stored = 0, leaf.offset
-    for offset, length in (*leaf.sparse, (leaf.size, 0)):
+    for offset, length in (*sparse, (leaf.size, 0)):
         while at < offset:
             zeros = _ZEROS[: offset - at]
             yield zeros
@@ -159,42 +172,35 @@ class _Source:
                 raise LayerInvalid("A layer is shorter than it was when it was indexed.")
 
 
-class _Archive:
-    """The pipe: gathers small parts into large writes, and passes large ones through."""
+def _write_all(parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[int], None]) -> None:
+    """Write an archive: small parts gathered into large writes, large ones passed through."""
+    gathered: list[_Part] = []
+    size = done = 0
 
-    def __init__(self, fd: int, stop: Event, report: Callable[[int], None]) -> None:
-        self._fd = fd
-        self._stop = stop
-        self._report = report
-        self._parts: list[bytes | memoryview] = []
-        self._gathered = 0
-        self._done = 0
+    def flush() -> None:
+        _write(fd, memoryview(b"".join(gathered)), stop)
+        gathered.clear()
+        report(done)
 
-    def write(self, part: bytes | memoryview) -> None:
-        """Append headers and padding."""
-        self._parts.append(part)
-        self._gathered += len(part)
-        if self._gathered >= PIECE:
-            self.flush()
+    for part in parts:
+        length = len(part)
+        if isinstance(part, memoryview):
+            done += length
+            if length >= _LARGE:
+                flush()
+                size = 0
+                _write(fd, part, stop)
+                continue
+        gathered.append(part)
+        size += length
+        if size >= PIECE:
+            flush()
+            size = 0
+    flush()
 
-    def write_data(self, data: memoryview) -> None:
-        """Append bytes of a file."""
-        self._done += len(data)
-        if len(data) < _LARGE:
-            self.write(data)
-        else:
-            self.flush()
-            self._write(data)
 
-    def flush(self) -> None:
-        """Write what is gathered, and say how far the data is."""
-        self._write(memoryview(b"".join(self._parts)))
-        self._parts.clear()
-        self._gathered = 0
-        self._report(self._done)
-
-    def _write(self, data: memoryview) -> None:
-        while data:
-            if self._stop.is_set():
-                raise Stopped
-            data = data[os.write(self._fd, data) :]
+def _write(fd: int, data: memoryview, stop: Event) -> None:
+    while data:
+        if stop.is_set():
+            raise Stopped
+        data = data[os.write(fd, data) :]
