@@ -71,21 +71,24 @@ class Remote:
 
     async def expire(self, itype: str, image: str) -> None:
         """Take a tag away."""
-        _check_done(await self._ask("GET", "expire", itype, image))
+        answer = await self._ask("GET", "expire", itype, image)
+        _check_done(answer.get("status"))
 
     async def autoexpire(self) -> list[str]:
         """Expire what is due; return the ids."""
-        return _texts((await self._ask("GET", "autoexpire")).get("status"))
+        ids = (await self._ask("GET", "autoexpire")).get("status")
+        _check_done(isinstance(ids, list))
+        return _texts(ids)
 
     async def take_down(self, image_id: str) -> list[str]:
         """Remove and block an image; return what it was called, as `type:tag`."""
         answer = await self._ask("POST", "takedown", image_id)
-        _check_done(answer)
+        _check_done(answer.get("status"))
         return _texts(answer.get("removed"))
 
     async def allow(self, image_id: str) -> None:
         """Take the block of an image back."""
-        _check_done(await self._ask("POST", "allow", image_id))
+        _check_done((await self._ask("POST", "allow", image_id)).get("status"))
 
     async def metrics(self, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` look-ups, oldest first."""
@@ -216,7 +219,7 @@ def _texts(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _check_done(answer: Mapping[str, Any]) -> None:
-    """Raise `Refused` for the answers with which the original gateway refuses."""
-    if answer.get("status") is not True:
+def _check_done(done: object) -> None:
+    """Raise `Refused` where the original gateway refuses: with 200, and `false` or `null`."""
+    if done is not True:
         raise Refused("The gateway has not done it: you may not, or there is no such image.")

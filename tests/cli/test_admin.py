@@ -1,0 +1,207 @@
+"""expire, autoexpire, rm and metrics: as processes against a gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_twisted
+from click.testing import CliRunner
+from twisted.internet import reactor as global_reactor
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from shiftergw.cli.admin import metrics_table
+from shiftergw.cli.exits import NoGateway, Refused
+from shiftergw.cli.main import main
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import NotAllowed, NotFound
+from shiftergw.model import Session
+from tests.cli.command import ask
+from tests.web.fakes import IMAGE_ID, FakeGateway, listening
+
+reactor: Any = global_reactor
+ROWS = [
+    {"user": "ann", "uid": 1, "system": "s", "type": "docker", "tag": "a:1", "time": 1.7e9},
+    {"user": "b\x1b", "uid": 2, "system": "s", "type": "custom", "tag": "b", "id": "c" * 64},
+]
+
+
+@dataclass
+class Telling(FakeGateway):
+    """A gateway that tells what the test gives it: rows of metrics, ids, names."""
+
+    rows: Sequence[Mapping[str, Any]] = field(default_factory=lambda: ROWS)
+    due: Sequence[str] = ()
+    names: Sequence[str] = ()
+
+    async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the last rows."""
+        await super().metrics(session, limit)
+        return self.rows[-limit:]
+
+    async def autoexpire(self, session: Session) -> Sequence[str]:
+        """Return what was due."""
+        await super().autoexpire(session)
+        return self.due
+
+    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
+        """Return what it was called."""
+        await super().take_down(session, image_id)
+        return self.names
+
+
+@pytest_twisted.ensureDeferred
+async def test_expire() -> None:
+    """One tag of one type, and a line that says so."""
+    fake = FakeGateway()
+    result = await ask(fake, "expire", "custom:mine:1")
+    assert (result.returncode, result.stdout) == (0, "custom:mine:1 is expired.\n")
+    assert [(name, *rest) for name, _, *rest in fake.asked] == [("expire", "custom", "mine:1")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_autoexpire() -> None:
+    """The ids on standard output, one a line; that there were none on standard error."""
+    result = await ask(Telling(due=[IMAGE_ID, "cd" * 32]), "autoexpire")
+    assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n{'cd' * 32}\n")
+    result = await ask(Telling(), "autoexpire")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "No image's time is up.\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_rm() -> None:
+    """A takedown lists what went with it, and tells that the id stays refused."""
+    fake = Telling(names=["docker:a:1", "docker:b\x1b:2"])
+    result = await ask(fake, "rm", "--now", IMAGE_ID)
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        "docker:a:1 is removed.",
+        "docker:b\\x1b:2 is removed.",
+        f"{IMAGE_ID} is refused from now on.",
+    ]
+    assert [(name, *rest) for name, _, *rest in fake.asked] == [("take_down", IMAGE_ID)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rm_allow() -> None:
+    """The other way round."""
+    fake = FakeGateway()
+    result = await ask(fake, "rm", "--allow", IMAGE_ID)
+    assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID} may be pulled again.\n")
+    assert [(name, *rest) for name, _, *rest in fake.asked] == [("allow", IMAGE_ID)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rm"],
+        ["rm", IMAGE_ID],
+        ["rm", "--now", IMAGE_ID, "--allow", IMAGE_ID],
+        ["rm", "--now", ""],
+        ["rm", "--now", "ubuntu:24.04"],
+        ["rm", "--allow", f"{IMAGE_ID}\n"],
+        ["expire"],
+        ["expire", "id:abc"],
+        ["autoexpire", "x:1"],
+        ["metrics", "--limit", "0"],
+        ["metrics", "--limit", "many"],
+    ],
+)
+def test_misuse(arguments: list[str]) -> None:
+    """What could hit the wrong image is refused before anybody is asked."""
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics() -> None:
+    """One line a look-up, the newest last; `--limit` goes to the gateway, `--json` has the rows."""
+    fake = Telling()
+    result = await ask(fake, "metrics")
+    assert result.returncode == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["2023-11-14T22:13:20", "ann(1)", "s", "None", "docker:a:1"],
+        ["1970-01-01T00:00:00", "b\\x1b(2)", "s", "c" * 10, "custom:b"],
+    ]
+    assert json.loads((await ask(fake, "metrics", "--json", "--limit", "1")).stdout) == ROWS[1:]
+    assert [asked[2] for asked in fake.asked] == [10, 1]
+    assert metrics_table([]) == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["expire", "x:1"], ["autoexpire"], ["rm", "--now", IMAGE_ID], ["metrics"]],
+)
+@pytest_twisted.ensureDeferred
+async def test_refusals(arguments: list[str]) -> None:
+    """Who may not, and what is not there: exit code 4, and what the gateway says."""
+    for error in (NotAllowed("Only admins may."), NotFound("There is no such image.")):
+        result = await ask(FakeGateway(raises=error), *arguments)
+        assert (result.returncode, result.stdout) == (4, "")
+        assert str(error) in result.stderr
+
+
+class Answers(Resource):
+    """A server of another kind, or of old: the same answer to everything."""
+
+    def __init__(self, body: bytes) -> None:
+        """Answer with this."""
+        super().__init__()
+        self.isLeaf = True
+        self._body = body
+
+    def render(self, request: Request) -> bytes:
+        """Answer."""
+        request.setHeader("Content-Type", "application/json")
+        return self._body
+
+
+Method = Callable[[Remote], Coroutine[Any, Any, Any]]
+
+
+def _expire(remote: Remote) -> Coroutine[Any, Any, Any]:
+    return remote.expire("docker", "x:1")
+
+
+def _take_down(remote: Remote) -> Coroutine[Any, Any, Any]:
+    return remote.take_down(IMAGE_ID)
+
+
+def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
+    return remote.metrics(5)
+
+
+@pytest.mark.parametrize(
+    ("body", "method", "outcome"),
+    [
+        (b'{"status": null}', _expire, Refused),  # the original gateway: no such tag
+        (b'{"status": false}', _expire, Refused),  # and: not an admin
+        (b'{"status": true}', _expire, None),
+        (b"[]", _expire, NoGateway),
+        (b'{"status": false}', Remote.autoexpire, Refused),
+        (b"{}", Remote.autoexpire, Refused),
+        (b'{"status": ["a", 5]}', Remote.autoexpire, ["a"]),
+        (b'[{"uid": 1}, 2]', _metrics, [{"uid": 1}]),
+        (b"{}", _metrics, NoGateway),
+        (b"odd", _take_down, NoGateway),
+        (b'{"status": 1}', _take_down, Refused),
+        (b'{"status": true, "removed": ["a"]}', _take_down, ["a"]),
+        (b'{"status": true, "removed": 5}', _take_down, []),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_answers(body: bytes, method: Method, outcome: Any) -> None:
+    """The original's way to refuse counts as a refusal; what is no answer is no gateway's."""
+    other: Any = Site(Answers(body))
+    async with listening(other) as port:
+        remote = Remote(reactor, Settings([f"http://127.0.0.1:{port}"], "mycluster", "x"))
+        if isinstance(outcome, type):
+            with pytest.raises(outcome):
+                await method(remote)
+        else:
+            assert await method(remote) == outcome
