@@ -34,7 +34,7 @@ from shiftergw.plumbing.files import (
 from shiftergw.plumbing.locks import try_lock, unlock
 
 _NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold the interpreter
 
 
 class ConvertedFiles:
@@ -68,10 +68,11 @@ def hold(path: Path) -> int:
 def measure(path: Path, stop: Event) -> tuple[int, str]:
     """Return the size and the SHA-256 of a file; soon after `stop` is set, of a part of it."""
     sha256, size = hashlib.sha256(), 0
+    chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
-        while (data := file.read(_CHUNK)) and not stop.is_set():
-            sha256.update(data)
-            size += len(data)
+        while (read := file.readinto(chunk)) and not stop.is_set():
+            sha256.update(chunk[:read])
+            size += read
     return size, sha256.hexdigest()
 
 
