@@ -11,7 +11,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from shiftergw.auth.munge import decode_own
+from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.munged import Munged
 from tests.parts import lacking
+
+LIMIT = 30.0
+"""Seconds that a command may take."""
 
 _LIBRARY = "libnss_wrapper.so"
 
@@ -35,3 +41,37 @@ def at_home(home: Path) -> Mapping[str, str]:
         "NSS_WRAPPER_GROUP": "/etc/group",
         "HOME": "/nonexistent",
     }
+
+
+class Home:
+    """A user's home, and the commands that he types there."""
+
+    def __init__(self, path: Path, munged: Munged, more: Mapping[str, str] | None = None) -> None:
+        """Have no logins yet; `more` is added to the environment of the commands."""
+        self._munged = munged
+        self.file = path / "home" / ".udiRoot" / ".cred"
+        self.env: Mapping[str, str] = {
+            **ENVIRONMENT,
+            **at_home(path / "home"),
+            "SHIFTERGW_SYSTEM": "mycluster",
+            "SHIFTERGW_MUNGE_SOCKET": str(munged.socket),
+            **(more or {}),
+        }
+
+    def run(self, *arguments: str, typed: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Run a command without a terminal; return exit code, output and what it said."""
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.env,
+            input=typed,
+            capture_output=True,
+            timeout=LIMIT,
+            start_new_session=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def logins(self) -> dict[str, bytes]:
+        """Return what is kept, opened."""
+        pairs = [line.split("=", 1) for line in self.file.read_text().splitlines()]
+        return {key: decode_own(text, self._munged.socket) for key, text in pairs}

@@ -10,50 +10,13 @@ import stat
 import subprocess
 import termios
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from shiftergw.auth.munge import decode_own
-from tests.cli.command import ENVIRONMENT, PROGRAM
-from tests.cli.homes import at_home
+from tests.cli.command import PROGRAM
+from tests.cli.homes import LIMIT, Home
 from tests.munged import Munged
-
-LIMIT = 30.0
-
-
-class Home:
-    """A user's home, and the commands that he types there."""
-
-    def __init__(self, path: Path, munged: Munged) -> None:
-        """Have no logins yet."""
-        self._munged = munged
-        self.file = path / "home" / ".udiRoot" / ".cred"
-        self.env: Mapping[str, str] = {
-            **ENVIRONMENT,
-            **at_home(path / "home"),
-            "SHIFTERGW_SYSTEM": "mycluster",
-            "SHIFTERGW_MUNGE_SOCKET": str(munged.socket),
-        }
-
-    def run(self, *arguments: str, typed: bytes = b"") -> tuple[int, bytes, bytes]:
-        """Run a command without a terminal; return exit code, output and what it said."""
-        done = subprocess.run(
-            [*PROGRAM, *arguments],
-            env=self.env,
-            input=typed,
-            capture_output=True,
-            timeout=LIMIT,
-            start_new_session=True,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    def logins(self) -> dict[str, bytes]:
-        """Return what is kept, opened."""
-        pairs = [line.split("=", 1) for line in self.file.read_text().splitlines()]
-        return {key: decode_own(text, self._munged.socket) for key, text in pairs}
 
 
 @pytest.fixture

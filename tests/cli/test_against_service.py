@@ -1,0 +1,90 @@
+"""A user's and an admin's day on the command line: the real service, munge, a private registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shiftergw.oci.meta import read_meta
+from tests.cli.homes import Home
+from tests.images import entry, oci_layout, tar_of
+from tests.munged import Munged
+from tests.parts import need
+from tests.registries import USER, DockerRegistry
+from tests.service import SYSTEM, Service, until
+
+IMAGE = "closed/lib/app:1"
+LOGIN = f"{USER.user}\n{USER.password}\n".encode()
+NAMES = {"SHIFTERGW_SYSTEM": SYSTEM}
+
+
+@pytest.fixture
+def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
+    """Run the gateway of a system whose admin is whoever runs the tests."""
+    need("mksquashfs")
+    with DockerRegistry(tmp_path / "registry", private=True) as registry:
+        oci_layout(tmp_path / "layout", [tar_of([entry("etc"), entry("etc/name", b"app")])])
+        registry.push(tmp_path / "layout", "lib/app:1")
+        images = tmp_path / "service" / "images"
+        platform = {
+            "accesstype": "local",
+            "mungeSocketPath": str(munged.socket),
+            "admins": [os.getuid()],
+            "squashfs": {"compressor": "gzip", "level": 1},
+            "local": {"imageDir": str(images)},
+        }
+        changes = {
+            "Authentication": "munge",
+            "Metrics": True,
+            "FailureHold": 1,
+            "Platforms": {SYSTEM: platform},
+        }
+        locations = {"closed": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+        with Service(tmp_path / "service", locations, changes) as running:
+            yield running
+
+
+def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
+    """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
+    home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})
+    assert home.run("login", "closed", typed=LOGIN)[0] == 0
+    code, out, said = home.run("pull", "--user", "2002,nobody", "--user", "7", IMAGE)
+    assert code == 0, said
+    image_id = out.decode().strip()
+    files = [service.images / f"{image_id}.{kind}" for kind in ("squashfs", "meta")]
+    assert all(file.exists() for file in files)
+    readers = read_meta(files[1].read_bytes()).user_acl or ()
+    assert set(readers) >= {2002, 65534, 7}
+
+    assert home.run("lookup", IMAGE)[1] == out
+    assert image_id[:10] in home.run("images")[1].decode()
+    code, rows, said = home.run("metrics", "--limit", "5")
+    assert code == 0, said
+    assert [line.split()[-1] for line in rows.decode().splitlines()] == [f"docker:{IMAGE}"]
+
+    code, out, said = home.run("rm", "--now", image_id)
+    assert code == 0, said
+    assert out.decode().splitlines()[0] == f"docker:{IMAGE} is removed."
+    assert home.run("lookup", IMAGE)[0] == 4
+    code, _, said = home.run("pull", IMAGE)
+    assert code == 1
+    assert b"taken" in said
+
+    assert home.run("rm", "--allow", image_id)[0] == 0
+    assert home.run("rm", "--allow", image_id)[0] == 4
+    # Until then the failure is still told.
+    until(lambda: home.run("pull", IMAGE)[0] == 0, 30, "the end of the hold of a failure")
+    assert home.run("lookup", IMAGE)[1].decode().strip() == image_id
+    assert home.run("autoexpire")[:2] == (0, b"")
+    assert home.run("expire", IMAGE)[1].decode() == f"docker:{IMAGE} is expired.\n"
+    assert home.run("expire", IMAGE)[0] == 4
+
+    assert home.run("logout", "closed")[0] == 0
+    code, out, said = home.run("pull", IMAGE)
+    assert (code, out) == (1, b""), said
+    assert b"Log in" in said
+    assert USER.password.encode() not in said
+    assert USER.password not in service.log.read_text()
