@@ -21,6 +21,8 @@ def printable(text: str | bytes, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     """Return foreign `text` as one printable line of at most `limit` characters."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isprintable():
+        return text
     line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: 2 * limit])
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

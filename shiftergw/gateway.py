@@ -8,6 +8,7 @@ the last poll started, or how it ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -282,9 +283,11 @@ class Gateway:
         )
 
     async def _renew(self, record: ImageRecord, now: float) -> None:
+        """Put off the expiration, or leave that to the next look-up: what was asked is known."""
         timeout = self._config.image_expiration_timeout
         if timeout is not None and now + timeout - (record.expiration or 0) > RENEWAL_STEP:
-            await self._store.renew(record.key, now + timeout)
+            with suppress(Unavailable):
+                await self._store.renew(record.key, now + timeout)
 
     def _login(self, session: Session, location: str) -> str | None:
         """Return the login text for a location; the `default` login is the default location's."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
@@ -49,31 +50,35 @@ class Limited:
         full = self._places.tokens == 0
         if full and (self._one_hangs() or len(self._places.waiting) >= MOST_WAITING):
             raise self._late()
-        return await within(
-            self._seconds, self._clock, self._run(function, *args, **kwargs), self._late
-        )
+        # Deferreds instead of coroutines: each request goes through here.
+        work: Deferred[Any] = self._places.acquire()
+        work.addCallback(lambda _: self._begin(partial(function, *args, **kwargs)))
+        result: T = await within(self._seconds, self._clock, work, self._late)
+        return result
 
     def _one_hangs(self) -> bool:
         oldest = next(iter(self._begun.values()))
         return self._clock.seconds() - oldest >= self._seconds
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        await self._places.acquire()
+    def _begin(self, function: Callable[[], T]) -> Deferred[T]:
         call = object()
-        self._begun[call] = self._clock.seconds()
-        running = Deferred.fromCoroutine(self._threads.run(function, *args, **kwargs))
 
         def leave(result: T) -> T:
             del self._begun[call]
             self._places.release()
             return result
 
-        running.addBoth(leave)
         try:
-            return await shielded(running)
-        finally:
-            # After our caller has left, nobody hears how the call fails.
-            running.addErrback(_ignore)
+            running = self._threads.begin(function)
+        except BaseException:
+            self._places.release()
+            raise
+        self._begun[call] = self._clock.seconds()
+        running.addBoth(leave)
+        awaited = shielded(running)
+        # After our caller has left, nobody hears how the call fails.
+        running.addErrback(_ignore)
+        return awaited
 
 
 def _ignore(_: object) -> None:

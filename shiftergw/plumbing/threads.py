@@ -46,6 +46,15 @@ class Threads(Service):
         """
         self._reactor.callFromThread(function, *args, **kwargs)
 
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Return the result of `function` to come; cancelling it does not end the function.
+
+        Raises `Unavailable` once the pool has stopped.
+        """
+        if self._pool.joined:  # it would drop the call without a word
+            raise Unavailable("The gateway is stopping.")
+        return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+
     async def run(
         self,
         function: Callable[P, T],
@@ -71,9 +80,7 @@ class Threads(Service):
 
         Raises `Unavailable` once the pool has stopped.
         """
-        if self._pool.joined:  # it would drop the call without a word
-            raise Unavailable("The gateway is stopping.")
-        running = deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+        running = self.begin(function, *args, **kwargs)
         cancelled: CancelledError | None = None
         while True:
             try:

@@ -27,10 +27,10 @@ class CountingThreads(Threads):
 
     asked = 0
 
-    async def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def begin(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Count, and run."""
         self.asked += 1
-        return await super().run(function, *args, **kwargs)
+        return super().begin(function, *args, **kwargs)
 
 
 @pytest.fixture
