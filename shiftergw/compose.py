@@ -18,7 +18,6 @@ from typing import Any
 from twisted.application import strports
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from shiftergw.auth import munge
 from shiftergw.auth.listing import ListedUsers
@@ -33,11 +32,11 @@ from shiftergw.housekeeping import Housekeeping, Scratch
 from shiftergw.image import ResolvedImage, SquashOptions
 from shiftergw.model import ImageReference
 from shiftergw.pipeline import Pipeline, Watcher
-from shiftergw.plumbing.files import file_system_of, private_directory
-from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, BlobCache
+from shiftergw.preparation import Preparation
 from shiftergw.pull import Pull
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.registry.client import RegistryClient
@@ -51,47 +50,8 @@ from shiftergw.web.api import make_site
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
 
-_log = Logger()
-
 JOBS_PER_WORKER = 50
 """A worker process is replaced after so many jobs: what it may leak goes with it."""
-
-
-class Preparation(Service):
-    """Makes the private directories and the key, and refuses a machine that cannot do the work."""
-
-    def __init__(self, config: Config, threads: Threads, reactor: Any) -> None:
-        """Prepare for `config`."""
-        self._config = config
-        self._threads = threads
-        self._reactor = reactor
-        self._seal: Seal | None = None
-
-    def startService(self) -> Deferred[None]:
-        """Fire when everything is there; fail with `ConfigurationError`."""
-        super().startService()
-        return Deferred.fromCoroutine(self._prepare())
-
-    async def _prepare(self) -> None:
-        config = self._config
-        config.check_kept()
-        version = await mksquashfs.version(config.mksquashfs, self._reactor, self._reactor)
-        warning = mksquashfs.check_version(version)
-        if warning:
-            _log.warn("{warning}", warning=warning)
-        self._seal = await self._threads.run(_prepare_disk, config)
-
-    def seal(self) -> Seal:
-        """Return what seals logins."""
-        assert self._seal is not None, "the service has not started"
-        return self._seal
-
-
-def _prepare_disk(config: Config) -> Seal:
-    config.check_state_file_system(file_system_of(config.state_directory))
-    for directory in (config.state_directory, config.cache_directory, config.expand_directory):
-        private_directory(directory)
-    return Seal.from_file(config.secret_key_file)
 
 
 def gateway(reactor: Any, config: Config, config_file: Path) -> Service:

@@ -71,7 +71,7 @@ LAYERS = {
         ("twisted", "treq", "click", "rich"),
     ),
     "composition": Layer(
-        ("compose", "tap", "runner", "checkup"),
+        ("compose", "preparation", "tap", "runner", "checkup"),
         ("vocabulary", "configuration", "oci", "plumbing", "adapters", "domain", "edges"),
         ("twisted", "zope"),
     ),
