@@ -47,7 +47,7 @@ EVERY_KEY: dict[str, Any] = {
     "SecretKeyFile": "keys/secret",
     "Listen": ["tcp:5000", "unix:/run/shiftergw.socket"],
     "HeartbeatLimit": 30,
-    "FailureHold": 0,
+    "FailureHold": 1,
     "KeepUntagged": "7:00:00:00",
     "PrivateImagesWithoutAcl": "public",
     "AllowAnonymous": True,

@@ -93,7 +93,8 @@ class Config(Section):
     )
     authentication: Literal["munge", "mock"] = Field("munge", alias="Authentication")
     heartbeat_limit: PositiveSeconds = Field(60, alias="HeartbeatLimit")
-    failure_hold: Seconds = Field(10, alias="FailureHold")
+    # Clients poll every half second: with less they would miss the failure, and start a new pull.
+    failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
     private_images_without_acl: Literal["owner", "public"] = Field(
         "owner", alias="PrivateImagesWithoutAcl"

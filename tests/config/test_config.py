@@ -37,7 +37,7 @@ def test_values_arrive() -> None:
     assert config.allow_anonymous
     assert config.metrics
     assert config.log_level == "debug"
-    assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (60, 30, 0)
+    assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (60, 30, 1)
     assert (config.worker_threads, config.queue_limit) == (3, 10)
     assert location.name == "registry.example.com"
     assert location.url == "http://127.0.0.1:5001"

@@ -51,6 +51,7 @@ def refusal(changes: dict[str, Any]) -> str:
         ("PullUpdateTimeout", -1, "must be 0 or more"),
         ("HeartbeatLimit", 0, "must be more than 0"),
         ("FailureHold", float("inf"), "must be a finite number"),
+        ("FailureHold", 0, "must be 1 or more"),
         ("ImageExpirationTimeout", 90, 'must be "days:hours:minutes:seconds"'),
         ("KeepUntagged", "30:00", 'must be "days:hours:minutes:seconds"'),
         ("MaxImageSize", "200 tons", 'must be a number of bytes, or text such as "200GB"'),
