@@ -349,7 +349,22 @@ def _concerns(session: Session, record: ImageRecord) -> bool:
 
 
 def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
-    """Return work in flight as this user may see it: whom another lets in is not his matter."""
+    """Return work in flight as this user may see it.
+
+    Whom another lets in is not his matter; nor, where the other uses a login, how far he is: that
+    tells of an image which he may not see.
+    """
     if session.admin or record.requested_by == session.uid:
         return record
+    if not _concerns(session, record):
+        return ImageRecord(
+            key=record.key,
+            system=record.system,
+            itype=record.itype,
+            pulltag=record.pulltag,
+            status=State.PENDING,
+            status_message="Waiting for another user's pull of the same name",
+            user_acl=(),
+            group_acl=(),
+        )
     return replace(record, user_acl=(), group_acl=())

@@ -21,7 +21,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.gateway import Gateway
-from shiftergw.model import ANONYMOUS, Failed, Login, Ready, Session
+from shiftergw.model import ANONYMOUS, Failed, Login, Progress, Ready, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
@@ -385,8 +385,21 @@ async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
 
     assert await seen(BOB) == ["open:1"]
     assert await seen(ALICE) == await seen(ADMIN) == ["secret:1", "open:1"]
-    assert (await bench.pull(BOB, "secret:1")).user_acl == ()
     assert (await bench.pull(ALICE, "secret:1")).user_acl == (2007,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_with_another_s_login_tells_nothing(bench: Bench) -> None:
+    """He waits for it, but does not read how large the image is, or that it exists at all."""
+    record = await bench.pull(replace(ALICE, logins={"default": Login("alice", "secret")}))
+    begun = await bench.store.begin(record.key, "here:1", START, 60)
+    assert begun is not None
+    await bench.store.advance(record.key, 1, State.CONVERSION, "Converting image", START)
+    await bench.store.heartbeat(record.key, 1, Progress("squash", 5, 10), START)
+    seen = await bench.pull(BOB)
+    assert (seen.status, seen.stage, seen.total, seen.request_id) == (State.PENDING, None, 0, None)
+    assert (await bench.pull(ALICE)).total == 10
+    assert (await bench.pull(ADMIN)).status is State.CONVERSION
 
 
 @pytest_twisted.ensureDeferred
