@@ -1,0 +1,361 @@
+"""Whole requests of any kind, to the real site, the real rules and a real store.
+
+Streams of bytes that are no requests are in `test_site`; here most requests are understood.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+
+from shiftergw.auth.mock import MockAuthenticator
+from shiftergw.gateway import Gateway
+from shiftergw.model import ANONYMOUS, Expired, Failed, ImageReference, PullRequest, Ready
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.timing import pause
+from shiftergw.states import State
+from shiftergw.store.sqlite import SqliteStore
+from shiftergw.web.api import ROUTES, Names, make_site
+from tests.configurations import loaded
+from tests.web.fakes import Reply, Wire
+
+START = 1_000_000.0
+ALICE, BOB, CAROL, ROOT, PROJECT = 2001, 2002, 2003, 0, 2300
+PASSWORD = "hunter2"
+ADMIN = "good:root:root::0:0"
+CREDENTIALS = {
+    f"good:alice:users:{PASSWORD}:2001:2100": {ALICE},
+    "good:bob:users::2002:2100": {BOB},
+    "good:carol:project::2003:2300": {CAROL, PROJECT},
+    ADMIN: {ROOT},
+    "": {ANONYMOUS},
+    "(null)": set[int](),
+    "bad:alice:users": set[int](),
+}
+"""Of each credential the ids for which an image may be readable."""
+
+PUBLIC, MINE, OURS, GOING = (letter * 64 for letter in "abcd")
+ENDS = st.sampled_from(["public", "private", "denied", "broken"])
+
+
+def _outcome(end: str, image_id: str, uid: int = ALICE, group: int | None = None) -> Ready | Failed:
+    """Return the end of a pull; a private image's environment says for whom alone it is."""
+    if end in {"denied", "broken"}:
+        return Failed("PULLING", end, "try again", retryable=True, own=end == "denied")
+    acl = {"user_acl": () if group else (uid,), "group_acl": (group,) if group else ()}
+    if end == "public":
+        acl = {"user_acl": (), "group_acl": ()}
+    mark = "MARK=for all" if end == "public" else f"MARK=for {group or uid}!"
+    return Ready(image_id, {"private": end == "private", "env": (mark,), **acl})
+
+
+class Groups:
+    """Users who are in the group that they say."""
+
+    async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
+        """See `UserDirectory`."""
+        return frozenset({gid})
+
+
+class Place:
+    """The site on a store, and a worker that ends what waits."""
+
+    def __init__(self, store: SqliteStore, *, anonymous: bool) -> None:
+        """Serve two systems with one image directory; `root` is the admin of both."""
+        self.store, self.clock = store, Clock()
+        self.clock.advance(START)
+        config = loaded(
+            {
+                "AllowAnonymous": anonymous,
+                "Metrics": True,
+                "QueueLimit": 4,
+                "UserLimits": {"waiting": 3, "running": 1},
+                "Platforms/sister": {"accesstype": "local", "local": {"imageDir": "/images"}},
+            }
+        ).config
+        seal = Seal(b"k" * 32)
+        gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock)
+        users = {name: MockAuthenticator(name, Groups(), ("root",)) for name in config.systems}
+        self.site = make_site(gateway, users, self.clock)
+
+    async def ask(self, method: str, data: bytes) -> Reply:
+        """Send one request and return its answer: all that comes."""
+        wire = Wire(self.site)
+        wire.send(data)
+        for _ in range(5000):
+            received = wire.transport.value()
+            if received.startswith(b"HTTP/1.1 100 "):
+                received = received.partition(b"\r\n\r\n")[2]
+            if b"\r\n\r\n" in received:
+                break
+            await pause(0.001, reactor)
+        has_body = not received.endswith(b"\r\n\r\n")  # a refusal of HEAD may have one
+        reply, rest = Reply.parse(received, "GET" if has_body else method)
+        assert rest == b""
+        return reply
+
+    async def end_work(self, end: str) -> None:
+        """End what is next as a worker would."""
+        now = self.clock.seconds()
+        for waiting in await self.store.waiting(1):
+            begun = await self.store.begin(waiting.key, "here:1", now, 60)
+            assert begun is not None
+            uid = begun.requested_by or ROOT
+            outcome = _outcome("public" if uid == ANONYMOUS else end, f"{uid + 1:064x}", uid)
+            removal = begun.status is State.EXPIRING
+            await self.store.finish(
+                begun.key, begun.attempt, Expired() if removal else outcome, now
+            )
+
+
+async def _fill(store: SqliteStore) -> None:
+    """Put in something of everything."""
+
+    async def claimed(name: str, uid: int, itype: str = "docker") -> str:
+        wish = PullRequest("mycluster", itype, ImageReference.parse(name), uid, (5,), (6,))
+        return (await store.claim(wish, START))[0].key
+
+    await store.startService()
+    for name, uid, itype, outcome in [
+        ("app:1", ALICE, "docker", _outcome("public", PUBLIC)),
+        ("app:1", BOB, "custom", _outcome("public", PUBLIC)),
+        ("mine:1", ALICE, "docker", _outcome("private", MINE)),
+        ("mine:2", ALICE, "docker", _outcome("private", MINE)),
+        ("ours:1", ALICE, "docker", _outcome("private", OURS, group=PROJECT)),
+        ("denied:1", ALICE, "docker", _outcome("denied", "")),
+        ("broken:1", BOB, "docker", _outcome("broken", "")),
+        ("going:1", BOB, "docker", _outcome("public", GOING)),
+    ]:
+        key = await claimed(name, uid, itype)
+        begun = await store.begin(key, "here:1", START, 60)
+        assert begun is not None
+        await store.finish(key, begun.attempt, outcome, START)
+    (going,) = await store.find_id(["mycluster"], GOING)
+    await store.expire(going.key)
+    await claimed("busy:1", ALICE)
+    await store.stopService()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a store that holds something of everything."""
+    path = tmp_path_factory.mktemp("template") / "store.sqlite"
+    pytest_twisted.blockon(Deferred.fromCoroutine(_fill(SqliteStore(reactor, path))))
+    return path
+
+
+@asynccontextmanager
+async def _serving(template: Path, *, anonymous: bool) -> AsyncIterator[Place]:
+    """Serve a copy of the template."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "store.sqlite")
+        shutil.copy(template, path)
+        store = SqliteStore(reactor, path)
+        await store.startService()
+        try:
+            yield Place(store, anonymous=anonymous)
+        finally:
+            await store.stopService()
+
+
+@asynccontextmanager
+async def _logged() -> AsyncIterator[list[str]]:
+    """Yield the lines that are logged; no failure and no password may be among them."""
+    lines: list[str] = []
+    failures: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+        if "log_failure" in event or event.get("isError"):
+            failures.append(event)
+
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]  # a function does
+    try:
+        yield lines
+    finally:
+        globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+    assert failures == []
+    assert PASSWORD not in "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of a test."""
+
+    method: str
+    target: bytes
+    credential: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+    def __bytes__(self) -> bytes:
+        """Return it as it is sent."""
+        lines = [
+            b"%s %s HTTP/1.1" % (self.method.encode(), self.target),
+            b"authentication:" + self.credential.encode(),
+            *(name + b":" + value for name, value in self.headers),
+            b"Content-Length: %d" % len(self.body),
+        ]
+        return b"\r\n".join([*lines, b"", self.body])
+
+
+def _paths(page: str, system: str, itype: str, image: str, image_id: str) -> list[str]:
+    """Return the paths of a route, the one that fits first."""
+    paths = {
+        Names.NOTHING: f"/api/{page}/{system}",
+        Names.IMAGE: f"/api/{page}/{system}/{itype}/{image}",
+        Names.ID: f"/api/{page}/{system}/{image_id}",
+    }
+    return [paths.pop(ROUTES[page].names), *paths.values()]
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Return one of several strategies, each as often as it says; `one_of` drops repetitions."""
+    places = [strategy for times, strategy in choices for _ in range(times)]
+    return st.sampled_from(range(len(places))).flatmap(places.__getitem__)
+
+
+NOISE = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
+NAMES = [
+    *["app:1", "mine:1", "ours:1"] * 3,
+    *("mine:2", "denied:1", "broken:1", "going:1", "busy:1", "new:1"),
+    *("new", "registry.example.com/new:2", f"app@sha256:{MINE}", "A:b", "a:5000/x"),
+]
+IDS = [PUBLIC, MINE, OURS, GOING, "0" * 64, f"{ALICE + 1:064x}", "A" * 64, "a"]
+FIT = st.builds(
+    lambda *parts: _paths(*parts)[0],
+    st.sampled_from(sorted(ROUTES)),
+    st.sampled_from([*["mycluster"] * 4, "sister"]),
+    st.sampled_from([*["docker"] * 4, "custom"]),
+    weighted((4, st.sampled_from(NAMES)), (1, NOISE)).map(lambda name: quote(name, safe="")),
+    st.sampled_from(IDS),
+)
+ODD = st.one_of(
+    st.builds(
+        lambda *parts: "/".join(["/api", *parts]),
+        st.sampled_from(sorted(ROUTES)) | NOISE.map(quote),
+        st.sampled_from(["mycluster", "%6dycluster", "other", ""]) | NOISE.map(quote),
+        st.sampled_from(["docker", "local", "id", "", "%00"]) | NOISE.map(quote),
+        st.sampled_from([*NAMES, *IDS, "", "%2F", "%ff", "%", ".."]) | NOISE.map(quote),
+    ),
+    st.sampled_from(["/", "/livez", "/readyz", "*", "http://x/api/list/mycluster", "//api"]),
+)
+ENDINGS = [
+    b"/",
+    b"/",
+    b"/",
+    b"",
+    b"//",
+    b"/?limit=3",
+    b"/?limit=x",
+    b"/?%ff&limit=1&limit=2",
+    b"#x",
+]
+TARGETS = weighted(
+    (8, st.builds(lambda path, end: path.encode() + end, FIT, st.sampled_from(ENDINGS))),
+    (2, st.builds(lambda path, end: path.encode() + end, ODD, st.sampled_from(ENDINGS))),
+    (1, st.binary(max_size=20).map(lambda noise: b"/" + bytes(b for b in noise if b > ord(" ")))),
+)
+HEADERS = st.tuples(
+    st.sampled_from(b"Authentication Expect Content-Type Cookie Connection Host X Range".split()),
+    st.sampled_from([b"100-continue", b"close", b"text/html; charset=x", b"bytes=0-", b"good:a:b"])
+    | st.binary(max_size=12).map(lambda noise: bytes(b for b in noise if b not in b"\r\n\0")),
+)
+ACL: st.SearchStrategy[object] = st.sampled_from(
+    ["2001,2003", "", "x", [2001], [], [True], None, 2002, "9" * 30, [[]]]
+)
+BODIES = st.one_of(
+    st.just(b""),
+    st.dictionaries(st.sampled_from(["allowed_uids", "allowed_gids", "x"]), ACL).map(
+        lambda members: json.dumps(members).encode()
+    ),
+    st.binary(max_size=20),
+)
+
+
+def _method(target: bytes) -> str:
+    """Return the method that the route of a target wants."""
+    page = target.split(b"/")[2:3]
+    route = ROUTES.get(page[0].decode("latin-1")) if page else None
+    return route.method if route else "GET"
+
+
+REQUESTS = st.builds(
+    lambda target, method, *rest: Asked(method or _method(target), target, *rest),
+    TARGETS,
+    st.sampled_from([*[""] * 30, "GET", "POST", "HEAD", "PUT", "OPTIONS", "get", "X-Y"]),
+    st.sampled_from([*CREDENTIALS, *list(CREDENTIALS)[:4] * 3]),
+    weighted((4, st.just(())), (1, st.lists(HEADERS, max_size=3).map(tuple))),
+    BODIES,
+)
+
+
+def _check(asked: Asked, reply: Reply) -> None:
+    """Hold an answer to what every answer promises."""
+    assert reply.status < 500, (asked, reply)
+    if reply.headers["content-type"] != "application/json":
+        assert reply.body in {b"{lookup,pull,expire,list}", b"alive", b"ready", b""}
+        return
+    assert b"\n" not in reply.body
+    assert b"Traceback" not in reply.body
+    assert PASSWORD.encode() not in reply.body
+    if reply.status != 200 and reply.body:
+        assert reply.json["status"] == reply.status
+        assert reply.json.keys() == {"status", "error", "message", "code"}
+    for uid in (ALICE, BOB, CAROL, ROOT, PROJECT):
+        seen = f"MARK=for {uid}!".encode() in reply.body
+        assert not seen or uid in CREDENTIALS[asked.credential], (asked, reply)
+
+
+STEPS = weighted((6, REQUESTS), (1, ENDS), (1, st.sampled_from([20.0, 400.0])))
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=st.lists(STEPS, min_size=5, max_size=15), anonymous=st.booleans())
+@pytest_twisted.ensureDeferred
+async def test_any_requests(
+    template: Path, steps: list[Asked | str | float], anonymous: bool
+) -> None:
+    """No header, path or body makes a 5xx, an answer that is not ours, or a traceback.
+
+    Nor does any sequence of requests and ends of work show anybody an image that is not for him.
+    """
+    async with _logged(), _serving(template, anonymous=anonymous) as place:
+        for step in steps:
+            if isinstance(step, Asked):
+                _check(step, await place.ask(step.method, bytes(step)))
+            elif isinstance(step, str):
+                await place.end_work(step)
+            else:
+                place.clock.advance(step)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_requests_reach_the_rules(template: Path) -> None:
+    """On every route what the test above sends is answered by the rules, not refused before."""
+    statuses = {}
+    async with _logged() as lines, _serving(template, anonymous=False) as place:
+        for page, route in ROUTES.items():
+            path = _paths(page, "mycluster", "docker", "app%3A1", PUBLIC)[0]
+            asked = Asked(route.method, path.encode() + b"/", ADMIN)
+            reply = await place.ask(asked.method, bytes(asked))
+            _check(asked, reply)
+            statuses[page] = reply.status
+    assert statuses == {**dict.fromkeys(ROUTES, 200), "doimport": 403}
+    assert sum("root(0)" in line for line in lines) == len(ROUTES)
