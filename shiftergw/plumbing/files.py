@@ -15,10 +15,15 @@ def private_directory(path: Path) -> None:
     path.chmod(0o700)
 
 
-def free_space(path: Path) -> int:
-    """Return the bytes that an unprivileged user may still write where `path` is, or would be."""
+def nearest(path: Path) -> Path:
+    """Return `path`, or the nearest directory above it that exists: where it would be made."""
     while not path.exists():
         path = path.parent
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Return the bytes that an unprivileged user may still write where `path` is."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
@@ -61,10 +66,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 def file_system_of(path: Path) -> str:
     """Return the type of the file system that holds `path` (or would, once it is made)."""
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
-    wanted = existing.resolve()
+    wanted = nearest(path).resolve()
     best, kind = Path("/"), "unknown"
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         left, _, right = line.partition(b" - ")

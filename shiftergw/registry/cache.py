@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import BlobCorrupt, NoSpace
 from shiftergw.image import Descriptor, Digest
-from shiftergw.plumbing.files import free_space, private_directory
+from shiftergw.plumbing.files import free_space, nearest, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -53,7 +53,7 @@ class BlobFiles:
     async def check_space(self, blobs: Sequence[Descriptor]) -> None:
         """Refuse blobs that surely do not fit."""
         missing = await self._threads.run(self._missing, blobs)
-        free = await self._threads.run(free_space, self._directory)
+        free = await self._threads.run(lambda: free_space(nearest(self._directory)))
         if missing > free:
             raise NoSpace(
                 f"The image's layers need {missing} bytes and the gateway's cache has {free} left."

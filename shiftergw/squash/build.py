@@ -16,7 +16,7 @@ from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import LayerIndex, index_layer
-from shiftergw.plumbing.files import free_space, private_directory, removed_on_error
+from shiftergw.plumbing.files import free_space, nearest, private_directory, removed_on_error
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.timing import ticking
@@ -95,7 +95,7 @@ class SquashBuilder:
 
         Half of that is asked for: a later layer may delete much of an earlier one.
         """
-        free = await self._threads.run(free_space, self._directory)
+        free = await self._threads.run(lambda: free_space(nearest(self._directory)))
         if free < size // 2:
             raise NoSpace(
                 f"The converted image needs about {size} bytes and the gateway has {free} left"

@@ -11,6 +11,7 @@ import pytest
 from shiftergw.plumbing.files import (
     file_system_of,
     free_space,
+    nearest,
     private_directory,
     put_in_place,
     removed_on_error,
@@ -107,5 +108,8 @@ def test_mount_points_may_have_any_name(tmp_path: Path) -> None:
 def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
     """A directory that is still to be made has the space of the one it will lie in."""
     status = os.statvfs(tmp_path)
-    found = free_space(tmp_path / "not" / "yet")
-    assert 0 < found <= status.f_blocks * status.f_frsize
+    missing = tmp_path / "not" / "yet"
+    assert nearest(missing) == tmp_path
+    assert 0 < free_space(nearest(missing)) <= status.f_blocks * status.f_frsize
+    with pytest.raises(FileNotFoundError):
+        free_space(missing)
