@@ -16,7 +16,7 @@ class FaultyRegistry:
     """Serves images under `name:1`, anonymously, over plain HTTP on the loopback.
 
     `faults` maps a repository to what goes wrong with it: `truncated`, `reset`, `corrupt`,
-    `missing-layer`, `401`, `404`, `500`; nothing does for the others.
+    `missing-layer`, `401`, `404`, `500`; nothing does for the others. `login` wants any login.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,8 @@ class _Answer(BaseHTTPRequestHandler):
             return self._send(404, b'{"errors": [{"code": "NAME_UNKNOWN"}]}')
         name, kind, reference = parts
         image, fault = self.registry.images[name], self.registry.faults[name]
+        if fault == "login":
+            fault = "" if "Authorization" in self.headers else "401"
         if fault in {"401", "404", "500"}:
             return self._send(int(fault), b'{"errors": []}', challenge=fault == "401")
         if kind == "manifests":

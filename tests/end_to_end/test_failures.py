@@ -15,6 +15,9 @@ from tests.images import MadeImage, compress, descriptor, entry, json_bytes, mak
 from tests.parts import need, need_root
 from tests.service import BOB, Service
 
+WITH_LOGIN = "good:alice:users:secret:2001:2100"
+MALLORY = "good:mallory:users:other:2666:2100"
+
 
 def image(seed: str, size: int = 200_000) -> MadeImage:
     """Return an image of one layer with some incompressible content of its own."""
@@ -106,6 +109,32 @@ def test_a_failure_is_not_in_the_way_of_others(service: Service, registry: Fault
     assert service.pull("later/there:1")["status"] == "FAILURE"
     registry.faults["later/there"] = ""
     assert service.pull("later/there:1", BOB)["status"] == "READY"
+
+
+@pytest.mark.parametrize("fault", ["login", ""])
+def test_the_cache_is_no_way_past_the_registry(
+    service: Service, registry: FaultyRegistry, fault: str
+) -> None:
+    """A manifest of one's own, or a copy of another's, that names a private layer gets no byte.
+
+    What lies in the cache was read with another user's login: only the registry says who may.
+    """
+    victim = image("private")
+    registry.add(f"closed/app{fault}", victim, "login")
+    assert service.pull(f"closed/app{fault}:1", WITH_LOGIN)["status"] == "READY"
+    layers = {layer["digest"] for layer in victim.document["layers"]}
+    config = {digest: blob for digest, blob in victim.blobs.items() if str(digest) not in layers}
+    for name, manifest in (
+        ("mallory/own", json_bytes({**victim.document, "annotations": {"mallory": fault}})),
+        ("mallory/copy", victim.manifest),
+    ):
+        made = MadeImage(manifest, victim.media_type, config, victim.architecture)
+        registry.add(f"{name}{fault}", made, fault)
+        answer = service.pull(f"{name}{fault}:1", MALLORY)
+        assert answer["status"] == "FAILURE"
+        assert any(digest in answer["cause"] for digest in layers)
+    assert service.lookup(f"closed/app{fault}:1", MALLORY)[0] == 404
+    assert service.leftovers() == []
 
 
 def test_a_name_that_is_none_is_refused_before_anything_is_stored(service: Service) -> None:
