@@ -1,0 +1,215 @@
+"""A native SSH connection to a system."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.error import ConnectError, DNSLookupError
+
+from shiftergw.delivery.known_hosts import KnownHosts
+from shiftergw.delivery.ssh_channels import Channels
+from shiftergw.delivery.ssh_keys import Signer, agent_keys, read_key
+from shiftergw.delivery.ssh_login import Login
+from shiftergw.delivery.ssh_transport import Transport
+from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.timing import shielded, within
+
+if TYPE_CHECKING:
+    from shiftergw.delivery.ssh_channel import SshChannel
+    from shiftergw.plumbing.threads import Threads
+
+CONNECT_SECONDS = 30.0
+"""Limit on all from the name look-up to the login."""
+
+IDLE_SECONDS = 60.0
+"""Time after which a server that says nothing, though it is asked, is given up."""
+
+CLOSE_SECONDS = 5.0
+_ASK_TIMES = 3  # a server is asked so often within the idle limit
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where to log in, as whom, by which keys; no `key` means an agent's keys.
+
+    `known_hosts` absent means the files that OpenSSH reads.
+    """
+
+    host: str
+    port: int
+    user: str
+    key: Path | None = None
+    passphrase_file: Path | None = None
+    known_hosts: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """Return the account as admins know it."""
+        return f"{self.user}@{self.host}:{self.port}"
+
+
+class SshConnection:
+    """A connection that is logged in; `ended` fires with the error that ended it, once."""
+
+    def __init__(
+        self, transport: Transport, channels: Channels, clock: Any, idle_seconds: float
+    ) -> None:
+        """Watch the connection from now on."""
+        self._transport = transport
+        self._channels = channels
+        self._clock = clock
+        self._idle_seconds = idle_seconds
+        self._heard = -1
+        self._silent = 0
+        self._watch: Any = None
+        self._look()
+
+    @property
+    def usable(self) -> bool:
+        """Say whether it has not ended."""
+        return self._transport.failure is None
+
+    @property
+    def ciphers(self) -> str:
+        """Return what is used, out and in."""
+        return str(self._transport.currentEncryptions.names)
+
+    async def open_subsystem(self, name: str) -> SshChannel:
+        """Return a channel to a subsystem of the server (`sftp`); raise `DeliveryFailed`."""
+        return await self._open(b"subsystem", name)
+
+    async def open_command(self, argv: Sequence[str]) -> SshChannel:
+        """Return a channel to a command of the user's; raise `DeliveryFailed`.
+
+        The far side has a shell between: the words are quoted for it.
+        """
+        return await self._open(b"exec", shlex.join(argv))
+
+    async def close(self) -> None:
+        """Close it, waiting a little for what was written to be sent; channels fail."""
+        if self.usable:
+            self._transport.close(DeliveryFailed("The gateway closed the connection."))
+        try:
+            await within(CLOSE_SECONDS, self._clock, self._transport.ended(), _late_close)
+        except TimeoutError:
+            self._transport.abort()
+            await self._transport.ended()
+
+    async def _open(self, request: bytes, argument: str) -> SshChannel:
+        return await within(
+            self._idle_seconds,
+            self._clock,
+            self._channels.open_session(request, argument),
+            _silent,
+        )
+
+    def _look(self) -> None:
+        """See whether the server has said anything since last time, and ask it if not."""
+        self._watch = None
+        if not self.usable:
+            return
+        if self._transport.heard != self._heard:
+            self._heard, self._silent = self._transport.heard, 0
+        else:
+            self._silent += 1
+        if self._silent > _ASK_TIMES:
+            self._transport.fail(_silent())
+            return
+        if self._silent:
+            self._channels.keep_alive()
+        self._watch = self._clock.callLater(self._idle_seconds / (_ASK_TIMES + 1), self._look)
+
+    def stop_watching(self) -> None:
+        """Leave nothing behind, once the connection has ended."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+
+async def connect(
+    account: Account,
+    reactor: Any,
+    threads: Threads,
+    *,
+    connect_seconds: float = CONNECT_SECONDS,
+    idle_seconds: float = IDLE_SECONDS,
+    environment: Mapping[str, str] = os.environ,
+) -> SshConnection:
+    """Return a connection that is logged in.
+
+    Raises `DeliveryFailed`, whose `detail` names the account: host unknown or not reachable, host
+    key not known or changed, gateway's key not usable or refused, too slow. Cancellable.
+    """
+    try:
+        known_hosts = await threads.run(_read_known_hosts, account.known_hosts)
+        signers = await _signers(account, threads, environment)
+        return await within(
+            connect_seconds,
+            reactor,
+            _connect(account, reactor, known_hosts, signers, idle_seconds),
+            _silent,
+        )
+    except DeliveryFailed as error:
+        error.detail = f"{account.place}: {error.detail}" if error.detail else account.place
+        raise
+
+
+async def _connect(
+    account: Account,
+    reactor: Any,
+    known_hosts: KnownHosts,
+    signers: Sequence[Signer],
+    idle_seconds: float,
+) -> SshConnection:
+    channels = Channels()
+    login = Login(account.user, signers, channels)
+    transport = Transport(account.host, account.port, known_hosts, login)
+    try:
+        await connectProtocol(HostnameEndpoint(reactor, account.host, account.port), transport)
+    except (ConnectError, DNSLookupError) as error:
+        raise DeliveryFailed(
+            "The system cannot be reached.",
+            remedy="Try again later; if it lasts, tell the site's support.",
+            detail=printable(str(error)),
+        ) from error
+    try:
+        await login.done
+    except BaseException:
+        transport.fail(DeliveryFailed("The login did not come to its end."))
+        await shielded(transport.ended())
+        raise
+    connection = SshConnection(transport, channels, reactor, idle_seconds)
+    transport.ended().addCallback(lambda _: connection.stop_watching())
+    return connection
+
+
+async def _signers(
+    account: Account, threads: Threads, environment: Mapping[str, str]
+) -> Sequence[Signer]:
+    if account.key is None:
+        return await agent_keys(environment, threads)
+    return [await threads.run(read_key, account.key, account.passphrase_file)]
+
+
+def _read_known_hosts(configured: Path | None) -> KnownHosts:
+    if configured is not None:
+        return KnownHosts.read([configured], must_exist=True)
+    files = [Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts")]
+    return KnownHosts.read(files, must_exist=False)
+
+
+def _silent() -> DeliveryFailed:
+    return DeliveryFailed(
+        "The system does not answer.",
+        remedy="Try again later; if it lasts, tell the site's support.",
+    )
+
+
+def _late_close() -> TimeoutError:
+    return TimeoutError()

@@ -1,0 +1,200 @@
+"""How packets are sealed and opened (RFC 4253 section 6; OpenSSH's PROTOCOL for AES-GCM).
+
+A packet to be sent lies in one buffer: sequence number (4 bytes), length (4), length of the padding
+(1), payload, padding. What goes over the wire begins at the length; the sequence number is only
+authenticated.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import ClassVar, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from twisted.conch.ssh.transport import SSHCiphers
+
+_GCM_KEY = {b"aes128-gcm@openssh.com": 16, b"aes256-gcm@openssh.com": 32}
+_CTR_KEY = {b"aes128-ctr": 16, b"aes192-ctr": 24, b"aes256-ctr": 32}
+_MAC = {b"hmac-sha2-256": ("sha256", 32), b"hmac-sha2-512": ("sha512", 64)}
+
+CIPHERS = [*_GCM_KEY, *_CTR_KEY]
+"""The ciphers that we offer, the fastest first: those that CVE-2023-48795 does not touch."""
+
+MACS = [*_MAC]
+"""The MACs that we offer, for CTR; what GCM is sealed with is its own."""
+
+NONE = b"none"
+LONGEST = 256 << 10
+"""Bytes of a packet; OpenSSH's limit."""
+
+_BLOCK = 16
+_TAG = 16
+_LENGTH = 4  # bytes that say the length
+_SHORTEST = 5  # bytes of a packet: length of the padding, four bytes of padding
+
+
+class Forged(Exception):
+    """A packet was not sealed by the other side, or its length cannot be true."""
+
+
+class Sealer(Protocol):
+    """Seals the packets of one direction in their order."""
+
+    block: ClassVar[int]
+    unsealed: ClassVar[int]
+    """Bytes of the length that the padding does not count, because they are sent as they are."""
+
+    def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
+        """Return what to send for a packet, in two pieces; the buffer is free afterwards."""
+        ...
+
+
+class Opener(Protocol):
+    """Opens the packets of one direction in their order."""
+
+    def open(self, data: memoryview, sequence: int) -> tuple[bytes | memoryview, int] | None:
+        """Return the first packet of `data`, and its bytes there; none while it is incomplete.
+
+        The packet begins with the length of its padding and ends with the padding. Raises
+        `Forged`.
+        """
+        ...
+
+
+def is_aead(cipher: bytes) -> bool:
+    """Say whether a cipher needs no MAC."""
+    return cipher in _GCM_KEY
+
+
+def _length(head: bytes | memoryview) -> int:
+    length = int.from_bytes(head[:4], "big")
+    if not _SHORTEST <= length <= LONGEST:
+        raise Forged(f"a packet of {length} bytes")
+    return length
+
+
+class Clear:
+    """Packets before the first key exchange."""
+
+    block: ClassVar[int] = 8
+    unsealed: ClassVar[int] = 0
+
+    def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
+        """Return it as it is."""
+        return bytes(packet[4:]), b""
+
+    def open(self, data: memoryview, sequence: int) -> tuple[bytes, int] | None:  # noqa: ARG002
+        """Return it as it is."""
+        if len(data) < _LENGTH:
+            return None
+        size = 4 + _length(data)
+        return (bytes(data[4:size]), size) if len(data) >= size else None
+
+
+class _Gcm:
+    """AES-GCM: the length is sent in clear and authenticated."""
+
+    block: ClassVar[int] = _BLOCK
+    unsealed: ClassVar[int] = 4
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._aead = AESGCM(key)
+        self._fixed, self._counter = iv[:4], int.from_bytes(iv[4:12], "big")
+
+    def _nonce(self) -> bytes:
+        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        self._counter = (self._counter + 1) & 0xFFFFFFFFFFFFFFFF
+        return nonce
+
+    def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
+        length = bytes(packet[4:8])
+        return length, self._aead.encrypt(self._nonce(), packet[8:], length)
+
+    def open(self, data: memoryview, sequence: int) -> tuple[bytes, int] | None:  # noqa: ARG002
+        if len(data) < _LENGTH:
+            return None
+        length = _length(data)
+        size = 4 + length + _TAG
+        if length % _BLOCK:
+            raise Forged(f"a packet of {length} bytes")
+        if len(data) < size:
+            return None
+        try:
+            return self._aead.decrypt(self._nonce(), data[4:size], data[:4]), size
+        except InvalidTag as error:
+            raise Forged("a packet with a wrong tag") from error
+
+
+class _Ctr:
+    """AES-CTR with an HMAC of the clear packet behind it."""
+
+    block: ClassVar[int] = _BLOCK
+    unsealed: ClassVar[int] = 0
+
+    def __init__(self, key: bytes, iv: bytes, mac: bytes, mac_key: bytes) -> None:
+        cipher = Cipher(algorithms.AES(key), modes.CTR(iv[:_BLOCK]))
+        self._cipher = cipher.encryptor()  # in this mode the same both ways
+        self._digest, self._size = _MAC[mac]
+        self._mac_key = mac_key[: self._size]
+        self._head = b""
+
+    def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
+        mac = hmac.digest(self._mac_key, packet, self._digest)
+        return self._cipher.update(packet[4:]), mac
+
+    def open(self, data: memoryview, sequence: int) -> tuple[memoryview, int] | None:
+        if not self._head:
+            if len(data) < _BLOCK:
+                return None
+            self._head = self._cipher.update(data[:_BLOCK])
+        length = _length(self._head)
+        if (4 + length) % _BLOCK:
+            raise Forged(f"a packet of {length} bytes")
+        end = 4 + length
+        if len(data) < end + self._size:
+            return None
+        packet = b"".join(
+            (sequence.to_bytes(4, "big"), self._head, self._cipher.update(data[_BLOCK:end]))
+        )
+        self._head = b""
+        mac = hmac.digest(self._mac_key, packet, self._digest)
+        if not hmac.compare_digest(mac, data[end : end + self._size]):
+            raise Forged("a packet with a wrong MAC")
+        return memoryview(packet)[8:], end + self._size
+
+
+def _one_way(cipher: bytes, mac: bytes, iv: bytes, key: bytes, mac_key: bytes) -> _Gcm | _Ctr:
+    if is_aead(cipher):
+        return _Gcm(key[: _GCM_KEY[cipher]], iv)
+    return _Ctr(key[: _CTR_KEY[cipher]], iv, mac, mac_key)
+
+
+class Ciphers(SSHCiphers):
+    """What Conch's key exchange fills with keys: one sealer and one opener."""
+
+    outgoing: Sealer
+    incoming: Opener
+
+    def setKeys(
+        self,
+        outIV: bytes,  # noqa: N803
+        outKey: bytes,  # noqa: N803
+        inIV: bytes,  # noqa: N803
+        inKey: bytes,  # noqa: N803
+        outInteg: bytes,  # noqa: N803
+        inInteg: bytes,  # noqa: N803
+    ) -> None:
+        self.outgoing = _one_way(self.outCipType, self.outMACType, outIV, outKey, outInteg)
+        self.incoming = _one_way(self.inCipType, self.inMACType, inIV, inKey, inInteg)
+        self.encBlockSize = self.decBlockSize = _BLOCK  # tells Conch that there are keys
+
+    @property
+    def names(self) -> str:
+        """Return what is used each way, for the log."""
+        ways = ((self.outCipType, self.outMACType), (self.inCipType, self.inMACType))
+        return " / ".join(
+            cipher.decode() if mac == NONE else f"{cipher.decode()} {mac.decode()}"
+            for cipher, mac in ways
+        )

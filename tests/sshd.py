@@ -1,0 +1,162 @@
+"""Real SSH servers for tests: OpenSSH's sshd on the loopback, with keys and settings of its own."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from tests.parts import free_port, lacking, need
+
+START_SECONDS = 15.0
+_PRIVILEGE_SEPARATION = Path("/run/sshd")
+
+
+def make_key(path: Path, kind: str = "ed25519", *options: str, passphrase: str = "") -> Path:
+    """Make a key pair at `path` and `path`.pub with `ssh-keygen`; return `path`."""
+    argv = [need("ssh-keygen"), "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path)]
+    subprocess.run([*argv, *options], check=True)
+    return path
+
+
+def public(path: Path) -> str:
+    """Return the public half of a key: `TYPE BASE64`."""
+    return path.with_name(f"{path.name}.pub").read_text().strip()
+
+
+class Sshd:
+    """An SSH server; `with Sshd() as sshd` runs it in a directory that goes away with it.
+
+    This user may log in with `key`; `known_hosts` knows the server.
+    """
+
+    def __init__(self, *settings: str, host_keys: Sequence[str] = ("ed25519",)) -> None:
+        """Run with more lines of `sshd_config`; `host_keys` are `TYPE` or `TYPE:BITS`."""
+        self._settings = settings
+        self._host_keys = host_keys
+        self._directory = TemporaryDirectory(prefix="sshd-")
+        self.root = Path(self._directory.name)
+        self.port = 0
+        self.user = getpass.getuser()
+        self.key = self.root / "id"
+        self.known_hosts = self.root / "known_hosts"
+        self.authorized_keys = self.root / "authorized_keys"
+        self.log = self.root / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Make its keys and start it."""
+        make_key(self.key)
+        self.authorized_keys.write_text(f"{public(self.key)}\n")
+        known = []
+        self.port = free_port()
+        for kind in self._host_keys:
+            name, _, bits = kind.partition(":")
+            make_key(self.host_key(kind), name, *(("-b", bits) if bits else ()))
+            known.append(f"[127.0.0.1]:{self.port} {public(self.host_key(kind))}\n")
+        self.known_hosts.write_text("".join(known))
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it, and remove what it had."""
+        try:
+            self.stop()
+        finally:
+            self._directory.cleanup()
+
+    def host_key(self, kind: str) -> Path:
+        """Return where the host key of this type lies."""
+        return self.root / f"host_{kind.replace(':', '_')}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if os.geteuid() == 0:
+            _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
+        config = self.root / "sshd_config"
+        lines = [
+            *self._settings,  # the first of two counts
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            *(f"HostKey {self.host_key(kind)}" for kind in self._host_keys),
+            f"AuthorizedKeysFile {self.authorized_keys}",
+            f"PidFile {self.root}/pid",
+            "StrictModes no",
+            "UsePAM no",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "MaxStartups 100",
+            "LogLevel VERBOSE",
+            "Subsystem sftp internal-sftp",
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        argv = [program or need("sshd"), "-D", "-e", "-f", str(config)]
+        with self.log.open("ab") as log:
+            # A session of its own, so that `stop` finds the processes of its connections too.
+            self._process = subprocess.Popen(argv, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + START_SECONDS
+        while f"listening on 127.0.0.1 port {self.port}" not in self.log.read_text():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(self.log.read_text())
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Kill the server and every process of its connections, also suspended ones."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        for pid in [*_descendants(process.pid), process.pid]:
+            _kill(pid, signal.SIGKILL)
+        process.wait(START_SECONDS)
+
+    def end_connections(self) -> None:
+        """Kill what serves the connections there are; new ones can be made."""
+        assert self._process is not None
+        for pid in _descendants(self._process.pid):
+            _kill(pid, signal.SIGKILL)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Keep the server and what serves its connections from answering."""
+        assert self._process is not None
+        pids = [self._process.pid, *_descendants(self._process.pid)]
+        for pid in pids:
+            _kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                _kill(pid, signal.SIGCONT)
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below this one, the nearest first."""
+    found = []
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return []
+    for task in tasks:
+        children = task / "children"
+        if not children.exists():
+            lacking("the kernel does not list the children of a process")
+        for child in children.read_text().split():
+            found += [int(child), *_descendants(int(child))]
+    return found
