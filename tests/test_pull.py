@@ -97,6 +97,19 @@ async def test_an_acl_that_cannot_be_delivered_is_a_failure(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_private_image_is_not_ready_without_its_metadata(tmp_path: Path) -> None:
+    """Metadata that cannot be written is a failure of the pull, and the next pull mends it."""
+    async with running_bench(tmp_path) as bench:
+        bench.meta_path.mkdir()  # no file can take its place
+        failed = await private_image(bench)
+        assert failed.status is State.FAILURE
+        assert await bench.store.list(SYSTEM) == []
+        bench.meta_path.rmdir()
+        record = await private_image(bench)
+        assert (record.status, bench.meta().user_acl) == (State.READY, (ALICE,))
+
+
+@pytest_twisted.ensureDeferred
 async def test_systems_with_one_directory_share_the_acl(tmp_path: Path) -> None:
     """The same files have the same readers in every record, whichever system changed them."""
     async with running_bench(tmp_path) as bench:

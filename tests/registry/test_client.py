@@ -116,6 +116,27 @@ async def test_an_index() -> None:
     assert (image.digest, image.source_digest) == (ARM64.digest, index)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_tag_that_moves_meanwhile() -> None:
+    """The tag is asked once; what its answer named is what is fetched, by digest, to the end."""
+    registry = FakeRegistry(IMAGE, ARM64)
+    index = registry.add(make_index([IMAGE]), INDEX, "moving")
+
+    def move(ask: Ask) -> None:
+        if not ask.path.endswith("/moving"):
+            registry.tags["moving"] = str(ARM64.digest)
+
+    registry.misbehave = move
+    blob, content = layer_of(IMAGE)
+    sink = Sink()
+    async with serving(registry) as client:
+        image = await resolve(client, "team/app:moving")
+        await client.blob(image, blob, None, quiet, 0, sink)
+    assert (image.digest, image.source_digest) == (IMAGE.digest, index)
+    assert bytes(sink.content) == content
+    assert [ask.path.endswith("/moving") for ask in registry.asked].count(True) == 1
+
+
 def nested(registry: FakeRegistry, depth: int) -> None:
     """Serve `IMAGE` below this many indexes as `deep`."""
     content, media_type = IMAGE.manifest, MANIFEST

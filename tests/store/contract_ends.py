@@ -214,7 +214,7 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_forget_ended(self, place: Place) -> None:
-        """Old failures and removals go, also those that say no time; nothing else does."""
+        """Old failures and removals go, also those that say no time; no work does, however old."""
         store = place.store
         for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
             record = await begun(store, request(tag), now)
@@ -226,9 +226,13 @@ class KeepContract:
             place.put(str(number) * 24, OF_THE_ORIGINAL | {"status": status})
         await pulled(store, request("r:1"), OTHER_ID)
         await expiring(store, request("r:2"), f"{5:064x}")
+        await store.claim(request("w:1"), NOW - 9)
+        await begun(store, request("w:2"), NOW - 9)
         assert await store.forget_ended(NOW + 5) == 4
         assert await store.forget_ended(NOW + 5) == 0
-        assert {record.pulltag for record in await store.queue("alpha")} == {"y:1", "r:2"}
+        assert {record.pulltag for record in await store.queue("alpha")} == {
+            "y:1", "r:2", "w:1", "w:2",
+        }  # fmt: skip
         assert len(await store.list("alpha")) == 1
         assert await store.get(gone.key) is not None
 

@@ -64,6 +64,17 @@ async def test_everything_is_there_after_a_restart(path: Path) -> None:
     assert found == record
 
 
+@pytest_twisted.ensureDeferred
+async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Path) -> None:
+    """What waits and what runs for one gateway is left alone when another one starts and stops."""
+    waiting, _ = await place.store.claim(request("x:1"), NOW)
+    running_one = await begun(place.store, request("x:2"))
+    async with running(path) as other:
+        assert await other.waiting(5) == [waiting]
+    assert await place.store.get(waiting.key) == waiting
+    assert await place.store.get(running_one.key) == running_one
+
+
 def test_many_processes_make_one_file(path: Path) -> None:
     """Processes that start on an empty directory at once share one database."""
     crowd = [hammer.start(("sqlite", str(path)), "claims", "5") for _ in range(4)]
