@@ -1,48 +1,36 @@
 """The rules of the service for one session: list, lookup, pull, queue, expire, metrics.
 
 Nothing here works on images: a pull becomes a record in the store, and a worker takes it from
-there. A poll of `shifterimg` is a pull request like any other, so every rule below must find what
-the last poll started, or how it ended.
+there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.access import asks_for_change, may_expire
+from shiftergw.access import may_expire
+from shiftergw.claims import Claims, concerns
 from shiftergw.config import Config
 from shiftergw.errors import (
     BadRequest,
     NotAllowed,
-    NotAuthenticated,
     NotFound,
-    Unavailable,
     printable,
 )
-from shiftergw.housekeeping import expire_due
+from shiftergw.housekeeping import expire_due, put_off
 from shiftergw.model import (
-    ANONYMOUS,
     IMAGE_TYPES,
     ImageRecord,
     ImageReference,
     PullRequest,
-    QueueLimits,
     Session,
 )
-from shiftergw.oci.meta import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
-from shiftergw.polls import LastAnswers
 from shiftergw.ports import ImageStore
-from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
-
-RENEWAL_STEP = 3600.0
-"""Seconds by which an expiration must move before a lookup writes it: a lookup is one read."""
 
 
 class Gateway:
@@ -59,11 +47,9 @@ class Gateway:
         """Use `seal` for logins in flight; call `wake` when there is new work."""
         self._config = config
         self._store = store
-        self._seal = seal
         self._wake = wake
         self._clock = clock
-        self._limits = QueueLimits(config.queue_limit, config.user_limits.waiting)
-        self._polls = LastAnswers(clock)
+        self._claims = Claims(config, store, seal, wake, clock)
 
     @property
     def systems(self) -> Collection[str]:
@@ -94,7 +80,7 @@ class Gateway:
         record = await self._store.find(session.system, itype, _names(text))
         if record is None or not record.may_be_read_by(session):
             raise _no_image(session, text)
-        await self._renew(record, now)
+        await put_off(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
                 {
@@ -120,11 +106,7 @@ class Gateway:
     ) -> ImageRecord:
         """Return the state of this image, starting work on it if there is reason to.
 
-        In this order: work in flight; a failure not older than `FailureHold`; the READY image if
-        it is fresh and has the ACL asked for; else new work, which one of all callers creates.
-
-        While the store is away, who has polled before is told what he was told last: a poll that is
-        refused would end his client's wait. Raises `TooMany` for new work alone.
+        See `Claims`. Raises `BadRequest` before anything is stored.
         """
         _check_type(itype)
         request = PullRequest(
@@ -137,40 +119,7 @@ class Gateway:
             request_id=request_id,
             by_admin=session.admin,
         )
-        location, _ = self._config.locate(request.reference)
-        _check_readers(session, request)
-        poll = session.uid, request.claim
-        try:
-            record = await self._pulled(session, request, text, location)
-        except Unavailable:
-            last = self._polls.last(poll)
-            if last is None:
-                raise
-            return last
-        self._polls.keep(poll, record)
-        return record
-
-    async def _pulled(
-        self, session: Session, request: PullRequest, text: str, location: str
-    ) -> ImageRecord:
-        known = await self._work(session, request) or await self._ready(session, request, text)
-        if known is not None:
-            return known
-        login = self._login(session, location)
-        if login is not None:
-            request = replace(request, sealed=self._seal().close(login, request.claim))
-        if await self._is_about_readers(session, request, text):
-            request = replace(request, kind="acl")
-        record, created = await self._store.claim(request, self._clock.seconds(), self._limits)
-        if not created:
-            return _seen_by(session, record)
-        # Between our look and our claim somebody else's pull of this image may have ended.
-        known = await self._ready(session, request, text)
-        if known is not None:
-            await self._store.abandon(record.key)
-            return known
-        self._wake()
-        return replace(record, status=State.INIT)
+        return await self._claims.pull(session, request, text)
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Take a tag away; with its last tag an image's files are removed.
@@ -239,62 +188,8 @@ class Gateway:
         return [
             record
             for record in await self._store.queue(session.system)
-            if session.admin or _concerns(session, record)
+            if session.admin or concerns(session, record)
         ]
-
-    async def _work(self, session: Session, request: PullRequest) -> ImageRecord | None:
-        """Return work in flight, or a failure that still counts, for this request."""
-        oldest = self._clock.seconds() - self._config.failure_hold
-        for record in await self._store.find_work(request.system, request.itype, request.tag):
-            if record.in_flight:
-                return _seen_by(session, record)
-            if _concerns(session, record) and (record.last_pull or 0) > oldest:
-                return record
-        return None
-
-    async def _ready(self, session: Session, request: PullRequest, text: str) -> ImageRecord | None:
-        """Return the READY image if it needs no work for this request.
-
-        Asked after `_work`: a pull that ends between the two looks is found READY by this one.
-        """
-        now = self._clock.seconds()
-        record = await self._store.find(request.system, request.itype, [request.tag, text])
-        if record is None or not record.may_be_read_by(session):
-            return None
-        if (record.last_pull or 0) + self._config.pull_update_timeout < now:
-            return None
-        if asks_for_change(session, request.user_acl, request.group_acl, record):
-            return None
-        await self._renew(record, now)
-        return record
-
-    async def _is_about_readers(self, session: Session, request: PullRequest, text: str) -> bool:
-        """Say whether the work is only to change who may read what lies there.
-
-        For this the puller of record and admins need no login at the registry.
-        """
-        if not (request.user_acl or request.group_acl):
-            return False
-        record = await self._store.find(request.system, request.itype, [request.tag, text])
-        return (
-            record is not None
-            and (session.admin or record.requested_by == session.uid)
-            and asks_for_change(session, request.user_acl, request.group_acl, record)
-        )
-
-    async def _renew(self, record: ImageRecord, now: float) -> None:
-        """Put off the expiration, or leave that to the next look-up: what was asked is known."""
-        timeout = self._config.image_expiration_timeout
-        if timeout is not None and now + timeout - (record.expiration or 0) > RENEWAL_STEP:
-            with suppress(Unavailable):
-                await self._store.renew(record.key, now + timeout)
-
-    def _login(self, session: Session, location: str) -> str | None:
-        """Return the login text for a location; the `default` login is the default location's."""
-        login = session.logins.get(location)
-        if login is None and location == self._config.default_image_location:
-            login = session.logins.get("default")
-        return None if login is None else f"{login.user}:{login.password}"
 
 
 def _no_image(session: Session, text: str) -> NotFound:
@@ -307,21 +202,6 @@ def _no_image(session: Session, text: str) -> NotFound:
 def _check_admin(session: Session) -> None:
     if not session.admin:
         raise NotAllowed(f"Only admins of {session.system} may do this.")
-
-
-def _check_readers(session: Session, request: PullRequest) -> None:
-    """Refuse an ACL that could not be delivered, before there is any work."""
-    if not (request.user_acl or request.group_acl):
-        return
-    if session.uid == ANONYMOUS:
-        raise NotAuthenticated(
-            "Without a credential nobody can be let in.", remedy="Send a fresh munge credential."
-        )
-    if len({*request.user_acl, session.uid}) > ACL_LIMIT:
-        raise BadRequest(
-            f"Together with you more than {ACL_LIMIT} users would be let in.",
-            remedy="Name a group instead of its members.",
-        )
 
 
 def _check_type(itype: str) -> None:
@@ -339,32 +219,3 @@ def _names(text: str) -> list[str]:
     except BadRequest:
         return [text]
     return list(dict.fromkeys([normalised, text]))
-
-
-def _concerns(session: Session, record: ImageRecord) -> bool:
-    """Say whether this user may see work or a failure: his own, or one without any login."""
-    if record.requested_by == session.uid:
-        return True
-    return record.sealed is None and not record.own_failure
-
-
-def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
-    """Return work in flight as this user may see it.
-
-    Whom another lets in is not his matter; nor, where the other uses a login, how far he is: that
-    tells of an image which he may not see.
-    """
-    if session.admin or record.requested_by == session.uid:
-        return record
-    if not _concerns(session, record):
-        return ImageRecord(
-            key=record.key,
-            system=record.system,
-            itype=record.itype,
-            pulltag=record.pulltag,
-            status=State.PENDING,
-            status_message="Waiting for another user's pull of the same name",
-            user_acl=(),
-            group_acl=(),
-        )
-    return replace(record, user_acl=(), group_acl=())

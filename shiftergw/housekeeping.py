@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageBuilder, ImageDirectory, ImageStore
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 INTERVAL = 600.0
 """Seconds between two rounds."""
+
+RENEWAL_STEP = 3600.0
+"""Seconds by which an expiration must move before a look-up writes it: a look-up is one read."""
 
 ENDED_KEPT = 86400.0
 """Seconds for which a failure can be asked about."""
@@ -63,6 +68,16 @@ async def expire_due(
     due = [record for record in await store.expired(now) if system in {None, record.system}]
     expired = [await store.expire(record.key, now) for record in due]
     return [record for record in expired if record is not None]
+
+
+async def put_off(store: ImageStore, record: ImageRecord, now: float, kept: float | None) -> None:
+    """Put off the expiration of an image that is in use; images are `kept` so many seconds.
+
+    Or leave that to the next time, if the store cannot write now: what was asked for is known.
+    """
+    if kept is not None and now + kept - (record.expiration or 0) > RENEWAL_STEP:
+        with suppress(Unavailable):
+            await store.renew(record.key, now + kept)
 
 
 class Scratch(Rounds):

@@ -54,7 +54,7 @@ LAYERS = {
         apart=True,
     ),
     "domain": Layer(
-        ("gateway", "access", "polls", "dispatch", "housekeeping",
+        ("gateway", "claims", "access", "polls", "dispatch", "housekeeping",
          "worker", "attempt", "pull", "pipeline", "removal", "targets"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),

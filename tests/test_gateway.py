@@ -414,12 +414,12 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
         await bench.end(READY)  # between this caller's look and his claim
         return await claim(*arguments)
 
-    known = gateway._work
+    known = gateway._claims._work
 
     async def nothing_known(*arguments: Any) -> None:
-        gateway._work = known  # type: ignore[method-assign]
+        gateway._claims._work = known  # type: ignore[method-assign]
 
-    gateway._work = nothing_known  # type: ignore[assignment]
+    gateway._claims._work = nothing_known  # type: ignore[assignment]
     store.claim = slow_claim  # type: ignore[method-assign, assignment]
     record = await bench.pull(BOB)
     assert (record.status, record.id) == (State.READY, ID)
