@@ -232,10 +232,13 @@ def test_unknown_paths(wire: Wire, path: str) -> None:
         assert (reply.status, reply.json["code"]) == (404, "not-found")
 
 
-def test_an_unknown_system_comes_before_the_credential(wire: Wire) -> None:
-    """Nobody is asked who he is on a system that is not there."""
-    reply = wire.ask("/api/list/elsewhere/", headers=())
-    assert (reply.status, reply.json["code"]) == (404, "not-found")
+def test_an_unknown_system_comes_before_the_credential(wire: Wire, gateway: FakeGateway) -> None:
+    """Nobody is asked who he is on a system that is not there, and nothing is begun for it."""
+    gateway.allows_anonymous = True
+    for path, method in (("list/elsewhere", "GET"), ("pull/elsewhere/docker/x", "POST")):
+        reply = wire.ask(f"/api/{path}/", method, headers=())
+        assert (reply.status, reply.json["code"]) == (404, "not-found")
+    assert gateway.asked == []
 
 
 @pytest.mark.parametrize(
