@@ -234,10 +234,10 @@ def test_unknown_paths(wire: Wire, path: str) -> None:
 
 def test_an_unknown_system_comes_before_the_credential(wire: Wire, gateway: FakeGateway) -> None:
     """Nobody is asked who he is on a system that is not there, and nothing is begun for it."""
-    gateway.allows_anonymous = True
-    for path, method in (("list/elsewhere", "GET"), ("pull/elsewhere/docker/x", "POST")):
-        reply = wire.ask(f"/api/{path}/", method, headers=())
-        assert (reply.status, reply.json["code"]) == (404, "not-found")
+    for gateway.allows_anonymous in (False, True):
+        for path, method in (("list/elsewhere", "GET"), ("pull/elsewhere/docker/x", "POST")):
+            reply = wire.ask(f"/api/{path}/", method, headers=())
+            assert (reply.status, reply.json["code"]) == (404, "not-found")
     assert gateway.asked == []
 
 
