@@ -9,12 +9,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
-from tests.parts import free_port, lacking, need
+from tests.parts import free_port, need
 
 START_SECONDS = 15.0
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
@@ -140,23 +140,15 @@ class Sshd:
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes below this one, the nearest first."""
+    """Return the processes below this one; those that end meanwhile may be missing."""
     found = []
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    except FileNotFoundError:
-        return []
-    for task in tasks:
-        children = task / "children"
-        if not children.exists():
-            lacking("the kernel does not list the children of a process")
-        for child in children.read_text().split():
-            found += [int(child), *_descendants(int(child))]
+    for task in Path("/proc").glob(f"{pid}/task/*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in task.read_text().split():
+                found += [int(child), *_descendants(int(child))]
     return found

@@ -16,11 +16,14 @@ from twisted.conch.ssh import _kex
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import BadKeyError, Key
 from twisted.conch.ssh.transport import (
+    MSG_DEBUG,
     MSG_DISCONNECT,
+    MSG_IGNORE,
     MSG_KEX_DH_GEX_GROUP,
     MSG_KEX_DH_GEX_REQUEST_OLD,
     MSG_KEXINIT,
     MSG_NEWKEYS,
+    MSG_UNIMPLEMENTED,
     SSHClientTransport,
 )
 
@@ -44,7 +47,9 @@ _EXCHANGES = [
     b"ecdh-sha2-nistp384",
     b"ecdh-sha2-nistp521",
 ]
-_DURING_STRICT = (MSG_DISCONNECT, MSG_KEXINIT, MSG_NEWKEYS, MSG_KEX_DH_GEX_GROUP)
+_STRICT = {MSG_DISCONNECT, MSG_KEXINIT, MSG_NEWKEYS, MSG_KEX_DH_GEX_GROUP}
+_LAX = _STRICT | {MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG}
+_OF_EXCHANGES = range(20, 50)
 _LISTS = 10  # lists of names in KEXINIT
 _COOKIE = 16  # bytes before them
 
@@ -78,9 +83,15 @@ class KeyExchange(SSHClientTransport):
         self._secret: Any = None  # our half of the exchange that is going on
 
     def check_order(self, kind: int) -> None:
-        """Refuse what an attacker could have put between the packets of the first exchange."""
-        if self._strict and self._first_exchange and kind not in _DURING_STRICT:
+        """Refuse messages that have no place in the first exchange, or in any.
+
+        The strict exchange has no place for what an attacker could put in unseen.
+        """
+        allowed = _STRICT if self._strict else _LAX
+        if self._first_exchange and kind not in allowed:
             raise broken_protocol(f"message {kind} within the first key exchange")
+        if kind in _OF_EXCHANGES and kind not in _STRICT:
+            raise broken_protocol(f"message {kind}")
 
     @property
     def exchanging(self) -> bool:

@@ -1,0 +1,70 @@
+"""Use of the native SSH connection in tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+
+from shiftergw.delivery.channel import Channel, Connection
+from shiftergw.delivery.ssh import Account, SshConnection, connect
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from tests.sshd import Sshd
+
+reactor: Any = global_reactor
+
+
+def account(sshd: Sshd) -> Account:
+    """Return the account of this user on a server of the tests."""
+    return Account("127.0.0.1", sshd.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts)
+
+
+@asynccontextmanager
+async def connected(
+    sshd: Sshd,
+    threads: Threads,
+    *,
+    idle_seconds: float = 20,
+    environment: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> AsyncIterator[SshConnection]:
+    """Give a connection with an account changed in these places."""
+    connection = await connect(
+        replace(account(sshd), **changes),
+        reactor,
+        threads,
+        connect_seconds=20,
+        idle_seconds=idle_seconds,
+        environment=environment or {},
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def refusal(sshd: Sshd, threads: Threads, **changes: Any) -> DeliveryFailed:
+    """Return the error with which a connection is not made."""
+    with pytest.raises(DeliveryFailed) as caught:
+        async with connected(sshd, threads, **changes):
+            pass
+    return caught.value
+
+
+async def finish(channel: Channel, given: bytes = b"") -> tuple[int | None, bytes]:
+    """Give a program its whole input; return its exit status and what it said."""
+    said: list[bytes] = []
+    channel.receive(said.append)
+    channel.write(given)
+    channel.end_input()
+    return await channel.closed, b"".join(said)
+
+
+async def run(connection: Connection, *argv: str, given: bytes = b"") -> tuple[int | None, bytes]:
+    """Run a program on the far side; return its exit status and what it said."""
+    return await finish(await connection.open_command(argv), given)
