@@ -1,0 +1,108 @@
+"""Proof that what lies on the far side is what was sent.
+
+Asked of `sha256sum` there, where the account may run commands. Where it may not, pieces of the file
+are read back and compared, and the log says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from shiftergw.delivery import sftp_packets as packets
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.timing import within
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.delivery.channel import Connection
+    from shiftergw.delivery.reading import SourceFile
+    from shiftergw.delivery.sftp import Sftp
+
+SLOWEST = 20_000_000
+"""Bytes that a system reads, hashes or brings to its disks in a second, if it is slow."""
+
+_LEAST_SECONDS = 60.0
+_ANSWER = re.compile(rb"\\?([0-9a-f]{64})\b")
+_ANSWER_LIMIT = 4096
+_PIECE = 32768
+_PIECES = 64
+_PREFIX = 'head -c "$1" -- "$2" | sha256sum'
+_log = Logger()
+
+
+def patience(size: int) -> float:
+    """Return the seconds that work on a whole file of `size` bytes may take over there."""
+    return _LEAST_SECONDS + size / SLOWEST
+
+
+async def far_sha256(
+    connection: Connection, path: bytes, size: int, clock: IReactorTime, *, prefix: bool = False
+) -> str | None:
+    """Return the digest of a file there, or of its first `size` bytes; None: nobody can tell."""
+    # The path goes as it came; what is no UTF-8 in it stays as it is.
+    name = path.decode("utf-8", "surrogateescape")
+    argv = ["sh", "-c", _PREFIX, "sh", str(size), name] if prefix else ["sha256sum", "--", name]
+    try:
+        said = await within(
+            patience(size),
+            clock,
+            _output(connection, argv),
+            lambda: DeliveryFailed("The system did not hash a file in time."),
+        )
+    except DeliveryFailed as error:
+        _log.info("no sha256sum on the system: {error} {detail}", error=error, detail=error.detail)
+        return None
+    answer = _ANSWER.match(said)
+    if answer is None:
+        _log.info("no sha256sum on the system: the account runs no commands")
+        return None
+    return answer[1].decode()
+
+
+async def _output(connection: Connection, argv: Sequence[str]) -> bytes:
+    """Return what a program prints, at most a line; nothing if it fails."""
+    channel = await connection.open_command(argv)
+    ended: Deferred[int | None] = Deferred()
+    channel.closed.addCallbacks(ended.callback, ended.errback)
+    said = bytearray()
+
+    def take(data: bytes) -> None:
+        # An account that is restricted to SFTP answers with SFTP, and would wait for ever.
+        said.extend(data[: _ANSWER_LIMIT - len(said)])
+
+    channel.receive(take)
+    channel.end_input()
+    try:
+        status = await ended
+    finally:
+        channel.lose()
+    return b"" if status else bytes(said)
+
+
+async def same_samples(sftp: Sftp, path: bytes, source: SourceFile, size: int) -> bool:
+    """Say whether pieces of the first `size` bytes there are those of the source."""
+    handle = await sftp.open(path, packets.FOR_READING)
+    same = True
+    for offset in _places(size):
+        length = min(_PIECE, size - offset)
+        there, here = await sftp.read(handle, offset, length), await source.piece(offset, length)
+        if there != here:
+            same = False
+            break
+    await sftp.close_handle(handle)
+    return same
+
+
+def _places(size: int) -> Iterator[int]:
+    """Yield where to look: at the beginning, at the end, and evenly between."""
+    if size <= _PIECE * _PIECES:
+        yield from range(0, size, _PIECE)
+        return
+    for n in range(_PIECES):
+        yield (size - _PIECE) * n // (_PIECES - 1)

@@ -1,0 +1,190 @@
+"""The packets of SFTP version 3 (draft-ietf-secsh-filexfer-02) and of OpenSSH's extensions.
+
+A packet is a length (4 bytes, itself not counted), a type (1 byte), and a body that begins with the
+request's number (4 bytes) in all but the first packet each way. Strings are a length and bytes.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from shiftergw.errors import DeliveryFailed, printable
+
+INIT, VERSION = 1, 2
+OPEN, CLOSE, READ, WRITE = 3, 4, 5, 6
+LSTAT, FSTAT, FSETSTAT = 7, 8, 10
+OPENDIR, READDIR, REMOVE, RENAME = 11, 12, 13, 18
+STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
+EXTENDED, EXTENDED_REPLY = 200, 201
+
+FOR_READING, FOR_WRITING, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20
+
+OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE = 0, 1, 2, 3, 4
+UNSUPPORTED = 8
+
+POSIX_RENAME = b"posix-rename@openssh.com"
+FSYNC = b"fsync@openssh.com"
+STATVFS = b"statvfs@openssh.com"
+LIMITS = b"limits@openssh.com"
+
+LONGEST_PACKET = 256 * 1024 + 1024
+"""Bytes of the longest packet that a server may send; OpenSSH sends no more than 256 KiB."""
+
+_HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_MORE = 1, 2, 4, 8, 0x80000000
+_number = struct.Struct(">L")
+_head = struct.Struct(">LBL")
+_write_place = struct.Struct(">QL")
+
+
+def malformed(why: str) -> DeliveryFailed:
+    """Return the error for an answer that is none."""
+    return DeliveryFailed("The system's SFTP server does not keep the protocol.", detail=why)
+
+
+class Refused(Exception):
+    """The server's answer to one request is no; `status` says why, as far as the protocol can."""
+
+    def __init__(self, status: int, text: str) -> None:
+        """Keep the number and the server's text, printable."""
+        super().__init__(f"status {status}: {text}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a server tells of a file: size in bytes, mode as in stat(2), seconds of its last write.
+
+    None is what it does not tell.
+    """
+
+    size: int | None = None
+    mode: int | None = None
+    modified: int | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Say whether this is a regular file."""
+        return self.mode is not None and stat.S_ISREG(self.mode)
+
+
+def string(value: bytes) -> bytes:
+    """Return a string as it stands in a packet."""
+    return _number.pack(len(value)) + value
+
+
+def request(kind: int, number: int, body: bytes) -> bytes:
+    """Return a whole packet."""
+    return _head.pack(5 + len(body), kind, number) + body
+
+
+def hello() -> bytes:
+    """Return the first packet: we speak version 3."""
+    return _head.pack(5, INIT, 3)
+
+
+def write_head(number: int, handle: bytes, offset: int, length: int) -> bytes:
+    """Return what stands before the `length` bytes of a WRITE."""
+    head = _head.pack(21 + len(handle) + length, WRITE, number)
+    return b"".join((head, string(handle), _write_place.pack(offset, length)))
+
+
+def write_overhead(handle: bytes) -> int:
+    """Return the bytes that a WRITE adds to those of the file."""
+    return 25 + len(handle)
+
+
+def mode_only(mode: int) -> bytes:
+    """Return attributes that set a mode and nothing else."""
+    return struct.pack(">LL", _HAS_MODE, mode)
+
+
+class Body:
+    """Reads the body of a packet; raises `DeliveryFailed` where it is too short."""
+
+    def __init__(self, packet: memoryview) -> None:
+        """Begin at the first byte behind the type."""
+        self._packet = packet
+        self._at = 0
+
+    def _take(self, length: int) -> memoryview:
+        end = self._at + length
+        if end > len(self._packet):
+            raise malformed("a packet that ends too early")
+        taken = self._packet[self._at : end]
+        self._at = end
+        return taken
+
+    def number(self) -> int:
+        """Read four bytes."""
+        return int.from_bytes(self._take(4), "big")
+
+    def long(self) -> int:
+        """Read eight bytes."""
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        """Read a length, and that many bytes."""
+        return bytes(self._take(self.number()))
+
+    def left(self) -> bool:
+        """Say whether something follows."""
+        return self._at < len(self._packet)
+
+    def attributes(self) -> Attributes:
+        """Read the attributes of a file."""
+        flags = self.number()
+        size = self.long() if flags & _HAS_SIZE else None
+        if flags & _HAS_OWNER:
+            self._take(8)
+        mode = self.number() if flags & _HAS_MODE else None
+        modified = None
+        if flags & _HAS_TIMES:
+            self._take(4)
+            modified = self.number()
+        if flags & _HAS_MORE:
+            for _ in range(self.number()):
+                self.string()
+                self.string()
+        return Attributes(size, mode, modified)
+
+    def status(self) -> Refused:
+        """Read a STATUS; servers of old leave its text out."""
+        code = self.number()
+        return Refused(code, printable(self.string()) if self.left() else "")
+
+    def extensions(self) -> Mapping[bytes, bytes]:
+        """Read what follows the version: names and their values."""
+        found = {}
+        while self.left():
+            name = self.string()
+            found[name] = self.string()
+        return found
+
+
+class Splitter:
+    """Cuts a stream into packets; never holds more than one that is not whole."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Body]]:
+        """Yield type and body of every packet that is whole now.
+
+        Raises `DeliveryFailed` on a length that no packet has.
+        """
+        whole = memoryview(self._rest + data if self._rest else data)
+        start = 0
+        while len(whole) - start >= 4:  # noqa: PLR2004 - the length
+            length = int.from_bytes(whole[start : start + 4], "big")
+            if not 5 <= length <= LONGEST_PACKET:  # noqa: PLR2004 - type and number
+                raise malformed(f"a packet of {length} bytes")
+            end = start + 4 + length
+            if end > len(whole):
+                break
+            yield whole[start + 4], Body(whole[start + 5 : end])
+            start = end
+        self._rest = bytes(whole[start:])

@@ -1,0 +1,80 @@
+"""Far sides for tests: image directories on this machine, reached as if it were another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from twisted.internet import reactor as global_reactor
+
+from shiftergw.delivery.openssh import Account, OpenSsh
+from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.plumbing.threads import Threads
+from tests.parts import need
+from tests.sshd import Sshd
+
+reactor: Any = global_reactor
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 20.0
+
+_SERVERS = "/usr/lib/openssh:/usr/lib/ssh:/usr/libexec/openssh:/usr/libexec"
+
+_NO_SSH = """#!/bin/sh
+while [ "$1" != -- ]; do [ "$1" = -s ] && server={server}; shift; done
+[ -n "$server" ] && exec "$server"
+{command}
+"""
+
+
+def sftp_server() -> str:
+    """Return the path of OpenSSH's SFTP server."""
+    return shutil.which("sftp-server", path=_SERVERS) or need("sftp-server")
+
+
+def without_ssh(directory: Path, *, server: str = "", commands: bool = True) -> Mapping[str, str]:
+    """Return an environment whose `ssh` runs the SFTP server and commands right here."""
+    directory.mkdir()
+    script = directory / "ssh"
+    command = 'shift 2; exec sh -c "$1"' if commands else "exit 255"
+    script.write_text(_NO_SSH.format(server=server or sftp_server(), command=command))
+    script.chmod(0o755)
+    return {**os.environ, "PATH": f"{directory}:{os.environ.get('PATH', os.defpath)}"}
+
+
+def account_on(sshd: Sshd, **changes: Any) -> Account:
+    """Return the account that a server of the tests lets in."""
+    values = {"user": sshd.user, "port": sshd.port, "key": sshd.key, **changes}
+    return Account("127.0.0.1", **{"known_hosts": sshd.known_hosts, **values})
+
+
+def connection(
+    account: Account,
+    env: Mapping[str, str] = os.environ,
+    idle_seconds: float = IDLE_SECONDS,
+) -> OpenSsh:
+    """Return a connection by the machine's `ssh`."""
+    return OpenSsh(account, env, reactor, reactor, CONNECT_SECONDS, idle_seconds)
+
+
+def far_directory(
+    account: Account,
+    root: PurePosixPath,
+    threads: Threads,
+    env: Mapping[str, str] = os.environ,
+    verify: Literal["sha256", "sample"] = "sha256",
+    idle_seconds: float = IDLE_SECONDS,
+) -> SftpDirectory:
+    """Return the adapter for an image directory that the account finds under `root`."""
+
+    async def connect() -> OpenSsh:
+        return connection(account, env, idle_seconds)
+
+    return SftpDirectory(connect, root, threads, reactor, verify, idle_seconds)
+
+
+NOBODY = Account("nowhere", "nobody")
+"""An account for an `ssh` that reads none of it."""

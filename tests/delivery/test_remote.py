@@ -1,0 +1,114 @@
+"""The image directory on another machine: the contract of them all, over SFTP."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import ImageDirectory
+from tests.delivery.contract import ImageDirectoryContract
+from tests.delivery.far import NOBODY, account_on, connection, far_directory, without_ssh
+from tests.parts import need_root
+from tests.sshd import Sshd
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+def closing(directory: SftpDirectory) -> Iterator[SftpDirectory]:
+    """Give the adapter, and close it afterwards."""
+    yield directory
+    pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+class TestServerAlone(ImageDirectoryContract):
+    """The contract, on OpenSSH's SFTP server as a child process."""
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+        """Give the adapter."""
+        env = without_ssh(tmp_path / "bin")
+        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+
+
+class TestSamples(ImageDirectoryContract):
+    """The contract, where the account runs no commands."""
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+        """Give the adapter."""
+        env = without_ssh(tmp_path / "bin", commands=False)
+        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """Run a server."""
+    with Sshd() as running:
+        yield running
+
+
+class TestSshd(ImageDirectoryContract):
+    """The contract, over OpenSSH on both sides."""
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[SftpDirectory]:
+        """Give the adapter."""
+        yield from closing(far_directory(account_on(sshd), PurePosixPath(root), threads))
+
+
+@pytest.fixture(scope="module")
+def jail() -> Iterator[Path]:
+    """Give a directory that only root can write to, as sshd demands."""
+    need_root()
+    with TemporaryDirectory(dir="/run") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def restricted(jail: Path) -> Iterator[Sshd]:
+    """Run a server whose accounts have nothing but SFTP, and see a part of the files."""
+    with Sshd("ForceCommand internal-sftp", f"ChrootDirectory {jail}") as running:
+        yield running
+
+
+class TestRestrictedAccount(ImageDirectoryContract):
+    """The contract, where nothing but SFTP is allowed."""
+
+    @pytest.fixture
+    def root(self, jail: Path) -> Iterator[Path]:
+        """Give an empty image directory in the jail."""
+        path = jail / "site" / "images"
+        path.mkdir(parents=True)
+        yield path
+        shutil.rmtree(path.parent)
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, restricted: Sshd) -> Iterator[SftpDirectory]:
+        """Give the adapter, with the path as the account sees it."""
+        there = PurePosixPath("/site/images")
+        yield from closing(far_directory(account_on(restricted), there, threads))
+
+
+def test_it_keeps_the_port(threads: Threads) -> None:
+    """The type checker sees that this is an `ImageDirectory`, over a `Connection`."""
+    directory = far_directory(NOBODY, PurePosixPath("/images"), threads)
+    port: ImageDirectory = directory
+    over: Connection = connection(NOBODY)
+    assert port is directory
+    assert over is not None
