@@ -117,11 +117,13 @@ class SshChannel:
                 self.closed.errback(error)
 
     def lose(self) -> None:
-        """Close it; what is waiting to be sent is not. `closed` tells when the server has too."""
+        """Close it now; what is waiting to be sent is not, and what is on its way is dropped.
+
+        A server keeps its side open until the program ends, which may be long.
+        """
         if not self.close_sent and not self.ended:
-            self._queue.clear()
-            self._queued = 0
             self._wire.send_close(self)
+            self.end(None)
 
     # Sending
 

@@ -102,12 +102,12 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
             "it must be RSA, ECDSA or Ed25519, in OpenSSH's format or PEM.",
             path,
         )
-    signer = _FileKey(Key(key))
-    if type_of(signer.blob) not in SIGNATURES:
+    try:
+        return _FileKey(Key(key))
+    except KeyError:
         raise _unusable(
             "The gateway's SSH key cannot be used.", "SSH does not know its curve.", path
-        )
-    return signer
+        ) from None
 
 
 def _is_encrypted(content: bytes) -> bool:

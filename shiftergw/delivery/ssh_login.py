@@ -78,33 +78,35 @@ class Login(SSHService):
     async def _log_in(self) -> None:
         methods = b""
         for signer in self._signers:
-            algorithm = self._algorithm(type_of(signer.blob))
-            if algorithm is None:
-                continue
-            key = NS(algorithm) + NS(signer.blob)
-            answer = await self._ask(_METHOD, b"\0" + key)
-            if answer.kind == _KEY_OK:
-                signed = NS(self.transport.sessionID) + self._request(_METHOD, b"\1" + key)
-                signature = await signer.sign(signed, algorithm)
-                answer = await self._ask(_METHOD, b"\1" + key + NS(signature))
-            if answer.kind == _SUCCESS:
-                return
-            if answer.kind != _FAILURE:
-                raise broken_protocol("an answer to another question during the login")
-            methods, partial = getNS(answer.body)
-            if partial[:1] == b"\1":
-                raise self._refused("accepts the gateway's key, but asks for more", methods)
+            for algorithm in self._algorithms(type_of(signer.blob)):
+                answer = await self._try(signer, algorithm)
+                if answer.kind == _SUCCESS:
+                    return
+                methods, partial = getNS(answer.body)
+                if partial[:1] == b"\1":
+                    raise self._refused("accepts the gateway's key, but asks for more", methods)
         if methods and _METHOD not in methods.split(b","):
             raise self._refused("does not let this user in with a key", methods)
         raise self._refused("does not accept the gateway's key, or not for this user", methods)
 
-    def _algorithm(self, kind: bytes) -> bytes | None:
+    def _algorithms(self, kind: bytes) -> list[bytes]:
         """Return how to sign with a key of this type, by what the server says it takes."""
         accepted = self.transport.peerExtensions.get(b"server-sig-algs")
         ours = SIGNATURES.get(kind, ())
-        if accepted is None:
-            return ours[0] if ours else None
-        return next((name for name in ours if name in accepted.split(b",")), None)
+        # OpenSSH lists what it knows, which may be more than what its configuration takes.
+        return [name for name in ours if accepted is None or name in accepted.split(b",")]
+
+    async def _try(self, signer: Signer, algorithm: bytes) -> _Answer:
+        """Ask whether the key would do, and if so sign with it."""
+        key = NS(algorithm) + NS(signer.blob)
+        answer = await self._ask(_METHOD, b"\0" + key)
+        if answer.kind == _KEY_OK:
+            signed = NS(self.transport.sessionID) + self._request(_METHOD, b"\1" + key)
+            signature = await signer.sign(signed, algorithm)
+            answer = await self._ask(_METHOD, b"\1" + key + NS(signature))
+            if answer.kind == _KEY_OK:
+                raise broken_protocol("an answer to another question during the login")
+        return answer
 
     async def _ask(self, method: bytes, details: bytes) -> _Answer:
         self._answer = Deferred()

@@ -1,0 +1,214 @@
+"""The gateway's keys: types, formats, passphrases, the agent; and that nothing of them leaks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import pytest_twisted
+
+from shiftergw.delivery.ssh_keys import read_key
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from tests.delivery.native import connected, refusal, run
+from tests.parts import need
+from tests.sshd import Sshd, make_key, public
+
+PASSPHRASE = "the passphrase of a test"
+
+KINDS = ["ed25519", "ecdsa:256", "ecdsa:384", "ecdsa:521", "rsa:2048", "rsa:4096"]
+FORMATS = ["RFC4716", "PEM", "PKCS8"]  # as ssh-keygen calls them; the first is OpenSSH's own
+PAIRS = [
+    (kind, form)
+    for kind in KINDS
+    for form in FORMATS
+    if kind != "ed25519" or form == "RFC4716"  # ssh-keygen writes no others
+]
+
+
+def make(path: Path, kind: str, form: str, passphrase: str = "") -> Path:
+    """Make a key in one of the formats of `ssh-keygen`."""
+    name, _, bits = kind.partition(":")
+    options = ["-b", bits] if bits else []
+    make_key(path, name, *options, "-m", form, passphrase=passphrase)
+    return path
+
+
+def passphrase_file(path: Path, text: str = PASSPHRASE) -> Path:
+    """Write a passphrase as an editor does."""
+    path.write_text(f"{text}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """Give a server."""
+    with Sshd() as server:
+        yield server
+
+
+@pytest.mark.parametrize("passphrase", ["", PASSPHRASE])
+@pytest.mark.parametrize(("kind", "form"), PAIRS)
+@pytest_twisted.ensureDeferred
+async def test_types_and_formats(
+    sshd: Sshd, threads: Threads, tmp_path: Path, kind: str, form: str, passphrase: str
+) -> None:
+    """Each type and format of key logs in, with a passphrase and without."""
+    key = make(tmp_path / "id", kind, form, passphrase)
+    sshd.authorized_keys.write_text(f"{public(key)}\n")
+    file = passphrase_file(tmp_path / "passphrase") if passphrase else None
+    async with connected(sshd, threads, key=key, passphrase_file=file) as connection:
+        assert (await run(connection, "true"))[0] == 0
+
+
+def test_ed25519_in_pkcs8(tmp_path: Path) -> None:
+    """An Ed25519 key in PKCS#8, as other tools write it, is read."""
+    path = tmp_path / "id"
+    argv = [need("openssl"), "genpkey", "-algorithm", "ed25519", "-out", str(path)]
+    subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
+    path.chmod(0o600)
+    assert b"ssh-ed25519" in read_key(path, None).blob
+
+
+@pytest.mark.parametrize("algorithm", ["rsa-sha2-256", "rsa-sha2-512"])
+@pytest_twisted.ensureDeferred
+async def test_rsa_signs_as_the_server_says(
+    threads: Threads, tmp_path: Path, algorithm: str
+) -> None:
+    """An RSA key signs with the SHA-2 that the server takes."""
+    key = make(tmp_path / "id", "rsa:2048", "RFC4716")
+    with Sshd(f"PubkeyAcceptedAlgorithms {algorithm}") as server:
+        server.authorized_keys.write_text(f"{public(key)}\n")
+        async with connected(server, threads, key=key) as connection:
+            assert (await run(connection, "true"))[0] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_rsa_never_signs_with_sha1(threads: Threads, tmp_path: Path) -> None:
+    """A server that takes only SHA-1 from RSA keys gets no signature."""
+    key = make(tmp_path / "id", "rsa:2048", "RFC4716")
+    with Sshd("PubkeyAcceptedAlgorithms ssh-rsa") as server:
+        server.authorized_keys.write_text(f"{public(key)}\n")
+        assert "does not accept" in (await refusal(server, threads, key=key)).what
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("given", ["", "wrong"])
+def test_passphrase_absent_or_wrong(tmp_path: Path, form: str, given: str) -> None:
+    """Without its passphrase a key is not read, and the error says which of the two it is."""
+    key = make(tmp_path / "id", "rsa:2048", form, PASSPHRASE)
+    file = passphrase_file(tmp_path / "passphrase", "another") if given else None
+    with pytest.raises(DeliveryFailed) as caught:
+        read_key(key, file)
+    assert ("cannot be opened" if given else "needs a passphrase") in caught.value.what
+    assert "another" not in f"{caught.value} {caught.value.detail}"
+
+
+def test_key_that_needs_no_passphrase(tmp_path: Path) -> None:
+    """A passphrase that is not needed does no harm."""
+    key = make(tmp_path / "id", "ed25519", "RFC4716")
+    assert read_key(key, passphrase_file(tmp_path / "passphrase")).blob
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
+def test_secrets_that_others_can_read(tmp_path: Path, mode: int) -> None:
+    """A key, or a passphrase, that others can read or change is not used."""
+    key = make(tmp_path / "id", "ed25519", "RFC4716", PASSPHRASE)
+    file = passphrase_file(tmp_path / "passphrase")
+    assert read_key(key, file).blob
+    for path in key, file:
+        path.chmod(mode)
+        with pytest.raises(DeliveryFailed, match="read by others"):
+            read_key(key, file)
+        path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nonsense", b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", b"\xff" * 100_000],
+)
+def test_files_that_are_no_keys(tmp_path: Path, content: bytes) -> None:
+    """What is no key is an error that says so."""
+    path = tmp_path / "id"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(DeliveryFailed, match="cannot be used"):
+        read_key(path, None)
+
+
+@pytest.mark.parametrize("algorithm", ["x25519", "EC"])
+def test_keys_that_ssh_does_not_know(tmp_path: Path, algorithm: str) -> None:
+    """Private keys that SSH has no name for are refused: other algorithms, other curves."""
+    path = tmp_path / "id"
+    more = ["-pkeyopt", "ec_paramgen_curve:secp256k1"] if algorithm == "EC" else []
+    argv = [need("openssl"), "genpkey", "-algorithm", algorithm, *more, "-out", str(path)]
+    subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
+    path.chmod(0o600)
+    with pytest.raises(DeliveryFailed, match="cannot be used"):
+        read_key(path, None)
+
+
+def test_absent_files(tmp_path: Path) -> None:
+    """A file that is not there, or is a directory, is an error for admins to read."""
+    for path in tmp_path / "absent", tmp_path:
+        with pytest.raises(DeliveryFailed, match="cannot be read") as caught:
+            read_key(path, None)
+        assert str(tmp_path) in caught.value.detail
+        assert str(tmp_path) not in str(caught.value)
+
+
+def test_nothing_of_a_key_is_shown(tmp_path: Path) -> None:
+    """A key that is printed shows nothing of itself."""
+    signer = read_key(make(tmp_path / "id", "rsa:2048", "PEM"), None)
+    assert repr(signer) == "<key of a file>"
+
+
+@contextmanager
+def agent(*keys: Path) -> Iterator[dict[str, str]]:
+    """Run an agent that holds these keys; give the environment to find it by."""
+    directory = TemporaryDirectory(prefix="agent-")
+    place = str(Path(directory.name) / "socket")
+    process = subprocess.Popen([need("ssh-agent"), "-D", "-a", place], stdout=subprocess.DEVNULL)
+    try:
+        while not Path(place).exists():
+            assert process.poll() is None
+        environment = {"SSH_AUTH_SOCK": place}
+        for key in keys:
+            argv = [need("ssh-add"), "-q", str(key)]
+            subprocess.run(argv, check=True, env={**os.environ, **environment})
+        yield environment
+    finally:
+        process.terminate()
+        process.wait(10)
+        directory.cleanup()
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa:256", "rsa:2048"])
+@pytest_twisted.ensureDeferred
+async def test_agent(sshd: Sshd, threads: Threads, tmp_path: Path, kind: str) -> None:
+    """Without a key an agent's are used, one after the other; RSA with SHA-2."""
+    stranger = make(tmp_path / "stranger", "ed25519", "RFC4716")
+    key = make(tmp_path / "id", kind, "RFC4716")
+    sshd.authorized_keys.write_text(f"{public(key)}\n")
+    with agent(stranger, key) as environment:
+        async with connected(sshd, threads, key=None, environment=environment) as connection:
+            assert (await run(connection, "true"))[0] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_agent_fails(sshd: Sshd, threads: Threads, tmp_path: Path) -> None:
+    """No agent, a dead one and an empty one are told apart."""
+    error = await refusal(sshd, threads, key=None)
+    assert "no SSH key" in error.what
+    environment = {"SSH_AUTH_SOCK": str(tmp_path / "absent")}
+    error = await refusal(sshd, threads, key=None, environment=environment)
+    assert "does not do" in error.what
+    with agent() as environment:
+        error = await refusal(sshd, threads, key=None, environment=environment)
+    assert "holds no key" in error.what
