@@ -25,6 +25,7 @@ _SERVERS = "/usr/lib/openssh:/usr/lib/ssh:/usr/libexec/openssh:/usr/libexec"
 
 _NO_SSH = """#!/bin/sh
 while [ "$1" != -- ]; do [ "$1" = -s ] && server={server}; shift; done
+{before}
 [ -n "$server" ] && exec "$server"
 {command}
 """
@@ -35,12 +36,15 @@ def sftp_server() -> str:
     return shutil.which("sftp-server", path=_SERVERS) or need("sftp-server")
 
 
-def without_ssh(directory: Path, *, server: str = "", commands: bool = True) -> Mapping[str, str]:
-    """Return an environment whose `ssh` runs the SFTP server and commands right here."""
+def without_ssh(directory: Path, *, commands: bool = True, before: str = "") -> Mapping[str, str]:
+    """Return an environment whose `ssh` runs the SFTP server and commands right here.
+
+    It runs the shell's `before` first.
+    """
     directory.mkdir()
     script = directory / "ssh"
     command = 'shift 2; exec sh -c "$1"' if commands else "exit 255"
-    script.write_text(_NO_SSH.format(server=server or sftp_server(), command=command))
+    script.write_text(_NO_SSH.format(server=sftp_server(), before=before, command=command))
     script.chmod(0o755)
     return {**os.environ, "PATH": f"{directory}:{os.environ.get('PATH', os.defpath)}"}
 

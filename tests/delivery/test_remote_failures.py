@@ -1,0 +1,283 @@
+"""Deliveries to another machine that go wrong: connections that break or freeze, full disks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.openssh import Account
+from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.sftp_session import IN_FLIGHT
+from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.model import Progress
+from shiftergw.plumbing.threads import Threads
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
+from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.parts import need, need_root
+from tests.sshd import Sshd
+
+LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
+"""Bytes of the file whose delivery breaks; more with the variable set."""
+
+BREAKS = 10
+IDLE_SECONDS = 2.0
+NOTICED_WITHIN = 4 * IDLE_SECONDS
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a converted file."""
+    path = tmp_path / "converted"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Give a converted file that takes a while, and its digest."""
+    path = tmp_path_factory.mktemp("large") / "converted"
+    content = random.Random(LARGE).randbytes(LARGE)
+    path.write_bytes(content)
+    return path, hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def sshd() -> Iterator[Sshd]:
+    """Run a server."""
+    with Sshd() as running:
+        yield running
+
+
+Opens = Callable[..., SftpDirectory]
+
+
+@pytest.fixture
+def opens(threads: Threads) -> Iterator[Opens]:
+    """Give what makes adapters that are closed afterwards."""
+    made: list[SftpDirectory] = []
+
+    def far(account: Account, root: Path, **more: Any) -> SftpDirectory:
+        made.append(far_directory(account, PurePosixPath(root), threads, **more))
+        return made[-1]
+
+    yield far
+    for directory in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+@pytest.mark.parametrize("verify", ["sha256", "sample"])
+@pytest_twisted.ensureDeferred
+async def test_broken_connections(
+    sshd: Sshd,
+    opens: Opens,
+    root: Path,
+    large: tuple[Path, str],
+    verify: Literal["sha256", "sample"],
+) -> None:
+    """A delivery whose server dies again and again goes on where it was, to the right file."""
+    source, sha256 = large
+    directory = opens(account_on(sshd), root, verify=verify)
+    points = sorted(random.Random(1).sample(range(1, LARGE - IN_FLIGHT), BREAKS))
+    part = root / f"{IMAGE}.partial.{sha256[:16]}"
+    for point in points:
+        begun = part.stat().st_size - IN_FLIGHT if part.exists() else 0
+        first: list[int] = []
+
+        def report(progress: Progress, point: int = point, first: list[int] = first) -> None:
+            first.append(progress.done)
+            if progress.done >= point:
+                sshd.end_connections()
+
+        with pytest.raises(DeliveryFailed):
+            await directory.install(source, IMAGE, sha256, report)
+        assert first[0] >= begun
+        assert names(root) == [part.name]
+    heard: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done >= points[-1] - IN_FLIGHT
+    assert heard[-1].done == heard[-1].total == LARGE
+    assert names(root) == [IMAGE]
+    assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize("commands", [True, False])
+@pytest.mark.parametrize("damage", ["first", "last", "longer", "link"])
+@pytest_twisted.ensureDeferred
+async def test_part_that_is_no_part(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    large: tuple[Path, str],
+    damage: str,
+    commands: bool,
+) -> None:
+    """What lies under a temporary's name and is not the file's beginning is thrown away."""
+    source, sha256 = large
+    part = root / f"{IMAGE}.partial.{sha256[:16]}"
+    there = bytearray(source.read_bytes()[: 2 * IN_FLIGHT])
+    if damage == "first":
+        there[0] ^= 1
+    elif damage == "last":
+        there[IN_FLIGHT - 1] ^= 1
+    elif damage == "longer":
+        there = bytearray(LARGE + 1)
+    part.write_bytes(there)
+    if damage == "link":
+        part.rename(tmp_path / "precious")
+        part.symlink_to(tmp_path / "precious")
+    env = without_ssh(tmp_path / "bin", commands=commands)
+    directory = opens(NOBODY, root, env=env)
+    heard: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done < IN_FLIGHT
+    assert names(root) == [IMAGE]
+    assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
+    if damage == "link":
+        assert (tmp_path / "precious").read_bytes() == there
+
+
+@pytest.mark.parametrize("commands", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_damage_on_the_way(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, commands: bool
+) -> None:
+    """A file that changed on its way is not installed, and the next attempt begins anew."""
+    env = without_ssh(tmp_path / "bin", commands=commands)
+    directory = opens(NOBODY, root, env=env)
+    part = root / f"{IMAGE}.partial.{SHA256[:16]}"
+
+    def report(progress: Progress) -> None:
+        if progress.done == len(CONTENT):
+            with part.open("r+b") as file:
+                file.write(bytes([CONTENT[0] ^ 1]))
+
+    with pytest.raises(DeliveryFailed, match="not what was sent"):
+        await directory.install(source, IMAGE, SHA256, report)
+    assert names(root) == []
+    await directory.install(source, IMAGE, SHA256, ignore)
+    assert (root / IMAGE).read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_frozen_server(sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str]) -> None:
+    """A server that answers nothing is given up within the limit; the delivery can go on."""
+    source, sha256 = large
+    directory = opens(account_on(sshd), root, idle_seconds=IDLE_SECONDS)
+    began: list[float] = []
+    with ExitStack() as frozen:
+
+        def report(progress: Progress) -> None:
+            if not began and progress.done > LARGE // 2:
+                frozen.enter_context(sshd.suspended())
+                began.append(time.monotonic())
+
+        with pytest.raises(DeliveryFailed):
+            await directory.install(source, IMAGE, sha256, report)
+        assert time.monotonic() - began[0] < NOTICED_WITHIN
+    await directory.install(source, IMAGE, sha256, ignore)
+    assert names(root) == [IMAGE]
+
+
+@pytest_twisted.ensureDeferred
+async def test_frozen_sftp_server(opens: Opens, root: Path, tmp_path: Path) -> None:
+    """Also a server behind an `ssh` that is well."""
+    env = without_ssh(tmp_path / "bin", before=f"echo $$ > {tmp_path}/pid")
+    directory = opens(NOBODY, root, env=env, idle_seconds=IDLE_SECONDS)
+    assert await directory.exists(META) is None
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(DeliveryFailed, match="stopped answering"):
+        await directory.exists(META)
+    assert time.monotonic() - began < NOTICED_WITHIN
+    await directory.write(b"x", META)
+    assert names(root) == [META]
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_that_broke_unused(sshd: Sshd, opens: Opens, root: Path) -> None:
+    """A kept connection that is gone when it is needed again is made anew."""
+    directory = opens(account_on(sshd), root)
+    await directory.write(b"1", META)
+    sshd.end_connections()
+    with suppress(DeliveryFailed):  # it may not have been noticed yet
+        await directory.exists(META)
+    await directory.write(b"2", META)
+    assert (root / META).read_bytes() == b"2"
+
+
+@pytest.fixture
+def mounts(root: Path) -> Iterator[Callable[[str], None]]:
+    """Give what mounts a small file system on the image directory."""
+    need_root()
+    mounted: list[str] = []
+
+    def mount(options: str) -> None:
+        subprocess.run([need("mount"), "-t", "tmpfs", "-o", options, "tmpfs", root], check=True)
+        mounted.append(options)
+
+    yield mount
+    for _ in mounted:
+        subprocess.run([need("umount"), "--lazy", root], check=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_full_disk(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    source: Path,
+    mounts: Callable[[str], None],
+) -> None:
+    """A full disk is called so, and what was written goes."""
+    mounts("size=4m")
+    env = without_ssh(tmp_path / "bin")
+    directory = opens(NOBODY, root, env=env)
+    await directory.write(b"x", META)
+    with pytest.raises(NoSpace) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert str(root) not in str(caught.value)
+    assert names(root) == [META]
+
+
+@pytest_twisted.ensureDeferred
+async def test_read_only(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    source: Path,
+    mounts: Callable[[str], None],
+) -> None:
+    """A directory that cannot be written to is told, with the server's word for admins."""
+    mounts("ro")
+    env = without_ssh(tmp_path / "bin")
+    directory = opens(NOBODY, root, env=env)
+    for attempt in (
+        directory.install(source, IMAGE, SHA256, ignore),
+        directory.write(b"x", META),
+    ):
+        with pytest.raises(DeliveryFailed) as caught:
+            await attempt
+        assert "status" in caught.value.detail
+        assert str(root) in caught.value.detail
+        assert str(root) not in str(caught.value)
