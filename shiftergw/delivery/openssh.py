@@ -231,8 +231,10 @@ class _Child(ProcessProtocol):
             if call.active():
                 call.cancel()
         self._forget(self)
+        self._close(reason.value)
         self.gone.callback(None)
-        end = reason.value
+
+    def _close(self, end: Any) -> None:
         if self.closed.called:  # cancelled
             return
         if self._lost:
