@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from copy import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.conch.ssh.common import NS, getNS
@@ -56,7 +57,8 @@ class Channels(SSHService):
         """Fail all channels: the connection has ended."""
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            channel.end(self.transport.failure)
+            # Each its own: a traceback grows with every place that an error is raised in.
+            channel.end(copy(self.transport.failure))
 
     async def open_session(self, request: bytes, argument: str) -> SshChannel:
         """Return a channel to a program: `request` is `exec` or `subsystem`.
@@ -65,7 +67,7 @@ class Channels(SSHService):
         ends. Cancellable.
         """
         if self.transport.failure is not None:
-            raise self.transport.failure
+            raise copy(self.transport.failure)
         channel = SshChannel(self, self._next)
         self._next += 1
         self._channels[channel.number] = channel

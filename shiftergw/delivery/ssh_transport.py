@@ -92,6 +92,8 @@ class Transport(KeyExchange):
         self._login = login
         self._ended: list[Deferred[None]] | None = []
         self._buffer = memoryview(bytearray(_DATA + LONGEST_DATA + 64))
+        # Other padding for each packet would cost more than the rest of it; it is sealed anyway.
+        self._padding = secrets.token_bytes(32)
         self._batch: list[bytes] = []
         self._writers: list[Writer] = []
         self.heard = 0  # packets received; for whoever watches whether the server lives
@@ -274,7 +276,7 @@ class Transport(KeyExchange):
         struct.pack_into(
             ">LLB", buffer, 0, self.outgoingPacketSequence, 1 + length + padding, padding
         )
-        buffer[_HEAD + length : end] = secrets.token_bytes(padding)
+        buffer[_HEAD + length : end] = self._padding[:padding]
         self._batch += sealer.seal(buffer[:end])
         self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & _WRAP
         self._unkeyed += end
