@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model import ANONYMOUS, ImageRecord, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ PUBLIC = Access(private=False)
 
 def of(record: ImageRecord) -> Access:
     """Return what a record says."""
-    return Access(bool(record.private), record.user_acl or (), record.group_acl or ())
+    return Access(record.is_private, record.user_acl or (), record.group_acl or ())
 
 
 def may_replace(uid: int | None, *, admin: bool, held: ImageRecord) -> bool:
@@ -53,7 +53,7 @@ def asks_for_change(
     It is not if the image is public, or if this user may only add himself and has been added: then
     the client would ask for ever.
     """
-    if not held.private or not (users or groups):
+    if not held.is_private or not (users or groups):
         return False
     if not may_replace(session.uid, admin=session.admin, held=held):
         return False
@@ -67,7 +67,7 @@ def asks_for_change(
 
 def may_expire(session: Session, record: ImageRecord) -> bool:
     """Say whether a user may expire a tag: an admin any, others what they alone may read."""
-    alone = record.private and record.user_acl == (session.uid,) and not record.group_acl
+    alone = record.is_private and record.user_acl == (session.uid,) and not record.group_acl
     return session.admin or bool(alone)
 
 
@@ -88,9 +88,9 @@ def after_pull(
     A public image stays public. Of a private one the puller of record and admins replace the ACL
     by naming one; everybody else who has shown that he has access only adds himself.
     """
-    if not private or (held is not None and not held.private):
+    if not private or (held is not None and not held.is_private):
         return PUBLIC, asker.requested_by if held is None else held.requested_by
-    known = held or (previous if previous is not None and previous.private else None)
+    known = held or (previous if previous is not None and previous.is_private else None)
     now = Access(private=True) if known is None else of(known)
     puller = asker.requested_by
     if known is not None and known.requested_by is not None:
@@ -102,5 +102,6 @@ def after_pull(
         now = asked
     elif not now.restricted and without_acl == "public":
         return now, puller
-    users = now.user_acl if asker.requested_by is None else (*now.user_acl, asker.requested_by)
+    asked_by = () if asker.requested_by in {None, ANONYMOUS} else (asker.requested_by,)
+    users = (*now.user_acl, *asked_by)
     return Access(True, tuple(dict.fromkeys(users)), tuple(dict.fromkeys(now.group_acl))), puller

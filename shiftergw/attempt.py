@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WRITE_SECONDS = 0.5
 """How often news reaches the store, if there is any."""
 
+HUNG_SECONDS = 4 * 3600.0
+"""How long a stage may have no news until it counts as hung, and is left to a new attempt."""
+
 LEASE_SECONDS = 120.0
 """How long a lease lives without being renewed."""
 
@@ -47,7 +50,7 @@ class Attempt:
         self._state = self._written_state = record.status
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
-        self._last_beat = clock.seconds()
+        self._last_beat = self._last_news = clock.seconds()
         self._leases: dict[tuple[str, str], float] = {}
         self.lost = False
         """Whether a newer attempt has taken over."""
@@ -115,7 +118,14 @@ class Attempt:
         state, message, progress = self._state, self._message, self._progress
         if state is not self._written_state:
             await self._store.advance(key, number, state, message, now)
-        elif due or message != self._written_message or progress != self._written_progress:
+            self._last_news = now
+        elif message != self._written_message or progress != self._written_progress:
+            await self._store.heartbeat(key, number, progress, now, message)
+            self._last_news = now
+        elif now - self._last_news > HUNG_SECONDS:
+            # What hangs may not even be stopped: without heartbeats the whole worker will be.
+            raise Superseded("The stage has had no news for hours.")
+        elif due:
             await self._store.heartbeat(key, number, progress, now, message)
         else:
             return

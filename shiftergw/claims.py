@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.access import asks_for_change
 from shiftergw.config import Config
-from shiftergw.errors import BadRequest, NotAuthenticated, Unavailable
+from shiftergw.errors import BadRequest, NotAuthenticated, TooMany, Unavailable
 from shiftergw.housekeeping import put_off
 from shiftergw.model import ANONYMOUS, ImageRecord, PullRequest, QueueLimits, Session
 from shiftergw.oci.meta import ACL_LIMIT
@@ -23,6 +23,10 @@ from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+LEAST_FRESH = 10.0
+"""Seconds for which what is READY is fresh at least: whoever polls must find what he waited for."""
 
 
 class Claims:
@@ -52,7 +56,8 @@ class Claims:
     async def pull(self, session: Session, request: PullRequest, text: str) -> ImageRecord:
         """Return the record that answers a request for an image, which its asker called `text`.
 
-        While the store is away, who has polled before is told what he was told last: a poll that is
+        While the store is away, or when what he waited for has ended otherwise and there is no room
+        for work of his own, who has polled before is told what he was told last: a poll that is
         refused would end his client's wait. Raises `TooMany` for new work alone.
         """
         location, _ = self._config.locate(request.reference)
@@ -60,7 +65,7 @@ class Claims:
         poll = session.uid, request.claim
         try:
             record = await self._pulled(session, request, text, location)
-        except Unavailable:
+        except (Unavailable, TooMany):
             last = self._polls.last(poll)
             if last is None:
                 raise
@@ -97,7 +102,7 @@ class Claims:
             if record.in_flight:
                 return _seen_by(session, record)
             if concerns(session, record) and (record.last_pull or 0) > oldest:
-                return record
+                return _seen_by(session, record)
         return None
 
     async def _ready(self, session: Session, request: PullRequest, text: str) -> ImageRecord | None:
@@ -109,7 +114,8 @@ class Claims:
         record = await self._store.find(request.system, request.itype, [request.tag, text])
         if record is None or not record.may_be_read_by(session):
             return None
-        if (record.last_pull or 0) + self._config.pull_update_timeout < now:
+        fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
+        if (record.last_pull or 0) + fresh < now:
             return None
         if asks_for_change(session, request.user_acl, request.group_acl, record):
             return None
@@ -154,10 +160,15 @@ def _check_readers(session: Session, request: PullRequest) -> None:
 
 
 def concerns(session: Session, record: ImageRecord) -> bool:
-    """Say whether this user may see work or a failure: his own, or one without any login."""
+    """Say whether this user may see work or a failure: his own, or one that needs no rights.
+
+    The removal of an image concerns its readers.
+    """
     if record.requested_by == session.uid:
         return True
-    return record.sealed is None and not record.own_failure
+    if record.status is State.EXPIRING:
+        return record.may_be_read_by(session)
+    return record.sealed is None and record.kind != "acl" and not record.own_failure
 
 
 def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
@@ -179,4 +190,4 @@ def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
             user_acl=(),
             group_acl=(),
         )
-    return replace(record, user_acl=(), group_acl=())
+    return replace(record, user_acl=(), group_acl=(), request_id=None)

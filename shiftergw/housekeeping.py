@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable
+from shiftergw.errors import DeliveryFailed
 from shiftergw.model import ImageRecord
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageBuilder, ImageDirectory, ImageStore
@@ -101,6 +102,9 @@ class Scratch(Rounds):
         before = self._clock.seconds() - SCRATCH_KEPT
         removed = await self._builder.sweep(before)
         for directory in self._directories:
-            removed += await directory.sweep(before)
+            try:
+                removed += await directory.sweep(before)
+            except DeliveryFailed as error:  # a system that is down does not hold up the others
+                self._log.warn("scratch: {error} {detail}", error=error, detail=error.detail)
         if removed:
             self._log.info("{n} unused files removed", n=removed)

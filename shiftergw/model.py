@@ -235,9 +235,14 @@ class ImageRecord:
         found["key"] = str(document.get("_id", ""))
         return cls(**found)
 
+    @property
+    def is_private(self) -> bool:
+        """Say whether the image is anybody's own; the original wrote null where it did not know."""
+        return bool(self.user_acl or self.group_acl) if self.private is None else self.private
+
     def may_be_read_by(self, session: Session) -> bool:
         """Say whether `session` may see and run this image."""
-        if not self.private:
+        if not self.is_private:
             return True
         if session.uid == ANONYMOUS:
             return False
@@ -286,11 +291,13 @@ class Ready:
 
     `changes` are attributes of `ImageRecord`, without tag, status, claim and progress.
     A record that loses its last tag to this one does not expire before `untagged_until`.
+    If the id is blocked in this image `directory`, the record is EXPIRING at once.
     """
 
     id: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     untagged_until: float = 0
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.files import file_system_of, private_directory
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
@@ -49,6 +50,23 @@ class Preparation(Service):
 
 def _prepare_disk(config: Config) -> Seal:
     config.check_state_file_system(file_system_of(config.state_directory))
+    _check_shared(config)
     for directory in (config.state_directory, config.cache_directory, config.expand_directory):
         private_directory(directory)
     return Seal.from_file(config.secret_key_file)
+
+
+def _check_shared(config: Config) -> None:
+    """Refuse one image directory under two names: leases, readers and blocks go by the name."""
+    names: dict[tuple[int, int], str] = {}
+    for system in config.systems.values():
+        if system.access_type != "local" or not system.image_dir.exists():
+            continue
+        found = system.image_dir.stat()
+        name = names.setdefault((found.st_dev, found.st_ino), system.directory_name)
+        if name != system.directory_name:
+            raise ConfigurationError(
+                f"Platforms.{system.name}.local.imageDir: {system.directory_name} and {name} are"
+                " the same directory.",
+                remedy="Write it the same way for all systems that share it.",
+            )

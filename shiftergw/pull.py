@@ -14,7 +14,7 @@ from shiftergw import access
 from shiftergw.access import Access
 from shiftergw.attempt import Attempt
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace
+from shiftergw.errors import ImageBlocked, NoSpace, Unavailable
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
 from shiftergw.pipeline import Pipeline
@@ -65,9 +65,10 @@ class Pull:
         login = self._login(record)
         current = await self._store.find(record.system, record.itype, [str(reference)])
         if current is not None and (
-            record.kind == "acl" or await self._is_unchanged(current, reference, login, attempt)
+            _is_about_readers(record, current)
+            or await self._is_unchanged(current, reference, login, attempt)
         ):
-            ready = await self._reuse(attempt, target, current, private=bool(current.private))
+            ready = await self._reuse(attempt, target, current)
             if ready is not None:
                 return ready
 
@@ -75,7 +76,7 @@ class Pull:
         await self._check_allowed(image, target)
         for known in await self._store.find_id(target.systems, image.id):
             if await self._may_reuse(known, image, login, attempt):
-                ready = await self._reuse(attempt, target, known, private=image.private)
+                ready = await self._reuse(attempt, target, known, image.private)
                 if ready is not None:
                     return ready
         await self._check_space(image, target)
@@ -101,7 +102,7 @@ class Pull:
         more than that the manifest is there. The original stored the digest of the index as the id,
         and nothing of its origin.
         """
-        if access.of(current).restricted and not _is_reader(attempt.record, current):
+        if current.is_private and not _is_reader(attempt.record, current):
             return False
         attempt.entered(State.PULLING, "Getting manifest")
         digest = await self._pipeline.head(reference, login, attempt)
@@ -116,22 +117,13 @@ class Pull:
         A public one always. A private one only for a caller who has just read the manifest where it
         came from, and may read its blobs there: a copy of the manifest elsewhere proves nothing.
         """
-        if not known.private:
+        if not known.is_private:
             return True
-        origin = known.origin
-        if origin is None or (origin.location, origin.repository) != (
-            image.location,
-            image.repository,
-        ):
+        if known.origin is None or not _is_of(known.origin, image):
             return False
         if not _is_reader(attempt.record, known):
             await self._pipeline.prove(image, login, attempt)
         return True
-
-    async def is_blocked(self, record: ImageRecord) -> bool:
-        """Say whether an admin has taken the image of a READY record down."""
-        name = self._targets[record.system].name
-        return record.id is not None and await self._store.blocked(name, {record.id})
 
     async def _check_allowed(self, image: ResolvedImage, target: Target) -> None:
         if await self._store.blocked(target.name, {image.id, image.source_digest.hex}):
@@ -151,26 +143,33 @@ class Pull:
             )
 
     async def _reuse(
-        self, attempt: Attempt, target: Target, known: ImageRecord, *, private: bool
+        self,
+        attempt: Attempt,
+        target: Target,
+        known: ImageRecord,
+        private: bool | None = None,
     ) -> Ready | None:
         """End a pull whose image is there: nothing to download, metadata only if the ACL moved.
 
-        None if the files are not there after all: another may have removed them before we held the
-        lease.
+        `private` says what the registry wanted of a user who has just read the image there; None,
+        that he did not. None is returned if the files are not there after all, or if he must read
+        it there first: another may have removed or changed them before we held the lease.
         """
         assert known.id is not None
         await attempt.lease(target.name, known.id)
         held = _same(known, await self._store.find_id(target.systems, known.id))
-        if held is None or not await target.holds(held):
+        trusted = held is not None and (private is not None or _may_skip(attempt.record, held))
+        if held is None or not trusted or not await target.holds(held):
             await attempt.release()
             return None
-        readers, puller = self._readers(attempt.record, held, None, private=private)
+        wanted_login = held.is_private if private is None else private
+        readers, puller = self._readers(attempt.record, held, None, private=wanted_login)
         if readers != access.of(held):
             attempt.entered(State.TRANSFER, "Transferring metadata")
-            await self._install_meta(attempt, target, _with(held, readers))
+            await self._install_meta(attempt, target, _with(held, readers), held)
         facts = {name: getattr(held, name) for name in _FACTS}
         known_facts = {name: fact for name, fact in facts.items() if fact is not None}
-        return self._ready(known.id, known_facts, readers, puller)
+        return self._ready(target, known.id, known_facts, readers, puller)
 
     async def _deliver(
         self,
@@ -188,7 +187,10 @@ class Pull:
         await target.directory.install(
             built.path, f"{image.id}.squashfs", built.sha256, attempt.report
         )
-        held = _same(None, await self._store.find_id(target.systems, image.id))
+        known = await self._store.find_id(target.systems, image.id, expiring=True)
+        held = _same(None, known)
+        if current is not None and current.origin is not None and not _is_of(current.origin, image):
+            current = None  # the tag means another place by now: its readers there are not asked
         readers, puller = self._readers(attempt.record, held, current, private=image.private)
         facts: dict[str, Any] = {
             "format": "squashfs",
@@ -211,26 +213,32 @@ class Pull:
         }
         attempt.entered(State.TRANSFER, "Transferring metadata")
         delivered = replace(attempt.record, id=image.id, **facts)
-        dropped = await self._install_meta(attempt, target, _with(delivered, readers))
+        dropped = await self._install_meta(attempt, target, _with(delivered, readers), held)
         facts["report"] = {**built.report.to_document(), "metadata": list(dropped)}
-        return self._ready(image.id, facts, readers, puller)
+        return self._ready(target, image.id, facts, readers, puller)
 
     async def _install_meta(
-        self, attempt: Attempt, target: Target, record: ImageRecord
+        self, attempt: Attempt, target: Target, record: ImageRecord, held: ImageRecord | None
     ) -> tuple[str, ...]:
         """Deliver the metadata of a record, and say the same in all records of its files.
 
         Returns what of it could not be written. In this order: should we die in between, this
-        attempt's successor does both again.
+        attempt's successor does both again. If the store is away then, the metadata goes back to
+        what was `held`: the two must not part.
         """
         assert record.id is not None
         meta = meta_of(record)
         await attempt.confirm()
         await target.directory.write(meta.content, f"{record.id}.meta")
         readers = access.of(record)
-        await self._store.set_access(
-            target.systems, record.id, readers.private, readers.user_acl, readers.group_acl
-        )
+        try:
+            await self._store.set_access(
+                target.systems, record.id, readers.private, readers.user_acl, readers.group_acl
+            )
+        except Unavailable:
+            if held is not None:
+                await target.directory.write(meta_of(held).content, f"{record.id}.meta")
+            raise
         return meta.dropped
 
     def _readers(
@@ -245,7 +253,12 @@ class Pull:
         return access.after_pull(record, held, previous, private=private, without_acl=without_acl)
 
     def _ready(
-        self, image_id: str, facts: Mapping[str, Any], readers: Access, puller: int | None
+        self,
+        target: Target,
+        image_id: str,
+        facts: Mapping[str, Any],
+        readers: Access,
+        puller: int | None,
     ) -> Ready:
         now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
         changes = {
@@ -254,12 +267,30 @@ class Pull:
             "requested_by": puller,
             "expiration": None if timeout is None else now + timeout,
         }
-        return Ready(image_id, changes, now + self._config.keep_untagged)
+        return Ready(image_id, changes, now + self._config.keep_untagged, target.name)
 
 
 def _is_reader(asker: ImageRecord, known: ImageRecord) -> bool:
     """Say whether the asker is one of the users who are named; his groups are not known here."""
     return asker.requested_by is not None and asker.requested_by in (known.user_acl or ())
+
+
+def _is_about_readers(asker: ImageRecord, known: ImageRecord) -> bool:
+    """Say whether the work is to change the ACL only, by one who may without the registry."""
+    return asker.kind == "acl" and (
+        bool(asker.by_admin)
+        or (known.requested_by is not None and known.requested_by == asker.requested_by)
+    )
+
+
+def _may_skip(asker: ImageRecord, held: ImageRecord) -> bool:
+    """Say whether the registry need not be asked who may read an image that is there."""
+    return not held.is_private or _is_reader(asker, held) or _is_about_readers(asker, held)
+
+
+def _is_of(origin: Origin, image: ResolvedImage) -> bool:
+    """Say whether an image came from the repository that another one was resolved in."""
+    return (origin.location, origin.repository) == (image.location, image.repository)
 
 
 def _same(known: ImageRecord | None, records: Sequence[ImageRecord]) -> ImageRecord | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shiftergw.attempt import Attempt
+from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Expired
 from shiftergw.ports import ImageStore
 from shiftergw.targets import Target
@@ -30,6 +31,21 @@ class Removal:
         if record.id is not None:
             await attempt.lease(target.name, record.id)
             if not await self._store.find_id(target.systems, record.id):
+                await self._check_mounted(target)
                 await attempt.confirm()
                 await target.remove(record.id)
         return Expired()
+
+    async def _check_mounted(self, target: Target) -> None:
+        """Refuse a directory that is empty though images should lie there.
+
+        It would have its files back once it is mounted again, and nobody would remove them then.
+        """
+        if await target.directory.list():
+            return
+        for system in target.systems:
+            if await self._store.list(system):
+                raise DeliveryFailed(
+                    "The system's image directory is empty.",
+                    remedy="Tell the site's support: is its file system mounted?",
+                )

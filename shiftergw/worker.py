@@ -93,9 +93,6 @@ class Worker:
             )
         except Superseded:
             return
-        if isinstance(outcome, Ready) and await self._pull.is_blocked(ended):
-            # An admin took it down while we delivered it.
-            await self._store.expire(ended.key)
         self._log.info(
             "attempt {n} at {claim} ends: {outcome}",
             n=record.attempt,
@@ -107,9 +104,9 @@ class Worker:
         """Do the work; turn every error but cancellation and supersession into a reason."""
         record = attempt.record
         try:
-            _check_attempts(record.attempt)
             if record.status is State.EXPIRING:
-                return await self._removal.run(attempt)
+                return await self._removal.run(attempt)  # until it succeeds
+            _check_attempts(record.attempt)
             return await self._pull.run(attempt)
         except (CancelledError, Superseded):
             raise
@@ -122,7 +119,11 @@ class Worker:
                 detail=error.detail,
             )
             # What a login, or the lack of one, has to do with is this user's matter alone.
-            own = record.sealed is not None or isinstance(error, RegistryDenied | ImageNotFound)
+            own = (
+                record.sealed is not None
+                or record.kind == "acl"
+                or isinstance(error, RegistryDenied | ImageNotFound)
+            )
             return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
         except Exception:  # noqa: BLE001 - one record's surprise must not end the worker
             self._log.failure("attempt {n} at {claim}", n=record.attempt, claim=record.claim)

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.attempt import LEASE_SECONDS, LEASE_WAIT, WRITE_SECONDS, Attempt
+from shiftergw.attempt import HUNG_SECONDS, LEASE_SECONDS, LEASE_WAIT, WRITE_SECONDS, Attempt
 from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
@@ -103,6 +103,17 @@ async def test_silence_is_broken_by_heartbeats(bench: Bench) -> None:
     bench.clock.advance(LIMIT / 4)
     await bench.attempt.write()
     assert (await bench.stored()).last_heartbeat == bench.clock.seconds()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_stage_is_left_to_another_attempt(bench: Bench) -> None:
+    """Hours without any news are no life; until then silence is."""
+    for _ in range(int(HUNG_SECONDS // 3600)):
+        bench.clock.advance(3600)
+        await bench.attempt.write()
+    bench.clock.advance(1)
+    with pytest.raises(Superseded):
+        await bench.attempt.write()
 
 
 @pytest_twisted.ensureDeferred

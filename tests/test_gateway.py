@@ -196,6 +196,55 @@ async def test_new_work_is_bounded_polls_are_not(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_poll_is_not_refused_for_want_of_room(store: SqliteStore) -> None:
+    """The work that he waited for ended as another's own failure, and he is at his limit."""
+    bench = Bench(store, UserLimits={"waiting": 1, "running": 1})
+    await bench.pull(ALICE)
+    assert (await bench.pull(BOB)).status is State.PENDING
+    await bench.end(DENIED)
+    await bench.pull(BOB, "other:1")
+    assert (await bench.pull(BOB)).status is State.PENDING
+    with pytest.raises(TooMany):
+        await bench.pull(BOB, "third:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_ready_is_an_answer_for_a_while(store: SqliteStore) -> None:
+    """Also where `PullUpdateTimeout` is 0: else each poll would start new work."""
+    bench = Bench(store, PullUpdateTimeout=0)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    bench.clock.advance(5)
+    assert (await bench.pull(ALICE)).status is State.READY
+    bench.clock.advance(6)
+    assert (await bench.pull(ALICE)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_on_private_images_is_their_readers_matter(bench: Bench) -> None:
+    """Neither a change of readers nor a removal shows to strangers; no failure shows an ACL."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    changing = await bench.pull(ALICE, users=(2009,))
+    assert changing.kind == "acl"
+    assert list(await bench.gateway.queue(BOB)) == []
+    seen = await bench.pull(BOB)
+    assert (seen.status, seen.user_acl, seen.request_id) == (State.PENDING, (), None)
+    await bench.end(PRIVATE)
+    (ready,) = await bench.store.list("mycluster")
+    assert await bench.store.expire(ready.key) is not None
+    assert list(await bench.gateway.queue(BOB)) == []
+    assert [record.status for record in await bench.gateway.queue(ALICE)] == [State.EXPIRING]
+    await bench.pull(ALICE, "open:1", users=(2050,))
+    (_, waiting) = await bench.store.waiting(5)
+    begun = await bench.store.begin(waiting.key, "here:1", START, 60)
+    assert begun is not None
+    await bench.store.finish(begun.key, 1, BROKEN, START)
+    failed = await bench.pull(BOB, "open:1")
+    assert (failed.cause, failed.user_acl, failed.request_id) == ("broken", (), None)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
     """With what its asker was told last; who asks for the first time is told to come again."""
     await bench.pull(ALICE)

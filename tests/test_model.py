@@ -121,7 +121,9 @@ def _session(uid: int = 1, *groups: int) -> Session:
     [
         (False, (), (), True),
         (False, (9,), (), True),
-        (None, (9,), (), True),
+        (None, (9,), (), False),
+        (None, None, None, True),
+        (None, (), (), True),
         (True, None, None, True),
         (True, (), (), True),
         (True, (1, 9), (), True),

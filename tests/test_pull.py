@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet import reactor
 
+from shiftergw.errors import Unavailable
 from shiftergw.image import Digest
-from shiftergw.model import ImageRecord
+from shiftergw.model import ANONYMOUS, ImageRecord
 from shiftergw.states import State
 from tests.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
@@ -171,3 +172,60 @@ async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> N
         assert removal.status is State.EXPIRING
         await bench.worker.run(removal.key)
         assert list(bench.images.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_on_an_acl_lets_nobody_in_without_proof(tmp_path: Path) -> None:
+    """The tag may mean another's image by the time that the work begins."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        record = await bench.pull(uid=BOB, user_acl=(CAROL,), kind="acl")
+        assert (record.status, record.own_failure) == (State.FAILURE, True)
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_readers_do_not_follow_a_tag_to_another_place(tmp_path: Path) -> None:
+    """Where a reference means another repository than before, the old readers have no say."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.repository = "elsewhere/app"
+        bench.source.manifest = bench.source.index = OTHER
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.user_acl, record.requested_by) == ((BOB,), BOB)
+
+
+@pytest_twisted.ensureDeferred
+async def test_record_and_metadata_do_not_part(tmp_path: Path) -> None:
+    """When the store fails after the metadata was written, that goes back to what it was."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+
+        async def away(*_: object) -> None:
+            raise Unavailable("The store is away.")
+
+        bench.store.set_access = away  # type: ignore[method-assign, assignment]
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert record.status is State.FAILURE
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_no_reader(tmp_path: Path) -> None:
+    """A private image whose repository was opened meanwhile is public for whoever asks."""
+    async with running_bench(tmp_path, PrivateImagesWithoutAcl="public") as bench:
+        await private_image(bench)
+        bench.source.private = False
+        record = await bench.pull(uid=ANONYMOUS)
+        assert (record.status, record.private, record.user_acl) == (State.READY, False, ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_on_its_way_out_keeps_its_readers(tmp_path: Path) -> None:
+    """Pulled anew under another name, by another user: its puller and readers stay."""
+    async with running_bench(tmp_path) as bench:
+        mine = await private_image(bench, user_acl=(CAROL,))
+        assert await bench.store.expire(mine.key) is not None
+        record = await bench.pull("lib/app:2", uid=BOB, login="bob:other")
+        assert (record.status, record.user_acl) == (State.READY, (CAROL, ALICE, BOB))
+        assert (record.requested_by, bench.meta().user_acl) == (ALICE, (CAROL, ALICE, BOB))

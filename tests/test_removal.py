@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from shiftergw.image import Digest
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
+from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
 
@@ -46,21 +48,40 @@ async def test_files_that_another_system_needs_stay(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_files_that_cannot_be_removed_are_not_forgotten(tmp_path: Path) -> None:
-    """The record is READY again, and due at once: the next round tries again."""
+    """The removal stays to be done, however often it fails; nobody finds the image meanwhile."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
         away = bench.images.rename(bench.images.with_name("away"))
-        bench.images.write_text("not a directory")
-        await bench.worker.run(key)
-        bench.images.unlink()
+        for attempt in range(1, MAX_ATTEMPTS + 3):
+            await bench.worker.run(key)
+            kept = await bench.store.get(key)
+            assert kept is not None
+            assert (kept.status, kept.attempt) == (State.EXPIRING, attempt)
+            await bench.age(key)
         away.rename(bench.images)
-        kept = await bench.store.get(key)
-        assert kept is not None
-        assert (kept.status, kept.in_flight) == (State.READY, False)
-        assert [record.key for record in await bench.store.expired(2e9)] == [key]
-        assert await bench.store.expire(key) is not None
         await bench.worker.run(key)
         assert list(bench.images.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unmounted_directory_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    """Its files would be back with the mount, and nobody would remove them then."""
+    async with running_bench(tmp_path) as bench:
+        first = await bench.pull()
+        bench.source.manifest = bench.source.index = Digest.of(b"another")
+        await bench.pull("lib/other:1")
+        away = bench.images.rename(bench.images.with_name("away"))
+        bench.images.mkdir()
+        key = await expiring(bench, first)
+        await bench.worker.run(key)
+        kept = await bench.store.get(key)
+        assert kept is not None
+        assert kept.status is State.EXPIRING
+        bench.images.rmdir()
+        away.rename(bench.images)
+        await bench.age(key)
+        await bench.worker.run(key)
+        assert len(list(bench.images.iterdir())) == 2
 
 
 @pytest_twisted.ensureDeferred

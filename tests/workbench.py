@@ -26,7 +26,7 @@ from shiftergw.image import (
     ResolvedImage,
     SquashOptions,
 )
-from shiftergw.model import ImageRecord, ImageReference, Login, PullRequest
+from shiftergw.model import ImageRecord, ImageReference, Login, Progress, PullRequest
 from shiftergw.oci.meta import read_meta
 from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.seal import Seal
@@ -231,6 +231,12 @@ class Bench:
     def meta_path(self) -> Path:
         """Return where the metadata lies."""
         return self.images / f"{self.source.manifest.hex}.meta"
+
+    async def age(self, key: str) -> None:
+        """Make the last heartbeat of work in flight old."""
+        record = await self.store.get(key)
+        assert record is not None
+        await self.store.heartbeat(key, record.attempt, Progress(), 0.0)
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until something holds."""

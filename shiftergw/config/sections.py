@@ -5,6 +5,7 @@ As in `config`, the keys are the aliases of the fields and every default stands 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
@@ -110,7 +111,7 @@ class System(Section):
     def directory_name(self) -> str:
         """Return the name of the image directory in the store: its path, after a remote host's."""
         host = "" if self.access_type == "local" else f"{self.host[0]}:"
-        return f"{host}{self.image_dir}"
+        return f"{host}{os.path.normpath(self.image_dir)}"
 
     def squash_options(self, config: Config) -> SquashOptions:
         """Return how images for this system are to be compressed."""

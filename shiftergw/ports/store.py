@@ -87,8 +87,13 @@ class ImageStore(Protocol):
         """Return the newest READY record that carries the first of `tags` that any carries."""
         ...
 
-    async def find_id(self, systems: Collection[str], image_id: str) -> Sequence[ImageRecord]:
-        """Return the READY records of this image id on these systems, of any type."""
+    async def find_id(
+        self, systems: Collection[str], image_id: str, *, expiring: bool = False
+    ) -> Sequence[ImageRecord]:
+        """Return the READY records of this image id on these systems, of any type.
+
+        With `expiring` also those whose files are about to go, after the others.
+        """
         ...
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:

@@ -128,9 +128,7 @@ class RegistryClient:
 
         Its configuration was read when it was resolved.
         """
-        repository = self._registry(image.location).repository(
-            image.repository, login, private=image.private
-        )
+        repository = self._repository(image, login)
         documents = self._documents(image.location, repository, say)
         await gather_or_cancel(documents.prove(layer) for layer in set(image.layers))
 
@@ -149,8 +147,7 @@ class RegistryClient:
         sink's to check.
         """
         registry = self._registry(image.location)
-        repository = registry.repository(image.repository, login, private=image.private)
-        download = Download(registry.transport, repository, blob, offset, sink)
+        download = Download(registry.transport, self._repository(image, login), blob, offset, sink)
 
         async def attempt() -> None:
             async with self._blobs:
@@ -163,6 +160,15 @@ class RegistryClient:
             random=self._random,
             say=say,
             reached=lambda: download.reached,
+        )
+
+    def _repository(self, image: ResolvedImage, login: Login | None) -> Repository:
+        """Return where the blobs of an image are.
+
+        What was resolved without a login counts as public: its blobs must come without one too.
+        """
+        return self._registry(image.location).repository(
+            image.repository, login if image.private else None, private=image.private
         )
 
     def _registry(self, location: str) -> _Registry:

@@ -148,6 +148,11 @@ def expired(now: float) -> Change:
     return Change(document_of(changes), _IN_FLIGHT_ONLY)
 
 
+def put_off(outcome: Failed, now: float) -> Change:
+    """Return the change that has a removal tried again once its heartbeat is old."""
+    return Change({"status_message": outcome.cause, "last_heartbeat": now}, _PROGRESS)
+
+
 def taken_back(message: str, tags: Sequence[str]) -> Change:
     """Return the change that ends a removal with the files still there."""
     changes = {

@@ -91,6 +91,12 @@ def set_access(
             rows.change(db, key, json.loads(text), change)
 
 
+def blocked(db: sqlite3.Connection, directory: str, image_ids: Collection[str]) -> bool:
+    """Say whether one of these ids is kept out of an image directory."""
+    ids = json.dumps(list(image_ids))
+    return db.execute(queries.BLOCKED, (directory, ids)).fetchone() is not None
+
+
 def _ready(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     document = rows.document_at(db, key)
     if document is None or document.get("status") not in {State.READY, "SUCCESS"}:

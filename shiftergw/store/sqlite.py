@@ -160,9 +160,13 @@ class SqliteStore(Service):
 
         return await self._read(first)
 
-    async def find_id(self, systems: Collection[str], image_id: str) -> Sequence[ImageRecord]:
+    async def find_id(
+        self, systems: Collection[str], image_id: str, *, expiring: bool = False
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._few(queries.FIND_ID, json.dumps(list(systems)), image_id)
+        place = json.dumps(list(systems)), image_id
+        found = await self._few(queries.FIND_ID, *place)
+        return [*found, *await self._few(queries.FIND_EXPIRING, *place)] if expiring else found
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

@@ -114,8 +114,7 @@ def _end_removal(
         case Expired():
             return rows.change(db, key, document, documents.expired(now))
         case Failed():
-            back = images.taken_back(db, key, document, outcome.cause)
-            return rows.change(db, key, back.apply(document), Change({"expiration": now}))
+            return rows.change(db, key, document, documents.put_off(outcome, now))
         case Ready():
             raise IllegalStepError("a removal does not end with an image")
 
@@ -137,6 +136,9 @@ def _deliver(
     record = rows.change(db, key, document, Change({**ready.members, "tag": tags}, ready.without))
     if tag is not None:
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
+    if images.blocked(db, outcome.directory, [outcome.id]):
+        # An admin took it down while it was delivered.
+        return images.expire(db, key, None) or record
     return record
 
 

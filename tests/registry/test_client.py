@@ -18,10 +18,11 @@ from shiftergw.errors import (
     ManifestInvalid,
     NoMatchingPlatform,
     NoSpace,
+    RegistryDenied,
     RegistryUnavailable,
 )
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference
+from shiftergw.model import ImageReference, Login
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.registry.client import PARALLEL_BLOBS, RegistryClient
@@ -453,6 +454,26 @@ async def test_a_blob() -> None:
     assert sink.producer is None
     assert registry.asked[0].header("Accept-Encoding") == "identity"
     assert registry.asked[0].header("Range") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_blobs_of_a_public_image_come_without_a_login() -> None:
+    """Where the manifest is open and the layers are not, nothing private looks like public."""
+    registry = FakeRegistry(IMAGE)
+    blob, _ = layer_of(IMAGE)
+
+    def close(ask: Ask) -> object:
+        basic = 'Basic realm="x"'
+        return "/blobs/" in ask.path and ask.answer(401, WWW_Authenticate=basic)
+
+    registry.misbehave = close
+    resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied):
+            await client.blob(resolved, blob, Login("a", "b"), quiet, 0, Sink())
+        with pytest.raises(RegistryDenied):
+            await client.prove(resolved, Login("a", "b"), quiet)
+    assert all(ask.header("Authorization") is None for ask in registry.asked)
 
 
 @pytest_twisted.ensureDeferred

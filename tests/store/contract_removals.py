@@ -192,24 +192,18 @@ class TakenBackContract:
 
     @pytest_twisted.ensureDeferred
     async def test_a_failed_removal(self, place: Place) -> None:
-        """The files are still there: the image is READY with its tags, due at once, says why."""
+        """The files are still there: it stays to be done, and is taken up again after a while."""
         store = place.store
         record = await removing(store)
-        back = await store.finish(record.key, 1, failure(), NOW + 9)
-        assert (back.status, back.kind, back.tags, back.in_flight) == (
-            State.READY,
-            "pull",
-            ("x:1",),
-            False,
-        )
-        assert back.status_message == failure().cause
-        assert (back.expiration, back.last_pull) == (NOW + 9, record.last_pull)
-        assert {"claim", "runner", "cause", "own_failure"}.isdisjoint(place.document(back.key))
-        assert await seen(store) == [back, back, back]
-        assert list(await store.expired(NOW + 9)) == [back]
-        again = await store.expire(back.key, NOW + 9)
+        left = await store.finish(record.key, 1, failure(), NOW + 9)
+        assert (left.status, left.in_flight, left.attempt) == (State.EXPIRING, True, 1)
+        assert left.status_message == failure().cause
+        assert await store.find("alpha", "docker", ["x:1"]) is None
+        assert list(await store.stale(NOW + 9 + LIMIT, LIMIT)) == []
+        assert list(await store.stale(NOW + 10 + LIMIT, LIMIT)) == [left]
+        again = await store.begin(left.key, "node:2", NOW + 10 + LIMIT, LIMIT)
         assert again is not None
-        assert list(await store.waiting(9)) == [again]
+        assert (again.status, again.attempt) == (State.EXPIRING, 2)
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("has_begun", [False, True])
@@ -260,19 +254,15 @@ class TakenBackContract:
             assert other.key != ready.key
 
     @pytest_twisted.ensureDeferred
-    @pytest.mark.parametrize("taken_back", [False, True])
-    async def test_no_tag_comes_back_from_another(self, place: Place, *, taken_back: bool) -> None:
+    async def test_no_tag_comes_back_from_another(self, place: Place) -> None:
         """A tag that was pulled as another image meanwhile stays with that one."""
         store = place.store
         await pulled(store, request("x:2"))
         old = await removing(store)
         new = await pulled(store, request("x:1"), OTHER_ID, NOW + 5)
-        if taken_back:
-            back = await pulled(store, request("x:3"), now=NOW + 9)
-        else:
-            back = await store.finish(old.key, 1, failure(), NOW + 9)
+        back = await pulled(store, request("x:3"), now=NOW + 9)
         assert (back.key, back.status) == (old.key, State.READY)
-        assert back.tags == (("x:2", "x:3") if taken_back else ("x:2",))
+        assert back.tags == ("x:2", "x:3")
         assert await store.find("alpha", "docker", ["x:1"]) == new
         assert await store.find("alpha", "docker", ["x:2"]) == back
 
