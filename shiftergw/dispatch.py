@@ -8,10 +8,14 @@ from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.rounds import Rounds
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+STOP_SECONDS = 30.0
+"""How long a worker that hangs is waited for: one in the kernel's hands cannot even be killed."""
 
 INTERVAL = 5.0
 """Seconds between two rounds when nobody wakes it."""
@@ -59,8 +63,7 @@ class Dispatch(Rounds):
                     claim=record.claim,
                     runner=record.runner,
                 )
-                # If its worker hangs here, it makes room.
-                await self._queue.cancel(record.key)
+                await self._make_room(record.key)
         if self._queue.slots() <= 0:
             return
         waiting = await self._store.waiting(
@@ -79,6 +82,18 @@ class Dispatch(Rounds):
                 self._log.warn("no worker took {key}: {error}", key=key, error=error)
                 return
             self._offered[key] = now
+
+    async def _make_room(self, key: str) -> None:
+        """Stop the worker that hangs on a record, if it is here; not even that may work."""
+        try:
+            await within(
+                STOP_SECONDS,
+                self._clock,
+                self._queue.cancel(key),
+                lambda: Unavailable("it cannot be stopped"),
+            )
+        except Unavailable as error:
+            self._log.error("the worker of {key}: {error}", key=key, error=error.what)
 
     def _forget(self, before: float) -> None:
         """Forget offers that were made before this time: whoever took them is lost."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.dispatch import Dispatch
+from shiftergw.dispatch import STOP_SECONDS, Dispatch
 from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
 from shiftergw.store.sqlite import SqliteStore
@@ -27,6 +28,7 @@ class Queue:
         self.offered: list[str] = []
         self.cancelled: list[str] = []
         self.refuses = False
+        self.deaf = False
 
     def slots(self) -> int:
         """See `JobQueue`."""
@@ -40,8 +42,10 @@ class Queue:
         self.offered.append(key)
 
     async def cancel(self, key: str) -> None:
-        """See `JobQueue`."""
+        """See `JobQueue`; a deaf worker never goes."""
         self.cancelled.append(key)
+        if self.deaf:
+            await Deferred[None]()
 
     async def drain(self, limit: float) -> None:
         """See `JobQueue`."""
@@ -239,4 +243,24 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     await store.finish(first, 1, Ready("a" * 64), clock.seconds())
     dispatch.wake()
     await until(lambda: third in queue.offered)
+    await dispatch.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """It is waited for for a while; then the others' work is offered, and its own too."""
+    hung, waiting = await claimed(store, clock, 2)
+    await begin(store, hung, clock)
+    clock.advance(LIMIT + 1)
+    queue = Queue(5)
+    queue.deaf = True
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch.startService()
+    await until(lambda: queue.cancelled)
+    assert queue.offered == []
+    clock.advance(STOP_SECONDS)
+    await until(lambda: len(queue.offered) == 2)
+    assert queue.offered == [hung, waiting]
     await dispatch.stopService()
