@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,9 @@ async def _signers(
 def _read_known_hosts(configured: Path | None) -> KnownHosts:
     if configured is not None:
         return KnownHosts.read([configured], must_exist=True)
-    files = [Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts")]
+    files = [Path("/etc/ssh/ssh_known_hosts")]
+    with suppress(RuntimeError):  # a user without a home
+        files.insert(0, Path("~/.ssh/known_hosts").expanduser())
     return KnownHosts.read(files, must_exist=False)
 
 

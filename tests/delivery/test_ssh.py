@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +245,20 @@ async def test_server_that_asks_for_more(threads: Threads) -> None:
     settings = "PasswordAuthentication yes", "AuthenticationMethods publickey,password"
     with Sshd(*settings) as server:
         assert "asks for more" in (await refusal(server, threads)).what
+
+
+@pytest_twisted.ensureDeferred
+async def test_known_hosts_of_the_user(
+    sshd: Sshd, threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a list of its own the gateway takes that of the user it runs as."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "is not known" in (await refusal(sshd, threads, known_hosts=None)).what
+    list_of_user = tmp_path / ".ssh" / "known_hosts"
+    list_of_user.parent.mkdir()
+    list_of_user.write_text(sshd.known_hosts.read_text())
+    async with connected(sshd, threads, known_hosts=None) as connection:
+        assert (await run(connection, "true"))[0] == 0
 
 
 @pytest_twisted.ensureDeferred
