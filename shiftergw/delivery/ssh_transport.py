@@ -124,6 +124,11 @@ class Transport(KeyExchange):
     def connectionSecure(self) -> None:
         self.requestService(self._login)
 
+    def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
+        if self.service is not None:  # Conch would begin anew with the login
+            raise broken_protocol("a service that was not asked for")
+        super().ssh_SERVICE_ACCEPT(packet)
+
     def ended(self) -> Deferred[None]:
         """Return what fires when the connection has ended."""
         deferred: Deferred[None] = Deferred(self._forget)

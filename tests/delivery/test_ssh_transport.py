@@ -15,8 +15,10 @@ from twisted.internet.protocol import Protocol, ServerFactory
 
 from shiftergw.delivery.known_hosts import KnownHosts, fingerprint
 from shiftergw.delivery.ssh import Account, connect
+from shiftergw.delivery.ssh_channels import Channels
 from shiftergw.delivery.ssh_ciphers import CIPHERS, MACS
 from shiftergw.delivery.ssh_kex import STRICT_SERVER
+from shiftergw.delivery.ssh_login import Login
 from shiftergw.delivery.ssh_transport import Transport
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
@@ -306,3 +308,12 @@ async def test_host_key_that_did_not_sign(threads: Threads, tmp_path: Path) -> N
     finally:
         await listening.stopListening()
     assert "did not sign" in caught.value.detail
+
+
+def test_service_that_was_not_asked_for() -> None:
+    """A server cannot begin the login anew once it is over."""
+    channels = Channels()
+    transport = Transport("h", 22, KnownHosts("", "nowhere"), Login("u", (), channels))
+    transport.instance = transport.service = channels
+    with pytest.raises(DeliveryFailed):
+        transport.ssh_SERVICE_ACCEPT(NS(channels.name))
