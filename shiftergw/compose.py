@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from twisted.application import strports
@@ -25,7 +25,9 @@ from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.config import Config, System
+from shiftergw.delivery import openssh
 from shiftergw.delivery.local import LocalDirectory, place
+from shiftergw.delivery.remote import IDLE_SECONDS, SftpDirectory
 from shiftergw.dispatch import Dispatch
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import Housekeeping, Scratch
@@ -122,10 +124,13 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     store = _store(reactor, config)
     source = _registry(reactor, config)
     builder = _builder(config.expand_directory, config, threads, reactor)
+    directories = {
+        name: _image_directory(reactor, system, threads) for name, system in config.systems.items()
+    }
     targets = {
         name: Target(
             system.directory_name,
-            LocalDirectory(system.image_dir, threads),
+            directories[name],
             system.architecture,
             system.squash_options(config),
             config.directory_of(name)[1],
@@ -142,9 +147,30 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         removal = Removal(store, targets)
         return Worker(store, pull, removal, reactor, runner, config.heartbeat_limit)
 
-    scratch = Scratch(builder, [target.directory for target in targets.values()], reactor)
-    parts = [threads, preparation, store, ClosedAtStop(source.close), scratch]
+    scratch = Scratch(builder, list(directories.values()), reactor)
+    # Closed before the scratch round ends, which may be waiting for a system that is down.
+    closed = [
+        ClosedAtStop(one.close) for one in directories.values() if isinstance(one, SftpDirectory)
+    ]
+    parts = [threads, preparation, store, ClosedAtStop(source.close), scratch, *closed]
     return OrderedServices(parts), make
+
+
+def _image_directory(
+    reactor: Any, system: System, threads: Threads
+) -> LocalDirectory | SftpDirectory:
+    if system.access_type == "local":
+        return LocalDirectory(system.image_dir, threads)
+    ssh = system.ssh
+    assert ssh is not None  # a system without it does not load
+    account = openssh.Account(
+        system.host[0], ssh.username, ssh.port, ssh.key, ssh.known_hosts, ssh.ssh_cmd_options
+    )
+
+    async def connect() -> openssh.OpenSsh:
+        return openssh.OpenSsh(account, os.environ, reactor, reactor, IDLE_SECONDS)
+
+    return SftpDirectory(connect, PurePosixPath(ssh.image_dir), threads, reactor, ssh.verify)
 
 
 async def convert(

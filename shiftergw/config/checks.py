@@ -17,6 +17,7 @@ from shiftergw.errors import ConfigurationError, printable
 
 if TYPE_CHECKING:
     from shiftergw.config import Config
+    from shiftergw.config.sections import Ssh
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "fuse.sshfs",
@@ -110,6 +111,12 @@ def only_local(endpoint: str) -> bool:
     return kind in {"tcp", "tcp6", "ssl"} and interface.is_loopback
 
 
+def _remote(config: Config) -> list[Ssh]:
+    """Return how the remote systems are reached."""
+    systems = config.systems.values()
+    return [one.ssh for one in systems if one.access_type == "remote" and one.ssh is not None]
+
+
 _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (
         lambda config: config.mongodb_uri is not None,
@@ -119,10 +126,24 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
         ),
     ),
     (
-        lambda config: any(s.access_type == "remote" for s in config.systems.values()),
+        lambda config: any(ssh.transport == "conch" for ssh in _remote(config)),
         (
-            "Platforms: remote systems are not supported yet: mount the image directory on this"
-            ' machine, and set "accesstype": "local" with local.imageDir.'
+            'Platforms: for remote systems this version has only "transport": "openssh": set it'
+            " in ssh."
+        ),
+    ),
+    (
+        lambda config: any(ssh.transfer == "scp" for ssh in _remote(config)),
+        'Platforms: for remote systems this version has only "transfer": "sftp": set it in ssh.',
+    ),
+    (
+        lambda config: any(
+            ssh.transport == "openssh" and ssh.passphrase_file is not None
+            for ssh in _remote(config)
+        ),
+        (
+            'passphraseFile: with "transport": "openssh" nobody types it in: remove it, and give'
+            " the key to an agent of the gateway's user."
         ),
     ),
     (

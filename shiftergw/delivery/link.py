@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.delivery.sftp import Sftp
+from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.timing import shielded
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Link:
         self._users = 0
         self._timer: Any = None
         self._closing: set[Deferred[None]] = set()
+        self._opening: Deferred[tuple[Sftp, Connection]] | None = None
+        self._closed = False
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[tuple[Sftp, Connection]]:
@@ -52,15 +55,28 @@ class Link:
             opened = self._open
             if opened is None or not opened[0].usable:
                 self._discard()
-                opened = self._open = await self._begin()
+                opened = self._open = await self._reopened()
             self._users += 1
         try:
             yield opened
         finally:
             self._users -= 1
-            if not self._users:
+            if not self._users and not self._closed:
                 self._stop_timer()
                 self._timer = self._clock.callLater(self._kept_seconds, self._expire)
+
+    async def _reopened(self) -> tuple[Sftp, Connection]:
+        if self._closed:
+            raise _stopping()
+        self._opening = Deferred.fromCoroutine(self._begin())
+        try:
+            return await self._opening
+        except CancelledError:
+            if self._closed:
+                raise _stopping() from None
+            raise
+        finally:
+            self._opening = None
 
     async def _begin(self) -> tuple[Sftp, Connection]:
         connection = await self._connect()
@@ -72,7 +88,10 @@ class Link:
             raise
 
     async def close(self) -> None:
-        """Close what is open and return when it is."""
+        """Close what is open, for good, and return when it is; whoever uses it is told."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
         self._stop_timer()
         self._discard()
         while self._closing:
@@ -99,3 +118,7 @@ class Link:
         if not closing.called:
             self._closing.add(closing)
             closing.addBoth(lambda _: self._closing.discard(closing))
+
+
+def _stopping() -> DeliveryFailed:
+    return DeliveryFailed("The gateway is stopping.", remedy="Try again in a moment.")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from shiftergw.delivery.channel import Buffer, Channel
 
+CONNECT_SECONDS = 30.0
+"""Limit on reaching the system's sshd."""
+
 KILL_AFTER = 2.0
 """Seconds between SIGTERM and SIGKILL, and that others may hold a dead child's output open."""
 
@@ -65,8 +68,8 @@ class OpenSsh:
         env: Mapping[str, str],
         reactor: IReactorProcess,
         clock: IReactorTime,
-        connect_seconds: float,
         idle_seconds: float,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         """Run the `ssh` in the PATH of `env`; nothing runs yet."""
         self._account = account
@@ -197,7 +200,7 @@ class _Child(ProcessProtocol):
         self._anything.closeStdin()
 
     def lose(self) -> None:
-        if self._lost or self.gone.called:
+        if self._lost:
             return
         self._lost = True
         self._signal("TERM")
@@ -231,13 +234,14 @@ class _Child(ProcessProtocol):
             if call.active():
                 call.cancel()
         self._forget(self)
-        self._close(reason.value)
+        lost, self._lost = self._lost, True
+        self._close(reason.value, lost)
         self.gone.callback(None)
 
-    def _close(self, end: Any) -> None:
+    def _close(self, end: Any, lost: bool) -> None:
         if self.closed.called:  # cancelled
             return
-        if self._lost:
+        if lost:
             self.closed.callback(None)
         elif end.signal is not None:
             text = f"ssh was killed by signal {end.signal}"

@@ -15,6 +15,7 @@ REMOTE = {
     "host": ["login1"],
     "ssh": {"username": "shifter", "imageDir": "/images"},
 }
+OPENSSH = {"username": "shifter", "imageDir": "/images", "transport": "openssh"}
 MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge.socket"}
 
 
@@ -103,7 +104,15 @@ def test_what_works_now_is_kept() -> None:
     ("changes", "told"),
     [
         ({"MongoDBURI": "mongodb://localhost/"}, "MongoDBURI: this version keeps its state"),
-        ({"Platforms/other": REMOTE}, "Platforms: remote systems are not supported yet"),
+        ({"Platforms/other": REMOTE}, "Platforms: for remote systems this version has only"),
+        (
+            {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "transfer": "scp"}}},
+            "Platforms: for remote systems this version has only",
+        ),
+        (
+            {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "passphraseFile": "p"}}},
+            "passphraseFile: with",
+        ),
         ({"BrokerURL": "amqp://broker/"}, "BrokerURL: workers on other machines"),
         ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it promises"),
         ({"examiner": "/usr/bin/examiner"}, "examiner: it promises"),
@@ -118,6 +127,11 @@ def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None
         config.check_kept()
     (line,) = str(caught.value).splitlines()
     assert line.startswith(told)
+
+
+def test_remote_by_openssh_is_kept() -> None:
+    """A system that the machine's own ssh reaches."""
+    loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_kept()
 
 
 def test_munge_is_kept() -> None:

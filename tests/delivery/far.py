@@ -61,7 +61,7 @@ def connection(
     idle_seconds: float = IDLE_SECONDS,
 ) -> OpenSsh:
     """Return a connection by the machine's `ssh`."""
-    return OpenSsh(account, env, reactor, reactor, CONNECT_SECONDS, idle_seconds)
+    return OpenSsh(account, env, reactor, reactor, idle_seconds, CONNECT_SECONDS)
 
 
 def far_directory(

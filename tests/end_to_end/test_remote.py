@@ -1,0 +1,106 @@
+"""A pull for a system on another machine: the same answers, the files over there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+from typing import Any
+
+import pytest
+
+from shiftergw.oci.meta import read_meta
+from tests.end_to_end.test_pull import listing, simple_layers
+from tests.images import oci_layout
+from tests.parts import need
+from tests.registries import DockerRegistry
+from tests.service import SYSTEM, Service, until
+from tests.sshd import Sshd
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """Run the system's SSH server."""
+    with Sshd() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Run a registry with an image."""
+    root = tmp_path_factory.mktemp("registry")
+    with DockerRegistry(root / "data") as running:
+        oci_layout(root / "plain", simple_layers(), config={"Env": ["A=1"]})
+        running.push(root / "plain", "lib/plain:1")
+        yield running
+
+
+@pytest.fixture
+def service(registry: DockerRegistry, sshd: Sshd, tmp_path: Path) -> Iterator[Service]:
+    """Run a gateway whose only system is remote."""
+    need("mksquashfs")
+    need("ssh")
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    system: dict[str, Any] = {
+        "accesstype": "remote",
+        "admins": ["root"],
+        "host": ["127.0.0.1"],
+        "squashfs": {"compressor": "gzip", "level": 1},
+        "ssh": {
+            "username": sshd.user,
+            "imageDir": str(tmp_path / "service" / "images"),
+            "key": str(sshd.key),
+            "port": sshd.port,
+            "knownHosts": str(sshd.known_hosts),
+            "transport": "openssh",
+        },
+    }
+    changes = {"Platforms": {SYSTEM: system}}
+    with Service(tmp_path / "service", locations, changes) as running:
+        yield running
+
+
+def record(service: Service) -> dict[str, Any]:
+    """Return the only record of the store."""
+    with closing(connect(service.root / "state" / "shiftergw.sqlite")) as store:
+        ((found,),) = store.execute("SELECT document FROM images").fetchall()
+    document: dict[str, Any] = json.loads(found)
+    return document
+
+
+def test_a_remote_system_has_the_image(service: Service) -> None:
+    """A pull ends READY with the image over there, its SHA-256 that of the record."""
+    answer = service.pull("lib/plain:1")
+    assert answer["status"] == "READY", (answer, service.log.read_text())
+    image = service.images / f"{answer['id']}.squashfs"
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == record(service)["sha256"]
+    assert listing(image) == ["bin", "etc", "etc/issue"]
+    meta = service.images / f"{answer['id']}.meta"
+    assert read_meta(meta.read_bytes()).env == ("A=1",)
+    assert {path.stat().st_mode & 0o7777 for path in (image, meta)} == {0o600}
+    assert service.leftovers() == []
+
+
+def test_a_remote_system_that_is_down(service: Service, sshd: Sshd) -> None:
+    """A pull fails in words that name no host; once the system is back it goes through."""
+    sshd.stop()
+    try:
+        answer = service.pull("lib/plain:1")
+    finally:
+        sshd.start()
+    assert answer["status"] == "FAILURE"
+    assert "cannot be reached" in answer["status_message"]
+    assert "127.0.0.1" not in answer["status_message"]
+    until(lambda: service.pull("lib/plain:1")["status"] == "READY", 60, "the delivery after all")
+
+
+def test_expired_images_leave_a_remote_system(service: Service) -> None:
+    """An expired image's files are removed over there."""
+    answer = service.pull("lib/plain:1")
+    assert answer["status"] == "READY"
+    status, _ = service.get(f"/api/expire/{SYSTEM}/docker/lib%2Fplain%3A1/", "good:root:root::0:0")
+    assert status == 200
+    until(lambda: not list(service.images.iterdir()), 30, "the removal")
