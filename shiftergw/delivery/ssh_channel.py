@@ -28,7 +28,7 @@ HIGH_WATER = 1 << 20
 
 _BATCH = 3  # packets handed to TCP together; Twisted sends 128 KiB at a time, four are more
 _WORTHWHILE = 4096  # bytes of the window that a packet should not be smaller for
-_STDERR_LIMIT = 300
+_STDERR_LIMIT = 280  # less than what is kept of foreign text
 
 
 class Wire(Protocol):
@@ -62,6 +62,7 @@ class SshChannel:
         self.replied: Deferred[bool] | None = None
         self.closed: Deferred[int | None] = Deferred()
         self.stderr = ""
+        self._errors = b""  # the end of it as it came
         self.remote = -1
         self.ended = False
         self.close_sent = False
@@ -243,9 +244,9 @@ class SshChannel:
     def extended_data(self, data: bytes) -> None:
         """Take what the program says on its standard error."""
         self._take_from_window(len(data))
-        if len(self.stderr) < _STDERR_LIMIT:
-            said = self.stderr + data[:_STDERR_LIMIT].decode("utf-8", "backslashreplace")
-            self.stderr = printable(said.strip().replace("\n", "; "), _STDERR_LIMIT)
+        self._errors = (self._errors + data)[-_STDERR_LIMIT:]
+        lines = self._errors.decode("utf-8", "backslashreplace").split("\n")
+        self.stderr = printable("; ".join(line.strip() for line in lines if line.strip()))
         self._reopen_window()
 
     def eof_received(self) -> None:
