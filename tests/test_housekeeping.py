@@ -61,7 +61,8 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     threads = Threads(reactor, 1, "test")
     threads.startService()
     builder = SquashBuilder(expand, "mksquashfs", threads, reactor, clock)
-    scratch = Scratch(builder, [LocalDirectory(images, threads)], clock)
+    down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
+    scratch = Scratch(builder, [down, LocalDirectory(images, threads)], clock)
     scratch.startService()
     await until_gone(unused, stale)
     await scratch.stopService()

@@ -1,0 +1,114 @@
+"""One connection for all who need it, for as long as they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.delivery.link import Link
+from shiftergw.delivery.openssh import OpenSsh
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.timing import pause
+from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, reactor, without_ssh
+
+KEPT_SECONDS = 0.2
+
+
+class Connections:
+    """Makes connections and counts them."""
+
+    def __init__(self, directory: Path, before: str = "") -> None:
+        """Make them without an SSH server."""
+        self._env = without_ssh(directory, before=before)
+        self.made: list[OpenSsh] = []
+
+    async def connect(self) -> OpenSsh:
+        """Make one."""
+        self.made.append(connection(NOBODY, self._env))
+        return self.made[-1]
+
+    def alive(self) -> int:
+        """Return how many have a child process."""
+        return sum(bool(one._children) for one in self.made)
+
+
+@pytest_twisted.ensureDeferred
+async def test_shared_kept_and_closed(tmp_path: Path) -> None:
+    """Those who come at the same time share a connection; once it is not needed it goes."""
+    connections = Connections(tmp_path / "bin")
+    link = Link(connections.connect, reactor, IDLE_SECONDS, KEPT_SECONDS)
+
+    async def use() -> None:
+        async with link.use() as (sftp, _):
+            await sftp.lstat(b"/")
+
+    await gather_or_cancel(use() for _ in range(5))
+    await use()
+    assert len(connections.made) == connections.alive() == 1
+    for _ in range(100):
+        await pause(KEPT_SECONDS, reactor)
+        if not connections.alive():
+            break
+    assert connections.alive() == 0
+    await use()
+    assert len(connections.made) == 2
+    await link.close()
+    assert connections.alive() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_closed_while_used(tmp_path: Path) -> None:
+    """A connection stays as long as somebody uses it, whoever else has left."""
+    connections = Connections(tmp_path / "bin")
+    link = Link(connections.connect, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    async with link.use() as (sftp, _):
+        async with link.use():
+            pass
+        await pause(2 * KEPT_SECONDS, reactor)
+        assert sftp.usable
+    await link.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_while_opening(tmp_path: Path) -> None:
+    """Whoever waits for a system that does not answer is told when the gateway stops."""
+    connections = Connections(tmp_path / "bin", before="exec sleep 1000")
+    link = Link(connections.connect, reactor, IDLE_SECONDS)
+
+    async def use() -> None:
+        async with link.use():
+            raise AssertionError
+
+    waiting = [Deferred.fromCoroutine(use()) for _ in range(2)]
+    await pause(0.1, reactor)
+    await link.close()
+    for one in waiting:
+        with pytest.raises(DeliveryFailed, match="stopping"):
+            await one
+    assert len(connections.made) == 1
+    assert connections.alive() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_while_opening(tmp_path: Path) -> None:
+    """One who does not wait any longer leaves no process behind, and the next one begins anew."""
+    connections = Connections(tmp_path / "bin", before=f"test -e {tmp_path}/up || exec sleep 1000")
+    link = Link(connections.connect, reactor, IDLE_SECONDS)
+
+    async def use() -> None:
+        async with link.use() as (sftp, _):
+            await sftp.lstat(b"/")
+
+    first = Deferred.fromCoroutine(use())
+    await pause(0.1, reactor)
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    (tmp_path / "up").write_bytes(b"")
+    await use()
+    await link.close()
+    assert connections.alive() == 0
