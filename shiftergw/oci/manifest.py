@@ -24,6 +24,9 @@ MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 8 << 20
 """Bytes of an image configuration."""
 
+MAX_RUNTIME = 256 << 10
+"""Bytes of what a record keeps of it: each list of images holds that of all of them."""
+
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -148,7 +151,7 @@ def parse_config(content: bytes) -> ImageConfig:
     if member(rootfs, "type", str, "layers") != "layers":
         invalid("the `type` of its `rootfs` is not `layers`")
     labels = member(runtime, "Labels", dict)
-    return ImageConfig(
+    found = ImageConfig(
         architecture=architecture_named(member(document, "architecture", str)),
         os=member(document, "os", str).lower(),
         created=_epoch(document.get("created")),
@@ -159,6 +162,22 @@ def parse_config(content: bytes) -> ImageConfig:
         labels={clean(name): member(labels, name, str) for name in labels},
         diff_ids=tuple(_digest(text) for text in members(rootfs, "diff_ids", str)),
     )
+    _check_size(found)
+    return found
+
+
+def _check_size(config: ImageConfig) -> None:
+    texts = (*config.env, *config.entrypoint, *config.cmd, config.workdir)
+    pairs = (text for pair in config.labels.items() for text in pair)
+    # Each text costs its record something, be it empty.
+    size = sum(len(text.encode()) + 1 for text in (*texts, *pairs))
+    if size > MAX_RUNTIME:
+        raise ManifestInvalid(
+            "The environment, the commands and the labels of the image are too large:"
+            f" {size} bytes, of which the gateway keeps at most {MAX_RUNTIME >> 10} KiB.",
+            remedy="Build the image with shorter ENV, ENTRYPOINT, CMD and LABEL; put long texts"
+            " into files.",
+        )
 
 
 def check_layers(manifest: Manifest, config: ImageConfig) -> None:

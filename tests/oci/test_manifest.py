@@ -15,6 +15,7 @@ from shiftergw.oci.manifest import (
     ACCEPT,
     MAX_CONFIG,
     MAX_MANIFEST,
+    MAX_RUNTIME,
     Index,
     Manifest,
     check_layers,
@@ -575,6 +576,43 @@ def test_wrong_types_in_a_configuration(changes: dict[str, Any]) -> None:
     """A wrong type is named, never guessed at."""
     with pytest.raises(ManifestInvalid):
         parse_config(config(**changes))
+
+
+@pytest.mark.parametrize(
+    "name", ["Env", "Entrypoint", "Cmd", "WorkingDir", "Labels", "names of Labels"]
+)
+def test_what_records_keep_is_bounded(name: str) -> None:
+    """256 KiB in all, whichever member holds them; an image over that is told what to change."""
+
+    def parse(size: int) -> ImageConfig:
+        text = "ü" * (size // 2)
+        runtime = {
+            "Env": [text],
+            "Entrypoint": [text],
+            "Cmd": text,
+            "WorkingDir": text,
+            "Labels": {"a": text},
+            "names of Labels": {text: ""},
+        }
+        return parse_config(config(config={name.removeprefix("names of "): runtime[name]}))
+
+    assert parse(MAX_RUNTIME - 10) != ImageConfig()
+    with pytest.raises(
+        ManifestInvalid, match=r"are too large: 26[0-9]{4} bytes.*256 KiB"
+    ) as caught:
+        parse(MAX_RUNTIME)
+    assert "put long texts into files" in caught.value.remedy
+
+
+def test_what_records_keep_is_bounded_in_all() -> None:
+    """Neither many members nor many empty texts are a way around the limit."""
+    third = "x" * (MAX_RUNTIME // 3)
+    for runtime in (
+        {"Env": [third], "Cmd": third, "Labels": {"a": third}},
+        {"Env": [""] * MAX_RUNTIME},
+    ):
+        with pytest.raises(ManifestInvalid, match="are too large"):
+            parse_config(config(config=runtime))
 
 
 def test_lone_surrogates_become_replacement_characters() -> None:
