@@ -32,14 +32,17 @@ from shiftergw.plumbing.timing import within
 REFRESH_SECONDS = 300.0
 """How old a listing gets before the command runs again."""
 
+LARGEST_AGE = 3600.0
+"""Seconds for which a listing is believed: who has left a group must not keep its images."""
+
 RETRY_SECONDS = 15.0
-"""After how long the command is tried again while there is no listing at all."""
+"""After how long the command is tried again while there is no listing to answer from."""
 
 COMMAND_LIMIT = 60.0
 """Seconds that the command may run."""
 
 WAIT_LIMIT = 10.0
-"""Seconds that a request waits for the first listing."""
+"""Seconds that a request waits for a listing where there is none to answer from."""
 
 LARGEST = 64 << 20
 """Bytes of the largest listing: some 500,000 users."""
@@ -115,7 +118,10 @@ def _id(text: str) -> int | None:
 
 
 class ListedUsers(Service):
-    """`Users` of the last good listing; one run of the command serves all requests."""
+    """`Users` of the last good listing; one run of the command serves all requests.
+
+    With a listing that is too old nobody is known: `Unavailable`.
+    """
 
     _log = Logger()
 
@@ -134,6 +140,7 @@ class ListedUsers(Service):
         self._threads = threads
         self._reactor = reactor
         self._listing: Listing | None = None
+        self._listed = 0.0
         self._problem = ""
         self._refreshing: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
@@ -156,26 +163,41 @@ class ListedUsers(Service):
 
     async def read(self) -> Listing:
         """Return a new listing and keep it; raise what is wrong with the command or its output."""
+        begun = self._reactor.seconds()
         finished = await run_command(self._command, self._reactor, self._reactor)
         if len(finished.stdout) > LARGEST:
             raise _unusable(f"it is larger than {LARGEST} bytes")
         self._listing = await self._threads.run(parse, finished.stdout)
+        self._listed = begun
         return self._listing
 
     async def current(self) -> Listing:
-        """Return the last good listing, and see that there is a newer one before long."""
+        """Return the last good listing, and see that there is a newer one before long.
+
+        Raises `Unavailable` if there is none, or none that is younger than `LARGEST_AGE`.
+        """
         self._refresh_if_old()
-        if self._listing is None and self._refreshing is not None:
-            first: Deferred[None] = Deferred()
-            self._waiting.append(first)
-            await within(WAIT_LIMIT, self._reactor, first, self._away)
-        if self._listing is None:
+        if self._believed() is None and self._refreshing is not None:
+            next_one: Deferred[None] = Deferred()
+            self._waiting.append(next_one)
+            await within(WAIT_LIMIT, self._reactor, next_one, self._away)
+        listing = self._believed()
+        if listing is None:
             raise self._away()
-        return self._listing
+        return listing
+
+    def _believed(self) -> Listing | None:
+        """Return the last good listing unless it is too old."""
+        young = self._reactor.seconds() - self._listed < LARGEST_AGE
+        return self._listing if young else None
 
     def _away(self) -> Unavailable:
         what = f"The gateway cannot look the users of {self._system} up."
-        return Unavailable(what, detail=self._problem)
+        detail = self._problem or "groupsCommand: it has not ended yet."
+        if self._listing is not None:
+            age = (self._reactor.seconds() - self._listed) / 60
+            detail = f"The last good listing is {age:.0f} min old, which is too old. {detail}"
+        return Unavailable(what, detail=detail)
 
     def _refresh_if_old(self) -> None:
         if self._refreshing is None and self.running and self._reactor.seconds() >= self._next:
@@ -185,6 +207,7 @@ class ListedUsers(Service):
     async def _refresh(self) -> None:
         try:
             await self.read()
+            self._problem = ""
         except GatewayError as error:
             self._problem = f"groupsCommand: {error.what} {printable(error.detail)}"
             self._log.warn(
@@ -196,7 +219,7 @@ class ListedUsers(Service):
     def _ended(self, result: Failure | None) -> None:
         self._refreshing = None
         # What failed is tried again soon only where there is nothing to answer with.
-        pause = RETRY_SECONDS if self._listing is None else REFRESH_SECONDS
+        pause = RETRY_SECONDS if self._believed() is None else REFRESH_SECONDS
         self._next = self._reactor.seconds() + pause
         if isinstance(result, Failure) and result.check(CancelledError) is None:
             self._log.failure("listing the users of {system}", result, system=self._system)

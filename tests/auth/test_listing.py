@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from shiftergw.auth import listing as listing_module
@@ -125,11 +126,18 @@ class Command:
             self._file.write_bytes(content)
 
 
+class SetClock(Clock):
+    """A clock that a test sets, with the real reactor's processes."""
+
+    def spawnProcess(self, *arguments: Any, **named: Any) -> Any:
+        return reactor.spawnProcess(*arguments, **named)
+
+
 @asynccontextmanager
-async def listed(argv: list[str]) -> AsyncIterator[ListedUsers]:
+async def listed(argv: list[str], clock: Any = reactor) -> AsyncIterator[ListedUsers]:
     """Run the users of a system by a command."""
     pool = Threads(reactor, 2, "test")
-    users = ListedUsers("perlmutter", argv, dict(os.environ), pool, reactor)
+    users = ListedUsers("perlmutter", argv, dict(os.environ), pool, clock)
     pool.startService()
     users.startService()
     try:
@@ -195,6 +203,44 @@ async def test_the_command_breaks(
                 assert await users.uid_of("alice") == 2001
                 await pause(0.02, reactor)
         assert "perlmutter" in {event.get("system") for event in events}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listing_gets_too_old(tmp_path: Path) -> None:
+    """After an hour of failures nobody is known any more: who has left a group stays out."""
+    clock, command = SetClock(), Command(tmp_path)
+    command.answer(SYSTEM)
+    async with listed(command.argv, clock) as users:
+        assert await users.uid_of("alice") == 2001
+        command.answer(None)
+        clock.advance(3590)
+        assert await users.uid_of("alice") == 2001
+        await until(lambda: command.runs == 2 and users._refreshing is None)
+        clock.advance(20)
+        with pytest.raises(Unavailable) as caught:
+            await users.groups("alice", 2001, 2100)
+        assert "The last good listing is 60 min old, which is too old." in caught.value.detail
+        assert "exited with code 1" in caught.value.detail
+        # Now it is tried again soon, and one good run is enough.
+        clock.advance(listing_module.REFRESH_SECONDS)
+        with pytest.raises(Unavailable):
+            await users.groups("alice", 2001, 2100)
+        command.answer(SYSTEM.replace(b"lab:x:2300:alice,", b"lab:x:2300:"))
+        clock.advance(listing_module.RETRY_SECONDS)
+        assert await users.groups("alice", 2001, 2100) == {2100, 2301}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_has_asked_for_long(tmp_path: Path) -> None:
+    """The first request after a quiet night waits for a new listing and is not refused."""
+    clock, command = SetClock(), Command(tmp_path)
+    command.answer(SYSTEM)
+    async with listed(command.argv, clock) as users:
+        assert await users.uid_of("carol") is None
+        command.answer(SYSTEM + b"carol:x:2003:2100:::\n")
+        clock.advance(12 * 3600)
+        assert await users.uid_of("carol") == 2003
+        assert command.runs == 2
 
 
 @pytest_twisted.ensureDeferred
