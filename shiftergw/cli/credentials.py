@@ -66,11 +66,12 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
     A login that cannot be opened costs nothing but itself: most requests need none.
     Raises `NoGateway` while munge is away.
     """
+    file = LoginFile(home())
     try:
-        content = LoginFile(home()).read()
+        content = file.read()
     except Misused as error:
         return b"", [f"{error.message} Your logins are left out."]
-    logins, warnings = {}, []
+    logins, warnings = {}, [file.warning] if file.warning else []
     for location, credential in kept(content, system).items():
         try:
             login = decode_own(credential, socket)

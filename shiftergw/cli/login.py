@@ -27,7 +27,7 @@ def login(settings: Settings, location: str) -> None:
     system = settings.found_system()
     check_key(system, location)
     file = LoginFile(home())
-    file.read()  # what is wrong with it shall be told before anybody types a password
+    _read(file)  # what is wrong with it shall be told before anybody types a password
     try:
         content = _ask(location)
     except KeyboardInterrupt:
@@ -36,6 +36,13 @@ def login(settings: Settings, location: str) -> None:
     credential = sealed(content, settings.munge_socket)
     file.change(partial(replaced, system=system, location=location, credential=credential))
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
+
+
+def _read(file: LoginFile) -> bytes:
+    content = file.read()
+    if file.warning:
+        click.echo(f"Warning: {file.warning}", err=True)
+    return content
 
 
 def _ask(location: str) -> bytes:
@@ -58,7 +65,7 @@ def logout(settings: Settings, location: str) -> None:
     system = settings.found_system()
     check_key(system, location)
     file = LoginFile(home())
-    if location not in kept(file.read(), system):
+    if location not in kept(_read(file), system):
         raise Refused(f"There is no login for {location} on {system} in {file.path}.")
     file.change(partial(replaced, system=system, location=location, credential=None))
     click.echo(f"The login for {location} on {system} is forgotten.", err=True)

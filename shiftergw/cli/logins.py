@@ -3,16 +3,21 @@
 A line is `SYSTEM:LOCATION=MUNGE:…:`, a credential with the payload `user:password`. The credential
 expires, but its maker's client opens it all the same. A location may hold colons (`host:port`), a
 system's name does not. Everything here blocks.
+
+Who changes the file holds a lock on another one beside it, since each change puts a new file in the
+place of the old one; readers need none. `shifterimg` knows of no lock.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -22,6 +27,11 @@ from shiftergw.cli.exits import Misused
 
 DIRECTORY = ".udiRoot"
 FILE = ".cred"
+LOCK = ".cred.lock"
+LOCK_LIMIT = 10.0
+"""Seconds to wait for another change to end."""
+
+_LOCK_POLL = 0.05
 DEFAULT = "default"
 """The location that stands for the gateway's default registry."""
 
@@ -31,6 +41,12 @@ _LOCATION = re.compile(r"[!-<>-~]+")
 
 _SYSTEM = re.compile(r"[!-9;<>-~]+")
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What file systems that are mounted without locks say to one."""
+
+_OTHERS = 0o077
+"""The permissions of group and others."""
 
 
 def home() -> Path:
@@ -79,6 +95,18 @@ def replaced(content: bytes, system: str, location: str, credential: str | None)
     return b"".join(lines)
 
 
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file unless another process has; True, too, where no file can be locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
 class LoginFile:
     """The file in one home; neither it nor its directory may be a link or somebody else's."""
 
@@ -86,6 +114,8 @@ class LoginFile:
         """Touch nothing yet."""
         self._directory = owner_home / DIRECTORY
         self.path = self._directory / FILE
+        # What to tell the user about the file that was read: anybody here can open a credential.
+        self.warning = ""
 
     def read(self) -> bytes:
         """Return its content, nothing if there is none; raise `Misused` if it is not as it should.
@@ -103,14 +133,18 @@ class LoginFile:
                 os.close(directory)
 
     def change(self, change: Callable[[bytes], bytes]) -> None:
-        """Put what `change` makes of the content in its place, by rename; raise `Misused`."""
+        """Put what `change` makes of the content in its place, by rename; raise `Misused`.
+
+        One change after the other: what another process has just written is not lost.
+        """
         with self._explained():
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
             directory = self._open()
             try:
                 os.fchmod(directory, 0o700)
-                self._write(directory, change(self._read(directory)))
+                with self._locked(directory):
+                    self._write(directory, change(self._read(directory)))
             finally:
                 os.close(directory)
 
@@ -131,9 +165,34 @@ class LoginFile:
             return b""
         with os.fdopen(descriptor, "rb") as file:
             self._check_owner(descriptor, self.path)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
                 raise Misused(f"{self.path} is no file.")
+            if mode & _OTHERS:
+                self.warning = (
+                    f"the permissions 0{stat.S_IMODE(mode):o} of {self.path} are too open: others"
+                    f" may know your logins. Run: chmod 600 {self.path}"
+                )
             return file.read()
+
+    @contextmanager
+    def _locked(self, directory: int) -> Iterator[None]:
+        """Hold the lock in the block; raise `Misused` if another process keeps it too long."""
+        # A file: NFS gives no exclusive lock on a directory. It stays, so that it is always one.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _NO_LINK
+        descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
+        try:
+            deadline = time.monotonic() + LOCK_LIMIT
+            while not _try_lock(descriptor):
+                if time.monotonic() > deadline:
+                    raise Misused(
+                        f"Another login or logout has held {self._directory / LOCK} for"
+                        f" {LOCK_LIMIT:.0f} s. End it and try again; nothing is changed."
+                    )
+                time.sleep(_LOCK_POLL)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _write(self, directory: int, content: bytes) -> None:
         temporary = f"{FILE}.{secrets.token_hex(8)}"

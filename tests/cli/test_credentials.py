@@ -207,6 +207,17 @@ async def test_a_file_that_is_not_ours_is_left_out(user: User, tmp_path: Path) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_file_that_others_can_read(user: User) -> None:
+    """Its logins go along; once in a command the user is told how to close it."""
+    user.keep(f"mycluster:default={user.munged.encode(b'ann:x')}")
+    user.file.chmod(0o644)
+    assert await user.run("pull", "x:1", gateways=FakeGateway(pulls=[WORKING, READY])) == 0
+    assert [session.logins for session in user.sessions] == [{"default": Login("ann", "x")}] * 2
+    assert user.said.count("Warning: ") == 1
+    assert f"chmod 600 {user.file}" in user.said
+
+
+@pytest_twisted.ensureDeferred
 async def test_munge_is_away(user: User) -> None:
     """Nobody is asked then, and the text says what to look at."""
     fake = FakeGateway()

@@ -68,6 +68,17 @@ def test_what_is_no_login(home: Home, typed: bytes) -> None:
     assert not home.file.exists()
 
 
+def test_a_file_that_others_can_read(home: Home) -> None:
+    """The user is told, as ssh tells of its keys; what he keeps then is closed again."""
+    assert home.run("login", typed=b"ann\none\n")[0] == 0
+    home.file.chmod(0o644)
+    code, _, said = home.run("logout", "nowhere")
+    assert (code, said.count(b"Warning: the permissions 0644")) == (4, 1)
+    code, _, said = home.run("login", "ghcr.io", typed=b"ann\ntwo\n")
+    assert (code, said.count(b"Warning: the permissions 0644")) == (0, 1)
+    assert b"Warning" not in home.run("logout", "nowhere")[2]
+
+
 def test_misuse(home: Home) -> None:
     """A location that would break the file, or a file that is a link: told before any question."""
     assert home.run("login", "a=b", typed=b"ann\nx\n")[0] == 2

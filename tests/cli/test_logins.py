@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shiftergw.cli import logins
 from shiftergw.cli.exits import Misused
 from shiftergw.cli.logins import LoginFile, check_key, kept, replaced
 
@@ -91,7 +95,7 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert file.read() == b"one\ntwo\n"
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
-    assert [path.name for path in file.path.parent.iterdir()] == [".cred"]
+    assert {path.name for path in file.path.parent.iterdir()} == {".cred", ".cred.lock"}
 
 
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -112,6 +116,60 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def _nothing(content: bytes) -> bytes:
     return content
+
+
+ADD = """
+import sys, time
+from pathlib import Path
+from shiftergw.cli.logins import LoginFile
+
+def add(content):
+    time.sleep(0.01)
+    return content + sys.argv[2].encode() + b"\\n"
+
+for _ in range(5):
+    LoginFile(Path(sys.argv[1])).change(add)
+"""
+
+
+def test_no_change_is_lost(tmp_path: Path) -> None:
+    """Two that change the file at once come one after the other, change by change."""
+    both = [
+        subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in ("a", "b")
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert sorted(LoginFile(tmp_path).read().split()) == [b"a"] * 5 + [b"b"] * 5
+
+
+def test_the_lock_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds it is told, nothing is changed; readers need none; it ends with its holder."""
+    monkeypatch.setattr(logins, "LOCK_LIMIT", 0.2)
+    file = LoginFile(tmp_path)
+    file.change(lambda _: b"old\n")
+    with (file.path.parent / ".cred.lock").open("rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(Misused, match=r"Another login or logout has held .*\.cred\.lock"):
+            file.change(lambda _: b"new\n")
+        assert file.read() == b"old\n"
+    file.change(lambda _: b"new\n")
+    assert file.read() == b"new\n"
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620])
+def test_a_file_that_is_open_to_others(tmp_path: Path, mode: int) -> None:
+    """It is read all the same, with a warning that says what to type; a change mends it."""
+    file = LoginFile(tmp_path)
+    file.change(lambda _: b"x\n")
+    assert (file.read(), file.warning) == (b"x\n", "")
+    file.path.chmod(mode)
+    assert file.read() == b"x\n"
+    assert f"0{mode:o} of {file.path} are too open" in file.warning
+    assert f"chmod 600 {file.path}" in file.warning
+    file.change(_nothing)
+    mended = LoginFile(tmp_path)
+    assert (mended.read(), mended.warning) == (b"x\n", "")
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
