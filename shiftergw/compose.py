@@ -29,6 +29,7 @@ from shiftergw.delivery import openssh
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import IDLE_SECONDS, SftpDirectory
 from shiftergw.dispatch import Dispatch
+from shiftergw.errors import printable
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import Housekeeping, Scratch
 from shiftergw.image import ResolvedImage, SquashOptions
@@ -282,7 +283,9 @@ def _caches(
 def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
     """Run `main(reactor)` in a reactor of its own to the end and return its exit code.
 
-    A signal cancels `main`, waits for its clean-up, and gives 130.
+    A signal cancels `main`, waits for its clean-up, and gives 130; an exception that nobody foresaw
+    is shown on standard error, log or not, and gives 70 (`EX_SOFTWARE`): to the command line 1
+    means that an image has failed.
     """
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
@@ -299,8 +302,9 @@ def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
             elif result.check(CancelledError):
                 codes.append(130)
             else:
-                result.printTraceback()
-                codes.append(1)
+                for line in result.getTraceback().splitlines():
+                    print(printable(line, 1000), file=sys.stderr)  # noqa: T201 - no log may run
+                codes.append(os.EX_SOFTWARE)
             finished.callback(None)
             if not stopping:
                 anything.stop()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
+from shiftergw.cli.answers import is_image_id
 from shiftergw.cli.exits import DONE, Misused, run
 from shiftergw.cli.images import image_of
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
-
-_IMAGE_ID = re.compile("[0-9a-f]{64}")
 
 
 @click.command()
@@ -68,7 +66,7 @@ def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
     if (removed is None) == (allowed is None):
         raise Misused("Give one of: --now ID, --allow ID.")
     image_id = removed or allowed or ""
-    if not _IMAGE_ID.fullmatch(image_id):
+    if not is_image_id(image_id):
         raise Misused(f"{image_id!r} is not an image id: 64 hexadecimal digits in lower case.")
 
     async def command(reactor: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from shiftergw.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    printable,
 )
 
 DONE = 0
@@ -28,6 +30,10 @@ NO_GATEWAY = 3
 REFUSED = 4
 """Not allowed, or not found."""
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""Whoever read the output has gone: as for programs that SIGPIPE ends."""
+
+_LINE_LIMIT = 1000
 
 _CODES: dict[type[GatewayError], int] = {
     BadRequest: MISUSED,
@@ -67,7 +73,9 @@ def code_of(error: GatewayError) -> int:
 
 def text_of(error: GatewayError) -> str:
     """Return an error for whoever runs the work himself: the details are for him, too."""
-    return "\n".join(filter(None, [error.what, error.remedy, error.detail.strip()]))
+    # The end of a tool's standard error has lines, and names from an image in them.
+    details = [printable(line, _LINE_LIMIT) for line in error.detail.strip().split("\n")]
+    return "\n".join(filter(None, [error.what, error.remedy, *details]))
 
 
 Command = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
@@ -88,6 +96,10 @@ async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str)
     except CancelledError:
         click.echo(interrupted, err=True)
         raise
+    except BrokenPipeError:
+        # What is still in the buffer must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Stop as stop:
         stop.show()
         return stop.exit_code

@@ -14,6 +14,7 @@ import click
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 
+from shiftergw.cli.answers import MISSING, is_image_id
 from shiftergw.cli.exits import DONE, FAILED, Misused, NoGateway, run
 from shiftergw.cli.progress import Display
 from shiftergw.cli.remote import Remote
@@ -30,8 +31,7 @@ PATIENCE = 60.0
 HIGHEST_ID = 2**32 - 2
 """The last uid or gid; 2**32 - 1 means "none" to the kernel."""
 
-_WAITING = {*(state.value for state in POLLED), "MISSING"}
-_MISSING = "MISSING"
+_WAITING = {*(state.value for state in POLLED), MISSING}
 
 
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:
@@ -136,7 +136,7 @@ async def _poll(
 def _show(display: Display, record: Mapping[str, Any]) -> None:
     message = record.get("status_message", "")
     state = str(record.get("status"))
-    display.stage(state if message in ("", _MISSING, state) else f"{state}: {message}")
+    display.stage(state if message in ("", MISSING, state) else f"{state}: {message}")
     done, total = record.get("done"), record.get("total")
     if isinstance(done, int) and isinstance(total, int):
         display.bytes(done, total)
@@ -144,7 +144,7 @@ def _show(display: Display, record: Mapping[str, Any]) -> None:
 
 def _end(record: Mapping[str, Any]) -> int:
     status, image_id = record.get("status"), record.get("id")
-    if status == "READY" and isinstance(image_id, str) and image_id != _MISSING:
+    if status == "READY" and is_image_id(image_id):
         click.echo(image_id)
         return DONE
     if status in _WAITING:
@@ -199,7 +199,7 @@ def lookup(settings: Settings, image: str) -> None:
     wanted = image_of(image, settings.default_type())
 
     async def command(reactor: Any) -> int:
-        click.echo((await Remote(reactor, settings).lookup(*wanted)).get("id"))
+        click.echo(await Remote(reactor, settings).lookup(*wanted))
         return DONE
 
     run(command)
@@ -223,7 +223,7 @@ def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return one line per pull: state, image, and how far it is or why it failed."""
     lines = []
     for row in rows:
-        note = row.get("cause", row.get("stage", ""))
+        note = row.get("cause") or row.get("stage") or ""
         if row.get("total"):
             note = f"{note} {100 * row.get('done', 0) // row['total']} %"
         status, image = printable(str(row.get("status"))), printable(str(row.get("image")), 1000)

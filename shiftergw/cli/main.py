@@ -49,7 +49,7 @@ def main(
     """Images for clusters: from a container registry to one squashfs file.
 
     Exit codes: 0 done, 1 the image failed, 2 usage or configuration, 3 no gateway answered,
-    4 not allowed or not found.
+    4 not allowed or not found, 70 a fault of the program itself.
     """
     context.obj = Settings(gateways, system, credential, udiroot, munge_socket)
 

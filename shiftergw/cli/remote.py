@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -20,6 +20,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent, ResponseFailed
 from twisted.web.http_headers import Headers
 
+from shiftergw.cli import answers
 from shiftergw.cli.credentials import Credentials
 from shiftergw.cli.exits import Misused, NoGateway, Refused, Stop
 from shiftergw.cli.proxy import proxy_for
@@ -33,7 +34,7 @@ ANSWER_LIMIT = 60.0
 ERROR_TEXT_LIMIT = 1000
 _OK = 200
 
-T = TypeVar("T", dict[str, Any], list[Any])
+T = TypeVar("T")
 
 
 def _silent(url: str, why: str) -> NoGateway:
@@ -55,19 +56,20 @@ class Remote:
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""
-        return _rows(await self._ask("GET", "list"))
+        return await self._first("GET", ["list"], answers.listed)
 
     async def queue(self) -> list[dict[str, Any]]:
         """Return what waits, works or has failed."""
-        return _rows(await self._ask("GET", "queue"))
+        return await self._first("GET", ["queue"], answers.listed)
 
-    async def lookup(self, itype: str, image: str) -> dict[str, Any]:
-        """Return the record of a READY image."""
-        return await self._ask("GET", "lookup", itype, image)
+    async def lookup(self, itype: str, image: str) -> str:
+        """Return the id of a READY image."""
+        return await self._first("GET", ["lookup", itype, image], answers.looked_up)
 
     async def pull(self, itype: str, image: str, acl: Mapping[str, str]) -> dict[str, Any]:
         """Ask for an image; return how far it is."""
-        return await self._ask("POST", "pull", itype, image, body=json.dumps(acl) if acl else "")
+        body = json.dumps(acl) if acl else ""
+        return await self._first("POST", ["pull", itype, image], answers.pulled, body=body)
 
     async def expire(self, itype: str, image: str) -> None:
         """Take a tag away."""
@@ -92,16 +94,21 @@ class Remote:
 
     async def metrics(self, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` look-ups, oldest first."""
-        rows = await self._first("GET", ["metrics"], query=f"?limit={limit}", form=list)
-        return [row for row in rows if isinstance(row, dict)]
+        return await self._first("GET", ["metrics"], answers.rows, query=f"?limit={limit}")
 
-    async def _ask(self, method: str, *path: str, body: str = "") -> dict[str, Any]:
-        return await self._first(method, path, body=body, form=dict)
+    async def _ask(self, method: str, *path: str) -> dict[str, Any]:
+        return await self._first(method, path, answers.document)
 
     async def _first(
-        self, method: str, path: Sequence[str], *, form: type[T], body: str = "", query: str = ""
+        self,
+        method: str,
+        path: Sequence[str],
+        read: Callable[[Any], T],
+        *,
+        body: str = "",
+        query: str = "",
     ) -> T:
-        """Return the first answer of success; it must be JSON of this form."""
+        """Return what `read` makes of the first answer of success that it understands."""
         route, *image = path
         segments = ["api", route, self._system, *image]
         tail = "".join(f"/{quote(segment, safe='')}" for segment in segments)
@@ -113,14 +120,16 @@ class Remote:
                 self._one(method, url, f"{tail}/{query}", credential, body)
             )
             try:
-                answer = await self._limited(url, asking)
-                if not isinstance(answer, form):
-                    raise _silent(url, "sent an answer that is not its own: is it a gateway?")
+                found = read(await self._limited(url, asking))
+            except answers.NotUnderstood:
+                why = "sent an answer that is not understood: is it a gateway?"
+                refusals.append(_silent(url, why))
+                continue
             except Stop as refusal:
                 refusals.append(refusal)
                 continue
             self._urls = [url]
-            return answer
+            return found
         # What a gateway said is worth more than that another one was silent.
         raise min(refusals, key=lambda refusal: isinstance(refusal, NoGateway))
 
@@ -139,7 +148,7 @@ class Remote:
         content = await response.content()
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.code != _OK:
             raise _refused(url, response.code, answer)
@@ -208,11 +217,6 @@ def _refused(url: str, status: int, answer: Any) -> Stop:
     if 400 <= status < 500 and status != 429:  # noqa: PLR2004
         return Misused(said)
     return _silent(url, f"cannot do this now: {said}")
-
-
-def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = answer.get("list", [])
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _texts(value: Any) -> list[str]:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
 
 from tests.web.fakes import FakeGateway, listening, site_of
 
@@ -55,3 +57,26 @@ async def ask(fake: FakeGateway, *arguments: str) -> subprocess.CompletedProcess
         result: Any = await deferToThread(shiftergw, *arguments, env=env)
     found: subprocess.CompletedProcess[str] = result
     return found
+
+
+class Answers(Resource):
+    """A server of another kind, or of old: the same answer to everything."""
+
+    def __init__(self, body: bytes) -> None:
+        """Answer with this."""
+        super().__init__()
+        self.isLeaf = True
+        self._body = body
+
+    def render(self, request: Request) -> bytes:
+        """Answer."""
+        request.setHeader("Content-Type", "application/json")
+        return self._body
+
+
+@asynccontextmanager
+async def answering(body: bytes) -> AsyncIterator[str]:
+    """Serve one answer; the value is the URL of what gives it."""
+    site: Any = Site(Answers(body))
+    async with listening(site) as port:
+        yield f"http://127.0.0.1:{port}"

@@ -11,8 +11,6 @@ import pytest
 import pytest_twisted
 from click.testing import CliRunner
 from twisted.internet import reactor as global_reactor
-from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 
 from shiftergw.cli.admin import metrics_table
 from shiftergw.cli.exits import NoGateway, Refused
@@ -21,8 +19,8 @@ from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound
 from shiftergw.model import Session
-from tests.cli.command import ask
-from tests.web.fakes import IMAGE_ID, FakeGateway, listening
+from tests.cli.command import answering, ask
+from tests.web.fakes import IMAGE_ID, FakeGateway
 
 reactor: Any = global_reactor
 ROWS = [
@@ -146,21 +144,6 @@ async def test_refusals(arguments: list[str]) -> None:
         assert str(error) in result.stderr
 
 
-class Answers(Resource):
-    """A server of another kind, or of old: the same answer to everything."""
-
-    def __init__(self, body: bytes) -> None:
-        """Answer with this."""
-        super().__init__()
-        self.isLeaf = True
-        self._body = body
-
-    def render(self, request: Request) -> bytes:
-        """Answer."""
-        request.setHeader("Content-Type", "application/json")
-        return self._body
-
-
 Method = Callable[[Remote], Coroutine[Any, Any, Any]]
 
 
@@ -186,7 +169,11 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
         (b'{"status": false}', Remote.autoexpire, Refused),
         (b"{}", Remote.autoexpire, Refused),
         (b'{"status": ["a", 5]}', Remote.autoexpire, ["a"]),
-        (b'[{"uid": 1}, 2]', _metrics, [{"uid": 1}]),
+        (b'[{"uid": 1, "id": null}]', _metrics, [{"uid": 1}]),
+        (b'[{"uid": 1}, 2]', _metrics, NoGateway),
+        (b'[{"uid": "1"}]', _metrics, NoGateway),
+        (b'[{"time": 1e300}]', _metrics, NoGateway),
+        (b'[{"tag": 1}]', _metrics, NoGateway),
         (b"{}", _metrics, NoGateway),
         (b"odd", _take_down, NoGateway),
         (b'{"status": 1}', _take_down, Refused),
@@ -197,9 +184,8 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
 @pytest_twisted.ensureDeferred
 async def test_other_answers(body: bytes, method: Method, outcome: Any) -> None:
     """The original's way to refuse counts as a refusal; what is no answer is no gateway's."""
-    other: Any = Site(Answers(body))
-    async with listening(other) as port:
-        remote = Remote(reactor, Settings([f"http://127.0.0.1:{port}"], "mycluster", "x"))
+    async with answering(body) as url:
+        remote = Remote(reactor, Settings([url], "mycluster", "x"))
         if isinstance(outcome, type):
             with pytest.raises(outcome):
                 await method(remote)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import pytest_twisted
 
@@ -45,6 +48,9 @@ async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]
     error = ConversionFailed("It broke.", remedy="Mend it.", detail="the end of stderr\n")
     assert await guarded(_raise(error), "") == 1
     assert capsys.readouterr().err == "Error: It broke.\nMend it.\nthe end of stderr\n"
+    error = ConversionFailed("It broke.", remedy="", detail="one \x1b[2J\ntwo")
+    assert await guarded(_raise(error), "") == 1
+    assert capsys.readouterr().err == "Error: It broke.\none \\x1b[2J\ntwo\n"
     assert await guarded(_raise(Refused("No.")), "") == 4
     assert capsys.readouterr().err == "Error: No.\n"
 
@@ -54,3 +60,43 @@ async def test_faults_of_ours_are_traced() -> None:
     """An exception that nobody foresaw is not dressed up."""
     with pytest.raises(ZeroDivisionError):
         await guarded(_raise(ZeroDivisionError()), "")
+
+
+COMMAND = """
+import click
+from shiftergw.cli.exits import run
+
+async def command(reactor):
+    {}
+
+run(command)
+"""
+
+
+def _process(line: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(line)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_faults_of_ours_are_told() -> None:
+    """The traceback is on standard error, where no text can steer a terminal; the code is 70."""
+    process = _process("raise ValueError('odd \\x1b[2J')")
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (70, b"")
+    assert b"Traceback" in said
+    assert b"ValueError: odd \\x1b[2J" in said
+    assert b"\x1b" not in said
+
+
+def test_the_reader_has_gone() -> None:
+    """`shiftergw images | head -1` ends in silence, as other programs do."""
+    process = _process("click.echo('line ' * 100_000)")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait(60) == 141

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from shiftergw.cli.exits import Misused
 from shiftergw.cli.proxy import Proxy, proxy_for
 from tests.cli.command import shiftergw
 from tests.parts import free_port
-from tests.web.fakes import FakeGateway, listening, site_of
+from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
 
 reactor: Any = global_reactor
 GATEWAY = "http://gw.site.example:5000/base"
@@ -76,7 +77,7 @@ class ActingProxy(Resource):
     def render(self, request: Request) -> bytes:
         """Answer."""
         self.seen.append((request.uri, request.getHeader("proxy-authorization")))
-        return b'{"status": "READY", "id": "ab"}'
+        return json.dumps({"status": "READY", "id": IMAGE_ID}).encode()
 
 
 @pytest_twisted.ensureDeferred
@@ -94,7 +95,7 @@ async def test_requests_go_through_the_proxy() -> None:
         through: Any = await deferToThread(shiftergw, "pull", "a/b:1", env=env)
         env |= {"SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}", "no_proxy": "127.0.0.1"}
         past: Any = await deferToThread(shiftergw, "images", env=env)
-    assert (through.returncode, through.stdout) == (0, "ab\n")
+    assert (through.returncode, through.stdout) == (0, f"{IMAGE_ID}\n")
     place = b"http://gw.site.example:5000/api/pull/mycluster/docker/a%2Fb%3A1/"
     assert acting.seen == [(place, "Basic dTpw")]
     assert past.returncode == 0

@@ -1,0 +1,157 @@
+"""What a gateway may answer: nothing reaches the terminal raw, and nothing ends in a fault."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as global_reactor
+from twisted.internet.threads import deferToThread
+
+from shiftergw.cli import answers
+from shiftergw.cli.admin import metrics_table
+from shiftergw.cli.answers import NotUnderstood
+from shiftergw.cli.images import listing, queue_table
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from tests.cli.command import answering, shiftergw
+from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
+
+reactor: Any = global_reactor
+STEERING = "\x1b]0;owned\x07\x1b[2Jx\nsecond line"
+OPTIONS = ("--system", "mycluster", "--credential", "x")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        None,
+        {},
+        *({"id": value} for value in (None, "", "MISSING", 7, [IMAGE_ID], STEERING)),
+        *({"id": value} for value in (IMAGE_ID[1:], IMAGE_ID.upper(), f"{IMAGE_ID}\n")),
+    ],
+)
+def test_what_is_no_id(answer: Any) -> None:
+    """A look-up has an id or is not understood, and READY is nothing without one."""
+    with pytest.raises(NotUnderstood):
+        answers.looked_up(answer)
+    with pytest.raises(NotUnderstood):
+        answers.pulled({"status": "READY", **answer} if isinstance(answer, dict) else answer)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"status": ["x"]},
+        {"status": 5},
+        {"image": {}},
+        {"cause": []},
+        {"last_pull": 1e300},
+        {"last_pull": -1},
+        {"last_pull": float("nan")},
+        {"last_pull": "yesterday"},
+        {"last_pull": True},
+        {"total": "a"},
+        {"total": 1.5},
+        {"done": -1},
+        {"done": 10**4299},
+        {"tag": 5},
+        {"tag": ["a", None]},
+    ],
+    ids=lambda member: repr(member)[:30],
+)
+def test_members_of_the_wrong_type(member: dict[str, Any]) -> None:
+    """Rows and records with one are not understood."""
+    for read, answer in (
+        (answers.listed, {"list": [{"status": "INIT"}, {"status": "INIT", **member}]}),
+        (answers.rows, [member]),
+        (answers.pulled, {"status": "INIT", **member}),
+    ):
+        with pytest.raises(NotUnderstood):
+            read(answer)
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"list": {}}, {"list": [5]}, {"list": "a"}])
+def test_what_is_no_list(answer: Any) -> None:
+    """No list is not an empty one."""
+    with pytest.raises(NotUnderstood):
+        answers.listed(answer)
+    assert answers.listed({"list": []}) == []
+
+
+def test_a_record_of_the_original() -> None:
+    """What it lacks is the text MISSING, or null; members of other names are not looked at."""
+    fresh = {"status": "INIT", "id": "MISSING", "tag": [], "last_pull": "MISSING", "ENV": "MISSING"}
+    assert answers.pulled(fresh) == fresh
+    assert answers.listed({"list": [{"tag": "MISSING", "id": None}]}) == [{"tag": "MISSING"}]
+    with pytest.raises(NotUnderstood):
+        answers.pulled({**fresh, "status": None})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+NAMES = ["status", "id", "tag", "last_pull", "time", "total", "done", "cause", "user", "uid"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), JSON))
+def test_any_row_is_printed_or_not_understood(row: dict[str, Any]) -> None:
+    """Whatever a row holds, no table fails on it, and its lines are printable."""
+    with suppress(NotUnderstood):
+        understood = answers.rows([row])
+        for table in (listing, queue_table, metrics_table):
+            assert all(line.isprintable() for line in table(understood).split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments"),
+    [
+        ({"id": STEERING}, ["lookup", "a:1"]),
+        ({}, ["lookup", "a:1"]),
+        ({"status": "READY", "id": STEERING}, ["pull", "a:1"]),
+        ({"status": ["x"]}, ["pull", "a:1"]),
+        ({"list": [{"status": "PULLING", "total": "a"}]}, ["queue"]),
+        ({"list": [{"last_pull": 1e300}]}, ["images"]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_no_answer_of_a_gateway(answer: dict[str, Any], arguments: list[str]) -> None:
+    """Exit code 3, one line on standard error, and nothing on standard output."""
+    async with answering(json.dumps(answer).encode()) as url:
+        done: Any = await deferToThread(shiftergw, "--gateway", url, *OPTIONS, *arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    (line,) = done.stderr.splitlines()
+    assert "is not understood: is it a gateway?" in line
+
+
+@pytest_twisted.ensureDeferred
+async def test_texts_cannot_steer_the_terminal() -> None:
+    """The states and the causes of a pull are shown on lines of their own, escaped."""
+    answer = {"status": STEERING, "cause": STEERING, "remedy": STEERING, "request_id": STEERING}
+    async with answering(json.dumps(answer).encode()) as url:
+        done: Any = await deferToThread(shiftergw, "--gateway", url, *OPTIONS, "pull", "a:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 3
+    assert all(line.isprintable() for line in done.stderr.split("\n"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_gateway_may_be_understood() -> None:
+    """One that answers nonsense, however deep, is passed over."""
+    for nonsense in (b'{"list": [{"status": 5}]}', b"[" * 200_000):
+        async with (
+            answering(nonsense) as odd,
+            listening(site_of(FakeGateway(), reactor)) as port,
+        ):
+            urls = [odd, f"http://127.0.0.1:{port}"]
+            for order in (urls, urls[::-1]):
+                remote = Remote(reactor, Settings(order, "mycluster", "good:ann"))
+                assert [row["id"] for row in await remote.images()] == [IMAGE_ID]
