@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from shiftergw.auth.libmunge import LARGEST, Decoded, Munge, Status, find_munge
-from shiftergw.auth.limited import Limited
+from shiftergw.auth.limited import Batched, Limited
 from shiftergw.auth.payload import logins
 from shiftergw.auth.users import Users
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from shiftergw.plumbing.threads import Threads
 
-PLACES = 4
-"""Credentials that one system's daemon is asked about at the same time."""
+PLACES = 2
+"""Batches of credentials that one system's daemon is asked about at the same time."""
 
 DECODING_LIMIT = 5.0
 """Seconds until a daemon that does not answer counts as away; a healthy one takes a millisecond."""
@@ -141,7 +141,8 @@ class MungeAuthenticator:
         self._admin_uids = frozenset(one for one in admins if isinstance(one, int))
         self._admin_names = [one for one in admins if isinstance(one, str)]
         self._munge = munge or find_munge()
-        self._decoding = Limited(threads, PLACES, DECODING_LIMIT, clock, self._late)
+        limited = Limited(threads, PLACES, DECODING_LIMIT, clock, self._late)
+        self._decoding = Batched(self._decoded, limited, PLACES)
 
     async def authenticate(self, credential: str, system: str) -> Session:
         """Return the session of whoever made the credential.
@@ -175,9 +176,7 @@ class MungeAuthenticator:
         if _FORM.fullmatch(credential) is None:
             raise self._wrong(Status.BAD_CREDENTIAL)
         try:
-            decoded = await self._decoding.run(
-                self._munge.decode, credential.encode("ascii"), self._socket
-            )
+            decoded = await self._decoding.run(credential.encode("ascii"))
         except ChildFailed as error:
             raise self._away(str(error)) from error
         if decoded.status in _TROUBLE:
@@ -187,6 +186,9 @@ class MungeAuthenticator:
         if decoded.uid < 0 or decoded.gid < 0:
             raise self._away("munge_decode: no ids")
         return decoded
+
+    def _decoded(self, credential: bytes) -> Decoded:
+        return self._munge.decode(credential, self._socket)
 
     async def _is_admin(self, uid: int) -> bool:
         if uid in self._admin_uids:
