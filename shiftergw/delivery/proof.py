@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -88,15 +89,11 @@ async def _output(connection: Connection, argv: Sequence[str]) -> bytes:
 async def same_samples(sftp: Sftp, path: bytes, source: SourceFile, size: int) -> bool:
     """Say whether pieces of the first `size` bytes there are those of the source."""
     handle = await sftp.open(path, packets.FOR_READING)
-    same = True
-    for offset in _places(size):
-        length = min(_PIECE, size - offset)
-        there, here = await sftp.read(handle, offset, length), await source.piece(offset, length)
-        if there != here:
-            same = False
-            break
+    places = [(offset, min(_PIECE, size - offset)) for offset in _places(size)]
+    there = await gather_or_cancel(sftp.read(handle, *place) for place in places)
     await sftp.close_handle(handle)
-    return same
+    here = [await source.piece(*place) for place in places]
+    return there == here
 
 
 def _places(size: int) -> Iterator[int]:

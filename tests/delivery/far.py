@@ -26,7 +26,7 @@ _SERVERS = "/usr/lib/openssh:/usr/lib/ssh:/usr/libexec/openssh:/usr/libexec"
 _NO_SSH = """#!/bin/sh
 while [ "$1" != -- ]; do [ "$1" = -s ] && server={server}; shift; done
 {before}
-[ -n "$server" ] && exec "$server"
+[ -n "$server" ] && exec "$server" {options}
 {command}
 """
 
@@ -36,15 +36,19 @@ def sftp_server() -> str:
     return shutil.which("sftp-server", path=_SERVERS) or need("sftp-server")
 
 
-def without_ssh(directory: Path, *, commands: bool = True, before: str = "") -> Mapping[str, str]:
+def without_ssh(
+    directory: Path, *, commands: bool = True, before: str = "", options: str = ""
+) -> Mapping[str, str]:
     """Return an environment whose `ssh` runs the SFTP server and commands right here.
 
-    It runs the shell's `before` first.
+    It runs the shell's `before` first; `options` are the server's.
     """
     directory.mkdir()
     script = directory / "ssh"
     command = 'shift 2; exec sh -c "$1"' if commands else "exit 255"
-    script.write_text(_NO_SSH.format(server=sftp_server(), before=before, command=command))
+    script.write_text(
+        _NO_SSH.format(server=sftp_server(), before=before, command=command, options=options)
+    )
     script.chmod(0o755)
     return {**os.environ, "PATH": f"{directory}:{os.environ.get('PATH', os.defpath)}"}
 

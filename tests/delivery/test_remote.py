@@ -55,6 +55,22 @@ class TestSamples(ImageDirectoryContract):
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 
 
+class TestPlainServer(ImageDirectoryContract):
+    """The contract, on a server that has nothing beyond the protocol of old."""
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+        """Give the adapter."""
+        options = "-P posix-rename,fsync,statvfs,limits"
+        env = without_ssh(tmp_path / "bin", options=options)
+        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+
+    @pytest_twisted.ensureDeferred
+    async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
+        """Where nobody can tell the space there is enough."""
+        assert await directory.free_space() > 1 << 60
+
+
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
     """Run a server."""
