@@ -25,9 +25,9 @@ from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.config import Config, System
-from shiftergw.delivery import openssh
 from shiftergw.delivery.local import LocalDirectory, place
-from shiftergw.delivery.remote import IDLE_SECONDS, SftpDirectory
+from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.way import way_to
 from shiftergw.dispatch import Dispatch
 from shiftergw.errors import printable
 from shiftergw.gateway import Gateway
@@ -164,13 +164,7 @@ def _image_directory(
         return LocalDirectory(system.image_dir, threads)
     ssh = system.ssh
     assert ssh is not None  # a system without it does not load
-    account = openssh.Account(
-        system.host[0], ssh.username, ssh.port, ssh.key, ssh.known_hosts, ssh.ssh_cmd_options
-    )
-
-    async def connect() -> openssh.OpenSsh:
-        return openssh.OpenSsh(account, os.environ, reactor, reactor, IDLE_SECONDS)
-
+    connect = way_to(system, reactor, threads)
     return SftpDirectory(connect, PurePosixPath(ssh.image_dir), threads, reactor, ssh.verify)
 
 

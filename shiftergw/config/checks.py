@@ -126,10 +126,12 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
         ),
     ),
     (
-        lambda config: any(ssh.transport == "conch" for ssh in _remote(config)),
+        lambda config: any(
+            ssh.transport == "conch" and ssh.ssh_cmd_options for ssh in _remote(config)
+        ),
         (
-            'Platforms: for remote systems this version has only "transport": "openssh": set it'
-            " in ssh."
+            'sshCmdOptions: only "transport": "openssh" reads them: set it in ssh, or remove them'
+            " and set port and knownHosts where they are needed."
         ),
     ),
     (

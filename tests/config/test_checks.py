@@ -15,6 +15,7 @@ REMOTE = {
     "host": ["login1"],
     "ssh": {"username": "shifter", "imageDir": "/images"},
 }
+CONCH = {"username": "shifter", "imageDir": "/images"}
 OPENSSH = {"username": "shifter", "imageDir": "/images", "transport": "openssh"}
 MUNGE = {"Authentication": "munge", "Platforms/mycluster/mungeSocketPath": "/run/munge.socket"}
 
@@ -104,7 +105,10 @@ def test_what_works_now_is_kept() -> None:
     ("changes", "told"),
     [
         ({"MongoDBURI": "mongodb://localhost/"}, "MongoDBURI: this version keeps its state"),
-        ({"Platforms/other": REMOTE}, "Platforms: for remote systems this version has only"),
+        (
+            {"Platforms/other": {**REMOTE, "ssh": {**CONCH, "sshCmdOptions": ["-v"]}}},
+            'sshCmdOptions: only "transport": "openssh" reads them',
+        ),
         (
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "transfer": "scp"}}},
             "Platforms: for remote systems this version has only",
@@ -132,6 +136,13 @@ def test_what_is_not_kept_is_refused(changes: dict[str, Any], told: str) -> None
 def test_remote_by_openssh_is_kept() -> None:
     """A system that the machine's own ssh reaches."""
     loaded({"Platforms/other": {**REMOTE, "ssh": OPENSSH}}).config.check_kept()
+
+
+def test_remote_by_our_own_ssh_is_kept() -> None:
+    """A system that needs no more than a key, also one with a passphrase."""
+    loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_kept()
+    account = {**CONCH, "passphraseFile": "passphrase"}
+    loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_kept()
 
 
 def test_munge_is_kept() -> None:

@@ -38,9 +38,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
         yield running
 
 
-@pytest.fixture
-def service(registry: DockerRegistry, sshd: Sshd, tmp_path: Path) -> Iterator[Service]:
-    """Run a gateway whose only system is remote."""
+@pytest.fixture(params=["conch", "openssh"])
+def service(
+    registry: DockerRegistry, sshd: Sshd, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Service]:
+    """Run a gateway whose only system is remote, by each transport."""
     need("mksquashfs")
     need("ssh")
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
@@ -55,7 +57,7 @@ def service(registry: DockerRegistry, sshd: Sshd, tmp_path: Path) -> Iterator[Se
             "key": str(sshd.key),
             "port": sshd.port,
             "knownHosts": str(sshd.known_hosts),
-            "transport": "openssh",
+            "transport": request.param,
         },
     }
     changes = {"Platforms": {SYSTEM: system}}

@@ -1,0 +1,45 @@
+"""Which connection leads to a remote system, by its configuration."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.delivery import openssh, ssh
+from shiftergw.delivery.remote import IDLE_SECONDS
+
+if TYPE_CHECKING:
+    from shiftergw.config import System
+    from shiftergw.delivery.channel import Connection
+    from shiftergw.delivery.link import Connect
+    from shiftergw.plumbing.threads import Threads
+
+
+def way_to(system: System, reactor: Any, threads: Threads) -> Connect:
+    """Return what connects to a remote system: our own SSH, or the site's `ssh`."""
+    section, host = system.ssh, system.host[0]
+    assert section is not None  # a remote system without it does not load
+    native = ssh.Account(
+        host,
+        section.port,
+        section.username,
+        section.key,
+        section.passphrase_file,
+        section.known_hosts,
+    )
+    site = openssh.Account(
+        host,
+        section.username,
+        section.port,
+        section.key,
+        section.known_hosts,
+        section.ssh_cmd_options,
+    )
+
+    async def by_our_own() -> Connection:
+        return await ssh.connect(native, reactor, threads, idle_seconds=IDLE_SECONDS)
+
+    async def by_the_sites() -> Connection:
+        return openssh.OpenSsh(site, os.environ, reactor, reactor, IDLE_SECONDS)
+
+    return by_our_own if section.transport == "conch" else by_the_sites
