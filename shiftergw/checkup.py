@@ -25,8 +25,9 @@ from shiftergw.auth import munge
 from shiftergw.auth.limited import Limited
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.users import Users
-from shiftergw.compose import users_of
+from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
+from shiftergw.delivery.remote import SftpDirectory
 from shiftergw.errors import GatewayError, TimedOut, printable
 from shiftergw.plumbing.files import file_system_of
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -69,6 +70,11 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings = [*_configuration(loaded), *_directories(config), *_state(config)]
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]
+    findings += await gather_or_cancel(
+        _remote_directory(system, reactor)
+        for system in config.systems.values()
+        if system.access_type == "remote"
+    )
     findings += await gather_or_cancel(
         _registry(location, environ, reactor) for location in config.locations.values()
     )
@@ -137,9 +143,35 @@ def _image_directory(system: System) -> Finding:
     return _space(name, path, path)
 
 
+async def _remote_directory(system: System, reactor: Any) -> Finding:
+    """Log in to a system and look at its image directory."""
+    name = f"imageDir of {system.name}"
+    threads = Threads(reactor, 1, "check")
+    threads.startService()
+    directory = image_directory(reactor, system, threads)
+    try:
+        free = await within(
+            NETWORK_LIMIT,
+            reactor,
+            directory.free_space(),
+            lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
+        )
+    except GatewayError as error:
+        return _failure(name, error)
+    finally:
+        if isinstance(directory, SftpDirectory):
+            await directory.close()
+        await threads.stopService()
+    return _judged(name, f"{system.directory_name}: {free / 10**9:.1f} GB free", free)
+
+
 def _space(name: str, path: Path, existing: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     text = f"{path}{'' if path == existing else ' will be made'}: {free / 10**9:.1f} GB free"
+    return _judged(name, text, free)
+
+
+def _judged(name: str, text: str, free: int) -> Finding:
     # The state is small; the others hold images.
     if free < LITTLE_SPACE and name != "StateDirectory":
         return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")

@@ -126,7 +126,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     source = _registry(reactor, config)
     builder = _builder(config.expand_directory, config, threads, reactor)
     directories = {
-        name: _image_directory(reactor, system, threads) for name, system in config.systems.items()
+        name: image_directory(reactor, system, threads) for name, system in config.systems.items()
     }
     targets = {
         name: Target(
@@ -157,9 +157,10 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     return OrderedServices(parts), make
 
 
-def _image_directory(
+def image_directory(
     reactor: Any, system: System, threads: Threads
 ) -> LocalDirectory | SftpDirectory:
+    """Return where the images of a system go; a remote one is opened on use and is to be closed."""
     if system.access_type == "local":
         return LocalDirectory(system.image_dir, threads)
     ssh = system.ssh

@@ -19,6 +19,7 @@ from shiftergw.config import Config
 from tests.cli.command import shiftergw
 from tests.munged import Munged
 from tests.parts import free_port, need
+from tests.sshd import Sshd
 from tests.web.fakes import FakeGateway, listening, site_of
 
 
@@ -97,6 +98,32 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
         assert found[name].remedy
     assert "BrokerURL" in found["configuration"].text
     assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_a_remote_system(tmp_path: Path, transport: str) -> None:
+    """The gateway logs in to a remote system and looks at its image directory."""
+    changed = document(tmp_path, free_port(), free_port())
+    with Sshd() as sshd:
+        ssh = {
+            "username": sshd.user,
+            "imageDir": str(tmp_path / "images"),
+            "key": str(sshd.key),
+            "port": sshd.port,
+            "knownHosts": str(sshd.known_hosts),
+            "transport": transport,
+        }
+        system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
+        there = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
+        not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
+        sshd.stop()
+        down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+    assert "free" in there["imageDir of s"].text
+    for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
+        assert found["imageDir of s"].level == "failure"
+        assert what in found["imageDir of s"].text
 
 
 @pytest_twisted.ensureDeferred
