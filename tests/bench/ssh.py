@@ -22,7 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import react
+from zope.interface import implementer
 
 from shiftergw.delivery import sftp_packets
 from shiftergw.delivery.channel import Channel
@@ -135,6 +137,7 @@ class Bench:
         return await self.ours(upload)
 
 
+@implementer(IPushProducer)
 class _Gate:
     """A producer that can be waited for."""
 
