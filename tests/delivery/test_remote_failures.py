@@ -56,7 +56,8 @@ def source(tmp_path: Path) -> Path:
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Give a converted file that takes a while, and its digest."""
     path = tmp_path_factory.mktemp("large") / "converted"
-    content = random.Random(LARGE).randbytes(LARGE)
+    chance = random.Random(LARGE)
+    content = b"".join(chance.randbytes(1 << 20) for _ in range(LARGE >> 20))
     path.write_bytes(content)
     return path, hashlib.sha256(content).hexdigest()
 
