@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from shiftergw.errors import Unavailable
-from shiftergw.errors import DeliveryFailed
+from shiftergw.errors import DeliveryFailed, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageBuilder, ImageDirectory, ImageStore
