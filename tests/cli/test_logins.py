@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from shiftergw.cli import logins
 from shiftergw.cli.exits import Misused
 from shiftergw.cli.logins import LoginFile, check_key, kept, replaced
+from tests.parts import lacking
 
 FIRST = "MUNGE:AwQDAAC1:"
 SECOND = "MUNGE:AwQFAA==:"
