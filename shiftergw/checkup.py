@@ -27,7 +27,7 @@ from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.users import Users
 from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import GatewayError, TimedOut, printable
 from shiftergw.plumbing.files import file_system_of
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -159,7 +159,7 @@ async def _remote_directory(system: System, reactor: Any) -> Finding:
     except GatewayError as error:
         return _failure(name, error)
     finally:
-        if isinstance(directory, SftpDirectory):
+        if isinstance(directory, RemoteDirectory):
             await directory.close()
         await threads.stopService()
     return _judged(name, f"{system.directory_name}: {free / 10**9:.1f} GB free", free)

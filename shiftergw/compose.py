@@ -26,7 +26,7 @@ from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.way import way_to
 from shiftergw.dispatch import Dispatch
 from shiftergw.errors import printable
@@ -151,7 +151,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     scratch = Scratch(builder, list(directories.values()), reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.
     closed = [
-        ClosedAtStop(one.close) for one in directories.values() if isinstance(one, SftpDirectory)
+        ClosedAtStop(one.close) for one in directories.values() if isinstance(one, RemoteDirectory)
     ]
     parts = [threads, preparation, store, ClosedAtStop(source.close), scratch, *closed]
     return OrderedServices(parts), make
@@ -159,14 +159,14 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
 
 def image_directory(
     reactor: Any, system: System, threads: Threads
-) -> LocalDirectory | SftpDirectory:
+) -> LocalDirectory | RemoteDirectory:
     """Return where the images of a system go; a remote one is opened on use and is to be closed."""
     if system.access_type == "local":
         return LocalDirectory(system.image_dir, threads)
     ssh = system.ssh
     assert ssh is not None  # a system without it does not load
     connect = way_to(system, reactor, threads)
-    return SftpDirectory(connect, PurePosixPath(ssh.image_dir), threads, reactor, ssh.verify)
+    return RemoteDirectory(connect, PurePosixPath(ssh.image_dir), threads, reactor, ssh.verify)
 
 
 async def convert(

@@ -1,4 +1,4 @@
-"""The way to a system: one connection and one SFTP session while somebody needs them."""
+"""The way to a system: one connection and one session with its files while somebody needs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
-from shiftergw.delivery.sftp import Sftp
+from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.timing import shielded
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.channel import Connection
+    from shiftergw.delivery.files import Files, OpenFiles
 
 Connect = Callable[[], Awaitable["Connection"]]
 """Makes a connection; raises `DeliveryFailed`, and can be cancelled."""
@@ -33,22 +34,24 @@ class Link:
         clock: IReactorTime,
         idle_seconds: float,
         kept_seconds: float = KEPT_SECONDS,
+        open_files: OpenFiles = SftpFiles.begin,
     ) -> None:
         """Give up a server that owes an answer for `idle_seconds`; nothing is opened yet."""
         self._connect = connect
+        self._open_files = open_files
         self._clock = clock
         self._idle_seconds = idle_seconds
         self._kept_seconds = kept_seconds
         self._lock = DeferredLock()
-        self._open: tuple[Sftp, Connection] | None = None
+        self._open: tuple[Files, Connection] | None = None
         self._users = 0
         self._timer: Any = None
         self._closing: set[Deferred[None]] = set()
-        self._opening: Deferred[tuple[Sftp, Connection]] | None = None
+        self._opening: Deferred[tuple[Files, Connection]] | None = None
         self._closed = False
 
     @asynccontextmanager
-    async def use(self) -> AsyncIterator[tuple[Sftp, Connection]]:
+    async def use(self) -> AsyncIterator[tuple[Files, Connection]]:
         """Give the session, and the connection for commands; raise `DeliveryFailed`."""
         async with self._lock:
             self._stop_timer()
@@ -65,7 +68,7 @@ class Link:
                 self._stop_timer()
                 self._timer = self._clock.callLater(self._kept_seconds, self._expire)
 
-    async def _reopened(self) -> tuple[Sftp, Connection]:
+    async def _reopened(self) -> tuple[Files, Connection]:
         if self._closed:
             raise _stopping()
         self._opening = Deferred.fromCoroutine(self._begin())
@@ -78,11 +81,10 @@ class Link:
         finally:
             self._opening = None
 
-    async def _begin(self) -> tuple[Sftp, Connection]:
+    async def _begin(self) -> tuple[Files, Connection]:
         connection = await self._connect()
         try:
-            channel = await connection.open_subsystem("sftp")
-            return await Sftp.begin(channel, self._clock, self._idle_seconds), connection
+            return await self._open_files(connection, self._clock, self._idle_seconds), connection
         except BaseException:
             self._close(connection)
             raise

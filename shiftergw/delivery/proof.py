@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.channel import Connection
+    from shiftergw.delivery.files import Files
     from shiftergw.delivery.reading import SourceFile
-    from shiftergw.delivery.sftp import Sftp
 
 SLOWEST = 20_000_000
 """Bytes that a system reads, hashes or brings to its disks in a second, if it is slow."""
@@ -86,12 +84,10 @@ async def _output(connection: Connection, argv: Sequence[str]) -> bytes:
     return b"" if status else bytes(said)
 
 
-async def same_samples(sftp: Sftp, path: bytes, source: SourceFile, size: int) -> bool:
+async def same_samples(files: Files, path: bytes, source: SourceFile, size: int) -> bool:
     """Say whether pieces of the first `size` bytes there are those of the source."""
-    handle = await sftp.open(path, packets.FOR_READING)
     places = [(offset, min(_PIECE, size - offset)) for offset in _places(size)]
-    there = await gather_or_cancel(sftp.read(handle, *place) for place in places)
-    await sftp.close_handle(handle)
+    there = await files.pieces(path, places)
     here = [await source.piece(*place) for place in places]
     return there == here
 
@@ -103,3 +99,11 @@ def _places(size: int) -> Iterator[int]:
         return
     for n in range(_PIECES):
         yield (size - _PIECE) * n // (_PIECES - 1)
+
+
+def differs() -> DeliveryFailed:
+    """Return the error for a file that did not arrive as it was sent."""
+    return DeliveryFailed(
+        "The delivered file is not what was sent.",
+        remedy="Try again; tell the site's support if it happens again.",
+    )

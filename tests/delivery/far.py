@@ -11,7 +11,7 @@ from typing import Any, Literal
 from twisted.internet import reactor as global_reactor
 
 from shiftergw.delivery.openssh import Account, OpenSsh
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.plumbing.threads import Threads
 from tests.parts import need
 from tests.sshd import Sshd
@@ -75,13 +75,13 @@ def far_directory(
     env: Mapping[str, str] = os.environ,
     verify: Literal["sha256", "sample"] = "sha256",
     idle_seconds: float = IDLE_SECONDS,
-) -> SftpDirectory:
+) -> RemoteDirectory:
     """Return the adapter for an image directory that the account finds under `root`."""
 
     async def connect() -> OpenSsh:
         return connection(account, env, idle_seconds)
 
-    return SftpDirectory(connect, root, threads, reactor, verify, idle_seconds)
+    return RemoteDirectory(connect, root, threads, reactor, verify, idle_seconds)
 
 
 NOBODY = Account("nowhere", "nobody")

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.channel import Connection
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import ImageDirectoryContract
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-def closing(directory: SftpDirectory) -> Iterator[SftpDirectory]:
+def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
     """Give the adapter, and close it afterwards."""
     yield directory
     pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
@@ -39,7 +39,7 @@ class TestServerAlone(ImageDirectoryContract):
     """The contract, on OpenSSH's SFTP server as a child process."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
         env = without_ssh(tmp_path / "bin")
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
@@ -49,7 +49,7 @@ class TestSamples(ImageDirectoryContract):
     """The contract, where the account runs no commands."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
         env = without_ssh(tmp_path / "bin", commands=False)
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
@@ -59,7 +59,7 @@ class TestPlainServer(ImageDirectoryContract):
     """The contract, on a server that has nothing beyond the protocol of old."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[SftpDirectory]:
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
         options = "-P posix-rename,fsync,statvfs,limits"
         env = without_ssh(tmp_path / "bin", options=options)
@@ -82,7 +82,7 @@ class TestSshd(ImageDirectoryContract):
     """The contract, over OpenSSH on both sides."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[SftpDirectory]:
+    def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
         yield from closing(far_directory(account_on(sshd), PurePosixPath(root), threads))
 
@@ -115,7 +115,9 @@ class TestRestrictedAccount(ImageDirectoryContract):
         shutil.rmtree(path.parent)
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, restricted: Sshd) -> Iterator[SftpDirectory]:
+    def directory(
+        self, root: Path, threads: Threads, restricted: Sshd
+    ) -> Iterator[RemoteDirectory]:
         """Give the adapter, with the path as the account sees it."""
         there = PurePosixPath("/site/images")
         yield from closing(far_directory(account_on(restricted), there, threads))

@@ -18,7 +18,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.openssh import Account
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
@@ -69,15 +69,15 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-Opens = Callable[..., SftpDirectory]
+Opens = Callable[..., RemoteDirectory]
 
 
 @pytest.fixture
 def opens(threads: Threads) -> Iterator[Opens]:
     """Give what makes adapters that are closed afterwards."""
-    made: list[SftpDirectory] = []
+    made: list[RemoteDirectory] = []
 
-    def far(account: Account, root: Path, **more: Any) -> SftpDirectory:
+    def far(account: Account, root: Path, **more: Any) -> RemoteDirectory:
         made.append(far_directory(account, PurePosixPath(root), threads, **more))
         return made[-1]
 

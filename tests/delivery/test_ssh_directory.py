@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.remote import SftpDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.ssh import SshConnection, connect
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import ImageDirectoryContract
@@ -38,13 +38,13 @@ class TestNative(ImageDirectoryContract):
     """The contract, by Conch to OpenSSH's server."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[SftpDirectory]:
+    def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[RemoteDirectory]:
         """Give the adapter, and close it afterwards."""
 
         async def begin() -> SshConnection:
             return await connect(account(sshd), reactor, threads, idle_seconds=IDLE_SECONDS)
 
-        made = SftpDirectory(
+        made = RemoteDirectory(
             begin, PurePosixPath(root), threads, reactor, idle_seconds=IDLE_SECONDS
         )
         yield made
