@@ -18,6 +18,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of the collections after each test: they take most of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_unheard_failures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a Deferred whose error nobody handled."""
