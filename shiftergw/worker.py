@@ -8,8 +8,16 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from shiftergw.attempt import Attempt
-from shiftergw.errors import GatewayError, ImageNotFound, RegistryDenied, Superseded, WorkerLost
-from shiftergw.model import Expired, Failed, Ready
+from shiftergw.errors import (
+    GatewayError,
+    ImageNotFound,
+    RegistryDenied,
+    Superseded,
+    Unavailable,
+    WorkerLost,
+)
+from shiftergw.model import Expired, Failed, ImageRecord, Ready
+from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
@@ -21,6 +29,9 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
+
+FINISH_SECONDS = 60.0
+"""Time for which a store that is away is waited for at the end: leases live longer than that."""
 
 
 class Worker:
@@ -88,9 +99,7 @@ class Worker:
     async def _finish(self, attempt: Attempt, outcome: Ready | Expired | Failed) -> None:
         record = attempt.record
         try:
-            ended = await self._store.finish(
-                record.key, record.attempt, outcome, self._clock.seconds()
-            )
+            ended = await self._written(record, outcome)
         except Superseded:
             return
         self._log.info(
@@ -99,6 +108,19 @@ class Worker:
             claim=record.claim,
             outcome=outcome.cause if isinstance(outcome, Failed) else str(ended.status),
         )
+
+    async def _written(self, record: ImageRecord, outcome: Ready | Expired | Failed) -> ImageRecord:
+        """Write the end down, also if the store is away for a moment: it may have cost hours."""
+        until = self._clock.seconds() + FINISH_SECONDS
+        while True:
+            now = self._clock.seconds()
+            try:
+                return await self._store.finish(record.key, record.attempt, outcome, now)
+            except Unavailable as error:
+                if now >= until:
+                    raise
+                self._log.warn("the end of {claim}: {error}", claim=record.claim, error=error)
+            await pause(1, self._clock)
 
     async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:
         """Do the work; turn every error but cancellation and supersession into a reason."""

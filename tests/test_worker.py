@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor
@@ -13,10 +14,12 @@ from shiftergw.errors import (
     BlobCorrupt,
     LayerInvalid,
     RegistryUnavailable,
+    Unavailable,
 )
-from shiftergw.model import Ready
+from shiftergw.model import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
+from shiftergw.store.sqlite import SqliteStore
 from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import INDEX, LAYER, MANIFEST, SYSTEM, Bench, running_bench
 
@@ -251,3 +254,26 @@ async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> No
     kept = await bench.store.get(record.key)
     assert kept is not None
     assert kept.in_flight
+
+
+class AwayAtTheEnd(SqliteStore):
+    """A store that cannot be reached when the first ends are to be written."""
+
+    away = 2
+
+    async def finish(self, *arguments: Any) -> ImageRecord:
+        """Write an end, or raise `Unavailable`."""
+        if self.away:
+            self.away -= 1
+            raise Unavailable("The gateway's database does not answer.")
+        return await super().finish(*arguments)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
+    """Work that is done is not done again because the store was away for a moment."""
+    async with running_bench(tmp_path, AwayAtTheEnd) as bench:
+        record = await bench.pull()
+        assert isinstance(bench.store, AwayAtTheEnd)
+        assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
+        assert bench.builder.built == 1

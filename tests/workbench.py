@@ -251,9 +251,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_bench(root: Path, **changes: Any) -> AsyncIterator[Bench]:
+async def running_bench(
+    root: Path, kind: type[SqliteStore] = SqliteStore, **changes: Any
+) -> AsyncIterator[Bench]:
     """Yield a worker on an empty store; `changes` are of the configuration."""
-    store = SqliteStore(reactor, root / "store.sqlite")
+    store = kind(reactor, root / "store.sqlite")
     threads = Threads(reactor, 2, "test")
     threads.startService()
     await store.startService()
