@@ -1,6 +1,7 @@
 """Which host keys are known: files in the format of OpenSSH's `known_hosts` (sshd(8)).
 
 Nothing here asks anybody, and nothing is ever added: a key is known, or the connection fails.
+(`shiftergw ssh-trust` adds keys: see `known_hosts_file`.)
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import hashlib
 import hmac
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 
 from shiftergw.errors import DeliveryFailed, printable
 
@@ -30,9 +33,16 @@ SIGNATURES: dict[bytes, tuple[bytes, ...]] = {
 RSA with SHA-1, which has the type's own name, is not among them (RFC 8332).
 """
 
+GLOBAL_FILE = Path("/etc/ssh/ssh_known_hosts")
+
+_ADD = (
+    "`shiftergw ssh-trust SYSTEM` shows its fingerprint, and adds the key once somebody has "
+    "compared that with the host's own."
+)
 _REMEDY = (
     "Tell the site's support: its list of known hosts has to be corrected, "
-    "once somebody has made sure that it is the right host."
+    "once somebody has made sure that it is the right host; `shiftergw ssh-trust SYSTEM` shows "
+    "its fingerprints, and the old line."
 )
 
 
@@ -48,10 +58,38 @@ def type_of(blob: bytes) -> bytes:
     return blob[4 : 4 + length] if len(blob) >= 4 + length else b""
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of a file: `marker` is empty, `@revoked` or `@cert-authority`."""
+def user_file() -> Path | None:
+    """Return the list of the user who runs this, None if he has no home."""
+    with suppress(RuntimeError):
+        return Path("~/.ssh/known_hosts").expanduser()
+    return None
 
+
+def name_of(host: str, port: int) -> str:
+    """Return what a host is called in the files."""
+    return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
+
+
+class HostKeys(Protocol):
+    """Who says which host keys will do."""
+
+    def algorithms(self, host: str, port: int) -> list[bytes]:
+        """Return the signature algorithms to offer to this host, the best first."""
+        ...
+
+    def check(self, host: str, port: int, blob: bytes) -> None:
+        """Return if this key of the host will do, and raise `DeliveryFailed` otherwise."""
+        ...
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file: `marker` is empty, `@revoked` or `@cert-authority`.
+
+    `place` says where it stands, for admins.
+    """
+
+    place: str
     marker: str
     hosts: str
     blob: bytes
@@ -87,41 +125,51 @@ class KnownHosts:
 
         Raises `DeliveryFailed`.
         """
-        texts = []
         tried = list(paths)
+        known = cls("", " ".join(map(str, tried)))
         for path in tried:
             try:
-                texts.append(path.read_text("utf-8", "backslashreplace"))
+                text = path.read_bytes().decode("utf-8", "backslashreplace")
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not must_exist:
                     continue
                 raise DeliveryFailed(
                     "The list of known hosts cannot be read.",
-                    remedy="Tell the site's support: `knownHosts` says where it is.",
+                    remedy="Tell the site's support: `knownHosts` says where it is, and "
+                    "`shiftergw ssh-trust SYSTEM` makes it.",
                     detail=str(error),
                 ) from error
-        return cls("\n".join(texts), " ".join(map(str, tried)))
+            known._lines += _parse(text, str(path))
+        return known
 
     def algorithms(self, host: str, port: int) -> list[bytes]:
         """Return the signature algorithms to offer to this host, those of its known keys first.
 
         A server that has several keys shows the one of the first algorithm that it has.
         """
-        known = {type_of(line.blob) for line in self._about(host, port, "")}
+        known = {type_of(line.blob) for line in self.keys(host, port)}
         ordered = sorted(SIGNATURES, key=lambda kind: kind not in known)
         return [algorithm for kind in ordered for algorithm in SIGNATURES[kind]]
+
+    def keys(self, host: str, port: int) -> list[Line]:
+        """Return the lines with the keys that this host is known by; they may be revoked."""
+        return list(self._about(host, port, ""))
+
+    def revoking(self, host: str, port: int, blob: bytes) -> list[Line]:
+        """Return the lines that revoke this key of the host."""
+        return [line for line in self._about(host, port, "@revoked") if line.blob == blob]
 
     def check(self, host: str, port: int, blob: bytes) -> None:
         """Return if this host is known by this key, and raise `DeliveryFailed` otherwise."""
         shown = (
-            f"{_name(host, port)} showed {printable(type_of(blob), 40)} {fingerprint(blob)}; "
+            f"{name_of(host, port)} showed {printable(type_of(blob), 40)} {fingerprint(blob)}; "
             f"known hosts are in {self._place}"
         )
-        if any(line.blob == blob for line in self._about(host, port, "@revoked")):
+        if self.revoking(host, port, blob):
             raise DeliveryFailed(
                 "The system's host key has been revoked.", remedy=_REMEDY, detail=shown
             )
-        known = [line.blob for line in self._about(host, port, "")]
+        known = [line.blob for line in self.keys(host, port)]
         if blob in known:
             return
         if known:
@@ -137,23 +185,22 @@ class KnownHosts:
                 "The system's host key is known by a certificate authority only, "
                 "which this transport cannot check.",
                 remedy="Tell the site's support: the host's own key must be in the list of known "
-                'hosts, or `"transport": "openssh"` be used.',
+                f'hosts, or `"transport": "openssh"` be used. {_ADD}',
                 detail=shown,
             )
-        raise DeliveryFailed("The system's host key is not known.", remedy=_REMEDY, detail=shown)
+        raise DeliveryFailed(
+            "The system's host key is not known.",
+            remedy=f"Tell the site's support: {_ADD}",
+            detail=shown,
+        )
 
-    def _about(self, host: str, port: int, marker: str) -> Iterator[_Line]:
-        name = _name(host, port)
+    def _about(self, host: str, port: int, marker: str) -> Iterator[Line]:
+        name = name_of(host, port)
         return (line for line in self._lines if line.marker == marker and line.names(name))
 
 
-def _name(host: str, port: int) -> str:
-    """Return what a host is called in the files."""
-    return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
-
-
-def _parse(text: str, place: str) -> Iterator[_Line]:
-    for line in text.splitlines():
+def _parse(text: str, place: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -165,12 +212,12 @@ def _parse(text: str, place: str) -> Iterator[_Line]:
         except (ValueError, Base64Error):
             understood = False
         if understood:
-            yield _Line(marker, hosts, blob)
+            yield Line(f"{place}, line {number}", marker, hosts, blob)
         elif marker == "@revoked":
             raise DeliveryFailed(
                 "The list of known hosts has a line that cannot be understood.",
                 remedy="Tell the site's support: the line revokes a key, and must be corrected.",
-                detail=f"{place}: {printable(line)}",
+                detail=f"{place}, line {number}: {printable(line)}",
             )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 
-from shiftergw.delivery.known_hosts import KnownHosts
+from shiftergw.delivery.known_hosts import GLOBAL_FILE, KnownHosts, user_file
 from shiftergw.delivery.ssh_channels import Channels
 from shiftergw.delivery.ssh_keys import Signer, agent_keys, read_key
 from shiftergw.delivery.ssh_login import Login
@@ -39,7 +39,8 @@ _ASK_TIMES = 3  # a server is asked so often within the idle limit
 class Account:
     """Where to log in, as whom, by which keys; no `key` means an agent's keys.
 
-    `known_hosts` absent means the files that OpenSSH reads.
+    `known_hosts` absent means the files that OpenSSH reads; `ciphers` are of ours, the best first,
+    all of them if there are none.
     """
 
     host: str
@@ -48,6 +49,7 @@ class Account:
     key: Path | None = None
     passphrase_file: Path | None = None
     known_hosts: Path | None = None
+    ciphers: Sequence[str] = ()
 
     @property
     def place(self) -> str:
@@ -94,20 +96,14 @@ class SshConnection:
 
     async def close(self) -> None:
         """Close it, waiting a little for what was written to be sent; channels fail."""
-        if self.usable:
-            self._transport.close(DeliveryFailed("The gateway closed the connection."))
-        try:
-            await within(CLOSE_SECONDS, self._clock, self._transport.ended(), _late_close)
-        except TimeoutError:
-            self._transport.abort()
-            await self._transport.ended()
+        await close(self._transport, self._clock)
 
     async def _open(self, request: bytes, argument: str) -> SshChannel:
         return await within(
             self._idle_seconds,
             self._clock,
             self._channels.open_session(request, argument),
-            _silent,
+            silent,
         )
 
     def _look(self) -> None:
@@ -120,7 +116,7 @@ class SshConnection:
         else:
             self._silent += 1
         if self._silent > _ASK_TIMES:
-            self._transport.fail(_silent())
+            self._transport.fail(silent())
             return
         if self._silent:
             self._channels.keep_alive()
@@ -154,7 +150,7 @@ async def connect(
             connect_seconds,
             reactor,
             _connect(account, reactor, known_hosts, signers, idle_seconds),
-            _silent,
+            silent,
         )
     except DeliveryFailed as error:
         error.detail = f"{account.place}: {error.detail}" if error.detail else account.place
@@ -170,15 +166,8 @@ async def _connect(
 ) -> SshConnection:
     channels = Channels()
     login = Login(account.user, signers, channels)
-    transport = Transport(account.host, account.port, known_hosts, login)
-    try:
-        await connectProtocol(HostnameEndpoint(reactor, account.host, account.port), transport)
-    except (ConnectError, DNSLookupError) as error:
-        raise DeliveryFailed(
-            "The system cannot be reached.",
-            remedy="Try again later; if it lasts, tell the site's support.",
-            detail=printable(str(error)),
-        ) from error
+    transport = Transport(account.host, account.port, known_hosts, login, account.ciphers)
+    await reach(account.host, account.port, transport, reactor)
     try:
         await login.done
     except BaseException:
@@ -188,6 +177,31 @@ async def _connect(
     connection = SshConnection(transport, channels, reactor, idle_seconds)
     transport.ended().addCallback(lambda _: connection.stop_watching())
     return connection
+
+
+async def close(transport: Transport, clock: Any) -> None:
+    """End a connection in order if it has not ended, and return when it has; in a few seconds."""
+    if transport.failure is None:
+        transport.close(DeliveryFailed("The gateway closed the connection."))
+    try:
+        await within(CLOSE_SECONDS, clock, transport.ended(), _late_close)
+    except TimeoutError:
+        transport.abort()
+        await transport.ended()
+
+
+async def reach(host: str, port: int, transport: Transport, reactor: Any) -> None:
+    """Connect a transport; raise `DeliveryFailed` if nobody is there. Cancellable."""
+    try:
+        await connectProtocol(HostnameEndpoint(reactor, host, port), transport)
+    except ConnectingCancelledError as error:  # no kind of CancelledError
+        raise CancelledError from error
+    except (ConnectError, DNSLookupError) as error:
+        raise DeliveryFailed(
+            "The system cannot be reached.",
+            remedy="Try again later; if it lasts, tell the site's support.",
+            detail=printable(str(error)),
+        ) from error
 
 
 async def _signers(
@@ -201,13 +215,12 @@ async def _signers(
 def _read_known_hosts(configured: Path | None) -> KnownHosts:
     if configured is not None:
         return KnownHosts.read([configured], must_exist=True)
-    files = [Path("/etc/ssh/ssh_known_hosts")]
-    with suppress(RuntimeError):  # a user without a home
-        files.insert(0, Path("~/.ssh/known_hosts").expanduser())
+    files = filter(None, (user_file(), GLOBAL_FILE))
     return KnownHosts.read(files, must_exist=False)
 
 
-def _silent() -> DeliveryFailed:
+def silent() -> DeliveryFailed:
+    """Return the error of a server that says nothing within a limit."""
     return DeliveryFailed(
         "The system does not answer.",
         remedy="Try again later; if it lasts, tell the site's support.",

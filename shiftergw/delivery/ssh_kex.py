@@ -8,6 +8,7 @@ side starts an exchange when much has been sent.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
@@ -27,7 +28,7 @@ from twisted.conch.ssh.transport import (
     SSHClientTransport,
 )
 
-from shiftergw.delivery.known_hosts import SIGNATURES, KnownHosts, type_of
+from shiftergw.delivery.known_hosts import SIGNATURES, HostKeys, type_of
 from shiftergw.delivery.ssh_ciphers import CIPHERS, MACS, NONE, Ciphers, is_aead
 from shiftergw.errors import DeliveryFailed, printable
 
@@ -69,14 +70,16 @@ class KeyExchange(SSHClientTransport):
     currentEncryptions: Any  # noqa: N815
     nextEncryptions: Any  # noqa: N815
 
-    def __init__(self, host: str, port: int, known_hosts: KnownHosts) -> None:
-        """Agree only with the host that is known by this name."""
+    def __init__(
+        self, host: str, port: int, known_hosts: HostKeys, ciphers: Sequence[str] = ()
+    ) -> None:
+        """Agree only with the host that is known by this name; no `ciphers` means all of ours."""
         self._host, self._port, self._known_hosts = host, port, known_hosts
         self.ourVersionString = b"SSH-2.0-shiftergw"
         self.supportedVersions = (b"1.99", b"2.0")
         self.supportedKeyExchanges = [*_EXCHANGES, STRICT_CLIENT]
         self.supportedPublicKeys = known_hosts.algorithms(host, port)
-        self.supportedCiphers = CIPHERS
+        self.supportedCiphers = [name.encode() for name in ciphers] or CIPHERS
         self.supportedMACs = MACS
         self.supportedCompressions = [NONE]  # images are compressed already
         self._strict = False
@@ -123,8 +126,8 @@ class KeyExchange(SSHClientTransport):
         exchanges, host_keys, out, into, out_macs, into_macs = offered[:6]
         self.kexAlg = _agreed("key exchange", _EXCHANGES, exchanges)
         self.keyAlg = _agreed("host key", self.supportedPublicKeys, host_keys)
-        out_cipher = _agreed("cipher", CIPHERS, out)
-        into_cipher = _agreed("cipher", CIPHERS, into)
+        out_cipher = _agreed("cipher", self.supportedCiphers, out)
+        into_cipher = _agreed("cipher", self.supportedCiphers, into)
         for compressions in offered[6:8]:
             _agreed("compression", [NONE], compressions)
         self.nextEncryptions = Ciphers(

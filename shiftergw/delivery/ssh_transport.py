@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.conch.ssh.transport import MSG_DISCONNECT
@@ -16,7 +17,7 @@ from twisted.internet.interfaces import IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from shiftergw.delivery.known_hosts import KnownHosts
+from shiftergw.delivery.known_hosts import HostKeys
 from shiftergw.delivery.ssh_ciphers import LONGEST, Ciphers, Clear, Forged, Opener, Sealer
 from shiftergw.delivery.ssh_kex import MALFORMED, KeyExchange, broken_protocol
 from shiftergw.errors import DeliveryFailed, printable
@@ -84,11 +85,12 @@ class Transport(KeyExchange):
         self,
         host: str,
         port: int,
-        known_hosts: KnownHosts,
+        known_hosts: HostKeys,
         login: Login,
+        ciphers: Sequence[str] = (),
     ) -> None:
         """Connect with the host that is known by this name, and log in."""
-        super().__init__(host, port, known_hosts)
+        super().__init__(host, port, known_hosts, ciphers)
         self._login = login
         self._ended: list[Deferred[None]] | None = []
         self._buffer = memoryview(bytearray(_DATA + LONGEST_DATA + 64))

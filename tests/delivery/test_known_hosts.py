@@ -122,6 +122,8 @@ def test_unknown_and_changed_keys_are_told_apart(key: str, other: str) -> None:
     assert fingerprint(blob(other)) in unknown.detail
     assert fingerprint(blob(other)) in changed.detail
     assert fingerprint(blob(key)) in changed.detail
+    for error in unknown, changed:
+        assert "`shiftergw ssh-trust SYSTEM` shows its fingerprint" in error.remedy
 
 
 def test_key_of_another_type(tmp_path: Path, key: str) -> None:
@@ -149,6 +151,7 @@ def test_revocation_that_cannot_be_read(key: str) -> None:
     """A line that revokes something but cannot be understood lets nothing through."""
     error = refusal(lambda: hosts(f"h {key}", "@revoked * ssh-ed25519 !!!"))
     assert "cannot be understood" in error.what
+    assert error.detail == "the test's list, line 2: @revoked * ssh-ed25519 !!!"
 
 
 def test_certificate_authority(key: str, other: str) -> None:
@@ -200,3 +203,16 @@ def test_files(tmp_path: Path, key: str, other: str) -> None:
     assert "cannot be read" in error.what
     assert "absent" in error.detail
     assert "absent" not in str(error)
+    assert "ssh-trust" in error.remedy
+
+
+def test_places_of_lines(tmp_path: Path, key: str, other: str) -> None:
+    """Each line knows its file and its number there, as an editor counts them."""
+    (tmp_path / "a").write_text(f"# one\x0c\n\nh {key}")
+    (tmp_path / "b").write_text(f"h {other}\n@revoked h {key}\n")
+    known = KnownHosts.read([tmp_path / "a", tmp_path / "b"], must_exist=True)
+    places = [f"{tmp_path}/a, line 3", f"{tmp_path}/b, line 1"]
+    assert [line.place for line in known.keys("h", 22)] == places
+    (revoking,) = known.revoking("h", 22, blob(key))
+    assert revoking.place == f"{tmp_path}/b, line 2"
+    assert known.revoking("h", 22, blob(other)) == []
