@@ -142,9 +142,10 @@ class Config(Section):
             config = cls.validated(_defaults(document, environ) | document, surroundings)
         except ValidationError as error:
             raise refused([*problems, *problems_of(error)]) from None
+        problems += checks.unusable_options(config)
         if problems:
             raise refused(problems)
-        advice = checks.advice(document)
+        advice = checks.advice(document, config)
         return Loaded(config, (*unknown(cls, document), *advice, *surroundings.warnings))
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:

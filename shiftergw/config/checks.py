@@ -59,12 +59,21 @@ def relations(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"DefaultImageLocation: must be one of the Locations: {names}"
 
 
-def advice(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning for values that the original read otherwise than their author meant."""
+def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
+    """Yield a warning for values that mean something else, or less, than their author thought."""
     for name, platform in _objects(document, "Platforms"):
         if isinstance(platform.get("admins"), str):
             yield f"{place('Platforms', name, 'admins')}: text is read as one name; write a list"
     yield from _shared_daemons(document)
+    for name, ssh in _remote(config):
+        where = place("Platforms", name, "ssh")
+        if ssh.transport == "conch":
+            yield from (f"{where}.{warning}" for warning in ssh.options.warnings)
+        elif ssh.scp_cmd_options and ssh.transfer != "scp":
+            yield (
+                f'{where}.scpCmdOptions: has no meaning with "transfer": "{ssh.transfer}"; what'
+                " ssh shall read belongs into sshCmdOptions"
+            )
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("ImportUsers") == []:
@@ -111,10 +120,23 @@ def only_local(endpoint: str) -> bool:
     return kind in {"tcp", "tcp6", "ssl"} and interface.is_loopback
 
 
-def _remote(config: Config) -> list[Ssh]:
-    """Return how the remote systems are reached."""
-    systems = config.systems.values()
-    return [one.ssh for one in systems if one.access_type == "remote" and one.ssh is not None]
+def _remote(config: Config) -> list[tuple[str, Ssh]]:
+    """Return how the remote systems are reached, by name."""
+    return [
+        (name, one.ssh)
+        for name, one in config.systems.items()
+        if one.access_type == "remote" and one.ssh is not None
+    ]
+
+
+def unusable_options(config: Config) -> list[str]:
+    """Return a problem for every option that our own SSH cannot do without a value for."""
+    return [
+        f"{place('Platforms', name, 'ssh')}.{problem}"
+        for name, ssh in _remote(config)
+        if ssh.transport == "conch"
+        for problem in ssh.options.problems
+    ]
 
 
 _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
@@ -127,21 +149,21 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
     ),
     (
         lambda config: any(
-            ssh.transport == "conch" and ssh.ssh_cmd_options for ssh in _remote(config)
+            ssh.transport == "conch" and ssh.options.jump for _, ssh in _remote(config)
         ),
         (
-            'sshCmdOptions: only "transport": "openssh" reads them: set it in ssh, or remove them'
-            " and set port and knownHosts where they are needed."
+            'sshCmdOptions: only "transport": "openssh" goes over another host (-J, ProxyJump,'
+            " ProxyCommand): set it in ssh, or remove the option."
         ),
     ),
     (
-        lambda config: any(ssh.transfer == "scp" for ssh in _remote(config)),
+        lambda config: any(ssh.transfer == "scp" for _, ssh in _remote(config)),
         'Platforms: for remote systems this version has only "transfer": "sftp": set it in ssh.',
     ),
     (
         lambda config: any(
             ssh.transport == "openssh" and ssh.passphrase_file is not None
-            for ssh in _remote(config)
+            for _, ssh in _remote(config)
         ),
         (
             'passphraseFile: with "transport": "openssh" nobody types it in: remove it, and give'

@@ -6,12 +6,14 @@ As in `config`, the keys are the aliases of the fields and every default stands 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from shiftergw.config.document import Section
+from shiftergw.config.ssh_options import SshOptions, translated
 from shiftergw.config.values import (
     Architecture,
     BlockSize,
@@ -66,7 +68,10 @@ class Local(Section):
 
 
 class Ssh(Section):
-    """`Platforms.S.ssh`: how images reach a system that this machine does not see."""
+    """`Platforms.S.ssh`: how images reach a system that this machine does not see.
+
+    What the options of old configurations mean is in the properties, behind the keys.
+    """
 
     username: str = Field(alias="username", min_length=1)
     image_dir: RemotePath = Field(alias="imageDir")
@@ -79,6 +84,51 @@ class Ssh(Section):
     transfer: Literal["sftp", "scp"] = Field("sftp", alias="transfer")
     transport: Literal["conch", "openssh"] = Field("conch", alias="transport")
     verify: Literal["sha256", "sample"] = Field("sha256", alias="verify")
+
+    @property
+    def options(self) -> SshOptions:
+        """Return what the keys, and behind them the options, ask of our own SSH."""
+        explicit: dict[str, tuple[str, object]] = {"user": ("username", self.username)}
+        if "port" in self.model_fields_set:
+            explicit["port"] = ("port", self.port)
+        if self.key is not None:
+            explicit["key"] = ("key", self.key)
+        if self.known_hosts is not None:
+            explicit["known_hosts"] = ("knownHosts", self.known_hosts)
+        return translated(self.ssh_cmd_options, self.scp_cmd_options, explicit)
+
+    @property
+    def login_port(self) -> int:
+        """Return the port of the SSH server."""
+        return self.options.port or self.port
+
+    @property
+    def key_file(self) -> Path | None:
+        """Return the private key, None for those of an agent."""
+        return _expanded(self.options.key)
+
+    @property
+    def known_hosts_file(self) -> Path | None:
+        """Return the list of known hosts, None for those that OpenSSH reads."""
+        return _expanded(self.options.known_hosts)
+
+    @property
+    def ciphers(self) -> tuple[str, ...]:
+        """Return the ciphers to offer, the best first; none for all of ours."""
+        return self.options.ciphers
+
+    @property
+    def connect_seconds(self) -> float | None:
+        """Return the limit on making a connection, None for the default."""
+        return self.options.connect_seconds
+
+
+def _expanded(path: Path | None) -> Path | None:
+    """Return a path with the home that `~` means, if there is one."""
+    if path is not None:
+        with suppress(RuntimeError):
+            return path.expanduser()
+    return path
 
 
 class System(Section):

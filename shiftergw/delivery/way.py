@@ -21,12 +21,14 @@ def way_to(system: System, reactor: Any, threads: Threads) -> Connect:
     assert section is not None  # a remote system without it does not load
     native = ssh.Account(
         host,
-        section.port,
+        section.login_port,
         section.username,
-        section.key,
+        section.key_file,
         section.passphrase_file,
-        section.known_hosts,
+        section.known_hosts_file,
+        section.ciphers,
     )
+    connect_seconds = section.connect_seconds or ssh.CONNECT_SECONDS
     site = openssh.Account(
         host,
         section.username,
@@ -37,7 +39,13 @@ def way_to(system: System, reactor: Any, threads: Threads) -> Connect:
     )
 
     async def by_our_own() -> Connection:
-        return await ssh.connect(native, reactor, threads, idle_seconds=IDLE_SECONDS)
+        return await ssh.connect(
+            native,
+            reactor,
+            threads,
+            connect_seconds=connect_seconds,
+            idle_seconds=IDLE_SECONDS,
+        )
 
     async def by_the_sites() -> Connection:
         return openssh.OpenSsh(site, os.environ, reactor, reactor, IDLE_SECONDS)

@@ -106,8 +106,8 @@ def test_what_works_now_is_kept() -> None:
     [
         ({"MongoDBURI": "mongodb://localhost/"}, "MongoDBURI: this version keeps its state"),
         (
-            {"Platforms/other": {**REMOTE, "ssh": {**CONCH, "sshCmdOptions": ["-v"]}}},
-            'sshCmdOptions: only "transport": "openssh" reads them',
+            {"Platforms/other": {**REMOTE, "ssh": {**CONCH, "sshCmdOptions": ["-J", "jump"]}}},
+            'sshCmdOptions: only "transport": "openssh" goes over another host (-J,',
         ),
         (
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "transfer": "scp"}}},

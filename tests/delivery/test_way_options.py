@@ -1,0 +1,72 @@
+"""The way to a system whose configuration says in options of `ssh` what has keys of its own now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from shiftergw.delivery.ssh import SshConnection
+from shiftergw.delivery.way import way_to
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from tests.configurations import loaded
+from tests.delivery.native import reactor, run
+from tests.sshd import Sshd
+
+
+async def connected(sshd: Sshd, threads: Threads, *options: str) -> SshConnection:
+    """Return a connection by an old configuration with these options of ssh."""
+    words = [f"-p{sshd.port}", "-o", f"UserKnownHostsFile={sshd.known_hosts}", *options]
+    account = {"username": sshd.user, "imageDir": "/images", "sshCmdOptions": words}
+    system = {
+        "accesstype": "remote",
+        "host": ["127.0.0.1"],
+        "ssh": {**account, "scpCmdOptions": ["-i", str(sshd.key)]},
+    }
+    config = loaded({"Platforms/other": system}).config
+    config.check_kept()
+    connection = await way_to(config.systems["other"], reactor, threads)()
+    assert isinstance(connection, SshConnection)
+    return connection
+
+
+@pytest_twisted.ensureDeferred
+async def test_options_of_old(threads: Threads) -> None:
+    """Port, key, known hosts and ciphers come from the options; the first cipher is taken."""
+    with Sshd() as sshd:
+        connection = await connected(sshd, threads, "-c", "aes256-ctr,aes128-ctr")
+        try:
+            assert connection.ciphers.count("aes256-ctr") == 2
+            assert (await run(connection, "true"))[0] == 0
+        finally:
+            await connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_ciphers_that_the_server_lacks(threads: Threads) -> None:
+    """No other cipher is offered than those that the options name."""
+    with Sshd("Ciphers aes128-ctr") as sshd:
+        with pytest.raises(DeliveryFailed, match="no algorithm in common") as caught:
+            await connected(sshd, threads, "-c", "aes256-ctr")
+        assert "the server offers aes128-ctr" in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_check_of_host_keys_stays(threads: Threads) -> None:
+    """Options that would turn it off do not."""
+    with Sshd() as sshd:
+        sshd.known_hosts.write_text("")
+        with pytest.raises(DeliveryFailed, match="host key is not known"):
+            await connected(sshd, threads, "-o", "StrictHostKeyChecking=no")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_limit_on_connecting(threads: Threads, tmp_path: Path) -> None:
+    """A server that does not answer within ConnectTimeout is given up."""
+    with Sshd() as sshd, sshd.suspended():
+        began = reactor.seconds()
+        with pytest.raises(DeliveryFailed, match="does not answer"):
+            await connected(sshd, threads, "-o", "ConnectTimeout=1")
+        assert 0.9 < reactor.seconds() - began < 10
