@@ -7,6 +7,7 @@ as the gateway's user.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -157,7 +158,9 @@ async def _remote_directory(system: System, reactor: Any) -> Finding:
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
     except GatewayError as error:
-        return _failure(name, error)
+        found = _failure(name, error)
+        command = f"ssh-trust {shlex.quote(system.name)}"
+        return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command))
     finally:
         if isinstance(directory, RemoteDirectory):
             await directory.close()

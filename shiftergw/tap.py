@@ -15,7 +15,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from shiftergw import compose
-from shiftergw.config import Config, Loaded
+from shiftergw.config import Config, Loaded, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.log import start_logging
 
@@ -36,21 +36,11 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration; a fault in it ends the start with a clear text."""
-        self.file = Path(self["config"] or _file_of_environment()).absolute()
         try:
+            self.file = Path(self["config"] or file_of_environment(os.environ)).absolute()
             self.loaded = Config.load(self.file, os.environ)
         except ConfigurationError as error:
             raise usage.UsageError(str(error)) from error
-
-
-def _file_of_environment() -> str:
-    named = os.environ.get("GWCONFIG")
-    if named:
-        return named
-    directory = os.environ.get("CONFIG_PATH")
-    if not directory:
-        raise usage.UsageError("No configuration: give --config FILE, or set GWCONFIG.")
-    return str(Path(directory) / "imagemanager.json")
 
 
 class GatewayService(Service):

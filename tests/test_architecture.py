@@ -71,7 +71,7 @@ LAYERS = {
         ("twisted", "treq", "click", "rich"),
     ),
     "composition": Layer(
-        ("compose", "preparation", "tap", "runner", "checkup"),
+        ("compose", "preparation", "tap", "runner", "checkup", "trust"),
         ("vocabulary", "configuration", "oci", "plumbing", "adapters", "domain", "edges"),
         ("twisted", "zope"),
     ),

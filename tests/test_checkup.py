@@ -118,12 +118,16 @@ async def test_a_remote_system(tmp_path: Path, transport: str) -> None:
         there = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
         not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
+        sshd.known_hosts.write_text("")
+        unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         sshd.stop()
         down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
     assert "free" in there["imageDir of s"].text
     for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
         assert found["imageDir of s"].level == "failure"
         assert what in found["imageDir of s"].text
+    assert "host key is not known" in unknown["imageDir of s"].text
+    assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
 
 
 @pytest_twisted.ensureDeferred

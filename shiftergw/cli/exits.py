@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -84,9 +85,22 @@ Command = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
 
 def run(command: Command, interrupted: str = "Interrupted.") -> NoReturn:
     """Run a command in a reactor of its own and exit; `interrupted` is said after a signal."""
+    sys.exit(_outcome(command, interrupted))
+
+
+def outcome(command: Command, interrupted: str = "Interrupted.") -> int:
+    """As `run`, but return the exit code: for what is to be asked when the reactor has ended."""
+    code = _outcome(command, interrupted)
+    # The reactor leaves its handlers behind, with which no signal would interrupt a question.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return code
+
+
+def _outcome(command: Command, interrupted: str) -> int:
     from shiftergw.compose import run_main  # noqa: PLC0415 - `--help` shall not load the service
 
-    sys.exit(run_main(lambda reactor: guarded(command(reactor), interrupted)))
+    return run_main(lambda reactor: guarded(command(reactor), interrupted))
 
 
 async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:

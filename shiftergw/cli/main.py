@@ -13,6 +13,7 @@ from shiftergw.cli.convert import convert
 from shiftergw.cli.images import images, lookup, pull, queue
 from shiftergw.cli.login import login, logout
 from shiftergw.cli.settings import UDIROOT, Settings
+from shiftergw.cli.ssh_trust import ssh_trust
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,6 +59,6 @@ for command in (
     *(pull, images, lookup, queue),
     *(login, logout),
     *(expire, autoexpire, rm, metrics),
-    *(convert, check),
+    *(convert, check, ssh_trust),
 ):
     main.add_command(command)

@@ -40,10 +40,17 @@ class Prompts:
 @contextmanager
 def prompts() -> Iterator[Prompts]:
     """Ask on the terminal of the process, else on standard error and input."""
+    with terminal() as found:
+        yield found or Prompts(sys.stdin.buffer, sys.stderr.buffer)
+
+
+@contextmanager
+def terminal() -> Iterator[Prompts | None]:
+    """Ask on the terminal of the process; None if it has none."""
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
-        yield Prompts(sys.stdin.buffer, sys.stderr.buffer)
+        yield None
         return
     with open(descriptor, "r+b", buffering=0) as terminal:  # noqa: PTH123 - no path
         yield Prompts(terminal, terminal)

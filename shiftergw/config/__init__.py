@@ -33,7 +33,7 @@ from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits
 from shiftergw.model import ImageReference
 
-__all__ = ["Config", "Loaded", "Location", "Ssh", "System"]
+__all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
 
 
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io"})
@@ -47,6 +47,15 @@ class Loaded:
 
     config: Config
     warnings: tuple[str, ...]
+
+
+def file_of_environment(environ: Mapping[str, str]) -> Path:
+    """Return where the configuration is if nobody says so; raise `ConfigurationError`."""
+    if named := environ.get("GWCONFIG"):
+        return Path(named)
+    if directory := environ.get("CONFIG_PATH"):
+        return Path(directory) / "imagemanager.json"
+    raise ConfigurationError("No configuration: give --config FILE, or set GWCONFIG.", remedy="")
 
 
 def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -44,6 +44,9 @@ _UNREACHABLE = (
 )  # fmt: skip
 
 
+_TRUST = "`shiftergw ssh-trust SYSTEM` shows its key's fingerprint"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Where to log in, as whom and how; `options` are more arguments of ssh.
@@ -256,13 +259,13 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
     """Return what ssh's own failure means, by its words."""
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         what = "The system shows another host key than the one that is known."
-        remedy = "somebody may be between; compare the system's key with known_hosts"
+        remedy = f"somebody may be between; {_TRUST}, and the old one"
     elif "REVOKED" in said:
         what = "The system shows a host key that was revoked."
         remedy = "the system needs another host key"
     elif "Host key verification failed" in said:
         what = "The system's host key is not known."
-        remedy = "add its key to known_hosts after comparing its fingerprint"
+        remedy = f"{_TRUST}, and adds the key after somebody has compared that with the host's own"
     elif "UNPROTECTED PRIVATE KEY" in said:
         what = "The gateway's key for the system can be read by others."
         remedy = "set its mode to 0600"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,13 +55,17 @@ def removed_on_error(path: Path) -> Iterator[None]:
         raise
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that appears by rename, after fsync."""
+def write_private(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
+    """Write a file of mode 0600, or with group and mode of another, by fsync and rename."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with removed_on_error(Path(name)), os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if like is not None:
+            if like.st_gid != os.fstat(descriptor).st_gid:
+                os.fchown(descriptor, -1, like.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+        os.fsync(descriptor)
         put_in_place(Path(name), path)
 
 

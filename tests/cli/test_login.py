@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import select
 import stat
-import subprocess
-import termios
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import PROGRAM
 from tests.cli.homes import LIMIT, Home
+from tests.cli.terminals import Terminal
 from tests.munged import Munged
 
 
@@ -99,51 +92,9 @@ def test_munge_is_away(home: Home) -> None:
     assert not home.file.exists()
 
 
-class Terminal:
-    """A command on a terminal of its own, which wins over its standard input."""
-
-    def __init__(self, home: Home, *arguments: str) -> None:
-        """Start it."""
-        self._master, slave = pty.openpty()
-        self._slave = slave
-        self.process = subprocess.Popen(
-            [*PROGRAM, *arguments],
-            env=home.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no lock
-        )
-        self.shown = b""
-
-    def expect(self, text: bytes) -> None:
-        """Wait until a text is shown."""
-        deadline = time.monotonic() + LIMIT
-        while text not in self.shown:
-            if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
-                raise TimeoutError(self.shown)
-            self.shown += os.read(self._master, 1024)
-
-    def echoes(self) -> bool:
-        """Say whether the terminal shows what is typed."""
-        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
-
-    def type(self, text: bytes) -> None:
-        """Type."""
-        os.write(self._master, text)
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait(LIMIT)
-        os.close(self._master)
-        os.close(self._slave)
-
-
 def test_login_on_a_terminal(home: Home) -> None:
     """The questions are on the terminal, and the password is not shown; later typing is."""
-    terminal = Terminal(home, "login", "ghcr.io")
+    terminal = Terminal(home.env, "login", "ghcr.io")
     try:
         terminal.expect(b"ghcr.io user: ")
         terminal.type(b"ann\n")
@@ -162,7 +113,7 @@ def test_login_on_a_terminal(home: Home) -> None:
 
 def test_interrupted_login(home: Home) -> None:
     """Ctrl-C at the password gives the terminal back as it was, and keeps nothing."""
-    terminal = Terminal(home, "login")
+    terminal = Terminal(home.env, "login")
     try:
         terminal.expect(b"user: ")
         terminal.type(b"ann\n")

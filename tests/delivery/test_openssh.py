@@ -138,6 +138,7 @@ async def test_refusals(
     with pytest.raises(DeliveryFailed) as caught:
         await output(over, ["true"])
     assert what in caught.value.what
+    assert ("ssh-trust SYSTEM" in caught.value.remedy) == (account in {unknown, changed})
     assert "127.0.0.1" not in str(caught.value)
     assert caught.value.detail
     assert caught.value.detail.isprintable()

@@ -73,6 +73,21 @@ def test_a_private_file_is_whole_and_closed(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
 
 
+def test_a_file_like_the_one_it_replaces(tmp_path: Path) -> None:
+    """A file may keep mode and group of another one, whatever the mask says."""
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    file.chmod(0o664)
+    group = max(os.getgroups(), default=os.getgid()) if os.geteuid() else 12345
+    os.chown(file, -1, group)
+    before = file.stat()
+    write_private(file, b"new", before)
+    after = file.stat()
+    assert file.read_bytes() == b"new"
+    assert (after.st_mode, after.st_gid) == (before.st_mode, group)
+    assert after.st_ino != before.st_ino
+
+
 def test_a_private_file_that_cannot_be_placed_leaves_nothing(tmp_path: Path) -> None:
     """If the file cannot be put in place, its temporary is gone too."""
     (tmp_path / "taken" / "inside").mkdir(parents=True)

@@ -1,0 +1,186 @@
+"""ssh-trust: make the host keys of a remote system known, once somebody has compared them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shiftergw.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, Misused, outcome, text_of
+from shiftergw.cli.prompts import terminal
+from shiftergw.config import Config, System, file_of_environment
+from shiftergw.errors import ConfigurationError, printable
+
+if TYPE_CHECKING:
+    from shiftergw.trust import Host, Key
+
+_FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
+_WIDTH = 19
+"""Characters of the longest type of key that we know."""
+
+_QUESTION = """\
+New keys of {host}: {keys}. Compare their fingerprints with what the system's admins say.
+Add them to {file}? (yes/no) """
+_NOBODY = (
+    "Nothing is added, since there is no terminal to ask on. Compare the fingerprints of the new"
+    " keys with what the system's admins say, and give each that is right: --fingerprint SHA256:..."
+)
+
+
+@click.command("ssh-trust")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)",
+)
+@click.option(
+    "--fingerprint",
+    "fingerprints",
+    multiple=True,
+    metavar="SHA256:...",
+    help="Add the key that has it, without a question; repeatable.",
+)
+@click.argument("system")
+def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: str) -> None:
+    """Show the SSH host keys of SYSTEM, and add new ones to its known hosts.
+
+    Run it as the gateway's user. Each host is asked for its keys, without a login, and new ones are
+    added when you say yes. Compare them with what the system's admins tell you; on the host itself,
+    `ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub` shows one. A key that has changed, or was
+    revoked, is never added.
+
+    Exits with 1 if a host cannot be reached, or a key was not believed.
+    """
+    for one in fingerprints:
+        if not _FINGERPRINT.fullmatch(one):
+            raise Misused(f"{one!r} is no fingerprint: SHA256: and 43 characters.")
+    found = _system(config_file, system)
+    hosts: list[Host] = []
+
+    async def command(reactor: Any) -> int:
+        from shiftergw import trust  # noqa: PLC0415 - `--help` shall not load the service
+
+        hosts.extend(await trust.look(found, reactor))
+        return DONE
+
+    code = outcome(command, "Interrupted: nothing is added.")
+    if code == DONE:
+        try:
+            code = _decided(hosts, found, fingerprints)
+        except ConfigurationError as error:
+            raise Misused(text_of(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted: nothing more is added.", err=True)
+            code = INTERRUPTED
+    sys.exit(code)
+
+
+def _system(config_file: Path | None, name: str) -> System:
+    """Return the remote system that is meant; raise `Misused` if there is none."""
+    try:
+        config = Config.load(config_file or file_of_environment(os.environ), os.environ).config
+    except ConfigurationError as error:
+        raise Misused(text_of(error)) from error
+    system = config.systems.get(name)
+    if system is None:
+        raise Misused(f"There is no system {name!r}; there is: {', '.join(config.systems)}.")
+    if system.access_type != "remote":
+        raise Misused(f"The system {name} is local: the gateway needs no SSH to it.")
+    return system
+
+
+def _decided(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
+    """Show what was found, add what is believed, and return the exit code."""
+    for host in hosts:
+        _show(host)
+    warnings = [warning for host in hosts for warning in _warnings(host, system)]
+    for warning in warnings:
+        click.echo(warning, err=True)
+    code = _given(hosts, system, fingerprints) if fingerprints else _asked(hosts, system)
+    return FAILED if warnings else code
+
+
+def _show(host: Host) -> None:
+    click.echo(host.name)
+    for key in host.keys:
+        click.echo(f"  {key.kind:{_WIDTH}} {key.fingerprint} {key.verdict}")
+        for held in key.held:
+            click.echo(f"    {held}")
+
+
+def _warnings(host: Host, system: System) -> Iterator[str]:
+    """Yield what an admin must see to, and why nothing is added."""
+    if host.error is not None:
+        yield f"{host.name}: {text_of(host.error)}"
+        if system.ssh is not None and system.ssh.transport == "openssh":
+            yield (
+                f"{host.name} was connected directly: jump hosts, and what else is in ssh's own"
+                " configuration, are not seen by this command. Add the key by hand where it cannot"
+                " be reached otherwise."
+            )
+    if host.changed:
+        yield (
+            f"{host.name} is known by another key than it has shown. Either its admins have"
+            " changed the key, or another machine answers in its place and would get all that is"
+            " sent. Ask them. If it was changed: remove the old line, named above, by hand, and run"
+            " this again. Nothing is added for this host."
+        )
+    if any(key.verdict == "revoked" for key in host.keys):
+        yield (
+            f"{host.name} has shown a key that is revoked: whoever wrote the line named above does"
+            " not trust it any more, perhaps because it was stolen. It is not added. If that is"
+            " wrong, remove the line by hand."
+        )
+
+
+def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
+    """Add the new keys with these fingerprints."""
+    from shiftergw import trust  # noqa: PLC0415 - as above
+
+    _add(
+        trust.file_of(system),
+        [key for host in hosts for key in host.new if key.fingerprint in fingerprints],
+    )
+    missing = set(fingerprints) - {key.fingerprint for host in hosts for key in host.keys}
+    for one in sorted(missing):
+        click.echo(f"No host has shown a key with {one}.", err=True)
+    return FAILED if missing else DONE
+
+
+def _asked(hosts: Sequence[Host], system: System) -> int:
+    """Add the new keys of each host to which the answer is yes."""
+    from shiftergw import trust  # noqa: PLC0415 - as above
+
+    asked = [host for host in hosts if host.new]
+    if not asked:
+        return DONE
+    file = trust.file_of(system)
+    trust.check_addable(file)
+    code = DONE
+    with terminal() as ask:
+        if ask is None:
+            click.echo(_NOBODY, err=True)
+            return MISUSED
+        for host in asked:
+            place = printable(str(file), 1000)
+            answer = ask.line(_QUESTION.format(host=host.name, keys=len(host.new), file=place))
+            if answer.strip().lower() == b"yes":
+                _add(file, host.new)
+            else:
+                click.echo(f"Nothing is added for {host.name}.", err=True)
+                code = FAILED
+    return code
+
+
+def _add(file: Path, keys: Sequence[Key]) -> None:
+    from shiftergw import trust  # noqa: PLC0415 - as above
+
+    if keys:
+        trust.add(file, [key.line for key in keys])
+        click.echo(f"Added to {printable(str(file), 1000)}: {len(keys)}.", err=True)

@@ -1,0 +1,57 @@
+"""A terminal of the test's own for a command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import subprocess
+import termios
+import time
+from collections.abc import Mapping
+
+from tests.cli.command import PROGRAM
+from tests.cli.homes import LIMIT
+
+
+class Terminal:
+    """A command on a terminal of its own, which wins over its standard input."""
+
+    def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
+        """Start it."""
+        self._master, slave = pty.openpty()
+        self._slave = slave
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no lock
+        )
+        self.shown = b""
+
+    def expect(self, text: bytes) -> None:
+        """Wait until a text is shown."""
+        deadline = time.monotonic() + LIMIT
+        while text not in self.shown:
+            if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
+                raise TimeoutError(self.shown)
+            self.shown += os.read(self._master, 1024)
+
+    def echoes(self) -> bool:
+        """Say whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
+
+    def type(self, text: bytes) -> None:
+        """Type."""
+        os.write(self._master, text)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait(LIMIT)
+        os.close(self._master)
+        os.close(self._slave)
