@@ -28,7 +28,7 @@ from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.way import way_to
-from shiftergw.dispatch import Dispatch
+from shiftergw.dispatch import Dispatch, share_of_system
 from shiftergw.errors import printable
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import Housekeeping, Scratch
@@ -70,7 +70,14 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         jobs_per_worker=JOBS_PER_WORKER,
         warm=1,
     )
-    dispatch = Dispatch(store, pool, reactor, config.heartbeat_limit, config.user_limits.running)
+    dispatch = Dispatch(
+        store,
+        pool,
+        reactor,
+        config.heartbeat_limit,
+        config.user_limits.running,
+        share_of_system(config.worker_threads, len(config.systems)),
+    )
     pool.on_idle = dispatch.wake
     asking = Threads(reactor, (len(config.systems) + 2) * munge.PLACES, "users")
     users = users_of(config, asking, reactor)

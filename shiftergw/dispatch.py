@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable
+from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
@@ -19,6 +20,15 @@ STOP_SECONDS = 30.0
 
 INTERVAL = 5.0
 """Seconds between two rounds when nobody wakes it."""
+
+
+def share_of_system(slots: int, systems: int) -> int | None:
+    """Return how many of the workers' slots one of so many systems may have; None for all.
+
+    One slot is left to the others: a system that takes connections and never answers keeps a worker
+    for half a minute and longer, and many of its pulls may be waiting.
+    """
+    return slots - 1 if systems > 1 and slots > 1 else None
 
 
 class Dispatch(Rounds):
@@ -37,17 +47,19 @@ class Dispatch(Rounds):
         clock: IReactorTime,
         heartbeat_limit: float,
         running_per_user: int | None = None,
+        running_per_system: int | None = None,
         interval: float = INTERVAL,
     ) -> None:
         """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old.
 
-        No user has more than `running_per_user` pulls in work at once.
+        No user has more than `running_per_user` pulls in work at once, no system more than
+        `running_per_system` pulls and removals.
         """
         super().__init__(self._offer_work, clock, interval, "dispatch")
         self._store = store
         self._queue = queue
         self._limit = heartbeat_limit
-        self._running_per_user = running_per_user
+        self._limits = (running_per_user, running_per_system)
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
 
@@ -55,19 +67,19 @@ class Dispatch(Rounds):
         now = self._clock.seconds()
         stale = await self._store.stale(now, self._limit)
         self._forget(now - self._limit)
-        for record in stale:
-            if record.key not in self._offered:
-                self._log.warn(
-                    "attempt {n} at {claim} by {runner} gives no sign of life",
-                    n=record.attempt,
-                    claim=record.claim,
-                    runner=record.runner,
-                )
-                await self._make_room(record.key)
+        left = [record for record in stale if record.key not in self._offered]
+        for record in left:
+            self._log.warn(
+                "attempt {n} at {claim} by {runner} gives no sign of life",
+                n=record.attempt,
+                claim=record.claim,
+                runner=record.runner,
+            )
+        await gather_or_cancel(self._make_room(record.key) for record in left)
         if self._queue.slots() <= 0:
             return
         waiting = await self._store.waiting(
-            self._queue.slots() + len(self._offered), self._running_per_user
+            self._queue.slots() + len(self._offered), *self._limits, self._offered.keys()
         )
         keys = [record.key for record in (*stale, *waiting)]
         self._offered = {key: at for key, at in self._offered.items() if key in keys}

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.dispatch import STOP_SECONDS, Dispatch
+from shiftergw.dispatch import STOP_SECONDS, Dispatch, share_of_system
 from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
 from shiftergw.store.sqlite import SqliteStore
@@ -69,11 +69,13 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         pytest_twisted.blockon(store.stopService())
 
 
-async def claimed(store: SqliteStore, clock: Clock, count: int, uid: int = 1) -> Sequence[str]:
+async def claimed(
+    store: SqliteStore, clock: Clock, count: int, uid: int = 1, system: str = "alpha"
+) -> Sequence[str]:
     """Return the keys of new work."""
     keys = []
     for n in range(count):
-        wish = PullRequest("alpha", "docker", ImageReference.parse(f"u{uid}:{n}"), uid)
+        wish = PullRequest(system, "docker", ImageReference.parse(f"u{uid}:{n}"), uid)
         keys.append((await store.claim(wish, clock.seconds() + n / 100))[0].key)
     return keys
 
@@ -243,6 +245,67 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     await store.finish(first, 1, Ready("a" * 64), clock.seconds())
     dispatch.wake()
     await until(lambda: third in queue.offered)
+    await dispatch.stopService()
+
+
+@pytest.mark.parametrize(
+    ("slots", "systems", "share"), [(1, 1, None), (4, 1, None), (1, 3, None), (2, 2, 1), (4, 3, 3)]
+)
+def test_a_slot_is_left_to_the_others(slots: int, systems: int, share: int | None) -> None:
+    """Where there are others, and more slots than one."""
+    assert share_of_system(slots, systems) == share
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_system_has_all_slots(store: SqliteStore, clock: Clock) -> None:
+    """While a system's pulls hang, whoever asked for them, another's are offered when they come."""
+    hanging = await claimed(store, clock, 3, 1, "down")
+    clock.advance(1)
+    await claimed(store, clock, 3, 2, "down")
+    queue = Queue(3)
+    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_system=2)
+    await one_round(dispatch)
+    assert len(queue.offered) == 2
+    assert hanging[0] in queue.offered
+    for key in queue.offered:
+        await begin(store, key, clock)
+    clock.advance(1)
+    (late,) = await claimed(store, clock, 1, 3, "up")
+    await one_round(dispatch)
+    assert queue.offered[2:] == [late]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_on_its_way_counts_for_its_system(store: SqliteStore, clock: Clock) -> None:
+    """Also before a worker has begun it, when another user's work would be fairer by then."""
+    first, second = await claimed(store, clock, 2, 1, "down")
+    queue = Queue(4)
+    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_system=1)
+    await one_round(dispatch)
+    await begin(store, first, clock)
+    await store.finish(first, 1, Ready("a" * 64), clock.seconds())
+    await one_round(dispatch)
+    clock.advance(1)
+    await claimed(store, clock, 1, 2, "down")  # by a user who was not served yet
+    await one_round(dispatch)
+    assert queue.offered == [first, second]
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, clock: Clock) -> None:
+    """However many cannot be stopped, the others' work waits for one such time only."""
+    hung = await claimed(store, clock, 3)
+    for key in hung:
+        await begin(store, key, clock)
+    (waiting,) = await claimed(store, clock, 1, 2)
+    clock.advance(LIMIT + 1)
+    queue = Queue(5)
+    queue.deaf = True
+    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch.startService()
+    await until(lambda: len(queue.cancelled) == 3)
+    clock.advance(STOP_SECONDS)
+    await until(lambda: waiting in queue.offered)
     await dispatch.stopService()
 
 

@@ -109,12 +109,21 @@ class ImageStore(Protocol):
         ...
 
     async def waiting(
-        self, limit: int, running_per_user: int | None = None
+        self,
+        limit: int,
+        running_per_user: int | None = None,
+        running_per_system: int | None = None,
+        offered: Collection[str] = (),
     ) -> Sequence[ImageRecord]:
         """Return at most `limit` records in flight that no attempt has begun, fairest first.
 
         Fair: the users take turns, each user's own in the order of arrival, and none has more than
-        `running_per_user` begun. Removals (`kind` expire) are nobody's: the limit is not theirs.
+        `running_per_user` begun, no system more than `running_per_system`. Removals (`kind` expire)
+        are nobody's: the users' limit is not theirs, but the systems' is. What a limit holds back
+        is passed over, and holds up nothing else.
+
+        `offered` are keys of records on their way to a worker: they count as begun, and those that
+        are not begun yet come first.
         """
         ...
 

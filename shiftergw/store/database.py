@@ -16,7 +16,7 @@ from shiftergw.plumbing.files import sync_directory
 BUSY_SECONDS = 10.0
 """How long a statement waits for another process's transaction."""
 
-SCHEMA = ("schema.sql", "schema-2.sql")
+SCHEMA = ("schema.sql", "schema-2.sql", "schema-3.sql")
 """The scripts that lead from an empty file to today's; `user_version` counts those applied.
 
 A script that was released is never edited: files were made with it.

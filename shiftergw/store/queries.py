@@ -7,8 +7,7 @@ index of what has ended.
 
 from __future__ import annotations
 
-NOBODY = -1
-"""Whose turn it is when files are removed: no user has this uid."""
+from shiftergw.store.turns import NOBODY
 
 GET = "SELECT key, document FROM images WHERE key = ?"
 
@@ -54,21 +53,15 @@ QUEUE = """
     ) ORDER BY key
 """
 
-# A user's turn is the number of pieces of work up to this one that are his; among equal turns the
-# user comes first who was not served for longest.
-WAITING = f"""
+# All that in_turn() must know; the index has it, so that no document is read.
+FLIGHTS = f"""
     WITH flight AS (
         SELECT key, ifnull(attempt, 0) = 0 AS waits,
-            CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid
+            CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid,
+            system
         FROM images INDEXED BY images_turns WHERE claim IS NOT NULL
-    ), turned AS (
-        SELECT key, waits, uid, row_number() OVER (PARTITION BY uid ORDER BY waits, key) AS turn
-        FROM flight
     )
-    SELECT images.key, document
-    FROM turned LEFT JOIN turns USING (uid) CROSS JOIN images USING (key)
-    WHERE waits AND (turn <= ifnull(?, turn) OR uid = {NOBODY})
-    ORDER BY turn, served, key LIMIT ?
+    SELECT key, waits, uid, system, served FROM flight LEFT JOIN turns USING (uid) ORDER BY key
 """  # noqa: S608 - a constant of ours
 
 COUNT_WAITING = """

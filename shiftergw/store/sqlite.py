@@ -33,6 +33,7 @@ from shiftergw.store import documents, images, queries, rows, steps
 from shiftergw.store.database import open_database, open_reader
 from shiftergw.store.lane import Lane, reading, writing
 from shiftergw.store.lookups import LookupRows
+from shiftergw.store.turns import Flight, in_turn
 
 T = TypeVar("T")
 
@@ -181,10 +182,24 @@ class SqliteStore(Service):
         return await self._many(queries.QUEUE, system, system)
 
     async def waiting(
-        self, limit: int, running_per_user: int | None = None
+        self,
+        limit: int,
+        running_per_user: int | None = None,
+        running_per_system: int | None = None,
+        offered: Collection[str] = (),
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.WAITING, running_per_user, limit)
+
+        def chosen(db: sqlite3.Connection) -> Sequence[ImageRecord]:
+            db.execute("BEGIN")  # nothing is begun between the two reads
+            try:
+                flights = [Flight(*row) for row in db.execute(queries.FLIGHTS)]
+                keys = in_turn(flights, limit, running_per_user, running_per_system, offered)
+                return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
+            finally:
+                db.execute("COMMIT")
+
+        return await _opened(self._lister).run(chosen)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

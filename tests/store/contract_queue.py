@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 import pytest_twisted
 
@@ -13,9 +15,24 @@ from tests.store.places import Place
 from tests.store.pulls import ID, LIMIT, NOW, begun, expiring, failure, request
 
 
-async def order(store: ImageStore, limit: int, running: int | None = None) -> list[str | None]:
+async def order(
+    store: ImageStore,
+    limit: int,
+    of_user: int | None = None,
+    of_system: int | None = None,
+    offered: Collection[str] = (),
+) -> list[str | None]:
     """Return the tags of what waits, in turn; of a removal, that of its pull."""
-    return [record.pulltag for record in await store.waiting(limit, running)]
+    found = await store.waiting(limit, of_user, of_system, offered)
+    return [record.pulltag for record in found]
+
+
+async def claimed(
+    store: ImageStore, system: str, uid: int, count: int, first: float = NOW
+) -> list[str]:
+    """Return the keys of new work, whose tags are `system-uid:0` and so on, in order of arrival."""
+    wishes = [request(f"{system}-{uid}:{n}", uid, system=system) for n in range(count)]
+    return [(await store.claim(wish, first + n))[0].key for n, wish in enumerate(wishes)]
 
 
 class QueueContract:
@@ -110,3 +127,64 @@ class QueueContract:
         # One piece of work of each runs, and the removal was begun last.
         assert await order(store, 9, 1) == ["r:1", "r:2"]
         assert (await order(store, 9))[:2] == ["a:1", "r:1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_system_has_all_places(self, place: Place) -> None:
+        """No more of a system's work is named than may run beside what runs; others' pass it."""
+        store = place.store
+        keys = await claimed(store, "down", 1, 5)
+        await claimed(store, "up", 1, 2, NOW + 10)
+        assert await order(store, 9, None, 2) == ["down-1:0", "down-1:1", "up-1:0", "up-1:1"]
+        for key in keys[:2]:
+            assert await store.begin(key, "n", NOW + 20, LIMIT) is not None
+        assert await order(store, 9, None, 2) == ["up-1:0", "up-1:1"]
+        assert await order(store, 1, None, 2) == ["up-1:0"]
+        await store.finish(keys[0], 1, failure(), NOW + 21)
+        assert await order(store, 9, None, 2) == ["down-1:2", "up-1:0", "up-1:1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_removals_count_for_their_system(self, place: Place) -> None:
+        """Files that are to go from a system that is down hold up no other system."""
+        store = place.store
+        for n in range(3):
+            await expiring(store, request(f"r:{n}", 1, system="down"), f"{n:064x}", NOW + n)
+        await claimed(store, "down", 1, 1, NOW + 5)
+        await claimed(store, "up", 2, 1, NOW + 6)
+        named = await order(store, 9, None, 2)
+        assert len(named) == 3
+        assert "up-2:0" in named
+        (first, *_) = [one for one in await store.waiting(9) if one.kind == "expire"]
+        assert await store.begin(first.key, "n", NOW + 7, LIMIT) is not None
+        assert await order(store, 9, None, 1) == ["up-2:0"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_one_limit_holds_back_takes_no_place_of_the_other(
+        self, place: Place
+    ) -> None:
+        """Whatever both limits leave room for is named, however they cross."""
+        store = place.store
+        await claimed(store, "down", 1, 5)
+        await claimed(store, "up", 1, 5, NOW + 10)
+        await claimed(store, "down", 2, 3, NOW + 20)
+        # The first user's pulls for one system do not use up his places on the other.
+        assert await order(store, 9, 3, 1) == ["down-1:0", "up-1:0"]
+        # Nor do pulls that he may not begin use up another user's places on their system.
+        assert sorted(map(str, await order(store, 9, 1, 3))) == ["down-1:0", "down-2:0"]
+        assert await order(store, 9, 4, 3) == [
+            *("down-1:0", "down-2:0", "down-1:1"),
+            *("up-1:0", "up-1:1"),
+        ]
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_offered_has_had_its_turn(self, place: Place) -> None:
+        """It comes first and counts as begun; once begun or gone it is not named any more."""
+        store = place.store
+        keys = await claimed(store, "down", 1, 3)
+        await claimed(store, "up", 2, 1, NOW + 10)
+        assert await order(store, 9, None, 1, keys[1:2]) == ["down-1:1", "up-2:0"]
+        assert await order(store, 9, 1, None, keys[1:2]) == ["down-1:1", "up-2:0"]
+        assert await order(store, 1, None, 2, keys[1:2]) == ["down-1:1"]
+        await store.begin(keys[1], "n", NOW + 20, LIMIT)
+        assert await order(store, 9, None, 2, keys[1:2]) == ["up-2:0", "down-1:0"]
+        await store.finish(keys[1], 1, failure(), NOW + 21)
+        assert await order(store, 9, None, 1, keys[1:2]) == ["up-2:0", "down-1:0"]

@@ -169,7 +169,7 @@ async def test_an_upgrade(path: Path) -> None:
         assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
         assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 @pytest_twisted.ensureDeferred
@@ -300,7 +300,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
         (queries.LIST, 1, ["images_ready"]),
         (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
-        (queries.WAITING, 2, ["images_turns", "sqlite_autoindex_images_1"]),
+        (queries.FLIGHTS, 0, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
         (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=?)"]),
         (queries.STALE, 1, ["images_turns"]),
