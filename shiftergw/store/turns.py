@@ -10,8 +10,8 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-NOBODY = -1
-"""Whose turn it is when files are removed: no user has this uid."""
+NOBODY = -2
+"""Whose turn it is when files are removed: no user has this uid, not even one without a name."""
 
 
 class Flight(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import TooMany
-from shiftergw.model import QueueLimits, Ready
+from shiftergw.model import ANONYMOUS, QueueLimits, Ready
 from shiftergw.ports import ImageStore
 from tests.store import hammer
 from tests.store.places import Place
@@ -127,6 +127,15 @@ class QueueContract:
         # One piece of work of each runs, and the removal was begun last.
         assert await order(store, 9, 1) == ["r:1", "r:2"]
         assert (await order(store, 9))[:2] == ["a:1", "r:1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_has_no_name_is_a_user(self, place: Place) -> None:
+        """Pulls without a credential take turns among them, and are bounded as one user's."""
+        store = place.store
+        await expiring(store, request("r:0", 1))
+        for n in range(3):
+            await store.claim(request(f"x:{n}", ANONYMOUS), NOW + n)
+        assert sorted(map(str, await order(store, 9, 1))) == ["r:0", "x:0"]
 
     @pytest_twisted.ensureDeferred
     async def test_no_system_has_all_places(self, place: Place) -> None:
