@@ -155,7 +155,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         removal = Removal(store, targets)
         return Worker(store, pull, removal, reactor, runner, config.heartbeat_limit)
 
-    scratch = Scratch(builder, list(directories.values()), reactor)
+    scratch = Scratch(builder, directories, reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.
     closed = [
         ClosedAtStop(one.close) for one in directories.values() if isinstance(one, RemoteDirectory)

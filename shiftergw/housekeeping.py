@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from shiftergw.errors import DeliveryFailed, Unavailable
+from shiftergw.errors import GatewayError, TimedOut, Unavailable
 from shiftergw.model import ImageRecord
+from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
+from shiftergw.plumbing.timing import shielded, within
 from shiftergw.ports import ImageBuilder, ImageDirectory, ImageStore
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ ENDED_KEPT = 86400.0
 
 SCRATCH_KEPT = 3600.0
 """Seconds for which a converted file, or a temporary of a dead attempt, stays unused."""
+
+SWEEP_SECONDS = 120.0
+"""Seconds that the sweep of one image directory may take."""
 
 
 class Housekeeping(Rounds):
@@ -88,22 +94,49 @@ class Scratch(Rounds):
     def __init__(
         self,
         builder: ImageBuilder,
-        directories: Collection[ImageDirectory],
+        directories: Mapping[str, ImageDirectory],
         clock: IReactorTime,
         interval: float = INTERVAL,
     ) -> None:
-        """Tidy up the builder's files and the temporaries of image directories."""
+        """Tidy up the builder's files, and temporaries in the image directories of systems."""
         super().__init__(self._tidy_up, clock, interval, "scratch")
         self._builder = builder
         self._directories = directories
+        self._late: set[str] = set()
+        """Where a sweep was given up and has not ended: one in the kernel's hands may never."""
 
     async def _tidy_up(self) -> None:
         before = self._clock.seconds() - SCRATCH_KEPT
         removed = await self._builder.sweep(before)
-        for directory in self._directories:
-            try:
-                removed += await directory.sweep(before)
-            except DeliveryFailed as error:  # a system that is down does not hold up the others
-                self._log.warn("scratch: {error} {detail}", error=error, detail=error.detail)
+        removed += sum(
+            await gather_or_cancel(
+                self._swept(system, directory, before)
+                for system, directory in self._directories.items()
+                if system not in self._late
+            )
+        )
         if removed:
             self._log.info("{n} unused files removed", n=removed)
+
+    async def _swept(self, system: str, directory: ImageDirectory, before: float) -> int:
+        """Return how many files went from one directory; what kept them from going is logged."""
+        sweeping = Deferred.fromCoroutine(directory.sweep(before))
+        try:
+            return await within(SWEEP_SECONDS, self._clock, shielded(sweeping), _late)
+        except GatewayError as error:
+            self._log.warn(
+                "scratch of {system}: {error} {detail}",
+                system=system,
+                error=error,
+                detail=error.detail,
+            )
+            return 0
+        finally:
+            if not sweeping.called:
+                self._late.add(system)
+                sweeping.addBoth(lambda _: self._late.discard(system))
+                sweeping.cancel()
+
+
+def _late() -> TimedOut:
+    return TimedOut(f"It did not answer within {SWEEP_SECONDS:.0f} s.")

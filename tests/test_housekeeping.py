@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.housekeeping import (
     ENDED_KEPT,
     SCRATCH_KEPT,
+    SWEEP_SECONDS,
     Housekeeping,
     Scratch,
     expire_due,
 )
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import pause
+from shiftergw.plumbing.timing import pause, shielded
+from shiftergw.ports import ImageDirectory
 from shiftergw.squash.build import SquashBuilder
 from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
 from tests.store.pulls import begun, failure, pulled, request
+from tests.work.waiting import until
 
 NOW = 1_000_000.0
 ID = "a" * 64
@@ -62,7 +67,7 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     threads.startService()
     builder = SquashBuilder(expand, "mksquashfs", threads, reactor, clock)
     down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
-    scratch = Scratch(builder, [down, LocalDirectory(images, threads)], clock)
+    scratch = Scratch(builder, {"down": down, "up": LocalDirectory(images, threads)}, clock)
     scratch.startService()
     await until_gone(unused, stale)
     await scratch.stopService()
@@ -72,6 +77,52 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     assert delivered.exists()
     assert foreign.exists()
     assert not unused.exists()
+
+
+class Stuck:
+    """An image directory that answers when the test wants, as on a file system that hangs."""
+
+    def __init__(self) -> None:
+        """Answer nothing yet."""
+        self.asked: list[Deferred[int]] = []
+
+    async def sweep(self, before: float) -> int:
+        """See `ImageDirectory`; what is in the kernel's hands does not hear of a cancellation."""
+        self.asked.append(Deferred())
+        while True:
+            try:
+                return await shielded(self.asked[-1])
+            except CancelledError:
+                pass
+
+
+@pytest_twisted.ensureDeferred
+async def test_scratch_of_a_system_that_hangs(tmp_path: Path) -> None:
+    """The others are tidied up meanwhile; rounds go on without it, until it answers after all."""
+    images = tmp_path / "images"
+    images.mkdir()
+    stale = aged(images / f"{ID}.meta.partial.{'0' * 16}", NOW - SCRATCH_KEPT - 1)
+    clock = Clock()
+    clock.advance(NOW)
+    threads = Threads(reactor, 1, "test")
+    threads.startService()
+    stuck = Stuck()
+    directories = {"stuck": stuck, "up": LocalDirectory(images, threads)}
+    builder = SquashBuilder(tmp_path / "expand", "mksquashfs", threads, reactor, clock)
+    scratch = Scratch(builder, cast("Mapping[str, ImageDirectory]", directories), clock)
+    scratch.startService()
+    await until(lambda: not stale.exists())
+    clock.advance(SWEEP_SECONDS)
+    for sweeps in (1, 1, 2):
+        if sweeps == 2:
+            stuck.asked[0].callback(0)
+        aged(stale, NOW - SCRATCH_KEPT - 1)
+        scratch.wake()
+        await until(lambda: not stale.exists())
+        assert len(stuck.asked) == sweeps
+    stuck.asked[1].callback(0)
+    await scratch.stopService()
+    await threads.stopService()
 
 
 @pytest_twisted.async_yield_fixture()
