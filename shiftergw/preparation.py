@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from shiftergw.config import Config
-from shiftergw.errors import ConfigurationError
+from shiftergw.config import Config, System
+from shiftergw.errors import ConfigurationError, TimedOut
 from shiftergw.plumbing.files import file_system_of, private_directory
+from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
 from shiftergw.squash import mksquashfs
+
+PLACE_SECONDS = 10.0
+"""Seconds for a system's file system to answer at the start."""
 
 _log = Logger()
 
@@ -41,6 +47,40 @@ class Preparation(Service):
         if warning:
             _log.warn("{warning}", warning=warning)
         self._seal = await self._threads.run(_prepare_disk, config)
+        await self._check_shared()
+
+    async def _check_shared(self) -> None:
+        """Refuse one image directory under two names: leases, readers, blocks go by the name."""
+        local = [one for one in self._config.systems.values() if one.access_type == "local"]
+        places = await gather_or_cancel(self._place_of(system) for system in local)
+        names: dict[tuple[int, int], str] = {}
+        for system, place in zip(local, places, strict=True):
+            if place is None:
+                continue
+            name = names.setdefault(place, system.directory_name)
+            if name != system.directory_name:
+                raise ConfigurationError(
+                    f"Platforms.{system.name}.local.imageDir: {system.directory_name} and {name}"
+                    " are the same directory.",
+                    remedy="Write it the same way for all systems that share it.",
+                )
+
+    async def _place_of(self, system: System) -> tuple[int, int] | None:
+        """Return what tells a directory apart; None, and a line in the log, if nothing does now.
+
+        A file system that hangs is its system's trouble, and must not keep the others from work.
+        """
+        looking = self._threads.begin(_identity, system.image_dir)
+        try:
+            return await within(PLACE_SECONDS, self._reactor, looking, _late)
+        except (OSError, TimedOut) as error:
+            _log.warn(
+                "the image directory of {system}, {path}: {error}",
+                system=system.name,
+                path=str(system.image_dir),
+                error=error,
+            )
+            return None
 
     def seal(self) -> Seal:
         """Return what seals logins."""
@@ -50,23 +90,15 @@ class Preparation(Service):
 
 def _prepare_disk(config: Config) -> Seal:
     config.check_state_file_system(file_system_of(config.state_directory))
-    _check_shared(config)
     for directory in (config.state_directory, config.cache_directory, config.expand_directory):
         private_directory(directory)
     return Seal.from_file(config.secret_key_file)
 
 
-def _check_shared(config: Config) -> None:
-    """Refuse one image directory under two names: leases, readers and blocks go by the name."""
-    names: dict[tuple[int, int], str] = {}
-    for system in config.systems.values():
-        if system.access_type != "local" or not system.image_dir.exists():
-            continue
-        found = system.image_dir.stat()
-        name = names.setdefault((found.st_dev, found.st_ino), system.directory_name)
-        if name != system.directory_name:
-            raise ConfigurationError(
-                f"Platforms.{system.name}.local.imageDir: {system.directory_name} and {name} are"
-                " the same directory.",
-                remedy="Write it the same way for all systems that share it.",
-            )
+def _identity(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino
+
+
+def _late() -> TimedOut:
+    return TimedOut(f"It did not answer within {PLACE_SECONDS:.0f} s.")

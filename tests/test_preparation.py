@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from shiftergw import preparation
 from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.threads import Threads
 from shiftergw.preparation import Preparation
@@ -16,8 +19,10 @@ from tests.configurations import loaded
 from tests.parts import need
 
 
-async def prepare(root: Path, *image_dirs: str) -> None:
-    """Prepare for systems with these image directories."""
+async def prepare(
+    root: Path, *image_dirs: str, prepared: Callable[[], object] = lambda: None
+) -> None:
+    """Prepare for systems with these image directories; call `prepared` once that is done."""
     need("mksquashfs")
     changes: dict[str, Any] = {
         "CacheDirectory": str(root / "cache"),
@@ -28,10 +33,11 @@ async def prepare(root: Path, *image_dirs: str) -> None:
             for number, path in enumerate(image_dirs)
         },
     }
-    threads = Threads(reactor, 1, "test")
+    threads = Threads(reactor, 2, "test")
     threads.startService()
     try:
         await Preparation(loaded(changes).config, threads, reactor).startService()
+        prepared()
     finally:
         await threads.stopService()
 
@@ -53,3 +59,23 @@ async def test_one_directory_has_one_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         await prepare(tmp_path, str(tmp_path / "images"), str(tmp_path / "link"))
     assert "the same directory" in caught.value.what
+
+
+@pytest_twisted.ensureDeferred
+async def test_directories_that_nothing_can_be_said_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not there, or on a file system that hangs, keeps nobody from starting."""
+    (tmp_path / "images").mkdir()
+    hangs, answers = tmp_path / "hangs", Event()
+    look = preparation._identity
+
+    def identity(directory: Path) -> tuple[int, int]:
+        if directory == hangs:
+            assert answers.wait(10)
+        return look(directory)
+
+    monkeypatch.setattr(preparation, "_identity", identity)
+    monkeypatch.setattr(preparation, "PLACE_SECONDS", 0.05)
+    places = (str(hangs), str(tmp_path / "none"), str(tmp_path / "images"))
+    await prepare(tmp_path, *places, prepared=answers.set)
