@@ -12,6 +12,7 @@ import click
 from shiftergw.cli.answers import is_image_id
 from shiftergw.cli.exits import DONE, Misused, run
 from shiftergw.cli.images import image_of
+from shiftergw.cli.options import of_one_system
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
@@ -19,6 +20,7 @@ from shiftergw.errors import printable
 
 @click.command()
 @click.argument("image")
+@of_one_system
 @click.pass_obj
 def expire(settings: Settings, image: str) -> None:
     """Take the tag IMAGE away; an image without any tag is removed.
@@ -36,6 +38,7 @@ def expire(settings: Settings, image: str) -> None:
 
 
 @click.command()
+@of_one_system
 @click.pass_obj
 def autoexpire(settings: Settings) -> None:
     """Expire the images whose time is up, and print their ids (admins).
@@ -57,6 +60,7 @@ def autoexpire(settings: Settings) -> None:
 @click.command()
 @click.option("--now", "removed", metavar="ID", help="Remove the image, and refuse it from now on.")
 @click.option("--allow", "allowed", metavar="ID", help="Take that back: it may be pulled again.")
+@of_one_system
 @click.pass_obj
 def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
     """Take an image down at once: all its tags and files (admins).
@@ -86,6 +90,7 @@ def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
 @click.command()
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@of_one_system
 @click.pass_obj
 def metrics(settings: Settings, limit: int, as_json: bool) -> None:
     """Show the last look-ups: who asked for which image, the newest last (admins)."""

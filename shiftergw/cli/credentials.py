@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,24 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAuthenticated, Unavailable, printable
 
 
+def warned(text: str) -> None:
+    """Tell the user something that he may want to change."""
+    click.echo(text, err=True)
+
+
 class Credentials:
     """Makes the credentials of one run for one system.
 
     The stored logins are read once; each credential is a new one, since each counts once.
     """
 
-    def __init__(self, reactor: Any, settings: Settings) -> None:
-        """Make none yet."""
+    def __init__(self, reactor: Any, settings: Settings, warn: Callable[[str], None]) -> None:
+        """Make none yet; `warn` of logins that are left out."""
         self._reactor = reactor
         self._fixed = settings.credential
         self._system = settings.found_system()
-        self._socket = settings.munge_socket
+        self._socket = settings.munge_socket_of(self._system)
+        self._warn = warn
         self._payload: bytes | None = None
 
     async def fresh(self) -> str:
@@ -40,7 +46,7 @@ class Credentials:
                 stored_payload, self._system, self._socket
             )
             for warning in warnings:
-                click.echo(f"Warning: {warning}", err=True)
+                self._warn(f"Warning: {warning}")
         made: str = await self._in_thread(sealed, self._payload, self._socket)
         return made
 

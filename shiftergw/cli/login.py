@@ -10,12 +10,14 @@ import click
 from shiftergw.cli.credentials import sealed
 from shiftergw.cli.exits import INTERRUPTED, Misused, Refused
 from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, replaced
+from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import prompts
 from shiftergw.cli.settings import Settings
 
 
 @click.command()
 @click.argument("location", default=DEFAULT)
+@of_one_system
 @click.pass_obj
 def login(settings: Settings, location: str) -> None:
     """Keep your login for a registry, for this client and for `shifterimg`.
@@ -33,7 +35,7 @@ def login(settings: Settings, location: str) -> None:
     except KeyboardInterrupt:
         click.echo("\nInterrupted: nothing is kept.", err=True)
         sys.exit(INTERRUPTED)
-    credential = sealed(content, settings.munge_socket)
+    credential = sealed(content, settings.munge_socket_of(system))
     file.change(partial(replaced, system=system, location=location, credential=credential))
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
 
@@ -59,6 +61,7 @@ def _ask(location: str) -> bytes:
 
 @click.command()
 @click.argument("location", default=DEFAULT)
+@of_one_system
 @click.pass_obj
 def logout(settings: Settings, location: str) -> None:
     """Forget your login for LOCATION (without it, for the gateway's default registry)."""

@@ -10,9 +10,11 @@ from shiftergw import __version__
 from shiftergw.cli.admin import autoexpire, expire, metrics, rm
 from shiftergw.cli.check import check
 from shiftergw.cli.convert import convert
-from shiftergw.cli.images import images, lookup, pull, queue
+from shiftergw.cli.images import images, lookup, queue
 from shiftergw.cli.login import login, logout
-from shiftergw.cli.settings import UDIROOT, Settings
+from shiftergw.cli.options import Listed
+from shiftergw.cli.pull import pull
+from shiftergw.cli.settings import UDIROOT, Settings, sockets_of, systems_of
 from shiftergw.cli.ssh_trust import ssh_trust
 
 
@@ -20,15 +22,25 @@ from shiftergw.cli.ssh_trust import ssh_trust
 @click.option(
     "--gateway", "gateways", multiple=True, envvar="SHIFTERGW_GATEWAY", help="Base URL; repeatable."
 )
-@click.option("--system", default="", envvar="SHIFTERGW_SYSTEM", help="Name of the cluster.")
+@click.option(
+    "--system",
+    "systems",
+    metavar="LIST",
+    multiple=True,
+    envvar="SHIFTERGW_SYSTEM",
+    help="Name of the cluster; of several, with commas, for `pull`. Also after the command.",
+)
 @click.option(
     "--credential", default="", envvar="SHIFTERGW_CREDENTIAL", help="For mock authentication."
 )
 @click.option(
     "--munge-socket",
+    "munge_sockets",
+    metavar="[SYSTEM=]PATH",
+    multiple=True,
     envvar="SHIFTERGW_MUNGE_SOCKET",
-    type=click.Path(path_type=Path),
-    help="Of the munge daemon that knows you; munge's own default without it.",
+    type=Listed(),
+    help="Of the munge daemon that knows you; munge's own default without it. Repeatable.",
 )
 @click.option(
     "--udiroot",
@@ -42,9 +54,9 @@ from shiftergw.cli.ssh_trust import ssh_trust
 def main(
     context: click.Context,
     gateways: tuple[str, ...],
-    system: str,
+    systems: tuple[str, ...],
     credential: str,
-    munge_socket: Path | None,
+    munge_sockets: tuple[str, ...],
     udiroot: Path,
 ) -> None:
     """Images for clusters: from a container registry to one squashfs file.
@@ -52,7 +64,8 @@ def main(
     Exit codes: 0 done, 1 the image failed, 2 usage or configuration, 3 no gateway answered,
     4 not allowed or not found, 70 a fault of the program itself.
     """
-    context.obj = Settings(gateways, system, credential, udiroot, munge_socket)
+    sockets = sockets_of(munge_sockets)
+    context.obj = Settings(gateways, systems_of(systems), credential, udiroot, sockets)
 
 
 for command in (

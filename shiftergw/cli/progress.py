@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -10,10 +11,12 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from shiftergw.errors import printable
 
@@ -32,13 +35,7 @@ class Display:
     def __enter__(self) -> Self:
         """Begin."""
         if self._console.is_terminal:
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TimeElapsedColumn(),
-                console=self._console,
-            )
+            self._bars = _bars(self._console)
             self._bars.start()
         return self
 
@@ -78,4 +75,108 @@ class Display:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, line)
+
+
+class Lines:
+    """Shows several pieces of work side by side, each in a line of its own."""
+
+    def __init__(self, names: Iterable[str], console: Console | None = None) -> None:
+        """Show the work that has these names, on standard error unless told otherwise."""
+        self._names = [printable(name) for name in names]
+        self._console = console or Console(stderr=True)
+        self._bars = _bars(self._console) if self._console.is_terminal else None
+        self._lines: dict[str, Line] = {}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        width = max(map(len, self._names))
+        for name in self._names:
+            self._lines[name] = Line(self._console, self._bars, name, width)
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it should be."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def line(self, name: str) -> Line:
+        """Return where one of the names is shown."""
+        return self._lines[printable(name)]
+
+
+class Line:
+    """Shows one piece of work among others; as `Display`, with its name in front."""
+
+    def __init__(self, console: Console, bars: Progress | None, name: str, width: int) -> None:
+        """Show the name in `width` characters where lines stand below each other."""
+        self._console = console
+        self._bars = bars
+        self._name = name
+        self._start = f"{name:{width}}  "
+        self._task = TaskID(0) if bars is None else bars.add_task(self._start, total=None)
+        self._stage = ""
+        self._said = ""
+
+    def stage(self, text: str) -> None:
+        """Show that a stage begins; the same one twice is one."""
+        stage = printable(text)
+        if stage == self._stage:
+            return
+        self._stage = stage
+        if self._bars is None:
+            _print(self._console, f"{self._name}: {stage}")
+            return
+        self._bars.update(self._task, description=f"{self._start}{stage}", completed=0)
+        task = self._of(self._bars)
+        task.total = task.finished_time = None  # `update` has no way to take them back
+
+    def bytes(self, done: int, total: int) -> None:
+        """Show how far the stage is; `total` 0 means not known."""
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=total or None)
+
+    def say(self, text: str) -> None:
+        """Show one line, unless it is the last one again."""
+        line = printable(text)
+        if line != self._said:
+            self._said = line
+            _print(self._console, f"{self._name}: {line}")
+
+    def end(self, text: str, *, good: bool) -> None:
+        """Show how it ended: a full bar if it was `good`."""
+        self.stage(text)
+        if self._bars is not None:
+            self._bars.update(self._task, total=1, completed=int(good), counted=False)
+            self._bars.stop_task(self._task)
+
+    def _of(self, bars: Progress) -> Task:
+        return next(task for task in bars.tasks if task.id == self._task)
+
+
+class _Bytes(DownloadColumn):
+    """How many bytes of how many, where bytes are counted."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.fields.get("counted", True) else Text()
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _Bytes(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

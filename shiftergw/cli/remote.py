@@ -21,7 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent, ResponseFa
 from twisted.web.http_headers import Headers
 
 from shiftergw.cli import answers
-from shiftergw.cli.credentials import Credentials
+from shiftergw.cli.credentials import Credentials, warned
 from shiftergw.cli.exits import Misused, NoGateway, Refused, Stop
 from shiftergw.cli.proxy import proxy_for
 from shiftergw.cli.settings import Settings
@@ -42,17 +42,30 @@ def _silent(url: str, why: str) -> NoGateway:
     return NoGateway(f"The gateway {printable(host)} {why}")
 
 
+def shuffled(urls: Sequence[str]) -> Sequence[str]:
+    """Return the gateways in an order of chance."""
+    return random.sample(urls, len(urls))
+
+
 class Remote:
     """The gateways of one system, for one user."""
 
-    def __init__(self, reactor: Any, settings: Settings) -> None:
-        """Ask nothing yet; raise `Stop` if something needed is not known."""
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        warn: Callable[[str], None] = warned,
+        urls: Sequence[str] = (),
+    ) -> None:
+        """Ask nothing yet; raise `Stop` if something needed is not known.
+
+        `urls` are the gateways in the order in which to try them, where that is decided.
+        """
         self._reactor = reactor
         self._system = settings.found_system()
-        self._credentials = Credentials(reactor, settings)
+        self._credentials = Credentials(reactor, settings, warn)
         self._limit = settings.answer_limit() or ANSWER_LIMIT
-        found = settings.found_gateways()
-        self._urls: Sequence[str] = random.sample(found, len(found))
+        self._urls = urls or shuffled(settings.found_gateways())
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +15,17 @@ UDIROOT = Path("/etc/shifter/udiRoot.conf")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line and the environment say; "", () and None where they say nothing.
+    """What the command line and the environment say; "" and () where they say nothing.
 
-    `credential` is for mock authentication and wins over munge.
+    `credential` is for mock authentication and wins over munge. `munge_sockets` are by system, ""
+    stands for every other one.
     """
 
     gateways: Sequence[str] = ()
-    system: str = ""
+    systems: Sequence[str] = ()
     credential: str = field(default="", repr=False)
     udiroot: Path = UDIROOT
-    munge_socket: Path | None = None
+    munge_sockets: Mapping[str, Path] = field(default_factory=dict)
 
     def found_gateways(self) -> list[str]:
         """Return the base URLs of the gateways, without a slash at their end."""
@@ -33,12 +34,26 @@ class Settings:
             raise self._unknown("gateway", "--gateway URL", "SHIFTERGW_GATEWAY", "imageGateway")
         return [(url if "://" in url else f"http://{url}").rstrip("/") for url in found]
 
-    def found_system(self) -> str:
-        """Return the name of the system."""
-        found = self.system or read_udiroot(self.udiroot).get("system", "")
+    def found_systems(self) -> Sequence[str]:
+        """Return the names of the systems that are meant, at least one, each once."""
+        if self.systems:
+            return self.systems
+        found = read_udiroot(self.udiroot).get("system", "")
         if not found:
             raise self._unknown("system", "--system NAME", "SHIFTERGW_SYSTEM", "system")
-        return found
+        return [found]
+
+    def found_system(self) -> str:
+        """Return the name of the one system that is meant; raise `Misused` for several."""
+        first, *others = self.found_systems()
+        if others:
+            named = ", ".join([first, *others])
+            raise Misused(f"This command is for one system, and {named} are named: choose one.")
+        return first
+
+    def munge_socket_of(self, system: str) -> Path | None:
+        """Return the socket of a system's munge daemon; None means munge's own default."""
+        return self.munge_sockets.get(system) or self.munge_sockets.get("")
 
     def default_type(self) -> str:
         """Return the type of images that are named without one."""
@@ -53,6 +68,28 @@ class Settings:
         return Misused(
             f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}."
         )
+
+
+def systems_of(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in comma lists, each once; raise `Misused` for a list with a gap."""
+    lists = [text.split(",") for text in texts if text.strip()]
+    names = [name.strip() for names in lists for name in names]
+    if not all(names):
+        raise Misused(f"--system: there is a name missing in {', '.join(names)!r}.")
+    return tuple(dict.fromkeys(names))
+
+
+def sockets_of(texts: Iterable[str]) -> dict[str, Path]:
+    """Return the sockets that `PATH` and `SYSTEM=PATH` name, by system, "" where none is named."""
+    found = {}
+    for text in filter(None, texts):
+        system, sign, path = text.partition("=")
+        if not sign or "/" in system:  # a path may hold the sign
+            system, path = "", text
+        elif not (system and path):
+            raise Misused(f"--munge-socket {text}: write PATH, or SYSTEM=PATH.")
+        found[system] = Path(path)
+    return found
 
 
 def read_udiroot(path: Path) -> dict[str, str]:

@@ -185,7 +185,7 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
 async def test_other_answers(body: bytes, method: Method, outcome: Any) -> None:
     """The original's way to refuse counts as a refusal; what is no answer is no gateway's."""
     async with answering(body) as url:
-        remote = Remote(reactor, Settings([url], "mycluster", "x"))
+        remote = Remote(reactor, Settings([url], ["mycluster"], "x"))
         if isinstance(outcome, type):
             with pytest.raises(outcome):
                 await method(remote)

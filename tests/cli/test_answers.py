@@ -153,5 +153,5 @@ async def test_the_next_gateway_may_be_understood() -> None:
         ):
             urls = [odd, f"http://127.0.0.1:{port}"]
             for order in (urls, urls[::-1]):
-                remote = Remote(reactor, Settings(order, "mycluster", "good:ann"))
+                remote = Remote(reactor, Settings(order, ["mycluster"], "good:ann"))
                 assert [row["id"] for row in await remote.images()] == [IMAGE_ID]

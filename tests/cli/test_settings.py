@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.settings import Settings, read_udiroot
+from shiftergw.cli.options import Listed
+from shiftergw.cli.settings import Settings, read_udiroot, sockets_of, systems_of
 
 UDIROOT = """\
 # gateways = old
@@ -51,7 +52,7 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
         "https://four",
     ]
     assert from_file.found_system() == "mycluster"
-    told = Settings(["http://here"], "s", "c", udiroot)
+    told = Settings(["http://here"], ["s"], "c", udiroot)
     assert (told.found_gateways(), told.found_system()) == (["http://here"], "s")
 
 
@@ -80,3 +81,40 @@ def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
         nothing.found_gateways()
     with pytest.raises(Misused, match="--system NAME"):
         nothing.found_system()
+
+
+def test_systems() -> None:
+    """Comma lists and repeated options add up; each system counts once, in the order given."""
+    assert systems_of(["b, a", "c", "a"]) == ("b", "a", "c")
+    assert systems_of(["", " "]) == ()
+    for gap in (["a,"], [","], ["a", "b,,c"]):
+        with pytest.raises(Misused, match="a name missing"):
+            systems_of(gap)
+
+
+def test_one_system_is_one() -> None:
+    """A command for one system does not choose among several; it names them."""
+    assert Settings(systems=["a"]).found_system() == "a"
+    with pytest.raises(Misused, match="for one system, and a, b are named"):
+        Settings(systems=["a", "b"]).found_system()
+
+
+def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
+    """A path without a system is for all that have none; a path may hold signs and commas."""
+    sockets = sockets_of(["/run/all=1,2", "a=/run/a", "b=run/b"])
+    settings = Settings(munge_sockets=sockets)
+    assert settings.munge_socket_of("a") == Path("/run/a")
+    assert settings.munge_socket_of("b") == Path("run/b")
+    assert settings.munge_socket_of("c") == Path("/run/all=1,2")
+    assert Settings().munge_socket_of("a") is None
+    assert sockets_of([""]) == {}
+    for wrong in ("a=", "=/run/x"):
+        with pytest.raises(Misused, match="SYSTEM=PATH"):
+            sockets_of([wrong])
+
+
+def test_a_variable_names_several_sockets() -> None:
+    """With a comma before the next system; another comma belongs to the path."""
+    split = Listed().split_envvar_value
+    assert split("/run/munge,socket") == ["/run/munge,socket"]
+    assert split("/run/m,a=/run/a,1,b=/run/b") == ["/run/m", "a=/run/a,1", "b=/run/b"]

@@ -1,0 +1,252 @@
+"""pull: have an image brought to one system, or to several at once, and wait for it."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import click
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from shiftergw.cli.answers import MISSING, is_image_id
+from shiftergw.cli.exits import (
+    DONE,
+    FAILED,
+    MISUSED,
+    NO_GATEWAY,
+    REFUSED,
+    Misused,
+    NoGateway,
+    Stop,
+    code_of,
+    run,
+    text_of,
+)
+from shiftergw.cli.images import image_of
+from shiftergw.cli.options import of_systems
+from shiftergw.cli.progress import Display, Line, Lines
+from shiftergw.cli.remote import Remote, shuffled
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import GatewayError, printable
+from shiftergw.states import POLLED, State
+
+INTERVAL = 0.5
+"""Seconds between two polls."""
+
+PATIENCE = 60.0
+"""Seconds for which a gateway may be silent in the middle of a pull: it may be restarting."""
+
+HIGHEST_ID = 2**32 - 2
+"""The last uid or gid; 2**32 - 1 means "none" to the kernel."""
+
+BEST_TO_WORST = (DONE, NO_GATEWAY, FAILED, REFUSED, MISUSED)
+"""Exit codes, the last one that which trying again helps least."""
+
+_WAITING = {*(state.value for state in POLLED), MISSING}
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a pull has ended for one system: in a word, and why if it was not well."""
+
+    code: int
+    word: str
+    image_id: str = ""
+    why: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of each system: an image as type and name, readers, and whether to wait."""
+
+    image: tuple[str, str]
+    acl: Mapping[str, str]
+    wait: bool
+
+
+def numbers(texts: Iterable[str], kind: str, number_of: Callable[[str], int]) -> list[str]:
+    """Return ids for comma lists of names and numbers; `kind` says what they name.
+
+    Raises `Misused` for what nobody has here, and for what cannot be in a list of access: root
+    needs no place there, and the clients' own list would drop it without a word.
+    """
+    found = []
+    for item in (item.strip() for text in texts for item in text.split(",")):
+        if re.fullmatch("-?[0-9]+", item):
+            number = int(item)
+        else:
+            try:
+                number = number_of(item)
+            except (KeyError, ValueError):
+                raise Misused(f"There is no {kind} {item!r} on this machine.") from None
+        if number == 0:
+            raise Misused(f"The {kind} {item} cannot be given access: root has it anyway.")
+        if not 0 < number <= HIGHEST_ID:
+            raise Misused(f"{item} is not the number of a {kind}: 1 to {HIGHEST_ID}.")
+        found.append(str(number))
+    return list(dict.fromkeys(found))
+
+
+def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
+    ids = {
+        "allowed_uids": numbers(users, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        "allowed_gids": numbers(groups, "group", lambda name: grp.getgrnam(name).gr_gid),
+    }
+    return {member: ",".join(found) for member, found in ids.items() if found}
+
+
+@click.command()
+@click.argument("image")
+@click.option(
+    "--user",
+    "users",
+    metavar="LIST",
+    multiple=True,
+    help="Who may use the image if it is private: names or numbers, with commas; repeatable.",
+)
+@click.option(
+    "--group", "groups", metavar="LIST", multiple=True, help="Which groups may; as with --user."
+)
+@click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
+@of_systems
+@click.pass_obj
+def pull(
+    settings: Settings, image: str, users: tuple[str, ...], groups: tuple[str, ...], nowait: bool
+) -> None:
+    """Have the gateway get IMAGE from its registry, and wait until it is there.
+
+    For several systems at once the ids are printed as `SYSTEM: ID`, and what went wrong is told for
+    each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
+    image.
+    """
+    wish = Wish(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
+
+    async def command(reactor: Any) -> int:
+        if len(settings.found_systems()) == 1:
+            return await pull_image(Remote(reactor, settings), reactor, wish)
+        return await pull_for_each(remotes(reactor, settings), reactor, wish)
+
+    run(command, "Interrupted. If the pull has begun it goes on; the same command shows it again.")
+
+
+def remotes(reactor: Any, settings: Settings) -> dict[str, Remote]:
+    """Return the gateways by system, all in one order: what shares a gateway shares its work."""
+    urls = shuffled(settings.found_gateways())
+    return {
+        system: Remote(
+            reactor, replace(settings, systems=[system]), partial(_warn_about, system), urls
+        )
+        for system in settings.found_systems()
+    }
+
+
+def _warn_about(system: str, text: str) -> None:
+    click.echo(f"{system}: {text}", err=True)
+
+
+async def pull_image(remote: Remote, clock: Any, wish: Wish) -> int:
+    """Ask for an image until its pull has ended; print its id and return the exit code."""
+    with Display() as display:
+        record = await _last_answer(remote, clock, wish, display)
+    end = end_of(record)
+    if end.image_id:
+        click.echo(end.image_id)
+    if end.why:
+        click.echo("\n".join(end.why), err=True)
+    return end.code
+
+
+async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, wish: Wish) -> int:
+    """Ask for an image on each system until all pulls have ended; print the ids with the systems.
+
+    No system waits for another, however it ends. Return the exit code of the worst end.
+    """
+    with Lines(remotes) as lines:
+        pulls = [
+            Deferred.fromCoroutine(_ended(remote, clock, wish, lines.line(system)))
+            for system, remote in remotes.items()
+        ]
+        try:
+            ends = dict(zip(remotes, [await one for one in pulls], strict=True))
+        finally:
+            for one in pulls:
+                one.addErrback(lambda _: None)
+                one.cancel()
+    for system, end in ends.items():
+        if end.image_id:
+            click.echo(f"{system}: {end.image_id}")
+        for text in end.why:
+            click.echo(f"{system}: {text}", err=True)
+    return max((end.code for end in ends.values()), key=BEST_TO_WORST.index)
+
+
+async def _ended(remote: Remote, clock: Any, wish: Wish, line: Line) -> End:
+    try:
+        record = await _last_answer(remote, clock, wish, line)
+    except Stop as stop:
+        end = End(stop.exit_code, "NOT DONE", why=stop.message.splitlines())
+    except GatewayError as error:
+        end = End(code_of(error), "NOT DONE", why=text_of(error).splitlines())
+    else:
+        end = end_of(record)
+        if record.get("status") in _WAITING:
+            return end
+    line.end(end.word, good=end.code == DONE)
+    return end
+
+
+async def _last_answer(
+    remote: Remote, clock: Any, wish: Wish, display: Display | Line
+) -> Mapping[str, Any]:
+    """Ask until the pull has ended, or once; show how far it is and return the last answer."""
+    record = await remote.pull(*wish.image, wish.acl)
+    while wish.wait and record.get("status") in _WAITING:
+        _show(display, record)
+        await deferLater(clock, INTERVAL, int)
+        record = await _poll(remote, clock, wish, display)
+    if record.get("status") in _WAITING:
+        _show(display, record)
+    return record
+
+
+async def _poll(remote: Remote, clock: Any, wish: Wish, display: Display | Line) -> dict[str, Any]:
+    """Ask again; bear a gateway that is silent for a while."""
+    deadline = clock.seconds() + PATIENCE
+    while True:
+        try:
+            return await remote.pull(*wish.image, wish.acl)
+        except CancelledError:
+            raise
+        except NoGateway as error:
+            if clock.seconds() > deadline:
+                raise
+            display.say(f"{error.message} Trying on.")
+            await deferLater(clock, INTERVAL, int)
+
+
+def _show(display: Display | Line, record: Mapping[str, Any]) -> None:
+    message = record.get("status_message", "")
+    state = str(record.get("status"))
+    display.stage(state if message in ("", MISSING, state) else f"{state}: {message}")
+    done, total = record.get("done"), record.get("total")
+    if isinstance(done, int) and isinstance(total, int):
+        display.bytes(done, total)
+
+
+def end_of(record: Mapping[str, Any]) -> End:
+    """Return what the last answer means."""
+    status, image_id = str(record.get("status")), record.get("id")
+    if status == State.READY.value and is_image_id(image_id):
+        return End(DONE, status, str(image_id))
+    if status in _WAITING:
+        return End(DONE, status)
+    cause = record.get("cause") or f"The pull ended with {status}."
+    request = record.get("request_id") and f"(request {record['request_id']})"
+    lines = [printable(str(line), 1000) for line in (cause, record.get("remedy"), request) if line]
+    return End(FAILED, status, why=lines)

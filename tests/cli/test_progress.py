@@ -1,0 +1,84 @@
+"""How far the work is, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from shiftergw.cli.progress import Display, Lines
+
+
+def _terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
+
+
+def test_a_terminal_shows_bars() -> None:
+    """Stages follow each other, with bytes; foreign text cannot steer the terminal."""
+    console = _terminal()
+    with Display(console) as display:
+        display.stage("Pulling \x1b[31mlayers [bold]")
+        display.bytes(500_000, 1_000_000)
+        display.stage("Converting")
+        display.say("waits for [red]the registry")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    assert "Pulling \\x1b[31mlayers [bold]" in shown
+    assert "0.5/1.0 MB" in shown
+    assert "Converting" in shown
+    assert "waits for [red]the registry" in shown
+
+
+def test_a_file_gets_a_line_per_change() -> None:
+    """Without a terminal each stage and each message is one line, once."""
+    out = io.StringIO()
+    with Display(Console(file=out, width=40)) as display:
+        for _ in range(3):
+            display.stage("A stage with a name that is longer than a line of the console is")
+            display.bytes(1, 2)
+            display.say("waiting")
+    assert out.getvalue().count("\n") == 2
+
+
+def _shown(console: Console) -> list[str]:
+    """Return the lines of a terminal as they stood last, without what colours and moves them."""
+    written = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    *_, last = written.split("\x1b[1A\x1b[2K")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", last)
+    return [line.strip() for line in text.replace("\r", "").split("\n") if line.strip()]
+
+
+def test_a_terminal_shows_a_line_for_each() -> None:
+    """Each keeps its line whatever the others do; stages follow each other in it, with bytes."""
+    console = _terminal()
+    with Lines(["a", "longer", "b\x1b[2J"], console) as lines:
+        lines.line("longer").stage("PULLING: Pulling layers")
+        lines.line("longer").bytes(500_000, 1_000_000)
+        lines.line("a").stage("PULLING")
+        lines.line("a").bytes(1_000_000, 1_000_000)
+        lines.line("a").stage("TRANSFER: [bold]x")
+        lines.line("b\x1b[2J").end("FAILURE", good=False)
+    shown = _shown(console)
+    assert len(shown) == 3
+    assert re.match(r"a +TRANSFER: \[bold\]x .* 0/\? bytes", shown[0])
+    assert re.match(r"longer +PULLING: Pulling layers .* 0\.5/1\.0 MB", shown[1])
+    assert re.match(r"b\\x1b\[2J +FAILURE ", shown[2])
+    assert "bytes" not in shown[2]
+
+
+def test_a_file_gets_a_line_per_change_with_its_name() -> None:
+    """Without a terminal each stage, each message and each end is one line, once, for each."""
+    out = io.StringIO()
+    with Lines(["a", "b"], Console(file=out, width=40)) as lines:
+        for name in ("a", "b"):
+            for _ in range(3):
+                lines.line(name).stage(
+                    "A stage with a name that is longer than a line of the console"
+                )
+                lines.line(name).bytes(1, 2)
+                lines.line(name).say("waiting")
+        lines.line("a").end("READY", good=True)
+    stage = "A stage with a name that is longer than a line of the console"
+    assert out.getvalue().splitlines() == [
+        *(f"a: {stage}", "a: waiting", f"b: {stage}", "b: waiting", "a: READY")
+    ]

@@ -1,0 +1,204 @@
+"""pull: as a process against a gateway, and its parts."""
+
+from __future__ import annotations
+
+import pwd
+import signal
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from click.testing import CliRunner
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from shiftergw.cli import pull as commands
+from shiftergw.cli.exits import Misused, NoGateway
+from shiftergw.cli.main import main
+from shiftergw.cli.pull import Wish
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import Unavailable
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from tests.cli.command import ENVIRONMENT, PROGRAM, ask, gateway_for
+from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
+
+WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
+NOBODY = pwd.getpwnam("nobody").pw_uid
+FAILED = ImageRecord(
+    system="mycluster",
+    status=State.FAILURE,
+    cause="No such tag.",
+    remedy="Check the tag.",
+    request_id="ab12",
+)
+WISH = Wish(("docker", "x:1"), {}, wait=True)
+
+
+# As a process.
+
+
+@pytest_twisted.ensureDeferred
+async def test_pull_waits_and_prints_the_id() -> None:
+    """The id comes on standard output, the states, each once, on standard error."""
+    fake = FakeGateway(
+        pulls=[
+            ImageRecord(system="mycluster", status=State.INIT),
+            replace(WORKING, status_message="Pulling layers"),
+            replace(WORKING, status_message="Pulling layers", done=3),
+            READY,
+        ]
+    )
+    result = await ask(fake, "pull", "--user", "1000,nobody", "--group", "7", "docker:a/b:1")
+    assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
+    assert result.stderr.splitlines() == ["INIT", "PULLING: Pulling layers"]
+    name, _, *asked = fake.asked[0]
+    assert (name, asked[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY), (7,)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_pull_that_fails() -> None:
+    """Cause, remedy and request stand on standard error; the exit code is 1."""
+    result = await ask(FakeGateway(pulls=[FAILED]), "pull", "x:1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == ["No such tag.", "Check the tag.", "(request ab12)"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_pull_nowait() -> None:
+    """One request: the state of the work, and 0."""
+    fake = FakeGateway(pulls=[WORKING])
+    result = await ask(fake, "pull", "--nowait", "x:1")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "PULLING\n")
+    assert len(fake.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_interrupted_pull() -> None:
+    """Ctrl-C leaves the pull to the gateway, says so, and exits with 130."""
+    fake = FakeGateway(pulls=[WORKING])
+
+    def interrupt(env: dict[str, str]) -> tuple[int, str]:
+        with subprocess.Popen(
+            [*PROGRAM, "pull", "x:1"], env=env, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "PULLING\n"
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+        return process.returncode, said
+
+    async with gateway_for(fake) as env:
+        code, said = await deferToThread(interrupt, {**ENVIRONMENT, **env})
+    assert code == 130
+    assert "it goes on" in said
+    assert "Traceback" not in said
+
+
+# Without a gateway.
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["id:abc"],
+        ["--user", "no-such-user", "x:1"],
+        ["--group", "1,,2", "x:1"],
+        ["--system", "a,,b", "x:1"],
+    ],
+)
+def test_misuse(arguments: list[str]) -> None:
+    """What the command line cannot mean is refused before anybody is asked."""
+    assert CliRunner().invoke(main, ["pull", *arguments]).exit_code == 2
+
+
+def _uid(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def test_names_become_numbers() -> None:
+    """Users and groups go by name or number, in comma lists, each once."""
+    found = commands.numbers(["nobody,5", f"007, {NOBODY}"], "user", _uid)
+    assert found == [str(NOBODY), "5", "7"]
+
+
+@pytest.mark.parametrize(
+    ("item", "why"),
+    [
+        ("no-such-user", "There is no user 'no-such-user' on this machine"),
+        ("", "There is no user ''"),
+        ("1,,2", "There is no user ''"),
+        ("٣", "There is no user"),
+        ("0", "The user 0 cannot be given access: root has it anyway"),
+        ("root", "The user root cannot be given access"),
+        ("-5", "-5 is not the number of a user: 1 to 4294967294"),
+        ("4294967295", "4294967295 is not the number"),
+    ],
+)
+def test_who_cannot_be_given_access(item: str, why: str) -> None:
+    """Nobody is dropped in silence: the whole command is refused, with the reason."""
+    with pytest.raises(Misused, match=f"^{why}"):
+        commands.numbers([f"1,{item}"], "user", _uid)
+
+
+# In this process.
+
+
+def _remote(port: int) -> Remote:
+    return Remote(_reactor(), Settings([f"http://127.0.0.1:{port}"], ["mycluster"], "good:ann"))
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    return reactor
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent gateway is asked again for a while; it is said once; then the pull goes on."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    fake = FakeGateway(pulls=[WORKING])
+    async with listening(site_of(fake, _reactor())) as port:
+        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
+        while len(fake.asked) < 3:
+            await deferLater(_reactor(), 0.01, int)
+        fake.raises = Unavailable("The store is away.")
+        count = len(fake.asked)
+        while len(fake.asked) < count + 3:
+            await deferLater(_reactor(), 0.01, int)
+        fake.raises, fake.pulls = None, [READY]
+        assert await pulling == 0
+    said = capsys.readouterr()
+    assert said.out == f"{IMAGE_ID}\n"
+    assert said.err.count("The store is away.") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that stays away ends the pull with its own exit code."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    fake = FakeGateway(pulls=[WORKING])
+    async with listening(site_of(fake, _reactor())) as port:
+        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
+        while not fake.asked:
+            await deferLater(_reactor(), 0.01, int)
+        fake.raises = Unavailable("The store is away.")
+        with pytest.raises(NoGateway):
+            await pulling
+
+
+@pytest.mark.parametrize("status", ["EXPIRED", "HASHING", None])
+def test_an_end_that_is_none(status: str | None) -> None:
+    """A state that is neither READY nor work is a failure that names it."""
+    end = commands.end_of({"status": status, "id": IMAGE_ID})
+    assert (end.code, end.image_id) == (1, "")
+    assert str(status) in end.why[0]

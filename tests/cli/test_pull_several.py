@@ -1,0 +1,285 @@
+"""pull for several systems at once: as processes against one gateway that serves them all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from click.testing import CliRunner
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from shiftergw.auth.munge import MungeAuthenticator
+from shiftergw.auth.users import HostUsers
+from shiftergw.cli import pull as commands
+from shiftergw.cli.main import main
+from shiftergw.cli.pull import Wish
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import NotAllowed, Unavailable
+from shiftergw.gateway import Gateway
+from shiftergw.model import ImageRecord, Session
+from shiftergw.plumbing.threads import Threads
+from shiftergw.states import State
+from shiftergw.web.api import make_site
+from tests.cli.command import shiftergw
+from tests.cli.homes import at_home
+from tests.munged import Munged
+from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
+
+reactor: Any = global_reactor
+WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
+FAILED = ImageRecord(status=State.FAILURE, cause="No such tag.", remedy="Check the tag.")
+OTHER_ID = "cd" * 32
+WISH = Wish(("docker", "x:1"), {}, wait=True)
+
+Answer = ImageRecord | Exception
+
+
+@dataclass
+class Systems(FakeGateway):
+    """A gateway whose answers differ by system; the last of each is for ever."""
+
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+
+    async def pull(self, session: Session, *arguments: Any) -> ImageRecord:
+        """Return, or raise, the next answer for the session's system."""
+        await super().pull(session, *arguments)
+        answers = self.answers[session.system]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def polls(self, system: str) -> int:
+        """Return how often a system was asked."""
+        return sum(asked[1].system == system for asked in self.asked)
+
+
+def systems(**answers: Sequence[Answer]) -> Systems:
+    """Return a gateway for systems of these names."""
+    return Systems(
+        systems=tuple(answers), answers={name: list(given) for name, given in answers.items()}
+    )
+
+
+async def ask(
+    fake: FakeGateway, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `pull` with these arguments against a gateway."""
+    async with listening(site_of(fake, reactor)) as port:
+        found = {
+            "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}",
+            "SHIFTERGW_CREDENTIAL": "good:ann",
+            **(env or {}),
+        }
+        done: Any = await deferToThread(shiftergw, *arguments, env=found)
+    result: subprocess.CompletedProcess[str] = done
+    return result
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_system_has_its_id() -> None:
+    """The ids stand with their systems, in the order of the command; states are told by system."""
+    fake = systems(b=[WORKING, WORKING, READY], a=[replace(READY, id=OTHER_ID)])
+    result = await ask(fake, "pull", "--system", "b,a", "x:1")
+    assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\na: {OTHER_ID}\n")
+    assert sorted(result.stderr.splitlines()) == [
+        "a: READY",
+        "b: PULLING: Pulling layers",
+        "b: READY",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--system", "a,b", "pull", "x:1"], ""),
+        (["pull", "--system", "a", "--system", "b", "x:1"], ""),
+        (["pull", "x:1"], "a,b"),
+        (["--system", "elsewhere", "pull", "--system", "a,b,a", "x:1"], "nowhere"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_ways_to_name_systems(arguments: list[str], named: str) -> None:
+    """With commas or repeated, before or after the command, or in the environment."""
+    env = {"SHIFTERGW_SYSTEM": named} if named else {}
+    result = await ask(systems(a=[READY], b=[READY]), *arguments, env=env)
+    assert result.stdout == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n", result.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_system_twice_is_one() -> None:
+    """Then everything is as it is for one."""
+    result = await ask(systems(a=[WORKING, READY]), "pull", "--system", "a,a", "x:1")
+    assert (result.stdout, result.stderr) == (f"{IMAGE_ID}\n", "PULLING: Pulling layers\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_system_that_fails_does_not_stop_the_others() -> None:
+    """The others are waited for; cause and remedy are told with the system's name."""
+    fake = systems(bad=[FAILED], slow=[WORKING, WORKING, WORKING, READY])
+    result = await ask(fake, "pull", "--system", "bad,slow", "x:1")
+    assert (result.returncode, result.stdout) == (1, f"slow: {IMAGE_ID}\n")
+    assert result.stderr.splitlines()[-2:] == ["bad: No such tag.", "bad: Check the tag."]
+    assert "bad: FAILURE" in result.stderr.splitlines()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_does_not_stop_the_others() -> None:
+    """A system that the gateway does not have, or that refuses this user, is told at the end."""
+    fake = systems(no=[NotAllowed("Not yours.")], good=[WORKING, READY])
+    result = await ask(fake, "pull", "--system", "no,none,good", "x:1")
+    assert (result.returncode, result.stdout) == (4, f"good: {IMAGE_ID}\n")
+    assert "no: Not yours." in result.stderr
+    assert "none: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [([0, 0], 0), ([0, 3], 3), ([3, 1], 1), ([1, 4, 3], 4), ([4, 2, 1], 2)],
+)
+def test_the_worst_end_counts(codes: list[int], worst: int) -> None:
+    """The exit code is that of the end which trying again helps least."""
+    assert max(codes, key=commands.BEST_TO_WORST.index) == worst
+
+
+@pytest_twisted.ensureDeferred
+async def test_nowait() -> None:
+    """Each system is asked once; what is there has its id."""
+    fake = systems(a=[WORKING], b=[READY])
+    result = await ask(fake, "pull", "--nowait", "--system", "a,b", "x:1")
+    assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\n")
+    assert "a: PULLING: Pulling layers" in result.stderr
+    assert len(fake.asked) == 2
+
+
+@pytest.mark.parametrize("command", [["images"], ["lookup", "x:1"], ["queue"], ["expire", "x:1"],
+                                     ["autoexpire"], ["rm", "--now", IMAGE_ID], ["metrics"],
+                                     ["login"], ["logout"]])  # fmt: skip
+def test_other_commands_are_for_one_system(command: list[str]) -> None:
+    """Several are a misuse, wherever they are named; nobody is asked."""
+    name, *rest = command
+    for arguments in (["--system", "a,b", *command], [name, "--system", "a,b", *rest]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert "This command is for one system, and a, b are named" in result.output
+
+
+def test_one_system_of_several() -> None:
+    """What the command itself names counts before the environment."""
+    env = {"SHIFTERGW_SYSTEM": "a,b", "SHIFTERGW_UDIROOT": "/nonexistent"}
+    result = CliRunner().invoke(main, ["login", "--system", "a b"], env=env)
+    assert "'a b' cannot be a system's name" in result.output
+
+
+@asynccontextmanager
+async def pulling(
+    fake: Systems, *names: str, urls: int = 1
+) -> AsyncIterator[tuple[Deferred[int], Systems]]:
+    """Pull in this process, from two gateways that may differ if `urls` is 2."""
+    other = systems(**{name: [READY] for name in fake.answers})
+    async with (
+        listening(site_of(fake, reactor)) as port,
+        listening(site_of(other, reactor)) as other_port,
+    ):
+        gateways = [f"http://127.0.0.1:{one}" for one in (port, other_port)][:urls]
+        remotes = commands.remotes(reactor, Settings(gateways, names, "good:ann"))
+        running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, WISH))
+        try:
+            yield running, other
+        finally:
+            running.addErrback(lambda _: None)
+            running.cancel()
+
+
+@pytest_twisted.ensureDeferred
+async def test_polls_run_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway that is silent about one system is asked on about the others; none is forgotten."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    fake = systems(a=[WORKING], b=[WORKING, Unavailable("Away.")])
+    async with pulling(fake, "a", "b") as (running, _):
+        while fake.polls("a") < 5 or fake.polls("b") < 5:
+            await deferLater(reactor, 0.01, int)
+        fake.answers["b"] = [READY]
+        fake.answers["a"] = [READY]
+        assert await running == 0
+    said = capsys.readouterr()
+    assert said.out == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n"
+    assert said.err.count("b: The gateway") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several gateways the same one is asked for all: there the work is done once."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    for _ in range(8):
+        fake = systems(a=[READY], b=[READY], c=[READY])
+        async with pulling(fake, "a", "b", "c", urls=2) as (running, other):
+            assert await running == 0
+            assert sorted([len(fake.asked), len(other.asked)]) == [0, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked any more afterwards."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    fake = systems(a=[WORKING], b=[WORKING])
+    async with pulling(fake, "a", "b") as (running, _):
+        while fake.polls("a") < 2 or fake.polls("b") < 2:
+            await deferLater(reactor, 0.01, int)
+        running.cancel()
+        await deferLater(reactor, 0.05, int)
+        count = len(fake.asked)
+        await deferLater(reactor, 0.1, int)
+        assert len(fake.asked) == count
+
+
+@pytest.fixture
+def daemons() -> Iterator[dict[str, Munged]]:
+    """Run the munge daemons of two systems, each with its own key."""
+    with Munged() as first, Munged() as second:
+        yield {"a": first, "b": second}
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_system_may_have_its_own_munge(
+    tmp_path: Path, daemons: dict[str, Munged]
+) -> None:
+    """Each request's credential is a new one, of the daemon that the system's gateway asks."""
+    fake = systems(a=[WORKING, WORKING, READY], b=[WORKING, READY])
+    threads = Threads(reactor, 4, "munge")
+    threads.startService()
+    users = HostUsers(threads, reactor)
+    authenticators = {
+        name: MungeAuthenticator(name, munged.socket, users, (), threads, reactor)
+        for name, munged in daemons.items()
+    }
+    site = make_site(cast("Gateway", fake), authenticators, reactor)
+    first, second = (str(munged.socket) for munged in daemons.values())
+    by_options = ["--munge-socket", f"a={first}", "--munge-socket", second]
+    ways: list[tuple[list[str], dict[str, str]]] = [
+        (by_options, {}),
+        ([], {"SHIFTERGW_MUNGE_SOCKET": f"a={first},b={second}"}),
+    ]
+    try:
+        async with listening(site) as port:
+            env = {**at_home(tmp_path / "home"), "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}"}
+            for options, more in ways:
+                arguments = [*options, "pull", "--system", "a,b", "x:1"]
+                done: Any = await deferToThread(shiftergw, *arguments, env={**env, **more})
+                assert (done.returncode, done.stderr.count("is not valid")) == (0, 0), done.stderr
+    finally:
+        await threads.stopService()
+    assert {asked[1].uid for asked in fake.asked} == {os.getuid()}
