@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -88,8 +89,11 @@ class DockerRegistry:
 
     def blob_requests(self) -> int:
         """Return how often a blob was asked for with GET since the start."""
-        lines = self._access_log.read_text().splitlines()
-        return sum(1 for line in lines if '"GET ' in line and "/blobs/" in line)
+        return len(self.blobs_asked_for())
+
+    def blobs_asked_for(self) -> list[str]:
+        """Return the digests of the blobs that were asked for with GET since the start."""
+        return re.findall(r'"GET \S+/blobs/(\S+) HTTP', self._access_log.read_text())
 
     def push(self, layout: Path, name: str, tag: str = "latest") -> None:
         """Copy an image of an OCI layout to `name` (`repository:tag`); an index with all it has."""

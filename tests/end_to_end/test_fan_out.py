@@ -1,0 +1,280 @@
+"""One gateway for several systems: one download and one conversion, and none waits for another."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.cli.command import ENVIRONMENT, PROGRAM
+from tests.images import entry, oci_layout, tar_of
+from tests.parts import need
+from tests.registries import DockerRegistry
+from tests.service import ALICE, FINAL, Service, until
+from tests.sshd import Sshd
+
+HERE, NEAR, FAR = SYSTEMS = ("here", "near", "far")
+"""A local system and two remote ones; `far` is the one that may be down."""
+
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Run a registry."""
+    with DockerRegistry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in the registry: its id, and the digests of its layers."""
+
+    id: str
+    layers: Sequence[str]
+
+
+@pytest.fixture
+def image(registry: DockerRegistry, tmp_path: Path) -> Image:
+    """Push an image that nobody has pulled before, as `lib/app:1`."""
+    layers = [tar_of([entry(f"data/{n}", os.urandom(2_000_000))]) for n in range(3)]
+    image_id = oci_layout(tmp_path / "layout", layers, config={"Env": ["A=1"]}).hex
+    registry.push(tmp_path / "layout", "lib/app:1")
+    manifest = json.loads((tmp_path / "layout" / "blobs" / "sha256" / image_id).read_bytes())
+    return Image(image_id, [layer["digest"] for layer in manifest["layers"]])
+
+
+@pytest.fixture(scope="module")
+def near() -> Iterator[Sshd]:
+    """Run the SSH server of a system."""
+    with Sshd() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[Sshd]:
+    """Run the SSH server of another system."""
+    with Sshd() as running:
+        yield running
+
+
+class Site:
+    """A gateway for the three systems, and what it asked of others."""
+
+    def __init__(self, root: Path, registry: DockerRegistry, sshds: Mapping[str, Sshd]) -> None:
+        """Nothing runs yet; `sshds` serve the remote systems."""
+        self.images = {system: root / system for system in SYSTEMS}
+        self._registry = registry
+        self._runs = root / "runs"
+        for directory in self.images.values():
+            directory.mkdir(parents=True)
+        common: dict[str, Any] = {"squashfs": {"compressor": "gzip", "level": 1}}
+        platforms: dict[str, Any] = {
+            HERE: {"accesstype": "local", "local": {"imageDir": str(self.images[HERE])}, **common}
+        }
+        for system, sshd in sshds.items():
+            ssh = {
+                "username": sshd.user,
+                "imageDir": str(self.images[system]),
+                "key": str(sshd.key),
+                "port": sshd.port,
+                "knownHosts": str(sshd.known_hosts),
+            }
+            platforms[system] = {
+                "accesstype": "remote",
+                "host": ["127.0.0.1"],
+                "ssh": ssh,
+                **common,
+            }
+        locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+        changes = {"Platforms": platforms, "Mksquashfs": str(self._counting(root))}
+        self.service = Service(root / "service", locations, changes)
+
+    def _counting(self, root: Path) -> Path:
+        """Return a `mksquashfs` that notes each of its conversions."""
+        program = root / "counting"
+        program.write_text(
+            f"#!/bin/sh\n[ \"$1\" = -version ] || echo $$ >> '{self._runs}'\n"
+            f'exec {need("mksquashfs")} "$@"\n'
+        )
+        program.chmod(0o755)
+        return program
+
+    def conversions(self) -> int:
+        """Return how many there were."""
+        return len(self._runs.read_text().splitlines()) if self._runs.exists() else 0
+
+    def downloads(self, image: Image) -> list[int]:
+        """Return how often each layer of an image was asked for, lowest first."""
+        asked = self._registry.blobs_asked_for()
+        return [asked.count(layer) for layer in image.layers]
+
+    def poll(self, system: str, name: str = "lib/app:1") -> dict[str, Any]:
+        """Ask once for a pull."""
+        path = f"/api/pull/{system}/docker/{quote(name, safe='')}/"
+        status, body = self.service.get(path, ALICE, "POST")
+        assert status == 200, (status, body)
+        answer: dict[str, Any] = body
+        return answer
+
+    def end(self, system: str, name: str = "lib/app:1") -> dict[str, Any]:
+        """Return the last answer of a pull, once it has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            answer = self.poll(system, name)
+            return answer if answer["status"] in FINAL else None
+
+        return until(ended, SECONDS, f"the end of the pull for {system}")
+
+    def ready(self, *systems: str) -> str:
+        """Return the image id that systems have in the end, all the same one."""
+        for system in systems:
+            self.poll(system)
+        ends = [self.end(system) for system in systems]
+        assert [end["status"] for end in ends] == ["READY"] * len(systems), ends
+        (image_id,) = {end["id"] for end in ends}
+        return str(image_id)
+
+    def files(self, system: str, image_id: str) -> tuple[bytes, bytes]:
+        """Return an image and its metadata as they lie on a system; nothing else lies there."""
+        names = [f"{image_id}.squashfs", f"{image_id}.meta"]
+        assert sorted(path.name for path in self.images[system].iterdir()) == sorted(names)
+        image, meta = ((self.images[system] / name).read_bytes() for name in names)
+        return image, meta
+
+    def pull(self, *systems: str) -> subprocess.CompletedProcess[str]:
+        """Run `shiftergw pull` for systems."""
+        more = {"SHIFTERGW_GATEWAY": self.service.url, "SHIFTERGW_CREDENTIAL": ALICE}
+        return subprocess.run(
+            [*PROGRAM, "pull", "--system", ",".join(systems), "lib/app:1"],
+            env={**ENVIRONMENT, **more},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+
+@pytest.fixture
+def site(registry: DockerRegistry, near: Sshd, far: Sshd, tmp_path: Path) -> Iterator[Site]:
+    """Run the gateway, with two workers."""
+    made = Site(tmp_path / "site", registry, {NEAR: near, FAR: far})
+    with made.service:
+        yield made
+
+
+@contextmanager
+def silent(sshd: Sshd) -> Iterator[Callable[[], None]]:
+    """Have a server that takes connections and never answers; the value ends that at once."""
+    sshd.stop()
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", sshd.port))
+        listening.listen()
+        try:
+            yield listening.close
+        finally:
+            listening.close()
+            sshd.start()
+
+
+@contextmanager
+def closed(sshd: Sshd) -> Iterator[None]:
+    """Have a server that is not there."""
+    sshd.stop()
+    try:
+        yield
+    finally:
+        sshd.start()
+
+
+def test_one_download_and_one_conversion(site: Site, image: Image) -> None:
+    """Three systems that ask at once get the same bytes, which were fetched and made once."""
+    image_id = site.ready(*SYSTEMS)
+    assert site.downloads(image) == [1, 1, 1]
+    assert site.conversions() == 1
+    contents = {site.files(system, image_id) for system in SYSTEMS}
+    assert len(contents) == 1
+    assert site.service.leftovers() == []
+
+
+def test_a_silent_system_holds_up_no_other(site: Site, image: Image, far: Sshd) -> None:
+    """The others are READY while it is waited for; once it is back it needs the bytes only."""
+    with silent(far) as give_up:
+        site.poll(FAR)
+        until(lambda: site.poll(FAR)["status"] == "PULLING", SECONDS, "the beginning of its pull")
+        image_id = site.ready(HERE, NEAR)
+        assert site.poll(FAR)["status"] == "PULLING"
+        give_up()  # or it would be waited for for half a minute
+        failed = site.end(FAR)
+    assert failed["status"] == "FAILURE"
+    assert "The system" in failed["status_message"]
+    assert failed["remedy"]
+    assert list(site.images[FAR].iterdir()) == []
+    _is_served_again(site, image, image_id)
+
+
+def test_an_absent_system_holds_up_no_other(site: Site, image: Image, far: Sshd) -> None:
+    """Its record says why it failed; the others are READY, and so is it once it is back."""
+    with closed(far):
+        for system in (FAR, HERE, NEAR):
+            site.poll(system)
+        image_id = site.ready(HERE, NEAR)
+        failed = site.end(FAR)
+        done = site.pull(*SYSTEMS)
+    assert failed["status"] == "FAILURE"
+    assert "cannot be reached" in failed["status_message"]
+    assert (done.returncode, done.stdout) == (1, f"{HERE}: {image_id}\n{NEAR}: {image_id}\n")
+    told = [line for line in done.stderr.splitlines() if line.startswith(f"{FAR}: ")]
+    assert any("cannot be reached" in line for line in told)
+    assert any("Try again" in line for line in told)
+    _is_served_again(site, image, image_id)
+
+
+def _is_served_again(site: Site, image: Image, image_id: str) -> None:
+    """See that a system which is back needs neither a download nor a conversion."""
+    downloads, conversions = site.downloads(image), site.conversions()
+    assert (downloads, conversions) == ([1, 1, 1], 1)
+
+    def back() -> bool:  # for a while the failure is still told
+        return bool(site.end(FAR)["status"] == "READY")
+
+    until(back, SECONDS, "the delivery after all")
+    assert (site.downloads(image), site.conversions()) == (downloads, conversions)
+    assert site.files(FAR, image_id) == site.files(HERE, image_id)
+
+
+def test_many_pulls_for_a_silent_system(
+    site: Site, image: Image, registry: DockerRegistry, far: Sshd, tmp_path: Path
+) -> None:
+    """They never have all the workers: a later pull for another system is done meanwhile."""
+    names = ["lib/app:1", "lib/app:2", "lib/app:3"]
+    for name in names[1:]:
+        registry.push(tmp_path / "layout", name)
+    with silent(far):
+        for name in names:
+            site.poll(FAR, name)
+        until(lambda: site.poll(FAR)["status"] == "PULLING", SECONDS, "the beginning of its pull")
+        image_id = site.ready(HERE)
+        states = [site.poll(FAR, name)["status"] for name in names]
+    assert states == ["PULLING", "PENDING", "PENDING"]
+    assert site.files(HERE, image_id)[0].startswith(b"hsqs")
+    assert site.downloads(image) == [1, 1, 1]
+
+
+def test_the_command_waits_for_all(site: Site, image: Image) -> None:
+    """`shiftergw pull --system a,b,c` ends when all are READY, and prints an id for each."""
+    done = site.pull(*SYSTEMS)
+    assert done.stdout == "".join(f"{system}: {image.id}\n" for system in SYSTEMS), done.stderr
+    assert done.returncode == 0
+    assert {f"{system}: READY" for system in SYSTEMS} <= set(done.stderr.splitlines())
+    assert (site.downloads(image), site.conversions()) == ([1, 1, 1], 1)
