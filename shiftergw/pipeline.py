@@ -33,6 +33,14 @@ CacheOf = Callable[[ResolvedImage], BlobCache]
 """The cache for an image's blobs: private content is kept apart, by where it came from."""
 
 
+_BUILDING = {
+    "WAITING": (State.EXAMINATION, "Waiting for the same conversion for another pull"),
+    "EXAMINATION": (State.EXAMINATION, "Examining image"),
+    "CONVERSION": (State.CONVERSION, "Converting image"),
+}
+"""What a user is told while an image is built."""
+
+
 class Watcher(Protocol):
     """Whoever follows one image through the pipeline; its methods are cheap and never raise."""
 
@@ -142,11 +150,7 @@ class Pipeline:
         """
 
         def entered(stage: str) -> None:
-            state = State(stage)
-            watcher.entered(
-                state,
-                "Examining image" if state is State.EXAMINATION else "Converting image",
-            )
+            watcher.entered(*_BUILDING[stage])
 
         building = self._builder.build(
             image.id, config.created, layers, options, self._limits, watcher.report, entered

@@ -137,8 +137,9 @@ class ImageBuilder(Protocol):
     ) -> AbstractAsyncContextManager[BuiltImage]:
         """Build, or find, the converted file of (id, options); it stays while the context lives.
 
-        `entered` is told "EXAMINATION" and "CONVERSION" as they begin. Raises `LayerInvalid`,
-        `BlobCorrupt` (a `diff_id`), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
+        `entered` is told "EXAMINATION" and "CONVERSION" as they begin, and "WAITING" where somebody
+        else is at the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id`),
+        `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
         """
         ...
 

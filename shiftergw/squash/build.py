@@ -78,7 +78,7 @@ class SquashBuilder:
         files = ConvertedFiles(self._directory, image_id, options.key)
         with _disk_errors():
             await self._threads.run(private_directory, self._directory)
-            async with file_lock(files.lock, self._clock):
+            async with file_lock(files.lock, self._clock, lambda: entered("WAITING")):
                 built = await self._found(files)
                 if built is None:
                     built = await self._made(
