@@ -19,6 +19,7 @@ from shiftergw.states import (
 )
 from shiftergw.store import documents, images, queries, rows
 from shiftergw.store.documents import Change
+from shiftergw.store.turns import NOBODY
 
 
 def claim(
@@ -59,7 +60,7 @@ def begin(
     state = State(document["status"])
     check_restart(state)
     uid = document.get("requested_by") or 0
-    db.execute(queries.SERVE, (queries.NOBODY if state is State.EXPIRING else uid, now))
+    db.execute(queries.SERVE, (NOBODY if state is State.EXPIRING else uid, now))
     return rows.change(db, key, document, documents.begun(document, runner, now))
 
 
