@@ -84,7 +84,7 @@ class SquashBuilder:
                     built = await self._made(
                         files, created, layers, options, limits, report, entered
                     )
-                held = hold(files.squashfs)
+                held = hold(files)
         try:
             yield built
         finally:

@@ -3,7 +3,8 @@
 A directory holds, for each (image id, options):
 
 * `<id>-<key>.squashfs`, the converted file, in place only once it was checked;
-* `<id>-<key>.json`, its size, its SHA-256 and what it holds, written after it;
+* `<id>-<key>.json`, its size, its SHA-256 and what it holds, written after it, and touched whenever
+  it is used: the file itself may have a second name in an image directory, where times matter;
 * `<id>-<key>.lock`, held by whoever builds, verifies or sweeps it;
 * `<id>-<key>.part`, a file in the making; of the holder of the lock, so it needs no other name.
 
@@ -56,12 +57,12 @@ def make_empty(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
 
 
-def hold(path: Path) -> int:
+def hold(files: ConvertedFiles) -> int:
     """Mark a file as used now, and in use for as long as the returned descriptor is open."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(files.squashfs, os.O_RDONLY | os.O_CLOEXEC)
     # Never waits: the exclusive lock is taken by the sweep alone, under the lock we hold.
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.utime(descriptor)
+    os.utime(files.sidecar)
     return descriptor
 
 
@@ -133,7 +134,8 @@ def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool
         return False
     try:
         # Looked at again: it may have been made or used between the first look and the lock.
-        if _touched([files.squashfs, files.part]) >= before or _in_use(files.squashfs):
+        newest = _touched([files.squashfs, files.sidecar, files.part])
+        if newest >= before or _in_use(files.squashfs):
             return False
         for path in group:
             if path != files.lock:

@@ -99,6 +99,14 @@ async def test_use_makes_young(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_use_leaves_the_file_s_own_time(site: Site) -> None:
+    """It may have a second name in an image directory, where another time means another file."""
+    built = await site.built(site.two)
+    os.utime(built.path, (1, 1))
+    assert (await site.built(site.two)).path.stat().st_mtime == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_file_in_use_is_not_swept(site: Site) -> None:
     """While a context lives its file stays, for as many as use it, and until the last."""
     layers = site.two
