@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shiftergw.model import ANONYMOUS, ImageRecord, Session
+from shiftergw.image import ResolvedImage
+from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,45 @@ def may_expire(session: Session, record: ImageRecord) -> bool:
     """Say whether a user may expire a tag: an admin any, others what they alone may read."""
     alone = record.is_private and record.user_acl == (session.uid,) and not record.group_acl
     return session.admin or bool(alone)
+
+
+def is_reader(asker: ImageRecord, known: ImageRecord) -> bool:
+    """Say whether the asker is one of the users who are named; his groups are not known here."""
+    return asker.requested_by is not None and asker.requested_by in (known.user_acl or ())
+
+
+def is_about_readers(asker: ImageRecord, known: ImageRecord) -> bool:
+    """Say whether the work is to change the ACL only, by one who may without the registry."""
+    return asker.kind == "acl" and (
+        bool(asker.by_admin)
+        or (known.requested_by is not None and known.requested_by == asker.requested_by)
+    )
+
+
+def may_skip_registry(asker: ImageRecord, held: ImageRecord) -> bool:
+    """Say whether the registry need not be asked who may read an image that is there."""
+    return not held.is_private or is_reader(asker, held) or is_about_readers(asker, held)
+
+
+def is_of(origin: Origin | None, image: ResolvedImage) -> bool:
+    """Say whether an image is known to come from the repository that another was resolved in."""
+    return origin is not None and (origin.location, origin.repository) == (
+        image.location,
+        image.repository,
+    )
+
+
+def may_skip_bytes(
+    asker: ImageRecord, held: ImageRecord, image: ResolvedImage, *, proven: bool
+) -> bool:
+    """Say whether one who has just read a manifest may have the delivered image without its bytes.
+
+    A public one always. A private one only where it came from, and only if he is among its readers
+    or has `proven` that he may read its blobs there: a copy of a manifest elsewhere proves nothing.
+    """
+    if not held.is_private:
+        return True
+    return is_of(held.origin, image) and (proven or is_reader(asker, held))
 
 
 def after_pull(

@@ -205,6 +205,7 @@ class ImageRecord:
     origin: Origin | None = None
     size: int | None = None
     sha256: str | None = None
+    modified: int | None = None
     options: str | None = None
     stage: str | None = None
     done: int = 0

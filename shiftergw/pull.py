@@ -21,14 +21,14 @@ from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
-from shiftergw.targets import Target, meta_of
+from shiftergw.targets import FILE_FACTS, Target, meta_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 _FACTS = (
-    "format", "arch", "os", "location", "remotetype", "ostcount", "replication", "env", "entry",
-    "cmd", "workdir", "labels", "origin", "size", "sha256", "options", "report",
+    "format", "arch", "os", "location", "remotetype", "replication", "env", "entry", "cmd",
+    "workdir", "labels", "origin", *FILE_FACTS,
 )  # fmt: skip
 """What a record says of an image whoever pulled it, under whichever tag."""
 
@@ -64,19 +64,26 @@ class Pull:
         reference = ImageReference.parse(record.pulltag or "")
         login = self._login(record)
         current = await self._store.find(record.system, record.itype, [str(reference)])
+        lost: set[str] = set()
         if current is not None and (
-            _is_about_readers(record, current)
+            access.is_about_readers(record, current)
             or await self._is_unchanged(current, reference, login, attempt)
         ):
-            ready = await self._reuse(attempt, target, current)
+            ready = await self._reuse(attempt, target, current, lost)
             if ready is not None:
                 return ready
 
         image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
         await self._check_allowed(image, target)
+        proven = False
         for known in await self._store.find_id(target.systems, image.id):
-            if await self._may_reuse(known, image, login, attempt):
-                ready = await self._reuse(attempt, target, known, image.private)
+            if image.id in lost:
+                break
+            if not proven and _wants_proof(record, known, image):
+                await self._pipeline.prove(image, login, attempt)
+                proven = True
+            if access.may_skip_bytes(record, known, image, proven=proven):
+                ready = await self._reuse(attempt, target, known, lost, image, proven=proven)
                 if ready is not None:
                     return ready
         await self._check_space(image, target)
@@ -102,28 +109,12 @@ class Pull:
         more than that the manifest is there. The original stored the digest of the index as the id,
         and nothing of its origin.
         """
-        if current.is_private and not _is_reader(attempt.record, current):
+        if current.is_private and not access.is_reader(attempt.record, current):
             return False
         attempt.entered(State.PULLING, "Getting manifest")
         digest = await self._pipeline.head(reference, login, attempt)
         stored = current.origin.source_digest if current.origin else f"sha256:{current.id}"
         return digest is not None and digest == stored
-
-    async def _may_reuse(
-        self, known: ImageRecord, image: ResolvedImage, login: Login | None, attempt: Attempt
-    ) -> bool:
-        """Say whether a delivered image may be taken for a resolved one without its bytes.
-
-        A public one always. A private one only for a caller who has just read the manifest where it
-        came from, and may read its blobs there: a copy of the manifest elsewhere proves nothing.
-        """
-        if not known.is_private:
-            return True
-        if known.origin is None or not _is_of(known.origin, image):
-            return False
-        if not _is_reader(attempt.record, known):
-            await self._pipeline.prove(image, login, attempt)
-        return True
 
     async def _check_allowed(self, image: ResolvedImage, target: Target) -> None:
         if await self._store.blocked(target.name, {image.id, image.source_digest.hex}):
@@ -147,27 +138,36 @@ class Pull:
         attempt: Attempt,
         target: Target,
         known: ImageRecord,
-        private: bool | None = None,
+        lost: set[str],
+        image: ResolvedImage | None = None,
+        *,
+        proven: bool = False,
     ) -> Ready | None:
-        """End a pull whose image is there: nothing to download, metadata only if the ACL moved.
+        """End a pull whose image is there: nothing to download, metadata only if it is to change.
 
-        `private` says what the registry wanted of a user who has just read the image there; None,
-        that he did not. None is returned if the files are not there after all, or if he must read
-        it there first: another may have removed or changed them before we held the lease.
+        `image` is what a user has just read at the registry, `proven` that he may read its blobs
+        there; None, that he did not ask. None is returned if the file is not there after all, or if
+        he must read it there first: another may have removed or changed it before we held the
+        lease. The id of a file that is not there is `lost` from then on.
         """
         assert known.id is not None
         await attempt.lease(target.name, known.id)
-        held = _same(known, await self._store.find_id(target.systems, known.id))
-        trusted = held is not None and (private is not None or _may_skip(attempt.record, held))
-        if held is None or not trusted or not await target.holds(held):
+        records = await self._store.find_id(target.systems, known.id)
+        held = _same(known, records)
+        if held is None or not _is_trusted(attempt.record, held, image, proven=proven):
             await attempt.release()
             return None
-        wanted_login = held.is_private if private is None else private
+        found = await target.found(held, records, attempt.say)
+        if found is None:
+            lost.add(known.id)
+            await attempt.release()
+            return None
+        wanted_login = held.is_private if image is None else image.private
         readers, puller = self._readers(attempt.record, held, None, private=wanted_login)
-        if readers != access.of(held):
+        if readers != access.of(held) or not await target.describes(held):
             attempt.entered(State.TRANSFER, "Transferring metadata")
             await self._install_meta(attempt, target, _with(held, readers), held)
-        facts = {name: getattr(held, name) for name in _FACTS}
+        facts = {name: getattr(found, name) for name in _FACTS}
         known_facts = {name: fact for name, fact in facts.items() if fact is not None}
         return self._ready(target, known.id, known_facts, readers, puller)
 
@@ -184,12 +184,12 @@ class Pull:
         attempt.entered(State.TRANSFER, "Transferring image")
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
-        await target.directory.install(
-            built.path, f"{image.id}.squashfs", built.sha256, attempt.report
-        )
+        name = f"{image.id}.squashfs"
+        await target.directory.install(built.path, name, built.sha256, attempt.report)
+        there = await target.directory.exists(name)
         known = await self._store.find_id(target.systems, image.id, expiring=True)
         held = _same(None, known)
-        if current is not None and current.origin is not None and not _is_of(current.origin, image):
+        if current is not None and current.origin and not access.is_of(current.origin, image):
             current = None  # the tag means another place by now: its readers there are not asked
         readers, puller = self._readers(attempt.record, held, current, private=image.private)
         facts: dict[str, Any] = {
@@ -198,7 +198,7 @@ class Pull:
             "os": config.os or target.platform.os,
             "location": image.location,
             "remotetype": "dockerv2",
-            "ostcount": "0",
+            "ostcount": str(target.ost_count),
             "replication": "1",
             "env": config.env,
             "entry": config.entrypoint or None,
@@ -209,6 +209,7 @@ class Pull:
             ),
             "size": built.size,
             "sha256": built.sha256,
+            "modified": there.modified if there is not None else None,
             "options": target.options.key,
         }
         attempt.entered(State.TRANSFER, "Transferring metadata")
@@ -270,27 +271,22 @@ class Pull:
         return Ready(image_id, changes, now + self._config.keep_untagged, target.name)
 
 
-def _is_reader(asker: ImageRecord, known: ImageRecord) -> bool:
-    """Say whether the asker is one of the users who are named; his groups are not known here."""
-    return asker.requested_by is not None and asker.requested_by in (known.user_acl or ())
-
-
-def _is_about_readers(asker: ImageRecord, known: ImageRecord) -> bool:
-    """Say whether the work is to change the ACL only, by one who may without the registry."""
-    return asker.kind == "acl" and (
-        bool(asker.by_admin)
-        or (known.requested_by is not None and known.requested_by == asker.requested_by)
+def _wants_proof(asker: ImageRecord, known: ImageRecord, image: ResolvedImage) -> bool:
+    """Say whether the asker may have a private image once he has proven that he may read it."""
+    return (
+        known.is_private
+        and access.is_of(known.origin, image)
+        and not access.is_reader(asker, known)
     )
 
 
-def _may_skip(asker: ImageRecord, held: ImageRecord) -> bool:
-    """Say whether the registry need not be asked who may read an image that is there."""
-    return not held.is_private or _is_reader(asker, held) or _is_about_readers(asker, held)
-
-
-def _is_of(origin: Origin, image: ResolvedImage) -> bool:
-    """Say whether an image came from the repository that another one was resolved in."""
-    return (origin.location, origin.repository) == (image.location, image.repository)
+def _is_trusted(
+    asker: ImageRecord, held: ImageRecord, image: ResolvedImage | None, *, proven: bool
+) -> bool:
+    """Say whether the asker may have an image by what he has shown, as it is held now."""
+    if image is None:
+        return access.may_skip_registry(asker, held)
+    return access.may_skip_bytes(asker, held, image, proven=proven)
 
 
 def _same(known: ImageRecord | None, records: Sequence[ImageRecord]) -> ImageRecord | None:

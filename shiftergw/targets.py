@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from twisted.logger import Logger
 
 from shiftergw.access import of
 from shiftergw.image import Platform, SquashOptions
 from shiftergw.model import ImageRecord
 from shiftergw.oci.meta import MetaFile, write_meta
-from shiftergw.ports import ImageDirectory
+from shiftergw.ports import ImageDirectory, InstalledFile, Say
+
+FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
+"""What a record says of the delivered file, as it was made and as it lies there."""
+
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +25,7 @@ class Target:
     """Where a system's images go, and how they are made.
 
     `systems` are all systems that share the directory, this one included; `name` is the same for
-    all of them.
+    all of them. `ost_count` is over how many OSTs new images are laid out; 0: as it comes, -1: all.
     """
 
     name: str
@@ -25,16 +33,55 @@ class Target:
     platform: Platform
     options: SquashOptions
     systems: Collection[str]
+    ost_count: int = 0
 
-    async def holds(self, record: ImageRecord) -> bool:
-        """Say whether the files of a READY record lie in the image directory as recorded."""
-        image = await self.directory.exists(f"{record.id}.squashfs")
-        meta = await self.directory.exists(f"{record.id}.meta")
-        return (
-            image is not None
-            and meta is not None
-            and (record.size is None or record.size == image.size)
+    async def found(
+        self, held: ImageRecord, records: Sequence[ImageRecord], say: Say
+    ) -> ImageRecord | None:
+        """Return what is known of a READY record's image file as it lies there now.
+
+        None if it is not there as recorded. `records` are all READY ones of the same files: each
+        system that shares the directory has its own, and only the one of the last delivery knows
+        the file at first sight. That is by its size and its `modified`; a file that differs in the
+        latter, touched or restored from a backup, is known by its digest, which may take minutes:
+        `say` is told. Of a file of the original gateway nothing is recorded: it only has to exist.
+        """
+        name = f"{held.id}.squashfs"
+        there = await self.directory.exists(name)
+        if there is None:
+            return None
+        if held.sha256 is None:
+            return held if held.size in {None, there.size} else None
+        fitting = [one for one in (held, *records) if one.sha256 and one.size == there.size]
+        for one in fitting:
+            if one.modified == there.modified:
+                return _of_file(held, one, there)
+        if fitting:
+            say("Checking the image that is there")
+            sha256 = await self.directory.digest(name)
+            for one in fitting:
+                if one.sha256 == sha256:
+                    return _of_file(held, one, there)
+        _log.warn(
+            "{name} in {directory} is not the file that was delivered there",
+            name=name,
+            directory=self.name,
         )
+        return None
+
+    async def describes(self, held: ImageRecord) -> bool:
+        """Say whether the metadata of a READY record lies there, and says what the record says.
+
+        What the original gateway wrote only has to exist.
+        """
+        name = f"{held.id}.meta"
+        there = await self.directory.exists(name)
+        if there is None or held.sha256 is None:
+            return there is not None
+        content = meta_of(held).content
+        if there.size != len(content):
+            return False
+        return await self.directory.digest(name) == hashlib.sha256(content).hexdigest()
 
     async def remove(self, image_id: str) -> None:
         """Remove an image's files, the metadata first: without it no runtime starts the image."""
@@ -54,3 +101,9 @@ def meta_of(record: ImageRecord) -> MetaFile:
         user_acl=access.user_acl,
         group_acl=access.group_acl,
     )
+
+
+def _of_file(held: ImageRecord, one: ImageRecord, there: InstalledFile) -> ImageRecord:
+    """Return a record with what another one says of the file, and the time that it has now."""
+    facts = {name: getattr(one, name) for name in FILE_FACTS}
+    return replace(held, **{**facts, "modified": there.modified})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw import access
 from shiftergw.access import PUBLIC, Access, after_pull
-from shiftergw.model import ImageRecord, Session
+from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.model import ImageRecord, Origin, Session
 from shiftergw.states import State
 
 ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
@@ -186,3 +189,29 @@ def test_who_expires_a_tag(
     record = image(users, groups, private=private)
     assert access.may_expire(session(uid), record) is allowed
     assert access.may_expire(session(ROOT, admin=True), record)
+
+
+HERE, ELSEWHERE = Origin("registry", "lib/app", ""), Origin("registry", "bob/copy", "")
+BLOB = Descriptor(Digest.of(b""), 0)
+READ = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (), "registry", "lib/app")
+
+
+@pytest.mark.parametrize(
+    ("private", "origin", "uid", "proven", "expected"),
+    [
+        (False, None, BOB, False, True),
+        (False, ELSEWHERE, BOB, False, True),
+        (True, HERE, ALICE, False, True),
+        (True, HERE, BOB, True, True),
+        (True, HERE, BOB, False, False),
+        (True, ELSEWHERE, ALICE, False, False),
+        (True, ELSEWHERE, BOB, True, False),
+        (True, None, ALICE, True, False),
+    ],
+)
+def test_who_has_an_image_without_its_bytes(
+    private: bool, origin: Origin | None, uid: int, proven: bool, expected: bool
+) -> None:
+    """Everybody a public one; a private one its readers, and who may read it where it is from."""
+    held = replace(image((ALICE,), private=private), origin=origin)
+    assert access.may_skip_bytes(pull(uid), held, READ, proven=proven) is expected

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.logger import LogLevel, capturedLogs
 
 from shiftergw.errors import Unavailable
 from shiftergw.image import Digest
 from shiftergw.model import ANONYMOUS, ImageRecord
 from shiftergw.states import State
-from tests.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
+from tests.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
 ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
 OTHER = Digest.of(b"another manifest")
@@ -229,3 +233,81 @@ async def test_an_image_on_its_way_out_keeps_its_readers(tmp_path: Path) -> None
         record = await bench.pull("lib/app:2", uid=BOB, login="bob:other")
         assert (record.status, record.user_acl) == (State.READY, (CAROL, ALICE, BOB))
         assert (record.requested_by, bench.meta().user_acl) == (ALICE, (CAROL, ALICE, BOB))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_was_touched_stays(tmp_path: Path) -> None:
+    """Same bytes with another time cost no second request, and the record follows."""
+    async with running_bench(tmp_path) as bench:
+        record = await bench.pull()
+        assert record.modified == int(bench.image_path.stat().st_mtime)
+        os.utime(bench.image_path, (1, 1))
+        bench.source.asked.clear()
+        record = await bench.pull()
+        assert (record.modified, bench.source.asked, bench.builder.built) == (1, ["head"], 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_was_swapped_is_delivered_anew(tmp_path: Path) -> None:
+    """Other bytes of the same size are found out by their digest, once for all records."""
+    async with running_bench(tmp_path) as bench:
+        await bench.pull()
+        await bench.pull(system=SISTER)
+        bench.image_path.write_bytes(b"squashfz")
+        os.utime(bench.image_path, (1, 1))
+        bench.source.asked.clear()
+        with capturedLogs() as events:
+            record = await bench.pull()
+        warnings = [event for event in events if event["log_level"] is LogLevel.warn]
+        assert len(warnings) == 1
+        assert bench.source.asked == ["head", "resolve"]
+        assert bench.image_path.read_bytes() == b"squashfs"
+        assert record.modified == int(bench.image_path.stat().st_mtime)
+        assert (await bench.pull(system=SISTER)).modified == record.modified
+        assert bench.builder.built == 2
+
+
+@pytest.mark.parametrize("damage", [b"USERACL: 2009\n", b"", None])
+@pytest_twisted.ensureDeferred
+async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes | None) -> None:
+    """Also metadata that is gone: the image is there, so nothing is fetched or converted."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        whole = bench.meta_path.read_bytes()
+        if damage is None:
+            bench.meta_path.unlink()
+        else:
+            bench.meta_path.write_bytes(damage)
+        bench.source.asked.clear()
+        record = await bench.pull(login="alice:secret")
+        assert record.status is State.READY
+        assert bench.meta_path.read_bytes() == whole
+        assert (bench.source.asked, bench.builder.built) == (["head"], 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_turned_private_meanwhile_is_not_given_away(tmp_path: Path) -> None:
+    """Removed, and delivered anew as another's private image while a pull waits for its lease.
+
+    Bob has only shown that a manifest like it is at a place of his own: he has to bring its bytes.
+    """
+    async with running_bench(tmp_path) as bench:
+        public = await bench.pull()
+        lease = bench.store.lease
+
+        async def after_others(*arguments: Any) -> bool:
+            bench.store.lease = lease  # type: ignore[method-assign]
+            gone = await bench.store.expire(public.key)
+            assert gone is not None
+            await bench.worker.run(gone.key)
+            assert not bench.image_path.exists()
+            bench.source.repository = "lib/app"
+            record = await private_image(bench)
+            assert (record.private, record.user_acl) == (True, (ALICE,))
+            bench.cache.given.clear()
+            return await lease(*arguments)
+
+        bench.store.lease = after_others  # type: ignore[method-assign, assignment]
+        bench.source.repository = "bob/copy"
+        await bench.pull("bob/copy:1", uid=BOB, login="bob:other")
+        assert bench.cache.given == [LAYER.digest]

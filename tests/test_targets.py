@@ -1,18 +1,30 @@
-"""The metadata of a record: who may run an image is who may read its record, and nobody else."""
+"""What lies in an image directory: metadata as the record has it, files as they were delivered."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.logger import capturedLogs
 
 from shiftergw.access import of
+from shiftergw.delivery.local import LocalDirectory
+from shiftergw.image import Platform, SquashOptions
 from shiftergw.model import ImageRecord, Session, document_of
 from shiftergw.oci.manifest import parse_config
 from shiftergw.oci.meta import Meta, read_meta
-from shiftergw.targets import meta_of
+from shiftergw.plumbing.threads import Threads
+from shiftergw.targets import Target, meta_of
 
 # What breaks lines, lists and numbers, and what would be an ACL if it came to stand on a line.
 TEXT = st.text(
@@ -96,3 +108,152 @@ def test_an_image_s_values_are_read_as_they_were_meant(
     left_out = [name for name in file.dropped if name.startswith("ENV ")]
     assert len(whole) + len(left_out) >= len(record.env or ())
     assert {one.rstrip(" \t\v\f\r\n") for one in record.env or ()} >= set(meta.env)
+
+
+ID = "0123456789abcdef" * 4
+CONTENT = b"squashfs"
+DELIVERED, TOUCHED = 1_700_000_000, 1_700_000_100
+RECORD = ImageRecord(
+    key="mine",
+    id=ID,
+    env=("A=1",),
+    private=True,
+    user_acl=(2001,),
+    size=len(CONTENT),
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    modified=DELIVERED,
+    options="gzip",
+)
+OF_THE_ORIGINAL = ImageRecord(key="old", id=ID)
+
+
+class Directory(LocalDirectory):
+    """An image directory that counts what is hashed."""
+
+    hashed = 0
+
+    async def digest(self, name: str) -> str:
+        """Hash, and count."""
+        self.hashed += 1
+        return await super().digest(name)
+
+
+class Place:
+    """A target, and its image directory with the files of `RECORD`."""
+
+    def __init__(self, root: Path, threads: Threads) -> None:
+        """Write the files."""
+        self.directory = Directory(root, threads)
+        self.target = Target("images", self.directory, Platform(), SquashOptions(), ("mycluster",))
+        self.image, self.meta = root / f"{ID}.squashfs", root / f"{ID}.meta"
+        self.meta.write_bytes(meta_of(RECORD).content)
+        self.said: list[str] = []
+        self.write(CONTENT, DELIVERED)
+
+    def write(self, content: bytes, modified: int) -> None:
+        """Have other bytes in the image, last written at another time."""
+        self.image.write_bytes(content)
+        os.utime(self.image, (modified, modified))
+
+    async def found(self, held: ImageRecord, *others: ImageRecord) -> ImageRecord | None:
+        """Look for the image of a record."""
+        return await self.target.found(held, (held, *others), self.said.append)
+
+
+@pytest_twisted.async_yield_fixture()
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    """Give an image directory in which everything is as it was delivered."""
+    threads = Threads(reactor, 2, "test")
+    threads.startService()
+    yield Place(tmp_path, threads)
+    await threads.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_as_it_was_delivered_is_not_read(place: Place) -> None:
+    """Size and time are enough: whatever its size is, this costs nothing."""
+    assert await place.found(RECORD) == RECORD
+    assert (place.directory.hashed, place.said) == (0, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_was_touched_is_known_by_its_digest(place: Place) -> None:
+    """Copied back from a backup, say; the record then tells the time that it has now."""
+    place.write(CONTENT, TOUCHED)
+    found = await place.found(RECORD)
+    assert found == replace(RECORD, modified=TOUCHED)
+    assert (place.directory.hashed, len(place.said)) == (1, 1)
+    assert await place.found(found) == found
+    assert place.directory.hashed == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_record_without_the_time_gets_it(place: Place) -> None:
+    """Earlier versions did not keep it."""
+    assert await place.found(replace(RECORD, modified=None)) == RECORD
+    assert place.directory.hashed == 1
+
+
+@pytest.mark.parametrize(("content", "hashed"), [(b"squashfz", 1), (b"short", 0)])
+@pytest_twisted.ensureDeferred
+async def test_another_file_is_not_the_image(place: Place, content: bytes, hashed: int) -> None:
+    """Other bytes of the same size, or another size: the log warns, the image is not there."""
+    place.write(content, TOUCHED)
+    with capturedLogs() as events:
+        assert await place.found(RECORD) is None
+    assert [event["log_level"].name for event in events] == ["warn"]
+    assert place.directory.hashed == hashed
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_is_gone(place: Place) -> None:
+    """No file is no image, whoever recorded it."""
+    place.image.unlink()
+    assert await place.found(RECORD) is None
+    assert await place.found(OF_THE_ORIGINAL) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sister_s_delivery_is_believed(place: Place) -> None:
+    """Of systems that share the files the last to deliver knows them; the others follow it."""
+    content = b"squashfs, made with other options"
+    place.write(content, TOUCHED)
+    sister = replace(
+        RECORD,
+        key="sister",
+        user_acl=(),
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        modified=TOUCHED,
+        options="zstd",
+    )
+    found = await place.found(RECORD, sister)
+    assert found == replace(sister, key=RECORD.key, user_acl=RECORD.user_acl)
+    assert place.directory.hashed == 0
+    place.write(content, TOUCHED + 1)
+    found = await place.found(RECORD, sister)
+    assert found is not None
+    assert (found.sha256, found.modified) == (sister.sha256, TOUCHED + 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> None:
+    """It recorded neither size nor digest; nor does its record vouch for what others say."""
+    place.write(b"whatever it made", TOUCHED)
+    place.meta.write_bytes(b"FORMAT: squashfs\nENTRY: [u'x']\n")
+    assert await place.found(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
+    assert await place.target.describes(OF_THE_ORIGINAL)
+    assert await place.found(RECORD, OF_THE_ORIGINAL) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_metadata_says_what_the_record_says(place: Place) -> None:
+    """Byte by byte: another reader's number is as long as the right one."""
+    assert await place.target.describes(RECORD)
+    whole = place.meta.read_bytes()
+    for damaged in (whole.replace(b"2001", b"2002"), whole[:-1], b""):
+        place.meta.write_bytes(damaged)
+        assert not await place.target.describes(RECORD)
+    place.meta.unlink()
+    assert not await place.target.describes(RECORD)
+    assert not await place.target.describes(OF_THE_ORIGINAL)

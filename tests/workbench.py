@@ -231,6 +231,11 @@ class Bench:
         return read_meta(self.meta_path.read_bytes())
 
     @property
+    def image_path(self) -> Path:
+        """Return where the image lies."""
+        return self.images / f"{self.source.manifest.hex}.squashfs"
+
+    @property
     def meta_path(self) -> Path:
         """Return where the metadata lies."""
         return self.images / f"{self.source.manifest.hex}.meta"

@@ -176,7 +176,9 @@ def _installed(path: Path) -> InstalledFile | None:
         status = path.lstat()
     except FileNotFoundError:
         return None
-    return InstalledFile(path.name, status.st_size) if stat.S_ISREG(status.st_mode) else None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return InstalledFile(path.name, status.st_size, int(status.st_mtime))
 
 
 def _list(directory: Path) -> list[InstalledFile]:

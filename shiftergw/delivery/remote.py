@@ -41,6 +41,7 @@ CLEAN_UP_SECONDS = 15.0
 
 _NAME = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
+_SMALL = 64 << 10
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 
 
@@ -91,7 +92,7 @@ class RemoteDirectory:
             found = await files.lstat(path)
         if found is None or not found.is_file:
             return None
-        return InstalledFile(name, found.size or 0)
+        return InstalledFile(name, found.size or 0, found.modified)
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
         """Put a file there, or the rest of it if a part of it lies there already."""
@@ -128,19 +129,22 @@ class RemoteDirectory:
         """Return the installed images and metadata, sorted by name."""
         async with self._session() as (files, _):
             found = await files.entries(self._directory, lambda name: bool(_NAME.fullmatch(name)))
-        return sorted(
-            (InstalledFile(name.decode(), one.size or 0) for name, one in found if one.is_file),
-            key=lambda file: file.name,
+        installed = (
+            InstalledFile(name.decode(), one.size or 0, one.modified)
+            for name, one in found
+            if one.is_file
         )
+        return sorted(installed, key=lambda file: file.name)
 
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file: by the system, or read back."""
         path = self._path(name)
         async with self._session() as (files, connection):
             found = await files.lstat(path)
-            if found is None or found.size is None:
+            if found is None or not found.is_file or found.size is None:
                 raise Refused(packets.NO_SUCH_FILE, "")
-            if self._verify == "sha256":
+            # What is small is here sooner than a program there has begun.
+            if self._verify == "sha256" and found.size > _SMALL:
                 told = await proof.far_sha256(connection, path, found.size, self._clock)
                 if told is not None:
                     return told

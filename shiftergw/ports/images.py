@@ -154,10 +154,14 @@ class ImageBuilder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InstalledFile:
-    """A file of an image directory: its name and size in bytes."""
+    """A file of an image directory: its name, its size in bytes, when it was last written.
+
+    `modified` is in whole seconds since 1970, by the clock over there; None: nobody can tell.
+    """
 
     name: str
     size: int
+    modified: int | None = None
 
 
 class ImageDirectory(Protocol):

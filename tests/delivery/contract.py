@@ -67,7 +67,9 @@ class ImageDirectoryContract:
         """A file is installed whole, 0600, under its name, and nothing else is left."""
         assert await directory.exists(IMAGE) is None
         await directory.install(source, IMAGE, SHA256, ignore)
-        assert await directory.exists(IMAGE) == InstalledFile(IMAGE, len(CONTENT))
+        there = await directory.exists(IMAGE)
+        assert there is not None
+        assert (there.name, there.size) == (IMAGE, len(CONTENT))
         assert (root / IMAGE).read_bytes() == CONTENT
         assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
         assert names(root) == [IMAGE]
@@ -166,6 +168,18 @@ class ImageDirectoryContract:
             assert names(root) == [META]
 
     @pytest_twisted.ensureDeferred
+    async def test_times(self, directory: ImageDirectory, root: Path, source: Path) -> None:
+        """When a file was last written is told in whole seconds, and stays until it is written."""
+        await directory.install(source, IMAGE, SHA256, ignore)
+        delivered = int((root / IMAGE).stat().st_mtime)
+        assert await directory.exists(IMAGE) == InstalledFile(IMAGE, len(CONTENT), delivered)
+        await directory.write(b"x", META)
+        os.utime(root / IMAGE, (1_000_000_000, 1_234_567_890.9))
+        touched = InstalledFile(IMAGE, len(CONTENT), 1_234_567_890)
+        assert await directory.exists(IMAGE) == touched
+        assert touched in await directory.list()
+
+    @pytest_twisted.ensureDeferred
     async def test_removes(self, directory: ImageDirectory, root: Path) -> None:
         """A removed file is gone; one that is not there is no error."""
         await directory.write(b"x", META)
@@ -183,8 +197,7 @@ class ImageDirectoryContract:
             (root / other).write_bytes(b"")
         (root / f"{'f' * 64}.squashfs").mkdir()
         (root / f"{'e' * 64}.meta").symlink_to(META)
-        expected = {InstalledFile(IMAGE, 5), InstalledFile(META, 3)}
-        assert set(await directory.list()) == expected
+        assert [(one.name, one.size) for one in await directory.list()] == [(META, 3), (IMAGE, 5)]
 
     @pytest_twisted.ensureDeferred
     async def test_digest(self, directory: ImageDirectory, source: Path) -> None:
@@ -193,6 +206,9 @@ class ImageDirectoryContract:
         assert await directory.digest(IMAGE) == SHA256
         with pytest.raises(DeliveryFailed):
             await directory.digest(META)
+        for content in (b"", b"USERACL: 1\n"):
+            await directory.write(content, META)
+            assert await directory.digest(META) == hashlib.sha256(content).hexdigest()
 
     @pytest_twisted.ensureDeferred
     async def test_symlink_is_no_file(

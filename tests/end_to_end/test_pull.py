@@ -43,6 +43,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
             },
         )
         running.push(root / "plain", "lib/plain:1")
+        running.push(root / "plain", "lib/plain:same")
         oci_index_layout(
             root / "index", {"amd64": simple_layers(b"amd64"), "arm64": simple_layers(b"arm64")}
         )
@@ -262,3 +263,44 @@ def test_delivered_bytes_are_those_of_the_record(service: Service) -> None:
     assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in converted] == [digest]
     # One file system: delivery is a second name, not a second copy.
     assert path.stat().st_nlink == 2
+
+
+def flip(path: Path, *, swap: bool = False) -> None:
+    """Change a byte of a file, its size stays; with `swap` in a file that takes its place."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if swap:
+        path.unlink()
+    path.write_bytes(content)
+    path.chmod(0o600)
+    # Times are compared in whole seconds: it may be the same one still.
+    os.utime(path, (1, 1))
+
+
+def test_a_damaged_image_is_delivered_anew(registry: DockerRegistry, tmp_path: Path) -> None:
+    """The next look at the registry finds out; what lies here still is not made or fetched again.
+
+    A byte that is changed in place is changed in the converted file too: one file, two names.
+    Another tag of the image is a look at the registry, however young the first one is.
+    """
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    with Service(tmp_path, locations, {"PullUpdateTimeout": 1}) as service:
+        done = service.pull("lib/plain:1")
+        image = service.images / f"{done['id']}.squashfs"
+        (converted,) = (tmp_path / "expand").glob(f"{done['id']}*.squashfs")
+        whole, made = image.read_bytes(), converted.stat().st_ino
+        requests = registry.blob_requests()
+
+        def healed() -> bool:
+            assert service.pull("lib/plain:1")["status"] == "READY"
+            return image.read_bytes() == whole
+
+        flip(image, swap=True)
+        until(healed, 30, "the delivery after the swap")
+        assert converted.stat().st_ino == made
+        flip(image)
+        assert service.pull("lib/plain:same")["id"] == done["id"]
+        assert image.read_bytes() == whole
+        # The configuration is read each time.
+        assert registry.blob_requests() - requests <= 2
+        assert service.log.read_text().count("is not the file that was delivered") == 2

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shiftergw.oci.meta import read_meta
-from tests.end_to_end.test_pull import listing, simple_layers
+from tests.end_to_end.test_pull import flip, listing, simple_layers
 from tests.images import oci_layout
 from tests.parts import need
 from tests.registries import DockerRegistry
@@ -35,6 +35,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
     with DockerRegistry(root / "data") as running:
         oci_layout(root / "plain", simple_layers(), config={"Env": ["A=1"]})
         running.push(root / "plain", "lib/plain:1")
+        running.push(root / "plain", "lib/plain:same")
         yield running
 
 
@@ -84,6 +85,20 @@ def test_a_remote_system_has_the_image(service: Service) -> None:
     assert read_meta(meta.read_bytes()).env == ("A=1",)
     assert {path.stat().st_mode & 0o7777 for path in (image, meta)} == {0o600}
     assert service.leftovers() == []
+
+
+def test_a_damaged_image_is_delivered_anew(service: Service, registry: DockerRegistry) -> None:
+    """A byte flipped over there is found out, and mended from the converted file that lies here."""
+    answer = service.pull("lib/plain:1")
+    image = service.images / f"{answer['id']}.squashfs"
+    (converted,) = (service.root / "expand").glob(f"{answer['id']}*.squashfs")
+    made, requests = converted.stat().st_ino, registry.blob_requests()
+    flip(image)
+    assert service.pull("lib/plain:same")["id"] == answer["id"]
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == record(service)["sha256"]
+    assert converted.stat().st_ino == made
+    assert registry.blob_requests() - requests <= 1  # the configuration
+    assert record(service)["modified"] == int(image.stat().st_mtime)
 
 
 def test_a_remote_system_that_is_down(service: Service, sshd: Sshd) -> None:
