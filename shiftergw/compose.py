@@ -27,6 +27,7 @@ from shiftergw.auth.users import HostUsers
 from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.stripes import LocalStripes
 from shiftergw.delivery.way import way_to
 from shiftergw.dispatch import Dispatch, share_of_system
 from shiftergw.errors import printable
@@ -133,7 +134,8 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     source = _registry(reactor, config)
     builder = _builder(config.expand_directory, config, threads, reactor)
     directories = {
-        name: image_directory(reactor, system, threads) for name, system in config.systems.items()
+        name: image_directory(reactor, system, threads, config.ost_count_of(name))
+        for name, system in config.systems.items()
     }
     targets = {
         name: Target(
@@ -142,6 +144,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
             system.architecture,
             system.squash_options(config),
             config.directory_of(name)[1],
+            config.ost_count_of(name),
         )
         for name, system in config.systems.items()
     }
@@ -165,15 +168,17 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
 
 
 def image_directory(
-    reactor: Any, system: System, threads: Threads
+    reactor: Any, system: System, threads: Threads, ost_count: int = 0
 ) -> LocalDirectory | RemoteDirectory:
     """Return where the images of a system go; a remote one is opened on use and is to be closed."""
     if system.access_type == "local":
-        return LocalDirectory(system.image_dir, threads)
+        stripes = LocalStripes(ost_count, threads, os.environ, reactor)
+        return LocalDirectory(system.image_dir, threads, stripes)
     ssh = system.ssh
     assert ssh is not None  # a system without it does not load
     connect = way_to(system, reactor, threads)
-    return RemoteDirectory(connect, PurePosixPath(ssh.image_dir), threads, reactor, ssh.verify)
+    path = PurePosixPath(ssh.image_dir)
+    return RemoteDirectory(connect, path, threads, reactor, ssh.verify, ost_count=ost_count)
 
 
 async def convert(

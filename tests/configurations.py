@@ -101,6 +101,7 @@ EVERY_KEY: dict[str, Any] = {
                 "keepSetuid": True,
             },
             "groupsCommand": ["getent", "group"],
+            "ostCount": -1,
         }
     },
 }

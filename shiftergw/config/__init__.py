@@ -23,6 +23,7 @@ from shiftergw.config.values import (
     Duration,
     Importers,
     LocalPath,
+    OstCount,
     PositiveSeconds,
     Program,
     Seconds,
@@ -79,7 +80,6 @@ class Config(Section):
             "ConvertOptions",
             "DefaultImageRemote",
             "DefaultLustreReplication",
-            "DefaultOstCount",
             "PullUpdateTime",
         }
     )
@@ -115,6 +115,7 @@ class Config(Section):
     max_entries: int = Field(5_000_000, alias="MaxEntries", ge=1)
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
+    default_ost_count: OstCount = Field(0, alias="DefaultOstCount")
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")
     import_users: Importers = Field((), alias="ImportUsers")
@@ -181,6 +182,11 @@ class Config(Section):
         return directory, tuple(
             name for name, one in self.systems.items() if one.directory_name == directory
         )
+
+    def ost_count_of(self, system: str) -> int:
+        """Return over how many OSTs a system's large images are laid out, as `OstCount` has it."""
+        own = self.systems[system].ost_count
+        return self.default_ost_count if own is None else own
 
     def build_limits(self) -> BuildLimits:
         """Return what an image may unpack to."""

@@ -20,6 +20,7 @@ from shiftergw.config.values import (
     Hosts,
     LocalPath,
     Memory,
+    OstCount,
     RegistryUrl,
     RemotePath,
     Texts,
@@ -147,6 +148,7 @@ class System(Section):
     admins: Users = Field((), alias="admins")
     architecture: Architecture = Field(Platform(), alias="architecture")
     squashfs: Squash = Field(default_factory=Squash.model_construct, alias="squashfs")
+    ost_count: OstCount | None = Field(None, alias="ostCount")
     groups_command: Texts = Field((), alias="groupsCommand")
     policy_file: str | None = Field(None, alias="policy_file")
 

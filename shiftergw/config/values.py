@@ -92,6 +92,22 @@ def _size(value: Any) -> Any:
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 """Bytes: a number, or text with a decimal (`GB`) or binary (`GiB`) unit."""
 
+MOST_OSTS = 2000
+"""The most that Lustre lays one file out over."""
+
+
+def _ost_count(value: Any) -> int:
+    # The original's samples have numbers, and it read them not at all.
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value, re.ASCII):
+        value = int(value)
+    if type(value) is not int or not -1 <= value <= MOST_OSTS:
+        raise ValueError(f"must be a number of OSTs, at most {MOST_OSTS}, or -1 for all, or 0")
+    return value
+
+
+OstCount = Annotated[int, BeforeValidator(_ost_count)]
+"""Over how many OSTs of Lustre a file is laid out: 0 leaves it to the file system, -1 is all."""
+
 BLOCK_SIZES = (*(f"{2**power}K" for power in range(2, 10)), "1M")
 """The block sizes of squashfs: powers of two, 4 KiB to 1 MiB."""
 

@@ -68,6 +68,7 @@ class Files(Protocol):
     ) -> None:
         """Write a file's bytes from `start` into one that is there, or all into a new one.
 
+        One that is there may be empty (`start` 0), and stays the same file: it is laid out already.
         Then it has the mode `MODE`, the source's size, and is on the system's disks. `report` is
         told how many of its bytes are there. Raises `OSError` for what is wrong with the source.
         """

@@ -20,6 +20,7 @@ from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error
 from shiftergw.ports import InstalledFile, Report
 
 if TYPE_CHECKING:
+    from shiftergw.delivery.stripes import LocalStripes
     from shiftergw.plumbing.threads import Threads
 
 _NAME = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)")
@@ -31,10 +32,16 @@ _MODE = 0o600
 class LocalDirectory:
     """Keeps the port `ImageDirectory` by renames within one directory."""
 
-    def __init__(self, directory: Path, threads: Threads) -> None:
-        """Deliver into `directory`, which must exist: it is the site's, not ours."""
+    def __init__(
+        self, directory: Path, threads: Threads, stripes: LocalStripes | None = None
+    ) -> None:
+        """Deliver into `directory`, which must exist: it is the site's, not ours.
+
+        `stripes` make the files that large images are copied into.
+        """
         self._directory = directory
         self._threads = threads
+        self._stripes = stripes
 
     async def free_space(self) -> int:
         """Return the bytes that an unprivileged user may still write there."""
@@ -47,8 +54,11 @@ class LocalDirectory:
             return await self._threads.run(_installed, self._path(name))
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
-        """Put a file there; on the same file system as a second name of the same file."""
-        await place(source, self._path(name), sha256, self._threads, report)
+        """Put a file there; on the same file system as a second name of the same file.
+
+        Not where images are to be striped: how a file is laid out shows when it is made.
+        """
+        await place(source, self._path(name), sha256, self._threads, report, self._stripes)
 
     async def write(self, content: bytes, name: str) -> None:
         """Put a small file there."""
@@ -82,18 +92,31 @@ class LocalDirectory:
         return self._directory / name
 
 
-async def place(source: Path, target: Path, sha256: str, threads: Threads, report: Report) -> None:
+async def place(
+    source: Path,
+    target: Path,
+    sha256: str,
+    threads: Threads,
+    report: Report,
+    stripes: LocalStripes | None = None,
+) -> None:
     """Put a finished file at `target`: temporary name, checked, 0600, fsync, rename, fsync.
 
     Raises `DeliveryFailed` and `NoSpace`; cancellable between two pieces.
     """
     stop = Event()
+    temporary = _temporary(target)
 
     def tell(progress: Progress) -> None:
         threads.call_reactor(report, progress)
 
     with _errors():
-        await threads.run_until(stop.set, _place, source, target, sha256, tell, stop)
+        made = False
+        if stripes is not None:
+            made = await stripes.make(temporary, (await threads.run(source.stat)).st_size)
+        await threads.run_until(
+            stop.set, _place, source, temporary, target, sha256, tell, stop, made
+        )
 
 
 class _Stopped(Exception):
@@ -105,12 +128,18 @@ def _temporary(target: Path) -> Path:
 
 
 def _place(
-    source: Path, target: Path, sha256: str, tell: Callable[[Progress], None], stop: Event
+    source: Path,
+    temporary: Path,
+    target: Path,
+    sha256: str,
+    tell: Callable[[Progress], None],
+    stop: Event,
+    made: bool,
 ) -> None:
-    temporary = _temporary(target)
+    """Put a file in its place by way of `temporary`: one that was `made`, empty, or a new one."""
     with removed_on_error(temporary):
-        if not _link(source, temporary):
-            _copy(source, temporary, sha256, tell, stop)
+        if made or not _link(source, temporary):
+            _copy(source, temporary, sha256, tell, stop, made)
         put_in_place(temporary, target)
         # Renaming one name of a file to another of its names does nothing, not even this.
         temporary.unlink(missing_ok=True)
@@ -138,11 +167,13 @@ def _copy(
     sha256: str,
     tell: Callable[[Progress], None],
     stop: Event,
+    made: bool,
 ) -> None:
     """Copy in pieces, hashing what is copied."""
     digest = hashlib.sha256()
     done = 0
-    with source.open("rb", buffering=0) as old, _create(temporary) as new:
+    create = 0 if made else os.O_CREAT | os.O_EXCL
+    with source.open("rb", buffering=0) as old, _open(temporary, create) as new:
         total = os.fstat(old.fileno()).st_size
         while piece := old.read(_PIECE):
             if stop.is_set():
@@ -160,15 +191,15 @@ def _copy(
 def _write(content: bytes, target: Path) -> None:
     temporary = _temporary(target)
     with removed_on_error(temporary):
-        with _create(temporary) as new:
+        with _open(temporary, os.O_CREAT | os.O_EXCL) as new:
             new.write(content)
             new.flush()
             os.fsync(new.fileno())
         put_in_place(temporary, target)
 
 
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "wb")
+def _open(path: Path, flags: int) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | flags, _MODE), "wb")
 
 
 def _installed(path: Path) -> InstalledFile | None:

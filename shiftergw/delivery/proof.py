@@ -7,14 +7,13 @@ are read back and compared, and the log says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from shiftergw.delivery.commands import run_there
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -28,7 +27,6 @@ SLOWEST = 20_000_000
 
 _LEAST_SECONDS = 60.0
 _ANSWER = re.compile(rb"\\?([0-9a-f]{64})\b")
-_ANSWER_LIMIT = 4096
 _PIECE = 32768
 _PIECES = 64
 _PREFIX = 'head -c "$1" -- "$2" | sha256sum'
@@ -48,40 +46,15 @@ async def far_sha256(
     name = path.decode("utf-8", "surrogateescape")
     argv = ["sh", "-c", _PREFIX, "sh", str(size), name] if prefix else ["sha256sum", "--", name]
     try:
-        said = await within(
-            patience(size),
-            clock,
-            _output(connection, argv),
-            lambda: DeliveryFailed("The system did not hash a file in time."),
-        )
+        ended = await run_there(connection, argv, patience(size), clock)
     except DeliveryFailed as error:
         _log.info("no sha256sum on the system: {error} {detail}", error=error, detail=error.detail)
         return None
-    answer = _ANSWER.match(said)
+    answer = None if ended.status else _ANSWER.match(ended.stdout)
     if answer is None:
         _log.info("no sha256sum on the system: the account runs no commands")
         return None
     return answer[1].decode()
-
-
-async def _output(connection: Connection, argv: Sequence[str]) -> bytes:
-    """Return what a program prints, at most a line; nothing if it fails."""
-    channel = await connection.open_command(argv)
-    ended: Deferred[int | None] = Deferred()
-    channel.closed.addCallbacks(ended.callback, ended.errback)
-    said = bytearray()
-
-    def take(data: bytes) -> None:
-        # An account that is restricted to SFTP answers with SFTP, and would wait for ever.
-        said.extend(data[: _ANSWER_LIMIT - len(said)])
-
-    channel.receive(take)
-    channel.end_input()
-    try:
-        status = await ended
-    finally:
-        channel.lose()
-    return b"" if status else bytes(said)
 
 
 async def same_samples(files: Files, path: bytes, source: SourceFile, size: int) -> bool:

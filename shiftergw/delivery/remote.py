@@ -19,6 +19,7 @@ from shiftergw.delivery.link import Connect, Link
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
+from shiftergw.delivery.stripes import Stripes
 from shiftergw.delivery.upload import Upload, Verify, reading
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 from shiftergw.plumbing.timing import within
@@ -60,13 +61,18 @@ class RemoteDirectory:
         verify: Verify = "sha256",
         idle_seconds: float = IDLE_SECONDS,
         open_files: OpenFiles = SftpFiles.begin,
+        ost_count: int = 0,
     ) -> None:
-        """Deliver into `directory`, which must exist there; nothing is opened before it is used."""
+        """Deliver into `directory`, which must exist there; nothing is opened before it is used.
+
+        `ost_count` is over how many OSTs large images are laid out, as `Stripes` has it.
+        """
         self._directory = str(directory).encode("utf-8", "surrogateescape")
         self._threads = threads
         self._clock = clock
         self._verify = verify
         self._link = Link(connect, clock, idle_seconds, open_files=open_files)
+        self._stripes = Stripes(ost_count)
         self._writing: dict[str, DeferredLock] = {}
 
     async def close(self) -> None:
@@ -103,7 +109,15 @@ class RemoteDirectory:
                 descriptor, size = await self._threads.run(open_source, source)
             with closed_at_end(descriptor):
                 file = SourceFile(descriptor, size, self._threads)
-                upload = Upload(file, temporary, sha256, self._verify, self._clock, report)
+                upload = Upload(
+                    file,
+                    temporary,
+                    sha256,
+                    self._verify,
+                    self._clock,
+                    report,
+                    stripes=self._stripes,
+                )
                 async with (
                     self._session() as (files, connection),
                     self._removed_on_error(files, temporary),

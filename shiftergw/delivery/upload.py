@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
     from shiftergw.delivery.reading import SourceFile
+    from shiftergw.delivery.stripes import Stripes
     from shiftergw.ports import Report
 
 Verify = Literal["sha256", "sample"]
@@ -29,7 +30,10 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file to be brought to `temporary`; `sha256` is that of the whole."""
+    """One file to be brought to `temporary`; `sha256` is that of the whole.
+
+    `stripes` are those of its directory.
+    """
 
     source: SourceFile
     temporary: bytes
@@ -37,6 +41,7 @@ class Upload:
     verify: Verify
     clock: IReactorTime
     report: Report
+    stripes: Stripes
 
     async def run(self, files: Files, connection: Connection) -> None:
         """Return when the whole file lies there, proven; what lies there already is gone on with.
@@ -48,6 +53,10 @@ class Upload:
             if start:
                 _log.info("a delivery goes on at {n} of {size}", n=start, size=self.source.size)
                 self._tell(start)
+            elif self.stripes.wanted(self.source.size) and await self.stripes.make_there(
+                files, connection, self.temporary, self.clock
+            ):
+                start = 0
             await files.upload(self.temporary, self.source, start, self._tell)
             await self._check(files, connection)
 

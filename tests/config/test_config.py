@@ -39,6 +39,7 @@ def test_values_arrive() -> None:
     assert config.log_level == "debug"
     assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (60, 30, 1)
     assert (config.worker_threads, config.queue_limit) == (3, 10)
+    assert (config.default_ost_count, config.ost_count_of("mycluster")) == (16, -1)
     assert location.name == "registry.example.com"
     assert location.url == "http://127.0.0.1:5001"
     assert location.auth_method == "basic"
@@ -116,6 +117,7 @@ def test_defaults() -> None:
     assert not config.metrics
     assert config.mksquashfs == "mksquashfs"
     assert config.log_level == "info"
+    assert config.ost_count_of("mycluster") == 0
     assert location.auth_method == "token"
     assert location.trusted_hosts == ()
     assert system.admins == ()
@@ -221,6 +223,17 @@ def test_converter_options(options: Any) -> None:
     config = loaded({"ConverterOptions": {"squashfs": options}}).config
     expected = (options,) if isinstance(options, str) else tuple(options)
     assert config.systems["mycluster"].squash_options(config).extra == expected
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "expected"),
+    [(16, ..., 16), ("16", ..., 16), (16, 0, 0), (16, "2", 2), (..., -1, -1), ("-1", ..., -1)],
+)
+def test_ost_count(default: Any, own: Any, expected: int) -> None:
+    """Numbers, or digits as text; what a system says itself goes before the default."""
+    given = {"DefaultOstCount": default, "Platforms/mycluster/ostCount": own}
+    changes = {path: value for path, value in given.items() if value is not ...}
+    assert loaded(changes).config.ost_count_of("mycluster") == expected
 
 
 def test_url_path_is_cut_off() -> None:

@@ -75,13 +75,16 @@ def far_directory(
     env: Mapping[str, str] = os.environ,
     verify: Literal["sha256", "sample"] = "sha256",
     idle_seconds: float = IDLE_SECONDS,
+    ost_count: int = 0,
 ) -> RemoteDirectory:
     """Return the adapter for an image directory that the account finds under `root`."""
 
     async def connect() -> OpenSsh:
         return connection(account, env, idle_seconds)
 
-    return RemoteDirectory(connect, root, threads, reactor, verify, idle_seconds)
+    return RemoteDirectory(
+        connect, root, threads, reactor, verify, idle_seconds, ost_count=ost_count
+    )
 
 
 NOBODY = Account("nowhere", "nobody")
