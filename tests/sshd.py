@@ -97,6 +97,8 @@ class Sshd:
             "MaxStartups 100",
             "LogLevel VERBOSE",
             "Subsystem sftp internal-sftp",
+            # bash reads no start-up files of whoever runs the tests.
+            "SetEnv SHLVL=1",
         ]
         config.write_text("\n".join(lines) + "\n")
         argv = [program or need("sshd"), "-D", "-e", "-f", str(config)]
