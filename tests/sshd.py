@@ -103,10 +103,12 @@ class Sshd:
         config.write_text("\n".join(lines) + "\n")
         argv = [program or need("sshd"), "-D", "-e", "-f", str(config)]
         with self.log.open("ab") as log:
+            before = log.tell()
             # A session of its own, so that `stop` finds the processes of its connections too.
             self._process = subprocess.Popen(argv, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
-        while f"listening on 127.0.0.1 port {self.port}" not in self.log.read_text():
+        ready = b"listening on 127.0.0.1 port %d." % self.port
+        while ready not in self.log.read_bytes()[before:]:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise AssertionError(self.log.read_text())
