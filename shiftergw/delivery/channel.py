@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from shiftergw.errors import DeliveryFailed
+
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IPullProducer, IPushProducer
 
 Buffer = bytes | bytearray | memoryview
+
+
+class Away(DeliveryFailed):
+    """The host is not there now: down, cut off, silent. Another host or another time may do."""
 
 
 class Channel(Protocol):

@@ -29,7 +29,7 @@ class Files(Protocol):
 
     @property
     def usable(self) -> bool:
-        """Say whether the session is not over."""
+        """Say whether the session is not over: after a `DeliveryFailed` of the connection it is."""
         ...
 
     @property

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 
+from shiftergw.delivery.channel import Away
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import shielded
 
@@ -248,7 +249,7 @@ class _Child(ProcessProtocol):
             self.closed.callback(None)
         elif end.signal is not None:
             text = f"ssh was killed by signal {end.signal}"
-            self.closed.errback(DeliveryFailed("The connection to the system broke.", detail=text))
+            self.closed.errback(Away("The connection to the system broke.", detail=text))
         elif end.exitCode == _FAILED:
             self.closed.errback(_failure(self._said.decode("utf-8", "replace"), self.stderr))
         else:
@@ -257,6 +258,7 @@ class _Child(ProcessProtocol):
 
 def _failure(said: str, detail: str) -> DeliveryFailed:
     """Return what ssh's own failure means, by its words."""
+    kind = DeliveryFailed
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         what = "The system shows another host key than the one that is known."
         remedy = f"somebody may be between; {_TRUST}, and the old one"
@@ -273,11 +275,11 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
         what = "The system refused the gateway's login."
         remedy = "add the gateway's key to the account's authorized_keys"
     elif any(words in said for words in _UNREACHABLE):
-        what = "The system cannot be reached."
+        kind, what = Away, "The system cannot be reached."
         remedy = "see whether it is up, and its name and port"
     elif "Timeout, server" in said:
-        what, remedy = "The system stopped answering.", ""
+        kind, what, remedy = Away, "The system stopped answering.", ""
     else:
-        what, remedy = "The connection to the system broke.", ""
+        kind, what, remedy = Away, "The connection to the system broke.", ""
     told = f"Tell the site's support: {remedy}." if remedy else None
-    return DeliveryFailed(what, remedy=told, detail=detail)
+    return kind(what, remedy=told, detail=detail)

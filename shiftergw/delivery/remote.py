@@ -15,7 +15,7 @@ from twisted.internet.defer import DeferredLock
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.link import Connect, Link
+from shiftergw.delivery.link import Link
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files, OpenFiles
+    from shiftergw.delivery.hosts import Hosts
     from shiftergw.plumbing.threads import Threads
 
 IDLE_SECONDS = 60.0
@@ -54,7 +55,7 @@ class RemoteDirectory:
 
     def __init__(
         self,
-        connect: Connect,
+        hosts: Hosts,
         directory: PurePosixPath,
         threads: Threads,
         clock: IReactorTime,
@@ -65,13 +66,14 @@ class RemoteDirectory:
     ) -> None:
         """Deliver into `directory`, which must exist there; nothing is opened before it is used.
 
-        `ost_count` is over how many OSTs large images are laid out, as `Stripes` has it.
+        All of the hosts see the same directory. `ost_count` is over how many OSTs large images are laid
+        out, as `Stripes` has it.
         """
         self._directory = str(directory).encode("utf-8", "surrogateescape")
         self._threads = threads
         self._clock = clock
         self._verify = verify
-        self._link = Link(connect, clock, idle_seconds, open_files=open_files)
+        self._link = Link(hosts, clock, idle_seconds, open_files=open_files)
         self._stripes = Stripes(ost_count)
         self._writing: dict[str, DeferredLock] = {}
 

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.channel import Away
 from shiftergw.delivery.sftp_packets import Body, Refused, Splitter, malformed, string
 from shiftergw.errors import DeliveryFailed
 
@@ -301,7 +302,7 @@ class Session:
     def _on_silence(self) -> None:
         self._timer = None
         detail = f"an SFTP request without an answer for {self._idle_seconds:g} s or more"
-        self._fail(DeliveryFailed("The system stopped answering.", detail=detail))
+        self._fail(Away("The system stopped answering.", detail=detail))
 
     def _on_exit(self, status: int | None) -> None:
         said = f": {self._channel.stderr}" if self._channel.stderr else ""
@@ -309,7 +310,7 @@ class Session:
         self._fail(
             _no_sftp(detail)
             if self._hello is not None
-            else DeliveryFailed("The system broke the connection.", detail=detail)
+            else Away("The system broke the connection.", detail=detail)
         )
 
     def _on_failure(self, failure: Failure) -> None:

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 
+from shiftergw.delivery.channel import Away
 from shiftergw.delivery.known_hosts import GLOBAL_FILE, KnownHosts, user_file
 from shiftergw.delivery.ssh_channels import Channels
 from shiftergw.delivery.ssh_keys import Signer, agent_keys, read_key
@@ -191,13 +192,13 @@ async def close(transport: Transport, clock: Any) -> None:
 
 
 async def reach(host: str, port: int, transport: Transport, reactor: Any) -> None:
-    """Connect a transport; raise `DeliveryFailed` if nobody is there. Cancellable."""
+    """Connect a transport; raise `Away` if nobody is there. Cancellable."""
     try:
         await connectProtocol(HostnameEndpoint(reactor, host, port), transport)
     except ConnectingCancelledError as error:  # no kind of CancelledError
         raise CancelledError from error
     except (ConnectError, DNSLookupError) as error:
-        raise DeliveryFailed(
+        raise Away(
             "The system cannot be reached.",
             remedy="Try again later; if it lasts, tell the site's support.",
             detail=printable(str(error)),
@@ -219,9 +220,9 @@ def _read_known_hosts(configured: Path | None) -> KnownHosts:
     return KnownHosts.read(files, must_exist=False)
 
 
-def silent() -> DeliveryFailed:
+def silent() -> Away:
     """Return the error of a server that says nothing within a limit."""
-    return DeliveryFailed(
+    return Away(
         "The system does not answer.",
         remedy="Try again later; if it lasts, tell the site's support.",
     )

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from shiftergw.delivery.channel import Away
 from shiftergw.delivery.known_hosts import HostKeys
 from shiftergw.delivery.ssh_ciphers import LONGEST, Ciphers, Clear, Forged, Opener, Sealer
 from shiftergw.delivery.ssh_kex import MALFORMED, KeyExchange, broken_protocol
@@ -58,9 +59,9 @@ class DataReader(Protocol):
         ...
 
 
-def nothing_greeted() -> DeliveryFailed:
+def nothing_greeted() -> Away:
     """Return the error of a connection that ended before the first line of SSH."""
-    return DeliveryFailed(
+    return Away(
         "The system closed the connection before it said a word of SSH.",
         remedy="Try again later; if it lasts, tell the site's support: the port may be wrong, or "
         "the SSH server may refuse the gateway.",
@@ -111,7 +112,7 @@ class Transport(KeyExchange):
         if error is None and not self.gotVersion:
             error = nothing_greeted()
         if error is None:
-            error = DeliveryFailed(
+            error = Away(
                 "The connection to the system broke.",
                 detail="" if reason is None else printable(reason.getErrorMessage()),
             )

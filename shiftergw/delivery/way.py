@@ -6,18 +6,26 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.delivery import openssh, ssh
+from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.remote import IDLE_SECONDS
 
 if TYPE_CHECKING:
     from shiftergw.config import System
     from shiftergw.delivery.channel import Connection
-    from shiftergw.delivery.link import Connect
+    from shiftergw.delivery.hosts import Connect
     from shiftergw.plumbing.threads import Threads
 
 
-def way_to(system: System, reactor: Any, threads: Threads) -> Connect:
-    """Return what connects to a remote system: our own SSH, or the site's `ssh`."""
-    section, host = system.ssh, system.host[0]
+def hosts_of(system: System, reactor: Any, threads: Threads) -> Hosts:
+    """Return the hosts of a remote system, and the ways to them."""
+    ways = {host: way_to(system, host, reactor, threads) for host in system.host}
+    patience = system.ssh.connect_seconds if system.ssh is not None else None
+    return Hosts(ways, reactor, HOST_SECONDS + (patience or 0))
+
+
+def way_to(system: System, host: str, reactor: Any, threads: Threads) -> Connect:
+    """Return what connects to a host of a remote system: our own SSH, or the site's `ssh`."""
+    section = system.ssh
     assert section is not None  # a remote system without it does not load
     native = ssh.Account(
         host,

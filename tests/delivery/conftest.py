@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from shiftergw.plumbing.threads import Threads
 
@@ -21,3 +23,18 @@ def threads() -> Iterator[Threads]:
     pool.startService()
     yield pool
     pytest_twisted.blockon(pool.stopService())
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Give what is logged of hosts, by level and text."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_namespace", "").startswith("shiftergw.delivery.hosts"):
+            lines.append(f"{event['log_level'].name}: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from twisted.internet import reactor as global_reactor
 
+from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.openssh import Account, OpenSsh
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.plumbing.threads import Threads
@@ -82,9 +83,8 @@ def far_directory(
     async def connect() -> OpenSsh:
         return connection(account, env, idle_seconds)
 
-    return RemoteDirectory(
-        connect, root, threads, reactor, verify, idle_seconds, ost_count=ost_count
-    )
+    hosts = Hosts({account.host: connect}, reactor)
+    return RemoteDirectory(hosts, root, threads, reactor, verify, idle_seconds, ost_count=ost_count)
 
 
 NOBODY = Account("nowhere", "nobody")

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.delivery.link import Link
+from shiftergw.delivery.hosts import Hosts
+from shiftergw.delivery.link import Broken, Link
 from shiftergw.delivery.openssh import OpenSsh
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -25,6 +26,7 @@ class Connections:
         """Make them without an SSH server."""
         self._env = without_ssh(directory, before=before)
         self.made: list[OpenSsh] = []
+        self.hosts = Hosts({"far": self.connect}, reactor)
 
     async def connect(self) -> OpenSsh:
         """Make one."""
@@ -40,7 +42,7 @@ class Connections:
 async def test_shared_kept_and_closed(tmp_path: Path) -> None:
     """Those who come at the same time share a connection; once it is not needed it goes."""
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.connect, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    link = Link(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
 
     async def use() -> None:
         async with link.use() as (sftp, _):
@@ -64,7 +66,7 @@ async def test_shared_kept_and_closed(tmp_path: Path) -> None:
 async def test_not_closed_while_used(tmp_path: Path) -> None:
     """A connection stays as long as somebody uses it, whoever else has left."""
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.connect, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    link = Link(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
     async with link.use() as (sftp, _):
         async with link.use():
             pass
@@ -74,10 +76,45 @@ async def test_not_closed_while_used(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_broken_while_used(tmp_path: Path) -> None:
+    """An error after which the session is over says that it broke, and where; others do not."""
+    connections = Connections(tmp_path / "bin")
+    link = Link(connections.hosts, reactor, IDLE_SECONDS)
+
+    async def use(*, close: bool) -> None:
+        async with link.use() as (sftp, _):
+            await sftp.lstat(b"/")
+            if close:
+                sftp.close()
+            raise DeliveryFailed("What went wrong.", remedy="Mend it.", detail="this")
+
+    with pytest.raises(DeliveryFailed) as caught:
+        await use(close=False)
+    assert not isinstance(caught.value, Broken)
+    with pytest.raises(Broken) as broke:
+        await use(close=True)
+    assert (str(broke.value), broke.value.detail) == ("What went wrong. Mend it.", "far: this")
+    assert broke.value.host == "far"
+    await link.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_while_somebody_pauses(tmp_path: Path) -> None:
+    """A pause ends when the link is closed, and none begins afterwards."""
+    link = Link(Connections(tmp_path / "bin").hosts, reactor, IDLE_SECONDS)
+    waiting = Deferred.fromCoroutine(link.pause(1000))
+    await link.pause(0)
+    await link.close()
+    for one in (waiting, Deferred.fromCoroutine(link.pause(0))):
+        with pytest.raises(DeliveryFailed, match="stopping"):
+            await one
+
+
+@pytest_twisted.ensureDeferred
 async def test_closed_while_opening(tmp_path: Path) -> None:
     """Whoever waits for a system that does not answer is told when the gateway stops."""
     connections = Connections(tmp_path / "bin", before="exec sleep 1000")
-    link = Link(connections.connect, reactor, IDLE_SECONDS)
+    link = Link(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
         async with link.use():
@@ -97,7 +134,7 @@ async def test_closed_while_opening(tmp_path: Path) -> None:
 async def test_cancelled_while_opening(tmp_path: Path) -> None:
     """One who does not wait any longer leaves no process behind, and the next one begins anew."""
     connections = Connections(tmp_path / "bin", before=f"test -e {tmp_path}/up || exec sleep 1000")
-    link = Link(connections.connect, reactor, IDLE_SECONDS)
+    link = Link(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
         async with link.use() as (sftp, _):

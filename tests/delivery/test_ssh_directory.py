@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.ssh import SshConnection, connect
 from shiftergw.plumbing.threads import Threads
@@ -44,8 +45,9 @@ class TestNative(ImageDirectoryContract):
         async def begin() -> SshConnection:
             return await connect(account(sshd), reactor, threads, idle_seconds=IDLE_SECONDS)
 
+        hosts = Hosts({"far": begin}, reactor)
         made = RemoteDirectory(
-            begin, PurePosixPath(root), threads, reactor, idle_seconds=IDLE_SECONDS
+            hosts, PurePosixPath(root), threads, reactor, idle_seconds=IDLE_SECONDS
         )
         yield made
         pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
