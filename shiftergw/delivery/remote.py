@@ -6,15 +6,17 @@ import hashlib
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -46,6 +48,21 @@ _TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16
 _SMALL = 64 << 10
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _again(
+    method: Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]]:
+    """Let a method that does no harm twice run once more if its connection breaks."""
+
+    @wraps(method)
+    async def run(self: RemoteDirectory, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asked_again(self._link, lambda: method(self, *args, **kwargs))
+
+    return run
+
 
 class RemoteDirectory:
     """Keeps the port `ImageDirectory`; what a broken connection leaves is gone on with.
@@ -63,6 +80,7 @@ class RemoteDirectory:
         idle_seconds: float = IDLE_SECONDS,
         open_files: OpenFiles = SftpFiles.begin,
         ost_count: int = 0,
+        first_pause: float = FIRST_PAUSE,
     ) -> None:
         """Deliver into `directory`, which must exist there; nothing is opened before it is used.
 
@@ -75,12 +93,14 @@ class RemoteDirectory:
         self._verify = verify
         self._link = Link(hosts, clock, idle_seconds, open_files=open_files)
         self._stripes = Stripes(ost_count)
+        self._first_pause = first_pause
         self._writing: dict[str, DeferredLock] = {}
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
         await self._link.close()
 
+    @_again
     async def free_space(self) -> int:
         """Return the bytes that the account may still write there; many if nobody can tell."""
         async with self._session() as (files, _):
@@ -93,6 +113,7 @@ class RemoteDirectory:
                 raise Refused(packets.NO_SUCH_FILE, "")
             return sys.maxsize
 
+    @_again
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""
         path = self._path(name)
@@ -111,6 +132,7 @@ class RemoteDirectory:
                 descriptor, size = await self._threads.run(open_source, source)
             with closed_at_end(descriptor):
                 file = SourceFile(descriptor, size, self._threads)
+                tries = Tries(self._link, self._first_pause)
                 upload = Upload(
                     file,
                     temporary,
@@ -118,15 +140,21 @@ class RemoteDirectory:
                     self._verify,
                     self._clock,
                     report,
+                    found=tries.found,
                     stripes=self._stripes,
                 )
-                async with (
-                    self._session() as (files, connection),
-                    self._removed_on_error(files, temporary),
-                ):
-                    await upload.run(files, connection)
-                    await files.rename(temporary, path)
 
+                async def deliver() -> None:
+                    async with (
+                        self._session() as (files, connection),
+                        self._removed_on_error(files, temporary),
+                    ):
+                        await upload.run(files, connection)
+                        await files.rename(temporary, path)
+
+                await tries.run(deliver)
+
+    @_again
     async def write(self, content: bytes, name: str) -> None:
         """Put a small file there."""
         path = self._path(name)
@@ -135,12 +163,14 @@ class RemoteDirectory:
             await files.create(temporary, content)
             await files.rename(temporary, path)
 
+    @_again
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         path = self._path(name)
         async with self._session() as (files, _):
             await files.remove(path)
 
+    @_again
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
         async with self._session() as (files, _):
@@ -152,6 +182,7 @@ class RemoteDirectory:
         )
         return sorted(installed, key=lambda file: file.name)
 
+    @_again
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file: by the system, or read back."""
         path = self._path(name)
@@ -168,6 +199,7 @@ class RemoteDirectory:
             await files.read_through(path, found.size, digest.update)
             return digest.hexdigest()
 
+    @_again
     async def sweep(self, before: float) -> int:
         """Remove temporaries that were last written before this time; return how many."""
         async with self._session() as (files, _):

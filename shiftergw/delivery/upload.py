@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,8 @@ _log = Logger()
 class Upload:
     """One file to be brought to `temporary`; `sha256` is that of the whole.
 
-    `stripes` are those of its directory.
+    `found` is told how much of it lies there, verified, before the rest goes; `stripes` are those of
+    its directory.
     """
 
     source: SourceFile
@@ -41,6 +42,7 @@ class Upload:
     verify: Verify
     clock: IReactorTime
     report: Report
+    found: Callable[[int], None]
     stripes: Stripes
 
     async def run(self, files: Files, connection: Connection) -> None:
@@ -50,6 +52,7 @@ class Upload:
         """
         with reading():
             start = await self._part(files, connection)
+            self.found(start or 0)
             if start:
                 _log.info("a delivery goes on at {n} of {size}", n=start, size=self.source.size)
                 self._tell(start)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.plumbing.threads import Threads
+from tests.delivery.several import System
+from tests.sshd import Sshd
 
 reactor: Any = global_reactor
 
@@ -23,6 +27,32 @@ def threads() -> Iterator[Threads]:
     pool.startService()
     yield pool
     pytest_twisted.blockon(pool.stopService())
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Sshd, Sshd]]:
+    """Run two hosts, with keys of their own."""
+    with Sshd() as first, Sshd() as second:
+        yield first, second
+
+
+@pytest.fixture(params=["conch", "openssh"])
+def system(request: pytest.FixtureRequest, threads: Threads) -> Iterator[System]:
+    """Give what reaches hosts by each transport; nothing of it is left afterwards."""
+    made = System(request.param, threads)
+    yield made
+    for directory in made.made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+    assert made.alive() == 0
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """Give a port of the loopback where somebody listens and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
 
 
 @pytest.fixture

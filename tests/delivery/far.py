@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ reactor: Any = global_reactor
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 20.0
+FIRST_PAUSE = 0.01
 
 _SERVERS = "/usr/lib/openssh:/usr/lib/ssh:/usr/libexec/openssh:/usr/libexec"
 
@@ -77,14 +78,25 @@ def far_directory(
     verify: Literal["sha256", "sample"] = "sha256",
     idle_seconds: float = IDLE_SECONDS,
     ost_count: int = 0,
+    before_connect: Callable[[], None] = lambda: None,
 ) -> RemoteDirectory:
     """Return the adapter for an image directory that the account finds under `root`."""
 
     async def connect() -> OpenSsh:
+        before_connect()
         return connection(account, env, idle_seconds)
 
     hosts = Hosts({account.host: connect}, reactor)
-    return RemoteDirectory(hosts, root, threads, reactor, verify, idle_seconds, ost_count=ost_count)
+    return RemoteDirectory(
+        hosts,
+        root,
+        threads,
+        reactor,
+        verify,
+        idle_seconds,
+        ost_count=ost_count,
+        first_pause=FIRST_PAUSE,
+    )
 
 
 NOBODY = Account("nowhere", "nobody")

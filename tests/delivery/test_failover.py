@@ -1,0 +1,134 @@
+"""Systems of several hosts, some of which are down, wrong, or come and go: real servers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from shiftergw.delivery.channel import Connection
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.timing import pause
+from tests.delivery.contract import META, names
+from tests.delivery.far import reactor
+from tests.delivery.several import CONNECT_SECONDS, System
+from tests.sshd import Sshd
+
+SOON = 20.0
+"""Seconds that a busy machine may take for what takes none."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give the image directory, which every host sees."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_host_is_down(
+    system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
+) -> None:
+    """Another host takes its place, at once and without asking it again for every file."""
+    first, second = pair
+    first.stop()
+    way, asked = system.way(first), 0
+
+    async def counted() -> Connection:
+        nonlocal asked
+        asked += 1
+        return await way()
+
+    directory = system.directory([counted, system.way(second)], root)
+    await directory.write(b"1", META)
+    assert (root / META).read_bytes() == b"1"
+    complaint, change = log
+    assert complaint.startswith("warn: a cannot be used: The system cannot be reached.")
+    assert change == "info: b is the host that is used"
+    second.end_connections()
+    await directory.write(b"2", META)
+    assert (root / META).read_bytes() == b"2"
+    assert (asked, len(log)) == (1, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_host_is_a_black_hole(
+    system: System, pair: tuple[Sshd, Sshd], root: Path, black_hole: int
+) -> None:
+    """A host that takes connections and says nothing costs no more than the connect limit."""
+    first, second = pair
+    known_hosts = first.known_hosts
+    hole = system.way(first, port=black_hole, known_hosts=known_hosts)
+    directory = system.directory([hole, system.way(second)], root)
+    began = time.monotonic()
+    await directory.write(b"1", META)
+    assert time.monotonic() - began < CONNECT_SECONDS + SOON
+    assert (root / META).read_bytes() == b"1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_host_shows_another_key(
+    system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
+) -> None:
+    """A host with a key that is not its own gets nothing, is told of, and stops nobody."""
+    first, second = pair
+    key = second.host_key("ed25519").with_suffix(".pub").read_text()
+    first.known_hosts.write_text(f"[127.0.0.1]:{first.port} {key}")
+    directory = system.directory([system.way(first), system.way(second)], root)
+    await directory.write(b"1", META)
+    assert names(root) == [META]
+    assert log[0].startswith("warn: a cannot be used: The system")
+    assert "host key" in log[0]
+    assert "Accepted publickey" not in first.log.read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_host_has_no_sftp(system: System, root: Path) -> None:
+    """A host that lets the gateway in and has nothing for it is passed over as well."""
+    with Sshd("ForceCommand /bin/false") as first, Sshd() as second:
+        directory = system.directory([system.way(first), system.way(second)], root)
+        await directory.write(b"1", META)
+        assert "Accepted publickey" in first.log.read_text()
+    assert names(root) == [META]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_told_if_none_works(
+    system: System, pair: tuple[Sshd, Sshd], root: Path
+) -> None:
+    """Users are told what has to be mended, and no host; admins the reason of each host."""
+    first, second = pair
+    first.stop()
+    second.known_hosts.write_text("")
+    directory = system.directory([system.way(first), system.way(second)], root)
+    with pytest.raises(DeliveryFailed, match="host key is not known") as caught:
+        await directory.exists(META)
+    reasons = caught.value.detail.split("; b: ")
+    assert reasons[0].startswith("a: The system cannot be reached.")
+    assert "host key is not known" in reasons[1]
+    assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_hosts_that_come_and_go(
+    system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
+) -> None:
+    """A host that came back is used again when the other one goes; one connection is kept."""
+    directory = system.directory([system.way(one) for one in pair], root)
+    for turn in range(4):
+        down = pair[(turn + 1) % 2]
+        down.stop()
+        await directory.write(b"%d" % turn, META)
+        assert (root / META).read_bytes() == b"%d" % turn
+        assert names(root) == [META]
+        down.start()
+        for _ in range(100):
+            if system.alive() == 1:
+                break
+            await pause(0.05, reactor)
+        assert system.alive() == 1
+    changes = [line for line in log if line.startswith("info")]
+    assert changes == [f"info: {host} is the host that is used" for host in "abab"]
