@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +34,7 @@ from shiftergw.plumbing.files import file_system_of
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
+from shiftergw.ports import InstalledFile
 from shiftergw.registry import location as registry
 from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
@@ -71,11 +72,12 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings = [*_configuration(loaded), *_directories(config), *_state(config)]
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]
-    findings += await gather_or_cancel(
+    for looked in await gather_or_cancel(
         _remote_directory(system, reactor)
         for system in config.systems.values()
         if system.access_type == "remote"
-    )
+    ):
+        findings += looked
     findings += await gather_or_cancel(
         _registry(location, environ, reactor) for location in config.locations.values()
     )
@@ -144,28 +146,59 @@ def _image_directory(system: System) -> Finding:
     return _space(name, path, path)
 
 
-async def _remote_directory(system: System, reactor: Any) -> Finding:
-    """Log in to a system and look at its image directory."""
-    name = f"imageDir of {system.name}"
+async def _remote_directory(system: System, reactor: Any) -> list[Finding]:
+    """Log in to every host of a system and look at its image directory there."""
+    hosts = list(dict.fromkeys(system.host))
+    looked = await gather_or_cancel(_host(system, host, reactor) for host in hosts)
+    findings = [finding for finding, _ in looked]
+    if any(finding.level != Level.FAILURE for finding in findings):
+        # The gateway will work: it uses the hosts that do.
+        findings = [
+            replace(one, level=Level.WARNING) if one.level == Level.FAILURE else one
+            for one in findings
+        ]
+    if len(hosts) == 1:
+        return [replace(one, name=f"imageDir of {system.name}") for one in findings]
+    seen = [
+        (host, files) for host, (_, files) in zip(hosts, looked, strict=True) if files is not None
+    ]
+    others = [host for host, files in seen if files != seen[0][1]]
+    if others:
+        text = f"{seen[0][0]} and {', '.join(others)} do not see the same files there"
+        remedy = "All hosts of a system must see one directory; if it was busy, check once more."
+        findings.append(Finding(f"imageDir of {system.name}", Level.WARNING, text, remedy))
+    return findings
+
+
+async def _host(
+    system: System, host: str, reactor: Any
+) -> tuple[Finding, Sequence[InstalledFile] | None]:
+    """Return what there is to say of a host, and the files that it sees."""
+    name = f"imageDir of {system.name} on {host}"
     threads = Threads(reactor, 1, "check")
     threads.startService()
-    directory = image_directory(reactor, system, threads)
+    alone = system.model_copy(update={"host": (host,)})
+    directory = image_directory(reactor, alone, threads)
+
+    async def look() -> tuple[int, Sequence[InstalledFile]]:
+        return await directory.free_space(), await directory.list()
+
     try:
-        free = await within(
+        free, files = await within(
             NETWORK_LIMIT,
             reactor,
-            directory.free_space(),
+            look(),
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
     except GatewayError as error:
         found = _failure(name, error)
         command = f"ssh-trust {shlex.quote(system.name)}"
-        return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command))
+        return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command)), None
     finally:
         if isinstance(directory, RemoteDirectory):
             await directory.close()
         await threads.stopService()
-    return _judged(name, f"{system.directory_name}: {free / 10**9:.1f} GB free", free)
+    return _judged(name, f"{alone.directory_name}: {free / 10**9:.1f} GB free", free), files
 
 
 def _space(name: str, path: Path, existing: Path) -> Finding:

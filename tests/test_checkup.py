@@ -17,8 +17,9 @@ from twisted.web.server import Site
 from shiftergw.checkup import Finding, Level, checkup
 from shiftergw.config import Config
 from tests.cli.command import shiftergw
+from tests.delivery.far import sftp_server
 from tests.munged import Munged
-from tests.parts import free_port, need
+from tests.parts import free_port, need, need_root
 from tests.sshd import Sshd
 from tests.web.fakes import FakeGateway, listening, site_of
 
@@ -128,6 +129,68 @@ async def test_a_remote_system(tmp_path: Path, transport: str) -> None:
         assert what in found["imageDir of s"].text
     assert "host key is not known" in unknown["imageDir of s"].text
     assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
+
+
+def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
+    """Return a system whose hosts are addresses of one server, where it listens."""
+    key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
+    known = sshd.root / "known"
+    known.write_text("".join(f"[{host}]:{sshd.port} {key}" for host in ("127.0.0.1", "127.0.0.2")))
+    ssh = {
+        "username": sshd.user,
+        "imageDir": str(images),
+        "key": str(sshd.key),
+        "port": sshd.port,
+        "knownHosts": str(known),
+        "transport": transport,
+    }
+    return {"Platforms": {"s": {"accesstype": "remote", "host": hosts, "ssh": ssh}}}
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) -> None:
+    """Each host is looked at; one that is down is a warning as long as another one works."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "images" / f"{'0' * 64}.squashfs").write_text("")
+    # Where nobody listens, and where the host key is not known.
+    hosts = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "localhost"]
+    with Sshd("ListenAddress 127.0.0.2") as sshd:
+        system = several(sshd, tmp_path / "images", transport, hosts)
+        found = await findings(tmp_path, changed | system)
+        sshd.stop()
+        down = await findings(tmp_path, changed | system)
+    there = {host: found[f"imageDir of s on {host}"] for host in hosts}
+    assert "cannot be reached" in there["127.0.0.3"].text
+    assert "host key is not known" in there["localhost"].text
+    assert [there[host].level for host in ("127.0.0.3", "localhost")] == ["warning"] * 2
+    for host in ("127.0.0.1", "127.0.0.2"):
+        assert there[host].text.startswith(f"{host}:{tmp_path}/images: ")
+    assert "imageDir of s" not in found
+    assert {down[f"imageDir of s on {host}"].level for host in hosts} == {"failure"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_hosts_with_different_directories(tmp_path: Path) -> None:
+    """Hosts that do not see the same files are told of."""
+    need_root()
+    changed = document(tmp_path, free_port(), free_port())
+    images, other, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
+    other.mkdir()
+    (other / f"{'0' * 64}.squashfs").write_text("")
+    elsewhere = f"mount --bind {other} {images} && exec {sftp_server()}"
+    script.write_text(
+        f"""#!/bin/sh
+        case "$SSH_CONNECTION" in *" 127.0.0.2 "*) exec unshare -m sh -c '{elsewhere}' ;; esac
+        exec {sftp_server()}
+        """
+    )
+    script.chmod(0o755)
+    with Sshd("ListenAddress 127.0.0.2", f"ForceCommand {script}") as sshd:
+        system = several(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
+        found = (await findings(tmp_path, changed | system))["imageDir of s"]
+    assert found.level == "warning"
+    assert found.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
 
 
 @pytest_twisted.ensureDeferred

@@ -7,6 +7,7 @@ not keep yet is refused at the start, in words, and never ignored.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
                 f'{where}.scpCmdOptions: has no meaning with "transfer": "{ssh.transfer}"; what'
                 " ssh shall read belongs into sshCmdOptions"
             )
+    yield from _one_directory_by_two_names(document)
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("ImportUsers") == []:
@@ -88,6 +90,29 @@ def _shared_daemons(document: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(socket, str) and known.setdefault(socket, name) != name:
             where = place("Platforms", name, "mungeSocketPath")
             yield f"{where}: {known[socket]} has the same; a credential of one counts on the other"
+
+
+def _one_directory_by_two_names(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for remote systems that seem to share a directory, and do not say so.
+
+    A directory is known by the first host: under two names, each has its own readers and leases.
+    """
+    known: list[tuple[str, str, list[str]]] = []
+    for name, platform in _objects(document, "Platforms"):
+        hosts, ssh = platform.get("host"), platform.get("ssh")
+        path = ssh.get("imageDir") if isinstance(ssh, dict) else None
+        remote = platform.get("accesstype") == "remote"
+        if not (remote and isinstance(hosts, list) and hosts and isinstance(path, str)):
+            continue
+        path = os.path.normpath(path)
+        for other, there, theirs in known:
+            if there == path and theirs[0] != hosts[0] and any(one in theirs for one in hosts):
+                where = place("Platforms", name, "host")
+                yield (
+                    f"{where}: {other} has the same imageDir on some of these hosts, and names"
+                    " another one first; if they share the directory, name the same host first"
+                )
+        known.append((name, path, hosts))
 
 
 def _endpoint(text: str) -> tuple[list[str], dict[str, str]]:

@@ -161,7 +161,11 @@ class System(Section):
 
     @property
     def directory_name(self) -> str:
-        """Return the name of the image directory in the store: its path, after a remote host's."""
+        """Return the name of the image directory in the store: its path, after a remote host's.
+
+        Leases and readers are kept under this name. Of several hosts the first stands in it,
+        whichever is used: the others may come, go and change places.
+        """
         host = "" if self.access_type == "local" else f"{self.host[0]}:"
         return f"{host}{os.path.normpath(self.image_dir)}"
 

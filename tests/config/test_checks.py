@@ -90,6 +90,32 @@ def test_nobody_may_import_is_said() -> None:
     assert any(one.startswith("ImportUsers: an empty list is nobody") for one in warnings)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "path", "warned"),
+    [
+        (["login2", "login1"], "/images", True),
+        (["login9", "login1"], "/images/../images/", True),
+        (["login1"], "/images", False),
+        (["login1", "login2", "login3"], "/images", False),
+        (["login2", "login1"], "/images2", False),
+        (["login3", "login4"], "/images", False),
+    ],
+)
+def test_one_directory_by_two_names(hosts: list[str], path: str, warned: bool) -> None:
+    """Systems that seem to share a directory are told to call it by the same host."""
+    ssh = {"username": "shifter", "imageDir": path}
+    found = loaded(
+        {
+            "Platforms/first": {**REMOTE, "host": ["login1", "login2"]},
+            "Platforms/other": {"accesstype": "remote", "host": hosts, "ssh": ssh},
+        }
+    )
+    told = [one for one in found.warnings if one.startswith("Platforms.other.host: first has")]
+    assert bool(told) is warned
+    names = {found.config.systems[name].directory_name for name in ("first", "other")}
+    assert (names == {"login1:/images"}) is (hosts[0] == "login1")
+
+
 def test_keys_without_effect_are_said() -> None:
     """Nothing that an operator wrote is dropped in silence."""
     (warning,) = loaded({"ImportUsers": "all"}).warnings
