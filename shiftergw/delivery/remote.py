@@ -84,8 +84,8 @@ class RemoteDirectory:
     ) -> None:
         """Deliver into `directory`, which must exist there; nothing is opened before it is used.
 
-        All of the hosts see the same directory. `ost_count` is over how many OSTs large images are laid
-        out, as `Stripes` has it.
+        All of the hosts see the same directory. `ost_count` is over how many OSTs large images are
+        laid out, as `Stripes` has it.
         """
         self._directory = str(directory).encode("utf-8", "surrogateescape")
         self._threads = threads

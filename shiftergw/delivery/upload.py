@@ -32,8 +32,8 @@ _log = Logger()
 class Upload:
     """One file to be brought to `temporary`; `sha256` is that of the whole.
 
-    `found` is told how much of it lies there, verified, before the rest goes; `stripes` are those of
-    its directory.
+    `found` is told how much of it lies there, verified, before the rest goes; `stripes` are those
+    of its directory.
     """
 
     source: SourceFile

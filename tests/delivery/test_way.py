@@ -27,7 +27,7 @@ async def connected(sshd: Sshd, threads: Threads, *options: str) -> SshConnectio
     }
     config = loaded({"Platforms/other": system}).config
     config.check_kept()
-    connection = await way_to(config.systems["other"], reactor, threads)()
+    connection = await way_to(config.systems["other"], "127.0.0.1", reactor, threads)()
     assert isinstance(connection, SshConnection)
     return connection
 
