@@ -261,7 +261,11 @@ class RemoteDirectory:
     async def _removed_on_error(self, files: Files, temporary: bytes) -> AsyncIterator[None]:
         """Remove a temporary if the block raises, unless there is no connection left to do it."""
         try:
-            yield
+            try:
+                yield
+            except Refused as refused:
+                # Told now: a disk that is full has room again without the temporary.
+                raise await self._error(files, refused) from refused
         except BaseException:
             if files.usable:
                 with suppress(Refused, DeliveryFailed, TimedOut):

@@ -305,7 +305,7 @@ async def test_full_disk(
     mounts: Callable[[str], None],
 ) -> None:
     """A full disk is called so, and what was written goes."""
-    mounts("size=4m")
+    mounts("size=9m")  # less than the file, more than is almost nothing
     env = without_ssh(tmp_path / "bin")
     directory = opens(NOBODY, root, env=env)
     await directory.write(b"x", META)
