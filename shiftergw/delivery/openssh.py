@@ -131,7 +131,8 @@ class OpenSsh:
                 "The gateway cannot reach the system.",
                 remedy="Tell the site's support: the gateway's machine has no ssh program.",
             )
-        argv = ["ssh", *self.arguments(), *options, "--", self._account.host, command]
+        words = ["ssh", *self.arguments(), *options, "--", self._account.host, command]
+        argv = [word.encode("utf-8", "surrogateescape") for word in words]
         child = _Child(self._clock, self._children.discard)
         try:
             self._reactor.spawnProcess(child, program, argv, env=self._env)

@@ -76,7 +76,7 @@ class Channels(SSHService):
         try:
             await channel.opened
             channel.replied = Deferred()
-            asked = NS(request) + b"\1" + NS(argument)
+            asked = NS(request) + b"\1" + NS(argument.encode("utf-8", "surrogateescape"))
             self._send(MSG_CHANNEL_REQUEST, channel, asked)
             accepted = await channel.replied
         except BaseException:
@@ -87,7 +87,7 @@ class Channels(SSHService):
             raise DeliveryFailed(
                 "The system's SSH server does not start what the gateway needs.",
                 remedy="Tell the site's support: the gateway's user must be allowed it.",
-                detail=f"{request.decode()} {argument}",
+                detail=printable(f"{request.decode()} {argument}"),
             )
         return channel
 
