@@ -96,10 +96,11 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "MaxStartups 100",
             "LogLevel VERBOSE",
-            "Subsystem sftp internal-sftp",
             # bash reads no start-up files of whoever runs the tests.
             "SetEnv SHLVL=1",
         ]
+        if not any(line.startswith("Subsystem ") for line in self._settings):
+            lines.append("Subsystem sftp internal-sftp")
         config.write_text("\n".join(lines) + "\n")
         argv = [program or need("sshd"), "-D", "-e", "-f", str(config)]
         with self.log.open("ab") as log:
