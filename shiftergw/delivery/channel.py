@@ -70,6 +70,11 @@ class Connection(Protocol):
     A connection that broke stays broken: whoever keeps one makes another.
     """
 
+    @property
+    def usable(self) -> bool:
+        """Say whether it is not known to have broken."""
+        ...
+
     async def open_subsystem(self, name: str) -> Channel:
         """Start what the server calls `name`, such as "sftp"."""
         ...

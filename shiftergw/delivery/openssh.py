@@ -84,6 +84,11 @@ class OpenSsh:
         self._limits = (connect_seconds, idle_seconds)
         self._children: set[_Child] = set()
 
+    @property
+    def usable(self) -> bool:
+        """Say yes: each channel connects by itself."""
+        return True
+
     async def open_subsystem(self, name: str) -> Channel:
         """Start `ssh -s`; what becomes of it the channel's `closed` tells."""
         return self._start(["-s"], name)

@@ -1,0 +1,260 @@
+"""Small programs on a system: what they are given, what they say, how they end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from shiftergw.delivery import scp_programs
+from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.channel import Channel, Connection
+from shiftergw.delivery.sftp_packets import Refused
+from shiftergw.delivery.shell import Shell
+from shiftergw.errors import DeliveryFailed
+from tests.delivery.far import NOBODY, connection, reactor, without_ssh
+from tests.delivery.test_sftp import Wire, error_of
+
+IDLE_SECONDS = 20.0
+
+
+class Wires:
+    """A connection whose programs are the test."""
+
+    usable = True
+
+    def __init__(self) -> None:
+        """Have none yet."""
+        self.opened: list[tuple[Wire, str]] = []
+
+    async def open_subsystem(self, name: str) -> Channel:
+        """Have none."""
+        raise DeliveryFailed(f"no {name}")
+
+    async def open_command(self, argv: Sequence[str]) -> Channel:
+        """Open a channel; keep it, and the mark that it is to say."""
+        self.opened.append((Wire(), argv[4]))
+        return self.opened[-1][0]
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class Running:
+    """A program that runs, in a shell on a clock; it has said its mark if it is `begun`."""
+
+    def __init__(self, *, begun: bool = True, **limits: Any) -> None:
+        """Start it."""
+        self.clock = Clock()
+        over = Wires()
+        keeps: Connection = over
+        self.shell = Shell(keeps, self.clock, IDLE_SECONDS)
+        self.done = Deferred.fromCoroutine(self.shell.run("text", b"word", **limits))
+        self.wire, self.mark = over.opened[0]
+        if begun:
+            self.wire.says(f"{self.mark}\n".encode())
+
+    def end(self, status: int | None) -> None:
+        """End the program."""
+        self.wire.lost = True
+        self.wire.closed.callback(status)
+
+    def result(self) -> bytes:
+        """Return what was printed; nothing waits any more."""
+        results: list[bytes] = []
+        self.done.addCallback(results.append)
+        assert self.clock.getDelayedCalls() == []
+        return results[0]
+
+    def error(self) -> BaseException:
+        """Return what the program failed with; nothing waits any more."""
+        error = error_of(self.done)
+        assert self.clock.getDelayedCalls() == []
+        assert self.wire.lost
+        return error
+
+
+def test_what_it_prints() -> None:
+    """What a program prints is returned, without what was printed before it."""
+    running = Running(begun=False)
+    for piece in (b"Welcome", b"!\n" + running.mark.encode(), b"\nout", b"put"):
+        running.wire.says(piece)
+    running.end(0)
+    assert running.result() == b"output"
+    assert running.shell.usable
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (102, packets.NO_SUCH_FILE),
+        (103, packets.PERMISSION_DENIED),
+        (104, packets.FAILURE),
+        (108, packets.UNSUPPORTED),
+        (1, packets.FAILURE),
+        (100, packets.FAILURE),
+        (127, packets.FAILURE),
+        (None, packets.FAILURE),
+    ],
+)
+def test_how_it_ends(status: int | None, reason: int) -> None:
+    """An exit status is an answer of no; what was printed with it is not the program's output."""
+    running = Running()
+    running.wire.stderr = "cannot create"
+    running.wire.says(b"output")
+    running.end(status)
+    error = running.error()
+    assert isinstance(error, Refused)
+    assert error.status == reason
+    assert "cannot create" in str(error)
+    assert running.shell.usable
+
+
+@pytest.mark.parametrize("status", [0, 1, 127, None])
+def test_no_shell(status: int | None) -> None:
+    """An account that runs something else says so to the site's support."""
+    running = Running(begun=False)
+    running.wire.says(b"This account is currently not available.\n")
+    running.end(status)
+    error = running.error()
+    assert isinstance(error, DeliveryFailed)
+    assert "runs no commands" in error.what
+    assert "not available" in error.detail
+    assert not running.shell.usable
+
+
+def test_endless_welcome() -> None:
+    """What prints without end before the program is no shell."""
+    running = Running(begun=False)
+    for _ in range(100):
+        if not running.wire.lost:
+            running.wire.says(b"x" * 1000)
+    assert "runs no commands" in str(running.error())
+
+
+def test_endless_output() -> None:
+    """What prints more than was expected is ended, and so is the session."""
+    running = Running(limit=5)
+    running.wire.says(b"12345")
+    assert not running.done.called
+    running.wire.says(b"6")
+    assert isinstance(running.error(), DeliveryFailed)
+    assert not running.shell.usable
+
+
+@pytest.mark.parametrize("seconds", [0, 3 * IDLE_SECONDS])
+def test_silence(seconds: float) -> None:
+    """A program that does not end in its time is given up, whatever it prints."""
+    running = Running(seconds=seconds)
+    running.clock.advance(max(seconds, IDLE_SECONDS) - 1)
+    running.wire.says(b"x")
+    assert not running.done.called
+    running.clock.advance(1)
+    assert "stopped answering" in str(running.error())
+    assert not running.shell.usable
+
+
+def test_broken_connection() -> None:
+    """A connection that ends tells everybody why, and whoever comes later."""
+    running = Running()
+    other = Deferred.fromCoroutine(running.shell.run("another"))
+    running.wire.lost = True
+    running.wire.closed.errback(DeliveryFailed("The cable was cut."))
+    later = Deferred.fromCoroutine(running.shell.run("a third"))
+    assert "cable" in str(running.error())
+    assert "cable" in str(error_of(other))
+    assert "cable" in str(error_of(later))
+
+
+def test_closed() -> None:
+    """A shell that is closed ends what runs."""
+    running = Running()
+    running.shell.close()
+    assert "was closed" in str(running.error())
+    assert not running.shell.usable
+
+
+def test_cancelled() -> None:
+    """A program that nobody waits for is ended, and the shell goes on."""
+    running = Running()
+    running.done.cancel()
+    assert isinstance(running.error(), CancelledError)
+    assert running.shell.usable
+
+
+def test_connection_that_broke_unused() -> None:
+    """A shell is as usable as its connection."""
+    over = Wires()
+    shell = Shell(over, Clock(), IDLE_SECONDS)
+    assert shell.usable
+    over.usable = False
+    assert not shell.usable
+
+
+@given(pieces=st.lists(st.binary(max_size=40), max_size=5), status=st.none() | st.integers(0, 255))
+def test_any_bytes(pieces: list[bytes], status: int | None) -> None:
+    """Whatever a program says and however it ends, nothing else than our errors comes of it."""
+    running = Running(begun=False, limit=60)
+    ends: list[Any] = []
+    running.done.addBoth(ends.append)
+    for piece in pieces:
+        running.wire.says(piece)
+        running.wire.says(f"{running.mark}\n".encode())
+    if not running.wire.lost:
+        running.end(status)
+    (end,) = ends
+    assert not isinstance(end, Failure) or end.check(DeliveryFailed, Refused)
+    assert running.clock.getDelayedCalls() == []
+
+
+WORDS = [
+    b"",
+    b"a b",
+    b"'",
+    b'"',
+    b"$(echo x)",
+    b"`echo x`",
+    b"two\nlines",
+    b"-n",
+    b"\\",
+    b"\xff",
+    b"!x",
+]
+
+
+@pytest_twisted.ensureDeferred
+async def test_words(tmp_path: Path) -> None:
+    """Whatever a word is, the program has it as it is."""
+    over = connection(NOBODY, without_ssh(tmp_path / "bin"))
+    shell = Shell(over, reactor, IDLE_SECONDS)
+    said = await shell.run('for w in "$@"; do printf "%s\\0" "$w"; done', *WORDS)
+    assert said.split(b"\0")[:-1] == WORDS
+    assert await shell.run("cat", given=b"x" * 3000) == b"x" * 3000
+    await over.close()
+
+
+def program_texts() -> list[str]:
+    """Return the texts of the programs."""
+    return [
+        value
+        for name, value in vars(scp_programs).items()
+        if name.isupper() and isinstance(value, str) and "$" in value
+    ]
+
+
+@pytest.mark.parametrize("text", program_texts(), ids=lambda text: text[:30])
+def test_texts_for_any_shell(text: str) -> None:
+    """A program's text is one that csh and fish too pass on when it is quoted."""
+    assert "\n" not in text
+    assert "\\" not in text
+    assert "!" not in text.replace("! ", "")
+    assert shlex.split(shlex.quote(text)) == [text]
