@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from twisted.internet import reactor as global_reactor
 
+from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.openssh import Account, OpenSsh
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
 from tests.parts import need
 from tests.sshd import Sshd
@@ -79,6 +81,7 @@ def far_directory(
     idle_seconds: float = IDLE_SECONDS,
     ost_count: int = 0,
     before_connect: Callable[[], None] = lambda: None,
+    open_files: OpenFiles = SftpFiles.begin,
 ) -> RemoteDirectory:
     """Return the adapter for an image directory that the account finds under `root`."""
 
@@ -94,6 +97,7 @@ def far_directory(
         reactor,
         verify,
         idle_seconds,
+        open_files,
         ost_count=ost_count,
         first_pause=FIRST_PAUSE,
     )

@@ -1,0 +1,242 @@
+"""The sending half of SCP against sinks that keep the protocol, and such that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from shiftergw.delivery.proof import patience
+from shiftergw.delivery.scp import UNDER_WAY, Sink
+from shiftergw.delivery.sftp_packets import Refused
+from shiftergw.errors import DeliveryFailed
+from tests.delivery.test_sftp import Wire, blocks, error_of
+
+IDLE_SECONDS = 30.0
+MARK = b"mark\n"
+SIZE = 2_500_000
+HEAD = b"C0600 2500000 image\n"
+
+
+class Sending:
+    """A file of `size` bytes on its way to a sink that is the test; its program has begun."""
+
+    def __init__(self, size: int = SIZE, *, there: int = 100) -> None:
+        """Send a file; `there` are the blocks of 1 MiB that can be read of it."""
+        self.wire, self.clock = Wire(), Clock()
+        self.reports: list[int] = []
+        self.sink = Sink(size, self.reports.append, IDLE_SECONDS)
+        self.sink.begin(self.wire, MARK, self.clock)
+        self.wire.says(MARK)
+        self.done = Deferred.fromCoroutine(self.sink.send(blocks(there)))
+
+    def error(self) -> BaseException:
+        """Return what the sending failed with; nothing waits any more."""
+        error = error_of(self.done)
+        assert self.clock.getDelayedCalls() == []
+        return error
+
+    def end(self, status: int | None) -> None:
+        """End the program."""
+        self.wire.lost = True
+        self.wire.closed.callback(status)
+
+
+def test_a_file() -> None:
+    """A file is announced, sent when the sink is ready, and ended; it is there with its answer."""
+    sending = Sending()
+    assert sending.wire.sent == b""
+    sending.wire.says(b"\0")
+    assert sending.wire.sent == HEAD
+    sending.wire.says(b"\0")
+    assert sending.wire.sent == HEAD + bytes(SIZE) + b"\0"
+    assert sending.reports == []
+    sending.wire.says(b"\0")
+    assert sending.done.called
+    assert sending.reports == [SIZE]
+    assert sending.wire.producer is None
+    assert sending.clock.getDelayedCalls() == []
+
+
+def test_an_empty_file() -> None:
+    """A file without bytes is one too."""
+    sending = Sending(0)
+    for _ in range(3):
+        sending.wire.says(b"\0")
+    assert sending.wire.sent == b"C0600 0 image\n\0"
+    assert sending.done.called
+
+
+def test_reports_are_honest() -> None:
+    """What may still be in a buffer on the way is not told to be there."""
+    size = 3 * UNDER_WAY
+    sending = Sending(size)
+    sending.wire.says(b"\0")
+    sending.sink.pauseProducing()
+    sending.wire.says(b"\0")
+    head = len(sending.wire.sent)
+    for _ in range(size >> 18):
+        sending.wire.producer.resumeProducing()
+        sending.wire.producer.pauseProducing()
+        if sending.done.called:
+            break
+    sending.wire.producer.resumeProducing()
+    assert len(sending.wire.sent) == head + size + 1
+    assert sending.reports == sorted(sending.reports)
+    assert all(told <= size - UNDER_WAY for told in sending.reports)
+    sending.wire.says(b"\0")
+    assert sending.reports[-1] == size
+
+
+def test_channel_that_is_full() -> None:
+    """Nothing is sent while the channel takes no more, which it may not do for long."""
+    sending = Sending()
+    sending.wire.says(b"\0")
+    sending.sink.pauseProducing()
+    sending.wire.says(b"\0")
+    assert sending.wire.sent == HEAD
+    sending.clock.advance(IDLE_SECONDS - 1)
+    sending.sink.resumeProducing()
+    assert sending.wire.sent == HEAD + bytes(SIZE) + b"\0"
+    assert not sending.done.called
+    sending.done.addErrback(lambda _: None)
+    sending.done.cancel()
+
+
+def test_sink_that_takes_nothing() -> None:
+    """A sink that takes nothing for the limit is given up."""
+    sending = Sending()
+    sending.wire.says(b"\0")
+    sending.sink.pauseProducing()
+    sending.wire.says(b"\0")
+    sending.clock.advance(IDLE_SECONDS)
+    assert "stopped answering" in str(sending.error())
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_silence(answers: int) -> None:
+    """A sink that does not answer before the file is given up."""
+    sending = Sending()
+    sending.wire.says(bytes(answers))
+    sending.clock.advance(IDLE_SECONDS)
+    assert "stopped answering" in str(sending.error())
+
+
+def test_silence_at_the_end() -> None:
+    """The last answer may take the time that a slow disk needs, and no longer."""
+    sending = Sending()
+    sending.wire.says(b"\0")
+    sending.wire.says(b"\0")
+    sending.clock.advance(IDLE_SECONDS + patience(SIZE) - 1)
+    assert not sending.done.called
+    sending.clock.advance(1)
+    assert "stopped answering" in str(sending.error())
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+@pytest.mark.parametrize("kind", [b"\1", b"\2"])
+def test_refusal(answers: int, kind: bytes) -> None:
+    """A line of the sink refuses the file, at any time, and is repeated for admins."""
+    sending = Sending()
+    for _ in range(answers):
+        sending.wire.says(b"\0")
+    sending.wire.says(kind + b"scp: /f: No space")
+    assert not sending.done.called
+    sending.wire.says(b" left\n\0\0\0")
+    error = sending.error()
+    assert isinstance(error, Refused)
+    assert str(error) == "status 4: scp: /f: No space left"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\0\0",
+        b"Welcome!\n",
+        b"\0x",
+        b"\3",
+        b"\1" + b"x" * 3000,
+        b"\x00\x01" + b"x" * 3000,
+        b"\xff",
+    ],
+)
+def test_nonsense(said: bytes) -> None:
+    """What is no answer, comes too early or does not end is no sink's."""
+    sending = Sending()
+    sending.wire.says(said)
+    error = sending.error()
+    assert isinstance(error, DeliveryFailed)
+    assert "does not keep the protocol" in error.what
+    assert sending.wire.lost
+
+
+def test_answer_before_the_last_byte() -> None:
+    """A sink that has the file before it was sent is none."""
+    sending = Sending()
+    sending.wire.says(b"\0")
+    sending.sink.pauseProducing()
+    sending.wire.says(b"\0")
+    sending.wire.says(b"\0")
+    assert "does not keep the protocol" in str(sending.error())
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+@pytest.mark.parametrize("status", [0, 1, 104, None])
+def test_end_before_the_last_answer(answers: int, status: int | None) -> None:
+    """A program that ends too early says why by its exit status, or is no sink."""
+    sending = Sending()
+    for _ in range(answers):
+        sending.wire.says(b"\0")
+    sending.wire.stderr = "no such thing"
+    sending.end(status)
+    error = sending.error()
+    assert isinstance(error, DeliveryFailed if status == 0 else Refused)
+    assert status == 0 or "no such thing" in str(error) or status is None
+
+
+def test_end_while_the_channel_is_full() -> None:
+    """A channel that ends stops its producer; whoever waits is told why."""
+    sending = Sending()
+    sending.wire.says(b"\0")
+    sending.sink.pauseProducing()
+    sending.wire.says(b"\0")
+    sending.wire.producer.stopProducing()
+    assert not sending.done.called
+    sending.wire.lost = True
+    sending.wire.closed.errback(DeliveryFailed("The cable was cut."))
+    assert "cable" in str(sending.error())
+
+
+def test_source_that_is_too_short() -> None:
+    """A file that became shorter is the source's fault."""
+    sending = Sending(there=1)
+    sending.wire.says(b"\0")
+    sending.wire.says(b"\0")
+    assert isinstance(sending.error(), OSError)
+
+
+def test_cancelled() -> None:
+    """Whoever waits for an answer can be cancelled."""
+    sending = Sending()
+    sending.done.cancel()
+    assert isinstance(sending.error(), CancelledError)
+
+
+@given(pieces=st.lists(st.binary(max_size=20) | st.sampled_from([b"\0", b"\1x\n"]), max_size=8))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    """Whatever a sink says, the sending ends, and nothing else than our errors comes of it."""
+    sending = Sending()
+    ends: list[Any] = []
+    sending.done.addBoth(ends.append)
+    for piece in pieces:
+        sending.wire.says(piece)
+    sending.clock.advance(IDLE_SECONDS)
+    sending.clock.advance(IDLE_SECONDS + patience(SIZE))
+    (end,) = ends
+    assert not isinstance(end, Failure) or end.check(DeliveryFailed, Refused)
+    assert sending.clock.getDelayedCalls() == []

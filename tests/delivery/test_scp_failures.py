@@ -1,0 +1,295 @@
+"""Deliveries by SCP that go wrong: connections that break or freeze, full disks, wrong programs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.scp import UNDER_WAY
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.ssh import connect
+from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.model import Progress
+from shiftergw.plumbing.threads import Threads
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
+from tests.delivery.far import NOBODY, account_on, connection, reactor, without_ssh
+from tests.delivery.native import account
+from tests.delivery.test_scp_files import program_is
+from tests.parts import need, need_root
+from tests.sshd import Sshd
+
+LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
+"""Bytes of the file whose delivery breaks; more with the variable set."""
+
+BREAKS = 10
+STRETCH = 4 << 20
+IDLE_SECONDS = 2.0
+NOTICED_WITHIN = 4 * IDLE_SECONDS
+USUAL_SECONDS = 20.0
+
+begin = partial(ScpFiles.begin, stretch=STRETCH)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a converted file."""
+    path = tmp_path / "converted"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Give a converted file that takes a while, and its digest."""
+    path = tmp_path_factory.mktemp("large") / "converted"
+    chance = random.Random(LARGE)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for _ in range(LARGE >> 20):
+            piece = chance.randbytes(1 << 20)
+            digest.update(piece)
+            file.write(piece)
+    return path, digest.hexdigest()
+
+
+@pytest.fixture
+def sshd() -> Iterator[Sshd]:
+    """Run a server that has no SFTP."""
+    with Sshd("Subsystem sftp /bin/false") as running:
+        yield running
+
+
+Opens = Callable[..., RemoteDirectory]
+
+
+@pytest.fixture
+def opens(threads: Threads, root: Path) -> Iterator[Opens]:
+    """Give what makes adapters that are closed afterwards: on a server, or on a stand-in."""
+    made: list[RemoteDirectory] = []
+
+    def far(
+        there: Sshd | Mapping[str, str],
+        transport: str = "openssh",
+        idle_seconds: float = USUAL_SECONDS,
+        verify: Literal["sha256", "sample"] = "sha256",
+    ) -> RemoteDirectory:
+        async def connected() -> Connection:
+            if not isinstance(there, Sshd):
+                return connection(NOBODY, there, idle_seconds)
+            if transport == "openssh":
+                return connection(account_on(there), idle_seconds=idle_seconds)
+            return await connect(account(there), reactor, threads, idle_seconds=idle_seconds)
+
+        path = PurePosixPath(root)
+        made.append(RemoteDirectory(connected, path, threads, reactor, verify, idle_seconds, begin))
+        return made[-1]
+
+    yield far
+    for directory in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("transport", "verify"), [("conch", "sha256"), ("conch", "sample"), ("openssh", "sha256")]
+)
+@pytest_twisted.ensureDeferred
+async def test_broken_connections(
+    sshd: Sshd,
+    opens: Opens,
+    root: Path,
+    large: tuple[Path, str],
+    transport: str,
+    verify: Literal["sha256", "sample"],
+) -> None:
+    """A delivery whose server dies again and again goes on where it was, to the right file."""
+    source, sha256 = large
+    directory = opens(sshd, transport, verify=verify)
+    points = sorted(random.Random(1).sample(range(1, LARGE - UNDER_WAY), BREAKS))
+    part = root / f"{IMAGE}.partial.{sha256[:16]}"
+    for point in points:
+        begun = part.stat().st_size if part.exists() else 0
+        first: list[int] = []
+
+        def report(progress: Progress, point: int = point, first: list[int] = first) -> None:
+            first.append(progress.done)
+            if progress.done >= point:
+                sshd.end_connections()
+
+        with pytest.raises(DeliveryFailed):
+            await directory.install(source, IMAGE, sha256, report)
+        assert first[0] >= begun
+        # The other is what arrived of a stretch.
+        assert part.name in names(root)
+        assert len(names(root)) <= 2
+    heard: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done >= points[-1] - STRETCH
+    assert heard[-1].done == heard[-1].total == LARGE
+    assert names(root) == [IMAGE]
+    assert digest_of(root / IMAGE) == sha256
+    assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_frozen_server(
+    sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str], transport: str
+) -> None:
+    """A server that answers nothing is given up within the limit; the delivery can go on."""
+    source, sha256 = large
+    directory = opens(sshd, transport, IDLE_SECONDS)
+    began: list[float] = []
+    with ExitStack() as frozen:
+
+        def report(progress: Progress) -> None:
+            if not began and progress.done > LARGE // 2:
+                frozen.enter_context(sshd.suspended())
+                began.append(time.monotonic())
+
+        with pytest.raises(DeliveryFailed):
+            await directory.install(source, IMAGE, sha256, report)
+        assert time.monotonic() - began[0] < NOTICED_WITHIN
+    heard: list[Progress] = []
+    await opens(sshd, transport).install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done >= LARGE // 2
+    assert names(root) == [IMAGE]
+
+
+@pytest_twisted.ensureDeferred
+async def test_frozen_scp(
+    opens: Opens, root: Path, tmp_path: Path, large: tuple[Path, str]
+) -> None:
+    """Also a program on a server that is well."""
+    source, sha256 = large
+    env = program_is(tmp_path, "scp", f'echo $$ > {tmp_path}/pid; exec {need("scp")} "$@"')
+    directory = opens(env, idle_seconds=IDLE_SECONDS)
+    began: list[float] = []
+
+    def report(progress: Progress) -> None:
+        if not began and progress.done > LARGE // 2:
+            began.append(time.monotonic())
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGSTOP)
+
+    with pytest.raises(DeliveryFailed, match="stopped answering"):
+        await directory.install(source, IMAGE, sha256, report)
+    assert time.monotonic() - began[0] < NOTICED_WITHIN
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
+    await opens(env).install(source, IMAGE, sha256, ignore)
+    assert names(root) == [IMAGE]
+    assert digest_of(root / IMAGE) == sha256
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_account_without_commands(opens: Opens, root: Path, transport: str) -> None:
+    """An account that is restricted to SFTP is told from one that works, at once."""
+    with (
+        Sshd("ForceCommand internal-sftp") as sshd,
+        pytest.raises(DeliveryFailed, match="runs no commands") as caught,
+    ):
+        await opens(sshd, transport).write(b"x", META)
+    assert '"transfer": "scp" needs' in caught.value.remedy
+    assert names(root) == []
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_connection_that_broke_unused(
+    sshd: Sshd, opens: Opens, root: Path, transport: str
+) -> None:
+    """A kept connection that is gone when it is needed again is made anew."""
+    directory = opens(sshd, transport)
+    await directory.write(b"1", META)
+    sshd.end_connections()
+    with suppress(DeliveryFailed):  # it may not have been noticed yet
+        await directory.exists(META)
+    await directory.write(b"2", META)
+    assert (root / META).read_bytes() == b"2"
+
+
+@pytest.fixture
+def mounts(root: Path) -> Iterator[Callable[[str], None]]:
+    """Give what mounts a small file system on the image directory."""
+    need_root()
+    mounted: list[str] = []
+
+    def mount(options: str) -> None:
+        subprocess.run([need("mount"), "-t", "tmpfs", "-o", options, "tmpfs", root], check=True)
+        mounted.append(options)
+
+    yield mount
+    for _ in mounted:
+        subprocess.run([need("umount"), "--lazy", root], check=True)
+
+
+@pytest.mark.parametrize("there", [0, 3 << 20])
+@pytest_twisted.ensureDeferred
+async def test_full_disk(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    source: Path,
+    mounts: Callable[[str], None],
+    there: int,
+) -> None:
+    """A full disk is called so, and what was written goes."""
+    mounts("size=9m")
+    directory = opens(without_ssh(tmp_path / "bin"))
+    await directory.write(b"x", META)
+    (root / f"{IMAGE}.partial.{SHA256[:16]}").write_bytes(CONTENT[:there])
+    with pytest.raises(NoSpace) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert str(root) not in str(caught.value)
+    assert names(root) == [META]
+
+
+@pytest_twisted.ensureDeferred
+async def test_read_only(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    source: Path,
+    mounts: Callable[[str], None],
+) -> None:
+    """A directory that cannot be written to is told, with the system's word for admins."""
+    mounts("ro")
+    directory = opens(without_ssh(tmp_path / "bin"))
+    attempts: list[Any] = [
+        directory.install(source, IMAGE, SHA256, ignore),
+        directory.write(b"x", META),
+    ]
+    for attempt in attempts:
+        with pytest.raises(DeliveryFailed, match="may not write there") as caught:
+            await attempt
+        assert "status" in caught.value.detail
+        assert str(root) in caught.value.detail
+        assert str(root) not in str(caught.value)
