@@ -28,7 +28,7 @@ from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import LocalStripes
-from shiftergw.delivery.way import hosts_of
+from shiftergw.delivery.way import files_of, hosts_of
 from shiftergw.dispatch import Dispatch, share_of_system
 from shiftergw.errors import printable
 from shiftergw.gateway import Gateway
@@ -176,9 +176,15 @@ def image_directory(
         return LocalDirectory(system.image_dir, threads, stripes)
     ssh = system.ssh
     assert ssh is not None  # a system without it does not load
-    hosts = hosts_of(system, reactor, threads)
-    path = PurePosixPath(ssh.image_dir)
-    return RemoteDirectory(hosts, path, threads, reactor, ssh.verify, ost_count=ost_count)
+    return RemoteDirectory(
+        hosts_of(system, reactor, threads),
+        PurePosixPath(ssh.image_dir),
+        threads,
+        reactor,
+        ssh.verify,
+        open_files=files_of(system),
+        ost_count=ost_count,
+    )
 
 
 async def convert(

@@ -101,9 +101,11 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
     assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
 
 
-@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest.mark.parametrize(
+    ("transport", "transfer"), [("conch", "sftp"), ("openssh", "sftp"), ("conch", "scp")]
+)
 @pytest_twisted.ensureDeferred
-async def test_a_remote_system(tmp_path: Path, transport: str) -> None:
+async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) -> None:
     """The gateway logs in to a remote system and looks at its image directory."""
     changed = document(tmp_path, free_port(), free_port())
     with Sshd() as sshd:
@@ -114,6 +116,7 @@ async def test_a_remote_system(tmp_path: Path, transport: str) -> None:
             "port": sshd.port,
             "knownHosts": str(sshd.known_hosts),
             "transport": transport,
+            "transfer": transfer,
         }
         system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
         there = await findings(tmp_path, changed | {"Platforms": {"s": system}})

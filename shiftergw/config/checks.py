@@ -182,10 +182,6 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
         ),
     ),
     (
-        lambda config: any(ssh.transfer == "scp" for _, ssh in _remote(config)),
-        'Platforms: for remote systems this version has only "transfer": "sftp": set it in ssh.',
-    ),
-    (
         lambda config: any(
             ssh.transport == "openssh" and ssh.passphrase_file is not None
             for _, ssh in _remote(config)

@@ -1,4 +1,4 @@
-"""Which connection leads to a remote system, by its configuration."""
+"""Which connection leads to a remote system, and which protocol to its files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from shiftergw.delivery import openssh, ssh
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.remote import IDLE_SECONDS
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.sftp_files import SftpFiles
 
 if TYPE_CHECKING:
     from shiftergw.config import System
     from shiftergw.delivery.channel import Connection
+    from shiftergw.delivery.files import OpenFiles
     from shiftergw.delivery.hosts import Connect
     from shiftergw.plumbing.threads import Threads
 
@@ -59,3 +62,9 @@ def way_to(system: System, host: str, reactor: Any, threads: Threads) -> Connect
         return openssh.OpenSsh(site, os.environ, reactor, reactor, IDLE_SECONDS)
 
     return by_our_own if section.transport == "conch" else by_the_sites
+
+
+def files_of(system: System) -> OpenFiles:
+    """Return what begins a session with the files of a remote system: SFTP, or SCP."""
+    assert system.ssh is not None  # a remote system without it does not load
+    return ScpFiles.begin if system.ssh.transfer == "scp" else SftpFiles.begin

@@ -136,10 +136,6 @@ def test_what_works_now_is_kept() -> None:
             'sshCmdOptions: only "transport": "openssh" goes over another host (-J,',
         ),
         (
-            {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "transfer": "scp"}}},
-            "Platforms: for remote systems this version has only",
-        ),
-        (
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "passphraseFile": "p"}}},
             "passphraseFile: with",
         ),
@@ -169,6 +165,13 @@ def test_remote_by_our_own_ssh_is_kept() -> None:
     loaded({"Platforms/other": {**REMOTE, "ssh": CONCH}}).config.check_kept()
     account = {**CONCH, "passphraseFile": "passphrase"}
     loaded({"Platforms/other": {**REMOTE, "ssh": account}}).config.check_kept()
+
+
+@pytest.mark.parametrize("account", [CONCH, OPENSSH])
+def test_remote_by_scp_is_kept(account: dict[str, Any]) -> None:
+    """A system without SFTP, by either connection."""
+    ssh = {**account, "transfer": "scp"}
+    loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_kept()
 
 
 def test_munge_is_kept() -> None:

@@ -39,13 +39,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
         yield running
 
 
-@pytest.fixture(params=["conch", "openssh"])
+@pytest.fixture(params=[("conch", "sftp"), ("openssh", "sftp"), ("conch", "scp")], ids="-".join)
 def service(
     registry: DockerRegistry, sshd: Sshd, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
-    """Run a gateway whose only system is remote, by each transport."""
+    """Run a gateway whose only system is remote, by each transport and protocol."""
     need("mksquashfs")
     need("ssh")
+    transport, transfer = request.param
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     system: dict[str, Any] = {
         "accesstype": "remote",
@@ -58,7 +59,8 @@ def service(
             "key": str(sshd.key),
             "port": sshd.port,
             "knownHosts": str(sshd.known_hosts),
-            "transport": request.param,
+            "transport": transport,
+            "transfer": transfer,
         },
     }
     changes = {"Platforms": {SYSTEM: system}}
