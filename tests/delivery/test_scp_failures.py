@@ -37,7 +37,7 @@ LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
 """Bytes of the file whose delivery breaks; more with the variable set."""
 
 BREAKS = 10
-STRETCH = 4 << 20
+STRETCH = (LARGE >> 20) // 12 << 20
 IDLE_SECONDS = 2.0
 NOTICED_WITHIN = 4 * IDLE_SECONDS
 USUAL_SECONDS = 20.0
