@@ -70,10 +70,10 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
         where = place("Platforms", name, "ssh")
         if ssh.transport == "conch":
             yield from (f"{where}.{warning}" for warning in ssh.options.warnings)
-        elif ssh.scp_cmd_options and ssh.transfer != "scp":
+        elif ssh.scp_cmd_options:
             yield (
-                f'{where}.scpCmdOptions: has no meaning with "transfer": "{ssh.transfer}"; what'
-                " ssh shall read belongs into sshCmdOptions"
+                f'{where}.scpCmdOptions: has no meaning with "transport": "openssh", since `ssh`'
+                " runs there and never `scp`; what it shall read belongs into sshCmdOptions"
             )
     yield from _one_directory_by_two_names(document)
     for key in sorted(_NOT_YET & document.keys()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.channel import Away
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
@@ -140,7 +141,7 @@ class Program:
     def _on_failure(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, DeliveryFailed):
-            error = DeliveryFailed("The connection to the system broke.", detail=repr(error))
+            error = Away("The connection to the system broke.", detail=repr(error))
         self.end(error)
 
 
@@ -226,9 +227,9 @@ class Shell:
                 program.end(copy.copy(error))
 
 
-def silent() -> DeliveryFailed:
+def silent() -> Away:
     """Return the error for a system that owes an answer for too long."""
-    return DeliveryFailed(
+    return Away(
         "The system stopped answering.", detail="a program on the system did not end in time"
     )
 

@@ -249,9 +249,9 @@ def test_the_machines_ssh_reads_its_options_itself() -> None:
     found = loaded(system(**keys))
     assert found.warnings == ()
     found.config.check_kept()
-    (warning,) = loaded(system(**keys, scpCmdOptions=["-q"])).warnings
-    assert warning.startswith("Platforms.other.ssh.scpCmdOptions: has no meaning with")
-    assert loaded(system(**keys, scpCmdOptions=["-q"], transfer="scp")).warnings == ()
+    for transfer in ("sftp", "scp"):
+        (warning,) = loaded(system(**keys, scpCmdOptions=["-q"], transfer=transfer)).warnings
+        assert warning.startswith("Platforms.other.ssh.scpCmdOptions: has no meaning with")
 
 
 def test_options_of_a_local_system_are_nobodys() -> None:

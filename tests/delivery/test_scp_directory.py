@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.files import Files
+from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.openssh import Account
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
@@ -120,7 +121,7 @@ class TestNative(ImageDirectoryContract):
 
         yield from closing(
             RemoteDirectory(
-                begin,
+                Hosts({"127.0.0.1": begin}, reactor),
                 PurePosixPath(root),
                 threads,
                 reactor,
@@ -183,7 +184,9 @@ async def test_paths_are_words(
 
     path = PurePosixPath(root)
     directory = (
-        RemoteDirectory(begin, path, threads, reactor, open_files=ScpFiles.begin)
+        RemoteDirectory(
+            Hosts({"127.0.0.1": begin}, reactor), path, threads, reactor, open_files=ScpFiles.begin
+        )
         if transport == "ours"
         else far_directory(account_on(sshd), path, threads, open_files=ScpFiles.begin)
     )
