@@ -19,11 +19,10 @@ from twisted.application import strports
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.auth import munge
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
-from shiftergw.auth.users import HostUsers
+from shiftergw.auth.users import PLACES, HostUsers
 from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
@@ -80,10 +79,11 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         share_of_system(config.worker_threads, len(config.systems)),
     )
     pool.on_idle = dispatch.wake
-    asking = Threads(reactor, (len(config.systems) + 2) * munge.PLACES, "users")
+    # The host's database may hang with all its places; each system's list is read beside it.
+    asking = Threads(reactor, PLACES + len(config.systems), "users")
     users = users_of(config, asking, reactor)
     authenticators = {
-        name: _authenticator(config, system, users[name], asking, reactor)
+        name: _authenticator(config, system, users[name], reactor)
         for name, system in config.systems.items()
     }
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
@@ -116,14 +116,12 @@ def users_of(config: Config, threads: Threads, reactor: Any) -> dict[str, HostUs
 
 
 def _authenticator(
-    config: Config, system: System, users: HostUsers | ListedUsers, threads: Threads, reactor: Any
+    config: Config, system: System, users: HostUsers | ListedUsers, reactor: Any
 ) -> Authenticator:
     if config.authentication == "mock":
         return MockAuthenticator(system.name, users, system.admins)
     assert system.munge_socket_path is not None  # a system without it does not load
-    return MungeAuthenticator(
-        system.name, system.munge_socket_path, users, system.admins, threads, reactor
-    )
+    return MungeAuthenticator(system.name, system.munge_socket_path, users, system.admins, reactor)
 
 
 def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:

@@ -90,24 +90,27 @@ class Library:
 
     def __init__(self) -> None:
         """Load it; raise `OSError` where it is missing."""
-        munge: Any = ctypes.CDLL(_LIBRARY)
+        # What does not block keeps Python's lock: taking it again may mean a wait.
+        munge: Any = ctypes.PyDLL(_LIBRARY)
+        asking: Any = ctypes.CDLL(_LIBRARY)
         munge.munge_ctx_create.restype = ctypes.c_void_p
         munge.munge_ctx_destroy.argtypes = [ctypes.c_void_p]
         munge.munge_ctx_destroy.restype = None
         # Variadic: the fixed arguments are declared, and the others given as ctypes values.
         munge.munge_ctx_set.argtypes = [ctypes.c_void_p, ctypes.c_int]
-        munge.munge_encode.argtypes = [
+        asking.munge_encode.argtypes = [
             ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
         ]  # fmt: skip
-        munge.munge_decode.argtypes = [
+        asking.munge_decode.argtypes = [
             ctypes.c_char_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
             ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_uint32),
             ctypes.POINTER(ctypes.c_uint32),
         ]  # fmt: skip
-        libc: Any = ctypes.CDLL(None)
+        libc: Any = ctypes.PyDLL(None)
         libc.free.argtypes = [ctypes.c_void_p]
         libc.free.restype = None
         self._munge = munge
+        self._asking = asking
         self._free = libc.free
 
     def encode(self, payload: bytes, socket: Path | None) -> tuple[Status, str]:
@@ -115,7 +118,7 @@ class Library:
         made = ctypes.c_void_p()
         context = self._context(socket)
         try:
-            status = self._munge.munge_encode(ctypes.byref(made), context, payload, len(payload))
+            status = self._asking.munge_encode(ctypes.byref(made), context, payload, len(payload))
             text = ctypes.string_at(made.value).decode("ascii") if made.value else ""
         finally:
             self._munge.munge_ctx_destroy(context)
@@ -129,7 +132,7 @@ class Library:
         uid, gid = ctypes.c_uint32(2**32 - 1), ctypes.c_uint32(2**32 - 1)
         context = self._context(socket)
         try:
-            status = self._munge.munge_decode(
+            status = self._asking.munge_decode(
                 credential,
                 context,
                 ctypes.byref(payload),

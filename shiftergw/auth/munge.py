@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from shiftergw.auth.batched import Batched
 from shiftergw.auth.libmunge import LARGEST, Decoded, Munge, Status, find_munge
-from shiftergw.auth.limited import Batched, Limited
 from shiftergw.auth.payload import logins
 from shiftergw.auth.users import Users
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
@@ -16,13 +16,6 @@ from shiftergw.model import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from twisted.internet.interfaces import IReactorTime
-
-    from shiftergw.plumbing.threads import Threads
-
-PLACES = 2
-"""Batches of credentials that one system's daemon is asked about at the same time."""
 
 DECODING_LIMIT = 5.0
 """Seconds until a daemon that does not answer counts as away; a healthy one takes a millisecond."""
@@ -130,8 +123,7 @@ class MungeAuthenticator:
         socket: Path,
         users: Users,
         admins: Collection[str | int],
-        threads: Threads,
-        clock: IReactorTime,
+        reactor: Any,
         munge: Munge | None = None,
     ) -> None:
         """Ask the daemon at `socket`; `admins` are uids, or names of `users`."""
@@ -141,8 +133,7 @@ class MungeAuthenticator:
         self._admin_uids = frozenset(one for one in admins if isinstance(one, int))
         self._admin_names = [one for one in admins if isinstance(one, str)]
         self._munge = munge or find_munge()
-        limited = Limited(threads, PLACES, DECODING_LIMIT, clock, self._late)
-        self._decoding = Batched(self._decoded, limited, PLACES)
+        self._decoding = Batched(self._decoded, DECODING_LIMIT, reactor, self._late)
 
     async def authenticate(self, credential: str, system: str) -> Session:
         """Return the session of whoever made the credential.

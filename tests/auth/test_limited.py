@@ -13,10 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.auth import limited as limited_module
-from shiftergw.auth.limited import MOST_WAITING, Batched, Limited
+from shiftergw.auth.limited import Limited
 from shiftergw.errors import TimedOut
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import pause
 
 reactor: Any = global_reactor
 
@@ -131,73 +130,3 @@ async def test_an_error_that_nobody_hears(threads: Threads) -> None:
         await call
     end.set()
     assert await limited.run(int) == 0
-
-
-class Doubling:
-    """A call that doubles numbers, refuses 0, and can be held up."""
-
-    def __init__(self) -> None:
-        """Let calls through."""
-        self.go = Event()
-        self.go.set()
-        self.calls = 0
-
-    def __call__(self, number: int) -> int:
-        """Return twice the number."""
-        self.go.wait(20)
-        self.calls += 1
-        if number == 0:
-            raise ZeroDivisionError
-        return 2 * number
-
-
-@pytest_twisted.ensureDeferred
-async def test_calls_that_come_together_are_made_together(threads: Threads) -> None:
-    """Each caller gets his own result, or his own error, and all are called."""
-    doubling = Doubling()
-    batched = Batched(doubling, Limited(threads, 1, 5, reactor, late), 1)
-    doubling.go.clear()
-    running = [Deferred.fromCoroutine(batched.run(number)) for number in range(40)]
-    running[5].cancel()
-    doubling.go.set()
-    for number, one in enumerate(running):
-        if number == 0:
-            with pytest.raises(ZeroDivisionError):
-                await one
-        elif number == 5:
-            with pytest.raises(CancelledError):
-                await one
-        else:
-            assert await one == 2 * number
-    assert doubling.calls == 40
-    assert await batched.run(21) == 42
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_batch_that_hangs_is_late_for_all(threads: Threads) -> None:
-    """Nobody waits longer than the limit for a batch; what comes next is served again."""
-    doubling = Doubling()
-    limited = Limited(threads, 2, 0.2, reactor, late)
-    batched = Batched(doubling, limited, 1)
-    doubling.go.clear()
-    running = [Deferred.fromCoroutine(batched.run(number)) for number in (1, 2)]
-    for one in running:
-        with pytest.raises(TimedOut):
-            await one
-    doubling.go.set()
-    while limited._begun:
-        await pause(0.01, reactor)
-    assert await batched.run(3) == 6
-
-
-@pytest_twisted.ensureDeferred
-async def test_too_many_waiting_are_refused(threads: Threads) -> None:
-    """A flood of calls does not fill the memory."""
-    doubling = Doubling()
-    batched = Batched(doubling, Limited(threads, 1, 5, reactor, late), 1)
-    doubling.go.clear()
-    running = [Deferred.fromCoroutine(batched.run(1)) for _ in range(MOST_WAITING + 1)]
-    with pytest.raises(TimedOut):
-        await batched.run(1)
-    doubling.go.set()
-    assert [await one for one in running] == [2] * (MOST_WAITING + 1)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.auth import munge as munge_module
-from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs
-from shiftergw.auth.munge import PLACES, MungeAuthenticator
+from shiftergw.auth.batched import MOST_TOGETHER
+from shiftergw.auth.libmunge import LARGEST, Decoded, Library, Munge, Programs
+from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import Account, HostUsers
 from shiftergw.errors import BadRequest, GatewayError, NotAuthenticated, Unavailable
 from shiftergw.model import Login, Session
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Authenticator
 from tests.munged import Munged, clock_off_by
 from tests.parts import need
@@ -49,6 +52,20 @@ class SystemUsers:
     async def uid_of(self, user: str) -> int | None:
         """Know two."""
         return {"root": 7, "operator": os.getuid()}.get(user)
+
+
+class Observed(Library):
+    """The library, which says when it asks the daemon about a credential."""
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        super().__init__()
+        self.asks = Event()
+
+    def decode(self, credential: bytes, socket: Path | None) -> Decoded:
+        """Set `asks`, and ask."""
+        self.asks.set()
+        return super().decode(credential, socket)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +109,7 @@ def authenticator(
 ) -> Authenticator:
     """Return what knows the users of `perlmutter`."""
     users = HostUsers(threads, reactor)
-    return MungeAuthenticator("perlmutter", munged.socket, users, admins, threads, reactor, munge)
+    return MungeAuthenticator("perlmutter", munged.socket, users, admins, reactor, munge)
 
 
 async def refusal(auth: Authenticator, credential: str) -> GatewayError:
@@ -278,13 +295,13 @@ async def test_no_program(
 
 
 @pytest_twisted.ensureDeferred
-async def test_munged_hangs(monkeypatch: pytest.MonkeyPatch, munged: Munged) -> None:
-    """Nobody waits longer than the limit, few threads hang, and the next ones hear it at once."""
+async def test_munged_hangs(
+    monkeypatch: pytest.MonkeyPatch, munged: Munged, threads: Threads
+) -> None:
+    """Nobody waits longer than the limit, the next ones hear it at once, and then all is well."""
     monkeypatch.setattr(munge_module, "DECODING_LIMIT", 0.5)
-    pool = Threads(reactor, 8, "test")
-    pool.startService()
-    auth = authenticator(munged, pool)
-    credentials = [munged.encode() for _ in range(3 * PLACES)]
+    auth = authenticator(munged, threads)
+    credentials = [munged.encode() for _ in range(3 * MOST_TOGETHER)]
     start = reactor.seconds()
     with munged.suspended():
         errors = await gather_or_cancel(refusal(auth, one) for one in credentials)
@@ -293,19 +310,27 @@ async def test_munged_hangs(monkeypatch: pytest.MonkeyPatch, munged: Munged) -> 
         for _ in range(100):
             assert type(await refusal(auth, credentials[0])) is Unavailable
         assert reactor.seconds() - start < 3
-        # Others who share the pool are not held up.
-        assert await pool.run(lambda: 7) == 7
-    await pool.stopService()
+        # Others in the pool of threads are not held up.
+        assert await threads.run(lambda: 7) == 7
+    while True:
+        try:
+            await auth.authenticate(munged.encode(), "perlmutter")
+        except Unavailable:
+            await pause(0.02, reactor)
+        else:
+            break
     assert reactor.seconds() - start < 15
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_caller_who_goes_away(munged: Munged, threads: Threads) -> None:
     """One who hangs up while the daemon thinks is let go at once, and leaves no trace."""
-    auth = authenticator(munged, threads)
+    library = Observed()
+    auth = authenticator(munged, threads, library)
     credential = munged.encode()
     with munged.suspended():
         asking = Deferred.fromCoroutine(auth.authenticate(credential, "perlmutter"))
+        assert await threads.run(library.asks.wait, 10)
         asking.cancel()
         with pytest.raises(CancelledError):
             await asking
@@ -330,6 +355,6 @@ async def test_admins(
     munged: Munged, threads: Threads, admins: tuple[str | int, ...], expected: bool
 ) -> None:
     """A name means the uid that the system gives it, not the host; an unknown one nobody."""
-    auth = MungeAuthenticator("perlmutter", munged.socket, SystemUsers(), admins, threads, reactor)
+    auth = MungeAuthenticator("perlmutter", munged.socket, SystemUsers(), admins, reactor)
     session = await auth.authenticate(munged.encode(), "perlmutter")
     assert session.admin is expected

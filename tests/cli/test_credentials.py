@@ -69,7 +69,7 @@ async def _served(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[lis
     threads = Threads(reactor, 4, "munge")
     threads.startService()
     authenticator = MungeAuthenticator(
-        "mycluster", munged.socket, HostUsers(threads, reactor), (), threads, reactor
+        "mycluster", munged.socket, HostUsers(threads, reactor), (), reactor
     )
     sites = [
         make_site(cast("Gateway", fake), {"mycluster": authenticator}, reactor) for fake in fakes

@@ -263,7 +263,7 @@ async def test_each_system_may_have_its_own_munge(
     threads.startService()
     users = HostUsers(threads, reactor)
     authenticators = {
-        name: MungeAuthenticator(name, munged.socket, users, (), threads, reactor)
+        name: MungeAuthenticator(name, munged.socket, users, (), reactor)
         for name, munged in daemons.items()
     }
     site = make_site(cast("Gateway", fake), authenticators, reactor)
