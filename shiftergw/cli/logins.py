@@ -32,6 +32,9 @@ LOCK_LIMIT = 10.0
 """Seconds to wait for another change to end."""
 
 _LOCK_POLL = 0.05
+_DATABASE_WAITS = (0.1, 0.5, 0.0)
+"""Seconds after each question to the database of users that brought nothing."""
+
 DEFAULT = "default"
 """The location that stands for the gateway's default registry."""
 
@@ -51,10 +54,12 @@ _OTHERS = 0o077
 
 def home() -> Path:
     """Return the caller's home as the host's database has it, as `shifterimg` does."""
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        raise Misused(f"There is no user {os.getuid()} on this machine.") from None
+    for wait in _DATABASE_WAITS:
+        # Python tells a database that fails for a moment as one that does not know the user.
+        with suppress(KeyError):
+            return Path(pwd.getpwuid(os.getuid()).pw_dir)
+        time.sleep(wait)
+    raise Misused(f"The database of users on this machine does not have you, {os.getuid()}.")
 
 
 def check_key(system: str, location: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from shiftergw.cli import logins
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.logins import LoginFile, check_key, kept, replaced
+from shiftergw.cli.logins import LoginFile, check_key, home, kept, replaced
 from tests.parts import lacking
 
 FIRST = "MUNGE:AwQDAAC1:"
@@ -38,6 +39,28 @@ LINES = st.lists(
     ),
     max_size=8,
 )
+
+
+def test_a_database_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory service that gives no answer once does not cost a user his home."""
+    entry = pwd.getpwuid(os.getuid())
+    answers = iter([None, entry])
+
+    def look_up(uid: int) -> pwd.struct_passwd:
+        if (found := next(answers)) is None:
+            raise KeyError(uid)
+        return found
+
+    monkeypatch.setattr(pwd, "getpwuid", look_up)
+    assert home() == Path(entry.pw_dir)
+
+
+def test_a_user_whom_the_database_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """He is told so, by his number."""
+    monkeypatch.setattr(logins, "_DATABASE_WAITS", (0.0,))
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
+    with pytest.raises(Misused, match="does not have you, 4000000001"):
+        home()
 
 
 @given(lines=LINES, ended=st.booleans())
