@@ -61,7 +61,7 @@ class Sshd:
         for kind in self._host_keys:
             name, _, bits = kind.partition(":")
             make_key(self.host_key(kind), name, *(("-b", bits) if bits else ()))
-            known.append(f"[127.0.0.1]:{self.port} {public(self.host_key(kind))}\n")
+            known.append(f"{_place(self.port)} {public(self.host_key(kind))}\n")
         self.known_hosts.write_text("".join(known))
         self.start()
         return self
@@ -76,6 +76,13 @@ class Sshd:
     def host_key(self, kind: str) -> Path:
         """Return where the host key of this type lies."""
         return self.root / f"host_{kind.replace(':', '_')}"
+
+    def reached_at(self, port: int) -> None:
+        """Have its host key known at another port, which leads to it."""
+        known = self.known_hosts.read_text()
+        here = [line for line in known.splitlines() if line.startswith(_place(self.port))]
+        there = [line.replace(_place(self.port), _place(port)) for line in here]
+        self.known_hosts.write_text(known + "\n".join(there) + "\n")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -142,6 +149,11 @@ class Sshd:
         finally:
             for pid in pids:
                 _kill(pid, signal.SIGCONT)
+
+
+def _place(port: int) -> str:
+    """Return how known hosts name a port of the loopback."""
+    return f"[127.0.0.1]:{port}"
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

@@ -75,6 +75,14 @@ class Connection(Protocol):
         """Say whether it is not known to have broken."""
         ...
 
+    @property
+    def window(self) -> int:
+        """Return how many bytes one channel can have under way, if many channels share one login.
+
+        Zero: each is a login of its own, and more of them would cost more than they gain.
+        """
+        ...
+
     async def open_subsystem(self, name: str) -> Channel:
         """Start what the server calls `name`, such as "sftp"."""
         ...

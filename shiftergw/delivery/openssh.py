@@ -66,6 +66,8 @@ class Account:
 class OpenSsh:
     """Keeps the protocol `Connection` with one `ssh` for each channel."""
 
+    window = 0
+
     def __init__(
         self,
         account: Account,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery import proof
+from shiftergw.delivery import proof, sftp_lanes
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.files import MODE
+from shiftergw.delivery.outgoing import REACH, Outgoing
 from shiftergw.delivery.sftp import Sftp
 from shiftergw.delivery.sftp_packets import Attributes, Refused
 from shiftergw.delivery.sftp_session import IN_FLIGHT
+from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
 
 if TYPE_CHECKING:
@@ -22,23 +25,41 @@ if TYPE_CHECKING:
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
 
+Begin = Callable[[], Awaitable[Sftp]]
+
 
 class SftpFiles:
     """Keeps the protocol `Files`."""
 
-    reach = IN_FLIGHT
+    reach = REACH
 
-    def __init__(self, sftp: Sftp) -> None:
-        """Use a session that has begun."""
+    def __init__(self, sftp: Sftp, connection: Connection, begin: Begin, rate: float) -> None:
+        """Use a session of a connection that has begun; `begin` begins further ones."""
         self._sftp = sftp
+        self._connection = connection
+        self._begin = begin
+        self._rate = rate
+        self._more = 0  # sessions that there are, or will be, beside this one
 
     @classmethod
     async def begin(
-        cls, connection: Connection, clock: IReactorTime, idle_seconds: float
+        cls,
+        connection: Connection,
+        clock: IReactorTime,
+        idle_seconds: float,
+        rate: float = sftp_lanes.RATE,
     ) -> SftpFiles:
-        """Begin a session over a connection, as `OpenFiles` says."""
-        channel = await connection.open_subsystem("sftp")
-        return cls(await Sftp.begin(channel, clock, idle_seconds))
+        """Begin a session over a connection, as `OpenFiles` says.
+
+        Files go there in as many further ones as it takes to reach `rate`, in bytes a second.
+        """
+
+        async def begin(like: Sftp | None = None) -> Sftp:
+            channel = await connection.open_subsystem("sftp")
+            return await Sftp.begin(channel, clock, idle_seconds, like)
+
+        first = await begin()
+        return cls(first, connection, partial(begin, first), rate)
 
     @property
     def usable(self) -> bool:
@@ -86,14 +107,15 @@ class SftpFiles:
         offset = start or 0
         async with self._opened(path, flags) as handle:
             with source.blocks(offset) as blocks:
-                await self._sftp.write(handle, offset, blocks, lambda n: report(offset + n))
+                outgoing = Outgoing(blocks, offset, lambda n: report(offset + n))
+                await self._send(path, handle, outgoing, source.size - offset)
             await self._finish(handle, source.size)
 
     async def create(self, path: bytes, content: bytes) -> None:
         """Make a small file, as `Files` says."""
         flags = packets.FOR_READING | packets.FOR_WRITING | packets.CREATE | packets.EXCLUSIVE
         async with self._opened(path, flags) as handle:
-            await self._sftp.write(handle, 0, _once(content), lambda _: None)
+            await self._sftp.write(handle, Outgoing(_once(content), 0, lambda _: None))
             await self._finish(handle, len(content))
             if await self._sftp.read(handle, 0, len(content) + 1) != content:
                 raise proof.differs()
@@ -108,12 +130,33 @@ class SftpFiles:
         async with self._opened(path, packets.FOR_READING) as handle:
             await self._sftp.read_through(handle, size, take)
 
+    async def _send(self, path: bytes, handle: bytes, outgoing: Outgoing, size: int) -> None:
+        window = min(self._connection.window, IN_FLIGHT)
+        wanted = sftp_lanes.wanted(self._sftp.round_trip, window, size, self._rate)
+        more = min(wanted, sftp_lanes.MOST - self._more) - 1
+        self._more += more
+        try:
+            lanes = sftp_lanes.Lanes(self._begin, path, outgoing)
+            await lanes.write(self._sftp, handle, more)
+        except DeliveryFailed:
+            # Of one session or of all: what lies there is gone on with over another connection.
+            self.close()
+            raise
+        finally:
+            self._more -= more
+
     async def _finish(self, handle: bytes, size: int) -> None:
-        await self._sftp.set_mode(handle, MODE)
-        with _suppress_unsupported():
-            await self._sftp.sync(handle, proof.patience(size))
+        await gather_or_cancel([self._sftp.set_mode(handle, MODE), self._sync(handle, size)])
         if (await self._sftp.fstat(handle)).size != size:
             raise proof.differs()
+
+    async def _sync(self, handle: bytes, size: int) -> None:
+        """Have a file brought to the disk, if the server has such a request."""
+        try:
+            await self._sftp.sync(handle, proof.patience(size))
+        except Refused as refused:
+            if refused.status != packets.UNSUPPORTED:
+                raise
 
     @asynccontextmanager
     async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:
@@ -126,16 +169,6 @@ class SftpFiles:
             closing.addErrback(lambda _: None)  # whoever waits has a better error
             raise
         await self._sftp.close_handle(handle)
-
-
-@contextmanager
-def _suppress_unsupported() -> Iterator[None]:
-    """Go on where the server has no such request."""
-    try:
-        yield
-    except Refused as refused:
-        if refused.status != packets.UNSUPPORTED:
-            raise
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

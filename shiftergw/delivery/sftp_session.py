@@ -8,7 +8,8 @@ does everything that comes after: the session is over.
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from zope.interface import implementer
 
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.channel import Away
+from shiftergw.delivery.outgoing import Flight, Outgoing
 from shiftergw.delivery.sftp_packets import Body, Refused, Splitter, malformed, string
 from shiftergw.errors import DeliveryFailed
 
@@ -27,42 +29,14 @@ if TYPE_CHECKING:
     from shiftergw.delivery.channel import Channel
 
 IN_FLIGHT = 8 << 20
-"""Bytes of a file that are sent and not yet answered; 1 Gbit/s at 50 ms needs 6 MB."""
+"""Bytes of a file that a session has sent and that are not yet answered, at most."""
 
 _PACKET = 32768  # of SSH; every SFTP server takes a WRITE that long
 _LONG_WRITE = 7 * _PACKET
-_REPORTED = 1 << 20
 _LONGEST_HANDLE = 256  # by the draft
+_END_SECONDS = 5.0  # in which a server that has nothing more to do ends
 
-
-class _Flight:
-    """The WRITEs of one file: how many bytes are not answered yet, and how it goes."""
-
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self._report = report
-        self._reported = 0
-        self.under_way = 0
-        self.answered = 0
-        self.refused: Refused | None = None
-        self.waiting: Deferred[None] | None = None
-        self.until = 0
-
-    def settle(self, length: int, refused: Refused | None) -> None:
-        self.under_way -= length
-        self.answered += length
-        self.refused = self.refused or refused
-        if not self.under_way or self.answered - self._reported >= _REPORTED:
-            self._reported = self.answered
-            self._report(self.answered)
-
-    def forget(self) -> None:
-        """Report no more: answers still come when the writer was cancelled."""
-        self._report = lambda _: None
-
-    def wake(self) -> None:
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
+_Waiting = Deferred[tuple[int, Body]] | tuple[Flight, int, int]
 
 
 @implementer(IPushProducer)
@@ -81,26 +55,38 @@ class Session:
         self._timer: Any = None
         self._splitter = Splitter()
         self._number = 0
-        self._waiting: dict[int, Deferred[tuple[int, Body]] | tuple[_Flight, int] | None] = {}
+        self._waiting: dict[int, _Waiting | None] = {}
         self._hello: Deferred[None] | None = None
         self.extensions: Mapping[bytes, bytes] = {}
-        self._flights: set[_Flight] = set()
+        self._flights: set[Flight] = set()
         self._paused = False
         self._error: DeliveryFailed | None = None
-        self._longest_write = _PACKET
+        self.longest_write = _PACKET
+        self._gone: Deferred[None] | None = None
+        self.round_trip = inf
+        """Seconds to the answer that came soonest."""
 
     @classmethod
-    async def begin(cls, channel: Channel, clock: IReactorTime, idle_seconds: float) -> Self:
-        """Greet the server and learn what it can do; the channel is lost if that fails."""
+    async def begin(
+        cls,
+        channel: Channel,
+        clock: IReactorTime,
+        idle_seconds: float,
+        like: Session | None = None,
+    ) -> Self:
+        """Greet the server; the channel is lost if that fails.
+
+        Learn what the server can do, unless there is a session with the same one.
+        """
         session = cls(channel, clock, idle_seconds)
         try:
-            await session._begin()
+            await session._begin(like)
         except BaseException:
             session.close()
             raise
         return session
 
-    async def _begin(self) -> None:
+    async def _begin(self, like: Session | None) -> None:
         self._hello = Deferred()
         self._channel.closed.addCallbacks(self._on_exit, self._on_failure)
         self._channel.receive(self._on_data)
@@ -108,14 +94,16 @@ class Session:
         self._watch()
         self._channel.write(packets.hello())
         await self._hello
-        if packets.LIMITS in self.extensions:
+        if like is not None:
+            self.longest_write = like.longest_write
+        elif packets.LIMITS in self.extensions:
             kind, body = await self.ask(packets.EXTENDED, string(packets.LIMITS))
             expect(packets.EXTENDED_REPLY, kind, body)
             body.long()
             body.long()
             longest = body.long()
             # Zero is no limit, and no promise either: OpenSSH takes packets of 256 KiB.
-            self._longest_write = min(longest, _LONG_WRITE) if longest else _PACKET
+            self.longest_write = min(longest, _LONG_WRITE) if longest else _PACKET
 
     @property
     def usable(self) -> bool:
@@ -126,59 +114,69 @@ class Session:
         """End the session and whatever it still does."""
         self._fail(DeliveryFailed("The connection to the system was closed."))
 
-    async def write(
-        self,
-        handle: bytes,
-        offset: int,
-        blocks: AsyncIterable[bytes],
-        report: Callable[[int], None],
-    ) -> None:
-        """Write the blocks one after the other from `offset`; return when all are answered.
+    async def end(self) -> None:
+        """End the session in order: return when the server has ended its own, or is too slow."""
+        if self._error is None:
+            gone: Deferred[None] = Deferred()
+            self._gone = gone
+            self._channel.end_input()
+            late = self._clock.callLater(_END_SECONDS, self.close)
+            try:
+                await gone
+            finally:
+                if late.active():
+                    late.cancel()
 
-        `report` is told how many bytes have been answered, as the answers come. Blocks must not
-        change afterwards.
+    async def write(self, handle: bytes, outgoing: Outgoing) -> None:
+        """Write pieces of a file until there are no more; return when all of these are answered.
+
+        Several sessions may write the same file: where one fails, all do.
         """
-        longest = self._longest_write
+        longest = self.longest_write
         if longest == _LONG_WRITE:  # then it fills packets of SSH to the last byte
             longest -= packets.write_overhead(handle)
-        flight = _Flight(report)
+        flight = Flight(outgoing)
         self._flights.add(flight)
         try:
-            async for block in blocks:
-                view = memoryview(block)
-                for start in range(0, len(view), longest):
-                    if self._paused or flight.under_way >= IN_FLIGHT:
-                        await self._until(flight, IN_FLIGHT * 3 // 4)
-                    self._check(flight)
-                    piece = view[start : start + longest]
-                    number = self._sent((flight, len(piece)))
-                    flight.under_way += len(piece)
-                    head = packets.write_head(number, handle, offset, len(piece))
-                    self._channel.writeSequence((head, piece))
-                    offset += len(piece)
+            while True:
+                if self._paused or flight.under_way >= IN_FLIGHT:
+                    await self._until(flight, IN_FLIGHT * 3 // 4)
+                self._check(flight)
+                piece = await outgoing.piece(longest)
+                if piece is None:
+                    break
+                self._write(flight, handle, *piece)
             while flight.under_way:
                 await self._until(flight, 0)
             self._check(flight)
+        except BaseException as error:
+            outgoing.stop(error)
+            raise
         finally:
             self._flights.discard(flight)
-            flight.forget()
 
-    def _check(self, flight: _Flight) -> None:
+    def _write(self, flight: Flight, handle: bytes, offset: int, piece: memoryview) -> None:
+        number = self._sent((flight, offset, len(piece)))
+        flight.under_way += len(piece)
+        head = packets.write_head(number, handle, offset, len(piece))
+        self._channel.writeSequence((head, piece))
+
+    def _check(self, flight: Flight) -> None:
         if self._error is not None:
             raise copy.copy(self._error)
-        if flight.refused is not None:
-            raise flight.refused
+        if flight.error is not None:
+            raise flight.error
 
-    async def _until(self, flight: _Flight, under_way: int) -> None:
+    async def _until(self, flight: Flight, under_way: int) -> None:
         """Wait until no more than this is under way, and the channel takes more."""
         self._check(flight)
         flight.until = under_way
         flight.waiting = Deferred()
         await flight.waiting
 
-    def _wake(self, flight: _Flight) -> None:
+    def _wake(self, flight: Flight) -> None:
         ready = flight.under_way <= flight.until and not (self._paused and flight.until)
-        if ready or flight.refused is not None or self._error is not None:
+        if ready or flight.error is not None:
             flight.wake()
 
     # The channel's producer
@@ -228,10 +226,13 @@ class Session:
         if patience:
             self._patience[number] = patience
             self._watch()
+        asked = self._clock.seconds()
         self._channel.write(packets.request(kind, number, body))
-        return await answer
+        found = await answer
+        self.round_trip = min(self.round_trip, self._clock.seconds() - asked)
+        return found
 
-    def _sent(self, what: Deferred[tuple[int, Body]] | tuple[_Flight, int]) -> int:
+    def _sent(self, what: _Waiting) -> int:
         self._number = (self._number + 1) & 0xFFFFFFFF
         self._waiting[self._number] = what
         if self._timer is None:
@@ -276,8 +277,8 @@ class Session:
         if isinstance(waiting, tuple):
             if kind != packets.STATUS:
                 raise malformed(f"type {kind} as the answer to a WRITE")
-            flight, length = waiting
-            flight.settle(length, refused)
+            flight, offset, length = waiting
+            flight.settle(offset, length, refused)
             self._wake(flight)
         elif waiting is not None:
             if refused is not None:
@@ -333,7 +334,11 @@ class Session:
             if isinstance(one, Deferred) and not one.called:
                 one.errback(copy.copy(error))
         for flight in list(self._flights):
+            flight.fail(copy.copy(error))
             self._wake(flight)
+        if self._gone is not None:
+            gone, self._gone = self._gone, None
+            gone.callback(None)
 
 
 def _no_sftp(detail: str) -> DeliveryFailed:

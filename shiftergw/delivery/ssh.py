@@ -84,6 +84,11 @@ class SshConnection:
         """Return what is used, out and in."""
         return str(self._transport.currentEncryptions.names)
 
+    @property
+    def window(self) -> int:
+        """Return how many bytes the server takes at once on a channel; 0 before it has told."""
+        return self._channels.window
+
     async def open_subsystem(self, name: str) -> SshChannel:
         """Return a channel to a subsystem of the server (`sftp`); raise `DeliveryFailed`."""
         return await self._open(b"subsystem", name)

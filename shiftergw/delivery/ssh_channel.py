@@ -73,7 +73,7 @@ class SshChannel:
         self._on_data: Callable[[bytes], None] | None = None
         self._on_eof: Callable[[], None] | None = None
         self._eof_received = False
-        self._remote_window = 0
+        self.remote_window = 0
         self._longest = 0
         self._queue: deque[memoryview] = deque()
         self._queued = 0
@@ -89,7 +89,7 @@ class SshChannel:
         """Begin, by what the server says: its number, its window, its longest packet."""
         if not longest:
             raise broken_protocol("a channel for packets of no length")
-        self.remote, self._remote_window = remote, window
+        self.remote, self.remote_window = remote, window
         self._longest = min(longest, LONGEST_DATA)
         self.opened.callback(None)
 
@@ -185,12 +185,12 @@ class SshChannel:
     def _send_batch(self, transport: Transport) -> bool:
         for count in range(_BATCH):
             length = min(self._queued, self._longest)
-            if length > self._remote_window:
-                length = self._remote_window if self._remote_window >= _WORTHWHILE else 0
+            if length > self.remote_window:
+                length = self.remote_window if self.remote_window >= _WORTHWHILE else 0
             if not length or transport.exchanging:
                 return count > 0
             self._fill(transport.data_buffer(length))
-            self._remote_window -= length
+            self.remote_window -= length
             transport.send_data(self.remote, length)
         return True
 
@@ -210,7 +210,7 @@ class SshChannel:
 
     def window_grown(self, count: int) -> None:
         """Take the server's word that it can hold so many bytes more."""
-        self._remote_window += count
+        self.remote_window += count
         if self._queued:
             self._wire.transport.add_writer(self)
 

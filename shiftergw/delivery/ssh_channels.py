@@ -49,6 +49,8 @@ class Channels(SSHService):
         """Begin without channels; the transport comes with the service's start."""
         self._channels: dict[int, SshChannel] = {}
         self._next = 0
+        self.window = 0
+        """Bytes that the server takes at once on a channel; OpenSSH tells once a program runs."""
 
     def serviceStarted(self) -> None:
         self.transport.read_data_with(self)
@@ -137,6 +139,7 @@ class Channels(SSHService):
 
     def _window_grown(self, channel: SshChannel, rest: bytes) -> None:
         channel.window_grown(_word.unpack(rest)[0])
+        self.window = max(self.window, channel.remote_window)
 
     def _accepted(self, channel: SshChannel, _: bytes) -> None:
         self._reply(channel, accepted=True)
@@ -172,6 +175,7 @@ class Channels(SSHService):
             self.send_close(channel)
         else:
             channel.open(remote, window, longest)
+            self.window = max(self.window, window)
 
     def _not_opened(self, channel: SshChannel, rest: bytes) -> None:
         del self._channels[channel.number]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from twisted.logger import Logger
 
 from shiftergw.delivery import proof
+from shiftergw.delivery.outgoing import REACH
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 
@@ -72,14 +73,16 @@ class Upload:
         whole = self.source.size
         if found is None or not found.is_file or not found.size or found.size > whole:
             return None
-        # Writes under way when a connection broke may have left a hole.
-        size = found.size - files.reach if found.size < whole else found.size
-        if size <= 0:
-            return None
-        if self.verify == "sha256":
+        # Writes under way when a connection broke may have left a hole, also in a file that has
+        # its last byte: some of them overtake others.
+        size = found.size - files.reach
+        if self.verify == "sha256" and size > 0:
             told = await proof.far_sha256(connection, self.temporary, size, self.clock, prefix=True)
             if told is not None:
                 return size if told == await self.source.sha256(size) else None
+        size = found.size - REACH  # no sample need hit a hole, and it may be another protocol's
+        if size <= 0:
+            return None
         same = await proof.same_samples(files, self.temporary, self.source, size)
         return size if same else None
 

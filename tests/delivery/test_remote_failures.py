@@ -19,6 +19,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.openssh import Account
+from shiftergw.delivery.outgoing import REACH
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed, NoSpace
@@ -29,10 +30,11 @@ from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.parts import need, need_root
 from tests.sshd import Sshd
 
-LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
+LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64")) << 20
 """Bytes of the file whose delivery breaks; more with the variable set."""
 
-BREAKS = 10
+BREAKS = 6
+PART = 8 << 20
 IDLE_SECONDS = 2.0
 NOTICED_WITHIN = 4 * IDLE_SECONDS
 
@@ -100,7 +102,7 @@ async def test_broken_connections(
     source, sha256 = large
     directory = opens(account_on(sshd), root, verify=verify)
     part = root / f"{IMAGE}.partial.{sha256[:16]}"
-    points = sorted(random.Random(1).sample(range(1, LARGE - IN_FLIGHT), BREAKS))
+    points = sorted(random.Random(1).sample(range(REACH, LARGE - IN_FLIGHT), BREAKS))
     connections = 0
     heard: list[int] = []
 
@@ -119,7 +121,7 @@ async def test_broken_connections(
     await directory.install(source, IMAGE, sha256, report)
     assert points == []
     assert connections > BREAKS // 2
-    assert all(now >= before - IN_FLIGHT for before, now in itertools.pairwise(heard))
+    assert all(now >= before - REACH for before, now in itertools.pairwise(heard))
     assert heard[-1] == LARGE
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
@@ -146,7 +148,7 @@ async def test_server_that_stays_away(
     sshd.start()
     heard: list[Progress] = []
     await directory.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done > LARGE // 2 - IN_FLIGHT
+    assert heard[0].done > LARGE // 2 - REACH
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
@@ -165,11 +167,11 @@ async def test_part_that_is_no_part(
     """What lies under a temporary's name and is not the file's beginning is thrown away."""
     source, sha256 = large
     part = root / f"{IMAGE}.partial.{sha256[:16]}"
-    there = bytearray(source.read_bytes()[: 2 * IN_FLIGHT])
+    there = bytearray(source.read_bytes()[: PART + REACH])
     if damage == "first":
         there[0] ^= 1
     elif damage == "last":
-        there[IN_FLIGHT - 1] ^= 1
+        there[PART - 1] ^= 1
     elif damage == "longer":
         there = bytearray(LARGE + 1)
     part.write_bytes(there)
@@ -180,11 +182,30 @@ async def test_part_that_is_no_part(
     directory = opens(NOBODY, root, env=env)
     heard: list[Progress] = []
     await directory.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done < IN_FLIGHT
+    assert heard[0].done < PART
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
     if damage == "link":
         assert (tmp_path / "precious").read_bytes() == there
+
+
+@pytest.mark.parametrize("commands", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_part_that_has_its_last_byte(
+    opens: Opens, root: Path, tmp_path: Path, large: tuple[Path, str], commands: bool
+) -> None:
+    """A part as long as the file may have a hole before its end, which no sample need hit."""
+    source, sha256 = large
+    there = bytearray(source.read_bytes())
+    hole = slice(LARGE - 200_000, LARGE - 100_000)
+    there[hole] = bytes(100_000)
+    (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(there)
+    env = without_ssh(tmp_path / "bin", commands=commands)
+    heard: list[Progress] = []
+    await opens(NOBODY, root, env=env).install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done == LARGE - REACH
+    assert names(root) == [IMAGE]
+    assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
 
 @pytest.mark.parametrize("commands", [True, False])

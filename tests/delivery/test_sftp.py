@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.channel import Buffer, Channel
+from shiftergw.delivery.outgoing import Outgoing
 from shiftergw.delivery.sftp import Sftp
 from shiftergw.delivery.sftp_packets import Refused, Splitter, string
 from shiftergw.delivery.sftp_session import IN_FLIGHT
@@ -38,6 +39,7 @@ class Wire:
         self.stderr = ""
         self.sent = bytearray()
         self.lost = False
+        self.ended = False
         self.producer: Any = None
         self.says: Callable[[bytes], None] = lambda _: None
 
@@ -62,13 +64,15 @@ class Wire:
         self.says = data
 
     def end_input(self) -> None:
-        """Do nothing."""
+        """Remember it."""
+        self.ended = True
 
     def lose(self) -> None:
         """Close at once."""
         if not self.lost:
             self.lost = True
-            self.closed.callback(None)
+            if not self.closed.called:
+                self.closed.callback(None)
 
 
 def packet(kind: int, body: bytes) -> bytes:
@@ -237,6 +241,11 @@ async def blocks(count: int, length: int = 1 << 20) -> AsyncIterator[bytes]:
         yield bytes(length)
 
 
+def outgoing(count: int, report: Callable[[int], None] = lambda _: None) -> Outgoing:
+    """Return so many blocks on their way."""
+    return Outgoing(blocks(count), 0, report)
+
+
 def written(sent: bytes) -> tuple[list[int], int]:
     """Return the numbers of the WRITEs that were sent, and their bytes."""
     numbers, total = [], 0
@@ -253,7 +262,7 @@ def test_bytes_in_flight() -> None:
     """No more is sent than the limit until answers come, in whatever order, and then all is."""
     wire, clock, session = begun()
     reports: list[int] = []
-    writing = Deferred.fromCoroutine(session.write(b"h", 0, blocks(20), reports.append))
+    writing = Deferred.fromCoroutine(session.write(b"h", outgoing(20, reports.append)))
     total = 0
     while not writing.called:
         numbers, length = written(bytes(wire.sent))
@@ -271,7 +280,7 @@ def test_channel_that_is_full() -> None:
     """Nothing is sent while the channel takes no more."""
     wire, _, session = begun()
     wire.producer.pauseProducing()
-    writing = Deferred.fromCoroutine(session.write(b"h", 0, blocks(1), lambda _: None))
+    writing = Deferred.fromCoroutine(session.write(b"h", outgoing(1)))
     assert wire.sent == b""
     wire.producer.resumeProducing()
     numbers, length = written(bytes(wire.sent))
@@ -284,7 +293,7 @@ def test_channel_that_is_full() -> None:
 def test_refused_write() -> None:
     """The first WRITE that is refused ends the writing; the session goes on."""
     wire, _, session = begun()
-    writing = Deferred.fromCoroutine(session.write(b"h", 0, blocks(100), lambda _: None))
+    writing = Deferred.fromCoroutine(session.write(b"h", outgoing(100)))
     numbers, _ = written(bytes(wire.sent))
     wire.says(answer(packets.STATUS, numbers[0], struct.pack(">L", 4) + string(b"full\n")))
     error = error_of(writing)
@@ -298,7 +307,7 @@ def test_refused_write() -> None:
 def test_connection_that_ends_while_writing(end: str) -> None:
     """A writer that waits is told that the connection is gone."""
     wire, clock, session = begun()
-    writing = Deferred.fromCoroutine(session.write(b"h", 0, blocks(100), lambda _: None))
+    writing = Deferred.fromCoroutine(session.write(b"h", outgoing(100)))
     if end == "silence":
         clock.advance(IDLE_SECONDS)
     else:
@@ -310,6 +319,37 @@ def test_connection_that_ends_while_writing(end: str) -> None:
     error = error_of(writing)
     assert isinstance(error, DeliveryFailed)
     assert ("cable" in str(error)) == (end == "failure")
+    assert clock.getDelayedCalls() == []
+
+
+def test_round_trip() -> None:
+    """The time to the answer that came soonest is known; what was cancelled has none."""
+    wire, clock, session = begun()
+    for number, seconds in enumerate((3.0, 1.0, 2.0), 1):
+        reading = Deferred.fromCoroutine(session.read(b"h", 0, 1))
+        clock.advance(seconds)
+        wire.says(answer(packets.DATA, number, string(b"x")))
+        assert reading.called
+    cancelled = Deferred.fromCoroutine(session.read(b"h", 0, 1))
+    cancelled.cancel()
+    assert isinstance(error_of(cancelled), CancelledError)
+    assert session.round_trip == 1.0
+    session.close()
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_end_in_order(late: bool) -> None:
+    """A session ends when its server does, or when that takes too long."""
+    wire, clock, session = begun()
+    ending = Deferred.fromCoroutine(session.end())
+    assert (wire.ended, wire.lost, ending.called) == (True, False, False)
+    if late:
+        clock.advance(IDLE_SECONDS)
+    else:
+        wire.closed.callback(0)
+    assert ending.called
+    assert wire.lost
+    assert not session.usable
     assert clock.getDelayedCalls() == []
 
 

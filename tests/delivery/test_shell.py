@@ -31,6 +31,7 @@ class Wires:
     """A connection whose programs are the test."""
 
     usable = True
+    window = 0
 
     def __init__(self) -> None:
         """Have none yet."""

@@ -229,15 +229,18 @@ async def test_a_delivery_that_goes_on(
     env = without_ssh(programs)
     place = Place(root, opens_far(NOBODY, env, 4), programs)
     place.lfs()
-    part = root / f"{IMAGE}.partial.{SHA256[:16]}"
-    part.write_bytes(LARGE[:-1])
+    larger = LARGE + LARGE
+    large.write_bytes(larger)
+    sha256 = hashlib.sha256(larger).hexdigest()
+    part = root / f"{IMAGE}.partial.{sha256[:16]}"
+    part.write_bytes(larger[:-1])
     part.chmod(0o600)
     heard: list[Progress] = []
-    await place.directory.install(large, IMAGE, SHA256, heard.append)
+    await place.directory.install(large, IMAGE, sha256, heard.append)
     assert heard[0].done > 0
     assert place.said == []
     part.touch()
-    await place.directory.install(large, IMAGE, SHA256, ignore)
+    await place.directory.install(large, IMAGE, sha256, ignore)
     assert (place.said[1:], place.is_laid_out) == (["600"], True)
 
 
