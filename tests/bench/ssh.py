@@ -1,8 +1,11 @@
 """How fast files go to another machine, and what it costs: `python -m tests.bench.ssh`.
 
-One file goes to OpenSSH's sshd on the loopback, by OpenSSH's clients and by ours, with the same
-cipher in the same run. A figure is the median of some rounds, with connecting and logging in; CPU
-is the client's own. Only the ratios hold on another machine.
+One file goes to OpenSSH's sshd by OpenSSH's clients, by ours, and by those of other packages for
+Python if they are installed (`pip install .[bench]`), with the same cipher in the same run: on the
+loopback, and through a proxy that makes the way long. A figure is the median of some rounds, with
+connecting and logging in; CPU is the client's own. Files lie in memory where the machine has such a
+directory: ours are brought to the disk before they count, those of others are not. Only the ratios
+hold on another machine.
 """
 
 from __future__ import annotations
@@ -10,230 +13,219 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import react
-from zope.interface import implementer
 
-from shiftergw.delivery import sftp_packets
-from shiftergw.delivery.channel import Channel
-from shiftergw.delivery.reading import SourceFile
-from shiftergw.delivery.sftp import Sftp
-from shiftergw.delivery.ssh import Account, SshConnection, connect
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
-from tests.parts import need
+from tests.bench.uploads import Cost, Unmeasured, Uploads
+from tests.distance import RATE, ROUND_TRIP, Distance
 from tests.sshd import Sshd
 
-IDLE_SECONDS = 60.0
 SPEED_BAR = 1.1
 CPU_BAR = 1.3
-WRITE = sftp_packets.FOR_WRITING | sftp_packets.CREATE
+SHARE_BAR = 0.8
+BESIDE = {"ssh cat": "ssh cat", "ours, cat": "ssh cat", "scp -O": "scp -O", "ours, SCP": "scp -O"}
+"""Which program does the same, where it is not `sftp`."""
+
+MEMORY = Path("/dev/shm")
+
+Ways = Mapping[str, Callable[[], Awaitable[Cost]]]
+one_session = partial(SftpFiles.begin, rate=1.0)
+
+
+def near(uploads: Uploads) -> Ways:
+    """Return the ways to compare on the loopback."""
+    return {
+        "ssh cat": uploads.by_ssh,
+        "ours, cat": uploads.by_our_stream,
+        "sftp": uploads.by_sftp,
+        "ours, SFTP": partial(uploads.by_our_files, SftpFiles.begin),
+        "scp": uploads.by_scp,
+        "scp -O": partial(uploads.by_scp, "-O"),
+        "ours, SCP": partial(uploads.by_our_files, ScpFiles.begin),
+        "asyncssh": partial(uploads.by_package, "asyncssh"),
+        "paramiko": partial(uploads.by_package, "paramiko"),
+    }
+
+
+def far(uploads: Uploads) -> Ways:
+    """Return the ways to compare at a distance."""
+    return {
+        "sftp": uploads.by_sftp,
+        "scp": uploads.by_scp,
+        "ours, one session": partial(uploads.by_our_files, one_session),
+        "ours, SFTP": partial(uploads.by_our_files, SftpFiles.begin),
+        "ours, SCP": partial(uploads.by_our_files, ScpFiles.begin),
+    }
+
+
+async def measure(uploads: Uploads, ways: Ways, rounds: int) -> dict[str, Cost | str]:
+    """Return the medians of all ways, which take turns, or why there is none."""
+    found: dict[str, list[Cost]] = {name: [] for name in ways}
+    missing: dict[str, str] = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            uploads.target.unlink(missing_ok=True)
+            try:
+                found[name].append(await way())
+            except Unmeasured as error:
+                missing[name] = str(error)
+                continue
+            assert uploads.target.stat().st_size == uploads.source.stat().st_size
+    return {name: missing.get(name) or _median(costs) for name, costs in found.items()}
+
+
+def _median(costs: list[Cost]) -> Cost:
+    alone = [cost.alone for cost in costs if cost.alone is not None]
+    return Cost(
+        statistics.median(cost.wall for cost in costs),
+        statistics.median(cost.cpu for cost in costs),
+        statistics.median(alone) if alone else None,
+    )
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one upload took: seconds, and CPU seconds of the client."""
+class Part:
+    """One table: the ways that it compares, over which way, and what a row says of one of them."""
 
-    wall: float
-    cpu: float
+    title: str
+    columns: Sequence[str]
+    ways: Callable[[Uploads], Ways]
+    row: Callable[[str, Mapping[str, Cost | str], int], Sequence[str]]
+    long: bool = False
+
+    async def table(self, bench: Bench, size: int) -> Table:
+        """Measure with each cipher, and return the table."""
+        table = Table("cipher", "client", *self.columns, title=self.title)
+        for cipher in bench.ciphers:
+            with Sshd(f"Ciphers {cipher}") as sshd, ExitStack() as stack:
+                port = sshd.port
+                if self.long:
+                    port = stack.enter_context(Distance(sshd.port)).port
+                    sshd.reached_at(port)
+                uploads = bench.uploads(sshd, port, cipher)
+                costs = await measure(uploads, self.ways(uploads), bench.rounds)
+            for way, cost in costs.items():
+                cells = ["", cost] if isinstance(cost, str) else self.row(way, costs, size)
+                table.add_row(cipher, way, *cells)
+        return table
+
+
+def compared(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[str]:
+    """Return MB/s, CPU s/GB, both against the program that does the same, and the bars."""
+    cost, other = costs[way], costs[BESIDE.get(way, "sftp")]
+    assert isinstance(cost, Cost)
+    assert isinstance(other, Cost)
+    speed, cpu = other.wall / cost.wall, cost.cpu / other.cpu
+    bars = ""
+    if way == "ours, SFTP":
+        bars = f"{_bar(SPEED_BAR, speed >= SPEED_BAR)} {_bar(CPU_BAR, cpu <= CPU_BAR)}"
+    return [*_figures(cost, size), f"{speed:.2f}", f"{cpu:.2f}", bars]
+
+
+def share(way: str, costs: Mapping[str, Cost | str], size: int) -> Sequence[str]:
+    """Return MB/s, CPU s/GB, the share of the link with the login and without, and the bar.
+
+    The bar is that of the upload alone, from the first question about the file to the disk.
+    """
+    cost = costs[way]
+    assert isinstance(cost, Cost)
+    whole = f"{size / cost.wall / RATE:.0%}"
+    if cost.alone is None:
+        return [*_figures(cost, size), whole, "", ""]
+    alone = size / cost.alone / RATE
+    bar = _bar(SHARE_BAR, alone >= SHARE_BAR) if way == "ours, SFTP" else ""
+    return [*_figures(cost, size), whole, f"{alone:.0%}", bar]
+
+
+def _figures(cost: Cost, size: int) -> tuple[str, str]:
+    return f"{size / cost.wall / 1e6:.0f}", f"{cost.cpu / size * 1e9:.2f}"
+
+
+def _bar(bar: float, met: bool) -> str:
+    return f"{bar}: {'met' if met else 'missed'}"
+
+
+PARTS = {
+    "near": Part(
+        "on the loopback",
+        ["MB/s", "CPU s/GB", "speed", "CPU", "bars"],
+        near,
+        compared,
+    ),
+    "far": Part(
+        f"{ROUND_TRIP * 1000:.0f} ms away, by a link of {RATE * 8 / 1e9:g} Gbit/s",
+        ["MB/s", "CPU s/GB", "of the link", "without login", "bar"],
+        far,
+        share,
+        long=True,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A server, a file for it, and where it is to go."""
+    """What all measurements have in common."""
 
-    sshd: Sshd
-    source: Path
-    target: Path
+    directory: Path
+    ciphers: Sequence[str]
+    rounds: int
     reactor: Any
     threads: Threads
 
-    def openssh(self, program: str, *arguments: str, given: Path) -> Cost:
-        """Run one of OpenSSH's clients with its input from a file."""
-        options = {
-            "Port": str(self.sshd.port),
-            "IdentityFile": str(self.sshd.key),
-            "UserKnownHostsFile": str(self.sshd.known_hosts),
-        }
-        settings = [word for pair in options.items() for word in ("-o", "=".join(pair))]
-        argv = [need(program), "-F", "none", *settings, *arguments]
-        began = time.monotonic()
-        with given.open("rb") as file:
-            process = subprocess.Popen(argv, stdin=file, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
-        return Cost(time.monotonic() - began, usage.ru_utime + usage.ru_stime)
+    def uploads(self, sshd: Sshd, port: int, cipher: str) -> Uploads:
+        """Return the uploads to a server."""
+        source, target = self.source, self.directory / "target"
+        return Uploads(sshd, port, cipher, source, target, self.reactor, self.threads)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[SshConnection]:
-        """Give a connection of ours."""
-        sshd = self.sshd
-        account = Account(
-            "127.0.0.1", sshd.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts
-        )
-        made = await connect(account, self.reactor, self.threads, idle_seconds=IDLE_SECONDS)
-        try:
-            yield made
-        finally:
-            await made.close()
-
-    async def ours(self, upload: Callable[[SourceFile], Awaitable[None]]) -> Cost:
-        """Run one of our own uploads."""
-        began, cpu = time.monotonic(), time.process_time()
-        descriptor = os.open(self.source, os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
-            await upload(SourceFile(descriptor, size, self.threads))
-        finally:
-            os.close(descriptor)
-        return Cost(time.monotonic() - began, time.process_time() - cpu)
-
-    async def by_ssh(self) -> Cost:
-        """Give a file to a command by OpenSSH's `ssh`."""
-        command = f"cat > {self.target}"
-        return self.openssh("ssh", f"{self.sshd.user}@127.0.0.1", command, given=self.source)
-
-    async def by_sftp(self) -> Cost:
-        """Put a file by OpenSSH's `sftp`."""
-        batch = self.sshd.root / "batch"
-        batch.write_text(f"put {self.source} {self.target}\n")
-        return self.openssh("sftp", "-b", "-", f"{self.sshd.user}@127.0.0.1", given=batch)
-
-    async def by_our_stream(self) -> Cost:
-        """Give a file to a command by our connection."""
-
-        async def upload(file: SourceFile) -> None:
-            async with self.connection() as connection:
-                channel = await connection.open_command(["sh", "-c", f"cat > {self.target}"])
-                await _stream(channel, file)
-                assert await channel.closed == 0
-
-        return await self.ours(upload)
-
-    async def by_our_sftp(self) -> Cost:
-        """Put a file by our connection and our SFTP."""
-
-        async def upload(file: SourceFile) -> None:
-            async with self.connection() as connection:
-                channel = await connection.open_subsystem("sftp")
-                sftp = await Sftp.begin(channel, self.reactor, IDLE_SECONDS)
-                handle = await sftp.open(os.fsencode(self.target), WRITE)
-                with file.blocks(0) as blocks:
-                    await sftp.write(handle, 0, blocks, lambda _: None)
-                await sftp.close_handle(handle)
-                sftp.close()
-
-        return await self.ours(upload)
-
-
-@implementer(IPushProducer)
-class _Gate:
-    """A producer that can be waited for."""
-
-    def __init__(self) -> None:
-        self.closed: Deferred[None] | None = None
-
-    def pauseProducing(self) -> None:
-        self.closed = Deferred()
-
-    def resumeProducing(self) -> None:
-        closed, self.closed = self.closed, None
-        if closed is not None:
-            closed.callback(None)
-
-    def stopProducing(self) -> None:
-        self.resumeProducing()
-
-
-async def _stream(channel: Channel, file: SourceFile) -> None:
-    gate = _Gate()
-    channel.registerProducer(gate, streaming=True)
-    with file.blocks(0) as blocks:
-        async for block in blocks:
-            channel.write(block)
-            if gate.closed is not None:
-                await gate.closed
-    channel.unregisterProducer()
-    channel.end_input()
-
-
-async def measure(bench: Bench, rounds: int) -> dict[str, Cost]:
-    """Return the medians of all ways, which take turns."""
-    ways = {
-        "ssh cat": bench.by_ssh,
-        "ours, cat": bench.by_our_stream,
-        "sftp": bench.by_sftp,
-        "ours, SFTP": bench.by_our_sftp,
-    }
-    found: dict[str, list[Cost]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            bench.target.unlink(missing_ok=True)
-            found[name].append(await way())
-            assert bench.target.stat().st_size == bench.source.stat().st_size
-    return {
-        name: Cost(
-            statistics.median(cost.wall for cost in costs),
-            statistics.median(cost.cpu for cost in costs),
-        )
-        for name, costs in found.items()
-    }
+    @property
+    def source(self) -> Path:
+        """Return where the file lies."""
+        return self.directory / "source"
 
 
 async def compare(reactor: Any, given: argparse.Namespace) -> None:
-    """Measure with each cipher, and print it."""
-    size = given.megabytes * 1_000_000
-    table = Table("cipher", "client", "MB/s", "CPU s/GB", "speed", "CPU", "bars")
+    """Make a file, measure, and print it."""
     threads = Threads(reactor, 4, "bench")
     threads.startService()
     try:
-        with tempfile.TemporaryDirectory(dir=given.directory) as name:
-            source = Path(name) / "source"
-            with source.open("wb") as file:
+        with tempfile.TemporaryDirectory(dir=given.directory) as directory:
+            bench = Bench(Path(directory), given.ciphers, given.rounds, reactor, threads)
+            with bench.source.open("wb") as file:
                 for _ in range(given.megabytes):
                     file.write(os.urandom(1_000_000))
-            for cipher in given.ciphers:
-                with Sshd(f"Ciphers {cipher}") as sshd:
-                    bench = Bench(sshd, source, Path(name) / "target", reactor, threads)
-                    costs = await measure(bench, given.rounds)
-                for way, cost in costs.items():
-                    table.add_row(cipher, way, *_row(way, cost, costs, size))
+            for part in given.parts:
+                Console(width=120).print(
+                    await PARTS[part].table(bench, given.megabytes * 1_000_000)
+                )
     finally:
         await threads.stopService()
-    Console(width=120).print(table)
-
-
-def _row(way: str, cost: Cost, costs: dict[str, Cost], size: int) -> list[str]:
-    other = costs["sftp" if "sftp" in way.lower() else "ssh cat"]
-    speed, cpu = other.wall / cost.wall, cost.cpu / other.cpu
-    bars = ""
-    if way == "ours, SFTP":
-        met = [speed >= SPEED_BAR, cpu <= CPU_BAR]
-        bars = " ".join(
-            f"{bar}: {'met' if ok else 'missed'}"
-            for bar, ok in zip((SPEED_BAR, CPU_BAR), met, strict=True)
-        )
-    figures = f"{size / cost.wall / 1e6:.0f}", f"{cost.cpu / size * 1e9:.2f}"
-    return [*figures, f"{speed:.2f}", f"{cpu:.2f}", bars]
 
 
 def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--directory", type=Path, help="where the files lie")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=MEMORY if MEMORY.is_dir() else None,
+        help="where the files lie",
+    )
     parser.add_argument(
         "--ciphers", nargs="+", default=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"]
     )

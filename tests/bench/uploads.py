@@ -1,0 +1,186 @@
+"""Ways to bring a file to another machine, each with what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from shiftergw.delivery.channel import Channel
+from shiftergw.delivery.files import OpenFiles
+from shiftergw.delivery.reading import SourceFile
+from shiftergw.delivery.ssh import Account, SshConnection, connect
+from shiftergw.plumbing.threads import Threads
+from tests.parts import need
+from tests.sshd import Sshd
+
+IDLE_SECONDS = 60.0
+_PYTHON_CLIENTS = Path(__file__).with_name("python_clients.py")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one upload took: seconds, CPU seconds of the client, seconds without the login.
+
+    The last is None where nobody but the client could tell.
+    """
+
+    wall: float
+    cpu: float
+    alone: float | None = None
+
+
+class Unmeasured(Exception):
+    """This way is not there to be measured; the text says why."""
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """A server, reached at a port, a file for it, and where it is to go."""
+
+    sshd: Sshd
+    port: int
+    cipher: str
+    source: Path
+    target: Path
+    reactor: Any
+    threads: Threads
+
+    # OpenSSH's own
+
+    async def by_ssh(self) -> Cost:
+        """Give a file to a command by OpenSSH's `ssh`."""
+        command = f"cat > {self.target}"
+        words = ("-p", str(self.port), f"{self.sshd.user}@127.0.0.1", command)
+        return self._openssh("ssh", *words, given=self.source)
+
+    async def by_sftp(self) -> Cost:
+        """Put a file by OpenSSH's `sftp`."""
+        batch = self.sshd.root / "batch"
+        batch.write_text(f"put {self.source} {self.target}\n")
+        words = ("-P", str(self.port), "-b", "-", f"{self.sshd.user}@127.0.0.1")
+        return self._openssh("sftp", *words, given=batch)
+
+    async def by_scp(self, *options: str) -> Cost:
+        """Copy a file by OpenSSH's `scp`."""
+        there = f"{self.sshd.user}@127.0.0.1:{self.target}"
+        words = ("-P", str(self.port), *options, str(self.source), there)
+        return self._openssh("scp", *words, given=Path(os.devnull))
+
+    def _openssh(self, program: str, *arguments: str, given: Path) -> Cost:
+        """Run one of OpenSSH's clients with its input from a file."""
+        options = {
+            "IdentityFile": str(self.sshd.key),
+            "UserKnownHostsFile": str(self.sshd.known_hosts),
+        }
+        settings = [word for pair in options.items() for word in ("-o", "=".join(pair))]
+        argv = [need(program), "-F", "none", *settings, *arguments]
+        began = time.monotonic()
+        with given.open("rb") as file:
+            process = subprocess.Popen(argv, stdin=file, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        return Cost(time.monotonic() - began, usage.ru_utime + usage.ru_stime)
+
+    # Those of others, for Python
+
+    async def by_package(self, package: str) -> Cost:
+        """Put a file by another SSH client for Python, if it is installed."""
+        if find_spec(package) is None:
+            raise Unmeasured(f"{package} is not installed; `pip install .[bench]` installs it")
+        return self._package(package)
+
+    def _package(self, package: str) -> Cost:
+        sshd = self.sshd
+        words = [self.port, sshd.user, sshd.key, sshd.known_hosts, self.cipher]
+        argv = [sys.executable, _PYTHON_CLIENTS, package, *words, self.source, self.target]
+        done = subprocess.run([str(word) for word in argv], stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise Unmeasured(f"{package} failed with {self.cipher}")
+        return Cost(**json.loads(done.stdout))
+
+    # Ours
+
+    async def by_our_stream(self) -> Cost:
+        """Give a file to a command by our connection."""
+
+        async def upload(connection: SshConnection, file: SourceFile) -> None:
+            channel = await connection.open_command(["sh", "-c", f"cat > {self.target}"])
+            await _stream(channel, file)
+            assert await channel.closed == 0
+
+        return await self._ours(upload)
+
+    async def by_our_files(self, open_files: OpenFiles) -> Cost:
+        """Upload a file as the gateway does, by one of its file protocols."""
+
+        async def upload(connection: SshConnection, file: SourceFile) -> None:
+            files = await open_files(connection, self.reactor, IDLE_SECONDS)
+            await files.upload(os.fsencode(self.target), file, None, lambda _: None)
+
+        return await self._ours(upload)
+
+    async def _ours(self, upload: Callable[[SshConnection, SourceFile], Awaitable[None]]) -> Cost:
+        began, cpu = time.monotonic(), time.process_time()
+        with self.source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            async with self._connection() as connection:
+                logged_in = time.monotonic()
+                await upload(connection, SourceFile(file.fileno(), size, self.threads))
+                alone = time.monotonic() - logged_in
+        return Cost(time.monotonic() - began, time.process_time() - cpu, alone)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[SshConnection]:
+        sshd = self.sshd
+        account = Account(
+            "127.0.0.1", self.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts
+        )
+        made = await connect(account, self.reactor, self.threads, idle_seconds=IDLE_SECONDS)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+@implementer(IPushProducer)
+class _Gate:
+    """A producer that can be waited for."""
+
+    def __init__(self) -> None:
+        self.closed: Deferred[None] | None = None
+
+    def pauseProducing(self) -> None:
+        self.closed = Deferred()
+
+    def resumeProducing(self) -> None:
+        closed, self.closed = self.closed, None
+        if closed is not None:
+            closed.callback(None)
+
+    def stopProducing(self) -> None:
+        self.resumeProducing()
+
+
+async def _stream(channel: Channel, file: SourceFile) -> None:
+    gate = _Gate()
+    channel.registerProducer(gate, streaming=True)
+    with file.blocks(0) as blocks:
+        async for block in blocks:
+            channel.write(block)
+            if gate.closed is not None:
+                await gate.closed
+    channel.unregisterProducer()
+    channel.end_input()
