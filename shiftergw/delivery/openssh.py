@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectionAborted, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
 
 from shiftergw.delivery.channel import Away
 from shiftergw.errors import DeliveryFailed, printable
@@ -239,7 +240,12 @@ class _Child(ProcessProtocol):
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
         # A process that ssh left behind may hold its pipes; `processEnded` waits for them.
-        self._calls.append(self._clock.callLater(KILL_AFTER, self._anything.loseConnection))
+        self._calls.append(self._clock.callLater(KILL_AFTER, self._drop_pipes))
+
+    def _drop_pipes(self) -> None:
+        for pipe in list(self._anything.pipes.values()):
+            # `loseConnection` would first write what nobody reads.
+            pipe.connectionLost(Failure(ConnectionAborted()))
 
     def processEnded(self, reason: Any) -> None:
         for call in self._calls:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 import pytest_twisted
 
 from shiftergw.delivery.channel import Channel
-from shiftergw.delivery.openssh import Account, OpenSsh
-from shiftergw.errors import DeliveryFailed
-from tests.delivery.far import account_on, connection
+from shiftergw.delivery.openssh import KILL_AFTER, Account, OpenSsh
+from shiftergw.errors import DeliveryFailed, TimedOut
+from shiftergw.plumbing.timing import pause, within
+from tests.delivery.far import account_on, connection, reactor, without_ssh
 from tests.parts import free_port
 from tests.sshd import Sshd, make_key, public
 
@@ -183,3 +185,23 @@ async def test_close_ends_everything(sshd: Sshd) -> None:
     assert over._children == set()
     for channel in channels:
         assert channel.closed.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
+    """A process of ssh's that hangs and holds its full pipes does not hold up the gateway."""
+    env = without_ssh(
+        tmp_path / "bin",
+        before=f"exec 3<&0; sleep 1000 & echo $! > {tmp_path}/pid; exec sleep 1000",
+    )
+    over = connection(Account("system", "nobody"), env)
+    channel: Channel = await over.open_command(["true"])
+    channel.receive(lambda _: None)
+    channel.write(bytes(8 << 20))
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+        await pause(0.01, reactor)
+    try:
+        await within(5 * KILL_AFTER, reactor, over.close(), lambda: TimedOut("It hangs."))
+        assert channel.closed.called
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

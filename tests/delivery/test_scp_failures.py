@@ -250,10 +250,12 @@ async def test_frozen_scp(
             frozen.append(int((tmp_path / "pid").read_text()))
             os.kill(frozen[0], signal.SIGSTOP)
 
-    await directory.install(source, IMAGE, sha256, report)
-    assert IDLE_SECONDS <= took[0] < NOTICED_WITHIN
-    with suppress(ProcessLookupError):
-        os.kill(frozen[0], signal.SIGKILL)
+    try:
+        await directory.install(source, IMAGE, sha256, report)
+        assert IDLE_SECONDS <= took[0] < NOTICED_WITHIN
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(frozen[0], signal.SIGKILL)
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256
 
