@@ -1,23 +1,19 @@
-"""Rows of lookup metrics on their way to the file: no lookup waits until one is written.
+"""Rows of lookup metrics on their way to the database: no lookup waits until one is written.
 
 They are written some at a time, a moment after they came. What waits when the process dies is lost,
-and so is what a slow or broken disk keeps waiting for too long: they must not pile up.
+and so is what a slow or broken database keeps waiting for too long: they must not pile up.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.timing import pause, shielded
-from shiftergw.store import queries
-from shiftergw.store.lane import Lane
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -31,8 +27,11 @@ WRITE_SECONDS = 0.5
 KEPT_SECONDS = 365 * 86400.0
 """Age of the oldest row, counted from the newest."""
 
-Row = tuple[str, str, float | None]
-"""System, document, and its time."""
+Row = dict[str, Any]
+"""What is to be kept: its `system`, its `time` in seconds since 1970, and whatever else."""
+
+Write = Callable[[Sequence[Row]], Coroutine[Deferred[Any], Any, None]]
+"""Writes rows in their order, or none; raises `Unavailable`. Called once at a time."""
 
 
 class LookupRows:
@@ -40,22 +39,22 @@ class LookupRows:
 
     _log = Logger()
 
-    def __init__(self, lane: Lane, clock: IReactorTime, kept: int) -> None:
-        """Write through `lane`, and keep the last `kept` rows."""
-        self._lane = lane
+    def __init__(self, write: Write, clock: IReactorTime) -> None:
+        """Hand the rows to `write`."""
+        self._write_rows = write
         self._clock = clock
-        self._kept = kept
         self._waiting: list[Row] = []
         self._dropped = 0
+        self._turn = DeferredLock()
         self._rest: Deferred[None] | None = None
         self._soon: Deferred[None] | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Note a row; it may carry its `time`, in seconds since 1970."""
+        """Note a row."""
         if len(self._waiting) >= ROWS_WAITING:
             self._dropped += 1
             return
-        self._waiting.append((row["system"], json.dumps(row), row.get("time")))
+        self._waiting.append(dict(row))
         if self._soon is None:
             self._soon = Deferred.fromCoroutine(self._write_soon())
 
@@ -73,20 +72,16 @@ class LookupRows:
         self._soon = None
 
     async def _write(self) -> None:
-        rows, self._waiting = self._waiting, []
-        lost, self._dropped = self._dropped, 0
-
-        def write(db: sqlite3.Connection) -> None:
-            if rows:
-                _write(db, rows, self._kept)
-
-        try:
-            await self._lane.run(write)
-        except Unavailable as error:
-            lost += len(rows)
-            self._log.warn("lookup metrics: {error} {detail}", error=error, detail=error.detail)
-        if lost:
-            self._log.warn("{n} rows of lookup metrics are lost", n=lost)
+        async with self._turn:
+            rows, self._waiting = self._waiting, []
+            lost, self._dropped = self._dropped, 0
+            try:
+                await self._write_rows(rows)
+            except Unavailable as error:
+                lost += len(rows)
+                self._log.warn("lookup metrics: {error} {detail}", error=error, detail=error.detail)
+            if lost:
+                self._log.warn("{n} rows of lookup metrics are lost", n=lost)
 
     async def _wait_for_others(self) -> None:
         self._rest = Deferred.fromCoroutine(pause(WRITE_SECONDS, self._clock))
@@ -98,8 +93,7 @@ class LookupRows:
             self._rest = None
 
 
-def _write(db: sqlite3.Connection, rows: Sequence[Row], kept: int) -> None:
-    db.executemany(queries.ADD_LOOKUP, [(system, text) for system, text, _ in rows])
-    db.execute(queries.KEEP_LOOKUPS, (kept,))
-    newest = max((time for _, _, time in rows if time is not None), default=0.0)
-    db.execute(queries.FORGET_LOOKUPS, (newest - KEPT_SECONDS,))
+def oldest_kept(rows: Sequence[Row]) -> float:
+    """Return the time before which rows are too old, once these have come."""
+    times = [row["time"] for row in rows if row.get("time") is not None]
+    return max(times, default=0.0) - KEPT_SECONDS

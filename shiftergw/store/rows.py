@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shiftergw.model import ImageRecord
+from shiftergw.store import queries
 from shiftergw.store.documents import Change
-from shiftergw.store.queries import GET
+from shiftergw.store.lookups import Row as LookupRow
+from shiftergw.store.lookups import oldest_kept
 
 Row = tuple[str, str]
 """Key and document."""
@@ -30,7 +32,7 @@ def records_of(rows: Iterable[Row]) -> list[ImageRecord]:
 
 def document_at(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     """Return the document with this key."""
-    row = db.execute(GET, (key,)).fetchone()
+    row = db.execute(queries.GET, (key,)).fetchone()
     return None if row is None else json.loads(row[1])
 
 
@@ -47,6 +49,14 @@ def change(
     changed = change.apply(document)
     db.execute("UPDATE images SET document = ? WHERE key = ?", (_text(changed), key))
     return ImageRecord.from_document(changed | {"_id": key})
+
+
+def add_lookups(db: sqlite3.Connection, added: Sequence[LookupRow], kept: int) -> None:
+    """Add rows of lookup metrics, and keep the last `kept` of all."""
+    values = [(row["system"], json.dumps(row)) for row in added]
+    db.executemany(queries.ADD_LOOKUP, values)
+    db.execute(queries.KEEP_LOOKUPS, (kept,))
+    db.execute(queries.FORGET_LOOKUPS, (oldest_kept(added),))
 
 
 def _text(document: Mapping[str, Any]) -> str:

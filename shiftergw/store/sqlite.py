@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from shiftergw.store import documents, images, queries, rows, steps
 from shiftergw.store.database import open_database, open_reader
 from shiftergw.store.lane import Lane, reading, writing
 from shiftergw.store.lookups import LookupRows
+from shiftergw.store.lookups import Row as LookupRow
 from shiftergw.store.turns import Flight, in_turn
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ class SqliteStore(Service):
         try:
             connection = await self._threads.run(open_database, self._path)
             self._writer = Lane(self._threads, connection, writing)
-            self._lookups = LookupRows(self._writer, self._reactor, self._lookups_kept)
+            self._lookups = LookupRows(partial(self._add_lookups, self._writer), self._reactor)
             self._reader = await self._reading_lane()
             # A long listing must not hold up the look-ups.
             self._lister = await self._reading_lane()
@@ -272,6 +274,13 @@ class SqliteStore(Service):
     async def remove(self, key: str) -> None:
         """See `ImageStore`."""
         await self._change(queries.REMOVE, key)
+
+    async def _add_lookups(self, lane: Lane, added: Sequence[LookupRow]) -> None:
+        def add(db: sqlite3.Connection) -> None:
+            if added:
+                rows.add_lookups(db, added, self._lookups_kept)
+
+        await lane.run(add)
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""
