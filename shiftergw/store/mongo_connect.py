@@ -25,6 +25,9 @@ from shiftergw.store.mongo_tls import tls_to
 HOST_SECONDS = 3.0
 """How long one host may take to be reached, and to let us in."""
 
+ADDRESS_SECONDS = 0.1
+"""How long one address of a host is tried alone before the next one is tried as well."""
+
 WHAT = "The gateway's database does not answer."
 
 _WHO = {
@@ -95,7 +98,9 @@ class Servers:
     def _endpoint(self, host: Host) -> IStreamClientEndpoint:
         if host.port is None:
             return UNIXClientEndpoint(self._reactor, host.name, timeout=self._seconds)
-        endpoint = HostnameEndpoint(self._reactor, host.name, host.port, timeout=self._seconds)
+        endpoint = HostnameEndpoint(
+            self._reactor, host.name, host.port, self._seconds, attemptDelay=ADDRESS_SECONDS
+        )
         return endpoint if self._wrap is None else wrapClientTLS(self._wrap(host.name), endpoint)
 
     async def _greet(self, host: Host, link: Link) -> None:

@@ -48,9 +48,7 @@ def tls_to(tls: Tls) -> Callable[[str], Any]:
         privateKey=None if own is None else own.privateKey.original,
         certificate=None if own is None else own.original,
         extraCertChain=chain or None,
-        verify=not tls.any_certificate,
-        caCerts=None,
-        trustRoot=None if tls.any_certificate else trust,
+        **({} if tls.any_certificate else {"trustRoot": trust}),
     )
     return lambda _: options
 

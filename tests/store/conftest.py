@@ -1,6 +1,19 @@
-"""The contract's assertions show their values, like those of a test module."""
+"""The contract's assertions show their values, like those of a test module; a MongoDB server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
+from tests import mongod
+
 for part in ("work", "ends", "reads", "queue", "removals", "rights"):
     pytest.register_assert_rewrite(f"tests.store.contract_{part}")
+
+
+@pytest.fixture(scope="session")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URI of a server that all tests share."""
+    with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
+        yield uri

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import react
 
 from shiftergw.errors import Superseded, TooMany
@@ -83,7 +83,7 @@ async def main(_: Any, kind: str, location: str, action: str, *arguments: str) -
     store = open_store(kind, location)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
-    await store.startService()
+    await maybeDeferred(store.startService)
     given = [int(argument) if argument.isdigit() else argument for argument in arguments]
     result = await ACTIONS[action](store, *given)
     await store.stopService()

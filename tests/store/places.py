@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bson.objectid import ObjectId
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 
 from shiftergw.ports import ImageStore
+from shiftergw.store.mongo import MongoStore
+from shiftergw.store.mongo_metrics import ROWS_KEPT
 from shiftergw.store.sqlite import LOOKUPS_KEPT, SqliteStore
 
 
@@ -29,9 +33,12 @@ class Place:
     location: tuple[str, str]
 
 
-def open_store(kind: str, location: str) -> SqliteStore:
-    """Return the store of a location, not started."""
-    return {"sqlite": lambda: SqliteStore(reactor, Path(location))}[kind]()
+def open_store(kind: str, location: str) -> SqliteStore | MongoStore:
+    """Return the store of a location, not started: a file, or the URI and name of a database."""
+    if kind == "sqlite":
+        return SqliteStore(reactor, Path(location))
+    uri, _, name = location.rpartition(" ")
+    return MongoStore(reactor, uri, name)
 
 
 @asynccontextmanager
@@ -61,3 +68,29 @@ def sqlite_place(store: SqliteStore, path: Path) -> Place:
         return found
 
     return Place(store, put, document, ("sqlite", str(path)))
+
+
+@asynccontextmanager
+async def mongo_running(
+    uri: str, name: str, seconds: float = 5.0, rows_kept: int = ROWS_KEPT
+) -> AsyncIterator[MongoStore]:
+    """Run a store on a database while the context lives."""
+    store = MongoStore(reactor, uri, name, seconds, rows_kept)
+    await maybeDeferred(store.startService)
+    try:
+        yield store
+    finally:
+        await store.stopService()
+
+
+def mongo_place(store: MongoStore, uri: str, db: Any) -> Place:
+    """Return the place of a database that pymongo sees as `db`."""
+
+    def put(key: str, document: dict[str, Any]) -> None:
+        db["images"].insert_one({**document, "_id": ObjectId(key)})
+
+    def document(key: str) -> dict[str, Any]:
+        found: dict[str, Any] = db["images"].find_one({"_id": ObjectId(key)})
+        return found
+
+    return Place(store, put, document, ("mongo", f"{uri} {db.name}"))
