@@ -1,0 +1,253 @@
+"""The end of a pull in MongoDB takes several writes: each may be the last of its process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_twisted
+from bson.objectid import ObjectId
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import Superseded, Unavailable
+from shiftergw.model import ImageRecord, Ready
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import ImageStore
+from tests import mongod
+from tests.store.places import mongo_running
+from tests.store.pulls import ID, LIMIT, NOW, OTHER_ID, all_of, begun, expiring, pulled, request
+from tests.store.wire import Wire
+
+Prepare = Callable[[ImageStore], Awaitable[ImageRecord]]
+OUTCOME = Ready(ID, {"user_acl": (1,)}, untagged_until=NOW + 500, directory="/images")
+LATER = NOW + 10
+
+
+@pytest.fixture
+def named(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return the name of a database, and pymongo's way to it."""
+    with mongod.database(mongodb) as there:
+        yield there
+
+
+@pytest.fixture
+def port(mongodb: str) -> int:
+    """Return the server's port on the loopback."""
+    return urlsplit(mongodb).port or 27017
+
+
+async def new_image(store: ImageStore) -> ImageRecord:
+    """Return a pull of a tag that another image has, and that is that one's last."""
+    await pulled(store, request("x:1"), OTHER_ID)
+    return await begun(store, request("x:1"), NOW + 1)
+
+
+async def known_image(store: ImageStore) -> ImageRecord:
+    """Return a pull of another's tag for an image that has a record under a tag of its own."""
+    await pulled(store, request("y:1"))
+    return await new_image(store)
+
+
+async def image_that_goes(store: ImageStore) -> ImageRecord:
+    """Return a pull of an image that was to go; one of its tags is another's by now."""
+    await pulled(store, request("z:1"))
+    await expiring(store, request("y:1"))
+    await pulled(store, request("z:1"), "c" * 64)
+    return await new_image(store)
+
+
+async def blocked_image(store: ImageStore) -> ImageRecord:
+    """Return a pull of an image that was taken down meanwhile."""
+    await store.block("/images", ID, 0, NOW)
+    return await new_image(store)
+
+
+async def blocked_known_image(store: ImageStore) -> ImageRecord:
+    """Return a pull of an image that has a record, and was taken down meanwhile."""
+    await store.block("/images", ID, 0, NOW)
+    return await known_image(store)
+
+
+def state_of(db: Any) -> list[tuple[Any, ...]]:
+    """Return what there is to see of all records, whatever their keys and attempts."""
+    members = ("status", "id", "tag", "userACL", "expiration", "kind", "pulltag", "moved")
+    return sorted(
+        (*(str(one.get(name)) for name in members), "claim" in one, "finishing" in one)
+        for one in db["images"].find()
+    )
+
+
+def empty(db: Any) -> None:
+    """Remove all documents; the indexes stay."""
+    for name in db.list_collection_names():
+        db[name].delete_many({})
+
+
+async def next_attempt(store: ImageStore) -> None:
+    """Do what the gateway and its workers do about work whose worker has died."""
+    for record in await store.stale(NOW + 1000, LIMIT):
+        again = await store.begin(record.key, "node:2", NOW + 1000, LIMIT)
+        assert again is not None
+        await store.finish(again.key, again.attempt, OUTCOME, LATER)
+
+
+@pytest.mark.parametrize(
+    "prepare", [new_image, known_image, image_that_goes, blocked_image, blocked_known_image]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_crash_after_any_write(
+    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare
+) -> None:
+    """Wherever a process dies, the tag is found all the time, and in the end all is as it was."""
+    name, db = named
+    async with mongo_running(mongodb, name) as store:
+        record = await prepare(store)
+        await store.finish(record.key, 1, OUTCOME, LATER)
+        expected = state_of(db)
+        crashes = 0
+        while True:
+            empty(db)
+            record = await prepare(store)
+            with Wire(port, until=crashes) as wire:
+                async with mongo_running(wire.uri, name, seconds=1) as dying:
+                    try:
+                        await dying.finish(record.key, 1, OUTCOME, LATER)
+                    except Unavailable:
+                        assert wire.writes > crashes
+                    else:
+                        break
+            found = await store.find("alpha", "docker", ["x:1"])
+            if "blocked" not in prepare.__name__:
+                assert found is not None
+                assert found.id == (ID if crashes else OTHER_ID)
+            await next_attempt(store)
+            assert state_of(db) == expected, crashes
+            crashes += 1
+        assert wire.writes == crashes >= 4
+
+
+@pytest.mark.parametrize("prepare", [new_image, known_image, image_that_goes])
+@pytest_twisted.ensureDeferred
+async def test_any_answer_is_lost(
+    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare
+) -> None:
+    """A write whose answer was lost is not done twice: the call goes on to its good end."""
+    name, db = named
+    async with mongo_running(mongodb, name) as store:
+        record = await prepare(store)
+        first = await store.finish(record.key, 1, OUTCOME, LATER)
+        expected = state_of(db)
+        for lost in range(1, 5):
+            empty(db)
+            record = await prepare(store)
+            with Wire(port, lost=lost) as wire:
+                async with mongo_running(wire.uri, name) as other:
+                    ended = await other.finish(record.key, 1, OUTCOME, LATER)
+            assert ended == await store.get(ended.key)
+            assert (ended.status, ended.tags) == (first.status, first.tags)
+            assert state_of(db) == expected, lost
+
+
+@pytest.mark.parametrize(
+    ("prepare", "number"),
+    [
+        (new_image, 1),
+        (new_image, 2),
+        (new_image, 3),
+        (new_image, 4),
+        (known_image, 1),
+        (known_image, 2),
+        (known_image, 3),
+        (known_image, 4),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_process_stands_still(
+    mongodb: str, port: int, named: tuple[str, Any], prepare: Prepare, number: int
+) -> None:
+    """Before any of its writes, for so long that the tag is pulled once more: that one keeps it."""
+    name, _ = named
+    reached, released = threading.Event(), threading.Event()
+
+    def hold(n: int, _: object) -> None:
+        if n == number:
+            reached.set()
+            released.wait(10)
+
+    with Wire(port, seen=hold) as wire:
+        async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as slow:
+            record = await prepare(store)
+            ending = Deferred.fromCoroutine(slow.finish(record.key, 1, OUTCOME, LATER))
+            while not reached.is_set():
+                await pause(0.01, reactor)
+            again, _ = await store.claim(request("x:1"), LATER + 100)
+            begun_again = await store.begin(again.key, "node:2", LATER + 100, LIMIT)
+            assert begun_again is not None
+            outcome = Ready("d" * 64, untagged_until=NOW + 500)
+            newer = await store.finish(again.key, begun_again.attempt, outcome, LATER + 110)
+            released.set()
+            if prepare is known_image or number == 1:
+                with pytest.raises(Superseded):
+                    await ending
+            else:
+                await ending
+            assert await store.find("alpha", "docker", ["x:1"]) == newer
+            carriers = [one.id for one in await store.list("alpha") if "x:1" in one.tags]
+            assert carriers == ["d" * 64]
+            assert list(await store.queue("alpha")) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_pulls_of_one_image_end_at_once(mongodb: str, named: tuple[str, Any]) -> None:
+    """Whichever is quicker at what: one record remains, with the tags of both."""
+    name, db = named
+    async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
+        for _ in range(10):
+            empty(db)
+            first = await begun(one, request("x:1"))
+            second = await begun(one, request("y:1"))
+            await all_of(
+                store.finish(record.key, 1, OUTCOME, LATER)
+                for store, record in ((one, first), (two, second))
+            )
+            (remaining,) = await one.list("alpha")
+            assert set(remaining.tags) == {"x:1", "y:1"}
+            assert db["images"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "records"),
+    [("1" * 24, "pull", 1), ("f" * 24, "pull", 1), ("1" * 24, None, 2), ("f" * 24, None, 2)],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_twin_that_came_in_between(
+    mongodb: str, port: int, named: tuple[str, Any], key: str, kind: str | None, records: int
+) -> None:
+    """The older record of an image stays and has all tags; a document of an original's stays."""
+    name, db = named
+    twin = {"_id": ObjectId(key), "system": "alpha", "itype": "docker", "status": "READY", "id": ID,
+            "tag": ["y:1"], "last_pull": LATER - 1, "site_note": 1}  # fmt: skip
+    if kind is not None:
+        twin["kind"] = kind
+
+    def come_in(number: int, _: object) -> None:
+        if number == 1:
+            db["images"].insert_one(twin)
+
+    with Wire(port, seen=come_in) as wire:
+        async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
+            record = await new_image(store)
+            ended = await other.finish(record.key, 1, OUTCOME, LATER)
+            assert ended == await store.get(ended.key)
+            found = [one for one in await store.list("alpha") if one.id == ID]
+            assert len(found) == records
+            assert {tag for one in found for tag in one.tags} == {"x:1", "y:1"}
+            assert "finishing" not in db["images"].find_one({"_id": ObjectId(ended.key)})
+            if kind is None:
+                assert db["images"].find_one({"_id": ObjectId(key)})["site_note"] == 1
+            else:
+                assert ended.key == min(key, record.key)
