@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ class Mongod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
-        self.stop()
+        """Kill it: its data is of no more use."""
+        self.kill()
 
     def start(self, *options: str) -> None:
         """Start the process and wait until it listens."""
@@ -63,16 +64,8 @@ class Mongod:
             self.kill()
             raise AssertionError((self.root / "log").read_text()) from error
 
-    def stop(self) -> None:
-        """Stop the process, also a suspended one."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.terminate()
-            process.send_signal(signal.SIGCONT)
-            process.wait(START_SECONDS)
-
     def kill(self) -> None:
-        """End the process without a warning."""
+        """End the process without a warning, also a suspended one."""
         if self._process is not None:
             process, self._process = self._process, None
             process.kill()
@@ -82,6 +75,12 @@ class Mongod:
         """Keep it from answering; the kernel still accepts connections to it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._process.pid}/task")
+        # The signal is there before the last of the threads has heard of it.
+        while any(
+            stat.read_text().rpartition(") ")[2][0] != "T" for stat in threads.glob("*/stat")
+        ):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
