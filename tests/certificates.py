@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,52 +16,62 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-
-DAY = dt.timedelta(days=1)
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+from OpenSSL import crypto
+from twisted.internet.ssl import CertificateOptions
 
 
 class Authority:
-    """Signs certificates; its own lies in `file`."""
+    """A certificate authority of its own, and what it signs."""
 
     def __init__(self, directory: Path) -> None:
-        """Make a key and a certificate, in this directory."""
-        self._directory = directory
+        """Make it; `pem` is the file with its certificate."""
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("authority of a test")
-        basic = x509.BasicConstraints(ca=True, path_length=None)
-        made = self._certificate(self._name, self._key.public_key(), basic)
-        self.file = directory / "authority.pem"
-        self.file.write_bytes(made.public_bytes(Encoding.PEM))
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+        self._certificate = self._sign(
+            self._name,
+            self._key,
+            [(x509.BasicConstraints(ca=True, path_length=0), True)],
+        )
+        self.pem = directory / "authority.pem"
+        self.pem.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def _certificate(
-        self, name: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
+    def _sign(
+        self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]]
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        return (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
-            .public_key(key)
+            .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
-            .add_extension(extension, critical=False)
-            .sign(self._key, hashes.SHA256())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _issue(self, key: Any, names: tuple[str, ...]) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
+        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        return self._sign(subject, key, [(alternatives, False)])
+
+    def options(self, *names: str) -> CertificateOptions:
+        """Return what a server that answers to these names needs."""
+        key: Any = ec.generate_private_key(ec.SECP256R1())
+        return CertificateOptions(
+            privateKey=crypto.PKey.from_cryptography_key(key),
+            certificate=crypto.X509.from_cryptography(self._issue(key, names)),
         )
 
-    def sign(self, file: str, host: str, password: str = "") -> Path:
-        """Return a file with a key, perhaps locked, and a certificate for this host's name."""
+    def file(self, name: str, password: str = "") -> Path:
+        """Return a file with a key, perhaps locked, and a certificate for a host of this name."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        made = self._certificate(_named(host), key.public_key(), names)
         lock = BestAvailableEncryption(password.encode()) if password else NoEncryption()
-        path = self._directory / f"{file}.pem"
+        path = self.pem.parent / f"{name}-{uuid.uuid4().hex}.pem"
         path.write_bytes(
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
-            + made.public_bytes(Encoding.PEM)
+            + self._issue(key, (name,)).public_bytes(Encoding.PEM)
         )
         return path

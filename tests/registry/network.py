@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import crypto
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -75,50 +68,6 @@ class Network:
     def __getattr__(self, name: str) -> Any:
         """Be the reactor in everything else."""
         return getattr(REACTOR, name)
-
-
-class Authority:
-    """A certificate authority of its own, and what it signs."""
-
-    def __init__(self, directory: Path) -> None:
-        """Make it; `pem` is the file with its certificate."""
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-        self._certificate = self._sign(
-            self._name,
-            self._key,
-            [(x509.BasicConstraints(ca=True, path_length=0), True)],
-        )
-        self.pem = directory / "authority.pem"
-        self.pem.write_bytes(self._certificate.public_bytes(Encoding.PEM))
-
-    def _sign(
-        self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]]
-    ) -> x509.Certificate:
-        now = dt.datetime.now(dt.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(self._key, hashes.SHA256())
-
-    def options(self, *names: str) -> CertificateOptions:
-        """Return what a server that answers to these names needs."""
-        key: Any = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        certificate = self._sign(subject, key, [(alternatives, False)])
-        return CertificateOptions(
-            privateKey=crypto.PKey.from_cryptography_key(key),
-            certificate=crypto.X509.from_cryptography(certificate),
-        )
 
 
 class Sink:

@@ -18,9 +18,10 @@ from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.location import WebOrigin
 from shiftergw.registry.proxy import Proxies, Proxy
 from shiftergw.registry.retry import Patience
+from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import REACTOR, Authority, ConnectProxy, Network, Sink, a_client
+from tests.registry.network import REACTOR, ConnectProxy, Network, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 REFERENCE = ImageReference.parse("team/app")

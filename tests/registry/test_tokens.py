@@ -34,9 +34,10 @@ from shiftergw.registry.location import Location
 from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.tokens import Access, Tokens
 from shiftergw.registry.transport import Limits, Transport
+from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import PUBLIC, REACTOR, Authority, Network, Sink, a_client
+from tests.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a"}), tar_of({"b": b"b"})])
 ALICE = Login("alice", "pä:ss wörd")

@@ -19,9 +19,10 @@ from shiftergw.model import ImageReference, Login
 from shiftergw.plumbing.timing import pause
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.retry import Patience
+from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import PUBLIC, REACTOR, Authority, Network, Sink, a_client
+from tests.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 LAYER = Digest.parse(IMAGE.document["layers"][0]["digest"])

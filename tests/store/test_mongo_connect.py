@@ -23,9 +23,6 @@ PASSWORD = "p@ss:w/ord"
 ESCAPED = "p%40ss%3Aw%2Ford"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
-
-
 async def works(uri: str) -> None:
     """Pull an image."""
     async with mongo_running(uri, "images") as store:
@@ -113,9 +110,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def sealed(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """Return a server that speaks TLS, under the name `localhost` alone."""
-    certificate = authority.sign("server", "localhost")
+    certificate = authority.file("localhost")
     options = ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
-    ca = ["--tls-ca-file", str(authority.file)]
+    ca = ["--tls-ca-file", str(authority.pem)]
     with Mongod(tmp_path_factory.mktemp("sealed"), "--standalone", *options, *ca) as running:
         yield running
 
@@ -132,7 +129,7 @@ def sealed(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest_twisted.ensureDeferred
 async def test_tls(sealed: Mongod, authority: Authority, host: str, options: str) -> None:
     """The authority of the URI counts; what the URI allows is allowed."""
-    options = options.format(ca=authority.file)
+    options = options.format(ca=authority.pem)
     await works(f"mongodb://{host}:{sealed.port}/?tls=true&{options}")
 
 
@@ -149,21 +146,21 @@ async def test_tls_that_is_refused(
     sealed: Mongod, authority: Authority, host: str, options: str, told: str
 ) -> None:
     """Another name, an authority that nobody knows, and no TLS at all."""
-    options = options.format(ca=authority.file)
+    options = options.format(ca=authority.pem)
     assert told in await refusal(f"mongodb://{host}:{sealed.port}/?{options}")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_certificate_of_our_own(authority: Authority, tmp_path: Path) -> None:
     """A server that asks for one gets it, with a key that may have a password, or lets none in."""
-    certificate = authority.sign("server", "localhost")
+    certificate = authority.file("localhost")
     options = ["--tls-cert-file", certificate, "--tls-key-file", certificate]
-    ca = ["--tls-ca-file", authority.file, "--tls-require-client-cert"]
+    ca = ["--tls-ca-file", authority.pem, "--tls-require-client-cert"]
     with Mongod(tmp_path, "--standalone", *map(str, [*options, *ca])) as server:
-        base = f"mongodb://localhost:{server.port}/?tls=true&tlsCAFile={authority.file}"
-        own = authority.sign("client", "gateway")
+        base = f"mongodb://localhost:{server.port}/?tls=true&tlsCAFile={authority.pem}"
+        own = authority.file("gateway")
         await works(f"{base}&tlsCertificateKeyFile={own}")
-        own = authority.sign("locked", "gateway", "secret")
+        own = authority.file("gateway", "secret")
         await works(f"{base}&tlsCertificateKeyFile={own}&tlsCertificateKeyFilePassword=secret")
         assert "certificate required" in await refusal(base)
 
@@ -182,7 +179,7 @@ def test_certificates_that_cannot_be_read(
 ) -> None:
     """They are the operator's to mend, before anything starts."""
     (tmp_path / "empty").touch()
-    own = authority.sign("locked", "gateway", "secret")
+    own = authority.file("gateway", "secret")
     options = options.format(empty=tmp_path / "empty", own=own)
     store = MongoStore(reactor, f"mongodb://h/?tls=true&{options}", "images")
     with pytest.raises(ConfigurationError, match="certificates cannot be read") as caught:
