@@ -23,17 +23,24 @@ Seen = Callable[[int, dict[str, Any]], None]
 class Wire:
     """Forwards what clients send to a server, message by message; counts the writes among it.
 
-    After `until` writes it breaks for good. The answer to write number `lost` is never delivered:
-    its connection breaks instead, once.
+    After `until` writes it breaks for good. The answer to write number `lost`, and to the first
+    command of the name `cut`, is never delivered: its connection breaks instead, once.
     """
 
     def __init__(
-        self, port: int, *, until: int | None = None, lost: int = 0, seen: Seen | None = None
+        self,
+        port: int,
+        *,
+        until: int | None = None,
+        lost: int = 0,
+        cut: str = "",
+        seen: Seen | None = None,
     ) -> None:
         """Lead to a port of the loopback."""
         self._port = port
         self._until = until
         self._lost = lost
+        self._cut = cut
         self._seen = seen
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
@@ -91,7 +98,8 @@ class Wire:
             self._break()
         server.sendall(message)
         answer = _message(server)
-        if number and number == self._lost:
+        if (number and number == self._lost) or name == self._cut:
+            self._cut = ""
             client.shutdown(socket.SHUT_RDWR)
         client.sendall(answer)
 
