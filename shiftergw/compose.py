@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application import strports
 from twisted.application.service import Service
@@ -52,6 +52,9 @@ from shiftergw.targets import Target
 from shiftergw.web.api import make_site
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
+
+if TYPE_CHECKING:
+    from shiftergw.store.mongo import MongoStore
 
 JOBS_PER_WORKER = 50
 """A worker process is replaced after so many jobs: what it may leak goes with it."""
@@ -255,8 +258,13 @@ async def _convert(
     }
 
 
-def _store(reactor: Any, config: Config) -> SqliteStore:
-    return SqliteStore(reactor, config.state_directory / "shiftergw.sqlite")
+def _store(reactor: Any, config: Config) -> SqliteStore | MongoStore:
+    if config.mongodb_uri is None:
+        return SqliteStore(reactor, config.state_directory / "shiftergw.sqlite")
+    from shiftergw.store.mongo import MongoStore  # noqa: PLC0415 - 7 MB that others do not need
+
+    assert config.mongodb is not None  # a configuration without it does not load
+    return MongoStore(reactor, config.mongodb_uri, config.mongodb)
 
 
 def _registry(reactor: Any, config: Config) -> RegistryClient:

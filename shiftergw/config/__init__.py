@@ -20,9 +20,11 @@ from shiftergw.config.document import Section, parse, problems_of, refused, repe
 from shiftergw.config.sections import Location, Locations, Ssh, System, Systems, UserLimits
 from shiftergw.config.values import (
     Arguments,
+    DatabaseName,
     Duration,
     Importers,
     LocalPath,
+    MongoUri,
     OstCount,
     PositiveSeconds,
     Program,
@@ -90,8 +92,8 @@ class Config(Section):
     default_image_format: Literal["squashfs"] = Field("squashfs", alias="DefaultImageFormat")
     pull_update_timeout: Seconds = Field(300, alias="PullUpdateTimeout")
     image_expiration_timeout: Duration | None = Field(None, alias="ImageExpirationTimeout")
-    mongodb_uri: str | None = Field(None, alias="MongoDBURI", repr=False)
-    mongodb: str | None = Field(None, alias="MongoDB")
+    mongodb_uri: MongoUri | None = Field(None, alias="MongoDBURI", repr=False)
+    mongodb: DatabaseName | None = Field(None, alias="MongoDB")
     cache_directory: LocalPath = Field(alias="CacheDirectory")
     expand_directory: LocalPath = Field(alias="ExpandDirectory")
     state_directory: LocalPath = Field(alias="StateDirectory")
@@ -197,5 +199,6 @@ class Config(Section):
         checks.check_kept(self)
 
     def check_state_file_system(self, kind: str) -> None:
-        """Raise `ConfigurationError` if `kind`, where the state lies, is a network file system."""
-        checks.check_state_file_system(kind)
+        """Raise `ConfigurationError` if SQLite's file lies on `kind`, a network file system."""
+        if self.mongodb_uri is None:
+            checks.check_state_file_system(kind)

@@ -54,6 +54,8 @@ def relations(document: Mapping[str, Any]) -> Iterator[str]:
     for name, location in _objects(document, "Locations"):
         if location.get("url") is None and not HOST.fullmatch(name.lower()):
             yield f"{place('Locations', name, 'url')}: is required where the name is not a host"
+    if document.get("MongoDBURI") is not None and document.get("MongoDB") is None:
+        yield "MongoDB: is required with MongoDBURI: the name of the database"
     default, locations = document.get("DefaultImageLocation"), document.get("Locations")
     if isinstance(default, str) and isinstance(locations, dict) and default not in locations:
         names = printable(", ".join(locations))
@@ -78,6 +80,8 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
     yield from _one_directory_by_two_names(document)
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
+    if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
+        yield "MongoDB: has no effect without MongoDBURI: the state is in SQLite"
     if document.get("ImportUsers") == []:
         yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
 
@@ -165,13 +169,6 @@ def unusable_options(config: Config) -> list[str]:
 
 
 _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
-    (
-        lambda config: config.mongodb_uri is not None,
-        (
-            "MongoDBURI: this version keeps its state in SQLite; MongoDB is not supported yet:"
-            " remove MongoDBURI (and MongoDB), and see to StateDirectory."
-        ),
-    ),
     (
         lambda config: any(
             ssh.transport == "conch" and ssh.options.jump for _, ssh in _remote(config)

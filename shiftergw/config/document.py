@@ -128,9 +128,13 @@ def problems_of(error: ValidationError) -> Iterator[str]:
     for found in error.errors(include_url=False):
         kind, context = found["type"], found.get("ctx", {})
         wrong = _WRONG[kind].format(**context) if kind in _WRONG else found["msg"]
-        seen = _seen(found["input"]) if kind not in _ABSENT else ""
+        is_told = kind not in _ABSENT and found["loc"][:1] not in _SECRET
+        seen = _seen(found["input"]) if is_told else ""
         yield f"{place(*found['loc'])}: {wrong}{seen}"
 
+
+_SECRET = {("MongoDBURI",), ("BrokerURL",)}
+"""Where passwords may stand: what is there is not repeated."""
 
 _ABSENT = {"missing", "too_short", "string_too_short"}
 

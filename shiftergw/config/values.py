@@ -217,3 +217,43 @@ def _hosts(value: Any) -> tuple[str, ...]:
 
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 """`host` or `host:port`, in lower case."""
+
+
+_MONGODB_HOST = re.compile(
+    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]+(?:%25\w+)?\])(?::([0-9]{1,5}))?"
+    r"|[A-Za-z0-9%._~-]+\.sock"
+)
+_MONGODB = re.compile(r"mongodb://(?:[^@/?#]*@)?([^@/?#]+)(?:/[^?#]*)?(?:\?[^#]*)?")
+_HIGHEST_PORT = 65535
+
+
+def _mongodb_uri(value: str) -> str:
+    """Check the form, without a word of what stands there: it may be a password."""
+    match = _MONGODB.fullmatch(value if "://" in value else f"mongodb://{value}")
+    hosts = [_MONGODB_HOST.fullmatch(host) for host in match[1].split(",")] if match else [None]
+    if not value.isprintable() or any(
+        host is None or int(host[1] or 1) > _HIGHEST_PORT for host in hosts
+    ):
+        raise ValueError(
+            "must be mongodb://[USER:PASSWORD@]HOST[:PORT][,HOST…][/DATABASE][?OPTIONS], with"
+            " special characters of user and password percent-encoded"
+        )
+    return value
+
+
+MongoUri = Annotated[str, AfterValidator(_mongodb_uri)]
+"""The address of a MongoDB server, or of the members of a replica set; never to be shown."""
+
+
+def _database(value: str) -> str:
+    if re.fullmatch(r"[^/\\. \"$*<>:|?\x00-\x1f\x7f]+", value) is None or len(value.encode()) > 63:  # noqa: PLR2004
+        raise ValueError(
+            'must be a name of at most 63 bytes, without / \\ . " $ * < > : | ? or blanks'
+        )
+    if value in {"admin", "config", "local"}:
+        raise ValueError("must not be a database of the server itself")
+    return value
+
+
+DatabaseName = Annotated[str, AfterValidator(_database)]
+"""What a database of MongoDB may be called."""

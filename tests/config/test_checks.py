@@ -130,7 +130,6 @@ def test_what_works_now_is_kept() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"MongoDBURI": "mongodb://localhost/"}, "MongoDBURI: this version keeps its state"),
         (
             {"Platforms/other": {**REMOTE, "ssh": {**CONCH, "sshCmdOptions": ["-J", "jump"]}}},
             'sshCmdOptions: only "transport": "openssh" goes over another host (-J,',
@@ -174,6 +173,19 @@ def test_remote_by_scp_is_kept(account: dict[str, Any]) -> None:
     loaded({"Platforms/other": {**REMOTE, "ssh": ssh}}).config.check_kept()
 
 
+def test_mongodb_is_kept() -> None:
+    """A server, and the name of a database on it."""
+    loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config.check_kept()
+
+
+def test_mongodb_needs_both_keys() -> None:
+    """The name of the database is required with a URI; without one it has no effect."""
+    with pytest.raises(ConfigurationError, match="MongoDB: is required with MongoDBURI"):
+        loaded({"MongoDBURI": "mongodb://localhost/"})
+    (warning,) = loaded({"MongoDB": "Shifter"}).warnings
+    assert warning.startswith("MongoDB: has no effect without MongoDBURI")
+
+
 def test_munge_is_kept() -> None:
     """A site's own way to know its users: munge, and a command that lists them."""
     loaded({**MUNGE, "Platforms/mycluster/groupsCommand": ["list"]}).config.check_kept()
@@ -191,12 +203,12 @@ def test_two_systems_with_one_munge_daemon() -> None:
 
 def test_refusals_come_together() -> None:
     """The start tells everything at once, not one thing at each try."""
-    config = loaded({"MongoDBURI": "mongodb://localhost/", "BrokerURL": "amqp://b/"}).config
+    config = loaded({"examiner": "/usr/bin/examiner", "BrokerURL": "amqp://b/"}).config
     with pytest.raises(ConfigurationError) as caught:
         config.check_kept()
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
-        "MongoDBURI",
         "BrokerURL",
+        "examiner",
     ]
 
 
@@ -241,6 +253,12 @@ def test_state_on_a_network_file_system(kind: str) -> None:
     """SQLite is not put where its locks do not hold."""
     with pytest.raises(ConfigurationError, match=r"StateDirectory: .*network file system"):
         loaded().config.check_state_file_system(kind)
+
+
+def test_no_state_on_a_network_file_system() -> None:
+    """With MongoDB there is no SQLite file whose locks would have to hold."""
+    config = loaded({"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}).config
+    config.check_state_file_system("nfs4")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs"])

@@ -74,6 +74,12 @@ def refusal(changes: dict[str, Any]) -> str:
         ("StateDirectory", None, "must be text (it is null)"),
         ("LogLevel", "loud", "must be 'debug', 'info', 'warn', 'error' or 'critical'"),
         ("Authentication", "none", "must be 'munge' or 'mock'"),
+        ("MongoDBURI", 5, "must be text"),
+        ("MongoDBURI", "", "must be mongodb://"),
+        ("MongoDB", "", "must be a name"),
+        ("MongoDB", "Shifter Images", 'must be a name of at most 63 bytes, without / \\ . " $'),
+        ("MongoDB", "a" * 64, "must be a name of at most 63 bytes"),
+        ("MongoDB", "admin", "must not be a database of the server itself"),
     ],
 )
 def test_wrong_values(path: str, value: Any, told: str) -> None:
@@ -113,6 +119,46 @@ def test_passwords_are_not_repeated() -> None:
     assert "secret" not in told
     config = Config.from_document(EVERY_KEY, base=BASE, environ={}).config
     assert "secret@" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://",
+        "mongodb:///Shifter",
+        "mongodb+srv://me:secret@db.example.com/",
+        "postgres://me:secret@db/",
+        "mongodb://me:secret@db:port/",
+        "mongodb://me:secret@db:99999/",
+        "mongodb://me:@secret@db/",
+        "mongodb://me:/secret@db/",
+        "mongodb://me:secret@db,,other/",
+        "mongodb://me:secret@db\n/",
+        "me:secret",
+        ["secret"],
+    ],
+)
+def test_addresses_of_databases_that_are_none(uri: Any) -> None:
+    """A wrong MongoDBURI is refused without a word of it: it may hold a password."""
+    told = refusal({"MongoDBURI": uri, "MongoDB": "Shifter"})
+    assert told.splitlines()[1].startswith("MongoDBURI: must be ")
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://localhost/",
+        "localhost:27017",
+        "mongodb://db1.example.com:27018,db2.example.com,[::1]:5/Shifter?replicaSet=rs0&tls=true",
+        "mongodb://me:p%40ss@%2Frun%2Fmongodb-27017.sock",
+    ],
+)
+def test_addresses_of_databases(uri: str) -> None:
+    """One host, the members of a replica set, and a socket; they are kept as they stand."""
+    config = loaded({"MongoDBURI": uri, "MongoDB": "Shifter"}).config
+    assert config.mongodb_uri == uri
+    assert uri not in repr(config)
 
 
 def test_all_problems_at_once() -> None:
