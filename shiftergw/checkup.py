@@ -40,6 +40,7 @@ from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.check import unsquashfs_of
+from shiftergw.store.mongo_look import look_at
 
 NETWORK_LIMIT = 10.0
 """Seconds for a registry, or a running gateway, to answer."""
@@ -69,7 +70,7 @@ class Finding:
 async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
-    findings = [*_configuration(loaded), *_directories(config), *_state(config)]
+    findings = [*_configuration(loaded), *_directories(config), await _state(config, reactor)]
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]
     for looked in await gather_or_cancel(
@@ -214,11 +215,19 @@ def _judged(name: str, text: str, free: int) -> Finding:
     return Finding(name, Level.OK, text)
 
 
-def _state(config: Config) -> Iterator[Finding]:
+async def _state(config: Config, reactor: Any) -> Finding:
+    """Return whether the state is safe where it lies, or that a MongoDB server lets us in."""
+    if config.mongodb_uri is not None and config.mongodb is not None:
+        try:
+            text = await look_at(reactor, config.mongodb_uri, config.mongodb)
+        except GatewayError as error:
+            remedy = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
+            return replace(_failure("MongoDB", error), remedy=remedy)
+        return Finding("MongoDB", Level.OK, text)
     name = "file system of the state"
     kind = file_system_of(config.state_directory)
     refused = _tried(name, lambda: config.check_state_file_system(kind))
-    yield refused or Finding(name, Level.OK, kind)
+    return refused or Finding(name, Level.OK, kind)
 
 
 async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:

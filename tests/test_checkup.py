@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
@@ -18,6 +19,7 @@ from shiftergw.checkup import Finding, Level, checkup
 from shiftergw.config import Config
 from tests.cli.command import shiftergw
 from tests.delivery.far import sftp_server
+from tests.mongod import Mongod
 from tests.munged import Munged
 from tests.parts import free_port, need, need_root
 from tests.sshd import Sshd
@@ -265,6 +267,29 @@ async def test_users(tmp_path: Path) -> None:
     assert "root: no such user" in found["admins of listed"].text
     assert "admins of broken" not in found
     assert {found[f"admins of {name}"].level for name in ("listed", "unlisted")} == {"warning"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mongodb_server(tmp_path: Path) -> None:
+    """The gateway logs in and looks, and makes nothing; what is wrong is told without a secret."""
+    changed = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
+    with Mongod(tmp_path / "mongod", "--standalone") as server:
+        found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+        assert (found.level, found.remedy) == ("ok", "")
+        assert found.text == "database images: 0 records, 12 indexes to be made"
+        with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+            assert "images" not in client.list_database_names()
+        stranger = server.uri.replace("127.", "stranger:p%40ss@127.")
+        refused = (await findings(tmp_path, changed | {"MongoDBURI": stranger}))["MongoDB"]
+    away = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+    nowhere = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
+    wrong = (await findings(tmp_path, changed | {"MongoDBURI": nowhere}))["MongoDB"]
+    for found, told in ((refused, "login is refused"), (away, "efused"), (wrong, "No such file")):
+        assert found.level == "failure"
+        assert told in found.text
+        assert "MongoDBURI" in found.remedy
+        assert "p%40ss" not in found.text
+        assert "p@ss" not in found.text
 
 
 @pytest.mark.parametrize("fit", [True, False])
