@@ -101,8 +101,8 @@ class Service:
         """Stop it."""
         self.stop()
 
-    def start(self) -> None:
-        """Start the process and wait until it is ready."""
+    def start(self, awaited: str = "/readyz") -> None:
+        """Start the process and wait until it says so, or until `awaited` is answered with 200."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [BIN / "twistd", "--nodaemon", "--pidfile=", "shiftergw", "--config", self.config],
@@ -116,7 +116,7 @@ class Service:
 
         def ready() -> bool:
             assert process.poll() is None, self.log.read_text()
-            return self.get("/readyz")[0] == 200
+            return self.get(awaited)[0] == 200
 
         try:
             until(ready, START_SECONDS, "the gateway's start")

@@ -1,0 +1,202 @@
+"""Gateways whose state is in MongoDB: restarted, without their server, and two on one database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+
+from tests import mongod
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import entry, make_image, tar_of
+from tests.parts import need
+from tests.service import ALICE, SYSTEM, Service, until
+
+NAME = "lib/app:1"
+CLOSED = "closed/app:1"
+WITH_LOGIN = "good:alice:users:secret:2001:2100"
+PASSWORD = "p@ss-word"
+ESCAPED = "p%40ss-word"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[FaultyRegistry]:
+    """Run a registry with an image for everybody, and one that wants a login."""
+    with FaultyRegistry() as running:
+        for name, fault in (("lib/app", ""), ("closed/app", "login")):
+            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(200_000))])])
+            running.add(name, made, fault)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URI of a server."""
+    with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
+        yield uri
+
+
+def gateway(root: Path, registry: FaultyRegistry, uri: str, name: str, **changes: Any) -> Service:
+    """Return a gateway on a database; it does not run yet."""
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    return Service(root, locations, {"MongoDBURI": uri, "MongoDB": name, **changes})
+
+
+def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
+    """Return the status of a request that is refused, and when it may be asked again."""
+    headers = {"authentication": ALICE}
+    request = urllib.request.Request(service.url + path, headers=headers, method=method)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=20)
+    with caught.value as answer:
+        return answer.code, answer.headers["Retry-After"]
+
+
+def test_a_restarted_gateway_has_its_images(
+    registry: FaultyRegistry, mongodb: str, tmp_path: Path
+) -> None:
+    """What was pulled is in the database, and nothing of it anywhere else."""
+    need("mksquashfs")
+    with mongod.database(mongodb) as (name, db):
+        with gateway(tmp_path, registry, mongodb, name) as service:
+            done = service.pull(NAME)
+            assert done["status"] == "READY"
+            service.stop()
+            service.start()
+            status, found = service.lookup(NAME)
+            assert (status, found["id"]) == (200, done["id"])
+            assert service.poll(NAME)["status"] == "READY"
+        (document,) = db["images"].find()
+    assert (document["status"], document["id"]) == ("READY", done["id"])
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["secret.key"]
+
+
+def test_a_server_that_is_away_at_the_start(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """The gateway starts, sends everybody away for a while, and works as soon as it can.
+
+    It never shows the password with which it logs in.
+    """
+    need("mksquashfs")
+    server = mongod.Mongod(
+        tmp_path / "mongod", "--standalone", "--sync-on-commit", login=f"gateway:{ESCAPED}@"
+    )
+    roles = [{"role": "readWrite", "db": "images"}]
+    with server, pymongo.MongoClient[dict[str, Any]]("127.0.0.1", server.port) as client:
+        client.admin.command("createUser", "gateway", pwd=PASSWORD, roles=roles)
+    service = gateway(tmp_path / "service", registry, server.uri, "images")
+    try:
+        service.start(awaited="/livez")
+        for path, method in (
+            ("/readyz", "GET"),
+            (f"/api/pull/{SYSTEM}/docker/lib%2Fapp:1/", "POST"),
+            (f"/api/lookup/{SYSTEM}/docker/lib%2Fapp:1/", "GET"),
+        ):
+            status, seconds = refusal(service, path, method)
+            assert status == 503, path
+            assert int(seconds or 0) > 0, path
+        server.start("--auth")
+        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery")
+        assert service.pull(NAME)["status"] == "READY"
+    finally:
+        service.stop()
+        server.kill()
+    log = service.log.read_text()
+    assert "the database is away" in log
+    assert PASSWORD not in log
+    assert ESCAPED not in log
+
+
+def converter(root: Path, then: str) -> tuple[str, Path]:
+    """Return a `mksquashfs` that notes each conversion in a file, and that file."""
+    real, runs = need("mksquashfs"), root / "runs"
+    program = root / "converter"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
+        f"echo $$ >> '{runs}'\nexec {then.format(real=real)}\n"
+    )
+    program.chmod(0o755)
+    return str(program), runs
+
+
+def test_a_server_that_dies_in_the_middle_of_a_pull(
+    registry: FaultyRegistry, tmp_path: Path
+) -> None:
+    """The pull goes on: who polls hears what he heard last, and it is converted once."""
+    go = tmp_path / "go"
+    waiting = f'sh -c \'until [ -e {go} ]; do sleep 0.1; done; exec {{real}} "$@"\' sh "$@"'
+    program, runs = converter(tmp_path, waiting)
+    with (
+        mongod.Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit") as server,
+        gateway(
+            tmp_path / "service", registry, server.uri, "images", Mksquashfs=program
+        ) as service,
+    ):
+        service.poll(NAME)
+        until(runs.exists, 20, "the conversion")
+        until(lambda: service.poll(NAME)["status"] == "CONVERSION", 5, "its news")
+        server.kill()
+        assert service.poll(NAME)["status"] == "CONVERSION"
+        assert service.lookup(NAME)[0] == 503
+        server.start()
+        until(lambda: service.get("/readyz")[0] == 200, 15, "the recovery")
+        go.touch()
+        assert service.pull(NAME)["status"] == "READY"
+    assert len(runs.read_text().splitlines()) == 1
+
+
+def lose(service: Service) -> None:
+    """Have a gateway and all its workers die at once, as with their machine."""
+    workers = service.workers()
+    service.stop(signal.SIGKILL)
+    for worker in workers:
+        with suppress(ProcessLookupError):  # one that had nothing to do leaves by itself
+            os.killpg(worker, signal.SIGKILL)
+
+
+def test_a_gateway_takes_up_the_work_of_another(
+    registry: FaultyRegistry, mongodb: str, tmp_path: Path
+) -> None:
+    """Two gateways with one database and one key see the same pull, and convert it once.
+
+    Until one of them is lost in the middle: then the other one begins anew, with the user's login.
+    """
+    local = {"imageDir": str(tmp_path / "images")}
+    (tmp_path / "images").mkdir()
+    common: Mapping[str, Any] = {
+        "Platforms": {SYSTEM: {"accesstype": "local", "local": local}},
+        "SecretKeyFile": str(tmp_path / "secret.key"),
+        "HeartbeatLimit": 3,
+    }
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    hanging, begun = converter(tmp_path / "one", "sleep 600")
+    working, again = converter(tmp_path / "two", '{real} "$@"')
+    with mongod.database(mongodb) as (name, _):
+        one = gateway(tmp_path / "one", registry, mongodb, name, Mksquashfs=hanging, **common)
+        two = gateway(tmp_path / "two", registry, mongodb, name, Mksquashfs=working, **common)
+        try:
+            one.start()
+            one.poll(CLOSED, WITH_LOGIN)
+            until(begun.exists, 20, "the first conversion")
+            two.start()
+            assert two.poll(CLOSED, WITH_LOGIN)["status"] == "CONVERSION"
+            assert not again.exists()
+            lose(one)
+            done = two.pull(CLOSED, WITH_LOGIN, seconds=30)
+            assert done["status"] == "READY"
+            one.start()
+            assert one.lookup(CLOSED, WITH_LOGIN)[1]["id"] == done["id"]
+            assert one.poll(CLOSED, WITH_LOGIN)["status"] == "READY"
+        finally:
+            one.stop()
+            two.stop()
+    assert [len(runs.read_text().splitlines()) for runs in (begun, again)] == [1, 1]
+    assert sorted(path.suffix for path in (tmp_path / "images").iterdir()) == [".meta", ".squashfs"]
