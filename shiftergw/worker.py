@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -16,7 +17,7 @@ from shiftergw.errors import (
     Unavailable,
     WorkerLost,
 )
-from shiftergw.model import Expired, Failed, ImageRecord, Ready
+from shiftergw.model import Expired, Failed, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
@@ -26,12 +27,14 @@ from shiftergw.states import State
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
 
-FINISH_SECONDS = 60.0
-"""Time for which a store that is away is waited for at the end: leases live longer than that."""
+AWAY_SECONDS = 60.0
+"""Time for which a store that is away is waited for, at the end too: leases live longer than that.
+"""
 
 
 class Worker:
@@ -62,7 +65,10 @@ class Worker:
         Being cancelled leaves the record in flight: another attempt takes it up.
         """
         limit = self._heartbeat_limit
-        record = await self._store.begin(key, self._runner, self._clock.seconds(), limit)
+        # Nobody else is told of it meanwhile: who offered it takes it for begun.
+        record = await self._patiently(
+            lambda now: self._store.begin(key, self._runner, now, limit), f"the begin of {key}"
+        )
         if record is None:
             return
         self._log.info("attempt {n} at {claim} begins", n=record.attempt, claim=record.claim)
@@ -99,7 +105,11 @@ class Worker:
     async def _finish(self, attempt: Attempt, outcome: Ready | Expired | Failed) -> None:
         record = attempt.record
         try:
-            ended = await self._written(record, outcome)
+            # The store may be away for a moment, and the work may have cost hours.
+            ended = await self._patiently(
+                lambda now: self._store.finish(record.key, record.attempt, outcome, now),
+                f"the end of {record.claim}",
+            )
         except Superseded:
             return
         self._log.info(
@@ -109,17 +119,17 @@ class Worker:
             outcome=outcome.cause if isinstance(outcome, Failed) else str(ended.status),
         )
 
-    async def _written(self, record: ImageRecord, outcome: Ready | Expired | Failed) -> ImageRecord:
-        """Write the end down, also if the store is away for a moment: it may have cost hours."""
-        until = self._clock.seconds() + FINISH_SECONDS
+    async def _patiently(self, ask: Callable[[float], Awaitable[T]], what: str) -> T:
+        """Return what the store answers at a time, also if it is away for a moment."""
+        until = self._clock.seconds() + AWAY_SECONDS
         while True:
             now = self._clock.seconds()
             try:
-                return await self._store.finish(record.key, record.attempt, outcome, now)
+                return await ask(now)
             except Unavailable as error:
                 if now >= until:
                     raise
-                self._log.warn("the end of {claim}: {error}", claim=record.claim, error=error)
+                self._log.warn("{what}: {error}", what=what, error=error)
             await pause(1, self._clock)
 
     async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:

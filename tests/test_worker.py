@@ -277,3 +277,25 @@ async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
         assert isinstance(bench.store, AwayAtTheEnd)
         assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
         assert bench.builder.built == 1
+
+
+class AwayAtTheBegin(SqliteStore):
+    """A store that cannot be reached when the first work is to be begun."""
+
+    away = 2
+
+    async def begin(self, *arguments: Any) -> ImageRecord | None:
+        """Begin, or raise `Unavailable`."""
+        if self.away:
+            self.away -= 1
+            raise Unavailable("The gateway's database does not answer.")
+        return await super().begin(*arguments)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_begin_waits_for_the_store(tmp_path: Path) -> None:
+    """Work that a worker was given is not left lying because the store was away for a moment."""
+    async with running_bench(tmp_path, AwayAtTheBegin) as bench:
+        record = await bench.pull()
+        assert isinstance(bench.store, AwayAtTheBegin)
+        assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
