@@ -90,7 +90,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         for name, system in config.systems.items()
     }
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
-    site = make_site(rules, authenticators, reactor)
+    site = make_site(rules, authenticators, reactor, threads.run)
     listeners = [strports.service(text, site, reactor) for text in config.listen]
     return OrderedServices(
         [

@@ -6,7 +6,7 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.access import may_expire
@@ -31,6 +31,9 @@ from shiftergw.ports import ImageStore
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+PAGE = 250
+"""Records of a list that are dealt with at once: others are answered between two pages."""
 
 
 class Gateway:
@@ -65,10 +68,12 @@ class Gateway:
         """Return if requests can be answered; raise `Unavailable` with the reason."""
         await self._store.waiting(1)
 
-    async def list(self, session: Session) -> Sequence[ImageRecord]:
-        """Return the READY images of the session's system that its user may read."""
-        records = await self._store.list(session.system)
-        return [record for record in records if record.may_be_read_by(session)]
+    async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield the READY images of the session's system that its user may read, in pages."""
+        page = await self._store.list(session.system, limit=PAGE)
+        while page:
+            yield [record for record in page if record.may_be_read_by(session)]
+            page = await self._store.list(session.system, page[-1].key, PAGE)
 
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
         """Return the READY image of this name and put off its expiration.

@@ -44,7 +44,7 @@ class Removal:
         if await target.directory.list():
             return
         for system in target.systems:
-            if await self._store.list(system):
+            if await self._store.list(system, limit=1):
                 raise DeliveryFailed(
                     "The system's image directory is empty.",
                     remedy="Tell the site's support: is its file system mounted?",

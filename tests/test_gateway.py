@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
+from shiftergw import gateway as gateway_module
 from shiftergw.errors import (
     BadRequest,
     NotAllowed,
@@ -21,7 +22,7 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.gateway import Gateway
-from shiftergw.model import ANONYMOUS, Failed, Login, Progress, Ready, Session
+from shiftergw.model import ANONYMOUS, Failed, ImageRecord, Login, Progress, Ready, Session
 from shiftergw.plumbing.seal import Seal
 from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
@@ -87,6 +88,11 @@ def bench(store: SqliteStore) -> Bench:
     return Bench(store)
 
 
+async def listed(bench: Bench, session: Session) -> list[ImageRecord]:
+    """Return the images that a user sees in the list."""
+    return [record async for page in bench.gateway.list(session) for record in page]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
     """New work is claimed, its creator sees INIT, and somebody is woken to do it."""
@@ -105,6 +111,19 @@ async def test_a_fresh_image_needs_no_work(bench: Bench) -> None:
     assert (await bench.pull(BOB)).status is State.READY
     bench.clock.advance(2)
     assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_several_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images are in it, each once, also where a user may see none of a page."""
+    monkeypatch.setattr(gateway_module, "PAGE", 2)
+    for number in range(7):
+        await bench.pull(ALICE, f"x:{number}")
+        hidden = number in (2, 3)
+        rights = {"private": hidden, "user_acl": (2001,), "group_acl": ()}
+        await bench.end(Ready(f"{number:064x}", rights))
+    assert sorted(int(one.id or "", 16) for one in await listed(bench, ALICE)) == [*range(7)]
+    assert sorted(int(one.id or "", 16) for one in await listed(bench, BOB)) == [0, 1, 4, 5, 6]
 
 
 @pytest_twisted.ensureDeferred
@@ -138,8 +157,8 @@ async def test_a_private_image_is_seen_by_its_readers_alone(bench: Bench) -> Non
     assert (await bench.gateway.lookup(grouped, "docker", "app:1")).id == ID
     with pytest.raises(NotFound):
         await bench.gateway.lookup(BOB, "docker", "app:1")
-    assert [r.id for r in await bench.gateway.list(ALICE)] == [ID]
-    assert await bench.gateway.list(BOB) == []
+    assert [r.id for r in await listed(bench, ALICE)] == [ID]
+    assert await listed(bench, BOB) == []
     # He may try with credentials of his own.
     assert (await bench.pull(BOB)).status is State.INIT
 
@@ -335,7 +354,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
     assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
     directory = loaded().config.directory_of("mycluster")[0]
     assert await bench.store.blocked(directory, {ID})
-    assert await bench.gateway.list(ALICE) == []
+    assert await listed(bench, ALICE) == []
     with pytest.raises(NotAllowed):
         await bench.gateway.allow(ALICE, ID)
     await bench.gateway.allow(ADMIN, ID)

@@ -100,8 +100,13 @@ class ImageStore(Protocol):
         """Return the record in flight and the FAILUREs of this tag, newest first."""
         ...
 
-    async def list(self, system: str) -> Sequence[ImageRecord]:
-        """Return the READY records of a system, in a stable order."""
+    async def list(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """Return the READY records of a system in the order of their keys, those after a key.
+
+        No more than `limit`; the page after the last one is empty.
+        """
         ...
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:

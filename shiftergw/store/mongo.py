@@ -192,9 +192,16 @@ class MongoStore(Service):
         flying = await self._records(mongo_queries.in_flight(f"{system}/{itype}/{tag}"))
         return [*flying, *await self._records(mongo_queries.failures_of(system, itype, tag))]
 
-    async def list(self, system: str) -> Sequence[ImageRecord]:
+    async def list(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._records(mongo_queries.ready_on(system))
+        found = [
+            one
+            for word in READY
+            for one in await self._records(mongo_queries.ready_on(word, system, after, limit or 0))
+        ]
+        return sorted(found, key=_key)[:limit]
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

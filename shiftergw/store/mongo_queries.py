@@ -25,7 +25,7 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_tag": {"key": {"system": 1, "itype": 1, "tag": 1, "status": 1, "last_pull": -1}},
         "shiftergw_id": {"key": {"id": 1, "system": 1, "status": 1}},
         "shiftergw_pulltag": {"key": {"system": 1, "itype": 1, "pulltag": 1, "status": 1}},
-        "shiftergw_list": {"key": {"system": 1, "status": 1, "id": 1, "_id": 1}},
+        "shiftergw_list": {"key": {"system": 1, "status": 1, "_id": 1}},
         "shiftergw_expiration": {"key": {"status": 1, "expiration": 1}},
         "shiftergw_ended": {"key": {"status": 1, "last_pull": 1}},
         "shiftergw_waiting": {"key": {"status": 1, "claim": 1}},
@@ -42,6 +42,8 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 _IS_READY = {"$in": list(READY)}
 _FLIES = {"$gt": ""}
 """Of a `claim`: there is one."""
+
+_FIRST = ObjectId("0" * 24)
 
 
 def in_flight(claim: str) -> Query:
@@ -89,9 +91,11 @@ def _pulled_as(system: str, itype: str, tag: str) -> Document:
     return {"system": system, "itype": itype, "pulltag": tag}
 
 
-def ready_on(system: str) -> Query:
-    """Ask for the READY records of a system, by image id."""
-    return Query(IMAGES, {"system": system, "status": _IS_READY}, {"id": 1, "_id": 1})
+def ready_on(word: str, system: str, after: str, limit: int) -> Query:
+    """Ask for READY records of a system in the order of their keys, those after a key."""
+    start = {"$gt": ObjectId(after)} if after else {"$gte": _FIRST}
+    wanted = {"system": system, "status": word, "_id": start}
+    return Query(IMAGES, wanted, {"_id": 1}, limit)
 
 
 def flying_on(system: str) -> Query:

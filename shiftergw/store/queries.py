@@ -40,7 +40,8 @@ FIND_WORK = """
 """
 
 LIST = """
-    SELECT key, document FROM images WHERE system = ? AND status = 'READY' ORDER BY id, key
+    SELECT key, document FROM images WHERE system = ? AND status = 'READY' AND key > ?
+    ORDER BY key LIMIT ?
 """
 
 QUEUE = """

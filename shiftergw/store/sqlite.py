@@ -175,9 +175,11 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         return await self._few(queries.FIND_WORK, f"{system}/{itype}/{tag}", system, itype, tag)
 
-    async def list(self, system: str) -> Sequence[ImageRecord]:
+    async def list(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.LIST, system)
+        return await self._many(queries.LIST, system, after, -1 if limit is None else limit)
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

@@ -23,6 +23,7 @@ from shiftergw.web import parameters, render
 from shiftergw.web.parameters import Address
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Call, Site
+from shiftergw.web.spool import InThread, Spool
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -50,10 +51,12 @@ class Asked:
     query: bytes
     body: bytes
     request_id: str
+    in_thread: InThread
 
 
 async def _list(gateway: Gateway, asked: Asked) -> Answer:
-    return render.listing(map(render.record, await gateway.list(asked.session)))
+    pages = (map(render.record, page) async for page in gateway.list(asked.session))
+    return await render.long_listing(pages, Spool(asked.in_thread))
 
 
 async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
@@ -192,12 +195,17 @@ class Api:
     _log = Logger()
 
     def __init__(
-        self, gateway: Gateway, authenticators: Mapping[str, Authenticator], clock: IReactorTime
+        self,
+        gateway: Gateway,
+        authenticators: Mapping[str, Authenticator],
+        clock: IReactorTime,
+        in_thread: InThread,
     ) -> None:
-        """Know users by `authenticators`, one for each system."""
+        """Know users by `authenticators`, one for each system; write long answers `in_thread`."""
         self._gateway = gateway
         self._authenticators = authenticators
         self._clock = clock
+        self._in_thread = in_thread
 
     async def __call__(self, call: Call) -> Answer:
         """Return the answer to a call, whatever it is; raises nothing but a cancellation."""
@@ -271,7 +279,15 @@ class Api:
         line.system = address.system
         session = await self._session(call, address.system)
         line.user = f"{session.user}({session.uid})"
-        return Asked(session, address.itype, address.image, call.query, call.body, line.request_id)
+        return Asked(
+            session,
+            address.itype,
+            address.image,
+            call.query,
+            call.body,
+            line.request_id,
+            self._in_thread,
+        )
 
     async def _session(self, call: Call, system: str) -> Session:
         if self._gateway.allows_anonymous and not any(call.credentials):
@@ -288,7 +304,10 @@ def _check_method(call: Call, method: str, *, changes: bool = False) -> None:
 
 
 def make_site(
-    gateway: Gateway, authenticators: Mapping[str, Authenticator], clock: IReactorTime
+    gateway: Gateway,
+    authenticators: Mapping[str, Authenticator],
+    clock: IReactorTime,
+    in_thread: InThread,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
-    return Site(Api(gateway, authenticators, clock), clock)
+    return Site(Api(gateway, authenticators, clock, in_thread), clock)

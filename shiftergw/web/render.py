@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from shiftergw.errors import GatewayError
 from shiftergw.model import ImageRecord
+from shiftergw.web.spool import Spool
 
 JSON = b"application/json"
 """Compared byte by byte by the clients: no charset may follow."""
@@ -29,24 +30,30 @@ RETRY_AFTER = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer: status, whole body, and the headers that are not the same for all."""
+    """One HTTP answer: status, whole body, and the headers that are not the same for all.
+
+    A body that is too long to be kept stands in `spool`, which whoever sends it closes.
+    """
 
     status: int
     body: bytes
     content_type: bytes = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    spool: Spool | None = None
 
 
 def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> Answer:
     """Return a JSON object as an answer."""
-    body = json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return Answer(status, body, headers=headers)
+    return Answer(status, _json(document), headers=headers)
 
 
 def rows(documents: Sequence[Mapping[str, Any]]) -> Answer:
     """Return rows as a bare array: metrics alone have this form, as they always had."""
-    body = json.dumps(list(documents), allow_nan=False, separators=(",", ":")).encode("ascii")
-    return Answer(HTTPStatus.OK, body)
+    return Answer(HTTPStatus.OK, _json(list(documents)))
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def text(line: str, status: int = 200) -> Answer:
@@ -117,6 +124,25 @@ def queued(image: ImageRecord) -> dict[str, Any]:
 def listing(rows: Iterable[dict[str, Any]]) -> Answer:
     """Return rows as the object that the clients expect around a list."""
     return answer({"list": list(rows)})
+
+
+async def long_listing(pages: AsyncIterator[Iterable[dict[str, Any]]], spool: Spool) -> Answer:
+    """Return the same of any number of rows: the clients must know its length beforehand."""
+    try:
+        before = b'{"list":['
+        async for page in pages:
+            if texts := [_json(row) for row in page]:
+                await spool.write(before + b",".join(texts))
+                before = b","
+        await spool.write(b"]}" if len(spool) else before + b"]}")
+    except BaseException:
+        spool.close()
+        raise
+    if not spool.in_memory:
+        return Answer(HTTPStatus.OK, b"", spool=spool)
+    body = spool.open().read()
+    spool.close()
+    return Answer(HTTPStatus.OK, body)
 
 
 def _without_null(members: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
@@ -22,6 +23,7 @@ from twisted.web.resource import Resource
 from shiftergw.errors import BadRequest, GatewayError, TooLarge
 from shiftergw.web import render
 from shiftergw.web.render import Answer
+from shiftergw.web.spool import Spool
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -142,7 +144,7 @@ def _headers(answer: Answer) -> dict[bytes, bytes]:
         b"Server": b"shiftergw",
         b"Date": datetimeToString(),
         b"Content-Type": answer.content_type,
-        b"Content-Length": b"%d" % len(answer.body),
+        b"Content-Length": b"%d" % len(answer.spool or answer.body),
         **{name.encode("ascii"): value.encode("ascii") for name, value in answer.headers.items()},
     }
 
@@ -186,6 +188,8 @@ class Request(server.Request):
         def send(answer: Answer) -> None:
             if not gone:
                 self._send(answer)
+            elif answer.spool is not None:
+                answer.spool.close()
 
         self.notifyFinish().addErrback(hung_up)
         working.addCallback(send)
@@ -196,8 +200,33 @@ class Request(server.Request):
         self.setResponseCode(answer.status)
         for name, value in _headers(answer).items():
             self.setHeader(name, value)
-        self.write(answer.body)
-        self.finish()
+        if answer.spool is None:
+            self.write(answer.body)
+            self.finish()
+        else:
+            self._send_file(answer.spool)
+
+    def _send_file(self, body: Spool) -> None:
+        """Send as much as the requester takes, and wait for him no longer than `IDLE_LIMIT`."""
+        if self.method == b"HEAD":
+            body.close()
+            self.write(b"")
+            self.finish()
+            return
+        limit = self.channel.callLater(IDLE_LIMIT, self.channel.forceAbortClient)
+
+        def taken(data: bytes) -> bytes:
+            limit.reset(IDLE_LIMIT)
+            return data
+
+        def ended(result: object) -> None:
+            if limit.active():
+                limit.cancel()
+            body.close()
+            if not isinstance(result, Failure):  # he has hung up otherwise
+                self.finish()
+
+        FileSender().beginFileTransfer(body.open(), self, taken).addBoth(ended)
 
 
 class Site(server.Site):

@@ -72,7 +72,8 @@ async def _served(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[lis
         "mycluster", munged.socket, HostUsers(threads, reactor), (), reactor
     )
     sites = [
-        make_site(cast("Gateway", fake), {"mycluster": authenticator}, reactor) for fake in fakes
+        make_site(cast("Gateway", fake), {"mycluster": authenticator}, reactor, threads.run)
+        for fake in fakes
     ]
     try:
         async with listening(sites[0]) as first, listening(sites[-1]) as last:

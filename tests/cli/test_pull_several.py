@@ -266,7 +266,7 @@ async def test_each_system_may_have_its_own_munge(
         name: MungeAuthenticator(name, munged.socket, users, (), reactor)
         for name, munged in daemons.items()
     }
-    site = make_site(cast("Gateway", fake), authenticators, reactor)
+    site = make_site(cast("Gateway", fake), authenticators, reactor, threads.run)
     first, second = (str(munged.socket) for munged in daemons.values())
     by_options = ["--munge-socket", f"a={first}", "--munge-socket", second]
     ways: list[tuple[list[str], dict[str, str]]] = [

@@ -73,7 +73,11 @@ class ReadContract:
         flying = await begun(store, request("y:1"), NOW + 2)
         waiting, _ = await store.claim(request("z:1"), NOW + 3)
         await store.claim(request(system="beta"), NOW)
-        assert list(await store.list("alpha")) == list(await store.list("alpha"))
+        keys = [record.key for record in await store.list("alpha")]
+        assert keys == sorted(keys)
+        assert [record.key for record in await store.list("alpha", limit=2)] == keys[:2]
+        assert [record.key for record in await store.list("alpha", keys[1], 2)] == keys[2:4]
+        assert list(await store.list("alpha", keys[-1], 2)) == []
         assert {record.key for record in await store.list("alpha")} == {r.key for r in ready}
         assert list(await store.queue("alpha")) == [failed, flying, waiting]
         assert list(await store.list("beta")) == []

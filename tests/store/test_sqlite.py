@@ -298,7 +298,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.FIND_ID, 2, ["images_ready"]),
         (queries.FIND_EXPIRING, 2, ["images_expiring"]),
         (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
-        (queries.LIST, 1, ["images_ready"]),
+        (queries.LIST, 3, ["images_listed (system=? AND key>?)"]),
         (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
         (queries.FLIGHTS, 0, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -19,6 +19,7 @@ from shiftergw.model import ImageRecord, Session
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.site import Site
+from shiftergw.web.spool import InThread
 
 IMAGE_ID = "ab" * 32
 READY = ImageRecord(
@@ -75,10 +76,11 @@ class FakeGateway:
         """Return, or raise."""
         await self._turn("ready")
 
-    async def list(self, session: Session) -> Sequence[ImageRecord]:
-        """Return all images."""
+    async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield all images, one on each page."""
         await self._turn("list", session)
-        return self.images
+        for image in self.images:
+            yield [image]
 
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
         """Return the image that has the tag."""
@@ -131,10 +133,15 @@ class FakeGateway:
         return [{"user": "ann", "uid": 1000, "time": 1.5}]
 
 
-def site_of(gateway: FakeGateway, clock: Any = None) -> Site:
+async def in_no_thread(function: Callable[[bytes], int], data: bytes) -> int:
+    """Call a function here: a test waits for nobody else."""
+    return function(data)
+
+
+def site_of(gateway: FakeGateway, clock: Any = None, in_thread: InThread = in_no_thread) -> Site:
     """Return the real site around a fake gateway."""
     authenticators = dict.fromkeys(gateway.systems, FakeAuthenticator())
-    return make_site(cast("Gateway", gateway), authenticators, clock or Clock())
+    return make_site(cast("Gateway", gateway), authenticators, clock or Clock(), in_thread)
 
 
 @dataclass

@@ -33,7 +33,7 @@ from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site
 from tests.configurations import loaded
-from tests.web.fakes import Reply, Wire
+from tests.web.fakes import Reply, Wire, in_no_thread
 
 START = 1_000_000.0
 ALICE, BOB, CAROL, ROOT, PROJECT = 2001, 2002, 2003, 0, 2300
@@ -92,7 +92,7 @@ class Place:
         seal = Seal(b"k" * 32)
         gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock)
         users = {name: MockAuthenticator(name, Groups(), ("root",)) for name in config.systems}
-        self.site = make_site(gateway, users, self.clock)
+        self.site = make_site(gateway, users, self.clock, in_no_thread)
 
     async def ask(self, method: str, data: bytes) -> Reply:
         """Send one request and return its answer: all that comes."""

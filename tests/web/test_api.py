@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -399,9 +398,3 @@ def test_answers_keep_their_order(wire: Wire, gateway: FakeGateway) -> None:
     first, rest = Reply.parse(wire.transport.value())
     second, rest = Reply.parse(rest)
     assert (len(first.json["list"]), len(second.json["list"]), rest) == (1, 0, b"")
-
-
-def test_a_long_list_is_one_answer(wire: Wire, gateway: FakeGateway) -> None:
-    """Twenty thousand images come with one length."""
-    gateway.images = [replace(READY, tags=(f"x:{n}",)) for n in range(20_000)]
-    assert len(wire.ask("/api/list/mycluster/").json["list"]) == 20_000

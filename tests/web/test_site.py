@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,10 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, globalLogPublisher
 
+from shiftergw.plumbing.threads import Threads
 from shiftergw.web.site import BODY_LIMIT, HEAD_LIMIT, IDLE_LIMIT
-from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
+from shiftergw.web.spool import MOST_IN_MEMORY
+from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
 
 HEAD = b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
 
@@ -176,6 +179,64 @@ async def test_many_requests_sent_ahead() -> None:
         reply, rest = Reply.parse(rest)
         assert reply.body == b"alive"
     assert rest == b""
+
+
+LONG = 3000
+"""Records that make a list of some megabytes."""
+
+LIST = b"/api/list/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\nConnection: close\r\n\r\n"
+
+
+@asynccontextmanager
+async def long_list(clock: Any = None) -> AsyncIterator[int]:
+    """Serve a list that is too long to be kept in memory."""
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    threads = Threads(reactor, 1, "lists")
+    threads.startService()
+    images = [
+        replace(READY, id=f"{number:064x}", env=("X=" + "y" * 1000,)) for number in range(LONG)
+    ]
+    site = site_of(FakeGateway(images=images), clock or reactor, threads.run)
+    async with listening(site) as port:
+        yield port
+    await threads.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_any_length() -> None:
+    """Comes whole and in its order, with its length, as the clients demand; HEAD tells that."""
+    async with long_list() as port:
+        listed = _one(await deferToThread(_talk, port, b"GET " + LIST))
+        head = await deferToThread(_talk, port, b"HEAD " + LIST)
+    assert [int(image["id"], 16) for image in listed.json["list"]] == [*range(LONG)]
+    assert len(listed.body) > MOST_IN_MEMORY
+    described, rest = Reply.parse(head, "HEAD")
+    assert (rest, described.headers["content-length"]) == (b"", str(len(listed.body)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_does_not_read_is_cut_off() -> None:
+    """He has a minute for each piece of a long list; then what is kept for him goes."""
+    clock = Clock()
+    async with long_list(clock) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET " + LIST)
+            received = len(await deferToThread(connection.recv, 1000))
+            clock.advance(IDLE_LIMIT + 1)
+            with suppress(ConnectionResetError):
+                received += len(await deferToThread(_until_closed, connection))
+    assert received < LONG * 1000
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_hangs_up_in_a_list() -> None:
+    """Leaves nothing behind, and others are served."""
+    async with long_list() as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET " + LIST)
+            await deferToThread(connection.recv, 1000)
+        assert _one(await deferToThread(_talk, port, b"GET " + LIST)).status == 200
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,64 @@
+"""Answers of any size, put together."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from shiftergw.errors import Unavailable
+from shiftergw.plumbing.threads import Threads
+from shiftergw.web.spool import Spool
+from tests.web.fakes import in_no_thread
+
+reactor: Any = global_reactor
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_written_is_read() -> None:
+    """In its order, whether it is in memory, or has outgrown that."""
+    threads = Threads(reactor, 1, "spool")
+    threads.startService()
+    spool = Spool(threads.run, 10)
+    try:
+        for number in range(100):
+            await spool.write(b"%04d" % number)
+        assert len(spool) == 400
+        assert spool._file._rolled  # type: ignore[attr-defined]
+        assert spool.open().read() == b"".join(b"%04d" % number for number in range(100))
+    finally:
+        spool.close()
+        await threads.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_little_needs_no_thread() -> None:
+    """What fits into memory is there at once."""
+
+    async def never(function: Callable[[bytes], int], data: bytes) -> int:
+        raise AssertionError
+
+    spool = Spool(never)
+    await spool.write(b"abc")
+    assert spool.open().read() == b"abc"
+    spool.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says that it is the gateway's disk."""
+    spool = Spool(in_no_thread, 1)
+
+    def full(_: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool._file, "write", full)
+    try:
+        with pytest.raises(Unavailable, match="no room"):
+            await spool.write(b"abc")
+    finally:
+        spool.close()
