@@ -112,6 +112,7 @@ class OpenSsh:
         options = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
+            "NoHostAuthenticationForLocalhost": "no",
             "ConnectTimeout": f"{max(1, round(connect))}",
             "ServerAliveInterval": f"{max(1, int(idle / 3))}",
             "ServerAliveCountMax": "2",

@@ -146,10 +146,18 @@ async def test_refusals(
     assert caught.value.detail.isprintable()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"],
+        ["-o", "NoHostAuthenticationForLocalhost=yes"],  # where a tunnel begins, say
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_options_cannot_weaken_the_check(sshd: Sshd, tmp_path: Path) -> None:
+async def test_options_cannot_weaken_the_check(
+    sshd: Sshd, tmp_path: Path, options: list[str]
+) -> None:
     """A site's own options never turn off the check of host keys."""
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
     (tmp_path / "known").touch()
     over = connection(account_on(sshd, known_hosts=tmp_path / "known", options=options))
     with pytest.raises(DeliveryFailed, match="not known"):
