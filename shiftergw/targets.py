@@ -54,7 +54,7 @@ class Target:
             return held if held.size in {None, there.size} else None
         fitting = [one for one in (held, *records) if one.sha256 and one.size == there.size]
         for one in fitting:
-            if one.modified == there.modified:
+            if one.modified == there.modified is not None:
                 return _of_file(held, one, there)
         if fitting:
             say("Checking the image that is there")

@@ -24,6 +24,7 @@ from shiftergw.model import ImageRecord, Session, document_of
 from shiftergw.oci.manifest import parse_config
 from shiftergw.oci.meta import Meta, read_meta
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import InstalledFile
 from shiftergw.targets import Target, meta_of
 
 # What breaks lines, lists and numbers, and what would be an ACL if it came to stand on a line.
@@ -131,6 +132,12 @@ class Directory(LocalDirectory):
     """An image directory that counts what is hashed."""
 
     hashed = 0
+    tells_times = True
+
+    async def exists(self, name: str) -> InstalledFile | None:
+        """Look, and leave the time out where none is told."""
+        found = await super().exists(name)
+        return found if found is None or self.tells_times else replace(found, modified=None)
 
     async def digest(self, name: str) -> str:
         """Hash, and count."""
@@ -191,6 +198,19 @@ async def test_an_image_that_was_touched_is_known_by_its_digest(place: Place) ->
 async def test_a_record_without_the_time_gets_it(place: Place) -> None:
     """Earlier versions did not keep it."""
     assert await place.found(replace(RECORD, modified=None)) == RECORD
+    assert place.directory.hashed == 1
+
+
+@pytest.mark.parametrize(("content", "there"), [(CONTENT, True), (b"squashfz", False)])
+@pytest_twisted.ensureDeferred
+async def test_where_no_times_are_told_the_digest_counts(
+    place: Place, content: bytes, there: bool
+) -> None:
+    """A server that does not say when a file was written lets no file pass by its size."""
+    place.write(content, DELIVERED)
+    place.directory.tells_times = False
+    held = replace(RECORD, modified=None)
+    assert await place.found(held) == (held if there else None)
     assert place.directory.hashed == 1
 
 
