@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.delivery.channel import Away
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.timing import pause, shielded
 
@@ -121,6 +122,13 @@ class Link:
         connection = await connect()
         try:
             return await self._open_files(connection, self._clock, self._idle_seconds), connection
+        except Refused as refused:
+            self._close(connection)
+            raise DeliveryFailed(
+                "The system's files cannot be used.",
+                remedy="Tell the site's support: `shiftergw check` says more.",
+                detail=str(refused),
+            ) from refused
         except BaseException:
             self._close(connection)
             raise

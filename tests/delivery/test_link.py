@@ -8,9 +8,13 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.files import Files
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.link import Broken, Link
 from shiftergw.delivery.openssh import OpenSsh
+from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
@@ -95,6 +99,23 @@ async def test_broken_while_used(tmp_path: Path) -> None:
         await use(close=True)
     assert (str(broke.value), broke.value.detail) == ("What went wrong. Mend it.", "far: this")
     assert broke.value.host == "far"
+    await link.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_host_that_refuses_to_begin(tmp_path: Path) -> None:
+    """A host that says no before its files can be used is one that cannot be used."""
+
+    async def refuses(connection: Connection, clock: object, seconds: float) -> Files:
+        raise Refused(packets.FAILURE, "a program was killed")
+
+    connections = Connections(tmp_path / "bin")
+    link = Link(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)
+    with pytest.raises(DeliveryFailed) as caught:
+        async with link.use():
+            pass
+    assert "a program was killed" in caught.value.detail
+    assert connections.alive() == 0
     await link.close()
 
 
