@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from shiftergw.delivery.commands import run_there
+from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.commands import Ended, run_there
+from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _ANSWER = re.compile(rb"\\?([0-9a-f]{64})\b")
 _PIECE = 32768
 _PIECES = 64
 _PREFIX = 'head -c "$1" -- "$2" | sha256sum'
+_NOT_RUN = (126, 127)  # a shell's own words for a program that it cannot run
 _log = Logger()
 
 
@@ -41,7 +44,10 @@ def patience(size: int) -> float:
 async def far_sha256(
     connection: Connection, path: bytes, size: int, clock: IReactorTime, *, prefix: bool = False
 ) -> str | None:
-    """Return the digest of a file there, or of its first `size` bytes; None: nobody can tell."""
+    """Return the digest of a file there, or of its first `size` bytes; None: nobody can tell.
+
+    Raises `Refused` if `sha256sum` cannot read the file: samples must not stand in for that.
+    """
     # The path goes as it came; what is no UTF-8 in it stays as it is.
     name = path.decode("utf-8", "surrogateescape")
     argv = ["sh", "-c", _PREFIX, "sh", str(size), name] if prefix else ["sha256sum", "--", name]
@@ -50,11 +56,24 @@ async def far_sha256(
     except DeliveryFailed as error:
         _log.info("no sha256sum on the system: {error} {detail}", error=error, detail=error.detail)
         return None
+    if _unreadable(ended):
+        gone = "No such file" in ended.stderr
+        raise Refused(packets.NO_SUCH_FILE if gone else packets.FAILURE, ended.stderr)
     answer = None if ended.status else _ANSWER.match(ended.stdout)
     if answer is None:
         _log.info("no sha256sum on the system: the account runs no commands")
         return None
     return answer[1].decode()
+
+
+def _unreadable(ended: Ended) -> bool:
+    """Say whether `sha256sum` ran, and failed; a shell that has none may use its name, too."""
+    said = ended.stderr.lower()
+    return (
+        ended.status not in {0, None, *_NOT_RUN}
+        and "sha256sum: " in said
+        and "not found" not in said
+    )
 
 
 async def same_samples(files: Files, path: bytes, source: SourceFile, size: int) -> bool:

@@ -17,6 +17,7 @@ from twisted.internet.defer import DeferredLock
 from shiftergw.delivery import proof
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
+from shiftergw.delivery.channel import Away
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -45,6 +46,7 @@ CLEAN_UP_SECONDS = 15.0
 
 _NAME = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
+_FULL = re.compile("No space left|Disk quota exceeded")
 _SMALL = 64 << 10
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 
@@ -149,8 +151,13 @@ class RemoteDirectory:
                         self._session() as (files, connection),
                         self._removed_on_error(files, temporary),
                     ):
-                        await upload.run(files, connection)
-                        await files.rename(temporary, path)
+                        try:
+                            await upload.run(files, connection)
+                            await files.rename(temporary, path)
+                        except Refused as refused:
+                            if await self._lost(files, refused):
+                                raise _swept(refused) from refused
+                            raise
 
                 await tries.run(deliver)
 
@@ -206,6 +213,12 @@ class RemoteDirectory:
             found = await files.entries(
                 self._directory, lambda name: bool(_TEMPORARY.fullmatch(name))
             )
+            # A part that is old and about to be gone on with is no dead one's.
+            found = [
+                one
+                for one in found
+                if one[0].partition(b".partial.")[0].decode() not in self._writing
+            ]
             old = [name for name, one in found if one.modified and one.modified < before]
             for name in old:
                 await files.remove(self._directory + b"/" + name)
@@ -241,21 +254,33 @@ class RemoteDirectory:
         """Return what an answer of no means; the protocol has no word for a full disk."""
         reason = {
             packets.NO_SUCH_FILE: "it is not there",
-            packets.PERMISSION_DENIED: "the account may not write there",
+            packets.PERMISSION_DENIED: "the account may not read or write there",
         }.get(refused.status, "the system could not do what it was asked")
-        if refused.status == packets.FAILURE:
-            with suppress(Refused, DeliveryFailed):
-                if await files.space(self._directory) < _ALMOST_FULL:
-                    return NoSpace(
-                        "The system's image directory has no space left.",
-                        remedy="Tell the site's support: a disk of the system is full.",
-                        detail=str(refused),
-                    )
+        if refused.status == packets.FAILURE and await self._is_full(files, refused):
+            return NoSpace(
+                "The system's image directory has no space left.",
+                remedy="Tell the site's support: a disk of the system, or a quota, is full.",
+                detail=str(refused),
+            )
         return DeliveryFailed(
             f"The system's image directory cannot be used: {reason}.",
-            remedy="Tell the site's support: `shiftergw check` says more.",
+            remedy="Tell the site's support: `shiftergw check` says more, but sees no quota.",
             detail=f"{refused} in {self._directory.decode('utf-8', 'backslashreplace')}",
         )
+
+    async def _is_full(self, files: Files, refused: Refused) -> bool:
+        """Say whether there is no space, by the words of the system if it has any."""
+        if _FULL.search(str(refused)):
+            return True
+        with suppress(Refused, DeliveryFailed):
+            return await files.space(self._directory) < _ALMOST_FULL
+        return False
+
+    async def _lost(self, files: Files, refused: Refused) -> bool:
+        """Say whether a temporary is gone from a directory that is there."""
+        if refused.status != packets.NO_SUCH_FILE:
+            return False
+        return await files.lstat(self._directory + b"/.") is not None
 
     @asynccontextmanager
     async def _removed_on_error(self, files: Files, temporary: bytes) -> AsyncIterator[None]:
@@ -271,6 +296,15 @@ class RemoteDirectory:
                 with suppress(Refused, DeliveryFailed, TimedOut):
                     await within(CLEAN_UP_SECONDS, self._clock, files.remove(temporary), _late)
             raise
+
+
+def _swept(refused: Refused) -> Away:
+    """Return the error for a temporary that somebody took for one of a dead attempt."""
+    return Away(
+        "The file was removed on the system while it was delivered.",
+        remedy="Try again; tell the site's support if it happens again.",
+        detail=str(refused),
+    )
 
 
 def _late() -> TimedOut:

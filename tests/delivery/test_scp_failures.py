@@ -340,7 +340,7 @@ async def test_read_only(
         directory.write(b"x", META),
     ]
     for attempt in attempts:
-        with pytest.raises(DeliveryFailed, match="may not write there") as caught:
+        with pytest.raises(DeliveryFailed, match="may not read or write there") as caught:
             await attempt
         assert "status" in caught.value.detail
         assert str(root) in caught.value.detail

@@ -1,0 +1,204 @@
+"""Deliveries to another machine that the system refuses, or whose files somebody else touches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.openssh import Account
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.model import Progress
+from shiftergw.plumbing.threads import Threads
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
+from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.parts import need, need_root
+from tests.sshd import Sshd, public
+
+PART = f"{IMAGE}.partial.{SHA256[:16]}"
+WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], ids=["sftp", "scp"])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a converted file."""
+    path = tmp_path / "converted"
+    path.write_bytes(CONTENT)
+    return path
+
+
+Opens = Callable[..., RemoteDirectory]
+
+
+@pytest.fixture
+def opens(threads: Threads) -> Iterator[Opens]:
+    """Give what makes adapters that are closed afterwards."""
+    made: list[RemoteDirectory] = []
+
+    def far(account: Account, root: Path, **more: Any) -> RemoteDirectory:
+        made.append(far_directory(account, PurePosixPath(root), threads, **more))
+        return made[-1]
+
+    yield far
+    for directory in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapping[str, str]:
+    """Return the environment of a stand-in whose program of this name is a script."""
+    there = tmp_path / "far"
+    there.mkdir()
+    (there / name).write_text(f"#!/bin/sh\n{script}\n")
+    (there / name).chmod(0o755)
+    return without_ssh(tmp_path / "bin", before=f"PATH={there}:$PATH; {before}")
+
+
+@WAYS
+@pytest.mark.parametrize("when", ["looked through", "proven"])
+@pytest_twisted.ensureDeferred
+async def test_part_that_is_swept_meanwhile(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any, when: str
+) -> None:
+    """A temporary that somebody removes, taking it for a dead one's, is made anew."""
+    (root / PART).write_bytes(CONTENT[: len(CONTENT) - 1])
+    removed = tmp_path / "removed"
+    wanted = '[ "$#" = 0 ]' if when == "looked through" else '[ "$#" != 0 ]'
+    env = program_is(
+        tmp_path,
+        "sha256sum",
+        f'{need("sha256sum")} "$@" || exit; {wanted} && [ ! -e {removed} ] || exit 0;'
+        f" mv {root / PART} {removed}",
+    )
+    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    await directory.install(source, IMAGE, SHA256, ignore)
+    assert removed.exists()
+    assert names(root) == [IMAGE]
+    assert (root / IMAGE).read_bytes() == CONTENT
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_part_that_is_gone_on_with_is_not_swept(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
+) -> None:
+    """A part that is old, since the system was away for long, is not taken for a dead one's."""
+    (root / PART).write_bytes(CONTENT[: len(CONTENT) - 1])
+    directory = opens(NOBODY, root, env=without_ssh(tmp_path / "bin"), open_files=open_files)
+    sweeps: list[Deferred[int]] = []
+
+    def report(_: Progress) -> None:
+        sweeps.append(Deferred.fromCoroutine(directory.sweep(time.time() + 1000)))
+
+    await directory.install(source, IMAGE, SHA256, report)
+    assert [await one for one in sweeps] == [0] * len(sweeps)
+    assert sweeps
+    (root / PART).touch()
+    assert await directory.sweep(time.time() + 1000) == 1
+    assert names(root) == [IMAGE]
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_file_that_cannot_be_read_there(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
+) -> None:
+    """A digest that the system fails to make is an error: samples do not stand in for it."""
+    says = 'echo "sha256sum: $2: Input/output error" >&2; exit 1'
+    env = program_is(tmp_path, "sha256sum", says)
+    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    with pytest.raises(DeliveryFailed) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert "Input/output error" in caught.value.detail
+    assert names(root) == []
+    (root / IMAGE).write_bytes(CONTENT)
+    with pytest.raises(DeliveryFailed):
+        await directory.digest(IMAGE)
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_account_that_may_write_no_more(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
+) -> None:
+    """A limit of the account alone, as a quota is one, is an error; what was written goes."""
+    limited = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}"
+    env = without_ssh(tmp_path / "bin", before=limited)
+    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    await directory.write(b"x", META)
+    with pytest.raises(DeliveryFailed) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert "quota" in caught.value.remedy
+    assert str(root) not in str(caught.value)
+    assert names(root) == [META]
+
+
+@pytest.mark.parametrize("words", ["Disk quota exceeded", "No space left on device"])
+@pytest_twisted.ensureDeferred
+async def test_quota_in_words(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, words: str
+) -> None:
+    """Where the system has words for a full quota or disk, it is called so."""
+    swallows = "printf '\\0'; read -r head; printf '\\0'; head -c 10000001 > /dev/null"
+    env = program_is(tmp_path, "scp", f"{swallows}; printf '\\1scp: image: {words}\\n'; exit 1")
+    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    with pytest.raises(NoSpace) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert words in caught.value.detail
+    assert names(root) == []
+
+
+@pytest.fixture
+def owned() -> Iterator[Path]:
+    """Give a directory that every user finds, with the image directory in it."""
+    need_root()
+    with TemporaryDirectory(dir="/run") as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        (path / "images").mkdir()
+        yield path
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700, 0o744])
+@pytest_twisted.ensureDeferred
+async def test_wrong_permissions(opens: Opens, owned: Path, source: Path, mode: int) -> None:
+    """An account that has too few rights to the directory is told so, and changes nothing."""
+    images = owned / "images"
+    (images / IMAGE).write_bytes(CONTENT)
+    (images / IMAGE).chmod(0o600)
+    images.chmod(mode)
+    with Sshd("ForceCommand internal-sftp", f"AuthorizedKeysFile {owned / 'keys'}") as sshd:
+        (owned / "keys").write_text(f"{public(sshd.key)}\n")
+        (owned / "keys").chmod(0o644)
+        directory = opens(account_on(sshd, user="nobody"), images)
+        attempts: list[Callable[[], Any]] = [
+            lambda: directory.install(source, IMAGE, SHA256, ignore),
+            lambda: directory.write(b"x", META),
+            lambda: directory.remove(IMAGE),
+            lambda: directory.digest(IMAGE),
+        ]
+        if mode != 0o755:
+            attempts.append(lambda: directory.exists(IMAGE))
+        for attempt in attempts:
+            with pytest.raises(DeliveryFailed, match="may not read or write there") as caught:
+                await attempt()
+            assert str(images) in caught.value.detail
+            assert str(images) not in str(caught.value)
+    assert names(images) == [IMAGE]
+    assert (images / IMAGE).read_bytes() == CONTENT
