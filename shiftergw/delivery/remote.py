@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import DeferredLock
 
-from shiftergw.delivery import proof
+from shiftergw.delivery import proof, refusals
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
-from shiftergw.delivery.channel import Away
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -46,7 +45,6 @@ CLEAN_UP_SECONDS = 15.0
 
 _NAME = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
-_FULL = re.compile("No space left|Disk quota exceeded")
 _SMALL = 64 << 10
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 
@@ -93,7 +91,8 @@ class RemoteDirectory:
         self._threads = threads
         self._clock = clock
         self._verify = verify
-        self._link = Link(hosts, clock, idle_seconds, open_files=open_files)
+        self._open_files = open_files
+        self._link = Link(hosts, clock, idle_seconds, open_files=self._begin)
         self._stripes = Stripes(ost_count)
         self._first_pause = first_pause
         self._writing: dict[str, DeferredLock] = {}
@@ -156,7 +155,7 @@ class RemoteDirectory:
                             await files.rename(temporary, path)
                         except Refused as refused:
                             if await self._lost(files, refused):
-                                raise _swept(refused) from refused
+                                raise refusals.swept(refused) from refused
                             raise
 
                 await tries.run(deliver)
@@ -226,6 +225,26 @@ class RemoteDirectory:
 
     # What every method needs
 
+    async def _begin(
+        self, connection: Connection, clock: IReactorTime, idle_seconds: float
+    ) -> Files:
+        """Begin a session with the files of a host that has the directory: not each may have it."""
+        files = await self._open_files(connection, clock, idle_seconds)
+        try:
+            await self._check_directory(files)
+        except Refused as refused:
+            files.close()
+            raise refusals.unusable(refused, self._directory) from refused
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    async def _check_directory(self, files: Files) -> None:
+        """Raise `Refused` if the directory is not there, or must not be looked into."""
+        if await files.lstat(self._directory + b"/.") is None:
+            raise Refused(packets.NO_SUCH_FILE, "")
+
     def _path(self, name: str) -> bytes:
         if not name.isascii() or _NAME.fullmatch(name.encode()) is None:
             raise ValueError(f"{name!r} is no name of an image directory")
@@ -251,26 +270,22 @@ class RemoteDirectory:
                 raise await self._error(files, refused) from refused
 
     async def _error(self, files: Files, refused: Refused) -> DeliveryFailed | NoSpace:
-        """Return what an answer of no means; the protocol has no word for a full disk."""
-        reason = {
-            packets.NO_SUCH_FILE: "it is not there",
-            packets.PERMISSION_DENIED: "the account may not read or write there",
-        }.get(refused.status, "the system could not do what it was asked")
+        """Return what an answer of no means; the protocol has no word for a full disk.
+
+        A host that has lost the directory is left: another one may have it.
+        """
         if refused.status == packets.FAILURE and await self._is_full(files, refused):
-            return NoSpace(
-                "The system's image directory has no space left.",
-                remedy="Tell the site's support: a disk of the system, or a quota, is full.",
-                detail=str(refused),
-            )
-        return DeliveryFailed(
-            f"The system's image directory cannot be used: {reason}.",
-            remedy="Tell the site's support: `shiftergw check` says more, but sees no quota.",
-            detail=f"{refused} in {self._directory.decode('utf-8', 'backslashreplace')}",
-        )
+            return refusals.no_space(refused)
+        with suppress(DeliveryFailed):
+            try:
+                await self._check_directory(files)
+            except Refused:
+                files.close()
+        return refusals.unusable(refused, self._directory)
 
     async def _is_full(self, files: Files, refused: Refused) -> bool:
         """Say whether there is no space, by the words of the system if it has any."""
-        if _FULL.search(str(refused)):
+        if refusals.says_full(refused):
             return True
         with suppress(Refused, DeliveryFailed):
             return await files.space(self._directory) < _ALMOST_FULL
@@ -280,7 +295,10 @@ class RemoteDirectory:
         """Say whether a temporary is gone from a directory that is there."""
         if refused.status != packets.NO_SUCH_FILE:
             return False
-        return await files.lstat(self._directory + b"/.") is not None
+        with suppress(Refused):
+            await self._check_directory(files)
+            return True
+        return False
 
     @asynccontextmanager
     async def _removed_on_error(self, files: Files, temporary: bytes) -> AsyncIterator[None]:
@@ -296,15 +314,6 @@ class RemoteDirectory:
                 with suppress(Refused, DeliveryFailed, TimedOut):
                     await within(CLEAN_UP_SECONDS, self._clock, files.remove(temporary), _late)
             raise
-
-
-def _swept(refused: Refused) -> Away:
-    """Return the error for a temporary that somebody took for one of a dead attempt."""
-    return Away(
-        "The file was removed on the system while it was delivered.",
-        remedy="Try again; tell the site's support if it happens again.",
-        detail=str(refused),
-    )
 
 
 def _late() -> TimedOut:

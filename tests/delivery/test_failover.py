@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_twisted
@@ -11,9 +14,10 @@ import pytest_twisted
 from shiftergw.delivery.channel import Connection
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.timing import pause
-from tests.delivery.contract import META, names
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import reactor
 from tests.delivery.several import CONNECT_SECONDS, System
+from tests.parts import need_root
 from tests.sshd import Sshd
 
 SOON = 20.0
@@ -93,6 +97,33 @@ async def test_first_host_has_no_sftp(system: System, root: Path) -> None:
         await directory.write(b"1", META)
         assert "Accepted publickey" in first.log.read_text()
     assert names(root) == [META]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest_twisted.ensureDeferred
+async def test_first_host_lost_the_directory(
+    system: System, root: Path, tmp_path: Path, log: list[str], when: str
+) -> None:
+    """A host on which nobody mounted the file system, or which lost it, is passed over as well."""
+    need_root()
+    with TemporaryDirectory(dir="/run") as jail, Sshd() as second:
+        os.chmod(jail, 0o755)  # noqa: PTH101 - a text
+        there = Path(jail) / root.relative_to("/")
+        settings = ("ForceCommand internal-sftp", f"ChrootDirectory {jail}")
+        with Sshd(*settings) as first:
+            directory = system.directory([system.way(first), system.way(second)], root)
+            if when == "meanwhile":
+                there.mkdir(parents=True)
+                await directory.write(b"0", META)
+                assert names(there) == [META]
+                shutil.rmtree(there)
+            await directory.write(b"1", META)
+            source = tmp_path / "converted"
+            source.write_bytes(CONTENT)
+            await directory.install(source, IMAGE, SHA256, ignore)
+    assert names(root) == sorted([IMAGE, META])
+    assert ("it is not there" in log[0]) is (when == "before")
+    assert log[-1] == "info: b is the host that is used"
 
 
 @pytest_twisted.ensureDeferred
