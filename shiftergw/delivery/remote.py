@@ -145,13 +145,22 @@ class RemoteDirectory:
                     stripes=self._stripes,
                 )
 
+                proven = False
+
                 async def deliver() -> None:
+                    nonlocal proven
                     async with (
                         self._session() as (files, connection),
                         self._removed_on_error(files, temporary),
                     ):
+                        # The connection may have broken after the rename, before its answer.
+                        if proven and await self._is_in_place(
+                            files, connection, path, size, sha256
+                        ):
+                            return
                         try:
                             await upload.run(files, connection)
+                            proven = True
                             await files.rename(temporary, path)
                         except Refused as refused:
                             if await self._lost(files, refused):
@@ -282,6 +291,15 @@ class RemoteDirectory:
             except Refused:
                 files.close()
         return refusals.unusable(refused, self._directory)
+
+    async def _is_in_place(
+        self, files: Files, connection: Connection, path: bytes, size: int, sha256: str
+    ) -> bool:
+        """Say whether an installed file is the one with this digest: samples would not prove it."""
+        found = await files.lstat(path)
+        if self._verify != "sha256" or found is None or not found.is_file or found.size != size:
+            return False
+        return await proof.far_sha256(connection, path, size, self._clock) == sha256
 
     async def _is_full(self, files: Files, refused: Refused) -> bool:
         """Say whether there is no space, by the words of the system if it has any."""

@@ -114,6 +114,25 @@ async def test_part_that_is_gone_on_with_is_not_swept(
     assert names(root) == [IMAGE]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_connection_that_breaks_after_the_rename(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, damaged: bool
+) -> None:
+    """A file that is in its place already is not sent once more, if it is the right one."""
+    broken = tmp_path / "broken"
+    damages = f'printf x >> "{root / IMAGE}"' if damaged else "true"
+    breaks = f"[ -e {broken} ] || {{ touch {broken}; {damages}; kill -9 $SSH; }}"
+    env = program_is(tmp_path, "mv", f'{need("mv")} "$@"; {breaks}', before="export SSH=$$;")
+    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    heard: list[int] = []
+    await directory.install(source, IMAGE, SHA256, lambda progress: heard.append(progress.done))
+    assert broken.exists()
+    assert heard.count(len(CONTENT)) == 1 + damaged
+    assert names(root) == [IMAGE]
+    assert (root / IMAGE).read_bytes() == CONTENT
+
+
 @WAYS
 @pytest_twisted.ensureDeferred
 async def test_file_that_cannot_be_read_there(
