@@ -234,7 +234,10 @@ def _sweep(directory: Path, before: float) -> int:
         if _TEMPORARY.fullmatch(entry.name) is None:
             continue
         with suppress(FileNotFoundError):
-            if entry.stat(follow_symlinks=False).st_mtime < before:
+            status = entry.stat(follow_symlinks=False)
+            # A second name has the times of its file, but for this one.
+            made = status.st_ctime if status.st_nlink > 1 else status.st_mtime
+            if made < before:
                 Path(entry.path).unlink()
                 removed += 1
     return removed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,6 +68,22 @@ async def test_same_file_system_copies_nothing(
     source = converted(tmp_path / "converted")
     await directory.install(source, IMAGE, SHA256, ignore)
     assert (root / IMAGE).samefile(source)
+
+
+@pytest_twisted.ensureDeferred
+async def test_second_name_of_an_old_file_is_not_swept(
+    directory: LocalDirectory, root: Path, tmp_path: Path
+) -> None:
+    """A temporary that another delivery has just made is young, however old the file is."""
+    now = time.time()
+    source = converted(tmp_path / "converted")
+    os.utime(source, (now - 7200, now - 7200))
+    temporary = root / f"{IMAGE}.partial.{'0' * 16}"
+    os.link(source, temporary)
+    assert await directory.sweep(now - 3600) == 0
+    assert await directory.sweep(time.time() + 3600) == 1
+    assert names(root) == []
+    assert source.exists()
 
 
 @pytest_twisted.ensureDeferred
