@@ -21,6 +21,10 @@ class Away(DeliveryFailed):
     """The host is not there now: down, cut off, silent. Another host or another time may do."""
 
 
+class Full(DeliveryFailed):
+    """The host starts no more programs on this connection now; those that run go on."""
+
+
 class Channel(Protocol):
     """One program on the far side, with its standard input, output and error.
 

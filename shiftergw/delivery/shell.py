@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away
+from shiftergw.delivery.channel import Away, Full
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.timing import within
+from shiftergw.plumbing.timing import pause, within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -36,6 +36,7 @@ OUTPUT_LIMIT = 4096
 """Bytes that a program may print, if nothing else is said."""
 
 _NOISE_LIMIT = 65536
+_FULL_PAUSES = (0.05, 0.2, 1.0, 3.0)
 _STATUSES = frozenset(
     {packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.FAILURE, packets.UNSUPPORTED}
 )
@@ -205,12 +206,12 @@ class Shell:
         # Paths go as they came; what is no UTF-8 in them stays as it is.
         parameters = [word.decode("utf-8", "surrogateescape") for word in words]
         try:
-            channel = await self._connection.open_command(
-                ["sh", "-c", _BEGIN + text, "sh", mark, *parameters]
-            )
+            channel = await self._opened(["sh", "-c", _BEGIN + text, "sh", mark, *parameters])
             self._running.add(program)
             program.begin(channel, f"{mark}\n".encode(), self._clock)
             yield program
+        except Full:
+            raise
         except DeliveryFailed as error:
             self._fail(error)
             raise
@@ -218,6 +219,14 @@ class Shell:
             if program in self._running:
                 self._running.discard(program)
                 program.end(DeliveryFailed("Nobody waits for it any more."))
+
+    async def _opened(self, argv: Sequence[str]) -> Channel:
+        """Start a program; wait a little where few may run: one that ended counts for a moment."""
+        for seconds in _FULL_PAUSES:
+            with suppress(Full):
+                return await self._connection.open_command(argv)
+            await pause(seconds, self._clock)
+        return await self._connection.open_command(argv)
 
     def _fail(self, error: DeliveryFailed) -> None:
         """Be over, once."""

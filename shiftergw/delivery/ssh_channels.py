@@ -26,6 +26,7 @@ from twisted.conch.ssh.connection import (
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred
 
+from shiftergw.delivery.channel import Full
 from shiftergw.delivery.ssh_channel import WINDOW, SshChannel
 from shiftergw.delivery.ssh_kex import broken_protocol
 from shiftergw.delivery.ssh_transport import LONGEST_DATA
@@ -180,7 +181,7 @@ class Channels(SSHService):
     def _not_opened(self, channel: SshChannel, rest: bytes) -> None:
         del self._channels[channel.number]
         channel.end(
-            DeliveryFailed(
+            Full(
                 "The system's SSH server opens no session.",
                 remedy="Try again later; if it lasts, tell the site's support.",
                 detail=f"reason {_word.unpack_from(rest)[0]}: {printable(getNS(rest[4:])[0])}",

@@ -273,6 +273,27 @@ async def test_account_without_commands(opens: Opens, root: Path, transport: str
     assert names(root) == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_server_of_one_session(opens: Opens, root: Path, large: tuple[Path, str]) -> None:
+    """Where one program may run at a time, a delivery goes through, whatever else is asked."""
+    source, sha256 = large
+    asked: list[Deferred[Any]] = []
+    with Sshd("Subsystem sftp /bin/false", "MaxSessions 1") as sshd:
+        directory = opens(sshd, "conch")
+
+        def report(_: Progress) -> None:
+            if not asked:
+                asked.append(Deferred.fromCoroutine(directory.list()))
+
+        await directory.install(source, IMAGE, sha256, report)
+        (one,) = asked
+        with suppress(DeliveryFailed):  # who cannot wait so long comes again
+            assert [file.name for file in await one] in ([], [IMAGE])
+        assert [file.name for file in await directory.list()] == [IMAGE]
+        assert sshd.log.read_text().count("Accepted publickey") == 1
+    assert digest_of(root / IMAGE) == sha256
+
+
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
 async def test_connection_that_broke_unused(
