@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.errors import DeliveryFailed
+from shiftergw.errors import TimedOut
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ async def run_there(
 ) -> Ended:
     """Run a program that reads nothing; each of `argv` stays one word, whatever is in it.
 
-    Raises `DeliveryFailed` where the account runs no commands, and if it takes too many seconds.
+    Raises `DeliveryFailed` where the account runs no commands, `TimedOut` if it takes too many
+    seconds.
     """
     return await within(
         seconds,
         clock,
         _run(connection, argv),
-        lambda: DeliveryFailed("A program on the system did not end in time."),
+        lambda: TimedOut("A program on the system did not end in time."),
     )
 
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.commands import Ended, run_there
 from shiftergw.delivery.sftp_packets import Refused
-from shiftergw.errors import DeliveryFailed
+from shiftergw.errors import DeliveryFailed, TimedOut
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -46,13 +46,21 @@ async def far_sha256(
 ) -> str | None:
     """Return the digest of a file there, or of its first `size` bytes; None: nobody can tell.
 
-    Raises `Refused` if `sha256sum` cannot read the file: samples must not stand in for that.
+    Raises `Refused` if `sha256sum` cannot read the file, and `DeliveryFailed` if that takes too
+    long: samples must not stand in for it.
     """
     # The path goes as it came; what is no UTF-8 in it stays as it is.
     name = path.decode("utf-8", "surrogateescape")
     argv = ["sh", "-c", _PREFIX, "sh", str(size), name] if prefix else ["sha256sum", "--", name]
     try:
         ended = await run_there(connection, argv, patience(size), clock)
+    except TimedOut as error:
+        raise DeliveryFailed(
+            "The file on the system could not be checked in time.",
+            remedy="Tell the site's support: the system's disks are slow, or its account is one"
+            ' that needs "verify": "sample".',
+            detail=f"sha256sum did not end within {patience(size):.0f} s",
+        ) from error
     except DeliveryFailed as error:
         _log.info("no sha256sum on the system: {error} {detail}", error=error, detail=error.detail)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -11,20 +12,34 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.delivery.openssh import Account
+from shiftergw.delivery.outgoing import REACH
+from shiftergw.delivery.proof import far_sha256, patience
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.delivery.far import (
+    NOBODY,
+    account_on,
+    connection,
+    far_directory,
+    reactor,
+    without_ssh,
+)
 from tests.parts import need, need_root
 from tests.sshd import Sshd, public
 
-PART = f"{IMAGE}.partial.{SHA256[:16]}"
+LONG = CONTENT * 3
+LONG_SHA256 = hashlib.sha256(LONG).hexdigest()
+PART = f"{IMAGE}.partial.{LONG_SHA256[:16]}"
+assert len(LONG) > REACH
 WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], ids=["sftp", "scp"])
 
 
@@ -41,6 +56,15 @@ def source(tmp_path: Path) -> Path:
     """Give a converted file."""
     path = tmp_path / "converted"
     path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def long(tmp_path: Path, root: Path) -> Path:
+    """Give a converted file of which all but the last byte lies there."""
+    (root / PART).write_bytes(LONG[:-1])
+    path = tmp_path / "long"
+    path.write_bytes(LONG)
     return path
 
 
@@ -74,10 +98,9 @@ def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapp
 @pytest.mark.parametrize("when", ["looked through", "proven"])
 @pytest_twisted.ensureDeferred
 async def test_part_that_is_swept_meanwhile(
-    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any, when: str
+    opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any, when: str
 ) -> None:
     """A temporary that somebody removes, taking it for a dead one's, is made anew."""
-    (root / PART).write_bytes(CONTENT[: len(CONTENT) - 1])
     removed = tmp_path / "removed"
     wanted = '[ "$#" = 0 ]' if when == "looked through" else '[ "$#" != 0 ]'
     env = program_is(
@@ -87,26 +110,25 @@ async def test_part_that_is_swept_meanwhile(
         f" mv {root / PART} {removed}",
     )
     directory = opens(NOBODY, root, env=env, open_files=open_files)
-    await directory.install(source, IMAGE, SHA256, ignore)
+    await directory.install(long, IMAGE, LONG_SHA256, ignore)
     assert removed.exists()
     assert names(root) == [IMAGE]
-    assert (root / IMAGE).read_bytes() == CONTENT
+    assert (root / IMAGE).read_bytes() == LONG
 
 
 @WAYS
 @pytest_twisted.ensureDeferred
 async def test_part_that_is_gone_on_with_is_not_swept(
-    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
+    opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any
 ) -> None:
     """A part that is old, since the system was away for long, is not taken for a dead one's."""
-    (root / PART).write_bytes(CONTENT[: len(CONTENT) - 1])
     directory = opens(NOBODY, root, env=without_ssh(tmp_path / "bin"), open_files=open_files)
     sweeps: list[Deferred[int]] = []
 
     def report(_: Progress) -> None:
         sweeps.append(Deferred.fromCoroutine(directory.sweep(time.time() + 1000)))
 
-    await directory.install(source, IMAGE, SHA256, report)
+    await directory.install(long, IMAGE, LONG_SHA256, report)
     assert [await one for one in sweeps] == [0] * len(sweeps)
     assert sweeps
     (root / PART).touch()
@@ -149,6 +171,24 @@ async def test_file_that_cannot_be_read_there(
     (root / IMAGE).write_bytes(CONTENT)
     with pytest.raises(DeliveryFailed):
         await directory.digest(IMAGE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_digest_that_takes_too_long(root: Path, tmp_path: Path) -> None:
+    """A system that cannot read a file within the limit has not proven it, and may have none."""
+    (root / IMAGE).write_bytes(CONTENT)
+    begun = tmp_path / "begun"
+    env = program_is(tmp_path, "sha256sum", f"touch {begun}; exec sleep 1000")
+    over, clock = connection(NOBODY, env), Clock()
+    path = bytes(root / IMAGE)
+    asked = Deferred.fromCoroutine(far_sha256(over, path, len(CONTENT), clock))
+    while not begun.exists():
+        await pause(0.01, reactor)
+    clock.advance(patience(len(CONTENT)))
+    with pytest.raises(DeliveryFailed, match="could not be checked") as caught:
+        await asked
+    assert '"verify": "sample"' in caught.value.remedy
+    await over.close()
 
 
 @WAYS
