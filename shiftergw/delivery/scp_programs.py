@@ -66,11 +66,13 @@ EMPTY = (
 
 STRETCH = (
     f'{_NO}umask 077; part=$1; shift; [ -f "$part" ] || exit 102; rm -f -- "$1"; {_NEW}'
-    'scp -t -- "$1" && dd "of=$part" bs=1048576 "seek=$2" conv=notrunc < "$1" || exit 104'
+    'scp -t -- "$1" || exit 104; [ -f "$part" ] && [ -f "$1" ] || exit 102;'
+    ' dd "of=$part" bs=1048576 "seek=$2" conv=notrunc < "$1" || exit 104'
 )
 """PATH BESIDE PLACE: is the sink for BESIDE and copies it into a file, so many MiB from its start.
 
-BESIDE stays: another one may have been begun under its name when the connection broke.
+BESIDE stays: another one may have been begun under its name when the connection broke. What is gone
+meanwhile is missed: `dd` would make a file with a hole.
 """
 
 FINISH = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.openssh import Account
@@ -134,6 +135,47 @@ async def test_part_that_is_gone_on_with_is_not_swept(
     (root / PART).touch()
     assert await directory.sweep(time.time() + 1000) == 1
     assert names(root) == [IMAGE]
+
+
+@pytest.mark.parametrize("gone", ["part", "stretch"])
+@pytest_twisted.ensureDeferred
+async def test_part_that_is_swept_during_a_stretch(
+    opens: Opens, root: Path, tmp_path: Path, long: Path, gone: str
+) -> None:
+    """By SCP, a part that is gone when its next stretch has come is made anew, from its start."""
+    swept = tmp_path / "swept"
+    what = root / PART if gone == "part" else '"$3"'
+    sweeps = f"[ -e {swept} ] || {{ touch {swept}; rm {what}; }}"
+    env = program_is(tmp_path, "scp", f'{need("scp")} "$@" && {{ {sweeps}; }}')
+    directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
+    await directory.install(long, IMAGE, LONG_SHA256, ignore)
+    assert swept.exists()
+    assert names(root) == [IMAGE]
+    assert (root / IMAGE).read_bytes() == LONG
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_two_that_deliver_the_same_file(
+    opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any
+) -> None:
+    """A worker that is taken for dead and ends late does not spoil what another one delivers."""
+    env = without_ssh(tmp_path / "bin")
+    dead, alive = (opens(NOBODY, root, env=env, open_files=open_files) for _ in range(2))
+    ends: list[Deferred[None]] = []
+
+    def report(progress: Progress) -> None:
+        if not ends and progress.done > len(LONG) // 2:
+            ends.append(Deferred.fromCoroutine(alive.install(long, IMAGE, LONG_SHA256, ignore)))
+            reactor.callLater(0.05, late.cancel)
+
+    (root / PART).unlink()
+    late = Deferred.fromCoroutine(dead.install(long, IMAGE, LONG_SHA256, report))
+    with suppress(CancelledError):
+        await late
+    await ends[0]
+    assert names(root) == [IMAGE]
+    assert (root / IMAGE).read_bytes() == LONG
 
 
 @pytest.mark.parametrize("damaged", [False, True])
