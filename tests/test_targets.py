@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.logger import capturedLogs
@@ -91,6 +91,7 @@ def test_record_and_metadata_let_the_same_users_in(
 
 
 @given(CONFIGS, IDS)
+@example({"Env": ["A=\nUSERACL: 7", "A=\r"]}, None)
 def test_an_image_s_values_are_read_as_they_were_meant(
     config: Config, users: tuple[int, ...] | None
 ) -> None:

@@ -86,8 +86,9 @@ def write_meta(
     for one in env:
         # The runtime drops blanks at the end; a variable without them is better than none.
         value, name = one.rstrip(_BLANKS), f"ENV {printable(one.partition('=')[0], 60)}"
+        before = len(dropped)
         say("ENV", value, name)
-        if value != one and name not in dropped[-1:]:
+        if value != one and len(dropped) == before:
             dropped.append(f"{name} (blanks at its end)")
     if private:
         lines.append(f"USERACL: {_ids(user_acl)}")
