@@ -263,6 +263,9 @@ class ImageRecord:
 _MEMBERS = tuple((f.name, _WIRE_NAMES.get(f.name, f.name)) for f in fields(ImageRecord))
 """Of each attribute, the name in the document."""
 
+MEMBERS = frozenset(wire_name for _, wire_name in _MEMBERS)
+"""The names of all members of a document that we know."""
+
 
 def _state_of(word: str) -> State:
     """Read a status of ours or of the original; other words of its are for work that is lost."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
 from shiftergw.states import State
+from shiftergw.store.forms import time_in
 
 _OF_THE_ORIGINAL = {
     "format": "squashfs",
@@ -22,6 +23,18 @@ _OF_THE_ORIGINAL = {
     "replication": "1",
 }
 """Members that the original writes into each new record; what is READY says what is true."""
+
+MOVED = "moved"
+"""Member of a record that is to go: those of its tags that another image has got meanwhile.
+
+It keeps its tags as they were, but would come back without these.
+"""
+
+FINISHING = "finishing"
+"""Member of a record that became READY while the rest of its `finish` is still to be done."""
+
+OURS = frozenset({"_id", MOVED, FINISHING})
+"""Members of documents that no record has."""
 
 _PROGRESS = ("stage", "done", "total")
 _IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", *_PROGRESS)
@@ -135,7 +148,7 @@ def expiring(document: Mapping[str, Any], key: str) -> Change:
         "status": State.EXPIRING,
         "status_message": "EXPIRING",
         # No reference begins like this.
-        "claim": f"{document['system']}/{document['itype']}/@{key}",
+        "claim": f"{document['system']}/{document.get('itype')}/@{key}",
         "kind": "expire",
         "attempt": 0,
     }
@@ -166,7 +179,7 @@ def taken_back(message: str, tags: Sequence[str]) -> Change:
 
 def untagged(document: Mapping[str, Any], tags: Sequence[str], until: float) -> Change:
     """Return the change that leaves these tags; without any, the files stay `until` at least."""
-    if tags or until <= (document.get("expiration") or 0):
+    if tags or until <= time_in(document, "expiration"):
         return Change({"tag": list(tags)})
     return Change({"tag": list(tags), "expiration": until})
 
@@ -175,9 +188,3 @@ def readable_by(private: bool, user_acl: Sequence[int], group_acl: Sequence[int]
     """Return the change that sets who may read an image."""
     changes = {"private": private, "user_acl": tuple(user_acl), "group_acl": tuple(group_acl)}
     return Change(document_of(changes))
-
-
-def tags_of(document: Mapping[str, Any]) -> list[str]:
-    """Return the tags of a document; the original has both a list and a bare string."""
-    tags = document.get("tag") or []
-    return [tags] if isinstance(tags, str) else list(tags)

@@ -174,9 +174,16 @@ class MongoStore(Service):
     async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
         """See `ImageStore`."""
         for tag in tags:
-            document = await self._db.first(mongo_queries.with_tag(system, itype, tag))
-            if document is not None:
-                return record_of(document)
+            query = mongo_queries.with_tag(system, itype, tag)
+            newest = await self._db.first(query)
+            if newest is None:
+                continue
+            found = record_of(newest)
+            if found.status is State.READY:
+                return found
+            usable = [one for one in await self._records(query) if one.status is State.READY]
+            if usable:
+                return usable[0]
         return None
 
     async def find_id(
@@ -196,6 +203,15 @@ class MongoStore(Service):
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
+        while True:
+            found = await self._page(system, after, limit)
+            # What cannot be used is none; only the page after the last one is empty.
+            usable = [one for one in found if one.status is State.READY]
+            if usable or not found:
+                return usable
+            after = found[-1].key
+
+    async def _page(self, system: str, after: str, limit: int | None) -> Sequence[ImageRecord]:
         found = [
             one
             for word in READY

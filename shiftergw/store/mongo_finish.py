@@ -21,8 +21,9 @@ from typing import Any
 from shiftergw.errors import Superseded
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.states import IllegalStepError, State, check_step
-from shiftergw.store import documents, mongo_images, mongo_places, mongo_queries
-from shiftergw.store.documents import Change
+from shiftergw.store import documents, forms, mongo_images, mongo_places, mongo_queries
+from shiftergw.store.documents import FINISHING, MOVED, Change
+from shiftergw.store.forms import time_in
 from shiftergw.store.mongo_database import Database, Document
 from shiftergw.store.mongo_records import (
     IMAGES,
@@ -36,9 +37,6 @@ from shiftergw.store.mongo_records import (
     record_of,
     too_busy,
 )
-
-FINISHING = "finishing"
-"""Member of a record that became READY while the rest of its `finish` is still to be done."""
 
 _OWN = ("claim", "attempt", "status")
 _ACCESS = ("private", "userACL", "groupACL", "last_pull")
@@ -66,7 +64,7 @@ def _end(document: Document, outcome: Ready | Expired | Failed, now: float) -> C
     match outcome:
         case Expired() if old is State.EXPIRING:
             gone = documents.expired(now)
-            return Change(gone.members, (*gone.without, mongo_images.MOVED))
+            return Change(gone.members, (*gone.without, MOVED))
         case Failed() if old is State.EXPIRING:
             return documents.put_off(outcome, now)
         case Failed():
@@ -93,7 +91,7 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     else:
         tags = await _tags_of(db, held)
         await owned(db, key_of(pull), pull["attempt"])
-        pins = ("status", "tag", "claim", mongo_images.MOVED)
+        pins = ("status", "tag", "claim", MOVED)
         home = await change(db, held, pins, _ready(held, tags, place[2], outcome, now, {}))
     if home is None:
         return None
@@ -113,7 +111,7 @@ async def _held(db: Database, system: str, itype: str, image_id: str) -> Documen
     found = await _of_image(db, system, itype, image_id)
     going = [one for one in found if one.get("status") == State.EXPIRING]
     candidates = [one for one in found if is_ready(one)] or going
-    return max(candidates, key=lambda one: (one.get("last_pull") or 0, one["_id"]), default=None)
+    return max(candidates, key=lambda one: (time_in(one, "last_pull"), key_of(one)), default=None)
 
 
 async def _of_image(db: Database, system: str, itype: str, image_id: str) -> list[Document]:
@@ -123,7 +121,7 @@ async def _of_image(db: Database, system: str, itype: str, image_id: str) -> lis
 
 async def _tags_of(db: Database, held: Document) -> list[str]:
     if is_ready(held):
-        return documents.tags_of(held)
+        return forms.tags_of(held)
     return await mongo_images.tags_left(db, held)
 
 
@@ -143,7 +141,7 @@ def _ready(
     tags = tags if tag is None or tag in tags else [*tags, tag]
     return Change(
         {**back.members, **ready.members, "tag": tags, **more},
-        (*back.without, *ready.without, mongo_images.MOVED),
+        (*back.without, *ready.without, MOVED),
     )
 
 
@@ -196,9 +194,9 @@ async def _united(db: Database, home: Document) -> Document:
         if not twins or FINISHING not in home:
             return home
         twin = twins[-1]
-        tags = documents.tags_of(oldest)
-        tags += [tag for tag in documents.tags_of(twin) if tag not in tags]
-        newer = twin if (twin.get("last_pull") or 0) >= (oldest.get("last_pull") or 0) else oldest
+        tags = forms.tags_of(oldest)
+        tags += [tag for tag in forms.tags_of(twin) if tag not in tags]
+        newer = twin if time_in(twin, "last_pull") >= time_in(oldest, "last_pull") else oldest
         access = {name: newer[name] for name in _ACCESS if name in newer}
         merged = await change(db, oldest, ("status", "tag"), Change({**access, "tag": tags}))
         if merged is None:
@@ -229,6 +227,6 @@ async def mend(db: Database, before: float) -> None:
     """Do the rest of what became READY before this time, and whose process died then."""
     for home in await db.find(mongo_queries.unfinished(before)):
         rest = home[FINISHING]
-        if is_ready(home) and (rest["tag"] is None or rest["tag"] in documents.tags_of(home)):
-            await _settle(db, home, rest, home.get("last_pull") or 0, {})
+        if is_ready(home) and (rest["tag"] is None or rest["tag"] in forms.tags_of(home)):
+            await _settle(db, home, rest, time_in(home, "last_pull"), {})
         await _settled(db, home, home)

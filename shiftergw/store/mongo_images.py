@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from shiftergw.model import ImageRecord
-from shiftergw.store import documents, mongo_queries
-from shiftergw.store.documents import Change
+from shiftergw.store import documents, forms, mongo_queries
+from shiftergw.store.documents import MOVED, Change
+from shiftergw.store.forms import number_of, time_in
 from shiftergw.store.mongo_database import Database, Document
 from shiftergw.store.mongo_records import (
     IMAGES,
@@ -22,23 +23,17 @@ from shiftergw.store.mongo_records import (
     update_of,
 )
 
-MOVED = "moved"
-"""Member of a record that is to go: those of its tags that another image has got meanwhile.
-
-It keeps its tags as they were, but would come back without these.
-"""
-
 
 async def take_tag(db: Database, carrier: Document, tag: str, until: float, than: float) -> None:
     """Take a tag from a READY record as it was read, or as it is by now if pulled before `than`."""
     for _ in range(TRIES):
-        left = [one for one in documents.tags_of(carrier) if one != tag]
+        left = [one for one in forms.tags_of(carrier) if one != tag]
         untagged = documents.untagged(carrier, left, until)
         pins = ("status", "tag", "last_pull", "expiration")
         if await change(db, carrier, pins, untagged) is not None:
             return
         now = await document_at(db, key_of(carrier))
-        if now is None or not is_ready(now) or tag not in documents.tags_of(now):
+        if now is None or not is_ready(now) or tag not in forms.tags_of(now):
             return
         if now.get("last_pull") != carrier.get("last_pull") and not pulled_by(now, than):
             return
@@ -48,7 +43,7 @@ async def take_tag(db: Database, carrier: Document, tag: str, until: float, than
 
 def pulled_by(document: Document, time: float) -> bool:
     """Say whether an image was pulled at this time at the latest."""
-    return (document.get("last_pull") or 0) <= time
+    return time_in(document, "last_pull") <= time
 
 
 async def keep_away(db: Database, system: str, itype: str, tag: str) -> None:
@@ -60,7 +55,7 @@ async def keep_away(db: Database, system: str, itype: str, tag: str) -> None:
 async def tags_left(db: Database, document: Document) -> list[str]:
     """Return the tags with which a record that is to go would come back."""
     left = []
-    for tag in documents.tags_of(document):
+    for tag in forms.tags_of(document):
         place = (document["system"], document["itype"], tag)
         if tag in document.get(MOVED, ()):
             continue
@@ -73,9 +68,9 @@ async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
     """Take a tag from a READY record; with the last one the files are to go."""
     for _ in range(TRIES):
         document = await _ready(db, key)
-        if document is None or tag not in documents.tags_of(document):
+        if document is None or tag not in forms.tags_of(document):
             return None
-        left = [other for other in documents.tags_of(document) if other != tag]
+        left = [other for other in forms.tags_of(document) if other != tag]
         changes = Change({"tag": left})
         if not left:
             going = documents.expiring(document, key)
@@ -92,7 +87,7 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
         document = await _ready(db, key)
         if document is None:
             return None
-        expiration = document.get("expiration")
+        expiration = number_of(document.get("expiration"))
         if expired_at is not None and (expiration is None or expiration > expired_at):
             return None
         pins = ("status", "claim") if expired_at is None else ("status", "claim", "expiration")

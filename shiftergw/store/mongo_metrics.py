@@ -10,6 +10,7 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.store import mongo_queries
+from shiftergw.store.forms import number_of
 from shiftergw.store.lookups import Row, oldest_kept
 from shiftergw.store.mongo_database import Database, Query
 from shiftergw.store.mongo_queries import METRICS
@@ -61,4 +62,14 @@ class Metrics:
         if limit <= 0:
             return []
         rows = await self._db.find(mongo_queries.rows_of(system, limit))
-        return [{name: row[name] for name in row if name != "_id"} for row in reversed(rows)]
+        return [
+            {name: _plain(value) for name, value in row.items() if name != "_id"}
+            for row in reversed(rows)
+        ]
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON can hold it, whoever wrote the row."""
+    if value is None or isinstance(value, str | bool) or number_of(value) is not None:
+        return value
+    return str(value)

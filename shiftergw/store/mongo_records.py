@@ -17,6 +17,7 @@ from shiftergw.errors import Superseded, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
 from shiftergw.store.documents import Change
+from shiftergw.store.forms import readable
 from shiftergw.store.mongo_database import Database, Document, Query
 
 IMAGES = "images"
@@ -41,8 +42,15 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 
 def record_of(document: Mapping[str, Any]) -> ImageRecord:
-    """Return the record of a document."""
-    return ImageRecord.from_document(document)
+    """Return the record of a document; what others wrote in it may be no record's.
+
+    What is READY without an image id, or a system, is nothing that anybody could use: it reads as
+    a FAILURE.
+    """
+    read = readable(document)
+    if is_ready(read) and not {"id", "system"} <= read.keys():
+        read["status"] = State.FAILURE
+    return ImageRecord.from_document(read)
 
 
 def records_of(documents: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:

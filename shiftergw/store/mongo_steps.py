@@ -121,7 +121,7 @@ async def _forget_earlier(db: Database, request: PullRequest) -> None:
 
 def _is_answered(document: Document, uid: int) -> bool:
     status = document.get("status")
-    if status is None or status in {*READY, State.EXPIRING, State.EXPIRED}:
+    if not isinstance(status, str) or status in {*READY, State.EXPIRING, State.EXPIRED}:
         return False
     own = status == State.FAILURE and document.get("own_failure")
     return not own or document.get("requested_by") == uid

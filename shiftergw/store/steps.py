@@ -17,7 +17,7 @@ from shiftergw.states import (
     check_restart,
     check_step,
 )
-from shiftergw.store import documents, images, queries, rows
+from shiftergw.store import documents, forms, images, queries, rows
 from shiftergw.store.documents import Change
 from shiftergw.store.turns import NOBODY
 
@@ -130,7 +130,7 @@ def _deliver(
     if held is not None:
         db.execute(queries.REMOVE, (key,))
         key, document = held
-    tags = documents.tags_of(document)
+    tags = forms.tags_of(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
     ready = documents.ready(outcome, now)

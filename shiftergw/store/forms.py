@@ -1,0 +1,152 @@
+"""Documents that another program, or an admin's hand, has written: what in them can be read.
+
+A member of a form that it cannot have counts as absent, so that one odd document harms no other.
+Only with readers it is not so: an image whose readers cannot be made out is nobody's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+NOBODY = 2**32 - 1
+"""A uid, and a gid, that no process can have."""
+
+_ORIGIN = ("location", "repository", "source_digest")
+_ID = re.compile("[0-9a-f]{64}")
+
+
+def number_of(value: object) -> float | None:
+    """Return a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def time_in(document: Mapping[str, Any], name: str) -> float:
+    """Return the time that a member of a document says; 0 if it says none."""
+    return number_of(document.get(name)) or 0
+
+
+def tags_of(document: Mapping[str, Any]) -> list[str]:
+    """Return the tags of a document; the original has both a list and a bare string."""
+    return _texts(document.get("tag")) or []
+
+
+def readable(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without what in it cannot be read."""
+    read: dict[str, Any] = {}
+    for name, value in document.items():
+        form = _FORMS.get(name)
+        fit = value if form is None or value is None else form(value)
+        if fit is not None:
+            read[name] = fit
+    return read
+
+
+def unreadable(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of members that cannot be read, or not wholly."""
+    return [
+        name
+        for name, value in document.items()
+        if value is not None and (form := _FORMS.get(name)) is not None and not _is(form, value)
+    ]
+
+
+def _is(form: Callable[[Any], Any], value: Any) -> bool:
+    fit = form(value)
+    one = isinstance(value, str) and fit == [value]
+    return bool(one or (type(fit) is type(value) and fit == value) or _same_number(fit, value))
+
+
+def _same_number(fit: object, value: object) -> bool:
+    return number_of(fit) is not None and fit == value
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _id(value: object) -> str | None:
+    """Read an image id, if it is one that files can have."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def _word(value: object) -> str | None:
+    """Read what is text here, and may be a number there."""
+    return str(value) if number_of(value) is not None else _text(value)
+
+
+def _status(value: object) -> str:
+    return value if isinstance(value, str) else "?"
+
+
+def _texts(value: object) -> list[str] | None:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        return None
+    return [one for one in value if isinstance(one, str)]
+
+
+def _labels(value: object) -> dict[str, str] | None:
+    if not isinstance(value, dict):
+        return None
+    return {name: text for name, text in value.items() if isinstance(text, str)}
+
+
+def _whole(value: object) -> int | None:
+    number = number_of(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _flag(value: object) -> bool | None:
+    return bool(value) if isinstance(value, bool | int | float) else None
+
+
+def _private(value: object) -> bool:
+    return _flag(value) is not False
+
+
+def _readers(value: object) -> list[int]:
+    """Return who is named; if that cannot be made out, nobody who exists."""
+    named = value if isinstance(value, list) else [None]
+    known = [one for one in map(_whole, named) if one is not None and 0 <= one < NOBODY]
+    return known if known or not named else [NOBODY]
+
+
+def _origin(value: object) -> dict[str, Any] | None:
+    if not isinstance(value, dict) or not all(isinstance(value.get(n), str) for n in _ORIGIN):
+        return None
+    return {**value, "private": _private(value.get("private", False))}
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+_FORMS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("system", "itype", "pulltag", "status_message", "WORKDIR", "format", "arch", "os",
+         "location", "remotetype", "claim", "kind", "runner", "sha256", "options", "stage",
+         "cause", "remedy", "request_id", "sealed"),
+        _text,
+    ),
+    **dict.fromkeys(("ostcount", "replication"), _word),
+    **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
+    **dict.fromkeys(("last_pull", "expiration", "last_heartbeat"), number_of),
+    **dict.fromkeys(
+        ("attempt", "requested_by", "size", "modified", "done", "total"), _whole
+    ),
+    **dict.fromkeys(("by_admin", "retryable", "own_failure"), _flag),
+    **dict.fromkeys(("userACL", "groupACL"), _readers),
+    "id": _id,
+    "status": _status,
+    "private": _private,
+    "LABELS": _labels,
+    "origin": _origin,
+    "report": _object,
+}  # fmt: skip
+"""Of each member that we read, how."""

@@ -1,0 +1,196 @@
+"""A database as an original gateway leaves it after years: mostly in order, and not always.
+
+Everything here follows from what is known of its documents: which members a record has in which
+state, what a crash leaves behind, what admins and older versions have put there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bson.binary import Binary
+from bson.objectid import ObjectId
+
+from shiftergw.store.survey import Lot, Oddity
+
+NOW = 1_700_000_000.0
+"""When the database is taken over."""
+
+SYSTEMS = ("alpha", "beta")
+"""The systems that are configured."""
+
+OWNER, GROUP = 2001, 2300
+
+
+@dataclass(frozen=True, eq=False)
+class Disorder:
+    """A kind of record: what differs from one in order, and what a report says of it.
+
+    `changes` are members; `...` takes one away. Texts have `{n}`, the record's number, filled in.
+    """
+
+    name: str
+    lot: Lot
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    odd: frozenset[Oddity] = frozenset()
+
+
+def _kind(name: str, lot: Lot, *odd: Oddity, **changes: Any) -> Disorder:
+    return Disorder(name, lot, changes, frozenset(odd))
+
+
+_NEVER = {"id": ..., "tag": [], "ENV": ..., "ENTRY": ..., "WORKDIR": ..., "expiration": ...}
+"""Work that has not ended: no image yet."""
+
+O = Oddity  # noqa: E741 - a table of short lines
+DISORDERS = (
+    _kind("tag as text", Lot.LISTED, O.TEXT_TAG, tag="lib/app:{n}"),
+    _kind("no tag left", Lot.UNTAGGED, tag=[]),
+    _kind("null as tag", Lot.UNTAGGED, tag=None),
+    _kind("no tag member", Lot.UNTAGGED, tag=...),
+    _kind("several tags", Lot.LISTED, tag=["lib/app:{n}", "lib/app:{n}-a", "quay.io/x/y:{n}"]),
+    _kind("one tag twice in a record", Lot.LISTED, tag=["lib/app:{n}", "lib/app:{n}"]),
+    _kind("tags and what is none", Lot.LISTED, O.FORM, tag=["lib/app:{n}", None, 5, {"a": 1}]),
+    _kind("an object as tag", Lot.UNTAGGED, O.FORM, tag={"lib/app:{n}": True}),
+    _kind("a number as tag", Lot.UNTAGGED, O.FORM, tag=5),
+    _kind("a tag that is no reference", Lot.LISTED, tag=["Lib/App {n}:?"]),
+    _kind("a tag without its name", Lot.LISTED, tag=["lib/app{n}"]),
+    _kind("null ACLs", Lot.LISTED, private=None, userACL=None, groupACL=None),
+    _kind("no ACLs", Lot.LISTED, private=..., userACL=..., groupACL=...),
+    _kind("private by its ACL alone", Lot.LISTED, private=None, userACL=[OWNER]),
+    _kind("private with readers", Lot.LISTED, private=True, userACL=[OWNER], groupACL=[GROUP]),
+    _kind("private, null ACLs", Lot.LISTED, O.OPEN, private=True, userACL=None, groupACL=None),
+    _kind("private, empty ACLs", Lot.LISTED, O.OPEN, private=True, userACL=[], groupACL=[]),
+    _kind("readers as doubles", Lot.LISTED, private=True, userACL=[2001.0]),
+    _kind("readers as text", Lot.LISTED, O.FORM, O.NOBODY, private=True, userACL=["2001"]),
+    _kind("readers in one text", Lot.LISTED, O.FORM, O.NOBODY, private=True, userACL="2001,2002"),
+    _kind("a number as readers", Lot.LISTED, O.FORM, O.NOBODY, private=None, groupACL=GROUP),
+    _kind("text as private", Lot.LISTED, O.FORM, O.OPEN, private="yes"),
+    _kind("a number as private", Lot.LISTED, O.FORM, private=0, userACL=[OWNER]),
+    _kind("no last_pull", Lot.LISTED, last_pull=...),
+    _kind("null as last_pull", Lot.LISTED, last_pull=None),
+    _kind("whole seconds", Lot.LISTED, last_pull=1_600_000_000),
+    _kind("text as last_pull", Lot.LISTED, O.FORM, last_pull="yesterday"),
+    _kind("a date as last_pull", Lot.LISTED, O.FORM,
+          last_pull=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
+    _kind("no number as last_pull", Lot.LISTED, O.FORM, last_pull=float("nan")),
+    _kind("never looked up", Lot.LISTED, O.NO_DATE, expiration=...),
+    _kind("null as expiration", Lot.LISTED, O.NO_DATE, expiration=None),
+    _kind("expired long ago", Lot.LISTED, O.DUE, expiration=12.5),
+    _kind("a date as expiration", Lot.LISTED, O.FORM, O.NO_DATE,
+          expiration=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
+    _kind("text as expiration", Lot.LISTED, O.FORM, O.NO_DATE, expiration="90:00:00:00"),
+    _kind("the old word", Lot.LISTED, status="SUCCESS"),
+    _kind("custom", Lot.LISTED, itype="custom", ENV=..., ENTRY=..., WORKDIR=...),
+    _kind("an unknown type", Lot.LISTED, O.TYPE, itype="local"),
+    _kind("no type", Lot.LISTED, O.TYPE, itype=...),
+    _kind("ENTRY as text", Lot.LISTED, ENTRY="/bin/sh -c true"),
+    _kind("huge ENV", Lot.LISTED, ENV=[f"V{n}={'x' * 1000}" for n in range(100)]),
+    _kind("ENV and what is none", Lot.LISTED, O.FORM, ENV=["A=1", None, 5], WORKDIR=7),
+    _kind("an object as ENV", Lot.LISTED, O.FORM, ENV={"A": "1"}, ENTRY={"a": 1}, CMD=5),
+    _kind("labels", Lot.LISTED, LABELS={"org.name": "x", "maintainer": "me"}),
+    _kind("labels that are none", Lot.LISTED, O.FORM, LABELS={"a": ObjectId("1" * 24), "b": "c"}),
+    _kind("unknown members", Lot.LISTED, site_note={"kept": ["by", "us"]}, blob=Binary(b"\0\1")),
+    _kind("an origin of theirs", Lot.LISTED, O.FORM, origin="docker.io"),
+    _kind("numbers for words", Lot.LISTED, O.FORM, ostcount=5, replication=1, format=None),
+    _kind("no image id", Lot.NO_ID, id=...),
+    _kind("an id that is none", Lot.NO_ID, O.FORM, id="../../etc/passwd"),
+    _kind("a number as id", Lot.NO_ID, O.FORM, id=5),
+    _kind("accepted", Lot.LEFT, **_NEVER, status="INIT", last_pull=...),
+    _kind("queued", Lot.LEFT, **_NEVER, status="PENDING", status_message=""),
+    _kind("died while pulling", Lot.LEFT, **_NEVER, status="PULLING", last_heartbeat=5.5),
+    _kind("died while examining", Lot.LEFT, **_NEVER, status="EXAMINATION", last_heartbeat=5.5),
+    _kind("died while converting", Lot.LEFT, **_NEVER, status="CONVERSION", last_heartbeat=5.5),
+    _kind("died while delivering", Lot.LEFT, **_NEVER, status="TRANSFER", last_heartbeat=5.5),
+    _kind("died while hashing", Lot.LEFT, **_NEVER, status="HASHING", last_heartbeat=5.5),
+    _kind("an older version's word", Lot.LEFT, **_NEVER, status="ENQUEUED"),
+    _kind("work on what", Lot.NAMELESS, **_NEVER, status="PULLING", pulltag=...),
+    _kind("failed", Lot.FAILED, **_NEVER, status="FAILURE", status_message="FAILED"),
+    _kind("died while expiring", Lot.GOING, status="EXPIRING", status_message="EXPIRING"),
+    _kind("expired", Lot.EXPIRED, status="EXPIRED", status_message="EXPIRED"),
+    _kind("a system that is gone", Lot.ELSEWHERE, system="gone", expiration=12.5),
+    _kind("a list as system", Lot.NO_RECORD, system=["alpha"]),
+    _kind("no system", Lot.NO_RECORD, system=..., expiration=12.5),
+    _kind("no status", Lot.NO_RECORD, status=...),
+    _kind("a list as status", Lot.NO_RECORD, status=["READY"]),
+)  # fmt: skip
+"""Every kind of record but those in order, and those that are odd only beside others."""
+
+KEYLESS = Disorder("a key of an admin's", Lot.LISTED, {}, frozenset({O.KEY}))
+IN_ORDER = Disorder("in order", Lot.LISTED)
+SAME_ID = Disorder("the same image as before", Lot.LISTED, {}, frozenset({O.SEVERAL_IDS}))
+SAME_TAG = Disorder("the same tag as before", Lot.LISTED, {}, frozenset({O.SEVERAL_TAGS}))
+ROUND = (
+    *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 28,
+)  # fmt: skip
+"""The kinds of a hundred records, one after the other; then they begin again."""
+
+
+def image_id(n: int) -> str:
+    """Return the image id of a record in order."""
+    return f"{n:064x}"
+
+
+def document(n: int, kind: Disorder) -> dict[str, Any]:
+    """Return the document of record `n`."""
+    same = n - 1 if kind is SAME_ID else n
+    tag = n - 1 if kind is SAME_TAG else n
+    members: dict[str, Any] = {
+        "_id": f"by hand {n}" if kind is KEYLESS else ObjectId(f"{n:024x}"),
+        "format": "squashfs",
+        "arch": "amd64",
+        "os": "linux",
+        "location": "docker.io",
+        "remotetype": "dockerv2",
+        "ostcount": "0",
+        "replication": "1",
+        "system": SYSTEMS[n // 2 % 2],
+        "itype": "docker",
+        "pulltag": f"lib/app:{tag}",
+        "tag": [f"lib/app:{tag}"],
+        "id": image_id(same),
+        "status": "READY",
+        "status_message": "Transferring image",
+        "userACL": [],
+        "groupACL": [],
+        "private": False,
+        "ENV": ["PATH=/usr/bin", "LANG=C"],
+        "ENTRY": ["/bin/sh"],
+        "WORKDIR": "/work",
+        "last_pull": 1_600_000_000.5 + n,
+        "last_heartbeat": 1_600_000_000.5 + n,
+        "expiration": NOW + 1000 + n,
+    }
+    if kind in {SAME_ID, SAME_TAG}:
+        members["system"] = SYSTEMS[(n - 1) // 2 % 2]
+    for name, value in kind.changes.items():
+        if value is ...:
+            members.pop(name, None)
+        else:
+            members[name] = _numbered(value, n)
+    return members
+
+
+def _numbered(value: Any, n: int) -> Any:
+    if isinstance(value, str):
+        return value.replace("{n}", str(n))
+    return [_numbered(one, n) for one in value] if isinstance(value, list) else value
+
+
+def records(count: int) -> Iterator[tuple[Disorder, dict[str, Any]]]:
+    """Yield so many records, each with its kind."""
+    for n in range(1, count + 1):
+        kind = ROUND[(n - 1) % len(ROUND)]
+        yield kind, document(n, kind)
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Return rows of look-up metrics, oldest first."""
+    return [
+        {"user": "me", "uid": OWNER, "system": SYSTEMS[n % 2], "type": "docker",
+         "tag": f"lib/app:{n}", "id": image_id(n), "time": NOW - 1000 + n}
+        for n in range(count)
+    ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""Every record of an original's database is in one lot of the survey, with what is odd in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shiftergw.store import survey as survey_module
+from shiftergw.store.survey import Lot, Oddity, Survey
+from tests.store.original import (
+    DISORDERS,
+    KEYLESS,
+    NOW,
+    ROUND,
+    SAME_ID,
+    SAME_TAG,
+    SYSTEMS,
+    Disorder,
+    document,
+    records,
+)
+
+COUNT = 10_000
+
+
+def surveyed(*documents: dict[str, Any]) -> Survey:
+    """Return a survey of documents."""
+    survey = Survey(SYSTEMS, NOW)
+    for one in documents:
+        survey.add(one)
+    return survey
+
+
+def test_there_is_disorder_enough() -> None:
+    """There are more than 50 kinds of disorder, no two by the same name, and a hundred in turn."""
+    assert len({kind.name for kind in DISORDERS}) == len(DISORDERS) > 50
+    assert len(ROUND) == 100
+    assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.FLYING}
+    assert {oddity for kind in ROUND for oddity in kind.odd} == {*Oddity}
+
+
+@pytest.mark.parametrize("kind", DISORDERS, ids=lambda kind: kind.name)
+def test_each_kind(kind: Disorder) -> None:
+    """A record of each kind is in the lot, and as odd, as its kind says."""
+    survey = surveyed(document(7, kind))
+    assert {lot: tally.count for lot, tally in survey.lots.items()} == {kind.lot: 1}
+    assert survey.odd.keys() == kind.odd
+
+
+def test_every_record_is_explained() -> None:
+    """The lots of 10,000 records have 10,000 in them, and each kind its own."""
+    survey, wanted, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
+    for kind, one in records(COUNT):
+        assert survey.add(one, keyed=kind is not KEYLESS) is kind.lot, kind.name
+        wanted[kind.lot] += 1
+        for oddity in kind.odd:
+            odd[oddity] += 1
+    assert survey.records == survey.others == COUNT == sum(wanted.values())
+    found = {lot: tally.count for lot, tally in survey.lots.items()}
+    assert found == {lot: count for lot, count in wanted.items() if count}
+    assert {oddity: tally.count for oddity, tally in survey.odd.items()} == odd
+    assert sum(survey.states.values()) == COUNT
+    assert survey.unknown == {"site_note": COUNT // 100, "blob": COUNT // 100}
+    assert all(len(tally.examples) <= 3 for tally in [*survey.lots.values(), *survey.odd.values()])
+
+
+def test_what_is_in_several_records() -> None:
+    """An image, or a tag, in three records of one type is told of once; of two types never."""
+    first = document(7, SAME_ID)
+    for itype in ("docker", "docker", "custom"):
+        first_odd = surveyed(first, first | {"itype": itype}, first).odd
+        assert (Oddity.SEVERAL_IDS in first_odd) is True
+    survey = surveyed(*[document(7, SAME_TAG)] * 3)
+    assert survey.odd[Oddity.SEVERAL_TAGS].count == 1
+    two = surveyed(first, first | {"itype": "custom"})
+    assert {Oddity.SEVERAL_IDS, Oddity.SEVERAL_TAGS}.isdisjoint(two.odd)
+
+
+def test_our_own_records() -> None:
+    """What this program wrote is told apart, and its work in flight is."""
+    own = document(7, KEYLESS) | {"attempt": 1, "moved": ["x:1"], "finishing": {"since": 5.0}}
+    survey = surveyed(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
+    assert (survey.records, survey.others, survey.unknown) == (2, 0, {})
+    assert survey.lots[Lot.FLYING].count == 1
+
+
+def test_names_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many systems and members there are, the survey stays small; no line is broken."""
+    monkeypatch.setattr(survey_module, "NAMES", 5)
+    odd = [{"system": f"s{n}\n", "status": "READY", f"m{n}\x1b": 1} for n in range(50)]
+    survey = surveyed(*odd)
+    assert (len(survey.unknown), survey.unknown["others"]) == (6, 45)
+    assert (len(survey.states), survey.states["others", "others"]) == (6, 45)
+    assert all(name.isprintable() for name in survey.unknown)
+    assert all(one.isprintable() for one in survey.lots[Lot.ELSEWHERE].examples)

@@ -1,0 +1,412 @@
+"""A database of the original gateway is taken over as it is, and can be given back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.model import (
+    Expired,
+    ImageReference,
+    Progress,
+    PullRequest,
+    Ready,
+    Session,
+)
+from shiftergw.states import State
+from shiftergw.store.mongo import MongoStore
+from shiftergw.store.survey import Lot
+from shiftergw.web import render
+from tests import mongod
+from tests.store.original import (
+    DISORDERS,
+    GROUP,
+    IN_ORDER,
+    KEYLESS,
+    NOW,
+    OWNER,
+    ROUND,
+    SAME_ID,
+    SAME_TAG,
+    SYSTEMS,
+    Disorder,
+    document,
+    image_id,
+    records,
+    rows,
+)
+from tests.store.original_reader import OriginalReader
+from tests.store.places import mongo_running
+from tests.store.pulls import LIMIT, begun, failure, pulled
+
+COUNT = 10_000
+LISTED = {Lot.LISTED, Lot.UNTAGGED}
+NEW_ID = "f" * 64
+USER = Session("alpha", "me", OWNER, "users", 2100, frozenset({2100}))
+MEMBER = replace(USER, uid=2002, gid=GROUP, groups=frozenset({GROUP}))
+STRANGER = replace(USER, uid=2003)
+
+
+@pytest.fixture(scope="module")
+def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
+    """Return a database with 10,000 records: its name, pymongo's way there, and what was there.
+
+    Our gateway has started on it once. Nothing but questions may be asked of it.
+    """
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many([one for _, one in records(COUNT)])
+        db["metrics"].insert_many(rows(50))
+        before = str(mongod.everything(db))
+
+        async def start() -> None:
+            async with mongo_running(mongodb, name, 60) as store:
+                wish = PullRequest("alpha", "docker", ImageReference.parse("new:1"), OWNER)
+                await store.abandon((await store.claim(wish, NOW))[0].key)
+
+        pytest_twisted.blockon(Deferred.fromCoroutine(start()))
+        yield name, db, before
+
+
+@pytest.fixture
+def store(mongodb: str, taken: tuple[str, Any, str]) -> Iterator[MongoStore]:
+    """Return a running store on these 10,000 records."""
+    running = MongoStore(reactor, mongodb, taken[0])
+    running.startService()
+    yield running
+    pytest_twisted.blockon(running.stopService())
+
+
+@pytest.fixture
+def hundred(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return a database with one record of each kind: its name, and pymongo's way to it."""
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many([one for _, one in records(len(ROUND))])
+        yield name, db
+
+
+def wish(kind: Disorder, n: int) -> PullRequest:
+    """Return a request for what record `n` was pulled as."""
+    one = document(n, kind)
+    reference = ImageReference.parse(one["pulltag"])
+    return PullRequest(one["system"], one.get("itype", "docker"), reference, OWNER)
+
+
+def numbered(*lots: Lot) -> list[tuple[int, Disorder]]:
+    """Return the numbers of the first hundred records of some lots, and their kinds."""
+    return [(n, kind) for n, kind in enumerate(ROUND, 1) if kind.lot in lots]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_rewritten(store: MongoStore, taken: tuple[str, Any, str]) -> None:
+    """After the start, and many questions, every document is as it was; only indexes are new."""
+    _, db, before = taken
+    for system in SYSTEMS:
+        await store.queue(system)
+        await store.lookups(system, 10)
+    assert await store.stale(NOW, LIMIT) == await store.waiting(10) == []
+    assert str(mongod.everything(db)) == before
+    indexes = db["images"].index_information()
+    assert {name for name in indexes if not name.startswith("shiftergw_")} == {"_id_"}
+    unique = [name for name, form in indexes.items() if form.get("unique")]
+    assert unique == ["shiftergw_claim"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_list(store: MongoStore) -> None:
+    """Each system has the images of its lots, no more, and each can be told to a client."""
+    wanted = Counter(one["system"] for kind, one in records(COUNT) if kind.lot in LISTED)
+    for system in SYSTEMS:
+        found = await store.list(system)
+        assert len(found) == wanted[system]
+        answers = json.loads(render.listing(map(render.record, found)).body)["list"]
+        for answer in answers:
+            assert len(answer["id"]) == 64
+            assert (answer["system"], answer["status"]) == (system, "READY")
+            assert all(isinstance(tag, str) for tag in answer["tag"])
+            assert isinstance(answer["last_pull"], float) or answer["last_pull"] == "MISSING"
+            assert None not in answer.values()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_listed_image_is_looked_up(store: MongoStore) -> None:
+    """By each of its tags, as text, in a list, or beside what is none."""
+    for n, kind in numbered(Lot.LISTED):
+        one = document(n, kind)
+        tags = one["tag"] if isinstance(one["tag"], list) else [one["tag"]]
+        for tag in tags:
+            if isinstance(tag, str) and "itype" in one:
+                found = await store.find(one["system"], one["itype"], [tag])
+                assert found is not None, kind.name
+                assert tag in found.tags
+                if kind not in {SAME_TAG, SAME_ID} and ROUND[n % len(ROUND)] is not SAME_TAG:
+                    assert (found.key, found.id) == (str(one["_id"]), one["id"]), kind.name
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_listed_is_not_found(store: MongoStore) -> None:
+    """Neither by tag nor by id; and nobody waits for it."""
+    for n, kind in numbered(*{*Lot} - LISTED):
+        one = document(n, kind)
+        if not isinstance(one.get("system"), str) or kind.lot is Lot.ELSEWHERE:
+            continue
+        assert await store.find(one["system"], "docker", [f"lib/app:{n}"]) is None, kind.name
+        assert await store.find_id([one["system"]], image_id(n)) == [], kind.name
+        work = await store.find_work(one["system"], "docker", f"lib/app:{n}")
+        assert [record.status for record in work] == [State.FAILURE] * (kind.lot is Lot.FAILED)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_tag_of_two_records(store: MongoStore) -> None:
+    """The one that was pulled last is meant."""
+    n = ROUND.index(SAME_TAG) + 1
+    one = document(n, SAME_TAG)
+    found = await store.find(one["system"], "docker", one["tag"])
+    assert found is not None
+    assert found.key == str(one["_id"])
+
+
+READERS = {
+    "private by its ACL alone": (True, False, False),
+    "private with readers": (True, True, False),
+    "readers as doubles": (True, False, False),
+    "readers as text": (False, False, False),
+    "readers in one text": (False, False, False),
+    "a number as readers": (False, False, False),
+}
+"""Whether its owner, a member of its group and a stranger may read it; all may read the others."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_read(store: MongoStore) -> None:
+    """The old rules hold; where the readers cannot be made out, nobody is let in."""
+    for n, kind in numbered(*LISTED):
+        one = document(n, kind)
+        (found, *_) = await store.find_id([one["system"]], one["id"])
+        may = tuple(found.may_be_read_by(who) for who in (USER, MEMBER, STRANGER))
+        assert may == READERS.get(kind.name, (True, True, True)), kind.name
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics(store: MongoStore) -> None:
+    """The original's rows are the first of ours."""
+    assert await store.lookups("alpha", 3) == [r for r in rows(50) if r["system"] == "alpha"][-3:]
+
+
+@pytest_twisted.ensureDeferred
+async def test_odd_rows(mongodb: str) -> None:
+    """A row with what no answer can hold comes as text."""
+    with mongod.database(mongodb) as (name, db):
+        odd = {"time": float("nan"), "user": None, "id": document(1, IN_ORDER)["_id"]}
+        db["metrics"].insert_one(rows(1)[0] | odd)
+        async with mongo_running(mongodb, name) as store:
+            found = await store.lookups("alpha", 3)
+    assert json.loads(render.rows(found).body)[0]["id"] == f"{1:024x}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_images_are_pulled_again(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """A pull of an image that is there, whatever its record's state, leaves one that is in order.
+
+    Members that are not ours survive; the original would find the image, and read all of it.
+    """
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(Lot.LISTED, Lot.UNTAGGED):
+            one = document(n, kind)
+            if kind.name == "no type":  # nobody can ask for it
+                continue
+            request = wish(kind, n)
+            original = db["images"].find_one({"_id": one["_id"]})
+            access = {"private": False, "user_acl": (), "group_acl": ()}
+            done = await pulled(store, request, one["id"], NOW, expiration=NOW + 5, **access)
+            assert (done.status, done.id, done.last_pull) == (State.READY, one["id"], NOW)
+            assert request.tag in done.tags
+            if kind is not SAME_TAG and ROUND[n % len(ROUND)] is not SAME_ID:
+                assert done.key == str(one["_id"]), kind.name
+                after = db["images"].find_one({"_id": one["_id"]})
+                for member in {"site_note", "blob", "arch"} & one.keys():
+                    assert after[member] == original[member]
+            _in_order(db, done.key, request)
+
+
+def _in_order(db: Any, key: str, request: PullRequest) -> None:
+    """Check that the original finds what was pulled, and stumbles over nothing in it."""
+    reader = OriginalReader(db["images"], NOW + 1)
+    place = request.system, request.itype, request.tag
+    carriers = db["images"].count_documents(
+        {"system": place[0], "itype": place[1], "tag": place[2], "status": "READY"}
+    )
+    assert carriers == 1
+    found = reader.ready(*place)
+    assert found is not None
+    assert str(found["_id"]) == key
+    assert reader.pulled(*place) is None
+    assert not reader.would_pull(*place, [], [])
+    assert reader.may_read(found, OWNER, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_tags_move_on(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """A tag that means another image by now is taken from all records that had it."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(Lot.LISTED, Lot.NO_ID):
+            if kind.name == "no type":  # nobody can ask for it
+                continue
+            request = wish(kind, n)
+            before = db["images"].find_one({"_id": document(n, kind)["_id"]})
+            new = f"e{n:063x}"
+            access = {"private": False, "user_acl": (), "group_acl": ()}
+            done = await pulled(store, request, new, NOW, **access)
+            assert done.id == new
+            after = db["images"].find_one({"_id": before["_id"]})
+            left = after["tag"] if isinstance(after["tag"], list) else [after["tag"]]
+            assert request.tag not in left, kind.name
+            assert after.get("id") == before.get("id")
+            assert done.key != str(before["_id"])
+            _in_order(db, done.key, request)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """The new pull begins at once, and what was left behind is gone."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(Lot.LEFT, Lot.FAILED):
+            request = wish(kind, n)
+            claimed, created = await store.claim(request, NOW)
+            assert created, kind.name
+            assert db["images"].find_one({"_id": document(n, kind)["_id"]}) is None
+            (waiting,) = await store.waiting(5)
+            assert waiting.key == claimed.key
+            started = await store.begin(claimed.key, "node:1", NOW, LIMIT)
+            assert started is not None
+            done = await store.finish(started.key, 1, Ready(image_id(n)), NOW)
+            assert done.key == claimed.key
+        stays = [document(n, kind)["_id"] for n, kind in numbered(Lot.NAMELESS, Lot.EXPIRED)]
+        assert db["images"].count_documents({"_id": {"$in": stays}}) == len(stays)
+
+
+@pytest_twisted.ensureDeferred
+async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """What was going, or is gone, comes back when the same image is pulled again."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(Lot.GOING, Lot.EXPIRED):
+            access = {"private": False, "user_acl": (), "group_acl": ()}
+            done = await pulled(store, wish(kind, n), image_id(n), NOW, **access)
+            assert done.tags == (f"lib/app:{n}",)
+            assert (done.key == f"{n:024x}") is (kind.lot is Lot.GOING)
+            found = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
+            assert found is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """Only what has a date that has passed is due, READY, and goes all the way when told to."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        due = {one.key: one for one in await store.expired(NOW)}
+        by_kind = {kind.name: f"{n:024x}" for n, kind in enumerate(ROUND, 1)}
+        wanted = {"expired long ago", "a system that is gone", "no system"}
+        assert due.keys() == {by_kind[one] for one in wanted}
+        gone = await store.expire(by_kind["expired long ago"], NOW)
+        assert gone is not None
+        begun_one = await store.begin(gone.key, "node:1", NOW, LIMIT)
+        assert begun_one is not None
+        await store.finish(gone.key, begun_one.attempt, Expired(), NOW)
+        place = gone.system, "docker", gone.tags[0]
+        assert await store.find(*place[:2], [place[2]]) is None
+        assert OriginalReader(db["images"], NOW).would_pull(*place, [], [])
+        for word in ("a date as expiration", "text as expiration"):
+            assert await store.expire(by_kind[word], NOW) is None
+        for n, kind in numbered(*LISTED):
+            if kind is not KEYLESS and kind.name != "expired long ago":
+                assert await store.expire(f"{n:024x}") is not None, kind.name
+
+
+@pytest_twisted.ensureDeferred
+async def test_dates_are_put_off(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """A look-up dates what had no date, or one that is none, and it is a number then."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(*LISTED):
+            if kind is not KEYLESS:
+                await store.renew(f"{n:024x}", NOW + 99_999)
+    numbers = [n for n, kind in numbered(*LISTED) if kind is not KEYLESS]
+    for n in numbers:
+        found = db["images"].find_one({"_id": document(n, IN_ORDER)["_id"]})
+        assert found["expiration"] == NOW + 99_999
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_way_back(mongodb: str) -> None:
+    """The original goes on from every state that we leave, as from its own."""
+    with mongod.database(mongodb) as (name, db):
+        await _leave_every_state(mongodb, name)
+        _go_on(db["images"])
+
+
+async def _leave_every_state(uri: str, name: str) -> None:
+    place = "alpha", "docker"
+
+    def asked(tag: str) -> PullRequest:
+        return PullRequest(*place, ImageReference.parse(tag), OWNER, user_acl=(OWNER,))
+
+    async with mongo_running(uri, name) as store:
+        await store.claim(asked("waiting:1"), NOW)
+        running = await begun(store, asked("running:1"), NOW)
+        await store.advance(running.key, 1, State.TRANSFER, "Transferring image", NOW)
+        await store.heartbeat(running.key, 1, Progress("TRANSFER", 5, 10), NOW)
+        failed = await begun(store, asked("failed:1"), NOW)
+        await store.finish(failed.key, 1, failure(), NOW)
+        access = {"private": True, "user_acl": (OWNER,), "group_acl": ()}
+        ready = await pulled(store, asked("ready:1"), NEW_ID, NOW, expiration=NOW + 1, **access)
+        again = await pulled(store, asked("ready:2"), NEW_ID, NOW, expiration=NOW + 1, **access)
+        assert again.key == ready.key
+        other = await pulled(store, asked("going:1"), "d" * 64, NOW, **access)
+        await store.expire(other.key)
+        third = await pulled(store, asked("gone:1"), "c" * 64, NOW, **access)
+        await store.expire(third.key)
+        last = await store.begin(third.key, "node:1", NOW, LIMIT)
+        assert last is not None
+        await store.finish(third.key, last.attempt, Expired(), NOW)
+
+
+def _go_on(images: Any) -> None:
+    place, reader = ("alpha", "docker"), OriginalReader(images, NOW + 5)
+    written = list(images.find())
+    assert len(written) == 6
+    assert {str(one["_id"]): reader.offences(one) for one in written} == {
+        str(one["_id"]): [] for one in written
+    }
+    would = {tag: reader.would_pull(*place, tag, [OWNER], [])
+             for tag in ("waiting:1", "running:1", "failed:1", "ready:1", "ready:2", "gone:1")
+             }  # fmt: skip
+    assert would == dict.fromkeys(would, False) | {"gone:1": True}
+    later = OriginalReader(images, NOW + 4000)
+    assert all(later.would_pull(*place, tag, [OWNER], []) for tag in would if tag != "waiting:1")
+    found = later.ready(*place, "ready:2")
+    assert found is not None
+    assert later.may_read(found, OWNER, [])
+    assert not later.may_read(found, 7, [7])
+    assert NEW_ID in later.due("alpha")
+
+
+def test_the_reader_stumbles() -> None:
+    """The original would not go on from everything: its reader says so."""
+    reader = OriginalReader(None, NOW)
+    assert reader.offences(document(1, IN_ORDER)) == []
+    odd = {kind.name: reader.offences(document(1, kind)) for kind in DISORDERS}
+    assert odd["tag as text"] == ["tag"]
+    assert odd["no last_pull"] == ["last_pull"]
+    assert odd["an older version's word"] == ["status"]
+    assert odd["null ACLs"] == ["userACL", "groupACL"]
