@@ -31,7 +31,7 @@ from shiftergw.delivery.way import files_of, hosts_of
 from shiftergw.dispatch import Dispatch, share_of_system
 from shiftergw.errors import printable
 from shiftergw.gateway import Gateway
-from shiftergw.housekeeping import Housekeeping, Scratch
+from shiftergw.housekeeping import Housekeeping, Schedule, Scratch
 from shiftergw.image import ResolvedImage, SquashOptions
 from shiftergw.model import ImageReference
 from shiftergw.pipeline import Pipeline, Watcher
@@ -89,6 +89,9 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         name: _authenticator(config, system, users[name], reactor)
         for name, system in config.systems.items()
     }
+    schedule = Schedule(
+        config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
+    )
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
     site = make_site(rules, authenticators, reactor, threads.run)
     listeners = [strports.service(text, site, reactor) for text in config.listen]
@@ -99,7 +102,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             store,
             pool,
             dispatch,
-            Housekeeping(store, dispatch.wake, reactor),
+            Housekeeping(store, dispatch.wake, reactor, schedule),
             asking,
             *(one for one in users.values() if isinstance(one, ListedUsers)),
             *listeners,

@@ -151,7 +151,7 @@ class Gateway:
     async def autoexpire(self, session: Session) -> Sequence[str]:
         """Expire the system's images whose time is up; return their ids. For admins."""
         _check_admin(session)
-        expired = await expire_due(self._store, self._clock.seconds(), session.system)
+        expired = await expire_due(self._store, self._clock.seconds(), {session.system})
         if expired:
             self._wake()
         return [record.id or "" for record in expired]

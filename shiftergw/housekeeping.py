@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -35,6 +36,19 @@ SWEEP_SECONDS = 120.0
 """Seconds that the sweep of one image directory may take."""
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the configuration says of expiry, and for how many seconds images are `kept`.
+
+    `wanted` is whether they expire by themselves; None: as the store sees fit. Those of other
+    systems than these stay (None: of all).
+    """
+
+    wanted: bool | None = None
+    kept: float | None = None
+    systems: Collection[str] | None = None
+
+
 class Housekeeping(Rounds):
     """Expires images whose time is up, and forgets what ended more than a day ago."""
 
@@ -45,19 +59,24 @@ class Housekeeping(Rounds):
         store: ImageStore,
         wake: Callable[[], None],
         clock: IReactorTime,
+        schedule: Schedule = Schedule(),
         interval: float = INTERVAL,
     ) -> None:
         """Tidy up `store`; call `wake` when there are files to remove."""
         super().__init__(self._tidy_up, clock, interval, "housekeeping")
         self._store = store
         self._wake = wake
+        self._schedule = schedule
+        self._told: bool | None = None
 
     async def _tidy_up(self) -> None:
-        now = self._clock.seconds()
-        forgotten = await self._store.forget_ended(now - ENDED_KEPT)
+        now, schedule = self._clock.seconds(), self._schedule
+        expires = await self._store.expires(schedule.wanted, now, schedule.kept)
+        self._tell(expires)
+        forgotten = await self._store.forget_ended(now - ENDED_KEPT, others=expires)
         if forgotten:
             self._log.info("{n} old failures and removals forgotten", n=forgotten)
-        for record in await expire_due(self._store, now):
+        for record in await expire_due(self._store, now, schedule.systems) if expires else ():
             self._log.info(
                 "image {id} of {system} expires; its tags: {tags}",
                 id=record.id,
@@ -66,12 +85,27 @@ class Housekeeping(Rounds):
             )
             self._wake()
 
+    def _tell(self, expires: bool) -> None:
+        """Log whether images expire by themselves, once and whenever that changes."""
+        if expires is self._told:
+            return
+        self._told = expires
+        if expires:
+            self._log.info("images expire by themselves")
+        elif self._schedule.wanted is False:
+            self._log.info("images do not expire by themselves: ScheduledExpiry is false")
+        else:
+            self._log.warn(
+                "images do not expire by themselves: another program has filled the database; see"
+                " `shiftergw check --database`, then set ScheduledExpiry to true or false"
+            )
+
 
 async def expire_due(
-    store: ImageStore, now: float, system: str | None = None
+    store: ImageStore, now: float, systems: Collection[str] | None = None
 ) -> Sequence[ImageRecord]:
-    """Expire the images, of one system or of all, whose expiration has passed; return them."""
-    due = [record for record in await store.expired(now) if system in {None, record.system}]
+    """Expire the images, of these systems or of all, whose expiration has passed; return them."""
+    due = [one for one in await store.expired(now) if systems is None or one.system in systems]
     expired = [await store.expire(record.key, now) for record in due]
     return [record for record in expired if record is not None]
 

@@ -48,6 +48,7 @@ EVERY_KEY: dict[str, Any] = {
     "Listen": ["tcp:5000", "unix:/run/shiftergw.socket"],
     "HeartbeatLimit": 30,
     "FailureHold": 1,
+    "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",
     "PrivateImagesWithoutAcl": "public",
     "AllowAnonymous": True,

@@ -81,6 +81,7 @@ async def test_all_is_well(tmp_path: Path) -> None:
         found
     )
     assert "will be made" in found["StateDirectory"].text
+    assert found["scheduled expiry"].text.startswith("on, but without ImageExpirationTimeout")
     assert set(os.listdir(tmp_path)) == {"images"}  # noqa: PTH208
 
 
@@ -276,9 +277,12 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
     with Mongod(tmp_path / "mongod", "--standalone") as server:
         found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
         assert (found.level, found.remedy) == ("ok", "")
-        assert found.text == "database images: 0 records, 12 indexes to be made"
+        assert found.text == "database images: 0 records, 13 indexes to be made"
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
             assert "images" not in client.list_database_names()
+            client["images"]["images"].insert_one({"system": "s", "status": "READY"})
+            await _is_told_of_expiry(changed | {"MongoDBURI": server.uri}, tmp_path)
+            assert "shiftergw.state" not in client["images"].list_collection_names()
         stranger = server.uri.replace("127.", "stranger:p%40ss@127.")
         refused = (await findings(tmp_path, changed | {"MongoDBURI": stranger}))["MongoDB"]
     away = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
@@ -290,6 +294,18 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
         assert "MongoDBURI" in found.remedy
         assert "p%40ss" not in found.text
         assert "p@ss" not in found.text
+
+
+async def _is_told_of_expiry(changed: dict[str, Any], root: Path) -> None:
+    """Check what is told of a database that another program has filled."""
+    for wanted, level, told in (
+        (None, "warning", "off: another program has filled the database"),
+        (True, "ok", "count from the gateway's start"),
+        (False, "ok", "off: ScheduledExpiry is false"),
+    ):
+        found = (await findings(root, changed | {"ScheduledExpiry": wanted}))["scheduled expiry"]
+        assert (found.level, told in found.text) == (level, True)
+        assert ("ScheduledExpiry" in found.remedy) is (wanted is None)
 
 
 @pytest.mark.parametrize("fit", [True, False])

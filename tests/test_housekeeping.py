@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.housekeeping import (
@@ -18,6 +19,7 @@ from shiftergw.housekeeping import (
     SCRATCH_KEPT,
     SWEEP_SECONDS,
     Housekeeping,
+    Schedule,
     Scratch,
     expire_due,
 )
@@ -137,12 +139,12 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 class Housekeeper:
     """Does one round, and counts how often it woke somebody."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, schedule: Schedule = Schedule()) -> None:  # noqa: B008
         """Keep house in `store` at `NOW`."""
         self.clock = Clock()
         self.clock.advance(NOW)
         self.woken = 0
-        self.service = Housekeeping(store, self.wake, self.clock)
+        self.service = Housekeeping(store, self.wake, self.clock, schedule)
 
     def wake(self) -> None:
         """Count."""
@@ -188,10 +190,39 @@ async def test_images_whose_time_is_up_expire(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_expiry_where_it_is_not_wanted(store: SqliteStore) -> None:
+    """Nothing expires by itself then, and the log says so once; an admin's command still does it.
+
+    Old failures of ours are forgotten all the same.
+    """
+    record = await begun(store, request("old:1"), NOW - ENDED_KEPT - 1)
+    await store.finish(record.key, record.attempt, failure(), NOW - ENDED_KEPT - 1)
+    due = await pulled(store, request("due:1"), expiration=NOW)
+    keeper = Housekeeper(store, Schedule(wanted=False))
+    with capturedLogs() as logged:
+        await keeper.round()
+        await keeper.round()
+    texts = [formatEvent(event) for event in logged]
+    assert texts.count("images do not expire by themselves: ScheduledExpiry is false") == 1
+    assert await store.get(record.key) is None
+    assert await store.get(due.key) == due
+    assert [one.key for one in await expire_due(store, NOW)] == [due.key]
+
+
+@pytest_twisted.ensureDeferred
+async def test_images_of_other_systems_stay(store: SqliteStore) -> None:
+    """No worker could remove the files of a system that is not configured."""
+    await pulled(store, request("here:1"), expiration=NOW - 1)
+    await pulled(store, request("there:1", system="gone"), expiration=NOW - 1)
+    await Housekeeper(store, Schedule(systems={"alpha"})).round()
+    assert [record.system for record in await store.waiting(5)] == ["alpha"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_is_due_can_be_asked_for_by_system(store: SqliteStore) -> None:
     """Another system's images are left alone."""
     await pulled(store, request("here:1"), expiration=NOW - 1)
     await pulled(store, request("there:1", system="beta"), expiration=NOW - 1)
-    assert [record.system for record in await expire_due(store, NOW, "beta")] == ["beta"]
+    assert [record.system for record in await expire_due(store, NOW, {"beta"})] == ["beta"]
     assert [record.system for record in await expire_due(store, NOW)] == ["alpha"]
     assert await expire_due(store, NOW) == []

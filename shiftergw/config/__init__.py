@@ -92,6 +92,7 @@ class Config(Section):
     default_image_format: Literal["squashfs"] = Field("squashfs", alias="DefaultImageFormat")
     pull_update_timeout: Seconds = Field(300, alias="PullUpdateTimeout")
     image_expiration_timeout: Duration | None = Field(None, alias="ImageExpirationTimeout")
+    scheduled_expiry: bool | None = Field(None, alias="ScheduledExpiry")
     mongodb_uri: MongoUri | None = Field(None, alias="MongoDBURI", repr=False)
     mongodb: DatabaseName | None = Field(None, alias="MongoDB")
     cache_directory: LocalPath = Field(alias="CacheDirectory")

@@ -185,8 +185,20 @@ class ImageStore(Protocol):
         """Say whether one of these ids is kept out of an image directory."""
         ...
 
-    async def forget_ended(self, before: float) -> int:
-        """Remove FAILURE and EXPIRED records with an earlier `last_pull`; return how many."""
+    async def expires(self, wanted: bool | None, now: float, kept: float | None) -> bool:
+        """Say whether images expire on schedule; `wanted` is what the configuration says of it.
+
+        Where it says nothing (None) they do, but not in a database that another program has filled.
+        When it is first `wanted` there, what is READY and has no expiration, or one before `now`,
+        gets `now + kept`, or none if `kept` is None: nothing goes for what was before.
+        """
+        ...
+
+    async def forget_ended(self, before: float, *, others: bool = True) -> int:
+        """Remove FAILURE and EXPIRED records with an earlier `last_pull`; return how many.
+
+        `others`: also those that another program has written, and that no attempt has touched.
+        """
         ...
 
     async def lease(

@@ -31,6 +31,7 @@ from shiftergw.plumbing.rounds import Rounds
 from shiftergw.states import State
 from shiftergw.store import (
     documents,
+    mongo_expiry,
     mongo_finish,
     mongo_images,
     mongo_places,
@@ -303,11 +304,16 @@ class MongoStore(Service):
         """See `ImageStore`."""
         return await mongo_places.is_blocked(self._db, directory, image_ids)
 
-    async def forget_ended(self, before: float) -> int:
+    async def expires(self, wanted: bool | None, now: float, kept: float | None) -> bool:
+        """See `ImageStore`."""
+        return await mongo_expiry.expires(self._db, wanted, now, kept)
+
+    async def forget_ended(self, before: float, *, others: bool = True) -> int:
         """See `ImageStore`."""
         await mongo_places.forget_leases(self._db, before)
         ended = 0
-        for wanted in mongo_queries.ended_before(before):
+        find = mongo_queries.ended_before if others else mongo_queries.own_ended_before
+        for wanted in find(before):
             ended += (await self._db.delete(IMAGES, wanted, many=True))[0]
         return ended
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from shiftergw.store import mongo_expiry
 from shiftergw.store.mongo_address import Address
 from shiftergw.store.mongo_connect import HOST_SECONDS, Servers
 from shiftergw.store.mongo_database import COMMAND_SECONDS, Database
@@ -12,18 +16,34 @@ from shiftergw.store.mongo_links import Links
 from shiftergw.store.mongo_records import IMAGES
 
 
-async def look_at(reactor: Any, uri: str, name: str) -> str:
-    """Log in, change nothing, and return in a few words what there is.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How many records there are, the names of missing indexes, and what is known of expiry.
+
+    `taken_over`: another program has filled the database, and scheduled expiry never began.
+    """
+
+    records: int
+    missing: Sequence[str]
+    taken_over: bool
+
+
+async def look_at(reactor: Any, uri: str, name: str) -> Look:
+    """Log in, change nothing, and return what there is.
 
     Raises `ConfigurationError`, and `Unavailable` whose detail says what is wrong, after seconds.
     """
-    address = Address.parse(uri)
-    links = Links(Servers(reactor, address, HOST_SECONDS).open, reactor, COMMAND_SECONDS)
-    db = Database(reactor, links, name, address.concern)
-    try:
+    async with _connected(reactor, uri, name) as (db, links):
         records = await db.count(IMAGES, {})
         missing = await Indexes(db, links, COMMAND_SECONDS).missing()
+        return Look(records, missing, await mongo_expiry.is_taken_over(db))
+
+
+@asynccontextmanager
+async def _connected(reactor: Any, uri: str, name: str) -> AsyncIterator[tuple[Database, Links]]:
+    address = Address.parse(uri)
+    links = Links(Servers(reactor, address, HOST_SECONDS).open, reactor, COMMAND_SECONDS)
+    try:
+        yield Database(reactor, links, name, address.concern), links
     finally:
         await links.close()
-    indexes = f", {len(missing)} indexes to be made" if missing else ""
-    return f"database {name}: {records} records{indexes}"

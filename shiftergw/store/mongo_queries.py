@@ -17,6 +17,7 @@ from shiftergw.store.mongo_records import IMAGES, READY
 LEASES = "shiftergw.leases"
 BLOCKS = "shiftergw.blocks"
 TURNS = "shiftergw.turns"
+STATE = "shiftergw.state"
 METRICS = "metrics"
 
 INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -27,9 +28,10 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_pulltag": {"key": {"system": 1, "itype": 1, "pulltag": 1, "status": 1}},
         "shiftergw_list": {"key": {"system": 1, "status": 1, "_id": 1}},
         "shiftergw_expiration": {"key": {"status": 1, "expiration": 1}},
-        "shiftergw_ended": {"key": {"status": 1, "last_pull": 1}},
+        "shiftergw_ended": {"key": {"status": 1, "last_pull": 1, "attempt": 1}},
         "shiftergw_waiting": {"key": {"status": 1, "claim": 1}},
         "shiftergw_waiting_of": {"key": {"status": 1, "requested_by": 1, "claim": 1}},
+        "shiftergw_attempt": {"key": {"attempt": 1}},
         "shiftergw_finishing": {"key": {"finishing.since": 1}, "sparse": True},
     },
     METRICS: {
@@ -142,11 +144,31 @@ def expired(word: str, now: float) -> Query:
     return Query(IMAGES, wanted, {"expiration": 1, "_id": 1})
 
 
+def undated(word: str, now: float) -> list[Document]:
+    """Find records with this status whose expiration is earlier; and those that have none."""
+    return [{"status": word, "expiration": date} for date in ({"$lt": now}, None)]
+
+
+def by_others() -> Query:
+    """Ask for a record that another program has written."""
+    return Query(IMAGES, {"attempt": None}, limit=1, members=("_id",))
+
+
+def fact(name: str) -> Query:
+    """Ask for what is kept of the database itself."""
+    return Query(STATE, {"_id": name}, limit=1)
+
+
 def ended_before(time: float) -> list[Document]:
     """Find failures and removals that ended earlier, or do not say when."""
     words = [str(State.FAILURE), str(State.EXPIRED)]
     ages: list[Any] = [{"$lt": time}, None]
     return [{"status": word, "last_pull": age} for word in words for age in ages]
+
+
+def own_ended_before(time: float) -> list[Document]:
+    """Find those of them that an attempt of ours has ended."""
+    return [{**wanted, "attempt": {"$gt": 0}} for wanted in ended_before(time)]
 
 
 def blocks_of(directory: str, image_ids: Collection[str]) -> Query:

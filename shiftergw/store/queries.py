@@ -97,7 +97,7 @@ FORGET_EARLIER = """
 FORGET_ENDED = """
     DELETE FROM images
     WHERE claim IS NULL AND status <> 'READY' AND status IN ('FAILURE', 'EXPIRED')
-    AND ifnull(last_pull, 0) < ?
+    AND ifnull(last_pull, 0) < ? AND (? OR attempt > 0)
 """
 
 READY_OF_ID = """

@@ -252,9 +252,18 @@ class SqliteStore(Service):
             await self._read(lambda db: db.execute(queries.BLOCKED, values).fetchone()) is not None
         )
 
-    async def forget_ended(self, before: float) -> int:
+    async def expires(
+        self,
+        wanted: bool | None,
+        now: float,  # noqa: ARG002 - see below
+        kept: float | None,  # noqa: ARG002
+    ) -> bool:
+        """See `ImageStore`. No other program fills this file."""
+        return wanted is not False
+
+    async def forget_ended(self, before: float, *, others: bool = True) -> int:
         """See `ImageStore`."""
-        return await self._change(queries.FORGET_ENDED, before)
+        return await self._change(queries.FORGET_ENDED, before, others)
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import pytest_twisted
 
 from shiftergw.model import Expired, Origin, Progress, Ready
@@ -214,7 +215,10 @@ class KeepContract:
 
     @pytest_twisted.ensureDeferred
     async def test_forget_ended(self, place: Place) -> None:
-        """Old failures and removals go, also those that say no time; no work does, however old."""
+        """Old failures and removals go, also those that say no time; no work does, however old.
+
+        Those that another program left may stay.
+        """
         store = place.store
         for tag, now in (("x:1", NOW), ("y:1", NOW + 10)):
             record = await begun(store, request(tag), now)
@@ -228,13 +232,27 @@ class KeepContract:
         await expiring(store, request("r:2"), f"{5:064x}")
         await store.claim(request("w:1"), NOW - 9)
         await begun(store, request("w:2"), NOW - 9)
-        assert await store.forget_ended(NOW + 5) == 4
+        assert await store.forget_ended(NOW + 5, others=False) == 2
+        assert await store.forget_ended(NOW + 5) == 2
         assert await store.forget_ended(NOW + 5) == 0
         assert {record.pulltag for record in await store.queue("alpha")} == {
             "y:1", "r:2", "w:1", "w:2",
         }  # fmt: skip
         assert len(await store.list("alpha")) == 1
         assert await store.get(gone.key) is not None
+
+    @pytest.mark.parametrize("wanted", [None, True, False])
+    @pytest_twisted.ensureDeferred
+    async def test_expiry_on_schedule(self, place: Place, wanted: bool | None) -> None:
+        """In a database of our own images expire by themselves unless that is not wanted."""
+        store = place.store
+        for _ in range(2):
+            assert await store.expires(wanted, NOW, 90) is (wanted is not False)
+            record = await pulled(store, request(), expiration=NOW - 5)
+        timeless = await pulled(store, request("t:1"), OTHER_ID)
+        assert await store.expires(wanted, NOW + 1, 90) is (wanted is not False)
+        assert await store.get(timeless.key) == timeless
+        assert list(await store.expired(NOW)) == [record]
 
     @pytest_twisted.ensureDeferred
     async def test_lease(self, place: Place) -> None:

@@ -46,6 +46,7 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "block": lambda store: store.block("/images", ID, 0, NOW),
     "allow": lambda store: store.allow("/images", ID),
     "blocked": lambda store: store.blocked("/images", [ID]),
+    "expires": lambda store: store.expires(None, NOW, None),
     "forget_ended": lambda store: store.forget_ended(NOW),
     "lease": lambda store: store.lease("/images", ID, "k/1", NOW, 9),
     "release": lambda store: store.release("/images", ID, "k/1"),

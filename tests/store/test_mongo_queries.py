@@ -37,7 +37,11 @@ QUESTIONS: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any
     "waiting": lambda q: [q.waiting(), q.waiting(7)],
     "unfinished": lambda q: q.unfinished(5.0),
     "expired": lambda q: q.expired("READY", 5.0),
+    "undated": lambda q: q.undated("READY", 5.0),
+    "by_others": lambda q: q.by_others(),
+    "fact": lambda q: q.fact("expiry"),
     "ended_before": lambda q: q.ended_before(5.0),
+    "own_ended_before": lambda q: q.own_ended_before(5.0),
     "blocks_of": lambda q: q.blocks_of("/images", ["a" * 64]),
     "rows_of": lambda q: q.rows_of("alpha", 5),
 }
@@ -54,8 +58,8 @@ for _name, _ask in QUESTIONS.items():
             ASKED.append((_name, IMAGES, _one))
 ASKED.append(("old rows", METRICS, {"time": {"$lt": 5.0}}))
 
-TWO_SETS = {"of_files"}
-"""The server that comes with the tests takes one set of values with an index, not two at once."""
+TWO_SETS = {"of_files", "own_ended_before"}
+"""The server that comes with the tests takes one set or range of values with an index, not two."""
 
 
 def test_no_question_is_left_out() -> None:

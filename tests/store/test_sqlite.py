@@ -306,7 +306,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.STALE, 1, ["images_turns"]),
         (queries.EXPIRED, 1, ["images_expiration"]),
         (queries.FORGET_EARLIER, 4, ["images_ended"]),
-        (queries.FORGET_ENDED, 1, ["images_ended"]),
+        (queries.FORGET_ENDED, 2, ["images_ended"]),
         (queries.READY_OF_ID, 3, ["images_ready"]),
         (queries.EXPIRING_OF_ID, 3, ["images_expiring"]),
         (queries.CARRIERS, 4, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),

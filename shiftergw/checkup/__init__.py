@@ -11,8 +11,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from shiftergw.auth import munge
 from shiftergw.auth.limited import Limited
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.users import Users
+from shiftergw.checkup.database import state
+from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import GatewayError, TimedOut, printable
-from shiftergw.plumbing.files import file_system_of
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -40,7 +40,8 @@ from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.check import unsquashfs_of
-from shiftergw.store.mongo_look import look_at
+
+__all__ = ["Finding", "Level", "checkup"]
 
 NETWORK_LIMIT = 10.0
 """Seconds for a registry, or a running gateway, to answer."""
@@ -49,28 +50,10 @@ LITTLE_SPACE = 10 * 10**9
 """Free bytes below which a directory of images or layers earns a warning."""
 
 
-class Level(StrEnum):
-    """How grave a finding is; with a failure the gateway will not work."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILURE = "failure"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, what was found, and what to do about it."""
-
-    name: str
-    level: Level
-    text: str
-    remedy: str = ""
-
-
 async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
-    findings = [*_configuration(loaded), *_directories(config), await _state(config, reactor)]
+    findings = [*_configuration(loaded), *_directories(config), *await state(config, reactor)]
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]
     for looked in await gather_or_cancel(
@@ -85,16 +68,11 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     return findings + [await _listening(text, reactor) for text in config.listen]
 
 
-def _failure(name: str, error: GatewayError) -> Finding:
-    text = " ".join(filter(None, [error.what, printable(error.detail)]))
-    return Finding(name, Level.FAILURE, text, error.remedy)
-
-
 def _tried(name: str, check: Callable[[], object]) -> Finding | None:
     try:
         check()
     except GatewayError as error:
-        return _failure(name, error)
+        return failure(name, error)
     return None
 
 
@@ -192,7 +170,7 @@ async def _host(
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
     except GatewayError as error:
-        found = _failure(name, error)
+        found = failure(name, error)
         command = f"ssh-trust {shlex.quote(system.name)}"
         return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command)), None
     finally:
@@ -215,27 +193,12 @@ def _judged(name: str, text: str, free: int) -> Finding:
     return Finding(name, Level.OK, text)
 
 
-async def _state(config: Config, reactor: Any) -> Finding:
-    """Return whether the state is safe where it lies, or that a MongoDB server lets us in."""
-    if config.mongodb_uri is not None and config.mongodb is not None:
-        try:
-            text = await look_at(reactor, config.mongodb_uri, config.mongodb)
-        except GatewayError as error:
-            remedy = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
-            return replace(_failure("MongoDB", error), remedy=remedy)
-        return Finding("MongoDB", Level.OK, text)
-    name = "file system of the state"
-    kind = file_system_of(config.state_directory)
-    refused = _tried(name, lambda: config.check_state_file_system(kind))
-    return refused or Finding(name, Level.OK, kind)
-
-
 async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
     try:
         found = await mksquashfs.version(config.mksquashfs, reactor, reactor)
         warning = mksquashfs.check_version(found)
     except GatewayError as error:
-        yield _failure("mksquashfs", error)
+        yield failure("mksquashfs", error)
     else:
         version = ".".join(map(str, found))
         yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
@@ -294,7 +257,7 @@ async def _listing(name: str, users: ListedUsers) -> Finding:
         listing = await users.read()
     except GatewayError as error:
         remedy = "Run groupsCommand as the gateway's user: it prints what getent prints."
-        return replace(_failure(name, error), remedy=remedy)
+        return replace(failure(name, error), remedy=remedy)
     return Finding(name, Level.OK, f"{len(listing.users)} users, {len(listing.groups)} groups")
 
 
@@ -305,7 +268,7 @@ async def _admins(system: System, users: Users) -> Finding:
     try:
         unknown = [one for one in names if await users.uid_of(one) is None]
     except GatewayError as error:
-        return _failure(name, error)
+        return failure(name, error)
     if unknown:
         text = f"{printable(', '.join(unknown))}: no such user, so nobody is meant"
         return Finding(name, Level.WARNING, text, "Correct the name, or write the uid.")
@@ -331,7 +294,7 @@ async def _registry(location: Location, environ: Mapping[str, str], reactor: Any
         finally:
             await transport.close()
     except GatewayError as error:
-        return replace(_failure(name, error), remedy=remedy)
+        return replace(failure(name, error), remedy=remedy)
     text = f"{asked.base} answers with HTTP status {status}"
     if status in {200, 401}:
         return Finding(name, Level.OK, text)

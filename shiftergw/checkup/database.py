@@ -1,0 +1,57 @@
+"""The checks of where the state is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from shiftergw.checkup.finding import Finding, Level, failure
+from shiftergw.config import Config
+from shiftergw.errors import GatewayError
+from shiftergw.plumbing.files import file_system_of
+from shiftergw.store.mongo_look import look_at
+
+REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
+SWITCH = (
+    "See `shiftergw check --database`; then set ScheduledExpiry to true, and dates that have passed"
+    " or are absent count from that moment, or to false."
+)
+
+
+async def state(config: Config, reactor: Any) -> list[Finding]:
+    """Return whether the state is safe where it lies, or that a MongoDB server lets us in.
+
+    And whether images expire by themselves.
+    """
+    if config.mongodb_uri is not None and config.mongodb is not None:
+        try:
+            look = await look_at(reactor, config.mongodb_uri, config.mongodb)
+        except GatewayError as error:
+            return [replace(failure("MongoDB", error), remedy=REMEDY)]
+        indexes = f", {len(look.missing)} indexes to be made" if look.missing else ""
+        text = f"database {config.mongodb}: {look.records} records{indexes}"
+        return [Finding("MongoDB", Level.OK, text), expiry(config, taken_over=look.taken_over)]
+    name = "file system of the state"
+    kind = file_system_of(config.state_directory)
+    try:
+        config.check_state_file_system(kind)
+    except GatewayError as error:
+        return [failure(name, error), expiry(config, taken_over=False)]
+    return [Finding(name, Level.OK, kind), expiry(config, taken_over=False)]
+
+
+def expiry(config: Config, *, taken_over: bool) -> Finding:
+    """Return whether images expire by themselves; `taken_over`: it never began there so far."""
+    name, wanted = "scheduled expiry", config.scheduled_expiry
+    if wanted is False:
+        return Finding(name, Level.OK, "off: ScheduledExpiry is false")
+    if config.image_expiration_timeout is None:
+        after = "on, but without ImageExpirationTimeout images get no expiration"
+    else:
+        after = "on"
+    if not taken_over:
+        return Finding(name, Level.OK, after)
+    if wanted:
+        text = f"{after}; dates that have passed or are absent count from the gateway's start"
+        return Finding(name, Level.OK, text)
+    return Finding(name, Level.WARNING, "off: another program has filled the database", SWITCH)
