@@ -25,6 +25,7 @@ from shiftergw.auth import munge
 from shiftergw.auth.limited import Limited
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.users import Users
+from shiftergw.checkup.contents import contents
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.compose import image_directory, users_of
@@ -41,7 +42,7 @@ from shiftergw.registry.transport import Limits, Transport
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.check import unsquashfs_of
 
-__all__ = ["Finding", "Level", "checkup"]
+__all__ = ["Finding", "Level", "checkup", "contents"]
 
 NETWORK_LIMIT = 10.0
 """Seconds for a registry, or a running gateway, to answer."""

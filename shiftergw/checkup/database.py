@@ -13,8 +13,8 @@ from shiftergw.store.mongo_look import look_at
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
 SWITCH = (
-    "See `shiftergw check --database`; then set ScheduledExpiry to true, and dates that have passed"
-    " or are absent count from that moment, or to false."
+    "Set ScheduledExpiry to true, and dates that have passed or are absent count from that moment;"
+    " or to false."
 )
 
 

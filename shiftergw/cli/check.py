@@ -28,8 +28,12 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
-def check(config_file: Path) -> None:
+@click.option("--database", is_flag=True, help="Tell what is in the database, and change nothing.")
+def check(config_file: Path, database: bool) -> None:
     """Check the configuration and everything that it names, and say what to do.
+
+    With --database tell instead what is in the database of the configuration, and what becomes of
+    it when the gateway starts: for one that the original gateway has filled.
 
     Exits with 1 if something would keep the gateway from working.
     """
@@ -39,11 +43,15 @@ def check(config_file: Path) -> None:
         raise Misused(text_of(error)) from error
 
     async def command(reactor: Any) -> int:
-        from shiftergw.checkup import checkup  # noqa: PLC0415 - `--help` shall not load the service
+        # `--help` shall not load the service.
+        from shiftergw.checkup import checkup, contents  # noqa: PLC0415
 
         # A file or a pipe has no width: nothing needs to be broken there.
         width = None if sys.stdout.isatty() else UNBROKEN
-        findings = await checkup(reactor, loaded, os.environ)
+        if database:
+            findings = await contents(reactor, loaded.config)
+        else:
+            findings = await checkup(reactor, loaded, os.environ)
         return show(findings, Console(highlight=False, width=width))
 
     run(command)

@@ -7,7 +7,7 @@ time, because then nothing may match any more of what was done the first time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +135,18 @@ class Database:
             cursor = (await self._once(more, self._seconds))["cursor"]
             found += cursor["nextBatch"]
         return found
+
+    async def pieces(self, query: Query) -> AsyncIterator[list[Document]]:
+        """Yield what matches piece by piece, so that it need not be in memory all at once."""
+        with _translated():
+            answer = await self._once({**query.command(), "batchSize": BATCH}, self._seconds)
+        cursor = answer["cursor"]
+        yield cursor["firstBatch"]
+        while cursor["id"]:
+            more = {"getMore": cursor["id"], "collection": query.collection, "batchSize": BATCH}
+            with _translated():
+                cursor = (await self._once(more, self._seconds))["cursor"]
+            yield cursor["nextBatch"]
 
     async def first(self, query: Query) -> Document | None:
         """Return the first document that matches."""

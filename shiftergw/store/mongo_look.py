@@ -7,13 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bson.objectid import ObjectId
+
 from shiftergw.store import mongo_expiry
 from shiftergw.store.mongo_address import Address
 from shiftergw.store.mongo_connect import HOST_SECONDS, Servers
-from shiftergw.store.mongo_database import COMMAND_SECONDS, Database
+from shiftergw.store.mongo_database import COMMAND_SECONDS, Database, Query
 from shiftergw.store.mongo_indexes import Indexes
 from shiftergw.store.mongo_links import Links
+from shiftergw.store.mongo_queries import METRICS
 from shiftergw.store.mongo_records import IMAGES
+from shiftergw.store.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,13 @@ class Look:
     """How many records there are, the names of missing indexes, and what is known of expiry.
 
     `taken_over`: another program has filled the database, and scheduled expiry never began.
+    `rows` are those of look-up metrics.
     """
 
     records: int
     missing: Sequence[str]
     taken_over: bool
+    rows: int
 
 
 async def look_at(reactor: Any, uri: str, name: str) -> Look:
@@ -34,9 +40,22 @@ async def look_at(reactor: Any, uri: str, name: str) -> Look:
     Raises `ConfigurationError`, and `Unavailable` whose detail says what is wrong, after seconds.
     """
     async with _connected(reactor, uri, name) as (db, links):
-        records = await db.count(IMAGES, {})
-        missing = await Indexes(db, links, COMMAND_SECONDS).missing()
-        return Look(records, missing, await mongo_expiry.is_taken_over(db))
+        return await _look(db, links)
+
+
+async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
+    """Do the same, and count all records in a survey. Raises as `look_at`."""
+    async with _connected(reactor, uri, name) as (db, links):
+        async for piece in db.pieces(Query(IMAGES, {})):
+            for document in piece:
+                into.add(document, keyed=isinstance(document["_id"], ObjectId))
+        return await _look(db, links)
+
+
+async def _look(db: Database, links: Links) -> Look:
+    records, rows = await db.count(IMAGES, {}), await db.count(METRICS, {})
+    missing = await Indexes(db, links, COMMAND_SECONDS).missing()
+    return Look(records, missing, await mongo_expiry.is_taken_over(db), rows)
 
 
 @asynccontextmanager

@@ -39,8 +39,8 @@ class Lot(StrEnum):
     LEFT = "work that was left behind: removed when the same image is pulled again"
     NAMELESS = "work that was left behind, and says not of which image: stays as it is"
     GOING = "removals that were left behind: not shown; back when the same image is pulled again"
-    FAILED = "failures: shown in the queue; removed when the same image is pulled again"
-    EXPIRED = "expired images: not shown"
+    FAILED = "failures: shown in the queue until they are pulled again, or expiry is on"
+    EXPIRED = "expired images: not shown; forgotten once expiry is on"
     ELSEWHERE = "records of systems that are not configured: stay as they are"
     NO_RECORD = "documents that are no record: stay as they are"
 
@@ -56,6 +56,7 @@ class Oddity(StrEnum):
     FORM = "members of another form than theirs: what cannot be read counts as absent"
     SEVERAL_IDS = "one image in several records"
     SEVERAL_TAGS = "one tag on several records: the one pulled last is meant"
+    CLAIM = "one `claim` in several records: no pull is taken in"
     NO_DATE = "no expiration: they stay until they are looked up or pulled again"
     DUE = "expirations that have passed"
 
@@ -93,6 +94,7 @@ class Survey:
     """Members of another form than theirs, by name."""
     files: dict[str, dict[str, int | None]] = field(default_factory=dict)
     """Of each configured system the images whose files must be there, and their sizes if known."""
+    _claims: set[str] = field(default_factory=set)
     _ids: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     _tags: dict[tuple[str, str, str], bool] = field(default_factory=dict)
 
@@ -112,6 +114,11 @@ class Survey:
             self._note(oddity, name)
         if not keyed:
             self._note(Oddity.KEY, name)
+        if "claim" in document:  # an index has null, too
+            claim = repr(document["claim"])
+            if claim in self._claims:
+                self._note(Oddity.CLAIM, name)
+            self._claims.add(claim)
         return lot
 
     def _note(self, oddity: Oddity, name: str) -> None:

@@ -10,6 +10,7 @@ from shiftergw.store import survey as survey_module
 from shiftergw.store.survey import Lot, Oddity, Survey
 from tests.store.original import (
     DISORDERS,
+    IN_ORDER,
     KEYLESS,
     NOW,
     ROUND,
@@ -37,7 +38,7 @@ def test_there_is_disorder_enough() -> None:
     assert len({kind.name for kind in DISORDERS}) == len(DISORDERS) > 50
     assert len(ROUND) == 100
     assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.FLYING}
-    assert {oddity for kind in ROUND for oddity in kind.odd} == {*Oddity}
+    assert {oddity for kind in ROUND for oddity in kind.odd} == {*Oddity} - {Oddity.CLAIM}
 
 
 @pytest.mark.parametrize("kind", DISORDERS, ids=lambda kind: kind.name)
@@ -56,6 +57,7 @@ def test_every_record_is_explained() -> None:
         wanted[kind.lot] += 1
         for oddity in kind.odd:
             odd[oddity] += 1
+    del odd[Oddity.CLAIM]  # nobody but this program writes one
     assert survey.records == survey.others == COUNT == sum(wanted.values())
     found = {lot: tally.count for lot, tally in survey.lots.items()}
     assert found == {lot: count for lot, count in wanted.items() if count}
@@ -83,6 +85,14 @@ def test_our_own_records() -> None:
     survey = surveyed(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
     assert (survey.records, survey.others, survey.unknown) == (2, 0, {})
     assert survey.lots[Lot.FLYING].count == 1
+
+
+@pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
+def test_a_claim_twice(claim: Any) -> None:
+    """What keeps the index of claims from being made is told of: null counts there, too."""
+    one = document(7, IN_ORDER) | {"claim": claim}
+    assert Oddity.CLAIM not in surveyed(one, document(8, IN_ORDER)).odd
+    assert surveyed(one, one).odd[Oddity.CLAIM].count == 1
 
 
 def test_names_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
