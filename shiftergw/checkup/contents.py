@@ -35,11 +35,11 @@ _QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.FLYING, Lot.FAILED, Lot.EXPIRE
 
 _HARMLESS = frozenset({Oddity.TEXT_TAG, Oddity.NO_DATE, Oddity.DUE})
 
-_REMEDIES = {
+_REMEDIES: Mapping[Lot | Oddity, str] = {
+    Lot.KEYLESS: "Give the record a new key, an ObjectId.",
     Oddity.CLAIM: "Take the member from them, unless a gateway of this program wrote it.",
     Oddity.OPEN: "Name readers: pull them again with --user and --group.",
     Oddity.NOBODY: "Pull them again with --user and --group, or correct the members.",
-    Oddity.KEY: "Pull such an image again under its tag, then remove that record.",
 }
 
 
@@ -121,7 +121,8 @@ def _records(counted: Survey) -> Iterator[Finding]:
             tally = counted.lots[lot]
             level = Level.OK if lot in _QUIET else Level.WARNING
             examples = "" if lot is Lot.LISTED else _examples(tally)
-            yield Finding("records", level, f"{tally.count} {lot}{examples}")
+            text = f"{tally.count} {lot}{examples}"
+            yield Finding("records", level, text, _REMEDIES.get(lot, ""))
     for oddity in Oddity:
         if oddity in counted.odd:
             tally = counted.odd[oddity]

@@ -35,6 +35,7 @@ class Lot(StrEnum):
     LISTED = "images that are listed, looked up and run"
     UNTAGGED = "images without a tag: they run by their id until they expire"
     NO_ID = "READY without an image id: nobody sees them; removed when they expire"
+    KEYLESS = "images under a key that is no ObjectId: looked up, but neither listed nor expired"
     FLYING = "work of this program in flight: goes on"
     LEFT = "work that was left behind: removed when the same image is pulled again"
     NAMELESS = "work that was left behind, and says not of which image: stays as it is"
@@ -45,6 +46,10 @@ class Lot(StrEnum):
     NO_RECORD = "documents that are no record: stay as they are"
 
 
+_RUN = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS})
+"""Lots of images that users run."""
+
+
 class Oddity(StrEnum):
     """What may be odd in a record; it may have several."""
 
@@ -52,7 +57,6 @@ class Oddity(StrEnum):
     OPEN = "private without any reader: open to all, as before, until pulled again"
     NOBODY = "readers that cannot be made out: nobody may read them"
     TYPE = "types that this gateway does not serve: listed only"
-    KEY = "keys that are no ObjectId: listed and looked up, never expired"
     FORM = "members of another form than theirs: what cannot be read counts as absent"
     SEVERAL_IDS = "one image in several records"
     SEVERAL_TAGS = "one tag on several records: the one pulled last is meant"
@@ -106,14 +110,14 @@ class Survey:
         read = forms.readable(document)
         name = _name(read)
         lot = self._lot(read) if isinstance(document.get("status"), str) else Lot.NO_RECORD
+        if not keyed and lot in _RUN:
+            lot = Lot.KEYLESS
         self.lots.setdefault(lot, Tally()).add(name)
         place = _shown(read.get("system")), _shown(document.get("status"))
         _count(self.states, place if place in self.states else _rest(self.states, place))
         self._members(document)
         for oddity in self._oddities(document, read, lot):
             self._note(oddity, name)
-        if not keyed:
-            self._note(Oddity.KEY, name)
         if "claim" in document:  # an index has null, too
             claim = repr(document["claim"])
             if claim in self._claims:
@@ -151,7 +155,7 @@ class Survey:
     ) -> Iterator[Oddity]:
         if lot not in {Lot.NO_RECORD, Lot.ELSEWHERE} and forms.unreadable(document):
             yield Oddity.FORM
-        if lot not in {Lot.LISTED, Lot.UNTAGGED}:
+        if lot not in _RUN:
             return
         if isinstance(document.get("tag"), str):
             yield Oddity.TEXT_TAG

@@ -16,6 +16,7 @@ from twisted.internet import reactor
 
 from shiftergw.checkup import Finding, contents
 from shiftergw.config import Config
+from shiftergw.store import mongo_database
 from shiftergw.store.survey import Lot
 from tests import mongod
 from tests.cli.command import shiftergw
@@ -104,6 +105,16 @@ async def test_a_database_of_the_original(
     assert len(found) < 50
     assert max(len(one.text) for one in found) < 1000
     assert all(one.text.isprintable() for one in found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_records(
+    mongodb: str, taken: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come in pieces, and none is missing."""
+    monkeypatch.setattr(mongo_database, "BATCH", 7)
+    found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=taken[0])
+    assert "300 records" in by_name(found, "database").text
 
 
 @pytest_twisted.ensureDeferred

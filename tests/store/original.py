@@ -119,7 +119,7 @@ DISORDERS = (
 )  # fmt: skip
 """Every kind of record but those in order, and those that are odd only beside others."""
 
-KEYLESS = Disorder("a key of an admin's", Lot.LISTED, {}, frozenset({O.KEY}))
+KEYLESS = Disorder("a key of an admin's", Lot.KEYLESS)
 IN_ORDER = Disorder("in order", Lot.LISTED)
 SAME_ID = Disorder("the same image as before", Lot.LISTED, {}, frozenset({O.SEVERAL_IDS}))
 SAME_TAG = Disorder("the same tag as before", Lot.LISTED, {}, frozenset({O.SEVERAL_TAGS}))

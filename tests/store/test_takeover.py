@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.model import (
     Expired,
+    ImageRecord,
     ImageReference,
     Progress,
     PullRequest,
@@ -30,7 +31,6 @@ from tests.store.original import (
     DISORDERS,
     GROUP,
     IN_ORDER,
-    KEYLESS,
     NOW,
     OWNER,
     ROUND,
@@ -136,9 +136,22 @@ async def test_the_list(store: MongoStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_list_in_pages(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """A page of what cannot be used is not the last one."""
+    async with mongo_running(mongodb, hundred[0]) as store:
+        for system in SYSTEMS:
+            for limit in (1, 3):
+                found: list[ImageRecord] = []
+                while page := await store.list(system, found[-1].key if found else "", limit):
+                    assert len(page) <= limit
+                    found += page
+                assert found == await store.list(system)
+
+
+@pytest_twisted.ensureDeferred
 async def test_every_listed_image_is_looked_up(store: MongoStore) -> None:
     """By each of its tags, as text, in a list, or beside what is none."""
-    for n, kind in numbered(Lot.LISTED):
+    for n, kind in numbered(Lot.LISTED, Lot.KEYLESS):
         one = document(n, kind)
         tags = one["tag"] if isinstance(one["tag"], list) else [one["tag"]]
         for tag in tags:
@@ -153,7 +166,7 @@ async def test_every_listed_image_is_looked_up(store: MongoStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_listed_is_not_found(store: MongoStore) -> None:
     """Neither by tag nor by id; and nobody waits for it."""
-    for n, kind in numbered(*{*Lot} - LISTED):
+    for n, kind in numbered(*{*Lot} - LISTED - {Lot.KEYLESS}):
         one = document(n, kind)
         if not isinstance(one.get("system"), str) or kind.lot is Lot.ELSEWHERE:
             continue
@@ -219,7 +232,7 @@ async def test_images_are_pulled_again(mongodb: str, hundred: tuple[str, Any]) -
     """
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.LISTED, Lot.UNTAGGED):
+        for n, kind in numbered(Lot.LISTED, Lot.UNTAGGED, Lot.KEYLESS):
             one = document(n, kind)
             if kind.name == "no type":  # nobody can ask for it
                 continue
@@ -296,6 +309,41 @@ async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[st
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_no_record_is_in_nobodys_way(mongodb: str, hundred: tuple[str, Any]) -> None:
+    """What was asked for in it is pulled as if it were not there, and it stays as it is."""
+    name, db = hundred
+    async with mongo_running(mongodb, name) as store:
+        for n, kind in numbered(Lot.NO_RECORD):
+            if kind.name in {"no status", "a list as status"}:
+                one = db["images"].find_one({"_id": document(n, kind)["_id"]})
+                done = await pulled(store, wish(kind, n), image_id(n), NOW)
+                assert done.key != f"{n:024x}"
+                after = db["images"].find_one({"_id": one["_id"]})
+                assert {**after, "tag": None} == {**one, "tag": None}
+                assert await store.find(done.system, "docker", done.tags) == done
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_image_in_records_of_every_kind(mongodb: str) -> None:
+    """A pull of an image that has several records, whatever is odd in each, ends in one of them."""
+    dates: list[Any] = ["yesterday", None, float("nan")]
+    with mongod.database(mongodb) as (name, db):
+        same = {"id": image_id(1), "system": "alpha", "tag": ["lib/app:1"]}
+        keys: list[dict[str, Any]] = [{}, {"_id": "by hand"}, {"_id": 5}, {"last_pull": 12.5}]
+        odd: list[dict[str, Any]] = [*({"last_pull": date} for date in dates), *keys]
+        documents = [document(n, IN_ORDER) | same | one for n, one in enumerate(odd)]
+        db["images"].insert_many(documents)
+        async with mongo_running(mongodb, name) as store:
+            reference = ImageReference.parse("lib/app:1")
+            asked = PullRequest("alpha", "docker", reference, OWNER)
+            done = await pulled(store, asked, image_id(1), NOW)
+            assert done.key == "5"
+            assert await store.find("alpha", "docker", ["lib/app:1"]) == done
+            assert len(await store.find_id(["alpha"], image_id(1))) == len(documents)
+        assert db["images"].count_documents({"tag": "lib/app:1"}) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, Any]) -> None:
     """What was going, or is gone, comes back when the same image is pulled again."""
     name, db = hundred
@@ -329,7 +377,7 @@ async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
         for word in ("a date as expiration", "text as expiration"):
             assert await store.expire(by_kind[word], NOW) is None
         for n, kind in numbered(*LISTED):
-            if kind is not KEYLESS and kind.name != "expired long ago":
+            if kind.name != "expired long ago":
                 assert await store.expire(f"{n:024x}") is not None, kind.name
 
 
@@ -338,11 +386,9 @@ async def test_dates_are_put_off(mongodb: str, hundred: tuple[str, Any]) -> None
     """A look-up dates what had no date, or one that is none, and it is a number then."""
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(*LISTED):
-            if kind is not KEYLESS:
-                await store.renew(f"{n:024x}", NOW + 99_999)
-    numbers = [n for n, kind in numbered(*LISTED) if kind is not KEYLESS]
-    for n in numbers:
+        for n, _ in numbered(*LISTED):
+            await store.renew(f"{n:024x}", NOW + 99_999)
+    for n, _ in numbered(*LISTED):
         found = db["images"].find_one({"_id": document(n, IN_ORDER)["_id"]})
         assert found["expiration"] == NOW + 99_999
 
