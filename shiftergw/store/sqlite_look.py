@@ -17,7 +17,9 @@ def survey(path: Path, into: Survey) -> int:
     Nothing is written. Raises `Unavailable` if it is no file of ours, or cannot be read.
     """
     with translated():
-        uri = f"{path.absolute().as_uri()}?mode=ro"
+        # Where nobody has the file open, a reader that could write would leave files beside it.
+        alone = not path.with_name(f"{path.name}-wal").exists()
+        uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
         with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as db:
             for key, text in db.execute("SELECT key, document FROM images"):
                 into.add({**json.loads(text), "_id": key})

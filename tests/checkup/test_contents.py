@@ -245,6 +245,8 @@ async def test_sqlite(tmp_path: Path) -> None:
         *(one.text for one in found if Lot.FLYING in one.text or Lot.ELSEWHERE in one.text),
     }
     assert by_name(found, "records of others").text == "gone 1"
+    assert await told(tmp_path) == found
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["shiftergw.sqlite"]
     (tmp_path / "state" / "shiftergw.sqlite").write_text("no database at all, of nobody")
     (broken,) = await told(tmp_path)
     assert (broken.name, broken.level) == ("database", "failure")
