@@ -73,6 +73,13 @@ class Claims:
         self._polls.keep(poll, record)
         return record
 
+    def told(self, request: PullRequest) -> ImageRecord:
+        """Return what the asker was told last of this pull; raise `Unavailable` if nothing was."""
+        last = self._polls.last((request.requested_by, request.claim))
+        if last is None:
+            raise Unavailable("The gateway cannot do this at the moment.")
+        return last
+
     async def _pulled(
         self, session: Session, request: PullRequest, text: str, location: str
     ) -> ImageRecord:

@@ -22,6 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
+from shiftergw.auth.once import Once
 from shiftergw.auth.users import PLACES, HostUsers
 from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
@@ -85,13 +86,19 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     # The host's database may hang with all its places; each system's list is read beside it.
     asking = Threads(reactor, PLACES + len(config.systems), "users")
     users = users_of(config, asking, reactor)
-    authenticators = {
+    authenticators: dict[str, Authenticator] = {
         name: _authenticator(config, system, users[name], reactor)
         for name, system in config.systems.items()
     }
     schedule = Schedule(
         config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
     )
+    keeping: list[Service] = []
+    if config.authentication == "munge" and not isinstance(store, SqliteStore):
+        # Others may use the same store: a credential counts once for all of them.
+        once = Once(authenticators, store, reactor)
+        authenticators = dict.fromkeys(authenticators, once)
+        keeping = [once.rounds]
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
     site = make_site(rules, authenticators, reactor, threads.run)
     listeners = [strports.service(text, site, reactor) for text in config.listen]
@@ -103,6 +110,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             pool,
             dispatch,
             Housekeeping(store, dispatch.wake, reactor, schedule),
+            *keeping,
             asking,
             *(one for one in users.values() if isinstance(one, ListedUsers)),
             *listeners,

@@ -7,6 +7,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.access import may_expire
@@ -113,18 +114,17 @@ class Gateway:
 
         See `Claims`. Raises `BadRequest` before anything is stored.
         """
-        _check_type(itype)
-        request = PullRequest(
-            system=session.system,
-            itype=itype,
-            reference=ImageReference.parse(text),
-            requested_by=session.uid,
-            user_acl=user_acl,
-            group_acl=group_acl,
-            request_id=request_id,
-            by_admin=session.admin,
+        request = replace(
+            _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
         )
         return await self._claims.pull(session, request, text)
+
+    def told(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
+        """Return what this user's poll of a pull was answered last, and do nothing.
+
+        Raises `Unavailable` if there was no such poll.
+        """
+        return self._claims.told(_request(session, itype, text, request_id))
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Take a tag away; with its last tag an image's files are removed.
@@ -195,6 +195,18 @@ class Gateway:
             for record in await self._store.queue(session.system)
             if session.admin or concerns(session, record)
         ]
+
+
+def _request(session: Session, itype: str, text: str, request_id: str) -> PullRequest:
+    _check_type(itype)
+    return PullRequest(
+        system=session.system,
+        itype=itype,
+        reference=ImageReference.parse(text),
+        requested_by=session.uid,
+        request_id=request_id,
+        by_admin=session.admin,
+    )
 
 
 def _no_image(session: Session, text: str) -> NotFound:

@@ -279,6 +279,23 @@ async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_may_have_sent_an_old_credential_learns_nothing_new(bench: Bench) -> None:
+    """He is told what he was told last of his own poll, whatever it is by now, or to come again."""
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    told = bench.gateway.told(ALICE, "docker", "app:1", "r")
+    assert (told.status, told.id) == (State.INIT, None)
+    for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
+        with pytest.raises(Unavailable):
+            bench.gateway.told(session, "docker", image, "r")
+    with pytest.raises(BadRequest):
+        bench.gateway.told(ALICE, "unknown", "app:1", "r")
+    assert (await bench.pull(ALICE)).status is State.READY
+    with pytest.raises(Unavailable):  # his wait has ended
+        bench.gateway.told(ALICE, "docker", "app:1", "r")
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_sent_no_credential_reads_what_is_public(bench: Bench) -> None:
     """He may pull, without an ACL; private images are not there for him, open ones neither."""
     assert (await bench.pull(NOBODY)).status is State.INIT

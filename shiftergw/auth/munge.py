@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 from collections.abc import Collection
@@ -108,6 +110,23 @@ def decode_own(credential: str, socket: Path | None = None, munge: Munge | None 
     if decoded.uid != os.getuid():
         raise NotAuthenticated("This credential is another user's.", remedy=_LOG_IN)
     return decoded.payload
+
+
+def used_before() -> NotAuthenticated:
+    """Return what to say of a credential that was used, here or at another gateway."""
+    what, remedy = _WRONG[Status.REPLAYED]
+    return NotAuthenticated(what, remedy=remedy)
+
+
+def digest_of(credential: str) -> bytes:
+    """Return what a credential that a daemon has accepted is told by, however it is written.
+
+    Daemons do not look at the bits that the last characters of base64 have too many, so that one
+    credential can be written in several ways. All of its bytes are under its MAC.
+    """
+    text = credential.strip().removeprefix("MUNGE:").rstrip(":=")
+    content = base64.b64decode(text + "=" * (-len(text) % 4))
+    return hashlib.sha256(content).digest()
 
 
 class MungeAuthenticator:

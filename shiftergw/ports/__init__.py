@@ -16,11 +16,18 @@ from shiftergw.ports.images import (
     Report,
     Say,
 )
-from shiftergw.ports.people import Authenticator, UserDirectory
+from shiftergw.ports.people import (
+    CREDENTIAL_SECONDS,
+    Authenticator,
+    Unproved,
+    UsedCredentials,
+    UserDirectory,
+)
 from shiftergw.ports.queue import JobQueue
 from shiftergw.ports.store import ImageStore
 
 __all__ = [
+    "CREDENTIAL_SECONDS",
     "Authenticator",
     "BlobCache",
     "BlobSink",
@@ -33,5 +40,7 @@ __all__ = [
     "JobQueue",
     "Report",
     "Say",
+    "Unproved",
+    "UsedCredentials",
     "UserDirectory",
 ]

@@ -31,6 +31,7 @@ from shiftergw.plumbing.rounds import Rounds
 from shiftergw.states import State
 from shiftergw.store import (
     documents,
+    mongo_credentials,
     mongo_expiry,
     mongo_finish,
     mongo_images,
@@ -73,7 +74,10 @@ class _Open:
 
 
 class MongoStore(Service):
-    """An `ImageStore` in a database of MongoDB. It asks no clock what time it is."""
+    """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB.
+
+    It asks no clock what time it is.
+    """
 
     def __init__(
         self,
@@ -330,6 +334,14 @@ class MongoStore(Service):
     async def remove(self, key: str) -> None:
         """See `ImageStore`."""
         await self._db.delete(IMAGES, {"_id": id_of(key)})
+
+    async def use(self, digest: bytes, now: float) -> bool:
+        """See `UsedCredentials`."""
+        return await mongo_credentials.use(self._db, digest, now)
+
+    async def note_used(self, digests: Collection[bytes], now: float) -> None:
+        """See `UsedCredentials`."""
+        await mongo_credentials.note(self._db, digests, now)
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""

@@ -121,7 +121,9 @@ def _is_among(wanted: Mapping[str, Any], there: list[Mapping[str, Any]]) -> bool
 
     def form(index: Mapping[str, Any]) -> tuple[object, ...]:
         key = tuple((name, int(order)) for name, order in index["key"].items())
-        return key, bool(index.get("unique")), bool(index.get("sparse"))
+        # Another's may have documents removed that we would keep: only its own wish counts.
+        age = index.get("expireAfterSeconds") if "expireAfterSeconds" in wanted else None
+        return key, bool(index.get("unique")), bool(index.get("sparse")), age
 
     plain = [one for one in there if "partialFilterExpression" not in one and _is_plain(one)]
     return any(form(one) == form(wanted) for one in plain)

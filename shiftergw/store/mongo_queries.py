@@ -10,6 +10,7 @@ from typing import Any
 
 from bson.objectid import ObjectId
 
+from shiftergw.ports import CREDENTIAL_SECONDS
 from shiftergw.states import State
 from shiftergw.store.mongo_database import Document, Query
 from shiftergw.store.mongo_records import IMAGES, READY
@@ -18,6 +19,7 @@ LEASES = "shiftergw.leases"
 BLOCKS = "shiftergw.blocks"
 TURNS = "shiftergw.turns"
 STATE = "shiftergw.state"
+CREDENTIALS = "shiftergw.credentials"
 METRICS = "metrics"
 
 INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -37,6 +39,9 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     METRICS: {
         "shiftergw_system": {"key": {"system": 1, "_id": 1}},
         "shiftergw_time": {"key": {"time": 1}},
+    },
+    CREDENTIALS: {
+        "shiftergw_used": {"key": {"at": 1}, "expireAfterSeconds": int(CREDENTIAL_SECONDS)},
     },
 }
 """Of each collection: name → what `createIndexes` is told of it."""
@@ -174,6 +179,11 @@ def own_ended_before(time: float) -> list[Document]:
 def blocks_of(directory: str, image_ids: Collection[str]) -> Query:
     """Ask for the blocks of images in an image directory."""
     return Query(BLOCKS, {"_id": {"$in": [place(directory, one) for one in image_ids]}}, limit=1)
+
+
+def used(digest: bytes) -> Query:
+    """Ask for the use of a credential."""
+    return Query(CREDENTIALS, {"_id": digest}, limit=1)
 
 
 def place(directory: str, image_id: str) -> str:

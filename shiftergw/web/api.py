@@ -18,7 +18,7 @@ from twisted.logger import Logger, LogLevel
 from shiftergw.errors import GatewayError, NotAllowed, NotFound, Unavailable, printable
 from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Session
-from shiftergw.ports import Authenticator
+from shiftergw.ports import Authenticator, Unproved
 from shiftergw.web import parameters, render
 from shiftergw.web.parameters import Address
 from shiftergw.web.render import Answer
@@ -78,6 +78,12 @@ async def _pull(gateway: Gateway, asked: Asked) -> Answer:
     return render.answer(render.pulled(image))
 
 
+async def _told(gateway: Gateway, asked: Asked) -> Answer:
+    return render.answer(
+        render.pulled(gateway.told(asked.session, asked.itype, asked.image, asked.request_id))
+    )
+
+
 async def _queue(gateway: Gateway, asked: Asked) -> Answer:
     return render.listing(map(render.queued, await gateway.queue(asked.session)))
 
@@ -122,13 +128,15 @@ class Names(Enum):
 class Route:
     """One name under `/api`, the method it is asked with, and what its path names.
 
-    The clients of old ask for some changes by GET.
+    The clients of old ask for some changes by GET. `unproved` answers requests whose credential
+    may have been used before: they must learn nothing new by it, and change nothing.
     """
 
     method: str
     answer: Callable[[Gateway, Asked], Awaitable[Answer]]
     names: Names = Names.NOTHING
     changes: bool = False
+    unproved: Callable[[Gateway, Asked], Awaitable[Answer]] | None = None
 
     def fits(self, address: Address) -> bool:
         """Say whether a path names what this route needs."""
@@ -142,7 +150,7 @@ class Route:
 ROUTES = {
     "list": Route("GET", _list),
     "lookup": Route("GET", _lookup, Names.IMAGE),
-    "pull": Route("POST", _pull, Names.IMAGE, changes=True),
+    "pull": Route("POST", _pull, Names.IMAGE, changes=True, unproved=_told),
     "doimport": Route("POST", _import, Names.IMAGE, changes=True),
     "expire": Route("GET", _expire, Names.IMAGE, changes=True),
     "autoexpire": Route("GET", _autoexpire, changes=True),
@@ -268,18 +276,18 @@ class Api:
         if route is None or not route.fits(address):
             raise parameters.nowhere(call.path)
         _check_method(call, route.method, changes=route.changes)
-        return await route.answer(self._gateway, await self._asked(call, address, line))
-
-    async def _asked(self, call: Call, address: Address, line: _Line) -> Asked:
-        if address.system not in self._gateway.systems:
-            raise NotFound(
-                f"There is no system {printable(address.system, 60)!r}.",
-                remedy="Check `system` in the client's configuration.",
-            )
+        self._check_system(address)
         line.system = address.system
-        session = await self._session(call, address.system)
+        answer = route.answer
+        try:
+            session = await self._session(call, address.system)
+        except Unproved as error:
+            if route.unproved is None:
+                raise
+            session, answer = error.session, route.unproved
+            line.why = printable(error.detail, 600)
         line.user = f"{session.user}({session.uid})"
-        return Asked(
+        asked = Asked(
             session,
             address.itype,
             address.image,
@@ -288,6 +296,14 @@ class Api:
             line.request_id,
             self._in_thread,
         )
+        return await answer(self._gateway, asked)
+
+    def _check_system(self, address: Address) -> None:
+        if address.system not in self._gateway.systems:
+            raise NotFound(
+                f"There is no system {printable(address.system, 60)!r}.",
+                remedy="Check `system` in the client's configuration.",
+            )
 
     async def _session(self, call: Call, system: str) -> Session:
         if self._gateway.allows_anonymous and not any(call.credentials):

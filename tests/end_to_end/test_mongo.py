@@ -17,6 +17,7 @@ import pytest
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
+from tests.munged import Munged
 from tests.parts import need
 from tests.service import ALICE, SYSTEM, Service, until
 
@@ -200,3 +201,48 @@ def test_a_gateway_takes_up_the_work_of_another(
             two.stop()
     assert [len(runs.read_text().splitlines()) for runs in (begun, again)] == [1, 1]
     assert sorted(path.suffix for path in (tmp_path / "images").iterdir()) == [".meta", ".squashfs"]
+
+
+def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """Who caught one on its way to the one gateway comes too late at the other.
+
+    While their server is away he who polls is told what he was told last, and nobody anything else;
+    a credential of that time is a used one, too, once the server is back.
+    """
+    program, _ = converter(tmp_path, "sleep 600")
+    server = mongod.Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit")
+    with server, Munged() as munged, Munged(key=munged.key) as other:
+
+        def at(root: str, daemon: Munged) -> Service:
+            local = {"imageDir": str(tmp_path / root)}
+            system = {"accesstype": "local", "mungeSocketPath": str(daemon.socket), "local": local}
+            (tmp_path / root).mkdir()
+            return gateway(
+                tmp_path / root, registry, server.uri, "images", Authentication="munge",
+                Platforms={SYSTEM: system}, Mksquashfs=program,
+            )  # fmt: skip
+
+        def ask(service: Service, path: str, credential: str, method: str = "GET") -> int:
+            return service.ask(f"/api/{path}/", credential, method)[0]
+
+        with at("one", munged) as one, at("two", other) as two:
+            credential = munged.encode()
+            assert ask(one, f"list/{SYSTEM}", credential) == 200
+            assert ask(two, f"list/{SYSTEM}", credential) == 401
+            assert ask(two, f"list/{SYSTEM}", munged.encode()) == 200
+            one.poll(NAME, munged.encode())
+            server.kill()
+            caught = munged.encode()
+            assert one.poll(NAME, caught)["status"] in {"INIT", "PULLING"}
+            pull = f"pull/{SYSTEM}/docker/lib%2Fapp:1"
+            assert ask(two, pull, munged.encode(), "POST") == 503  # he has not polled here
+            assert ask(one, f"list/{SYSTEM}", munged.encode()) == 503
+            assert ask(one, f"expire/{SYSTEM}/docker/lib%2Fapp:1", munged.encode()) == 503
+            server.start()
+            path = f"/api/list/{SYSTEM}/"
+            until(lambda: one.get(path, munged.encode())[0] == 200, 15, "the recovery")
+            noted = "shiftergw.credentials"
+            with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+                count = client["images"][noted].count_documents
+                until(lambda: count({}) >= 6, 10, "the note of what was used meanwhile")
+            assert ask(two, f"list/{SYSTEM}", caught) == 401

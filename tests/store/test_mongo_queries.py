@@ -44,6 +44,7 @@ QUESTIONS: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any
     "own_ended_before": lambda q: q.own_ended_before(5.0),
     "blocks_of": lambda q: q.blocks_of("/images", ["a" * 64]),
     "rows_of": lambda q: q.rows_of("alpha", 5),
+    "used": lambda q: q.used(b"1" * 32),
 }
 """What each function of `mongo_queries` asks; filters without a collection are for images."""
 

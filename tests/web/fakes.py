@@ -104,6 +104,11 @@ class FakeGateway:
         image = self.pulls.pop(0) if len(self.pulls) > 1 else self.pulls[0]
         return replace(image, pulltag=text)
 
+    def told(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
+        """Return the first of `pulls`."""
+        self.asked.append(("told", session, itype, text, request_id))
+        return replace(self.pulls[0], pulltag=text)
+
     async def queue(self, session: Session) -> Sequence[ImageRecord]:
         """Return the records waiting."""
         await self._turn("queue", session)
