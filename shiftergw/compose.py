@@ -271,11 +271,16 @@ async def _convert(
 
 def _store(reactor: Any, config: Config) -> SqliteStore | MongoStore:
     if config.mongodb_uri is None:
-        return SqliteStore(reactor, config.state_directory / "shiftergw.sqlite")
+        return SqliteStore(reactor, state_file(config))
     from shiftergw.store.mongo import MongoStore  # noqa: PLC0415 - 7 MB that others do not need
 
     assert config.mongodb is not None  # a configuration without it does not load
     return MongoStore(reactor, config.mongodb_uri, config.mongodb)
+
+
+def state_file(config: Config) -> Path:
+    """Return where the state is as long as it is in SQLite."""
+    return config.state_directory / "shiftergw.sqlite"
 
 
 def _registry(reactor: Any, config: Config) -> RegistryClient:

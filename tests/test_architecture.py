@@ -71,7 +71,7 @@ LAYERS = {
         ("twisted", "treq", "click", "rich"),
     ),
     "composition": Layer(
-        ("compose", "preparation", "tap", "runner", "checkup", "trust"),
+        ("compose", "preparation", "tap", "runner", "checkup", "trust", "migration"),
         ("vocabulary", "configuration", "oci", "plumbing", "adapters", "domain", "edges"),
         ("twisted", "zope"),
     ),

@@ -12,6 +12,7 @@ from shiftergw.cli.check import check
 from shiftergw.cli.convert import convert
 from shiftergw.cli.images import images, lookup, queue
 from shiftergw.cli.login import login, logout
+from shiftergw.cli.migrate import migrate
 from shiftergw.cli.options import Listed
 from shiftergw.cli.pull import pull
 from shiftergw.cli.settings import UDIROOT, Settings, sockets_of, systems_of
@@ -72,6 +73,6 @@ for command in (
     *(pull, images, lookup, queue),
     *(login, logout),
     *(expire, autoexpire, rm, metrics),
-    *(convert, check, ssh_trust),
+    *(convert, check, migrate, ssh_trust),
 ):
     main.add_command(command)

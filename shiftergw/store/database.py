@@ -16,6 +16,9 @@ from shiftergw.plumbing.files import sync_directory
 BUSY_SECONDS = 10.0
 """How long a statement waits for another process's transaction."""
 
+ALONE_SECONDS = 1.0
+"""How long who wants a file for himself waits for others to close it."""
+
 SCHEMA = ("schema.sql", "schema-2.sql", "schema-3.sql")
 """The scripts that lead from an empty file to today's; `user_version` counts those applied.
 
@@ -51,15 +54,49 @@ def open_database(path: Path) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old.",
             remedy=f"Run the gateway with SQLite {OLDEST_SQLITE[0]}.{OLDEST_SQLITE[1]} or newer.",
         )
-    try:
+    with _explained(path):
         if not path.exists():
             _make(path)
-        connection = _connect(path)
+        return _up_to_date(_connect(path), path)
+
+
+def open_alone(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file that nobody else has open, or can open as long as it is.
+
+    Raises as `open_database`, and does not make the file.
+    """
+    with _explained(path):
+        if not path.exists():
+            raise ConfigurationError(
+                f"There is no database {path}.",
+                remedy="Check StateDirectory: the file lies in it.",
+            )
+        connection = _connect(path, ALONE_SECONDS)
         try:
-            _upgrade(connection, path)
+            # In WAL mode whoever has opened the file keeps a lock that this one does not bear.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
+        return _up_to_date(connection, path)
+
+
+def _up_to_date(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    try:
+        _upgrade(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file that cannot be opened."""
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(
             f"The database {path} cannot be made: {error.strerror}.",
@@ -73,7 +110,6 @@ def open_database(path: Path) -> sqlite3.Connection:
             remedy="Move the file away, or set StateDirectory to another place.",
             detail=str(error),
         ) from error
-    return connection
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -84,11 +120,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     # Each connection serves one thread at a time, but not the one that opens it.
-    return sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
+    return sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
 
 
 def _make(path: Path) -> None:

@@ -197,6 +197,12 @@ class Database:
         answer, _ = await self._write({"update": collection, "updates": [change]}, durable=durable)
         return int(answer["n"])
 
+    async def replace(self, collection: str, documents: Sequence[Document]) -> None:
+        """Put documents where those of their keys are, or are not."""
+        updates = [{"q": {"_id": one["_id"]}, "u": one, "upsert": True} for one in documents]
+        body = {"update": collection, "updates": updates, "ordered": False}
+        await self._write(body, durable=True)
+
     async def delete(
         self, collection: str, wanted: Filter, *, many: bool = False, durable: bool = True
     ) -> tuple[int, bool]:

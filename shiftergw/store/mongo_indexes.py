@@ -16,7 +16,7 @@ from shiftergw.errors import Unavailable, printable
 from shiftergw.plumbing.timing import shielded, within
 from shiftergw.store.mongo_database import Database
 from shiftergw.store.mongo_links import Links
-from shiftergw.store.mongo_queries import INDEXES
+from shiftergw.store.mongo_queries import INDEXES, MIGRATION, fact
 from shiftergw.store.mongo_records import IMAGES
 
 BUILD_SECONDS = 3600.0
@@ -39,12 +39,14 @@ class Indexes:
         self._seconds = seconds
         self._seen = -1
         self._claims = False
+        self._half_filled = False
         self._making: Deferred[None] | None = None
         self._failed: Unavailable | None = None
 
     async def make(self) -> None:
         """Make what is missing, unless that was done since the server was last found."""
-        await self._db.run({"ping": 1})
+        mark = await self._db.first(fact(MIGRATION))
+        self._half_filled = mark is not None and mark.get("done") is None
         if self._seen != self._links.meetings:
             if self._making is None or self._making.called:
                 self._making = Deferred.fromCoroutine(self._try())
@@ -53,9 +55,14 @@ class Indexes:
                 raise self._failed
 
     async def unique_claims(self) -> None:
-        """Return when no claim can be made twice; raise `Unavailable` if that takes too long."""
+        """Return when no claim can be made twice; raise `Unavailable` if that takes too long.
+
+        And as long as not all is here that `shiftergw migrate` has begun to bring.
+        """
         if not self._claims:
             await within(self._seconds, self._db.clock, self.make(), lambda: Unavailable(PREPARED))
+        if self._half_filled:
+            raise Unavailable(PREPARED, detail="`shiftergw migrate` has not come to its end")
 
     async def _try(self) -> None:
         """Keep the failure: several may wait for the same try."""

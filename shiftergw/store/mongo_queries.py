@@ -22,6 +22,9 @@ STATE = "shiftergw.state"
 CREDENTIALS = "shiftergw.credentials"
 METRICS = "metrics"
 
+MIGRATION = "migration"
+"""The key in `STATE` of what is known of a migration into this database."""
+
 INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     IMAGES: {
         "shiftergw_claim": {"key": {"claim": 1}, "unique": True, "sparse": True},

@@ -1,0 +1,43 @@
+"""migrate: from the SQLite file to MongoDB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shiftergw.cli.exits import DONE, Misused, run, text_of
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
+def migrate(config_file: Path) -> None:
+    """Copy the gateway's state from SQLite to MongoDB.
+
+    From the file in StateDirectory to the database that MongoDBURI and MongoDB name, which is to be
+    empty. Stop the gateway first, when nothing is in its queue. The file keeps what it holds. It
+    can be interrupted and run again.
+
+    Exits with 1 if something must be seen to, and with 2 if the configuration, or what it names,
+    is not fit.
+    """
+    try:
+        config = Config.load(config_file, os.environ).config
+    except ConfigurationError as error:
+        raise Misused(text_of(error)) from error
+    if config.mongodb_uri is None:
+        raise Misused("The configuration has no MongoDBURI: there is nowhere to copy to.")
+
+    async def command(reactor: Any) -> int:
+        from shiftergw import migration  # noqa: PLC0415 - `--help` shall not load the service
+
+        counts = await migration.migrate(reactor, config, lambda text: click.echo(text, err=True))
+        all_of_it = ", ".join(f"{count} {what}" for what, count in counts.items())
+        click.echo(f"All of it is in the database {config.mongodb}, and the same: {all_of_it}.")
+        return DONE
+
+    run(command, "Interrupted: run it again to go on.")

@@ -1,0 +1,338 @@
+"""From SQLite to MongoDB: everything arrives, once, and nobody works on either meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_twisted
+from bson.objectid import ObjectId
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import ConfigurationError, GatewayError, Unavailable
+from shiftergw.model import Expired
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import ImageStore
+from shiftergw.store import export, mongo
+from shiftergw.store.migration import migrate
+from tests import mongod
+from tests.store.places import mongo_running, running, sqlite_place
+from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request
+from tests.store.wire import Wire
+
+reactor: Any = global_reactor
+
+LABELS = {"$where": "1", "a.b": "", "\ud800": "\udfff"}
+"""What an image may name things, and no database likes."""
+
+REPORT = {"big": 2**62, "half": 0.5, "in": {"": [0, None, True]}}
+
+
+@dataclass
+class Site:
+    """A SQLite file, an empty database, and what moves the one into the other."""
+
+    path: Path
+    uri: str
+    name: str
+    db: Any
+    threads: Threads
+    said: list[str] = field(default_factory=list)
+
+    async def migrate(self, uri: str = "", origin: str = "here", patience: float = 0) -> Any:
+        """Run it."""
+        return await migrate(
+            reactor, self.threads, self.path, origin, uri or self.uri, self.name,
+            self.said.append, patience,
+        )  # fmt: skip
+
+    async def refusal(self, kind: type[GatewayError], **how: Any) -> str:
+        """Run it and return why it is refused."""
+        with pytest.raises(kind) as caught:
+            await self.migrate(**how)
+        return str(caught.value)
+
+
+@pytest.fixture
+def site(mongodb: str, tmp_path: Path) -> Iterator[Site]:
+    """Return a file that is not there yet, and an empty database."""
+    threads = Threads(reactor, 1, "test")
+    threads.startService()
+    with mongod.database(mongodb) as (name, db):
+        yield Site(tmp_path / "state.sqlite", mongodb, name, db, threads)
+    pytest_twisted.blockon(threads.stopService())
+
+
+async def fill(site: Site, images: int = 3) -> None:
+    """Put into the file what a gateway leaves there when it stops with nothing to do."""
+    async with running(site.path) as store:
+        for n in range(images):
+            odd = {"labels": LABELS, "report": REPORT}
+            await pulled(store, request(f"x:{n}"), f"{n:064x}", NOW + n, **odd)
+        gone = await pulled(store, request("gone:1"), OTHER_ID)
+        assert await store.expire(gone.key) is not None
+        again = await begun(store, request("bad:1"))
+        await store.finish(again.key, again.attempt, failure(own=True), NOW)
+        removal = await store.begin(gone.key, "n", NOW, 1)
+        assert removal is not None
+        await store.finish(gone.key, removal.attempt, Expired(), NOW)
+        await store.block("/images", ID, 7, NOW)
+        await store.block("/other images", ID, 8, NOW + 0.5)
+        now = reactor.seconds()
+        for n, age in enumerate((100, 95, 98, None, -86400, 94)):
+            time = None if age is None else now - age
+            row = {"user": f"user{n}", "uid": 1, "system": "alpha", "id": ID, "time": time}
+            await store.record_lookup(row)
+    sqlite_place(store, site.path).put("5" * 24, OF_THE_ORIGINAL)
+
+
+async def told(store: ImageStore) -> list[Any]:
+    """Return what a store answers about all that there is."""
+    listed = await store.list("alpha")
+    return [
+        listed,
+        [await store.get(record.key) for record in listed],
+        await store.queue("alpha"),
+        await store.find("alpha", "docker", ["old:1"]),
+        await store.find_id(["alpha"], OTHER_ID, expiring=True),
+        [await store.blocked(one, [ID]) for one in ("/images", "/other images", "/none")],
+        await store.lookups("alpha", 99),
+    ]
+
+
+def as_kept(answers: list[Any]) -> str:
+    """Return answers in one text, in which MongoDB's own rules of what text is have been kept."""
+    return (
+        repr(answers)
+        .replace("'$where", "'\uff04where")
+        .replace("\\ud800", "\ufffd")
+        .replace("\\udfff", "\ufffd")
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_arrives(site: Site) -> None:
+    """The one store answers as the other did, under the same keys; and new things come last."""
+    await fill(site)
+    async with running(site.path) as store:
+        before = await told(store)
+    counts = await site.migrate()
+    assert counts == {"images": 6, "blocks": 2, "look-ups": 6}
+    async with mongo_running(site.uri, site.name) as store:
+        assert as_kept(await told(store)) == as_kept(before)
+        assert (await store.list("alpha"))[0].status == "READY"
+        await store.record_lookup({"system": "alpha", "time": NOW, "user": "new"})
+        assert (await store.lookups("alpha", 1))[0]["user"] == "new"
+        assert (await pulled(store, request("x:1"), f"{1:064x}", NOW + 9)).tags == ("x:1",)
+    document = site.db["images"].find_one({"_id": ObjectId("5" * 24)})
+    assert document.pop("_id") == ObjectId("5" * 24)
+    assert document == OF_THE_ORIGINAL
+    async with running(site.path) as store:
+        assert await told(store) == before
+    assert "6 images compared" in site.said
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_is_not_at_its_end(site: Site) -> None:
+    """A pull in flight, waiting or begun, and a file that is being written, stay where they are."""
+    async with running(site.path) as store:
+        record, _ = await store.claim(request("busy:1"), NOW)
+    assert "alpha/docker/" in await site.refusal(Unavailable)
+    async with running(site.path) as store:
+        await store.abandon(record.key)
+        now = reactor.seconds()
+        assert await store.lease("/images", ID, "k/1", now, 600)
+    assert ID in await site.refusal(Unavailable)
+    async with running(site.path) as store:
+        await store.release("/images", ID, "k/1")
+    assert site.db.list_collection_names() == []
+    assert await site.migrate() == {"images": 0, "blocks": 0, "look-ups": 0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_on_the_file(site: Site) -> None:
+    """While one is there, though it has nothing to do, the file is not copied; nor used then."""
+    async with running(site.path):
+        assert "Stop the gateway" in await site.refusal(Unavailable)
+    source = await site.threads.run(export.Export, site.path)
+    with pytest.raises(sqlite3.OperationalError), closing(sqlite3.connect(site.path, 0.1)) as db:
+        db.execute("SELECT * FROM images").fetchall()
+    await site.threads.run(source.close)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_file(site: Site) -> None:
+    """A file that is not there is not made; one that is something else is not touched."""
+    assert "There is no database" in await site.refusal(ConfigurationError)
+    assert not site.path.exists()
+    site.path.write_bytes(b"x" * 5000)
+    assert "is not a database" in await site.refusal(ConfigurationError)
+    assert site.path.read_bytes() == b"x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("collection", "document", "why"),
+    [
+        ("images", {"system": "alpha", "status": "READY"}, "has 1 images already"),
+        ("metrics", {"system": "alpha"}, "has 1 look-ups already"),
+        ("shiftergw.leases", {"until": 9e9}, "A gateway works"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_is_in_use(
+    site: Site, collection: str, document: dict[str, Any], why: str
+) -> None:
+    """It is left as it is, and no gateway is kept from it."""
+    await fill(site)
+    site.db[collection].insert_one(document)
+    assert why in await site.refusal(ConfigurationError)
+    assert list(site.db[collection].find()) == [document]
+    async with mongo_running(site.uri, site.name) as store:
+        assert (await store.claim(request("new:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_on_the_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no work in from the beginning to the end; then it goes on with what has come."""
+    monkeypatch.setattr(mongo, "LOOK_SECONDS", 0.05)
+    await fill(site)
+    port = urlsplit(site.uri).port
+    assert port is not None
+    async with mongo_running(site.uri, site.name) as store:
+        record, _ = await store.claim(request("early:1"), NOW)
+        await store.abandon(record.key)
+        with Wire(port, until=2) as wire:
+            await site.refusal(Unavailable, uri=wire.uri, patience=0.3)
+        with pytest.raises(Unavailable) as caught:
+            await store.claim(request("late:1"), NOW)
+        assert "migrate" in caught.value.detail
+        assert "migrate" not in str(caught.value)
+        await site.migrate()
+        await pause(0.3, reactor)
+        assert (await store.claim(request("late:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_that_is_quicker(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that was taken in before the gateway saw what happens there ends the whole."""
+    monkeypatch.setattr(mongo, "LOOK_SECONDS", 60)
+    await fill(site)
+    async with mongo_running(site.uri, site.name) as store:
+        record, _ = await store.claim(request("early:1"), NOW)
+        await store.abandon(record.key)
+        moving = Deferred.fromCoroutine(site.migrate(patience=1))
+        while not any("waiting" in text for text in site.said):
+            await pause(0.01, reactor)
+        await store.claim(request("early:1"), NOW)
+        with pytest.raises(ConfigurationError, match="A gateway works"):
+            await moving
+    assert site.db["shiftergw.state"].count_documents({}) == 0
+
+
+@pytest.mark.parametrize("writes", range(6))
+@pytest_twisted.ensureDeferred
+async def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """Wherever it was broken off, it is run again, and then all is there once."""
+    monkeypatch.setattr(export, "PAGE", 3)
+    await fill(site)
+    port = urlsplit(site.uri).port
+    assert port is not None
+    with Wire(port, until=writes) as wire:
+        await site.refusal(Unavailable, uri=wire.uri)
+    assert await site.migrate() == {"images": 6, "blocks": 2, "look-ups": 6}
+    for collection, count in (("images", 6), ("shiftergw.blocks", 2), ("metrics", 6)):
+        assert site.db[collection].count_documents({}) == count
+
+
+@pytest_twisted.ensureDeferred
+async def test_interrupted(site: Site) -> None:
+    """Who interrupts it while it waits lets go of the file."""
+    await fill(site)
+    moving = Deferred.fromCoroutine(site.migrate(patience=60))
+    while not site.said:
+        await pause(0.01, reactor)
+    moving.cancel()
+    with pytest.raises(CancelledError):
+        await moving
+    async with running(site.path) as store:
+        assert len(await store.list("alpha")) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_than_one_message_holds(site: Site) -> None:
+    """Images with metadata of megabytes arrive, too."""
+    async with running(site.path) as store:
+        for n in range(12):
+            labels = {"long": str(n) * 1_500_000}
+            await pulled(store, request(f"x:{n}"), f"{n:064x}", NOW + n, labels=labels)
+    assert (await site.migrate())["images"] == 12
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_second_time(site: Site) -> None:
+    """What a gateway has done since is not undone; and no other file comes on top."""
+    await fill(site)
+    await site.migrate()
+    async with mongo_running(site.uri, site.name) as store:
+        await store.remove("5" * 24)
+    assert "copied into this database before" in await site.refusal(ConfigurationError)
+    assert "Another file" in await site.refusal(ConfigurationError, origin="there")
+    assert site.db["images"].count_documents({}) == 5
+
+
+def damage(site: Site) -> dict[str, Callable[[], object]]:
+    """Return what may happen to the database between the copy and the comparison."""
+    images = site.db["images"]
+    return {
+        "a member": lambda: images.update_one({"pulltag": "x:1"}, {"$set": {"id": ID}}),
+        "a kind": lambda: images.update_one({"pulltag": "x:1"}, {"$set": {"last_pull": 1000001}}),
+        "one less": lambda: images.delete_one({"pulltag": "x:1"}),
+        "one more": lambda: images.insert_one({"system": "alpha"}),
+    }
+
+
+@pytest.mark.parametrize("what", ["a member", "a kind", "one less", "one more"])
+@pytest_twisted.ensureDeferred
+async def test_what_differs_is_found(site: Site, what: str) -> None:
+    """It does not end well if the database does not hold what the file does."""
+    await fill(site)
+    port = urlsplit(site.uri).port
+    assert port is not None
+
+    def spoil(_: int, command: dict[str, Any]) -> None:
+        if command.get("update") == "metrics":  # the images are there by now
+            damage(site)[what]()
+
+    with Wire(port, seen=spoil) as wire:
+        why = await site.refusal(GatewayError, uri=wire.uri)
+    assert "images" in why
+    assert "done" not in site.db["shiftergw.state"].find_one()
+
+
+@pytest.mark.parametrize(
+    ("key", "document", "why"),
+    [
+        ("6" * 24, {"system": "alpha", "size": 2**63}, "cannot be kept by MongoDB"),
+        ("6" * 24, {"system": "alpha", "long": "x" * 17_000_000}, "bytes are too many"),
+        ("no key", {"system": "alpha"}, "is none for MongoDB"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_mongodb_does_not_take(
+    site: Site, key: str, document: dict[str, Any], why: str
+) -> None:
+    """It is named before anything is written."""
+    await fill(site)
+    with closing(sqlite3.connect(site.path)) as db, db:
+        db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, json.dumps(document)))
+    assert why in await site.refusal(ConfigurationError)
+    assert site.db.list_collection_names() == []
