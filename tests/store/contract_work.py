@@ -252,6 +252,7 @@ class WorkContract:
     @pytest_twisted.ensureDeferred
     async def test_a_process_killed_in_the_middle(self, place: Place) -> None:
         """What a killed process was told is done is there, and the store works on."""
+        assert await place.store.queue("alpha") == []  # it is open before we hold the reactor up
         process = hammer.start(place.location, "churn", "churn")
         assert process.stdin is not None
         assert process.stdout is not None
