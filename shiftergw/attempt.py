@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
 from shiftergw.model import ImageRecord, Progress
+from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
@@ -51,6 +52,7 @@ class Attempt:
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
         self._last_beat = self._last_news = clock.seconds()
+        self._writing = DeferredLock()
         self._leases: dict[tuple[str, str], float] = {}
         self.lost = False
         """Whether a newer attempt has taken over."""
@@ -108,12 +110,23 @@ class Attempt:
         await self._renew_leases(now, older_than=LEASE_SECONDS / 4)
 
     async def confirm(self) -> None:
-        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count."""
-        now = self._clock.seconds()
-        await self._write_news(now, due=True)
-        await self._renew_leases(now, older_than=0)
+        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count.
+
+        Waits for a store that is away, as `lease` does.
+        """
+
+        async def confirmed(now: float) -> None:
+            await self._write_news(now, due=True)
+            await self._renew_leases(now, older_than=0)
+
+        await patiently(confirmed, self._clock, f"the word of {self.record.key}")
 
     async def _write_news(self, now: float, *, due: bool) -> None:
+        # One at a time: a slow store must not be told of an earlier stage after a later one.
+        async with self._writing:
+            await self._write_latest(now, due=due)
+
+    async def _write_latest(self, now: float, *, due: bool) -> None:
         key, number = self.record.key, self.record.attempt
         state, message, progress = self._state, self._message, self._progress
         if state is not self._written_state:
@@ -143,8 +156,10 @@ class Attempt:
     async def lease(self, directory: str, image_id: str) -> None:
         """Hold the lease on (image directory, id); wait while another delivery holds it."""
         until = self._clock.seconds() + LEASE_WAIT
-        while not await self._store.lease(
-            directory, image_id, self.holder, self._clock.seconds(), LEASE_SECONDS
+        while not await patiently(
+            lambda now: self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS),
+            self._clock,
+            f"the lease of {self.record.key}",
         ):
             if self._clock.seconds() > until:
                 raise DeliveryFailed(
@@ -155,10 +170,13 @@ class Attempt:
         self._leases[directory, image_id] = self._clock.seconds()
 
     async def release(self) -> None:
-        """Give all leases back."""
+        """Give all leases back; while the store is away they end by themselves."""
         while self._leases:
             (directory, image_id), _ = self._leases.popitem()
-            await self._store.release(directory, image_id, self.holder)
+            try:
+                await self._store.release(directory, image_id, self.holder)
+            except Unavailable as error:
+                self._log.warn("lease of {key}: {error}", key=self.record.key, error=error)
 
     async def _take(self, directory: str, image_id: str) -> None:
         now = self._clock.seconds()

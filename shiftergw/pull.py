@@ -6,9 +6,9 @@ the result, in which order the files appear, and what the record says in the end
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shiftergw import access
 from shiftergw.access import Access
@@ -18,6 +18,7 @@ from shiftergw.errors import ImageBlocked, NoSpace, Unavailable
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
 from shiftergw.pipeline import Pipeline
+from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
@@ -25,6 +26,8 @@ from shiftergw.targets import FILE_FACTS, Target, meta_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+T = TypeVar("T")
 
 _FACTS = (
     "format", "arch", "os", "location", "remotetype", "replication", "env", "entry", "cmd",
@@ -63,7 +66,9 @@ class Pull:
         target = self._targets[record.system]
         reference = ImageReference.parse(record.pulltag or "")
         login = self._login(record)
-        current = await self._store.find(record.system, record.itype, [str(reference)])
+        current = await self._stored(
+            lambda: self._store.find(record.system, record.itype, [str(reference)])
+        )
         lost: set[str] = set()
         if current is not None and (
             access.is_about_readers(record, current)
@@ -76,7 +81,7 @@ class Pull:
         image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
         await self._check_allowed(image, target)
         proven = False
-        for known in await self._store.find_id(target.systems, image.id):
+        for known in await self._held(target, image.id):
             if image.id in lost:
                 break
             if not proven and _wants_proof(record, known, image):
@@ -90,6 +95,18 @@ class Pull:
         layers = await self._pipeline.fetch(image, config, login, attempt)
         async with self._pipeline.build(image, config, layers, target.options, attempt) as built:
             return await self._deliver(attempt, target, current, image, config, built)
+
+    async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what the store says; one that is away for a moment ends no pull."""
+        return await patiently(lambda _: ask(), self._clock, "a pull")
+
+    async def _held(
+        self, target: Target, image_id: str, *, expiring: bool = False
+    ) -> Sequence[ImageRecord]:
+        """Return the records of an image where the target's files are."""
+        return await self._stored(
+            lambda: self._store.find_id(target.systems, image_id, expiring=expiring)
+        )
 
     def _login(self, record: ImageRecord) -> Login | None:
         if record.sealed is None:
@@ -117,7 +134,8 @@ class Pull:
         return digest is not None and digest == stored
 
     async def _check_allowed(self, image: ResolvedImage, target: Target) -> None:
-        if await self._store.blocked(target.name, {image.id, image.source_digest.hex}):
+        ids = {image.id, image.source_digest.hex}
+        if await self._stored(lambda: self._store.blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
 
     async def _check_space(self, image: ResolvedImage, target: Target) -> None:
@@ -152,7 +170,7 @@ class Pull:
         """
         assert known.id is not None
         await attempt.lease(target.name, known.id)
-        records = await self._store.find_id(target.systems, known.id)
+        records = await self._held(target, known.id)
         held = _same(known, records)
         if held is None or not _is_trusted(attempt.record, held, image, proven=proven):
             await attempt.release()
@@ -166,7 +184,8 @@ class Pull:
         readers, puller = self._readers(attempt.record, held, None, private=wanted_login)
         if readers != access.of(held) or not await target.describes(held):
             attempt.entered(State.TRANSFER, "Transferring metadata")
-            await self._install_meta(attempt, target, _with(held, readers), held)
+            wanted = _with(held, readers)
+            await self._stored(lambda: self._install_meta(attempt, target, wanted, held))
         facts = {name: getattr(found, name) for name in _FACTS}
         known_facts = {name: fact for name, fact in facts.items() if fact is not None}
         return self._ready(target, known.id, known_facts, readers, puller)
@@ -187,7 +206,7 @@ class Pull:
         name = f"{image.id}.squashfs"
         await target.directory.install(built.path, name, built.sha256, attempt.report)
         there = await target.directory.exists(name)
-        known = await self._store.find_id(target.systems, image.id, expiring=True)
+        known = await self._held(target, image.id, expiring=True)
         held = _same(None, known)
         if current is not None and current.origin and not access.is_of(current.origin, image):
             current = None  # the tag means another place by now: its readers there are not asked
@@ -213,8 +232,8 @@ class Pull:
             "options": target.options.key,
         }
         attempt.entered(State.TRANSFER, "Transferring metadata")
-        delivered = replace(attempt.record, id=image.id, **facts)
-        dropped = await self._install_meta(attempt, target, _with(delivered, readers), held)
+        delivered = _with(replace(attempt.record, id=image.id, **facts), readers)
+        dropped = await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
         facts["report"] = {**built.report.to_document(), "metadata": list(dropped)}
         return self._ready(target, image.id, facts, readers, puller)
 
@@ -225,7 +244,7 @@ class Pull:
 
         Returns what of it could not be written. In this order: should we die in between, this
         attempt's successor does both again. If the store is away then, the metadata goes back to
-        what was `held`: the two must not part.
+        what was `held`, since the two must not part, and all is to be done again.
         """
         assert record.id is not None
         meta = meta_of(record)

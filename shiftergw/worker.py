@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -14,11 +13,10 @@ from shiftergw.errors import (
     ImageNotFound,
     RegistryDenied,
     Superseded,
-    Unavailable,
     WorkerLost,
 )
 from shiftergw.model import Expired, Failed, Ready
-from shiftergw.plumbing.timing import pause
+from shiftergw.plumbing.patience import patiently
 from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
@@ -27,14 +25,8 @@ from shiftergw.states import State
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-T = TypeVar("T")
-
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
-
-AWAY_SECONDS = 60.0
-"""Time for which a store that is away is waited for, at the end too: leases live longer than that.
-"""
 
 
 class Worker:
@@ -66,8 +58,10 @@ class Worker:
         """
         limit = self._heartbeat_limit
         # Nobody else is told of it meanwhile: who offered it takes it for begun.
-        record = await self._patiently(
-            lambda now: self._store.begin(key, self._runner, now, limit), f"the begin of {key}"
+        record = await patiently(
+            lambda now: self._store.begin(key, self._runner, now, limit),
+            self._clock,
+            f"the begin of {key}",
         )
         if record is None:
             return
@@ -106,8 +100,10 @@ class Worker:
         record = attempt.record
         try:
             # The store may be away for a moment, and the work may have cost hours.
-            ended = await self._patiently(
+            # Leases live longer than it is waited for.
+            ended = await patiently(
                 lambda now: self._store.finish(record.key, record.attempt, outcome, now),
+                self._clock,
                 f"the end of {record.claim}",
             )
         except Superseded:
@@ -118,19 +114,6 @@ class Worker:
             claim=record.claim,
             outcome=outcome.cause if isinstance(outcome, Failed) else str(ended.status),
         )
-
-    async def _patiently(self, ask: Callable[[float], Awaitable[T]], what: str) -> T:
-        """Return what the store answers at a time, also if it is away for a moment."""
-        until = self._clock.seconds() + AWAY_SECONDS
-        while True:
-            now = self._clock.seconds()
-            try:
-                return await ask(now)
-            except Unavailable as error:
-                if now >= until:
-                    raise
-                self._log.warn("{what}: {error}", what=what, error=error)
-            await pause(1, self._clock)
 
     async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:
         """Do the work; turn every error but cancellation and supersession into a reason."""

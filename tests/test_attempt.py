@@ -193,3 +193,46 @@ async def test_the_loop_outlives_a_store_that_is_away(bench: Bench) -> None:
     loop.cancel()
     with pytest.raises(CancelledError):
         await loop
+
+
+@pytest_twisted.ensureDeferred
+async def test_stages_reach_a_slow_store_in_their_order(bench: Bench) -> None:
+    """A stage that is still being told is not overtaken by the next one."""
+    attempt = bench.attempt
+    told: list[State] = []
+    slow: Deferred[None] = Deferred()
+    advance = bench.store.advance
+
+    async def slowly(key: str, number: int, state: State, *rest: Any) -> None:
+        if not told:
+            await slow
+        told.append(state)
+        await advance(key, number, state, *rest)
+
+    bench.store.advance = slowly  # type: ignore[method-assign, assignment]
+    attempt.entered(State.CONVERSION, "")
+    first = Deferred.fromCoroutine(attempt.write())
+    attempt.entered(State.TRANSFER, "")
+    second = Deferred.fromCoroutine(attempt.confirm())
+    assert not second.called
+    slow.callback(None)
+    await first
+    await second
+    assert told == [State.CONVERSION, State.TRANSFER]
+    assert (await bench.stored()).status is State.TRANSFER
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_cannot_be_given_back(bench: Bench) -> None:
+    """While the store is away that is no error: it ends by itself."""
+    await bench.attempt.lease(*PLACE)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("The store is away.")
+
+    release, bench.store.release = bench.store.release, away  # type: ignore[method-assign, assignment]
+    await bench.attempt.release()
+    bench.store.release = release  # type: ignore[method-assign]
+    assert not await bench.free_for(OTHER)
+    bench.clock.advance(LEASE_SECONDS + 1)
+    assert await bench.free_for(OTHER)

@@ -14,6 +14,7 @@ from twisted.logger import LogLevel, capturedLogs
 from shiftergw.errors import Unavailable
 from shiftergw.image import Digest
 from shiftergw.model import ANONYMOUS, ImageRecord
+from shiftergw.plumbing import patience
 from shiftergw.states import State
 from tests.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
@@ -200,8 +201,11 @@ async def test_readers_do_not_follow_a_tag_to_another_place(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_record_and_metadata_do_not_part(tmp_path: Path) -> None:
+async def test_record_and_metadata_do_not_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the store fails after the metadata was written, that goes back to what it was."""
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.5)
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
 
@@ -212,6 +216,31 @@ async def test_record_and_metadata_do_not_part(tmp_path: Path) -> None:
         record = await bench.pull(uid=BOB, login="bob:other")
         assert record.status is State.FAILURE
         assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest.mark.parametrize(
+    "method", ["find", "find_id", "blocked", "lease", "heartbeat", "set_access", "release"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_is_away_for_a_moment(tmp_path: Path, method: str) -> None:
+    """Wherever that is in the middle of a pull, it ends READY, and the metadata says the same."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        ask = getattr(bench.store, method)
+        calls: list[object] = []
+
+        async def away_once(*arguments: Any, **named: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise Unavailable("The store is away.")
+            return await ask(*arguments, **named)
+
+        setattr(bench.store, method, away_once)
+        bench.source.manifest = bench.source.index = OTHER
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.status, record.user_acl) == (State.READY, (ALICE, BOB))
+        assert bench.meta().user_acl == (ALICE, BOB)
+        assert calls
 
 
 @pytest_twisted.ensureDeferred
