@@ -38,7 +38,8 @@ OURS = frozenset({"_id", MOVED, FINISHING})
 
 _PROGRESS = ("stage", "done", "total")
 _IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", *_PROGRESS)
-_REMOVAL_ONLY = ("attempt", "last_heartbeat", *_IN_FLIGHT_ONLY)
+_REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
+# By `attempt` a record of ours is told from another program's: all of them keep it.
 
 
 @dataclass(frozen=True, slots=True)

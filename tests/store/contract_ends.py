@@ -255,6 +255,19 @@ class KeepContract:
         assert list(await store.expired(NOW)) == [record]
 
     @pytest_twisted.ensureDeferred
+    async def test_what_came_back_is_ours(self, place: Place) -> None:
+        """An image that was to go, and was pulled again or could not go, is no other program's."""
+        store = place.store
+        await expiring(store, request("x:1"))
+        await pulled(store, request("x:1"))
+        gone = await expiring(store, request("y:1"), OTHER_ID)
+        removal = await store.begin(gone.key, "n", NOW, LIMIT)
+        assert removal is not None
+        await store.finish(gone.key, removal.attempt, failure(), NOW)
+        assert await store.expires(None, NOW, 90)
+        assert all("attempt" in place.document(one.key) for one in await store.list("alpha"))
+
+    @pytest_twisted.ensureDeferred
     async def test_lease(self, place: Place) -> None:
         """One holder at a time and place; he may renew; the lease ends in time or by release."""
         store = place.store
