@@ -215,7 +215,7 @@ class TakenBackContract:
         assert back == await store.get(old.key)
         assert (back.status, back.kind, back.tags) == (State.READY, "pull", ("x:1", "x:2"))
         assert (back.user_acl, back.last_pull, back.status_message) == ((5,), NOW + 9, "")
-        gone = {"claim", "runner", "attempt", "last_heartbeat"}
+        gone = {"claim", "runner", "last_heartbeat"}
         assert gone.isdisjoint(place.document(back.key))
         assert await seen(store) == [back, back, back]
         assert list(await store.queue("alpha")) == list(await store.waiting(9)) == []
