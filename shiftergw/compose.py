@@ -79,6 +79,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         pool,
         reactor,
         config.heartbeat_limit,
+        config.systems,
         config.user_limits.running,
         share_of_system(config.worker_threads, len(config.systems)),
     )

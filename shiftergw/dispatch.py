@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -46,19 +47,21 @@ class Dispatch(Rounds):
         queue: JobQueue,
         clock: IReactorTime,
         heartbeat_limit: float,
+        systems: Collection[str],
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         interval: float = INTERVAL,
     ) -> None:
         """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old.
 
-        No user has more than `running_per_user` pulls in work at once, no system more than
-        `running_per_system` pulls and removals.
+        `systems` are all there are. No user has more than `running_per_user` pulls in work at once,
+        no system more than `running_per_system` pulls and removals.
         """
         super().__init__(self._offer_work, clock, interval, "dispatch")
         self._store = store
         self._queue = queue
         self._limit = heartbeat_limit
+        self._systems = systems
         self._limits = (running_per_user, running_per_system)
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
@@ -76,20 +79,20 @@ class Dispatch(Rounds):
                 runner=record.runner,
             )
         await gather_or_cancel(self._make_room(record.key) for record in left)
-        if self._queue.slots() <= 0:
+        slots = {system: self._queue.slots(system) for system in self._systems}
+        without = [system for system, free in slots.items() if free <= 0]
+        if len(without) == len(slots):
             return
         waiting = await self._store.waiting(
-            self._queue.slots() + len(self._offered), *self._limits, self._offered.keys()
+            sum(slots.values()) + len(self._offered), *self._limits, self._offered.keys(), without
         )
-        keys = [record.key for record in (*stale, *waiting)]
-        self._offered = {key: at for key, at in self._offered.items() if key in keys}
-        for key in keys:
-            if key in self._offered:
+        found = {record.key: record.system for record in (*stale, *waiting)}
+        self._offered = {key: at for key, at in self._offered.items() if key in found}
+        for key, system in found.items():
+            if key in self._offered or self._queue.slots(system) <= 0:
                 continue
-            if self._queue.slots() <= 0:
-                return
             try:
-                await self._queue.offer(key)
+                await self._queue.offer(key, system)
             except Unavailable as error:
                 self._log.warn("no worker took {key}: {error}", key=key, error=error)
                 return

@@ -40,13 +40,18 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    """Say whether something takes connections on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_for_port(port: int, seconds: float = 15) -> None:
     """Return once something listens on a loopback port; raise `TimeoutError` otherwise."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if listens(port):
+            return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")

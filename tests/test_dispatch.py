@@ -18,6 +18,7 @@ from shiftergw.store.sqlite import SqliteStore
 from tests.work.waiting import until
 
 LIMIT = 60.0
+SYSTEMS = ("alpha", "down", "up")
 
 
 class Queue:
@@ -29,12 +30,13 @@ class Queue:
         self.cancelled: list[str] = []
         self.refuses = False
         self.deaf = False
+        self.without: set[str] = set()
 
-    def slots(self) -> int:
+    def slots(self, system: str) -> int:
         """See `JobQueue`."""
-        return self.free
+        return 0 if system in self.without else self.free
 
-    async def offer(self, key: str) -> None:
+    async def offer(self, key: str, system: str) -> None:
         """See `JobQueue`."""
         if self.refuses:
             raise Unavailable("No worker is free.")
@@ -100,7 +102,7 @@ async def test_waiting_work_is_offered(store: SqliteStore, clock: Clock) -> None
     clock.advance(1)
     second = await claimed(store, clock, 1, uid=2)
     queue = Queue(3)
-    await one_round(Dispatch(store, queue, clock, LIMIT))
+    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered == [first[0], second[0], first[1]]
 
 
@@ -109,7 +111,7 @@ async def test_an_offer_is_made_once(store: SqliteStore, clock: Clock) -> None:
     """A record is not offered again while its worker may still begin it; the next one is."""
     keys = await claimed(store, clock, 3)
     queue = Queue(1)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     for _ in range(2):
         await one_round(dispatch)
     queue.free = 1
@@ -122,7 +124,7 @@ async def test_a_lost_offer_is_made_again(store: SqliteStore, clock: Clock) -> N
     """A record that nobody has begun for the limit is offered again."""
     keys = await claimed(store, clock, 1)
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     clock.advance(LIMIT - 1)
     await one_round(dispatch)
@@ -137,7 +139,7 @@ async def test_begun_work_is_forgotten(store: SqliteStore, clock: Clock) -> None
     """What has begun is remembered no longer, and what lives is not offered."""
     keys = await claimed(store, clock, 1)
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     await begin(store, keys[0], clock)
     await one_round(dispatch)
@@ -152,7 +154,7 @@ async def test_stale_work_is_taken_up_again(store: SqliteStore, clock: Clock) ->
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     assert queue.cancelled == [keys[0]]
     assert queue.offered == list(keys)
@@ -169,7 +171,7 @@ async def test_no_more_than_the_slots(store: SqliteStore, clock: Clock) -> None:
     await begin(store, keys[1], clock)
     clock.advance(LIMIT + 1)
     queue = Queue(1)
-    await one_round(Dispatch(store, queue, clock, LIMIT))
+    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered == [keys[1]]
 
 
@@ -180,7 +182,7 @@ async def test_a_hanging_worker_makes_room(store: SqliteStore, clock: Clock) -> 
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
     queue = Queue(0)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     assert (queue.cancelled, queue.offered) == (list(keys), [])
     queue.free = 1
@@ -194,7 +196,7 @@ async def test_a_refused_offer(store: SqliteStore, clock: Clock) -> None:
     keys = await claimed(store, clock, 2)
     queue = Queue(5)
     queue.refuses = True
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     queue.refuses = False
     await one_round(dispatch)
@@ -207,7 +209,7 @@ async def test_a_store_that_is_away(store: SqliteStore, clock: Clock, tmp_path: 
     keys = await claimed(store, clock, 1)
     await store.stopService()
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     assert queue.offered == []
     again = SqliteStore(reactor, tmp_path / "images.sqlite")
@@ -222,7 +224,7 @@ async def test_a_store_that_is_away(store: SqliteStore, clock: Clock, tmp_path: 
 async def test_wake(store: SqliteStore, clock: Clock) -> None:
     """New work is offered when somebody wakes the dispatch, without waiting for the interval."""
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
     await until(clock.getDelayedCalls)
     keys = await claimed(store, clock, 1)
@@ -237,7 +239,7 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     """With `running_per_user` a user's next pull is offered once one of his has ended."""
     first, second, third = await claimed(store, clock, 3)
     queue = Queue(5)
-    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_user=2)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_user=2)
     dispatch.startService()
     await until(clock.getDelayedCalls)
     assert queue.offered == [first, second]
@@ -263,7 +265,7 @@ async def test_no_system_has_all_slots(store: SqliteStore, clock: Clock) -> None
     clock.advance(1)
     await claimed(store, clock, 3, 2, "down")
     queue = Queue(3)
-    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_system=2)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_system=2)
     await one_round(dispatch)
     assert len(queue.offered) == 2
     assert hanging[0] in queue.offered
@@ -280,7 +282,7 @@ async def test_what_is_on_its_way_counts_for_its_system(store: SqliteStore, cloc
     """Also before a worker has begun it, when another user's work would be fairer by then."""
     first, second = await claimed(store, clock, 2, 1, "down")
     queue = Queue(4)
-    dispatch = Dispatch(store, queue, clock, LIMIT, running_per_system=1)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_system=1)
     await one_round(dispatch)
     await begin(store, first, clock)
     await store.finish(first, 1, Ready("a" * 64), clock.seconds())
@@ -301,7 +303,7 @@ async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, cl
     clock.advance(LIMIT + 1)
     queue = Queue(5)
     queue.deaf = True
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
     await until(lambda: len(queue.cancelled) == 3)
     clock.advance(STOP_SECONDS)
@@ -319,7 +321,7 @@ async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
     clock.advance(LIMIT + 1)
     queue = Queue(5)
     queue.deaf = True
-    dispatch = Dispatch(store, queue, clock, LIMIT)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
     await until(lambda: queue.cancelled)
     assert queue.offered == []
@@ -327,3 +329,32 @@ async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
     await until(lambda: len(queue.offered) == 2)
     assert queue.offered == [hung, waiting]
     await dispatch.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock: Clock) -> None:
+    """Its work waits, however much it is; another system's is offered, and its own later."""
+    stuck = await claimed(store, clock, 5, 1, "down")
+    clock.advance(1)
+    (free,) = await claimed(store, clock, 1, 2, "up")
+    queue = Queue(2)
+    queue.without = {"down", "alpha"}
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
+    await one_round(dispatch)
+    assert queue.offered == [free]
+    queue.without = {"up"}
+    await one_round(dispatch)
+    assert queue.offered == [free, stuck[0]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stale_work_without_workers_holds_up_nobody(store: SqliteStore, clock: Clock) -> None:
+    """What was left behind on a system without workers waits for them; the others go on."""
+    (left,) = await claimed(store, clock, 1, 1, "down")
+    await begin(store, left, clock)
+    clock.advance(LIMIT + 1)
+    (free,) = await claimed(store, clock, 1, 2, "up")
+    queue = Queue(2)
+    queue.without = {"down"}
+    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    assert queue.offered == [free]

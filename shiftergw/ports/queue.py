@@ -8,18 +8,24 @@ from typing import Protocol
 class JobQueue(Protocol):
     """Carries record keys to workers and keeps nothing: recovery is the store's `stale` alone."""
 
-    def slots(self) -> int:
-        """Return how many more jobs may be offered now."""
+    def slots(self, system: str) -> int:
+        """Return how many more jobs of a system may be offered now.
+
+        Systems may have slots in common: an offer for one may take a slot from another.
+        """
         ...
 
-    async def offer(self, key: str) -> None:
-        """Give a record to some worker; raise `Unavailable` if that is impossible now."""
+    async def offer(self, key: str, system: str) -> None:
+        """Give a record to a worker of its system; raise `Unavailable` if there is none now."""
         ...
 
     async def cancel(self, key: str) -> None:
-        """Stop the job on this record if it runs here; nothing happens otherwise."""
+        """Stop the job on this record if one of our workers runs it; else nothing happens."""
         ...
 
     async def drain(self, limit: float) -> None:
-        """Take no more; return when running jobs have ended, or stop them after `limit` s."""
+        """Take no more; jobs that would end with us are waited for, and stopped after `limit` s.
+
+        Jobs on other machines go on.
+        """
         ...

@@ -119,13 +119,14 @@ class ImageStore(Protocol):
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> Sequence[ImageRecord]:
         """Return at most `limit` records in flight that no attempt has begun, fairest first.
 
         Fair: the users take turns, each user's own in the order of arrival, and none has more than
         `running_per_user` begun, no system more than `running_per_system`. Removals (`kind` expire)
         are nobody's: the users' limit is not theirs, but the systems' is. What a limit holds back
-        is passed over, and holds up nothing else.
+        is passed over, and holds up nothing else; so is the work of the systems `without` workers.
 
         `offered` are keys of records on their way to a worker: they count as begun, and those that
         are not begun yet come first.

@@ -191,6 +191,7 @@ class SqliteStore(Service):
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
 
@@ -198,7 +199,8 @@ class SqliteStore(Service):
             db.execute("BEGIN")  # nothing is begun between the two reads
             try:
                 flights = [Flight(*row) for row in db.execute(queries.FLIGHTS)]
-                keys = in_turn(flights, limit, running_per_user, running_per_system, offered)
+                limits = (running_per_user, running_per_system)
+                keys = in_turn(flights, limit, *limits, offered, without)
                 return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
             finally:
                 db.execute("COMMIT")

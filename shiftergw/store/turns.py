@@ -30,6 +30,7 @@ def in_turn(
     running_per_user: int | None,
     running_per_system: int | None,
     offered: Collection[str],
+    without: Collection[str] = (),
 ) -> list[str]:
     """Return the keys of at most `limit` records that wait, as `ImageStore.waiting` says.
 
@@ -51,8 +52,10 @@ def in_turn(
             chosen.append(flight.key)
 
     def may_begin(uid: int, system: str) -> bool:
-        return (running_per_user is None or uid == NOBODY or users[uid] < running_per_user) and (
-            running_per_system is None or systems[system] < running_per_system
+        return (
+            system not in without
+            and (running_per_user is None or uid == NOBODY or users[uid] < running_per_user)
+            and (running_per_system is None or systems[system] < running_per_system)
         )
 
     while len(chosen) < limit:

@@ -77,14 +77,14 @@ class WorkerPool(Service):
         super().stopService()
         return Deferred.fromCoroutine(self.drain(STOP_SECONDS))
 
-    def slots(self) -> int:
+    def slots(self, system: str = "") -> int:  # noqa: ARG002 - our workers serve every system
         """See `JobQueue`."""
         if not self._open:
             return 0
         idle = sum(worker.idle for worker in self._workers)
         return idle + (self._size - len(self._workers) if self._backoff is None else 0)
 
-    async def offer(self, key: str) -> None:
+    async def offer(self, key: str, system: str = "") -> None:  # noqa: ARG002
         """See `JobQueue`."""
         if self.slots() <= 0:
             raise Unavailable("No worker is free.")

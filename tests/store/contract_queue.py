@@ -21,9 +21,10 @@ async def order(
     of_user: int | None = None,
     of_system: int | None = None,
     offered: Collection[str] = (),
+    without: Collection[str] = (),
 ) -> list[str | None]:
     """Return the tags of what waits, in turn; of a removal, that of its pull."""
-    found = await store.waiting(limit, of_user, of_system, offered)
+    found = await store.waiting(limit, of_user, of_system, offered, without)
     return [record.pulltag for record in found]
 
 
@@ -110,6 +111,17 @@ class QueueContract:
         assert await order(store, 9) == ["b:0", "a:2", "a:3", "a:4"]
         await store.finish(record.key, 1, Ready(ID), NOW + 11)
         assert await order(store, 9, 2) == ["b:0", "a:2"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_systems_without_workers(self, place: Place) -> None:
+        """Their work is passed over, and takes nobody's room; what was offered is still named."""
+        store = place.store
+        (first, *_) = await claimed(store, "alpha", 1, 3)
+        await claimed(store, "beta", 1, 2, NOW + 5)
+        assert await order(store, 2, without=["alpha"]) == ["beta-1:0", "beta-1:1"]
+        assert await order(store, 9, without=["alpha", "beta"]) == []
+        named = await order(store, 9, offered=[first], without=["alpha"])
+        assert named == ["alpha-1:0", "beta-1:0", "beta-1:1"]
 
     @pytest_twisted.ensureDeferred
     async def test_removals_have_their_turn(self, place: Place) -> None:

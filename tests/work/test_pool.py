@@ -88,6 +88,24 @@ class TestWorkerPool(QueueContract):
 
 
 @pytest_twisted.ensureDeferred
+async def test_drain_waits(queue: WorkerPool, traces: Path) -> None:
+    """When a drain has returned the jobs have ended: they would have ended with the gateway."""
+    await queue.offer("short-1")
+    await queue.drain(20)
+    assert (traces / "short-1-done").exists()
+    assert queue._workers == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_has_a_limit(queue: WorkerPool, traces: Path) -> None:
+    """A job that does not end within the limit is stopped."""
+    await queue.offer("sleep-1")
+    await until((traces / "sleep-1").exists)
+    await queue.drain(0.1)
+    assert queue._workers == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_workers_are_kept(make: Make, traces: Path) -> None:
     """Workers start when there is work, and the next job goes to one that is there."""
     queue = make()

@@ -1,12 +1,14 @@
 """Workers for the pool's tests: small programs that behave well, or each badly in its own way.
 
 `python workers.py KIND DIRECTORY`. A key may say what its job is to do: `sleep`, `crash`, ...
+It says so plainly, or in 24 hex digits.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +27,13 @@ def note(directory: Path, name: str) -> None:
     (directory / name).write_text(str(os.getpid()), encoding="utf-8")
 
 
+def plain(key: str) -> str:
+    """Return what a key says."""
+    if re.fullmatch("[0-9a-f]{24}", key):
+        return bytes.fromhex(key).decode().strip()
+    return key
+
+
 def job(key: str, directory: Path) -> None:
     """Do what the key says."""
     note(directory, key)
@@ -38,6 +47,7 @@ def job(key: str, directory: Path) -> None:
         time.sleep(60)
     elif key.startswith("short"):
         time.sleep(0.5)
+        note(directory, f"{key}-done")
     elif key.startswith("noise"):
         sys.stderr.write("to the log\n\x1b[31mred\n" + "x" * 10_000 + "\n")
         sys.stderr.flush()
@@ -71,7 +81,7 @@ def main(kind: str, directory: Path) -> None:
     tell({"ready": True})
     for line in sys.stdin:
         key = json.loads(line)["record"]
-        job(key, directory)
+        job(plain(key), directory)
         tell({"done": key})
     if kind == "stubborn":
         time.sleep(60)
