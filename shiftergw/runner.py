@@ -4,6 +4,9 @@ On standard input come JSON lines, one record at a time: `{"record": KEY}`. On s
 `{"ready": true}` once, and `{"done": KEY}` after each record, however it ended: how it ended is in
 the store. The end of input means: stop after the current record. So a worker whose gateway was
 killed finishes what it has begun, and ends.
+
+With `--with-caller` the end of input means: stop the current record, as by SIGTERM. So no job on a
+worker machine goes on when what has begun it there was killed.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import DeferredQueue
+from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.logger import Logger
@@ -26,6 +32,7 @@ from shiftergw import compose
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.log import start_worker_logging
+from shiftergw.work.process import KILL_SECONDS
 
 _log = Logger()
 
@@ -35,9 +42,10 @@ class Jobs(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self) -> None:
-        """Wait for the first line."""
+    def __init__(self, ended: Callable[[], object]) -> None:
+        """Wait for the first line; call `ended` at the end of input."""
         self.keys: DeferredQueue[str | None] = DeferredQueue()
+        self._ended = ended
 
     def lineReceived(self, line: bytes) -> None:
         """Take a record's key; a line that is none is the gateway's fault, and is logged."""
@@ -51,46 +59,68 @@ class Jobs(LineOnlyReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         """Take the end of input for the end of work."""
         self.keys.put(None)
+        self._ended()
 
     def tell(self, answer: dict[str, Any]) -> None:
         """Write one line."""
         self.sendLine(json.dumps(answer).encode())
 
 
-async def work(reactor: Any, config: Config) -> int:
-    """Run records until the input ends; return the exit code."""
+async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
+    """Run records until the input ends; return the exit code.
+
+    `with_caller`: the end of input stops a record that is in work.
+    """
     services, make_worker = compose.worker(reactor, config)
     try:
         await services.startService()
     except GatewayError as error:
         _log.critical("worker cannot start: {error}", error=error)
         return 1
+    running: list[Deferred[None]] = []
+
+    def caller_left() -> None:
+        if with_caller and running:
+            _log.warn("whoever began this job is gone: it stops")
+            _kill_soon()
+            running[0].cancel()
+
     try:
         worker = make_worker()
         # A group of our own: whoever kills this process takes `mksquashfs` with it.
         os.setpgrp()
-        jobs = Jobs()
+        jobs = Jobs(caller_left)
         StandardIO(jobs, reactor=reactor)
         jobs.tell({"ready": True})
         while (key := await jobs.keys.get()) is not None:
+            running.append(Deferred.fromCoroutine(worker.run(key)))
             try:
-                await worker.run(key)
+                await running[0]
             except GatewayError as error:
                 _log.error("record {key}: {error}", key=key, error=error)
+            running.clear()
             jobs.tell({"done": key})
     finally:
         await services.stopService()
     return 0
 
 
+def _kill_soon() -> None:
+    """Kill this process and its children if the clean-up takes too long: nobody else would."""
+    killer = threading.Timer(KILL_SECONDS, os.killpg, (os.getpgrp(), signal.SIGKILL))
+    killer.daemon = True
+    killer.start()
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(prog="shiftergw.runner")
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--with-caller", action="store_true")
     arguments = parser.parse_args()
     loaded = Config.load(arguments.config, os.environ)
     start_worker_logging(loaded.config.log_level)
-    sys.exit(compose.run_main(lambda reactor: work(reactor, loaded.config)))
+    sys.exit(compose.run_main(lambda reactor: work(reactor, loaded.config, arguments.with_caller)))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ LAYERS = {
     "adapters": Layer(
         ("auth", "registry", "squash", "delivery", "store", "work"),
         ("vocabulary", "configuration", "oci", "plumbing"),
-        ("twisted", "zope", "treq", "txmongo", "pymongo", "bson", "celery", "OpenSSL",
+        ("twisted", "zope", "treq", "txmongo", "pymongo", "bson", "celery", "kombu", "OpenSSL",
          "cryptography", "pyasn1", "service_identity"),
         apart=True,
     ),
@@ -84,6 +84,7 @@ HOMES = {
     "sqlite3": ("store",),
     "twisted.conch": ("delivery",),
     "celery": ("work",),
+    "kombu": ("work",),
     "treq": ("registry", "cli"),
     "twisted.internet.reactor": ("compose", "tap", "runner"),
 }

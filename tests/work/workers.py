@@ -70,6 +70,8 @@ def main(kind: str, directory: Path) -> None:
     """Behave like `kind`."""
     if kind == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "group-polite":
+        os.setpgrp()
     if kind == "group":
         os.setpgrp()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

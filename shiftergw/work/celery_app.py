@@ -1,0 +1,80 @@
+"""What the gateway and the worker machines agree on: the message, and how Celery is set up."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import Any
+
+from celery import Celery
+
+from shiftergw.work.crew import TELL_SECONDS
+
+TASK = "shiftergw.convert"
+"""The name of the one task; its one argument is a record's key."""
+
+CANCEL = "shiftergw_cancel"
+"""The remote control command that stops the job on a record; its argument is the key."""
+
+STATUS = "worker-shiftergw"
+"""The event by which a worker machine says who it is and what it does."""
+
+CONNECT_SECONDS = 5.0
+"""Limit on connecting to the broker, log-in and all."""
+
+SOCKET_SECONDS = 20.0
+"""Limit on one answer, or one write, once connected."""
+
+HEARTBEAT_SECONDS = 10.0
+"""A broker that says nothing for twice as long is away."""
+
+_KEY = re.compile(r"[0-9a-f]{24}")
+
+
+def is_key(value: object) -> bool:
+    """Say whether a value has the form of a record's key; nothing else gets into a message."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def make_app(broker_url: str, slots: int | None = None) -> Celery:
+    """Return Celery, set up; nothing is opened. `slots` are those of a worker machine.
+
+    Messages are JSON, results are kept nowhere. With `amqps:` the broker's certificate is checked
+    against its name and the machine's authorities (or those in `SSL_CERT_FILE`).
+    """
+    app = Celery("shiftergw", set_as_current=False)
+    app.conf.update(
+        broker_url=broker_url,
+        broker_use_ssl=_checks() if broker_url.startswith("amqps:") else None,
+        broker_connection_timeout=CONNECT_SECONDS,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_heartbeat=HEARTBEAT_SECONDS,
+        broker_transport_options={
+            "confirm_publish": True,
+            "read_timeout": SOCKET_SECONDS,
+            "write_timeout": SOCKET_SECONDS,
+        },
+        accept_content=["json"],
+        task_serializer="json",
+        event_serializer="json",
+        task_ignore_result=True,
+        task_send_sent_event=False,
+        event_queue_ttl=TELL_SECONDS * 3,
+        # Acknowledged when begun: the store recovers what is lost, and a conversion of hours would
+        # outlast the time that a broker waits for an acknowledgement.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_detect_quorum_queues=False,
+        worker_disable_rate_limits=True,
+        worker_concurrency=slots,
+        worker_proc_alive_timeout=60.0,
+    )
+    return app
+
+
+def _checks() -> dict[str, Any]:
+    """Return the options by which the broker has to prove its name."""
+    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}

@@ -1,0 +1,164 @@
+"""The worker machines as a queue of work: Celery carries record keys to them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from shiftergw import __version__
+from shiftergw.errors import Unavailable
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import shielded, within
+from shiftergw.work.celery_app import is_key, make_app
+from shiftergw.work.celery_link import Listener, Sender
+from shiftergw.work.crew import Crew, Machine
+
+SEND_SECONDS = 15.0
+"""How long an offer is waited for; the thread that makes it may take a little longer."""
+
+
+class CeleryQueue(Service):
+    """A `JobQueue` of all worker machines that say on the broker that they are there.
+
+    What they do goes on without the gateway: it is neither waited for nor stopped at its end.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, broker_url: str) -> None:
+        """Reach the broker by its URL once the service has started."""
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called when a machine has told something."""
+        self._clock = reactor
+        app = make_app(broker_url)
+        self._threads = Threads(reactor, 2, "broker")
+        self._sender = Sender(app)
+        self._listener = Listener(app, self._hear, self._change)
+        self._listening: Deferred[None] | None = None
+        self._turn = DeferredLock()
+        self._crew = Crew()
+        self._open = False
+        self._away: str | None = ""
+
+    def startService(self) -> None:
+        """Listen, and take offers once the broker and a machine are there."""
+        super().startService()
+        self._open = True
+        self._threads.startService()
+        self._listening = self._threads.begin(self._listener.run)
+
+    async def stopService(self) -> None:
+        """Leave the broker; jobs on other machines go on."""
+        super().stopService()
+        self._open = False
+        self._listener.stop()
+        if self._listening is not None:
+            await shielded(self._listening)
+        await self._threads.run(self._sender.close)
+        await self._threads.stopService()
+
+    @property
+    def away(self) -> str | None:
+        """Return what is wrong with the broker, for admins, "" at first; None if it is there."""
+        return self._away
+
+    def machines(self) -> Iterable[Machine]:
+        """Return the worker machines that were heard of within the last hour, by name."""
+        return self._crew.machines(self._clock.seconds())
+
+    def slots(self, system: str) -> int:
+        """See `JobQueue`."""
+        if not self._open or self._away is not None:
+            return 0
+        return self._crew.slots(system, self._clock.seconds())
+
+    async def offer(self, key: str, system: str) -> None:
+        """See `JobQueue`; returns when the broker has confirmed that it has the message."""
+        if not is_key(key):
+            raise Unavailable("This is no record's key.")
+        if self.slots(system) <= 0:
+            raise Unavailable("No worker machine is free.", detail=self._away or "")
+        message = str(uuid.uuid4())
+        # Counted before it is sent: a machine may have begun it before we hear of the confirmation.
+        self._crew.offered(message, key, system, self._clock.seconds())
+        try:
+            await self._send(self._sender.offer, message, key, system)
+        except BaseException:
+            self._crew.withdrawn(message)
+            raise
+
+    async def cancel(self, key: str) -> None:
+        """See `JobQueue`; the machines are told, and take up to some seconds."""
+        if self._open and self._away is None and is_key(key):
+            await self._send(self._sender.cancel, key)
+
+    async def drain(self, limit: float) -> None:  # noqa: ARG002 - nothing here would end with us
+        """See `JobQueue`."""
+        self._open = False
+
+    async def _send(self, act: Callable[..., None], *arguments: str) -> None:
+        """Do what blocks, in a thread, one after the other; nobody waits long for one that hangs.
+
+        Raises `Unavailable`.
+        """
+        await within(
+            SEND_SECONDS,
+            self._clock,
+            self._in_turn(act, *arguments),
+            lambda: Unavailable("The broker of the worker machines does not answer."),
+        )
+
+    async def _in_turn(self, act: Callable[..., None], *arguments: str) -> None:
+        await self._turn.acquire()
+        try:
+            sending = self._threads.begin(act, *arguments)
+        except BaseException:
+            self._turn.release()
+            raise
+        sending.addBoth(self._next)
+        awaited = shielded(sending)
+        # After our caller has left, nobody hears how it fails.
+        sending.addErrback(lambda _: None)
+        await awaited
+
+    def _next(self, result: Any) -> Any:
+        self._turn.release()
+        return result
+
+    # Called by the listener, in its thread.
+
+    def _hear(self, told: Any) -> None:
+        self._threads.call_reactor(self._told, told)
+
+    def _change(self, away: str | None) -> None:
+        self._threads.call_reactor(self._changed, away)
+
+    def _told(self, told: Any) -> None:
+        machine = Machine.parse(told, self._clock.seconds())
+        if machine is None:
+            self._log.warn("somebody told nonsense on the broker")
+            return
+        known = {one.name: one.version for one in self.machines()}
+        if known.get(machine.name) != machine.version:
+            say = self._log.info if machine.version == __version__ else self._log.warn
+            say(
+                "worker machine {name}: version {version}, {slots} slots for {systems}",
+                name=machine.name,
+                version=machine.version,
+                slots=machine.slots,
+                systems=", ".join(machine.systems),
+            )
+        self._crew.told(machine)
+        self.on_idle()
+
+    def _changed(self, away: str | None) -> None:
+        if away is None:
+            self._log.info("the broker is there")
+        elif not self._away:
+            self._log.warn("the broker is away: {why}", why=away)
+        self._away = away

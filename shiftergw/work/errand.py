@@ -1,0 +1,85 @@
+"""One job in a worker process of its own, for a caller that may block.
+
+The worker speaks the same lines as in the pool. It is never left behind: whatever ends the caller
+ends it, and if the caller is killed the end of its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from shiftergw.work.process import KILL_SECONDS, LEAVE_SECONDS, START_SECONDS, Lines
+
+
+class Errand:
+    """A worker process with one job."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Run `argv`."""
+        self._argv = argv
+        self._answers: list[Any] = []
+        self._lines = Lines(self._answer)
+
+    def run(self, key: str) -> None:
+        """Return when the job on a record is done; raise `RuntimeError` if its worker died."""
+        # What it says goes where we say what we say: into the log of this machine.
+        process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self._until(process, {"ready": True}, START_SECONDS)
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"record": key}).encode() + b"\n")
+            process.stdin.flush()
+            self._until(process, {"done": key})
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVE_SECONDS)
+        finally:
+            stop(process)
+
+    def _until(self, process: subprocess.Popen[bytes], wanted: Any, limit: float = 0) -> None:
+        assert process.stdout is not None
+        deadline = time.monotonic() + limit
+        while wanted not in self._answers:
+            left = max(0.0, deadline - time.monotonic()) if limit else None
+            if not select.select([process.stdout], [], [], left)[0]:
+                raise RuntimeError("The worker did not get ready.")
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                raise RuntimeError("The worker died.")
+            self._lines.feed(data)
+
+    def _answer(self, line: bytes) -> None:
+        with suppress(ValueError):
+            self._answers = [*self._answers[-1:], json.loads(line)]
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = KILL_SECONDS) -> None:
+    """End a worker and its group: SIGTERM, then SIGKILL after `seconds`."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    if process.poll() is not None:
+        return
+    try:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    finally:  # also if something ends us while we wait
+        _kill_group(process)
+    process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        process.kill()

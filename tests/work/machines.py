@@ -1,0 +1,73 @@
+"""Worker machines for tests: processes of Celery, started and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+LEAVE_SECONDS = 30.0
+
+
+class WorkerMachine:
+    """A machine in a process group of its own; what it says goes to `log`."""
+
+    def __init__(
+        self,
+        name: str,
+        systems: str,
+        slots: int,
+        log: Path,
+        env: Mapping[str, str],
+        app: str = "tests.work.machine",
+        options: tuple[str, ...] = (),
+    ) -> None:
+        """Start it."""
+        self.name = f"celery@{name}"
+        self.log = log
+        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", name, "-Q", systems]
+        argv += ["-c", str(slots), "-l", "INFO", *options]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                argv,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Return the process that holds the connection."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Say whether it has ended."""
+        return self._process.poll() is not None
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal to the machine's main process."""
+        self._process.send_signal(number)
+
+    def tell_all(self, number: signal.Signals) -> None:
+        """Send a signal to the machine's processes that are no jobs."""
+        os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """Cut its power: all its processes die at once, but those of jobs."""
+        with suppress(ProcessLookupError):
+            self.tell_all(signal.SIGKILL)
+        self._process.wait(LEAVE_SECONDS)
+
+    def stop(self) -> None:
+        """Let it finish what it has, and end; kill it if it does not."""
+        self.tell(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(LEAVE_SECONDS)
+        self.kill()

@@ -1,0 +1,222 @@
+"""A worker machine takes what it can do now, from a broker that anybody may write to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_twisted
+from kombu.connection import Connection
+
+from shiftergw.work.celery_app import TASK, make_app
+from shiftergw.work.celery_link import Sender
+from tests.rabbitmq import RabbitMQ
+from tests.work.contract import key_of
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import alive, until
+
+START_SECONDS = 40
+
+Start = Callable[..., WorkerMachine]
+
+
+@pytest.fixture
+def system() -> str:
+    """Return a system of this test alone: its queue is empty."""
+    return f"system-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
+    """Return what starts machines of one slot; traces of their jobs lie in `tmp_path/NAME`."""
+    machines: list[WorkerMachine] = []
+
+    def start(name: str, kind: str = "group-polite", *options: str) -> WorkerMachine:
+        traces = tmp_path / name
+        traces.mkdir()
+        env = {"BROKER": broker.url, "TRACES": str(traces), "KIND": kind}
+        log = tmp_path / f"{name}.log"
+        machine = WorkerMachine(f"{name}-{system}", system, 1, log, env, options=options)
+        machines.append(machine)
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.kill()
+    for trace in tmp_path.glob("*/sleep*"):
+        pid = int(trace.read_text())
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sender(broker: RabbitMQ) -> Iterator[Sender]:
+    """Return what sends messages, without a look at who is free."""
+    sender = Sender(make_app(broker.url))
+    yield sender
+    sender.close()
+
+
+def send(sender: Sender, system: str, *names: str) -> None:
+    """Send jobs."""
+    for name in names:
+        sender.offer(str(uuid4()), key_of(name), system)
+
+
+def ready(broker: RabbitMQ, system: str) -> int:
+    """Return how many messages no machine has got."""
+    with Connection(broker.url) as connection, closing(connection.channel()) as channel:
+        count: int = channel.queue_declare(system, passive=True).message_count
+        return count
+
+
+async def is_up(machine: WorkerMachine) -> None:
+    """Return once a machine is ready."""
+    await until(lambda: " ready." in machine.log.read_text(), START_SECONDS)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_free_one_gets_the_next_job(
+    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """A busy machine reserves nothing; what has begun is acknowledged, and runs nowhere else."""
+    busy = start("busy")
+    await is_up(busy)
+    send(sender, system, "sleep-1")
+    await until((tmp_path / "busy" / "sleep-1").exists)
+    send(sender, system, "next-1", "next-2")
+    assert ready(broker, system) == 2
+    await is_up(start("free"))
+    await until(lambda: len(list((tmp_path / "free").glob("next-*"))) == 2)
+    busy.kill()
+    send(sender, system, "next-3")
+    await until((tmp_path / "free" / "next-3").exists)
+    assert ready(broker, system) == 0
+    assert not (tmp_path / "free" / "sleep-1").exists()
+    assert [one.name for one in (tmp_path / "busy").iterdir()] == ["sleep-1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_slot_is_free_again(
+    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """After a job that ended, was cancelled, or died, however often; nothing is lost meanwhile."""
+    await is_up(start("one"))
+    send(sender, system, "short-1", "crash-1", "sleep-1", "fail-1", "short-2")
+    await until((tmp_path / "one" / "sleep-1").exists)
+    assert ready(broker, system) == 2
+    sender.cancel(key_of("sleep-1"))
+    await until((tmp_path / "one" / "short-2-done").exists)
+    assert not alive(int((tmp_path / "one" / "sleep-1").read_text()))
+    assert ready(broker, system) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_limits(
+    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """At the soft limit a job is told to stop, at the hard one it is killed with its children."""
+    machine = start("one", "group", "--soft-time-limit", "1", "--time-limit", "3")
+    await is_up(machine)
+    send(sender, system, "child-1")
+    child = tmp_path / "one" / "child"
+    await until(lambda: child.exists() and child.stat().st_size)
+    await until(lambda: not alive(int(child.read_text())))
+    await until(lambda: not alive(int((tmp_path / "one" / "child-1").read_text())))
+    send(sender, system, "short-1")
+    await until((tmp_path / "one" / "short-1-done").exists)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_leaves_when_its_job_is_done(
+    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """SIGTERM drains a machine: it ends its job, and takes no more."""
+    machine = start("one")
+    await is_up(machine)
+    send(sender, system, "short-1")
+    await until((tmp_path / "one" / "short-1").exists)
+    machine.tell(signal.SIGTERM)
+    send(sender, system, "short-2")
+    await until(lambda: machine.ended, 20)
+    assert (tmp_path / "one" / "short-1-done").exists()
+    assert not (tmp_path / "one" / "short-2").exists()
+    assert ready(broker, system) == 1
+
+
+def message(arguments: Any, **embedded: Any) -> str:
+    """Return the body of a message as Celery writes it."""
+    return json.dumps([arguments, embedded.pop("named", {}), embedded])
+
+
+GOOD = key_of("good")
+FORGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no record": (message([]), {}),
+    "a path": (message(["../../../../etc/passwd"]), {}),
+    "a number": (message([24]), {}),
+    "an object": (message([{"record": GOOD}]), {}),
+    "a line more": (message([GOOD + "\n"]), {}),
+    "two records": (message([GOOD, GOOD]), {}),
+    "no list": (json.dumps(3), {}),
+    "a shell word": (message(["$(touch x)"]), {}),
+    "no JSON": ("{", {}),
+    "no identifier": (message([GOOD]), {"id": "x\n../y"}),
+    "another task": (message([GOOD]), {"task": "celery.chain"}),
+    "a pickle": (
+        "cos\nsystem\n(S'touch x'\ntR.",
+        {"content_type": "application/x-python-serialize"},
+    ),
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_forged_messages(
+    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """Whatever is not exactly a record's key starts nothing, and stops nothing."""
+    await is_up(start("one"))
+    with Connection(broker.url) as connection, connection.Producer() as to:
+        for body, changes in FORGED.values():
+            headers = {"lang": "py", "task": TASK, "id": str(uuid4())} | changes
+            kind = headers.pop("content_type", "application/json")
+            options = {"content_type": kind, "content_encoding": "utf-8", "headers": headers}
+            to.publish(body.encode(), routing_key=system, **options)
+        # What a message asks for besides is not heard: neither when, nor how long, nor what next.
+        headers = {
+            "lang": "py",
+            "task": TASK,
+            "id": str(uuid4()),
+            "eta": "2099-01-01T00:00:00+00:00",
+            "timelimit": [0.01, 0.01],
+            "retries": "many",
+        }
+        then = {"task": TASK, "args": [key_of("then")], "kwargs": {}, "options": {"queue": system}}
+        body = message([key_of("short-1")], named={"key": GOOD}, callbacks=[then])
+        options = {"content_type": "application/json", "content_encoding": "utf-8"}
+        to.publish(body.encode(), routing_key=system, headers=headers, **options)
+    await until((tmp_path / "one" / "short-1-done").exists)
+    send(sender, system, "last")
+    await until((tmp_path / "one" / "last").exists)
+    names = {one.name for one in (tmp_path / "one").iterdir()}
+    assert {name for name in names if not name.startswith("left-")} == {
+        "short-1",
+        "short-1-done",
+        "last",
+    }
+    assert ready(broker, system) == 0
+
+
+def test_passwords_are_not_told(broker: RabbitMQ) -> None:
+    """Neither an error's detail nor the set-up shows what stands in the broker's URL."""
+    wrong = make_app(broker.url.replace(broker.password, "guessed-wrong"))
+    sender = Sender(wrong)
+    with pytest.raises(Exception, match="does not answer") as caught:
+        sender.offer(str(uuid4()), GOOD, "alpha")
+    assert "guessed-wrong" not in repr(caught.value) + str(getattr(caught.value, "detail", ""))
