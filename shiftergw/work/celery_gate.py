@@ -16,6 +16,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from celery.worker import state
+from celery.worker.consumer.control import Control
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.control import control_command
 from celery.worker.request import Request
@@ -109,7 +110,8 @@ class Gate:
 class GateStep(bootsteps.StartStopStep):
     """Connects the gate whenever the worker has connected to the broker."""
 
-    requires = (Tasks,)
+    # Who hears of us may at once tell us to stop a job.
+    requires = (Tasks, Control)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         """Belong to a consumer."""

@@ -38,6 +38,11 @@ class Sender:
         self._app = app
         self._lock = Lock()
         self._connection: Any = None
+        self._stale = False
+
+    def renew(self) -> None:
+        """Open a new connection for what is sent next; may be called from any thread."""
+        self._stale = True
 
     def offer(self, message: str, key: str, system: str) -> None:
         """Return when the broker has the message; raises `Unavailable`."""
@@ -73,6 +78,9 @@ class Sender:
 
     def _use(self, act: Callable[[Any], object]) -> None:
         with self._lock:
+            if self._stale:
+                self._stale = False
+                self._drop()
             try:
                 if self._connection is None:
                     self._connection = self._app.connection_for_write()

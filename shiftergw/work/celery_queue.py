@@ -13,13 +13,19 @@ from twisted.logger import Logger
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import pause, shielded, within
 from shiftergw.work.celery_app import is_key, make_app
 from shiftergw.work.celery_link import Listener, Sender
 from shiftergw.work.crew import Crew, Machine
 
 SEND_SECONDS = 15.0
 """How long an offer is waited for; the thread that makes it may take a little longer."""
+
+CANCEL_SECONDS = 25.0
+"""How long a machine may take to stop a job; a worker that is deaf is killed before."""
+
+TELLINGS = 30
+"""Tenths of a second between two orders to stop a job."""
 
 
 class CeleryQueue(Service):
@@ -93,9 +99,21 @@ class CeleryQueue(Service):
             raise
 
     async def cancel(self, key: str) -> None:
-        """See `JobQueue`; the machines are told, and take up to some seconds."""
-        if self._open and self._away is None and is_key(key):
+        """See `JobQueue`; returns when the machine has said that the job has ended, or is silent.
+
+        Raises `Unavailable` if that takes too long.
+        """
+        until = self._clock.seconds() + CANCEL_SECONDS
+        while is_key(key) and self._away is None:
+            # Told again and again: what is told to all is told to those who listen just then.
             await self._send(self._sender.cancel, key)
+            for _ in range(TELLINGS):
+                now = self._clock.seconds()
+                if not self._crew.works_on(key, now):
+                    return
+                if now >= until:
+                    raise Unavailable("Its worker machine does not stop it.")
+                await pause(0.1, self._clock)
 
     async def drain(self, limit: float) -> None:  # noqa: ARG002 - nothing here would end with us
         """See `JobQueue`."""
@@ -159,6 +177,7 @@ class CeleryQueue(Service):
     def _changed(self, away: str | None) -> None:
         if away is None:
             self._log.info("the broker is there")
+            self._sender.renew()
         elif not self._away:
             self._log.warn("the broker is away: {why}", why=away)
         self._away = away

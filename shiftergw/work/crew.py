@@ -117,6 +117,13 @@ class Crew:
                 free[min(able, key=lambda one: len(one.systems)).name] -= 1
         return sum(free[one.name] for one in present if system in one.systems)
 
+    def works_on(self, key: str, now: float) -> bool:
+        """Say whether a machine that is not silent has a job on a record."""
+        return any(
+            key in one.jobs.values() and now - one.heard < SILENT_SECONDS
+            for one in self._machines.values()
+        )
+
     def machines(self, now: float) -> Iterable[Machine]:
         """Return the machines, by name; those that were silent for long are forgotten."""
         self._machines = {

@@ -98,6 +98,15 @@ def test_a_silent_machine_has_no_slots() -> None:
     assert list(crew.machines(SILENT_SECONDS + FORGOTTEN_SECONDS)) == []
 
 
+def test_who_works_on_what() -> None:
+    """A machine's word counts, while it says something."""
+    crew = Crew()
+    told(crew, jobs={"m1": "k1"})
+    assert crew.works_on("k1", 1)
+    assert not crew.works_on("m1", 1)
+    assert not crew.works_on("k1", SILENT_SECONDS)
+
+
 def test_a_machine_that_leaves_takes_no_more() -> None:
     """It only finishes what it has."""
     crew = Crew()

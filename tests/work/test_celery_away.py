@@ -1,0 +1,114 @@
+"""A broker that is away, frozen or back costs nobody a request, and no machine its job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_twisted
+from kombu.connection import Connection
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import Unavailable
+from shiftergw.work import celery_queue
+from shiftergw.work.celery_queue import CeleryQueue
+from tests.rabbitmq import RabbitMQ
+from tests.work.contract import key_of
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import until
+
+START_SECONDS = 40
+
+
+@pytest.fixture
+def system() -> str:
+    """Return a system of this test alone: its queue is empty."""
+    return f"system-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
+    """Return a running queue."""
+    queue = CeleryQueue(reactor, broker.url)
+    queue.startService()
+    yield queue
+    pytest_twisted.blockon(Deferred.fromCoroutine(queue.stopService()))
+
+
+@pytest.fixture
+def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMachine]:
+    """Return a machine with one slot."""
+    env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
+    machine = WorkerMachine("away", system, 1, tmp_path / "machine.log", env)
+    yield machine
+    machine.kill()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_restarts(
+    broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path
+) -> None:
+    """While it is away nothing is offered and jobs go on; when it is back, their slots are theirs.
+
+    A machine that is busy takes nothing although its connection is new.
+    """
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    await queue.offer(key_of("sleep-1"), system)
+    await until((tmp_path / "sleep-1").exists)
+    with broker.away():
+        await until(lambda: queue.away)
+        assert queue.slots(system) == 0
+        with pytest.raises(Unavailable):
+            await queue.offer(key_of("short-2"), system)
+        await queue.cancel(key_of("sleep-1"))
+    await until(lambda: queue.away is None, START_SECONDS)
+    back = time.time()
+    await until(lambda: any(one.heard > back for one in queue.machines()), START_SECONDS)
+    assert queue.slots(system) == 0
+    # A broker that was killed may have the message still: acknowledgements are written in batches.
+    with Connection(broker.url) as connection:
+        connection.default_channel.queue_purge(system)
+    await queue.cancel(key_of("sleep-1"))
+    await until(lambda: queue.slots(system) == 1)
+    await queue.offer(key_of("short-3"), system)
+    await until((tmp_path / "short-3").exists)
+    assert not (tmp_path / "short-2").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_frozen_broker(
+    broker: RabbitMQ,
+    queue: CeleryQueue,
+    machine: WorkerMachine,
+    system: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An offer to it fails within its limit, the reactor goes on, and so does work afterwards."""
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    monkeypatch.setattr(celery_queue, "SEND_SECONDS", 1.0)
+    with broker.suspended():
+        began = time.monotonic()
+        for name in ("short-1", "short-2"):
+            with pytest.raises(Unavailable):
+                await queue.offer(key_of(name), system)
+        assert time.monotonic() - began < 3
+    monkeypatch.undo()
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    await queue.offer(key_of("short-3"), system)
+    await until((tmp_path / "short-3-done").exists)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_was_never_there(system: str) -> None:
+    """The queue starts and stops without it, and has no slots."""
+    queue = CeleryQueue(reactor, "amqp://nobody:secret@127.0.0.1:1//")
+    queue.startService()
+    await until(lambda: queue.away)
+    assert "secret" not in str(queue.away)
+    assert queue.slots(system) == 0
+    await queue.stopService()
