@@ -43,13 +43,18 @@ class Claims:
         seal: Callable[[], Seal],
         wake: Callable[[], None],
         clock: IReactorTime,
+        trouble: Callable[[], str | None],
     ) -> None:
-        """Use `seal` for logins in flight; call `wake` when there is new work."""
+        """Use `seal` for logins in flight; call `wake` when there is new work.
+
+        `trouble` says what keeps all work from being done, see `JobQueue`.
+        """
         self._config = config
         self._store = store
         self._seal = seal
         self._wake = wake
         self._clock = clock
+        self._trouble = trouble
         self._limits = QueueLimits(config.queue_limit, config.user_limits.waiting)
         self._polls = LastAnswers(clock)
 
@@ -86,6 +91,7 @@ class Claims:
         known = await self._work(session, request) or await self._ready(session, request, text)
         if known is not None:
             return known
+        self._check_workers()
         login = self._login(session, location)
         if login is not None:
             request = replace(request, sealed=self._seal().close(login, request.claim))
@@ -101,6 +107,12 @@ class Claims:
             return known
         self._wake()
         return replace(record, status=State.INIT)
+
+    def _check_workers(self) -> None:
+        """Refuse new work that no worker would hear of now, if the site wants it refused."""
+        trouble = self._trouble() if self._config.broker_away == "refuse" else None
+        if trouble is not None:
+            raise Unavailable("No worker can be reached just now.", detail=trouble)
 
     async def _work(self, session: Session, request: PullRequest) -> ImageRecord | None:
         """Return work in flight, or a failure that still counts, for this request."""

@@ -56,6 +56,7 @@ from shiftergw.worker import Worker
 
 if TYPE_CHECKING:
     from shiftergw.store.mongo import MongoStore
+    from shiftergw.work.celery_queue import CeleryQueue
 
 JOBS_PER_WORKER = 50
 """A worker process is replaced after so many jobs: what it may leak goes with it."""
@@ -66,24 +67,18 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     threads = Threads(reactor, 8, "gateway")
     preparation = Preparation(config, threads, reactor)
     store = _store(reactor, config)
-    pool = WorkerPool(
-        reactor,
-        [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
-        dict(os.environ),
-        config.worker_threads,
-        jobs_per_worker=JOBS_PER_WORKER,
-        warm=1,
-    )
+    queue = _queue(reactor, config, config_file)
     dispatch = Dispatch(
         store,
-        pool,
+        queue,
         reactor,
         config.heartbeat_limit,
         config.systems,
         config.user_limits.running,
-        share_of_system(config.worker_threads, len(config.systems)),
+        # Machines come and go, and each serves the systems that it is told to.
+        None if config.broker_url else share_of_system(config.worker_threads, len(config.systems)),
     )
-    pool.on_idle = dispatch.wake
+    queue.on_idle = dispatch.wake
     # The host's database may hang with all its places; each system's list is read beside it.
     asking = Threads(reactor, PLACES + len(config.systems), "users")
     users = users_of(config, asking, reactor)
@@ -100,7 +95,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         once = Once(authenticators, store, reactor)
         authenticators = dict.fromkeys(authenticators, once)
         keeping = [once.rounds]
-    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor)
+    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
     site = make_site(rules, authenticators, reactor, threads.run)
     listeners = [strports.service(text, site, reactor) for text in config.listen]
     return OrderedServices(
@@ -108,7 +103,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             threads,
             preparation,
             store,
-            pool,
+            queue,
             dispatch,
             Housekeeping(store, dispatch.wake, reactor, schedule),
             *keeping,
@@ -116,6 +111,23 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             *(one for one in users.values() if isinstance(one, ListedUsers)),
             *listeners,
         ]
+    )
+
+
+def _queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | CeleryQueue:
+    """Return what carries work to workers: processes of our own, or the machines at the broker."""
+    if config.broker_url is not None:
+        from shiftergw.work.celery_queue import CeleryQueue  # noqa: PLC0415 - an extra
+
+        return CeleryQueue(reactor, config.broker_url)
+    return WorkerPool(
+        reactor,
+        [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
+        dict(os.environ),
+        config.worker_threads,
+        jobs_per_worker=JOBS_PER_WORKER,
+        warm=1,
+        systems=list(config.systems),
     )
 
 

@@ -26,9 +26,10 @@ from shiftergw.model import (
     ImageReference,
     PullRequest,
     Session,
+    WorkerMachine,
 )
 from shiftergw.plumbing.seal import Seal
-from shiftergw.ports import ImageStore
+from shiftergw.ports import ImageStore, JobQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -47,13 +48,15 @@ class Gateway:
         seal: Callable[[], Seal],
         wake: Callable[[], None],
         clock: IReactorTime,
+        queue: JobQueue,
     ) -> None:
-        """Use `seal` for logins in flight; call `wake` when there is new work."""
+        """Use `seal` for logins in flight; call `wake` when there is new work for the `queue`."""
         self._config = config
         self._store = store
         self._wake = wake
         self._clock = clock
-        self._claims = Claims(config, store, seal, wake, clock)
+        self._queue = queue
+        self._claims = Claims(config, store, seal, wake, clock, queue.trouble)
 
     @property
     def systems(self) -> Collection[str]:
@@ -187,6 +190,19 @@ class Gateway:
         if not self._config.metrics or limit <= 0:
             return []
         return await self._store.lookups(session.system, limit)
+
+    async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
+        """Return the machines that work for the session's system, and what each has in work.
+
+        The names of images; of other systems only that there is something. For admins.
+        """
+        _check_admin(session)
+        machines = [one for one in self._queue.machines() if session.system in one.systems]
+        names = {one.key: one.pulltag or "" for one in await self._store.queue(session.system)}
+        return [
+            (machine, [names.get(key, "(of another system)") for key in machine.jobs])
+            for machine in machines
+        ]
 
     async def queue(self, session: Session) -> Sequence[ImageRecord]:
         """Return work in flight and failures that this user may see, oldest first."""

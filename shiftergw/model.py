@@ -102,6 +102,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerMachine:
+    """A machine that works for the gateway, by what it last told; `jobs` are records' keys."""
+
+    name: str
+    version: str
+    systems: tuple[str, ...]
+    slots: int
+    jobs: tuple[str, ...]
+    leaving: bool
+    heard: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueLimits:
     """How many pulls may wait for a worker: of all users together, and of each."""
 

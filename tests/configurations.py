@@ -58,6 +58,7 @@ EVERY_KEY: dict[str, Any] = {
     "MaxEntries": 1000,
     "Mksquashfs": "tools/mksquashfs",
     "BrokerURL": "amqp://user:secret@broker/",
+    "BrokerAway": "refuse",
     "Locations": {
         "registry.example.com": {
             "remotetype": "dockerv2",

@@ -8,49 +8,16 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.dispatch import STOP_SECONDS, Dispatch, share_of_system
-from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
 from shiftergw.store.sqlite import SqliteStore
+from tests.work.fakes import Queue
 from tests.work.waiting import until
 
 LIMIT = 60.0
 SYSTEMS = ("alpha", "down", "up")
-
-
-class Queue:
-    """A queue whose slots the test sets; it notes what it is told."""
-
-    def __init__(self, slots: int) -> None:
-        self.free = slots
-        self.offered: list[str] = []
-        self.cancelled: list[str] = []
-        self.refuses = False
-        self.deaf = False
-        self.without: set[str] = set()
-
-    def slots(self, system: str) -> int:
-        """See `JobQueue`."""
-        return 0 if system in self.without else self.free
-
-    async def offer(self, key: str, system: str) -> None:
-        """See `JobQueue`."""
-        if self.refuses:
-            raise Unavailable("No worker is free.")
-        self.free -= 1
-        self.offered.append(key)
-
-    async def cancel(self, key: str) -> None:
-        """See `JobQueue`; a deaf worker never goes."""
-        self.cancelled.append(key)
-        if self.deaf:
-            await Deferred[None]()
-
-    async def drain(self, limit: float) -> None:
-        """See `JobQueue`."""
 
 
 @pytest.fixture

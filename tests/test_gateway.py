@@ -22,11 +22,21 @@ from shiftergw.errors import (
     Unavailable,
 )
 from shiftergw.gateway import Gateway
-from shiftergw.model import ANONYMOUS, Failed, ImageRecord, Login, Progress, Ready, Session
+from shiftergw.model import (
+    ANONYMOUS,
+    Failed,
+    ImageRecord,
+    Login,
+    Progress,
+    Ready,
+    Session,
+    WorkerMachine,
+)
 from shiftergw.plumbing.seal import Seal
 from shiftergw.states import State
 from shiftergw.store.sqlite import SqliteStore
 from tests.configurations import loaded
+from tests.work.fakes import Queue
 
 ID = "a" * 64
 ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
@@ -34,6 +44,7 @@ BOB = Session("mycluster", "bob", 2002, "users", 2100, frozenset({2100}))
 ADMIN = Session("mycluster", "root", 0, "root", 0, frozenset({0}), admin=True)
 NOBODY = Session("mycluster", "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
 START = 1_000_000.0
+BROKER = {"BrokerURL": "amqp://b/", "MongoDBURI": "mongodb://m/", "MongoDB": "images"}
 
 
 class Bench:
@@ -45,9 +56,10 @@ class Bench:
         self.clock.advance(START)
         self.store = store
         self.seal = Seal(b"k" * 32)
+        self.queue = Queue(0)
         self.woken = 0
         config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
-        self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock)
+        self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -509,3 +521,32 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
     record = await bench.pull(BOB)
     assert (record.status, record.id) == (State.READY, ID)
     assert await store.queue("mycluster") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers(bench: Bench) -> None:
+    """An admin sees his system's machines and what they have in work; others' are none of his."""
+    await bench.pull(ALICE)
+    (record,) = await bench.store.waiting(5)
+    mine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
+    bench.queue.crew = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
+    assert await bench.gateway.workers(ADMIN) == [(mine, ["app:1", "(of another system)"])]
+    with pytest.raises(NotAllowed):
+        await bench.gateway.workers(ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
+    """Pulls wait for them, or are refused if the site wants so; who waits already is answered."""
+    waits = Bench(store)
+    waits.queue.away = "the broker is away"
+    assert (await waits.pull(ALICE)).status is State.INIT
+    refuses = Bench(store, **BROKER, BrokerAway="refuse")
+    refuses.queue.away = "the broker is away"
+    assert (await refuses.pull(ALICE)).status is State.PENDING
+    with pytest.raises(Unavailable, match="No worker") as caught:
+        await refuses.pull(ALICE, "other:1")
+    assert caught.value.http_status == 503
+    assert "broker" not in str(caught.value)
+    refuses.queue.away = None
+    assert (await refuses.pull(ALICE, "other:1")).status is State.INIT

@@ -29,6 +29,7 @@ from shiftergw.targets import meta_of
 from tests.configurations import loaded
 from tests.store.places import sqlite_place
 from tests.store.pulls import OF_THE_ORIGINAL
+from tests.work.fakes import Queue
 from tests.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
 ALICE = Session(SYSTEM, "alice", 2001, "users", 2100, frozenset({2100}))
@@ -53,6 +54,7 @@ class Loops:
             lambda: bench.seal,
             lambda: None,
             reactor,
+            Queue(0),
         )
 
     async def poll(

@@ -17,6 +17,7 @@ from shiftergw.cli.options import Listed
 from shiftergw.cli.pull import pull
 from shiftergw.cli.settings import UDIROOT, Settings, sockets_of, systems_of
 from shiftergw.cli.ssh_trust import ssh_trust
+from shiftergw.cli.workers import workers
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +73,7 @@ def main(
 for command in (
     *(pull, images, lookup, queue),
     *(login, logout),
-    *(expire, autoexpire, rm, metrics),
+    *(expire, autoexpire, rm, metrics, workers),
     *(convert, check, migrate, ssh_trust),
 ):
     main.add_command(command)

@@ -109,6 +109,10 @@ class Remote:
         """Return the last `limit` look-ups, oldest first."""
         return await self._first("GET", ["metrics"], answers.rows, query=f"?limit={limit}")
 
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return the machines that work for the system, by name."""
+        return await self._first("GET", ["workers"], answers.listed)
+
     async def _ask(self, method: str, *path: str) -> dict[str, Any]:
         return await self._first(method, path, answers.document)
 

@@ -118,6 +118,7 @@ class Config(Section):
     max_entries: int = Field(5_000_000, alias="MaxEntries", ge=1)
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
+    broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")
     default_ost_count: OstCount = Field(0, alias="DefaultOstCount")
     converter_options: dict[str, Arguments] = Field({}, alias="ConverterOptions")
     metrics: bool = Field(default=False, alias="Metrics")

@@ -29,6 +29,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 _NOT_YET = frozenset({"ImportUsers"})
 """Keys without which this version behaves as their safer value says."""
 
+_LONGEST_QUEUE = 200
+"""Bytes of a system's name that name a queue; a broker takes 255."""
+
 _REQUIRED = {"local": ("local",), "remote": ("host", "ssh")}
 
 
@@ -56,10 +59,31 @@ def relations(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"{place('Locations', name, 'url')}: is required where the name is not a host"
     if document.get("MongoDBURI") is not None and document.get("MongoDB") is None:
         yield "MongoDB: is required with MongoDBURI: the name of the database"
+    yield from _about_the_broker(document)
     default, locations = document.get("DefaultImageLocation"), document.get("Locations")
     if isinstance(default, str) and isinstance(locations, dict) and default not in locations:
         names = printable(", ".join(locations))
         yield f"DefaultImageLocation: must be one of the Locations: {names}"
+
+
+def _about_the_broker(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for what keeps workers on other machines from working."""
+    url = document.get("BrokerURL")
+    if url is None:
+        return
+    if isinstance(url, str) and not re.match("amqps?://", url):
+        yield "BrokerURL: must begin with amqp:// or amqps://: the broker is RabbitMQ"
+    if document.get("MongoDBURI") is None:
+        yield (
+            "BrokerURL: needs MongoDBURI: workers on other machines cannot reach the SQLite file in"
+            " which this gateway keeps its state"
+        )
+    for name, _ in _objects(document, "Platforms"):
+        if "," in name or name.startswith("amq.") or len(name.encode()) > _LONGEST_QUEUE:
+            yield (
+                f"{place('Platforms', name)}: names a queue of the broker: no comma in it, no amq."
+                f" before it, and {_LONGEST_QUEUE} bytes at most"
+            )
 
 
 def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
@@ -82,6 +106,8 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
         yield f"{key}: is read, and has no effect in this version"
     if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
         yield "MongoDB: has no effect without MongoDBURI: the state is in SQLite"
+    if document.get("BrokerAway") is not None and document.get("BrokerURL") is None:
+        yield "BrokerAway: has no effect without BrokerURL: the gateway has its own workers"
     if document.get("ImportUsers") == []:
         yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
 
@@ -186,13 +212,6 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
         (
             'passphraseFile: with "transport": "openssh" nobody types it in: remove it, and give'
             " the key to an agent of the gateway's user."
-        ),
-    ),
-    (
-        lambda config: config.broker_url is not None,
-        (
-            "BrokerURL: workers on other machines are not supported yet: remove the key, and the"
-            " gateway starts its workers itself."
         ),
     ),
     (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shiftergw.model import WorkerMachine
 
 
 class JobQueue(Protocol):
@@ -28,4 +32,12 @@ class JobQueue(Protocol):
 
         Jobs on other machines go on.
         """
+        ...
+
+    def machines(self) -> Sequence[WorkerMachine]:
+        """Return the machines that work, by name; also those that have fallen silent lately."""
+        ...
+
+    def trouble(self) -> str | None:
+        """Return what keeps every job from every worker just now, for admins; None if nothing."""
         ...

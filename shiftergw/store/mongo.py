@@ -237,6 +237,7 @@ class MongoStore(Service):
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         flying = sorted(await self._db.find(mongo_queries.flights()), key=key_of)
@@ -244,7 +245,8 @@ class MongoStore(Service):
         served = await self._db.find(mongo_queries.served(uids)) if uids else []
         times = {one["_id"]: one["served"] for one in served}
         flights = [_flight(one, times) for one in flying]
-        keys = in_turn(flights, limit, running_per_user, running_per_system, offered)
+        limits = (running_per_user, running_per_system)
+        keys = in_turn(flights, limit, *limits, offered, without)
         found = await self._with_keys(keys)
         # What was begun since we looked waits no more.
         waiting = {one.key: one for one in found if not one.attempt}

@@ -105,6 +105,11 @@ async def _metrics(gateway: Gateway, asked: Asked) -> Answer:
     return render.rows(await gateway.metrics(asked.session, parameters.limit(asked.query)))
 
 
+async def _workers(gateway: Gateway, asked: Asked) -> Answer:
+    found = await gateway.workers(asked.session)
+    return render.listing(render.machine(machine, jobs) for machine, jobs in found)
+
+
 async def _take_down(gateway: Gateway, asked: Asked) -> Answer:
     image_id = parameters.image_id(asked.image)
     removed = await gateway.take_down(asked.session, image_id)
@@ -156,6 +161,7 @@ ROUTES = {
     "autoexpire": Route("GET", _autoexpire, changes=True),
     "queue": Route("GET", _queue),
     "metrics": Route("GET", _metrics),
+    "workers": Route("GET", _workers),
     "takedown": Route("POST", _take_down, Names.ID, changes=True),
     "allow": Route("POST", _allow, Names.ID, changes=True),
 }

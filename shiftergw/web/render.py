@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from shiftergw.errors import GatewayError
-from shiftergw.model import ImageRecord
+from shiftergw.model import ImageRecord, WorkerMachine
 from shiftergw.web.spool import Spool
 
 JSON = b"application/json"
@@ -119,6 +119,19 @@ def queued(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
     row = {"status": image.status.value, "image": image.pulltag}
     return {**_without_null(row), **_work(image)}
+
+
+def machine(one: WorkerMachine, jobs: Sequence[str]) -> dict[str, Any]:
+    """Return one row of the workers: a machine, and the images that it has in work."""
+    return {
+        "name": one.name,
+        "version": one.version,
+        "systems": one.systems,
+        "slots": one.slots,
+        "jobs": list(jobs),
+        "leaving": one.leaving,
+        "heard": one.heard,
+    }
 
 
 def listing(rows: Iterable[dict[str, Any]]) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
+from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shielded, within
 from shiftergw.work.celery_app import is_key, make_app
@@ -39,7 +40,7 @@ class CeleryQueue(Service):
     def __init__(self, reactor: Any, broker_url: str) -> None:
         """Reach the broker by its URL once the service has started."""
         self.on_idle: Callable[[], object] = lambda: None
-        """Called when a machine has told something."""
+        """Called when a machine has a free slot that it had not."""
         self._clock = reactor
         app = make_app(broker_url)
         self._threads = Threads(reactor, 2, "broker")
@@ -68,14 +69,15 @@ class CeleryQueue(Service):
         await self._threads.run(self._sender.close)
         await self._threads.stopService()
 
-    @property
-    def away(self) -> str | None:
-        """Return what is wrong with the broker, for admins, "" at first; None if it is there."""
-        return self._away
+    def trouble(self) -> str | None:
+        """See `JobQueue`."""
+        if self._away is None:
+            return None
+        return f"the broker is away: {self._away or 'it was not reached yet'}"
 
-    def machines(self) -> Iterable[Machine]:
-        """Return the worker machines that were heard of within the last hour, by name."""
-        return self._crew.machines(self._clock.seconds())
+    def machines(self) -> Sequence[WorkerMachine]:
+        """See `JobQueue`; of those that are silent, the ones heard of within the last hour."""
+        return [one.seen() for one in self._crew.machines(self._clock.seconds())]
 
     def slots(self, system: str) -> int:
         """See `JobQueue`."""
@@ -171,8 +173,8 @@ class CeleryQueue(Service):
                 slots=machine.slots,
                 systems=", ".join(machine.systems),
             )
-        self._crew.told(machine)
-        self.on_idle()
+        if self._crew.told(machine):
+            self.on_idle()
 
     def _changed(self, away: str | None) -> None:
         if away is None:

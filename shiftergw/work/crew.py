@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from shiftergw.errors import printable
+from shiftergw.model import WorkerMachine
 
 TELL_SECONDS = 2.0
 """A worker machine tells its state so often, and whenever it changes."""
@@ -59,6 +60,13 @@ class Machine:
             return None
         return machine if 0 <= slots <= MOST_SLOTS and len(machine.jobs) <= MOST_SLOTS else None
 
+    def seen(self) -> WorkerMachine:
+        """Return it as admins see it."""
+        jobs, systems = tuple(self.jobs.values()), tuple(self.systems)
+        return WorkerMachine(
+            self.name, self.version, systems, self.slots, jobs, self.leaving, self.heard
+        )
+
     @property
     def free(self) -> int:
         """Return how many more jobs it can take."""
@@ -85,12 +93,15 @@ class Crew:
     _machines: dict[str, Machine] = field(default_factory=dict)
     _offers: dict[str, _Offer] = field(default_factory=dict)
 
-    def told(self, machine: Machine) -> None:
-        """Take in what a machine has told."""
+    def told(self, machine: Machine) -> bool:
+        """Take in what a machine has told; say whether it has more slots free than before."""
+        before = self._machines.get(machine.name)
         if machine.name in self._machines or len(self._machines) < MOST_MACHINES:
             self._machines[machine.name] = machine
         for message in (*machine.jobs, *machine.ended):
             self._offers.pop(message, None)
+        silent = before is None or machine.heard - before.heard >= SILENT_SECONDS
+        return machine.free > (0 if silent or before is None else before.free)
 
     def offered(self, message: str, key: str, system: str, now: float) -> None:
         """Count an offer that is on its way."""

@@ -11,6 +11,7 @@ it says that it is ready.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,9 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from shiftergw import __version__
 from shiftergw.errors import Unavailable
+from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.timing import shielded
 from shiftergw.work.process import WorkerProcess
 
@@ -47,11 +50,12 @@ class WorkerPool(Service):
         size: int,
         jobs_per_worker: int,
         warm: int = 0,
+        systems: Sequence[str] = (),
     ) -> None:
         """Run `argv` with the environment `env` and no other.
 
         So many workers are `warm`: started before there is work, since a start takes as long as a
-        small image does.
+        small image does. They work for these `systems`.
         """
         self.on_idle: Callable[[], object] = lambda: None
         """Called when a slot has become free."""
@@ -61,6 +65,7 @@ class WorkerPool(Service):
         self._size = size
         self._jobs_per_worker = jobs_per_worker
         self._warm = min(warm, size)
+        self._systems = tuple(systems)
         self._workers: list[WorkerProcess] = []
         self._crashes = 0
         self._backoff: Any = None
@@ -92,6 +97,18 @@ class WorkerPool(Service):
         if worker is None:
             worker = self._start()
         worker.take(key)
+
+    def machines(self) -> Sequence[WorkerMachine]:
+        """See `JobQueue`: this one."""
+        jobs = tuple(worker.job for worker in self._workers if worker.job is not None)
+        now = self._reactor.seconds()
+        name = socket.gethostname()
+        leaving = not self._open
+        return [WorkerMachine(name, __version__, self._systems, self._size, jobs, leaving, now)]
+
+    def trouble(self) -> str | None:
+        """See `JobQueue`: workers that crash are no trouble that lasts."""
+        return None
 
     async def cancel(self, key: str) -> None:
         """See `JobQueue`; returns when the worker that ran it is gone."""

@@ -90,7 +90,7 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
     """Each thing that is wrong is a failure that says what to do."""
     (tmp_path / "file").write_text("")
     changed = document(tmp_path, free_port(), free_port()) | {
-        "BrokerURL": "redis://x",
+        "examiner": "/usr/bin/examiner",
         "CacheDirectory": "file",
         "Mksquashfs": str(tmp_path / "file"),
         "Listen": "tcp:no-number:interface=127.0.0.1",
@@ -100,7 +100,7 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
     for name in ("CacheDirectory", "mksquashfs", "imageDir of s", "registry reg"):
         assert found[name].level == "failure", found[name]
         assert found[name].remedy
-    assert "BrokerURL" in found["configuration"].text
+    assert "examiner" in found["configuration"].text
     assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
 
 

@@ -138,7 +138,6 @@ def test_what_works_now_is_kept() -> None:
             {"Platforms/other": {**REMOTE, "ssh": {**OPENSSH, "passphraseFile": "p"}}},
             "passphraseFile: with",
         ),
-        ({"BrokerURL": "amqp://broker/"}, "BrokerURL: workers on other machines"),
         ({"Platforms/mycluster/policy_file": "p.json"}, "policy_file: it promises"),
         ({"examiner": "/usr/bin/examiner"}, "examiner: it promises"),
         ({"Listen": "tcp:5000"}, "Listen: with"),
@@ -203,13 +202,57 @@ def test_two_systems_with_one_munge_daemon() -> None:
 
 def test_refusals_come_together() -> None:
     """The start tells everything at once, not one thing at each try."""
-    config = loaded({"examiner": "/usr/bin/examiner", "BrokerURL": "amqp://b/"}).config
+    config = loaded(
+        {"examiner": "/usr/bin/examiner", "Platforms/mycluster/policy_file": "p.json"}
+    ).config
     with pytest.raises(ConfigurationError) as caught:
         config.check_kept()
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
-        "BrokerURL",
+        "policy_file",
         "examiner",
     ]
+
+
+MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
+
+
+@pytest.mark.parametrize("url", ["amqp://user:secret@broker/", "amqps://broker/host"])
+def test_a_broker_is_kept(url: str) -> None:
+    """RabbitMQ, with TLS or without, where the state is in MongoDB."""
+    found = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
+    found.config.check_kept()
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"BrokerURL": "amqp://user:secret@b/"}, "BrokerURL: needs MongoDBURI"),
+        ({**MONGODB, "BrokerURL": "redis://:secret@b/"}, "BrokerURL: must begin with amqp"),
+        ({**MONGODB, "BrokerURL": "amqp://b/", "BrokerAway": "secret"}, "BrokerAway: must be"),
+    ],
+)
+def test_a_broker_that_cannot_be_used(changes: dict[str, Any], told: str) -> None:
+    """One line says why, without the password in the URL."""
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        loaded(changes)
+    if "BrokerAway" not in changes:
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a,b", "amq.direct", "x" * 201])
+def test_a_system_that_cannot_name_a_queue(name: str) -> None:
+    """With a broker a system's name is that of its queue."""
+    another = {"accesstype": "local", "local": {"imageDir": "/two"}}
+    with pytest.raises(ConfigurationError, match="names a queue"):
+        loaded({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": another})
+    loaded({f"Platforms/{name}": another})
+
+
+def test_what_to_do_without_a_broker_that_is_none() -> None:
+    """It has no effect: a warning."""
+    (warning,) = loaded({"BrokerAway": "refuse"}).warnings
+    assert warning.startswith("BrokerAway: has no effect without BrokerURL")
 
 
 @pytest.mark.parametrize(

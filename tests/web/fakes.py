@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 
 from shiftergw.errors import NotAuthenticated, NotFound
 from shiftergw.gateway import Gateway
-from shiftergw.model import ImageRecord, Session
+from shiftergw.model import ImageRecord, Session, WorkerMachine
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.site import Site
@@ -136,6 +136,12 @@ class FakeGateway:
         """Return one row."""
         await self._turn("metrics", session, limit)
         return [{"user": "ann", "uid": 1000, "time": 1.5}]
+
+    async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
+        """Return one machine with one job."""
+        await self._turn("workers", session)
+        machine = WorkerMachine("node1", "1.0", ("mycluster",), 2, ("f" * 24,), False, 1.5)
+        return [(machine, ["app:1"])]
 
 
 async def in_no_thread(function: Callable[[bytes], int], data: bytes) -> int:

@@ -34,6 +34,7 @@ from shiftergw.store.sqlite import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site
 from tests.configurations import loaded
 from tests.web.fakes import Reply, Wire, in_no_thread
+from tests.work.fakes import Queue
 
 START = 1_000_000.0
 ALICE, BOB, CAROL, ROOT, PROJECT = 2001, 2002, 2003, 0, 2300
@@ -90,7 +91,7 @@ class Place:
             }
         ).config
         seal = Seal(b"k" * 32)
-        gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock)
+        gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock, Queue(0))
         users = {name: MockAuthenticator(name, Groups(), ("root",)) for name in config.systems}
         self.site = make_site(gateway, users, self.clock, in_no_thread)
 

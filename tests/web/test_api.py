@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -398,3 +399,20 @@ def test_answers_keep_their_order(wire: Wire, gateway: FakeGateway) -> None:
     first, rest = Reply.parse(wire.transport.value())
     second, rest = Reply.parse(rest)
     assert (len(first.json["list"]), len(second.json["list"]), rest) == (1, 0, b"")
+
+
+def test_workers(wire: Wire, gateway: FakeGateway) -> None:
+    """One row for each machine, with the images that it has in work."""
+    reply = wire.ask("/api/workers/mycluster/")
+    assert reply.status == 200
+    assert json.loads(reply.body)["list"] == [
+        {
+            "name": "node1",
+            "version": "1.0",
+            "systems": ["mycluster"],
+            "slots": 2,
+            "jobs": ["app:1"],
+            "leaving": False,
+            "heard": 1.5,
+        }
+    ]

@@ -56,7 +56,7 @@ def queue(broker: RabbitMQ, machine: WorkerMachine, traces: Path) -> Iterator[Ce
     wait(lambda: queue.slots(SYSTEM) == 2)
     yield queue
     for one in queue.machines():
-        for key in one.jobs.values():
+        for key in one.jobs:
             pytest_twisted.blockon(Deferred.fromCoroutine(queue.cancel(key)))
     wait(lambda: not any(one.jobs for one in queue.machines()))
     pytest_twisted.blockon(Deferred.fromCoroutine(queue.stopService()))

@@ -1,0 +1,52 @@
+"""A queue of work in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import WorkerMachine
+
+
+class Queue:
+    """A queue whose slots the test sets; it notes what it is told."""
+
+    def __init__(self, slots: int) -> None:
+        self.free = slots
+        self.offered: list[str] = []
+        self.cancelled: list[str] = []
+        self.refuses = False
+        self.deaf = False
+        self.without: set[str] = set()
+        self.crew: list[WorkerMachine] = []
+        self.away: str | None = None
+
+    def slots(self, system: str) -> int:
+        """See `JobQueue`."""
+        return 0 if system in self.without else self.free
+
+    async def offer(self, key: str, system: str) -> None:
+        """See `JobQueue`."""
+        if self.refuses:
+            raise Unavailable("No worker is free.")
+        self.free -= 1
+        self.offered.append(key)
+
+    async def cancel(self, key: str) -> None:
+        """See `JobQueue`; a deaf worker never goes."""
+        self.cancelled.append(key)
+        if self.deaf:
+            await Deferred[None]()
+
+    async def drain(self, limit: float) -> None:
+        """See `JobQueue`."""
+
+    def machines(self) -> Sequence[WorkerMachine]:
+        """See `JobQueue`."""
+        return self.crew
+
+    def trouble(self) -> str | None:
+        """See `JobQueue`."""
+        return self.away
