@@ -1,0 +1,255 @@
+"""A gateway and worker machines: lost, stopped and started again, with a broker that restarts.
+
+`SHIFTERGW_LONG=1` makes it 200 pulls of 40 images, on three machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pymongo
+import pytest
+
+from tests import mongod
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import entry, make_image, tar_of
+from tests.parts import need
+from tests.rabbitmq import RabbitMQ
+from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import alive
+
+LONG = os.environ.get("SHIFTERGW_LONG") == "1"
+IMAGES, PULLS, MACHINES = (40, 200, 3) if LONG else (6, 12, 2)
+CLOSED = "closed/app:1"
+PASSWORD = "correct-horse-battery"
+WITH_LOGIN = f"good:alice:users:{PASSWORD}:2001:2100"
+ADMIN = "good:root:root::0:0"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[FaultyRegistry]:
+    """Run a registry with images for everybody, and one that wants a login."""
+    with FaultyRegistry() as running:
+        names = [*(f"lib/app{n}" for n in range(IMAGES)), "closed/app"]
+        for name in names:
+            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            running.add(name, made, "login" if name == "closed/app" else "")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RabbitMQ]:
+    """Return a running broker."""
+    with RabbitMQ() as broker:
+        yield broker
+
+
+class Cluster:
+    """A gateway, MongoDB, and machines with directories of their own below `root`."""
+
+    def __init__(self, root: Path, registry: FaultyRegistry, broker: RabbitMQ) -> None:
+        """Start nothing yet."""
+        self.root = root
+        self.runs = root / "runs"
+        self.machines: dict[int, WorkerMachine] = {}
+        self.server = mongod.Mongod(root / "mongod", "--standalone", "--sync-on-commit")
+        self._stack = ExitStack()
+        program = root / "converter"
+        real = need("mksquashfs")
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
+            f'echo $$ >> "{self.runs}"\nsleep 0.3\nexec {real} "$@"\n'
+        )
+        program.chmod(0o755)
+        locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+        changes = {
+            "MongoDBURI": self.server.uri,
+            "MongoDB": "images",
+            "BrokerURL": broker.url,
+            "SecretKeyFile": str(root / "secret.key"),
+            "Mksquashfs": str(program),
+            "HeartbeatLimit": 4,
+            "WorkerThreads": 1,
+        }
+        self.service = Service(root / "gateway", locations, changes)
+
+    def __enter__(self) -> Self:
+        """Start the database and the gateway."""
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            stack.enter_context(self.server)
+            stack.enter_context(self.service)
+            self.db = pymongo.MongoClient[dict[str, Any]](self.server.uri)
+            stack.callback(self.db.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything."""
+        self._stack.close()
+
+    def _end(self) -> None:
+        for number in list(self.machines):
+            self.cut(number)
+
+    def start(self, number: int) -> None:
+        """Start a machine."""
+        place = self.root / f"machine{number}"
+        place.mkdir(exist_ok=True)
+        document = json.loads(self.service.config.read_text())
+        document |= {
+            name: str(place / name)
+            for name in ("StateDirectory", "CacheDirectory", "ExpandDirectory")
+        }
+        config = place / "imagemanager.json"
+        config.write_text(json.dumps(document))
+        env = {"GWCONFIG": str(config)}
+        self.machines[number] = WorkerMachine(
+            f"node{number}", SYSTEM, 1, place / "log", env, app="shiftergw.work.celery"
+        )
+
+    def jobs(self, number: int) -> list[int]:
+        """Return the processes in which a machine runs its jobs."""
+        name = str(self.root / f"machine{number}").encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                line = (process / "cmdline").read_bytes()
+                if b"shiftergw.runner" in line and name in line:
+                    found.append(int(process.name))
+        return found
+
+    def cut(self, number: int) -> None:
+        """Cut the power of a machine: all its processes die at once."""
+        machine = self.machines.pop(number)
+        machine.kill()
+        for job in self.jobs(number):
+            with suppress(ProcessLookupError):
+                os.killpg(job, signal.SIGKILL)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return the machines that an admin sees."""
+        status, body = self.service.get(f"/api/workers/{SYSTEM}/", ADMIN)
+        assert status == 200, body
+        rows: list[dict[str, Any]] = body["list"]
+        return rows
+
+    def all_there(self) -> bool:
+        """Say whether the gateway has heard of all machines."""
+        return len(self.shown()) >= len(self.machines)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what the database has of images."""
+        return list(self.db["images"]["images"].find())
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, registry: FaultyRegistry, broker: RabbitMQ) -> Iterator[Cluster]:
+    """Return a running cluster without machines."""
+    with Cluster(tmp_path, registry, broker) as cluster:
+        yield cluster
+
+
+def found_in(place: Path, secret: bytes) -> list[Path]:
+    """Return the files below a directory that have a secret in them."""
+    return [
+        path
+        for path in place.rglob("*")
+        if path.is_file() and not path.is_symlink() and secret in path.read_bytes()
+    ]
+
+
+@pytest.mark.timeout(1200 if LONG else 150)
+def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ) -> None:
+    """All pulls end READY, no attempt converts twice, and no password is anywhere in clear."""
+    chance = random.Random(7)
+    for number in range(MACHINES):
+        cluster.start(number)
+    cluster.service.poll(CLOSED, WITH_LOGIN)
+    wishes = [(f"lib/app{n % IMAGES}:1", BOB if n % 2 else ALICE) for n in range(PULLS)]
+    answers: dict[tuple[str, str], str] = {}
+    until(cluster.all_there, 60, "the machines")
+    restarted = False
+    next_cut = time.monotonic() + 3
+    deadline = time.monotonic() + (1000 if LONG else 120)
+    waiting = [*wishes, (CLOSED, WITH_LOGIN)]
+    while waiting:
+        assert time.monotonic() < deadline, (waiting, cluster.records())
+        for wish in list(waiting):
+            status = cluster.service.poll(*wish)["status"]
+            answers[wish] = status
+            if status in FINAL:
+                waiting.remove(wish)
+        if time.monotonic() > next_cut and (LONG or not restarted):
+            number = chance.randrange(MACHINES)
+            if LONG and chance.random() < 0.3:
+                cluster.machines[number].tell_all(signal.SIGSTOP)
+                time.sleep(6)  # longer than its heartbeat may be away
+                cluster.machines[number].tell_all(signal.SIGCONT)
+            else:
+                cluster.cut(number)
+                cluster.start(number)
+            if not restarted:
+                restarted = True
+                with broker.away():
+                    cluster.service.poll("lib/app0:1")
+            next_cut = time.monotonic() + 12
+        time.sleep(0.2)
+    assert restarted
+    assert set(answers.values()) == {"READY"}
+    records = cluster.records()
+    assert len(records) == IMAGES + 1
+    assert {one["status"] for one in records} == {"READY"}
+    runs = len(cluster.runs.read_text().splitlines())
+    attempts = sum(one["attempt"] for one in records)
+    assert IMAGES + 1 <= runs <= attempts, (runs, attempts)
+    for secret in (PASSWORD, broker.password):
+        logs = [*cluster.root.rglob("*log*"), broker.root / "output"]
+        assert not [path for path in logs if path.is_file() and secret in path.read_text("latin1")]
+    for place in (cluster.root / "mongod", broker.root, cluster.service.images):
+        assert found_in(place, PASSWORD.encode()) == []
+
+
+def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
+    """An admin sees what a machine does; told to leave, it ends its pull and takes no other."""
+    cluster.start(0)
+    until(cluster.shown, 60, "the machine")
+    cluster.service.poll("lib/app1:1")
+    until(lambda: cluster.shown()[0]["jobs"] == ["lib/app1:1"], 20, "the job")
+    (row,) = cluster.shown()
+    assert (row["name"], row["slots"], row["systems"]) == ("celery@node0", 1, [SYSTEM])
+    cluster.machines[0].tell(signal.SIGTERM)
+    cluster.service.poll("lib/app2:1")
+    until(lambda: cluster.machines[0].ended, 30, "its end")
+    assert cluster.service.poll("lib/app1:1")["status"] == "READY"
+    assert cluster.service.poll("lib/app2:1")["status"] not in FINAL
+    assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403
+
+
+def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
+    """Where only Celery is killed its job stops by itself; another machine takes it up."""
+    cluster.start(0)
+    until(cluster.shown, 60, "the machine")
+    program = Path(json.loads(cluster.service.config.read_text())["Mksquashfs"])
+    text = program.read_text()
+    program.write_text(text.replace("sleep 0.3", "sleep 300"))
+    cluster.service.poll("lib/app3:1")
+    until(cluster.runs.exists, 30, "the conversion")
+    (job,) = cluster.jobs(0)
+    cluster.machines.pop(0).kill()
+    until(lambda: cluster.jobs(0) == [], 15, "the end of the job")
+    assert not alive(job)
+    program.write_text(text)
+    cluster.start(1)
+    assert cluster.service.pull("lib/app3:1")["status"] == "READY"
+    (record,) = cluster.records()
+    assert record["attempt"] == 2
