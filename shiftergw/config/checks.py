@@ -246,6 +246,18 @@ def check_kept(config: Config) -> None:
         raise ConfigurationError("\n".join(found), remedy="")
 
 
+def lock_trouble(kind: str, options: frozenset[str]) -> str | None:
+    """Return why locks (`flock`) on a file system are no locks for other machines; None if fine.
+
+    `options` are those with which it is mounted. Only network file systems can be shared at all.
+    """
+    if kind in {"nfs", "nfs4"} and options & {"nolock", "local_lock=flock", "local_lock=all"}:
+        return "it is mounted with nolock or local_lock: its locks count on this machine alone"
+    if kind == "lustre" and "flock" not in options:
+        return "it is mounted without flock: its locks fail, or count on this machine alone"
+    return None
+
+
 def check_state_file_system(kind: str) -> None:
     """Raise `ConfigurationError` if StateDirectory lies on a network file system."""
     if kind in NETWORK_FILE_SYSTEMS:

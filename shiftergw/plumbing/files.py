@@ -71,8 +71,13 @@ def write_private(path: Path, content: bytes, like: os.stat_result | None = None
 
 def file_system_of(path: Path) -> str:
     """Return the type of the file system that holds `path` (or would, once it is made)."""
+    return mount_of(path)[0]
+
+
+def mount_of(path: Path) -> tuple[str, frozenset[str]]:
+    """Return the type of the file system that holds `path`, or would, and its own options."""
     wanted = nearest(path).resolve()
-    best, kind = Path("/"), "unknown"
+    best, kind, options = Path("/"), "unknown", ""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         left, _, right = line.partition(b" - ")
         # Blanks and the like are written as octal escapes (proc_pid_mountinfo(5)).
@@ -80,4 +85,5 @@ def file_system_of(path: Path) -> str:
         mounted_on = Path(os.fsdecode(raw))
         if wanted.is_relative_to(mounted_on) and len(mounted_on.parts) >= len(best.parts):
             best, kind = mounted_on, right.split()[0].decode()
-    return kind
+            options = right.split()[-1].decode(errors="replace")
+    return kind, frozenset(options.split(","))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, only_local
+from shiftergw.config.checks import NETWORK_FILE_SYSTEMS, lock_trouble, only_local
 from shiftergw.errors import ConfigurationError
 from tests.configurations import loaded
 
@@ -247,6 +247,24 @@ def test_a_system_that_cannot_name_a_queue(name: str) -> None:
     with pytest.raises(ConfigurationError, match="names a queue"):
         loaded({**MONGODB, "BrokerURL": "amqp://b/", f"Platforms/{name}": another})
     loaded({f"Platforms/{name}": another})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "fine"),
+    [
+        ("nfs4", "rw,vers=4.2,local_lock=none", True),
+        ("nfs", "rw,vers=3", True),
+        ("nfs", "rw,nolock,local_lock=all", False),
+        ("nfs4", "rw,local_lock=flock", False),
+        ("lustre", "rw,flock", True),
+        ("lustre", "rw,localflock", False),
+        ("lustre", "rw", False),
+        ("ext4", "rw", True),
+    ],
+)
+def test_locks_of_directories_that_machines_share(kind: str, options: str, fine: bool) -> None:
+    """It depends on how they are mounted whether locks count on all machines."""
+    assert (lock_trouble(kind, frozenset(options.split(","))) is None) == fine
 
 
 def test_what_to_do_without_a_broker_that_is_none() -> None:

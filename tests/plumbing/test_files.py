@@ -11,6 +11,7 @@ import pytest
 from shiftergw.plumbing.files import (
     file_system_of,
     free_space,
+    mount_of,
     nearest,
     private_directory,
     put_in_place,
@@ -103,6 +104,9 @@ def test_the_file_system_of_a_path(tmp_path: Path) -> None:
     argv = ["df", "--output=fstype", str(tmp_path)]
     shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert file_system_of(tmp_path / "new") == shown.split()[-1]
+    kind, options = mount_of(tmp_path / "new")
+    assert kind == shown.split()[-1]
+    assert options & {"rw", "ro"}
 
 
 def test_mount_points_may_have_any_name(tmp_path: Path) -> None:

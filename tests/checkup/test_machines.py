@@ -1,0 +1,58 @@
+"""`shiftergw check` looks at the broker and the machines there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.checkup.finding import Finding
+from shiftergw.checkup.machines import machines
+from tests.configurations import loaded
+from tests.rabbitmq import RabbitMQ
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import until
+
+CHANGES = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
+
+
+async def look(**changes: Any) -> dict[str, Finding]:
+    """Return what is found, by name."""
+    config = loaded(CHANGES | changes).config
+    return {one.name: one for one in await machines(config, reactor)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_broker() -> None:
+    """There is nothing to say."""
+    assert await look() == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it lets us in, which systems have nobody, which machines are of another version."""
+    with RabbitMQ() as broker:
+        alone = await look(BrokerURL=broker.url)
+        assert (alone["BrokerURL"].level, alone["workers of mycluster"].level) == ("ok", "warning")
+        env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
+        machine = WorkerMachine("checked", "mycluster", 1, tmp_path / "log", env)
+        try:
+            await until(lambda: " ready." in (tmp_path / "log").read_text(), 40)
+            served = await look(BrokerURL=broker.url)
+            assert list(served) == ["BrokerURL"]
+            assert served["BrokerURL"].text == "the broker answers; worker machines: 1"
+            monkeypatch.setattr("shiftergw.checkup.machines.__version__", "99")
+            found = await look(BrokerURL=broker.url)
+            assert found["worker machine celery@checked"].level == "warning"
+        finally:
+            machine.kill()
+        wrong = await look(BrokerURL=broker.url.replace(broker.password, "guessed-wrong"))
+        assert wrong["BrokerURL"].level == "failure"
+        assert "guessed-wrong" not in str(wrong)
+        assert "BrokerURL" in wrong["BrokerURL"].remedy
+    away = await look(BrokerURL=broker.url)
+    assert "refused" in away["BrokerURL"].text
+    assert broker.password not in str(away)
