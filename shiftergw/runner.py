@@ -5,6 +5,8 @@ On standard input come JSON lines, one record at a time: `{"record": KEY}`. On s
 the store. The end of input means: stop after the current record. So a worker whose gateway was
 killed finishes what it has begun, and ends.
 
+`{"late": KEY}` means that the current record has taken too long: it ends as a failure.
+
 With `--with-caller` the end of input means: stop the current record, as by SIGTERM. So no job on a
 worker machine goes on when what has begun it there was killed.
 """
@@ -42,19 +44,22 @@ class Jobs(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, ended: Callable[[], object]) -> None:
-        """Wait for the first line; call `ended` at the end of input."""
+    def __init__(self, ended: Callable[[], object], late: Callable[[str], object]) -> None:
+        """Wait for the first line; call `ended` at the end of input, `late` with a key."""
         self.keys: DeferredQueue[str | None] = DeferredQueue()
         self._ended = ended
+        self._late = late
 
     def lineReceived(self, line: bytes) -> None:
         """Take a record's key; a line that is none is the gateway's fault, and is logged."""
         try:
-            key = json.loads(line)["record"]
+            told = json.loads(line)
+            if "late" in told:
+                self._late(told["late"])
+            else:
+                self.keys.put(told["record"])
         except (ValueError, TypeError, KeyError):
             _log.error("not a job: {line!r}", line=line[:200])
-            return
-        self.keys.put(key)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         """Take the end of input for the end of work."""
@@ -89,7 +94,7 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
         worker = make_worker()
         # A group of our own: whoever kills this process takes `mksquashfs` with it.
         os.setpgrp()
-        jobs = Jobs(caller_left)
+        jobs = Jobs(caller_left, worker.late)
         StandardIO(jobs, reactor=reactor)
         jobs.tell({"ready": True})
         while (key := await jobs.keys.get()) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -13,6 +13,7 @@ from shiftergw.errors import (
     ImageNotFound,
     RegistryDenied,
     Superseded,
+    TimedOut,
     WorkerLost,
 )
 from shiftergw.model import Expired, Failed, Ready
@@ -50,6 +51,14 @@ class Worker:
         self._clock = clock
         self._runner = runner
         self._heartbeat_limit = heartbeat_limit
+        self._working: tuple[str, Deferred[Any]] | None = None
+        self._overdue = False
+
+    def late(self, key: str) -> None:
+        """End the work on a record, if it goes on, as a failure: it has taken too long."""
+        if self._working is not None and self._working[0] == key:
+            self._overdue = True
+            self._working[1].cancel()
 
     async def run(self, key: str) -> None:
         """Do the work of a record, if it is still to be done, and write down how it ended.
@@ -82,16 +91,21 @@ class Worker:
     async def _outcome(self, attempt: Attempt) -> Ready | Expired | Failed | None:
         """Do the work while the attempt keeps its record alive; None if it was superseded."""
         work = Deferred.fromCoroutine(self._work(attempt))
+        self._working, self._overdue = (attempt.record.key, work), False
         pulse = Deferred.fromCoroutine(attempt.keep_alive(work.cancel))
         try:
             return await work
         except Superseded:
             return None
         except CancelledError:
-            if not attempt.lost:
+            if attempt.lost:
+                return None
+            if not self._overdue:
                 raise
-            return None
+            late = TimedOut("The site's limit of time for one image was reached.")
+            return Failed(attempt.stage, late.what, late.remedy, late.retryable)
         finally:
+            self._working = None
             pulse.cancel()
             pulse.addErrback(lambda failure: failure.trap(CancelledError))
             await pulse

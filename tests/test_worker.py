@@ -299,3 +299,23 @@ async def test_a_begin_waits_for_the_store(tmp_path: Path) -> None:
         record = await bench.pull()
         assert isinstance(bench.store, AwayAtTheBegin)
         assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_takes_too_long(bench: Bench) -> None:
+    """It ends as a failure that says so, once it is told; another record's lateness is nothing."""
+    record = await bench.claim()
+    bench.source.hangs = True
+    worker = bench.worker
+    running = Deferred.fromCoroutine(worker.run(record.key))
+    while bench.source.asked == []:
+        await pause(0.05, reactor)
+    worker.late("f" * 24)
+    assert not running.called
+    worker.late(record.key)
+    await running
+    worker.late(record.key)
+    failed = await bench.store.get(record.key)
+    assert failed is not None
+    assert (failed.status, failed.stage) == (State.FAILURE, "PULLING")
+    assert "limit of time" in str(failed.cause)

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.document import place
@@ -73,6 +74,8 @@ def _about_the_broker(document: Mapping[str, Any]) -> Iterator[str]:
         return
     if isinstance(url, str) and not re.match("amqps?://", url):
         yield "BrokerURL: must begin with amqp:// or amqps://: the broker is RabbitMQ"
+    if find_spec("celery") is None:
+        yield "BrokerURL: needs Celery, which is not installed: pip install 'shiftergw[celery]'"
     if document.get("MongoDBURI") is None:
         yield (
             "BrokerURL: needs MongoDBURI: workers on other machines cannot reach the SQLite file in"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from shiftergw.work.celery_app import TASK, is_key, make_app
 from shiftergw.work.celery_gate import Gate, GateStep
@@ -26,7 +27,7 @@ def make_worker(broker_url: str, slots: int | None, argv: Sequence[str]) -> Cele
             return
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
-            Errand(argv).run(key)
+            Errand(argv, SoftTimeLimitExceeded).run(key)
         except _Terminated:
             # Celery knows why, and replaces this process.
             os._exit(128 + signal.SIGTERM)

@@ -22,9 +22,16 @@ from shiftergw.work.process import KILL_SECONDS, LEAVE_SECONDS, START_SECONDS, L
 class Errand:
     """A worker process with one job."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Run `argv`."""
+    def __init__(
+        self, argv: Sequence[str], late: type[BaseException], seconds: float = KILL_SECONDS
+    ) -> None:
+        """Run `argv`; `late` is raised in the caller's thread when the job has taken too long.
+
+        Then the worker is told, and has so many seconds to write that down and to clean up.
+        """
         self._argv = argv
+        self._late = late
+        self._seconds = seconds
         self._answers: list[Any] = []
         self._lines = Lines(self._answer)
 
@@ -32,17 +39,25 @@ class Errand:
         """Return when the job on a record is done; raise `RuntimeError` if its worker died."""
         # What it says goes where we say what we say: into the log of this machine.
         process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        patience = self._seconds
         try:
             self._until(process, {"ready": True}, START_SECONDS)
             assert process.stdin is not None
             process.stdin.write(json.dumps({"record": key}).encode() + b"\n")
             process.stdin.flush()
-            self._until(process, {"done": key})
+            try:
+                self._until(process, {"done": key})
+            except self._late:
+                # Who ends us now is Celery, at the hard limit, and leaves us no time.
+                patience = 0.0
+                process.stdin.write(json.dumps({"late": key}).encode() + b"\n")
+                process.stdin.flush()
+                self._until(process, {"done": key}, self._seconds)
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVE_SECONDS)
         finally:
-            stop(process)
+            stop(process, patience)
 
     def _until(self, process: subprocess.Popen[bytes], wanted: Any, limit: float = 0) -> None:
         assert process.stdout is not None
@@ -50,7 +65,7 @@ class Errand:
         while wanted not in self._answers:
             left = max(0.0, deadline - time.monotonic()) if limit else None
             if not select.select([process.stdout], [], [], left)[0]:
-                raise RuntimeError("The worker did not get ready.")
+                raise RuntimeError(f"The worker did not say {wanted} in time.")
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
                 raise RuntimeError("The worker died.")
@@ -61,7 +76,7 @@ class Errand:
             self._answers = [*self._answers[-1:], json.loads(line)]
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = KILL_SECONDS) -> None:
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     """End a worker and its group: SIGTERM, then SIGKILL after `seconds`."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

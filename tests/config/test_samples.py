@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.bin.base import CLIContext
+from celery.bin.worker import worker as celery_worker
 from twisted.scripts._twistd_unix import ServerOptions
 
 from shiftergw.config import Config
+from shiftergw.work.celery_app import make_app
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 SAMPLES = sorted(CONF.glob("*.json"))
@@ -111,6 +114,29 @@ def test_every_sample_is_explained(path: Path) -> None:
 def test_local_sample_starts() -> None:
     """The sample for trying out is one that this version runs."""
     Config.load(CONF / "local.json", {}).config.check_kept()
+
+
+def test_workers_sample_is_kept() -> None:
+    """A site with worker machines starts by its sample."""
+    Config.load(CONF / "workers.json", {}).config.check_kept()
+
+
+def test_worker_unit() -> None:
+    """The unit runs what `celery` understands, for the systems of its sample."""
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(CONF / "shiftergw-worker.service")
+    service = unit["Service"]
+    assert (service["User"], service["KillMode"]) == ("shiftergw", "mixed")
+    assert service["Environment"] == "GWCONFIG=/etc/shiftergw/imagemanager.json"
+    program, *arguments = service["ExecStart"].split()
+    assert Path(program).name == "celery"
+    assert arguments[:3] == ["-A", "shiftergw.work.celery", "worker"]
+    context = CLIContext(make_app("amqp://"), no_color=False, workdir="", quiet=True)
+    parsed = celery_worker.make_context("worker", arguments[3:], obj=context).params
+    systems = Config.load(CONF / "workers.json", {}).config.systems
+    assert set(parsed["queues"]) == set(systems)
+    assert 0 < parsed["soft_time_limit"] < parsed["time_limit"]
 
 
 def test_service_unit() -> None:

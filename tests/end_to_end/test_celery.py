@@ -101,7 +101,7 @@ class Cluster:
         for number in list(self.machines):
             self.cut(number)
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, *options: str) -> None:
         """Start a machine."""
         place = self.root / f"machine{number}"
         place.mkdir(exist_ok=True)
@@ -114,7 +114,13 @@ class Cluster:
         config.write_text(json.dumps(document))
         env = {"GWCONFIG": str(config)}
         self.machines[number] = WorkerMachine(
-            f"node{number}", SYSTEM, 1, place / "log", env, app="shiftergw.work.celery"
+            f"node{number}",
+            SYSTEM,
+            1,
+            place / "log",
+            env,
+            app="shiftergw.work.celery",
+            options=options,
         )
 
     def jobs(self, number: int) -> list[int]:
@@ -127,6 +133,12 @@ class Cluster:
                 if b"shiftergw.runner" in line and name in line:
                     found.append(int(process.name))
         return found
+
+    def hang(self, hangs: bool) -> None:
+        """Have conversions take for ever, or not."""
+        program = self.root / "converter"
+        words = ("sleep 0.3", "sleep 300") if hangs else ("sleep 300", "sleep 0.3")
+        program.write_text(program.read_text().replace(*words))
 
     def cut(self, number: int) -> None:
         """Cut the power of a machine: all its processes die at once."""
@@ -239,17 +251,31 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
     """Where only Celery is killed its job stops by itself; another machine takes it up."""
     cluster.start(0)
     until(cluster.shown, 60, "the machine")
-    program = Path(json.loads(cluster.service.config.read_text())["Mksquashfs"])
-    text = program.read_text()
-    program.write_text(text.replace("sleep 0.3", "sleep 300"))
+    cluster.hang(True)
     cluster.service.poll("lib/app3:1")
     until(cluster.runs.exists, 30, "the conversion")
     (job,) = cluster.jobs(0)
     cluster.machines.pop(0).kill()
     until(lambda: cluster.jobs(0) == [], 15, "the end of the job")
     assert not alive(job)
-    program.write_text(text)
+    cluster.hang(False)
     cluster.start(1)
     assert cluster.service.pull("lib/app3:1")["status"] == "READY"
     (record,) = cluster.records()
     assert record["attempt"] == 2
+
+
+def test_a_job_that_takes_too_long(cluster: Cluster) -> None:
+    """At Celery's soft limit it ends as a failure that says so; the machine takes the next one."""
+    cluster.hang(True)
+    cluster.start(0, "--soft-time-limit", "4")
+    failed = cluster.service.pull("lib/app4:1")
+    assert failed["status"] == "FAILURE"
+    assert "limit of time" in failed["cause"]
+    (record,) = cluster.records()
+    assert (record["attempt"], list((cluster.root / "machine0" / "ExpandDirectory").iterdir())) == (
+        1,
+        [],
+    )
+    cluster.hang(False)
+    assert cluster.service.pull("lib/app5:1")["status"] == "READY"
