@@ -28,7 +28,7 @@ from shiftergw.auth.users import Users
 from shiftergw.checkup.contents import contents
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding, Level, failure
-from shiftergw.checkup.machines import machines
+from shiftergw.checkup.machines import broker
 from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
@@ -56,7 +56,7 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
     findings = [*_configuration(loaded), *_directories(config), *await state(config, reactor)]
-    findings += await machines(config, reactor)
+    findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]
     for looked in await gather_or_cancel(

@@ -17,7 +17,7 @@ from shiftergw.plumbing.timing import within
 LOOK_SECONDS = 15.0
 
 
-async def machines(config: Config, reactor: Any) -> list[Finding]:
+async def broker(config: Config, reactor: Any) -> list[Finding]:
     """Return what there is to say; nothing where the gateway has its workers itself."""
     if config.broker_url is None:
         return []

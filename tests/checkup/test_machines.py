@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.checkup.finding import Finding
-from shiftergw.checkup.machines import machines
+from shiftergw.checkup.machines import broker as findings
 from tests.configurations import loaded
 from tests.rabbitmq import RabbitMQ
 from tests.work.machines import WorkerMachine
@@ -22,7 +22,7 @@ CHANGES = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
 async def look(**changes: Any) -> dict[str, Finding]:
     """Return what is found, by name."""
     config = loaded(CHANGES | changes).config
-    return {one.name: one for one in await machines(config, reactor)}
+    return {one.name: one for one in await findings(config, reactor)}
 
 
 @pytest_twisted.ensureDeferred

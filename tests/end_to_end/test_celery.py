@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -56,8 +57,14 @@ def broker() -> Iterator[RabbitMQ]:
 class Cluster:
     """A gateway, MongoDB, and machines with directories of their own below `root`."""
 
-    def __init__(self, root: Path, registry: FaultyRegistry, broker: RabbitMQ) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self,
+        root: Path,
+        registry: FaultyRegistry,
+        broker: RabbitMQ,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start nothing yet; `more` is merged into the configuration."""
         self.root = root
         self.runs = root / "runs"
         self.machines: dict[int, WorkerMachine] = {}
@@ -79,6 +86,7 @@ class Cluster:
             "Mksquashfs": str(program),
             "HeartbeatLimit": 4,
             "WorkerThreads": 1,
+            **(more or {}),
         }
         self.service = Service(root / "gateway", locations, changes)
 
@@ -134,11 +142,10 @@ class Cluster:
                     found.append(int(process.name))
         return found
 
-    def hang(self, hangs: bool) -> None:
-        """Have conversions take for ever, or not."""
+    def sleep(self, seconds: float) -> None:
+        """Have conversions take so much longer."""
         program = self.root / "converter"
-        words = ("sleep 0.3", "sleep 300") if hangs else ("sleep 300", "sleep 0.3")
-        program.write_text(program.read_text().replace(*words))
+        program.write_text(re.sub(r"sleep [0-9.]+", f"sleep {seconds}", program.read_text()))
 
     def cut(self, number: int) -> None:
         """Cut the power of a machine: all its processes die at once."""
@@ -251,14 +258,14 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
     """Where only Celery is killed its job stops by itself; another machine takes it up."""
     cluster.start(0)
     until(cluster.shown, 60, "the machine")
-    cluster.hang(True)
+    cluster.sleep(300)
     cluster.service.poll("lib/app3:1")
     until(cluster.runs.exists, 30, "the conversion")
     (job,) = cluster.jobs(0)
     cluster.machines.pop(0).kill()
     until(lambda: cluster.jobs(0) == [], 15, "the end of the job")
     assert not alive(job)
-    cluster.hang(False)
+    cluster.sleep(0.3)
     cluster.start(1)
     assert cluster.service.pull("lib/app3:1")["status"] == "READY"
     (record,) = cluster.records()
@@ -267,7 +274,7 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
 
 def test_a_job_that_takes_too_long(cluster: Cluster) -> None:
     """At Celery's soft limit it ends as a failure that says so; the machine takes the next one."""
-    cluster.hang(True)
+    cluster.sleep(300)
     cluster.start(0, "--soft-time-limit", "4")
     failed = cluster.service.pull("lib/app4:1")
     assert failed["status"] == "FAILURE"
@@ -277,5 +284,5 @@ def test_a_job_that_takes_too_long(cluster: Cluster) -> None:
         1,
         [],
     )
-    cluster.hang(False)
+    cluster.sleep(0.3)
     assert cluster.service.pull("lib/app5:1")["status"] == "READY"
