@@ -25,6 +25,7 @@ from tests.images import entry, make_image, tar_of
 from tests.parts import need
 from tests.rabbitmq import RabbitMQ
 from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.wiretap import Wiretap
 from tests.work.machines import WorkerMachine
 from tests.work.waiting import alive
 
@@ -69,6 +70,7 @@ class Cluster:
         self.runs = root / "runs"
         self.machines: dict[int, WorkerMachine] = {}
         self.server = mongod.Mongod(root / "mongod", "--standalone", "--sync-on-commit")
+        self.wire = Wiretap(broker.port)
         self._stack = ExitStack()
         program = root / "converter"
         real = need("mksquashfs")
@@ -81,7 +83,7 @@ class Cluster:
         changes = {
             "MongoDBURI": self.server.uri,
             "MongoDB": "images",
-            "BrokerURL": broker.url,
+            "BrokerURL": broker.url.replace(f":{broker.port}/", f":{self.wire.port}/"),
             "SecretKeyFile": str(root / "secret.key"),
             "Mksquashfs": str(program),
             "HeartbeatLimit": 4,
@@ -93,9 +95,10 @@ class Cluster:
     def __enter__(self) -> Self:
         """Start the database and the gateway."""
         with ExitStack() as stack:
-            stack.callback(self._end)
+            stack.enter_context(self.wire)
             stack.enter_context(self.server)
             stack.enter_context(self.service)
+            stack.callback(self._end)
             self.db = pymongo.MongoClient[dict[str, Any]](self.server.uri)
             stack.callback(self.db.close)
             self._stack = stack.pop_all()
@@ -234,6 +237,8 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
     for secret in (PASSWORD, broker.password):
         logs = [*cluster.root.rglob("*log*"), broker.root / "output"]
         assert not [path for path in logs if path.is_file() and secret in path.read_text("latin1")]
+    assert str(records[0]["_id"]).encode() in cluster.wire.heard
+    assert PASSWORD.encode() not in cluster.wire.heard
     for place in (cluster.root / "mongod", broker.root, cluster.service.images):
         assert found_in(place, PASSWORD.encode()) == []
 
