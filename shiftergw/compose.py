@@ -48,14 +48,14 @@ from shiftergw.registry.location import Location
 from shiftergw.removal import Removal
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.build import SquashBuilder
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.web.api import make_site
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
 
 if TYPE_CHECKING:
-    from shiftergw.store.mongo import MongoStore
+    from shiftergw.store.mongo.store import MongoStore
     from shiftergw.work.celery_queue import CeleryQueue
 
 JOBS_PER_WORKER = 50
@@ -285,7 +285,7 @@ async def _convert(
 def _store(reactor: Any, config: Config) -> SqliteStore | MongoStore:
     if config.mongodb_uri is None:
         return SqliteStore(reactor, state_file(config))
-    from shiftergw.store.mongo import MongoStore  # noqa: PLC0415 - 7 MB that others do not need
+    from shiftergw.store.mongo.store import MongoStore  # noqa: PLC0415 - 7 MB that others do not need
 
     assert config.mongodb is not None  # a configuration without it does not load
     return MongoStore(reactor, config.mongodb_uri, config.mongodb)

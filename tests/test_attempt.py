@@ -17,7 +17,7 @@ from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.pulls import ID, LIMIT, begun, request
 
 PLACE = ("/images", ID)

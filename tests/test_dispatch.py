@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.dispatch import STOP_SECONDS, Dispatch, share_of_system
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from tests.work.fakes import Queue
 from tests.work.waiting import until
 

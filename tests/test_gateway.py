@@ -34,7 +34,7 @@ from shiftergw.model import (
 )
 from shiftergw.plumbing.seal import Seal
 from shiftergw.states import State
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import loaded
 from tests.work.fakes import Queue
 

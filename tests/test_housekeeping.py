@@ -28,7 +28,7 @@ from shiftergw.plumbing.timing import pause, shielded
 from shiftergw.ports import ImageDirectory
 from shiftergw.squash.build import SquashBuilder
 from shiftergw.states import State
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.pulls import begun, failure, pulled, request
 from tests.work.waiting import until
 

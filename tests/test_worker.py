@@ -19,7 +19,7 @@ from shiftergw.errors import (
 from shiftergw.model import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import INDEX, LAYER, MANIFEST, SYSTEM, Bench, running_bench
 

@@ -35,7 +35,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.worker import Worker
 from tests.configurations import loaded

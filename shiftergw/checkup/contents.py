@@ -21,7 +21,8 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
-from shiftergw.store import mongo_look, sqlite_look
+from shiftergw.store.mongo import look as mongo_look
+from shiftergw.store.sqlite import look as sqlite_look
 from shiftergw.store.survey import EXAMPLES, Lot, Oddity, Survey, Tally
 
 LIST_SECONDS = 60.0

@@ -9,7 +9,7 @@ from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.files import file_system_of
-from shiftergw.store.mongo_look import look_at
+from shiftergw.store.mongo.look import look_at
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
 SWITCH = (

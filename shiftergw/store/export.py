@@ -14,10 +14,10 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.store.database import open_alone, translated
-from shiftergw.store.mongo_database import Document
-from shiftergw.store.mongo_queries import BLOCKS, METRICS, place
-from shiftergw.store.mongo_records import IMAGES, storable
+from shiftergw.store.mongo.database import Document
+from shiftergw.store.mongo.queries import BLOCKS, METRICS, place
+from shiftergw.store.mongo.records import IMAGES, storable
+from shiftergw.store.sqlite.database import open_alone, translated
 
 PAGE = 200
 """Rows that are read together."""

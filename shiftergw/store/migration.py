@@ -16,15 +16,15 @@ from bson.errors import BSONError
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable, printable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.store import mongo_queries
 from shiftergw.store.export import Export, Part, parts
-from shiftergw.store.mongo import LOOK_SECONDS
-from shiftergw.store.mongo_address import Address
-from shiftergw.store.mongo_connect import HOST_SECONDS, Servers
-from shiftergw.store.mongo_database import COMMAND_SECONDS, Database, Document, Query
-from shiftergw.store.mongo_links import Links
-from shiftergw.store.mongo_queries import LEASES, MIGRATION, STATE
-from shiftergw.store.mongo_records import IMAGES
+from shiftergw.store.mongo import queries as mongo_queries
+from shiftergw.store.mongo.address import Address
+from shiftergw.store.mongo.connect import HOST_SECONDS, Servers
+from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Document, Query
+from shiftergw.store.mongo.links import Links
+from shiftergw.store.mongo.queries import LEASES, MIGRATION, STATE
+from shiftergw.store.mongo.records import IMAGES
+from shiftergw.store.mongo.store import LOOK_SECONDS
 
 PATIENCE = LOOK_SECONDS + 2 * COMMAND_SECONDS
 """Seconds after which every gateway on the database has seen the mark."""

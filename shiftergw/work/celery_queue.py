@@ -59,9 +59,12 @@ class CeleryQueue(Service):
         self._threads.startService()
         self._listening = self._threads.begin(self._listener.run)
 
-    async def stopService(self) -> None:
-        """Leave the broker; jobs on other machines go on."""
+    def stopService(self) -> Deferred[None]:
+        """Fire when we have left the broker; jobs on other machines go on."""
         super().stopService()
+        return Deferred.fromCoroutine(self._leave())
+
+    async def _leave(self) -> None:
         self._open = False
         self._listener.stop()
         if self._listening is not None:

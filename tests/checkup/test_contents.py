@@ -16,7 +16,7 @@ from twisted.internet import reactor
 
 from shiftergw.checkup import Finding, contents
 from shiftergw.config import Config
-from shiftergw.store import mongo_database
+from shiftergw.store.mongo import database as mongo_database
 from shiftergw.store.survey import Lot
 from tests import mongod
 from tests.cli.command import shiftergw

@@ -15,9 +15,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 
 from shiftergw.ports import ImageStore
-from shiftergw.store.mongo import MongoStore
-from shiftergw.store.mongo_metrics import ROWS_KEPT
-from shiftergw.store.sqlite import LOOKUPS_KEPT, SqliteStore
+from shiftergw.store.mongo.metrics import ROWS_KEPT
+from shiftergw.store.mongo.store import MongoStore
+from shiftergw.store.sqlite.store import LOOKUPS_KEPT, SqliteStore
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from shiftergw.plumbing.timing import pause
-from shiftergw.store import database, lookups
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store import lookups
+from shiftergw.store.sqlite import database
+from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.places import running
 from tests.store.pulls import NOW
 

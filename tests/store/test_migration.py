@@ -22,8 +22,9 @@ from shiftergw.model import Expired
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
-from shiftergw.store import export, mongo
+from shiftergw.store import export
 from shiftergw.store.migration import migrate
+from shiftergw.store.mongo import store as mongo
 from tests import mongod
 from tests.store.places import mongo_running, running, sqlite_place
 from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request

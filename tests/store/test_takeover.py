@@ -23,7 +23,7 @@ from shiftergw.model import (
     Session,
 )
 from shiftergw.states import State
-from shiftergw.store.mongo import MongoStore
+from shiftergw.store.mongo.store import MongoStore
 from shiftergw.store.survey import Lot
 from shiftergw.web import render
 from tests import mongod

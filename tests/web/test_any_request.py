@@ -30,7 +30,7 @@ from shiftergw.model import ANONYMOUS, Expired, Failed, ImageReference, PullRequ
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
-from shiftergw.store.sqlite import SqliteStore
+from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site
 from tests.configurations import loaded
 from tests.web.fakes import Reply, Wire, in_no_thread

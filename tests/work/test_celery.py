@@ -59,7 +59,7 @@ def queue(broker: RabbitMQ, machine: WorkerMachine, traces: Path) -> Iterator[Ce
         for key in one.jobs:
             pytest_twisted.blockon(Deferred.fromCoroutine(queue.cancel(key)))
     wait(lambda: not any(one.jobs for one in queue.machines()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(queue.stopService()))
+    pytest_twisted.blockon(queue.stopService())
 
 
 class TestCelery(QueueContract):

@@ -11,7 +11,6 @@ import pytest
 import pytest_twisted
 from kombu.connection import Connection
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.work import celery_queue
@@ -36,7 +35,7 @@ def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
     queue = CeleryQueue(reactor, broker.url)
     queue.startService()
     yield queue
-    pytest_twisted.blockon(Deferred.fromCoroutine(queue.stopService()))
+    pytest_twisted.blockon(queue.stopService())
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Images and work in a database of MongoDB."""

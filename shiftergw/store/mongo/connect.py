@@ -1,0 +1,166 @@
+"""The way to the primary server of an address: hosts in turn, TLS, who is primary, login."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from bson.binary import Binary
+from OpenSSL import SSL
+from pymongo.errors import PyMongoError
+from twisted.internet import error as network
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from shiftergw import __version__
+from shiftergw.errors import Unavailable, printable
+from shiftergw.plumbing.timing import within
+from shiftergw.store.mongo.address import PLAIN, X509, Address, Host, Login
+from shiftergw.store.mongo.link import Link, check
+from shiftergw.store.mongo.login import LoginFailed, Scram, mechanism_of
+from shiftergw.store.mongo.tls import tls_to
+
+HOST_SECONDS = 3.0
+"""How long one host may take to be reached, and to let us in."""
+
+ADDRESS_SECONDS = 0.1
+"""How long one address of a host is tried alone before the next one is tried as well."""
+
+WHAT = "The gateway's database does not answer."
+
+_WHO = {
+    "application": {"name": "shiftergw"},
+    "driver": {"name": "shiftergw|txmongo", "version": __version__},
+    "os": {"type": platform.system() or "unknown"},
+}
+
+
+class NotUsableError(Exception):
+    """This host is none that we can use now, and why."""
+
+
+class Servers:
+    """Opens links to whichever host of an address is the primary."""
+
+    def __init__(self, reactor: Any, address: Address, seconds: float = HOST_SECONDS) -> None:
+        """Wait `seconds` for each host; raise `ConfigurationError` for unreadable certificates.
+
+        Reads them now, and blocks so long.
+        """
+        self._reactor = reactor
+        self._address = address
+        self._wrap = None if address.tls is None else tls_to(address.tls)
+        self._seconds = seconds
+        self._primary: Host | None = None
+        self._members: tuple[Host, ...] = ()
+
+    async def open(self) -> Link:
+        """Return a link to the primary; raise `Unavailable` that says of each host why not."""
+        why: list[str] = []
+        tried: list[Host] = []
+        while (host := self._next(tried)) is not None:
+            tried.append(host)
+            try:
+                return await within(
+                    self._seconds,
+                    self._reactor,
+                    self._open_at(host),
+                    lambda: NotUsableError(f"no answer within {self._seconds:g} s"),
+                )
+            except CancelledError:
+                raise
+            except _UNUSABLE as error:
+                why.append(f"{host}: {_said(error)}")
+        raise Unavailable(WHAT, detail=printable(f"MongoDB: {'; '.join(why)}"))
+
+    def _next(self, tried: list[Host]) -> Host | None:
+        """Return the host to try now: the primary, if a server has named it, then all others."""
+        known = (self._primary, *self._address.hosts, *self._members)
+        return next((host for host in known if host is not None and host not in tried), None)
+
+    async def _open_at(self, host: Host) -> Link:
+        factory = Factory.forProtocol(Link)
+        factory.noisy = False
+        try:
+            link: Any = await self._endpoint(host).connect(factory)
+        except network.ConnectingCancelledError as error:
+            raise CancelledError from error
+        try:
+            await self._greet(host, link)
+        except BaseException:
+            link.abort("it is not the primary")
+            raise
+        found: Link = link
+        return found
+
+    def _endpoint(self, host: Host) -> IStreamClientEndpoint:
+        if host.port is None:
+            return UNIXClientEndpoint(self._reactor, host.name, timeout=self._seconds)
+        endpoint = HostnameEndpoint(
+            self._reactor, host.name, host.port, self._seconds, attemptDelay=ADDRESS_SECONDS
+        )
+        return endpoint if self._wrap is None else wrapClientTLS(self._wrap(host.name), endpoint)
+
+    async def _greet(self, host: Host, link: Link) -> None:
+        """Return if the host is the primary, of the right set, and knows us."""
+        login = self._address.login
+        greeting: dict[str, Any] = {"isMaster": 1, "helloOk": True, "client": _WHO}
+        if login is not None and login.mechanism is None:
+            greeting["saslSupportedMechs"] = f"{login.source}.{login.user}"
+        # The old name of `hello`: every server understands it.
+        answer = check(await link.command("admin", greeting))
+        name = answer.get("setName")
+        if self._address.replica_set not in {None, name}:
+            raise NotUsableError(f"it is a member of {name or 'no replica set'}")
+        if name is not None:
+            self._members = tuple(map(Host.parse, answer.get("hosts") or ()))
+        if not (answer.get("isWritablePrimary") or answer.get("ismaster")):
+            named = answer.get("primary")
+            self._primary = Host.parse(named) if named else None
+            raise NotUsableError("it is not the primary")
+        self._primary = host
+        if login is not None:
+            await log_in(link, login, answer.get("saslSupportedMechs"))
+
+
+_UNUSABLE = (
+    NotUsableError, LoginFailed, PyMongoError, SSL.Error, network.ConnectError,
+    network.ConnectionClosed, network.DNSLookupError, OSError,
+)  # fmt: skip
+"""What may go wrong with one host, and not with the next."""
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, LoginFailed):
+        return f"the login is refused: {error}"
+    return str(error) or type(error).__name__
+
+
+async def log_in(link: Link, login: Login, offered: list[str] | None) -> None:
+    """Return once the server knows who we are; raise `LoginFailed`."""
+    mechanism = mechanism_of(login, offered)
+
+    async def say(body: dict[str, Any]) -> dict[str, Any]:
+        answer = await link.command(login.source, body)
+        if not answer.get("ok"):
+            raise LoginFailed(str(answer.get("errmsg")))
+        return answer
+
+    if mechanism == X509:
+        who = {"user": login.user} if login.user else {}
+        await say({"authenticate": 1, "mechanism": mechanism, **who})
+    elif mechanism == PLAIN:
+        payload = Binary(f"\0{login.user}\0{login.password}".encode())
+        await say({"saslStart": 1, "mechanism": mechanism, "payload": payload})
+    else:
+        scram = Scram(login, mechanism)
+        start = {"saslStart": 1, "mechanism": mechanism, "payload": Binary(scram.first())}
+        answer = await say({**start, "options": {"skipEmptyExchange": True}})
+        talk = {"saslContinue": 1, "conversationId": answer.get("conversationId")}
+        proof = scram.prove(bytes(answer["payload"]))
+        answer = await say({**talk, "payload": Binary(proof.message)})
+        proof.check(bytes(answer["payload"]))
+        if not answer.get("done"):  # old servers want one more, with nothing in it
+            await say({**talk, "payload": Binary(b"")})

@@ -1,0 +1,68 @@
+"""A look at a database of MongoDB, for who only wants to know whether a store would work there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bson.objectid import ObjectId
+
+from shiftergw.store.mongo import expiry
+from shiftergw.store.mongo.address import Address
+from shiftergw.store.mongo.connect import HOST_SECONDS, Servers
+from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Query
+from shiftergw.store.mongo.indexes import Indexes
+from shiftergw.store.mongo.links import Links
+from shiftergw.store.mongo.queries import METRICS
+from shiftergw.store.mongo.records import IMAGES
+from shiftergw.store.survey import Survey
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How many records there are, the names of missing indexes, and what is known of expiry.
+
+    `taken_over`: another program has filled the database, and scheduled expiry never began.
+    `rows` are those of look-up metrics.
+    """
+
+    records: int
+    missing: Sequence[str]
+    taken_over: bool
+    rows: int
+
+
+async def look_at(reactor: Any, uri: str, name: str) -> Look:
+    """Log in, change nothing, and return what there is.
+
+    Raises `ConfigurationError`, and `Unavailable` whose detail says what is wrong, after seconds.
+    """
+    async with _connected(reactor, uri, name) as (db, links):
+        return await _look(db, links)
+
+
+async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
+    """Do the same, and count all records in a survey. Raises as `look_at`."""
+    async with _connected(reactor, uri, name) as (db, links):
+        async for piece in db.pieces(Query(IMAGES, {})):
+            for document in piece:
+                into.add(document, keyed=isinstance(document["_id"], ObjectId))
+        return await _look(db, links)
+
+
+async def _look(db: Database, links: Links) -> Look:
+    records, rows = await db.count(IMAGES, {}), await db.count(METRICS, {})
+    missing = await Indexes(db, links, COMMAND_SECONDS).missing()
+    return Look(records, missing, await expiry.is_taken_over(db), rows)
+
+
+@asynccontextmanager
+async def _connected(reactor: Any, uri: str, name: str) -> AsyncIterator[tuple[Database, Links]]:
+    address = Address.parse(uri)
+    links = Links(Servers(reactor, address, HOST_SECONDS).open, reactor, COMMAND_SECONDS)
+    try:
+        yield Database(reactor, links, name, address.concern), links
+    finally:
+        await links.close()

@@ -1,0 +1,61 @@
+"""Leases and blocks in MongoDB: who may write, and what must not lie, in an image directory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pymongo.errors import DuplicateKeyError
+
+from shiftergw.store.mongo import queries
+from shiftergw.store.mongo.database import Database, Document
+from shiftergw.store.mongo.queries import BLOCKS, LEASES, place
+
+
+async def lease(
+    db: Database, directory: str, image_id: str, holder: str, now: float, seconds: float
+) -> bool:
+    """Take or renew a lease; say whether it is the holder's."""
+    free = {
+        "_id": place(directory, image_id),
+        "$or": [{"holder": holder}, {"until": {"$lte": now}}],
+    }
+    taken = {"directory": directory, "id": image_id, "holder": holder, "until": now + seconds}
+    try:
+        await db.update(LEASES, free, {"$set": taken}, upsert=True, durable=False)
+    except DuplicateKeyError:  # it is there, and not free
+        return False
+    return True
+
+
+async def release(db: Database, directory: str, image_id: str, holder: str) -> None:
+    """Give a lease back that is the holder's."""
+    own = {"_id": place(directory, image_id), "holder": holder}
+    await db.delete(LEASES, own, durable=False)
+
+
+async def forget_leases(db: Database, before: float) -> None:
+    """Forget leases that ended before this time, and that nobody gave back."""
+    await db.delete(LEASES, {"until": {"$lt": before}}, many=True, durable=False)
+
+
+async def block(db: Database, directory: str, image_id: str, uid: int, now: float) -> None:
+    """Keep an image out of a directory; the first order stays."""
+    order: Document = {"directory": directory, "id": image_id, "uid": uid, "since": now}
+    there = {"_id": place(directory, image_id)}
+    for _ in range(2):
+        try:
+            await db.update(BLOCKS, there, {"$setOnInsert": order}, upsert=True)
+        except DuplicateKeyError:  # another order of the same moment
+            continue
+        return
+
+
+async def allow(db: Database, directory: str, image_id: str) -> bool:
+    """Take a block back; say whether there was one."""
+    removed, again = await db.delete(BLOCKS, {"_id": place(directory, image_id)})
+    return removed > 0 or again
+
+
+async def is_blocked(db: Database, directory: str, image_ids: Collection[str]) -> bool:
+    """Say whether one of these ids is kept out of an image directory."""
+    return await db.first(queries.blocks_of(directory, image_ids)) is not None

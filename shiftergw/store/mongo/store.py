@@ -1,0 +1,365 @@
+"""Images and work in MongoDB, for several gateways, or to go on with an original's database.
+
+`images` and `metrics` are the original's collections and hold documents like its own; ours beside
+them have names that begin with `shiftergw.`. A single server will do. The server may be away, also
+at the start: then every call says so within a few seconds, and finds it again when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from bson.objectid import ObjectId
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import (
+    Expired,
+    Failed,
+    ImageRecord,
+    Progress,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
+from shiftergw.plumbing.rounds import Rounds
+from shiftergw.states import State
+from shiftergw.store import documents
+from shiftergw.store.lookups import LookupRows
+from shiftergw.store.mongo import credentials, expiry, finish, images, places, queries, steps
+from shiftergw.store.mongo.address import Address
+from shiftergw.store.mongo.connect import HOST_SECONDS, WHAT, Servers
+from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Document, Query
+from shiftergw.store.mongo.indexes import Indexes
+from shiftergw.store.mongo.links import Links
+from shiftergw.store.mongo.metrics import ROWS_KEPT, Metrics
+from shiftergw.store.mongo.records import (
+    IMAGES,
+    READY,
+    document_at,
+    id_of,
+    key_of,
+    record_of,
+    records_of,
+)
+from shiftergw.store.turns import NOBODY, Flight, in_turn
+
+LOOK_SECONDS = 10.0
+"""How often the server is looked at when nobody asks it anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What there is while the store is open."""
+
+    links: Links
+    db: Database
+    indexes: Indexes
+    metrics: Metrics
+    lookups: LookupRows
+    look: Rounds
+
+
+class MongoStore(Service):
+    """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB.
+
+    It asks no clock what time it is.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        uri: str,
+        name: str,
+        seconds: float = COMMAND_SECONDS,
+        rows_kept: int = ROWS_KEPT,
+    ) -> None:
+        """Keep everything in the database `name`; a command may take so many `seconds`."""
+        self._reactor = reactor
+        self._uri = uri
+        self._database = name
+        self._seconds = seconds
+        self._rows_kept = rows_kept
+        self._open: _Open | None = None
+
+    def startService(self) -> None:
+        """Return at once, whether the server is there or not; raise `ConfigurationError`."""
+        address = Address.parse(self._uri)
+        clock, seconds = self._reactor, self._seconds
+        servers = Servers(self._reactor, address, min(HOST_SECONDS, seconds))
+        super().startService()
+        links = Links(servers.open, clock, seconds)
+        db = Database(clock, links, self._database, address.concern, seconds)
+        indexes, metrics = Indexes(db, links, seconds), Metrics(db, self._rows_kept)
+
+        async def look() -> None:
+            with suppress(Unavailable):  # the log knows
+                await indexes.make()
+
+        rounds = Rounds(look, clock, LOOK_SECONDS, "MongoDB")
+        lookups = LookupRows(metrics.write, clock)
+        self._open = _Open(links, db, indexes, metrics, lookups, rounds)
+        rounds.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Fire when rows that wait are written, if that is possible, and nothing is open."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        there, self._open = self._open, None
+        if there is not None:
+            await there.lookups.settle()
+            await there.links.close()
+            await there.look.stopService()
+
+    @property
+    def _there(self) -> _Open:
+        if self._open is None:
+            raise Unavailable(WHAT, detail="MongoDB: the store is not open")
+        return self._open
+
+    @property
+    def _db(self) -> Database:
+        return self._there.db
+
+    async def _records(self, query: Query) -> Sequence[ImageRecord]:
+        return records_of(await self._db.find(query))
+
+    async def claim(
+        self, request: PullRequest, now: float, limits: QueueLimits | None = None
+    ) -> tuple[ImageRecord, bool]:
+        """See `ImageStore`."""
+        await self._there.indexes.unique_claims()
+        return await steps.claim(self._db, request, now, limits)
+
+    async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await steps.begin(self._db, key, runner, now, limit)
+
+    async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
+        """See `ImageStore`."""
+        await steps.advance(self._db, key, attempt, state, message, now)
+
+    async def heartbeat(
+        self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
+    ) -> None:
+        """See `ImageStore`."""
+        beat = documents.alive(progress, now, message)
+        await steps.heartbeat(self._db, key, attempt, beat)
+
+    async def finish(
+        self, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
+    ) -> ImageRecord:
+        """See `ImageStore`."""
+        return await finish.finish(self._db, key, attempt, outcome, now)
+
+    async def abandon(self, key: str) -> None:
+        """See `ImageStore`."""
+        await steps.abandon(self._db, key)
+
+    async def get(self, key: str) -> ImageRecord | None:
+        """See `ImageStore`."""
+        document = await document_at(self._db, key)
+        return None if document is None else record_of(document)
+
+    async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
+        """See `ImageStore`."""
+        for tag in tags:
+            query = queries.with_tag(system, itype, tag)
+            newest = await self._db.first(query)
+            if newest is None:
+                continue
+            found = record_of(newest)
+            if found.status is State.READY:
+                return found
+            usable = [one for one in await self._records(query) if one.status is State.READY]
+            if usable:
+                return usable[0]
+        return None
+
+    async def find_id(
+        self, systems: Collection[str], image_id: str, *, expiring: bool = False
+    ) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        found = await self._records(queries.of_image(systems, image_id))
+        words = [State.READY, State.EXPIRING] if expiring else [State.READY]
+        return [one for word in words for one in found if one.status is word]
+
+    async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        flying = await self._records(queries.in_flight(f"{system}/{itype}/{tag}"))
+        return [*flying, *await self._records(queries.failures_of(system, itype, tag))]
+
+    async def list(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        while True:
+            found = await self._page(system, after, limit)
+            # What cannot be used is none; only the page after the last one is empty.
+            usable = [one for one in found if one.status is State.READY]
+            if usable or not found:
+                return usable
+            after = found[-1].key
+
+    async def _page(self, system: str, after: str, limit: int | None) -> Sequence[ImageRecord]:
+        found = [
+            one
+            for word in READY
+            for one in await self._records(queries.ready_on(word, system, after, limit or 0))
+        ]
+        return sorted(found, key=_key)[:limit]
+
+    async def queue(self, system: str) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        flying = await self._records(queries.flying_on(system))
+        failed = await self._records(queries.failed_on(system))
+        # A record that failed between the two is in both.
+        return sorted({one.key: one for one in (*flying, *failed)}.values(), key=_key)
+
+    async def waiting(
+        self,
+        limit: int,
+        running_per_user: int | None = None,
+        running_per_system: int | None = None,
+        offered: Collection[str] = (),
+        without: Collection[str] = (),
+    ) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        flying = sorted(await self._db.find(queries.flights()), key=key_of)
+        uids = sorted({_uid(one) for one in flying})
+        served = await self._db.find(queries.served(uids)) if uids else []
+        times = {one["_id"]: one["served"] for one in served}
+        flights = [_flight(one, times) for one in flying]
+        limits = (running_per_user, running_per_system)
+        keys = in_turn(flights, limit, *limits, offered, without)
+        found = await self._with_keys(keys)
+        # What was begun since we looked waits no more.
+        waiting = {one.key: one for one in found if not one.attempt}
+        return [waiting[key] for key in keys if key in waiting]
+
+    async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
+        """See `ImageStore`. What became READY, and no more, when its process died is seen to."""
+        await finish.mend(self._db, now - limit)
+        flights = records_of(await self._db.find(queries.flights()))
+        quiet = [one.key for one in flights if _is_quiet(one, now - limit)]
+        found = [one for one in await self._with_keys(quiet) if _is_quiet(one, now - limit)]
+        return sorted(found, key=lambda one: (one.last_heartbeat or 0, one.key))
+
+    async def _with_keys(self, keys: Sequence[str]) -> Sequence[ImageRecord]:
+        """Return the records in flight among these."""
+        if not keys:
+            return []
+        query = queries.with_keys([ObjectId(key) for key in keys])
+        return [one for one in await self._records(query) if one.in_flight]
+
+    async def renew(self, key: str, expiration: float) -> None:
+        """See `ImageStore`."""
+        await images.renew(self._db, key, expiration)
+
+    async def expired(self, now: float) -> Sequence[ImageRecord]:
+        """See `ImageStore`."""
+        found = [one for word in READY for one in await self._records(queries.expired(word, now))]
+        return sorted(found, key=lambda one: (one.expiration or 0, one.key))
+
+    async def untag(self, key: str, tag: str) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await images.untag(self._db, key, tag)
+
+    async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
+        """See `ImageStore`."""
+        return await images.expire(self._db, key, expired_at)
+
+    async def set_access(
+        self,
+        systems: Collection[str],
+        image_id: str,
+        private: bool,
+        user_acl: Sequence[int],
+        group_acl: Sequence[int],
+    ) -> None:
+        """See `ImageStore`."""
+        change = documents.readable_by(private, user_acl, group_acl)
+        await images.set_access(self._db, systems, image_id, change)
+
+    async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
+        """See `ImageStore`."""
+        await places.block(self._db, directory, image_id, uid, now)
+
+    async def allow(self, directory: str, image_id: str) -> bool:
+        """See `ImageStore`."""
+        return await places.allow(self._db, directory, image_id)
+
+    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+        """See `ImageStore`."""
+        return await places.is_blocked(self._db, directory, image_ids)
+
+    async def expires(self, wanted: bool | None, now: float, kept: float | None) -> bool:
+        """See `ImageStore`."""
+        return await expiry.expires(self._db, wanted, now, kept)
+
+    async def forget_ended(self, before: float, *, others: bool = True) -> int:
+        """See `ImageStore`."""
+        await places.forget_leases(self._db, before)
+        ended = 0
+        find = queries.ended_before if others else queries.own_ended_before
+        for wanted in find(before):
+            ended += (await self._db.delete(IMAGES, wanted, many=True))[0]
+        return ended
+
+    async def lease(
+        self, directory: str, image_id: str, holder: str, now: float, seconds: float
+    ) -> bool:
+        """See `ImageStore`."""
+        return await places.lease(self._db, directory, image_id, holder, now, seconds)
+
+    async def release(self, directory: str, image_id: str, holder: str) -> None:
+        """See `ImageStore`."""
+        await places.release(self._db, directory, image_id, holder)
+
+    async def remove(self, key: str) -> None:
+        """See `ImageStore`."""
+        await self._db.delete(IMAGES, {"_id": id_of(key)})
+
+    async def use(self, digest: bytes, now: float) -> bool:
+        """See `UsedCredentials`."""
+        return await credentials.use(self._db, digest, now)
+
+    async def note_used(self, digests: Collection[bytes], now: float) -> None:
+        """See `UsedCredentials`."""
+        await credentials.note(self._db, digests, now)
+
+    async def record_lookup(self, row: Mapping[str, Any]) -> None:
+        """See `ImageStore`."""
+        self._there.lookups.add(row)
+
+    async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
+        """See `ImageStore`."""
+        there = self._there
+        await there.lookups.settle()
+        return await there.metrics.last(system, limit)
+
+
+_key = attrgetter("key")
+
+
+def _is_quiet(record: ImageRecord, before: float) -> bool:
+    """Say whether begun work has given no sign of life since then."""
+    return record.attempt > 0 and (record.last_heartbeat or 0) < before
+
+
+def _flight(document: Document, served: Mapping[int, float]) -> Flight:
+    uid, waits = _uid(document), not document.get("attempt")
+    return Flight(key_of(document), waits, uid, document.get("system") or "", served.get(uid))
+
+
+def _uid(document: Document) -> int:
+    """Return whose turn it is with this work; removals are nobody's."""
+    going = document.get("status") == State.EXPIRING
+    return NOBODY if going else document.get("requested_by") or 0

@@ -1,0 +1,1 @@
+"""Images and work in one SQLite file."""

@@ -1,0 +1,185 @@
+"""Open the SQLite file, making or upgrading it. Everything here blocks: call it in a thread."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+
+from shiftergw.errors import ConfigurationError, Unavailable
+from shiftergw.plumbing.files import sync_directory
+
+BUSY_SECONDS = 10.0
+"""How long a statement waits for another process's transaction."""
+
+ALONE_SECONDS = 1.0
+"""How long who wants a file for himself waits for others to close it."""
+
+SCHEMA = ("schema.sql", "schema-2.sql", "schema-3.sql")
+"""The scripts that lead from an empty file to today's; `user_version` counts those applied.
+
+A script that was released is never edited: files were made with it.
+"""
+
+OLDEST_SQLITE = (3, 31)
+"""Generated columns came with it."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what SQLite raises into `Unavailable`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: sqlite3.Error) -> Unavailable:
+    """Return what to say of a database that cannot do its work now."""
+    return Unavailable("The gateway's database does not answer.", detail=f"SQLite: {error}")
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Return a connection to write; the file is made, or brought up to date, if need be.
+
+    Raises `ConfigurationError` for a file that is not ours or was written by a newer version, and
+    `Unavailable` when another process keeps it locked.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigurationError(
+            f"SQLite {sqlite3.sqlite_version} is too old.",
+            remedy=f"Run the gateway with SQLite {OLDEST_SQLITE[0]}.{OLDEST_SQLITE[1]} or newer.",
+        )
+    with _explained(path):
+        if not path.exists():
+            _make(path)
+        return _up_to_date(_connect(path), path)
+
+
+def open_alone(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file that nobody else has open, or can open as long as it is.
+
+    Raises as `open_database`, and does not make the file.
+    """
+    with _explained(path):
+        if not path.exists():
+            raise ConfigurationError(
+                f"There is no database {path}.",
+                remedy="Check StateDirectory: the file lies in it.",
+            )
+        connection = _connect(path, ALONE_SECONDS)
+        try:
+            # In WAL mode whoever has opened the file keeps a lock that this one does not bear.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return _up_to_date(connection, path)
+
+
+def _up_to_date(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    try:
+        _upgrade(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file that cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"The database {path} cannot be made: {error.strerror}.",
+            remedy="Give the gateway a directory of its own, on a local disk with free space.",
+        ) from error
+    except sqlite3.OperationalError as error:
+        raise unavailable(error) from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigurationError(
+            f"{path} is not a database of this gateway.",
+            remedy="Move the file away, or set StateDirectory to another place.",
+            detail=str(error),
+        ) from error
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Return a connection to a file that is open already; it cannot write."""
+    with translated():
+        connection = _connect(path)
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    # Each connection serves one thread at a time, but not the one that opens it.
+    return sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
+
+
+def _make(path: Path) -> None:
+    """Make the file, whole and private, unless another process is quicker."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        connection = _connect(Path(name))
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            _upgrade(connection, path)
+        finally:
+            connection.close()
+        os.fsync(descriptor)
+        # A link, because a rename would replace the file that another process has just made.
+        with suppress(FileExistsError):
+            Path(path).hardlink_to(name)
+            sync_directory(path.parent)
+    finally:
+        os.close(descriptor)
+        for suffix in ("", "-wal", "-shm"):
+            Path(name + suffix).unlink(missing_ok=True)
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Apply the scripts that the file lacks, in one transaction."""
+    version = _version(connection)
+    if version > len(SCHEMA):
+        raise ConfigurationError(
+            f"The database {path} was written by a newer version of the gateway.",
+            remedy="Run that version, or restore the backup made before its first start.",
+        )
+    if version == len(SCHEMA):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in SCHEMA[_version(connection) :]:
+            text = files("shiftergw.store.sqlite").joinpath(script).read_text(encoding="utf-8")
+            for statement in _statements(text):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script; `executescript` would end our transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

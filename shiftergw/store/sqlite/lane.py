@@ -1,0 +1,120 @@
+"""One connection in one thread: steps that arrive while it works share its next turn.
+
+A hop to a thread costs more than most statements, and a commit more than both; so whatever waits
+is done in one hop, and steps that write in one transaction. Each of them is still atomic: it has a
+savepoint of its own, and its caller hears of it only after the commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from shiftergw.plumbing.threads import Threads
+from shiftergw.store.sqlite.database import translated, unavailable
+
+T = TypeVar("T")
+
+TURN = 100
+"""Steps of one turn at most: other processes wait for a transaction's end."""
+
+
+@dataclass(slots=True)
+class Step(Generic[T]):
+    """One piece of work on the connection, and who waits for it.
+
+    `durable`: it must outlive a power cut. (What a *process* has committed outlives that process
+    in any case.)
+    """
+
+    work: Callable[[sqlite3.Connection], T]
+    durable: bool
+    answer: Deferred[T] = field(default_factory=Deferred)
+    result: T | None = None
+    error: Exception | None = None
+
+
+Turn = Callable[[sqlite3.Connection, Sequence[Step[Any]]], None]
+
+
+class Lane:
+    """Takes turns on one connection. Cancelling a caller does not undo a step that has begun."""
+
+    def __init__(self, threads: Threads, connection: sqlite3.Connection, turn: Turn) -> None:
+        """Work on `connection`, and own it; `turn` is `reading` or `writing`."""
+        self._threads = threads
+        self._connection = connection
+        self._turn = turn
+        self._waiting: deque[Step[Any]] = deque()
+        self._draining: Deferred[None] | None = None
+
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Return what `work` returns; raise what it raises, `Unavailable` for SQLite's errors."""
+        step = Step(work, durable)
+        self._waiting.append(step)
+        if self._draining is None or self._draining.called:
+            self._draining = Deferred.fromCoroutine(self._drain())
+        return await step.answer
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            turn = [self._waiting.popleft() for _ in range(min(TURN, len(self._waiting)))]
+            turn = [step for step in turn if not step.answer.called]  # else cancelled by now
+            await self._threads.run(self._turn, self._connection, turn)
+            for step in turn:
+                if step.answer.called:
+                    continue
+                if step.error is not None:
+                    step.answer.errback(step.error)
+                else:
+                    step.answer.callback(step.result)
+
+    async def close(self) -> None:
+        """End what has been asked for, and close the connection."""
+        if self._draining is not None:
+            await self._draining
+        await self._threads.run(self._connection.close)
+
+
+def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
+    """Do the steps of a turn one by one; each sees what was committed before it began."""
+    for step in turn:
+        try:
+            with translated():
+                step.result = step.work(connection)
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            step.error = error
+
+
+def writing(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
+    """Do the steps of a turn in one transaction; one that raises changes nothing."""
+    try:
+        # In a WAL, FULL syncs the commit and everything before it; NORMAL leaves that for later.
+        level = "FULL" if any(step.durable for step in turn) else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
+        connection.execute("BEGIN IMMEDIATE")
+        for step in turn:
+            _write(connection, step)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for step in turn:
+            step.error = unavailable(error)
+
+
+def _write(connection: sqlite3.Connection, step: Step[Any]) -> None:
+    connection.execute("SAVEPOINT step")
+    try:
+        step.result = step.work(connection)
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is the caller's
+        connection.execute("ROLLBACK TO step")
+        step.error = error
+    connection.execute("RELEASE step")

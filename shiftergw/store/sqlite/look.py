@@ -1,0 +1,27 @@
+"""A look at the SQLite file, for who only wants to know what is in it. It blocks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from shiftergw.store.sqlite.database import BUSY_SECONDS, translated
+from shiftergw.store.survey import Survey
+
+
+def survey(path: Path, into: Survey) -> int:
+    """Count all records of a file in a survey; return how many rows of look-up metrics it has.
+
+    Nothing is written. Raises `Unavailable` if it is no file of ours, or cannot be read.
+    """
+    with translated():
+        # Where nobody has the file open, a reader that could write would leave files beside it.
+        alone = not path.with_name(f"{path.name}-wal").exists()
+        uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
+        with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as db:
+            for key, text in db.execute("SELECT key, document FROM images"):
+                into.add({**json.loads(text), "_id": key})
+            rows: int = db.execute("SELECT count(*) FROM lookups").fetchone()[0]
+            return rows

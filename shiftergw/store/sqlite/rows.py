@@ -1,0 +1,64 @@
+"""Records as rows of the SQLite file: a key and a document, in JSON."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shiftergw.model import ImageRecord
+from shiftergw.store.documents import Change
+from shiftergw.store.lookups import Row as LookupRow
+from shiftergw.store.lookups import oldest_kept
+from shiftergw.store.sqlite import queries
+
+Row = tuple[str, str]
+"""Key and document."""
+
+
+def record_of(row: Row) -> ImageRecord:
+    """Return the record of a row."""
+    key, text = row
+    document: dict[str, Any] = json.loads(text)
+    document["_id"] = key
+    return ImageRecord.from_document(document)
+
+
+def records_of(rows: Iterable[Row]) -> list[ImageRecord]:
+    """Return the records of rows."""
+    return [record_of(row) for row in rows]
+
+
+def document_at(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
+    """Return the document with this key."""
+    row = db.execute(queries.GET, (key,)).fetchone()
+    return None if row is None else json.loads(row[1])
+
+
+def add(db: sqlite3.Connection, key: str, document: Mapping[str, Any]) -> ImageRecord:
+    """Insert a document and return its record."""
+    db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, _text(document)))
+    return ImageRecord.from_document({**document, "_id": key})
+
+
+def change(
+    db: sqlite3.Connection, key: str, document: Mapping[str, Any], change: Change
+) -> ImageRecord:
+    """Change a document, as it was read, and return its record."""
+    changed = change.apply(document)
+    db.execute("UPDATE images SET document = ? WHERE key = ?", (_text(changed), key))
+    return ImageRecord.from_document(changed | {"_id": key})
+
+
+def add_lookups(db: sqlite3.Connection, added: Sequence[LookupRow], kept: int) -> None:
+    """Add rows of lookup metrics, and keep the last `kept` of all."""
+    values = [(row["system"], json.dumps(row)) for row in added]
+    db.executemany(queries.ADD_LOOKUP, values)
+    db.execute(queries.KEEP_LOOKUPS, (kept,))
+    db.execute(queries.FORGET_LOOKUPS, (oldest_kept(added),))
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    # Plain ASCII: a lone surrogate of a foreign name must not reach SQLite's UTF-8.
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,188 @@
+"""Logins and TLS with a MongoDB server: what is refused is told to admins, without a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.logger import capturedLogs
+
+from shiftergw.errors import ConfigurationError, Unavailable
+from shiftergw.store.mongo.store import MongoStore
+from tests.certificates import Authority
+from tests.mongod import Mongod
+from tests.store.places import mongo_running
+from tests.store.pulls import NOW, pulled, request
+
+PASSWORD = "p@ss:w/ord"
+ESCAPED = "p%40ss%3Aw%2Ford"
+
+
+async def works(uri: str) -> None:
+    """Pull an image."""
+    async with mongo_running(uri, "images") as store:
+        record = await pulled(store, request())
+        assert await store.get(record.key) == record
+
+
+async def refusal(uri: str) -> str:
+    """Return what admins are told of a server that we cannot use."""
+    with capturedLogs() as log:
+        async with mongo_running(uri, "images", seconds=2) as store:
+            with pytest.raises(Unavailable) as caught:
+                await store.claim(request(), NOW)
+    assert "127.0.0.1" not in str(caught.value)
+    for secret in (PASSWORD, ESCAPED, "secret"):
+        assert secret not in f"{caught.value!r} {caught.value.detail} {log} {store!r}"
+    return caught.value.detail
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Return a server that has users: `old` with SHA-1 alone, `new` with SHA-256, and `guest`."""
+    server = Mongod(tmp_path_factory.mktemp("guarded"), "--standalone", "--sync-on-commit")
+    server.start()
+    try:
+        with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+            for user, mechanism in (("old", "SCRAM-SHA-1"), ("new", "SCRAM-SHA-256")):
+                client.admin.command(
+                    "createUser", user, pwd=PASSWORD, mechanisms=[mechanism],
+                    roles=[{"role": "readWrite", "db": "images"}],
+                )  # fmt: skip
+            client.elsewhere.command(
+                "createUser", "guest", pwd=PASSWORD, roles=[{"role": "read", "db": "images"}]
+            )
+        server.kill()
+        server.start("--auth")
+        yield server
+    finally:
+        server.kill()
+
+
+def uri_of(server: Mongod, login: str, rest: str = "") -> str:
+    """Return the URI of a server for a user."""
+    return f"mongodb://{login}@127.0.0.1:{server.port}/{rest}"
+
+
+@pytest.mark.parametrize(
+    "login", [("old", ""), ("new", ""), ("new", "?authMechanism=SCRAM-SHA-256&authSource=admin")]
+)
+@pytest_twisted.ensureDeferred
+async def test_logins(guarded: Mongod, login: tuple[str, str]) -> None:
+    """A user is known by either kind of SCRAM, whether the URI says which or not."""
+    user, rest = login
+    await works(uri_of(guarded, f"{user}:{ESCAPED}", rest))
+
+
+@pytest.mark.parametrize(
+    ("login", "rest", "told"),
+    [
+        ("new:secret", "", "the login is refused"),
+        ("nobody:secret", "", "the login is refused"),
+        (f"old:{ESCAPED}", "?authMechanism=SCRAM-SHA-256", "the login is refused"),
+        (f"new:{ESCAPED}", "?authSource=elsewhere", "the login is refused"),
+        (f"guest:{ESCAPED}", "?authSource=elsewhere", "may not do this"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_logins_that_are_refused(guarded: Mongod, login: str, rest: str, told: str) -> None:
+    """A wrong password, user, mechanism or database, and a lack of rights, are told apart."""
+    assert told in await refusal(uri_of(guarded, login, rest))
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_login(guarded: Mongod) -> None:
+    """A server that wants one, and a URI that has none."""
+    assert "may not do this" in await refusal(guarded.uri)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return who signs certificates."""
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def sealed(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Return a server that speaks TLS, under the name `localhost` alone."""
+    certificate = authority.file("localhost")
+    options = ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
+    ca = ["--tls-ca-file", str(authority.pem)]
+    with Mongod(tmp_path_factory.mktemp("sealed"), "--standalone", *options, *ca) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("localhost", "tlsCAFile={ca}"),
+        ("127.0.0.1", "tlsCAFile={ca}&tlsAllowInvalidHostnames=true"),
+        ("127.0.0.1", "tlsInsecure=true"),
+        ("localhost", "tlsAllowInvalidCertificates=true"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_tls(sealed: Mongod, authority: Authority, host: str, options: str) -> None:
+    """The authority of the URI counts; what the URI allows is allowed."""
+    options = options.format(ca=authority.pem)
+    await works(f"mongodb://{host}:{sealed.port}/?tls=true&{options}")
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "told"),
+    [
+        ("127.0.0.1", "tls=true&tlsCAFile={ca}", "IPAddressMismatch"),
+        ("localhost", "tls=true", "certificate verify failed"),
+        ("localhost", "", "was lost"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_tls_that_is_refused(
+    sealed: Mongod, authority: Authority, host: str, options: str, told: str
+) -> None:
+    """Another name, an authority that nobody knows, and no TLS at all."""
+    options = options.format(ca=authority.pem)
+    assert told in await refusal(f"mongodb://{host}:{sealed.port}/?{options}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_of_our_own(authority: Authority, tmp_path: Path) -> None:
+    """A server that asks for one gets it, with a key that may have a password, or lets none in."""
+    certificate = authority.file("localhost")
+    options = ["--tls-cert-file", certificate, "--tls-key-file", certificate]
+    ca = ["--tls-ca-file", authority.pem, "--tls-require-client-cert"]
+    with Mongod(tmp_path, "--standalone", *map(str, [*options, *ca])) as server:
+        base = f"mongodb://localhost:{server.port}/?tls=true&tlsCAFile={authority.pem}"
+        own = authority.file("gateway")
+        await works(f"{base}&tlsCertificateKeyFile={own}")
+        own = authority.file("gateway", "secret")
+        await works(f"{base}&tlsCertificateKeyFile={own}&tlsCertificateKeyFilePassword=secret")
+        assert "certificate required" in await refusal(base)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "tlsCAFile={empty}",
+        "tlsCertificateKeyFile={empty}",
+        "tlsCertificateKeyFile={own}",
+        "tlsCertificateKeyFile={own}&tlsCertificateKeyFilePassword=x",
+    ],
+)
+def test_certificates_that_cannot_be_read(
+    authority: Authority, tmp_path: Path, options: str
+) -> None:
+    """They are the operator's to mend, before anything starts."""
+    (tmp_path / "empty").touch()
+    own = authority.file("gateway", "secret")
+    options = options.format(empty=tmp_path / "empty", own=own)
+    store = MongoStore(reactor, f"mongodb://h/?tls=true&{options}", "images")
+    with pytest.raises(ConfigurationError, match="certificates cannot be read") as caught:
+        store.startService()
+    assert "secret" not in str(caught.value)
+    assert not store.running

@@ -1,0 +1,273 @@
+"""A MongoDB server that is away, dies, or hangs: every call ends in time, and all goes on later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.logger import capturedLogs, formatEvent
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import Expired, Progress, QueueLimits
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import ImageStore
+from shiftergw.states import State
+from shiftergw.store.mongo.store import MongoStore
+from tests.mongod import Mongod, database
+from tests.parts import free_port
+from tests.store.places import mongo_running
+from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
+
+KEY = "1" * 24
+CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
+    "claim": lambda store: store.claim(request("new:1"), NOW, QueueLimits(9, 9)),
+    "begin": lambda store: store.begin(KEY, "n", NOW, LIMIT),
+    "advance": lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW),
+    "heartbeat": lambda store: store.heartbeat(KEY, 1, Progress(), NOW),
+    "finish": lambda store: store.finish(KEY, 1, failure(), NOW),
+    "abandon": lambda store: store.abandon(KEY),
+    "get": lambda store: store.get(KEY),
+    "find": lambda store: store.find("alpha", "docker", ["x:1"]),
+    "find_id": lambda store: store.find_id(["alpha"], ID, expiring=True),
+    "find_work": lambda store: store.find_work("alpha", "docker", "x:1"),
+    "list": lambda store: store.list("alpha"),
+    "queue": lambda store: store.queue("alpha"),
+    "waiting": lambda store: store.waiting(9, 1),
+    "stale": lambda store: store.stale(NOW, LIMIT),
+    "renew": lambda store: store.renew(KEY, NOW),
+    "expired": lambda store: store.expired(NOW),
+    "untag": lambda store: store.untag(KEY, "x:1"),
+    "expire": lambda store: store.expire(KEY),
+    "set_access": lambda store: store.set_access(["alpha"], ID, True, (), ()),
+    "block": lambda store: store.block("/images", ID, 0, NOW),
+    "allow": lambda store: store.allow("/images", ID),
+    "blocked": lambda store: store.blocked("/images", [ID]),
+    "expires": lambda store: store.expires(None, NOW, None),
+    "forget_ended": lambda store: store.forget_ended(NOW),
+    "lease": lambda store: store.lease("/images", ID, "k/1", NOW, 9),
+    "release": lambda store: store.release("/images", ID, "k/1"),
+    "remove": lambda store: store.remove(KEY),
+    "lookups": lambda store: store.lookups("alpha", 9),
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Mongod]:
+    """Return a running server of the test's own."""
+    with Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit") as running:
+        yield running
+
+
+async def refused(call: Awaitable[object]) -> tuple[float, Unavailable]:
+    """Return after how many seconds a call is refused, and how."""
+    begin = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        await call
+    return time.monotonic() - begin, caught.value
+
+
+def test_no_call_is_left_out() -> None:
+    """Whatever the port promises is called below; `record_lookup` never waits."""
+    promised = {name for name in vars(ImageStore) if not name.startswith("_")}
+    assert promised == {*CALLS, "record_lookup"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_away_at_the_start(tmp_path: Path) -> None:
+    """The store starts all the same, refuses at once, and works as soon as the server is there."""
+    server = Mongod(tmp_path / "mongod", "--standalone")
+    with capturedLogs() as log:
+        async with mongo_running(server.uri, "images") as store:
+            for name, call in CALLS.items():
+                seconds, error = await refused(call(store))
+                assert seconds < 1, name
+                assert f"127.0.0.1:{server.port}" in error.detail
+                assert "efused" in error.detail
+                assert str(server.port) not in str(error)
+            with server:
+                record = await pulled(store, request("x:1"))
+                assert await store.find("alpha", "docker", ["x:1"]) == record
+    texts = [formatEvent(event) for event in log]
+    assert sum("the database is away" in text for text in texts) == 1
+    assert sum("is there again" in text for text in texts) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_and_started_again(server: Mongod) -> None:
+    """What had been answered is there afterwards; calls in between are refused, none hangs."""
+    async with mongo_running(server.uri, "images") as store:
+        keys = [(await begun(store, request(f"x:{n}"), NOW)).key for n in range(20)]
+        beats: list[bool] = []
+        stopping: list[bool] = []
+
+        async def beat(key: str) -> None:
+            while not stopping:
+                try:
+                    await store.heartbeat(key, 1, Progress(), NOW)
+                    beats.append(True)
+                except Unavailable:
+                    beats.append(False)
+                await pause(0.01, reactor)
+
+        async def kill() -> None:
+            await wait_for(lambda: len(beats) > 100)
+            server.kill()
+            await wait_for(lambda: not any(beats[-40:]))
+            for name, call in CALLS.items():
+                assert (await refused(call(store)))[0] < 2, name
+            server.start()
+            await wait_for(lambda: all(beats[-40:]))
+            stopping.append(True)
+
+        await all_of([kill(), *map(beat, keys)])
+        assert {record.key for record in await store.queue("alpha")} == set(keys)
+        assert (await store.claim(request("y:1"), NOW))[1]
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    """Return once something is so."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        await pause(0.02, reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_frozen(server: Mongod) -> None:
+    """A server that hangs costs each call its limit at most, and soon no more than a second."""
+    async with mongo_running(server.uri, "images", seconds=1) as store:
+        record = await begun(store, request("x:1"))
+        server.freeze()
+        at_once = await all_of(refused(call(store)) for call in CALLS.values())
+        assert max(seconds for seconds, _ in at_once) < 4
+        known = await all_of(refused(call(store)) for call in CALLS.values())
+        assert max(seconds for seconds, _ in known) < 2
+        server.thaw()
+        await wait_until_there(store)
+        assert await store.get(record.key) == record
+        await store.heartbeat(record.key, 1, Progress("x", 1, 2), NOW)
+        assert (await store.claim(request("y:1"), NOW))[1]
+
+
+async def wait_until_there(store: ImageStore) -> None:
+    """Return once the store answers."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            await store.get(KEY)
+        except Unavailable:
+            assert time.monotonic() < deadline
+        else:
+            return
+
+
+@pytest_twisted.ensureDeferred
+async def test_frozen_at_the_start(server: Mongod) -> None:
+    """Connections that the kernel takes, and nobody answers, are no connections."""
+    server.freeze()
+    async with mongo_running(server.uri, "images", seconds=1) as store:
+        seconds, error = await refused(store.get(KEY))
+        assert seconds < 1.5
+        assert "no answer" in error.detail or "no connection" in error.detail
+        server.thaw()
+        await wait_until_there(store)
+        assert (await store.claim(request("y:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_while_it_is_frozen(server: Mongod) -> None:
+    """A store stops in time although the server does not answer; the server may stay as it is."""
+    store = MongoStore(reactor, server.uri, "images", seconds=1)
+    store.startService()
+    await store.waiting(1)
+    await store.record_lookup({"system": "alpha", "time": NOW})
+    server.freeze()
+    begin = time.monotonic()
+    await store.stopService()
+    assert time.monotonic() - begin < 3
+    assert (await refused(store.get(KEY)))[0] < 0.1
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_open(server: Mongod) -> None:
+    """Before the start and after the stop every call says that the store is away."""
+    store = MongoStore(reactor, server.uri, "images")
+    for _ in range(2):
+        for name, call in CALLS.items():
+            assert (await refused(call(store)))[0] < 0.1, name
+        with pytest.raises(Unavailable):
+            await store.record_lookup({})
+        store.startService()
+        await store.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lookups_while_it_is_away(server: Mongod) -> None:
+    """Rows that could not be written are counted in the log, and later ones are written again."""
+    async with mongo_running(server.uri, "images") as store:
+        await store.record_lookup({"system": "alpha", "n": 1, "time": NOW})
+        assert [row["n"] for row in await store.lookups("alpha", 9)] == [1]
+        server.kill()
+        with capturedLogs() as log:
+            await store.record_lookup({"system": "alpha", "n": 2, "time": NOW})
+            with pytest.raises(Unavailable):
+                await store.lookups("alpha", 9)
+        assert [event["n"] for event in log if "lost" in event.get("log_format", "")] == [1]
+        server.start()
+        await store.record_lookup({"system": "alpha", "n": 3, "time": NOW})
+        assert [row["n"] for row in await store.lookups("alpha", 9)] == [1, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_hosts(server: Mongod) -> None:
+    """The hosts are tried in turn until one is the primary."""
+    place = server.uri.removeprefix("mongodb://")
+    uri = f"mongodb://127.0.0.1:{free_port()},nowhere.invalid,{place}"
+    async with mongo_running(uri, "images") as store:
+        assert (await store.claim(request("x:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_primary_that_steps_down(tmp_path: Path) -> None:
+    """A member that is no primary any more is left, and found again when it is one."""
+    with Mongod(tmp_path / "mongod", query="?replicaSet=secantus") as server:
+        async with mongo_running(server.uri, "images") as store:
+            await store.claim(request("x:1"), NOW)
+            with database(server.uri.partition("?")[0] + "?directConnection=true") as (_, db):
+                db.client.admin.command("replSetStepDown", 2, force=True)
+                _, error = await refused(store.claim(request("y:1"), NOW))
+                assert "primary" in error.detail
+                await wait_until_there(store)
+                assert (await store.claim(request("y:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_replica_set(tmp_path: Path) -> None:
+    """A server of another set than that of the URI is none that we write to."""
+    with Mongod(tmp_path / "mongod", query="?replicaSet=ours") as server:
+        async with mongo_running(server.uri, "images") as store:
+            _, error = await refused(store.get(KEY))
+            assert "it is a member of secantus" in error.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
+    """What was begun before the server died is taken up again after it."""
+    async with mongo_running(server.uri, "images") as store:
+        ready = await pulled(store, request("x:1"))
+        going = await store.expire(ready.key)
+        assert going is not None
+        await store.begin(going.key, "n", NOW, LIMIT)
+        server.kill()
+        await refused(store.finish(going.key, 1, Expired(), NOW))
+        server.start()
+        await wait_until_there(store)
+        (stale,) = await store.stale(NOW + LIMIT + 1, LIMIT)
+        again = await store.begin(stale.key, "n", NOW + LIMIT + 1, LIMIT)
+        assert again is not None
+        ended = await store.finish(stale.key, 2, Expired(), NOW)
+        assert ended.status is State.EXPIRED

@@ -1,0 +1,338 @@
+"""The SQLite store keeps the contract, and its file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailable
+from shiftergw.model import Progress, QueueLimits, Ready
+from shiftergw.store.sqlite import database, queries
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.store import hammer
+from tests.store.contract import StoreContract
+from tests.store.places import Place, running, sqlite_place
+from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, begun, pulled, request
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the file is to be."""
+    return tmp_path / "images.sqlite"
+
+
+@pytest.fixture
+def place(path: Path) -> Iterator[Place]:
+    """Return a running store."""
+    store = SqliteStore(reactor, path)
+    pytest_twisted.blockon(store.startService())
+    yield sqlite_place(store, path)
+    pytest_twisted.blockon(store.stopService())
+
+
+class TestSqliteStore(StoreContract):
+    """The contract, on SQLite."""
+
+
+def test_the_file_is_private(place: Place, path: Path) -> None:
+    """The database and what belongs to it are private; nothing else is left."""
+    names = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert names["images.sqlite"] == 0o600
+    assert set(names.values()) == {0o600}
+    assert set(names) <= {"images.sqlite", "images.sqlite-wal", "images.sqlite-shm"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_there_after_a_restart(path: Path) -> None:
+    """What was stored is found by the next process."""
+    async with running(path) as store:
+        record = await pulled(store, request())
+    assert [file.name for file in path.parent.iterdir()] == ["images.sqlite"]
+    async with running(path) as store:
+        found = await store.get(record.key)
+    assert found == record
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Path) -> None:
+    """What waits and what runs for one gateway is left alone when another one starts and stops."""
+    waiting, _ = await place.store.claim(request("x:1"), NOW)
+    running_one = await begun(place.store, request("x:2"))
+    async with running(path) as other:
+        assert await other.waiting(5) == [waiting]
+    assert await place.store.get(waiting.key) == waiting
+    assert await place.store.get(running_one.key) == running_one
+
+
+def test_many_processes_make_one_file(path: Path) -> None:
+    """Processes that start on an empty directory at once share one database."""
+    crowd = [hammer.start(("sqlite", str(path)), "claims", "5") for _ in range(4)]
+    assert sum(hammer.go(crowd)) == 5
+
+
+async def _broken_start(path: Path, expected: type[Exception]) -> Exception:
+    store = SqliteStore(reactor, path)
+    with pytest.raises(expected) as caught:
+        await store.startService()
+    assert not store.running
+    return caught.value
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_newer_file_is_refused(path: Path) -> None:
+    """A file of a newer version is left alone, and the error says so."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    assert "newer version" in str(await _broken_start(path, ConfigurationError))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_file_is_refused(path: Path) -> None:
+    """A file that is no database is left alone."""
+    path.write_bytes(  # noqa: ASYNC240
+        b"no database at all" * 1000
+    )
+    assert "not a database" in str(await _broken_start(path, ConfigurationError))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_directory(tmp_path: Path) -> None:
+    """A place where no file can be made is the operator's to mend."""
+    assert "cannot be made" in str(await _broken_start(tmp_path / "no" / "x", ConfigurationError))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite without generated columns is refused at the start."""
+    monkeypatch.setattr(database, "OLDEST_SQLITE", (99, 0))
+    assert "too old" in str(await _broken_start(path, ConfigurationError))
+
+
+FIRST_VERSION = "45450d8616797fa39e23f526351103fedc34df18290664b38ef4ea3e46f9d431"
+"""Of the script that made the first files; others follow it."""
+
+
+def _file_of_the_first_version(path: Path) -> None:
+    """Make a file as the first version left it, with a READY image and two pulls in flight."""
+    script = files("shiftergw.store").joinpath("schema.sql").read_text(encoding="utf-8")
+    assert sha256(script.encode()).hexdigest() == FIRST_VERSION
+    flying: dict[str, Any] = {
+        "status": "PENDING",
+        "tag": [],
+        "id": None,
+        "attempt": 0,
+        "requested_by": 7,
+    }
+    began = {"status": "CONVERSION", "attempt": 2, "runner": "n:1", "last_heartbeat": NOW}
+    documents = [
+        OF_THE_ORIGINAL,
+        OF_THE_ORIGINAL | flying | {"claim": "alpha/docker/x:1"},
+        OF_THE_ORIGINAL | flying | {"claim": "alpha/docker/y:1"} | began,
+    ]
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("PRAGMA journal_mode = WAL; BEGIN;" + script + "COMMIT")
+        for n, document in enumerate(documents):
+            values = (str(n) * 24, json.dumps(document))
+            db.execute("INSERT INTO images (key, document) VALUES (?, ?)", values)
+        db.execute("INSERT INTO lookups (system, document) VALUES ('alpha', '{\"n\": 1}')")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upgrade(path: Path) -> None:
+    """A file of the first version is brought up to date, with everything that was in it."""
+    _file_of_the_first_version(path)
+    async with running(path) as store:
+        found = await store.find("alpha", "docker", ["old:1"])
+        assert found is not None
+        assert found.key == "0" * 24
+        assert [record.key for record in await store.waiting(9)] == ["1" * 24]
+        assert [record.key for record in await store.stale(NOW + 61, 60)] == ["2" * 24]
+        with pytest.raises(TooMany):
+            await store.claim(request("z:1"), NOW, QueueLimits(1, 1))
+        await store.block("/images", ID, 0, NOW)
+        assert await store.blocked("/images", [ID])
+        assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
+        assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file gets all the scripts that it lacks, or none; once it can, it gets them."""
+    _file_of_the_first_version(path)
+    with monkeypatch.context() as patch:
+        # The first script once more stands for one that fails: its tables exist.
+        patch.setattr(database, "SCHEMA", (*database.SCHEMA, "schema.sql"))
+        await _broken_start(path, Unavailable)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        assert ("blocks",) not in tables
+    async with running(path) as store:
+        assert not await store.blocked("/images", [ID])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that will not let go makes writes `Unavailable`; reads go on."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    store = SqliteStore(reactor, path)
+    await store.startService()
+    record, _ = await store.claim(request(), NOW)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable) as caught:
+            await store.begin(record.key, "n", NOW, 60)
+        assert "locked" in caught.value.detail
+        assert "locked" not in str(caught.value)
+        assert await store.get(record.key) == record
+        other.execute("ROLLBACK")
+    assert await store.begin(record.key, "n", NOW, 60) is not None
+    await store.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_is_not_open(path: Path) -> None:
+    """Before the start and after the stop every call says that the store is away."""
+    store = SqliteStore(reactor, path)
+    with pytest.raises(Unavailable):
+        await store.get("1" * 24)
+    await store.startService()
+    await store.stopService()
+    with pytest.raises(Unavailable):
+        await store.remove("1" * 24)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_database(place: Place, path: Path) -> None:
+    """A statement that fails changes nothing, and the store goes on once it can."""
+    key = (await begun(place.store, request())).key
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE turns RENAME TO elsewhere")
+        db.execute("ALTER TABLE lookups RENAME TO nowhere")
+    with pytest.raises(Unavailable):
+        await place.store.lookups("alpha", 1)
+    other, _ = await place.store.claim(request("x:1"), NOW)
+    with pytest.raises(Unavailable):
+        await place.store.begin(other.key, "n", NOW, 60)
+    await place.store.heartbeat(key, 1, Progress("x", 7, 9), NOW)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE elsewhere RENAME TO turns")
+        db.execute("ALTER TABLE nowhere RENAME TO lookups")
+    again = await place.store.begin(other.key, "n", NOW, 60)
+    assert again is not None
+    assert again.attempt == 1
+    assert list(await place.store.lookups("alpha", 1)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_neighbours_of_a_refused_step(place: Place) -> None:
+    """Steps that share a transaction with one that is refused are not touched by it."""
+    store = place.store
+    keys = [(await begun(store, request(f"x:{n}"), NOW + n)).key for n in range(3)]
+    first = Deferred.fromCoroutine(store.claim(request("y:1"), NOW + 9))  # the others wait together
+    waiting = [
+        Deferred.fromCoroutine(store.finish(keys[0], 1, Ready(ID), NOW)),
+        Deferred.fromCoroutine(store.finish(keys[1], 7, Ready(ID), NOW)),
+        Deferred.fromCoroutine(store.finish(keys[2], 1, Ready("c" * 64), NOW)),
+    ]
+    await first
+    assert (await waiting[0]).id == ID
+    with pytest.raises(Superseded):
+        await waiting[1]
+    assert (await waiting[2]).id == "c" * 64
+    assert (await store.queue("alpha"))[0].key == keys[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_callers(place: Place) -> None:
+    """A caller that is cancelled hears so at once; what had not begun is not done."""
+    store = place.store
+    begun_already = Deferred.fromCoroutine(store.claim(request("x:1"), NOW))
+    not_yet = Deferred.fromCoroutine(store.claim(request("x:2"), NOW + 1))
+    for caller in (begun_already, not_yet):
+        caller.cancel()
+        with pytest.raises(CancelledError):
+            await caller
+    await store.claim(request("x:3"), NOW + 2)
+    assert [record.pulltag for record in await store.queue("alpha")] == ["x:1", "x:3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_does_what_was_asked_for(path: Path) -> None:
+    """Steps that wait when the store stops are done before it closes."""
+    store = SqliteStore(reactor, path)
+    await store.startService()
+    answers = [Deferred.fromCoroutine(store.claim(request(f"x:{n}"), NOW)) for n in range(250)]
+    stopped = store.stopService()
+    assert all(created for _, created in [await answer for answer in answers])
+    await stopped
+
+
+FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
+"""Indexes of what is in flight, has ended, or has an end: the only ones to be walked through."""
+
+
+@pytest.mark.parametrize(
+    ("query", "values", "expected"),
+    [
+        (queries.GET, 1, ["sqlite_autoindex_images_1"]),
+        (queries.IN_FLIGHT, 1, ["images_in_flight"]),
+        (queries.FIND, 3, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
+        (queries.FIND_ID, 2, ["images_ready"]),
+        (queries.FIND_EXPIRING, 2, ["images_expiring"]),
+        (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
+        (queries.LIST, 3, ["images_listed (system=? AND key>?)"]),
+        (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
+        (queries.FLIGHTS, 0, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
+        (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
+        (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=?)"]),
+        (queries.STALE, 1, ["images_turns"]),
+        (queries.EXPIRED, 1, ["images_expiration"]),
+        (queries.FORGET_EARLIER, 4, ["images_ended"]),
+        (queries.FORGET_ENDED, 2, ["images_ended"]),
+        (queries.READY_OF_ID, 3, ["images_ready"]),
+        (queries.EXPIRING_OF_ID, 3, ["images_expiring"]),
+        (queries.CARRIERS, 4, ["tags USING PRIMARY KEY", "sqlite_autoindex_images_1"]),
+        (queries.BLOCKED, 2, ["blocks USING PRIMARY KEY"]),
+        (queries.LOOKUPS, 2, ["lookups_of_system"]),
+        (queries.KEEP_LOOKUPS, 1, ["lookups USING INTEGER PRIMARY KEY"]),
+    ],
+)
+def test_every_query_has_its_index(
+    place: Place, path: Path, query: str, values: int, expected: list[str]
+) -> None:
+    """No query walks through all images, however many there are."""
+    with closing(sqlite3.connect(path)) as db:
+        plan = db.execute(f"EXPLAIN QUERY PLAN {query}", ["1"] * values).fetchall()
+    steps_of_plan = [row[3] for row in plan]
+    for step in steps_of_plan:
+        if step.startswith(("SCAN images", "SCAN tags", "SCAN lookups")):
+            # Only what is in flight, has failed, or has an end is ever walked through.
+            assert step.endswith(FEW)
+    for name in expected:
+        assert any(name in step for step in steps_of_plan), steps_of_plan
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_foreign_name_in_broken_utf8(place: Place) -> None:
+    """Text that is no UTF-8 goes in and out unchanged."""
+    record = await begun(place.store, request())
+    done = await place.store.finish(record.key, 1, Ready(ID, {"env": ("A=\udcff",)}), NOW)
+    assert done == await place.store.get(record.key)
