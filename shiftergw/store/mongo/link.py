@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo.errors import AutoReconnect, DuplicateKeyError, NotPrimaryError, OperationFailure
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txmongo.protocol import MongoReceiverProtocol, MongoSenderProtocol, Msg
 
-CODEC: CodecOptions[dict[str, Any]] = CodecOptions()
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""One value of somebody else's that Python cannot hold must not hide all that comes with it."""
 
 LONGEST_ANSWER = 48_000_000
 """Bytes of a message: the protocol's own limit."""
@@ -89,9 +92,9 @@ class Link(MongoSenderProtocol, MongoReceiverProtocol):
 
     def handle(self, message: Any) -> None:
         """Take an answer to whom it is for."""
-        answer = self._waiting.pop(message.response_to, None)
-        if answer is not None:
-            answer.callback(message.to_dict(CODEC))
+        if message.response_to in self._waiting:
+            content = message.to_dict(CODEC)  # what cannot be read ends in `fail`: he waits so long
+            self._waiting.pop(message.response_to).callback(content)
 
     def fail(self, reason: Any) -> None:
         """Give up a connection on which something came that is no answer."""

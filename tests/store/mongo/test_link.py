@@ -6,6 +6,7 @@ from typing import Any
 
 import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo.errors import AutoReconnect, DuplicateKeyError, NotPrimaryError, OperationFailure
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -61,6 +62,27 @@ def test_answers_in_pieces(size: int) -> None:
     for start in range(0, len(content), size):
         link.dataReceived(content[start : start + size])
     assert [result(one)["text"] for one in waiting] == ["x" * 40 * n for n in range(9)]
+
+
+def test_values_that_python_has_not() -> None:
+    """Text that is no UTF-8 and dates that are none are read all the same, as well as they can."""
+    link, _ = linked()
+    waiting = link.command("images", {"find": "images"})
+    content = answer(1, text="??", date=DatetimeMS(2**60))
+    link.dataReceived(content.replace(b"??", b"\xff\xfe"))
+    assert result(waiting) == {"ok": 1, "text": "\ufffd\ufffd", "date": DatetimeMS(2**60)}
+
+
+def test_an_answer_that_is_no_document() -> None:
+    """Its connection is given up, and who waits for it hears so at once."""
+    link, transport = linked()
+    waiting = link.command("images", {"ping": 1})
+    content = answer(1, text="??")
+    link.dataReceived(content.replace(b"\2text\0", b"\x42text\0"))
+    assert transport.disconnecting
+    link.connectionLost(Failure(ConnectionDone()))
+    with pytest.raises(AutoReconnect, match="cannot be read"):
+        result(waiting)
 
 
 def test_an_answer_that_nobody_waits_for() -> None:
