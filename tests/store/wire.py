@@ -17,7 +17,7 @@ import bson
 WRITES = frozenset({"insert", "update", "delete", "findAndModify"})
 
 Seen = Callable[[int, dict[str, Any]], None]
-"""Told of a write before it goes on: its number, from 1, and the command."""
+"""Told of a write before it goes on, or once it is made: its number, from 1, and the command."""
 
 
 class Wire:
@@ -35,6 +35,7 @@ class Wire:
         lost: int = 0,
         cut: str = "",
         seen: Seen | None = None,
+        made: Seen | None = None,
     ) -> None:
         """Lead to a port of the loopback."""
         self._port = port
@@ -42,6 +43,7 @@ class Wire:
         self._lost = lost
         self._cut = cut
         self._seen = seen
+        self._made = made
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._broken = False
@@ -98,6 +100,8 @@ class Wire:
             self._break()
         server.sendall(message)
         answer = _message(server)
+        if number and self._made is not None:
+            self._made(number, command)
         if (number and number == self._lost) or name == self._cut:
             self._cut = ""
             client.shutdown(socket.SHUT_RDWR)

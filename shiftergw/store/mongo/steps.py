@@ -66,7 +66,7 @@ async def claim(
             if limits is not None:
                 refusal = await _refusal(db, request.requested_by, limits, 1)
             if refusal is None or not await _is_taken_back(db, document):
-                await _forget_earlier(db, request)
+                await _forget_earlier(db, request, document["_id"])
                 return record_of(document), True
         look += 1
         if look == LOOKS:
@@ -109,13 +109,16 @@ def _not_begun(number: ObjectId) -> Document:
     return {"_id": number, **queries.waiting(), "attempt": {"$in": [0, None]}}
 
 
-async def _forget_earlier(db: Database, request: PullRequest) -> None:
-    """Remove what the requester could see of earlier ends of this tag.
+async def _forget_earlier(db: Database, request: PullRequest, claim: ObjectId) -> None:
+    """Remove what the requester could see of earlier ends of this tag than that of his claim.
 
-    And what an original gateway had begun, and will never end.
+    And what an original gateway had begun, and will never end. The claim itself stays: another
+    gateway may have begun and ended it by now.
     """
     place = (request.system, request.itype, request.tag)
     for document in await db.find(queries.pulls_of(*place)):
+        if document["_id"] == claim:
+            continue
         if document.get("claim") is None and _is_answered(document, request.requested_by):
             await db.delete(IMAGES, pinned(document, "status", "claim"))
 

@@ -346,6 +346,24 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_claim_that_fails_at_once(place: Place, port: int, named: Named) -> None:
+    """Who makes a claim does not forget how it ended, be that before he is through."""
+    images = named[1]["images"]
+
+    def fail_it(n: int, _: object) -> None:
+        if n == 1:
+            images.update_one({}, {"$set": {"status": "FAILURE"}, "$unset": {"claim": ""}})
+
+    with Wire(port, made=fail_it) as wire:
+        async with mongo_running(wire.uri, named[0]) as other:
+            record, created = await other.claim(request("x:1"), NOW)
+    assert created
+    failed = await place.store.get(record.key)
+    assert failed is not None
+    assert failed.status is State.FAILURE
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_tag_that_goes_while_its_image_comes_back(
     place: Place, port: int, named: Named
 ) -> None:
