@@ -115,7 +115,7 @@ class Database:
         try:
             return check(answer)
         except AutoReconnect as error:  # it is not the primary any more
-            link.abort(str(error))
+            self._links.leave(str(error))
             raise
 
     async def find(self, query: Query) -> list[Document]:

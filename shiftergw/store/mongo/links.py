@@ -115,6 +115,11 @@ class Links:
             self._away = None
             self._links.append(link)
 
+    def leave(self, why: str) -> None:
+        """Give up all links: they lead to a server that keeps them, and is not the primary."""
+        for link in self._links:
+            link.abort(why)
+
     async def close(self) -> None:
         """Close all; who waits for an answer hears that there will be none."""
         self._closed = True

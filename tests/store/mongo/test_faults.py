@@ -246,6 +246,19 @@ async def test_a_primary_that_steps_down(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_another_primary(tmp_path: Path) -> None:
+    """A server that steps down keeps its connections: none of them is asked a second time."""
+    query = "?replicaSet=secantus"
+    with Mongod(tmp_path / "a", query=query) as old, Mongod(tmp_path / "b", query=query) as new:
+        hosts = (server.uri.partition("//")[2].partition("/")[0] for server in (old, new))
+        async with mongo_running(f"mongodb://{','.join(hosts)}/{query}", "images") as store:
+            await all_of(store.get(KEY) for _ in range(50))
+            with database(old.uri.partition("?")[0] + "?directConnection=true") as (_, db):
+                db.client.admin.command("replSetStepDown", 60, force=True)
+            assert (await store.claim(request("x:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
 async def test_another_replica_set(tmp_path: Path) -> None:
     """A server of another set than that of the URI is none that we write to."""
     with Mongod(tmp_path / "mongod", query="?replicaSet=ours") as server:
