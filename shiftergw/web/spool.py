@@ -36,13 +36,19 @@ class Spool:
             self._file.write(data)
             return
         try:
-            await self._in_thread(self._file.write, data)
+            await self._in_thread(self._to_disk, data)
         except OSError as error:
             raise Unavailable(
                 "The gateway has no room to put an answer together.",
                 remedy="Tell the site's support: is the directory for temporary files full?",
                 detail=str(error),
             ) from error
+
+    def _to_disk(self, data: bytes) -> int:
+        """Write all of it: what stayed in a buffer would fail when the answer is on its way."""
+        written = self._file.write(data)
+        self._file.flush()
+        return written
 
     @property
     def in_memory(self) -> bool:

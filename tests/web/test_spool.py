@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -62,3 +64,30 @@ async def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             await spool.write(b"abc")
     finally:
         spool.close()
+
+
+def test_a_disk_that_is_full_at_the_end() -> None:
+    """What was written is on the disk: nothing is left that could fail while it is sent."""
+    script = """
+import resource, signal
+from shiftergw.errors import Unavailable
+from shiftergw.web.spool import Spool
+
+async def at_once(function, data):
+    return function(data)
+
+async def written():
+    await spool.write(b"x" * 5_000)
+    await spool.write(b"x" * 100)
+
+spool = Spool(at_once, 1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+try:
+    written().send(None)
+except Unavailable as error:
+    print(error.detail)
+"""
+    program = [sys.executable, "-c", script]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=30)
+    assert "File too large" in done.stdout, done.stderr
