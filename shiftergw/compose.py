@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.application import strports
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IProtocolFactory
 
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
@@ -30,7 +31,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import LocalStripes
 from shiftergw.delivery.way import files_of, hosts_of
 from shiftergw.dispatch import Dispatch, share_of_system
-from shiftergw.errors import printable
+from shiftergw.errors import ConfigurationError, printable
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import Housekeeping, Schedule, Scratch
 from shiftergw.image import ResolvedImage, SquashOptions
@@ -97,7 +98,8 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         keeping = [once.rounds]
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
     site = make_site(rules, authenticators, reactor, threads.run)
-    listeners = [strports.service(text, site, reactor) for text in config.listen]
+    listeners = [_listener(text, site, reactor) for text in config.listen]
+    _registry(reactor, config)  # what is wrong there shall be told here, and not by every worker
     return OrderedServices(
         [
             threads,
@@ -129,6 +131,17 @@ def _queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | Cele
         warm=1,
         systems=list(config.systems),
     )
+
+
+def _listener(text: str, site: IProtocolFactory, reactor: Any) -> Service:
+    try:
+        listener: Service = strports.service(text, site, reactor)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigurationError(
+            f"Listen: {text!r} is no place to listen: {error}.",
+            remedy="Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1.",
+        ) from error
+    return listener
 
 
 def users_of(config: Config, threads: Threads, reactor: Any) -> dict[str, HostUsers | ListedUsers]:

@@ -90,8 +90,19 @@ class Preparation(Service):
 
 def _prepare_disk(config: Config) -> Seal:
     config.check_state_file_system(file_system_of(config.state_directory))
-    for directory in (config.state_directory, config.cache_directory, config.expand_directory):
-        private_directory(directory)
+    for key, directory in (
+        ("StateDirectory", config.state_directory),
+        ("CacheDirectory", config.cache_directory),
+        ("ExpandDirectory", config.expand_directory),
+    ):
+        try:
+            private_directory(directory)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{key}: {directory} cannot be made, or closed to others: {error.strerror}.",
+                remedy="Make it a directory that belongs to the gateway's user, or name another"
+                " one.",
+            ) from error
     return Seal.from_file(config.secret_key_file)
 
 

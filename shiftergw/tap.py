@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -66,6 +67,13 @@ class GatewayService(Service):
 
     def _give_up(self, failure: Failure) -> None:
         """End the process: a gateway that does not listen must not look alive."""
+        if failure.check(CannotListenError):
+            failure = Failure(
+                ConfigurationError(
+                    f"{str(failure.value).rstrip('.')}.",
+                    remedy="End what listens there, or change Listen.",
+                )
+            )
         if failure.check(GatewayError):
             _log.critical("cannot start: {error}", error=failure.value)
             sys.stderr.write(f"shiftergw cannot start: {failure.value}\n")
@@ -84,8 +92,14 @@ class GatewayService(Service):
 
 
 def makeService(options: Options, reactor: Any = None) -> Service:
-    """Return the service; opens nothing, because twistd forks after this."""
+    """Return the service; opens nothing, because twistd forks after this.
+
+    Ends the process where the configuration is found wrong only now.
+    """
     if reactor is None:
         from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
-    parts = compose.gateway(reactor, options.loaded.config, options.file)
+    try:
+        parts = compose.gateway(reactor, options.loaded.config, options.file)
+    except ConfigurationError as error:
+        sys.exit(f"shiftergw cannot start: {error}")
     return GatewayService(parts, options, reactor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,30 +93,64 @@ def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> No
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
+def start(root: Path, listen: str, **changes: Any) -> str:
+    """Start a gateway that cannot start; return what it says, once it has ended with code 1."""
+    (root / "images").mkdir()
+    document = {
+        "Authentication": "mock",
+        "Listen": listen,
+        "StateDirectory": str(root / "state"),
+        "CacheDirectory": str(root / "cache"),
+        "ExpandDirectory": str(root / "expand"),
+        "DefaultImageLocation": "r",
+        "Locations": {"r": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}},
+        "Platforms": {"s": {"accesstype": "local", "local": {"imageDir": str(root / "images")}}},
+    }
+    config = root / "imagemanager.json"
+    config.write_text(json.dumps(document | changes))
+    ended = subprocess.run(
+        [Path(sys.executable).parent / "twistd", "--nodaemon", "--pidfile=", "shiftergw",
+         "--config", config],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )  # fmt: skip
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1, said
+    assert "shiftergw cannot start: " in said
+    assert "Traceback" not in said
+    return said
+
+
 def test_a_port_in_use_ends_the_start_with_an_error(tmp_path: Path) -> None:
-    """A gateway that cannot listen does not live on, deaf."""
+    """A gateway that cannot listen does not live on, deaf, and says what stands in its way."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        config = tmp_path / "imagemanager.json"
-        (tmp_path / "images").mkdir()
-        config.write_text(
-            f'{{"Authentication": "mock", "Listen": "tcp:{port}:interface=127.0.0.1",'
-            f' "StateDirectory": "{tmp_path}/state", "CacheDirectory": "{tmp_path}/cache",'
-            f' "ExpandDirectory": "{tmp_path}/expand", "DefaultImageLocation": "r",'
-            ' "Locations": {"r": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}},'
-            f' "Platforms": {{"s": {{"accesstype": "local", "local": {{"imageDir":'
-            f' "{tmp_path}/images"}}}}}}}}'
-        )
-        twistd = Path(sys.executable).parent / "twistd"
-        ended = subprocess.run(
-            [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", config],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    assert ended.returncode == 1
-    assert "cannot start" in ended.stdout + ended.stderr
+        said = start(tmp_path, f"tcp:{port}:interface=127.0.0.1")
+    assert "Address already in use" in said
+    assert "change Listen" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"Listen": "unix"}, ("Listen", "unix", "tcp:5000:interface=127.0.0.1")),
+        ({"CacheDirectory": "/proc/version/cache"}, ("/proc/version/cache", "CacheDirectory")),
+        (
+            {"Locations": {"r": {"remotetype": "dockerv2", "sslcacert": "/nosuch.pem"}}},
+            ("/nosuch.pem",),
+        ),
+    ],
+)
+def test_a_start_that_cannot_be_names_what_is_wrong(
+    tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    """What only the start finds wrong is told in words, once, and no worker dies of it."""
+    said = start(tmp_path, **({"listen": "tcp:0:interface=127.0.0.1", **changes}))
+    for word in words:
+        assert word in said
+    assert "worker" not in said
