@@ -1,7 +1,8 @@
 """The checks behind `shiftergw check`: what the gateway would need if it started here now.
 
-Nothing is changed on this machine. What counts is what the user who runs the check may do: run it
-as the gateway's user.
+Nothing is changed on this machine; in the image directory of a remote system a small file is made
+and removed again, since nothing else tells whether the account may write there. What counts is what
+the user who runs the check may do: run it as the gateway's user.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import GatewayError, TimedOut, printable
+from shiftergw.plumbing.files import nearest
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -101,11 +103,11 @@ def _directories(config: Config) -> Iterator[Finding]:
 
 def _private_directory(name: str, path: Path) -> Finding:
     """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
+    existing = nearest(path)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        what = f"{existing} is no directory, or not writable"
+        absent = "" if path == existing else f"{path} cannot be made: "
+        reason = "you may not write to it" if existing.is_dir() else "it is no directory"
+        what = f"{absent}{existing}: {reason}"
     elif path == existing and os.geteuid() not in {0, path.stat().st_uid}:
         what = f"{path} belongs to another user"
     else:
@@ -116,9 +118,9 @@ def _private_directory(name: str, path: Path) -> Finding:
 
 def _image_directory(system: System) -> Finding:
     name, path = f"imageDir of {system.name}", system.image_dir
-    if not path.is_dir():
+    if nearest(path) != path or not path.is_dir():
         remedy = "Make it, for the gateway's user, on the file system that the nodes see."
-        return Finding(name, Level.FAILURE, f"{path} is not a directory", remedy)
+        return Finding(name, Level.FAILURE, f"{path}: there is no such directory for you", remedy)
     if not os.access(path, os.W_OK | os.X_OK):
         remedy = "Give it to the gateway's user."
         return Finding(name, Level.FAILURE, f"{path} is not writable", remedy)
@@ -163,7 +165,10 @@ async def _host(
     directory = image_directory(reactor, alone, threads)
 
     async def look() -> tuple[int, Sequence[InstalledFile]]:
-        return await directory.free_space(), await directory.list()
+        found = await directory.free_space(), await directory.list()
+        if isinstance(directory, RemoteDirectory):
+            await directory.try_writing()
+        return found
 
     try:
         free, files = await within(

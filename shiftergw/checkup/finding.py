@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from shiftergw.errors import GatewayError, printable
 
+_TELL = "Tell the site's support"
+
 
 class Level(StrEnum):
     """How grave a finding is; with a failure the gateway will not work."""
@@ -29,4 +31,15 @@ class Finding:
 def failure(name: str, error: GatewayError) -> Finding:
     """Return what an error says."""
     text = " ".join(filter(None, [error.what, printable(error.detail)]))
-    return Finding(name, Level.FAILURE, text, error.remedy)
+    return Finding(name, Level.FAILURE, text, for_support(error.remedy))
+
+
+def for_support(remedy: str) -> str:
+    """Return a remedy without the advice to tell the site's support: who runs a check is that."""
+    if remedy.removesuffix(".") == _TELL:
+        return ""
+    if remedy.startswith(f"{_TELL}: "):
+        rest = remedy.removeprefix(f"{_TELL}: ")
+        return rest[0].upper() + rest[1:]
+    tell = _TELL.lower()
+    return remedy.replace(f"; if it lasts, {tell}.", ".").replace(f"{tell}: ", "")

@@ -125,9 +125,7 @@ class Link:
         except Refused as refused:
             self._close(connection)
             raise DeliveryFailed(
-                "The system's files cannot be used.",
-                remedy="Tell the site's support: `shiftergw check` says more.",
-                detail=str(refused),
+                "The system's files cannot be used.", detail=str(refused)
             ) from refused
         except BaseException:
             self._close(connection)

@@ -35,7 +35,8 @@ def unusable(refused: Refused, directory: bytes) -> DeliveryFailed:
     reason = _REASONS.get(refused.status, "the system could not do what it was asked")
     return DeliveryFailed(
         f"The system's image directory cannot be used: {reason}.",
-        remedy="Tell the site's support: `shiftergw check` says more, but sees no quota.",
+        remedy="Tell the site's support: the account on the system must own `imageDir`, and have"
+        " quota left.",
         detail=f"{refused} in {directory.decode('utf-8', 'backslashreplace')}",
     )
 

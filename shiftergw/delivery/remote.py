@@ -115,6 +115,15 @@ class RemoteDirectory:
             return sys.maxsize
 
     @_again
+    async def try_writing(self) -> None:
+        """Make a small file there and remove it; raise why a delivery would fail."""
+        # Were it left behind, it would be taken for the temporary of a dead attempt, and removed.
+        path = self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
+        async with self._session() as (files, _), self._removed_on_error(files, path):
+            await files.create(path, b"shiftergw check\n")
+            await files.remove(path)
+
+    @_again
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""
         path = self._path(name)

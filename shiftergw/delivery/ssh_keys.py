@@ -69,10 +69,12 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
     Raises `DeliveryFailed` if others can read it or its passphrase, if it cannot be read, or if
     the passphrase is absent or wrong.
     """
-    content = _read_secret(path, "key")
+    content = _read_secret(path, "key", "key")
     passphrase = None
     if passphrase_file is not None:
-        passphrase = _read_secret(passphrase_file, "passphrase of the key").rstrip(b"\r\n")
+        passphrase = _read_secret(
+            passphrase_file, "passphrase of the key", "passphraseFile"
+        ).rstrip(b"\r\n")
     encrypted = _is_encrypted(content)
     if encrypted and not passphrase:
         raise _unusable(
@@ -123,8 +125,8 @@ def _is_encrypted(content: bytes) -> bool:
     return b"ENCRYPTED" in content
 
 
-def _read_secret(path: Path, what: str) -> bytes:
-    """Return a small file that only its owner can read."""
+def _read_secret(path: Path, what: str, key: str) -> bytes:
+    """Return a small file that only its owner can read; `key` of the configuration names it."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -132,13 +134,13 @@ def _read_secret(path: Path, what: str) -> bytes:
     except OSError as error:
         raise DeliveryFailed(
             f"The gateway's SSH {what} cannot be read.",
-            remedy="Tell the site's support.",
+            remedy=f"Tell the site's support: `{key}` must name a file of the gateway's user.",
             detail=str(error),
         ) from None
     if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
         raise _unusable(
             f"The gateway's SSH {what} can be read by others, so it is not used.",
-            "chmod 600 is missing.",
+            "give it the mode 600 (chmod).",
             path,
         )
     return content

@@ -18,7 +18,8 @@ def private_directory(path: Path) -> None:
 
 def nearest(path: Path) -> Path:
     """Return `path`, or the nearest directory above it that exists: where it would be made."""
-    while not path.exists():
+    # What lies behind a directory that we may not enter counts as absent, other than with pathlib.
+    while not os.path.exists(path):  # noqa: PTH110
         path = path.parent
     return path
 

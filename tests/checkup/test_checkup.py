@@ -92,15 +92,25 @@ async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
     changed = document(tmp_path, free_port(), free_port()) | {
         "examiner": "/usr/bin/examiner",
         "CacheDirectory": "file",
+        "ExpandDirectory": "file/expand",
+        "StateDirectory": "x" * 300,  # what cannot even be looked at, as behind a closed directory
         "Mksquashfs": str(tmp_path / "file"),
         "Listen": "tcp:no-number:interface=127.0.0.1",
     }
-    changed["Platforms"]["s"]["local"]["imageDir"] = "nowhere"
+    changed["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
     found = await findings(tmp_path, changed)
-    for name in ("CacheDirectory", "mksquashfs", "imageDir of s", "registry reg"):
+    for name in (
+        "CacheDirectory",
+        "ExpandDirectory",
+        "mksquashfs",
+        "imageDir of s",
+        "registry reg",
+    ):
         assert found[name].level == "failure", found[name]
         assert found[name].remedy
     assert "examiner" in found["configuration"].text
+    assert "cannot be made" in found["ExpandDirectory"].text
+    assert str(tmp_path / "file") in found["ExpandDirectory"].text
     assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
 
 
@@ -125,11 +135,21 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
         there = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
         not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
+        sealed = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # nobody makes files there
+        closed = await findings(tmp_path, changed | {"Platforms": {"s": sealed}})
+        no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
+        keyless = await findings(tmp_path, changed | {"Platforms": {"s": no_key}})
         sshd.known_hosts.write_text("")
         unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         sshd.stop()
         down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
     assert "free" in there["imageDir of s"].text
+    assert os.listdir(tmp_path / "images") == []  # noqa: PTH208
+    assert closed["imageDir of s"].level == "failure"
+    assert "must own `imageDir`" in closed["imageDir of s"].remedy
+    assert keyless["imageDir of s"].level == "failure"
+    for found in (closed, keyless, not_there):
+        assert "site's support" not in found["imageDir of s"].remedy, "who reads it is that"
     for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
         assert found["imageDir of s"].level == "failure"
         assert what in found["imageDir of s"].text

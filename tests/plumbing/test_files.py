@@ -129,6 +129,7 @@ def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     missing = tmp_path / "not" / "yet"
     assert nearest(missing) == tmp_path
+    assert nearest(tmp_path / ("x" * 300) / "y") == tmp_path, "what cannot be looked at is absent"
     assert 0 < free_space(nearest(missing)) <= status.f_blocks * status.f_frsize
     with pytest.raises(FileNotFoundError):
         free_space(missing)
