@@ -155,7 +155,8 @@ class Config(Section):
         try:
             config = cls.validated(_defaults(document, environ) | document, surroundings)
         except ValidationError as error:
-            raise refused([*problems, *problems_of(error)]) from None
+            # A key that is missing may be there under a name that nobody knows.
+            raise refused([*problems, *problems_of(error), *unknown(cls, document)]) from None
         problems += checks.unusable_options(config)
         if problems:
             raise refused(problems)

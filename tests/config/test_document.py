@@ -14,6 +14,16 @@ from shiftergw.errors import ConfigurationError
 from tests.configurations import BASE, SMALLEST, changed, loaded
 
 
+def test_a_misspelt_key_that_is_required() -> None:
+    """Where a required key is missing, the misspelt one in its place is told with it."""
+    document = {**SMALLEST, "CacheDirectry": SMALLEST["CacheDirectory"]}
+    del document["CacheDirectory"]
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_document(document, base=BASE, environ={})
+    assert "CacheDirectory: is required" in caught.value.what
+    assert 'did you mean "CacheDirectory"?' in caught.value.what
+
+
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
