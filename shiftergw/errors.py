@@ -148,7 +148,7 @@ class RegistryDenied(PullError):
 
     http_status = 403
     code = "registry-denied"
-    default_remedy = "Log in to the registry (`shifterimg login`), or check that you may read it."
+    default_remedy = "Log in to the registry (`shiftergw login`), or check that you may read it."
 
 
 class RegistryUnavailable(PullError):

@@ -123,11 +123,30 @@ class Repository:
                     remedy="Push the image once more, all its layers with it.",
                 )
             mark = "@" if ":" in wanted else ":"
-            return ImageNotFound(f"{who} has no image {self.name}{mark}{wanted}{said}.")
+            return ImageNotFound(
+                f"{who} has no image {self.name}{mark}{wanted}{said}.", remedy=self._elsewhere()
+            )
+        location = self._transport.location
+        log_in = f"(`shiftergw login {location}`, or `shifterimg login {location}`)"
         if login is None:
-            return RegistryDenied(f"{who} refused {self.name} to a user without a login{said}.")
+            return RegistryDenied(
+                f"{who} refused {self.name} to a user without a login{said}.",
+                remedy=self._elsewhere()
+                or f"Log in to it {log_in}, or check that you may read the image.",
+            )
         return RegistryDenied(
             f"{who} refused {self.name} to your login{said}.",
-            remedy="Check the name of the image; log in anew (`shifterimg login`) if your password"
-            " has changed; or ask the image's owner for permission.",
+            remedy=self._elsewhere()
+            or f"Check the name of the image; log in anew {log_in} if your password has changed; or"
+            " ask the image's owner for permission.",
+        )
+
+    def _elsewhere(self) -> str | None:
+        """Return what to do where the name begins with a host that is none of the locations."""
+        first, slash, _ = self.name.partition("/")
+        if not (slash and "." in first):
+            return None
+        return (
+            f"If {first} is meant to be a registry: this gateway has it not, so ask its admins"
+            " for it. Else check the name and the tag of the image."
         )

@@ -59,6 +59,7 @@ class Transport:
     def __init__(self, reactor: Any, location: Location, proxies: Proxies, limits: Limits) -> None:
         """Open nothing; raise `ConfigurationError` for a location that cannot be used."""
         self.who = f"The registry {location.name!r}"
+        self.location = location.name
         self._clock = reactor
         self._limits = limits
         self._connections = Connections(reactor, location, proxies, limits.connect)

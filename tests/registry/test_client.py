@@ -312,6 +312,19 @@ async def test_what_is_not_there() -> None:
     assert len(registry.asked) == 1
 
 
+@pytest.mark.parametrize("status", [404, 403])
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_the_gateway_does_not_have(status: int) -> None:
+    """Where the name begins with a host that is no location, its user is told that it is none."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"{}"))
+    reference = ImageReference.parse("ghcr.io/team/app:1")
+    async with serving(registry) as client:
+        for login in (None, Login("alice", "word")):
+            with pytest.raises((ImageNotFound, RegistryDenied)) as caught:
+                await client.resolve(reference, AMD64, login, quiet)
+            assert "ghcr.io is meant to be a registry" in caught.value.remedy
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"errors":1}', b'{"errors":[1]}', b"{}", b""])
 @pytest_twisted.ensureDeferred
 async def test_errors_without_words(body: bytes) -> None:

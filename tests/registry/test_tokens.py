@@ -197,7 +197,7 @@ async def test_denied() -> None:
         wrong = Login("alice", "wörd")
         with pytest.raises(RegistryDenied) as refused:
             await resolve(client, wrong)
-    assert "shifterimg login" in without.value.remedy
+    assert "`shifterimg login test`" in without.value.remedy
     assert "log in anew" in refused.value.remedy
     assert not [secret for secret in SECRETS if secret in all_of(refused.value)]
     assert len(registry.asked) <= 9
