@@ -21,6 +21,8 @@ def image_of(text: str, default: str = "docker") -> tuple[str, str]:
     word, colon, rest = text.partition(":")
     if not colon or word not in {"docker", "custom", "id", "local"}:
         word, rest = default, text
+    if not rest.strip():
+        raise Misused("An image has a name, such as `ubuntu:24.04`: there is none.")
     if word in {"id", "local"}:
         raise Misused(f"{text}: images of the type {word} are not the gateway's.")
     return word, rest

@@ -228,7 +228,9 @@ def _why(error: Exception) -> str:
 
 def _refused(url: str, status: int, answer: Any) -> Stop:
     text = answer.get("error") if isinstance(answer, dict) else None
-    said = printable(str(text or f"HTTP status {status}"), ERROR_TEXT_LIMIT)
+    if not text:
+        return _silent(url, f"answers with HTTP status {status}: is it a gateway?")
+    said = printable(str(text), ERROR_TEXT_LIMIT)
     if status in {401, 403, 404}:
         return Refused(said)
     if 400 <= status < 500 and status != 429:  # noqa: PLR2004

@@ -11,6 +11,8 @@ import pytest_twisted
 from click.testing import CliRunner
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.web.pages import notFound
+from twisted.web.server import Site
 
 from shiftergw.cli import images as commands
 from shiftergw.cli import remote as client
@@ -91,6 +93,8 @@ async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
     [
         ["lookup"],
         ["lookup", "local:/x"],
+        ["lookup", ""],
+        ["lookup", "docker:"],
         ["--system", "a,,b", "images"],
         ["images", "--system", ","],
         ["--munge-socket", "a=", "images"],
@@ -176,12 +180,21 @@ async def test_nothing_answers() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_something_else_answers() -> None:
-    """A server that is no gateway counts as none."""
+    """A server that is no gateway counts as none, whatever it answers."""
     for path in ("/livez?", "/?"):
         async with listening(site_of(FakeGateway(), _reactor())) as port:
             remote = Remote(_reactor(), _settings(f"http://127.0.0.1:{port}{path}"))
             with pytest.raises(NoGateway, match="is it a gateway"):
                 await remote.images()
+
+
+@pytest_twisted.ensureDeferred
+async def test_something_else_refuses() -> None:
+    """A refusal in which nothing is said comes from no gateway: a wrong port, a proxy."""
+    async with listening(Site(notFound())) as port:  # type: ignore[arg-type]  # any site
+        remote = Remote(_reactor(), _settings(f"http://127.0.0.1:{port}"))
+        with pytest.raises(NoGateway, match="HTTP status 404: is it a gateway"):
+            await remote.images()
 
 
 @pytest_twisted.ensureDeferred
