@@ -307,6 +307,10 @@ def show(url: str, image: str, munge_socket: Path) -> int:
         [*client, "pull", image], check=False, stdout=subprocess.PIPE, text=True
     )
     if pulled.returncode != 0:
+        sys.stdout.write(
+            f"\nThe gateway goes on running at {url}; its log is {HOME / 'gateway.log'}.\n"
+            "Stop it with:\n  conf/quickstart --stop\n"
+        )
         return pulled.returncode
     image_id = pulled.stdout.strip()
     path = HOME / "images" / f"{image_id}.squashfs"
