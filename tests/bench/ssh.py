@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
@@ -81,7 +82,7 @@ async def measure(uploads: Uploads, ways: Ways, rounds: int) -> dict[str, Cost |
             try:
                 found[name].append(await way())
             except Unmeasured as error:
-                missing[name] = str(error)
+                missing[name] = escape(str(error))
                 continue
             assert uploads.target.stat().st_size == uploads.source.stat().st_size
     return {name: missing.get(name) or _median(costs) for name, costs in found.items()}
