@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from shiftergw.plumbing.threads import Threads
+from tests.delivery.contract import CONTENT
 from tests.delivery.several import System
 from tests.sshd import Sshd
 
@@ -27,6 +29,22 @@ def threads() -> Iterator[Threads]:
     pool.startService()
     yield pool
     pytest_twisted.blockon(pool.stopService())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give an empty image directory."""
+    path = tmp_path / "images"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a converted file."""
+    path = tmp_path / "converted"
+    path.write_bytes(CONTENT)
+    return path
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ SOON = 20.0
 """Seconds that a busy machine may take for what takes none."""
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give the image directory, which every host sees."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
 @pytest_twisted.ensureDeferred
 async def test_first_host_is_down(
     system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]

@@ -41,14 +41,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give the image directory, which every host sees."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
 def at(point: int, action: Callable[[], None], heard: list[Progress]) -> Callable[[Progress], None]:
     """Return a report that acts once when so much has been delivered."""
     done: list[bool] = []

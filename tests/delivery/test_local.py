@@ -30,14 +30,6 @@ from tests.parts import lacking
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def directory(root: Path, threads: Threads) -> LocalDirectory:
     """Give the adapter."""
     return LocalDirectory(root, threads)

@@ -21,14 +21,6 @@ from tests.parts import need_root
 from tests.sshd import Sshd
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
 def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
     """Give the adapter, and close it afterwards."""
     yield directory

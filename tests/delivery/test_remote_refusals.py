@@ -45,22 +45,6 @@ WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], 
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give a converted file."""
-    path = tmp_path / "converted"
-    path.write_bytes(CONTENT)
-    return path
-
-
-@pytest.fixture
 def long(tmp_path: Path, root: Path) -> Path:
     """Give a converted file of which all but the last byte lies there."""
     (root / PART).write_bytes(LONG[:-1])

@@ -40,14 +40,6 @@ from tests.parts import need
 from tests.sshd import Sshd
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
     """Run a server that has no SFTP."""

@@ -48,22 +48,6 @@ USUAL_SECONDS = 20.0
 begin = partial(ScpFiles.begin, stretch=STRETCH)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give a converted file."""
-    path = tmp_path / "converted"
-    path.write_bytes(CONTENT)
-    return path
-
-
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Give a converted file that takes a while, and its digest."""

@@ -28,22 +28,6 @@ PART = f"{IMAGE}.partial.{SHA256[:16]}"
 begin = partial(ScpFiles.begin, stretch=4 << 20)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give a converted file."""
-    path = tmp_path / "converted"
-    path.write_bytes(CONTENT)
-    return path
-
-
 Opens = Callable[[Mapping[str, str]], RemoteDirectory]
 
 

@@ -61,14 +61,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Fars]:
     """Give what runs systems until the test ends."""
     with ExitStack() as stack:

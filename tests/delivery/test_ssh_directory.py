@@ -20,14 +20,6 @@ from tests.sshd import Sshd
 IDLE_SECONDS = 20.0
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
     """Run a server."""

@@ -87,14 +87,6 @@ Opens = Callable[[int], Place]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Give an empty image directory."""
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def opens_far(root: Path, threads: Threads) -> Iterator[Callable[..., RemoteDirectory]]:
     """Give what makes adapters of another machine, which are closed afterwards."""
     made: list[RemoteDirectory] = []
