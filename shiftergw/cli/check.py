@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shiftergw.cli.exits import DONE, FAILED, Misused, run, text_of
-from shiftergw.config import Config
+from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
+@click.option("--config", "config_file", type=click.Path(path_type=Path))
 @click.option("--database", is_flag=True, help="Tell what is in the database, and change nothing.")
-def check(config_file: Path, database: bool) -> None:
+def check(config_file: Path | None, database: bool) -> None:
     """Check the configuration and everything that it names, and say what to do.
 
     With --database tell instead what is in the database of the configuration, and what becomes of
@@ -38,7 +38,7 @@ def check(config_file: Path, database: bool) -> None:
     Exits with 1 if something would keep the gateway from working.
     """
     try:
-        loaded = Config.load(config_file, os.environ)
+        loaded = Config.load(config_file or file_of_environment(os.environ), os.environ)
     except ConfigurationError as error:
         raise Misused(text_of(error)) from error
 

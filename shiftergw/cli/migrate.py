@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from shiftergw.cli.exits import DONE, Misused, run, text_of
-from shiftergw.config import Config
+from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
-def migrate(config_file: Path) -> None:
+@click.option("--config", "config_file", type=click.Path(path_type=Path))
+def migrate(config_file: Path | None) -> None:
     """Copy the gateway's state from SQLite to MongoDB.
 
     From the file in StateDirectory to the database that MongoDBURI and MongoDB name, which is to be
@@ -26,7 +26,7 @@ def migrate(config_file: Path) -> None:
     is not fit.
     """
     try:
-        config = Config.load(config_file, os.environ).config
+        config = Config.load(config_file or file_of_environment(os.environ), os.environ).config
     except ConfigurationError as error:
         raise Misused(text_of(error)) from error
     if config.mongodb_uri is None:

@@ -346,6 +346,16 @@ async def test_the_command(tmp_path: Path, fit: bool) -> None:
     assert any("→ Make it" in line for line in lines) is not fit
 
 
+@pytest.mark.parametrize("command", ["check", "migrate"])
+def test_the_configuration_of_the_environment(command: str) -> None:
+    """Without `--config` it is the gateway's own."""
+    env = {"PATH": os.environ["PATH"], "GWCONFIG": "/nonexistent.json"}
+    result = shiftergw(command, env=env)
+    assert (result.returncode, "/nonexistent.json" in result.stderr) == (2, True)
+    result = shiftergw(command, env={"PATH": os.environ["PATH"]})
+    assert (result.returncode, "GWCONFIG" in result.stderr) == (2, True)
+
+
 def test_a_configuration_that_cannot_be_read() -> None:
     """Without a configuration there is nothing to check: exit code 2."""
     result = shiftergw("check", "--config", "/nonexistent.json")
