@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 from shiftergw.cli.exits import Misused
 
@@ -32,6 +33,9 @@ LOCK_LIMIT = 10.0
 """Seconds to wait for another change to end."""
 
 _LOCK_POLL = 0.05
+_ASKING = Lock()
+"""One question at a time, where several systems are asked for: modules of NSS may not bear more."""
+
 _DATABASE_WAITS = (0.1, 0.5, 0.0)
 """Seconds after each question to the database of users that brought nothing."""
 
@@ -56,7 +60,7 @@ def home() -> Path:
     """Return the caller's home as the host's database has it, as `shifterimg` does."""
     for wait in _DATABASE_WAITS:
         # Python tells a database that fails for a moment as one that does not know the user.
-        with suppress(KeyError):
+        with suppress(KeyError), _ASKING:
             return Path(pwd.getpwuid(os.getuid()).pw_dir)
         time.sleep(wait)
     raise Misused(f"The database of users on this machine does not have you, {os.getuid()}.")

@@ -127,7 +127,7 @@ FIRST_VERSION = "45450d8616797fa39e23f526351103fedc34df18290664b38ef4ea3e46f9d43
 
 def _file_of_the_first_version(path: Path) -> None:
     """Make a file as the first version left it, with a READY image and two pulls in flight."""
-    script = files("shiftergw.store").joinpath("schema.sql").read_text(encoding="utf-8")
+    script = files("shiftergw.store.sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
     assert sha256(script.encode()).hexdigest() == FIRST_VERSION
     flying: dict[str, Any] = {
         "status": "PENDING",
