@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -43,7 +44,7 @@ _STATUSES = frozenset(
 _BEGIN = 'LC_ALL=C; export LC_ALL; echo "$1"; shift; '
 
 
-class Program:
+class Program(ABC):
     """A program that runs; subclasses `take` what it says. It ends with an error, or without."""
 
     _channel: Channel
@@ -75,9 +76,9 @@ class Program:
         self._channel.lose()
         self._wake()
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """Take what the program says; raise `DeliveryFailed` if it is not what was expected."""
-        raise NotImplementedError
 
     async def changed(self) -> None:
         """Return when something was heard of the program; raise the error that it ended with."""

@@ -33,7 +33,7 @@ from tests.sshd import Sshd
 LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64")) << 20
 """Bytes of the file whose delivery breaks; more with the variable set."""
 
-BREAKS = 6
+BREAKS = 10
 PART = 8 << 20
 IDLE_SECONDS = 2.0
 NOTICED_WITHIN = 4 * IDLE_SECONDS
