@@ -6,7 +6,6 @@ Nothing is opened here: parts open what they need when their service starts.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import sys
@@ -33,17 +32,17 @@ from shiftergw.delivery.way import files_of, hosts_of
 from shiftergw.dispatch import Dispatch, share_of_system
 from shiftergw.errors import ConfigurationError, printable
 from shiftergw.gateway import Gateway
-from shiftergw.housekeeping import Housekeeping, Schedule, Scratch
-from shiftergw.image import ResolvedImage, SquashOptions
+from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
+from shiftergw.image import SquashOptions
 from shiftergw.model import ImageReference
 from shiftergw.pipeline import Pipeline, Watcher
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, BlobCache
+from shiftergw.ports import Authenticator, Swept
 from shiftergw.preparation import Preparation
 from shiftergw.pull import Pull
-from shiftergw.registry.cache import BlobFiles
+from shiftergw.registry.cache import BlobCaches
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.location import Location
 from shiftergw.removal import Removal
@@ -186,17 +185,21 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         )
         for name, system in config.systems.items()
     }
+    caches = BlobCaches(config.cache_directory, threads, reactor)
     runner = f"{socket.gethostname()}:{os.getpid()}"
-    pipeline = Pipeline(
-        source, _caches(config.cache_directory, threads, reactor), builder, config.build_limits()
-    )
+    pipeline = Pipeline(source, caches.of, builder, config.build_limits())
 
     def make() -> Worker:
         pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
         removal = Removal(store, targets)
         return Worker(store, pull, removal, reactor, runner, config.heartbeat_limit)
 
-    scratch = Scratch(builder, directories, reactor)
+    places: dict[str, tuple[Swept, float]] = {
+        f"system {name}": (directory, SCRATCH_KEPT) for name, directory in directories.items()
+    }
+    places["ExpandDirectory"] = (builder, SCRATCH_KEPT)
+    places["CacheDirectory"] = (caches, config.keep_layers)
+    scratch = Scratch(places, reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.
     closed = [
         ClosedAtStop(one.close) for one in directories.values() if isinstance(one, RemoteDirectory)
@@ -265,9 +268,8 @@ async def _convert(
     for directory in (config.cache_directory, config.expand_directory):
         await threads.run(private_directory, directory)
     builder = _builder(config.expand_directory, config, threads, reactor)
-    pipeline = Pipeline(
-        source, _caches(config.cache_directory, threads, reactor), builder, config.build_limits()
-    )
+    caches = BlobCaches(config.cache_directory, threads, reactor)
+    pipeline = Pipeline(source, caches.of, builder, config.build_limits())
     chosen = config.systems[system]
     started = time.monotonic()
     image, image_config = await pipeline.resolve(
@@ -275,11 +277,11 @@ async def _convert(
     )
     resolved = time.monotonic()
     await pipeline.check_space(image)
-    layers = await pipeline.fetch(image, image_config, None, watcher)
-    fetched = time.monotonic()
     chosen_options = options or chosen.squash_options(config)
-    async with pipeline.build(image, image_config, layers, chosen_options, watcher) as built:
-        await place(built.path, out, built.sha256, threads, watcher.report)
+    async with pipeline.fetch(image, image_config, None, watcher) as layers:
+        fetched = time.monotonic()
+        async with pipeline.build(image, image_config, layers, chosen_options, watcher) as built:
+            await place(built.path, out, built.sha256, threads, watcher.report)
     report = built.report.to_document()
     return {
         "id": image.id,
@@ -319,26 +321,6 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
 
 def _builder(directory: Path, config: Config, threads: Threads, reactor: Any) -> SquashBuilder:
     return SquashBuilder(directory, config.mksquashfs, threads, reactor, reactor)
-
-
-def _caches(
-    directory: Path, threads: Threads, reactor: Any
-) -> Callable[[ResolvedImage], BlobCache]:
-    """Return which cache an image's blobs belong in.
-
-    Blobs of a private repository lie apart, by repository: naming a digest in a manifest of one's
-    own must not be a way to somebody else's content.
-    """
-    caches: dict[Path, BlobCache] = {}
-
-    def cache_of(image: ResolvedImage) -> BlobCache:
-        place = directory
-        if image.private:
-            origin = f"{image.location}\n{image.repository}".encode()
-            place = directory / "private" / hashlib.sha256(origin).hexdigest()[:32]
-        return caches.setdefault(place, BlobFiles(place, threads, reactor))
-
-    return cache_of
 
 
 def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:

@@ -15,7 +15,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import shielded, within
-from shiftergw.ports import ImageBuilder, ImageDirectory, ImageStore
+from shiftergw.ports import ImageStore, Swept
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -121,54 +121,49 @@ async def put_off(store: ImageStore, record: ImageRecord, now: float, kept: floa
 
 
 class Scratch(Rounds):
-    """Removes what finished and dead attempts left behind; runs in the workers, which write it."""
+    """Removes what has not been of use for long; runs in the workers, which write it."""
 
     _log = Logger()
 
     def __init__(
         self,
-        builder: ImageBuilder,
-        directories: Mapping[str, ImageDirectory],
+        places: Mapping[str, tuple[Swept, float]],
         clock: IReactorTime,
         interval: float = INTERVAL,
     ) -> None:
-        """Tidy up the builder's files, and temporaries in the image directories of systems."""
+        """Tidy up `places`: what is said of each in the log → what it is, how long it keeps."""
         super().__init__(self._tidy_up, clock, interval, "scratch")
-        self._builder = builder
-        self._directories = directories
+        self._places = places
         self._late: set[str] = set()
         """Where a sweep was given up and has not ended: one in the kernel's hands may never."""
 
     async def _tidy_up(self) -> None:
-        before = self._clock.seconds() - SCRATCH_KEPT
-        removed = await self._builder.sweep(before)
-        removed += sum(
-            await gather_or_cancel(
-                self._swept(system, directory, before)
-                for system, directory in self._directories.items()
-                if system not in self._late
-            )
+        now = self._clock.seconds()
+        removed = await gather_or_cancel(
+            self._swept(name, place, now - kept)
+            for name, (place, kept) in self._places.items()
+            if name not in self._late
         )
-        if removed:
-            self._log.info("{n} unused files removed", n=removed)
+        if any(removed):
+            self._log.info("{n} unused files removed", n=sum(removed))
 
-    async def _swept(self, system: str, directory: ImageDirectory, before: float) -> int:
-        """Return how many files went from one directory; what kept them from going is logged."""
-        sweeping = Deferred.fromCoroutine(directory.sweep(before))
+    async def _swept(self, name: str, place: Swept, before: float) -> int:
+        """Return how many files went from one place; what kept them from going is logged."""
+        sweeping = Deferred.fromCoroutine(place.sweep(before))
         try:
             return await within(SWEEP_SECONDS, self._clock, shielded(sweeping), _late)
         except GatewayError as error:
             self._log.warn(
-                "scratch of {system}: {error} {detail}",
-                system=system,
+                "unused files of {name} stay: {error} {detail}",
+                name=name,
                 error=error,
                 detail=error.detail,
             )
             return 0
         finally:
             if not sweeping.called:
-                self._late.add(system)
-                sweeping.addBoth(lambda _: self._late.discard(system))
+                self._late.add(name)
+                sweeping.addBoth(lambda _: self._late.discard(name))
                 sweeping.cancel()
 
 

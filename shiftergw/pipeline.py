@@ -97,12 +97,14 @@ class Pipeline:
         await self._cache_of(image).check_space(image.layers)
         await self._builder.check_space(image.download_size)
 
+    @asynccontextmanager
     async def fetch(
         self, image: ResolvedImage, config: ImageConfig, login: Login | None, watcher: Watcher
-    ) -> list[LayerFile]:
-        """Bring all layers into the cache, each distinct blob once; return them in order.
+    ) -> AsyncIterator[Sequence[LayerFile]]:
+        """Bring all layers into the cache, each distinct blob once; give them in order.
 
-        A pull that fails, after all tries, leaves no halves of blobs behind.
+        They stay there while the context lives. A pull that fails, after all tries, leaves no
+        halves of blobs behind.
         """
         watcher.entered(State.PULLING, "Pulling layers")
         blobs = {layer.digest: layer for layer in image.layers}
@@ -113,27 +115,30 @@ class Pipeline:
             done[blob.digest] = size
             watcher.report(Progress("fetch", sum(done.values()), image.download_size))
 
-        try:
-            paths = await gather_or_cancel(
-                cache.get(
-                    blob,
-                    partial(self._source.blob, image, blob, login, watcher.say),
-                    partial(report, blob),
+        async with AsyncExitStack() as stack:
+            try:
+                paths = await gather_or_cancel(
+                    stack.enter_async_context(
+                        cache.get(
+                            blob,
+                            partial(self._source.blob, image, blob, login, watcher.say),
+                            partial(report, blob),
+                        )
+                    )
+                    for blob in blobs.values()
                 )
-                for blob in blobs.values()
-            )
-        except CancelledError:
-            raise  # an interrupted pull is resumed from what is there
-        except Exception:
-            for digest in blobs:
-                await cache.give_up(digest)
-            raise
-        files = dict(zip(blobs, paths, strict=True))
-        diff_ids = config.diff_ids or (None,) * len(image.layers)
-        return [
-            LayerFile(files[layer.digest], diff_id)
-            for layer, diff_id in zip(image.layers, diff_ids, strict=True)
-        ]
+            except CancelledError:
+                raise  # an interrupted pull is resumed from what is there
+            except Exception:
+                for digest in blobs:
+                    await cache.give_up(digest)
+                raise
+            files = dict(zip(blobs, paths, strict=True))
+            diff_ids = config.diff_ids or (None,) * len(image.layers)
+            yield [
+                LayerFile(files[layer.digest], diff_id)
+                for layer, diff_id in zip(image.layers, diff_ids, strict=True)
+            ]
 
     @asynccontextmanager
     async def build(

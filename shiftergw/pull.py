@@ -92,8 +92,10 @@ class Pull:
                 if ready is not None:
                     return ready
         await self._check_space(image, target)
-        layers = await self._pipeline.fetch(image, config, login, attempt)
-        async with self._pipeline.build(image, config, layers, target.options, attempt) as built:
+        async with (
+            self._pipeline.fetch(image, config, login, attempt) as layers,
+            self._pipeline.build(image, config, layers, target.options, attempt) as built,
+        ):
             return await self._deliver(attempt, target, current, image, config, built)
 
     async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:

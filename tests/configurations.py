@@ -50,6 +50,7 @@ EVERY_KEY: dict[str, Any] = {
     "FailureHold": 1,
     "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",
+    "KeepLayers": "1:00:00:00",
     "PrivateImagesWithoutAcl": "public",
     "AllowAnonymous": True,
     "QueueLimit": 10,

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -55,3 +59,17 @@ def wait_for_port(port: int, seconds: float = 15) -> None:
             return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")
+
+
+@contextmanager
+def small_disk(directory: Path, options: str) -> Iterator[None]:
+    """Mount a file system of its own on `directory`; `options` are tmpfs's, such as `size=2m`."""
+    need_root()
+    directory.mkdir(exist_ok=True)
+    command = [need("mount"), "-t", "tmpfs", "-o", options, "none", str(directory)]
+    if subprocess.run(command, check=False).returncode:
+        lacking("mounting is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run([need("umount"), directory], check=True)

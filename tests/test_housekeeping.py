@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest_twisted
 from twisted.internet import reactor
@@ -25,7 +24,7 @@ from shiftergw.housekeeping import (
 )
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shielded
-from shiftergw.ports import ImageDirectory
+from shiftergw.ports import Swept
 from shiftergw.squash.build import SquashBuilder
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
@@ -69,7 +68,12 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     threads.startService()
     builder = SquashBuilder(expand, "mksquashfs", threads, reactor, clock)
     down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
-    scratch = Scratch(builder, {"down": down, "up": LocalDirectory(images, threads)}, clock)
+    places: dict[str, tuple[Swept, float]] = {
+        "expand": (builder, SCRATCH_KEPT),
+        "down": (down, SCRATCH_KEPT),
+        "up": (LocalDirectory(images, threads), SCRATCH_KEPT),
+    }
+    scratch = Scratch(places, clock)
     scratch.startService()
     await until_gone(unused, stale)
     await scratch.stopService()
@@ -89,7 +93,7 @@ class Stuck:
         self.asked: list[Deferred[int]] = []
 
     async def sweep(self, before: float) -> int:
-        """See `ImageDirectory`; what is in the kernel's hands does not hear of a cancellation."""
+        """See `Swept`; what is in the kernel's hands does not hear of a cancellation."""
         self.asked.append(Deferred())
         while True:
             try:
@@ -109,11 +113,11 @@ async def test_scratch_of_a_system_that_hangs(tmp_path: Path) -> None:
     threads = Threads(reactor, 1, "test")
     threads.startService()
     stuck = Stuck()
-    directories = {"stuck": stuck, "up": LocalDirectory(images, threads)}
-    builder = SquashBuilder(tmp_path / "expand", "mksquashfs", threads, reactor, clock)
-    scratch = Scratch(builder, cast("Mapping[str, ImageDirectory]", directories), clock)
+    up = LocalDirectory(images, threads)
+    scratch = Scratch({"stuck": (stuck, 0), "up": (up, SCRATCH_KEPT)}, clock)
     scratch.startService()
     await until(lambda: not stale.exists())
+    await threads.run(int)  # the one thread has told of what it did before
     clock.advance(SWEEP_SECONDS)
     for sweeps in (1, 1, 2):
         if sweeps == 2:

@@ -113,13 +113,16 @@ class Cache:
         self.discarded: list[Digest] = []
         self.full = False
 
-    async def get(self, blob: Descriptor, download: Any, report: Callable[[int], None]) -> Path:
+    @asynccontextmanager
+    async def get(
+        self, blob: Descriptor, download: Any, report: Callable[[int], None]
+    ) -> AsyncIterator[Path]:
         """Give out a blob."""
         self.given.append(blob.digest)
         report(blob.size)
-        return Path("/nowhere")
+        yield Path("/nowhere")
 
-    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
         """Have room, or not."""
         if self.full:
             raise NoSpace("The gateway's cache is full.")

@@ -108,6 +108,7 @@ class Config(Section):
     # Clients poll every half second: with less they would miss the failure, and start a new pull.
     failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
+    keep_layers: Duration = Field(30 * 86400, alias="KeepLayers")
     private_images_without_acl: Literal["owner", "public"] = Field(
         "owner", alias="PrivateImagesWithoutAcl"
     )

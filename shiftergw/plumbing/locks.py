@@ -38,6 +38,45 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
 
 
+def try_share(path: Path) -> int | None:
+    """Mark a file as in use for as long as the returned descriptor is open.
+
+    None if it is not there, or about to be removed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _is_at(path, descriptor):
+            return descriptor
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def remove_unshared(path: Path) -> bool:
+    """Remove a file unless somebody has marked it as in use; say whether it is gone."""
+    try:
+        # For writing, though nothing is written: NFS gives exclusive locks to none else (flock(2)).
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _is_at(path: Path, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116

@@ -15,6 +15,7 @@ from shiftergw.ports.images import (
     InstalledFile,
     Report,
     Say,
+    Swept,
 )
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
@@ -40,6 +41,7 @@ __all__ = [
     "JobQueue",
     "Report",
     "Say",
+    "Swept",
     "Unproved",
     "UsedCredentials",
     "UserDirectory",

@@ -64,19 +64,23 @@ Download = Callable[[int, BlobSink], Awaitable[None]]
 class BlobCache(Protocol):
     """The compressed layers of this machine, shared by all its jobs and processes."""
 
-    async def get(
+    def get(
         self, blob: Descriptor, download: Download, report: Callable[[int], None]
-    ) -> Path:
-        """Return the file of a blob; whole, and with the digest and size of its descriptor.
+    ) -> AbstractAsyncContextManager[Path]:
+        """Give the file of a blob; whole, and with the digest and size of its descriptor.
 
-        One download per blob on the machine, whoever asks; the others wait for it. `report` is
-        told the bytes that lie there so far. Raises `BlobCorrupt`, `NoSpace` and what `download`
-        raises; a broken download leaves what it got for the next one to resume.
+        It stays while the context lives. One download per blob on the machine, whoever asks; the
+        others wait for it. `report` is told the bytes that lie there so far. Raises `BlobCorrupt`,
+        `NoSpace` and what `download` raises; a broken download leaves what it got for the next one
+        to resume.
         """
         ...
 
-    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
-        """Raise `NoSpace` if those of the blobs that are missing here surely do not fit."""
+    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
+        """Make room for those of the blobs that are missing, or raise `NoSpace`.
+
+        What is in use stays; what has been unused for longest goes first.
+        """
         ...
 
     async def discard(self, digest: Digest) -> None:
@@ -85,6 +89,14 @@ class BlobCache(Protocol):
 
     async def give_up(self, digest: Digest) -> None:
         """Remove what a broken download left, unless somebody is at it now."""
+        ...
+
+
+class Swept(Protocol):
+    """Something that keeps files for as long as they may be of use again."""
+
+    async def sweep(self, before: float) -> int:
+        """Remove what was last used before this time, and is not in use; return how many."""
         ...
 
 
@@ -122,7 +134,7 @@ class ImageSource(Protocol):
         ...
 
 
-class ImageBuilder(Protocol):
+class ImageBuilder(Swept, Protocol):
     """Turns layers into one squashfs file."""
 
     def build(
@@ -144,11 +156,10 @@ class ImageBuilder(Protocol):
         ...
 
     async def check_space(self, size: int) -> None:
-        """Raise `NoSpace` if what is made of `size` bytes of layers surely does not fit."""
-        ...
+        """Make room for what is made of `size` bytes of layers, or raise `NoSpace`.
 
-    async def sweep(self, before: float) -> int:
-        """Remove what was last used before this time, and is not in use; return how many."""
+        What is in use stays.
+        """
         ...
 
 
@@ -164,10 +175,11 @@ class InstalledFile:
     modified: int | None = None
 
 
-class ImageDirectory(Protocol):
+class ImageDirectory(Swept, Protocol):
     """The directory of one system in which the runtime looks for images.
 
-    Names are `<64 hex>.squashfs` and `<64 hex>.meta`, nothing else. Raises `DeliveryFailed`,
+    Names are `<64 hex>.squashfs` and `<64 hex>.meta`, nothing else; a sweep removes none of them,
+    only the temporaries of writes that broke off. Raises `DeliveryFailed`,
     `NoSpace`.
     """
 
@@ -197,8 +209,4 @@ class ImageDirectory(Protocol):
 
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file, in hexadecimal."""
-        ...
-
-    async def sweep(self, before: float) -> int:
-        """Remove temporaries that were last written before this time; return how many."""
         ...

@@ -1,7 +1,4 @@
-"""The compressed layers of this machine, as files named by their digests.
-
-`<directory>/<algorithm>/<hex>` is a whole blob, `<hex>.partial` what a download got so far, and
-`<hex>.lock` is locked by whoever downloads, in this process or in another.
+"""The compressed layers of this machine, as files named by their digests (`registry.blobs`).
 
 A blob that lies there is trusted by its size: its digest was checked before it got its name, and
 hashing all blobs again would cost every pull as much as the index of the layers does. That index
@@ -10,74 +7,116 @@ checks each layer's `diff_id` anyway; who finds a blob damaged there calls `disc
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Awaitable, Callable, Sequence
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import BlobCorrupt, NoSpace
-from shiftergw.image import Descriptor, Digest
+from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest, private_directory
-from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
+from shiftergw.plumbing.locks import POLL_SECONDS, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import Download
+from shiftergw.ports import BlobCache, Download
+from shiftergw.registry import blobs
+from shiftergw.registry.blobs import BlobPaths
 from shiftergw.registry.partial import BlobWriter, PartialBlob, disk_errors
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 
-class BlobFiles:
-    """The `BlobCache` of this machine; any number of processes may share the directory."""
+class BlobCaches:
+    """All caches of this machine: that of what everybody may read, and of each private repository.
+
+    Blobs of a private repository lie apart: naming a digest in a manifest of one's own must not be
+    a way to somebody else's content.
+    """
 
     def __init__(self, directory: Path, threads: Threads, clock: IReactorTime) -> None:
-        """Keep blobs below `directory`, which is made, and closed to others, when first used."""
+        """Keep all below `directory`, which is made, and closed to others, when first used."""
         self._directory = directory
         self._threads = threads
         self._clock = clock
+        self._caches: dict[Path, BlobFiles] = {}
 
+    def of(self, image: ResolvedImage) -> BlobCache:
+        """Return the cache that an image's blobs belong in."""
+        place = self._directory
+        if image.private:
+            origin = f"{image.location}\n{image.repository}".encode()
+            place = place / blobs.PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
+        new = BlobFiles(place, self._threads, self._clock, self._directory)
+        return self._caches.setdefault(place, new)
+
+    async def sweep(self, before: float) -> int:
+        """Remove blobs that were last used before this time, and are not now; return how many."""
+        return await self._threads.run(blobs.sweep, self._directory, before)
+
+
+class BlobFiles:
+    """The `BlobCache` of this machine; any number of processes may share the directory."""
+
+    def __init__(
+        self, directory: Path, threads: Threads, clock: IReactorTime, root: Path | None = None
+    ) -> None:
+        """Keep blobs below `directory`, which is made, and closed to others, when first used.
+
+        Where there is no room, unused blobs below `root` make way, be they of other caches.
+        """
+        self._directory = directory
+        self._threads = threads
+        self._clock = clock
+        self._root = root or directory
+
+    @asynccontextmanager
     async def get(
         self, blob: Descriptor, download: Download, report: Callable[[int], None]
-    ) -> Path:
-        """Return the file of a blob, downloading what of it is missing."""
-        path = self._path(blob.digest)
-        if not _is_whole(path, blob.size):
-            await self._threads.run(self._make_directory, path.parent)
-            await self._get_locked(blob, path, download, report)
-        report(blob.size)
-        return path
+    ) -> AsyncIterator[Path]:
+        """Give the file of a blob, downloading what of it is missing."""
+        paths = BlobPaths.of(self._directory, blob.digest)
+        held = blobs.hold(paths.whole, blob.size)
+        if held is None:
+            await self._threads.run(self._make_directory, paths.whole.parent)
+            held = await self._get_locked(blob, paths, download, report)
+        try:
+            report(blob.size)
+            yield paths.whole
+        finally:
+            os.close(held)
 
-    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
-        """Refuse blobs that surely do not fit."""
-        missing = await self._threads.run(self._missing, blobs)
-        free = await self._threads.run(lambda: free_space(nearest(self._directory)))
+    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
+        """Refuse blobs that surely do not fit, after what is not in use has made way for them."""
+        missing, free = await self._threads.run(self._space, wanted)
         if missing > free:
             raise NoSpace(
                 f"The image's layers need {missing} bytes and the gateway's cache has {free} left."
             )
 
-    def _missing(self, blobs: Sequence[Descriptor]) -> int:
-        """Return the bytes of these blobs that do not lie here yet."""
+    def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:
+        """Return the bytes of these blobs that do not lie here yet, and those that are free."""
         missing = 0
-        for blob in {blob.digest: blob for blob in blobs}.values():
-            path = self._path(blob.digest)
-            if not _is_whole(path, blob.size):
-                missing += max(0, blob.size - _size(_partial_of(path)))
-        return missing
+        distinct = {BlobPaths.of(self._directory, one.digest): one.size for one in wanted}
+        for blob, size in distinct.items():
+            if not blobs.is_whole(blob.whole, size):
+                missing += max(0, size - blobs.size_of(blob.partial))
+        disk = nearest(self._root)
+        if missing > free_space(disk):
+            blobs.make_room(self._root, missing, {blob.whole for blob in distinct})
+        return missing, free_space(disk)
 
     async def discard(self, digest: Digest) -> None:
         """Forget a blob whose content proved damaged; it need not be there."""
-        await self._threads.run(_remove, self._path(digest))
+        await self._threads.run(blobs.remove, BlobPaths.of(self._directory, digest).whole)
 
     async def give_up(self, digest: Digest) -> None:
         """Remove what a broken download left, unless somebody is at it now."""
-        await self._threads.run(_give_up, self._path(digest))
-
-    def _path(self, digest: Digest) -> Path:
-        return self._directory / digest.algorithm / digest.hex
+        await self._threads.run(blobs.give_up, BlobPaths.of(self._directory, digest))
 
     def _make_directory(self, directory: Path) -> None:
         with disk_errors():
@@ -85,44 +124,49 @@ class BlobFiles:
             private_directory(directory)
 
     async def _get_locked(
-        self, blob: Descriptor, path: Path, download: Download, report: Callable[[int], None]
-    ) -> None:
-        """Download under the blob's lock, unless another does so first."""
-        lock, partial = _lock_of(path), _partial_of(path)
-        while (descriptor := _try_lock(lock)) is None:
-            report(min(_size(partial), blob.size))
+        self,
+        blob: Descriptor,
+        paths: BlobPaths,
+        download: Download,
+        report: Callable[[int], None],
+    ) -> int:
+        """Download under the blob's lock, unless another does so first; hold what is there then."""
+        while (locked := blobs.lock(paths)) is None:
+            report(min(blobs.size_of(paths.partial), blob.size))
             await pause(POLL_SECONDS, self._clock)
         try:
-            if _is_whole(path, blob.size):
-                return
-            kept, resumed = await self._fetch(blob, partial, path, download, report)
+            held = blobs.hold(paths.whole, blob.size)
+            if held is not None:
+                return held
+            kept, resumed = await self._fetch(blob, paths, download, report)
             if not kept and resumed:
                 # What an earlier download left was damaged; this one need not suffer for it.
-                kept, _ = await self._fetch(blob, partial, path, download, report)
+                kept, _ = await self._fetch(blob, paths, download, report)
+            held = blobs.hold(paths.whole, blob.size) if kept else None
         finally:
-            unlock(lock, descriptor)
-        if not kept:
+            unlock(paths.lock, locked)
+        if held is None:
             raise BlobCorrupt(
                 "A layer arrived with other bytes than its digest says.", detail=str(blob.digest)
             )
+        return held
 
     async def _fetch(
         self,
         blob: Descriptor,
-        partial_path: Path,
-        path: Path,
+        paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
     ) -> tuple[bool, bool]:
         """Download what is missing; say whether the digest was right, and whether it resumed."""
-        partial = PartialBlob(partial_path, blob)
+        partial = PartialBlob(paths.partial, blob)
         try:
             await self._threads.run_until(partial.interrupt, partial.open)
             report(partial.start)
             resumed = partial.start > 0
             if partial.start < blob.size:
                 resumed = await self._stream(partial, blob, download, report)
-            return await self._threads.run(partial.keep, path), resumed
+            return await self._threads.run(partial.keep, paths.whole), resumed
         finally:
             partial.close()
 
@@ -159,46 +203,3 @@ class BlobFiles:
 
 async def _run(download: Awaitable[None]) -> None:
     await download
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
-
-
-def _partial_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
-
-
-def _give_up(path: Path) -> None:
-    partial, lock = _partial_of(path), _lock_of(path)
-    if not partial.exists():
-        return
-    descriptor = _try_lock(lock)
-    if descriptor is not None:
-        _remove(partial)
-        unlock(lock, descriptor)
-
-
-def _try_lock(path: Path) -> int | None:
-    with disk_errors():
-        return try_lock(path)
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
-
-
-def _remove(path: Path) -> None:
-    with disk_errors():
-        path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -91,16 +92,23 @@ class SquashBuilder:
             os.close(held)
 
     async def check_space(self, size: int) -> None:
-        """Refuse layers whose squashfs surely does not fit: it is about as large as they are.
+        """Refuse layers whose squashfs surely does not fit, after what is unused has made way.
 
-        Half of that is asked for: a later layer may delete much of an earlier one.
+        It is about as large as they are. Half of that is asked for: a later layer may delete much
+        of an earlier one.
         """
-        free = await self._threads.run(lambda: free_space(nearest(self._directory)))
+        free = await self._free()
+        if free < size // 2:
+            await self.sweep(math.inf)
+            free = await self._free()
         if free < size // 2:
             raise NoSpace(
                 f"The converted image needs about {size} bytes and the gateway has {free} left"
                 " for it."
             )
+
+    async def _free(self) -> int:
+        return await self._threads.run(lambda: free_space(nearest(self._directory)))
 
     async def sweep(self, before: float) -> int:
         """Remove what was last used before this time; return how many were removed.

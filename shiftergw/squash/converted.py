@@ -32,7 +32,7 @@ from shiftergw.plumbing.files import (
     sync_directory,
     write_private,
 )
-from shiftergw.plumbing.locks import try_lock, unlock
+from shiftergw.plumbing.locks import remove_unshared, try_lock, unlock
 
 _NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
 _CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold the interpreter
@@ -135,7 +135,7 @@ def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool
     try:
         # Looked at again: it may have been made or used between the first look and the lock.
         newest = _touched([files.squashfs, files.sidecar, files.part])
-        if newest >= before or _in_use(files.squashfs):
+        if newest >= before or not remove_unshared(files.squashfs):
             return False
         for path in group:
             if path != files.lock:
@@ -144,17 +144,3 @@ def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool
     finally:
         unlock(files.lock, lock)
     return True
-
-
-def _in_use(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -29,6 +29,7 @@ def test_values_arrive() -> None:
     system, location = config.systems["mycluster"], config.locations["registry.example.com"]
     assert config.image_expiration_timeout == 93784
     assert config.keep_untagged == 7 * 86400
+    assert config.keep_layers == 86400
     assert config.max_image_size == 150 * 2**30
     assert config.build_limits() == BuildLimits(150 * 2**30, 1000)
     assert (config.user_limits.waiting, config.user_limits.running) == (5, 1)
@@ -101,6 +102,7 @@ def test_defaults() -> None:
     assert config.secret_key_file == Path("/var/lib/shiftergw/secret.key")
     assert config.worker_threads == min(4, len(os.sched_getaffinity(0)))
     assert config.keep_untagged == 30 * 86400
+    assert config.keep_layers == 30 * 86400
     assert config.build_limits() == BuildLimits()
     assert (config.pull_update_timeout, config.heartbeat_limit, config.failure_hold) == (
         300,

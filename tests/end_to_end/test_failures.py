@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, compress, descriptor, entry, json_bytes, make_image, tar_of
-from tests.parts import need, need_root
+from tests.parts import need, small_disk
 from tests.service import BOB, Service
 
 WITH_LOGIN = "good:alice:users:secret:2001:2100"
@@ -184,18 +183,14 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
 @pytest.mark.parametrize("place", ["images", "expand", "cache"])
 def test_a_full_disk_is_a_reason(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
     """A disk of 2 MB full of a 4 MB image fails the pull, and what was written there is gone."""
-    need_root()
-    directory = tmp_path / place
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=True)
-    try:
-        with service_at(tmp_path, registry) as service:
-            done = service.pull("good/large:1")
-            assert done["status"] == "FAILURE"
-            text = f"{done['cause']} {done['remedy']}".lower()
-            assert "space" in text or "full" in text or "left" in text
-            assert service.leftovers() == []
-            assert list(service.images.iterdir()) == []
-            assert service.pull("good/small:1")["status"] == "READY"
-    finally:
-        subprocess.run(["umount", directory], check=True)
+    with (
+        small_disk(tmp_path / place, "size=2m"),
+        service_at(tmp_path, registry) as service,
+    ):
+        done = service.pull("good/large:1")
+        assert done["status"] == "FAILURE"
+        text = f"{done['cause']} {done['remedy']}".lower()
+        assert "space" in text or "full" in text or "left" in text
+        assert service.leftovers() == []
+        assert list(service.images.iterdir()) == []
+        assert service.pull("good/small:1")["status"] == "READY"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,14 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, try_lock, unlock
+from shiftergw.plumbing.locks import (
+    POLL_SECONDS,
+    file_lock,
+    remove_unshared,
+    try_lock,
+    try_share,
+    unlock,
+)
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
@@ -153,3 +161,37 @@ async def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
         async with file_lock(tmp_path / "lock", Clock()):
             raise KeyError
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_shared_file_is_not_removed(tmp_path: Path) -> None:
+    """Any number may share a file; it goes when none does, and then there is nothing to share."""
+    path = tmp_path / "file"
+    assert try_share(path) is None
+    assert remove_unshared(path)  # there is none
+    path.write_bytes(b"content")
+    shares = [try_share(path), try_share(path)]
+    for share in shares:
+        assert not remove_unshared(path)
+        assert share is not None
+        os.close(share)
+    assert remove_unshared(path)
+    assert not path.exists()
+    assert try_share(path) is None
+
+
+def test_the_dead_share_nothing(tmp_path: Path) -> None:
+    """When a process dies, what it has shared may be removed."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    script = (
+        "import sys, pathlib; from shiftergw.plumbing.locks import try_share;"
+        "print(try_share(pathlib.Path(sys.argv[1])) is not None, flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"True\n"
+        assert not remove_unshared(path)
+        other.kill()
+        other.wait()
+    assert remove_unshared(path)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -20,15 +21,16 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.protocols.basic import FileSender
 
 from shiftergw.errors import BlobCorrupt, NoSpace, PullError, RegistryUnavailable, Unavailable
-from shiftergw.image import Descriptor, Digest
+from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import BlobCache, BlobSink
+from shiftergw.ports import BlobCache, BlobSink, Download
 from shiftergw.registry import partial as partial_module
-from shiftergw.registry.cache import BlobFiles
+from shiftergw.registry.cache import BlobCaches, BlobFiles
 from shiftergw.registry.partial import MOST_WAITING, BlobWriter, PartialBlob
+from tests.parts import small_disk
 
 reactor: Any = global_reactor
 
@@ -95,6 +97,14 @@ def ignore(size: int) -> None:
     """Hear a report."""
 
 
+async def got(
+    cache: BlobCache, blob: Descriptor, download: Download, report: Callable[[int], None]
+) -> Path:
+    """Return where a blob lies, once it does."""
+    async with cache.get(blob, download, report) as path:
+        return path
+
+
 def test_it_keeps_the_port(cache: BlobFiles) -> None:
     """The type checker sees that this is a `BlobCache`, and its sink a `BlobSink`."""
     port: BlobCache = cache
@@ -107,7 +117,7 @@ def test_it_keeps_the_port(cache: BlobFiles) -> None:
 async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
     """A blob is downloaded, kept 0600 in a private directory, and not asked for again."""
     source, reports = Source(), list[int]()
-    path = await cache.get(BLOB, source, reports.append)
+    path = await got(cache, BLOB, source, reports.append)
     assert path == place(tmp_path)
     assert path.read_bytes() == CONTENT
     assert path.stat().st_mode & 0o777 == 0o600
@@ -115,7 +125,7 @@ async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
     assert reports == sorted(reports)
     assert (reports[0], reports[-1]) == (0, len(CONTENT))
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
-    assert await cache.get(BLOB, refuse, ignore) == path
+    assert await got(cache, BLOB, refuse, ignore) == path
     assert source.asked == [0]
 
 
@@ -128,7 +138,7 @@ async def test_any_algorithm_and_size(
     """Digests of every algorithm work, and so does a blob of no bytes."""
     digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
     blob = Descriptor(digest, len(content))
-    path = await cache.get(blob, Source(content), ignore)
+    path = await got(cache, blob, Source(content), ignore)
     assert path == place(tmp_path, blob=blob)
     assert path.read_bytes() == content
 
@@ -139,7 +149,7 @@ async def test_resumes(tmp_path: Path, cache: BlobFiles, resumes: bool) -> None:
     """What an earlier download left is hashed and kept, or replaced if the source starts anew."""
     leave_partial(tmp_path, CONTENT[:123_456])
     source, reports = Source(resumes=resumes), list[int]()
-    path = await cache.get(BLOB, source, reports.append)
+    path = await got(cache, BLOB, source, reports.append)
     assert path.read_bytes() == CONTENT
     assert source.asked == [123_456]
     assert reports[0] == 123_456
@@ -149,7 +159,7 @@ async def test_resumes(tmp_path: Path, cache: BlobFiles, resumes: bool) -> None:
 async def test_whole_partial_needs_no_source(tmp_path: Path, cache: BlobFiles) -> None:
     """A download that was complete but not yet renamed is taken as it is."""
     leave_partial(tmp_path, CONTENT)
-    path = await cache.get(BLOB, refuse, ignore)
+    path = await got(cache, BLOB, refuse, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -161,7 +171,7 @@ async def test_damaged_partial_is_replaced(tmp_path: Path, cache: BlobFiles, lef
     """A damaged rest of an earlier download costs a second try, not the pull."""
     leave_partial(tmp_path, left)
     source = Source()
-    path = await cache.get(BLOB, source, ignore)
+    path = await got(cache, BLOB, source, ignore)
     assert path.read_bytes() == CONTENT
     assert source.asked[-1] == 0
 
@@ -189,7 +199,7 @@ async def test_source_that_starts_again(tmp_path: Path, cache: BlobFiles) -> Non
         sink.begin(60_000)
         sink.write(CONTENT[60_000:])
 
-    path = await cache.get(BLOB, restless, ignore)
+    path = await got(cache, BLOB, restless, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -201,14 +211,14 @@ async def test_part_that_was_not_asked_for(cache: BlobFiles) -> None:
         sink.begin(77)
 
     with pytest.raises(BlobCorrupt, match="not asked for"):
-        await cache.get(BLOB, elsewhere, ignore)
+        await got(cache, BLOB, elsewhere, ignore)
 
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_digest(tmp_path: Path, cache: BlobFiles) -> None:
     """Other bytes than the digest says are never kept, nor resumed from."""
     with pytest.raises(BlobCorrupt, match="digest") as caught:
-        await cache.get(BLOB, Source(CONTENT[::-1]), ignore)
+        await got(cache, BLOB, Source(CONTENT[::-1]), ignore)
     assert caught.value.detail == str(BLOB.digest)
     assert list(place(tmp_path).parent.iterdir()) == []
 
@@ -219,7 +229,7 @@ async def test_wrong_digest_after_starting_anew_is_final(tmp_path: Path, cache: 
     leave_partial(tmp_path, CONTENT[:1000])
     source = Source(CONTENT[::-1], resumes=False)
     with pytest.raises(BlobCorrupt):
-        await cache.get(BLOB, source, ignore)
+        await got(cache, BLOB, source, ignore)
     assert source.asked == [1000]
 
 
@@ -227,7 +237,7 @@ async def test_wrong_digest_after_starting_anew_is_final(tmp_path: Path, cache: 
 async def test_blob_that_ends_early(tmp_path: Path, cache: BlobFiles) -> None:
     """Fewer bytes than promised are an error; they stay for the next download to resume."""
     with pytest.raises(BlobCorrupt, match="ended early"):
-        await cache.get(BLOB, Source(CONTENT[:1000]), ignore)
+        await got(cache, BLOB, Source(CONTENT[:1000]), ignore)
     assert place(tmp_path, ".partial").read_bytes() == CONTENT[:1000]
 
 
@@ -248,7 +258,7 @@ async def test_more_than_promised_ends_a_download_at_once(tmp_path: Path, cache:
             await pause(0, reactor)
 
     with pytest.raises(BlobCorrupt, match="more than the manifest says"):
-        await cache.get(BLOB, endless, ignore)
+        await got(cache, BLOB, endless, ignore)
     assert sent < 40
     assert place(tmp_path, ".partial").stat().st_size <= len(CONTENT)
 
@@ -261,7 +271,7 @@ async def test_more_than_promised_before_the_first_wait(cache: BlobFiles) -> Non
         sink.write(CONTENT + b"x")
 
     with pytest.raises(BlobCorrupt, match="more than the manifest says"):
-        await cache.get(BLOB, hasty, ignore)
+        await got(cache, BLOB, hasty, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -274,9 +284,9 @@ async def test_failure_of_the_source(tmp_path: Path, cache: BlobFiles) -> None:
         raise RegistryUnavailable("gone")
 
     with pytest.raises(RegistryUnavailable):
-        await cache.get(BLOB, breaks, ignore)
+        await got(cache, BLOB, breaks, ignore)
     source = Source()
-    path = await cache.get(BLOB, source, ignore)
+    path = await got(cache, BLOB, source, ignore)
     assert path.read_bytes() == CONTENT
     assert source.asked == [5000]
 
@@ -342,7 +352,7 @@ async def test_fast_source_is_paused(cache: BlobFiles) -> None:
         await done
         pauses.append(producer.pauses)
 
-    await cache.get(blob, fast, report)
+    await got(cache, blob, fast, report)
     assert pauses[0] > 3
     assert most <= MOST_WAITING + 2 * 65_536
 
@@ -365,7 +375,7 @@ async def test_producer_registered_while_much_waits(cache: BlobFiles) -> None:
         done.callback(None)
 
     with pytest.raises(BlobCorrupt):
-        await cache.get(blob, takes_over, ignore)
+        await got(cache, blob, takes_over, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -375,7 +385,7 @@ async def test_pull_producer(cache: BlobFiles) -> None:
     async def file(_: int, sink: BlobSink) -> None:
         await FileSender().beginFileTransfer(BytesIO(CONTENT), sink)
 
-    path = await cache.get(BLOB, file, ignore)
+    path = await got(cache, BLOB, file, ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -388,7 +398,7 @@ async def test_callers_of_one_process_share_a_download(cache: BlobFiles) -> None
         await source(offset, sink)
         await pause(0.25, reactor)
 
-    paths = await gather_or_cancel(cache.get(BLOB, slowly, reports.append) for _ in range(10))
+    paths = await gather_or_cancel(got(cache, BLOB, slowly, reports.append) for _ in range(10))
     assert len(set(paths)) == 1
     assert source.asked == [0]
     assert reports.count(len(CONTENT)) >= 10
@@ -404,10 +414,10 @@ async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
         sink.write(CONTENT[:150_000])
         await Deferred()
 
-    first = Deferred.fromCoroutine(cache.get(BLOB, half, ignore))
+    first = Deferred.fromCoroutine(got(cache, BLOB, half, ignore))
     await begun
     source = Source()
-    second = Deferred.fromCoroutine(cache.get(BLOB, source, ignore))
+    second = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
     await pause(0.2, reactor)
     first.cancel()
     path = await second
@@ -421,8 +431,8 @@ async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
 async def test_cancelled_while_waiting(cache: BlobFiles) -> None:
     """One who waits can give up; the download goes on."""
     source = Source()
-    first = Deferred.fromCoroutine(cache.get(BLOB, source, ignore))
-    second = Deferred.fromCoroutine(cache.get(BLOB, refuse, ignore))
+    first = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
+    second = Deferred.fromCoroutine(got(cache, BLOB, refuse, ignore))
     await pause(0, reactor)
     second.cancel()
     with pytest.raises(CancelledError):
@@ -520,7 +530,7 @@ async def test_disk_that_fails_ends_the_download(cache: BlobFiles, tmp_path: Pat
             raise
 
     with pytest.raises(PullError, match="cannot read or write"):
-        await cache.get(BLOB, waits, ignore)
+        await got(cache, BLOB, waits, ignore)
     assert cancelled == [True]
 
 
@@ -537,7 +547,7 @@ async def test_stopped_threads(tmp_path: Path) -> None:
         await Deferred()
 
     with pytest.raises(Unavailable):
-        await cache.get(BLOB, stops, ignore)
+        await got(cache, BLOB, stops, ignore)
 
 
 @pytest_twisted.ensureDeferred
@@ -547,25 +557,25 @@ async def test_partial_that_is_a_symlink(tmp_path: Path, cache: BlobFiles) -> No
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PullError):
-        await cache.get(BLOB, Source(), ignore)
+        await got(cache, BLOB, Source(), ignore)
     assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_file_of_another_size_is_replaced(tmp_path: Path, cache: BlobFiles) -> None:
     """A blob that was cut short on disk is downloaded again."""
-    path = await cache.get(BLOB, Source(), ignore)
+    path = await got(cache, BLOB, Source(), ignore)
     path.write_bytes(CONTENT[:-1])
-    assert (await cache.get(BLOB, Source(), ignore)).read_bytes() == CONTENT
+    assert (await got(cache, BLOB, Source(), ignore)).read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_size_in_a_manifest_harms_nobody(cache: BlobFiles) -> None:
     """A manifest that lies about a size fails by itself and leaves the good blob where it is."""
-    path = await cache.get(BLOB, Source(), ignore)
+    path = await got(cache, BLOB, Source(), ignore)
     for size in (len(CONTENT) - 1, len(CONTENT) + 1):
         with pytest.raises(BlobCorrupt):
-            await cache.get(Descriptor(BLOB.digest, size), Source(), ignore)
+            await got(cache, Descriptor(BLOB.digest, size), Source(), ignore)
     assert path.read_bytes() == CONTENT
 
 
@@ -588,11 +598,11 @@ async def test_give_up(tmp_path: Path, cache: BlobFiles) -> None:
 async def test_discard(cache: BlobFiles) -> None:
     """A discarded blob is downloaded again; discarding what is not there is no error."""
     await cache.discard(BLOB.digest)
-    path = await cache.get(BLOB, Source(), ignore)
+    path = await got(cache, BLOB, Source(), ignore)
     await cache.discard(BLOB.digest)
     assert not path.exists()
     source = Source()
-    await cache.get(BLOB, source, ignore)
+    await got(cache, BLOB, source, ignore)
     assert source.asked == [0]
 
 
@@ -620,7 +630,8 @@ async def main(reactor):
     threads.startService()
     cache = BlobFiles(pathlib.Path(directory), threads, reactor)
     blob = Descriptor(Digest.parse(digest), len(content))
-    await cache.get(blob, download, lambda size: None)
+    async with cache.get(blob, download, lambda size: None):
+        pass
     await threads.stopService()
 
 task.react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
@@ -659,7 +670,7 @@ async def test_processes_share_a_download(
         if size == 100_000:
             go_on()
 
-    path = await cache.get(BLOB, refuse, report)
+    path = await got(cache, BLOB, refuse, report)
     assert path.read_bytes() == CONTENT
     assert process.wait(10) == 0
 
@@ -677,7 +688,7 @@ async def test_download_of_a_killed_process_is_resumed(
         if size == 100_000:
             process.kill()
 
-    path = await cache.get(BLOB, source, report)
+    path = await got(cache, BLOB, source, report)
     assert path.read_bytes() == CONTENT
     assert source.asked == [100_000]
 
@@ -695,3 +706,57 @@ async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFi
     almost = Descriptor(Digest.of(b"huge"), (1 << 42) + 1)
     await cache.check_space([BLOB, almost, almost])
     assert [path.name for path in partial.parent.iterdir()] == [partial.name]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobFiles) -> None:
+    """While a context lives the sweep leaves its blob, and no longer."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+    later = time.time() + 1
+    async with cache.get(BLOB, Source(), ignore) as path:
+        async with cache.get(BLOB, refuse, ignore):
+            assert await caches.sweep(later) == 0
+        assert await caches.sweep(later) == 0
+        assert path.exists()
+    assert await caches.sweep(later) == 1
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_unused_blobs_make_way(tmp_path: Path, threads: Threads) -> None:
+    """On a full disk those of another repository go; what the image has there already stays."""
+    root = tmp_path / "cache"
+    contents = [bytes([n]) * 400_000 for n in range(3)]
+    other, mine, wanted = (Descriptor(Digest.of(one), len(one)) for one in contents)
+    with small_disk(root, "size=1m"):
+        caches = BlobCaches(root, threads, reactor)
+        cache = caches.of(resolved("public", private=False))
+        await got(cache, mine, Source(contents[1]), ignore)
+        secret = caches.of(resolved("secret", private=True))
+        gone = await got(secret, other, Source(contents[0]), ignore)
+        await cache.check_space([mine, wanted])
+        assert not gone.exists()
+        await got(cache, wanted, Source(contents[2]), ignore)
+        await got(cache, mine, refuse, ignore)
+
+
+def resolved(repository: str, *, private: bool) -> ResolvedImage:
+    """Return an image of a repository."""
+    digest = Digest.of(b"manifest")
+    return ResolvedImage(digest, digest, BLOB, (BLOB,), "registry", repository, private)
+
+
+@pytest_twisted.ensureDeferred
+async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Threads) -> None:
+    """A digest in a manifest of one's own is no way to what another repository holds."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+    images = [
+        resolved("public", private=False),
+        resolved("mine", private=True),
+        resolved("theirs", private=True),
+    ]
+    paths = [await got(caches.of(one), BLOB, Source(), ignore) for one in images]
+    assert len(set(paths)) == 3
+    other = caches.of(resolved("public too", private=False))
+    assert await got(other, BLOB, refuse, ignore) == paths[0]
+    assert await got(caches.of(images[1]), BLOB, refuse, ignore) == paths[1]

@@ -26,7 +26,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.build import SquashBuilder
 from tests import images
-from tests.parts import lacking, need
+from tests.parts import lacking, need, small_disk
 from tests.squash.parts import (
     content_of,
     mounted,
@@ -277,10 +277,7 @@ async def test_an_error_of_the_user_of_the_file_is_the_users(site: Site) -> None
 async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
     """A disk without space ends as `NoSpace`, from `mksquashfs` and from our own writing."""
     place = tmp_path / "small"
-    place.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=2m,nr_inodes=10", "none", str(place)) as done:
-        if not done:
-            lacking("only root may mount")
+    with small_disk(place, "size=2m,nr_inodes=10"):
         site = Site(tmp_path, threads)
         site.builder = SquashBuilder(place, need("mksquashfs"), threads, real, real)
         with pytest.raises(NoSpace):
@@ -301,6 +298,21 @@ async def test_what_surely_does_not_fit_is_refused(site: Site) -> None:
     await site.builder.check_space(1000)
     with pytest.raises(NoSpace):
         await site.builder.check_space(1 << 60)
+
+
+@pytest_twisted.ensureDeferred
+async def test_unused_files_make_way(tmp_path: Path, threads: Threads) -> None:
+    """Where the disk is full, what was converted for others and is not in use goes."""
+    site = Site(tmp_path, threads)
+    noise = [site.layer([images.entry("noise", os.urandom(600_000))]) for _ in range(2)]
+    with small_disk(site.converted, "size=2m"):
+        async with site.build([noise[0]]) as used:
+            async with site.build([noise[1]], OTHER):
+                pass
+            await site.builder.check_space(2_400_000)
+            assert list(site.converted.glob("*.squashfs")) == [used.path]
+            with pytest.raises(NoSpace):
+                await site.builder.check_space(3_600_000)
 
 
 @pytest_twisted.ensureDeferred

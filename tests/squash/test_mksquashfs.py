@@ -35,14 +35,13 @@ from shiftergw.squash.mksquashfs import (
     version,
 )
 from tests import images
-from tests.parts import lacking, need
+from tests.parts import need, small_disk
 from tests.squash.parts import (
     TIME,
     content_of,
     directory,
     file,
     listing_of,
-    mounted,
     open_descriptors,
     plan_of,
     running_in,
@@ -356,10 +355,7 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
 async def test_a_full_disk_is_named(tmp_path: Path, threads: Threads) -> None:
     """A real file system without space ends as `NoSpace`, whose retry may help."""
     place = tmp_path / "small"
-    place.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=2m", "none", str(place)) as done:
-        if not done:
-            lacking("only root may mount")
+    with small_disk(place, "size=2m"):
         conversion = Conversion(place, threads)
         noise = os.urandom(4_000_000)
         with pytest.raises(NoSpace) as caught:

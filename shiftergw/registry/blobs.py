@@ -1,0 +1,169 @@
+"""The files of the layer cache: where they lie, when they may be used, when they may go.
+
+`<directory>/<algorithm>/<hex>` is a whole blob, `<hex>.partial` what a download got so far, and
+`<hex>.lock` is locked by whoever downloads or removes it, in this process or in another.
+
+Whoever uses a blob holds a shared `flock` on its file, which is touched then. A blob is removed
+only under its lock *and* with an exclusive `flock` on the file: what is in use stays, and when a
+process dies the kernel gives back both. All functions block; those for one blob only for a moment.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from shiftergw.image import Digest
+from shiftergw.plumbing.files import free_space, nearest, sync_directory
+from shiftergw.plumbing.locks import remove_unshared, try_lock, try_share, unlock
+from shiftergw.registry.partial import disk_errors
+
+PRIVATE = "private"
+"""The directory that has the blobs of private repositories, each in a directory of its own."""
+
+_FILE = re.compile(r"([0-9a-f]{64,128})(\.partial|\.lock)?")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPaths:
+    """The names of what belongs to one blob; `whole` is where it lies once it is whole."""
+
+    whole: Path
+
+    @property
+    def partial(self) -> Path:
+        """Return where it lies until then."""
+        return self.whole.with_name(f"{self.whole.name}.partial")
+
+    @property
+    def lock(self) -> Path:
+        """Return what is locked by whoever downloads or removes it."""
+        return self.whole.with_name(f"{self.whole.name}.lock")
+
+    @classmethod
+    def of(cls, directory: Path, digest: Digest) -> BlobPaths:
+        """Name the files of a blob below a directory."""
+        return cls(directory / digest.algorithm / digest.hex)
+
+
+def lock(blob: BlobPaths) -> int | None:
+    """Lock a blob and return the descriptor, or None if another holds the lock."""
+    with disk_errors():
+        return try_lock(blob.lock)
+
+
+def is_whole(path: Path, size: int) -> bool:
+    """Say whether a blob of this size lies there."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; 0 if there is none."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def hold(path: Path, size: int) -> int | None:
+    """Mark a blob as used now, and in use for as long as the returned descriptor is open.
+
+    None if no blob of this size is there, or it is being removed.
+    """
+    if not is_whole(path, size):
+        return None
+    with disk_errors():
+        descriptor = try_share(path)
+        if descriptor is not None:
+            os.utime(descriptor)
+        return descriptor
+
+
+def remove(path: Path) -> None:
+    """Remove a file of the cache; it need not be there."""
+    with disk_errors():
+        path.unlink(missing_ok=True)
+
+
+def give_up(blob: BlobPaths) -> None:
+    """Remove what a broken download left, unless somebody is at it now."""
+    if not blob.partial.exists():
+        return
+    locked = lock(blob)
+    if locked is not None:
+        remove(blob.partial)
+        unlock(blob.lock, locked)
+
+
+def sweep(root: Path, before: float) -> int:
+    """Remove the blobs that were last used before this time; return how many.
+
+    Time is compared with the files' own (seconds since 1970).
+    """
+    with disk_errors():
+        return sum(
+            _removed(BlobPaths(whole), before)
+            for whole, used in _last_used(root).items()
+            if used < before
+        )
+
+
+def make_room(root: Path, needed: int, but: AbstractSet[Path]) -> None:
+    """Remove blobs, those unused for longest first, until `needed` bytes are free.
+
+    These (`but`) stay, and what is in use. Where even all others would not do, none goes: sizes are
+    what a manifest says.
+    """
+    with disk_errors():
+        disk, used = nearest(root), _last_used(root)
+        others = sorted(used.keys() - but, key=used.__getitem__)
+        sizes = (size_of(one.whole) + size_of(one.partial) for one in map(BlobPaths, others))
+        if free_space(disk) + sum(sizes) < needed:
+            return
+        for whole in others:
+            if free_space(disk) >= needed:
+                return
+            _removed(BlobPaths(whole), math.inf)
+
+
+def _last_used(root: Path) -> dict[Path, float]:
+    """Return when each blob, or the part of it that is there, was last used."""
+    used: dict[Path, float] = {}
+    for path in chain(root.glob("sha*/*"), root.glob(f"{PRIVATE}/*/sha*/*")):
+        match = _FILE.fullmatch(path.name)
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            if match is not None and stat.S_ISREG(found.st_mode):
+                whole = path.with_name(match[1])
+                used[whole] = max(found.st_mtime, used.get(whole, 0.0))
+    return used
+
+
+def _removed(blob: BlobPaths, before: float) -> bool:
+    """Remove a blob unless somebody is at it, or was since `before`; say whether it was done."""
+    locked = lock(blob)
+    if locked is None:
+        return False
+    try:
+        there = [path for path in (blob.whole, blob.partial) if path.exists()]
+        # Looked at again: it may have been made or used between the first look and the lock.
+        if any(path.stat().st_mtime >= before for path in there):
+            return False
+        if not remove_unshared(blob.whole):
+            return False
+        blob.partial.unlink(missing_ok=True)
+        sync_directory(blob.lock.parent)
+    finally:
+        unlock(blob.lock, locked)
+    return bool(there)
