@@ -10,13 +10,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from twisted.application import strports
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory
 
 from shiftergw.auth.listing import ListedUsers
@@ -30,7 +29,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import LocalStripes
 from shiftergw.delivery.way import files_of, hosts_of
 from shiftergw.dispatch import Dispatch, share_of_system
-from shiftergw.errors import ConfigurationError, printable
+from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
 from shiftergw.image import SquashOptions
@@ -321,47 +320,3 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
 
 def _builder(directory: Path, config: Config, threads: Threads, reactor: Any) -> SquashBuilder:
     return SquashBuilder(directory, config.mksquashfs, threads, reactor, reactor)
-
-
-def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
-    """Run `main(reactor)` in a reactor of its own to the end and return its exit code.
-
-    A signal cancels `main`, waits for its clean-up, and gives 130; an exception that nobody foresaw
-    is shown on standard error, log or not, and gives 70 (`EX_SOFTWARE`): to the command line 1
-    means that an image has failed.
-    """
-    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
-
-    anything: Any = reactor
-    codes: list[int] = []
-
-    def begin() -> None:
-        running = Deferred.fromCoroutine(main(anything))
-        finished: Deferred[None] = Deferred()
-
-        def end(result: Any) -> None:
-            if isinstance(result, int):
-                codes.append(result)
-            elif result.check(CancelledError):
-                codes.append(130)
-            else:
-                for line in result.getTraceback().splitlines():
-                    print(printable(line, 1000), file=sys.stderr)  # noqa: T201 - no log may run
-                codes.append(os.EX_SOFTWARE)
-            finished.callback(None)
-            if not stopping:
-                anything.stop()
-
-        stopping: list[bool] = []
-
-        def stop() -> Deferred[None]:
-            stopping.append(True)
-            running.cancel()
-            return finished
-
-        anything.addSystemEventTrigger("before", "shutdown", stop)
-        running.addBoth(end)
-
-    anything.callWhenRunning(begin)
-    anything.run()
-    return codes[0]

@@ -34,6 +34,7 @@ from shiftergw import compose
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.log import start_worker_logging
+from shiftergw.reactor import run_main
 from shiftergw.work.process import KILL_SECONDS
 
 _log = Logger()
@@ -125,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     loaded = Config.load(arguments.config, os.environ)
     start_worker_logging(loaded.config.log_level)
-    sys.exit(compose.run_main(lambda reactor: work(reactor, loaded.config, arguments.with_caller)))
+    sys.exit(run_main(lambda reactor: work(reactor, loaded.config, arguments.with_caller)))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ LAYERS = {
         ("twisted", "treq", "click", "rich"),
     ),
     "composition": Layer(
-        ("compose", "preparation", "tap", "runner", "checkup", "trust", "migration"),
+        ("compose", "reactor", "preparation", "tap", "runner", "checkup", "trust", "migration"),
         ("vocabulary", "configuration", "oci", "plumbing", "adapters", "domain", "edges"),
         ("twisted", "zope"),
     ),
@@ -86,7 +86,7 @@ HOMES = {
     "celery": ("work",),
     "kombu": ("work",),
     "treq": ("registry", "cli"),
-    "twisted.internet.reactor": ("compose", "tap", "runner"),
+    "twisted.internet.reactor": ("reactor", "tap", "runner"),
 }
 """What only these rooms may import."""
 

@@ -98,7 +98,7 @@ def outcome(command: Command, interrupted: str = "Interrupted.") -> int:
 
 
 def _outcome(command: Command, interrupted: str) -> int:
-    from shiftergw.compose import run_main  # noqa: PLC0415 - `--help` shall not load the service
+    from shiftergw.reactor import run_main  # noqa: PLC0415 - `--help` shall not load the service
 
     return run_main(lambda reactor: guarded(command(reactor), interrupted))
 
