@@ -239,7 +239,7 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
         ("plumbing/files.py", "from shiftergw.errors import TimedOut\nimport twisted.internet"),
         ("registry/a.py", "import treq\nfrom shiftergw.registry.b import c"),
         ("cli/main.py", "from shiftergw.auth.munge import encode\nfrom shiftergw import compose"),
-        ("compose.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
+        ("reactor.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
         ("web/api.py", "from shiftergw.gateway import Gateway\nfrom shiftergw import __version__"),
     ],
 )
