@@ -5,6 +5,16 @@
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'shiftergw: %s\n' "$*" >&2; exit 1; }
 
+# usage SCRIPT: print the comment at its head.
+usage() { sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$1"; }
+
+# misused SCRIPT ARGUMENT: end because of an argument that the script does not know.
+misused() {
+    printf 'shiftergw: %s does not know %s\n\n' "$1" "$2" >&2
+    usage "$1" >&2
+    exit 2
+}
+
 checkout=$(pwd)
 venv=${SHIFTERGW_VENV:-$(dirname "$checkout")/shiftergw-venv}
 
