@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 
@@ -11,27 +12,34 @@ from shiftergw.cli.credentials import sealed
 from shiftergw.cli.exits import INTERRUPTED, Misused, Refused
 from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, replaced
 from shiftergw.cli.options import of_one_system
-from shiftergw.cli.prompts import prompts
+from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
+
+PASSWORD_LIMIT = 64 * 1024
+"""Bytes of a password: tokens are long, files that were given by mistake are longer."""
 
 
 @click.command()
 @click.argument("location", default=DEFAULT)
+@click.option("-u", "--username", metavar="NAME", help="Your name there; asked for without it.")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
+)
 @of_one_system
 @click.pass_obj
-def login(settings: Settings, location: str) -> None:
+def login(settings: Settings, location: str, username: str | None, password_stdin: bool) -> None:
     """Keep your login for a registry, for this client and for `shifterimg`.
 
     LOCATION is the registry as the gateway names it, such as `ghcr.io`; without it the login is
-    for the gateway's default registry. User and password are asked for on the terminal, or where
-    there is none read from standard input, a line each.
+    for the gateway's default registry. User and password are asked for on the terminal. Scripts
+    give `--username NAME --password-stdin`.
     """
     system = settings.found_system()
     check_key(system, location)
     file = LoginFile(home())
     _read(file)  # what is wrong with it shall be told before anybody types a password
     try:
-        content = _ask(location)
+        content = _given(username) if password_stdin else _ask(location, username)
     except KeyboardInterrupt:
         click.echo("\nInterrupted: nothing is kept.", err=True)
         sys.exit(INTERRUPTED)
@@ -47,16 +55,47 @@ def _read(file: LoginFile) -> bytes:
     return content
 
 
-def _ask(location: str) -> bytes:
+def _given(username: str | None) -> bytes:
+    """Return `user:password` with the password from standard input."""
+    if username is None:
+        raise _nobody_to_ask()
+    if sys.stdin.isatty():
+        raise Misused("Standard input is a terminal: leave --password-stdin out to be asked.")
+    password = sys.stdin.buffer.read(PASSWORD_LIMIT + 1)
+    return _login(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+def _ask(location: str, username: str | None) -> bytes:
+    """Return `user:password` as typed on the terminal."""
+    with terminal() as ask:
+        if ask is None:
+            raise _nobody_to_ask()
+        user = ask.line(f"{location} user: ") if username is None else os.fsencode(username)
+        _check_user(user.strip())
+        return _login(user, ask.secret(f"{location} password: "))
+
+
+def _nobody_to_ask() -> Misused:
+    return Misused(
+        "There is no terminal to ask on: give --username NAME --password-stdin, and the password"
+        " on standard input. Nothing is kept."
+    )
+
+
+def _login(user: bytes, password: bytes) -> bytes:
     """Return `user:password`; raise `Misused` for what cannot be one."""
-    with prompts() as ask:
-        user = ask.line(f"{location} user: ").strip()
-        if not user or b":" in user or b"\0" in user:
-            raise Misused("A user has a name, without ':'. Nothing is kept.")
-        password = ask.secret(f"{location} password: ")
-    if not password or b"\0" in password:
+    user = user.strip()
+    _check_user(user)
+    if not password:
         raise Misused("There is no password. Nothing is kept.")
+    if b"\0" in password or b"\n" in password or len(password) > PASSWORD_LIMIT:
+        raise Misused("This is no password, but several lines, or a file. Nothing is kept.")
     return user + b":" + password
+
+
+def _check_user(user: bytes) -> None:
+    if not user or b":" in user or b"\0" in user:
+        raise Misused("A user has a name, without ':'. Nothing is kept.")
 
 
 @click.command()

@@ -1,9 +1,8 @@
-"""Questions to the user: on his terminal, or where there is none on standard input."""
+"""Questions to the user on his terminal."""
 
 from __future__ import annotations
 
 import os
-import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +34,6 @@ class Prompts:
             self._target.write(b"\n")
             self._target.flush()
         return answer
-
-
-@contextmanager
-def prompts() -> Iterator[Prompts]:
-    """Ask on the terminal of the process, else on standard error and input."""
-    with terminal() as found:
-        yield found or Prompts(sys.stdin.buffer, sys.stderr.buffer)
 
 
 @contextmanager

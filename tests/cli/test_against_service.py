@@ -17,7 +17,7 @@ from tests.registries import USER, DockerRegistry
 from tests.service import SYSTEM, Service, until
 
 IMAGE = "closed/lib/app:1"
-LOGIN = f"{USER.user}\n{USER.password}\n".encode()
+LOGIN = ("login", "closed", "--username", USER.user, "--password-stdin")
 NAMES = {"SHIFTERGW_SYSTEM": SYSTEM}
 
 
@@ -50,7 +50,7 @@ def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
 def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
     """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
     home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})
-    assert home.run("login", "closed", typed=LOGIN)[0] == 0
+    assert home.run(*LOGIN, typed=USER.password.encode())[0] == 0
     code, out, said = home.run("pull", "--user", "2002,nobody", "--user", "7", IMAGE)
     assert code == 0, said
     image_id = out.decode().strip()

@@ -18,12 +18,15 @@ def home(tmp_path: Path, munged: Munged) -> Home:
     return Home(tmp_path, munged)
 
 
+GIVEN = ("--username", "ann", "--password-stdin")
+
+
 def test_login_without_a_terminal(home: Home) -> None:
-    """User and password come from standard input; the password may hold anything but a NUL."""
-    code, out, said = home.run("login", typed=b'ann\npa:ss \\"w\xc3\xb6rd\x1b \n')
+    """The password comes from standard input; it may hold anything but a NUL or a second line."""
+    code, out, said = home.run("login", *GIVEN, typed=b'pa:ss \\"w\xc3\xb6rd\x1b \n')
     assert (code, out) == (0, b"")
-    assert said.startswith(b"default user: default password: ")
-    assert b"ss" not in said.removeprefix(b"default user: default password: ")
+    assert said.startswith(b"The login for default on mycluster is kept in ")
+    assert b"ss" not in said
     assert home.logins() == {"mycluster:default": b'ann:pa:ss \\"w\xc3\xb6rd\x1b '}
     assert stat.S_IMODE(home.file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.file.parent.stat().st_mode) == 0o700
@@ -31,11 +34,13 @@ def test_login_without_a_terminal(home: Home) -> None:
 
 def test_logins_replace_and_are_forgotten(home: Home) -> None:
     """A location has one login; others, and other systems', are none of its business."""
-    assert home.run("login", "reg.example:5000", typed=b"ann\none\n")[0] == 0
-    assert home.run("login", typed=b"ann\ntwo\n")[0] == 0
-    assert home.run("--system", "other", "login", "reg.example:5000", typed=b"ann\n3\n")[0] == 0
+    assert home.run("login", "reg.example:5000", *GIVEN, typed=b"one\n")[0] == 0
+    assert home.run("login", *GIVEN, typed=b"two\n")[0] == 0
+    other = ("--system", "other", "login", "reg.example:5000", *GIVEN)
+    assert home.run(*other, typed=b"3")[0] == 0
     before = home.file.read_bytes().splitlines()
-    assert home.run("login", "reg.example:5000", typed=b"bob\nfour\n")[0] == 0
+    bob = ("login", "-u", "bob", "--password-stdin", "reg.example:5000")
+    assert home.run(*bob, typed=b"four\r\n")[0] == 0
     assert home.file.read_bytes().splitlines()[1:] == before[1:]
     assert home.logins() == {
         "mycluster:reg.example:5000": b"bob:four",
@@ -51,41 +56,54 @@ def test_logins_replace_and_are_forgotten(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", [b"", b"\n", b"ann\n", b"ann\n\n", b"a:b\nx\n", b"\0\nx\n", b"ann\n\0\n"]
-)
-def test_what_is_no_login(home: Home, typed: bytes) -> None:
-    """An empty answer, or one that cannot be kept, is refused, and nothing is written."""
-    code, _, said = home.run("login", typed=typed)
+    ("user", "typed"),
+    [("ann", b""), ("ann", b"\n"), ("", b"x\n"), ("a:b", b"x\n"), ("ann", b"\0\n"),
+     ("ann", b"ann\nx\n"), ("ann", b"x" * 100_000)],
+)  # fmt: skip
+def test_what_is_no_login(home: Home, user: str, typed: bytes) -> None:
+    """A name or a password that cannot be kept is refused, and nothing is written."""
+    code, _, said = home.run("login", "--username", user, "--password-stdin", typed=typed)
     assert code == 2
     assert b"Nothing is kept" in said
     assert not home.file.exists()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--username", "ann"), ("--password-stdin",)])
+def test_nobody_can_be_asked(home: Home, arguments: tuple[str, ...]) -> None:
+    """Without a terminal there is no question and no guess: the text says which options to use."""
+    code, out, said = home.run("login", *arguments, typed=b"ann\nhush\n")
+    assert (code, out) == (2, b"")
+    assert b"--username NAME --password-stdin" in said
+    assert b"hush" not in said
+    assert b"password: " not in said
+    assert not home.file.exists()
+
+
 def test_a_file_that_others_can_read(home: Home) -> None:
     """The user is told, as ssh tells of its keys; what he keeps then is closed again."""
-    assert home.run("login", typed=b"ann\none\n")[0] == 0
+    assert home.run("login", *GIVEN, typed=b"one\n")[0] == 0
     home.file.chmod(0o644)
     code, _, said = home.run("logout", "nowhere")
     assert (code, said.count(b"Warning: the permissions 0644")) == (4, 1)
-    code, _, said = home.run("login", "ghcr.io", typed=b"ann\ntwo\n")
+    code, _, said = home.run("login", "ghcr.io", *GIVEN, typed=b"two\n")
     assert (code, said.count(b"Warning: the permissions 0644")) == (0, 1)
     assert b"Warning" not in home.run("logout", "nowhere")[2]
 
 
 def test_misuse(home: Home) -> None:
     """A location that would break the file, or a file that is a link: told before any question."""
-    assert home.run("login", "a=b", typed=b"ann\nx\n")[0] == 2
+    assert home.run("login", "a=b", *GIVEN, typed=b"x\n")[0] == 2
     home.file.parent.mkdir()
     home.file.symlink_to("/dev/null")
-    code, _, said = home.run("login", typed=b"ann\nx\n")
+    code, _, said = home.run("login", *GIVEN, typed=b"x\n")
     assert code == 2
-    assert b"user:" not in said
+    assert b"Nothing is kept" not in said
     assert home.run("logout")[0] == 2
 
 
 def test_munge_is_away(home: Home) -> None:
     """Nothing can be sealed, so nothing is kept; the exit code tells it from misuse."""
-    code, _, said = home.run("--munge-socket", "/nonexistent", "login", typed=b"ann\nhush\n")
+    code, _, said = home.run("--munge-socket", "/nonexistent", "login", *GIVEN, typed=b"hush\n")
     assert code == 3
     assert b"munge does not answer" in said
     assert b"hush" not in said
@@ -106,6 +124,20 @@ def test_login_on_a_terminal(home: Home) -> None:
         assert terminal.echoes()
         assert b"ann" in terminal.shown
         assert b"hush" not in terminal.shown
+    finally:
+        terminal.close()
+    assert home.logins() == {"mycluster:ghcr.io": b"ann:hush"}
+
+
+def test_a_given_name_is_not_asked_for(home: Home) -> None:
+    """On a terminal `--username` leaves the password to be asked for."""
+    terminal = Terminal(home.env, "login", "ghcr.io", "--username", "ann")
+    try:
+        terminal.expect(b"ghcr.io password: ")
+        assert b"user:" not in terminal.shown
+        terminal.type(b"hush\n")
+        terminal.expect(b"is kept in")
+        assert terminal.process.wait(LIMIT) == 0
     finally:
         terminal.close()
     assert home.logins() == {"mycluster:ghcr.io": b"ann:hush"}
