@@ -13,13 +13,14 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, NotAllowed, NotFound, Unavailable, printable
 from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, Unproved
 from shiftergw.web import parameters, render
+from shiftergw.web.journal import Journal, Line
 from shiftergw.web.parameters import Address
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Call, Site
@@ -52,6 +53,7 @@ class Asked:
     body: bytes
     request_id: str
     in_thread: InThread
+    journal: Journal
 
 
 async def _list(gateway: Gateway, asked: Asked) -> Answer:
@@ -75,13 +77,13 @@ async def _pull(gateway: Gateway, asked: Asked) -> Answer:
         parameters.acl(members, "allowed_gids"),
         asked.request_id,
     )
-    return render.answer(render.pulled(image))
+    news = asked.journal.is_news(asked.session, asked.itype, asked.image, image)
+    return replace(render.answer(render.pulled(image)), quiet=not news)
 
 
 async def _told(gateway: Gateway, asked: Asked) -> Answer:
-    return render.answer(
-        render.pulled(gateway.told(asked.session, asked.itype, asked.image, asked.request_id))
-    )
+    image = gateway.told(asked.session, asked.itype, asked.image, asked.request_id)
+    return replace(render.answer(render.pulled(image)), quiet=True)
 
 
 async def _queue(gateway: Gateway, asked: Asked) -> Answer:
@@ -192,17 +194,6 @@ PAGES: dict[str, Callable[[Gateway], Awaitable[Answer]]] = {
 """What anybody may ask without a credential."""
 
 
-@dataclass(slots=True)
-class _Line:
-    """What the log will say about one request."""
-
-    request_id: str
-    user: str = "-"
-    system: str = "-"
-    level: LogLevel = LogLevel.info
-    why: str = ""
-
-
 class Api:
     """Answers calls by the two tables above."""
 
@@ -220,30 +211,18 @@ class Api:
         self._authenticators = authenticators
         self._clock = clock
         self._in_thread = in_thread
+        self._journal = Journal(clock)
 
     async def __call__(self, call: Call) -> Answer:
         """Return the answer to a call, whatever it is; raises nothing but a cancellation."""
         started = self._clock.seconds()
-        line = _Line(secrets.token_hex(4))
-        outcome: object = "hung up"
+        line = Line(secrets.token_hex(4))
+        outcome = None
         try:
             answer = await self._answer(call, line)
             outcome = answer.status
         finally:
-            # Put together here: the logger's own formatting costs a look-up as much as its store.
-            text = " ".join(
-                (
-                    line.request_id,
-                    call.peer,
-                    printable(line.user, 40),
-                    printable(call.method, 20),
-                    printable(call.path, 600),
-                    line.system,
-                    f"{outcome} {self._clock.seconds() - started:.3f} s",
-                )
-            )
-            why = line.why and f": {line.why}"
-            self._log.emit(line.level, "{text}{why}", text=text, why=why, request=line.request_id)
+            self._journal.write(call, line, outcome, self._clock.seconds() - started)
         return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
 
     def only_reads(self, call: Call) -> bool:
@@ -254,7 +233,11 @@ class Api:
             return True
         return route is None or not route.changes
 
-    async def _answer(self, call: Call, line: _Line) -> Answer:
+    def closed(self) -> None:
+        """Tell the log what it has not heard yet."""
+        self._journal.close()
+
+    async def _answer(self, call: Call, line: Line) -> Answer:
         try:
             return await self._routed(call, line)
         except CancelledError:
@@ -271,11 +254,11 @@ class Api:
             )
             return render.refusal(fault, printable(call.path))
 
-    async def _routed(self, call: Call, line: _Line) -> Answer:
+    async def _routed(self, call: Call, line: Line) -> Answer:
         address = Address.parse(call.path)
         page = PAGES.get(address.page)
         if page is not None:
-            line.level = LogLevel.debug
+            line.quiet = True
             _check_method(call, "GET")
             return await page(self._gateway)
         route = ROUTES.get(address.page)
@@ -283,14 +266,14 @@ class Api:
             raise parameters.nowhere(call.path)
         _check_method(call, route.method, changes=route.changes)
         self._check_system(address)
-        line.system = address.system
-        answer = route.answer
+        line.system, line.route = address.system, address.page
+        work = route.answer
         try:
             session = await self._session(call, address.system)
         except Unproved as error:
             if route.unproved is None:
                 raise
-            session, answer = error.session, route.unproved
+            session, work = error.session, route.unproved
             line.why = printable(error.detail, 600)
         line.user = f"{session.user}({session.uid})"
         asked = Asked(
@@ -301,8 +284,11 @@ class Api:
             call.body,
             line.request_id,
             self._in_thread,
+            self._journal,
         )
-        return await answer(self._gateway, asked)
+        answer = await work(self._gateway, asked)
+        line.quiet = answer.quiet or not route.changes
+        return answer
 
     def _check_system(self, address: Address) -> None:
         if address.system not in self._gateway.systems:

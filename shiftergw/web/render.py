@@ -32,7 +32,8 @@ RETRY_AFTER = 5.0
 class Answer:
     """One HTTP answer: status, whole body, and the headers that are not the same for all.
 
-    A body that is too long to be kept stands in `spool`, which whoever sends it closes.
+    A body that is too long to be kept stands in `spool`, which whoever sends it closes. `quiet` is
+    for the log: the requester was told the same before.
     """
 
     status: int
@@ -40,6 +41,7 @@ class Answer:
     content_type: bytes = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     spool: Spool | None = None
+    quiet: bool = False
 
 
 def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> Answer:

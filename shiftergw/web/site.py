@@ -64,6 +64,10 @@ class Answers(Protocol):
         """Say whether nobody but its requester cares how a call ends."""
         ...
 
+    def closed(self) -> None:
+        """Take note that nobody listens for calls any more."""
+        ...
+
 
 class Channel(HTTPChannel):
     """One connection: refuses in JSON what cannot be parsed or is too large."""
@@ -252,7 +256,8 @@ class Site(server.Site):
         """Open no access log: there is one line of our own for each request."""
 
     def stopFactory(self) -> None:
-        """Close nothing."""
+        """Pass on that the last listener is gone."""
+        self.answers.closed()
 
     def log(self, request: Any) -> None:
         """Log nothing: see `startFactory`."""

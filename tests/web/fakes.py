@@ -38,14 +38,14 @@ READY = ImageRecord(
 
 
 class FakeAuthenticator:
-    """Lets `good:NAME` in as uid 1000, and nobody else."""
+    """Lets `good:NAME` in as uid 1000, or 1001 for bob, and nobody else."""
 
     async def authenticate(self, credential: str, system: str) -> Session:
         """Return a session or refuse."""
         word, _, user = credential.partition(":")
         if word != "good" or not user:
             raise NotAuthenticated("The credential is not valid.")
-        return Session(system, user, 1000, "users", 100)
+        return Session(system, user, 1001 if user == "bob" else 1000, "users", 100)
 
 
 @dataclass
