@@ -7,6 +7,7 @@ worker writes plain lines to its standard error, and the gateway relays them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from twisted.logger import (
@@ -53,15 +54,26 @@ class OneLine:
         self._sink({**plain, "log_format": "{line}", "line": line_of(event)})
 
 
-def filtered(sink: ILogObserver, level: str) -> ILogObserver:
+CHATTY = (
+    "twisted.conch",  # every packet of SFTP
+    "twisted.web",  # every connection to a registry
+    "shiftergw.web.site",  # what Twisted's server, whose classes are ours there, says of connections
+    "log_legacy",  # what listens, and what does not any more: the service itself says that
+)
+"""Where events below a warning help no operator, whatever their level is."""
+
+_CHATTY_WORKER = ("twisted.internet.base",)
+"""The same for a worker: of its start and its end the gateway tells."""
+
+
+def filtered(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> ILogObserver:
     """Return an observer that gives `sink` events of `level` and above, one line each.
 
-    Conch tells every SFTP packet at info, the web client every connection: of their events only
-    warnings and worse get through.
+    Of the namespaces that are `chatty` only warnings and worse get through.
     """
     lowest = LogLevel.levelWithName(level)
     levels = LogLevelFilterPredicate(defaultLogLevel=lowest)
-    for namespace in ("twisted.conch", "twisted.web.client"):
+    for namespace in chatty:
         levels.setLogLevelForNamespace(namespace, max(lowest, LogLevel.warn))
     return FilteringLogObserver(OneLine(sink), [levels])
 
@@ -80,7 +92,7 @@ def worker_observer(file: TextIO, level: str) -> ILogObserver:
     def write(event: LogEvent) -> str:
         return f"{event['log_level'].name} {event['log_namespace']}: {formatEvent(event)}\n"
 
-    return filtered(FileLogObserver(file, write), level)
+    return filtered(FileLogObserver(file, write), level, (*CHATTY, *_CHATTY_WORKER))
 
 
 def start_worker_logging(level: str, beginner: LogBeginner = globalLogBeginner) -> None:

@@ -15,10 +15,11 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from shiftergw import compose
+from shiftergw import __version__, compose
 from shiftergw.config import Config, Loaded, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.log import start_logging
+from shiftergw.plumbing.listening import remedy
 
 _log = Logger()
 
@@ -41,7 +42,8 @@ class Options(usage.Options):
             self.file = Path(self["config"] or file_of_environment(os.environ)).absolute()
             self.loaded = Config.load(self.file, os.environ)
         except ConfigurationError as error:
-            raise usage.UsageError(str(error)) from error
+            # A UsageError would put the options in front, which are right.
+            sys.exit(f"shiftergw cannot start: {error}")
 
 
 class GatewayService(Service):
@@ -63,17 +65,18 @@ class GatewayService(Service):
         starting.addCallbacks(self._started, self._give_up)
 
     def _started(self, _: None) -> None:
-        _log.info("listening on {where}", where=", ".join(self._options.loaded.config.listen))
+        _log.info(
+            "shiftergw {version} with {file}: listening on {where}",
+            version=__version__,
+            file=str(self._options.file),
+            where=", ".join(self._options.loaded.config.listen),
+        )
 
     def _give_up(self, failure: Failure) -> None:
         """End the process: a gateway that does not listen must not look alive."""
         if failure.check(CannotListenError):
-            failure = Failure(
-                ConfigurationError(
-                    f"{str(failure.value).rstrip('.')}.",
-                    remedy="End what listens there, or change Listen.",
-                )
-            )
+            deaf = failure.value
+            failure = Failure(ConfigurationError(f"{str(deaf).rstrip('.')}.", remedy=remedy(deaf)))
         if failure.check(GatewayError):
             _log.critical("cannot start: {error}", error=failure.value)
             sys.stderr.write(f"shiftergw cannot start: {failure.value}\n")

@@ -16,7 +16,7 @@ from shiftergw.errors import (
     TimedOut,
     WorkerLost,
 )
-from shiftergw.model import Expired, Failed, Ready
+from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.patience import patiently
 from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
@@ -103,6 +103,7 @@ class Worker:
             if not self._overdue:
                 raise
             late = TimedOut("The site's limit of time for one image was reached.")
+            self._say_failed(attempt.record, late)
             return Failed(attempt.stage, late.what, late.remedy, late.retryable)
         finally:
             self._working = None
@@ -123,10 +124,10 @@ class Worker:
         except Superseded:
             return
         self._log.info(
-            "attempt {n} at {claim} ends: {outcome}",
+            "attempt {n} at {claim} ends: {state}",
             n=record.attempt,
             claim=record.claim,
-            outcome=outcome.cause if isinstance(outcome, Failed) else str(ended.status),
+            state=str(ended.status),
         )
 
     async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:
@@ -140,13 +141,7 @@ class Worker:
         except (CancelledError, Superseded):
             raise
         except GatewayError as error:
-            self._log.warn(
-                "attempt {n} at {claim} failed: {what} {detail}",
-                n=record.attempt,
-                claim=record.claim,
-                what=error.what,
-                detail=error.detail,
-            )
+            self._say_failed(record, error)
             # What a login, or the lack of one, has to do with is this user's matter alone.
             own = (
                 record.sealed is not None
@@ -158,6 +153,15 @@ class Worker:
             self._log.failure("attempt {n} at {claim}", n=record.attempt, claim=record.claim)
             unknown = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, unknown.what, unknown.remedy, retryable=False)
+
+    def _say_failed(self, record: ImageRecord, error: GatewayError) -> None:
+        self._log.warn(
+            "attempt {n} at {claim} failed: {what} {detail}",
+            n=record.attempt,
+            claim=record.claim,
+            what=error.what,
+            detail=error.detail,
+        )
 
 
 def _check_attempts(number: int) -> None:

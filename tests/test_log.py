@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import pytest
+from twisted.internet.task import Clock
 from twisted.logger import (
     FileLogObserver,
     ILogObserver,
@@ -18,12 +19,15 @@ from twisted.logger import (
     LogPublisher,
     formatEvent,
     formatEventAsClassicLogText,
+    globalLogPublisher,
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.log import filtered, line_of, start_logging, start_worker_logging, worker_observer
+from shiftergw.web.site import IDLE_LIMIT
+from tests.web.fakes import FakeGateway, Wire, site_of
 
 HOSTILE = "a\nb\r\x1b[2J\x00\u2028c\x85d\ud800"
 
@@ -71,10 +75,15 @@ def test_levels(level: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("level", "expected"), [("debug", 1), ("warn", 1), ("error", 0)])
-def test_conch_is_quiet(level: str, expected: int) -> None:
-    """Conch's packets stay out of the log at every level, its warnings follow the level."""
+@pytest.mark.parametrize(
+    "namespace",
+    ["twisted.conch.ssh.filetransfer", "twisted.web.client._HTTP11ClientFactory",
+     "shiftergw.web.site.Channel", "log_legacy"],
+)  # fmt: skip
+def test_who_is_quiet(level: str, expected: int, namespace: str) -> None:
+    """Packets and connections stay out of the log at every level, warnings follow the level."""
     kept = Kept()
-    log = logger_into(filtered(kept, level), "twisted.conch.ssh.filetransfer")
+    log = logger_into(filtered(kept, level), namespace)
     log.debug("packet")
     log.info("packet")
     log.emit(LogLevel.warn, "trouble")
@@ -152,6 +161,32 @@ def test_worker_lines() -> None:
     log.debug("left out")
     log.error("no\nspace")
     assert file.getvalue() == "error shiftergw.worker: no\\x0aspace\n"
+
+
+def test_a_worker_says_nothing_of_its_reactor() -> None:
+    """That a worker's loop has ended is no news to an operator; in the gateway a signal is."""
+    file, kept = io.StringIO(), Kept()
+    for observer in (worker_observer(file, "info"), filtered(kept, "info")):
+        logger_into(observer, "twisted.internet.base").info("Received SIGTERM, shutting down.")
+    assert (file.getvalue(), len(kept.texts)) == ("", 1)
+
+
+def test_a_site_starts_and_ends_in_silence() -> None:
+    """What Twisted says when somebody listens, or has been silent for too long, is not logged."""
+    kept = Kept()
+    observer = filtered(kept, "debug")
+    globalLogPublisher.addObserver(observer)
+    try:
+        clock = Clock()
+        site = site_of(FakeGateway(), clock)
+        wire = Wire(site)
+        site.doStart()
+        wire.send(b"GET /")
+        clock.advance(IDLE_LIMIT)
+        site.doStop()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert kept.texts == []
 
 
 def test_start_worker_logging_leaves_stdout_alone() -> None:

@@ -34,6 +34,7 @@ from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import GatewayError, TimedOut, printable
+from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import nearest
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
@@ -326,7 +327,9 @@ async def _listening(text: str, reactor: Any) -> Finding:
             return Finding(name, Level.OK, "a gateway answers there")
         # Of other endpoints than tcp we cannot tell whether it is a gateway that listens there.
         level = Level.FAILURE if text.startswith("tcp:") else Level.WARNING
-        remedy = "Unless it is the gateway: end what listens there, or change Listen."
+        remedy = listening.remedy(error)
+        if level is Level.WARNING:
+            remedy = f"Unless it is the gateway that listens there: {remedy}"
         return Finding(name, level, printable(str(error)), remedy)
     except (ValueError, LookupError, OSError) as error:
         remedy = "Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1."

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shiftergw.cli.exits import Misused
+from shiftergw.errors import printable
 
 UDIROOT = Path("/etc/shifter/udiRoot.conf")
 """The configuration of the site's Shifter clients."""
@@ -32,7 +34,7 @@ class Settings:
         found = self.gateways or read_udiroot(self.udiroot).get("imageGateway", "").split()
         if not found:
             raise self._unknown("gateway", "--gateway URL", "SHIFTERGW_GATEWAY", "imageGateway")
-        return [(url if "://" in url else f"http://{url}").rstrip("/") for url in found]
+        return [_checked(url if "://" in url else f"http://{url}") for url in found]
 
     def found_systems(self) -> Sequence[str]:
         """Return the names of the systems that are meant, at least one, each once."""
@@ -68,6 +70,25 @@ class Settings:
         return Misused(
             f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}."
         )
+
+
+def _checked(url: str) -> str:
+    """Return the base URL of a gateway; raise `Misused` for what can be none."""
+    wrong = f"{printable(url, 200)} is no address of a gateway: "
+    if "@" in url:
+        raise Misused("A gateway takes no login in its address: write http://HOST:PORT.")
+    if not url.isprintable() or re.search(r"[\s\\]", url):
+        raise Misused(f"{wrong}there is a blank in it.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Misused(f"{wrong}{printable(str(error))}.") from error
+    if parts.scheme not in {"http", "https"}:
+        raise Misused(f"{wrong}it begins with http:// or https://.")
+    if not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise Misused(f"{wrong}write http://HOST:PORT, such as http://imagegw.example.com:5000.")
+    return url.rstrip("/")
 
 
 def systems_of(texts: Iterable[str]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ async def _pull(gateway: Gateway, asked: Asked) -> Answer:
         asked.request_id,
     )
     news = asked.journal.is_news(asked.session, asked.itype, asked.image, image)
-    return replace(render.answer(render.pulled(image)), quiet=not news)
+    return replace(render.answer(render.pulled(image)), quiet=not news, word=image.status.value)
 
 
 async def _told(gateway: Gateway, asked: Asked) -> Answer:
@@ -287,7 +287,7 @@ class Api:
             self._journal,
         )
         answer = await work(self._gateway, asked)
-        line.quiet = answer.quiet or not route.changes
+        line.quiet, line.word = answer.quiet or not route.changes, answer.word
         return answer
 
     def _check_system(self, address: Address) -> None:

@@ -40,7 +40,10 @@ Pull = tuple[int, str, str, str]
 
 @dataclass(slots=True)
 class Line:
-    """What there is to say about one request; `quiet`: as long as it ends well, nothing."""
+    """What there is to say about one request; `quiet`: as long as it ends well, nothing.
+
+    `word` is what its answer says, in one.
+    """
 
     request_id: str
     route: str = ""
@@ -48,6 +51,7 @@ class Line:
     system: str = "-"
     why: str = ""
     quiet: bool = False
+    word: str = ""
 
 
 class Journal:
@@ -92,7 +96,9 @@ class Journal:
                 printable(call.method, 20),
                 printable(call.path, 600),
                 line.system,
-                f"{outcome or 'hung up'} {seconds:.3f} s",
+                str(outcome or "hung up"),
+                *([line.word] if line.word else ()),
+                f"{seconds:.3f} s",
             )
         )
         level = LogLevel.debug if quiet else LogLevel.info

@@ -32,8 +32,8 @@ RETRY_AFTER = 5.0
 class Answer:
     """One HTTP answer: status, whole body, and the headers that are not the same for all.
 
-    A body that is too long to be kept stands in `spool`, which whoever sends it closes. `quiet` is
-    for the log: the requester was told the same before.
+    A body that is too long to be kept stands in `spool`, which whoever sends it closes. For
+    the log are `word`, and `quiet`: the requester was told the same before.
     """
 
     status: int
@@ -42,6 +42,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     spool: Spool | None = None
     quiet: bool = False
+    word: str = ""
 
 
 def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> Answer:

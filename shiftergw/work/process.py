@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
 
@@ -30,6 +30,9 @@ PIPE_SECONDS = 1.0
 
 LINE_LIMIT = 4096
 """Bytes of one line; longer ones come in pieces. A traceback is one line."""
+
+_LEVELS = {level.name.encode(): level for level in LogLevel.iterconstants()}
+"""What a line of a worker's log begins with."""
 
 LINES_LOGGED = 200
 """Lines of a worker that are logged for each job."""
@@ -162,7 +165,10 @@ class WorkerProcess(ProcessProtocol):
         """Put a line that is no answer into the log, unless there were too many."""
         self._logged += 1
         if self._logged <= LINES_LOGGED:
-            self._log.info("worker {pid}: {line}", pid=self._pid, line=printable(line, LINE_LIMIT))
+            word, blank, rest = line.partition(b" ")
+            level = _LEVELS.get(word) if blank else None
+            text = printable(rest if level else line, LINE_LIMIT)
+            self._log.emit(level or LogLevel.info, "worker {pid}: {line}", pid=self._pid, line=text)
         elif self._logged == LINES_LOGGED + 1:
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self._pid)
 

@@ -56,6 +56,45 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
     assert (told.found_gateways(), told.found_system()) == (["http://here"], "s")
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://x", ("ftp://x", "http:// or https://")),
+        ("file:///etc/passwd", ("http:// or https://",)),
+        ("http://", ("http://HOST:PORT",)),
+        ("", ("http://HOST:PORT",)),
+        ("https:///x", ("http://HOST:PORT",)),
+        (":5000", ("http://HOST:PORT",)),
+        ("http://x:99999", ("http://x:99999", "ort")),
+        ("http://x:0", ("http://HOST:PORT",)),
+        ("http://x:abc", ("abc",)),
+        ("http://[::1", ("http://[::1",)),
+        ("http://a b", ("blank",)),
+        ("http://x\x1b[2J", ("\\x1b",)),
+        ("http://x?a=1", ("http://HOST:PORT",)),
+        ("http://ann:hush@x", ("no login",)),
+        ("ann:hush@x:5000", ("no login",)),
+    ],
+)
+def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
+    """An address that can be none is told at once, with what is expected and without passwords."""
+    with pytest.raises(Misused) as told:
+        Settings(gateways=["http://good:5000", url]).found_gateways()
+    for word in words:
+        assert word in str(told.value)
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [("gw", "http://gw"), ("gw:5000/", "http://gw:5000"), ("https://gw/pre/", "https://gw/pre"),
+     ("[::1]:5000", "http://[::1]:5000"), ("HTTP://gw", "HTTP://gw")],
+)  # fmt: skip
+def test_what_is_a_gateway(url: str, read: str) -> None:
+    """A host is enough; a port, a path and addresses of IPv6 are good, too."""
+    assert Settings(gateways=[url]).found_gateways() == [read]
+
+
 def test_what_the_site_says_of_types_and_limits(tmp_path: Path) -> None:
     """`defaultImageType` and `gatewayTimeout` count as they do for the existing client."""
     path = tmp_path / "udiRoot.conf"

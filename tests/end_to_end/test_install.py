@@ -91,6 +91,7 @@ def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> No
     assert ended.returncode != 0
     assert "Platforms" in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
+    assert "--help" not in ended.stdout + ended.stderr
 
 
 def start(root: Path, listen: str, **changes: Any) -> str:

@@ -80,10 +80,12 @@ def test_a_pull_has_two_lines(site: Site, end: State) -> None:
     for state in (State.INIT, State.PENDING, State.PULLING, State.CONVERSION, State.TRANSFER):
         for _ in range(10):
             site.pull(at(state))
-    assert len(site.lines()) == 1
+    (begun,) = site.lines()
+    assert " 200 INIT " in begun
     site.pull(at(end))
     site.pull(at(end))
-    assert len(site.lines()) == 1
+    (ended,) = site.lines()
+    assert f" 200 {end} " in ended
 
 
 def test_everybody_has_his_own_lines(site: Site) -> None:

@@ -16,7 +16,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
@@ -257,6 +257,24 @@ async def test_noise_goes_to_the_log(make: Make, log: list[str], words: str) -> 
     await until(lambda: any(line.endswith(f": {words}") for line in log))
     await until(lambda: queue.slots() == 2)
     assert max(len(line) for line in log) < process.LINE_LIMIT + 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_line_of_a_workers_log_keeps_its_level(make: Make, log: list[str]) -> None:
+    """A warning of a worker is one in the gateway's log, where the level may leave out the rest."""
+    levels = []
+
+    @implementer(ILogObserver)
+    def observe(event: dict[str, Any]) -> None:
+        levels.append((event["log_level"], event.get("line")))
+
+    globalLogPublisher.addObserver(observe)
+    queue = make()
+    await queue.offer("noise")
+    await until(lambda: any(line.endswith(": a.b: trouble") for line in log))
+    globalLogPublisher.removeObserver(observe)
+    assert (LogLevel.warn, "a.b: trouble") in levels
+    await until(lambda: queue.slots() == 2)
 
 
 @pytest_twisted.ensureDeferred

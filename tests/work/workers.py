@@ -49,7 +49,7 @@ def job(key: str, directory: Path) -> None:
         time.sleep(0.5)
         note(directory, f"{key}-done")
     elif key.startswith("noise"):
-        sys.stderr.write("to the log\n\x1b[31mred\n" + "x" * 10_000 + "\n")
+        sys.stderr.write("to the log\nwarn a.b: trouble\n\x1b[31mred\n" + "x" * 10_000 + "\n")
         sys.stderr.flush()
         sys.stdout.write('not json\n{"done": "of somebody else"}\n{"done": 1}\n[]\n')
     elif key.startswith("flood"):
