@@ -181,6 +181,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
             system.squash_options(config),
             config.directory_of(name)[1],
             config.ost_count_of(name),
+            not config.disable_acl_metadata,
         )
         for name, system in config.systems.items()
     }

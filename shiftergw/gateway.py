@@ -68,6 +68,11 @@ class Gateway:
         """Say whether requests without a credential are answered, about public images."""
         return self._config.allow_anonymous
 
+    @property
+    def shows_labels(self) -> bool:
+        """Say whether answers have the labels of images."""
+        return self._config.enable_labels
+
     async def ready(self) -> None:
         """Return if requests can be answered; raise `Unavailable` with the reason."""
         await self._store.waiting(1)

@@ -57,7 +57,7 @@ class OneLine:
 CHATTY = (
     "twisted.conch",  # every packet of SFTP
     "twisted.web",  # every connection to a registry
-    "shiftergw.web.site",  # what Twisted's server, whose classes are ours there, says of connections
+    "shiftergw.web.site",  # what Twisted's server says of connections, by classes of ours
     "log_legacy",  # what listens, and what does not any more: the service itself says that
 )
 """Where events below a warning help no operator, whatever their level is."""

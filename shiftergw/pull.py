@@ -22,7 +22,7 @@ from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
-from shiftergw.targets import FILE_FACTS, Target, meta_of
+from shiftergw.targets import FILE_FACTS, Target
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -72,7 +72,10 @@ class Pull:
         lost: set[str] = set()
         if current is not None and (
             access.is_about_readers(record, current)
-            or await self._is_unchanged(current, reference, login, attempt)
+            or (
+                not self._lacks_labels(current)
+                and await self._is_unchanged(current, reference, login, attempt)
+            )
         ):
             ready = await self._reuse(attempt, target, current, lost)
             if ready is not None:
@@ -90,7 +93,7 @@ class Pull:
             if access.may_skip_bytes(record, known, image, proven=proven):
                 ready = await self._reuse(attempt, target, known, lost, image, proven=proven)
                 if ready is not None:
-                    return ready
+                    return self._labelled(ready, config)
         await self._check_space(image, target)
         async with (
             self._pipeline.fetch(image, config, login, attempt) as layers,
@@ -237,7 +240,20 @@ class Pull:
         delivered = _with(replace(attempt.record, id=image.id, **facts), readers)
         dropped = await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
         facts["report"] = {**built.report.to_document(), "metadata": list(dropped)}
-        return self._ready(target, image.id, facts, readers, puller)
+        return self._labelled(self._ready(target, image.id, facts, readers, puller), config)
+
+    def _lacks_labels(self, current: ImageRecord) -> bool:
+        """Say whether a READY image's labels are wanted, and were not when it was pulled.
+
+        Those of the original gateway stay as they are: their ids tell too little of the image.
+        """
+        return self._config.enable_labels and current.origin is not None and current.labels is None
+
+    def _labelled(self, ready: Ready, config: ImageConfig) -> Ready:
+        """Return an outcome with the image's labels, if the site wants them."""
+        if not self._config.enable_labels:
+            return ready
+        return replace(ready, changes={**ready.changes, "labels": config.labels})
 
     async def _install_meta(
         self, attempt: Attempt, target: Target, record: ImageRecord, held: ImageRecord | None
@@ -249,7 +265,7 @@ class Pull:
         what was `held`, since the two must not part, and all is to be done again.
         """
         assert record.id is not None
-        meta = meta_of(record)
+        meta = target.meta_of(record)
         await attempt.confirm()
         await target.directory.write(meta.content, f"{record.id}.meta")
         readers = access.of(record)
@@ -259,7 +275,7 @@ class Pull:
             )
         except Unavailable:
             if held is not None:
-                await target.directory.write(meta_of(held).content, f"{record.id}.meta")
+                await target.directory.write(target.meta_of(held).content, f"{record.id}.meta")
             raise
         return meta.dropped
 

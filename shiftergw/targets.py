@@ -26,6 +26,7 @@ class Target:
 
     `systems` are all systems that share the directory, this one included; `name` is the same for
     all of them. `ost_count` is over how many OSTs new images are laid out; 0: as it comes, -1: all.
+    `names_readers` is false where the runtime is too old to read of them in the metadata.
     """
 
     name: str
@@ -34,6 +35,11 @@ class Target:
     options: SquashOptions
     systems: Collection[str]
     ost_count: int = 0
+    names_readers: bool = True
+
+    def meta_of(self, record: ImageRecord) -> MetaFile:
+        """Return the metadata of a record as it is written here; raise `AclTooLong`."""
+        return meta_of(record, names_readers=self.names_readers)
 
     async def found(
         self, held: ImageRecord, records: Sequence[ImageRecord], say: Say
@@ -78,7 +84,7 @@ class Target:
         there = await self.directory.exists(name)
         if there is None or held.sha256 is None:
             return there is not None
-        content = meta_of(held).content
+        content = self.meta_of(held).content
         if there.size != len(content):
             return False
         return await self.directory.digest(name) == hashlib.sha256(content).hexdigest()
@@ -89,7 +95,7 @@ class Target:
         await self.directory.remove(f"{image_id}.squashfs")
 
 
-def meta_of(record: ImageRecord) -> MetaFile:
+def meta_of(record: ImageRecord, *, names_readers: bool = True) -> MetaFile:
     """Return the metadata of a record; raise `AclTooLong`."""
     access = of(record)
     return write_meta(
@@ -97,7 +103,7 @@ def meta_of(record: ImageRecord) -> MetaFile:
         entry=record.entry or (),
         cmd=record.cmd or (),
         workdir=record.workdir or "",
-        private=access.restricted,
+        private=access.restricted and names_readers,
         user_acl=access.user_acl,
         group_acl=access.group_acl,
     )

@@ -59,7 +59,7 @@ class Source:
         self.refuses: Exception | None = None
         self.hangs = False
         self.blobs_are_closed = False
-        self.manifest, self.index = MANIFEST, INDEX
+        self.manifest, self.index, self.config = MANIFEST, INDEX, CONFIG
 
     def _answer(self, what: str, login: Login | None) -> None:
         self.asked.append(what)
@@ -90,7 +90,7 @@ class Source:
                 self.repository,
                 self.private,
             ),
-            CONFIG,
+            self.config,
         )
 
     async def prove(self, image: ResolvedImage, login: Login | None, say: Any) -> None:
@@ -183,13 +183,24 @@ class Builder:
 class Bench:
     """A worker and everything around it."""
 
-    def __init__(self, store: SqliteStore, threads: Threads, root: Path, **changes: Any) -> None:
-        """Wire the parts; `changes` are of the configuration."""
-        self.store = store
-        self.source, self.cache, self.builder = Source(), Cache(), Builder(root / "expand")
+    def __init__(
+        self,
+        store: SqliteStore,
+        threads: Threads,
+        root: Path,
+        before: Bench | None = None,
+        **changes: Any,
+    ) -> None:
+        """Wire the parts; `changes` are of the configuration.
+
+        After another one, which is `before`, with its registry and its images.
+        """
+        self.store, self.threads = store, threads
+        self.source = before.source if before else Source()
+        self.cache, self.builder = Cache(), Builder(root / "expand")
         self.builder.directory.mkdir()
-        self.images = root / "images"
-        self.images.mkdir()
+        self.images = before.images if before else root / "images"
+        self.images.mkdir(exist_ok=before is not None)
         self.seal = Seal(b"k" * 32)
         directory = LocalDirectory(self.images, threads)
 
@@ -197,9 +208,16 @@ class Bench:
             return self.cache
 
         systems = SYSTEM, SISTER
-        target = Target("images", directory, Platform(), SquashOptions(), systems)
-        targets = dict.fromkeys(systems, target)
         config = loaded({"ImageExpirationTimeout": "1:00:00:00", **changes}).config
+        target = Target(
+            "images",
+            directory,
+            Platform(),
+            SquashOptions(),
+            systems,
+            names_readers=not config.disable_acl_metadata,
+        )
+        targets = dict.fromkeys(systems, target)
         pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits())
         pull = Pull(config, store, pipeline, targets, self.seal, reactor)
         self.worker = Worker(store, pull, Removal(store, targets), reactor, "here:1", 60)

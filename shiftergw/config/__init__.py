@@ -71,6 +71,8 @@ def _defaults(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
         "StateDirectory": state,
         "SecretKeyFile": f"{state}/secret.key",
         "Listen": "tcp:5000:interface=127.0.0.1" if mock else "tcp:5000:backlog=2048",
+        # The original reads both from the environment alone, and looks only whether they are there.
+        **{name: True for name in ("ENABLE_LABELS", "DISABLE_ACL_METADATA") if name in environ},
     }
 
 
@@ -125,6 +127,8 @@ class Config(Section):
     metrics: bool = Field(default=False, alias="Metrics")
     import_users: Importers = Field((), alias="ImportUsers")
     examiner: str | None = Field(None, alias="examiner")
+    enable_labels: bool = Field(default=False, alias="ENABLE_LABELS")
+    disable_acl_metadata: bool = Field(default=False, alias="DISABLE_ACL_METADATA")
     log_level: Literal["debug", "info", "warn", "error", "critical"] = Field(
         "info", alias="LogLevel"
     )

@@ -105,6 +105,7 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
                 " runs there and never `scp`; what it shall read belongs into sshCmdOptions"
             )
     yield from _one_directory_by_two_names(document)
+    yield from _open_on_the_nodes(config)
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
@@ -113,6 +114,15 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
         yield "BrokerAway: has no effect without BrokerURL: the gateway has its own workers"
     if document.get("ImportUsers") == []:
         yield 'ImportUsers: an empty list is nobody (the original let everybody in: "all")'
+
+
+def _open_on_the_nodes(config: Config) -> Iterator[str]:
+    """Yield a warning if the runtime is not told who may start a private image."""
+    if config.disable_acl_metadata:
+        yield (
+            "DISABLE_ACL_METADATA: the files beside private images name no readers, so on the nodes"
+            " everybody who knows its id can start one; only runtimes too old to read them need it"
+        )
 
 
 def _shared_daemons(document: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
@@ -57,14 +58,14 @@ class Asked:
 
 
 async def _list(gateway: Gateway, asked: Asked) -> Answer:
-    pages = (map(render.record, page) async for page in gateway.list(asked.session))
+    row = partial(render.record, labels=gateway.shows_labels)
+    pages = (map(row, page) async for page in gateway.list(asked.session))
     return await render.long_listing(pages, Spool(asked.in_thread))
 
 
 async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
-    return render.answer(
-        render.record(await gateway.lookup(asked.session, asked.itype, asked.image))
-    )
+    image = await gateway.lookup(asked.session, asked.itype, asked.image)
+    return render.answer(render.record(image, labels=gateway.shows_labels))
 
 
 async def _pull(gateway: Gateway, asked: Asked) -> Answer:
@@ -78,12 +79,14 @@ async def _pull(gateway: Gateway, asked: Asked) -> Answer:
         asked.request_id,
     )
     news = asked.journal.is_news(asked.session, asked.itype, asked.image, image)
-    return replace(render.answer(render.pulled(image)), quiet=not news, word=image.status.value)
+    answer = render.answer(render.pulled(image, labels=gateway.shows_labels))
+    return replace(answer, quiet=not news, word=image.status.value)
 
 
 async def _told(gateway: Gateway, asked: Asked) -> Answer:
     image = gateway.told(asked.session, asked.itype, asked.image, asked.request_id)
-    return replace(render.answer(render.pulled(image)), quiet=True)
+    answer = render.answer(render.pulled(image, labels=gateway.shows_labels))
+    return replace(answer, quiet=True)
 
 
 async def _queue(gateway: Gateway, asked: Asked) -> Answer:

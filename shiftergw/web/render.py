@@ -92,8 +92,8 @@ def retry_after(error: GatewayError) -> str | None:
     return None if seconds is None else str(max(1, math.ceil(seconds)))
 
 
-def record(image: ImageRecord) -> dict[str, Any]:
-    """Return the 13 members of a record."""
+def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
+    """Return the 13 members of a record, that of the `labels` as if there were none if not."""
     return _without_null(
         {
             "id": image.id,
@@ -106,16 +106,16 @@ def record(image: ImageRecord) -> dict[str, Any]:
             "ENV": image.env,
             "ENTRY": image.entry,
             "WORKDIR": image.workdir or None,
-            "LABELS": image.labels,
+            "LABELS": image.labels if labels else None,
             "last_pull": None if image.last_pull is None else float(image.last_pull),
             "status_message": image.status_message,
         }
     )
 
 
-def pulled(image: ImageRecord) -> dict[str, Any]:
+def pulled(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     """Return the answer to a pull: the record, how far the work is, or why it failed."""
-    return {**record(image), **_work(image)}
+    return {**record(image, labels=labels), **_work(image)}
 
 
 def queued(image: ImageRecord) -> dict[str, Any]:

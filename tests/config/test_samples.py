@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from celery.bin.base import CLIContext
@@ -13,6 +15,7 @@ from celery.bin.worker import worker as celery_worker
 from twisted.scripts._twistd_unix import ServerOptions
 
 from shiftergw.config import Config
+from shiftergw.config.document import Section
 from shiftergw.work.celery_app import make_app
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -109,6 +112,25 @@ def test_every_sample_is_explained(path: Path) -> None:
     names = {"registry-1.docker.io", "mycluster", "compressor", "level", "local", "ssh"}
     missing = [k for k in keys(json.loads(path.read_text())) - names if k not in explained]
     assert missing == []
+
+
+def _keys(section: type[Section]) -> Iterator[str]:
+    """Yield the keys of a section of the configuration and of the sections in it."""
+    for field in section.model_fields.values():
+        if field.alias is not None:  # the name of a section stands before it
+            yield field.alias
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from _keys(inner)
+
+
+def test_every_key_is_explained() -> None:
+    """No key of the configuration is known to its code alone."""
+    pages = [CONF.parent / "README.md", *CONF.glob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    words = set(re.findall(r"\w+", text))
+    assert {"sslcacert", "keepSetuid"} <= {*_keys(Config)}
+    assert [key for key in _keys(Config) if key not in words] == []
 
 
 def test_local_sample_starts() -> None:

@@ -58,6 +58,7 @@ class FakeGateway:
 
     systems: Sequence[str] = ("mycluster",)
     allows_anonymous: bool = False
+    shows_labels: bool = False
     images: Sequence[ImageRecord] = (READY,)
     pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
     waiting: Sequence[ImageRecord] = ()
