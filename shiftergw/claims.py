@@ -88,11 +88,12 @@ class Claims:
     async def _pulled(
         self, session: Session, request: PullRequest, text: str, location: str
     ) -> ImageRecord:
-        known = await self._work(session, request) or await self._ready(session, request, text)
+        login = self._login(session, location)
+        known = await self._work(session, request, with_login=login is not None)
+        known = known or await self._ready(session, request, text)
         if known is not None:
             return known
         self._check_workers()
-        login = self._login(session, location)
         if login is not None:
             request = replace(request, sealed=self._seal().close(login, request.claim))
         if await self._is_about_readers(session, request, text):
@@ -114,12 +115,20 @@ class Claims:
         if trouble is not None:
             raise Unavailable("No worker can be reached just now.", detail=trouble)
 
-    async def _work(self, session: Session, request: PullRequest) -> ImageRecord | None:
-        """Return work in flight, or a failure that still counts, for this request."""
+    async def _work(
+        self, session: Session, request: PullRequest, *, with_login: bool
+    ) -> ImageRecord | None:
+        """Return work in flight, or a failure that still counts, for this request.
+
+        What a user was refused without a login does not count once he has one: he was told to log
+        in and to try again.
+        """
         oldest = self._clock.seconds() - self._config.failure_hold
         for record in await self._store.find_work(request.system, request.itype, request.tag):
             if record.in_flight:
                 return _seen_by(session, record)
+            if record.own_failure and with_login and not record.with_login:
+                continue
             if concerns(session, record) and (record.last_pull or 0) > oldest:
                 return _seen_by(session, record)
         return None

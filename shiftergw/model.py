@@ -227,6 +227,7 @@ class ImageRecord:
     remedy: str | None = None
     retryable: bool | None = None
     own_failure: bool | None = None
+    with_login: bool | None = None
     request_id: str | None = None
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None

@@ -513,7 +513,7 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
 
     known = gateway._claims._work
 
-    async def nothing_known(*arguments: Any) -> None:
+    async def nothing_known(*_: Any, **__: Any) -> None:
         gateway._claims._work = known  # type: ignore[method-assign]
 
     gateway._claims._work = nothing_known  # type: ignore[assignment]

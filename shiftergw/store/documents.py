@@ -38,6 +38,7 @@ OURS = frozenset({"_id", MOVED, FINISHING})
 
 _PROGRESS = ("stage", "done", "total")
 _IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", *_PROGRESS)
+_NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
 _REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
 # By `attempt` a record of ours is told from another program's: all of them keep it.
 
@@ -86,7 +87,7 @@ def claimed(request: PullRequest, now: float) -> dict[str, Any]:
     if request.by_admin:
         changes["by_admin"] = True
     if request.sealed is not None:
-        changes["sealed"] = request.sealed
+        changes |= {"sealed": request.sealed, "with_login": True}
     return _OF_THE_ORIGINAL | document_of(changes)
 
 
@@ -125,7 +126,7 @@ def alive(progress: Progress, now: float, message: str | None) -> Change:
 def ready(outcome: Ready, now: float) -> Change:
     """Return what `outcome` says of the READY record, whichever it is; tags come on top."""
     changes = {**outcome.changes, "id": outcome.id, "status": State.READY, "last_pull": now}
-    return Change(document_of(changes), _IN_FLIGHT_ONLY)
+    return Change(document_of(changes), _NOT_OF_IMAGES)
 
 
 def failed(outcome: Failed, now: float) -> Change:

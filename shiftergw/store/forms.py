@@ -140,7 +140,7 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("attempt", "requested_by", "size", "modified", "done", "total"), _whole
     ),
-    **dict.fromkeys(("by_admin", "retryable", "own_failure"), _flag),
+    **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _flag),
     **dict.fromkeys(("userACL", "groupACL"), _readers),
     "id": _id,
     "status": _status,
