@@ -37,7 +37,7 @@ def expire(settings: Settings, image: str) -> None:
     run(command)
 
 
-@click.command()
+@click.command(short_help="Expire the images whose time is up (admins).")
 @of_one_system
 @click.pass_obj
 def autoexpire(settings: Settings) -> None:
@@ -87,13 +87,16 @@ def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
     run(command)
 
 
-@click.command()
+@click.command(short_help="Show the last look-ups (admins).")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @of_one_system
 @click.pass_obj
 def metrics(settings: Settings, limit: int, as_json: bool) -> None:
-    """Show the last look-ups: who asked for which image, the newest last (admins)."""
+    """Show the last look-ups: who asked for which image, the newest last (admins).
+
+    There are none unless the gateway's configuration says `"Metrics": true`.
+    """
 
     async def command(reactor: Any) -> int:
         rows = await Remote(reactor, settings).metrics(limit)

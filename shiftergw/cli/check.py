@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shiftergw.cli.exits import DONE, FAILED, Misused, run, text_of
+from shiftergw.cli.options import config_option
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
@@ -26,8 +27,8 @@ UNBROKEN = 1000
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
-@click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path))
+@click.command(short_help="Check the configuration and what it names.")
+@config_option
 @click.option("--database", is_flag=True, help="Tell what is in the database, and change nothing.")
 def check(config_file: Path | None, database: bool) -> None:
     """Check the configuration and everything that it names, and say what to do.

@@ -29,11 +29,16 @@ SYSTEM = "local"
 """What the system is called when there is no configuration."""
 
 
-@click.command()
+@click.command(short_help="Make a squashfs file without any gateway.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="imagemanager.json")
 @click.option("--system", "system", help="Whose architecture and squashfs options.")
 @click.option("--plain-http", is_flag=True, help="Speak http with the registry that IMAGE names.")
-@click.option("--compressor", type=click.Choice(["gzip", "lzo", "lz4", "xz", "zstd"]))
+@click.option(
+    "--compressor",
+    metavar="NAME",
+    type=click.Choice(["gzip", "lzo", "lz4", "xz", "zstd"]),
+    help="gzip, lzo, lz4, xz or zstd.",
+)
 @click.option("--level", type=click.IntRange(1, 22), help="Compression level.")
 @click.argument("image")
 @click.argument("out", type=click.Path(path_type=Path))

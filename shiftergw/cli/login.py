@@ -19,7 +19,7 @@ PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""
 
 
-@click.command()
+@click.command(short_help="Keep your login for a registry.")
 @click.argument("location", default=DEFAULT)
 @click.option("-u", "--username", metavar="NAME", help="Your name there; asked for without it.")
 @click.option(
@@ -98,7 +98,7 @@ def _check_user(user: bytes) -> None:
         raise Misused("A user has a name, without ':'. Nothing is kept.")
 
 
-@click.command()
+@click.command(short_help="Forget your login for a registry.")
 @click.argument("location", default=DEFAULT)
 @of_one_system
 @click.pass_obj

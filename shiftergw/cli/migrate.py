@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from shiftergw.cli.exits import DONE, Misused, run, text_of
+from shiftergw.cli.options import config_option
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path))
+@config_option
 def migrate(config_file: Path | None) -> None:
     """Copy the gateway's state from SQLite to MongoDB.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -55,3 +56,12 @@ of_systems = click.option(
     help="Names of the clusters, with commas; repeatable.",
 )
 """The option of a command for one system or several."""
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH).",
+)
+"""The option of a command that works on the gateway's own machine."""

@@ -101,7 +101,7 @@ def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
     return {member: ",".join(found) for member, found in ids.items() if found}
 
 
-@click.command()
+@click.command(short_help="Have the gateway get IMAGE, and wait until it is there.")
 @click.argument("image")
 @click.option(
     "--user",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shiftergw.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, Misused, outcome, text_of
+from shiftergw.cli.options import config_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.config import Config, System, file_of_environment
 from shiftergw.errors import ConfigurationError, printable
@@ -32,13 +33,8 @@ _NOBODY = (
 )
 
 
-@click.command("ssh-trust")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)",
-)
+@click.command("ssh-trust", short_help="Make a system's SSH host keys known.")
+@config_option
 @click.option(
     "--fingerprint",
     "fingerprints",

@@ -17,7 +17,7 @@ from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 
 
-@click.command()
+@click.command(short_help="Show the machines that do the work (admins).")
 @click.option("--json", "as_json", is_flag=True, help="Print the machines as JSON.")
 @of_one_system
 @click.pass_obj

@@ -1,0 +1,44 @@
+"""What `--help` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from shiftergw.cli.main import main
+
+
+def help_of(*command: str) -> str:
+    """Return a help text as a terminal of the usual width shows it."""
+    result = CliRunner().invoke(main, [*command, "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_every_command_has_a_whole_line() -> None:
+    """The list of commands cuts none of their texts off."""
+    assert "..." not in help_of().partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_option_is_explained(name: str) -> None:
+    """An option without a text would be a riddle; each is told what it takes."""
+
+    def options() -> Iterator[click.Option]:
+        for parameter in (*main.params, *main.commands[name].params):
+            if isinstance(parameter, click.Option):
+                yield parameter
+
+    assert [one.name for one in options() if not one.help] == []
+    assert "Usage: main" in help_of(name)
+
+
+def test_completion() -> None:
+    """A shell completes names of commands and of their options."""
+    for words, number, found in (("shiftergw ", "1", "pull"), ("shiftergw pull --", "2", "--user")):
+        env = {"_MAIN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+        result = CliRunner().invoke(main, env=env, prog_name="main")
+        assert f"plain,{found}" in result.output.splitlines()
