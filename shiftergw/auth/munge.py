@@ -88,8 +88,13 @@ def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = Non
             remedy="Remove those that you do not need from ~/.udiRoot/.cred.",
         )
     if status != Status.SUCCESS or not credential:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=f"munge_encode: {status.name}")
+        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=_told(socket, status))
     return credential
+
+
+def _told(socket: Path | None, status: Status) -> str:
+    """Return what a daemon, or the way to it, has to say for itself."""
+    return f"munged at {socket or 'its default socket'}: {status.name}"
 
 
 def decode_own(credential: str, socket: Path | None = None, munge: Munge | None = None) -> bytes:
@@ -104,7 +109,7 @@ def decode_own(credential: str, socket: Path | None = None, munge: Munge | None 
     except ChildFailed as error:
         raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
     if decoded.status in _TROUBLE:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=decoded.status.name)
+        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=_told(socket, decoded.status))
     if decoded.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
         raise NotAuthenticated(_DAMAGED, remedy=_LOG_IN, detail=decoded.status.name)
     if decoded.uid != os.getuid():
