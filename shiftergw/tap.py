@@ -74,8 +74,8 @@ class GatewayService(Service):
 
     def _give_up(self, failure: Failure) -> None:
         """End the process: a gateway that does not listen must not look alive."""
-        if failure.check(CannotListenError):
-            deaf = failure.value
+        deaf = failure.value
+        if isinstance(deaf, CannotListenError):
             failure = Failure(ConfigurationError(f"{str(deaf).rstrip('.')}.", remedy=remedy(deaf)))
         if failure.check(GatewayError):
             _log.critical("cannot start: {error}", error=failure.value)

@@ -516,7 +516,7 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
     async def nothing_known(*_: Any, **__: Any) -> None:
         gateway._claims._work = known  # type: ignore[method-assign]
 
-    gateway._claims._work = nothing_known  # type: ignore[assignment]
+    gateway._claims._work = nothing_known  # type: ignore[method-assign]
     store.claim = slow_claim  # type: ignore[method-assign, assignment]
     record = await bench.pull(BOB)
     assert (record.status, record.id) == (State.READY, ID)

@@ -10,7 +10,7 @@ import pytest_twisted
 
 from shiftergw.model import Ready
 from shiftergw.states import State
-from tests.config.test_config import loaded
+from tests.configurations import loaded
 from tests.web.fakes import READY, FakeGateway, Wire, site_of
 from tests.workbench import CONFIG, Bench, running_bench
 
@@ -26,7 +26,7 @@ LABELLED = replace(CONFIG, labels=LABELS)
 def test_the_variable_only_has_to_be_there(name: str, value: str) -> None:
     """As with the original, any value turns it on; the configuration's own key goes before it."""
     field = name.lower()
-    assert getattr(loaded(**{name: value}).config, field) is True
+    assert getattr(loaded({}, **{name: value}).config, field) is True
     assert getattr(loaded({name: False}, **{name: value}).config, field) is False
     assert getattr(loaded({name: True}).config, field) is True
     assert getattr(loaded().config, field) is False

@@ -196,10 +196,10 @@ class Bench:
         After another one, which is `before`, with its registry and its images.
         """
         self.store, self.threads = store, threads
-        self.source = before.source if before else Source()
+        self.source: Source = before.source if before else Source()
         self.cache, self.builder = Cache(), Builder(root / "expand")
         self.builder.directory.mkdir()
-        self.images = before.images if before else root / "images"
+        self.images: Path = before.images if before else root / "images"
         self.images.mkdir(exist_ok=before is not None)
         self.seal = Seal(b"k" * 32)
         directory = LocalDirectory(self.images, threads)

@@ -95,7 +95,10 @@ def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return one line per pull: state, image, and how far it is or why it failed."""
     lines = []
     for row in rows:
-        note = row.get("cause") or row.get("stage") or ""
+        said = row.get("status_message")
+        if said == row.get("status"):
+            said = None  # nothing that a user could not see
+        note = row.get("cause") or said or row.get("stage") or ""
         if row.get("total"):
             note = f"{note} {100 * row.get('done', 0) // row['total']} %"
         status, image = printable(str(row.get("status"))), printable(str(row.get("image")), 1000)

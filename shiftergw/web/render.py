@@ -121,7 +121,8 @@ def pulled(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
 def queued(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
     row = {"status": image.status.value, "image": image.pulltag}
-    return {**_without_null(row), **_work(image)}
+    said = {"status_message": image.status_message} if image.status_message else {}
+    return {**_without_null(row), **said, **_work(image)}
 
 
 def machine(one: WorkerMachine, jobs: Sequence[str]) -> dict[str, Any]:

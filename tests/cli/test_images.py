@@ -64,13 +64,17 @@ async def test_lookup() -> None:
 @pytest_twisted.ensureDeferred
 async def test_queue() -> None:
     """One line for each pull: how far it is, or why it failed; `--json` has the rows."""
-    fake = FakeGateway(waiting=[replace(WORKING, pulltag="a:1"), replace(FAILED, pulltag="b:1")])
+    stuck = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
+    fake = FakeGateway(
+        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILED, pulltag="b:1"), stuck]
+    )
     result = await ask(fake, "queue")
     assert [line.split(maxsplit=2) for line in result.stdout.splitlines()] == [
         ["PULLING", "a:1", "fetch 25 %"],
         ["FAILURE", "b:1", "No such tag."],
+        ["PULLING", "c:1", "waiting 6 s: no answer"],
     ]
-    assert len(json.loads((await ask(fake, "queue", "--json")).stdout)) == 2
+    assert len(json.loads((await ask(fake, "queue", "--json")).stdout)) == 3
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from shiftergw.plumbing.listening import remedy
 )
 def test_each_reason_has_its_remedy(port: int | str, number: int, words: tuple[str, ...]) -> None:
     """What to do depends on why it did not work, and only that is told."""
-    told = remedy(CannotListenError("127.0.0.1", port, OSError(number, os.strerror(number))))  # type: ignore[arg-type]
+    told = remedy(CannotListenError("127.0.0.1", port, OSError(number, os.strerror(number))))
     for word in words:
         assert word in told
     assert ("CAP_NET_BIND_SERVICE" in told) == (port in {80, 443})
@@ -33,4 +33,4 @@ def test_each_reason_has_its_remedy(port: int | str, number: int, words: tuple[s
 
 def test_a_reason_without_a_number() -> None:
     """What Twisted tells in words alone is answered all the same."""
-    assert remedy(CannotListenError("", 5000, "odd")) == "Change Listen."  # type: ignore[arg-type]
+    assert remedy(CannotListenError("", 5000, "odd")) == "Change Listen."

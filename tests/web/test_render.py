@@ -110,6 +110,8 @@ def test_a_row_of_the_queue() -> None:
     waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
     assert render.queued(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
     assert render.queued(ImageRecord())["image"] == "MISSING"
+    stuck = ImageRecord(status=State.PULLING, status_message="waiting 6 s: no answer")
+    assert render.queued(stuck)["status_message"] == "waiting 6 s: no answer"
 
 
 def test_a_refusal_is_one_line_of_json() -> None:
