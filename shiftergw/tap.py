@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -56,8 +57,14 @@ class GatewayService(Service):
         self._reactor = reactor
 
     def startService(self) -> None:
-        """Start the parts in their order; the last of them listen."""
+        """Start the parts in their order once the reactor runs; the last of them listen.
+
+        Not before: `twist` starts the service first, and then the log that we are to filter.
+        """
         super().startService()
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
         start_logging(self._options.loaded.config.log_level)
         for warning in self._options.loaded.warnings:
             _log.warn("configuration: {warning}", warning=warning)
@@ -74,6 +81,8 @@ class GatewayService(Service):
 
     def _give_up(self, failure: Failure) -> None:
         """End the process: a gateway that does not listen must not look alive."""
+        if failure.check(CancelledError):
+            return  # told to stop before it had started
         deaf = failure.value
         if isinstance(deaf, CannotListenError):
             failure = Failure(ConfigurationError(f"{str(deaf).rstrip('.')}.", remedy=remedy(deaf)))
@@ -85,7 +94,8 @@ class GatewayService(Service):
             sys.stderr.write(f"shiftergw cannot start: {failure.getErrorMessage()}\n")
         # twistd has no way to end with an exit code once the reactor runs; this runs last of all.
         atexit.register(os._exit, 1)
-        self._reactor.callWhenRunning(self._reactor.stop)
+        with suppress(ReactorNotRunning):  # somebody has ended it already
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         """Stop the parts in reverse order."""

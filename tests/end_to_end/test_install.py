@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +96,54 @@ def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> No
     assert "--help" not in ended.stdout + ended.stderr
 
 
-def start(root: Path, listen: str, **changes: Any) -> str:
-    """Start a gateway that cannot start; return what it says, once it has ended with code 1."""
+@pytest.mark.parametrize(
+    "program", [["twistd", "--nodaemon", "--pidfile="], ["twist", "--log-format", "text"]]
+)
+def test_the_log_level_counts(tmp_path: Path, program: list[str]) -> None:
+    """Whichever starts the service: of the start, a request and the end only warnings are told."""
+    place = tmp_path / "socket"
+    changes = {"Listen": f"unix:{place}", "LogLevel": "warn", "Oddity": 1}
+    name, *options = program
+    running = subprocess.Popen(
+        [Path(sys.executable).parent / name, *options, "shiftergw",
+         "--config", configuration(tmp_path, **changes)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    try:
+        for path in ("/livez", "/nowhere"):
+            ask(place, path)
+        running.terminate()
+        said, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    ours = [line for line in said.splitlines() if "[shiftergw" in line]
+    assert len(ours) == 1
+    assert "#warn] configuration: Oddity: unknown key" in ours[0]
+    assert "[-]" not in said
+
+
+def ask(place: Path, path: str) -> None:
+    """Ask a gateway, as soon as it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as asking:
+            with suppress(OSError):
+                asking.connect(str(place))
+                asking.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                if asking.recv(1):
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def configuration(root: Path, **changes: Any) -> Path:
+    """Write a configuration with mock authentication, and return where."""
     (root / "images").mkdir()
     document = {
         "Authentication": "mock",
-        "Listen": listen,
         "StateDirectory": str(root / "state"),
         "CacheDirectory": str(root / "cache"),
         "ExpandDirectory": str(root / "expand"),
@@ -109,6 +153,12 @@ def start(root: Path, listen: str, **changes: Any) -> str:
     }
     config = root / "imagemanager.json"
     config.write_text(json.dumps(document | changes))
+    return config
+
+
+def start(root: Path, listen: str, **changes: Any) -> str:
+    """Start a gateway that cannot start; return what it says, once it has ended with code 1."""
+    config = configuration(root, **{"Listen": listen, **changes})
     ended = subprocess.run(
         [Path(sys.executable).parent / "twistd", "--nodaemon", "--pidfile=", "shiftergw",
          "--config", config],
