@@ -140,6 +140,23 @@ async def test_a_lost_lease_ends_the_attempt(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_lease_of_a_dead_attempt_is_not_waited_for(bench: Bench) -> None:
+    """Its successor has it at once; were it to come back, it would write nothing more."""
+    await bench.attempt.lease(*PLACE)
+    bench.clock.advance(LIMIT)
+    record = await bench.store.begin(bench.record.key, "other:1", bench.clock.seconds(), LIMIT)
+    assert record is not None
+    successor = Attempt(record, bench.store, bench.clock, LIMIT)
+    await successor.lease(*PLACE)
+    await successor.confirm()
+    with pytest.raises(Superseded):
+        await bench.attempt.confirm()
+    await bench.attempt.release()
+    await successor.confirm()
+    assert not await bench.free_for(OTHER)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_lease_that_is_held_is_waited_for(bench: Bench) -> None:
     """The user reads why; the lease is taken as soon as the other gives it back."""
     assert await bench.free_for(OTHER)

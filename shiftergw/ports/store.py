@@ -207,7 +207,8 @@ class ImageStore(Protocol):
     ) -> bool:
         """Take or renew the lease on (image directory, id); False if another holds it.
 
-        `holder` is `key/attempt`. A lease ends by `release` or after `seconds`.
+        `holder` is `key/attempt`. A lease ends by `release` or after `seconds`. That of an attempt
+        which has died need not end: a later attempt at the same record takes it over.
         """
         ...
 

@@ -65,6 +65,20 @@ def new_key(now: float) -> str:
     return (ticks + os.urandom(6)).hex()
 
 
+def follows(holder: str, other: str) -> bool:
+    """Say whether a lease is the holder's own, or that of an earlier attempt at his record.
+
+    No earlier attempt does anything any more: it is asked for its number before it writes a name.
+    """
+    (key, number), (other_key, other_number) = _holder(holder), _holder(other)
+    return key == other_key and number >= other_number
+
+
+def _holder(text: str) -> tuple[str, int]:
+    key, _, number = text.rpartition("/")
+    return key, int(number)
+
+
 def claimed(request: PullRequest, now: float) -> dict[str, Any]:
     """Return the document of work that nobody has begun."""
     changes = {

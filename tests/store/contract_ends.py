@@ -272,22 +272,48 @@ class KeepContract:
         """One holder at a time and place; he may renew; the lease ends in time or by release."""
         store = place.store
         assert await store.lease("/images", ID, "k/1", NOW, 10)
-        assert not await store.lease("/images", ID, "k/2", NOW + 5, 10)
-        assert await store.lease("/images", OTHER_ID, "k/2", NOW + 5, 10)
-        assert await store.lease("/else", ID, "k/2", NOW + 5, 10)
+        assert not await store.lease("/images", ID, "m/2", NOW + 5, 10)
+        assert await store.lease("/images", OTHER_ID, "m/2", NOW + 5, 10)
+        assert await store.lease("/else", ID, "m/2", NOW + 5, 10)
         assert await store.lease("/images", ID, "k/1", NOW + 5, 10)
-        assert not await store.lease("/images", ID, "k/2", NOW + 14, 10)
-        assert await store.lease("/images", ID, "k/2", NOW + 15, 10)
+        assert not await store.lease("/images", ID, "m/2", NOW + 14, 10)
+        assert await store.lease("/images", ID, "m/2", NOW + 15, 10)
         await store.release("/images", ID, "k/1")
         assert not await store.lease("/images", ID, "k/1", NOW + 16, 10)
-        await store.release("/images", ID, "k/2")
+        await store.release("/images", ID, "m/2")
         assert await store.lease("/images", ID, "k/1", NOW + 16, 10)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_lease_of_an_earlier_attempt(self, place: Place) -> None:
+        """It is its record's next attempt's for the asking, and never an earlier one's again."""
+        store = place.store
+        assert await store.lease("/images", ID, "k/9", NOW, 10)
+        assert not await store.lease("/images", ID, "m/10", NOW + 1, 10)
+        assert not await store.lease("/images", ID, "kk/10", NOW + 1, 10)
+        assert await store.lease("/images", ID, "k/10", NOW + 1, 10)
+        assert not await store.lease("/images", ID, "k/9", NOW + 2, 10)
+        await store.release("/images", ID, "k/9")
+        assert not await store.lease("/images", ID, "m/1", NOW + 10, 10)
+        assert await store.lease("/images", ID, "k/10", NOW + 10, 10)
+        assert await store.lease("/images", ID, "m/1", NOW + 20, 10)
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_successor_gets_the_lease(self, place: Place) -> None:
+        """Of later attempts that ask at once the latest has it in the end, and nobody after him."""
+        store = place.store
+        assert await store.lease("/images", ID, "k/1", NOW, 10)
+        answers = await all_of(
+            store.lease("/images", ID, f"k/{n}", NOW, 10) for n in (4, 2, 5, 3, 1)
+        )
+        assert answers[2]
+        held = [await store.lease("/images", ID, f"k/{n}", NOW, 10) for n in range(1, 6)]
+        assert held == [False, False, False, False, True]
 
     @pytest_twisted.ensureDeferred
     async def test_one_of_many_gets_the_lease(self, place: Place) -> None:
         """Of many that ask for a lease at once, one gets it."""
         store = place.store
-        answers = await all_of(store.lease("/images", ID, f"k/{n}", NOW, 10) for n in range(50))
+        answers = await all_of(store.lease("/images", ID, f"{n}/1", NOW, 10) for n in range(50))
         assert sum(answers) == 1
 
     @pytest_twisted.ensureDeferred

@@ -6,25 +6,37 @@ from collections.abc import Collection
 
 from pymongo.errors import DuplicateKeyError
 
+from shiftergw.store.documents import follows
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
+from shiftergw.store.mongo.database import Database, Document, Query
 from shiftergw.store.mongo.queries import BLOCKS, LEASES, place
+from shiftergw.store.mongo.records import TRIES, too_busy
 
 
 async def lease(
     db: Database, directory: str, image_id: str, holder: str, now: float, seconds: float
 ) -> bool:
-    """Take or renew a lease; say whether it is the holder's."""
-    free = {
-        "_id": place(directory, image_id),
-        "$or": [{"holder": holder}, {"until": {"$lte": now}}],
-    }
+    """Take or renew a lease; say whether it is the holder's.
+
+    One that a change of the primary server could undo would be no lease: two would have it.
+    """
+    there = {"_id": place(directory, image_id)}
+    free = {**there, "$or": [{"holder": holder}, {"until": {"$lte": now}}]}
     taken = {"directory": directory, "id": image_id, "holder": holder, "until": now + seconds}
-    try:
-        await db.update(LEASES, free, {"$set": taken}, upsert=True, durable=False)
-    except DuplicateKeyError:  # it is there, and not free
-        return False
-    return True
+    for _ in range(TRIES):
+        try:
+            await db.update(LEASES, free, {"$set": taken}, upsert=True)
+        except DuplicateKeyError:  # it is there, and not free
+            held = await db.first(Query(LEASES, there))
+            if held is None:
+                continue
+            if not follows(holder, held["holder"]):
+                return False
+            followed = {**there, "holder": held["holder"]}
+            if not await db.update(LEASES, followed, {"$set": taken}):
+                continue
+        return True
+    raise too_busy()
 
 
 async def release(db: Database, directory: str, image_id: str, holder: str) -> None:

@@ -135,11 +135,9 @@ BLOCKED = """
 
 FORGET_LEASES = "DELETE FROM leases WHERE until <= ?"
 
-LEASE = """
-    INSERT INTO leases (directory, id, holder, until) VALUES (?, ?, ?, ?)
-    ON CONFLICT (directory, id) DO UPDATE SET until = excluded.until
-    WHERE holder = excluded.holder
-"""
+HOLDER = "SELECT holder FROM leases WHERE directory = ? AND id = ?"
+
+LEASE = "INSERT OR REPLACE INTO leases (directory, id, holder, until) VALUES (?, ?, ?, ?)"
 
 RELEASE = "DELETE FROM leases WHERE directory = ? AND id = ? AND holder = ?"
 

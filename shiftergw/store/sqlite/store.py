@@ -275,8 +275,11 @@ class SqliteStore(Service):
 
         def take(db: sqlite3.Connection) -> bool:
             db.execute(queries.FORGET_LEASES, (now,))
-            values = (directory, image_id, holder, now + seconds)
-            return db.execute(queries.LEASE, values).rowcount == 1
+            held = db.execute(queries.HOLDER, (directory, image_id)).fetchone()
+            if held is not None and not documents.follows(holder, held[0]):
+                return False
+            db.execute(queries.LEASE, (directory, image_id, holder, now + seconds))
+            return True
 
         return await self._note(take)
 
