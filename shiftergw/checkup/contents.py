@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shiftergw.checkup.database import REMEDY, expiry
+from shiftergw.checkup.database import expiry, failed
 from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.compose import image_directory
 from shiftergw.config import Config, System
@@ -50,8 +50,8 @@ async def contents(reactor: Any, config: Config) -> list[Finding]:
     try:
         findings = await _database(reactor, config, counted)
     except GatewayError as error:
-        remedy = error.remedy if config.mongodb_uri is None else REMEDY
-        return [replace(failure("database", error), remedy=remedy)]
+        mongodb = config.mongodb_uri is not None
+        return [failed("database", error) if mongodb else failure("database", error)]
     findings += _systems(counted)
     findings += _records(counted)
     findings += await _files(reactor, config, counted)

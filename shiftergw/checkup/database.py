@@ -7,11 +7,16 @@ from typing import Any
 
 from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.config import Config
-from shiftergw.errors import GatewayError
+from shiftergw.errors import GatewayError, printable
 from shiftergw.plumbing.files import file_system_of
+from shiftergw.store.mongo.connect import MEND_LOGIN
 from shiftergw.store.mongo.look import look_at
+from shiftergw.store.mongo.rights import Rights
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
+SHOWN = 6
+"""How many rights that the gateway lacks are named."""
+
 SWITCH = (
     "Set ScheduledExpiry to true, and dates that have passed or are absent count from that moment;"
     " or to false."
@@ -27,10 +32,14 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
         try:
             look = await look_at(reactor, config.mongodb_uri, config.mongodb)
         except GatewayError as error:
-            return [replace(failure("MongoDB", error), remedy=REMEDY)]
+            return [failed("MongoDB", error)]
         indexes = f", {len(look.missing)} indexes to be made" if look.missing else ""
         text = f"database {config.mongodb}: {look.records} records{indexes}"
-        return [Finding("MongoDB", Level.OK, text), expiry(config, taken_over=look.taken_over)]
+        return [
+            Finding("MongoDB", Level.OK, text),
+            _rights(look.rights, config.mongodb),
+            expiry(config, taken_over=look.taken_over),
+        ]
     name = "file system of the state"
     kind = file_system_of(config.state_directory)
     try:
@@ -38,6 +47,32 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
     except GatewayError as error:
         return [failure(name, error), expiry(config, taken_over=False)]
     return [Finding(name, Level.OK, kind), expiry(config, taken_over=False)]
+
+
+def failed(name: str, error: GatewayError) -> Finding:
+    """Return what is wrong with a MongoDB server, and what to do."""
+    found = failure(name, error)
+    return found if error.remedy == MEND_LOGIN else replace(found, remedy=REMEDY)
+
+
+def _rights(rights: Rights, database: str) -> Finding:
+    """Return whether the gateway may write in its database, and make indexes there.
+
+    Nothing is tried: it would leave something behind.
+    """
+    name = "rights in MongoDB"
+    if rights.user is None:
+        return Finding(name, Level.OK, "nobody has to log in: whoever reaches the server may write")
+    user = printable(rights.user) or "the user of MongoDBURI"
+    remedy = f"Give the user of MongoDBURI the role readWrite on {database}."
+    if rights.enough is None:
+        text = f"whether {user} may write is not proven: the server does not say"
+        return Finding(name, Level.WARNING, text, remedy)
+    if rights.enough:
+        return Finding(name, Level.OK, f"{user} may write, and make indexes")
+    more = f" and {len(rights.lacking) - SHOWN} more" if len(rights.lacking) > SHOWN else ""
+    text = f"{user} may not: {', '.join(rights.lacking[:SHOWN])}{more}"
+    return Finding(name, Level.FAILURE, text, remedy)
 
 
 def expiry(config: Config, *, taken_over: bool) -> Finding:

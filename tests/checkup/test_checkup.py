@@ -298,6 +298,8 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
         found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
         assert (found.level, found.remedy) == ("ok", "")
         assert found.text == "database images: 0 records, 14 indexes to be made"
+        free = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["rights in MongoDB"]
+        assert (free.level, "nobody has to log in" in free.text) == ("ok", True)
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
             assert "images" not in client.list_database_names()
             client["images"]["images"].insert_one({"system": "s", "status": "READY"})
@@ -308,6 +310,9 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
     away = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
     nowhere = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
     wrong = (await findings(tmp_path, changed | {"MongoDBURI": nowhere}))["MongoDB"]
+    assert "let the gateway do" in refused.text
+    assert "does not answer" not in refused.text
+    assert refused.remedy.startswith("Correct user, password and authSource in MongoDBURI")
     for found, told in ((refused, "login is refused"), (away, "efused"), (wrong, "No such file")):
         assert found.level == "failure"
         assert told in found.text

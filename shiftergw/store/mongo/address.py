@@ -182,8 +182,8 @@ def _tls(options: Mapping[str, Any]) -> Tls | None:
 
 
 def _concern(options: Mapping[str, Any]) -> dict[str, Any]:
-    concern: dict[str, Any] = {"w": options.get("w", "majority")}
-    if concern["w"] == 0:
+    w = options.get("w", "majority")
+    if w == 0:
         raise _wrong("w: 0 is for writes that may get lost; leave it out")
-    concern["j"] = bool(options.get("journal", True))
-    return concern
+    # One alone may forget at a change of the primary whom it gave a lease. A single server is most.
+    return {"w": "majority" if w == 1 else w, "j": bool(options.get("journal", True))}

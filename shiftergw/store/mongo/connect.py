@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from bson.binary import Binary
+from bson.objectid import ObjectId
 from OpenSSL import SSL
 from pymongo.errors import PyMongoError
 from twisted.internet import error as network
@@ -13,6 +15,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable, printable
@@ -29,6 +32,11 @@ ADDRESS_SECONDS = 0.1
 """How long one address of a host is tried alone before the next one is tried as well."""
 
 WHAT = "The gateway's database does not answer."
+NOT_LET_IN = "The gateway's database does not let the gateway do what it must."
+MEND_LOGIN = (
+    "Tell the site's support: correct user, password and authSource in MongoDBURI, or give that"
+    " user the role readWrite on the database."
+)
 
 _WHO = {
     "application": {"name": "shiftergw"},
@@ -41,8 +49,15 @@ class NotUsableError(Exception):
     """This host is none that we can use now, and why."""
 
 
+def not_let_in(detail: str) -> Unavailable:
+    """Return what to say when a server is there, and knows our user or his rights not."""
+    return Unavailable(NOT_LET_IN, remedy=MEND_LOGIN, detail=printable(f"MongoDB: {detail}"))
+
+
 class Servers:
     """Opens links to whichever host of an address is the primary."""
+
+    _log = Logger()
 
     def __init__(self, reactor: Any, address: Address, seconds: float = HOST_SECONDS) -> None:
         """Wait `seconds` for each host; raise `ConfigurationError` for unreadable certificates.
@@ -55,11 +70,14 @@ class Servers:
         self._seconds = seconds
         self._primary: Host | None = None
         self._members: tuple[Host, ...] = ()
+        self._election: ObjectId | None = None
+        self._logged: set[tuple[Host, str]] = set()
 
     async def open(self) -> Link:
         """Return a link to the primary; raise `Unavailable` that says of each host why not."""
         why: list[str] = []
         tried: list[Host] = []
+        refused = False
         while (host := self._next(tried)) is not None:
             tried.append(host)
             try:
@@ -72,8 +90,21 @@ class Servers:
             except CancelledError:
                 raise
             except _UNUSABLE as error:
+                refused = refused or isinstance(error, LoginFailed)
                 why.append(f"{host}: {_said(error)}")
+            except Exception as error:  # noqa: BLE001 - what is no server may say anything
+                why.append(f"{host}: it cannot be used: {self._told(host, error)}")
+        if refused:
+            raise not_let_in("; ".join(why))
         raise Unavailable(WHAT, detail=printable(f"MongoDB: {'; '.join(why)}"))
+
+    def _told(self, host: Host, error: Exception) -> str:
+        """Return what kind of error it is; the first of its kind is logged as a whole."""
+        kind = type(error).__name__
+        if (host, kind) not in self._logged:
+            self._logged.add((host, kind))
+            self._log.failure("MongoDB: {host}", host=str(host))
+        return kind
 
     def _next(self, tried: list[Host]) -> Host | None:
         """Return the host to try now: the primary, if a server has named it, then all others."""
@@ -93,6 +124,7 @@ class Servers:
             link.abort("it is not the primary")
             raise
         found: Link = link
+        found.server = str(host)
         return found
 
     def _endpoint(self, host: Host) -> IStreamClientEndpoint:
@@ -116,13 +148,31 @@ class Servers:
             raise NotUsableError(f"it is a member of {name or 'no replica set'}")
         if name is not None:
             self._members = tuple(map(Host.parse, answer.get("hosts") or ()))
+            self._check_most(answer)
         if not (answer.get("isWritablePrimary") or answer.get("ismaster")):
             named = answer.get("primary")
             self._primary = Host.parse(named) if named else None
             raise NotUsableError("it is not the primary")
+        self._check_newest(answer)
         self._primary = host
         if login is not None:
             await log_in(link, login, answer.get("saslSupportedMechs"))
+
+    def _check_most(self, answer: Mapping[str, Any]) -> None:
+        """Raise if a write that has reached as many members as the URI says can be forgotten."""
+        w = self._address.concern["w"]
+        voters = sum(len(answer.get(kind) or ()) for kind in ("hosts", "passives", "arbiters"))
+        if isinstance(w, int) and w <= voters // 2:
+            raise NotUsableError(f"w={w} of MongoDBURI is not most of its {voters} members")
+
+    def _check_newest(self, answer: Mapping[str, Any]) -> None:
+        """Raise if another primary was elected since this one, which has not heard of it yet."""
+        election = answer.get("electionId")
+        if not isinstance(election, ObjectId):
+            return
+        if self._election is not None and election < self._election:
+            raise NotUsableError("another was elected since it was the primary")
+        self._election = election
 
 
 _UNUSABLE = (

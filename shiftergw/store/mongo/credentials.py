@@ -18,7 +18,8 @@ async def use(db: Database, digest: bytes, now: float) -> bool:
     """Note the use of a credential; say whether it is the first."""
     used = _used(digest, now)
     try:
-        await db.insert(CREDENTIALS, [used], durable=False)
+        # Each request waits for it: it outlives a change of the primary server, not a power cut.
+        await db.insert(CREDENTIALS, [used], durable=False, agreed=True)
     except DuplicateKeyError:
         # Our own, if it was sent twice.
         found = await db.first(queries.used(digest))

@@ -22,7 +22,7 @@ from pymongo.errors import (
 
 from shiftergw.errors import Unavailable, printable
 from shiftergw.plumbing.timing import within
-from shiftergw.store.mongo.connect import WHAT
+from shiftergw.store.mongo.connect import WHAT, not_let_in
 from shiftergw.store.mongo.link import check
 from shiftergw.store.mongo.links import Links
 
@@ -83,8 +83,9 @@ class Database:
         self._name = name
         self._seconds = seconds
         # An answer that we would not wait for is of no use.
-        wait = {"wtimeout": int(seconds * 800)}
-        self._durable = {"writeConcern": {**concern, **wait}}
+        durable = {**concern, "wtimeout": int(seconds * 800)}
+        self._durable = {"writeConcern": durable}
+        self._agreed = {"writeConcern": {**durable, "j": False}}
         self._quick = {"writeConcern": {"w": 1}}
 
     async def run(self, body: Mapping[str, Any], seconds: float | None = None) -> Mapping[str, Any]:
@@ -159,11 +160,16 @@ class Database:
         return int((await self.run({"count": collection, "query": wanted}))["n"])
 
     async def insert(
-        self, collection: str, documents: Sequence[Document], *, durable: bool = True
+        self,
+        collection: str,
+        documents: Sequence[Document],
+        *,
+        durable: bool = True,
+        agreed: bool = False,
     ) -> None:
         """Add documents; raise `DuplicateKeyError` if one's key is taken, and add the others."""
         body = {"insert": collection, "documents": list(documents), "ordered": False}
-        await self._write(body, durable=durable)
+        await self._write(body, durable=durable, agreed=agreed)
 
     async def modify(
         self,
@@ -214,9 +220,14 @@ class Database:
         return int(answer["n"]), again
 
     async def _write(
-        self, body: Mapping[str, Any], *, durable: bool
+        self, body: Mapping[str, Any], *, durable: bool, agreed: bool = False
     ) -> tuple[Mapping[str, Any], bool]:
-        concern = self._durable if durable else self._quick
+        """Send a write.
+
+        Durable: it outlives a power cut once it is answered. Agreed: at least a change of the
+        primary server. Neither: one may undo it.
+        """
+        concern = self._durable if durable else self._agreed if agreed else self._quick
         return await self._twice({**body, **concern}, self._seconds)
 
 
@@ -228,9 +239,8 @@ def _translated() -> Iterator[None]:
     except DuplicateKeyError:
         raise
     except OperationFailure as error:
-        text = str(error)
         if error.code in _NOT_ALLOWED:
-            text = f"the user of MongoDBURI may not do this: {text}"
-        raise Unavailable(WHAT, detail=printable(f"MongoDB: {text}")) from error
+            raise not_let_in(f"the user of MongoDBURI may not do this: {error}") from error
+        raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error
     except PyMongoError as error:
         raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error

@@ -42,6 +42,8 @@ class Link(MongoSenderProtocol, MongoReceiverProtocol):
         self._come = 0
         self._awaited = _HEADER
         self.open = False
+        self.server = ""
+        """Whom it leads to."""
         self.why = ""
         """Why it is lost, if it is."""
         self.lost: Deferred[None] = Deferred()

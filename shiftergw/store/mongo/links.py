@@ -95,25 +95,37 @@ class Links:
             await shielded(self._opening)
 
     def _not_there(self) -> Unavailable:
-        detail = "MongoDB: no connection yet" if self._away is None else self._away.detail
-        return Unavailable(WHAT, detail=detail)
+        away = self._away or Unavailable(WHAT, detail="MongoDB: no connection yet")
+        return Unavailable(away.what, remedy=away.remedy, detail=away.detail)
 
     async def _open(self) -> None:
+        """Try to open one link; whoever waits learns from `_away` why there is none."""
         try:
             link = await self._open_link()
         except CancelledError:
             return
         except Unavailable as error:
-            if self._away is None:
-                self._log.warn("the database is away: {why}", why=error.detail)
-            self._away = error
+            self._note_away(error)
+        except Exception as error:  # noqa: BLE001 - nobody must wait for what is no more tried
+            self._log.failure("MongoDB: no connection")
+            self._note_away(Unavailable(WHAT, detail=f"MongoDB: {type(error).__name__}"))
         else:
+            for other in self._links:
+                if other.server != link.server:
+                    other.abort("another server is the primary now")
             if not self._links:
                 self.meetings += 1
             if self._away is not None:
                 self._log.info("the database is there again")
             self._away = None
             self._links.append(link)
+
+    def _note_away(self, error: Unavailable) -> None:
+        """Tell the log, once and whenever it is for another reason."""
+        if self._away is None or self._away.what != error.what:
+            why = error.detail if error.what == WHAT else f"{error} {error.detail}"
+            self._log.warn("the database is away: {why}", why=why)
+        self._away = error
 
     def leave(self, why: str) -> None:
         """Give up all links: they lead to a server that keeps them, and is not the primary."""

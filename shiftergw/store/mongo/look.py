@@ -9,6 +9,7 @@ from typing import Any
 
 from bson.objectid import ObjectId
 
+from shiftergw.errors import Unavailable
 from shiftergw.store.mongo import expiry
 from shiftergw.store.mongo.address import Address
 from shiftergw.store.mongo.connect import HOST_SECONDS, Servers
@@ -17,6 +18,7 @@ from shiftergw.store.mongo.indexes import Indexes
 from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.queries import METRICS
 from shiftergw.store.mongo.records import IMAGES
+from shiftergw.store.mongo.rights import COMMAND, Rights, rights
 from shiftergw.store.survey import Survey
 
 
@@ -25,13 +27,14 @@ class Look:
     """How many records there are, the names of missing indexes, and what is known of expiry.
 
     `taken_over`: another program has filled the database, and scheduled expiry never began.
-    `rows` are those of look-up metrics.
+    `rows` are those of look-up metrics. `rights` are the user's of the URI.
     """
 
     records: int
     missing: Sequence[str]
     taken_over: bool
     rows: int
+    rights: Rights
 
 
 async def look_at(reactor: Any, uri: str, name: str) -> Look:
@@ -40,7 +43,7 @@ async def look_at(reactor: Any, uri: str, name: str) -> Look:
     Raises `ConfigurationError`, and `Unavailable` whose detail says what is wrong, after seconds.
     """
     async with _connected(reactor, uri, name) as (db, links):
-        return await _look(db, links)
+        return await _look(db, links, name)
 
 
 async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
@@ -49,13 +52,20 @@ async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
         async for piece in db.pieces(Query(IMAGES, {})):
             for document in piece:
                 into.add(document, keyed=isinstance(document["_id"], ObjectId))
-        return await _look(db, links)
+        return await _look(db, links, name)
 
 
-async def _look(db: Database, links: Links) -> Look:
+async def _look(db: Database, links: Links, name: str) -> Look:
     records, rows = await db.count(IMAGES, {}), await db.count(METRICS, {})
     missing = await Indexes(db, links, COMMAND_SECONDS).missing()
-    return Look(records, missing, await expiry.is_taken_over(db), rows)
+    return Look(records, missing, await expiry.is_taken_over(db), rows, await _rights(db, name))
+
+
+async def _rights(db: Database, name: str) -> Rights:
+    try:
+        return rights(await db.run(COMMAND), name)
+    except Unavailable:  # it has let us read: it is there, and does not know the command
+        return Rights("", enough=None)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pymongo
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import ConfigurationError, Unavailable
 from shiftergw.store.mongo.store import MongoStore
@@ -39,7 +39,8 @@ async def refusal(uri: str) -> str:
     assert "127.0.0.1" not in str(caught.value)
     for secret in (PASSWORD, ESCAPED, "secret"):
         assert secret not in f"{caught.value!r} {caught.value.detail} {log} {store!r}"
-    return caught.value.detail
+    assert caught.value.http_status == 503
+    return f"{caught.value} {caught.value.detail} {' '.join(filter(None, map(formatEvent, log)))}"
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,14 @@ async def test_logins(guarded: Mongod, login: tuple[str, str]) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_logins_that_are_refused(guarded: Mongod, login: str, rest: str, told: str) -> None:
-    """A wrong password, user, mechanism or database, and a lack of rights, are told apart."""
-    assert told in await refusal(uri_of(guarded, login, rest))
+    """A wrong password, user, mechanism or database, and a lack of rights, are told apart.
+
+    None of them is called a server that is away: what is to be mended is in the configuration.
+    """
+    said = await refusal(uri_of(guarded, login, rest))
+    assert told in said
+    assert "does not let the gateway do what it must. Tell the site's support: correct user" in said
+    assert "does not answer" not in said
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,74 @@
+"""Servers on the loopback that say to a MongoDB client whatever a test wants them to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import bson
+
+Serve = Callable[[socket.socket], None]
+"""What is done with a connection, in a thread of its own; at the end it is closed."""
+
+OP_MSG = 2013
+
+
+@contextmanager
+def serving(serve: Serve) -> Iterator[str]:
+    """Yield host and port of a server; its connections end with the context."""
+    connections: list[socket.socket] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run(connection: socket.socket) -> None:
+        with connection, suppress(OSError, EOFError):
+            serve(connection)
+
+    def accept() -> None:
+        threads = []
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connections.append(connection)
+                threads.append(threading.Thread(target=run, args=(connection,), daemon=True))
+                threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        for one in (listener, *connections):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join()
+
+
+def answering(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Serve:
+    """Return what answers commands in MongoDB's protocol."""
+
+    def serve(connection: socket.socket) -> None:
+        while True:
+            length, number, _, _ = struct.unpack("<iiii", _exactly(connection, 16))
+            content = _exactly(connection, length - 16)
+            said = bson.encode({"ok": 1.0, **answer(bson.decode(content[5:]))})
+            header = struct.pack("<iiiiiB", 21 + len(said), 0, number, OP_MSG, 0, 0)
+            connection.sendall(header + said)
+
+    return serve
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        piece = connection.recv(size - len(content))
+        if not piece:
+            raise EOFError
+        content += piece
+    return content

@@ -1,0 +1,155 @@
+"""What listens where a MongoDB server should, and is none: everybody who waits is told, in time."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
+
+from shiftergw.errors import Unavailable
+from shiftergw.store.mongo.links import Links
+from tests.certificates import Authority
+from tests.store.mongo.puppets import answering, serving
+from tests.store.places import mongo_running
+from tests.store.pulls import ID, all_of
+
+SECONDS = 1.0
+
+
+def says(content: bytes) -> Callable[[socket.socket], None]:
+    """Return what answers each piece that comes with the same bytes."""
+
+    def serve(connection: socket.socket) -> None:
+        while connection.recv(1 << 16):
+            connection.sendall(content)
+
+    return serve
+
+
+def never_answers(connection: socket.socket) -> None:
+    """Read, and say nothing."""
+    while connection.recv(1 << 16):
+        pass
+
+
+def greets(**said: Any) -> Callable[[socket.socket], None]:
+    """Return what greets in MongoDB's protocol, with odd members."""
+
+    def answer(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"ismaster": True, **said}
+
+    return answering(answer)
+
+
+STRANGERS: dict[str, Callable[[socket.socket], None]] = {
+    "closes at once": lambda _: None,
+    "closes after a question": lambda connection: connection.recv(1) and None,
+    "never answers": never_answers,
+    "speaks HTTP": says(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "zeros": says(b"\0" * 100),
+    "an answer for nobody": says(b"\x15\0\0\0" + b"\0" * 8 + b"\xdd\7\0\0" + b"\0" * 5),
+    "half an answer": says(b"\xff\0\0\0" + b"\0" * 8 + b"\xdd\7\0\0"),
+    "greets with numbers": greets(setName=5, hosts=5),
+    "greets with members that are none": greets(setName="rs0", hosts=[5, None]),
+    "greets with a primary that is none": greets(ismaster=False, primary=5),
+}
+
+
+async def told(uri: str, callers: int = 4) -> tuple[list[str], str]:
+    """Return what each of several callers is told within seconds, and the log."""
+
+    async def ask(store: Any) -> str:
+        with pytest.raises(Unavailable) as caught:
+            await store.find_id(["alpha"], ID)
+        return caught.value.detail
+
+    begin = time.monotonic()
+    with capturedLogs() as log:
+        async with mongo_running(uri, "images", SECONDS) as store:
+            details = await all_of(ask(store) for _ in range(callers))
+            details += await all_of(ask(store) for _ in range(callers))
+    assert time.monotonic() - begin < 6 * SECONDS
+    assert not any(event.get("isError") for event in log if "Unhandled" in str(event))
+    return details, "\n".join(filter(None, map(formatEvent, log)))
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest_twisted.ensureDeferred
+async def test_strangers(stranger: str) -> None:
+    """Each caller hears the address and a reason, the first ones and the later ones alike."""
+    with serving(STRANGERS[stranger]) as host:
+        details, log = await told(f"mongodb://{host}/")
+    assert all(detail.startswith("MongoDB: ") for detail in details)
+    assert host in log
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_with_a_stranger() -> None:
+    """A talk that makes no sense is no login; nothing of the password is told."""
+    for payload in (b"", b"r=1", 7, None):
+        with serving(greets(payload=payload, conversationId=1)) as host:
+            details, log = await told(f"mongodb://me:secret@{host}/")
+        assert "secret" not in f"{details} {log}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_where_there_is_none(tmp_path: Path) -> None:
+    """The gateway speaks TLS, the server does not; and the other way round."""
+    certificate = Authority(tmp_path).file("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def sealed(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as inner:
+            never_answers(inner)
+
+    with serving(greets()) as host:
+        await told(f"mongodb://{host}/?tls=true&tlsInsecure=true")
+    with serving(sealed) as host:
+        await told(f"mongodb://{host}/")
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "a..b", "ünreachable.invalid", "-", "\N{SNOWMAN}" * 70])
+@pytest_twisted.ensureDeferred
+async def test_names_that_are_none(name: str) -> None:
+    """A host that no resolver would take is told like one that it does not know."""
+    details, _ = await told(f"mongodb://{name}:1/")
+    assert all("MongoDB: " in detail for detail in details)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_host_is_tried() -> None:
+    """A stranger among the hosts keeps nobody from the one that is a server."""
+
+    def answer(command: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 1}
+
+    with serving(greets(setName="x", hosts=[5])) as odd, serving(answering(answer)) as host:
+        async with mongo_running(f"mongodb://{odd},{host}/", "images", SECONDS) as store:
+            assert list(await store.find_id(["alpha"], ID)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_our_own() -> None:
+    """Nobody who waits for a connection waits for ever, or hears of what no caller expects."""
+
+    async def open_link() -> Any:
+        raise ZeroDivisionError
+
+    links = Links(open_link, reactor, SECONDS)
+    with capturedLogs() as log:
+        waiting = [Deferred.fromCoroutine(links.take()) for _ in range(3)]
+        for one in waiting:
+            with pytest.raises(Unavailable):
+                await one
+    assert any(event.get("log_failure") for event in log)
+    await links.close()
