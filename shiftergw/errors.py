@@ -238,6 +238,15 @@ class WorkerLost(PullError):
     code = "worker-lost"
 
 
+class NotStorable(PullError):
+    """The database does not take what the record of this image would say, however often it is told.
+
+    It is too large, or holds a value that the database has not.
+    """
+
+    code = "not-storable"
+
+
 class Superseded(GatewayError):
     """A newer attempt has taken this work over; the old one stops without a word."""
 

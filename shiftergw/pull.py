@@ -14,7 +14,7 @@ from shiftergw import access
 from shiftergw.access import Access
 from shiftergw.attempt import Attempt
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, Unavailable
+from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
 from shiftergw.pipeline import Pipeline
@@ -273,7 +273,7 @@ class Pull:
             await self._store.set_access(
                 target.systems, record.id, readers.private, readers.user_acl, readers.group_acl
             )
-        except Unavailable:
+        except (Unavailable, NotStorable):
             if held is not None:
                 await target.directory.write(target.meta_of(held).content, f"{record.id}.meta")
             raise

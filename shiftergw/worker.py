@@ -14,6 +14,7 @@ from shiftergw.errors import (
     RegistryDenied,
     Superseded,
     TimedOut,
+    Unavailable,
     WorkerLost,
 )
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
@@ -114,13 +115,13 @@ class Worker:
     async def _finish(self, attempt: Attempt, outcome: Ready | Expired | Failed) -> None:
         record = attempt.record
         try:
-            # The store may be away for a moment, and the work may have cost hours.
-            # Leases live longer than it is waited for.
-            ended = await patiently(
-                lambda now: self._store.finish(record.key, record.attempt, outcome, now),
-                self._clock,
-                f"the end of {record.claim}",
-            )
+            try:
+                ended = await self._written(record, outcome)
+            except (CancelledError, Superseded, Unavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 - again and again it would be the same
+                outcome = self._failed(attempt, error)
+                ended = await self._written(record, outcome)
         except Superseded:
             return
         self._log.info(
@@ -128,6 +129,18 @@ class Worker:
             n=record.attempt,
             claim=record.claim,
             state=str(ended.status),
+        )
+
+    async def _written(self, record: ImageRecord, outcome: Ready | Expired | Failed) -> ImageRecord:
+        """Write an end down, and return what remains.
+
+        The store may be away for a moment, and the work may have cost hours. Leases live longer
+        than it is waited for.
+        """
+        return await patiently(
+            lambda now: self._store.finish(record.key, record.attempt, outcome, now),
+            self._clock,
+            f"the end of {record.claim}",
         )
 
     async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:
@@ -140,19 +153,24 @@ class Worker:
             return await self._pull.run(attempt)
         except (CancelledError, Superseded):
             raise
-        except GatewayError as error:
-            self._say_failed(record, error)
-            # What a login, or the lack of one, has to do with is this user's matter alone.
-            own = (
-                record.sealed is not None
-                or record.kind == "acl"
-                or isinstance(error, RegistryDenied | ImageNotFound)
-            )
-            return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
-        except Exception:  # noqa: BLE001 - one record's surprise must not end the worker
+        except Exception as error:  # noqa: BLE001 - one record's surprise must not end the worker
+            return self._failed(attempt, error)
+
+    def _failed(self, attempt: Attempt, error: Exception) -> Failed:
+        """Return the reason that an error is, and log the rest of it."""
+        record = attempt.record
+        if not isinstance(error, GatewayError):
             self._log.failure("attempt {n} at {claim}", n=record.attempt, claim=record.claim)
-            unknown = GatewayError("The gateway met a fault of its own.")
-            return Failed(attempt.stage, unknown.what, unknown.remedy, retryable=False)
+            error = GatewayError("The gateway met a fault of its own.")
+            return Failed(attempt.stage, error.what, error.remedy, retryable=False)
+        self._say_failed(record, error)
+        # What a login, or the lack of one, has to do with is this user's matter alone.
+        own = (
+            record.sealed is not None
+            or record.kind == "acl"
+            or isinstance(error, RegistryDenied | ImageNotFound)
+        )
+        return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
 
     def _say_failed(self, record: ImageRecord, error: GatewayError) -> None:
         self._log.warn(

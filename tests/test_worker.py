@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from shiftergw.errors import (
     BlobCorrupt,
     LayerInvalid,
+    NotStorable,
     RegistryUnavailable,
     Unavailable,
 )
@@ -277,6 +279,40 @@ async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
         assert isinstance(bench.store, AwayAtTheEnd)
         assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
         assert bench.builder.built == 1
+
+
+class Full(SqliteStore):
+    """A store that cannot keep what a record of a delivered image says."""
+
+    error: Exception = NotStorable("The gateway's database cannot hold this.", detail="17 MB")
+
+    async def finish(self, *arguments: Any) -> ImageRecord:
+        """Write a bad end alone."""
+        if isinstance(arguments[2], Ready):
+            raise self.error
+        return await super().finish(*arguments)
+
+
+class Faulty(Full):
+    """A store with a fault of its own."""
+
+    error = ZeroDivisionError("/secret/path")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [(Full, "cannot hold this"), (Faulty, "a fault of its own")]
+)
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_cannot_be_written(
+    tmp_path: Path, kind: type[SqliteStore], cause: str
+) -> None:
+    """The work ends as a failure that says so, and not with five workers one after the other."""
+    async with running_bench(tmp_path, kind) as bench:
+        record = await bench.pull()
+        assert (record.status, record.attempt, record.retryable) == (State.FAILURE, 1, False)
+        assert cause in str(record.cause)
+        assert "secret" not in str(record.cause)
+        assert await bench.store.lease("images", MANIFEST.hex, "another/1", 0.0, 9)
 
 
 class AwayAtTheBegin(SqliteStore):

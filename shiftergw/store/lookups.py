@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
-from shiftergw.errors import Unavailable
+from shiftergw.errors import NotStorable, Unavailable
 from shiftergw.plumbing.timing import pause, shielded
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class LookupRows:
             lost, self._dropped = self._dropped, 0
             try:
                 await self._write_rows(rows)
-            except Unavailable as error:
+            except (Unavailable, NotStorable) as error:
                 lost += len(rows)
                 self._log.warn("lookup metrics: {error} {detail}", error=error, detail=error.detail)
             if lost:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from bson.errors import BSONError
 from pymongo.errors import (
     AutoReconnect,
     CursorNotFound,
@@ -19,11 +20,12 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
 )
+from twisted.internet.defer import Deferred
 
-from shiftergw.errors import Unavailable, printable
+from shiftergw.errors import NotStorable, Unavailable, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.store.mongo.connect import WHAT, not_let_in
-from shiftergw.store.mongo.link import check
+from shiftergw.store.mongo.link import Link, check
 from shiftergw.store.mongo.links import Links
 
 COMMAND_SECONDS = 5.0
@@ -36,6 +38,11 @@ Document = dict[str, Any]
 Filter = Mapping[str, Any]
 
 _NOT_ALLOWED = frozenset({13, 18})
+_NOT_TAKEN = frozenset({10334, 17419, 17420, 17280, 22, 52, 56, 57, 121})
+"""What a server says of a document that is too large, or is none, or not as the site wants it."""
+
+_UNSENDABLE = (BSONError, OverflowError, ValueError)
+"""What is raised for a document that no message can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Database:
             detail = f"MongoDB: no answer to {next(iter(body))} within {seconds:g} s"
             return Unavailable(WHAT, detail=detail)
 
-        answer = await within(seconds, self.clock, link.command(self._name, body), late)
+        answer = await within(seconds, self.clock, _sent(link, self._name, body), late)
         try:
             return check(answer)
         except AutoReconnect as error:  # it is not the primary any more
@@ -231,6 +238,19 @@ class Database:
         return await self._twice({**body, **concern}, self._seconds)
 
 
+def _sent(link: Link, name: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+    """Send a command; raise `NotStorable` if no message holds it: nothing is sent then."""
+    try:
+        return link.command(name, body)
+    except _UNSENDABLE as error:
+        raise _not_storable(error) from error
+
+
+def _not_storable(error: Exception) -> NotStorable:
+    text = f"MongoDB: {type(error).__name__}: {error}"
+    return NotStorable("The gateway's database cannot hold this.", detail=printable(text))
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what a server says, or why it cannot be asked, into `Unavailable`."""
@@ -241,6 +261,8 @@ def _translated() -> Iterator[None]:
     except OperationFailure as error:
         if error.code in _NOT_ALLOWED:
             raise not_let_in(f"the user of MongoDBURI may not do this: {error}") from error
+        if error.code in _NOT_TAKEN:
+            raise _not_storable(error) from error
         raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error
     except PyMongoError as error:
         raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error

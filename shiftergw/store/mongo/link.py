@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo.errors import AutoReconnect, DuplicateKeyError, NotPrimaryError, OperationFailure
+from pymongo.errors import (
+    AutoReconnect,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    NotPrimaryError,
+    OperationFailure,
+)
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -24,6 +30,9 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 
 LONGEST_ANSWER = 48_000_000
 """Bytes of a message: the protocol's own limit."""
+
+LARGEST_COMMAND = (16 << 20) + (16 << 10)
+"""Bytes of a command: the largest document, and what stands around it."""
 
 _HEADER = 16
 _DUPLICATE = 11000
@@ -57,11 +66,15 @@ class Link(MongoSenderProtocol, MongoReceiverProtocol):
     def command(self, database: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
         """Fire with the answer, be it an error; fail with `AutoReconnect` if none will come.
 
-        A command whose caller is cancelled may be done all the same.
+        A command whose caller is cancelled may be done all the same. What cannot be sent raises
+        bson's errors, `OverflowError` or `ValueError`: a server would only close the connection.
         """
+        message = Msg.create({**body, "$db": database}, codec_options=CODEC)
+        if len(message.body) > LARGEST_COMMAND:
+            raise DocumentTooLarge(f"{len(message.body)} bytes")
         if not self.open:
             return fail(AutoReconnect(self.why))
-        number = self._send(Msg.create({**body, "$db": database}, codec_options=CODEC))
+        number = self._send(message)
         answer: Deferred[dict[str, Any]] = Deferred(lambda _: self._forget(number))
         self._waiting[number] = answer
         return answer

@@ -1,0 +1,93 @@
+"""What a document cannot hold: it is told as that, and nobody takes the server for one away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import NotStorable
+from shiftergw.model import Progress, Ready
+from shiftergw.states import State
+from tests import mongod
+from tests.store.mongo.puppets import answering, serving
+from tests.store.places import mongo_running
+from tests.store.pulls import ID, NOW, begun, failure, request
+
+Named = tuple[str, Any]
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def named(mongodb: str) -> Iterator[Named]:
+    """Return the name of a database of the test's own, and pymongo's way to it."""
+    with mongod.database(mongodb) as there:
+        yield there
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"env": ("x" * (17 * MEGABYTE),)},
+        {"env": tuple("x" for _ in range(2 * MEGABYTE))},
+        {"size": 2**63},
+        {"report": {"entries": -(2**70)}},
+        {"report": {"seconds": object()}},
+    ],
+    ids=["one long text", "many short texts", "a large number", "a small number", "no value"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_no_document_holds(mongodb: str, named: Named, changes: dict[str, Any]) -> None:
+    """Too many bytes, or a number of more than 64 bits: the end is refused, and can be a failure.
+
+    Nothing of it is written, and others' work goes on.
+    """
+    async with mongo_running(mongodb, named[0]) as store:
+        other = await begun(store, request("y:1"))
+        record = await begun(store, request("x:1"))
+        with pytest.raises(NotStorable):
+            await store.finish(record.key, 1, Ready(ID, changes), NOW)
+        assert await store.get(record.key) == record
+        await store.heartbeat(other.key, 1, Progress("x", 1, 2), NOW)
+        ended = await store.finish(record.key, 1, failure(), NOW)
+        assert ended.status is State.FAILURE
+
+
+@pytest.mark.parametrize("code", [10334, 17419, 17420, 17280, 52, 57, 121])
+@pytest_twisted.ensureDeferred
+async def test_what_servers_say_of_it(code: int) -> None:
+    """Their words for a document that they do not take, of whichever version."""
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        if "update" in command:
+            return {"n": 0, "writeErrors": [{"index": 0, "code": code, "errmsg": "not this one"}]}
+        return {"ismaster": True}
+
+    with serving(answering(answer)) as host:
+        async with mongo_running(f"mongodb://{host}/", "images") as store:
+            with pytest.raises(NotStorable) as caught:
+                await store.set_access(["alpha"], ID, True, (), ())
+    assert "not this one" in caught.value.detail
+    assert "not this one" not in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_and_texts_of_images(mongodb: str, named: Named) -> None:
+    """Labels may be called anything: what MongoDB cannot have in a name becomes something else."""
+    labels = {"a.b": "1", "$set": "2", "nul\0": "3", "": "4", "\ud800": "\udfff", "x": "nul\0"}
+    async with mongo_running(mongodb, named[0]) as store:
+        record = await begun(store, request("x:1"))
+        await store.advance(record.key, 1, State.TRANSFER, "\ud800 \0 $where", NOW)
+        await store.heartbeat(record.key, 1, Progress("\ud800", 1, 2), NOW, "\udfff")
+        ready = await store.finish(record.key, 1, Ready(ID, {"labels": labels}), NOW)
+        assert ready.labels == {
+            "a.b": "1", "\uff04set": "2", "nul\ufffd": "3", "": "4", "\ufffd": "\ufffd",
+            "x": "nul\0",
+        }  # fmt: skip
+        assert await store.find("alpha", "docker", ["nul\0", "$x", "x:1"]) == ready
+        await store.record_lookup({"system": "alpha", "time": NOW, "tag": 2**70})
+        await store.lookups("alpha", 1)
+        await store.record_lookup({"system": "alpha", "time": NOW, "tag": "y"})
+        assert [row["tag"] for row in await store.lookups("alpha", 9)] == ["y"]
