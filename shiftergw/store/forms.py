@@ -19,10 +19,16 @@ _ID = re.compile("[0-9a-f]{64}")
 
 
 def number_of(value: object) -> float | None:
-    """Return a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a finite number, else None; one that MongoDB keeps as a decimal is as good as any."""
+    if isinstance(value, bool):
         return None
-    return value
+    if not isinstance(value, int | float):
+        # bson's decimals, whose package only sites with MongoDB need.
+        decimal = getattr(value, "to_decimal", None)
+        if decimal is None or not decimal().is_finite():
+            return None
+        value = float(decimal())
+    return value if math.isfinite(value) else None
 
 
 def time_in(document: Mapping[str, Any], name: str) -> float:
@@ -58,11 +64,17 @@ def unreadable(document: Mapping[str, Any]) -> list[str]:
 def _is(form: Callable[[Any], Any], value: Any) -> bool:
     fit = form(value)
     one = isinstance(value, str) and fit == [value]
-    return bool(one or (type(fit) is type(value) and fit == value) or _same_number(fit, value))
+    if isinstance(fit, list) and isinstance(value, list) and len(fit) == len(value):
+        return all(map(_is_same, fit, value))
+    return one or _is_same(fit, value)
+
+
+def _is_same(fit: object, value: object) -> bool:
+    return (type(fit) is type(value) and fit == value) or _same_number(fit, value)
 
 
 def _same_number(fit: object, value: object) -> bool:
-    return number_of(fit) is not None and fit == value
+    return number_of(fit) is not None and fit == number_of(value)
 
 
 def _text(value: object) -> str | None:

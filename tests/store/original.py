@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bson.binary import Binary
+from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
 
 from shiftergw.store.survey import Lot, Oddity
@@ -83,6 +84,15 @@ DISORDERS = (
     _kind("a date as expiration", Lot.LISTED, O.FORM, O.NO_DATE,
           expiration=dt.datetime(2020, 1, 1, tzinfo=dt.UTC)),
     _kind("text as expiration", Lot.LISTED, O.FORM, O.NO_DATE, expiration="90:00:00:00"),
+    _kind("dates as decimals", Lot.LISTED, last_pull=Decimal128("1600000000.5"),
+          expiration=Decimal128("1700001000.25")),
+    _kind("a decimal that has passed", Lot.LISTED, O.DUE, expiration=Decimal128("12.5")),
+    _kind("a decimal that is none", Lot.LISTED, O.FORM, O.NO_DATE, expiration=Decimal128("NaN")),
+    _kind("no end", Lot.LISTED, O.FORM, O.NO_DATE, expiration=float("inf")),
+    _kind("no beginning", Lot.LISTED, O.FORM, last_pull=float("-inf")),
+    _kind("a flag as expiration", Lot.LISTED, O.FORM, O.NO_DATE, expiration=True),
+    _kind("an end before all time", Lot.LISTED, O.DUE, expiration=-5),
+    _kind("readers as decimals", Lot.LISTED, private=True, userACL=[Decimal128("2001")]),
     _kind("the old word", Lot.LISTED, status="SUCCESS"),
     _kind("custom", Lot.LISTED, itype="custom", ENV=..., ENTRY=..., WORKDIR=...),
     _kind("an unknown type", Lot.LISTED, O.TYPE, itype="local"),
@@ -124,7 +134,7 @@ IN_ORDER = Disorder("in order", Lot.LISTED)
 SAME_ID = Disorder("the same image as before", Lot.LISTED, {}, frozenset({O.SEVERAL_IDS}))
 SAME_TAG = Disorder("the same tag as before", Lot.LISTED, {}, frozenset({O.SEVERAL_TAGS}))
 ROUND = (
-    *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 28,
+    *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 20,
 )  # fmt: skip
 """The kinds of a hundred records, one after the other; then they begin again."""
 

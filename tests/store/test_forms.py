@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
 
 from shiftergw.model import ImageRecord, Session
 from shiftergw.store.forms import NOBODY, number_of, readable, tags_of, time_in, unreadable
@@ -32,6 +35,9 @@ from tests.store.original import IN_ORDER, document, records
         ("origin", {"location": "l", "repository": "r", "source_digest": "d", "more": 1},
          {"location": "l", "repository": "r", "source_digest": "d", "more": 1, "private": False}),
         ("attempt", 3.0, 3),
+        ("attempt", Decimal128("3"), 3),
+        ("expiration", Decimal128("-3.5"), -3.5),
+        ("groupACL", [Decimal128("5"), Int64(6)], [5, 6]),
     ],
 )  # fmt: skip
 def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
@@ -43,6 +49,9 @@ def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
     ("member", "value"),
     [
         ("id", "a" * 63), ("id", "A" * 64), ("id", "../" * 21 + "x"), ("id", 5),
+        ("last_pull", Decimal128("NaN")), ("last_pull", Decimal128("sNaN")),
+        ("expiration", Decimal128("-Infinity")), ("expiration", Decimal128("1E+999")),
+        ("attempt", Decimal128("1.5")), ("last_pull", DatetimeMS(2**60)),
         ("last_pull", float("inf")), ("last_pull", True), ("expiration", "5"),
         ("ENV", {"A": 1}), ("WORKDIR", 5), ("origin", {"location": "l"}), ("origin", "l"),
         ("claim", 5), ("attempt", 1.5), ("report", []), ("retryable", "yes"),

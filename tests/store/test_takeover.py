@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from bson.decimal128 import Decimal128
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -192,6 +193,7 @@ READERS = {
     "private by its ACL alone": (True, False, False),
     "private with readers": (True, True, False),
     "readers as doubles": (True, False, False),
+    "readers as decimals": (True, False, False),
     "readers as text": (False, False, False),
     "readers in one text": (False, False, False),
     "a number as readers": (False, False, False),
@@ -220,10 +222,11 @@ async def test_odd_rows(mongodb: str) -> None:
     """A row with what no answer can hold comes as text."""
     with mongod.database(mongodb) as (name, db):
         odd = {"time": float("nan"), "user": None, "id": document(1, IN_ORDER)["_id"]}
-        db["metrics"].insert_one(rows(1)[0] | odd)
+        db["metrics"].insert_one(rows(1)[0] | odd | {"uid": Decimal128("2001")})
         async with mongo_running(mongodb, name) as store:
             found = await store.lookups("alpha", 3)
-    assert json.loads(render.rows(found).body)[0]["id"] == f"{1:024x}"
+    (row,) = json.loads(render.rows(found).body)
+    assert (row["id"], row["uid"], row["time"]) == (f"{1:024x}", OWNER, "nan")
 
 
 @pytest_twisted.ensureDeferred
@@ -367,6 +370,7 @@ async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
         due = {one.key: one for one in await store.expired(NOW)}
         by_kind = {kind.name: f"{n:024x}" for n, kind in enumerate(ROUND, 1)}
         wanted = {"expired long ago", "a system that is gone", "no system"}
+        wanted |= {"a decimal that has passed", "an end before all time"}
         assert due.keys() == {by_kind[one] for one in wanted}
         gone = await store.expire(by_kind["expired long ago"], NOW)
         assert gone is not None
@@ -376,10 +380,11 @@ async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
         place = gone.system, "docker", gone.tags[0]
         assert await store.find(*place[:2], [place[2]]) is None
         assert OriginalReader(db["images"], NOW).would_pull(*place, [], [])
+        assert await store.expire(by_kind["a decimal that has passed"], NOW) is not None
         for word in ("a date as expiration", "text as expiration"):
             assert await store.expire(by_kind[word], NOW) is None
         for n, kind in numbered(*LISTED):
-            if kind.name != "expired long ago":
+            if kind.name not in {"expired long ago", "a decimal that has passed"}:
                 assert await store.expire(f"{n:024x}") is not None, kind.name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from shiftergw.model import ImageRecord
@@ -101,7 +102,7 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
 async def renew(db: Database, key: str, expiration: float) -> None:
     """Put off the expiration of a READY record."""
     ready: Document = {"_id": id_of(key), "status": {"$in": list(READY)}}
-    later = {"expiration": {"$not": {"$gte": expiration}}}
+    later = {"expiration": {"$not": {"$gte": expiration, "$lt": math.inf}}}
     await db.update(IMAGES, ready | later, {"$set": {"expiration": expiration}}, durable=False)
 
 

@@ -70,6 +70,7 @@ class Metrics:
 
 def _plain(value: object) -> object:
     """Return a value as JSON can hold it, whoever wrote the row."""
-    if value is None or isinstance(value, str | bool) or number_of(value) is not None:
+    if value is None or isinstance(value, str | bool):
         return value
-    return str(value)
+    number = number_of(value)
+    return str(value) if number is None else number
