@@ -155,8 +155,9 @@ class ImageStore(Protocol):
     async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
         """Make a READY record EXPIRING: work, of kind expire, that waits for a worker.
 
-        Its tags stay written in it. None, and nothing happens, if it is not READY, or if
-        `expired_at` is given and its expiration is not that early (it was renewed meanwhile).
+        Its tags stay written in it; no attempt at it gets the number of one that there was before.
+        None, and nothing happens, if it is not READY, or if `expired_at` is given and its
+        expiration is not that early (it was renewed meanwhile).
         """
         ...
 

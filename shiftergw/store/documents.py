@@ -12,7 +12,7 @@ from typing import Any
 
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
 from shiftergw.states import State
-from shiftergw.store.forms import time_in
+from shiftergw.store.forms import number_of, time_in
 
 _OF_THE_ORIGINAL = {
     "format": "squashfs",
@@ -33,7 +33,13 @@ It keeps its tags as they were, but would come back without these.
 FINISHING = "finishing"
 """Member of a record that became READY while the rest of its `finish` is still to be done."""
 
-OURS = frozenset({"_id", MOVED, FINISHING})
+EARLIER = "earlier"
+"""Member of a record whose removal was asked for: how many attempts there had been by then.
+
+A removal that waits has none yet; those to come are counted on from these.
+"""
+
+OURS = frozenset({"_id", MOVED, FINISHING, EARLIER})
 """Members of documents that no record has."""
 
 _PROGRESS = ("stage", "done", "total")
@@ -112,11 +118,15 @@ def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
     changes = {
         "status": state,
         "status_message": str(state),
-        "attempt": (document.get("attempt") or 0) + 1,
+        "attempt": _attempts(document) + 1,
         "runner": runner,
         "last_heartbeat": now,
     }
     return Change(document_of(changes), _PROGRESS)
+
+
+def _attempts(document: Mapping[str, Any]) -> int:
+    return int(max(number_of(document.get(name)) or 0 for name in ("attempt", EARLIER)))
 
 
 def advanced(state: State, message: str, now: float) -> Change:
@@ -168,7 +178,9 @@ def expiring(document: Mapping[str, Any], key: str) -> Change:
         "kind": "expire",
         "attempt": 0,
     }
-    return Change(document_of(changes), ("last_heartbeat",))
+    earlier = _attempts(document)
+    kept = {EARLIER: earlier} if earlier else {}
+    return Change({**document_of(changes), **kept}, ("last_heartbeat",))
 
 
 def expired(now: float) -> Change:

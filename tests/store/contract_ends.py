@@ -225,7 +225,7 @@ class KeepContract:
             await store.finish(record.key, 1, failure(), now)
             gone = await expiring(store, request(f"e-{tag}"), now=NOW - 9)
             await store.begin(gone.key, "n", now, LIMIT)
-            await store.finish(gone.key, 1, Expired(), now)
+            await store.finish(gone.key, 2, Expired(), now)
         for number, status in enumerate(("FAILURE", "EXPIRED")):
             place.put(str(number) * 24, OF_THE_ORIGINAL | {"status": status})
         await pulled(store, request("r:1"), OTHER_ID)

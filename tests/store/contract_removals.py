@@ -94,6 +94,43 @@ class RemovalContract:
         assert sum(answer is not None for answer in answers) == 1
 
     @pytest_twisted.ensureDeferred
+    async def test_attempts_that_come_back(self, place: Place) -> None:
+        """No number of an attempt is given twice: not the pull's to a removal, nor a removal's.
+
+        Whoever slept through all that came after him can do nothing in another's name.
+        """
+        store, now = place.store, NOW
+        pull = await begun(store, request("x:1"))
+        numbers = [pull.attempt]
+        for _ in range(2):
+            now += 2 * LIMIT
+            again = await store.begin(pull.key, "n", now, LIMIT)
+            assert again is not None
+            numbers.append(again.attempt)
+        await store.finish(pull.key, again.attempt, Ready(ID), now)
+        for _ in range(2):
+            assert await store.expire(pull.key) is not None
+            (waits,) = await store.waiting(9)
+            assert waits.key == pull.key
+            for number in numbers:
+                with pytest.raises(Superseded):
+                    await store.heartbeat(pull.key, number, Progress(), now)
+            removal = await store.begin(pull.key, "n", now, LIMIT)
+            assert removal is not None
+            for number in numbers:
+                with pytest.raises(Superseded):
+                    await store.heartbeat(pull.key, number, Progress(), now)
+                with pytest.raises(Superseded):
+                    await store.finish(pull.key, number, Expired(), now)
+            numbers.append(removal.attempt)
+            other = await begun(store, request("y:1"), now)
+            back = await store.finish(other.key, other.attempt, Ready(ID), now)
+            assert (back.key, back.status) == (pull.key, State.READY)
+            with pytest.raises(Superseded):
+                await store.finish(pull.key, removal.attempt, Expired(), now)
+        assert numbers == sorted({*numbers})
+
+    @pytest_twisted.ensureDeferred
     async def test_untag(self, place: Place) -> None:
         """One tag goes, the image stays under the others; with the last one its files go."""
         store = place.store
@@ -126,17 +163,17 @@ class RemovalContract:
         """Attempts are as those of a pull, but the record stays EXPIRING."""
         store = place.store
         first = await removing(store)
-        assert (first.status, first.attempt, first.runner) == (State.EXPIRING, 1, "node:1")
+        assert (first.status, first.attempt, first.runner) == (State.EXPIRING, 2, "node:1")
         assert list(await store.waiting(9)) == []
         assert await store.begin(first.key, "node:2", NOW + LIMIT - 1, LIMIT) is None
-        await store.heartbeat(first.key, 1, Progress(), NOW + 5)
+        await store.heartbeat(first.key, 2, Progress(), NOW + 5)
         assert [r.key for r in await store.stale(NOW + 6 + LIMIT, LIMIT)] == [first.key]
         again = await store.begin(first.key, "node:2", NOW + 6 + LIMIT, LIMIT)
         assert again is not None
-        assert (again.status, again.attempt) == (State.EXPIRING, 2)
+        assert (again.status, again.attempt) == (State.EXPIRING, 3)
         for step in (
-            store.heartbeat(first.key, 1, Progress(), NOW),
-            store.finish(first.key, 1, Expired(), NOW),
+            store.heartbeat(first.key, 2, Progress(), NOW),
+            store.finish(first.key, 2, Expired(), NOW),
         ):
             with pytest.raises(Superseded):
                 await step
@@ -146,8 +183,8 @@ class RemovalContract:
         """It ends EXPIRED: tags and id stay written, but no user, worker or queue sees it."""
         store = place.store
         record = await removing(store)
-        await store.heartbeat(record.key, 1, Progress("x", 1, 2), NOW)
-        ended = await store.finish(record.key, 1, Expired(), NOW + 9)
+        await store.heartbeat(record.key, 2, Progress("x", 1, 2), NOW)
+        ended = await store.finish(record.key, 2, Expired(), NOW + 9)
         assert ended == await store.get(record.key)
         assert (ended.status, ended.tags, ended.id) == (State.EXPIRED, ("x:1",), ID)
         assert ended.last_pull == NOW + 9
@@ -158,7 +195,7 @@ class RemovalContract:
         assert list(await store.stale(NOW * 9, LIMIT)) == []
         assert list(await store.expired(NOW * 9)) == []
         with pytest.raises(Superseded):
-            await store.finish(record.key, 1, Expired(), NOW)
+            await store.finish(record.key, 2, Expired(), NOW)
         fresh = await pulled(store, request("x:1"))
         assert fresh.key != ended.key
 
@@ -168,11 +205,11 @@ class RemovalContract:
         store = place.store
         removal, pull = await removing(store), await begun(store, request("y:1"))
         for step in (
-            store.finish(removal.key, 1, Ready(OTHER_ID), NOW),
+            store.finish(removal.key, 2, Ready(OTHER_ID), NOW),
             store.finish(pull.key, 1, Expired(), NOW),
-            store.advance(removal.key, 1, State.TRANSFER, "", NOW),
-            store.advance(removal.key, 1, State.READY, "", NOW),
-            store.advance(removal.key, 1, State.EXPIRED, "", NOW),
+            store.advance(removal.key, 2, State.TRANSFER, "", NOW),
+            store.advance(removal.key, 2, State.READY, "", NOW),
+            store.advance(removal.key, 2, State.EXPIRED, "", NOW),
         ):
             with pytest.raises(IllegalStepError):
                 await step
@@ -195,15 +232,15 @@ class TakenBackContract:
         """The files are still there: it stays to be done, and is taken up again after a while."""
         store = place.store
         record = await removing(store)
-        left = await store.finish(record.key, 1, failure(), NOW + 9)
-        assert (left.status, left.in_flight, left.attempt) == (State.EXPIRING, True, 1)
+        left = await store.finish(record.key, 2, failure(), NOW + 9)
+        assert (left.status, left.in_flight, left.attempt) == (State.EXPIRING, True, 2)
         assert left.status_message == failure().cause
         assert await store.find("alpha", "docker", ["x:1"]) is None
         assert list(await store.stale(NOW + 9 + LIMIT, LIMIT)) == []
         assert list(await store.stale(NOW + 10 + LIMIT, LIMIT)) == [left]
         again = await store.begin(left.key, "node:2", NOW + 10 + LIMIT, LIMIT)
         assert again is not None
-        assert (again.status, again.attempt) == (State.EXPIRING, 2)
+        assert (again.status, again.attempt) == (State.EXPIRING, 3)
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("has_begun", [False, True])

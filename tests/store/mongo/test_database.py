@@ -76,7 +76,7 @@ async def test_how_safe_writes_are(
             await store.set_access(["alpha"], ID, True, (), ())
             assert await store.expire(ready.key) is not None
             await store.begin(ready.key, "n", NOW, LIMIT)
-            await store.finish(ready.key, 1, Expired(), NOW)
+            await store.finish(ready.key, 2, Expired(), NOW)
             await store.abandon((await store.claim(request("z:1"), NOW, QueueLimits(9, 9)))[0].key)
             await store.remove(ready.key)
             assert await store.use(b"1" * 32, NOW)

@@ -276,11 +276,11 @@ async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
         assert going is not None
         await store.begin(going.key, "n", NOW, LIMIT)
         server.kill()
-        await refused(store.finish(going.key, 1, Expired(), NOW))
+        await refused(store.finish(going.key, 2, Expired(), NOW))
         server.start()
         await wait_until_there(store)
         (stale,) = await store.stale(NOW + LIMIT + 1, LIMIT)
         again = await store.begin(stale.key, "n", NOW + LIMIT + 1, LIMIT)
         assert again is not None
-        ended = await store.finish(stale.key, 2, Expired(), NOW)
+        ended = await store.finish(stale.key, 3, Expired(), NOW)
         assert ended.status is State.EXPIRED
