@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
-from shiftergw.errors import NotStorable, Unavailable
+from shiftergw.errors import GatewayError
 from shiftergw.plumbing.timing import pause, shielded
 
 if TYPE_CHECKING:
@@ -77,9 +77,12 @@ class LookupRows:
             lost, self._dropped = self._dropped, 0
             try:
                 await self._write_rows(rows)
-            except (Unavailable, NotStorable) as error:
+            except GatewayError as error:
                 lost += len(rows)
                 self._log.warn("lookup metrics: {error} {detail}", error=error, detail=error.detail)
+            except Exception:  # noqa: BLE001 - one odd row must not be the last that is written
+                lost += len(rows)
+                self._log.failure("lookup metrics")
             if lost:
                 self._log.warn("{n} rows of lookup metrics are lost", n=lost)
 

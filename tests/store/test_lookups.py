@@ -144,3 +144,15 @@ async def test_a_broken_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert any("locked" in str(event.get("detail")) for event in log)
         await record(store, 3)
         assert await kept(store) == [3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_row_that_cannot_be_written(path: Path) -> None:
+    """It is lost, with those beside it, and the log tells so; later ones are written as before."""
+    async with running(path) as store:
+        await store.record_lookup({"system": "alpha", "n": object(), "time": NOW})
+        with capturedLogs() as log:
+            assert await kept(store) == []
+        assert [event["n"] for event in log if "lost" in str(event.get("log_format"))] == [1]
+        await record(store, 2)
+        assert await kept(store) == [2]

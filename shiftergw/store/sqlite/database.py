@@ -38,7 +38,7 @@ def translated() -> Iterator[None]:
         raise unavailable(error) from error
 
 
-def unavailable(error: sqlite3.Error) -> Unavailable:
+def unavailable(error: Exception) -> Unavailable:
     """Return what to say of a database that cannot do its work now."""
     return Unavailable("The gateway's database does not answer.", detail=f"SQLite: {error}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -65,7 +66,11 @@ class Lane:
         while self._waiting:
             turn = [self._waiting.popleft() for _ in range(min(TURN, len(self._waiting)))]
             turn = [step for step in turn if not step.answer.called]  # else cancelled by now
-            await self._threads.run(self._turn, self._connection, turn)
+            try:
+                await self._threads.run(self._turn, self._connection, turn)
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+                for step in turn:
+                    step.error = unavailable(error)
             for step in turn:
                 if step.answer.called:
                     continue
@@ -94,6 +99,8 @@ def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
 def writing(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
     """Do the steps of a turn in one transaction; one that raises changes nothing."""
     try:
+        if connection.in_transaction:  # an earlier turn's, which could not even be given up
+            connection.execute("ROLLBACK")
         # In a WAL, FULL syncs the commit and everything before it; NORMAL leaves that for later.
         level = "FULL" if any(step.durable for step in turn) else "NORMAL"
         connection.execute(f"PRAGMA synchronous = {level}")
@@ -102,10 +109,11 @@ def writing(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
             _write(connection, step)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
         for step in turn:
             step.error = unavailable(error)
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
 
 
 def _write(connection: sqlite3.Connection, step: Step[Any]) -> None:

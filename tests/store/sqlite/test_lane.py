@@ -1,0 +1,84 @@
+"""Turns on one connection: whatever becomes of a turn, each of its callers hears so."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import Unavailable
+from shiftergw.plumbing.threads import Threads
+from shiftergw.store.sqlite.lane import Lane, Step, writing
+
+
+@pytest_twisted.async_yield_fixture()
+async def threads() -> AsyncIterator[Threads]:
+    """Return a running pool."""
+    pool = Threads(reactor, 1, "test")
+    pool.startService()
+    yield pool
+    await pool.stopService()
+
+
+class Breaking(sqlite3.Connection):
+    """A connection that cannot even take back what it has begun: its disk is gone."""
+
+    broken = False
+
+    def execute(self, text: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        """Execute a statement, or fail."""
+        if self.broken and text in {"COMMIT", "ROLLBACK"}:
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(text, *values)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_fails(threads: Threads) -> None:
+    """Neither the end of a transaction nor its undoing works: nobody waits for ever; later it does.
+
+    What was refused is not there then.
+    """
+    connection = sqlite3.connect(
+        ":memory:", isolation_level=None, check_same_thread=False, factory=Breaking
+    )
+    connection.execute("CREATE TABLE t (n)")
+    lane = Lane(threads, connection, writing)
+
+    def add(n: int) -> Deferred[Any]:
+        return Deferred.fromCoroutine(
+            lane.run(lambda db: db.execute("INSERT INTO t VALUES (?)", (n,)).rowcount)
+        )
+
+    connection.broken = True
+    for waiting in [add(n) for n in range(3)]:
+        with pytest.raises(Unavailable) as caught:
+            await waiting.addTimeout(5, reactor)
+        assert "disk I/O error" in caught.value.detail
+    connection.broken = False
+    assert await add(4) == 1
+    assert await lane.run(lambda db: db.execute("SELECT n FROM t").fetchall()) == [(4,)]
+    await lane.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_turn_that_is_lost(threads: Threads) -> None:
+    """A fault of another kind is everybody's who waits for the turn, and the next one is taken."""
+    faults = [MemoryError()]
+
+    def turn(_: sqlite3.Connection, steps: Sequence[Step[Any]]) -> None:
+        if faults:
+            raise faults.pop()
+        for step in steps:
+            step.result = 7
+
+    lane = Lane(threads, sqlite3.connect(":memory:", check_same_thread=False), turn)
+    first, second = (Deferred.fromCoroutine(lane.run(lambda _: 7)) for _ in range(2))
+    with pytest.raises(Unavailable):
+        await first.addTimeout(5, reactor)
+    assert await second == 7
+    await lane.close()
