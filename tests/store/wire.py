@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import Any, Self
 
@@ -24,7 +24,8 @@ class Wire:
     """Forwards what clients send to a server, message by message; counts the writes among it.
 
     After `until` writes it breaks for good. The answer to write number `lost`, and to the first
-    command of the name `cut`, is never delivered: its connection breaks instead, once.
+    command of the name `cut`, is never delivered: its connection breaks instead, once. The answers
+    to writes whose numbers are `unsure` say that most members of a set may not have got them.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Wire:
         until: int | None = None,
         lost: int = 0,
         cut: str = "",
+        unsure: Container[int] = (),
         seen: Seen | None = None,
         made: Seen | None = None,
     ) -> None:
@@ -42,6 +44,7 @@ class Wire:
         self._until = until
         self._lost = lost
         self._cut = cut
+        self._unsure = unsure
         self._seen = seen
         self._made = made
         self._lock = threading.Lock()
@@ -102,6 +105,8 @@ class Wire:
         answer = _message(server)
         if number and self._made is not None:
             self._made(number, command)
+        if number in self._unsure:
+            answer = _unsure(answer)
         if (number and number == self._lost) or name == self._cut:
             self._cut = ""
             client.shutdown(socket.SHUT_RDWR)
@@ -112,6 +117,13 @@ class Wire:
         for one in list(self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+def _unsure(answer: bytes) -> bytes:
+    """Return the answer to a write that was made, and that a change of the primary may undo."""
+    error = {"code": 64, "errmsg": "waiting for replication timed out"}
+    body = bson.encode({**bson.decode(answer[21:]), "writeConcernError": error})
+    return (21 + len(body)).to_bytes(4, "little") + answer[4:21] + body
 
 
 def _message(sender: socket.socket) -> bytes:

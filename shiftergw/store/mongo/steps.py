@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
@@ -131,22 +132,54 @@ def _is_answered(document: Document, uid: int) -> bool:
     return not own or document.get("requested_by") == uid
 
 
+@dataclass
+class Beginning:
+    """What a process has tried to begin, one record after the other, and when, without a yes."""
+
+    key: str = ""
+    times: set[float] = field(default_factory=set)
+
+    def note(self, key: str, now: float) -> None:
+        """Note a try."""
+        if key != self.key:
+            self.key, self.times = key, set()
+        self.times.add(now)
+
+    def is_left(self, document: Document, runner: str) -> bool:
+        """Say whether a document is as a try has left it, whose answer was no yes."""
+        ours = document.get("runner") == runner and str(document["_id"]) == self.key
+        return ours and document.get("last_heartbeat") in self.times
+
+
 async def begin(
-    db: Database, key: str, runner: str, now: float, limit: float
+    db: Database, tried: Beginning, key: str, runner: str, now: float, limit: float
 ) -> ImageRecord | None:
-    """Start the next attempt, unless there is nothing to do."""
+    """Start the next attempt, unless there is nothing to do.
+
+    A try may have been made and be `Unavailable` all the same: most members of the set did not hear
+    of it in time. Then that attempt is gone on with. Others would take it for one that lives, and
+    later for one that has died; as long as the set is ill, each try would cost the record one.
+    """
     for _ in range(TRIES):
         document = await document_at(db, key)
         if document is None or document.get("claim") is None:
             return None
-        beat = document.get("last_heartbeat")
-        if document.get("attempt") and beat is not None and now - beat < limit:
-            return None
         state = State(document["status"])
+        beat = document.get("last_heartbeat")
+        started = documents.begun(document, runner, now)
+        if document.get("attempt") and beat is not None and now - beat < limit:
+            if not tried.is_left(document, runner):
+                return None
+            started = Change({"last_heartbeat": now})
         check_restart(state)
         pins = ("claim", "attempt", "last_heartbeat", "status")
-        begun = await change(db, document, pins, documents.begun(document, runner, now))
+        try:
+            begun = await change(db, document, pins, started)
+        except Unavailable:
+            tried.note(key, now)
+            raise
         if begun is not None:
+            tried.times.clear()
             uid = NOBODY if state is State.EXPIRING else document.get("requested_by") or 0
             await _serve(db, uid, now)
             return record_of(begun)

@@ -86,6 +86,7 @@ class MongoStore(Service):
         self._seconds = seconds
         self._rows_kept = rows_kept
         self._open: _Open | None = None
+        self._beginning = steps.Beginning()
 
     def startService(self) -> None:
         """Return at once, whether the server is there or not; raise `ConfigurationError`."""
@@ -140,7 +141,7 @@ class MongoStore(Service):
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await steps.begin(self._db, key, runner, now, limit)
+        return await steps.begin(self._db, self._beginning, key, runner, now, limit)
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""

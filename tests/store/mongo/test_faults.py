@@ -21,6 +21,7 @@ from tests.mongod import Mongod, database
 from tests.parts import free_port
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
+from tests.store.wire import Wire
 
 KEY = "1" * 24
 CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
@@ -284,3 +285,22 @@ async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
         assert again is not None
         ended = await store.finish(stale.key, 3, Expired(), NOW)
         assert ended.status is State.EXPIRED
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_begin_that_most_members_did_not_hear_of(server: Mongod) -> None:
+    """It is no attempt that died: who began does so until it counts, and nobody else meanwhile."""
+    with Wire(server.port, unsure=range(2, 5)) as wire:
+        async with (
+            mongo_running(wire.uri, "images") as store,
+            mongo_running(server.uri, "images") as other,
+        ):
+            record, _ = await store.claim(request("x:1"), NOW)
+            for n in range(3):
+                await refused(store.begin(record.key, "node:1", NOW + n, LIMIT))
+                assert await other.begin(record.key, "node:1", NOW + n, LIMIT) is None
+            started = await store.begin(record.key, "node:1", NOW + 3, LIMIT)
+            assert started is not None
+            assert (started.attempt, started.last_heartbeat) == (1, NOW + 3)
+            assert await store.begin(record.key, "node:1", NOW + 4, LIMIT) is None
+            await store.advance(record.key, 1, State.TRANSFER, "", NOW)
