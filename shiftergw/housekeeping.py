@@ -32,6 +32,9 @@ ENDED_KEPT = 86400.0
 SCRATCH_KEPT = 3600.0
 """Seconds for which a converted file, or a temporary of a dead attempt, stays unused."""
 
+MOST_DUE = 1000
+"""Images that expire together: all that is in flight is looked through again and again."""
+
 SWEEP_SECONDS = 120.0
 """Seconds that the sweep of one image directory may take."""
 
@@ -104,8 +107,11 @@ class Housekeeping(Rounds):
 async def expire_due(
     store: ImageStore, now: float, systems: Collection[str] | None = None
 ) -> Sequence[ImageRecord]:
-    """Expire the images, of these systems or of all, whose expiration has passed; return them."""
-    due = [one for one in await store.expired(now) if systems is None or one.system in systems]
+    """Expire the images, of these systems or of all, whose expiration has passed; return them.
+
+    No more than `MOST_DUE`: the others are due the next time, too.
+    """
+    due = await store.expired(now, systems, MOST_DUE)
     expired = [await store.expire(record.key, now) for record in due]
     return [record for record in expired if record is not None]
 

@@ -6,12 +6,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
+from shiftergw import housekeeping
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.housekeeping import (
     ENDED_KEPT,
@@ -230,3 +232,18 @@ async def test_what_is_due_can_be_asked_for_by_system(store: SqliteStore) -> Non
     assert [record.system for record in await expire_due(store, NOW, {"beta"})] == ["beta"]
     assert [record.system for record in await expire_due(store, NOW)] == ["alpha"]
     assert await expire_due(store, NOW) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_that_are_due_at_once(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go some at a time, those first whose time was up first; the others in later rounds.
+
+    A schedule that is switched on dates all images alike: as much work at once would hold up pulls.
+    """
+    monkeypatch.setattr(housekeeping, "MOST_DUE", 2)
+    for n in range(5):
+        await pulled(store, request(f"x:{n}"), f"{n:064x}", expiration=NOW - n - 1)
+    rounds = [[one.id[-1:] for one in await expire_due(store, NOW) if one.id] for _ in range(4)]
+    assert rounds == [["4", "3"], ["2", "1"], ["0"], []]

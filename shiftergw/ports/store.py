@@ -141,8 +141,13 @@ class ImageStore(Protocol):
         """Set the expiration of a READY record, never to an earlier time."""
         ...
 
-    async def expired(self, now: float) -> Sequence[ImageRecord]:
-        """Return READY records whose expiration has passed."""
+    async def expired(
+        self, now: float, systems: Collection[str] | None = None, limit: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """Return READY records whose expiration has passed, the earliest first.
+
+        Those of these systems (None: of all), and no more than `limit`.
+        """
         ...
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:

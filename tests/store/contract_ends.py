@@ -214,6 +214,23 @@ class KeepContract:
         assert await store.get(flying.key) == flying
 
     @pytest_twisted.ensureDeferred
+    async def test_expired_a_few_at_a_time(self, place: Place) -> None:
+        """However many are due, no more come than are asked for, of those systems, oldest first."""
+        store = place.store
+        for n, system in ((3, "beta"), (1, "alpha"), (2, "alpha"), (4, "gamma")):
+            wish = request(f"x:{n}", system=system)
+            await store.renew((await pulled(store, wish, f"{n:064x}")).key, NOW + n)
+
+        async def due(*asked: Any) -> list[float | None]:
+            return [one.expiration for one in await store.expired(NOW + 9, *asked)]
+
+        assert await due() == [NOW + 1, NOW + 2, NOW + 3, NOW + 4]
+        assert await due(None, 3) == [NOW + 1, NOW + 2, NOW + 3]
+        assert await due(["beta", "gamma"]) == [NOW + 3, NOW + 4]
+        assert await due(["beta", "gamma"], 1) == [NOW + 3]
+        assert await due([], 1) == []
+
+    @pytest_twisted.ensureDeferred
     async def test_forget_ended(self, place: Place) -> None:
         """Old failures and removals go, also those that say no time; no work does, however old.
 

@@ -146,10 +146,15 @@ def unfinished(before: float) -> Query:
     return Query(IMAGES, {"finishing.since": {"$lt": before}})
 
 
-def expired(word: str, now: float) -> Query:
-    """Ask for records with this status whose expiration has passed."""
-    wanted = {"status": word, "expiration": {"$lte": now}}
-    return Query(IMAGES, wanted, {"expiration": 1, "_id": 1})
+def expired(word: str, now: float, systems: Collection[str] | None = None, limit: int = 0) -> Query:
+    """Ask for records with this status whose expiration has passed, of some systems or of all.
+
+    The index leads to those that are due; there are few others among them, if any.
+    """
+    wanted: Document = {"status": word, "expiration": {"$lte": now}}
+    if systems is not None:
+        wanted["system"] = {"$in": list(systems)}
+    return Query(IMAGES, wanted, {"expiration": 1, "_id": 1}, limit)
 
 
 def undated(word: str, now: float) -> list[Document]:

@@ -264,10 +264,13 @@ class MongoStore(Service):
         """See `ImageStore`."""
         await images.renew(self._db, key, expiration)
 
-    async def expired(self, now: float) -> Sequence[ImageRecord]:
+    async def expired(
+        self, now: float, systems: Collection[str] | None = None, limit: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        found = [one for word in READY for one in await self._records(queries.expired(word, now))]
-        return sorted(found, key=lambda one: (one.expiration or 0, one.key))
+        asked = [queries.expired(word, now, systems, limit or 0) for word in READY]
+        found = [one for query in asked for one in await self._records(query)]
+        return sorted(found, key=lambda one: (one.expiration or 0, one.key))[:limit]
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""

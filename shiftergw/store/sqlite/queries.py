@@ -82,7 +82,8 @@ STALE = """
 
 EXPIRED = """
     SELECT key, document FROM images
-    WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ? ORDER BY expiration, key
+    WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ?
+    AND (? IS NULL OR system IN (SELECT value FROM json_each(?))) ORDER BY expiration, key LIMIT ?
 """
 
 # What the requester could see of earlier ends of this tag, and what an original gateway had begun

@@ -216,9 +216,13 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         await self._note(lambda db: images.renew(db, key, expiration))
 
-    async def expired(self, now: float) -> Sequence[ImageRecord]:
+    async def expired(
+        self, now: float, systems: Collection[str] | None = None, limit: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.EXPIRED, now)
+        wanted = None if systems is None else json.dumps(list(systems))
+        most = -1 if limit is None else limit
+        return await self._many(queries.EXPIRED, now, wanted, wanted, most)
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""

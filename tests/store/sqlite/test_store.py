@@ -304,7 +304,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
         (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=?)"]),
         (queries.STALE, 1, ["images_turns"]),
-        (queries.EXPIRED, 1, ["images_expiration"]),
+        (queries.EXPIRED, 4, ["images_expiration"]),
         (queries.FORGET_EARLIER, 4, ["images_ended"]),
         (queries.FORGET_ENDED, 2, ["images_ended"]),
         (queries.READY_OF_ID, 3, ["images_ready"]),
