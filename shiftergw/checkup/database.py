@@ -14,6 +14,11 @@ from shiftergw.store.mongo.look import look_at
 from shiftergw.store.mongo.rights import Rights
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
+CLOCK = (
+    "Have all machines keep time by NTP: gateways and workers judge by their own clocks whose"
+    " heartbeat is older than HeartbeatLimit, and take such work over."
+)
+
 SHOWN = 6
 """How many rights that the gateway lacks are named."""
 
@@ -35,8 +40,10 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
             return [failed("MongoDB", error)]
         indexes = f", {len(look.missing)} indexes to be made" if look.missing else ""
         text = f"database {config.mongodb}: {look.records} records{indexes}"
+        clock = [] if look.clock is None else [Finding("clock", Level.WARNING, look.clock, CLOCK)]
         return [
             Finding("MongoDB", Level.OK, text),
+            *clock,
             _rights(look.rights, config.mongodb),
             expiry(config, taken_over=look.taken_over),
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pymongo
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding
@@ -94,3 +97,26 @@ async def test_roles(tmp_path: Path, role: str, level: str) -> None:
         assert (await told(server.uri)).level == level
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level"), [(0, None), (-3, None), (30, "warning"), (-30, "warning")]
+)
+@pytest_twisted.ensureDeferred
+async def test_clocks(ahead: float, level: str | None) -> None:
+    """Gateways whose clocks differ take work from each other: the server's clock tells of it."""
+
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        there = datetime.now(UTC) + timedelta(seconds=ahead)
+        return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0, "localTime": there}
+
+    with serving(answering(answer)) as host, capturedLogs() as log:
+        config = loaded({"MongoDBURI": f"mongodb://{host}/", "MongoDB": "images"}).config
+        found = {one.name: one for one in await state(config, reactor)}
+    told = [text for event in log if "clock" in (text := formatEvent(event))]
+    assert (found["clock"].level if "clock" in found else None) == level
+    assert len(told) == (level is not None)
+    if level is not None:
+        word = "behind" if ahead > 0 else "ahead of"
+        assert re.search(rf"is (29|30|31) s {word} that of the database", found["clock"].text)
+        assert "NTP" in found["clock"].remedy

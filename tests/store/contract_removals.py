@@ -107,7 +107,7 @@ class RemovalContract:
             again = await store.begin(pull.key, "n", now, LIMIT)
             assert again is not None
             numbers.append(again.attempt)
-        await store.finish(pull.key, again.attempt, Ready(ID), now)
+        await store.finish(pull.key, numbers[-1], Ready(ID), now)
         for _ in range(2):
             assert await store.expire(pull.key) is not None
             (waits,) = await store.waiting(9)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeGuard
 
 from bson.binary import Binary
 from bson.objectid import ObjectId
@@ -45,6 +46,10 @@ _WHO = {
 }
 
 
+CLOCK_SECONDS = 5.0
+"""By how much clocks may differ: gateways judge each other's heartbeats and leases by their own."""
+
+
 class NotUsableError(Exception):
     """This host is none that we can use now, and why."""
 
@@ -72,6 +77,8 @@ class Servers:
         self._members: tuple[Host, ...] = ()
         self._election: ObjectId | None = None
         self._logged: set[tuple[Host, str]] = set()
+        self.ahead: float | None = None
+        """By how many seconds our clock is ahead of the server's, if it tells its time."""
 
     async def open(self) -> Link:
         """Return a link to the primary; raise `Unavailable` that says of each host why not."""
@@ -155,8 +162,19 @@ class Servers:
             raise NotUsableError("it is not the primary")
         self._check_newest(answer)
         self._primary = host
+        self._compare_clocks(answer)
         if login is not None:
             await log_in(link, login, answer.get("saslSupportedMechs"))
+
+    def _compare_clocks(self, answer: Mapping[str, Any]) -> None:
+        """Note how far the clocks are apart; the log is told once."""
+        there = answer.get("localTime")
+        if not isinstance(there, datetime):
+            return
+        told = is_apart(self.ahead)
+        self.ahead = self._reactor.seconds() - there.replace(tzinfo=UTC).timestamp()
+        if is_apart(self.ahead) and not told:
+            self._log.warn("MongoDB: {apart}", apart=apart(self.ahead))
 
     def _check_most(self, answer: Mapping[str, Any]) -> None:
         """Raise if a write that has reached as many members as the URI says can be forgotten."""
@@ -173,6 +191,17 @@ class Servers:
         if self._election is not None and election < self._election:
             raise NotUsableError("another was elected since it was the primary")
         self._election = election
+
+
+def is_apart(ahead: float | None) -> TypeGuard[float]:
+    """Say whether clocks differ by more than they may."""
+    return ahead is not None and abs(ahead) > CLOCK_SECONDS
+
+
+def apart(ahead: float) -> str:
+    """Return how far our clock is from the server's, in words."""
+    word = "ahead of" if ahead > 0 else "behind"
+    return f"the clock of this machine is {abs(ahead):.0f} s {word} that of the database"
 
 
 _UNUSABLE = (

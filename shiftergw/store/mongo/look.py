@@ -12,7 +12,7 @@ from bson.objectid import ObjectId
 from shiftergw.errors import Unavailable
 from shiftergw.store.mongo import expiry
 from shiftergw.store.mongo.address import Address
-from shiftergw.store.mongo.connect import HOST_SECONDS, Servers
+from shiftergw.store.mongo.connect import HOST_SECONDS, Servers, apart, is_apart
 from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Query
 from shiftergw.store.mongo.indexes import Indexes
 from shiftergw.store.mongo.links import Links
@@ -27,7 +27,8 @@ class Look:
     """How many records there are, the names of missing indexes, and what is known of expiry.
 
     `taken_over`: another program has filled the database, and scheduled expiry never began.
-    `rows` are those of look-up metrics. `rights` are the user's of the URI.
+    `rows` are those of look-up metrics. `rights` are the user's of the URI. `clock` says how far
+    our clock is from the server's, if that is too far.
     """
 
     records: int
@@ -35,6 +36,7 @@ class Look:
     taken_over: bool
     rows: int
     rights: Rights
+    clock: str | None
 
 
 async def look_at(reactor: Any, uri: str, name: str) -> Look:
@@ -42,23 +44,25 @@ async def look_at(reactor: Any, uri: str, name: str) -> Look:
 
     Raises `ConfigurationError`, and `Unavailable` whose detail says what is wrong, after seconds.
     """
-    async with _connected(reactor, uri, name) as (db, links):
-        return await _look(db, links, name)
+    async with _connected(reactor, uri, name) as there:
+        return await _look(*there, name)
 
 
 async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
     """Do the same, and count all records in a survey. Raises as `look_at`."""
-    async with _connected(reactor, uri, name) as (db, links):
-        async for piece in db.pieces(Query(IMAGES, {})):
+    async with _connected(reactor, uri, name) as there:
+        async for piece in there[0].pieces(Query(IMAGES, {})):
             for document in piece:
                 into.add(document, keyed=isinstance(document["_id"], ObjectId))
-        return await _look(db, links, name)
+        return await _look(*there, name)
 
 
-async def _look(db: Database, links: Links, name: str) -> Look:
+async def _look(db: Database, links: Links, servers: Servers, name: str) -> Look:
     records, rows = await db.count(IMAGES, {}), await db.count(METRICS, {})
     missing = await Indexes(db, links, COMMAND_SECONDS).missing()
-    return Look(records, missing, await expiry.is_taken_over(db), rows, await _rights(db, name))
+    taken_over = await expiry.is_taken_over(db)
+    clock = apart(servers.ahead) if is_apart(servers.ahead) else None
+    return Look(records, missing, taken_over, rows, await _rights(db, name), clock)
 
 
 async def _rights(db: Database, name: str) -> Rights:
@@ -69,10 +73,13 @@ async def _rights(db: Database, name: str) -> Rights:
 
 
 @asynccontextmanager
-async def _connected(reactor: Any, uri: str, name: str) -> AsyncIterator[tuple[Database, Links]]:
+async def _connected(
+    reactor: Any, uri: str, name: str
+) -> AsyncIterator[tuple[Database, Links, Servers]]:
     address = Address.parse(uri)
-    links = Links(Servers(reactor, address, HOST_SECONDS).open, reactor, COMMAND_SECONDS)
+    servers = Servers(reactor, address, HOST_SECONDS)
+    links = Links(servers.open, reactor, COMMAND_SECONDS)
     try:
-        yield Database(reactor, links, name, address.concern), links
+        yield Database(reactor, links, name, address.concern), links, servers
     finally:
         await links.close()

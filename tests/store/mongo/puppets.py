@@ -11,7 +11,7 @@ from typing import Any
 
 import bson
 
-Serve = Callable[[socket.socket], None]
+Serve = Callable[[socket.socket], object]
 """What is done with a connection, in a thread of its own; at the end it is closed."""
 
 OP_MSG = 2013

@@ -18,7 +18,7 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.errors import Unavailable
 from shiftergw.store.mongo.links import Links
 from tests.certificates import Authority
-from tests.store.mongo.puppets import answering, serving
+from tests.store.mongo.puppets import Serve, answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, all_of
 
@@ -41,7 +41,7 @@ def never_answers(connection: socket.socket) -> None:
         pass
 
 
-def greets(**said: Any) -> Callable[[socket.socket], None]:
+def greets(**said: Any) -> Serve:
     """Return what greets in MongoDB's protocol, with odd members."""
 
     def answer(_: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -50,9 +50,9 @@ def greets(**said: Any) -> Callable[[socket.socket], None]:
     return answering(answer)
 
 
-STRANGERS: dict[str, Callable[[socket.socket], None]] = {
+STRANGERS: dict[str, Serve] = {
     "closes at once": lambda _: None,
-    "closes after a question": lambda connection: connection.recv(1) and None,
+    "closes after a question": lambda connection: connection.recv(1),
     "never answers": never_answers,
     "speaks HTTP": says(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     "zeros": says(b"\0" * 100),

@@ -30,7 +30,7 @@ class Breaking(sqlite3.Connection):
 
     broken = False
 
-    def execute(self, text: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+    def execute(self, text: str, *values: Any) -> sqlite3.Cursor:
         """Execute a statement, or fail."""
         if self.broken and text in {"COMMIT", "ROLLBACK"}:
             raise sqlite3.OperationalError("disk I/O error")
