@@ -119,7 +119,16 @@ class Database:
             detail = f"MongoDB: no answer to {next(iter(body))} within {seconds:g} s"
             return Unavailable(WHAT, detail=detail)
 
-        answer = await within(seconds, self.clock, _sent(link, self._name, body), late)
+        waiting = _sent(link, self._name, body)
+        if seconds > self._seconds:
+            link.taken = True
+
+            def end(result: Any) -> Any:
+                link.taken = False
+                return result
+
+            waiting.addBoth(end)
+        answer = await within(seconds, self.clock, waiting, late)
         try:
             return check(answer)
         except AutoReconnect as error:  # it is not the primary any more

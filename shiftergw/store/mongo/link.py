@@ -53,6 +53,8 @@ class Link(MongoSenderProtocol, MongoReceiverProtocol):
         self.open = False
         self.server = ""
         """Whom it leads to."""
+        self.taken = False
+        """Whether it is kept for one command that takes long: no other must wait behind it."""
         self.why = ""
         """Why it is lost, if it is."""
         self.lost: Deferred[None] = Deferred()

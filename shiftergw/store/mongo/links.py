@@ -74,11 +74,14 @@ class Links:
 
     def _least_busy(self) -> Link | None:
         self._links = [link for link in self._links if link.open]
-        return min(self._links, key=attrgetter("busy"), default=None)
+        return min(self._free(), key=attrgetter("busy"), default=None)
+
+    def _free(self) -> list[Link]:
+        return [link for link in self._links if not link.taken]
 
     def _begin_to_open(self) -> bool:
         """Open one more link, if there may be one more; say whether that begins now."""
-        if len(self._links) == MOST_LINKS or not (self._opening is None or self._opening.called):
+        if len(self._free()) >= MOST_LINKS or not (self._opening is None or self._opening.called):
             return False
         self._opening = Deferred.fromCoroutine(self._open())
         return True

@@ -22,7 +22,7 @@ from shiftergw.store.mongo.links import Links
 from tests.mongod import Mongod
 from tests.store.mongo.puppets import answering, serving
 from tests.store.places import mongo_running
-from tests.store.pulls import ID, LIMIT, NOW, begun, failure, pulled, request
+from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
 from tests.store.wire import Wire
 
 
@@ -166,3 +166,22 @@ async def test_a_primary_of_the_past() -> None:
         assert f"{first}: another was elected since" in caught.value.detail
         await links.close()
         old.answers.set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_behind_an_index() -> None:
+    """A server answers one command of a connection at a time, and an index may take an hour."""
+    made = threading.Event()
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        if "createIndexes" in command:
+            made.wait(30)
+        return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
+
+    with serving(answering(answer)) as host:
+        async with mongo_running(f"mongodb://{host}/", "images", 1) as store:
+            for _ in range(20):
+                await all_of(store.find_id(["alpha"], ID) for _ in range(20))
+            assert not made.is_set()
+            made.set()
+            assert await store.lease("/images", ID, "k/1", NOW, 10)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -239,6 +240,35 @@ async def test_a_damaged_database(place: Place, path: Path) -> None:
     assert again is not None
     assert again.attempt == 1
     assert list(await place.store.lookups("alpha", 1)) == []
+
+
+@contextmanager
+def no_more_room(path: Path) -> Iterator[None]:
+    """Let no file of this process grow beyond what the log of a database has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = path.with_name(f"{path.name}-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk(place: Place, path: Path) -> None:
+    """What finds no room is refused, and is not there afterwards; reads go on, and later writes."""
+    store = place.store
+    record = await begun(store, request())
+    with no_more_room(path):
+        for n in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await store.claim(request(f"x:{n}"), NOW)
+            assert "disk" in caught.value.detail
+        with pytest.raises(Unavailable):
+            await store.finish(record.key, 1, Ready(ID), NOW)
+        assert list(await store.queue("alpha")) == [record]
+    assert (await store.claim(request("x:1"), NOW))[1]
+    assert (await store.finish(record.key, 1, Ready(ID), NOW)).id == ID
 
 
 @pytest_twisted.ensureDeferred
