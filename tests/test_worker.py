@@ -208,6 +208,20 @@ async def test_an_image_that_kills_workers_is_given_up(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_died_while_he_delivered_holds_up_nobody(bench: Bench) -> None:
+    """His lease is his successor's at once, and free for all when that one is done."""
+    record = await bench.claim()
+    assert await bench.store.begin(record.key, "dead:1", 1000.0, 60) is not None
+    place = "images", MANIFEST.hex
+    assert await bench.store.lease(*place, f"{record.key}/1", reactor.seconds(), 3600)
+    await Deferred.fromCoroutine(bench.worker.run(record.key)).addTimeout(20, reactor)
+    kept = await bench.store.get(record.key)
+    assert kept is not None
+    assert (kept.status, kept.attempt) == (State.READY, 2)
+    assert await bench.store.lease(*place, "another/1", reactor.seconds(), 60)
+
+
+@pytest_twisted.ensureDeferred
 async def test_work_that_somebody_else_does_is_left_alone(bench: Bench) -> None:
     """A record with a living heartbeat, or without work, is not touched."""
     record = await bench.claim()
