@@ -7,7 +7,8 @@ even an index.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,14 @@ LIST_SECONDS = 60.0
 
 MOST = 20
 """Systems that are not configured, and names of members, that are told one by one."""
+
+FRESH_SECONDS = 3600.0
+"""Age of a file that may still be on its way to its record."""
+
+_UNNAMED = (
+    "No user of this gateway can find them: deliveries left them that failed at their end, or"
+    " another program. Remove them by hand once no job uses them."
+)
 
 _QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.FLYING, Lot.FAILED, Lot.EXPIRED})
 """Lots that need nobody's attention."""
@@ -143,30 +152,48 @@ def _examples(tally: Tally) -> str:
 
 
 async def _files(reactor: Any, config: Config, counted: Survey) -> list[Finding]:
-    """Return what is missing in each image directory; each is listed once."""
+    """Return what is missing in each image directory, and what nobody knows there."""
     directories: dict[str, System] = {}
     wanted: dict[str, dict[str, int | None]] = {}
+    named: dict[str, set[str]] = {}
     for name, system in config.systems.items():
-        directories.setdefault(system.directory_name, system)
-        wanted.setdefault(system.directory_name, {}).update(counted.files.get(name, {}))
-    return list(
-        await gather_or_cancel(
-            _directory(reactor, system, wanted[name])
-            for name, system in directories.items()
-            if wanted[name]
-        )
+        directory = system.directory_name
+        directories.setdefault(directory, system)
+        wanted.setdefault(directory, {}).update(counted.files.get(name, {}))
+        named.setdefault(directory, set()).update(counted.named.get(name, ()))
+    found = await gather_or_cancel(
+        _directory(reactor, system, wanted[name], named[name])
+        for name, system in directories.items()
     )
+    return [finding for findings in found for finding in findings]
 
 
-async def _directory(reactor: Any, system: System, wanted: Mapping[str, int | None]) -> Finding:
+async def _directory(
+    reactor: Any, system: System, wanted: Mapping[str, int | None], named: AbstractSet[str]
+) -> list[Finding]:
     name = f"files in {system.directory_name}"
     try:
-        there = {one.name: one.size for one in await _listed(reactor, system)}
+        there = {one.name: one for one in await _listed(reactor, system)}
     except GatewayError as error:
         found = failure(name, error)
         remedy = "The files were not looked at. Run `shiftergw check` to see what is wrong."
-        return replace(found, level=Level.WARNING, remedy=remedy)
-    return Finding(name, *_compared(wanted, there))
+        return [replace(found, level=Level.WARNING, remedy=remedy)] if wanted else []
+    sizes = {name: one.size for name, one in there.items()}
+    findings = [Finding(name, *_compared(wanted, sizes))] if wanted else []
+    # What is being delivered has no record yet that names it.
+    before = reactor.seconds() - FRESH_SECONDS
+    old = [one for one in there.values() if one.modified is None or one.modified < before]
+    images = {one.name.removesuffix(".squashfs"): one.size for one in old if _is_image(one)}
+    unnamed = {one: size for one, size in images.items() if one not in named}
+    if unnamed:
+        gigabytes = sum(unnamed.values()) / 1e9
+        text = f"{len(unnamed)} images that no record names, {gigabytes:.1f} GB ({_ids(unnamed)})"
+        findings.append(Finding(f"more {name}", Level.WARNING, text, _UNNAMED))
+    return findings
+
+
+def _is_image(file: InstalledFile) -> bool:
+    return file.name.endswith(".squashfs")
 
 
 def _compared(wanted: Mapping[str, int | None], there: Mapping[str, int]) -> tuple[Level, str, str]:
@@ -193,7 +220,7 @@ def _compared(wanted: Mapping[str, int | None], there: Mapping[str, int]) -> tup
     return Level.WARNING, ", ".join(texts), remedy
 
 
-def _ids(ids: Sequence[str]) -> str:
+def _ids(ids: Collection[str]) -> str:
     more = "…" if len(ids) > EXAMPLES else ""
     return ", ".join(sorted(ids)[:EXAMPLES]) + more
 

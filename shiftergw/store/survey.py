@@ -98,6 +98,8 @@ class Survey:
     """Members of another form than theirs, by name."""
     files: dict[str, dict[str, int | None]] = field(default_factory=dict)
     """Of each configured system the images whose files must be there, and their sizes if known."""
+    named: dict[str, set[str]] = field(default_factory=dict)
+    """Of each configured system the images that any record names."""
     _claims: set[str] = field(default_factory=set)
     _ids: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     _tags: dict[tuple[str, str, str], bool] = field(default_factory=dict)
@@ -115,6 +117,8 @@ class Survey:
         self.lots.setdefault(lot, Tally()).add(name)
         place = _shown(read.get("system")), _shown(document.get("status"))
         _count(self.states, place if place in self.states else _rest(self.states, place))
+        if lot not in {Lot.NO_RECORD, Lot.ELSEWHERE} and "id" in read:
+            self.named.setdefault(read["system"], set()).add(read["id"])
         self._members(document)
         for oddity in self._oddities(document, read, lot):
             self._note(oddity, name)

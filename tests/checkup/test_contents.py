@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from shiftergw.checkup import Finding, contents
+from shiftergw.checkup.contents import FRESH_SECONDS
 from shiftergw.config import Config
 from shiftergw.store.mongo import database as mongo_database
 from shiftergw.store.survey import Lot
@@ -182,6 +185,32 @@ async def test_files(mongodb: str, tmp_path: Path) -> None:
         assert f"files in {tmp_path / 'beta'}" not in {one.name for one in found}
         db["images"].delete_many({"id": {"$in": [image_id(n) for n in (3, 4, 5)]}})
         assert by_name(await told(tmp_path, **changes), where).text == "all 2 images are there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
+    """Images that nobody could look up are counted, unless they may be on their way."""
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many(
+            {"system": "alpha", "status": status, "tag": ["x:1"], "id": image_id(n)}
+            for n, status in ((1, "READY"), (2, "EXPIRING"), (3, "EXPIRED"))
+        )
+        db["images"].insert_one({"system": "beta", "status": "READY", "id": image_id(5)})
+        (tmp_path / "alpha").mkdir(exist_ok=True)
+        for n in range(1, 7):
+            deliver(tmp_path / "alpha", n)
+        then = time.time() - 2 * FRESH_SECONDS
+        for n in range(1, 6):
+            os.utime(tmp_path / "alpha" / f"{image_id(n)}.squashfs", (then, then))
+        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        more = by_name(found, f"more files in {tmp_path / 'alpha'}")
+        assert more.text == (
+            f"2 images that no record names, 0.0 GB ({image_id(4)}, {image_id(5)})"
+        )
+        assert more.level == "warning"
+        db["images"].delete_many({"system": "alpha"})
+        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        assert by_name(found, f"more files in {tmp_path / 'alpha'}").text.startswith("5 images")
 
 
 @pytest_twisted.ensureDeferred
