@@ -28,7 +28,7 @@ from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import LocalStripes
 from shiftergw.delivery.way import files_of, hosts_of
-from shiftergw.dispatch import Dispatch, share_of_system
+from shiftergw.dispatch import Dispatch
 from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
@@ -50,6 +50,7 @@ from shiftergw.squash.build import SquashBuilder
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.web.api import make_site
+from shiftergw.work.crew import share_of_system
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
 
@@ -74,7 +75,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         config.heartbeat_limit,
         config.systems,
         config.user_limits.running,
-        # Machines come and go, and each serves the systems that it is told to.
+        # Machines come and go, and each looks itself that no system has all its slots.
         None if config.broker_url else share_of_system(config.worker_threads, len(config.systems)),
     )
     queue.on_idle = dispatch.wake

@@ -23,15 +23,6 @@ INTERVAL = 5.0
 """Seconds between two rounds when nobody wakes it."""
 
 
-def share_of_system(slots: int, systems: int) -> int | None:
-    """Return how many of the workers' slots one of so many systems may have; None for all.
-
-    One slot is left to the others: a system that takes connections and never answers keeps a worker
-    for half a minute and longer, and many of its pulls may be waiting.
-    """
-    return slots - 1 if systems > 1 and slots > 1 else None
-
-
 class Dispatch(Rounds):
     """Offers records to the queue while it has slots, users in turn.
 
@@ -94,7 +85,12 @@ class Dispatch(Rounds):
             try:
                 await self._queue.offer(key, system)
             except Unavailable as error:
-                self._log.warn("no worker took {key}: {error}", key=key, error=error)
+                self._log.warn(
+                    "no worker took {key}: {error} {detail}",
+                    key=key,
+                    error=error,
+                    detail=error.detail,
+                )
                 return
             self._offered[key] = now
 

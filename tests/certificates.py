@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Authority:
         self.pem.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
     def _sign(
-        self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]]
+        self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]], days: int = 1
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -45,17 +47,17 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=9))
+            .not_valid_after(now + dt.timedelta(days=days))
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder.sign(self._key, hashes.SHA256())
 
-    def _issue(self, key: Any, names: tuple[str, ...]) -> x509.Certificate:
+    def _issue(self, key: Any, names: tuple[str, ...], days: int = 1) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        return self._sign(subject, key, [(alternatives, False)])
+        alternatives = x509.SubjectAlternativeName([_named(name) for name in names])
+        return self._sign(subject, key, [(alternatives, False)], days)
 
     def options(self, *names: str) -> CertificateOptions:
         """Return what a server that answers to these names needs."""
@@ -65,13 +67,22 @@ class Authority:
             certificate=crypto.X509.from_cryptography(self._issue(key, names)),
         )
 
-    def file(self, name: str, password: str = "") -> Path:
-        """Return a file with a key, perhaps locked, and a certificate for a host of this name."""
+    def file(self, name: str, password: str = "", days: int = 1) -> Path:
+        """Return a file with a key, perhaps locked, and a certificate for a host of this name.
+
+        It is valid for so many days from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         lock = BestAvailableEncryption(password.encode()) if password else NoEncryption()
         path = self.pem.parent / f"{name}-{uuid.uuid4().hex}.pem"
         path.write_bytes(
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
-            + self._issue(key, (name,)).public_bytes(Encoding.PEM)
+            + self._issue(key, (name,), days).public_bytes(Encoding.PEM)
         )
         return path
+
+
+def _named(name: str) -> x509.GeneralName:
+    with suppress(ValueError):
+        return x509.IPAddress(ipaddress.ip_address(name))
+    return x509.DNSName(name)

@@ -12,6 +12,8 @@ from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from tests.rabbitmq import RabbitMQ
+
 # A shell that runs us in the background has SIGINT ignored, and so would the programs that we
 # start: those that are interrupted on purpose would not hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,3 +53,10 @@ def no_leftover_calls() -> Iterator[None]:
     for call in left:
         call.cancel()
     assert left == []
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[RabbitMQ]:
+    """Return a running broker, which takes seconds to start; each test has queues of its own."""
+    with RabbitMQ() as running:
+        yield running

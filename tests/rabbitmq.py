@@ -29,6 +29,9 @@ class RabbitMQ:
         self.user = user
         self.password = password or os.urandom(12).hex()
         self.port = free_port()
+        self.tls_port = free_port()
+        self.settings = ""
+        """Lines of its configuration besides ours, from its next start on."""
         self._ports = [free_port(), free_port()]
         self._directory = TemporaryDirectory(prefix="rabbitmq-")
         self.root = Path(self._directory.name)
@@ -40,17 +43,41 @@ class RabbitMQ:
         """Return how clients reach it."""
         return f"amqp://{self.user}:{self.password}@127.0.0.1:{self.port}//"
 
+    @property
+    def tls_url(self) -> str:
+        """Return how clients reach it by TLS, if its settings are `with_tls`."""
+        return f"amqps://{self.user}:{self.password}@127.0.0.1:{self.tls_port}//"
+
+    @staticmethod
+    def password_of(url: str) -> str:
+        """Return the password in such a URL."""
+        return url.partition("//")[2].partition("@")[0].partition(":")[2]
+
+    def with_tls(self, authority: Path, pem: Path, ask: bool = False) -> str:
+        """Return settings for TLS, on 127.0.0.1 and 127.0.0.2; it may `ask` for certificates."""
+        return (
+            f"listeners.ssl.one = 127.0.0.1:{self.tls_port}\n"
+            f"listeners.ssl.two = 127.0.0.2:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {authority}\n"
+            f"ssl_options.certfile = {pem}\nssl_options.keyfile = {pem}\n"
+            f"ssl_options.verify = {'verify_peer' if ask else 'verify_none'}\n"
+            f"ssl_options.fail_if_no_peer_cert = {str(ask).lower()}\n"
+        )
+
+    def ctl(self, *arguments: str) -> bytes:
+        """Return what `rabbitmqctl` prints; that takes a second or two."""
+        argv = [str(SERVER.with_name("rabbitmqctl")), "-q", "-n", f"test-{self.port}@localhost"]
+        ran = subprocess.run(
+            [*argv, *arguments], env=self._env(), cwd=self.root, capture_output=True, check=False
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
     def __enter__(self) -> Self:
         """Start it."""
         if not SERVER.exists():
             lacking("rabbitmq-server is not installed; `tests/run` installs it")
         (self.root / "plugins").write_text("[].\n")
-        (self.root / "rabbitmq.conf").write_text(
-            f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
-            f"default_user = {self.user}\ndefault_pass = {self.password}\n"
-            "log.console = true\nlog.console.level = info\nlog.file = false\n"
-            "disk_free_limit.absolute = 50MB\n"
-        )
         # A name server of our own, in the foreground: the one that Erlang starts would stay.
         argv = [need("epmd"), "-port", str(self._ports[0]), "-address", "127.0.0.1"]
         self._names = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,7 +101,32 @@ class RabbitMQ:
 
     def start(self) -> None:
         """Start the server, with what it had on its disk, and wait until it takes connections."""
-        env = {
+        (self.root / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
+            f"default_user = {self.user}\ndefault_pass = {self.password}\n"
+            "log.console = true\nlog.console.level = info\nlog.file = false\n"
+            f"disk_free_limit.absolute = 50MB\n{self.settings}"
+        )
+        with (self.root / "output").open("ab") as output:
+            self._server = subprocess.Popen(
+                [SERVER],
+                env=self._env(),
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(TimeoutError):
+                wait_for_port(self.port, 1)
+                return
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.root / "output").read_text()[-4000:])
+
+    def _env(self) -> dict[str, str]:
+        return {
             **os.environ,
             "HOME": str(self.root),
             "ERL_EPMD_PORT": str(self._ports[0]),
@@ -91,23 +143,6 @@ class RabbitMQ:
             "RABBITMQ_PID_FILE": str(self.root / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +A 8",
         }
-        with (self.root / "output").open("ab") as output:
-            self._server = subprocess.Popen(
-                [SERVER],
-                env=env,
-                cwd=self.root,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with suppress(TimeoutError):
-                wait_for_port(self.port, 1)
-                return
-            if self._server.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.root / "output").read_text()[-4000:])
 
     def kill(self) -> None:
         """Kill the server at once, also a suspended one."""

@@ -49,8 +49,8 @@ LAYERS = {
     "adapters": Layer(
         ("auth", "registry", "squash", "delivery", "store", "work"),
         ("vocabulary", "configuration", "oci", "plumbing"),
-        ("twisted", "zope", "treq", "txmongo", "pymongo", "bson", "celery", "kombu", "OpenSSL",
-         "cryptography", "pyasn1", "service_identity"),
+        ("twisted", "zope", "treq", "txmongo", "pymongo", "bson", "celery", "kombu", "amqp",
+         "OpenSSL", "cryptography", "pyasn1", "service_identity"),
         apart=True,
     ),
     "domain": Layer(
@@ -85,6 +85,7 @@ HOMES = {
     "twisted.conch": ("delivery",),
     "celery": ("work",),
     "kombu": ("work",),
+    "amqp": ("work",),
     "treq": ("registry", "cli"),
     "twisted.internet.reactor": ("reactor", "tap", "runner"),
 }

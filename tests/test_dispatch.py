@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from shiftergw.dispatch import STOP_SECONDS, Dispatch, share_of_system
+from shiftergw.dispatch import STOP_SECONDS, Dispatch
 from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.work.fakes import Queue
@@ -215,14 +215,6 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     dispatch.wake()
     await until(lambda: third in queue.offered)
     await dispatch.stopService()
-
-
-@pytest.mark.parametrize(
-    ("slots", "systems", "share"), [(1, 1, None), (4, 1, None), (1, 3, None), (2, 2, 1), (4, 3, 3)]
-)
-def test_a_slot_is_left_to_the_others(slots: int, systems: int, share: int | None) -> None:
-    """Where there are others, and more slots than one."""
-    assert share_of_system(slots, systems) == share
 
 
 @pytest_twisted.ensureDeferred

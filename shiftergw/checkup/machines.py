@@ -24,18 +24,23 @@ async def broker(config: Config, reactor: Any) -> list[Finding]:
     from shiftergw.work.celery_look import look_at  # noqa: PLC0415 - an extra
 
     try:
-        found = await within(
+        found, queues = await within(
             LOOK_SECONDS,
             reactor,
-            look_at(reactor, config.broker_url),
-            lambda: Unavailable("The broker does not answer."),
+            look_at(reactor, config.broker_url, list(config.systems)),
+            lambda: Unavailable(
+                "The broker does not answer.", remedy="Look whether it hangs, and at the network."
+            ),
         )
     except Unavailable as error:
-        away = failure("BrokerURL", error)
-        remedy = "Start RabbitMQ, or correct BrokerURL: host, user, password, virtual host, TLS."
-        return [Finding(away.name, away.level, away.text, remedy), *_locks(config)]
+        return [failure("BrokerURL", error), *_locks(config)]
     text = f"the broker answers; worker machines: {len(found)}"
-    return [Finding("BrokerURL", Level.OK, text), *_crew(config, found), *_locks(config)]
+    return [
+        Finding("BrokerURL", Level.OK, text),
+        *(failure(f"queue of {system}", error) for system, error in queues.items()),
+        *_crew(config, found),
+        *_locks(config),
+    ]
 
 
 def _crew(config: Config, machines: Sequence[WorkerMachine]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from shiftergw.config.broker import problems_of_url
 from shiftergw.config.document import place
 from shiftergw.config.values import HOST
 from shiftergw.errors import ConfigurationError, printable
@@ -72,8 +73,8 @@ def _about_the_broker(document: Mapping[str, Any]) -> Iterator[str]:
     url = document.get("BrokerURL")
     if url is None:
         return
-    if isinstance(url, str) and not re.match("amqps?://", url):
-        yield "BrokerURL: must begin with amqp:// or amqps://: the broker is RabbitMQ"
+    if isinstance(url, str):
+        yield from (f"BrokerURL: {problem}" for problem in problems_of_url(url))
     if find_spec("celery") is None:
         yield "BrokerURL: needs Celery, which is not installed: pip install 'shiftergw[celery]'"
     if document.get("MongoDBURI") is None:

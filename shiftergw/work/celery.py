@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 from shiftergw.work.celery_worker import make_worker
 
 
-def _configured() -> tuple[str, int, list[str]]:
-    """Return the broker, the slots, and what runs each job; a fault ends the start, in words."""
+def _configured() -> tuple[str, int, list[str], Collection[str]]:
+    """Return the broker, the slots, what runs each job, and the systems there are.
+
+    A fault ends the start, in words.
+    """
     try:
         file = file_of_environment(os.environ).absolute()
         config = Config.load(file, os.environ).config
@@ -24,7 +28,7 @@ def _configured() -> tuple[str, int, list[str]]:
     if config.broker_url is None:
         sys.exit(f"shiftergw worker cannot start: {file} has no BrokerURL")
     argv = [sys.executable, "-m", "shiftergw.runner", "--with-caller", "--config", str(file)]
-    return config.broker_url, config.worker_threads, argv
+    return config.broker_url, config.worker_threads, argv, config.systems
 
 
 app = make_worker(*_configured())

@@ -1,23 +1,26 @@
-"""What the gateway and the worker machines agree on: the message, and how Celery is set up."""
+"""What the gateway and the worker machines agree on: the messages, and how Celery is set up."""
 
 from __future__ import annotations
 
 import re
 import ssl
 from typing import Any
+from urllib.parse import parse_qsl
 
 from celery import Celery
+from kombu.entity import Exchange
 
+from shiftergw.config.broker import BROKER_FILES
 from shiftergw.work.crew import TELL_SECONDS
 
 TASK = "shiftergw.convert"
 """The name of the one task; its one argument is a record's key."""
 
-CANCEL = "shiftergw_cancel"
-"""The remote control command that stops the job on a record; its argument is the key."""
-
 STATUS = "worker-shiftergw"
 """The event by which a worker machine says who it is and what it does."""
+
+CANCEL = Exchange("shiftergw.cancel", type="fanout", durable=True)
+"""Where every worker machine hears that the job on a record, `{"key": KEY}`, is to stop."""
 
 CONNECT_SECONDS = 5.0
 """Limit on connecting to the broker, log-in and all."""
@@ -40,18 +43,19 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
     """Return Celery, set up; nothing is opened. `slots` are those of a worker machine.
 
     Messages are JSON, results are kept nowhere. With `amqps:` the broker's certificate is checked
-    against its name and the machine's authorities (or those in `SSL_CERT_FILE`).
+    against its name and the authorities in `cacertfile`, `SSL_CERT_FILE`, or the machine's.
     """
     app = Celery("shiftergw", set_as_current=False)
+    url, _, options = broker_url.partition("?")
     app.conf.update(
-        broker_url=broker_url,
-        broker_use_ssl=_checks() if broker_url.startswith("amqps:") else None,
+        broker_url=url,
+        broker_use_ssl=_checks(options) if url.startswith("amqps:") else None,
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_heartbeat=HEARTBEAT_SECONDS,
         broker_transport_options={
-            "confirm_publish": True,
             "read_timeout": SOCKET_SECONDS,
             "write_timeout": SOCKET_SECONDS,
         },
@@ -64,6 +68,9 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
         # Acknowledged when begun: the store recovers what is lost, and a conversion of hours would
         # outlast the time that a broker waits for an acknowledgement.
         task_acks_late=False,
+        worker_consumer="shiftergw.work.celery_consumer:MachineConsumer",
+        # By its commands, whoever can write to the broker could stop machines.
+        worker_enable_remote_control=False,
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -75,6 +82,17 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
     return app
 
 
-def _checks() -> dict[str, Any]:
-    """Return the options by which the broker has to prove its name."""
-    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+def called(name: str) -> dict[str, Any]:
+    """Return the option by which an admin of the broker sees whose connection it is."""
+    return {"client_properties": {"connection_name": f"shiftergw {name}"}}
+
+
+def reach(connection: Any) -> None:
+    """Open a connection, by one attempt; raise what the driver raises."""
+    connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+
+
+def _checks(options: str) -> dict[str, Any]:
+    """Return the options by which the broker has to prove its name, and we perhaps ours."""
+    files = {BROKER_FILES[name]: path for name, path in parse_qsl(options) if name in BROKER_FILES}
+    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **files}

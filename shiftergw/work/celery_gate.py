@@ -11,107 +11,130 @@ import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from celery import Celery, bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from celery.worker import state
-from celery.worker.consumer.control import Control
-from celery.worker.consumer.tasks import Tasks
-from celery.worker.control import control_command
 from celery.worker.request import Request
 
 from shiftergw import __version__
-from shiftergw.work.celery_app import CANCEL, STATUS, TASK, is_key
-from shiftergw.work.crew import TELL_SECONDS
+from shiftergw.work.celery_app import TASK, is_key
+from shiftergw.work.celery_consumer import CancelStep, TaskStep
+from shiftergw.work.celery_voice import Voice
+from shiftergw.work.crew import TELL_SECONDS, share_of_system
 
 _log = get_logger(__name__)
 _MESSAGE = re.compile(r"[0-9a-f-]{1,64}")
 
 
 class Gate:
-    """The slots of this machine, and who has them."""
+    """The slots of this machine, and who has them.
+
+    Of a machine with several slots for several systems, no system gets the last one.
+    """
 
     def __init__(self) -> None:
         """Have no consumer yet."""
+        self._run = uuid4().hex
         self._consumer: Any = None
+        self._voice: Voice | None = None
+        self._queues: dict[str, Any] = {}
         self._open = False
         self._jobs: dict[str, str] = {}
+        self._served: dict[str, str] = {}
         self._ended: deque[str] = deque(maxlen=50)
 
-    @property
-    def full(self) -> bool:
-        """Say whether no slot is free."""
-        return len(self._jobs) >= self._slots
-
-    @property
-    def _slots(self) -> int:
-        return int(self._consumer.pool.num_processes)
+    def full(self, system: str) -> bool:
+        """Say whether no slot is free for a system."""
+        slots = int(self._consumer.pool.num_processes)
+        share = share_of_system(slots, len(self._queues)) or slots
+        taken = list(self._served.values())
+        return len(taken) >= slots or taken.count(system) >= share
 
     def connected(self, consumer: Any) -> None:
         """Work for a consumer that has just connected, and consumes later, if it may."""
         self._consumer = consumer
+        self._voice = self._voice or Voice(consumer.app, consumer.hostname)
         self._open = True
-        consume = consumer.task_consumer.consume
-
-        def consume_if_free(*arguments: Any, **options: Any) -> None:
-            if not self.full:
-                consume(*arguments, **options)
-
-        consumer.task_consumer.consume = consume_if_free
+        # What had come and not begun when the connection was lost comes again.
+        begun = {request.id for request in state.active_requests}
+        for message in [one for one in self._jobs if one not in begun]:
+            self._forget(message)
+        self._queues = {queue.name: queue for queue in consumer.task_consumer.queues}
         # One message at a time: the next one comes when this one has begun, if we still consume.
         consumer.qos.value = 1
         consumer.qos.set(1)
+        self._close_queues()
 
     def left(self) -> None:
         """Take no more: the connection is lost, or the machine stops."""
         self._open = False
         self.tell()
 
-    def take(self, message: str, key: str) -> None:
+    def ended(self) -> None:
+        """Tell no more."""
+        if self._voice is not None:
+            self._voice.close()
+
+    def take(self, message: str, key: str, system: str) -> None:
         """Give a slot away."""
-        self._jobs[message] = key
-        if self.full:
-            self._consumer.task_consumer.cancel()
+        self._jobs[message], self._served[message] = key, system
+        self._close_queues()
         self.tell()
 
     def leave(self, message: str) -> None:
         """Take a slot back; nothing happens the second time."""
-        if self._jobs.pop(message, None) is None:
+        if message not in self._jobs:
             return
+        self._forget(message)
         self._ended.append(message)
-        if not self._open:
-            return
-        try:
-            self._consumer.task_consumer.consume()
-        except self._consumer.connection_errors as error:
-            _log.warning("The broker is gone: %s", type(error).__name__)
-        self.tell()
+        if self._open:
+            # In the loop itself: what the broker has against it makes us connect again there.
+            self._consumer.call_soon(self._open_queues)
+            self.tell()
 
     def tell(self) -> None:
         """Tell the gateways who we are and what we do; what does not reach them, the next will."""
-        dispatcher = self._consumer.event_dispatcher
-        if dispatcher is None:
-            return
-        try:
-            dispatcher.send(
-                STATUS,
+        if self._voice is not None:
+            self._voice.tell(
+                run=self._run,
                 version=__version__,
-                systems=[queue.name for queue in self._consumer.task_consumer.queues],
-                slots=self._slots,
+                systems=list(self._queues),
+                slots=self._consumer.pool.num_processes,
                 jobs=self._jobs,
+                served=self._served,
                 ended=list(self._ended),
                 leaving=not self._open,
             )
-        except Exception as error:  # noqa: BLE001 - it is told again soon
-            _log.warning("The gateways were not told: %s", type(error).__name__)
+
+    def _forget(self, message: str) -> None:
+        del self._jobs[message], self._served[message]
+
+    def _close_queues(self) -> None:
+        """Consume no more from queues for which no slot is free."""
+        consumer = self._consumer.task_consumer
+        for name in self._queues:
+            if self.full(name):
+                consumer.cancel_by_queue(name)
+
+    def _open_queues(self) -> None:
+        """Consume from all queues for which a slot is free."""
+        consumer = self._consumer.task_consumer
+        if not self._open or consumer is None:
+            return
+        for name, queue in self._queues.items():
+            if not self.full(name) and not consumer.consuming_from(name):
+                consumer.add_queue(queue)
+        consumer.consume()
 
 
 class GateStep(bootsteps.StartStopStep):
     """Connects the gate whenever the worker has connected to the broker."""
 
     # Who hears of us may at once tell us to stop a job.
-    requires = (Tasks, Control)
+    requires = (TaskStep, CancelStep)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         """Belong to a consumer."""
@@ -123,16 +146,19 @@ class GateStep(bootsteps.StartStopStep):
         gate = consumer.app.shiftergw_gate
         gate.connected(consumer)
         gate.tell()
+        if self._timer is not None:
+            self._timer.cancel()  # of the connection before
         self._timer = consumer.timer.call_repeatedly(TELL_SECONDS, gate.tell)
 
     def stop(self, consumer: Any) -> None:
         """Close the gate; the gateways hear of the jobs that go on for as long as we can tell."""
         consumer.app.shiftergw_gate.left()
 
-    def shutdown(self, consumer: Any) -> None:  # noqa: ARG002
+    def shutdown(self, consumer: Any) -> None:
         """Tell no more."""
         if self._timer is not None:
             self._timer.cancel()
+        consumer.app.shiftergw_gate.ended()
 
 
 class JobRequest(Request):
@@ -163,7 +189,8 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
 
     def handle(message: Any, _: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         key, identifier = _read(message)
-        if gate.full:
+        system = message.delivery_info.get("routing_key", "")
+        if gate.full(system):
             reject(_log, consumer.connection_errors, True)
             return
         request = JobRequest(
@@ -181,7 +208,7 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
         )
         if request.revoked():
             return
-        gate.take(identifier, key)
+        gate.take(identifier, key, system)
         state.task_reserved(request)
         for callback in callbacks:
             callback(request)
@@ -199,14 +226,3 @@ def _read(message: Any) -> tuple[str, str]:
     if not isinstance(identifier, str) or not _MESSAGE.fullmatch(identifier):
         raise InvalidTaskError("The message has no identifier.")
     return arguments[0], identifier
-
-
-def cancel(panel: Any, key: str, **_: Any) -> None:
-    """Stop the job on a record, if it runs here."""
-    for request in list(state.requests.values()):
-        if isinstance(request, JobRequest) and request.args[0] == key:
-            _log.info("The job on %s is cancelled", request.args[0])
-            request.terminate(panel.consumer.pool, signal="TERM")
-
-
-control_command(name=CANCEL, args=[("key", str)])(cancel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,11 +11,20 @@ from typing import Any
 
 from celery import Celery
 from celery.events import get_exchange
-from kombu.entity import Queue
-from kombu.messaging import Consumer
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer, Producer
 
-from shiftergw.errors import Unavailable, printable
-from shiftergw.work.celery_app import CANCEL, CONNECT_SECONDS, STATUS, TASK
+from shiftergw.errors import Unavailable
+from shiftergw.work.celery_app import (
+    CANCEL,
+    CONNECT_SECONDS,
+    HEARTBEAT_SECONDS,
+    STATUS,
+    TASK,
+    called,
+    reach,
+)
+from shiftergw.work.celery_faults import BLOCKED, fault
 from shiftergw.work.crew import OFFER_SECONDS, TELL_SECONDS
 
 CONFIRM_SECONDS = 10.0
@@ -24,10 +33,11 @@ CONFIRM_SECONDS = 10.0
 LONGEST_PAUSE = 10.0
 """Seconds between two attempts to reach a broker that is away, at most."""
 
+ECHO_SECONDS = 8.0
+"""A broker that has not given our own message back for so long does not work."""
 
-def explained(error: BaseException) -> str:
-    """Return what a driver's error says, without a password that may stand in a URL there."""
-    return printable(re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}"), 300)
+LOOK_SECONDS = 0.2
+"""How soon the listener notices that it is to stop."""
 
 
 class Sender:
@@ -38,6 +48,7 @@ class Sender:
         self._app = app
         self._lock = Lock()
         self._connection: Any = None
+        self._blocked = False
         self._stale = False
 
     def renew(self) -> None:
@@ -65,11 +76,12 @@ class Sender:
 
     def cancel(self, key: str) -> None:
         """Tell all worker machines to stop the job on a record; raises `Unavailable`."""
-        self._use(
-            lambda connection: self._app.control.broadcast(
-                CANCEL, arguments={"key": key}, connection=connection
-            )
-        )
+
+        def publish(connection: Any) -> None:
+            with Producer(connection.default_channel, exchange=CANCEL, serializer="json") as to:
+                to.publish({"key": key}, delivery_mode=1, confirm_timeout=CONFIRM_SECONDS)
+
+        self._use(publish)
 
     def close(self) -> None:
         """Close the connection."""
@@ -83,15 +95,31 @@ class Sender:
                 self._drop()
             try:
                 if self._connection is None:
-                    self._connection = self._app.connection_for_write()
-                    self._connection.connect()
+                    self._open()
                 act(self._connection)
             except Exception as error:
+                blocked = self._blocked
                 # Whatever it was, what the broker answers next may be the answer to this.
                 self._drop()
+                why = BLOCKED if blocked else fault(error)
                 raise Unavailable(
-                    "The broker of the worker machines does not answer.", detail=explained(error)
+                    "The broker of the worker machines does not answer.",
+                    detail=f"{why} ({why.detail or 'connection.blocked'})",
                 ) from error
+
+    def _open(self) -> None:
+        self._blocked = False
+        self._connection = self._app.connection_for_write(
+            transport_options={
+                **called("gateway offers"),
+                "confirm_publish": True,
+                "on_blocked": self._block,
+            }
+        )
+        reach(self._connection)
+
+    def _block(self, _: str) -> None:
+        self._blocked = True
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -101,12 +129,19 @@ class Sender:
 
 
 class Listener:
-    """Hears what the worker machines tell, and whether the broker is there, until it is stopped."""
+    """Hears what the worker machines tell, and whether the broker works, until it is stopped.
+
+    A broker that is full, or frozen, keeps its connections. So the listener sends itself something
+    again and again: what does not come back was not taken.
+    """
 
     def __init__(
-        self, app: Celery, told: Callable[[Any], None], changed: Callable[[str | None], None]
+        self,
+        app: Celery,
+        told: Callable[[Any], None],
+        changed: Callable[[Unavailable | None], None],
     ) -> None:
-        """Call `told` with each state; `changed` with None once connected, or with what is wrong.
+        """Call `told` with each state; `changed` with None once all is well, or what is wrong.
 
         Both are called in the thread that runs `run`.
         """
@@ -114,54 +149,88 @@ class Listener:
         self._told = told
         self._changed = changed
         self._stopping = Event()
+        self._blocked = False
+        self._echoed = 0.0
+        self._trouble: Unavailable | None = None
 
     def stop(self) -> None:
-        """Make `run` return in a second or so; may be called from any thread."""
+        """Make `run` return soon; may be called from any thread."""
         self._stopping.set()
 
     def run(self) -> None:
         """Listen, and connect again however often it takes."""
         pause = 1.0
         while not self._stopping.is_set():
-            connection = self._app.connection_for_read()
+            connection = self._app.connection_for_read(
+                heartbeat=HEARTBEAT_SECONDS,
+                transport_options={
+                    **called("gateway listens"),
+                    "on_blocked": lambda _: self._block(True),
+                    "on_unblocked": lambda: self._block(False),
+                },
+            )
+            began = time.monotonic()
             try:
-                connection.connect()
+                reach(connection)
                 self._listen(connection)
             except Exception as error:  # noqa: BLE001 - whatever it was, we connect again
-                self._changed(explained(error))
-            else:
-                pause = 1.0
+                self._changed(fault(error))
             finally:
                 with suppress(Exception):
                     connection.collect(CONNECT_SECONDS)
+            if time.monotonic() - began > LONGEST_PAUSE:
+                pause = 1.0
             self._stopping.wait(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 
     def _listen(self, connection: Any) -> None:
-        name = self._app.conf.event_exchange
-        queue = Queue(
-            f"shiftergw.gateway.{uuid.uuid4()}",
-            exchange=get_exchange(connection, name=name),
-            routing_key=STATUS.replace("-", "."),
-            durable=False,
-            exclusive=True,
-            auto_delete=True,
-            message_ttl=TELL_SECONDS * 3,
-        )
         channel = connection.default_channel
-        with Consumer(
-            channel,
-            [queue],
-            callbacks=[self._heard],
-            accept=["json"],
-            no_ack=True,
-            prefetch_count=0,
-        ):
-            self._changed(None)
+        name = f"shiftergw.gateway.{uuid.uuid4()}"
+        exclusive: dict[str, Any] = {"durable": False, "exclusive": True, "auto_delete": True}
+        states = Queue(
+            name,
+            exchange=get_exchange(connection, name=self._app.conf.event_exchange),
+            routing_key=STATUS.replace("-", "."),
+            message_ttl=TELL_SECONDS * 3,
+            **exclusive,
+        )
+        echoes = Queue(f"{name}.echo", exchange=Exchange(""), **exclusive)
+        # Made before it consumes: our own messages go through the default exchange, by its name.
+        echoes(channel).declare()
+        both: dict[str, Any] = {"accept": ["json"], "no_ack": True}
+        Consumer(channel, [states], callbacks=[self._heard], **both).consume()
+        Consumer(channel, [echoes], callbacks=[self._echo], auto_declare=False, **both).consume()
+        self._blocked, self._trouble = False, None
+        self._echoed = sent = time.monotonic()
+        self._changed(None)
+        with Producer(channel, serializer="json") as producer:
             while not self._stopping.is_set():
+                now = time.monotonic()
+                if now - sent >= TELL_SECONDS and not self._blocked:
+                    sent = now
+                    producer.publish({}, routing_key=echoes.name, delivery_mode=1)
                 with suppress(TimeoutError):
-                    connection.drain_events(timeout=1.0)
+                    connection.drain_events(timeout=LOOK_SECONDS)
                 connection.heartbeat_check()
+                self._judge()
 
-    def _heard(self, body: Any, _: Any) -> None:
+    def _judge(self) -> None:
+        """Tell of a broker that takes no messages, and of one that takes them again."""
+        trouble = None
+        if self._blocked:
+            trouble = BLOCKED
+        elif time.monotonic() - self._echoed > ECHO_SECONDS:
+            trouble = self._trouble or fault(TimeoutError("our own message did not come back"))
+        if trouble is not self._trouble:
+            self._trouble = trouble
+            self._changed(trouble)
+
+    def _block(self, blocked: bool) -> None:
+        self._blocked = blocked
+        self._echoed = time.monotonic()
+
+    def _echo(self, body: Any, message: Any) -> None:  # noqa: ARG002
+        self._echoed = time.monotonic()
+
+    def _heard(self, body: Any, message: Any) -> None:  # noqa: ARG002
         self._told(body)

@@ -28,6 +28,9 @@ CANCEL_SECONDS = 25.0
 TELLINGS = 30
 """Tenths of a second between two orders to stop a job."""
 
+REFUSED_SECONDS = 15.0
+"""After a refused offer nothing is offered for its system for so long: others have their turn."""
+
 
 class CeleryQueue(Service):
     """A `JobQueue` of all worker machines that say on the broker that they are there.
@@ -50,7 +53,8 @@ class CeleryQueue(Service):
         self._turn = DeferredLock()
         self._crew = Crew()
         self._open = False
-        self._away: str | None = ""
+        self._away: str | None = "it was not reached yet"
+        self._refused: dict[str, float] = {}
 
     def startService(self) -> None:
         """Listen, and take offers once the broker and a machine are there."""
@@ -74,9 +78,7 @@ class CeleryQueue(Service):
 
     def trouble(self) -> str | None:
         """See `JobQueue`."""
-        if self._away is None:
-            return None
-        return f"the broker is away: {self._away or 'it was not reached yet'}"
+        return None if self._away is None else f"the broker does not serve: {self._away}"
 
     def machines(self) -> Sequence[WorkerMachine]:
         """See `JobQueue`; of those that are silent, the ones heard of within the last hour."""
@@ -86,14 +88,17 @@ class CeleryQueue(Service):
         """See `JobQueue`."""
         if not self._open or self._away is not None:
             return 0
-        return self._crew.slots(system, self._clock.seconds())
+        now = self._clock.seconds()
+        if now - self._refused.get(system, -REFUSED_SECONDS) < REFUSED_SECONDS:
+            return 0
+        return self._crew.slots(system, now)
 
     async def offer(self, key: str, system: str) -> None:
         """See `JobQueue`; returns when the broker has confirmed that it has the message."""
         if not is_key(key):
             raise Unavailable("This is no record's key.")
         if self.slots(system) <= 0:
-            raise Unavailable("No worker machine is free.", detail=self._away or "")
+            raise Unavailable("No worker machine is free.", detail=self.trouble() or "")
         message = str(uuid.uuid4())
         # Counted before it is sent: a machine may have begun it before we hear of the confirmation.
         self._crew.offered(message, key, system, self._clock.seconds())
@@ -101,6 +106,7 @@ class CeleryQueue(Service):
             await self._send(self._sender.offer, message, key, system)
         except BaseException:
             self._crew.withdrawn(message)
+            self._refused[system] = self._clock.seconds()
             raise
 
     async def cancel(self, key: str) -> None:
@@ -158,7 +164,7 @@ class CeleryQueue(Service):
     def _hear(self, told: Any) -> None:
         self._threads.call_reactor(self._told, told)
 
-    def _change(self, away: str | None) -> None:
+    def _change(self, away: Unavailable | None) -> None:
         self._threads.call_reactor(self._changed, away)
 
     def _told(self, told: Any) -> None:
@@ -166,8 +172,7 @@ class CeleryQueue(Service):
         if machine is None:
             self._log.warn("somebody told nonsense on the broker")
             return
-        known = {one.name: one.version for one in self.machines()}
-        if known.get(machine.name) != machine.version:
+        if not self._crew.knows(machine):
             say = self._log.info if machine.version == __version__ else self._log.warn
             say(
                 "worker machine {name}: version {version}, {slots} slots for {systems}",
@@ -179,10 +184,12 @@ class CeleryQueue(Service):
         if self._crew.told(machine):
             self.on_idle()
 
-    def _changed(self, away: str | None) -> None:
-        if away is None:
+    def _changed(self, away: Unavailable | None) -> None:
+        why = f"{away} {away.detail}".strip() if away is not None else None
+        if why is None:
             self._log.info("the broker is there")
             self._sender.renew()
-        elif not self._away:
-            self._log.warn("the broker is away: {why}", why=away)
-        self._away = away
+            self._refused.clear()
+        elif why != self._away:
+            self._log.warn("the broker does not serve: {why}", why=why)
+        self._away = why

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from types import FrameType
+from typing import Any
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import celeryd_after_setup
 
+from shiftergw.errors import printable
 from shiftergw.work.celery_app import TASK, is_key, make_app
 from shiftergw.work.celery_gate import Gate, GateStep
 from shiftergw.work.errand import Errand
 
 
-def make_worker(broker_url: str, slots: int | None, argv: Sequence[str]) -> Celery:
-    """Return Celery for a machine with so many slots that runs `argv` for each job."""
+def make_worker(
+    broker_url: str, slots: int | None, argv: Sequence[str], systems: Collection[str] | None = None
+) -> Celery:
+    """Return Celery for a machine with so many slots that runs `argv` for each job.
+
+    A machine that is to serve another system than one of these (None: any) does not start.
+    """
     app = make_app(broker_url, slots)
     app.shiftergw_gate = Gate()
     app.steps["consumer"].add(GateStep)
+
+    def look(instance: Any, **_: Any) -> None:
+        """Look at the queues that the command line names."""
+        named = instance.app.amqp.queues.consume_from
+        strange = sorted(name for name in named if systems is not None and name not in systems)
+        if strange:
+            sys.exit(
+                "shiftergw worker cannot start: no Platforms of the configuration:"
+                f" {printable(', '.join(strange))}; -Q names the systems that it serves:"
+                f" {printable(', '.join(systems or ()))}"
+            )
+
+    celeryd_after_setup.connect(look, weak=False)
 
     def convert(key: str) -> None:
         """Do the work of a record in a process of its own."""

@@ -15,6 +15,9 @@ TELL_SECONDS = 2.0
 SILENT_SECONDS = 15.0
 """A machine that has told nothing for so long gets no work."""
 
+REPLACED_SECONDS = TELL_SECONDS * 2.5
+"""The same for one beside which another of its name has been heard later: a restart, mostly."""
+
 FORGOTTEN_SECONDS = 3600.0
 """A machine that has told nothing for so long is no longer shown."""
 
@@ -31,11 +34,15 @@ class Machine:
     """What a worker machine told of itself, and when it was heard."""
 
     name: str
+    run: str
+    """What tells two machines of one name apart, and one from itself before a restart."""
     version: str
     systems: Sequence[str]
     slots: int
     jobs: Mapping[str, str]
     """Messages in work, or taken from the broker for that: identifier and record's key."""
+    served: Mapping[str, str]
+    """Which systems these messages are of."""
     ended: Sequence[str]
     """The last messages that are done."""
     leaving: bool
@@ -48,17 +55,20 @@ class Machine:
             slots = int(told["slots"])
             machine = cls(
                 _name(told["hostname"]),
+                _name(told.get("run", "")),
                 _name(told["version"]),
                 tuple(_name(one) for one in told["systems"]),
                 slots,
-                {_name(one): _name(key) for one, key in dict(told["jobs"]).items()},
+                _names(told["jobs"]),
+                _names(told.get("served", {})),
                 tuple(_name(one) for one in told["ended"]),
                 told["leaving"] is True,
                 now,
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
-        return machine if 0 <= slots <= MOST_SLOTS and len(machine.jobs) <= MOST_SLOTS else None
+        sizes = (slots, *map(len, (machine.jobs, machine.served, machine.systems, machine.ended)))
+        return machine if all(0 <= size <= MOST_SLOTS for size in sizes) else None
 
     def seen(self) -> WorkerMachine:
         """Return it as admins see it."""
@@ -71,6 +81,27 @@ class Machine:
     def free(self) -> int:
         """Return how many more jobs it can take."""
         return 0 if self.leaving else max(0, self.slots - len(self.jobs))
+
+    def free_for(self, system: str, more: Sequence[str] = ()) -> int:
+        """Return how many jobs of a system it can take beside those of `more` systems."""
+        if system not in self.systems:
+            return 0
+        work = [*self.served.values(), *more]
+        share = share_of_system(self.slots, len(self.systems)) or self.slots
+        return max(0, min(self.free - len(more), share - work.count(system)))
+
+
+def share_of_system(slots: int, systems: int) -> int | None:
+    """Return how many of the workers' slots one of so many systems may have; None for all.
+
+    One slot is left to the others: a system that takes connections and never answers keeps a worker
+    for half a minute and longer, and many of its pulls may be waiting.
+    """
+    return slots - 1 if systems > 1 and slots > 1 else None
+
+
+def _names(texts: Any) -> dict[str, str]:
+    return {_name(one): _name(other) for one, other in dict(texts).items()}
 
 
 def _name(text: Any) -> str:
@@ -90,18 +121,27 @@ class _Offer:
 class Crew:
     """All machines, and the offers that none of them has taken yet."""
 
-    _machines: dict[str, Machine] = field(default_factory=dict)
+    _machines: dict[tuple[str, str], Machine] = field(default_factory=dict)
     _offers: dict[str, _Offer] = field(default_factory=dict)
 
     def told(self, machine: Machine) -> bool:
         """Take in what a machine has told; say whether it has more slots free than before."""
-        before = self._machines.get(machine.name)
-        if machine.name in self._machines or len(self._machines) < MOST_MACHINES:
-            self._machines[machine.name] = machine
+        place = (machine.name, machine.run)
+        before = self._machines.get(place)
+        if len(self._machines) >= MOST_MACHINES:
+            list(self.machines(machine.heard))  # forgets
+        if before is not None or len(self._machines) < MOST_MACHINES:
+            self._machines[place] = machine
         for message in (*machine.jobs, *machine.ended):
             self._offers.pop(message, None)
-        silent = before is None or machine.heard - before.heard >= SILENT_SECONDS
-        return machine.free > (0 if silent or before is None else before.free)
+        if before is None or machine.heard - before.heard >= SILENT_SECONDS:
+            return machine.free > 0
+        return any(machine.free_for(one) > before.free_for(one) for one in machine.systems)
+
+    def knows(self, machine: Machine) -> bool:
+        """Say whether this machine has told before, and of the same version."""
+        before = self._machines.get((machine.name, machine.run))
+        return before is not None and before.version == machine.version
 
     def offered(self, message: str, key: str, system: str, now: float) -> None:
         """Count an offer that is on its way."""
@@ -114,30 +154,45 @@ class Crew:
     def slots(self, system: str, now: float) -> int:
         """Return how many more jobs of a system the machines can take.
 
-        Offers on their way each take a slot of a machine that serves their system; of several, one
-        that has the least choice of systems.
+        Of a machine with several systems none has all slots. Offers on their way each take a slot
+        of a machine that serves their system; of several, one that has the least choice of systems.
         """
         self._offers = {
             message: one for message, one in self._offers.items() if now - one.made < OFFER_SECONDS
         }
-        present = [one for one in self._machines.values() if now - one.heard < SILENT_SECONDS]
-        free = {one.name: one.free for one in present}
+        present = self._present(now)
+        coming: list[list[str]] = [[] for _ in present]
         for offer in self._offers.values():
-            able = [one for one in present if offer.system in one.systems and free[one.name]]
+            able = [n for n, one in enumerate(present) if one.free_for(offer.system, coming[n]) > 0]
             if able:
-                free[min(able, key=lambda one: len(one.systems)).name] -= 1
-        return sum(free[one.name] for one in present if system in one.systems)
+                coming[min(able, key=lambda n: len(present[n].systems))].append(offer.system)
+        return sum(one.free_for(system, more) for one, more in zip(present, coming, strict=True))
 
     def works_on(self, key: str, now: float) -> bool:
         """Say whether a machine that is not silent has a job on a record."""
-        return any(
-            key in one.jobs.values() and now - one.heard < SILENT_SECONDS
-            for one in self._machines.values()
-        )
+        return any(key in one.jobs.values() for one in self._present(now))
 
     def machines(self, now: float) -> Iterable[Machine]:
-        """Return the machines, by name; those that were silent for long are forgotten."""
+        """Return the machines, by name; those that were silent for long are forgotten.
+
+        So are those that were started again.
+        """
+        present = self._present(now)
+        names = {one.name for one in present}
         self._machines = {
-            name: one for name, one in self._machines.items() if now - one.heard < FORGOTTEN_SECONDS
+            place: one
+            for place, one in self._machines.items()
+            if now - one.heard < FORGOTTEN_SECONDS and (one in present or one.name not in names)
         }
-        return sorted(self._machines.values(), key=lambda one: one.name)
+        return sorted(self._machines.values(), key=lambda one: (one.name, one.run))
+
+    def _present(self, now: float) -> list[Machine]:
+        """Return the machines that are there."""
+        last: dict[str, float] = {}
+        for one in self._machines.values():
+            last[one.name] = max(one.heard, last.get(one.name, one.heard))
+        return [
+            one
+            for one in self._machines.values()
+            if now - one.heard < SILENT_SECONDS and last[one.name] - one.heard < REPLACED_SECONDS
+        ]

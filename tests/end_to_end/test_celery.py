@@ -48,13 +48,6 @@ def registry() -> Iterator[FaultyRegistry]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[RabbitMQ]:
-    """Return a running broker."""
-    with RabbitMQ() as broker:
-        yield broker
-
-
 class Cluster:
     """A gateway, MongoDB, and machines with directories of their own below `root`."""
 

@@ -1,18 +1,66 @@
-"""What the tests of queues share: a broker, and assertions that show their values."""
+"""What the tests of queues share: worker machines, and assertions that show their values."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from shiftergw.work.celery_app import make_app
+from shiftergw.work.celery_link import Sender
 from tests.rabbitmq import RabbitMQ
+from tests.work.waiting import alive
 
 pytest.register_assert_rewrite("tests.work.contract")
 
+from tests.work.machines import Start, WorkerMachine  # noqa: E402 - it imports what is rewritten
 
-@pytest.fixture(scope="session")
-def broker() -> Iterator[RabbitMQ]:
-    """Return a running broker."""
-    with RabbitMQ() as broker:
-        yield broker
+
+@pytest.fixture
+def system() -> str:
+    """Return a system of this test alone: its queue is empty."""
+    return f"system-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
+    """Return what starts machines of one slot; traces of their jobs lie in `tmp_path/NAME`."""
+    machines: list[WorkerMachine] = []
+
+    def start(
+        name: str,
+        kind: str = "group-polite",
+        *options: str,
+        called: str = "",
+        systems: str = "",
+        slots: int = 1,
+    ) -> WorkerMachine:
+        traces = tmp_path / name
+        traces.mkdir()
+        env = {"BROKER": broker.url, "TRACES": str(traces), "KIND": kind, "SYSTEMS": system}
+        log = tmp_path / f"{name}.log"
+        machine = WorkerMachine(
+            f"{called or name}-{system}", systems or system, slots, log, env, options=options
+        )
+        machines.append(machine)
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.kill()
+    for trace in tmp_path.glob("*/sleep*"):
+        pid = int(trace.read_text())
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def sender(broker: RabbitMQ) -> Iterator[Sender]:
+    """Return what sends messages, without a look at who is free."""
+    sender = Sender(make_app(broker.url))
+    yield sender
+    sender.close()

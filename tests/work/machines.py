@@ -6,11 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
+
+from shiftergw.work.celery_link import Sender
+from tests.work.contract import key_of
+from tests.work.waiting import until
 
 LEAVE_SECONDS = 30.0
+START_SECONDS = 40.0
+
+Start = Callable[..., "WorkerMachine"]
 
 
 class WorkerMachine:
@@ -71,3 +79,14 @@ class WorkerMachine:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVE_SECONDS)
         self.kill()
+
+
+def send(sender: Sender, system: str, *names: str) -> None:
+    """Send jobs."""
+    for name in names:
+        sender.offer(str(uuid4()), key_of(name), system)
+
+
+async def is_up(machine: WorkerMachine) -> None:
+    """Return once a machine is ready."""
+    await until(lambda: " ready." in machine.log.read_text(), START_SECONDS)

@@ -13,6 +13,7 @@ from shiftergw.work.crew import (
     SILENT_SECONDS,
     Crew,
     Machine,
+    share_of_system,
 )
 
 TOLD: dict[str, Any] = {
@@ -155,3 +156,11 @@ def test_machines_are_bounded() -> None:
     for n in range(MOST_MACHINES + 5):
         told(crew, hostname=f"celery@{n}")
     assert len(list(crew.machines(0))) == MOST_MACHINES
+
+
+@pytest.mark.parametrize(
+    ("slots", "systems", "share"), [(1, 1, None), (4, 1, None), (1, 3, None), (2, 2, 1), (4, 3, 3)]
+)
+def test_a_slot_is_left_to_the_others(slots: int, systems: int, share: int | None) -> None:
+    """Where there are others, and more slots than one."""
+    assert share_of_system(slots, systems) == share

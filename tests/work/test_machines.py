@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,55 +17,8 @@ from shiftergw.work.celery_app import TASK, make_app
 from shiftergw.work.celery_link import Sender
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
-from tests.work.machines import WorkerMachine
+from tests.work.machines import Start, is_up, send
 from tests.work.waiting import alive, until
-
-START_SECONDS = 40
-
-Start = Callable[..., WorkerMachine]
-
-
-@pytest.fixture
-def system() -> str:
-    """Return a system of this test alone: its queue is empty."""
-    return f"system-{uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
-    """Return what starts machines of one slot; traces of their jobs lie in `tmp_path/NAME`."""
-    machines: list[WorkerMachine] = []
-
-    def start(name: str, kind: str = "group-polite", *options: str) -> WorkerMachine:
-        traces = tmp_path / name
-        traces.mkdir()
-        env = {"BROKER": broker.url, "TRACES": str(traces), "KIND": kind}
-        log = tmp_path / f"{name}.log"
-        machine = WorkerMachine(f"{name}-{system}", system, 1, log, env, options=options)
-        machines.append(machine)
-        return machine
-
-    yield start
-    for machine in machines:
-        machine.kill()
-    for trace in tmp_path.glob("*/sleep*"):
-        pid = int(trace.read_text())
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def sender(broker: RabbitMQ) -> Iterator[Sender]:
-    """Return what sends messages, without a look at who is free."""
-    sender = Sender(make_app(broker.url))
-    yield sender
-    sender.close()
-
-
-def send(sender: Sender, system: str, *names: str) -> None:
-    """Send jobs."""
-    for name in names:
-        sender.offer(str(uuid4()), key_of(name), system)
 
 
 def ready(broker: RabbitMQ, system: str) -> int:
@@ -75,11 +26,6 @@ def ready(broker: RabbitMQ, system: str) -> int:
     with Connection(broker.url) as connection, closing(connection.channel()) as channel:
         count: int = channel.queue_declare(system, passive=True).message_count
         return count
-
-
-async def is_up(machine: WorkerMachine) -> None:
-    """Return once a machine is ready."""
-    await until(lambda: " ready." in machine.log.read_text(), START_SECONDS)
 
 
 @pytest_twisted.ensureDeferred
@@ -138,13 +84,15 @@ async def test_time_limits(
 async def test_it_leaves_when_its_job_is_done(
     broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
 ) -> None:
-    """SIGTERM drains a machine: it ends its job, and takes no more."""
+    """SIGTERM drains a machine, however often: it ends its job, and takes no more."""
     machine = start("one")
     await is_up(machine)
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1").exists)
     machine.tell(signal.SIGTERM)
     send(sender, system, "short-2")
+    await until(lambda: "Warm shutdown" in machine.log.read_text())
+    machine.tell(signal.SIGTERM)
     await until(lambda: machine.ended, 20)
     assert (tmp_path / "one" / "short-1-done").exists()
     assert not (tmp_path / "one" / "short-2").exists()

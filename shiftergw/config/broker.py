@@ -1,0 +1,41 @@
+"""What stands in `BrokerURL`, besides the broker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+BROKER_FILES = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
+"""Files of TLS that the URL names, as RabbitMQ's own clients do, and Python's names of them."""
+
+
+def problems_of_url(url: str) -> Iterator[str]:
+    """Yield what is wrong with the URL of a broker; never any part of it, but an option's name."""
+    if not re.match("amqps?://", url):
+        yield "must begin with amqp:// or amqps://: the broker is RabbitMQ"
+        return
+    if ";" in url:
+        yield "names one broker; a ; in a user's name or password is written as %3B"
+        return
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises
+    except ValueError:
+        yield "is no URL: in a user's name and password, special characters are written as %XX"
+        return
+    if "#" in url:
+        yield "has a # in it: in a user's name and password it is written as %23"
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    names = [name for name, _ in options]
+    if any(name not in BROKER_FILES for name in names):
+        known = ", ".join(BROKER_FILES)
+        yield f"has an option that is none of these: {known}; in a password, ? is written as %3F"
+        return
+    if names and parts.scheme == "amqp":
+        yield f"{names[0]} has no meaning without TLS: amqps://"
+    if "keyfile" in names and "certfile" not in names:
+        yield "keyfile needs certfile"
+    for name, path in options:
+        if not path.startswith("/"):
+            yield f"{name} must be an absolute path"

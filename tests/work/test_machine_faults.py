@@ -1,0 +1,187 @@
+"""Worker machines that are cut off, started twice or for nobody; and what brokers refuse."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from celery.worker import state
+from twisted.internet import reactor
+
+from shiftergw.work.celery_gate import Gate, GateStep
+from shiftergw.work.celery_link import Sender
+from shiftergw.work.celery_queue import CeleryQueue
+from shiftergw.work.crew import TELL_SECONDS
+from tests.rabbitmq import RabbitMQ
+from tests.work.contract import key_of
+from tests.work.machines import Start, send
+from tests.work.waiting import alive, until
+
+START_SECONDS = 40
+
+
+@pytest.fixture
+def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
+    """Return a running queue."""
+    queue = CeleryQueue(reactor, broker.url)
+    queue.startService()
+    yield queue
+    pytest_twisted.blockon(queue.stopService())
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_machines_of_one_name(
+    system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+) -> None:
+    """Both work, their slots add up, and a job is stopped on whichever it runs."""
+    start("one", called="twin")
+    start("two", called="twin")
+    await until(lambda: queue.slots(system) == 2, START_SECONDS)
+    assert len(queue.machines()) >= 2
+    await queue.offer(key_of("sleep-1"), system)
+    await queue.offer(key_of("sleep-2"), system)
+
+    def traces() -> list[Path]:
+        return list(tmp_path.glob("*/sleep-*"))
+
+    await until(lambda: len(traces()) == 2)
+    ran = [(one.parent.name, one.name) for one in traces()]
+    assert sorted(name for name, _ in ran) == ["one", "two"]
+    for name in ("sleep-1", "sleep-2"):
+        await queue.cancel(key_of(name))
+    assert not any(alive(int((tmp_path / name / one).read_text())) for name, one in ran)
+    await until(lambda: queue.slots(system) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_system_has_all_slots_of_a_machine(
+    system: str, start: Start, queue: CeleryQueue, sender: Sender, tmp_path: Path
+) -> None:
+    """One slot is left to the other system, whoever offers; one gone, the next may come."""
+    other = f"{system}-b"
+    start("one", systems=f"{system},{other}", slots=3)
+    await until(lambda: queue.slots(system) == 2, START_SECONDS)
+    send(sender, system, "sleep-1", "sleep-2", "sleep-3")
+    traces = tmp_path / "one"
+    await until(lambda: len(list(traces.glob("sleep-*"))) == 2)
+    await until(lambda: (queue.slots(system), queue.slots(other)) == (0, 1))
+    send(sender, other, "short-4")
+    await until((traces / "short-4-done").exists)
+    assert not (traces / "sleep-3").exists()
+    sender.cancel(key_of("sleep-1"))
+    await until((traces / "sleep-3").exists)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_system_that_does_not_exist(start: Start, system: str) -> None:
+    """A machine for it, or for the queue that Celery takes by itself, does not start."""
+    machine = start("one", systems="misspelt")
+    await until(lambda: machine.ended, START_SECONDS)
+    assert "no Platforms of the configuration: misspelt" in machine.log.read_text()
+    assert system in machine.log.read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_that_break(
+    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+) -> None:
+    """The line on which a machine tells is opened again, while its job goes on; so are all."""
+    machine = start("one")
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    listed = broker.ctl("list_connections", "pid", "client_properties").decode()
+    (line,) = [one for one in listed.splitlines() if f"tells of one-{system}" in one]
+    await queue.offer(key_of("sleep-1"), system)
+    await until((tmp_path / "one" / "sleep-1").exists)
+    broker.ctl("close_connection", line.partition("\t")[0], "an admin does not like it")
+    closed = time.time()
+    await until(lambda: any(one.heard > closed + TELL_SECONDS for one in queue.machines()), 15)
+    broker.ctl("close_all_connections", "an admin likes nobody")
+    await until(lambda: queue.trouble() is not None)
+    await until(lambda: queue.trouble() is None, 20)
+    assert queue.slots(system) == 0
+    await queue.cancel(key_of("sleep-1"))
+    await until(lambda: queue.slots(system) == 1)
+    assert "an admin likes nobody" in machine.log.read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_rabbitmq_4_refuses(
+    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue
+) -> None:
+    """No limit is set for a whole channel; no queue lives as long as something, but is nobody's."""
+    start("one")
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    listed = broker.ctl("list_channels", "global_prefetch_count", "--formatter", "json")
+    assert {one["global_prefetch_count"] for one in json.loads(listed)} == {0}
+    listed = broker.ctl(
+        "list_queues", "name", "durable", "exclusive", "owner_pid", "--formatter", "json"
+    )
+    odd = [one for one in json.loads(listed) if not one["durable"] and not one["exclusive"]]
+    assert odd == []
+
+
+class Timer:
+    """Celery's, which calls again and again."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    def call_repeatedly(self, *_: Any) -> Timer:
+        """Begin."""
+        self.running += 1
+        return self
+
+    def cancel(self) -> None:
+        """End."""
+        self.running -= 1
+
+
+class Line:
+    """The part of a consumer that a gate uses."""
+
+    def __init__(self, name: str) -> None:
+        self.app = self.task_consumer = self.pool = self.qos = self
+        self.hostname, self.num_processes, self.value = "celery@x", 1, 0
+        self.timer = Timer()
+        self.shiftergw_gate = Gate()
+        self.name = name
+        self.queues = [self]
+        self.closed: list[str] = []
+
+    def set(self, value: int) -> None:
+        """Set a limit."""
+
+    def cancel_by_queue(self, name: str) -> None:
+        """Consume from it no more."""
+        self.closed.append(name)
+
+    def connection_for_write(self, **_: Any) -> None:
+        """Never come."""
+        raise OSError
+
+
+def test_a_message_that_had_not_begun() -> None:
+    """When the connection is lost, its slot is free again: it comes once more."""
+    line = Line("alpha")
+    gate = line.shiftergw_gate
+    gate.connected(line)
+    gate.take("m1", key_of("x"), "alpha")
+    assert (gate.full("alpha"), line.closed) == (True, ["alpha"])
+    assert not state.active_requests
+    gate.connected(line)
+    assert not gate.full("alpha")
+
+
+def test_one_timer_however_often_it_connects() -> None:
+    """What a connection has begun ends with it."""
+    line = Line("alpha")
+    step = GateStep(line)
+    for _ in range(3):
+        step.start(line)
+        step.stop(line)
+    assert line.timer.running == 1
