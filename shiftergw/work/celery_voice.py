@@ -16,7 +16,7 @@ from shiftergw.work.crew import TELL_SECONDS
 _log = get_logger(__name__)
 
 PAUSE_SECONDS = TELL_SECONDS * 2
-"""A line that broke is opened again so much later: it may take a while, and jobs end meanwhile."""
+"""Between two attempts to open a line: one may take a while, and jobs end meanwhile."""
 
 
 class Voice:
@@ -37,14 +37,15 @@ class Voice:
             return
         try:
             if self._dispatcher is None:
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
                 self._open()
+                self._silent_until = 0.0
             if self._may_speak():
                 self._dispatcher.send(STATUS, **state)
         except Exception as error:  # noqa: BLE001 - it is told again soon
             why = fault(error)
             _log.warning("The gateways were not told: %s (%s)", why, why.detail)
             self.close()
-            self._silent_until = time.monotonic() + PAUSE_SECONDS
 
     def close(self) -> None:
         """Leave the line."""

@@ -27,11 +27,11 @@ from tests.rabbitmq import RabbitMQ
 from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
 from tests.wiretap import Wiretap
 from tests.work.machines import WorkerMachine
-from tests.work.waiting import alive
 
 LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 IMAGES, PULLS, MACHINES = (40, 200, 3) if LONG else (6, 12, 2)
 CLOSED = "closed/app:1"
+OTHERS = [f"lib/other{n}" for n in range(5)]
 PASSWORD = "correct-horse-battery"
 WITH_LOGIN = f"good:alice:users:{PASSWORD}:2001:2100"
 ADMIN = "good:root:root::0:0"
@@ -41,7 +41,7 @@ ADMIN = "good:root:root::0:0"
 def registry() -> Iterator[FaultyRegistry]:
     """Run a registry with images for everybody, and one that wants a login."""
     with FaultyRegistry() as running:
-        names = [*(f"lib/app{n}" for n in range(IMAGES)), "closed/app"]
+        names = [*(f"lib/app{n}" for n in range(IMAGES)), *OTHERS, "closed/app"]
         for name in names:
             made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
             running.add(name, made, "login" if name == "closed/app" else "")
@@ -91,7 +91,7 @@ class Cluster:
             stack.enter_context(self.wire)
             stack.enter_context(self.server)
             stack.enter_context(self.service)
-            stack.callback(self._end)
+            stack.callback(self.end)
             self.db = pymongo.MongoClient[dict[str, Any]](self.server.uri)
             stack.callback(self.db.close)
             self._stack = stack.pop_all()
@@ -101,7 +101,8 @@ class Cluster:
         """Stop everything."""
         self._stack.close()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Cut all machines."""
         for number in list(self.machines):
             self.cut(number)
 
@@ -158,20 +159,51 @@ class Cluster:
         rows: list[dict[str, Any]] = body["list"]
         return rows
 
+    def named(self, number: int) -> list[dict[str, Any]]:
+        """Return what an admin sees of a machine."""
+        return [one for one in self.shown() if one["name"] == f"celery@node{number}"]
+
+    def children(self, number: int) -> str:
+        """Return what the programs are called that a machine's jobs have started."""
+        groups = set(self.jobs(number))
+        names = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                name, _, rest = (process / "stat").read_text().rpartition(")")
+                if int(rest.split()[2]) in groups:
+                    names.append(name)
+        return " ".join(names)
+
     def all_there(self) -> bool:
         """Say whether the gateway has heard of all machines."""
         return len(self.shown()) >= len(self.machines)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return what the database has of images."""
-        return list(self.db["images"]["images"].find())
+    def records(self, but: str = "lib/other") -> list[dict[str, Any]]:
+        """Return what the database has of images, but those whose tags begin so."""
+        found = self.db["images"]["images"].find()
+        return [one for one in found if but not in json.dumps(one, default=str)]
+
+    def record(self, tag: str) -> dict[str, Any]:
+        """Return what the database has of one image."""
+        (found,) = [one for one in self.records("no tag") if tag in json.dumps(one, default=str)]
+        return found
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, registry: FaultyRegistry, broker: RabbitMQ
+) -> Iterator[Cluster]:
+    """Return a running cluster."""
+    with Cluster(tmp_path_factory.mktemp("cluster"), registry, broker) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, registry: FaultyRegistry, broker: RabbitMQ) -> Iterator[Cluster]:
-    """Return a running cluster without machines."""
-    with Cluster(tmp_path, registry, broker) as cluster:
-        yield cluster
+def cluster(running: Cluster) -> Iterator[Cluster]:
+    """Return the cluster, without machines; its conversions are quick."""
+    running.sleep(0.3)
+    yield running
+    running.end()
 
 
 def found_in(place: Path, secret: bytes) -> list[Path]:
@@ -236,51 +268,47 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
         assert found_in(place, PASSWORD.encode()) == []
 
 
-def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
-    """An admin sees what a machine does; told to leave, it ends its pull and takes no other."""
-    cluster.start(0)
-    until(cluster.shown, 60, "the machine")
-    cluster.service.poll("lib/app1:1")
-    until(lambda: cluster.shown()[0]["jobs"] == ["lib/app1:1"], 20, "the job")
-    (row,) = cluster.shown()
-    assert (row["name"], row["slots"], row["systems"]) == ("celery@node0", 1, [SYSTEM])
-    cluster.machines[0].tell(signal.SIGTERM)
-    cluster.service.poll("lib/app2:1")
-    until(lambda: cluster.machines[0].ended, 30, "its end")
-    assert cluster.service.poll("lib/app1:1")["status"] == "READY"
-    assert cluster.service.poll("lib/app2:1")["status"] not in FINAL
-    assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403
-
-
-def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
-    """Where only Celery is killed its job stops by itself; another machine takes it up."""
-    cluster.start(0)
-    until(cluster.shown, 60, "the machine")
-    cluster.sleep(300)
-    cluster.service.poll("lib/app3:1")
-    until(cluster.runs.exists, 30, "the conversion")
-    (job,) = cluster.jobs(0)
-    cluster.machines.pop(0).kill()
-    until(lambda: cluster.jobs(0) == [], 15, "the end of the job")
-    assert not alive(job)
-    cluster.sleep(0.3)
-    cluster.start(1)
-    assert cluster.service.pull("lib/app3:1")["status"] == "READY"
-    (record,) = cluster.records()
-    assert record["attempt"] == 2
-
-
 def test_a_job_that_takes_too_long(cluster: Cluster) -> None:
     """At Celery's soft limit it ends as a failure that says so; the machine takes the next one."""
     cluster.sleep(300)
-    cluster.start(0, "--soft-time-limit", "4")
-    failed = cluster.service.pull("lib/app4:1")
+    cluster.start(11, "--soft-time-limit", "3")
+    failed = cluster.service.pull("lib/other3:1")
     assert failed["status"] == "FAILURE"
     assert "limit of time" in failed["cause"]
-    (record,) = cluster.records()
-    assert (record["attempt"], list((cluster.root / "machine0" / "ExpandDirectory").iterdir())) == (
-        1,
-        [],
-    )
+    assert cluster.record("lib/other3:1")["attempt"] == 1
+    assert list((cluster.root / "machine11" / "ExpandDirectory").iterdir()) == []
     cluster.sleep(0.3)
-    assert cluster.service.pull("lib/app5:1")["status"] == "READY"
+    assert cluster.service.pull("lib/other0:1")["status"] == "READY"
+
+
+def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
+    """Where Celery alone is killed its job stops by itself; started again, it takes it up."""
+    cluster.start(12)
+    cluster.sleep(300)
+    cluster.service.poll("lib/other4:1")
+    until(lambda: "sleep" in cluster.children(12), 60, "the conversion")
+    cluster.sleep(0.3)
+    machine = cluster.machines.pop(12)
+    machine.tell(signal.SIGKILL)
+    until(lambda: cluster.jobs(12) == [], 15, "the end of the job")
+    machine.kill()
+    cluster.start(12)
+    assert cluster.service.pull("lib/other4:1")["status"] == "READY"
+    assert cluster.record("lib/other4:1")["attempt"] == 2
+
+
+def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
+    """An admin sees what a machine does; told to leave, it ends its pull and takes no other."""
+    cluster.start(10)
+    until(lambda: cluster.named(10), 60, "the machine")
+    cluster.sleep(1)
+    cluster.service.poll("lib/other1:1")
+    until(lambda: cluster.named(10)[0]["jobs"] == ["lib/other1:1"], 20, "the job")
+    (row,) = cluster.named(10)
+    assert (row["name"], row["slots"], row["systems"]) == ("celery@node10", 1, [SYSTEM])
+    cluster.machines[10].tell(signal.SIGTERM)
+    cluster.service.poll("lib/other2:1")
+    until(lambda: cluster.machines[10].ended, 30, "its end")
+    assert cluster.service.poll("lib/other1:1")["status"] == "READY"
+    assert cluster.service.poll("lib/other2:1")["status"] not in FINAL
+    assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403

@@ -19,7 +19,7 @@ from shiftergw.work.celery_queue import CeleryQueue
 from shiftergw.work.crew import TELL_SECONDS
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
-from tests.work.machines import Start, send
+from tests.work.machines import Start, WorkerMachine, send
 from tests.work.waiting import alive, until
 
 START_SECONDS = 40
@@ -110,19 +110,36 @@ async def test_lines_that_break(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_rabbitmq_4_refuses(
-    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue
-) -> None:
-    """No limit is set for a whole channel; no queue lives as long as something, but is nobody's."""
-    start("one")
-    await until(lambda: queue.slots(system) == 1, START_SECONDS)
-    listed = broker.ctl("list_channels", "global_prefetch_count", "--formatter", "json")
-    assert {one["global_prefetch_count"] for one in json.loads(listed)} == {0}
-    listed = broker.ctl(
-        "list_queues", "name", "durable", "exclusive", "owner_pid", "--formatter", "json"
-    )
-    odd = [one for one in json.loads(listed) if not one["durable"] and not one["exclusive"]]
-    assert odd == []
+async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None:
+    """No limit is set for a whole channel; no queue is neither durable nor anybody's own.
+
+    The queues of systems are quorum queues here, which have always refused such limits.
+    """
+    broker.ctl("add_vhost", "four", "--default-queue-type", "quorum")
+    broker.ctl("set_permissions", "-p", "four", broker.user, ".*", ".*", ".*")
+    url = f"{broker.url[:-1]}four"
+    env = {"BROKER": url, "TRACES": str(tmp_path)}
+    machine = WorkerMachine("four", "alpha,beta", 2, tmp_path / "log", env)
+    queue = CeleryQueue(reactor, url)
+    queue.startService()
+    try:
+        await until(lambda: queue.slots("alpha") == 1, START_SECONDS)
+        for name, system in (("short-1", "alpha"), ("short-2", "beta")):
+            await queue.offer(key_of(name), system)
+        await until((tmp_path / "short-1-done").exists)
+        await until((tmp_path / "short-2-done").exists)
+        names = ("name", "type", "durable", "exclusive")
+        listed = broker.ctl("list_queues", "-p", "four", *names, "--formatter", "json")
+        kinds = {one["name"]: one["type"] for one in json.loads(listed)}
+        assert (kinds["alpha"], kinds["beta"]) == ("quorum", "quorum")
+        assert all(one["durable"] or one["exclusive"] for one in json.loads(listed))
+        listed = broker.ctl(
+            "list_channels", "-p", "four", "global_prefetch_count", "--formatter", "json"
+        )
+        assert {one["global_prefetch_count"] for one in json.loads(listed)} == {0}
+    finally:
+        machine.kill()
+        await queue.stopService()
 
 
 class Timer:
