@@ -28,7 +28,7 @@ from shiftergw.work.celery_faults import fault
 
 _log = get_logger(__name__)
 
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach the broker, at most."""
 
 

@@ -30,7 +30,7 @@ from shiftergw.work.crew import OFFER_SECONDS, TELL_SECONDS
 CONFIRM_SECONDS = 10.0
 """Limit on the broker's word that it has a message."""
 
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 """Seconds between two attempts to reach a broker that is away, at most."""
 
 ECHO_SECONDS = 8.0

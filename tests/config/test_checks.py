@@ -216,7 +216,14 @@ def test_refusals_come_together() -> None:
 MONGODB = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "Shifter"}
 
 
-@pytest.mark.parametrize("url", ["amqp://user:secret@broker/", "amqps://broker/host"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://user:secret@broker/",
+        "amqps://broker/host",
+        "amqps://broker/?cacertfile=/ca.pem&certfile=/us.pem&keyfile=/key.pem",
+    ],
+)
 def test_a_broker_is_kept(url: str) -> None:
     """RabbitMQ, with TLS or without, where the state is in MongoDB."""
     found = loaded({**MONGODB, "BrokerURL": url, "BrokerAway": "refuse"})
@@ -230,6 +237,13 @@ def test_a_broker_is_kept(url: str) -> None:
         ({"BrokerURL": "amqp://user:secret@b/"}, "BrokerURL: needs MongoDBURI"),
         ({**MONGODB, "BrokerURL": "redis://:secret@b/"}, "BrokerURL: must begin with amqp"),
         ({**MONGODB, "BrokerURL": "amqp://b/", "BrokerAway": "secret"}, "BrokerAway: must be"),
+        ({**MONGODB, "BrokerURL": "amqp://:secret@b:x/"}, "BrokerURL: is no URL"),
+        ({**MONGODB, "BrokerURL": "amqp://:secret@b/;amqp://c/"}, "names one broker"),
+        ({**MONGODB, "BrokerURL": "amqp://:secret@b/#x"}, "is written as %23"),
+        ({**MONGODB, "BrokerURL": "amqps://:secret@b/?verify=secret"}, "none of these: cacertf"),
+        ({**MONGODB, "BrokerURL": "amqp://:secret@b/?cacertfile=/c"}, "no meaning without TLS"),
+        ({**MONGODB, "BrokerURL": "amqps://:secret@b/?keyfile=/k"}, "keyfile needs certfile"),
+        ({**MONGODB, "BrokerURL": "amqps://:secret@b/?cacertfile=c"}, "an absolute path"),
     ],
 )
 def test_a_broker_that_cannot_be_used(changes: dict[str, Any], told: str) -> None:

@@ -97,6 +97,7 @@ async def test_a_frozen_broker(
                 await queue.offer(key_of(name), system)
         assert time.monotonic() - began < 3
     monkeypatch.undo()
+    monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.0)
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("short-3"), system)
     await until((tmp_path / "short-3-done").exists)

@@ -201,11 +201,15 @@ async def test_a_broker_that_is_frozen_for_long(
     """It is noticed although its connections stay; the queue stops all the same, and soon."""
     queue = CeleryQueue(reactor, broker.url)
     queue.startService()
-    await until(lambda: queue.trouble() is None)
-    monkeypatch.setattr(celery_link, "ECHO_SECONDS", 2.5)
-    with broker.suspended():
-        await until(queue.trouble)
-        assert "does not answer in time" in str(queue.trouble())
-        began = time.monotonic()
-        await queue.stopService()
-        assert time.monotonic() - began < 2
+    try:
+        await until(lambda: queue.trouble() is None)
+        monkeypatch.setattr(celery_link, "ECHO_SECONDS", 2.5)
+        with broker.suspended():
+            await until(queue.trouble)
+            assert "does not answer in time" in str(queue.trouble())
+            began = time.monotonic()
+            await queue.stopService()
+            assert time.monotonic() - began < 2
+    finally:
+        if queue.running:
+            await queue.stopService()

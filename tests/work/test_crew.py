@@ -10,6 +10,7 @@ from shiftergw.work.crew import (
     FORGOTTEN_SECONDS,
     MOST_MACHINES,
     OFFER_SECONDS,
+    REPLACED_SECONDS,
     SILENT_SECONDS,
     Crew,
     Machine,
@@ -88,6 +89,32 @@ def test_a_slot_that_two_systems_share_is_given_once() -> None:
     assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (1, 1)
 
 
+def test_no_system_has_all_slots_of_a_machine() -> None:
+    """One is left to the other systems, of what is in work as of what is offered."""
+    crew = Crew()
+    told(crew, systems=["alpha", "beta"], slots=3, jobs={"m1": "k1"}, served={"m1": "alpha"})
+    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (1, 2)
+    crew.offered("m2", "k2", "alpha", 0)
+    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (0, 1)
+    told(crew, hostname="celery@node2", systems=["alpha"], slots=2)
+    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (2, 2)
+
+
+def test_two_machines_of_one_name() -> None:
+    """Both count; one that was started again counts once, and its old job is nobody's."""
+    crew = Crew()
+    told(crew, run="a", jobs={"m1": "k1"})
+    told(crew, run="b")
+    assert (crew.slots("alpha", 0), len(list(crew.machines(0)))) == (3, 2)
+    assert crew.works_on("k1", 0)
+    told(crew, REPLACED_SECONDS, run="b")
+    assert (crew.slots("alpha", REPLACED_SECONDS), crew.works_on("k1", REPLACED_SECONDS)) == (
+        2,
+        False,
+    )
+    assert len(list(crew.machines(REPLACED_SECONDS))) == 1
+
+
 def test_a_silent_machine_has_no_slots() -> None:
     """It is shown for a while, and back when it tells again."""
     crew = Crew()
@@ -128,6 +155,8 @@ def test_a_machine_that_leaves_takes_no_more() -> None:
         {"jobs": {str(n): "k" for n in range(2000)}},
         {"systems": 3},
         {"ended": None},
+        {"ended": [str(n) for n in range(2000)]},
+        {"systems": [str(n) for n in range(2000)]},
     ],
 )
 def test_nonsense_is_not_believed(change: dict[str, Any]) -> None:
@@ -135,6 +164,13 @@ def test_nonsense_is_not_believed(change: dict[str, Any]) -> None:
     assert Machine.parse(TOLD, 0) is not None
     assert Machine.parse(TOLD | change, 0) is None
     assert Machine.parse({key: TOLD[key] for key in TOLD if key not in change}, 0) is None
+
+
+@pytest.mark.parametrize("change", [{"served": {"m": 3}}, {"run": 3}])
+def test_nonsense_that_may_be_absent(change: dict[str, Any]) -> None:
+    """Machines of an older version do not tell it, and are shown with theirs."""
+    assert Machine.parse(TOLD, 0) is not None
+    assert Machine.parse(TOLD | change, 0) is None
 
 
 @pytest.mark.parametrize("said", [None, [], "x", 3, {}])
