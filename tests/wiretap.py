@@ -15,6 +15,7 @@ class Wiretap:
     def __init__(self, port: int) -> None:
         """Listen on a free port."""
         self.heard = bytearray()
+        self._age = 0
         tap = self
 
         class Call(socketserver.BaseRequestHandler):
@@ -41,11 +42,17 @@ class Wiretap:
         self._server.socket.close()
         self._thread.join()
 
+    def mute(self) -> None:
+        """Swallow what comes on the connections there are, as a firewall that has lost them."""
+        self._age += 1
+
     def _pass(self, source: socket, target: socket) -> None:
+        age = self._age
         with suppress(OSError):
             while data := source.recv(65536):
                 self.heard += data
-                target.sendall(data)
+                if age == self._age:
+                    target.sendall(data)
         for one in (source, target):
             with suppress(OSError):
                 one.shutdown(SHUT_RDWR)

@@ -36,6 +36,9 @@ LONGEST_PAUSE = 5.0
 ECHO_SECONDS = 8.0
 """A broker that has not given our own message back for so long does not work."""
 
+IDLE_SECONDS = 60.0
+"""A line on which nothing was sent for so long is opened anew: it may be cut, and nobody knows."""
+
 LOOK_SECONDS = 0.2
 """How soon the listener notices that it is to stop."""
 
@@ -50,6 +53,7 @@ class Sender:
         self._connection: Any = None
         self._blocked = False
         self._stale = False
+        self._used = 0.0
 
     def renew(self) -> None:
         """Open a new connection for what is sent next; may be called from any thread."""
@@ -90,9 +94,10 @@ class Sender:
 
     def _use(self, act: Callable[[Any], object]) -> None:
         with self._lock:
-            if self._stale:
+            if self._stale or time.monotonic() - self._used > IDLE_SECONDS:
                 self._stale = False
                 self._drop()
+            self._used = time.monotonic()
             try:
                 if self._connection is None:
                     self._open()

@@ -104,9 +104,10 @@ class CeleryQueue(Service):
         self._crew.offered(message, key, system, self._clock.seconds())
         try:
             await self._send(self._sender.offer, message, key, system)
-        except BaseException:
+        except BaseException as error:
             self._crew.withdrawn(message)
-            self._refused[system] = self._clock.seconds()
+            if isinstance(error, Unavailable):
+                self._refused[system] = self._clock.seconds()
             raise
 
     async def cancel(self, key: str) -> None:

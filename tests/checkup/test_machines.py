@@ -11,6 +11,7 @@ from twisted.internet import reactor
 
 from shiftergw.checkup.finding import Finding
 from shiftergw.checkup.machines import broker as findings
+from shiftergw.work import celery_look
 from tests.configurations import loaded
 from tests.rabbitmq import RabbitMQ
 from tests.work.machines import WorkerMachine
@@ -34,17 +35,18 @@ async def test_without_a_broker() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it lets us in, which systems have nobody, which machines are of another version."""
-    alone = await look(BrokerURL=broker.url)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(celery_look, "LISTEN_SECONDS", 0.2)
+        alone = await look(BrokerURL=broker.url)
     assert (alone["BrokerURL"].level, alone["workers of mycluster"].level) == ("ok", "warning")
     env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
     machine = WorkerMachine("checked", "mycluster", 1, tmp_path / "log", env)
     try:
         await until(lambda: " ready." in (tmp_path / "log").read_text(), 40)
-        served = await look(BrokerURL=broker.url)
-        assert list(served) == ["BrokerURL"]
-        assert served["BrokerURL"].text.startswith("the broker answers; worker machines: ")
         monkeypatch.setattr("shiftergw.checkup.machines.__version__", "99")
         found = await look(BrokerURL=broker.url)
+        assert list(found) == ["BrokerURL", "worker machine celery@checked"]
+        assert found["BrokerURL"].text == "the broker answers; worker machines: 1"
         assert found["worker machine celery@checked"].level == "warning"
     finally:
         machine.kill()

@@ -13,9 +13,12 @@ from kombu.connection import Connection
 from twisted.internet import reactor
 
 from shiftergw.errors import Unavailable
-from shiftergw.work import celery_queue
+from shiftergw.work import celery_link, celery_queue
+from shiftergw.work.celery_app import make_app
+from shiftergw.work.celery_link import Sender
 from shiftergw.work.celery_queue import CeleryQueue
 from tests.rabbitmq import RabbitMQ
+from tests.wiretap import Wiretap
 from tests.work.contract import key_of
 from tests.work.machines import WorkerMachine
 from tests.work.waiting import until
@@ -112,3 +115,20 @@ async def test_a_broker_that_was_never_there(system: str) -> None:
     assert "secret" not in str(queue.trouble())
     assert queue.slots(system) == 0
     await queue.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_line_that_was_idle_for_long(
+    broker: RabbitMQ, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be cut by then, and nobody has noticed: what is sent next is not lost for that."""
+    with Wiretap(broker.port) as wire:
+        sender = Sender(make_app(broker.url.replace(f":{broker.port}/", f":{wire.port}/")))
+        sender.offer(str(uuid4()), key_of("first"), system)
+        monkeypatch.setattr(celery_link, "IDLE_SECONDS", 0.0)
+        wire.mute()
+        sender.offer(str(uuid4()), key_of("second"), system)
+        sender.close()
+    with Connection(broker.url) as connection:
+        declared = connection.default_channel.queue_declare(system, passive=True)
+        assert declared.message_count == 2
