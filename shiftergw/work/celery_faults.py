@@ -81,7 +81,7 @@ def _words(error: BaseException) -> tuple[str, str]:
             return what, remedy
     return (
         "The connection to the broker is lost.",
-        "Look at the broker's log; if its port is one for TLS, write amqps://.",
+        "Look at the broker's log; for a port with TLS write amqps://, with certfile if it asks.",
     )
 
 
@@ -97,7 +97,8 @@ def _about_tls(error: ssl.SSLError) -> tuple[str, str]:
         )
         return f"The broker's certificate {wrong}.", remedy
     reason = (error.reason or str(error)).upper()
-    if "ALERT" in reason:
+    # With TLS 1.3 a certificate that is lacking is told after the handshake, if at all.
+    if "ALERT" in reason or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return (
             "The broker ends the TLS handshake.",
             "If it asks for certificates, name ours by certfile and keyfile in BrokerURL.",

@@ -69,7 +69,9 @@ class Cluster:
         real = need("mksquashfs")
         program.write_text(
             f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
-            f'echo $$ >> "{self.runs}"\nsleep 0.3\nexec {real} "$@"\n'
+            f'echo $$ >> "{self.runs}"\n'
+            "trap 'kill $!; exit 143' TERM\nsleep 0.3 & wait $!\ntrap - TERM\n"
+            f'exec {real} "$@"\n'
         )
         program.chmod(0o755)
         locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}

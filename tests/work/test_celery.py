@@ -31,7 +31,7 @@ def machine(broker: RabbitMQ, place: Path) -> Iterator[WorkerMachine]:
     env = {"BROKER": broker.url, "TRACES": str(place / "traces")}
     machine = WorkerMachine("first", SYSTEM, 2, place / "log", env)
     yield machine
-    machine.stop()
+    machine.kill()
 
 
 @pytest.fixture
