@@ -22,7 +22,7 @@ import pytest
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
-from tests.parts import need
+from tests.parts import free_port, need
 from tests.rabbitmq import RabbitMQ
 from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
 from tests.wiretap import Wiretap
@@ -314,3 +314,24 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
     assert cluster.service.poll("lib/other1:1")["status"] == "READY"
     assert cluster.service.poll("lib/other2:1")["status"] not in FINAL
     assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403
+
+
+@pytest.mark.parametrize("away", ["wait", "refuse"])
+def test_there_is_no_broker(cluster: Cluster, tmp_path: Path, away: str) -> None:
+    """The gateway serves without one; new pulls wait for it, or are refused if the site says so."""
+    changes = {
+        "MongoDBURI": cluster.server.uri,
+        "MongoDB": f"without_{away}",
+        "BrokerURL": f"amqp://guest:secret@127.0.0.1:{free_port()}/",
+        "BrokerAway": away,
+    }
+    with Service(tmp_path, {"registry": {"remotetype": "dockerv2"}}, changes) as service:
+        status, body = service.get(f"/api/pull/{SYSTEM}/docker/app:1/", ALICE, "POST")
+        if away == "wait":
+            assert status == 200, body
+            assert service.poll("app:1")["status"] == "PENDING"
+        else:
+            assert status == 503, body
+            assert "No worker can be reached" in str(body)
+        assert service.get(f"/api/list/{SYSTEM}/")[0] == 200
+    assert "secret" not in service.log.read_text()
