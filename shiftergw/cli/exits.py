@@ -20,6 +20,7 @@ from shiftergw.errors import (
     NotFound,
     printable,
 )
+from shiftergw.reactor import run_main
 
 DONE = 0
 FAILED = 1
@@ -98,8 +99,6 @@ def outcome(command: Command, interrupted: str = "Interrupted.") -> int:
 
 
 def _outcome(command: Command, interrupted: str) -> int:
-    from shiftergw.reactor import run_main  # noqa: PLC0415 - `--help` shall not load the service
-
     return run_main(lambda reactor: guarded(command(reactor), interrupted))
 
 

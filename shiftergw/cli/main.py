@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
 from shiftergw import __version__
-from shiftergw.cli.admin import autoexpire, expire, metrics, rm
-from shiftergw.cli.check import check
-from shiftergw.cli.convert import convert
-from shiftergw.cli.images import images, lookup, queue
-from shiftergw.cli.login import login, logout
-from shiftergw.cli.migrate import migrate
 from shiftergw.cli.options import Listed
-from shiftergw.cli.pull import pull
 from shiftergw.cli.settings import UDIROOT, Settings, sockets_of, systems_of
-from shiftergw.cli.ssh_trust import ssh_trust
-from shiftergw.cli.workers import workers
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The commands, of which one that is asked for is imported alone: it begins sooner."""
+
+    modules: ClassVar = {
+        "admin": ("expire", "autoexpire", "rm", "metrics"),
+        "check": ("check",),
+        "convert": ("convert",),
+        "images": ("images", "lookup", "queue"),
+        "login": ("login", "logout"),
+        "migrate": ("migrate",),
+        "pull": ("pull",),
+        "ssh_trust": ("ssh-trust",),
+        "workers": ("workers",),
+    }
+    """What each module of this package has."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return sorted(name for names in self.modules.values() for name in names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None leaves all loaded, among which click looks for similar names."""
+        every = cmd_name not in self.list_commands(ctx)
+        for module, names in self.modules.items():
+            if every or cmd_name in names:
+                loaded = import_module(f"shiftergw.cli.{module}")
+                for name in names:
+                    self.add_command(getattr(loaded, name.replace("-", "_")))
+        return self.commands.get(cmd_name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--gateway", "gateways", multiple=True, envvar="SHIFTERGW_GATEWAY", help="Base URL; repeatable."
 )
@@ -68,12 +91,3 @@ def main(
     """
     sockets = sockets_of(munge_sockets)
     context.obj = Settings(gateways, systems_of(systems), credential, udiroot, sockets)
-
-
-for command in (
-    *(pull, images, lookup, queue),
-    *(login, logout),
-    *(expire, autoexpire, rm, metrics, workers),
-    *(convert, check, migrate, ssh_trust),
-):
-    main.add_command(command)
