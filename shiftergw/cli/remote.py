@@ -187,35 +187,38 @@ class Remote:
         return HTTPClient(ProxyAgent(endpoint, self._reactor, pool)), headers
 
     async def _limited(self, url: str, asking: Deferred[Any]) -> Any:
-        """Return what `asking` returns; turn what treq raises into `NoGateway`."""
-        late = False
+        """Return what `asking` returns; turn what treq raises into `NoGateway`.
+
+        What a request raises that is cancelled depends on how far it was: `DNSLookupError` too.
+        """
+        late = cancelled = False
 
         def expire() -> None:
             nonlocal late
             late = True
             asking.cancel()
 
+        def cancel(_: Deferred[Any]) -> None:
+            nonlocal cancelled
+            cancelled = True
+            asking.cancel()
+
+        answer: Deferred[Any] = Deferred(cancel)
+        asking.addBoth(lambda result: None if answer.called else answer.callback(result))
         limit = self._reactor.callLater(self._limit, expire)
         try:
-            return await asking
-        except Stop:
-            raise
+            return await answer
         except Exception as error:
+            if cancelled:
+                raise CancelledError from error
+            if isinstance(error, Stop):
+                raise
             if late:
                 raise _silent(url, f"did not answer within {self._limit:.0f} s.") from error
-            if _is_cancellation(error):
-                raise CancelledError from error
             raise _silent(url, f"cannot be reached: {_why(error)}") from error
         finally:
             if limit.active():
                 limit.cancel()
-
-
-def _is_cancellation(error: Exception) -> bool:
-    """Say whether a request ended because it was cancelled: the Agent wraps that."""
-    if isinstance(error, ResponseFailed):
-        return any(reason.check(CancelledError) for reason in error.reasons)
-    return isinstance(error, CancelledError)
 
 
 def _why(error: Exception) -> str:

@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 from click.testing import CliRunner
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -231,18 +231,23 @@ async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> N
             assert sorted([len(fake.asked), len(other.asked)]) == [0, 3]
 
 
+@pytest.mark.parametrize("turns", range(12))
 @pytest_twisted.ensureDeferred
-async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is asked any more afterwards."""
-    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+    """Nobody is asked any more afterwards, however far the requests were."""
+    monkeypatch.setattr(commands, "INTERVAL", 0)
     fake = systems(a=[WORKING], b=[WORKING])
     async with pulling(fake, "a", "b") as (running, _):
         while fake.polls("a") < 2 or fake.polls("b") < 2:
-            await deferLater(reactor, 0.01, int)
+            await deferLater(reactor, 0, int)
+        for _ in range(turns):
+            await deferLater(reactor, 0, int)
         running.cancel()
+        with pytest.raises(CancelledError):
+            await running
         await deferLater(reactor, 0.05, int)
         count = len(fake.asked)
-        await deferLater(reactor, 0.1, int)
+        await deferLater(reactor, 0.05, int)
         assert len(fake.asked) == count
 
 
