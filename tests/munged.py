@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -87,9 +87,15 @@ class Munged:
         if self._process is None:
             return
         process, self._process = self._process, None
-        process.terminate()
         process.send_signal(signal.SIGCONT)
-        process.wait(START_SECONDS)
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            # It looks for the signal only between clients: one that comes just before it waits
+            # for the next is lost.
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        assert process.returncode is not None, "munged does not stop"
 
     @property
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -31,11 +32,23 @@ PAIRS = [
 ]
 
 
-def make(path: Path, kind: str, form: str, passphrase: str = "") -> Path:
-    """Make a key in one of the formats of `ssh-keygen`."""
+@functools.cache
+def pair_of(kind: str) -> tuple[bytes, bytes]:
+    """Return a key of a type and its public half; large ones take seconds to make."""
     name, _, bits = kind.partition(":")
-    options = ["-b", bits] if bits else []
-    make_key(path, name, *options, "-m", form, passphrase=passphrase)
+    with TemporaryDirectory() as directory:
+        key = make_key(Path(directory, "id"), name, *(["-b", bits] if bits else []))
+        return key.read_bytes(), key.with_name("id.pub").read_bytes()
+
+
+def make(path: Path, kind: str, form: str, passphrase: str = "") -> Path:
+    """Write the key of a type in one of the formats of `ssh-keygen`."""
+    private, public_half = pair_of(kind)
+    path.touch(0o600)
+    path.write_bytes(private)
+    path.with_name(f"{path.name}.pub").write_bytes(public_half)
+    argv = [need("ssh-keygen"), "-q", "-p", "-P", "", "-N", passphrase, "-m", form, "-f", str(path)]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
     return path
 
 
@@ -193,7 +206,7 @@ def agent(*keys: Path) -> Iterator[dict[str, str]]:
 @pytest_twisted.ensureDeferred
 async def test_agent(sshd: Sshd, threads: Threads, tmp_path: Path, kind: str) -> None:
     """Without a key an agent's are used, one after the other; RSA with SHA-2."""
-    stranger = make(tmp_path / "stranger", "ed25519", "RFC4716")
+    stranger = make_key(tmp_path / "stranger")
     key = make(tmp_path / "id", kind, "RFC4716")
     sshd.authorized_keys.write_text(f"{public(key)}\n")
     with agent(stranger, key) as environment:
