@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
 
+import coverage
 import pytest
 from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -18,6 +20,12 @@ from tests.rabbitmq import RabbitMQ
 # start: those that are interrupted on purpose would not hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A process of xdist measures what it covers, if it is told to; the programs that it starts do not:
+# it would make them slow.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    coverage.process_startup()
+    os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
 def pytest_collection_finish() -> None:
