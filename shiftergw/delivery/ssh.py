@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.internet.error import ConnectError, DNSLookupError
 
 from shiftergw.delivery.channel import Away
 from shiftergw.delivery.known_hosts import GLOBAL_FILE, KnownHosts, user_file
@@ -20,7 +19,7 @@ from shiftergw.delivery.ssh_keys import Signer, agent_keys, read_key
 from shiftergw.delivery.ssh_login import Login
 from shiftergw.delivery.ssh_transport import Transport
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import abandonable, shielded, within
 
 if TYPE_CHECKING:
     from shiftergw.delivery.ssh_channel import SshChannel
@@ -199,9 +198,7 @@ async def close(transport: Transport, clock: Any) -> None:
 async def reach(host: str, port: int, transport: Transport, reactor: Any) -> None:
     """Connect a transport; raise `Away` if nobody is there. Cancellable."""
     try:
-        await connectProtocol(HostnameEndpoint(reactor, host, port), transport)
-    except ConnectingCancelledError as error:  # no kind of CancelledError
-        raise CancelledError from error
+        await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))
     except (ConnectError, DNSLookupError) as error:
         raise Away(
             "The system cannot be reached.",

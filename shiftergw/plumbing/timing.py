@@ -85,3 +85,21 @@ def shielded(inner: Deferred[T]) -> Deferred[T]:
 
     inner.addBoth(pass_on)
     return outer
+
+
+def abandonable(work: Deferred[T]) -> Deferred[T]:
+    """Return the result in a Deferred that is cancelled by `CancelledError`, and by nothing else.
+
+    What Twisted's clients and endpoints raise then depends on how far they were: it is wrapped, or
+    called a failed look-up.
+    """
+    abandoned = False
+
+    def abandon(_: Deferred[T]) -> None:
+        nonlocal abandoned
+        abandoned = True
+        work.cancel()
+
+    outer: Deferred[T] = Deferred(abandon)
+    work.addBoth(lambda result: None if abandoned else outer.callback(result))
+    return outer

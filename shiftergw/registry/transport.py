@@ -20,7 +20,7 @@ from twisted.web.http_headers import Headers
 from shiftergw import __version__
 from shiftergw.errors import RegistryUntrusted, printable
 from shiftergw.oci.challenge import parse_retry_after
-from shiftergw.plumbing.timing import within
+from shiftergw.plumbing.timing import abandonable, within
 from shiftergw.registry.body import Body
 from shiftergw.registry.connections import Connections
 from shiftergw.registry.failures import error_text, network_failure
@@ -129,7 +129,7 @@ class Transport:
         if authorization is not None:
             headers.setRawHeaders("Authorization", [authorization])
         try:
-            answer = _abandonable(self._connections.send(method, url, headers, content))
+            answer = abandonable(self._connections.send(method, url, headers, content))
             return await within(self._limits.header, self._clock, answer, self._no_answer)
         except CancelledError:
             raise
@@ -191,20 +191,3 @@ def field(response: IResponse, name: str) -> str | None:
     """Return the first field of this name of an answer's header; bytes beyond ASCII are escaped."""
     values = response.headers.getRawHeaders(name.encode("ascii"))
     return values[0].decode("ascii", "backslashreplace") if values else None
-
-
-def _abandonable(answer: Deferred[IResponse]) -> Deferred[IResponse]:
-    """Return the answer in a Deferred that is cancelled by `CancelledError`, and by nothing else.
-
-    Twisted's client wraps a cancellation in errors of its own, or calls it a failed look-up.
-    """
-    abandoned = False
-
-    def abandon(_: Deferred[IResponse]) -> None:
-        nonlocal abandoned
-        abandoned = True
-        answer.cancel()
-
-    outer: Deferred[IResponse] = Deferred(abandon)
-    answer.addBoth(lambda result: None if abandoned else outer.callback(result))
-    return outer

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import Protocol, ServerFactory
 
 from shiftergw.delivery.channel import Channel, Connection
-from shiftergw.delivery.ssh import connect
+from shiftergw.delivery.ssh import connect, reach
 from shiftergw.delivery.ssh_channel import HIGH_WATER, WINDOW
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
@@ -378,6 +378,22 @@ async def test_cancelled(threads: Threads) -> None:
                     await waiting
         assert (await run(connection, "true"))[0] == 0
         await connection.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest_twisted.ensureDeferred
+async def test_cancelled_at_once(sshd: Sshd, turns: int) -> None:
+    """A host that nobody waits for any more, while it is looked up or reached, is not one away."""
+    question: Any = Protocol()
+    reaching = Deferred.fromCoroutine(reach("127.0.0.1", sshd.port, question, reactor))
+    for _ in range(turns):
+        await pause(0, reactor)
+    if not reaching.called:
+        reaching.cancel()
+        with pytest.raises(CancelledError):
+            await reaching
+    elif question.transport is not None:
+        question.transport.abortConnection()
 
 
 @pytest_twisted.ensureDeferred
