@@ -702,10 +702,12 @@ async def test_cancelling() -> None:
 
     registry = FakeRegistry(misbehave=misbehave)
     async with serving(registry, patience=Patience(first=60)) as client:
-        for expected in (0, 5000, 0):
+        for number, expected in enumerate((0, 5000, 0), 1):
             sink = Sink()
             running = Deferred.fromCoroutine(fetch(client, LAYER, sink))
-            await pause(0.1, REACTOR)
+            while len(registry.asked) < number or len(sink.content) < expected:
+                await pause(0.01, REACTOR)
+            await pause(0.1, REACTOR)  # the last one's answer arrives, and a wait begins
             running.cancel()
             with pytest.raises(CancelledError):
                 await running
