@@ -23,12 +23,14 @@ def test_every_command_has_a_whole_line() -> None:
     assert "..." not in help_of().partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
 def test_every_option_is_explained(name: str) -> None:
     """An option without a text would be a riddle; each is told what it takes."""
 
     def options() -> Iterator[click.Option]:
-        for parameter in (*main.params, *main.commands[name].params):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        for parameter in (*main.params, *command.params):
             if isinstance(parameter, click.Option):
                 yield parameter
 
