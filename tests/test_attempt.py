@@ -18,10 +18,9 @@ from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.store.pulls import ID, LIMIT, begun, request
+from tests.store.pulls import ID, LIMIT, begun, holder, request
 
 PLACE = ("/images", ID)
-OTHER = "somebody/1"
 
 
 class Store(SqliteStore):
@@ -50,9 +49,14 @@ class Bench:
         assert record is not None
         return record
 
-    async def free_for(self, holder: str) -> bool:
+    async def other(self) -> str:
+        """Return another who may hold leases: an attempt at another record."""
+        found = await self.store.find_work("alpha", "docker", "other:1")
+        return holder(found[0] if found else await begun(self.store, request("other:1")))
+
+    async def free_for_other(self, seconds: float = LEASE_SECONDS) -> bool:
         """Say whether another could take the lease now; if so, he has it."""
-        return await self.store.lease(*PLACE, holder, self.clock.seconds(), LEASE_SECONDS)
+        return await self.store.lease(*PLACE, await self.other(), self.clock.seconds(), seconds)
 
 
 @pytest_twisted.async_yield_fixture()
@@ -124,9 +128,9 @@ async def test_leases_live_while_progress_is_reported(bench: Bench) -> None:
         bench.clock.advance(1)
         bench.attempt.report(Progress("deliver", second, 1000))
         await bench.attempt.write()
-    assert not await bench.free_for(OTHER)
+    assert not await bench.free_for_other()
     await bench.attempt.release()
-    assert await bench.free_for(OTHER)
+    assert await bench.free_for_other()
 
 
 @pytest_twisted.ensureDeferred
@@ -134,7 +138,7 @@ async def test_a_lost_lease_ends_the_attempt(bench: Bench) -> None:
     """Whoever slept longer than his lease lives does not write over him who has it now."""
     await bench.attempt.lease(*PLACE)
     bench.clock.advance(LEASE_SECONDS)
-    assert await bench.free_for(OTHER)
+    assert await bench.free_for_other()
     with pytest.raises(Superseded):
         await bench.attempt.confirm()
 
@@ -153,27 +157,27 @@ async def test_the_lease_of_a_dead_attempt_is_not_waited_for(bench: Bench) -> No
         await bench.attempt.confirm()
     await bench.attempt.release()
     await successor.confirm()
-    assert not await bench.free_for(OTHER)
+    assert not await bench.free_for_other()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_that_is_held_is_waited_for(bench: Bench) -> None:
     """The user reads why; the lease is taken as soon as the other gives it back."""
-    assert await bench.free_for(OTHER)
+    assert await bench.free_for_other()
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
     await bench.attempt.write()
     assert (await bench.stored()).status_message == "Waiting for another delivery of this image"
-    await bench.store.release(*PLACE, OTHER)
+    await bench.store.release(*PLACE, await bench.other())
     bench.clock.advance(1)
     await taking
-    assert not await bench.free_for(OTHER)
+    assert not await bench.free_for_other()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_is_not_waited_for_without_end(bench: Bench) -> None:
     """After an hour the delivery fails, and says that another one did not end."""
-    assert await bench.store.lease(*PLACE, OTHER, bench.clock.seconds(), 2 * LEASE_WAIT)
+    assert await bench.free_for_other(2 * LEASE_WAIT)
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
     bench.clock.advance(LEASE_WAIT + 1)
@@ -250,6 +254,6 @@ async def test_a_lease_that_cannot_be_given_back(bench: Bench) -> None:
     release, bench.store.release = bench.store.release, away  # type: ignore[method-assign, assignment]
     await bench.attempt.release()
     bench.store.release = release  # type: ignore[method-assign]
-    assert not await bench.free_for(OTHER)
+    assert not await bench.free_for_other()
     bench.clock.advance(LEASE_SECONDS + 1)
-    assert await bench.free_for(OTHER)
+    assert await bench.free_for_other()

@@ -213,8 +213,9 @@ class ImageStore(Protocol):
     ) -> bool:
         """Take or renew the lease on (image directory, id); False if another holds it.
 
-        `holder` is `key/attempt`. A lease ends by `release` or after `seconds`. That of an attempt
-        which has died need not end: a later attempt at the same record takes it over.
+        `holder` is `key/attempt`. A lease ends by `release`, after `seconds`, and with the attempt:
+        once a later one has begun, or the record is in flight no more, others may have it. A later
+        attempt at the same record takes it over even before that.
         """
         ...
 

@@ -71,18 +71,27 @@ def new_key(now: float) -> str:
     return (ticks + os.urandom(6)).hex()
 
 
-def follows(holder: str, other: str) -> bool:
-    """Say whether a lease is the holder's own, or that of an earlier attempt at his record.
+def holder_of(text: str) -> tuple[str, int]:
+    """Return the key of the record, and the attempt at it, that hold a lease."""
+    key, _, number = text.rpartition("/")
+    return key, int(number)
 
-    No earlier attempt does anything any more: it is asked for its number before it writes a name.
-    """
-    (key, number), (other_key, other_number) = _holder(holder), _holder(other)
+
+def follows(holder: str, other: str) -> bool:
+    """Say whether a lease is the holder's own, or that of an earlier attempt at his record."""
+    (key, number), (other_key, other_number) = holder_of(holder), holder_of(other)
     return key == other_key and number >= other_number
 
 
-def _holder(text: str) -> tuple[str, int]:
-    key, _, number = text.rpartition("/")
-    return key, int(number)
+def is_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
+    """Say whether an attempt at what is now this document, or none, has come to its end.
+
+    It does nothing any more then: it is asked for its number before it writes a name.
+    """
+    if document is None:
+        return True
+    works = document.get("claim") is not None or FINISHING in document
+    return not works or (document.get("attempt") or 0) > attempt
 
 
 def claimed(request: PullRequest, now: float) -> dict[str, Any]:

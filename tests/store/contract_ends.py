@@ -21,6 +21,7 @@ from tests.store.pulls import (
     begun,
     expiring,
     failure,
+    holder,
     pulled,
     request,
 )
@@ -288,50 +289,85 @@ class KeepContract:
     async def test_lease(self, place: Place) -> None:
         """One holder at a time and place; he may renew; the lease ends in time or by release."""
         store = place.store
-        assert await store.lease("/images", ID, "k/1", NOW, 10)
-        assert not await store.lease("/images", ID, "m/2", NOW + 5, 10)
-        assert await store.lease("/images", OTHER_ID, "m/2", NOW + 5, 10)
-        assert await store.lease("/else", ID, "m/2", NOW + 5, 10)
-        assert await store.lease("/images", ID, "k/1", NOW + 5, 10)
-        assert not await store.lease("/images", ID, "m/2", NOW + 14, 10)
-        assert await store.lease("/images", ID, "m/2", NOW + 15, 10)
-        await store.release("/images", ID, "k/1")
-        assert not await store.lease("/images", ID, "k/1", NOW + 16, 10)
-        await store.release("/images", ID, "m/2")
-        assert await store.lease("/images", ID, "k/1", NOW + 16, 10)
+        mine, other = [holder(await begun(store, request(tag))) for tag in ("k:1", "m:1")]
+        assert await store.lease("/images", ID, mine, NOW, 10)
+        assert not await store.lease("/images", ID, other, NOW + 5, 10)
+        assert await store.lease("/images", OTHER_ID, other, NOW + 5, 10)
+        assert await store.lease("/else", ID, other, NOW + 5, 10)
+        assert await store.lease("/images", ID, mine, NOW + 5, 10)
+        assert not await store.lease("/images", ID, other, NOW + 14, 10)
+        assert await store.lease("/images", ID, other, NOW + 15, 10)
+        await store.release("/images", ID, mine)
+        assert not await store.lease("/images", ID, mine, NOW + 16, 10)
+        await store.release("/images", ID, other)
+        assert await store.lease("/images", ID, mine, NOW + 16, 10)
 
     @pytest_twisted.ensureDeferred
     async def test_a_lease_of_an_earlier_attempt(self, place: Place) -> None:
         """It is its record's next attempt's for the asking, and never an earlier one's again."""
         store = place.store
-        assert await store.lease("/images", ID, "k/9", NOW, 10)
-        assert not await store.lease("/images", ID, "m/10", NOW + 1, 10)
-        assert not await store.lease("/images", ID, "kk/10", NOW + 1, 10)
-        assert await store.lease("/images", ID, "k/10", NOW + 1, 10)
-        assert not await store.lease("/images", ID, "k/9", NOW + 2, 10)
-        await store.release("/images", ID, "k/9")
-        assert not await store.lease("/images", ID, "m/1", NOW + 10, 10)
-        assert await store.lease("/images", ID, "k/10", NOW + 10, 10)
-        assert await store.lease("/images", ID, "m/1", NOW + 20, 10)
+        one, other = [await begun(store, request(tag)) for tag in ("k:1", "m:1")]
+        assert await store.lease("/images", ID, f"{one.key}/1", NOW, 200)
+        assert not await store.lease("/images", ID, f"{other.key}/1", NOW + 1, 200)
+        again = await store.begin(one.key, "node:2", NOW + LIMIT, LIMIT)
+        assert again is not None
+        assert await store.lease("/images", ID, f"{one.key}/2", NOW + LIMIT, 200)
+        assert not await store.lease("/images", ID, f"{one.key}/1", NOW + LIMIT, 200)
+        await store.release("/images", ID, f"{one.key}/1")
+        assert not await store.lease("/images", ID, f"{other.key}/1", NOW + LIMIT, 200)
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("end", ["ready", "failure", "another's", "next", "removed"])
+    async def test_a_lease_ends_with_its_attempt(self, place: Place, end: str) -> None:
+        """Who died between the end of his work and the release of his lease holds up nobody."""
+        store = place.store
+        one, other = [await begun(store, request(tag)) for tag in ("k:1", "m:1")]
+        assert await store.lease("/images", ID, holder(one), NOW, 500)
+        assert not await store.lease("/images", ID, holder(other), NOW, 500)
+        match end:
+            case "ready":
+                await store.advance(one.key, 1, State.TRANSFER, "", NOW)
+                await store.finish(one.key, 1, Ready(ID), NOW)
+            case "failure":
+                await store.finish(one.key, 1, failure(), NOW)
+            case "another's":  # the image has a record already, which the pull's own goes into
+                await pulled(store, request("z:1"), ID)
+                await store.advance(one.key, 1, State.TRANSFER, "", NOW)
+                await store.finish(one.key, 1, Ready(ID), NOW)
+            case "next":
+                assert await store.begin(one.key, "node:2", NOW + LIMIT, LIMIT) is not None
+            case "removed":
+                await store.remove(one.key)
+        assert await store.lease("/images", ID, holder(other), NOW + LIMIT, 500)
+        await store.release("/images", ID, holder(one))
+        third = holder(await begun(store, request("n:1")))
+        assert not await store.lease("/images", ID, third, NOW + LIMIT, 500)
 
     @pytest_twisted.ensureDeferred
     async def test_one_successor_gets_the_lease(self, place: Place) -> None:
         """Of later attempts that ask at once the latest has it in the end, and nobody after him."""
         store = place.store
-        assert await store.lease("/images", ID, "k/1", NOW, 10)
+        key = (await begun(store, request())).key
+        assert await store.lease("/images", ID, f"{key}/1", NOW, 10)
         answers = await all_of(
-            store.lease("/images", ID, f"k/{n}", NOW, 10) for n in (4, 2, 5, 3, 1)
+            store.lease("/images", ID, f"{key}/{n}", NOW, 10) for n in (4, 2, 5, 3, 1)
         )
         assert answers[2]
-        held = [await store.lease("/images", ID, f"k/{n}", NOW, 10) for n in range(1, 6)]
+        held = [await store.lease("/images", ID, f"{key}/{n}", NOW, 10) for n in range(1, 6)]
         assert held == [False, False, False, False, True]
 
     @pytest_twisted.ensureDeferred
     async def test_one_of_many_gets_the_lease(self, place: Place) -> None:
-        """Of many that ask for a lease at once, one gets it."""
+        """Of many that ask for a lease at once, one gets it, be it free or a dead attempt's."""
         store = place.store
-        answers = await all_of(store.lease("/images", ID, f"{n}/1", NOW, 10) for n in range(50))
-        assert sum(answers) == 1
+        dead = await begun(store, request("dead:1"))
+        many = [holder(await begun(store, request(f"x:{n}"))) for n in range(20)]
+        for _ in range(2):
+            answers = await all_of(store.lease("/images", ID, one, NOW, 10) for one in many)
+            assert sum(answers) == 1
+            await store.release("/images", ID, many[answers.index(True)])
+            assert await store.lease("/images", ID, holder(dead), NOW, 10)
+            await store.remove(dead.key)
 
     @pytest_twisted.ensureDeferred
     async def test_remove(self, place: Place) -> None:

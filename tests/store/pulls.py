@@ -35,6 +35,11 @@ async def begun(store: ImageStore, wish: PullRequest, now: float = NOW) -> Image
     return started
 
 
+def holder(record: ImageRecord) -> str:
+    """Return the name by which a record's attempt holds leases."""
+    return f"{record.key}/{record.attempt}"
+
+
 async def pulled(
     store: ImageStore, wish: PullRequest, image_id: str = ID, now: float = NOW, **changes: Any
 ) -> ImageRecord:

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 from pymongo.errors import DuplicateKeyError
 
-from shiftergw.store.documents import follows
+from shiftergw.store.documents import follows, holder_of, is_over
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.database import Database, Document, Query
 from shiftergw.store.mongo.queries import BLOCKS, LEASES, place
-from shiftergw.store.mongo.records import TRIES, too_busy
+from shiftergw.store.mongo.records import TRIES, document_at, too_busy
 
 
 async def lease(
@@ -30,13 +30,18 @@ async def lease(
             held = await db.first(Query(LEASES, there))
             if held is None:
                 continue
-            if not follows(holder, held["holder"]):
+            if not (follows(holder, held["holder"]) or await _is_over(db, held["holder"])):
                 return False
             followed = {**there, "holder": held["holder"]}
             if not await db.update(LEASES, followed, {"$set": taken}):
                 continue
         return True
     raise too_busy()
+
+
+async def _is_over(db: Database, holder: str) -> bool:
+    key, attempt = holder_of(holder)
+    return is_over(await document_at(db, key), attempt)
 
 
 async def release(db: Database, directory: str, image_id: str, holder: str) -> None:

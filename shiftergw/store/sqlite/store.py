@@ -281,7 +281,9 @@ class SqliteStore(Service):
             db.execute(queries.FORGET_LEASES, (now,))
             held = db.execute(queries.HOLDER, (directory, image_id)).fetchone()
             if held is not None and not documents.follows(holder, held[0]):
-                return False
+                key, attempt = documents.holder_of(held[0])
+                if not documents.is_over(rows.document_at(db, key), attempt):
+                    return False
             db.execute(queries.LEASE, (directory, image_id, holder, now + seconds))
             return True
 
