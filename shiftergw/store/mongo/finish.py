@@ -169,7 +169,7 @@ async def _settle(
         await images.keep_away(db, *place)
         for carrier in await _carriers(db, place):
             number, pulled = carrier["_id"], carrier.get("last_pull")
-            if number == home["_id"]:
+            if number == home["_id"] or _are_twins(home, carrier):
                 continue
             if (number in known and known[number] == pulled) or images.pulled_by(carrier, now):
                 await images.take_tag(db, carrier, rest["tag"], rest["until"], now)
@@ -178,6 +178,11 @@ async def _settle(
         await images.expire(db, key_of(home), None)
         home = await document_at(db, key_of(home)) or home
     return home
+
+
+def _are_twins(home: Document, other: Document) -> bool:
+    """Say whether two pulls of one image, which ended at the same time, have made these."""
+    return FINISHING in home and other.get("kind") is not None and other.get("id") == home["id"]
 
 
 async def _united(db: Database, home: Document) -> Document:

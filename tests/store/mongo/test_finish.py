@@ -251,3 +251,27 @@ async def test_a_twin_that_came_in_between(
                 assert db["images"].find_one({"_id": ObjectId(key)})["site_note"] == 1
             else:
                 assert ended.key == min(key, record.key)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_twin_that_made_them_one_first(
+    mongodb: str, port: int, named: tuple[str, Any]
+) -> None:
+    """What the other end has given the tag to is the same image: it keeps it."""
+    name, db = named
+    older = {"_id": ObjectId("1".zfill(24)), "system": "alpha", "itype": "docker", "id": ID,
+             "status": "READY", "tag": ["y:1", "x:1"], "last_pull": LATER,
+             "kind": "pull"}  # fmt: skip
+
+    def make_one(number: int, _: object) -> None:
+        if number == 2:
+            db["images"].delete_one({"id": ID})
+            db["images"].insert_one(older)
+
+    with Wire(port, seen=make_one) as wire:
+        async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
+            record = await begun(store, request("x:1"))
+            ended = await other.finish(record.key, 1, OUTCOME, LATER)
+            (remaining,) = await store.list("alpha")
+            assert set(remaining.tags) == {"x:1", "y:1"}
+            assert ended.id == ID
