@@ -27,6 +27,16 @@ def printable(text: str | bytes, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def amount(count: int) -> str:
+    """Return a number of bytes as people write it, such as `1.5 GB` (a GB is 10**9 bytes)."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if size < 999.95:  # noqa: PLR2004 - would be shown as 1000.0
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f}".removesuffix(".0") + f" {unit}"
+
+
 class GatewayError(Exception):
     """Something that this program understands and can explain."""
 

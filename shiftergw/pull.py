@@ -14,7 +14,7 @@ from shiftergw import access
 from shiftergw.access import Access
 from shiftergw.attempt import Attempt
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable
+from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable, amount
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
 from shiftergw.pipeline import Pipeline
@@ -152,8 +152,8 @@ class Pull:
         free = await target.directory.free_space()
         if free < image.download_size // 2:
             raise NoSpace(
-                f"The image needs about {image.download_size} bytes and the system's image"
-                f" directory has {free} left."
+                f"The image needs about {amount(image.download_size)} and the system's image"
+                f" directory has {amount(free)} left."
             )
 
     async def _reuse(

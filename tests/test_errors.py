@@ -16,6 +16,7 @@ from shiftergw.errors import (
     PullError,
     TooMany,
     Unavailable,
+    amount,
     printable,
 )
 
@@ -118,3 +119,22 @@ def test_pull_errors_are_causes() -> None:
     family = list(tree(PullError))
     assert len(family) > 10
     assert all(kind.code != GatewayError.code for kind in family)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (157_301_078, "157.3 MB"),
+        (999_949_999, "999.9 MB"),
+        (999_950_000, "1 GB"),
+        (200 * 10**9, "200 GB"),
+        (1 << 62, "4.6 EB"),
+        (10**22, "10000 EB"),
+    ],
+)
+def test_amount(count: int, text: str) -> None:
+    """Numbers of bytes have the units of the configuration, and one digit more at most."""
+    assert amount(count) == text

@@ -33,7 +33,7 @@ from shiftergw.checkup.machines import broker
 from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.errors import GatewayError, TimedOut, printable
+from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import nearest
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -186,12 +186,12 @@ async def _host(
         if isinstance(directory, RemoteDirectory):
             await directory.close()
         await threads.stopService()
-    return _judged(name, f"{alone.directory_name}: {free / 10**9:.1f} GB free", free), files
+    return _judged(name, f"{alone.directory_name}: {amount(free)} free", free), files
 
 
 def _space(name: str, path: Path, existing: Path) -> Finding:
     free = shutil.disk_usage(existing).free
-    text = f"{path}{'' if path == existing else ' will be made'}: {free / 10**9:.1f} GB free"
+    text = f"{path}{'' if path == existing else ' will be made'}: {amount(free)} free"
     return _judged(name, text, free)
 
 

@@ -17,7 +17,7 @@ from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.compose import image_directory
 from shiftergw.config import Config, System
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.errors import GatewayError, TimedOut
+from shiftergw.errors import GatewayError, TimedOut, amount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -186,8 +186,8 @@ async def _directory(
     images = {one.name.removesuffix(".squashfs"): one.size for one in old if _is_image(one)}
     unnamed = {one: size for one, size in images.items() if one not in named}
     if unnamed:
-        gigabytes = sum(unnamed.values()) / 1e9
-        text = f"{len(unnamed)} images that no record names, {gigabytes:.1f} GB ({_ids(unnamed)})"
+        size = amount(sum(unnamed.values()))
+        text = f"{len(unnamed)} images that no record names, {size} ({_ids(unnamed)})"
         findings.append(Finding(f"more {name}", Level.WARNING, text, _UNNAMED))
     return findings
 

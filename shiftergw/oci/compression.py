@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 from isal import igzip, isal_zlib
 
-from shiftergw.errors import ImageTooLarge, LayerInvalid, printable
+from shiftergw.errors import ImageTooLarge, LayerInvalid, amount, printable
 
 PIECE = 1 << 18
 """Bytes of one piece: small enough for the processor's cache, large enough to cost no calls."""
@@ -57,7 +57,7 @@ def unpacked(
                 raise Stopped
             total += len(piece)
             if limit is not None and total > limit:
-                raise ImageTooLarge(f"A layer unpacks to more than {limit} bytes.")
+                raise ImageTooLarge(f"A layer unpacks to more than {amount(limit)}.")
             if report is not None:
                 report(blob.tell())
             yield piece

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shiftergw.errors import ImageTooLarge, LayerInvalid
+from shiftergw.errors import ImageTooLarge, LayerInvalid, amount
 from shiftergw.image import BuildLimits, ContentReport
 from shiftergw.oci.changeset import apply_layer
 from shiftergw.oci.paths import PATH_LIMIT
@@ -105,7 +105,7 @@ class _Settling:
             return
         report.size += leaf.size
         if report.size > self._limits.size:
-            raise ImageTooLarge(f"The image holds more than {self._limits.size} bytes of files.")
+            raise ImageTooLarge(f"The image holds more than {amount(self._limits.size)} of files.")
         if leaf.kind == REGULAR:
             leaf.mode = self._settled(leaf.mode, 0o755 if leaf.mode & 0o111 else 0o644)
         else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.errors import BlobCorrupt, NoSpace
+from shiftergw.errors import BlobCorrupt, NoSpace, amount
 from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, unlock
@@ -95,7 +95,8 @@ class BlobFiles:
         missing, free = await self._threads.run(self._space, wanted)
         if missing > free:
             raise NoSpace(
-                f"The image's layers need {missing} bytes and the gateway's cache has {free} left."
+                f"The image's layers need {amount(missing)} and the gateway's cache has"
+                f" {amount(free)} left."
             )
 
     def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace
+from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace, amount
 from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.oci.flatten import Plan, flatten
@@ -103,8 +103,8 @@ class SquashBuilder:
             free = await self._free()
         if free < size // 2:
             raise NoSpace(
-                f"The converted image needs about {size} bytes and the gateway has {free} left"
-                " for it."
+                f"The converted image needs about {amount(size)} and the gateway has"
+                f" {amount(free)} left for it."
             )
 
     async def _free(self) -> int:

@@ -205,7 +205,7 @@ async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
         found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
         more = by_name(found, f"more files in {tmp_path / 'alpha'}")
         assert more.text == (
-            f"2 images that no record names, 0.0 GB ({image_id(4)}, {image_id(5)})"
+            f"2 images that no record names, 10 bytes ({image_id(4)}, {image_id(5)})"
         )
         assert more.level == "warning"
         db["images"].delete_many({"system": "alpha"})

@@ -174,7 +174,7 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
     with service_at(tmp_path, registry, {"MaxImageSize": 1_000_000}) as service:
         done = service.pull("good/large:1")
         assert done["status"] == "FAILURE"
-        assert "more than 1000000 bytes" in done["cause"]
+        assert "more than 1 MB" in done["cause"]
         assert "smaller" in done["remedy"]
         assert service.pull("good/small:1")["status"] == "READY"
         assert service.leftovers() == []
