@@ -232,7 +232,7 @@ class NoSpace(PullError):
     http_status = 507
     code = "no-space"
     retryable = True
-    default_remedy = "Tell the site's support: a disk of the gateway is full."
+    default_remedy = "Tell the site's support: a disk, or a quota, is full."
 
 
 class DeliveryFailed(PullError):

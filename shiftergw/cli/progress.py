@@ -162,10 +162,11 @@ class Line:
 
 
 class _Bytes(DownloadColumn):
-    """How many bytes of how many, where bytes are counted."""
+    """How many bytes of how many, where bytes are counted and known."""
 
     def render(self, task: Task) -> Text:
-        return super().render(task) if task.fields.get("counted", True) else Text()
+        known = task.total is not None or task.completed > 0
+        return super().render(task) if known and task.fields.get("counted", True) else Text()
 
 
 def _bars(console: Console) -> Progress:
