@@ -151,7 +151,7 @@ class Pipeline:
     ) -> AsyncIterator[BuiltImage]:
         """Build the squashfs file; it stays while the context lives.
 
-        A layer that turns out to be damaged is dropped from the cache: the next pull fetches it.
+        A layer that was damaged in the cache is dropped there: the next pull fetches it.
         """
 
         def entered(stage: str) -> None:

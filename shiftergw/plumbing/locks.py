@@ -84,10 +84,11 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def unlock(path: Path, descriptor: int) -> None:
-    """Remove the lock's file and release it."""
-    # If somebody removed it meanwhile, the file there now is another's lock.
-    if _is_at(path, descriptor):
-        path.unlink()
+    """Remove the lock's file and release it; one that cannot be removed stays, as of the dead."""
+    with suppress(OSError):
+        # If somebody removed it meanwhile, the file there now is another's lock.
+        if _is_at(path, descriptor):
+            path.unlink()
     os.close(descriptor)
 
 

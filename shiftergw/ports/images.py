@@ -84,7 +84,7 @@ class BlobCache(Protocol):
         ...
 
     async def discard(self, digest: Digest) -> None:
-        """Forget a blob whose content proved damaged; it need not be there."""
+        """Forget a blob if its bytes have another digest by now; it need not be there."""
         ...
 
     async def give_up(self, digest: Digest) -> None:

@@ -5,11 +5,13 @@
 
 Whoever uses a blob holds a shared `flock` on its file, which is touched then. A blob is removed
 only under its lock *and* with an exclusive `flock` on the file: what is in use stays, and when a
-process dies the kernel gives back both. All functions block; those for one blob only for a moment.
+process dies the kernel gives back both. Only one whose bytes prove damaged goes from under those
+who use it: they would fail by it. All functions block; `lock` and `hold` only for a moment.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -19,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
 from shiftergw.image import Digest
 from shiftergw.plumbing.files import free_space, nearest, sync_directory
@@ -27,6 +30,8 @@ from shiftergw.registry.partial import disk_errors
 
 PRIVATE = "private"
 """The directory that has the blobs of private repositories, each in a directory of its own."""
+
+_PIECE = 1 << 20
 
 _FILE = re.compile(r"([0-9a-f]{64,128})(\.partial|\.lock)?")
 
@@ -90,20 +95,47 @@ def hold(path: Path, size: int) -> int | None:
         return descriptor
 
 
-def remove(path: Path) -> None:
-    """Remove a file of the cache; it need not be there."""
-    with disk_errors():
-        path.unlink(missing_ok=True)
-
-
 def give_up(blob: BlobPaths) -> None:
     """Remove what a broken download left, unless somebody is at it now."""
     if not blob.partial.exists():
         return
     locked = lock(blob)
-    if locked is not None:
-        remove(blob.partial)
+    if locked is None:
+        return
+    try:
+        with disk_errors():
+            blob.partial.unlink(missing_ok=True)
+    finally:
         unlock(blob.lock, locked)
+
+
+def discard(blob: BlobPaths, digest: Digest, stop: Event) -> None:
+    """Remove a blob whose bytes have another digest, be it in use; none once `stop` is set.
+
+    Nor one that somebody downloads or removes now.
+    """
+    if not blob.whole.exists():
+        return
+    locked = lock(blob)
+    if locked is None:
+        return
+    try:
+        with disk_errors():
+            if _is_damaged(blob.whole, digest, stop):
+                blob.whole.unlink(missing_ok=True)
+    finally:
+        unlock(blob.lock, locked)
+
+
+def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:
+    found = hashlib.new(digest.algorithm)
+    with path.open("rb", buffering=0) as file:
+        while not stop.is_set():
+            piece = file.read(_PIECE)
+            if not piece:
+                return found.hexdigest() != digest.hex
+            found.update(piece)
+    return False
 
 
 def sweep(root: Path, before: float) -> int:

@@ -2,7 +2,8 @@
 
 A blob that lies there is trusted by its size: its digest was checked before it got its name, and
 hashing all blobs again would cost every pull as much as the index of the layers does. That index
-checks each layer's `diff_id` anyway; who finds a blob damaged there calls `discard`.
+checks each layer's `diff_id` anyway; who finds a layer wrong there calls `discard`, which looks
+whether the blob is damaged: an image may be wrong by itself, and its layers may be others', too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -112,8 +114,9 @@ class BlobFiles:
         return missing, free_space(disk)
 
     async def discard(self, digest: Digest) -> None:
-        """Forget a blob whose content proved damaged; it need not be there."""
-        await self._threads.run(blobs.remove, BlobPaths.of(self._directory, digest).whole)
+        """Forget a blob if its content proves damaged; it need not be there."""
+        stop, blob = Event(), BlobPaths.of(self._directory, digest)
+        await self._threads.run_until(stop.set, blobs.discard, blob, digest, stop)
 
     async def give_up(self, digest: Digest) -> None:
         """Remove what a broken download left, unless somebody is at it now."""

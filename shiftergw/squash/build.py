@@ -115,7 +115,8 @@ class SquashBuilder:
 
         What is locked or in use stays. Time is compared with the files' own (seconds since 1970).
         """
-        return await self._threads.run(sweep, self._directory, before)
+        with _disk_errors():
+            return await self._threads.run(sweep, self._directory, before)
 
     async def _found(self, files: ConvertedFiles) -> BuiltImage | None:
         """Return the converted file that is there already, if it is what its sidecar says."""

@@ -70,6 +70,18 @@ def test_a_lock_on_a_removed_file_is_worth_nothing(tmp_path: Path) -> None:
     unlock(path, other)
 
 
+def test_a_lock_whose_file_cannot_be_removed_is_given_back(tmp_path: Path) -> None:
+    """The file stays, as that of a dead process does, and the next one takes the lock."""
+    with (tmp_path / "lock").open("w") as file:
+        path = Path(f"/proc/self/fd/{file.fileno()}")  # nobody can remove this name
+        lock = try_lock(path)
+        assert lock is not None
+        unlock(path, lock)
+        again = try_lock(path)
+        assert again is not None
+        os.close(again)
+
+
 def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
     """However takers and releasers race for the file itself, two never hold the lock at once."""
     path = tmp_path / "lock"

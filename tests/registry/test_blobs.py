@@ -177,6 +177,17 @@ def test_nothing_goes_for_nothing(disk: Path, needed: int) -> None:
     assert paths.whole.exists()
 
 
+def test_a_part_that_cannot_be_removed(tmp_path: Path) -> None:
+    """The reason is told, and nobody waits for the blob's lock from then on."""
+    paths = blob(tmp_path, "a")
+    paths.partial.mkdir()
+    with pytest.raises(PullError, match="cannot read or write its cache"):
+        blobs.give_up(paths)
+    locked = blobs.lock(paths)
+    assert locked is not None
+    unlock(paths.lock, locked)
+
+
 def test_a_cache_that_cannot_be_read(tmp_path: Path) -> None:
     """The reason is told."""
     blob(tmp_path, "a").lock.mkdir()

@@ -596,14 +596,35 @@ async def test_give_up(tmp_path: Path, cache: BlobFiles) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_discard(cache: BlobFiles) -> None:
-    """A discarded blob is downloaded again; discarding what is not there is no error."""
+    """A damaged blob is downloaded again; discarding what is not there is no error."""
     await cache.discard(BLOB.digest)
     path = await got(cache, BLOB, Source(), ignore)
+    path.write_bytes(bytes(len(CONTENT)))
     await cache.discard(BLOB.digest)
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
     source = Source()
     await got(cache, BLOB, source, ignore)
     assert source.asked == [0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sound_blob_is_not_discarded(cache: BlobFiles) -> None:
+    """An image that is wrong by itself takes no layer from the build of another one."""
+    async with cache.get(BLOB, Source(), ignore) as path:
+        await cache.discard(BLOB.digest)
+        assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_discard_leaves_a_download_alone(tmp_path: Path, cache: BlobFiles) -> None:
+    """While somebody is at a blob, it is his."""
+    path = await got(cache, BLOB, Source(), ignore)
+    path.write_bytes(bytes(len(CONTENT)))
+    held = try_lock(place(tmp_path, ".lock"))
+    assert held is not None
+    await cache.discard(BLOB.digest)
+    assert path.exists()
+    unlock(place(tmp_path, ".lock"), held)
 
 
 OTHER_PROCESS = """

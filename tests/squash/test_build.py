@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tarfile
 from pathlib import Path
@@ -313,6 +314,15 @@ async def test_unused_files_make_way(tmp_path: Path, threads: Threads) -> None:
             assert list(site.converted.glob("*.squashfs")) == [used.path]
             with pytest.raises(NoSpace):
                 await site.builder.check_space(3_600_000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_removed_is_told(site: Site) -> None:
+    """A sweep that meets what is no file of ours says so as everything else here does."""
+    site.converted.mkdir(exist_ok=True)
+    site.converted.joinpath(f"{'0' * 64}-{'0' * 12}.squashfs").mkdir()
+    with pytest.raises(ConversionFailed, match="could not read or write its own files"):
+        await site.builder.sweep(math.inf)
 
 
 @pytest_twisted.ensureDeferred
