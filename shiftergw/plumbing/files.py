@@ -56,6 +56,16 @@ def removed_on_error(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def closed_on_error(descriptor: int) -> Iterator[None]:
+    """Close a descriptor if the block raises."""
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def write_private(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
     """Write a file of mode 0600, or with group and mode of another, by fsync and rename."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

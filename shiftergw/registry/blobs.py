@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.image import Digest
-from shiftergw.plumbing.files import free_space, nearest, sync_directory
+from shiftergw.plumbing.files import closed_on_error, free_space, nearest, sync_directory
 from shiftergw.plumbing.locks import remove_unshared, try_lock, try_share, unlock
 from shiftergw.registry.partial import disk_errors
 
@@ -91,7 +91,8 @@ def hold(path: Path, size: int) -> int | None:
     with disk_errors():
         descriptor = try_share(path)
         if descriptor is not None:
-            os.utime(descriptor)
+            with closed_on_error(descriptor):
+                os.utime(descriptor)
         return descriptor
 
 

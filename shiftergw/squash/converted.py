@@ -27,6 +27,7 @@ from threading import Event
 
 from shiftergw.image import BuiltImage, ContentReport
 from shiftergw.plumbing.files import (
+    closed_on_error,
     put_in_place,
     removed_on_error,
     sync_directory,
@@ -60,9 +61,10 @@ def make_empty(path: Path) -> None:
 def hold(files: ConvertedFiles) -> int:
     """Mark a file as used now, and in use for as long as the returned descriptor is open."""
     descriptor = os.open(files.squashfs, os.O_RDONLY | os.O_CLOEXEC)
-    # Never waits: the exclusive lock is taken by the sweep alone, under the lock we hold.
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.utime(files.sidecar)
+    with closed_on_error(descriptor):
+        # Never waits: the exclusive lock is taken by the sweep alone, under the lock we hold.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        os.utime(files.sidecar)
     return descriptor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from shiftergw.image import Digest
 from shiftergw.plumbing.locks import unlock
 from shiftergw.registry import blobs
 from shiftergw.registry.blobs import BlobPaths
-from tests.parts import small_disk
+from tests.parts import need, small_disk
 
 NOW = 1_000_000.0
 OLD = NOW - 1000
@@ -167,6 +168,16 @@ def test_room_is_made_by_the_oldest(disk: Path) -> None:
     blobs.make_room(disk, 500_000, {ages[2].whole})
     os.close(descriptor)
     assert [one.whole.exists() for one in ages] == [False, True, True, False, True]
+
+
+def test_a_blob_that_cannot_be_touched_is_not_left_open(disk: Path) -> None:
+    """On a file system that became read-only, say after a fault, each try closes what it opened."""
+    paths = blob(disk, "a")
+    subprocess.run([need("mount"), "-o", "remount,ro", str(disk)], check=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(PullError, match="cannot read or write its cache"):
+        blobs.hold(paths.whole, len(CONTENT))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("needed", [500_000, 1 << 60])
