@@ -91,7 +91,7 @@ def is_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
     if document is None:
         return True
     works = document.get("claim") is not None or FINISHING in document
-    return not works or (document.get("attempt") or 0) > attempt
+    return not works or (number_of(document.get("attempt")) or 0) > attempt
 
 
 def claimed(request: PullRequest, now: float) -> dict[str, Any]:
