@@ -86,7 +86,8 @@ def follows(holder: str, other: str) -> bool:
 def is_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
     """Say whether an attempt at what is now this document, or none, has come to its end.
 
-    It does nothing any more then: it is asked for its number before it writes a name.
+    It begins nothing any more then: it is asked for its number before each file. One that it was in
+    the middle of while its process stood still may yet get its name, but no new metadata.
     """
     if document is None:
         return True
