@@ -31,6 +31,11 @@ SOCKET_SECONDS = 20.0
 HEARTBEAT_SECONDS = 10.0
 """A broker that says nothing for twice as long is away."""
 
+
+def unread(message: Any, error: Exception) -> None:
+    """Pass over a message, on a line of all, that cannot be read: anybody may have written it."""
+
+
 _KEY = re.compile(r"[0-9a-f]{24}")
 
 

@@ -8,7 +8,7 @@ given one name would fight for it. A broker that refuses it is asked again, as o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
 from kombu.messaging import Consumer as Ear
 
-from shiftergw.work.celery_app import CANCEL, is_key, reach
+from shiftergw.work.celery_app import CANCEL, TASK, is_key, reach, unread
 from shiftergw.work.celery_faults import fault
 
 _log = get_logger(__name__)
@@ -56,8 +56,8 @@ class CancelStep(bootsteps.ConsumerStep):
             exclusive=True,
             auto_delete=True,
         )
-        hear = self._hear
-        return [Ear(channel, [queue], callbacks=[hear], accept=["json"], no_ack=True)]
+        options: dict[str, Any] = {"accept": ["json"], "no_ack": True, "on_decode_error": unread}
+        return [Ear(channel, [queue], callbacks=[self._hear], **options)]
 
     def start(self, c: Any) -> None:
         """Listen."""
@@ -88,6 +88,22 @@ class MachineConsumer(Consumer):
         super().__init__(*arguments, **options)
         self._pause = 0.0
         self._reached = -LONGEST_PAUSE
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
+        """Return what handles a message; what has not even our task's name ends here.
+
+        Celery would end the worker for a name that is no text, and keep the message for the next.
+        """
+        handle = super().create_task_handler(*arguments, **options)
+
+        def handle_ours(message: Any) -> None:
+            if (message.headers or {}).get("task") == TASK:
+                handle(message)
+            else:
+                _log.error("A message of another task is thrown away")
+                message.reject_log_error(_log, self.connection_errors)
+
+        return handle_ours
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Say in words why the connection ends, perhaps by the broker's will."""

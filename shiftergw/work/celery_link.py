@@ -23,6 +23,7 @@ from shiftergw.work.celery_app import (
     TASK,
     called,
     reach,
+    unread,
 )
 from shiftergw.work.celery_faults import BLOCKED, fault
 from shiftergw.work.crew import OFFER_SECONDS, TELL_SECONDS
@@ -202,7 +203,7 @@ class Listener:
         echoes = Queue(f"{name}.echo", exchange=Exchange(""), **exclusive)
         # Made before it consumes: our own messages go through the default exchange, by its name.
         echoes(channel).declare()
-        both: dict[str, Any] = {"accept": ["json"], "no_ack": True}
+        both: dict[str, Any] = {"accept": ["json"], "no_ack": True, "on_decode_error": unread}
         Consumer(channel, [states], callbacks=[self._heard], **both).consume()
         Consumer(channel, [echoes], callbacks=[self._echo], auto_declare=False, **both).consume()
         self._blocked, self._trouble = False, None

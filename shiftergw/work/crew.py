@@ -65,7 +65,7 @@ class Machine:
                 told["leaving"] is True,
                 now,
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
         sizes = (slots, *map(len, (machine.jobs, machine.served, machine.systems, machine.ended)))
         return machine if all(0 <= size <= MOST_SLOTS for size in sizes) else None

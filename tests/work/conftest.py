@@ -9,9 +9,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
 
 from shiftergw.work.celery_app import make_app
 from shiftergw.work.celery_link import Sender
+from shiftergw.work.celery_queue import CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.waiting import alive
 
@@ -56,6 +59,15 @@ def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
         pid = int(trace.read_text())
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
+    """Return a running queue."""
+    queue = CeleryQueue(reactor, broker.url)
+    queue.startService()
+    yield queue
+    pytest_twisted.blockon(queue.stopService())
 
 
 @pytest.fixture

@@ -33,15 +33,6 @@ def system() -> str:
 
 
 @pytest.fixture
-def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
-    """Return a running queue."""
-    queue = CeleryQueue(reactor, broker.url)
-    queue.startService()
-    yield queue
-    pytest_twisted.blockon(queue.stopService())
-
-
-@pytest.fixture
 def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMachine]:
     """Return a machine with one slot."""
     env = {"BROKER": broker.url, "TRACES": str(tmp_path)}

@@ -150,6 +150,8 @@ def test_a_machine_that_leaves_takes_no_more() -> None:
         {"slots": "many"},
         {"slots": -1},
         {"slots": 10**9},
+        {"slots": float("inf")},
+        {"slots": float("nan")},
         {"jobs": ["k"]},
         {"jobs": {"m": 3}},
         {"jobs": {str(n): "k" for n in range(2000)}},

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_twisted
 from celery.worker import state
 from twisted.internet import reactor
@@ -23,15 +21,6 @@ from tests.work.machines import Start, WorkerMachine, send
 from tests.work.waiting import alive, until
 
 START_SECONDS = 40
-
-
-@pytest.fixture
-def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
-    """Return a running queue."""
-    queue = CeleryQueue(reactor, broker.url)
-    queue.startService()
-    yield queue
-    pytest_twisted.blockon(queue.stopService())
 
 
 @pytest_twisted.ensureDeferred

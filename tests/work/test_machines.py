@@ -13,8 +13,9 @@ import pytest
 import pytest_twisted
 from kombu.connection import Connection
 
-from shiftergw.work.celery_app import TASK, make_app
+from shiftergw.work.celery_app import CANCEL, TASK, make_app
 from shiftergw.work.celery_link import Sender
+from shiftergw.work.celery_queue import CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import Start, is_up, send
@@ -117,6 +118,8 @@ FORGED: dict[str, tuple[str, dict[str, Any]]] = {
     "no JSON": ("{", {}),
     "no identifier": (message([GOOD]), {"id": "x\n../y"}),
     "another task": (message([GOOD]), {"task": "celery.chain"}),
+    "a table for a task": (message([GOOD]), {"task": {"x": 1}}),
+    "of old, an object for a task": ('{"task": {}, "id": "x"}', {"task": None}),
     "a pickle": (
         "cos\nsystem\n(S'touch x'\ntR.",
         {"content_type": "application/x-python-serialize"},
@@ -133,6 +136,8 @@ async def test_forged_messages(
     with Connection(broker.url) as connection, connection.Producer() as to:
         for body, changes in FORGED.values():
             headers = {"lang": "py", "task": TASK, "id": str(uuid4())} | changes
+            if headers["task"] is None:
+                del headers["task"]
             kind = headers.pop("content_type", "application/json")
             options = {"content_type": kind, "content_encoding": "utf-8", "headers": headers}
             to.publish(body.encode(), routing_key=system, **options)
@@ -159,6 +164,39 @@ async def test_forged_messages(
         "last",
     }
     assert ready(broker, system) == 0
+
+
+NOISE = {
+    "no JSON": (b"{", "application/json"),
+    "no object": (b"3", "application/json"),
+    "no record": (b'{"key": ["x"]}', "application/json"),
+    "a pickle": (b"N.", "application/x-python-serialize"),
+    "deep": (b"[" * 100_000, "application/json"),
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_noise_on_the_lines_of_all(
+    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+) -> None:
+    """No machine that listens for orders, and no gateway that listens for machines, minds it."""
+    machine = start("one")
+    await until(lambda: queue.slots(system) == 1, 40)
+    await queue.offer(key_of("sleep-1"), system)
+    await until((tmp_path / "one" / "sleep-1").exists)
+    changes: list[Any] = []
+    queue._listener._changed = changes.append
+    with Connection(broker.url) as connection, connection.Producer() as to:
+        for body, kind in NOISE.values():
+            options = {"content_type": kind, "content_encoding": "utf-8"}
+            to.publish(body, exchange=CANCEL.name, **options)
+            to.publish(body, exchange="celeryev", routing_key="worker.shiftergw", **options)
+    await queue.cancel(key_of("sleep-1"))
+    await until(lambda: queue.slots(system) == 1)
+    assert changes == []
+    said = machine.log.read_text()
+    assert "Traceback" not in said
+    assert not machine.ended
 
 
 def test_passwords_are_not_told(broker: RabbitMQ) -> None:
