@@ -185,7 +185,8 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
 
     Times, limits, calls to follow and whatever else a message may ask for are nobody's to ask for.
     """
-    gate = app.shiftergw_gate
+    gate, machine = app.shiftergw_gate, consumer.controller
+    limits = {"soft": machine.soft_time_limit, "hard": machine.time_limit}
 
     def handle(message: Any, _: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         key, identifier = _read(message)
@@ -203,7 +204,7 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
             connection_errors=consumer.connection_errors,
             task=task,
             headers={"id": identifier, "task": TASK, "root_id": identifier},
-            body=((key,), {}, {}),
+            body=((key,), limits, {}),
             decoded=True,
         )
         if request.revoked():

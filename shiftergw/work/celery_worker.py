@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import celeryd_after_setup
 
 from shiftergw.errors import printable
@@ -43,17 +42,22 @@ def make_worker(
 
     celeryd_after_setup.connect(look, weak=False)
 
-    def convert(key: str) -> None:
-        """Do the work of a record in a process of its own."""
+    def convert(key: str, soft: float | None = None, hard: float | None = None) -> None:
+        """Do the work of a record in a process of its own, within the limits of this machine.
+
+        Celery forgets its own limits for a job as soon as the connection is lost.
+        """
         if not is_key(key):
             return
         before = signal.signal(signal.SIGTERM, _terminated)
+        told = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Celery's word at the soft limit
         try:
-            Errand(argv, SoftTimeLimitExceeded).run(key)
+            Errand(argv, soft, hard).run(key)
         except _Terminated:
             # Celery knows why, and replaces this process.
             os._exit(128 + signal.SIGTERM)
         finally:
+            signal.signal(signal.SIGUSR1, told)
             signal.signal(signal.SIGTERM, before)
 
     app.task(

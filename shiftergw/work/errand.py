@@ -19,53 +19,61 @@ from typing import Any
 from shiftergw.work.process import KILL_SECONDS, LEAVE_SECONDS, START_SECONDS, Lines
 
 
+class _NotInTime(RuntimeError):
+    """The worker took too long."""
+
+
 class Errand:
     """A worker process with one job."""
 
-    def __init__(
-        self, argv: Sequence[str], late: type[BaseException], seconds: float = KILL_SECONDS
-    ) -> None:
-        """Run `argv`; `late` is raised in the caller's thread when the job has taken too long.
+    def __init__(self, argv: Sequence[str], soft: float | None, hard: float | None) -> None:
+        """Run `argv`; after `soft` seconds the worker is told that its job has taken too long.
 
-        Then the worker is told, and has so many seconds to write that down and to clean up.
+        Then it has a moment to write that down and to clean up; after `hard` seconds it has none.
         """
         self._argv = argv
-        self._late = late
-        self._seconds = seconds
+        self._soft = soft
+        self._hard = hard
         self._answers: list[Any] = []
         self._lines = Lines(self._answer)
 
     def run(self, key: str) -> None:
-        """Return when the job on a record is done; raise `RuntimeError` if its worker died."""
+        """Return when the job on a record is done.
+
+        Raises `RuntimeError` if its worker died, or did not end in time.
+        """
         # What it says goes where we say what we say: into the log of this machine.
         process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        patience = self._seconds
+        patience = KILL_SECONDS
         try:
             self._until(process, {"ready": True}, START_SECONDS)
             assert process.stdin is not None
             process.stdin.write(json.dumps({"record": key}).encode() + b"\n")
             process.stdin.flush()
             try:
-                self._until(process, {"done": key})
-            except self._late:
-                # Who ends us now is Celery, at the hard limit, and leaves us no time.
+                self._until(process, {"done": key}, self._soft or self._hard)
+            except _NotInTime:
                 patience = 0.0
+                if not self._soft:
+                    raise
                 process.stdin.write(json.dumps({"late": key}).encode() + b"\n")
                 process.stdin.flush()
-                self._until(process, {"done": key}, self._seconds)
+                self._until(process, {"done": key}, KILL_SECONDS)
             process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVE_SECONDS)
         finally:
             stop(process, patience)
 
-    def _until(self, process: subprocess.Popen[bytes], wanted: Any, limit: float = 0) -> None:
+    def _until(
+        self, process: subprocess.Popen[bytes], wanted: Any, limit: float | None = None
+    ) -> None:
         assert process.stdout is not None
-        deadline = time.monotonic() + limit
+        deadline = time.monotonic() + (limit or 0.0)
         while wanted not in self._answers:
             left = max(0.0, deadline - time.monotonic()) if limit else None
             if not select.select([process.stdout], [], [], left)[0]:
-                raise RuntimeError(f"The worker did not say {wanted} in time.")
+                raise _NotInTime(f"The worker did not say {wanted} in time.")
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
                 raise RuntimeError("The worker died.")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from celery.worker import state
 from twisted.internet import reactor
@@ -17,7 +18,7 @@ from shiftergw.work.celery_queue import CeleryQueue
 from shiftergw.work.crew import TELL_SECONDS
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
-from tests.work.machines import Start, WorkerMachine, send
+from tests.work.machines import Start, WorkerMachine, is_up, send
 from tests.work.waiting import alive, until
 
 START_SECONDS = 40
@@ -96,6 +97,30 @@ async def test_lines_that_break(
     await queue.cancel(key_of("sleep-1"))
     await until(lambda: queue.slots(system) == 1)
     assert "an admin likes nobody" in machine.log.read_text()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("options", [("--time-limit", "5"), ("--soft-time-limit", "5")])
+async def test_time_limits_outlive_the_connection(
+    broker: RabbitMQ,
+    system: str,
+    start: Start,
+    sender: Sender,
+    tmp_path: Path,
+    options: tuple[str, str],
+) -> None:
+    """A job that hangs is killed at its limit although the connection was lost meanwhile."""
+    machine = start("one", "group-polite", *options)
+    await is_up(machine)
+    send(sender, system, "sleep-1")
+    await until((tmp_path / "one" / "sleep-1").exists)
+    broker.ctl("close_all_connections", "an admin likes nobody")
+    job = int((tmp_path / "one" / "sleep-1").read_text())
+    assert alive(job)
+    await until(lambda: not alive(job), 20)
+    sender.renew()
+    send(sender, system, "short-1")
+    await until((tmp_path / "one" / "short-1-done").exists)
 
 
 @pytest_twisted.ensureDeferred
