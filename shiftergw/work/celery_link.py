@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from socket import SHUT_RDWR, socket
 from threading import Event, Lock
 from typing import Any
 
@@ -55,6 +56,8 @@ class Sender:
         self._blocked = False
         self._stale = False
         self._used = 0.0
+        self._wire: Any = None
+        self._leaving = False
 
     def renew(self) -> None:
         """Open a new connection for what is sent next; may be called from any thread."""
@@ -87,6 +90,14 @@ class Sender:
                 to.publish({"key": key}, delivery_mode=1, confirm_timeout=CONFIRM_SECONDS)
 
         self._use(publish)
+
+    def abort(self) -> None:
+        """Have what is being sent fail, and soon; may be called from any thread."""
+        self._leaving = True
+        if self._wire is not None:
+            with suppress(OSError, AttributeError):  # it is closed, or just being closed
+                # Not by the method of TLS's socket, whose thread still uses its state.
+                socket.shutdown(self._wire.sock, SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
@@ -123,12 +134,15 @@ class Sender:
             }
         )
         reach(self._connection)
+        self._wire = self._connection.connection
+        if self._leaving:
+            raise OSError("we leave the broker")
 
     def _block(self, _: str) -> None:
         self._blocked = True
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._wire = self._connection, None, None
         if connection is not None:
             with suppress(Exception):
                 connection.collect(CONNECT_SECONDS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
@@ -27,6 +27,9 @@ CANCEL_SECONDS = 25.0
 
 TELLINGS = 30
 """Tenths of a second between two orders to stop a job."""
+
+LINES_A_MINUTE = 100
+"""Lines of the log about what is told on the broker: anybody may tell anything."""
 
 REFUSED_SECONDS = 15.0
 """After a refused offer nothing is offered for its system for so long: others have their turn."""
@@ -55,6 +58,7 @@ class CeleryQueue(Service):
         self._open = False
         self._away: str | None = "it was not reached yet"
         self._refused: dict[str, float] = {}
+        self._minute, self._lines = -1.0, 0
 
     def startService(self) -> None:
         """Listen, and take offers once the broker and a machine are there."""
@@ -71,6 +75,8 @@ class CeleryQueue(Service):
     async def _leave(self) -> None:
         self._open = False
         self._listener.stop()
+        if self._turn.locked:
+            self._sender.abort()  # nobody waits for it any more
         if self._listening is not None:
             await shielded(self._listening)
         await self._threads.run(self._sender.close)
@@ -171,11 +177,12 @@ class CeleryQueue(Service):
     def _told(self, told: Any) -> None:
         machine = Machine.parse(told, self._clock.seconds())
         if machine is None:
-            self._log.warn("somebody told nonsense on the broker")
+            self._say(LogLevel.warn, "somebody told nonsense on the broker")
             return
         if not self._crew.knows(machine):
-            say = self._log.info if machine.version == __version__ else self._log.warn
-            say(
+            level = LogLevel.info if machine.version == __version__ else LogLevel.warn
+            self._say(
+                level,
                 "worker machine {name}: version {version}, {slots} slots for {systems}",
                 name=machine.name,
                 version=machine.version,
@@ -184,6 +191,16 @@ class CeleryQueue(Service):
             )
         if self._crew.told(machine):
             self.on_idle()
+
+    def _say(self, level: Any, text: str, **fields: Any) -> None:
+        minute = self._clock.seconds() // 60
+        if minute != self._minute:
+            self._minute, self._lines = minute, 0
+        self._lines += 1
+        if self._lines <= LINES_A_MINUTE:
+            self._log.emit(level, text, **fields)
+        elif self._lines == LINES_A_MINUTE + 1:
+            self._log.warn("more than that is told on the broker; what follows is not logged now")
 
     def _changed(self, away: Unavailable | None) -> None:
         why = f"{away} {away.detail}".strip() if away is not None else None

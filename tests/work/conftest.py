@@ -67,7 +67,8 @@ def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
     queue = CeleryQueue(reactor, broker.url)
     queue.startService()
     yield queue
-    pytest_twisted.blockon(queue.stopService())
+    if queue.running:
+        pytest_twisted.blockon(queue.stopService())
 
 
 @pytest.fixture

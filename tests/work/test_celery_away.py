@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from kombu.connection import Connection
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.work import celery_link, celery_queue
@@ -95,6 +96,24 @@ async def test_a_frozen_broker(
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("short-3"), system)
     await until((tmp_path / "short-3-done").exists)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_during_an_offer_to_a_frozen_broker(
+    broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path
+) -> None:
+    """The queue stops soon: it does not wait until the offer has failed."""
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    await queue.offer(key_of("short-1"), system)
+    await until(lambda: queue.slots(system) == 1)
+    with broker.suspended():
+        offer = Deferred.fromCoroutine(queue.offer(key_of("short-2"), system))
+        offer.addErrback(lambda failure: failure.trap(CancelledError, Unavailable))
+        await until(lambda: queue._turn.locked)
+        offer.cancel()
+        began = time.monotonic()
+        await queue.stopService()
+        assert time.monotonic() - began < 4
 
 
 @pytest_twisted.ensureDeferred

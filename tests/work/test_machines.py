@@ -12,13 +12,16 @@ from uuid import uuid4
 import pytest
 import pytest_twisted
 from kombu.connection import Connection
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.work.celery_app import CANCEL, TASK, make_app
 from shiftergw.work.celery_link import Sender
-from shiftergw.work.celery_queue import CeleryQueue
+from shiftergw.work.celery_queue import LINES_A_MINUTE, CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import Start, is_up, send
+from tests.work.test_crew import TOLD
 from tests.work.waiting import alive, until
 
 
@@ -197,6 +200,23 @@ async def test_noise_on_the_lines_of_all(
     said = machine.log.read_text()
     assert "Traceback" not in said
     assert not machine.ended
+
+
+def test_whoever_tells_much_does_not_fill_the_log() -> None:
+    """Of nonsense, and of ever new machines, a minute has so many lines, and one that says so."""
+    queue = CeleryQueue(clock := Clock(), "amqp://nobody@127.0.0.1:1//")
+    with capturedLogs() as events:
+        for n in range(3 * LINES_A_MINUTE):
+            queue._told("nonsense")
+            queue._told(TOLD | {"run": str(n)})
+        lines = [formatEvent(one) for one in events]
+        assert len(lines) == LINES_A_MINUTE + 1
+        assert "nonsense" in lines[0]
+        assert "worker machine celery@node1" in lines[1]
+        assert "more than" in lines[-1]
+        clock.advance(60)
+        queue._told("nonsense")
+        assert len(events) == len(lines) + 1
 
 
 def test_passwords_are_not_told(broker: RabbitMQ) -> None:
