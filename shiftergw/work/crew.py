@@ -52,6 +52,10 @@ class Machine:
     def parse(cls, told: Any, now: float) -> Self | None:
         """Return what a machine told; None if it makes no sense: anybody may write to a broker."""
         try:
+            # Before anything is read: a message may be large, and this is the reactor's thread.
+            lists = (told["systems"], told["jobs"], told["ended"], told.get("served", {}))
+            if any(len(one) > MOST_SLOTS for one in lists):
+                return None
             slots = int(told["slots"])
             machine = cls(
                 _name(told["hostname"]),
@@ -67,8 +71,7 @@ class Machine:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
-        sizes = (slots, *map(len, (machine.jobs, machine.served, machine.systems, machine.ended)))
-        return machine if all(0 <= size <= MOST_SLOTS for size in sizes) else None
+        return machine if 0 <= slots <= MOST_SLOTS else None
 
     def seen(self) -> WorkerMachine:
         """Return it as admins see it."""

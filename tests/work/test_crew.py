@@ -155,6 +155,7 @@ def test_a_machine_that_leaves_takes_no_more() -> None:
         {"jobs": ["k"]},
         {"jobs": {"m": 3}},
         {"jobs": {str(n): "k" for n in range(2000)}},
+        {"jobs": [["m", "k"]] * 2000},
         {"systems": 3},
         {"ended": None},
         {"ended": [str(n) for n in range(2000)]},
