@@ -57,7 +57,7 @@ _NO_CERTIFICATE = ("KEY_VALUES_MISMATCH", "NO_START_LINE", "NO_CERTIFICATE_OR_CR
 
 def explained(error: BaseException) -> str:
     """Return what a driver's error says, without a password that may stand in a URL there."""
-    return printable(re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}"), 300)
+    return printable(re.sub(r"//[^/\s]*@", "//", f"{type(error).__name__}: {error}"), 300)
 
 
 def fault(error: BaseException) -> Unavailable:

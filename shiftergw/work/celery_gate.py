@@ -53,6 +53,10 @@ class Gate:
         taken = list(self._served.values())
         return len(taken) >= slots or taken.count(system) >= share
 
+    def has(self, message: str) -> bool:
+        """Say whether a message has a slot."""
+        return message in self._jobs
+
     def connected(self, consumer: Any) -> None:
         """Work for a consumer that has just connected, and consumes later, if it may."""
         self._consumer = consumer
@@ -190,6 +194,9 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
 
     def handle(message: Any, _: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         key, identifier = _read(message)
+        if gate.has(identifier):  # its acknowledgement was lost with a connection
+            ack(_log, consumer.connection_errors)
+            return
         system = message.delivery_info.get("routing_key", "")
         if gate.full(system):
             reject(_log, consumer.connection_errors, True)

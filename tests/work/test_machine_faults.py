@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_twisted
@@ -65,6 +66,25 @@ async def test_no_system_has_all_slots_of_a_machine(
     assert not (traces / "sleep-3").exists()
     sender.cancel(key_of("sleep-1"))
     await until((traces / "sleep-3").exists)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_comes_again(
+    system: str, start: Start, queue: CeleryQueue, sender: Sender, tmp_path: Path
+) -> None:
+    """Its acknowledgement was lost with a connection: its job keeps its slot, and runs once."""
+    start("one", slots=2)
+    await until(lambda: queue.slots(system) == 2, START_SECONDS)
+    message = str(uuid4())
+    sender.offer(message, key_of("sleep-1"), system)
+    traces = tmp_path / "one"
+    await until((traces / "sleep-1").exists)
+    sender.offer(message, key_of("short-1"), system)
+    send(sender, system, "short-2")
+    await until((traces / "short-2-done").exists)
+    await until(lambda: any(message in one.jobs for one in queue._crew.machines(time.time())))
+    assert not (traces / "short-1").exists()
+    await until(lambda: queue.slots(system) == 1)
 
 
 @pytest_twisted.ensureDeferred

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.work.celery_app import CANCEL, TASK, make_app
+from shiftergw.work.celery_faults import explained
 from shiftergw.work.celery_link import Sender
 from shiftergw.work.celery_queue import LINES_A_MINUTE, CeleryQueue
 from tests.rabbitmq import RabbitMQ
@@ -217,6 +218,11 @@ def test_whoever_tells_much_does_not_fill_the_log() -> None:
         clock.advance(60)
         queue._told("nonsense")
         assert len(events) == len(lines) + 1
+
+
+def test_a_password_that_is_badly_written() -> None:
+    """No part of it is told either, whatever characters are in it."""
+    assert "word" not in explained(OSError("cannot reach amqp://me:pass@word@host/where"))
 
 
 def test_passwords_are_not_told(broker: RabbitMQ) -> None:
