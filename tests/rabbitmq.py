@@ -100,7 +100,10 @@ class RabbitMQ:
             self._directory.cleanup()
 
     def start(self) -> None:
-        """Start the server, with what it had on its disk, and wait until it takes connections."""
+        """Start the server, with what it had on its disk, and wait until it takes connections.
+
+        On all its ports: it opens one after the other.
+        """
         (self.root / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
             f"default_user = {self.user}\ndefault_pass = {self.password}\n"
@@ -108,6 +111,7 @@ class RabbitMQ:
             f"disk_free_limit.absolute = 50MB\n{self.settings}"
         )
         with (self.root / "output").open("ab") as output:
+            begin = output.tell()
             self._server = subprocess.Popen(
                 [SERVER],
                 env=self._env(),
@@ -118,12 +122,10 @@ class RabbitMQ:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            with suppress(TimeoutError):
-                wait_for_port(self.port, 1)
-                return
+        while b"Server startup complete" not in (self.root / "output").read_bytes()[begin:]:
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.root / "output").read_text()[-4000:])
+            time.sleep(0.05)
 
     def _env(self) -> dict[str, str]:
         return {

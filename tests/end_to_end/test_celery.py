@@ -185,6 +185,14 @@ class Cluster:
         found = self.db["images"]["images"].find()
         return [one for one in found if but not in json.dumps(one, default=str)]
 
+    def conversions(self) -> int:
+        """Return how many were begun so far."""
+        return len(self.runs.read_text().splitlines()) if self.runs.exists() else 0
+
+    def attempts(self) -> int:
+        """Return how many there were so far at all images."""
+        return sum(one["attempt"] for one in self.records("no tag"))
+
     def record(self, tag: str) -> dict[str, Any]:
         """Return what the database has of one image."""
         (found,) = [one for one in self.records("no tag") if tag in json.dumps(one, default=str)]
@@ -221,6 +229,7 @@ def found_in(place: Path, secret: bytes) -> list[Path]:
 def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ) -> None:
     """All pulls end READY, no attempt converts twice, and no password is anywhere in clear."""
     chance = random.Random(7)
+    runs, attempts = cluster.conversions(), cluster.attempts()
     for number in range(MACHINES):
         cluster.start(number)
     cluster.service.poll(CLOSED, WITH_LOGIN)
@@ -258,8 +267,7 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
     records = cluster.records()
     assert len(records) == IMAGES + 1
     assert {one["status"] for one in records} == {"READY"}
-    runs = len(cluster.runs.read_text().splitlines())
-    attempts = sum(one["attempt"] for one in records)
+    runs, attempts = cluster.conversions() - runs, cluster.attempts() - attempts
     assert IMAGES + 1 <= runs <= attempts, (runs, attempts)
     for secret in (PASSWORD, broker.password):
         logs = [*cluster.root.rglob("*log*"), broker.root / "output"]
@@ -300,7 +308,10 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
 
 
 def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
-    """An admin sees what a machine does; told to leave, it ends its pull and takes no other."""
+    """An admin sees what a machine does; told to leave, it ends its pull and takes no other.
+
+    Back again it does.
+    """
     cluster.start(10)
     until(lambda: cluster.named(10), 60, "the machine")
     cluster.sleep(1)
@@ -314,6 +325,9 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
     assert cluster.service.poll("lib/other1:1")["status"] == "READY"
     assert cluster.service.poll("lib/other2:1")["status"] not in FINAL
     assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403
+    cluster.machines.pop(10)
+    cluster.start(10)
+    assert cluster.service.pull("lib/other2:1")["status"] == "READY"
 
 
 @pytest.mark.parametrize("away", ["wait", "refuse"])

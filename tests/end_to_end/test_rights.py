@@ -73,6 +73,9 @@ GROUP = f"project:x:{PROJECT}:carol\n"
 OPEN = "open/app:1"
 MINE, BY_UID = "closed/lib/mine:1", "closed/lib/uid:1"
 BY_GID, BY_PROJECT = "closed/lib/gid:1", "closed/lib/project:1"
+SHARED = "closed/lib/shared:1"
+"""Pulled by the one test that has its readers come and go."""
+
 ACLS: dict[str, dict[str, str]] = {
     OPEN: {},
     MINE: {},
@@ -159,7 +162,7 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, D
         DockerRegistry(root / "open") as everybody,
         DockerRegistry(root / "closed", private=True) as closed,
     ):
-        for image in ACLS:
+        for image in (*ACLS, SHARED):
             location, name = image.split("/", 1)
             layout = root / re.sub("[/:]", "-", name)
             oci_layout(layout, [tar_of([entry("etc"), entry("etc/name", image.encode())])])
@@ -251,8 +254,9 @@ def test_one_system_s_credential_is_worth_nothing_on_another(site: Site) -> None
         credential = ALICE.credential(site.munged["alpha"])
         status, answer = site.service.ask(f"/api/{path}/", credential)
         assert (status, answer["code"]) == (401, "not-authenticated")
-    assert site.listed(ALICE, "beta") == set()
-    assert site.lookup(ALICE, "beta", OPEN)[0] == 404
+    assert BY_GID in site.listed(ALICE, "alpha")
+    assert BY_GID not in site.listed(ALICE, "beta")
+    assert site.lookup(ALICE, "beta", BY_GID)[0] == 404
 
 
 def test_a_credential_counts_once(site: Site) -> None:
@@ -274,7 +278,10 @@ def test_only_admins_use_the_admins_routes(site: Site) -> None:
         assert status == 403
     status, rows = site.ask(BOSS, "alpha", "/api/metrics/alpha/?limit=1")
     assert (status, rows[0]["user"], rows[0]["uid"], rows[0]["tag"]) == (200, "alice", 2001, OPEN)
-    assert site.ask(BOSS, "beta", "/api/metrics/beta/") == (200, [])
+    for system in ("alpha", "beta"):
+        site.lookup(ALICE, system, OPEN)
+        status, rows = site.ask(BOSS, system, f"/api/metrics/{system}/")
+        assert {row["system"] for row in rows} <= {system}
     assert site.ask(BOSS, "alpha", "/api/autoexpire/alpha/") == (200, {"status": []})
 
 
@@ -335,41 +342,43 @@ def test_a_thousand_polls_start_one_job(site: Site) -> None:
 
 def test_a_second_user_proves_his_access_and_is_added(site: Site) -> None:
     """Everywhere at once; the first shuts him out again; an admin's word takes the image away."""
-    assert site.pull(BOB, "gamma", MINE, with_login=True)["status"] == "READY"
     for system in SYSTEMS:
-        status, record = site.lookup(BOB, system, MINE)
+        assert site.pull(ALICE, system, SHARED, with_login=True)["status"] == "READY"
+    assert site.pull(BOB, "gamma", SHARED, with_login=True)["status"] == "READY"
+    for system in SYSTEMS:
+        status, record = site.lookup(BOB, system, SHARED)
         assert (status, record["userACL"]) == (200, [ALICE.uid, BOB.uid])
     image_id = record["id"]
     assert site.acl(image_id) == ((ALICE.uid, BOB.uid), ())
     # A reader who names others changes nothing, and his client's wait ends.
-    named = site.pull(BOB, "gamma", MINE, body={"allowed_uids": "2003"}, with_login=True)
+    named = site.pull(BOB, "gamma", SHARED, body={"allowed_uids": "2003"}, with_login=True)
     assert (named["status"], named["userACL"]) == ("READY", [ALICE.uid, BOB.uid])
-    site.pull(ALICE, "alpha", MINE, body={"allowed_uids": str(ALICE.uid)})
+    site.pull(ALICE, "alpha", SHARED, body={"allowed_uids": str(ALICE.uid)})
     assert site.acl(image_id) == ((ALICE.uid,), ())
     for system in SYSTEMS:
-        assert site.lookup(BOB, system, MINE)[0] == 404
+        assert site.lookup(BOB, system, SHARED)[0] == 404
     # His failure is his own: it neither shows nor blocks.
-    assert site.pull(BOB, "alpha", MINE)["status"] == "FAILURE"
-    assert site.pull(ALICE, "alpha", MINE)["status"] == "READY"
+    assert site.pull(BOB, "alpha", SHARED)["status"] == "FAILURE"
+    assert site.pull(ALICE, "alpha", SHARED)["status"] == "READY"
     assert site.ask(ALICE, "alpha", "/api/queue/alpha/")[1]["list"] == []
 
     status, answer = site.ask(BOSS, "alpha", f"/api/takedown/alpha/{image_id}/", method="POST")
-    assert (status, answer["removed"]) == (200, [f"docker:{MINE}"] * 2)
+    assert (status, answer["removed"]) == (200, [f"docker:{SHARED}"] * 2)
     files = [site.service.images / f"{image_id}.{kind}" for kind in ("meta", "squashfs")]
     until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
-    assert site.lookup(ALICE, "gamma", MINE)[0] == 404
-    blocked = site.pull(ALICE, "gamma", MINE, with_login=True)
+    assert site.lookup(ALICE, "gamma", SHARED)[0] == 404
+    blocked = site.pull(ALICE, "gamma", SHARED, with_login=True)
     assert (blocked["status"], blocked["retryable"]) == ("FAILURE", False)
     assert "taken this image down" in blocked["cause"]
     assert site.ask(BOSS, "alpha", f"/api/allow/alpha/{image_id}/", method="POST")[0] == 200
 
     def again() -> bool:
-        return bool(site.pull(ALICE, "gamma", MINE, with_login=True)["status"] == "READY")
+        return bool(site.pull(ALICE, "gamma", SHARED, with_login=True)["status"] == "READY")
 
     until(again, 20, "a pull after the failure's hold")
     assert site.acl(image_id) == ((ALICE.uid,), ())
     # Her own image a user expires herself; the files go with the last tag.
-    assert site.expire(ALICE, "gamma", MINE) == 200
+    assert site.expire(ALICE, "gamma", SHARED) == 200
     until(lambda: not any(file.exists() for file in files), 20, "the removal of the files")
 
 

@@ -40,12 +40,26 @@ def pem(authority: Authority) -> Path:
     return authority.file("127.0.0.1")
 
 
+@contextmanager
+def running(authority: Authority, pem: Path, *, ask: bool = False) -> Iterator[RabbitMQ]:
+    """Run a broker that is reached with TLS, and without."""
+    broker = RabbitMQ()
+    broker.settings = broker.with_tls(authority.pem, pem, ask=ask)
+    with broker:
+        yield broker
+
+
 @pytest.fixture(scope="module")
 def tls_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
-    """Return a broker that is reached with TLS, and without."""
-    broker = RabbitMQ()
-    broker.settings = broker.with_tls(authority.pem, pem)
-    with broker:
+    """Return a broker that wants no certificate of its clients."""
+    with running(authority, pem) as broker:
+        yield broker
+
+
+@pytest.fixture
+def asking_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
+    """Return one that does."""
+    with running(authority, pem, ask=True) as broker:
         yield broker
 
 
@@ -175,13 +189,10 @@ async def test_an_expired_certificate(
 
 @pytest_twisted.ensureDeferred
 async def test_a_broker_that_asks_for_certificates(
-    tls_broker: RabbitMQ, authority: Authority, pem: Path, tmp_path: Path
+    asking_broker: RabbitMQ, authority: Authority, tmp_path: Path
 ) -> None:
     """The URL names ours; without it, or with a stranger's, we are told what is lacking."""
-    url = f"{tls_broker.tls_url}?cacertfile={authority.pem}"
-    tls_broker.settings = tls_broker.with_tls(authority.pem, pem, ask=True)
-    with tls_broker.away():
-        pass
+    url = f"{asking_broker.tls_url}?cacertfile={authority.pem}"
     assert "certfile" in await refused(url)
     ours, strange = authority.file("us"), Authority(tmp_path).file("us")
     assert "certfile" in await refused(f"{url}&certfile={strange}")
