@@ -42,7 +42,7 @@ from shiftergw.ports import Authenticator, Swept
 from shiftergw.preparation import Preparation
 from shiftergw.pull import Pull
 from shiftergw.registry.cache import BlobCaches
-from shiftergw.registry.client import RegistryClient
+from shiftergw.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.registry.location import Location
 from shiftergw.removal import Removal
 from shiftergw.squash import mksquashfs
@@ -165,11 +165,11 @@ def _authenticator(
 
 def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and the worker that is there once they have started."""
-    threads = Threads(reactor, 4 + (os.cpu_count() or 1), "worker")
+    threads, readers = _threads(reactor)
     preparation = Preparation(config, threads, reactor)
     store = _store(reactor, config)
     source = _registry(reactor, config)
-    builder = _builder(config.expand_directory, config, threads, reactor)
+    builder = _builder(config.expand_directory, config, threads, readers, reactor)
     directories = {
         name: image_directory(reactor, system, threads, config.ost_count_of(name))
         for name, system in config.systems.items()
@@ -188,7 +188,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     }
     caches = BlobCaches(config.cache_directory, threads, reactor)
     runner = f"{socket.gethostname()}:{os.getpid()}"
-    pipeline = Pipeline(source, caches.of, builder, config.build_limits())
+    pipeline = Pipeline(source, caches.of, builder, config.build_limits(), reactor)
 
     def make() -> Worker:
         pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
@@ -205,7 +205,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     closed = [
         ClosedAtStop(one.close) for one in directories.values() if isinstance(one, RemoteDirectory)
     ]
-    parts = [threads, preparation, store, ClosedAtStop(source.close), scratch, *closed]
+    parts = [threads, readers, preparation, store, ClosedAtStop(source.close), scratch, *closed]
     return OrderedServices(parts), make
 
 
@@ -242,13 +242,13 @@ async def convert(
 
     Return what the command prints: id, bytes, entries, dropped, seconds per stage.
     """
-    threads = Threads(reactor, 4 + (os.cpu_count() or 1), "convert")
+    threads, readers = _threads(reactor)
     source = _registry(reactor, config)
-    services = OrderedServices([threads, ClosedAtStop(source.close)])
+    services = OrderedServices([threads, readers, ClosedAtStop(source.close)])
     await services.startService()
     try:
         return await _convert(
-            reactor, config, system, reference, out, options, watcher, threads, source
+            reactor, config, system, reference, out, options, watcher, threads, readers, source
         )
     finally:
         await services.stopService()
@@ -263,14 +263,15 @@ async def _convert(
     options: SquashOptions | None,
     watcher: Watcher,
     threads: Threads,
+    readers: Threads,
     source: RegistryClient,
 ) -> dict[str, object]:
     mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
     for directory in (config.cache_directory, config.expand_directory):
         await threads.run(private_directory, directory)
-    builder = _builder(config.expand_directory, config, threads, reactor)
+    builder = _builder(config.expand_directory, config, threads, readers, reactor)
     caches = BlobCaches(config.cache_directory, threads, reactor)
-    pipeline = Pipeline(source, caches.of, builder, config.build_limits())
+    pipeline = Pipeline(source, caches.of, builder, config.build_limits(), reactor)
     chosen = config.systems[system]
     started = time.monotonic()
     image, image_config = await pipeline.resolve(
@@ -279,10 +280,8 @@ async def _convert(
     resolved = time.monotonic()
     await pipeline.check_space(image)
     chosen_options = options or chosen.squash_options(config)
-    async with pipeline.fetch(image, image_config, None, watcher) as layers:
-        fetched = time.monotonic()
-        async with pipeline.build(image, image_config, layers, chosen_options, watcher) as built:
-            await place(built.path, out, built.sha256, threads, watcher.report)
+    async with pipeline.convert(image, image_config, None, chosen_options, watcher) as built:
+        await place(built.path, out, built.sha256, threads, watcher.report)
     report = built.report.to_document()
     return {
         "id": image.id,
@@ -291,7 +290,6 @@ async def _convert(
         "dropped": {name: n for name, n in report.items() if name != "size" and n},
         "seconds": {
             "resolve": round(resolved - started, 3),
-            "fetch": round(fetched - resolved, 3),
             **{stage: round(seconds, 3) for stage, seconds in built.seconds.items()},
             "total": round(time.monotonic() - started, 3),
         },
@@ -320,5 +318,19 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
     return RegistryClient(reactor, locations, config.locate, os.environ)
 
 
-def _builder(directory: Path, config: Config, threads: Threads, reactor: Any) -> SquashBuilder:
-    return SquashBuilder(directory, config.mksquashfs, threads, reactor, reactor)
+def _threads(reactor: Any) -> tuple[Threads, Threads]:
+    """Return threads for all work on one image, and those that read layers on their way.
+
+    These wait for the others: as many as bring blobs at once, and one for each processor.
+    """
+    processors = os.cpu_count() or 1
+    return (
+        Threads(reactor, 4 + processors, "worker"),
+        Threads(reactor, PARALLEL_BLOBS + processors, "readers"),
+    )
+
+
+def _builder(
+    directory: Path, config: Config, threads: Threads, readers: Threads, reactor: Any
+) -> SquashBuilder:
+    return SquashBuilder(directory, config.mksquashfs, threads, readers, reactor, reactor)

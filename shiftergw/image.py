@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, BinaryIO
 
 from shiftergw.errors import BadRequest, printable
 
@@ -120,6 +122,14 @@ class ResolvedImage:
     def download_size(self) -> int:
         """Return the bytes of all distinct layer blobs."""
         return sum({layer.digest: layer.size for layer in self.layers}.values())
+
+
+Opening = Callable[[Event], BinaryIO]
+"""Opens a blob for a thread that reads it from its beginning, and may be told to stop.
+
+A blob may still be on its way: a read then waits for the next bytes, and no byte follows the last
+before the whole is there and has its digest. Where it comes to nothing a read raises `BlobCorrupt`.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ who watches.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError
 
@@ -18,16 +20,21 @@ from shiftergw.image import (
     BuildLimits,
     BuiltImage,
     Descriptor,
+    Digest,
     ImageConfig,
-    LayerFile,
+    Opening,
     Platform,
     ResolvedImage,
     SquashOptions,
 )
 from shiftergw.model import ImageReference, Login, Progress
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.promise import Promise
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
 from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
 
 CacheOf = Callable[[ResolvedImage], BlobCache]
 """The cache for an image's blobs: private content is kept apart, by where it came from."""
@@ -61,13 +68,19 @@ class Pipeline:
     """Resolves, fetches and builds one image at a time."""
 
     def __init__(
-        self, source: ImageSource, cache_of: CacheOf, builder: ImageBuilder, limits: BuildLimits
+        self,
+        source: ImageSource,
+        cache_of: CacheOf,
+        builder: ImageBuilder,
+        limits: BuildLimits,
+        clock: IReactorTime,
     ) -> None:
         """Keep the parts."""
         self._source = source
         self._cache_of = cache_of
         self._builder = builder
         self._limits = limits
+        self._clock = clock
 
     async def head(
         self, reference: ImageReference, login: Login | None, watcher: Watcher
@@ -98,74 +111,145 @@ class Pipeline:
         await self._builder.check_space(image.download_size)
 
     @asynccontextmanager
-    async def fetch(
-        self, image: ResolvedImage, config: ImageConfig, login: Login | None, watcher: Watcher
-    ) -> AsyncIterator[Sequence[LayerFile]]:
-        """Bring all layers into the cache, each distinct blob once; give them in order.
-
-        They stay there while the context lives. A pull that fails, after all tries, leaves no
-        halves of blobs behind.
-        """
-        watcher.entered(State.PULLING, "Pulling layers")
-        blobs = {layer.digest: layer for layer in image.layers}
-        done = dict.fromkeys(blobs, 0)
-        cache = self._cache_of(image)
-
-        def report(blob: Descriptor, size: int) -> None:
-            done[blob.digest] = size
-            watcher.report(Progress("fetch", sum(done.values()), image.download_size))
-
-        async with AsyncExitStack() as stack:
-            try:
-                paths = await gather_or_cancel(
-                    stack.enter_async_context(
-                        cache.get(
-                            blob,
-                            partial(self._source.blob, image, blob, login, watcher.say),
-                            partial(report, blob),
-                        )
-                    )
-                    for blob in blobs.values()
-                )
-            except CancelledError:
-                raise  # an interrupted pull is resumed from what is there
-            except Exception:
-                for digest in blobs:
-                    await cache.give_up(digest)
-                raise
-            files = dict(zip(blobs, paths, strict=True))
-            diff_ids = config.diff_ids or (None,) * len(image.layers)
-            yield [
-                LayerFile(files[layer.digest], diff_id)
-                for layer, diff_id in zip(image.layers, diff_ids, strict=True)
-            ]
-
-    @asynccontextmanager
-    async def build(
+    async def convert(
         self,
         image: ResolvedImage,
         config: ImageConfig,
-        layers: Sequence[LayerFile],
+        login: Login | None,
         options: SquashOptions,
         watcher: Watcher,
     ) -> AsyncIterator[BuiltImage]:
-        """Build the squashfs file; it stays while the context lives.
+        """Fetch all layers and build the squashfs file; it stays while the context lives.
 
-        A layer that was damaged in the cache is dropped there: the next pull fetches it.
+        A layer is examined while it arrives, and nothing is given away before all have: who cannot
+        fetch them gets no file that another has made of them. A pull that fails, after all tries,
+        leaves no halves of blobs behind; a layer that was damaged in the cache is dropped there,
+        and the next pull fetches it.
         """
-
-        def entered(stage: str) -> None:
-            watcher.entered(*_BUILDING[stage])
-
+        blobs = {layer.digest: _Blob(layer) for layer in image.layers}
+        diff_ids = config.diff_ids or (None,) * len(image.layers)
+        layers = [
+            _Layer(blobs[layer.digest], diff_id)
+            for layer, diff_id in zip(image.layers, diff_ids, strict=True)
+        ]
+        stages = _Stages(watcher)
+        seconds: dict[str, float] = {}
         building = self._builder.build(
-            image.id, config.created, layers, options, self._limits, watcher.report, entered
+            image.id, config.created, layers, options, self._limits, stages.report, stages.entered
         )
         async with AsyncExitStack() as stack:
-            try:
-                built = await stack.enter_async_context(building)
-            except (BlobCorrupt, LayerInvalid):
-                cache = self._cache_of(image)
-                for digest in {layer.digest for layer in image.layers}:
-                    await cache.discard(digest)
-                raise
-            yield built
+            async with AsyncExitStack() as held:  # the layers, until the file is built
+
+                async def fetch() -> None:
+                    start = self._clock.seconds()
+                    await self._fetch(image, blobs.values(), login, watcher, held)
+                    seconds["fetch"] = self._clock.seconds() - start
+                    stages.all_here()
+
+                async def build() -> BuiltImage:
+                    return await stack.enter_async_context(building)
+
+                try:
+                    _, built = await gather_or_cancel([fetch(), build()])
+                except CancelledError:
+                    raise  # an interrupted pull is resumed from what is there
+                except Exception as error:
+                    await self._forget(image, damaged=isinstance(error, BlobCorrupt | LayerInvalid))
+                    raise
+            assert built is not None
+            yield replace(built, seconds={**seconds, **built.seconds})
+
+    async def _fetch(
+        self,
+        image: ResolvedImage,
+        blobs: Iterable[_Blob],
+        login: Login | None,
+        watcher: Watcher,
+        held: AsyncExitStack,
+    ) -> None:
+        """Bring all blobs into the cache, each once; they stay there while `held` lives."""
+        watcher.entered(State.PULLING, "Pulling layers")
+        cache = self._cache_of(image)
+        done: dict[Digest, int] = {}
+
+        async def bring(blob: _Blob) -> None:
+            wanted = blob.descriptor
+
+            def report(size: int) -> None:
+                done[wanted.digest] = size
+                watcher.report(Progress("fetch", sum(done.values()), image.download_size))
+
+            download = partial(self._source.blob, image, wanted, login, watcher.say)
+            getting = cache.get(wanted, download, report, blob.arriving.keep)
+            blob.arrive(await held.enter_async_context(getting))
+
+        await gather_or_cancel(map(bring, blobs))
+
+    async def _forget(self, image: ResolvedImage, *, damaged: bool) -> None:
+        """Leave no halves of an image's blobs in the cache, and none that is damaged."""
+        cache = self._cache_of(image)
+        for digest in {layer.digest for layer in image.layers}:
+            if damaged:
+                await cache.discard(digest)
+            await cache.give_up(digest)
+
+
+class _Blob:
+    """A blob of an image that is being fetched."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self.arriving: Promise[Opening | None] = Promise()
+        self.arrived: Promise[Path] = Promise()
+
+    def arrive(self, path: Path) -> None:
+        """Let all who wait have the file."""
+        self.arriving.keep(None)
+        self.arrived.keep(path)
+
+
+class _Layer:
+    """Keeps the port `Layer`; one blob may be several layers of an image."""
+
+    def __init__(self, blob: _Blob, diff_id: Digest | None) -> None:
+        self._blob = blob
+        self.diff_id = diff_id
+
+    @property
+    def size(self) -> int:
+        return self._blob.descriptor.size
+
+    async def arriving(self) -> Opening | None:
+        return await self._blob.arriving.kept()
+
+    async def arrived(self) -> Path:
+        return await self._blob.arrived.kept()
+
+
+class _Stages:
+    """What a watcher hears of a build that begins while its layers still arrive.
+
+    Until all have, he is told how much has.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._stage: str | None = None
+        self._are_all_here = False
+
+    def all_here(self) -> None:
+        """Tell from now on how far the build is."""
+        self._are_all_here = True
+        if self._stage is not None:
+            self._watcher.entered(*_BUILDING[self._stage])
+
+    def entered(self, stage: str) -> None:
+        """Hear from the builder that a stage begins."""
+        self._stage = stage
+        if self._are_all_here:
+            self._watcher.entered(*_BUILDING[stage])
+
+    def report(self, progress: Progress) -> None:
+        """Hear from the builder how far it is."""
+        if self._are_all_here:
+            self._watcher.report(progress)

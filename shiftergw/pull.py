@@ -95,10 +95,8 @@ class Pull:
                 if ready is not None:
                     return self._labelled(ready, config)
         await self._check_space(image, target)
-        async with (
-            self._pipeline.fetch(image, config, login, attempt) as layers,
-            self._pipeline.build(image, config, layers, target.options, attempt) as built,
-        ):
+        options = target.options
+        async with self._pipeline.convert(image, config, login, options, attempt) as built:
             return await self._deliver(attempt, target, current, image, config, built)
 
     async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:

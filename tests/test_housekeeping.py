@@ -68,7 +68,7 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     clock.advance(NOW)
     threads = Threads(reactor, 1, "test")
     threads.startService()
-    builder = SquashBuilder(expand, "mksquashfs", threads, reactor, clock)
+    builder = SquashBuilder(expand, "mksquashfs", threads, threads, reactor, clock)
     down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
     places: dict[str, tuple[Swept, float]] = {
         "expand": (builder, SCRATCH_KEPT),

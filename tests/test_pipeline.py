@@ -1,15 +1,19 @@
-"""What a pull tells while its image is built: the real builder, watched."""
+"""From layers on their way to a squashfs file: the real cache and builder, watched."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
+from shiftergw.errors import BlobCorrupt, LayerInvalid, RegistryDenied
 from shiftergw.image import (
     BuildLimits,
     Descriptor,
@@ -20,14 +24,20 @@ from shiftergw.image import (
 )
 from shiftergw.model import Progress
 from shiftergw.pipeline import Pipeline
+from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import BlobSink
+from shiftergw.registry.cache import BlobFiles
 from shiftergw.states import State, check_step
-from tests.squash.site import Site
+from tests.images import compress, entry, tar_of
+from tests.squash.site import ABOVE, TREE, Site
+from tests.work.waiting import until
 
-LAYER = Descriptor(Digest.of(b"layer"), 5)
-IMAGE = ResolvedImage(
-    Digest.of(b"manifest"), Digest.of(b"manifest"), LAYER, (LAYER,), "registry", "lib/app", False
-)
+OPTIONS = SquashOptions(level=1, memory="64M")
+PULLING = "Pulling layers"
+real: Any = reactor
+
+Send = Callable[[int, BlobSink], Awaitable[None]]
 
 
 class Told:
@@ -35,7 +45,13 @@ class Told:
 
     def __init__(self) -> None:
         """Nothing was told yet."""
-        self.stages = [(State.PULLING, "Pulling layers")]
+        self.stages = [(State.PENDING, "")]
+        self.progress: list[Progress] = []
+
+    @property
+    def words(self) -> list[str]:
+        """Return what was said."""
+        return [words for _, words in self.stages[1:]]
 
     def entered(self, state: State, message: str) -> None:
         """Remember."""
@@ -43,36 +59,195 @@ class Told:
         self.stages.append((state, message))
 
     def report(self, progress: Progress) -> None:
-        """Forget."""
+        """Remember."""
+        self.progress.append(progress)
 
     def say(self, message: str) -> None:
         """Forget."""
 
 
+class Line:
+    """A pipeline of real parts; its source sends each layer as it is told to."""
+
+    def __init__(self, directory: Path, threads: Threads) -> None:
+        """Keep everything below `directory`."""
+        self.site = Site(directory, threads)
+        self.cache_place = directory / "cache" / "sha256"
+        self.cache = BlobFiles(directory / "cache", threads, real)
+        self.sends: dict[Digest, Send] = {}
+        self.pipeline = Pipeline(
+            cast("Any", self), lambda _: self.cache, self.site.builder, BuildLimits(), real
+        )
+
+    async def blob(
+        self, _image: Any, blob: Descriptor, _login: Any, _say: Any, offset: int, sink: BlobSink
+    ) -> None:
+        """Be the source of a blob."""
+        await self.sends[blob.digest](offset, sink)
+
+    def image(self, *blobs: bytes) -> ResolvedImage:
+        """Return an image of these layers, which are sent at once unless `sends` says otherwise."""
+        layers = tuple(Descriptor(Digest.of(blob), len(blob)) for blob in blobs)
+        for layer, blob in zip(layers, blobs, strict=True):
+            self.sends.setdefault(layer.digest, sending(blob))
+        identity = Digest.of("".join(str(layer.digest) for layer in layers).encode())
+        return ResolvedImage(identity, identity, layers[0], layers, "registry", "lib/app", False)
+
+    async def convert(self, image: ResolvedImage, told: Told | None = None) -> int:
+        """Convert an image; return how many entries it has."""
+        watcher = told or Told()
+        converting = self.pipeline.convert(image, ImageConfig(), None, OPTIONS, watcher)
+        async with converting as built:
+            return built.report.entries
+
+    def left(self) -> list[str]:
+        """Return what lies in the cache."""
+        place = self.cache_place
+        return sorted(path.name for path in place.iterdir()) if place.exists() else []
+
+    def read_so_far(self) -> list[int]:
+        """Return how much those have read who read a blob on its way."""
+        found = []
+        for path in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if str(path.readlink()).endswith(".partial"):
+                    lines = Path("/proc/self/fdinfo", path.name).read_text().splitlines()
+                    info = dict(line.split() for line in lines)
+                    if int(info["flags:"], 8) & os.O_ACCMODE == os.O_RDONLY:
+                        found.append(int(info["pos:"]))
+        return found
+
+
+def sending(blob: bytes, gate: Promise[None] | None = None) -> Send:
+    """Return what sends a blob, the second half of it once the gate is open."""
+
+    async def send(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        half = len(blob) // 2
+        if offset < half:
+            sink.write(blob[offset:half])
+        if gate is not None:
+            await gate.kept()
+        sink.write(blob[max(offset, half) :])
+
+    return send
+
+
 @pytest_twisted.async_yield_fixture()
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """Give a builder with the real `mksquashfs`."""
-    anything: Any = reactor
-    threads = Threads(anything, 3, "test")
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    """Give a pipeline whose builder runs the real `mksquashfs`."""
+    threads = Threads(real, 6, "test")
     threads.startService()
-    yield Site(tmp_path, threads)
+    yield Line(tmp_path, threads)
     await threads.stopService()
 
 
+LOWER, UPPER = compress(tar_of(TREE)), compress(tar_of(ABOVE), "zstd")
+
+
 @pytest_twisted.ensureDeferred
-async def test_who_waits_for_anothers_conversion_is_told_so(site: Site) -> None:
+async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
+    """Whoever watches hears of the download until all is there, and of the build from then on."""
+    gate: Promise[None] = Promise()
+    image = line.image(LOWER, UPPER)
+    line.sends[image.layers[0].digest] = sending(LOWER, gate)
+    told = Told()
+    converting = Deferred.fromCoroutine(line.convert(image, told))
+    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    assert told.words == [PULLING]
+    assert {one.stage for one in told.progress} == {"fetch"}
+    gate.keep(None)
+    assert await converting > len(TREE) - 2
+    assert told.words == [PULLING, "Examining image", "Converting image"]
+    assert line.left() == sorted(layer.digest.hex for layer in image.layers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_anothers_conversion_is_told_so(line: Line) -> None:
     """One of two converts; the other is told what it waits for, by a step that is allowed."""
-    pipeline = Pipeline(cast("Any", None), cast("Any", None), site.builder, BuildLimits())
-    layers = site.two
-
-    async def build(told: Told) -> None:
-        options = SquashOptions(level=1, memory="64M")
-        async with pipeline.build(IMAGE, ImageConfig(), layers, options, told):
-            pass
-
+    image = line.image(LOWER, UPPER)
     both = [Told(), Told()]
-    await gatherResults([Deferred.fromCoroutine(build(told)) for told in both])
-    assert sorted([words for _, words in told.stages[1:]] for told in both) == [
-        ["Examining image", "Converting image"],
-        ["Waiting for the same conversion for another pull"],
+    await gatherResults([Deferred.fromCoroutine(line.convert(image, told)) for told in both])
+    assert sorted(told.words for told in both) == [
+        [PULLING, "Examining image", "Converting image"],
+        [PULLING, "Waiting for the same conversion for another pull"],
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_given_to_whom_the_layers_are_refused(line: Line) -> None:
+    """The converted file of another pull lies there; it is his who can fetch what it is made of."""
+    image = line.image(LOWER, UPPER)
+    await line.convert(image)
+    (line.cache_place / image.layers[1].digest.hex).unlink()
+
+    async def refuse(_offset: int, _sink: BlobSink) -> None:
+        raise RegistryDenied("No.")
+
+    line.sends[image.layers[1].digest] = refuse
+    with pytest.raises(RegistryDenied):
+        await line.convert(image)
+    assert line.left() == [image.layers[0].digest.hex]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_is_none_ends_the_other_downloads(line: Line) -> None:
+    """What has its digest and is no archive is told at once; no halves of the others stay."""
+    bad = compress(b"this is no archive. " * 1000)
+    image = line.image(bad, LOWER)
+    line.sends[image.layers[1].digest] = sending(LOWER, Promise())
+    with pytest.raises(LayerInvalid):
+        await line.convert(image)
+    assert line.left() == [image.layers[0].digest.hex]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_read_of_a_download_that_began_anew_is_void(line: Line) -> None:
+    """The first try has two files, and is as good an archive; the image is that of the second."""
+    two, one = tar_of([entry("a", b""), entry("b", b"")]), tar_of([entry("a", b"1" * 512)])
+    image = line.image(one)
+
+    async def hesitate(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(two[:1024])
+        await until(lambda: line.read_so_far() == [1024])
+        await sending(one)(0, sink)
+
+    line.sends[image.layers[0].digest] = hesitate
+    assert await line.convert(image) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
+    """Be they an archive or not: the digest is wrong, and so it is told."""
+    image = line.image(LOWER)
+    for wrong in (b"\x1f\x8b" + b"garbage" * 100, bytes(len(LOWER))):
+        line.sends[image.layers[0].digest] = sending(wrong[: len(LOWER)].ljust(len(LOWER), b"."))
+        with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
+            await line.convert(image)
+        assert line.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blob_may_be_several_layers(line: Line) -> None:
+    """It is downloaded once."""
+    image = line.image(LOWER, UPPER, LOWER)
+    assert await line.convert(image) >= await line.convert(line.image(LOWER, UPPER))
+    assert len(line.left()) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
+    """It ends at once, and what is there of them stays for the next one to go on from."""
+    image = line.image(LOWER)
+    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    converting = Deferred.fromCoroutine(line.convert(image))
+    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    converting.cancel()
+    with pytest.raises(CancelledError):
+        await converting
+    assert line.read_so_far() == []
+    half = line.cache_place / f"{image.layers[0].digest.hex}.partial"
+    assert half.stat().st_size == len(LOWER) // 2
+    line.sends[image.layers[0].digest] = sending(LOWER)
+    assert await line.convert(image) > 0

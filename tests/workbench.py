@@ -21,7 +21,7 @@ from shiftergw.image import (
     Descriptor,
     Digest,
     ImageConfig,
-    LayerFile,
+    Opening,
     Platform,
     ResolvedImage,
     SquashOptions,
@@ -32,7 +32,7 @@ from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import BlobCache
+from shiftergw.ports import BlobCache, Layer
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
 from shiftergw.store.sqlite.store import SqliteStore
@@ -115,7 +115,11 @@ class Cache:
 
     @asynccontextmanager
     async def get(
-        self, blob: Descriptor, download: Any, report: Callable[[int], None]
+        self,
+        blob: Descriptor,
+        download: Any,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
     ) -> AsyncIterator[Path]:
         """Give out a blob."""
         self.given.append(blob.digest)
@@ -150,13 +154,15 @@ class Builder:
         self,
         image_id: str,
         created: int,
-        layers: Sequence[LayerFile],
+        layers: Sequence[Layer],
         options: SquashOptions,
         limits: BuildLimits,
         report: Any,
         entered: Callable[[str], None],
     ) -> AsyncIterator[BuiltImage]:
         """Write the file."""
+        for layer in layers:
+            await layer.arrived()
         entered("EXAMINATION")
         if self.fails is not None:
             raise self.fails
@@ -218,7 +224,7 @@ class Bench:
             names_readers=not config.disable_acl_metadata,
         )
         targets = dict.fromkeys(systems, target)
-        pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits())
+        pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits(), reactor)
         pull = Pull(config, store, pipeline, targets, self.seal, reactor)
         self.worker = Worker(store, pull, Removal(store, targets), reactor, "here:1", 60)
 

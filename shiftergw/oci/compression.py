@@ -18,10 +18,12 @@ import zstandard
 from isal import igzip, isal_zlib
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid, amount, printable
+from shiftergw.image import Opening
 
 PIECE = 1 << 18
 """Bytes of one piece: small enough for the processor's cache, large enough to cost no calls."""
 
+_MAGIC = 4
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = 0xFD2FB528
 _SKIPPABLE_MAGIC = 0x184D2A50  # the last four bits are the writer's
@@ -36,13 +38,18 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+def whole(path: Path) -> Opening:
+    """Return how a blob is opened that lies there."""
+    return lambda _: path.open("rb", buffering=0)
+
+
 def unpacked(
-    path: Path,
+    opening: Opening,
     limit: int | None,
     stop: Event,
     report: Callable[[int], None] | None = None,
 ) -> Generator[bytes, None, None]:
-    """Yield the whole uncompressed stream of the blob at `path` in pieces of some 256 KiB.
+    """Yield the whole uncompressed stream of a blob in pieces of some 256 KiB.
 
     Blocks: run it in a thread, close it when done early. `report` is told the compressed bytes
     read so far. Raises `LayerInvalid` for a blob that is damaged, cut short or followed by other
@@ -50,8 +57,8 @@ def unpacked(
     set.
     """
     total = 0
-    with path.open("rb", buffering=0) as blob, _damage_told():
-        stream, whole = _opened(blob)
+    with opening(stop) as blob, _damage_told():
+        stream, look_at_end = _opened(blob)
         while piece := stream.read(PIECE):
             if stop.is_set():
                 raise Stopped
@@ -61,7 +68,7 @@ def unpacked(
             if report is not None:
                 report(blob.tell())
             yield piece
-        whole(blob)
+        look_at_end(blob)
 
 
 @contextmanager
@@ -83,7 +90,9 @@ def _damage_told() -> Generator[None, None, None]:
 
 def _opened(blob: BinaryIO) -> tuple[_Readable, Callable[[BinaryIO], None]]:
     """Return the uncompressed stream, and what looks at the blob once that has ended."""
-    magic = blob.read(4)
+    magic = b""
+    while len(magic) < _MAGIC and (more := blob.read(_MAGIC - len(magic))):
+        magic += more
     blob.seek(0)
     if magic.startswith(_GZIP_MAGIC):
         # Told of every cut and all garbage by its own checks.

@@ -11,11 +11,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, Digest
+from shiftergw.image import BuildLimits, Digest, Opening
 from shiftergw.oci.compression import unpacked
 from shiftergw.oci.extended import LIMIT, Extended
 from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
@@ -76,7 +75,7 @@ class LayerIndex:
 
 
 def index_layer(
-    path: Path,
+    opening: Opening,
     diff_id: Digest | None,
     limits: BuildLimits,
     stop: Event,
@@ -90,7 +89,7 @@ def index_layer(
     """
     index = LayerIndex()
     most = limits.size + _HEADERS + limits.entries * _HEADERS_PER_ENTRY
-    with closing(unpacked(path, most, stop, report)) as pieces:
+    with closing(unpacked(opening, most, stop, report)) as pieces:
         stream = _Stream(pieces, hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
             if len(index.entries) >= limits.entries:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         Descriptor,
         Digest,
         ImageConfig,
-        LayerFile,
+        Opening,
         Platform,
         ResolvedImage,
         SquashOptions,
@@ -65,12 +65,17 @@ class BlobCache(Protocol):
     """The compressed layers of this machine, shared by all its jobs and processes."""
 
     def get(
-        self, blob: Descriptor, download: Download, report: Callable[[int], None]
+        self,
+        blob: Descriptor,
+        download: Download,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
     ) -> AbstractAsyncContextManager[Path]:
         """Give the file of a blob; whole, and with the digest and size of its descriptor.
 
         It stays while the context lives. One download per blob on the machine, whoever asks; the
-        others wait for it. `report` is told the bytes that lie there so far. Raises `BlobCorrupt`,
+        others wait for it. `report` is told the bytes that lie there so far; `begun`, each time
+        that `download` begins here, how the blob is read on its way. Raises `BlobCorrupt`,
         `NoSpace` and what `download` raises; a broken download leaves what it got for the next one
         to resume.
         """
@@ -134,6 +139,28 @@ class ImageSource(Protocol):
         ...
 
 
+class Layer(Protocol):
+    """A layer of an image, which may still be on its way to this machine."""
+
+    @property
+    def size(self) -> int:
+        """Return its bytes, compressed."""
+        ...
+
+    @property
+    def diff_id(self) -> Digest | None:
+        """Return what it must unpack to; old manifests do not say."""
+        ...
+
+    async def arriving(self) -> Opening | None:
+        """Return how it is read on its way, once it is, or None if it has arrived by then."""
+        ...
+
+    async def arrived(self) -> Path:
+        """Return its file once the whole is there; never, if it does not come."""
+        ...
+
+
 class ImageBuilder(Swept, Protocol):
     """Turns layers into one squashfs file."""
 
@@ -141,13 +168,15 @@ class ImageBuilder(Swept, Protocol):
         self,
         image_id: str,
         created: int,
-        layers: Sequence[LayerFile],
+        layers: Sequence[Layer],
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
         entered: Callable[[str], None],
     ) -> AbstractAsyncContextManager[BuiltImage]:
         """Build, or find, the converted file of (id, options); it stays while the context lives.
+
+        Layers are read on their way; what that gives counts once they have arrived.
 
         `entered` is told "EXAMINATION" and "CONVERSION" as they begin, and "WAITING" where somebody
         else is at the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id`),

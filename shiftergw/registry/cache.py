@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import BlobCorrupt, NoSpace, amount
-from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, unlock
 from shiftergw.plumbing.threads import Threads
@@ -78,14 +78,18 @@ class BlobFiles:
 
     @asynccontextmanager
     async def get(
-        self, blob: Descriptor, download: Download, report: Callable[[int], None]
+        self,
+        blob: Descriptor,
+        download: Download,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
     ) -> AsyncIterator[Path]:
         """Give the file of a blob, downloading what of it is missing."""
         paths = BlobPaths.of(self._directory, blob.digest)
         held = blobs.hold(paths.whole, blob.size)
         if held is None:
             await self._threads.run(self._make_directory, paths.whole.parent)
-            held = await self._get_locked(blob, paths, download, report)
+            held = await self._get_locked(blob, paths, download, report, begun)
         try:
             report(blob.size)
             yield paths.whole
@@ -133,6 +137,7 @@ class BlobFiles:
         paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
+        begun: Callable[[Opening], None],
     ) -> int:
         """Download under the blob's lock, unless another does so first; hold what is there then."""
         while (locked := blobs.lock(paths)) is None:
@@ -142,10 +147,10 @@ class BlobFiles:
             held = blobs.hold(paths.whole, blob.size)
             if held is not None:
                 return held
-            kept, resumed = await self._fetch(blob, paths, download, report)
+            kept, resumed = await self._fetch(blob, paths, download, report, begun)
             if not kept and resumed:
                 # What an earlier download left was damaged; this one need not suffer for it.
-                kept, _ = await self._fetch(blob, paths, download, report)
+                kept, _ = await self._fetch(blob, paths, download, report, begun)
             held = blobs.hold(paths.whole, blob.size) if kept else None
         finally:
             unlock(paths.lock, locked)
@@ -161,12 +166,14 @@ class BlobFiles:
         paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
+        begun: Callable[[Opening], None],
     ) -> tuple[bool, bool]:
         """Download what is missing; say whether the digest was right, and whether it resumed."""
         partial = PartialBlob(paths.partial, blob)
         try:
             await self._threads.run_until(partial.interrupt, partial.open)
             report(partial.start)
+            begun(partial.arriving.open)
             resumed = partial.start > 0
             if partial.start < blob.size:
                 resumed = await self._stream(partial, blob, download, report)

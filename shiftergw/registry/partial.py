@@ -22,6 +22,7 @@ from shiftergw.image import Descriptor
 from shiftergw.plumbing.files import put_in_place
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import shielded
+from shiftergw.registry.arriving import Arriving
 
 MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
@@ -52,6 +53,9 @@ class PartialBlob:
         self._hash = self._hash_at_start = hashlib.new(blob.digest.algorithm)
         self._descriptor = -1
         self._closing = False
+        self._size = 0
+        self.arriving = Arriving(path)
+        """For those who read it on its way; lost, and for good, where the download starts anew."""
         self.start = 0
         """Bytes that were there when the file was opened."""
 
@@ -66,9 +70,11 @@ class PartialBlob:
                 self._hash.update(piece)
                 self.start += len(piece)
         self._hash_at_start = self._hash.copy()
+        self._grow(self.start)
 
     def rewind(self, offset: int) -> None:
         """Go back to the beginning, or to where the file was when it was opened."""
+        self.arriving.lose()
         with disk_errors():
             os.ftruncate(self._descriptor, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
@@ -79,10 +85,16 @@ class PartialBlob:
     def append(self, pieces: list[bytes]) -> None:
         """Hash and write the next bytes."""
         data = memoryview(b"".join(pieces))
+        size = len(data)
         self._hash.update(data)
         with disk_errors():
             while data:
                 data = data[os.write(self._descriptor, data) :]
+        self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        self.arriving.grown(self._size)
 
     def keep(self, final: Path) -> bool:
         """Put the whole blob in place under its own name; False if its digest is another."""
@@ -92,6 +104,7 @@ class PartialBlob:
                 return False
             os.fsync(self._descriptor)
             put_in_place(self._path, final)
+        self.arriving.complete()
         return True
 
     def interrupt(self) -> None:
@@ -100,6 +113,7 @@ class PartialBlob:
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
+        self.arriving.lose()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

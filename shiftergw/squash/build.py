@@ -6,15 +6,23 @@ import errno
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.errors import ConversionFailed, ImageTooLarge, NoSpace, amount
-from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
+from shiftergw.errors import (
+    BlobCorrupt,
+    ConversionFailed,
+    ImageTooLarge,
+    LayerInvalid,
+    NoSpace,
+    amount,
+)
+from shiftergw.image import BuildLimits, BuiltImage, LayerFile, Opening, SquashOptions
 from shiftergw.model import Progress
+from shiftergw.oci.compression import whole
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.files import free_space, nearest, private_directory, removed_on_error
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.plumbing.threads import Threads
-    from shiftergw.ports import Report
+    from shiftergw.ports import Layer, Report
 
 LAYERS_ENTRIES = 3
 """How many times the entries of the finished image its layers may have together.
@@ -52,15 +60,23 @@ class SquashBuilder:
     """Keeps the port `ImageBuilder`: layers in, a converted and checked squashfs file out."""
 
     def __init__(
-        self, directory: Path, binary: str, threads: Threads, reactor: Any, clock: IReactorTime
+        self,
+        directory: Path,
+        binary: str,
+        threads: Threads,
+        readers: Threads,
+        reactor: Any,
+        clock: IReactorTime,
     ) -> None:
         """Build in `directory` with the `mksquashfs` called `binary`.
 
-        `reactor` starts processes. The directory is made, and closed to others, on first use.
+        `readers` are threads that may wait for layers on their way, so none of those that bring
+        them. `reactor` starts processes. The directory is made, and closed to others, on first use.
         """
         self._directory = directory
         self._binary = binary
         self._threads = threads
+        self._readers = readers
         self._reactor = reactor
         self._clock = clock
 
@@ -69,7 +85,7 @@ class SquashBuilder:
         self,
         image_id: str,
         created: int,
-        layers: Sequence[LayerFile],
+        layers: Sequence[Layer],
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
@@ -131,7 +147,7 @@ class SquashBuilder:
         self,
         files: ConvertedFiles,
         created: int,
-        layers: Sequence[LayerFile],
+        layers: Sequence[Layer],
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
@@ -140,7 +156,10 @@ class SquashBuilder:
         seconds: dict[str, float] = {}
         entered("EXAMINATION")
         with self._timed("index", seconds):
-            indexes = await self._indexed(layers, limits, report)
+            indexed = await self._indexed(layers, limits, report)
+        sources = [layer for layer, _ in indexed]
+        indexes = [index for _, index in indexed]
+        del indexed
         with self._timed("plan", seconds):
             plan = await self._threads.run(
                 flatten, _handed_over(indexes), limits, options.keep_setuid
@@ -154,7 +173,7 @@ class SquashBuilder:
                     argv,
                     max(created, plan.latest),
                     files.part,
-                    partial(stream, plan, layers),
+                    partial(stream, plan, sources),
                     lambda done: report(Progress("squash", done, plan.report.size)),
                 )
             with self._timed("check", seconds):
@@ -163,20 +182,22 @@ class SquashBuilder:
         return BuiltImage(files.squashfs, size, sha256, plan.report, seconds)
 
     async def _indexed(
-        self, layers: Sequence[LayerFile], limits: BuildLimits, report: Report
-    ) -> list[LayerIndex]:
-        """Index all layers, the largest first: a long one begun last would be waited for."""
-        sizes = await self._threads.run(lambda: [layer.path.stat().st_size for layer in layers])
+        self, layers: Sequence[Layer], limits: BuildLimits, report: Report
+    ) -> list[tuple[LayerFile, LayerIndex]]:
+        """Index all layers, each while it arrives, and return when all have.
+
+        The largest come first: a long one begun last would be waited for.
+        """
+        sizes = [layer.size for layer in layers]
         done = [0] * len(layers)
         entries = [0] * len(layers)
         order = sorted(range(len(layers)), key=lambda number: -sizes[number])
 
-        async def index(number: int) -> LayerIndex:
+        async def read(number: int, opening: Opening) -> LayerIndex:
             stop = Event()
-            layer = layers[number]
             tell = partial(done.__setitem__, number)
-            index = await self._threads.run_until(
-                stop.set, index_layer, layer.path, layer.diff_id, limits, stop, tell
+            index = await self._readers.run_until(
+                stop.set, index_layer, opening, layers[number].diff_id, limits, stop, tell
             )
             entries[number] = len(index.entries)
             if sum(entries) > LAYERS_ENTRIES * limits.entries:
@@ -186,13 +207,24 @@ class SquashBuilder:
                 )
             return index
 
+        async def index(number: int) -> tuple[LayerFile, LayerIndex]:
+            layer, early = layers[number], None
+            opening = await layer.arriving()
+            if opening is not None:
+                # Nobody has proven these bytes yet: that they are wrong may be the way's fault.
+                with suppress(BlobCorrupt, LayerInvalid):
+                    early = await read(number, opening)
+            path = await layer.arrived()
+            found = await read(number, whole(path)) if early is None else early
+            return LayerFile(path, layer.diff_id), found
+
         def tell() -> None:
             report(Progress("index", sum(done), sum(sizes)))
 
         with ticking(1.0, self._clock, tell):
-            indexes = await gather_or_cancel(index(number) for number in order)
+            indexed = await gather_or_cancel(index(number) for number in order)
         tell()
-        return [index for _, index in sorted(zip(order, indexes, strict=True), key=lambda p: p[0])]
+        return [found for _, found in sorted(zip(order, indexed, strict=True), key=lambda p: p[0])]
 
     async def _checked(self, part: Path, plan: Plan) -> tuple[int, str]:
         """Compare a new file with its plan, hash it and bring it to the disk, all at once."""

@@ -16,7 +16,7 @@ from threading import Event
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
-from shiftergw.oci.compression import PIECE, Stopped, unpacked
+from shiftergw.oci.compression import PIECE, Stopped, unpacked, whole
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
 from shiftergw.oci.sparse import SparseMap
@@ -64,7 +64,7 @@ def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[
         yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
         files.sort(key=lambda file: file[2].offset)
-        with closing(unpacked(layers[number].path, None, stop)) as pieces:
+        with closing(unpacked(whole(layers[number].path), None, stop)) as pieces:
             source = _Source(pieces)
             for prefix, name, leaf in files:
                 path = prefix + name

@@ -16,14 +16,16 @@ from twisted.internet.task import react
 from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.build import SquashBuilder
+from tests.squash.site import Arrived
 
 
 async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> None:
     """Build into `directory` what `request` says: `options`, and `layers` as (path, digest)."""
     threads = Threads(reactor, max(4, os.cpu_count() or 1), "worker")
     threads.startService()
-    builder = SquashBuilder(directory, "mksquashfs", threads, reactor, reactor)
-    layers = [LayerFile(Path(path), Digest.parse(diff_id)) for path, diff_id in request["layers"]]
+    builder = SquashBuilder(directory, "mksquashfs", threads, threads, reactor, reactor)
+    files = [LayerFile(Path(path), Digest.parse(diff_id)) for path, diff_id in request["layers"]]
+    layers = [Arrived(file) for file in files]
     options = SquashOptions(**request["options"])
     start = time.monotonic()
     try:

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.oci.compression import whole
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import Entry, index_layer
 from shiftergw.oci.tree import Leaf, walk
@@ -42,7 +43,7 @@ def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(tar)
         file.flush()
-        return index_layer(Path(file.name), None, limits, Event()).entries
+        return index_layer(whole(Path(file.name)), None, limits, Event()).entries
 
 
 def planned(
@@ -58,7 +59,7 @@ def planned(
         with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
             file.write(compress(tar, compression))
         layers.append(LayerFile(Path(file.name)))
-    indexes = (index_layer(layer.path, None, limits, Event()) for layer in layers)
+    indexes = (index_layer(whole(layer.path), None, limits, Event()) for layer in layers)
     return flatten(indexes, limits, keep_setuid), layers
 
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
-from shiftergw.oci.compression import Stopped, unpacked
+from shiftergw.oci.compression import Stopped, unpacked, whole
 
 PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
 HALF = len(PLAIN) // 2
@@ -36,7 +36,7 @@ def read(tmp_path: Path, blob: bytes, limit: int | None = None) -> bytes:
     """Return the uncompressed bytes of a blob."""
     path = tmp_path / "blob"
     path.write_bytes(blob)
-    return b"".join(unpacked(path, limit, Event()))
+    return b"".join(unpacked(whole(path), limit, Event()))
 
 
 WHOLE: dict[str, Callable[[], bytes]] = {
@@ -116,7 +116,7 @@ def test_the_flag_stops_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["gzip"]())
     stop = Event()
-    pieces = unpacked(path, None, stop)
+    pieces = unpacked(whole(path), None, stop)
     assert PLAIN.startswith(next(pieces))
     stop.set()
     with pytest.raises(Stopped):
@@ -128,7 +128,7 @@ def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["zstd"]())
     told: list[int] = []
-    for _ in unpacked(path, None, Event(), told.append):
+    for _ in unpacked(whole(path), None, Event(), told.append):
         pass
     assert told == sorted(told)
     assert told[-1] == path.stat().st_size

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, Digest
-from shiftergw.oci.compression import Stopped
+from shiftergw.oci.compression import Stopped, whole
 from shiftergw.oci.header import BLOCK, END, header, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, index_layer
 from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
@@ -171,10 +171,10 @@ def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
     tar = tar_of({"a": b"1"}) + b"after the end" * 50_000
     path = tmp_path / "layer"
     path.write_bytes(compress(tar, compression))
-    index = index_layer(path, Digest.of(tar), LIMITS, Event())
+    index = index_layer(whole(path), Digest.of(tar), LIMITS, Event())
     assert [path_of(e) for e in index.entries] == [b"a"]
     with pytest.raises(BlobCorrupt):
-        index_layer(path, Digest.of(b""), LIMITS, Event())
+        index_layer(whole(path), Digest.of(b""), LIMITS, Event())
 
 
 @pytest.mark.parametrize("tar", [b"", END, bytes(BLOCK), bytes(10240)])
@@ -262,7 +262,7 @@ def test_indexing_stops_when_told(tmp_path: Path) -> None:
         stop.set()
 
     with pytest.raises(Stopped):
-        index_layer(path, None, LIMITS, stop, report)
+        index_layer(whole(path), None, LIMITS, stop, report)
     assert len(told) == 1
 
 

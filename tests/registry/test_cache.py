@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.protocols.basic import FileSender
 
 from shiftergw.errors import BlobCorrupt, NoSpace, PullError, RegistryUnavailable, Unavailable
-from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
@@ -93,15 +93,19 @@ def refuse(offset: int, sink: BlobSink) -> Awaitable[None]:
     raise AssertionError("a download of what is there")
 
 
-def ignore(size: int) -> None:
+def ignore(_: object) -> None:
     """Hear a report."""
 
 
 async def got(
-    cache: BlobCache, blob: Descriptor, download: Download, report: Callable[[int], None]
+    cache: BlobCache,
+    blob: Descriptor,
+    download: Download,
+    report: Callable[[int], None],
+    begun: Callable[[Opening], None] = lambda _: None,
 ) -> Path:
     """Return where a blob lies, once it does."""
-    async with cache.get(blob, download, report) as path:
+    async with cache.get(blob, download, report, begun) as path:
         return path
 
 
@@ -127,6 +131,70 @@ async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
     assert await got(cache, BLOB, refuse, ignore) == path
     assert source.asked == [0]
+
+
+class Follower:
+    """Reads a blob on its way, in a thread."""
+
+    def __init__(self, threads: Threads) -> None:
+        """Have read nothing yet."""
+        self.openings: list[Opening] = []
+        self.read = b""
+        self._threads = threads
+
+    def begin(self) -> Deferred[None]:
+        """Read to the end."""
+        return self._threads.begin(self._read)
+
+    def _read(self) -> None:
+        with self.openings[-1](threading.Event()) as reader:
+            while piece := reader.read(1 << 20):
+                self.read += piece
+
+    async def has(self, size: int) -> None:
+        """Return once so much was read."""
+        while len(self.read) < size:
+            await pause(0.01, reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blob_is_read_on_its_way(
+    tmp_path: Path, threads: Threads, cache: BlobFiles
+) -> None:
+    """From its beginning, also where a download resumes; what lies there is not on its way."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+    follower = Follower(threads)
+
+    async def waits(offset: int, sink: BlobSink) -> None:
+        following.append(follower.begin())
+        await follower.has(100_000)
+        await Source()(offset, sink)
+
+    following: list[Deferred[None]] = []
+    await got(cache, BLOB, waits, ignore, follower.openings.append)
+    await following[0]
+    assert follower.read == CONTENT
+    await got(cache, BLOB, refuse, ignore, follower.openings.append)
+    assert len(follower.openings) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_read_of_a_blob_that_is_another_has_no_end(
+    threads: Threads, cache: BlobFiles
+) -> None:
+    """However many bytes came: a reader learns that they were the wrong ones."""
+    follower = Follower(threads)
+
+    async def wrong(offset: int, sink: BlobSink) -> None:
+        await Source(CONTENT[::-1])(offset, sink)
+        following.append(follower.begin())
+        await follower.has(len(CONTENT))
+
+    following: list[Deferred[None]] = []
+    with pytest.raises(BlobCorrupt, match="other bytes than its digest"):
+        await got(cache, BLOB, wrong, ignore, follower.openings.append)
+    with pytest.raises(BlobCorrupt, match="came to nothing"):
+        await following[0]
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
@@ -610,7 +678,7 @@ async def test_discard(cache: BlobFiles) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_sound_blob_is_not_discarded(cache: BlobFiles) -> None:
     """An image that is wrong by itself takes no layer from the build of another one."""
-    async with cache.get(BLOB, Source(), ignore) as path:
+    async with cache.get(BLOB, Source(), ignore, ignore) as path:
         await cache.discard(BLOB.digest)
         assert path.read_bytes() == CONTENT
 
@@ -651,7 +719,7 @@ async def main(reactor):
     threads.startService()
     cache = BlobFiles(pathlib.Path(directory), threads, reactor)
     blob = Descriptor(Digest.parse(digest), len(content))
-    async with cache.get(blob, download, lambda size: None):
+    async with cache.get(blob, download, lambda size: None, lambda opening: None):
         pass
     await threads.stopService()
 
@@ -734,8 +802,8 @@ async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobF
     """While a context lives the sweep leaves its blob, and no longer."""
     caches = BlobCaches(tmp_path / "cache", threads, reactor)
     later = time.time() + 1
-    async with cache.get(BLOB, Source(), ignore) as path:
-        async with cache.get(BLOB, refuse, ignore):
+    async with cache.get(BLOB, Source(), ignore, ignore) as path:
+        async with cache.get(BLOB, refuse, ignore, ignore):
             assert await caches.sweep(later) == 0
         assert await caches.sweep(later) == 0
         assert path.exists()

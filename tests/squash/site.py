@@ -10,10 +10,10 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from shiftergw.image import BuildLimits, BuiltImage, Digest, LayerFile, SquashOptions
+from shiftergw.image import BuildLimits, BuiltImage, Digest, LayerFile, Opening, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import ImageBuilder
+from shiftergw.ports import ImageBuilder, Layer
 from shiftergw.squash.build import SquashBuilder
 from tests import images
 from tests.parts import need
@@ -44,6 +44,28 @@ ABOVE = [
 ]
 
 
+class Arrived:
+    """A `Layer` that lies there already."""
+
+    def __init__(self, file: LayerFile) -> None:
+        """Give this file."""
+        self._path = file.path
+        self.diff_id = file.diff_id
+
+    @property
+    def size(self) -> int:
+        """Return the size of the file, if there is one."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    async def arriving(self) -> Opening | None:
+        """Be there."""
+        return None
+
+    async def arrived(self) -> Path:
+        """Return the file."""
+        return self._path
+
+
 class Site:
     """A builder with layers on a disk, and what it told."""
 
@@ -52,7 +74,7 @@ class Site:
         self.converted = directory / "converted"
         self._layers = directory
         self.builder = SquashBuilder(
-            self.converted, binary or need("mksquashfs"), threads, real, real
+            self.converted, binary or need("mksquashfs"), threads, threads, real, real
         )
         self.states: list[str] = []
         self.progress: list[Progress] = []
@@ -71,7 +93,7 @@ class Site:
 
     def build(
         self,
-        layers: Sequence[LayerFile],
+        layers: Sequence[LayerFile | Layer],
         image_id: str = ID,
         limits: BuildLimits | None = None,
         **options: Any,
@@ -81,14 +103,14 @@ class Site:
         return builder.build(
             image_id,
             CREATED,
-            layers,
+            [Arrived(one) if isinstance(one, LayerFile) else one for one in layers],
             SquashOptions(**{"level": 1, "memory": "64M", **options}),
             limits or BuildLimits(),
             self.progress.append,
             self.states.append,
         )
 
-    async def built(self, layers: Sequence[LayerFile], **options: Any) -> BuiltImage:
+    async def built(self, layers: Sequence[LayerFile | Layer], **options: Any) -> BuiltImage:
         """Build, and end the use at once."""
         async with self.build(layers, **options) as built:
             found: BuiltImage = built

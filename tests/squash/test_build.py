@@ -22,9 +22,11 @@ from shiftergw.errors import (
     LayerInvalid,
     NoSpace,
 )
-from shiftergw.image import BuildLimits, Digest, LayerFile
+from shiftergw.image import BuildLimits, Digest, LayerFile, Opening
 from shiftergw.model import Progress
+from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
+from shiftergw.registry.arriving import Arriving
 from shiftergw.squash.build import SquashBuilder
 from tests import images
 from tests.parts import lacking, need, small_disk
@@ -35,7 +37,7 @@ from tests.squash.parts import (
     running_in,
     script,
 )
-from tests.squash.site import ID, OTHER, REAL, TREE, Site
+from tests.squash.site import ID, OTHER, REAL, TREE, Arrived, Site
 
 real: Any = reactor
 
@@ -280,7 +282,7 @@ async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
     place = tmp_path / "small"
     with small_disk(place, "size=2m,nr_inodes=10"):
         site = Site(tmp_path, threads)
-        site.builder = SquashBuilder(place, need("mksquashfs"), threads, real, real)
+        site.builder = SquashBuilder(place, need("mksquashfs"), threads, threads, real, real)
         with pytest.raises(NoSpace):
             await site.built([site.layer([images.entry("noise", os.urandom(4_000_000))])])
         assert list(place.iterdir()) == []
@@ -359,3 +361,30 @@ async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
             raise AssertionError
     async with site.build(layers[:3], limits=BuildLimits(entries=5)) as built:
         assert built.report.entries == 5
+
+
+class Coming(Arrived):
+    """A `Layer` whose bytes are there, and whose end is not."""
+
+    def __init__(self, file: LayerFile) -> None:
+        """Give this file, and never all of it."""
+        super().__init__(file)
+        self._arriving = Arriving(file.path)
+        self._arriving.grown(self.size)
+
+    async def arriving(self) -> Opening | None:
+        """Return how it is read."""
+        return self._arriving.open
+
+    async def arrived(self) -> Path:
+        """Not come."""
+        never: Promise[Path] = Promise()
+        return await never.kept()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_too_large_is_refused_while_it_arrives(site: Site) -> None:
+    """Nobody waits for the rest of what cannot be."""
+    layer = site.layer([images.entry(f"{n}", b"") for n in range(10)])
+    with pytest.raises(ImageTooLarge, match="more than 5 entries"):
+        await site.built([Coming(layer), site.two[0]], limits=BuildLimits(entries=5))
