@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shiftergw.plumbing.files import closed_on_error
 from shiftergw.plumbing.timing import pause
 
 if TYPE_CHECKING:
@@ -25,17 +26,13 @@ def try_lock(path: Path) -> int | None:
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):
+        with closed_on_error(descriptor):
+            free = _flock(descriptor, fcntl.LOCK_EX)
+            if free and _is_at(path, descriptor):
                 return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
         os.close(descriptor)
+        if not free:
+            return None
 
 
 def try_share(path: Path) -> int | None:
@@ -47,15 +44,9 @@ def try_share(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if _is_at(path, descriptor):
+    with closed_on_error(descriptor):
+        if _flock(descriptor, fcntl.LOCK_SH) and _is_at(path, descriptor):
             return descriptor
-    except BlockingIOError:
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
     os.close(descriptor)
     return None
 
@@ -68,12 +59,20 @@ def remove_unshared(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
+        free = _flock(descriptor, fcntl.LOCK_EX)
+        if free:
+            path.unlink(missing_ok=True)
+        return free
     finally:
         os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    """Lock an open file; say whether nobody was in the way."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

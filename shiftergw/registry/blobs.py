@@ -16,8 +16,9 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -100,14 +101,9 @@ def give_up(blob: BlobPaths) -> None:
     """Remove what a broken download left, unless somebody is at it now."""
     if not blob.partial.exists():
         return
-    locked = lock(blob)
-    if locked is None:
-        return
-    try:
-        with disk_errors():
+    with disk_errors(), _alone(blob) as alone:
+        if alone:
             blob.partial.unlink(missing_ok=True)
-    finally:
-        unlock(blob.lock, locked)
 
 
 def discard(blob: BlobPaths, digest: Digest, stop: Event) -> None:
@@ -117,15 +113,9 @@ def discard(blob: BlobPaths, digest: Digest, stop: Event) -> None:
     """
     if not blob.whole.exists():
         return
-    locked = lock(blob)
-    if locked is None:
-        return
-    try:
-        with disk_errors():
-            if _is_damaged(blob.whole, digest, stop):
-                blob.whole.unlink(missing_ok=True)
-    finally:
-        unlock(blob.lock, locked)
+    with disk_errors(), _alone(blob) as alone:
+        if alone and _is_damaged(blob.whole, digest, stop):
+            blob.whole.unlink(missing_ok=True)
 
 
 def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:
@@ -185,18 +175,24 @@ def _last_used(root: Path) -> dict[Path, float]:
 
 def _removed(blob: BlobPaths, before: float) -> bool:
     """Remove a blob unless somebody is at it, or was since `before`; say whether it was done."""
-    locked = lock(blob)
-    if locked is None:
-        return False
-    try:
-        there = [path for path in (blob.whole, blob.partial) if path.exists()]
+    with _alone(blob) as alone:
+        there = [path for path in (blob.whole, blob.partial) if alone and path.exists()]
         # Looked at again: it may have been made or used between the first look and the lock.
-        if any(path.stat().st_mtime >= before for path in there):
+        if not there or any(path.stat().st_mtime >= before for path in there):
             return False
         if not remove_unshared(blob.whole):
             return False
         blob.partial.unlink(missing_ok=True)
         sync_directory(blob.lock.parent)
+    return True
+
+
+@contextmanager
+def _alone(blob: BlobPaths) -> Iterator[bool]:
+    """Hold the lock of a blob, unless somebody is at it; say whether it is held."""
+    locked = lock(blob)
+    try:
+        yield locked is not None
     finally:
-        unlock(blob.lock, locked)
-    return bool(there)
+        if locked is not None:
+            unlock(blob.lock, locked)
