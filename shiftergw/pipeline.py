@@ -137,6 +137,7 @@ class Pipeline:
         building = self._builder.build(
             image.id, config.created, layers, options, self._limits, stages.report, stages.entered
         )
+        damaged = False
         async with AsyncExitStack() as stack:
             async with AsyncExitStack() as held:  # the layers, until the file is built
 
@@ -147,14 +148,19 @@ class Pipeline:
                     stages.all_here()
 
                 async def build() -> BuiltImage:
-                    return await stack.enter_async_context(building)
+                    nonlocal damaged
+                    try:
+                        return await stack.enter_async_context(building)
+                    except (BlobCorrupt, LayerInvalid):
+                        damaged = True
+                        raise
 
                 try:
                     _, built = await gather_or_cancel([fetch(), build()])
                 except CancelledError:
                     raise  # an interrupted pull is resumed from what is there
-                except Exception as error:
-                    await self._forget(image, damaged=isinstance(error, BlobCorrupt | LayerInvalid))
+                except Exception:
+                    await self._forget(image, damaged=damaged)
                     raise
             assert built is not None
             yield replace(built, seconds={**seconds, **built.seconds})

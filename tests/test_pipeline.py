@@ -69,9 +69,10 @@ class Told:
 class Line:
     """A pipeline of real parts; its source sends each layer as it is told to."""
 
-    def __init__(self, directory: Path, threads: Threads) -> None:
-        """Keep everything below `directory`."""
-        self.site = Site(directory, threads)
+    def __init__(self, directory: Path, threads: Threads, site: Site | None = None) -> None:
+        """Keep everything below `directory`, or with the builder of another site."""
+        self.threads = threads
+        self.site = site or Site(directory, threads)
         self.cache_place = directory / "cache" / "sha256"
         self.cache = BlobFiles(directory / "cache", threads, real)
         self.sends: dict[Digest, Send] = {}
@@ -172,6 +173,23 @@ async def test_who_waits_for_anothers_conversion_is_told_so(line: Line) -> None:
         [PULLING, "Examining image", "Converting image"],
         [PULLING, "Waiting for the same conversion for another pull"],
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_for_layers_that_arrive_elsewhere(line: Line, tmp_path: Path) -> None:
+    """Of two pulls of one image, from two places, the quicker one converts; the other finds it."""
+    gate: Promise[None] = Promise()
+    slow, quick = line, Line(tmp_path / "elsewhere", line.threads, line.site)
+    image = quick.image(LOWER)
+    slow.sends[image.layers[0].digest] = sending(LOWER, gate)
+    told = Told()
+    converting = Deferred.fromCoroutine(slow.convert(image, told))
+    await until(lambda: slow.read_so_far() == [len(LOWER) // 2])
+    entries = await quick.convert(image)
+    assert not converting.called
+    gate.keep(None)
+    assert await converting == entries
+    assert told.words == [PULLING, "Examining image"]
 
 
 @pytest_twisted.ensureDeferred

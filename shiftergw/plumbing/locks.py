@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,17 @@ def unlock(path: Path, descriptor: int) -> None:
         if _is_at(path, descriptor):
             path.unlink()
     os.close(descriptor)
+
+
+@contextmanager
+def tried_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock on `path` while the context lives, unless another does; say whether."""
+    descriptor = try_lock(path)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            unlock(path, descriptor)
 
 
 @asynccontextmanager

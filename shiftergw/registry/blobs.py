@@ -16,9 +16,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,7 +25,7 @@ from threading import Event
 
 from shiftergw.image import Digest
 from shiftergw.plumbing.files import closed_on_error, free_space, nearest, sync_directory
-from shiftergw.plumbing.locks import remove_unshared, try_lock, try_share, unlock
+from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_lock, try_share
 from shiftergw.registry.partial import disk_errors
 
 PRIVATE = "private"
@@ -101,7 +100,7 @@ def give_up(blob: BlobPaths) -> None:
     """Remove what a broken download left, unless somebody is at it now."""
     if not blob.partial.exists():
         return
-    with disk_errors(), _alone(blob) as alone:
+    with disk_errors(), tried_lock(blob.lock) as alone:
         if alone:
             blob.partial.unlink(missing_ok=True)
 
@@ -113,7 +112,7 @@ def discard(blob: BlobPaths, digest: Digest, stop: Event) -> None:
     """
     if not blob.whole.exists():
         return
-    with disk_errors(), _alone(blob) as alone:
+    with disk_errors(), tried_lock(blob.lock) as alone:
         if alone and _is_damaged(blob.whole, digest, stop):
             blob.whole.unlink(missing_ok=True)
 
@@ -175,7 +174,7 @@ def _last_used(root: Path) -> dict[Path, float]:
 
 def _removed(blob: BlobPaths, before: float) -> bool:
     """Remove a blob unless somebody is at it, or was since `before`; say whether it was done."""
-    with _alone(blob) as alone:
+    with tried_lock(blob.lock) as alone:
         there = [path for path in (blob.whole, blob.partial) if alone and path.exists()]
         # Looked at again: it may have been made or used between the first look and the lock.
         if not there or any(path.stat().st_mtime >= before for path in there):
@@ -185,14 +184,3 @@ def _removed(blob: BlobPaths, before: float) -> bool:
         blob.partial.unlink(missing_ok=True)
         sync_directory(blob.lock.parent)
     return True
-
-
-@contextmanager
-def _alone(blob: BlobPaths) -> Iterator[bool]:
-    """Hold the lock of a blob, unless somebody is at it; say whether it is held."""
-    locked = lock(blob)
-    try:
-        yield locked is not None
-    finally:
-        if locked is not None:
-            unlock(blob.lock, locked)

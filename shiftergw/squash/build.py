@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -27,8 +27,8 @@ from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.files import free_space, nearest, private_directory, removed_on_error
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.locks import file_lock
-from shiftergw.plumbing.timing import ticking
+from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_lock
+from shiftergw.plumbing.timing import pause, ticking
 from shiftergw.squash.check import check
 from shiftergw.squash.converted import (
     ConvertedFiles,
@@ -48,6 +48,12 @@ if TYPE_CHECKING:
 
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
+
+Examined = tuple[LayerFile, LayerIndex]
+"""A layer that has arrived, and what it holds."""
+
+HEAD_START_SECONDS = 2 * POLL_SECONDS
+"""Whoever is examining the layers goes first: he may hear so much later that all have arrived."""
 
 LAYERS_ENTRIES = 3
 """How many times the entries of the finished image its layers may have together.
@@ -91,16 +97,44 @@ class SquashBuilder:
         report: Report,
         entered: Callable[[str], None],
     ) -> AsyncIterator[BuiltImage]:
-        """See the port. One build at a time for each (id, options), whoever asks; others wait."""
+        """See the port. One build at a time for each (id, options), whoever asks; others wait.
+
+        Nobody waits for another's layers to arrive, though: who has all of his builds. Until then
+        one of those who ask examines what is there.
+        """
         files = ConvertedFiles(self._directory, image_id, options.key)
+        seconds: dict[str, float] = {}
+
+        async def examine() -> list[Examined]:
+            entered("EXAMINATION")
+            with self._timed("index", seconds):
+                return await self._examined(layers, limits, report)
+
+        async def arrive_and_lock() -> None:
+            for layer in layers:
+                await layer.arrived()
+            wait = partial(entered, "WAITING")
+            if not first:
+                wait()
+                await pause(HEAD_START_SECONDS, self._clock)
+            locking = file_lock(files.lock, self._clock, wait if first else None)
+            await stack.enter_async_context(locking)
+
         with _disk_errors():
             await self._threads.run(private_directory, self._directory)
-            async with file_lock(files.lock, self._clock, lambda: entered("WAITING")):
+            async with AsyncExitStack() as stack:
+                examined: list[Examined] | None = None
+                first = stack.enter_context(tried_lock(files.early))
+                if first and not files.squashfs.exists():
+                    examined, _ = await gather_or_cancel([examine(), arrive_and_lock()])
+                else:
+                    await arrive_and_lock()
                 built = await self._found(files)
                 if built is None:
                     built = await self._made(
-                        files, created, layers, options, limits, report, entered
-                    )
+                        files, created, examined or await examine(),
+                        options, limits, report, entered, seconds,
+                    )  # fmt: skip
                 held = hold(files)
         try:
             yield built
@@ -147,22 +181,17 @@ class SquashBuilder:
         self,
         files: ConvertedFiles,
         created: int,
-        layers: Sequence[Layer],
+        examined: list[Examined],
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
         entered: Callable[[str], None],
+        seconds: dict[str, float],
     ) -> BuiltImage:
-        seconds: dict[str, float] = {}
-        entered("EXAMINATION")
-        with self._timed("index", seconds):
-            indexed = await self._indexed(layers, limits, report)
-        sources = [layer for layer, _ in indexed]
-        indexes = [index for _, index in indexed]
-        del indexed
+        layers = [layer for layer, _ in examined]
         with self._timed("plan", seconds):
             plan = await self._threads.run(
-                flatten, _handed_over(indexes), limits, options.keep_setuid
+                flatten, _handed_over(examined), limits, options.keep_setuid
             )
             argv = await self._threads.run(arguments, options, plan, files.part)
         entered("CONVERSION")
@@ -173,7 +202,7 @@ class SquashBuilder:
                     argv,
                     max(created, plan.latest),
                     files.part,
-                    partial(stream, plan, sources),
+                    partial(stream, plan, layers),
                     lambda done: report(Progress("squash", done, plan.report.size)),
                 )
             with self._timed("check", seconds):
@@ -181,9 +210,9 @@ class SquashBuilder:
             await self._threads.run(install, files, size, sha256, plan.report)
         return BuiltImage(files.squashfs, size, sha256, plan.report, seconds)
 
-    async def _indexed(
+    async def _examined(
         self, layers: Sequence[Layer], limits: BuildLimits, report: Report
-    ) -> list[tuple[LayerFile, LayerIndex]]:
+    ) -> list[Examined]:
         """Index all layers, each while it arrives, and return when all have.
 
         The largest come first: a long one begun last would be waited for.
@@ -207,7 +236,7 @@ class SquashBuilder:
                 )
             return index
 
-        async def index(number: int) -> tuple[LayerFile, LayerIndex]:
+        async def index(number: int) -> Examined:
             layer, early = layers[number], None
             opening = await layer.arriving()
             if opening is not None:
@@ -259,8 +288,8 @@ def _disk_errors() -> Iterator[None]:
         ) from error
 
 
-def _handed_over(indexes: list[LayerIndex]) -> Iterator[LayerIndex]:
+def _handed_over(examined: list[Examined]) -> Iterator[LayerIndex]:
     """Yield the indexes, keeping none: each is free once it was applied."""
-    indexes.reverse()
-    while indexes:
-        yield indexes.pop()
+    examined.reverse()
+    while examined:
+        yield examined.pop()[1]

@@ -6,6 +6,7 @@ A directory holds, for each (image id, options):
 * `<id>-<key>.json`, its size, its SHA-256 and what it holds, written after it, and touched whenever
   it is used: the file itself may have a second name in an image directory, where times matter;
 * `<id>-<key>.lock`, held by whoever builds, verifies or sweeps it;
+* `<id>-<key>.early`, held by whoever examines the layers before he has that lock;
 * `<id>-<key>.part`, a file in the making; of the holder of the lock, so it needs no other name.
 
 Whoever uses a converted file holds a shared `flock` on the file itself. The sweep removes a file
@@ -33,7 +34,7 @@ from shiftergw.plumbing.files import (
     sync_directory,
     write_private,
 )
-from shiftergw.plumbing.locks import remove_unshared, try_lock, unlock
+from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
 _NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
 _CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold the interpreter
@@ -50,6 +51,7 @@ class ConvertedFiles:
         self.squashfs = directory / f"{base}.squashfs"
         self.sidecar = directory / f"{base}.json"
         self.lock = directory / f"{base}.lock"
+        self.early = directory / f"{base}.early"
         self.part = directory / f"{base}.part"
 
 
@@ -131,18 +133,13 @@ def _touched(paths: Sequence[Path]) -> float:
 
 def _remove(files: ConvertedFiles, group: Sequence[Path], before: float) -> bool:
     """Remove the files of one (id, options) unless somebody holds them; say whether it was done."""
-    lock = try_lock(files.lock)
-    if lock is None:
-        return False
-    try:
+    with tried_lock(files.lock) as alone:
         # Looked at again: it may have been made or used between the first look and the lock.
         newest = _touched([files.squashfs, files.sidecar, files.part])
-        if newest >= before or not remove_unshared(files.squashfs):
+        if not alone or newest >= before or not remove_unshared(files.squashfs):
             return False
         for path in group:
             if path != files.lock:
                 path.unlink(missing_ok=True)
         sync_directory(files.lock.parent)
-    finally:
-        unlock(files.lock, lock)
     return True
