@@ -240,7 +240,8 @@ async def convert(
 ) -> dict[str, object]:
     """Convert one image to `out` with no service at all; scratch lies where `config` says.
 
-    Return what the command prints: id, bytes, entries, dropped, seconds per stage.
+    Return what the command prints: id, bytes, entries, dropped, seconds per stage. Stages overlap:
+    layers are indexed while they are fetched.
     """
     threads, readers = _threads(reactor)
     source = _registry(reactor, config)
@@ -319,13 +320,14 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
 
 
 def _threads(reactor: Any) -> tuple[Threads, Threads]:
-    """Return threads for all work on one image, and those that read layers on their way.
+    """Return threads for the work on one image, and others that read its layers on their way.
 
-    These wait for the others: as many as bring blobs at once, and one for each processor.
+    These wait for those: as many of them as there are downloads at once, and for each processor
+    one that reads what has come.
     """
     processors = os.cpu_count() or 1
     return (
-        Threads(reactor, 4 + processors, "worker"),
+        Threads(reactor, 4 + processors, "work"),
         Threads(reactor, PARALLEL_BLOBS + processors, "readers"),
     )
 

@@ -173,7 +173,10 @@ class Pipeline:
         watcher: Watcher,
         held: AsyncExitStack,
     ) -> None:
-        """Bring all blobs into the cache, each once; they stay there while `held` lives."""
+        """Bring all blobs into the cache, each once; they stay there while `held` lives.
+
+        The largest first: a long one begun last would be waited for.
+        """
         watcher.entered(State.PULLING, "Pulling layers")
         cache = self._cache_of(image)
         done: dict[Digest, int] = {}
@@ -189,7 +192,7 @@ class Pipeline:
             getting = cache.get(wanted, download, report, blob.arriving.keep)
             blob.arrive(await held.enter_async_context(getting))
 
-        await gather_or_cancel(map(bring, blobs))
+        await gather_or_cancel(map(bring, sorted(blobs, key=lambda one: -one.descriptor.size)))
 
     async def _forget(self, image: ResolvedImage, *, damaged: bool) -> None:
         """Leave no halves of an image's blobs in the cache, and none that is damaged."""
@@ -226,7 +229,8 @@ class _Layer:
         return self._blob.descriptor.size
 
     async def arriving(self) -> Opening | None:
-        return await self._blob.arriving.kept()
+        opening = await self._blob.arriving.kept()
+        return None if self._blob.arrived.is_kept else opening
 
     async def arrived(self) -> Path:
         return await self._blob.arrived.kept()

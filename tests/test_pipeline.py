@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from shiftergw.errors import BlobCorrupt, LayerInvalid, RegistryDenied
 from shiftergw.image import (
     BuildLimits,
+    BuiltImage,
     Descriptor,
     Digest,
     ImageConfig,
@@ -96,10 +97,12 @@ class Line:
 
     async def convert(self, image: ResolvedImage, told: Told | None = None) -> int:
         """Convert an image; return how many entries it has."""
-        watcher = told or Told()
-        converting = self.pipeline.convert(image, ImageConfig(), None, OPTIONS, watcher)
-        async with converting as built:
-            return built.report.entries
+        return (await self.built(image, told or Told())).report.entries
+
+    async def built(self, image: ResolvedImage, told: Told) -> BuiltImage:
+        """Convert an image, and end the use at once."""
+        async with self.pipeline.convert(image, ImageConfig(), None, OPTIONS, told) as built:
+            return built
 
     def left(self) -> list[str]:
         """Return what lies in the cache."""
@@ -153,12 +156,14 @@ async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
     image = line.image(LOWER, UPPER)
     line.sends[image.layers[0].digest] = sending(LOWER, gate)
     told = Told()
-    converting = Deferred.fromCoroutine(line.convert(image, told))
+    converting = Deferred.fromCoroutine(line.built(image, told))
     await until(lambda: line.read_so_far() == [len(LOWER) // 2])
     assert told.words == [PULLING]
     assert {one.stage for one in told.progress} == {"fetch"}
     gate.keep(None)
-    assert await converting > len(TREE) - 2
+    built = await converting
+    assert built.report.entries > len(TREE) - 2
+    assert set(built.seconds) == {"fetch", "index", "plan", "squash", "check"}
     assert told.words == [PULLING, "Examining image", "Converting image"]
     assert line.left() == sorted(layer.digest.hex for layer in image.layers)
 
@@ -237,13 +242,35 @@ async def test_what_was_read_of_a_download_that_began_anew_is_void(line: Line) -
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
-    """Be they an archive or not: the digest is wrong, and so it is told."""
+    """Who reads them on their way finds no archive; that it is none is no fault of the image."""
+    tar = tar_of(TREE)
+    image = line.image(tar)
+
+    async def send(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(tar[:512])
+        await until(lambda: line.read_so_far() == [512])
+        sink.write(b"x" * 512)
+        await until(lambda: line.read_so_far() == [])
+        sink.write(tar[1024:])
+
+    line.sends[image.layers[0].digest] = send
+    with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
+        await line.convert(image)
+    assert line.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_earlier_download_left_may_be_anything(tmp_path: Path, line: Line) -> None:
+    """Too many entries, for one: it is no fault of the image, which is downloaded anew."""
     image = line.image(LOWER)
-    for wrong in (b"\x1f\x8b" + b"garbage" * 100, bytes(len(LOWER))):
-        line.sends[image.layers[0].digest] = sending(wrong[: len(LOWER)].ljust(len(LOWER), b"."))
-        with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
-            await line.convert(image)
-        assert line.left() == []
+    left = line.cache_place / f"{image.layers[0].digest.hex}.partial"
+    line.cache_place.mkdir(parents=True)
+    few = BuildLimits(entries=len(TREE))
+    pipeline = Pipeline(cast("Any", line), lambda _: line.cache, line.site.builder, few, real)
+    left.write_bytes(tar_of([entry(f"{n}", b"") for n in range(20)])[: len(LOWER) - 1])
+    async with pipeline.convert(image, ImageConfig(), None, OPTIONS, Told()) as built:
+        assert built.report.entries == await line.convert(image)
 
 
 @pytest_twisted.ensureDeferred

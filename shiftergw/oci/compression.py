@@ -78,7 +78,7 @@ def _damage_told() -> Generator[None, None, None]:
         yield
     except EOFError as error:
         raise LayerInvalid("A layer's gzip data ends too early.") from error
-    except (gzip.BadGzipFile, isal_zlib.IsalError) as error:  # type: ignore[misc]  # stub: instance
+    except (gzip.BadGzipFile, isal_zlib.IsalError, OverflowError) as error:  # type: ignore[misc]  # stub: instance
         raise LayerInvalid("A layer's gzip data is damaged.", detail=printable(str(error))) from (
             error
         )

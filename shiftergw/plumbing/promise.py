@@ -20,6 +20,11 @@ class Promise(Generic[T]):
         self._values: list[T] = []
         self._waiting: list[Deferred[T]] = []
 
+    @property
+    def is_kept(self) -> bool:
+        """Say whether the value is there."""
+        return bool(self._values)
+
     def keep(self, value: T) -> None:
         """Give the value to all who wait and all who come; the first one counts."""
         if self._values:
@@ -27,12 +32,17 @@ class Promise(Generic[T]):
         self._values.append(value)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            one.callback(value)
+            if not one.called:  # cancelled by what another does with the value
+                one.callback(value)
 
     async def kept(self) -> T:
         """Return the value once it is there; cancellable."""
         if self._values:
             return self._values[0]
-        waiting: Deferred[T] = Deferred(self._waiting.remove)
+        waiting: Deferred[T] = Deferred()
         self._waiting.append(waiting)
-        return await waiting
+        try:
+            return await waiting
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)

@@ -37,24 +37,28 @@ class Arriving:
             self._changed.notify_all()
 
     def complete(self) -> None:
-        """Let readers have the end: all is there and is what it should be."""
+        """Let readers have the end, unless they are lost: all is there and is what it should be."""
         with self._changed:
-            self._is_whole = True
+            self._is_whole = not self._is_lost
             self._changed.notify_all()
 
     def lose(self) -> None:
-        """Have readers fail, unless all is there already: what they have read is void."""
+        """Have readers fail for good, unless all is there: what they have read is void."""
         with self._changed:
             self._is_lost = not self._is_whole
             self._changed.notify_all()
 
     def open(self, stop: Event) -> io.FileIO:
         """Return a reader; see `Opening`."""
+        late = BlobCorrupt("A layer is no longer on its way.")
         try:
-            return _Reader(self._path, self, stop)
+            reader = _Reader(self._path, self, stop)
         except FileNotFoundError:
-            # It has its final name by now, or is gone.
-            raise BlobCorrupt("A layer is no longer on its way.") from None
+            raise late from None
+        if self._is_whole:  # and has its final name: what has this one now may be another's
+            reader.close()
+            raise late
+        return reader
 
     def readable(self, position: int, stop: Event) -> int:
         """Return how many bytes may be read there once there are some; 0 at the end."""
@@ -66,12 +70,19 @@ class Arriving:
                     raise Stopped
                 self._changed.wait(_LOOK_SECONDS)
             if self._is_lost:
-                raise BlobCorrupt("The download of a layer began anew or came to nothing.")
+                raise _lost()
             return max(0, self._size - position)
 
 
+def _lost() -> BlobCorrupt:
+    return BlobCorrupt("The download of a layer began anew or came to nothing.")
+
+
 class _Reader(io.FileIO):
-    """The file, as far as it is there."""
+    """The file, as far as it is there.
+
+    Its writer may cut it short just before a read: that is not its end.
+    """
 
     def __init__(self, path: Path, arriving: Arriving, stop: Event) -> None:
         super().__init__(path, "rb")
@@ -81,9 +92,16 @@ class _Reader(io.FileIO):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         size = min(len(view), self._arriving.readable(self.tell(), self._stop))
-        return super().readinto(view[:size])
+        read = super().readinto(view[:size])
+        if size and not read:
+            raise _lost()
+        return read
 
     def read(self, size: int | None = -1) -> bytes:
         assert size is not None
         assert size >= 0, "the whole of it is not there"
-        return super().read(min(size, self._arriving.readable(self.tell(), self._stop)))
+        size = min(size, self._arriving.readable(self.tell(), self._stop))
+        data = super().read(size)
+        if size and not data:
+            raise _lost()
+        return data

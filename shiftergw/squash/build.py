@@ -215,7 +215,7 @@ class SquashBuilder:
     ) -> list[Examined]:
         """Index all layers, each while it arrives, and return when all have.
 
-        The largest come first: a long one begun last would be waited for.
+        Of those that are there the largest first: a long one begun last would be waited for.
         """
         sizes = [layer.size for layer in layers]
         done = [0] * len(layers)
@@ -241,7 +241,7 @@ class SquashBuilder:
             opening = await layer.arriving()
             if opening is not None:
                 # Nobody has proven these bytes yet: that they are wrong may be the way's fault.
-                with suppress(BlobCorrupt, LayerInvalid):
+                with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
                     early = await read(number, opening)
             path = await layer.arrived()
             found = await read(number, whole(path)) if early is None else early

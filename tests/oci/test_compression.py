@@ -83,6 +83,12 @@ def test_garbage_after_the_end_is_refused(tmp_path: Path, kind: str, garbage: by
         read(tmp_path, WHOLE[kind]() + garbage)
 
 
+def test_a_gzip_header_without_end_is_refused(tmp_path: Path) -> None:
+    """A name or a comment may be long, and not of half a megabyte."""
+    with pytest.raises(LayerInvalid, match="gzip"):
+        read(tmp_path, b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 900_000)
+
+
 @pytest.mark.parametrize("kind", ["gzip", "zstd with a checksum"])
 def test_damage_is_refused(tmp_path: Path, kind: str) -> None:
     """A changed byte in the middle is an error that says which compression it was."""

@@ -40,3 +40,21 @@ def test_one_who_goes_takes_nothing_from_the_others() -> None:
     got: list[str] = []
     second.addCallback(got.append)
     assert got == ["value"]
+
+
+def test_one_who_ends_another_s_wait() -> None:
+    """By what he does with the value: both are done, and nothing is raised."""
+    promise: Promise[None] = Promise()
+    waits: list[Deferred[None]] = []
+    failures: list[object] = []
+
+    async def first() -> None:
+        await promise.kept()
+        waits[1].cancel()
+
+    waits += [Deferred.fromCoroutine(first()), Deferred.fromCoroutine(promise.kept())]
+    waits[0].addErrback(failures.append)
+    waits[1].addErrback(lambda failure: failures.append(failure.check(CancelledError)))
+    promise.keep(None)
+    assert failures == [CancelledError]
+    assert promise.is_kept

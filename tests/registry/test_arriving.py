@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +88,7 @@ def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
             waiting.result(5)
         arriving.grown(len(CONTENT))
         arriving.complete()
+        arriving.lose()  # its writer closes the file
         with pytest.raises(BlobCorrupt):
             reader.read(1)
     with arriving.open(STOP) as later, pytest.raises(BlobCorrupt):
@@ -97,17 +99,35 @@ def test_what_is_whole_is_not_lost(path: Path) -> None:
     """Its writer may close the file."""
     arriving = Arriving(path)
     arriving.grown(len(CONTENT))
-    arriving.complete()
-    arriving.lose()
     with arriving.open(STOP) as reader:
+        arriving.complete()
+        arriving.lose()
         assert reader.read(len(CONTENT)) == CONTENT
+        assert reader.read(1) == b""
+
+
+def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
+    """The writer may begin anew between the reader's look and his reading."""
+    arriving = Arriving(path)
+    arriving.grown(10)
+    with arriving.open(STOP) as reader:
+        path.write_bytes(b"")
+        with pytest.raises(BlobCorrupt, match="began anew"):
+            reader.read(4)
+        with pytest.raises(BlobCorrupt, match="began anew"):
+            reader.readinto(bytearray(4))
 
 
 def test_who_comes_too_late_is_told(path: Path) -> None:
-    """The file has another name by then."""
+    """The file has another name by then, and another file perhaps this one."""
+    arriving = Arriving(path)
+    arriving.grown(len(CONTENT))
+    arriving.complete()
+    with pytest.raises(BlobCorrupt, match="no longer on its way"):
+        arriving.open(STOP)
     path.rename(path.with_name("whole"))
     with pytest.raises(BlobCorrupt, match="no longer on its way"):
-        Arriving(path).open(STOP)
+        arriving.open(STOP)
 
 
 def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
@@ -130,11 +150,13 @@ def test_any_compression_is_unpacked_on_its_way(
     blob = compress(CONTENT, compression)
     path.write_bytes(blob)
     arriving = Arriving(path)
+    reader = arriving.open(STOP)
     told: list[int] = []
-    unpacking = beside(lambda: b"".join(unpacked(arriving.open, None, STOP, told.append)))
-    for size in range(0, min(len(blob), 20 * step), step):
+    unpacking = beside(lambda: b"".join(unpacked(lambda _: reader, None, STOP, told.append)))
+    for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
         arriving.grown(size)
-    arriving.grown(len(blob))
+        while reader.tell() < size:
+            time.sleep(0.001)
     assert not unpacking.done()
     arriving.complete()
     assert unpacking.result(20) == CONTENT

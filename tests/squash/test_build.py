@@ -22,11 +22,9 @@ from shiftergw.errors import (
     LayerInvalid,
     NoSpace,
 )
-from shiftergw.image import BuildLimits, Digest, LayerFile, Opening
+from shiftergw.image import BuildLimits, Digest, LayerFile
 from shiftergw.model import Progress
-from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
-from shiftergw.registry.arriving import Arriving
 from shiftergw.squash.build import SquashBuilder
 from tests import images
 from tests.parts import lacking, need, small_disk
@@ -37,7 +35,7 @@ from tests.squash.parts import (
     running_in,
     script,
 )
-from tests.squash.site import ID, OTHER, REAL, TREE, Arrived, Site
+from tests.squash.site import ID, OTHER, REAL, TREE, Site
 
 real: Any = reactor
 
@@ -351,6 +349,16 @@ async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_layers_lie_in_the_order_of_the_manifest(site: Site) -> None:
+    """Whichever is examined first: the upper one's file is seen, be it in a larger layer."""
+    small = site.layer([images.entry("name", b"small")])
+    large = site.layer([images.entry("name", b"large"), images.entry("data", os.urandom(99_999))])
+    for layers, wanted in (([small, large], b"large"), ([large, small], b"small")):
+        async with site.build(layers, image_id=Digest.of(wanted).hex) as built:
+            assert content_of(built.path)["name"][2] == wanted
+
+
+@pytest_twisted.ensureDeferred
 async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
     """Layers that rewrite the same few paths again and again do not fill the memory."""
     layers = [
@@ -361,30 +369,3 @@ async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
             raise AssertionError
     async with site.build(layers[:3], limits=BuildLimits(entries=5)) as built:
         assert built.report.entries == 5
-
-
-class Coming(Arrived):
-    """A `Layer` whose bytes are there, and whose end is not."""
-
-    def __init__(self, file: LayerFile) -> None:
-        """Give this file, and never all of it."""
-        super().__init__(file)
-        self._arriving = Arriving(file.path)
-        self._arriving.grown(self.size)
-
-    async def arriving(self) -> Opening | None:
-        """Return how it is read."""
-        return self._arriving.open
-
-    async def arrived(self) -> Path:
-        """Not come."""
-        never: Promise[Path] = Promise()
-        return await never.kept()
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_image_too_large_is_refused_while_it_arrives(site: Site) -> None:
-    """Nobody waits for the rest of what cannot be."""
-    layer = site.layer([images.entry(f"{n}", b"") for n in range(10)])
-    with pytest.raises(ImageTooLarge, match="more than 5 entries"):
-        await site.built([Coming(layer), site.two[0]], limits=BuildLimits(entries=5))
