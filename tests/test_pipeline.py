@@ -261,16 +261,22 @@ async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_an_earlier_download_left_may_be_anything(tmp_path: Path, line: Line) -> None:
-    """Too many entries, for one: it is no fault of the image, which is downloaded anew."""
-    image = line.image(LOWER)
-    left = line.cache_place / f"{image.layers[0].digest.hex}.partial"
-    line.cache_place.mkdir(parents=True)
-    few = BuildLimits(entries=len(TREE))
-    pipeline = Pipeline(cast("Any", line), lambda _: line.cache, line.site.builder, few, real)
-    left.write_bytes(tar_of([entry(f"{n}", b"") for n in range(20)])[: len(LOWER) - 1])
-    async with pipeline.convert(image, ImageConfig(), None, OPTIONS, Told()) as built:
-        assert built.report.entries == await line.convert(image)
+async def test_too_much_on_its_way_is_not_too_much_yet(line: Line) -> None:
+    """Entries beyond the limit, in bytes that prove wrong, are no fault of the image either."""
+    line.pipeline._limits = BuildLimits(entries=3)
+    good, many = tar_of([entry("good", b"")]), tar_of([entry(f"{n}", b"") for n in range(10)])
+    image = line.image(good)
+
+    async def send(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(many[:512])
+        await until(lambda: line.read_so_far() == [512])
+        sink.write(many[512:5120])
+        await until(lambda: line.read_so_far() == [])
+        await sending(good)(0, sink)
+
+    line.sends[image.layers[0].digest] = send
+    assert await line.convert(image) == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -32,8 +32,7 @@ class Promise(Generic[T]):
         self._values.append(value)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            if not one.called:  # cancelled by what another does with the value
-                one.callback(value)
+            one.callback(value)
 
     async def kept(self) -> T:
         """Return the value once it is there; cancellable."""
