@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -131,13 +132,13 @@ class SquashBuilder:
                     await arrive_and_lock()
                 built = await self._found(files)
                 if built is None:
+                    examined = examined or await examine()
                     built = await self._made(
-                        files, created, examined or await examine(),
-                        options, limits, report, entered, seconds,
-                    )  # fmt: skip
+                        files, created, examined, options, limits, report, entered
+                    )
                 held = hold(files)
         try:
-            yield built
+            yield replace(built, seconds={**seconds, **built.seconds})
         finally:
             os.close(held)
 
@@ -186,8 +187,8 @@ class SquashBuilder:
         limits: BuildLimits,
         report: Report,
         entered: Callable[[str], None],
-        seconds: dict[str, float],
     ) -> BuiltImage:
+        seconds: dict[str, float] = {}
         layers = [layer for layer, _ in examined]
         with self._timed("plan", seconds):
             plan = await self._threads.run(

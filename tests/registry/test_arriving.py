@@ -19,6 +19,9 @@ from tests.images import compress
 CONTENT = os.urandom(400_000) + bytes(400_000)
 STOP = Event()
 
+Beside = Callable[[Callable[[], object]], Future[object]]
+"""Runs a function in another thread."""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -29,13 +32,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def beside() -> Iterator[Callable[[Callable[[], object]], Future[object]]]:
+def beside() -> Iterator[Beside]:
     """Give what runs a function in another thread."""
     with ThreadPoolExecutor(1) as threads:
         yield threads.submit
-
-
-Beside = Callable[[Callable[[], object]], Future[object]]
 
 
 def test_no_more_is_read_than_is_there(path: Path) -> None:
