@@ -30,6 +30,7 @@ from shiftergw.checkup.contents import contents
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.checkup.machines import broker
+from shiftergw.checkup.secrets import secrets
 from shiftergw.compose import image_directory, users_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
@@ -58,7 +59,8 @@ LITTLE_SPACE = 10 * 10**9
 async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
-    findings = [*_configuration(loaded), *_directories(config), *await state(config, reactor)]
+    findings = [*_configuration(loaded), *secrets(loaded), *_directories(config)]
+    findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in _users(config, reactor)]

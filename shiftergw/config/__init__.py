@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -46,10 +46,11 @@ _DOCKER_HUB_REGISTRY = "registry-1.docker.io"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, and what its author should know about it; one line per warning."""
+    """A configuration, what its author should know about it (a line each), and its file."""
 
     config: Config
     warnings: tuple[str, ...]
+    file: Path | None = None
 
 
 def file_of_environment(environ: Mapping[str, str]) -> Path:
@@ -146,9 +147,10 @@ class Config(Section):
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"The configuration {path} is not UTF-8: {error}.") from error
         try:
-            return cls.from_document(parse(text), base=path.absolute().parent, environ=environ)
+            loaded = cls.from_document(parse(text), base=path.absolute().parent, environ=environ)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error.what}", remedy=error.remedy) from error
+        return replace(loaded, file=path.absolute())
 
     @classmethod
     def from_document(cls, document: Any, *, base: Path, environ: Mapping[str, str]) -> Loaded:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shiftergw.errors import ConfigurationError, GatewayError
-from shiftergw.plumbing.files import sync_directory
+from shiftergw.plumbing.files import nearest, sync_directory
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+_OWNER = "It must belong to the gateway's user, with mode 600."
 
 
 class Seal:
@@ -33,10 +36,18 @@ class Seal:
         """
         try:
             _make_key(path)
+        except OSError as error:
+            raise _not_made(path, error) from error
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Seal:
+        """Read the key of an existing file. Blocks. Raises `ConfigurationError` as `from_file`."""
+        try:
             mode, content = path.stat().st_mode, path.read_bytes()
         except OSError as error:
             raise ConfigurationError(
-                f"The secret key {path} can be neither read nor made: {error.strerror}."
+                f"The secret key {path} cannot be read: {error.strerror}.", remedy=_OWNER
             ) from error
         if mode & 0o077:
             raise ConfigurationError(
@@ -52,6 +63,22 @@ class Seal:
                 remedy="Remove it to have a new one made; work in flight then lacks its logins.",
             )
         return cls(key)
+
+    @staticmethod
+    def check_file(path: Path, private_directories: Collection[Path]) -> None:
+        """Raise `ConfigurationError` if `from_file` would; make nothing. Blocks.
+
+        `private_directories` are made before the key is.
+        """
+        if os.path.lexists(path):
+            Seal.read(path)
+            return
+        directory = path.parent
+        if directory in private_directories:
+            directory = nearest(directory)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            problem = errno.EACCES if directory.is_dir() else errno.ENOENT
+            raise _not_made(path, OSError(problem, os.strerror(problem)))
 
     def close(self, text: str, context: str) -> str:
         """Return the sealed text, in base64."""
@@ -71,6 +98,14 @@ class Seal:
                 "The stored login cannot be opened.",
                 remedy="All machines of a site need the same SecretKeyFile.",
             ) from error
+
+
+def _not_made(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The secret key {path} is absent, and cannot be made in {path.parent}: {error.strerror}.",
+        remedy=f"As root, with the name of the gateway's user in place of USER: head -c 32"
+        f" /dev/urandom | base64 | install -m 0600 -o USER /dev/stdin {path}",
+    )
 
 
 def _make_key(path: Path) -> None:

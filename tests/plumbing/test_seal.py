@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -89,3 +90,34 @@ def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
     sealed = seals[0].close("text", "context")
     assert [seal.open(sealed, "context") for seal in seals] == ["text"] * 8
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_key_is_checked_without_making_it(tmp_path: Path) -> None:
+    """A check says of a key what reading it would say, and leaves nothing behind."""
+    state = tmp_path / "state"
+    Seal.check_file(state / "key", {state})
+    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
+        Seal.check_file(tmp_path / "no" / "key", {state})
+    assert f"install -m 0600 -o USER /dev/stdin {tmp_path}/no/key" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "key"
+    path.write_bytes(b"AAAA\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="32 bytes"):
+        Seal.check_file(path, ())
+    path.unlink()
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Seal.check_file(path, ())
+
+
+def test_a_key_of_the_documents_is_one(tmp_path: Path) -> None:
+    """The command of the remedy, and of the pages, makes a key that is taken."""
+    path = tmp_path / "key"
+    with pytest.raises(ConfigurationError) as caught:
+        Seal.from_file(tmp_path / "no" / "key")
+    command = caught.value.remedy.partition(": ")[2]
+    command = command.replace(f"{tmp_path}/no/key", str(path)).replace("USER", str(os.getuid()))
+    subprocess.run(["sh", "-ec", command], check=True)
+    sealed = Seal.from_file(path).close("text", "context")
+    assert Seal.read(path).open(sealed, "context") == "text"

@@ -1,0 +1,150 @@
+"""Tests that the units of conf/ and its samples fit each other."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shiftergw.config import Config
+from tests.parts import need
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What `ProtectHome=true` hides (systemd.exec(5))."""
+PRIVATE = (Path("/tmp"), Path("/var/tmp"))
+"""What `PrivateTmp=true` replaces."""
+
+PAIRS = [
+    ("shiftergw", "local"),
+    ("shiftergw", "local-mongodb"),
+    ("shiftergw", "remote"),
+    ("shiftergw", "workers"),
+    ("shiftergw-worker", "workers"),
+]
+fits = pytest.mark.parametrize(("unit", "sample"), PAIRS)
+
+
+def read(unit: str) -> configparser.ConfigParser:
+    """Return the sections of a unit file."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(CONF / f"{unit}.service")
+    return parser
+
+
+def state_of(unit: str) -> Path:
+    """Return the directory that systemd makes for a unit."""
+    return Path("/var/lib") / read(unit)["Service"]["StateDirectory"]
+
+
+def config_of(unit: str, sample: str) -> Config:
+    """Return a sample as a service of this unit reads it."""
+    environ = {"STATE_DIRECTORY": str(state_of(unit))}
+    return Config.load(CONF / f"{sample}.json", environ).config
+
+
+def written(config: Config) -> Iterator[Path]:
+    """Yield the directories in which the program writes."""
+    yield from (config.state_directory, config.cache_directory, config.expand_directory)
+    for system in config.systems.values():
+        if system.access_type == "local":
+            yield system.image_dir
+
+
+def secret_files(config: Config) -> Iterator[Path]:
+    """Yield the files that the gateway's user must be able to read."""
+    yield config.secret_key_file
+    for system in config.systems.values():
+        if system.access_type == "remote" and system.ssh is not None:
+            files = (system.ssh.key, system.ssh.known_hosts, system.ssh.passphrase_file)
+            yield from (path for path in files if path is not None)
+
+
+def is_within(path: Path, directories: tuple[Path, ...]) -> bool:
+    """Return whether a path is one of some directories, or lies in one."""
+    return any(path.is_relative_to(directory) for directory in directories)
+
+
+@fits
+def test_the_service_may_write(unit: str, sample: str) -> None:
+    """Every directory that a sample has written lies where its unit allows that."""
+    service = read(unit)["Service"]
+    allowed = [Path(text.removeprefix("-")) for text in service["ReadWritePaths"].split()]
+    mounts = [Path(text) for text in read(unit)["Unit"]["RequiresMountsFor"].split()]
+    assert service["ProtectSystem"] == "strict"
+    assert set(allowed) == set(mounts), "what is written is mounted first"
+    for path in written(config_of(unit, sample)):
+        assert is_within(path, (state_of(unit), *allowed)), path
+
+
+@fits
+def test_the_service_sees_its_files(unit: str, sample: str) -> None:
+    """No path of a sample lies where its unit hides directories."""
+    service, config = read(unit)["Service"], config_of(unit, sample)
+    assert (service["ProtectHome"], service["PrivateTmp"]) == ("true", "true")
+    sockets = [system.munge_socket_path for system in config.systems.values()]
+    paths = [*written(config), *secret_files(config), *filter(None, sockets)]
+    assert [path for path in paths if is_within(path, (*HOMES, *PRIVATE))] == []
+
+
+@fits
+def test_secret_files_are_made(unit: str, sample: str) -> None:
+    """The page of a sample says how each secret is made that the gateway cannot make itself."""
+    user = read(unit)["Service"]["User"]
+    pages = [CONF / f"{name}.md" for name in (sample, "remote")]
+    commands = re.findall(
+        r"^    (.*)$", "\n".join(page.read_text() for page in pages), re.MULTILINE
+    )
+    for path in secret_files(config_of(unit, sample)):
+        if is_within(path, (state_of(unit),)):
+            continue
+        name = str(path).replace("/far.", "/mycluster.")  # made as the other page says
+        assert any(name in line and user in line for line in commands), path
+
+
+@fits
+def test_one_user(unit: str, sample: str) -> None:
+    """Unit, sample and pages name one user."""
+    service = read(unit)["Service"]
+    user = service["User"]
+    assert service["Group"] == user
+    for system in config_of(unit, sample).systems.values():
+        assert system.ssh is None or system.ssh.username == user
+    names = re.compile(
+        r"(?:sudo (?:-H )?-u|install -d -o|0600 -o|chown(?: root:)?|useradd [^\n]*nologin) ?(\w+)"
+    )
+    pages = (f"{sample}.md", f"{unit}.service.md", "remote.md")
+    mentioned = {
+        name
+        for page in pages
+        for name in names.findall((CONF / page).read_text())
+        if name != "root"
+    }
+    assert mentioned == {user}
+
+
+def test_directories_of_the_samples_are_made() -> None:
+    """What systemd does not make, the pages make: for the user of the unit."""
+    text = "".join(page.read_text() for page in CONF.glob("*.md"))
+    for unit in {name for name, _ in PAIRS}:
+        for path in read(unit)["Service"]["ReadWritePaths"].split():
+            command = rf"install -d -o shiftergw -g shiftergw -m 07[05]{{2}} {path.strip('-')}\n"
+            assert re.search(command, text), path
+
+
+@pytest.mark.parametrize("unit", ["shiftergw", "shiftergw-worker"])
+def test_systemd_understands_the_unit(unit: str, tmp_path: Path) -> None:
+    """Systemd finds no line that it does not know."""
+    text = (CONF / f"{unit}.service").read_text()
+    copy = tmp_path / f"{unit}.service"
+    # The program is not installed where the tests run.
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+    argv = [need("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", str(copy)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    said = [line for line in done.stderr.splitlines() if f"{unit}.service" in line]
+    assert said == []
