@@ -211,7 +211,10 @@ class ImageRecord:
     claim: str | None = None
     kind: str = "pull"
     attempt: int = 0
+    deaths: int = 0
+    """How many attempts ended because their worker died."""
     runner: str | None = None
+    """The process that has the attempt; None once the attempt has ended without a result."""
     last_heartbeat: float | None = None
     requested_by: int | None = None
     by_admin: bool | None = None

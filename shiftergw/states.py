@@ -39,11 +39,12 @@ _WORK = {S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER}
 STEPS: dict[State, frozenset[State]] = {
     S.INIT: frozenset({S.PENDING}),
     S.PENDING: frozenset({S.PULLING, S.FAILURE}),
-    # Within one attempt work moves forward; a new attempt starts again at PULLING.
-    S.PULLING: frozenset({*_WORK, S.READY, S.FAILURE}),
-    S.EXAMINATION: frozenset({*(_WORK - {S.PULLING}), S.READY, S.FAILURE}),
-    S.CONVERSION: frozenset({S.CONVERSION, S.TRANSFER, S.READY, S.FAILURE}),
-    S.TRANSFER: frozenset({S.TRANSFER, S.READY, S.FAILURE}),
+    # Within one attempt work moves forward; a new attempt starts again at PULLING. An attempt that
+    # ends without a result leads back to PENDING.
+    S.PULLING: frozenset({*_WORK, S.PENDING, S.READY, S.FAILURE}),
+    S.EXAMINATION: frozenset({*(_WORK - {S.PULLING}), S.PENDING, S.READY, S.FAILURE}),
+    S.CONVERSION: frozenset({S.CONVERSION, S.TRANSFER, S.PENDING, S.READY, S.FAILURE}),
+    S.TRANSFER: frozenset({S.TRANSFER, S.PENDING, S.READY, S.FAILURE}),
     S.READY: frozenset({S.EXPIRING}),
     S.EXPIRING: frozenset({S.EXPIRED, S.READY}),
     S.FAILURE: frozenset(),

@@ -149,7 +149,7 @@ class Worker:
         try:
             if record.status is State.EXPIRING:
                 return await self._removal.run(attempt)  # until it succeeds
-            _check_attempts(record.attempt)
+            _check_deaths(record.deaths)
             return await self._pull.run(attempt)
         except (CancelledError, Superseded):
             raise
@@ -182,6 +182,6 @@ class Worker:
         )
 
 
-def _check_attempts(number: int) -> None:
-    if number > MAX_ATTEMPTS:
-        raise WorkerLost(f"{MAX_ATTEMPTS} workers died on this image, one after the other.")
+def _check_deaths(number: int) -> None:
+    if number >= MAX_ATTEMPTS:
+        raise WorkerLost(f"{number} workers died on this image, one after the other.")

@@ -42,7 +42,18 @@ class ImageStore(Protocol):
 
         Nothing to do: no such record, not in flight, or a heartbeat younger than `limit` seconds.
         The attempt rises by one, the heartbeat is `now`, the state becomes PULLING; a record that
-        is EXPIRING stays so.
+        is EXPIRING stays so. If the attempt before has a runner but no living heartbeat, its worker
+        has vanished: `deaths` rises by one.
+        """
+        ...
+
+    async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
+        """End an attempt without a result, and return the record, which `begin` takes at once.
+
+        Runner, heartbeat and progress are removed, and later steps of this attempt are
+        `Superseded`, as is a second `requeue`. A pull becomes PENDING, with a message for the user;
+        a removal stays EXPIRING. `died` raises `deaths` by one: the worker died, and perhaps the
+        image killed it. An orderly stop does not count.
         """
         ...
 
@@ -134,7 +145,7 @@ class ImageStore(Protocol):
         ...
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
-        """Return begun work in flight whose heartbeat is older than `limit` seconds."""
+        """Return begun work in flight whose heartbeat is older than `limit` seconds, or missing."""
         ...
 
     async def renew(self, key: str, expiration: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shiftergw.errors import Superseded
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
 from shiftergw.states import State
 from shiftergw.store.forms import number_of, time_in
@@ -43,7 +44,7 @@ OURS = frozenset({"_id", MOVED, FINISHING, EARLIER})
 """Members of documents that no record has."""
 
 _PROGRESS = ("stage", "done", "total")
-_IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", *_PROGRESS)
+_IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", "deaths", *_PROGRESS)
 _NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
 _REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
 # By `attempt` a record of ours is told from another program's: all of them keep it.
@@ -91,8 +92,27 @@ def is_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
     """
     if document is None:
         return True
+    if is_requeued(document):
+        return True
     works = document.get("claim") is not None or FINISHING in document
     return not works or (number_of(document.get("attempt")) or 0) > attempt
+
+
+def is_requeued(document: Mapping[str, Any]) -> bool:
+    """Return whether the last attempt at work in flight has ended without a result."""
+    begun = (number_of(document.get("attempt")) or 0) > 0
+    return begun and document.get("claim") is not None and document.get("runner") is None
+
+
+def check_owned(document: Mapping[str, Any] | None, attempt: int) -> dict[str, Any]:
+    """Return the document if this attempt may change it; raise `Superseded` if not."""
+    if document is None or document.get("claim") is None:
+        raise Superseded("This work has ended.")
+    if document.get("attempt") != attempt:
+        raise Superseded(f"Attempt {attempt} was superseded by {document.get('attempt')}.")
+    if is_requeued(document):
+        raise Superseded(f"Attempt {attempt} has ended without a result.")
+    return dict(document)
 
 
 def claimed(request: PullRequest, now: float) -> dict[str, Any]:
@@ -132,7 +152,23 @@ def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
         "runner": runner,
         "last_heartbeat": now,
     }
+    if document.get("attempt") and document.get("runner") is not None and not expiring:
+        changes["deaths"] = _deaths(document) + 1  # the worker of the attempt before has vanished
     return Change(document_of(changes), _PROGRESS)
+
+
+def requeued(document: Mapping[str, Any], message: str, *, died: bool) -> Change:
+    """Return the change that ends an attempt without a result; see `ImageStore.requeue`."""
+    changes: dict[str, Any] = {}
+    if document["status"] != State.EXPIRING:
+        changes = {"status": State.PENDING, "status_message": message}
+        if died:
+            changes["deaths"] = _deaths(document) + 1
+    return Change(document_of(changes), ("runner", "last_heartbeat", *_PROGRESS))
+
+
+def _deaths(document: Mapping[str, Any]) -> int:
+    return int(number_of(document.get("deaths")) or 0)
 
 
 def _attempts(document: Mapping[str, Any]) -> int:
@@ -201,7 +237,8 @@ def expired(now: float) -> Change:
 
 def put_off(outcome: Failed, now: float) -> Change:
     """Return the change that has a removal tried again once its heartbeat is old."""
-    return Change({"status_message": outcome.cause, "last_heartbeat": now}, _PROGRESS)
+    changes = {"status_message": outcome.cause, "last_heartbeat": now}
+    return Change(changes, ("runner", *_PROGRESS))
 
 
 def taken_back(message: str, tags: Sequence[str]) -> Change:

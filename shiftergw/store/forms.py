@@ -150,7 +150,7 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
     **dict.fromkeys(("last_pull", "expiration", "last_heartbeat"), number_of),
     **dict.fromkeys(
-        ("attempt", "requested_by", "size", "modified", "done", "total"), _whole
+        ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole
     ),
     **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _flag),
     **dict.fromkeys(("userACL", "groupACL"), _readers),

@@ -6,6 +6,7 @@ from tests.store.contract_ends import EndContract, KeepContract
 from tests.store.contract_queue import QueueContract
 from tests.store.contract_reads import ReadContract
 from tests.store.contract_removals import RemovalContract, TakenBackContract
+from tests.store.contract_requeue import RequeueContract
 from tests.store.contract_rights import RightsContract
 from tests.store.contract_work import ClaimContract, WorkContract
 
@@ -13,6 +14,7 @@ from tests.store.contract_work import ClaimContract, WorkContract
 class StoreContract(
     ClaimContract,
     WorkContract,
+    RequeueContract,
     QueueContract,
     EndContract,
     RemovalContract,

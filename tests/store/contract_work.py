@@ -243,6 +243,7 @@ class WorkContract:
             store.advance(waiting.key, 0, State.PULLING, "", NOW),
             store.finish(waiting.key, 0, Ready(ID), NOW),
             store.advance(key, 1, State.PULLING, "", NOW),
+            store.advance(key, 1, State.PENDING, "", NOW),
             store.advance(key, 1, State.READY, "", NOW),
             store.advance(key, 1, State.EXPIRED, "", NOW),
         ):

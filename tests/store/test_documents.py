@@ -18,7 +18,8 @@ CLAIM = {"claim": "alpha/docker/x:1"}
         ({"attempt": 1}, True),
         ({"attempt": 1, "claim": None}, True),
         ({"attempt": 1, FINISHING: {}}, False),
-        ({"attempt": 1, **CLAIM}, False),
+        ({"attempt": 1, "runner": "node:1", **CLAIM}, False),
+        ({"attempt": 1, **CLAIM}, True),  # it was requeued
         ({"attempt": 2, **CLAIM}, True),
         ({"attempt": 2.0, **CLAIM}, True),
         ({"attempt": 0, **CLAIM}, False),

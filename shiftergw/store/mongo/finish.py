@@ -28,6 +28,7 @@ from shiftergw.store.mongo import images, places, queries
 from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import (
     IMAGES,
+    OWN,
     TRIES,
     change,
     document_at,
@@ -39,7 +40,6 @@ from shiftergw.store.mongo.records import (
     too_busy,
 )
 
-_OWN = ("claim", "attempt", "status")
 _ACCESS = ("private", "userACL", "groupACL", "last_pull")
 
 
@@ -53,7 +53,7 @@ async def finish(
             check_step(State(document["status"]), State.READY)
             ended = await _deliver(db, document, outcome, now)
         else:
-            ended = await change(db, document, _OWN, _end(document, outcome, now))
+            ended = await change(db, document, OWN, _end(document, outcome, now))
         if ended is not None:
             return record_of(ended)
     raise too_busy()
@@ -88,7 +88,7 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     rest = {"tag": place[2], "until": outcome.untagged_until, "directory": outcome.directory}
     if held is None:
         own = {FINISHING: {**rest, "since": now}}
-        home = await change(db, pull, _OWN, _ready(pull, [], place[2], outcome, now, own))
+        home = await change(db, pull, OWN, _ready(pull, [], place[2], outcome, now, own))
     else:
         tags = await _tags_of(db, held)
         await owned(db, key_of(pull), pull["attempt"])
@@ -100,7 +100,7 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     home = await _settle(db, home, rest, now, known)
     if held is None:
         return await _settled(db, pull, home)
-    removed, again = await db.delete(IMAGES, pinned(pull, "claim", "attempt"))
+    removed, again = await db.delete(IMAGES, pinned(pull, "claim", "attempt", "runner"))
     if not (removed or again):
         await _withdraw(db, place, home, outcome.untagged_until, now)
         raise Superseded("This work was taken over while it ended.")

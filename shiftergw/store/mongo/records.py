@@ -13,14 +13,18 @@ from typing import Any
 
 from bson.objectid import ObjectId
 
-from shiftergw.errors import Superseded, Unavailable
+from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
+from shiftergw.store import documents
 from shiftergw.store.documents import Change
 from shiftergw.store.forms import readable
 from shiftergw.store.mongo.database import Database, Document, Query
 
 IMAGES = "images"
+
+OWN = ("claim", "attempt", "status", "runner")
+"""Members of a record that decide whether an attempt may still change it."""
 
 TRIES = 30
 """How often a step decides again when others are quicker; somebody gets ahead each time."""
@@ -53,9 +57,9 @@ def record_of(document: Mapping[str, Any]) -> ImageRecord:
     return ImageRecord.from_document(read)
 
 
-def records_of(documents: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
+def records_of(found: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
     """Return the records of documents."""
-    return [record_of(document) for document in documents]
+    return [record_of(document) for document in found]
 
 
 def is_ready(document: Mapping[str, Any]) -> bool:
@@ -71,12 +75,7 @@ async def document_at(db: Database, key: str) -> Document | None:
 
 async def owned(db: Database, key: str, attempt: int) -> Document:
     """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    document = await document_at(db, key)
-    if document is None or document.get("claim") is None:
-        raise Superseded("This work has ended.")
-    if document.get("attempt") != attempt:
-        raise Superseded(f"Attempt {attempt} was superseded by {document.get('attempt')}.")
-    return document
+    return documents.check_owned(await document_at(db, key), attempt)
 
 
 def pinned(document: Mapping[str, Any], *names: str) -> Document:

@@ -22,6 +22,7 @@ from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import (
     IMAGES,
+    OWN,
     READY,
     TRIES,
     change,
@@ -172,7 +173,7 @@ async def begin(
                 return None
             started = Change({"last_heartbeat": now})
         check_restart(state)
-        pins = ("claim", "attempt", "last_heartbeat", "status")
+        pins = ("claim", "attempt", "last_heartbeat", "status", "runner")
         try:
             begun = await change(db, document, pins, started)
         except Unavailable:
@@ -201,13 +202,22 @@ async def advance(
         document = await owned(db, key, attempt)
         old = State(document["status"])
         check_step(old, state)
-        if old is State.PENDING or state not in POLLED:
-            raise IllegalStepError(
-                f"`begin` and `finish` lead from {old} to {state}, not `advance`"
-            )
+        if State.PENDING in (old, state) or state not in POLLED:
+            raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
         changes = documents.advanced(state, message, now)
-        if await change(db, document, ("claim", "attempt", "status"), changes) is not None:
+        if await change(db, document, OWN, changes) is not None:
             return
+    raise too_busy()
+
+
+async def requeue(db: Database, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
+    """End an attempt without a result."""
+    for _ in range(TRIES):
+        document = await owned(db, key, attempt)
+        changes = documents.requeued(document, message, died=died)
+        ended = await change(db, document, OWN, changes)
+        if ended is not None:
+            return record_of(ended)
     raise too_busy()
 
 
@@ -217,7 +227,7 @@ async def heartbeat(db: Database, key: str, attempt: int, beat: Change) -> None:
         number = id_of(key)
         if number is None:
             raise Superseded("This work has ended.")
-        own = {"_id": number, "claim": {"$gt": ""}, "attempt": attempt}
+        own = {"_id": number, "claim": {"$gt": ""}, "attempt": attempt, "runner": {"$ne": None}}
         if await db.update(IMAGES, own, update_of(beat), durable=False):
             return
         await owned(db, key, attempt)

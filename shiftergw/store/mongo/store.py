@@ -143,6 +143,10 @@ class MongoStore(Service):
         """See `ImageStore`."""
         return await steps.begin(self._db, self._beginning, key, runner, now, limit)
 
+    async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
+        """See `ImageStore`."""
+        return await steps.requeue(self._db, key, attempt, message, died=died)
+
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""
         await steps.advance(self._db, key, attempt, state, message, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from shiftergw.errors import Superseded, TooMany
+from shiftergw.errors import TooMany
 from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
 from shiftergw.states import (
     POLLED,
@@ -72,9 +72,17 @@ def advance(
     document = _owned(db, key, attempt)
     old = State(document["status"])
     check_step(old, state)
-    if old is State.PENDING or state not in POLLED:
-        raise IllegalStepError(f"`begin` and `finish` lead from {old} to {state}, not `advance`")
+    if State.PENDING in (old, state) or state not in POLLED:
+        raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
     rows.change(db, key, document, documents.advanced(state, message, now))
+
+
+def requeue(
+    db: sqlite3.Connection, key: str, attempt: int, message: str, *, died: bool
+) -> ImageRecord:
+    """End an attempt without a result."""
+    document = _owned(db, key, attempt)
+    return rows.change(db, key, document, documents.requeued(document, message, died=died))
 
 
 def heartbeat(db: sqlite3.Connection, key: str, attempt: int, change: Change) -> None:
@@ -151,9 +159,4 @@ def abandon(db: sqlite3.Connection, key: str) -> None:
 
 def _owned(db: sqlite3.Connection, key: str, attempt: int) -> dict[str, Any]:
     """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    document = rows.document_at(db, key)
-    if document is None or document.get("claim") is None:
-        raise Superseded("This work has ended.")
-    if document.get("attempt") != attempt:
-        raise Superseded(f"Attempt {attempt} was superseded by {document.get('attempt')}.")
-    return document
+    return documents.check_owned(rows.document_at(db, key), attempt)

@@ -127,6 +127,10 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         return await self._work(lambda db: steps.begin(db, key, runner, now, limit))
 
+    async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
+        """See `ImageStore`."""
+        return await self._work(lambda db: steps.requeue(db, key, attempt, message, died=died))
+
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""
         await self._work(lambda db: steps.advance(db, key, attempt, state, message, now))

@@ -27,6 +27,7 @@ KEY = "1" * 24
 CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "claim": lambda store: store.claim(request("new:1"), NOW, QueueLimits(9, 9)),
     "begin": lambda store: store.begin(KEY, "n", NOW, LIMIT),
+    "requeue": lambda store: store.requeue(KEY, 1, "", died=True),
     "advance": lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW),
     "heartbeat": lambda store: store.heartbeat(KEY, 1, Progress(), NOW),
     "finish": lambda store: store.finish(KEY, 1, failure(), NOW),

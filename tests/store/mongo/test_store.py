@@ -191,8 +191,10 @@ READY_ONE: dict[str, Any] = dict(OF_THE_ORIGINAL)
 FLYING: dict[str, Any] = OF_THE_ORIGINAL | {
     "status": "PENDING", "claim": "alpha/docker/old:1", "tag": [], "id": None,
 }  # fmt: skip
-BEGUN = FLYING | {"status": "PULLING", "attempt": 1, "last_heartbeat": NOW}
-GOING = OF_THE_ORIGINAL | {"status": "EXPIRING", "claim": f"alpha/docker/@{KEY}", "attempt": 1}
+BEGUN = FLYING | {"status": "PULLING", "attempt": 1, "runner": "node:1", "last_heartbeat": NOW}
+GOING = OF_THE_ORIGINAL | {
+    "status": "EXPIRING", "claim": f"alpha/docker/@{KEY}", "attempt": 1, "runner": "node:1",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,7 @@ GOING = OF_THE_ORIGINAL | {"status": "EXPIRING", "claim": f"alpha/docker/@{KEY}"
         (READY_ONE, lambda store: pulled(store, request("new:1"))),
         (READY_ONE, lambda store: pulled(store, request("old:1"), OTHER_ID)),
         (FLYING, lambda store: store.begin(KEY, "n", NOW, LIMIT)),
+        (BEGUN, lambda store: store.requeue(KEY, 1, "", died=True)),
         (BEGUN, lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW)),
         (BEGUN, lambda store: store.heartbeat(KEY, 1, Progress("x", 1, 2), NOW)),
         (BEGUN, lambda store: store.finish(KEY, 1, Ready(OTHER_ID), NOW)),
