@@ -82,8 +82,8 @@ class Munged:
                 raise AssertionError((self.root / "output").read_text())
             time.sleep(0.02)
 
-    def stop(self) -> None:
-        """Stop the daemon, also a suspended one."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop the daemon, also a suspended one; SIGKILL leaves its socket behind."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -92,7 +92,7 @@ class Munged:
         while process.poll() is None and time.monotonic() < deadline:
             # It looks for the signal only between clients: one that comes just before it waits
             # for the next is lost.
-            process.terminate()
+            process.send_signal(how)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
         assert process.returncode is not None, "munged does not stop"

@@ -27,13 +27,16 @@ PROGRAM_LIMIT = 15.0
 LARGEST = 1 << 20
 """Bytes of the longest message to a daemon (MUNGE_MAXIMUM_REQ_LEN)."""
 
+_KEYS = "UID,GID,ENCODE_TIME,DECODE_TIME"
 _LIBRARY = "libmunge.so.2"
-_OPT_SOCKET = 8
+_OPT_ENCODE_TIME, _OPT_DECODE_TIME, _OPT_SOCKET = 6, 7, 8
 _OUTPUT = re.compile(
-    rb"UID:[ \t]+[^\n]*\(([0-9]{1,10})\)\nGID:[ \t]+[^\n]*\(([0-9]{1,10})\)\n\n(.*)", re.DOTALL
+    rb"(?:ENCODE_TIME:[^\n]*\(([0-9]{1,18})\)\nDECODE_TIME:[^\n]*\(([0-9]{1,18})\)\n)?"
+    rb"UID:[ \t]+[^\n]*\(([0-9]{1,10})\)\nGID:[ \t]+[^\n]*\(([0-9]{1,10})\)\n\n(.*)",
+    re.DOTALL,
 )
-"""What `unmunge --keys=UID,GID` prints: `name (number)` twice, where a name may hold blanks and
-parentheses but no end of line, a blank line, and the payload as it is."""
+"""What `unmunge` prints for these keys: `name (number)` on each line, where a name may hold blanks
+and parentheses but no end of line, a blank line, and the payload as it is."""
 
 
 class Status(IntEnum):
@@ -64,13 +67,20 @@ class Status(IntEnum):
 class Decoded:
     """What a daemon said of a credential; ids and payload count for `SUCCESS` alone.
 
-    `uid` and `gid` are -1 where the credential could not be read at all.
+    `uid` and `gid` are -1 where the credential could not be read at all. `age` is the time in
+    seconds between the making and the reading, each by the clock of the daemon that did it;
+    negative for a credential of the future, None where the credential could not be read.
+    `made_at` is the former of the two, in seconds since 1970. `trouble` is for the log: why the
+    daemon could not be used.
     """
 
     status: Status
     uid: int = -1
     gid: int = -1
     payload: bytes = field(default=b"", repr=False)
+    made_at: float | None = None
+    age: float | None = None
+    trouble: str = ""
 
 
 class Munge(Protocol):
@@ -98,6 +108,7 @@ class Library:
         munge.munge_ctx_destroy.restype = None
         # Variadic: the fixed arguments are declared, and the others given as ctypes values.
         munge.munge_ctx_set.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        munge.munge_ctx_get.argtypes = [ctypes.c_void_p, ctypes.c_int]
         asking.munge_encode.argtypes = [
             ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
         ]  # fmt: skip
@@ -141,10 +152,21 @@ class Library:
                 ctypes.byref(gid),
             )
             content = ctypes.string_at(payload.value, length.value) if payload.value else b""
+            made_at, read_at = (
+                self._time(context, option) for option in (_OPT_ENCODE_TIME, _OPT_DECODE_TIME)
+            )
         finally:
             self._munge.munge_ctx_destroy(context)
             self._free(payload)
-        return Decoded(_status(status), _id(uid.value), _id(gid.value), content)
+        return Decoded(
+            _status(status), _id(uid.value), _id(gid.value), content, *_times(made_at, read_at)
+        )
+
+    def _time(self, context: ctypes.c_void_p, option: int) -> int:
+        """Return a time of the credential that was read last; 0 or -1 if it has none."""
+        time = ctypes.c_long(0)  # time_t
+        self._munge.munge_ctx_get(context, option, ctypes.byref(time))
+        return time.value
 
     def _context(self, socket: Path | None) -> ctypes.c_void_p:
         context = ctypes.c_void_p(self._munge.munge_ctx_create())
@@ -169,13 +191,14 @@ class Programs:
         """Return what the daemon says, as `Munge` says; raise `ChildFailed` without the program."""
         if len(credential) > LARGEST:
             return Decoded(Status.BAD_LENGTH)
-        argv = ["unmunge", "--keys=UID,GID", *_socket(socket)]
+        argv = ["unmunge", f"--keys={_KEYS}", *_socket(socket)]
         code, output = _run(argv, credential.partition(b"\0")[0])
         found = _OUTPUT.fullmatch(output)
         if found is None:
             # A success that we cannot read must not count as one.
             return Decoded(_status(code) or Status.SNAFU)
-        return Decoded(_status(code), _id(int(found[1])), _id(int(found[2])), found[3])
+        times = _times(int(found[1] or 0), int(found[2] or 0))
+        return Decoded(_status(code), _id(int(found[3])), _id(int(found[4])), found[5], *times)
 
 
 def _socket(socket: Path | None) -> list[str]:
@@ -202,6 +225,13 @@ def _run(argv: list[str], content: bytes) -> tuple[int, bytes]:
 
 def _status(code: int) -> Status:
     return Status(code) if code in Status._value2member_map_ else Status.SNAFU
+
+
+def _times(made_at: int, read_at: int) -> tuple[float | None, float | None]:
+    """Return when a credential was made, and its age; None for both if it could not be read."""
+    if made_at <= 0 or read_at <= 0:
+        return None, None
+    return float(made_at), float(read_at - made_at)
 
 
 def _id(value: int) -> int:

@@ -6,11 +6,14 @@ import base64
 import hashlib
 import os
 import re
+import time
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.auth.batched import Batched
 from shiftergw.auth.libmunge import LARGEST, Decoded, Munge, Status, find_munge
+from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.payload import logins
 from shiftergw.auth.users import Users
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
@@ -31,6 +34,7 @@ _AWAY_REMEDY = "See that munged runs (`systemctl status munge`), or tell the sit
 _DAMAGED = "This credential cannot be read on this machine."
 _LOG_IN = "Log in again: `shiftergw login`, or `shifterimg login`."
 
+_CLOCKS_DIFFER = "the clocks of the client's machine and the gateway's differ by that much."
 _NONE = (
     "This is no munge credential.",
     "Use a client that sends one, such as `shifterimg` or `shiftergw`.",
@@ -49,12 +53,12 @@ _WRONG: dict[Status, tuple[str, str]] = {
         "Check `system` in the client's configuration.",
     ),
     Status.EXPIRED: (
-        "The credential has expired.",
-        "Send a fresh one; if it was fresh, the clocks of client and gateway differ too much.",
+        "The credential has expired{age}.",
+        f"Send a fresh one. If it was fresh, {_CLOCKS_DIFFER}",
     ),
     Status.REWOUND: (
-        "The credential is not valid yet: it says that it was made in the future.",
-        "The clocks of client and gateway differ too much: tell the site's support.",
+        "The credential is not valid yet{age}.",
+        f"Tell the site's support: {_CLOCKS_DIFFER}",
     ),
     Status.REPLAYED: (
         "The credential has been used before.",
@@ -88,13 +92,37 @@ def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = Non
             remedy="Remove those that you do not need from ~/.udiRoot/.cred.",
         )
     if status != Status.SUCCESS or not credential:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=_told(socket, status))
+        raise _unusable(socket, status)
     return credential
 
 
-def _told(socket: Path | None, status: Status) -> str:
-    """Return what a daemon, or the way to it, has to say for itself."""
-    return f"munged at {socket or 'its default socket'}: {status.name}"
+def _unusable(socket: Path | None, status: Status) -> Unavailable:
+    """Return the error of a daemon that cannot be used; its cause is in the detail."""
+    trouble = trouble_of(socket, status)
+    return Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=trouble.what)
+
+
+def try_daemon(socket: Path, munge: Munge | None = None) -> float:
+    """Have a daemon make and read a credential; return by how many seconds its clock is ahead.
+
+    A clock that is behind gives a negative number. Blocks. Raises `Unavailable` with cause and
+    remedy.
+    """
+    munge = munge or find_munge()
+    try:
+        status, credential = munge.encode(b"", socket)
+        if status == Status.SUCCESS:
+            decoded = munge.decode(credential.encode(), socket)
+            if decoded.status == Status.SUCCESS and decoded.made_at is not None:
+                return decoded.made_at - time.time()
+            status = decoded.status
+    except ChildFailed as error:
+        raise Unavailable(
+            f"{error.what}",
+            remedy="Install munge: the library libmunge, or the programs munge and unmunge.",
+        ) from error
+    trouble = trouble_of(socket, status)
+    raise Unavailable(trouble.what, remedy=trouble.remedy)
 
 
 def decode_own(credential: str, socket: Path | None = None, munge: Munge | None = None) -> bytes:
@@ -109,7 +137,7 @@ def decode_own(credential: str, socket: Path | None = None, munge: Munge | None 
     except ChildFailed as error:
         raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
     if decoded.status in _TROUBLE:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=_told(socket, decoded.status))
+        raise _unusable(socket, decoded.status)
     if decoded.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
         raise NotAuthenticated(_DAMAGED, remedy=_LOG_IN, detail=decoded.status.name)
     if decoded.uid != os.getuid():
@@ -195,30 +223,43 @@ class MungeAuthenticator:
         except ChildFailed as error:
             raise self._away(str(error)) from error
         if decoded.status in _TROUBLE:
-            raise self._away(f"munge_decode: {decoded.status.name}")
+            raise self._away(decoded.trouble or decoded.status.name)
         if decoded.status != Status.SUCCESS:
-            raise self._wrong(decoded.status)
+            raise self._wrong(decoded.status, decoded.age)
         if decoded.uid < 0 or decoded.gid < 0:
-            raise self._away("munge_decode: no ids")
+            raise self._away(f"{self._socket}: munged gave no uid or gid for a credential.")
         return decoded
 
     def _decoded(self, credential: bytes) -> Decoded:
-        return self._munge.decode(credential, self._socket)
+        decoded = self._munge.decode(credential, self._socket)
+        if decoded.status in _TROUBLE:
+            trouble = trouble_of(self._socket, decoded.status)
+            return replace(decoded, trouble=f"{trouble.what} {trouble.remedy}")
+        return decoded
 
     async def _is_admin(self, uid: int) -> bool:
         if uid in self._admin_uids:
             return True
         return any([await self._users.uid_of(name) == uid for name in self._admin_names])
 
-    def _wrong(self, status: Status) -> NotAuthenticated:
+    def _wrong(self, status: Status, age: float | None = None) -> NotAuthenticated:
         what, remedy = _WRONG.get(status, _NONE)
-        return NotAuthenticated(what.format(system=self._system), remedy=remedy)
+        return NotAuthenticated(what.format(system=self._system, age=_age_text(age)), remedy=remedy)
 
     def _late(self) -> Unavailable:
-        return self._away(f"no answer within {DECODING_LIMIT:g} s")
+        return self._away(f"{self._socket}: munged did not answer within {DECODING_LIMIT:g} s.")
 
     def _away(self, why: str) -> Unavailable:
         return Unavailable(
             f"The gateway cannot check credentials of {self._system} at the moment.",
-            detail=f"munged at {self._socket}: {why}",
+            detail=why,
         )
+
+
+def _age_text(age: float | None) -> str:
+    """Return how old a credential is, or when it will be made, for an error."""
+    if age is None:
+        return ""
+    if age < 0:
+        return f": by its own clock it was made {-age:,.0f} s from now"
+    return f": by its own clock it was made {age:,.0f} s ago"

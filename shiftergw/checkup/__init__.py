@@ -22,16 +22,13 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from shiftergw.auth import munge
-from shiftergw.auth.limited import Limited
-from shiftergw.auth.listing import ListedUsers
-from shiftergw.auth.users import Users
 from shiftergw.checkup.contents import contents
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding, Level, failure
 from shiftergw.checkup.machines import broker
 from shiftergw.checkup.secrets import secrets
-from shiftergw.compose import image_directory, users_of
+from shiftergw.checkup.users import users
+from shiftergw.compose import image_directory
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
@@ -63,7 +60,7 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings += await state(config, reactor)
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
-    findings += [finding async for finding in _users(config, reactor)]
+    findings += [finding async for finding in users(config, reactor)]
     for looked in await gather_or_cancel(
         _remote_directory(system, reactor)
         for system in config.systems.values()
@@ -220,70 +217,6 @@ async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
         yield Finding("unsquashfs", Level.FAILURE, f"{unsquashfs} is not there", remedy)
     else:
         yield Finding("unsquashfs", Level.OK, path)
-
-
-async def _users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
-    """Yield what there is to say of how each system's users are known."""
-    threads = Threads(reactor, 4, "check")
-    threads.startService()
-    try:
-        for name, users in users_of(config, threads, reactor).items():
-            system = config.systems[name]
-            munged = config.authentication == "munge"
-            if munged and system.munge_socket_path is not None:
-                yield await _munge(name, system.munge_socket_path, threads, reactor)
-            if isinstance(users, ListedUsers):
-                listing = await _listing(name, users)
-                yield listing
-                if listing.level == Level.FAILURE:
-                    continue
-            if munged:  # with mock, an admin is whoever says the name
-                yield await _admins(system, users)
-    finally:
-        await threads.stopService()
-
-
-async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Finding:
-    """Have a credential made and read by a system's munge daemon."""
-    name = f"munge of {name}"
-    remedy = "Start the munged that has the system's key, and check mungeSocketPath."
-
-    def try_it() -> None:
-        munge.decode_own(munge.encode(b"", socket), socket)
-
-    def late() -> TimedOut:
-        return TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s.")
-
-    try:
-        await Limited(threads, 1, NETWORK_LIMIT, reactor, late).run(try_it)
-    except GatewayError as error:
-        text = f"{socket}: {error.what} {printable(error.detail)}".strip()
-        return Finding(name, Level.FAILURE, text, remedy)
-    return Finding(name, Level.OK, f"{socket} answers")
-
-
-async def _listing(name: str, users: ListedUsers) -> Finding:
-    name = f"users of {name}"
-    try:
-        listing = await users.read()
-    except GatewayError as error:
-        remedy = "Run groupsCommand as the gateway's user: it prints what getent prints."
-        return replace(failure(name, error), remedy=remedy)
-    return Finding(name, Level.OK, f"{len(listing.users)} users, {len(listing.groups)} groups")
-
-
-async def _admins(system: System, users: Users) -> Finding:
-    """Say which admins are nobody; a name is one that the system knows."""
-    name = f"admins of {system.name}"
-    names = [one for one in system.admins if isinstance(one, str)]
-    try:
-        unknown = [one for one in names if await users.uid_of(one) is None]
-    except GatewayError as error:
-        return failure(name, error)
-    if unknown:
-        text = f"{printable(', '.join(unknown))}: no such user, so nobody is meant"
-        return Finding(name, Level.WARNING, text, "Correct the name, or write the uid.")
-    return Finding(name, Level.OK, printable(", ".join(map(str, system.admins))) or "nobody")
 
 
 async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from shiftergw.auth import libmunge
 from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status, find_munge
 from shiftergw.auth.munge import decode_own, encode
 from shiftergw.errors import NotAuthenticated, Unavailable
-from tests.munged import Munged, clock_off_by
+from tests.munged import START_SECONDS, Munged, clock_off_by
 from tests.parts import need
 
 PAYLOADS = [
@@ -69,6 +70,9 @@ def test_there_and_back(munged: Munged, munge: Munge, payload: bytes) -> None:
     decoded = munge.decode(credential.encode(), munged.socket)
     assert (decoded.status, decoded.uid, decoded.gid) == (0, os.getuid(), os.getgid())
     assert decoded.payload == payload
+    assert decoded.made_at == pytest.approx(time.time(), abs=START_SECONDS)
+    assert decoded.age is not None
+    assert 0 <= decoded.age <= START_SECONDS
     again = munge.decode(credential.encode(), munged.socket)
     assert (again.status, again.payload) == (Status.REPLAYED, payload)
     assert "payload" not in repr(decoded)
@@ -79,7 +83,7 @@ def test_no_credential(munged: Munged, munge: Munge, bad: bytes) -> None:
     """What is no credential has no ids, and its own status."""
     decoded = munge.decode(bad, munged.socket)
     assert (decoded.status, decoded.uid, decoded.gid) == (BAD[bad], -1, -1)
-    assert decoded.payload == b""
+    assert (decoded.payload, decoded.made_at, decoded.age) == (b"", None, None)
 
 
 def test_damaged_and_foreign(munged: Munged, munge: Munge) -> None:
@@ -122,6 +126,11 @@ sys.exit({code})
     ("output", "code", "expected"),
     [
         (b"UID:   al (0) ice (2001)\nGID: the (7) group (2100)\n\nabc", 0, (0, 2001, 2100, b"abc")),
+        (
+            b"ENCODE_TIME:  then (10)\nDECODE_TIME: now (13)\nUID: a (2001)\nGID: b (2100)\n\nc",
+            15,
+            (15, 2001, 2100, b"c"),
+        ),
         (b"UID:  ??? (2001)\nGID: ??? (2100)\n\n", 0, (0, 2001, 2100, b"")),
         (
             b"UID:  UID: x (2001)\nGID:  (2100)\n\nGID: y (1)\n\n",

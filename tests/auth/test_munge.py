@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -193,6 +194,7 @@ async def test_made_at_another_time(
         error = await refusal(authenticator(munged, threads, munge), elsewhere.encode())
     assert error.http_status == 401
     assert said in str(error)
+    assert re.search(r"it was made 3,[56]\d\d s (ago|from now)", str(error))
     assert "clocks" in error.remedy
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from shiftergw.config import Config
 from tests.cli.command import shiftergw
 from tests.delivery.far import sftp_server
 from tests.mongod import Mongod
-from tests.munged import Munged
+from tests.munged import Munged, clock_off_by
 from tests.parts import free_port, need, need_root
 from tests.sshd import Sshd
 from tests.web.fakes import FakeGateway, listening, site_of
@@ -278,7 +280,21 @@ async def test_users(tmp_path: Path) -> None:
             "away": system | {"mungeSocketPath": "nowhere"},
             "broken": system | {"groupsCommand": ["false"], "admins": ["root"]},
         }
-        found = await findings(tmp_path, changed)
+        with Munged(env=clock_off_by("-1h")) as slow, Munged() as ended:
+            ended.stop(signal.SIGKILL)
+            late, gone = (
+                {"mungeSocketPath": str(slow.socket)},
+                {"mungeSocketPath": str(ended.socket)},
+            )
+            changed["Platforms"] |= {"late": system | late, "gone": system | gone}
+            found = await findings(tmp_path, changed)
+    assert found["munge of late"].level == "failure"
+    assert re.search(
+        r"its clock is 3,[56]\d\d s behind this machine's", found["munge of late"].text
+    )
+    assert "NTP" in found["munge of late"].remedy
+    assert "no munged listens at this socket any more" in found["munge of gone"].text
+    assert "there is no such socket" in found["munge of away"].text
     assert found["munge of s"] == Finding("munge of s", Level.OK, f"{munged.socket} answers")
     assert found["munge of away"].level == "failure"
     assert "mungeSocketPath" in found["munge of away"].remedy

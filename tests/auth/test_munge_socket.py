@@ -1,0 +1,107 @@
+"""Tests of why a munge daemon cannot be used: the cause and what to do, with real daemons."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shiftergw.auth.libmunge import Status
+from shiftergw.auth.munge import try_daemon
+from shiftergw.auth.munge_socket import trouble_of
+from shiftergw.errors import Unavailable
+from tests.munged import Munged, clock_off_by
+from tests.parts import need_root
+
+
+def cause(path: Path) -> str:
+    """Return what is said of a daemon that cannot be used."""
+    with pytest.raises(Unavailable) as caught:
+        try_daemon(path)
+    assert caught.value.remedy
+    return caught.value.what
+
+
+def test_a_daemon_that_works() -> None:
+    """Its clock is this machine's."""
+    with Munged() as munged:
+        assert abs(try_daemon(munged.socket)) < 15
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [("-1h", -3620, -3595), ("+1h", 3580, 3605)])
+def test_a_daemon_with_another_clock(shift: str, low: float, high: float) -> None:
+    """The difference of the clocks is measured: the daemon itself does not notice it."""
+    with Munged(env=clock_off_by(shift)) as munged:
+        assert low <= try_daemon(munged.socket) <= high
+
+
+def test_no_such_socket(tmp_path: Path) -> None:
+    """A path that does not exist, or that is no socket."""
+    assert cause(tmp_path / "none").startswith(f"{tmp_path}/none: there is no such socket")
+    assert "no such socket" in cause(tmp_path / "no" / "directory")
+    (tmp_path / "file").write_text("")
+    assert cause(tmp_path / "file") == f"{tmp_path}/file: it is not a socket."
+
+
+def test_a_daemon_that_has_ended() -> None:
+    """A daemon that was killed leaves its socket behind."""
+    with Munged() as munged:
+        os.kill(munged.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, munged.pid, os.WEXITED | os.WNOWAIT)
+        assert "no munged listens at this socket any more" in cause(munged.socket)
+
+
+def test_a_daemon_that_hangs() -> None:
+    """It takes connections and answers nobody."""
+    with Munged() as munged, munged.suspended():
+        trouble = trouble_of(munged.socket, Status.TIMEOUT)
+    assert "does not answer" in trouble.what
+    assert trouble.remedy
+
+
+def test_another_server(tmp_path: Path) -> None:
+    """What listens may be another program."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen(1)
+        trouble = trouble_of(tmp_path / "socket", Status.SOCKET)
+    assert "does not speak munge" in trouble.what
+
+
+def test_a_full_queue(tmp_path: Path) -> None:
+    """A daemon whose queue is full hangs."""
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(tmp_path / "socket"))
+        server.listen(0)
+        client.connect(str(tmp_path / "socket"))
+        assert "hangs" in trouble_of(tmp_path / "socket", Status.SOCKET).what
+
+
+_AS_NOBODY = """
+import json, os, sys
+from pathlib import Path
+from shiftergw.auth.libmunge import Status
+from shiftergw.auth.munge_socket import trouble_of
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(json.dumps(trouble_of(Path(sys.argv[1]), Status.SOCKET)))
+"""
+
+
+def test_permission_denied() -> None:
+    """A closed directory is named, and so is a socket that is closed itself."""
+    need_root()
+    with Munged() as munged:
+        for path, mode in ((munged.root, 0o700), (munged.socket, 0o700)):
+            path.chmod(mode)
+            argv = [sys.executable, "-c", _AS_NOBODY, str(munged.socket)]
+            output = subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
+            what, remedy = json.loads(output)
+            assert "permission denied" in what
+            assert (str(munged.root) in remedy) is (path == munged.root), remedy
+            munged.root.chmod(0o711)
