@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from shiftergw.auth.munge import encode
-from tests.parts import lacking, need
+from tests.parts import accepts, lacking, need
 
 START_SECONDS = 15.0
 _KEY_BYTES = 128
@@ -76,7 +76,7 @@ class Munged:
         with (self.root / "output").open("wb") as output:
             self._process = subprocess.Popen(argv, stdout=output, stderr=output, env=self._env)
         deadline = time.monotonic() + START_SECONDS
-        while not self.socket.exists():
+        while not accepts(self.socket):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise AssertionError((self.root / "output").read_text())

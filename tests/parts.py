@@ -51,6 +51,15 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def accepts(path: Path) -> bool:
+    """Return whether something takes connections on a unix socket.
+
+    A socket that exists may not be listened on yet: the file is there from `bind` on.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 def wait_for_port(port: int, seconds: float = 15) -> None:
     """Return once something listens on a loopback port; raise `TimeoutError` otherwise."""
     deadline = time.monotonic() + seconds

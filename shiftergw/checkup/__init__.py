@@ -12,6 +12,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from shiftergw.checkup.users import users
 from shiftergw.compose import image_directory
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.ssh_keys import check_not_public
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import nearest
@@ -178,7 +180,7 @@ async def _host(
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
     except GatewayError as error:
-        found = failure(name, error)
+        found = failure(name, await threads.run(_cause, system, error))
         command = f"ssh-trust {shlex.quote(system.name)}"
         return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command)), None
     finally:
@@ -186,6 +188,21 @@ async def _host(
             await directory.close()
         await threads.stopService()
     return _judged(name, f"{alone.directory_name}: {amount(free)} free", free), files
+
+
+def _cause(system: System, error: GatewayError) -> GatewayError:
+    """Return why a connection failed: `error`, unless `key` of the system is a public key. Blocks.
+
+    OpenSSH itself complains of the key's mode, or of a login that was refused. With an agent a
+    public key is right, so only a connection that failed is looked into.
+    """
+    if system.ssh is not None and system.ssh.key_file is not None:
+        with suppress(OSError):
+            try:
+                check_not_public(system.ssh.key_file.read_bytes(), system.ssh.key_file)
+            except GatewayError as cause:
+                return cause
+    return error
 
 
 def _space(name: str, path: Path, existing: Path) -> Finding:

@@ -10,6 +10,20 @@ BROKER_FILES = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "ke
 """Files of TLS that the URL names, as RabbitMQ's own clients do, and Python's names of them."""
 
 
+def _problem_of_authority(url: str) -> str:
+    """Return what is wrong with user, password, host and port of a URL."""
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if authority.count("@") > 1:
+        return "has an @ in the user's name or password: there it is written as %40"
+    if re.search("%(?![0-9A-Fa-f]{2})", authority):
+        return "has a % without two hexadecimal digits: in a password it is written as %25"
+    try:
+        urlsplit(url).port  # noqa: B018 - raises
+    except ValueError:
+        return "is no URL: in a user's name and password, special characters are written as %XX"
+    return ""
+
+
 def problems_of_url(url: str) -> Iterator[str]:
     """Yield what is wrong with the URL of a broker; never any part of it, but an option's name."""
     if not re.match("amqps?://", url):
@@ -18,12 +32,10 @@ def problems_of_url(url: str) -> Iterator[str]:
     if ";" in url:
         yield "names one broker; a ; in a user's name or password is written as %3B"
         return
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises
-    except ValueError:
-        yield "is no URL: in a user's name and password, special characters are written as %XX"
+    if problem := _problem_of_authority(url):
+        yield problem
         return
+    parts = urlsplit(url)
     if "#" in url:
         yield "has a # in it: in a user's name and password it is written as %23"
     options = parse_qsl(parts.query, keep_blank_values=True)

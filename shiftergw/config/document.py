@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from shiftergw.config.syntax import parse_json
 from shiftergw.config.values import Surroundings
 from shiftergw.errors import ConfigurationError, printable
 
@@ -44,12 +45,7 @@ class _Object(dict[str, Any]):
 
 def parse(text: str) -> Any:
     """Return the document; raise `ConfigurationError` with line and column if it is not JSON."""
-    try:
-        return json.loads(text, object_pairs_hook=_Object)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"line {error.lineno}, column {error.colno}: this is not JSON: {error.msg}."
-        ) from error
+    return parse_json(text, object_pairs_hook=_Object)
 
 
 def refused(problems: Sequence[str]) -> ConfigurationError:

@@ -230,6 +230,9 @@ _HIGHEST_PORT = 65535
 def _mongodb_uri(value: str) -> str:
     """Check the form, without a word of what stands there: it may be a password."""
     match = _MONGODB.fullmatch(value if "://" in value else f"mongodb://{value}")
+    authority = value.rpartition("://")[2].partition("/")[0]
+    if value.isprintable() and authority.count("@") > 1:
+        raise ValueError("must be written with %40 in place of an @ in the user's name or password")
     hosts = [_MONGODB_HOST.fullmatch(host) for host in match[1].split(",")] if match else [None]
     if not value.isprintable() or any(
         host is None or int(host[1] or 1) > _HIGHEST_PORT for host in hosts

@@ -41,7 +41,7 @@ _STDERR_KEPT = 4096
 _PIPE_SIZE = 1 << 20
 _FAILED = 255  # ssh itself failed, not the program on the far side
 _UNREACHABLE = (
-    "Could not resolve", "Connection refused", "No route to host", "Network is unreachable",
+    "Connection refused", "No route to host", "Network is unreachable",
     "Connection timed out", "Operation timed out", "banner exchange",
 )  # fmt: skip
 
@@ -289,6 +289,9 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
     elif "Permission denied (" in said or "Too many authentication failures" in said:
         what = "The system refused the gateway's login."
         remedy = "add the gateway's key to the account's authorized_keys"
+    elif "Could not resolve hostname" in said:
+        kind, what = Away, "The name of the system's host has no address."
+        remedy = "correct `host`, or the name servers of the gateway's machine"
     elif any(words in said for words in _UNREACHABLE):
         kind, what = Away, "The system cannot be reached."
         remedy = "see whether it is up, and its name and port"

@@ -199,12 +199,24 @@ async def reach(host: str, port: int, transport: Transport, reactor: Any) -> Non
     """Connect a transport; raise `Away` if nobody is there. Cancellable."""
     try:
         await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))
-    except (ConnectError, DNSLookupError) as error:
+    except DNSLookupError as error:
+        raise unknown_host(host) from error
+    except ConnectError as error:
         raise Away(
             "The system cannot be reached.",
             remedy="Try again later; if it lasts, tell the site's support.",
             detail=printable(str(error)),
         ) from error
+
+
+def unknown_host(host: str) -> Away:
+    """Return the error of a host whose name has no address."""
+    return Away(
+        "The name of the system's host has no address.",
+        remedy=f"Tell the site's support: `host` names {printable(host, 100)}, which the gateway's"
+        " machine cannot look up (`getent hosts` shows it); correct the name, or the name servers.",
+        detail=printable(host, 100),
+    )
 
 
 async def _signers(

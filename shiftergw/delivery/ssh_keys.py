@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,10 @@ AGENT_SECONDS = 10.0
 _LONGEST_FILE = 64 << 10
 _LONGEST_ANSWER = 256 << 10
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+_PUBLIC = re.compile(
+    rb"\s*(?:(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[\w@.-]+ AAAA|-+ ?BEGIN (?:SSH2 |RSA )?PUBLIC KEY)"
+)
+"""How a public key begins: OpenSSH's line, RFC 4716, PEM."""
 
 # draft-ietf-sshm-ssh-agent: messages, and flags of a request to sign
 _REQUEST_IDENTITIES, _IDENTITIES = 11, 12
@@ -112,6 +117,16 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
         ) from None
 
 
+def check_not_public(content: bytes, path: Path) -> None:
+    """Raise `DeliveryFailed` if a file that shall hold a private key holds a public one."""
+    if _PUBLIC.match(content):
+        raise _unusable(
+            "The gateway's SSH key is a public key; the private one is needed.",
+            "`key` must name the private key, the file without .pub beside it.",
+            path,
+        )
+
+
 def _is_encrypted(content: bytes) -> bool:
     """Say whether a private key cannot be read without a passphrase."""
     if content.lstrip().startswith(_OPENSSH):
@@ -137,6 +152,8 @@ def _read_secret(path: Path, what: str, key: str) -> bytes:
             remedy=f"Tell the site's support: `{key}` must name a file of the gateway's user.",
             detail=str(error),
         ) from None
+    if key == "key":  # a public key is open to all, and closing it is no remedy
+        check_not_public(content, path)
     if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
         raise _unusable(
             f"The gateway's SSH {what} can be read by others, so it is not used.",

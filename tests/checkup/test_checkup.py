@@ -143,6 +143,10 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
         closed = await findings(tmp_path, changed | {"Platforms": {"s": sealed}})
         no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
         keyless = await findings(tmp_path, changed | {"Platforms": {"s": no_key}})
+        half = {**system, "ssh": {**ssh, "key": f"{sshd.key}.pub"}}
+        public = await findings(tmp_path, changed | {"Platforms": {"s": half}})
+        unnamed = {**system, "host": ["no-such-host.invalid"]}
+        nameless = await findings(tmp_path, changed | {"Platforms": {"s": unnamed}})
         sshd.known_hosts.write_text("")
         unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
         sshd.stop()
@@ -157,6 +161,11 @@ async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) ->
     for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
         assert found["imageDir of s"].level == "failure"
         assert what in found["imageDir of s"].text
+    assert "is a public key" in public["imageDir of s"].text
+    assert "without .pub" in public["imageDir of s"].remedy
+    assert "has no address" in nameless["imageDir of s"].text
+    assert "`host`" in nameless["imageDir of s"].remedy
+    assert "later" not in nameless["imageDir of s"].remedy
     assert "host key is not known" in unknown["imageDir of s"].text
     assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
 

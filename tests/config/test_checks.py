@@ -239,6 +239,8 @@ def test_a_broker_is_kept(url: str) -> None:
         ({**MONGODB, "BrokerURL": "amqp://b/", "BrokerAway": "secret"}, "BrokerAway: must be"),
         ({**MONGODB, "BrokerURL": "amqp://:secret@b:x/"}, "BrokerURL: is no URL"),
         ({**MONGODB, "BrokerURL": "amqp://:secret@b/;amqp://c/"}, "names one broker"),
+        ({**MONGODB, "BrokerURL": "amqp://me:p@secret@b/v"}, "written as %40"),
+        ({**MONGODB, "BrokerURL": "amqp://me:p%secret@b/v"}, "written as %25"),
         ({**MONGODB, "BrokerURL": "amqp://:secret@b/#x"}, "is written as %23"),
         ({**MONGODB, "BrokerURL": "amqps://:secret@b/?verify=secret"}, "none of these: cacertf"),
         ({**MONGODB, "BrokerURL": "amqp://:secret@b/?cacertfile=/c"}, "no meaning without TLS"),

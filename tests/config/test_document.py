@@ -101,17 +101,42 @@ def test_repeated(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"a": 1,\n "b": 2,}', "line 2, column"),
-        ('{"a": 1} x', "line 1, column 10"),
-        ("{\"a\": 'b'}", "line 1, column 7"),
-        ("{'a': 1}", "line 1, column 2"),
-        ("# comment", "line 1, column 1"),
+        ('{"a": 1,\n "b": 2 ,\n}', "line 2, column 9: .*remove the comma before the }"),
+        ('{"a": [1, 2,], "b": 2}', "line 1, column 12: .*remove the comma before the ]"),
+        ('{"a": 1,,}', "line 1, column 9: .*comma before the }|line 1, column 9: .*a key"),
+        ('{"a": 1} x', "line 1, column 10: .*after the end of the document"),
+        ("{\"a\": 'b'}", "line 1, column 7: .*double quotes"),
+        ("{'a': 1}", "line 1, column 2: .*double quotes"),
+        ("{a: 1}", "line 1, column 2: .*double quotes"),
+        ("# comment", "line 1, column 1: .*no comments"),
+        ('{"a": 1, // comment\n "b": 2}', "line 1, column 10: .*no comments"),
+        ('{"a": 1 # comment\n}', "line 1, column 9: .*no comments"),
+        ('{"a": 1\n "b": 2}', "line 1, column 7: .*a comma, .*, is missing after this"),
+        ('{"a": True}', "line 1, column 7: .*write true"),
+        ('{"a": None}', "line 1, column 7: .*write null"),
+        ('{"a": mycluster}', "line 1, column 7: .*double quotes"),
+        ('{"a": }', "line 1, column 7: .*a value is missing"),
+        ('{"a" 1}', "line 1, column 6: .*a colon"),
+        ('{"a": {"b": 1}\n', "line 1, column 14: .*a closing } or ] is missing"),
+        ('{"a": "b}\n', r"line 1, column 10: .*a closing quote"),
+        (r'{"a": "C:\x"}', r"line 1, column 10: .*\\\\"),
+        ("", "line 1, column 1: .*it is empty"),
+        ('{"a":\n' + "1" * 5000 + "}", "line 2, column 1: .*more than 4300 digits"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_syntax(text: str, told: str) -> None:
     """A fault of syntax is told with line and column."""
     with pytest.raises(ConfigurationError, match=told):
         parse(text)
+
+
+def test_no_secret_in_a_fault_of_syntax() -> None:
+    """Where a password stands, nothing of the line is repeated."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse('{"MongoDBURI": "mongodb://me:hunter2@db/", }')
+    assert "hunter2" not in str(caught.value)
+    assert "line 1, column 42" in str(caught.value)
 
 
 def test_place() -> None:

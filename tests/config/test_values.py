@@ -144,6 +144,7 @@ def test_addresses_of_databases_that_are_none(uri: Any) -> None:
     told = refusal({"MongoDBURI": uri, "MongoDB": "Shifter"})
     assert told.splitlines()[1].startswith("MongoDBURI: must be ")
     assert "secret" not in told
+    assert ("%40" in told) is (str(uri).count("@") > 1)
 
 
 @pytest.mark.parametrize(

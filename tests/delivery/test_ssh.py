@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.protocol import Protocol, ServerFactory
 
-from shiftergw.delivery.channel import Channel, Connection
+from shiftergw.delivery.channel import Away, Channel, Connection
 from shiftergw.delivery.ssh import connect, reach
 from shiftergw.delivery.ssh_channel import HIGH_WATER, WINDOW
 from shiftergw.errors import DeliveryFailed
@@ -263,10 +263,12 @@ async def test_known_hosts_of_the_user(
 
 @pytest_twisted.ensureDeferred
 async def test_unreachable(sshd: Sshd, threads: Threads) -> None:
-    """A port where nobody listens and a name that nobody has are unreachable systems."""
-    for changes in {"port": free_port()}, {"host": "no-such-host.invalid"}:
-        known: dict[str, Any] = changes
-        assert "cannot be reached" in (await refusal(sshd, threads, **known)).what
+    """A port where nobody listens is an unreachable system; a name without address is wrong."""
+    assert "cannot be reached" in (await refusal(sshd, threads, port=free_port())).what
+    unknown = await refusal(sshd, threads, host="no-such-host.invalid")
+    assert (type(unknown), "has no address" in unknown.what) == (Away, True)
+    assert "`host` names no-such-host.invalid" in unknown.remedy
+    assert "later" not in unknown.remedy
 
 
 @pytest_twisted.ensureDeferred

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from shiftergw.delivery.ssh_keys import read_key
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.native import connected, refusal, run
-from tests.parts import need
+from tests.parts import accepts, need
 from tests.sshd import Sshd, make_key, public
 
 PASSPHRASE = "the passphrase of a test"
@@ -155,6 +156,22 @@ def test_files_that_are_no_keys(tmp_path: Path, content: bytes) -> None:
         read_key(path, None)
 
 
+@pytest.mark.parametrize("form", ["OpenSSH", "RFC4716", "PKCS8"])
+@pytest.mark.parametrize("kind", ["rsa:2048", "ed25519", "ecdsa"])
+def test_a_public_key(tmp_path: Path, kind: str, form: str) -> None:
+    """A public key is called that, with any mode: to close it would be no remedy."""
+    path = tmp_path / "id.pub"
+    path.write_bytes(pair_of(kind)[1])
+    if form != "OpenSSH" and not (kind == "ed25519" and form == "PKCS8"):
+        argv = [need("ssh-keygen"), "-e", "-m", form, "-f", str(path)]
+        path.write_bytes(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+    for mode in (0o644, 0o600):
+        path.chmod(mode)
+        with pytest.raises(DeliveryFailed, match="is a public key") as caught:
+            read_key(path, None)
+        assert "the file without .pub" in caught.value.remedy
+
+
 @pytest.mark.parametrize("algorithm", ["x25519", "EC"])
 def test_keys_that_ssh_does_not_know(tmp_path: Path, algorithm: str) -> None:
     """Private keys that SSH has no name for are refused: other algorithms, other curves."""
@@ -189,8 +206,9 @@ def agent(*keys: Path) -> Iterator[dict[str, str]]:
     place = str(Path(directory.name) / "socket")
     process = subprocess.Popen([need("ssh-agent"), "-D", "-a", place], stdout=subprocess.DEVNULL)
     try:
-        while not Path(place).exists():
+        while not accepts(Path(place)):
             assert process.poll() is None
+            time.sleep(0.01)
         environment = {"SSH_AUTH_SOCK": place}
         for key in keys:
             argv = [need("ssh-add"), "-q", str(key)]
