@@ -30,6 +30,12 @@ def free_space(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def total_space(path: Path) -> int:
+    """Return the size in bytes of the file system that holds `path`."""
+    status = os.statvfs(path)
+    return status.f_blocks * status.f_frsize
+
+
 def sync_directory(path: Path) -> None:
     """Make a rename in this directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -82,9 +82,10 @@ class BlobCache(Protocol):
         ...
 
     async def check_space(self, wanted: Sequence[Descriptor]) -> None:
-        """Make room for those of the blobs that are missing, or raise `NoSpace`.
+        """Raise `NoSpace` for blobs that surely do not fit; removes nothing.
 
-        What is in use stays; what has been unused for longest goes first.
+        Sizes are what a manifest claims. Room is made as bytes arrive: what is in use stays, and
+        what has been unused for longest goes first.
         """
         ...
 
@@ -185,9 +186,9 @@ class ImageBuilder(Swept, Protocol):
         ...
 
     async def check_space(self, size: int) -> None:
-        """Make room for what is made of `size` bytes of layers, or raise `NoSpace`.
+        """Raise `NoSpace` if what is made of `size` bytes of layers surely does not fit.
 
-        What is in use stays.
+        Removes nothing: room is made once the layers have arrived.
         """
         ...
 

@@ -24,12 +24,21 @@ from pathlib import Path
 from threading import Event
 
 from shiftergw.image import Digest
-from shiftergw.plumbing.files import closed_on_error, free_space, nearest, sync_directory
+from shiftergw.plumbing.files import (
+    closed_on_error,
+    free_space,
+    nearest,
+    sync_directory,
+    total_space,
+)
 from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_lock, try_share
 from shiftergw.registry.partial import disk_errors
 
 PRIVATE = "private"
 """The directory that has the blobs of private repositories, each in a directory of its own."""
+
+RESERVE = 50
+"""The part of the disk that a growing blob leaves free while other blobs can make way: 1/50."""
 
 _PIECE = 1 << 20
 
@@ -141,22 +150,54 @@ def sweep(root: Path, before: float) -> int:
         )
 
 
-def make_room(root: Path, needed: int, but: AbstractSet[Path]) -> None:
+def make_room(root: Path, needed: int, but: AbstractSet[Path], *, is_full: bool = False) -> bool:
     """Remove blobs, those unused for longest first, until `needed` bytes are free.
 
-    These (`but`) stay, and what is in use. Where even all others would not do, none goes: sizes are
-    what a manifest says.
+    These (`but`) stay, and what is in use; where even all others would not do, none goes. With
+    `is_full` nothing counts as free but what is removed now: a write has failed, perhaps by a quota
+    that `statvfs` does not show. Returns whether any blob was removed.
     """
     with disk_errors():
-        disk, used = nearest(root), _last_used(root)
+        disk, freed, used = nearest(root), 0, _last_used(root)
+
+        def free() -> int:
+            return freed if is_full else free_space(disk)
+
         others = sorted(used.keys() - but, key=used.__getitem__)
-        sizes = (size_of(one.whole) + size_of(one.partial) for one in map(BlobPaths, others))
-        if free_space(disk) + sum(sizes) < needed:
-            return
+        sizes = {whole: _stored(whole) for whole in others}
+        if free() + sum(sizes.values()) < needed:
+            return False
         for whole in others:
-            if free_space(disk) >= needed:
-                return
-            _removed(BlobPaths(whole), math.inf)
+            if free() >= needed:
+                break
+            if _removed(BlobPaths(whole), math.inf):
+                freed += sizes[whole]
+        return freed > 0
+
+
+def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_full: bool) -> bool:
+    """Remove unused blobs before `size` bytes are added to one; see `make_room`.
+
+    Beside them a fiftieth of the disk stays free if it can: others write there, too.
+    """
+    with disk_errors():
+        disk = nearest(root)
+        reserve = total_space(disk) // RESERVE
+        if not is_full and free_space(disk) >= size + reserve:
+            return False
+        return make_room(root, size + reserve, but, is_full=is_full) or make_room(
+            root, size, but, is_full=is_full
+        )
+
+
+def removable(root: Path, but: AbstractSet[Path]) -> int:
+    """Return the bytes of all blobs but these, which may make way unless they are in use."""
+    with disk_errors():
+        return sum(_stored(whole) for whole in _last_used(root).keys() - but)
+
+
+def _stored(whole: Path) -> int:
+    return size_of(whole) + size_of(BlobPaths(whole).partial)
 
 
 def _last_used(root: Path) -> dict[Path, float]:

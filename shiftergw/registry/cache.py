@@ -8,6 +8,7 @@ whether the blob is damaged: an image may be wrong by itself, and its layers may
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -97,25 +98,31 @@ class BlobFiles:
             os.close(held)
 
     async def check_space(self, wanted: Sequence[Descriptor]) -> None:
-        """Refuse blobs that surely do not fit, after what is not in use has made way for them."""
-        missing, free = await self._threads.run(self._space, wanted)
-        if missing > free:
+        """Refuse blobs that surely do not fit, even if all that is unused made way for them."""
+        missing, room = await self._threads.run(self._space, wanted)
+        if missing > room:
             raise NoSpace(
                 f"The image's layers need {amount(missing)} and the gateway's cache has"
-                f" {amount(free)} left."
+                f" {amount(room)} for them."
             )
 
     def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:
-        """Return the bytes of these blobs that do not lie here yet, and those that are free."""
+        """Return the bytes of these blobs that do not lie here yet, and those they may have.
+
+        Removes nothing: the sizes are what a manifest claims, and it may claim anything.
+        """
         missing = 0
         distinct = {BlobPaths.of(self._directory, one.digest): one.size for one in wanted}
         for blob, size in distinct.items():
             if not blobs.is_whole(blob.whole, size):
                 missing += max(0, size - blobs.size_of(blob.partial))
-        disk = nearest(self._root)
-        if missing > free_space(disk):
-            blobs.make_room(self._root, missing, {blob.whole for blob in distinct})
-        return missing, free_space(disk)
+        room = free_space(nearest(self._root))
+        if missing > room:
+            room += blobs.removable(self._root, {blob.whole for blob in distinct})
+        return missing, room
+
+    def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
+        return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
 
     async def discard(self, digest: Digest) -> None:
         """Forget a blob if its content proves damaged; it need not be there."""
@@ -169,7 +176,7 @@ class BlobFiles:
         begun: Callable[[Opening], None],
     ) -> tuple[bool, bool]:
         """Download what is missing; say whether the digest was right, and whether it resumed."""
-        partial = PartialBlob(paths.partial, blob)
+        partial = PartialBlob(paths.partial, blob, functools.partial(self._make_room, paths))
         try:
             await self._threads.run_until(partial.interrupt, partial.open)
             report(partial.start)

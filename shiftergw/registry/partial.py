@@ -27,7 +27,14 @@ from shiftergw.registry.arriving import Arriving
 MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
 
+MakeRoom = Callable[[int, bool], bool]
+"""Frees so many bytes by removing other blobs; True: the disk has just refused a write.
+
+Returns whether anything was removed. Blocks.
+"""
+
 _PIECE = 1 << 20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -36,7 +43,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in _FULL:
             raise NoSpace("The gateway's disk for layers is full.", detail=str(error)) from error
         raise PullError(
             "The gateway cannot read or write its cache of layers.", detail=str(error)
@@ -46,10 +53,17 @@ def disk_errors() -> Iterator[None]:
 class PartialBlob:
     """The bytes of a blob that are there so far, and their hash. All methods block."""
 
-    def __init__(self, path: Path, blob: Descriptor) -> None:
-        """Prepare for the file at `path`; nothing is opened."""
+    def __init__(
+        self, path: Path, blob: Descriptor, make_room: MakeRoom = lambda _, __: False
+    ) -> None:
+        """Prepare for the file at `path`; nothing is opened.
+
+        `make_room` is called before bytes are written that have arrived: what a manifest claims
+        costs nobody any room.
+        """
         self._path = path
         self._blob = blob
+        self._make_room = make_room
         self._hash = self._hash_at_start = hashlib.new(blob.digest.algorithm)
         self._descriptor = -1
         self._closing = False
@@ -87,10 +101,20 @@ class PartialBlob:
         data = memoryview(b"".join(pieces))
         size = len(data)
         self._hash.update(data)
+        self._make_room(size, False)
         with disk_errors():
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                data = data[self._written(data) :]
         self._grow(size)
+
+    def _written(self, data: memoryview) -> int:
+        """Write some bytes; on a full disk, as often as other blobs make way."""
+        while True:
+            try:
+                return os.write(self._descriptor, data)
+            except OSError as error:
+                if error.errno not in _FULL or not self._make_room(len(data), True):
+                    raise
 
     def _grow(self, size: int) -> None:
         self._size += size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -26,7 +25,7 @@ from shiftergw.model import Progress
 from shiftergw.oci.compression import whole
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import LayerIndex, index_layer
-from shiftergw.plumbing.files import free_space, nearest, private_directory, removed_on_error
+from shiftergw.plumbing.files import private_directory, removed_on_error
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_lock
 from shiftergw.plumbing.timing import pause, ticking
@@ -36,7 +35,9 @@ from shiftergw.squash.converted import (
     hold,
     install,
     make_empty,
+    make_room,
     measure,
+    room_of,
     sweep,
     sync,
     verified,
@@ -143,23 +144,18 @@ class SquashBuilder:
             os.close(held)
 
     async def check_space(self, size: int) -> None:
-        """Refuse layers whose squashfs surely does not fit, after what is unused has made way.
+        """Refuse layers whose squashfs surely does not fit, even if all that is unused made way.
 
         It is about as large as they are. Half of that is asked for: a later layer may delete much
         of an earlier one.
         """
-        free = await self._free()
-        if free < size // 2:
-            await self.sweep(math.inf)
-            free = await self._free()
-        if free < size // 2:
+        with _disk_errors():
+            room = await self._threads.run(room_of, self._directory)
+        if room < size // 2:
             raise NoSpace(
                 f"The converted image needs about {amount(size)} and the gateway has"
-                f" {amount(free)} left for it."
+                f" {amount(room)} for it."
             )
-
-    async def _free(self) -> int:
-        return await self._threads.run(lambda: free_space(nearest(self._directory)))
 
     async def sweep(self, before: float) -> int:
         """Remove what was last used before this time; return how many were removed.
@@ -197,6 +193,7 @@ class SquashBuilder:
             argv = await self._threads.run(arguments, options, plan, files.part)
         entered("CONVERSION")
         with removed_on_error(files.part):
+            await self._threads.run(_make_room_for, layers, self._directory)
             await self._threads.run(make_empty, files.part)
             with self._timed("squash", seconds):
                 await Mksquashfs(self._binary, self._threads, self._reactor, self._clock).run(
@@ -287,6 +284,11 @@ def _disk_errors() -> Iterator[None]:
         raise ConversionFailed(
             "The gateway could not read or write its own files.", detail=str(error)
         ) from error
+
+
+def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
+    """Remove unused converted files for what is made of these layers: about as many bytes."""
+    make_room(directory, sum(path.stat().st_size for path in {layer.path for layer in layers}))
 
 
 def _handed_over(examined: list[Examined]) -> Iterator[LayerIndex]:

@@ -19,16 +19,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from threading import Event
 
 from shiftergw.image import BuiltImage, ContentReport
 from shiftergw.plumbing.files import (
     closed_on_error,
+    free_space,
+    nearest,
     put_in_place,
     removed_on_error,
     sync_directory,
@@ -110,16 +114,47 @@ def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport
 
 def sweep(directory: Path, before: float) -> int:
     """Remove each group of files whose newest was last touched before this time."""
+    return sum(
+        _remove(ConvertedFiles(directory, *base.split("-")), group, before)
+        for base, group in _groups(directory).items()
+        if _touched(group) < before
+    )
+
+
+def room_of(directory: Path) -> int:
+    """Return the bytes that a new file may have: free ones, and those of the files that are there.
+
+    Files in use are counted, too.
+    """
+    present = chain.from_iterable(_groups(directory).values())
+    return free_space(nearest(directory)) + sum(map(_size, present))
+
+
+def make_room(directory: Path, needed: int) -> None:
+    """Remove files that are not in use, those untouched for longest first, until there is room."""
+    if free_space(directory) >= needed:
+        return
+    groups = _groups(directory)
+    for base in sorted(groups, key=lambda base: _touched(groups[base])):
+        _remove(ConvertedFiles(directory, *base.split("-")), groups[base], math.inf)
+        if free_space(directory) >= needed:
+            return
+
+
+def _groups(directory: Path) -> dict[str, list[Path]]:
+    """Return the files that are there by the (id, options) that they belong to."""
     groups: dict[str, list[Path]] = {}
     with suppress(FileNotFoundError):
         for path in directory.iterdir():
             if match := _NAME.match(path.name):
                 groups.setdefault(match[1], []).append(path)
-    return sum(
-        _remove(ConvertedFiles(directory, *base.split("-")), group, before)
-        for base, group in groups.items()
-        if _touched(group) < before
-    )
+    return groups
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _touched(paths: Sequence[Path]) -> float:

@@ -813,20 +813,62 @@ async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobF
 
 @pytest_twisted.ensureDeferred
 async def test_unused_blobs_make_way(tmp_path: Path, threads: Threads) -> None:
-    """On a full disk those of another repository go; what the image has there already stays."""
+    """On a full disk those of another repository go, as bytes arrive; what is in use stays."""
     root = tmp_path / "cache"
     contents = [bytes([n]) * 400_000 for n in range(3)]
     other, mine, wanted = (Descriptor(Digest.of(one), len(one)) for one in contents)
     with small_disk(root, "size=1m"):
         caches = BlobCaches(root, threads, reactor)
         cache = caches.of(resolved("public", private=False))
-        await got(cache, mine, Source(contents[1]), ignore)
         secret = caches.of(resolved("secret", private=True))
         gone = await got(secret, other, Source(contents[0]), ignore)
-        await cache.check_space([mine, wanted])
-        assert not gone.exists()
-        await got(cache, wanted, Source(contents[2]), ignore)
-        await got(cache, mine, refuse, ignore)
+        async with cache.get(mine, Source(contents[1]), ignore, ignore) as path:
+            await cache.check_space([mine, wanted])
+            assert gone.exists()
+            await got(cache, wanted, Source(contents[2]), ignore)
+            assert not gone.exists()
+            assert path.read_bytes() == contents[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threads) -> None:
+    """A blob that claims more than it has evicts no other, however much that is."""
+    root = tmp_path / "cache"
+    content = bytes(400_000)
+    victim = Descriptor(Digest.of(content), len(content))
+    small = b"few bytes"
+    with small_disk(root, "size=1m"):
+        caches = BlobCaches(root, threads, reactor)
+        path = await got(caches.of(resolved("a", private=True)), victim, Source(content), ignore)
+        cache = caches.of(resolved("b", private=True))
+        false = Descriptor(Digest.of(small), 900_000)
+        await cache.check_space([false])
+        with pytest.raises(BlobCorrupt, match="ended early"):
+            await got(cache, false, Source(small), ignore)
+        with pytest.raises(NoSpace):
+            await cache.check_space([Descriptor(Digest.of(small), 1_100_000)])
+        assert path.read_bytes() == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_quota_makes_others_go(
+    tmp_path: Path, threads: Threads, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails though the disk has room is tried again once another blob is gone."""
+    other = b"other"
+    path = await got(cache, Descriptor(Digest.of(other), 5), Source(other), ignore)
+    write = os.write
+
+    def limited(descriptor: int, data: Any) -> int:
+        if isinstance(data, memoryview) and path.exists():  # not the reactor's own
+            raise OSError(errno.EDQUOT, "quota")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", limited)
+        small = Descriptor(Digest.of(b"mine"), 4)
+        assert (await got(cache, small, Source(b"mine"), ignore)).exists()
+    assert not path.exists()
 
 
 def resolved(repository: str, *, private: bool) -> ResolvedImage:
