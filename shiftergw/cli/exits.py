@@ -62,6 +62,10 @@ class NoGateway(Stop):
     exit_code = NO_GATEWAY
 
 
+class Busy(NoGateway):
+    """A gateway that answers that it cannot do it now, such as one whose store is away."""
+
+
 class Refused(Stop):
     """The gateway refused."""
 

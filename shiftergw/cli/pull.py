@@ -40,7 +40,7 @@ INTERVAL = 0.5
 """Seconds between two polls."""
 
 PATIENCE = 60.0
-"""Seconds for which a gateway may be silent in the middle of a pull: it may be restarting."""
+"""Seconds for which all gateways may be silent in the middle of a pull: they may be restarting."""
 
 HIGHEST_ID = 2**32 - 2
 """The last uid or gid; 2**32 - 1 means "none" to the kernel."""
@@ -216,11 +216,11 @@ async def _last_answer(
 
 
 async def _poll(remote: Remote, clock: Any, wish: Wish, display: Display | Line) -> dict[str, Any]:
-    """Ask again; bear a gateway that is silent for a while."""
+    """Ask again, for at most `PATIENCE` seconds while no gateway answers."""
     deadline = clock.seconds() + PATIENCE
     while True:
         try:
-            return await remote.pull(*wish.image, wish.acl)
+            return await remote.poll(*wish.image, wish.acl, display.say)
         except CancelledError:
             raise
         except NoGateway as error:

@@ -1,45 +1,34 @@
 """The gateway's HTTP interface, seen from the command line.
 
 As the existing client does it: the gateways are tried in random order until one answers with
-success, and the one that did is kept. Each request carries a credential of its own.
+success, and the one that did is asked first from then on. Each request carries a credential of its
+own.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
-
-from treq.client import HTTPClient
-from twisted.internet import error as internet_error
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent, ResponseFailed
-from twisted.web.http_headers import Headers
+from urllib.parse import quote
 
 from shiftergw.cli import answers
 from shiftergw.cli.credentials import Credentials, warned
-from shiftergw.cli.exits import Misused, NoGateway, Refused, Stop
-from shiftergw.cli.proxy import proxy_for
+from shiftergw.cli.exchange import Exchange, host_of, silent
+from shiftergw.cli.exits import Busy, NoGateway, Refused, Stop
 from shiftergw.cli.settings import Settings
-from shiftergw.errors import printable
 
-CONNECT_LIMIT = 10.0
 ANSWER_LIMIT = 60.0
 """Seconds for a whole request and its answer."""
 
-ERROR_TEXT_LIMIT = 1000
-_OK = 200
+POLL_LIMIT = 10.0
+"""Seconds for the answer to a poll while another gateway is left to ask."""
+
+BUSY_LIMIT = 10.0
+"""Seconds for which a gateway may say that it cannot do it now before others are asked."""
 
 T = TypeVar("T")
-
-
-def _silent(url: str, why: str) -> NoGateway:
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    return NoGateway(f"The gateway {printable(host)} {why}")
 
 
 def shuffled(urls: Sequence[str]) -> Sequence[str]:
@@ -66,6 +55,8 @@ class Remote:
         self._credentials = Credentials(reactor, settings, warn)
         self._limit = settings.answer_limit() or ANSWER_LIMIT
         self._urls = urls or shuffled(settings.found_gateways())
+        self._exchange = Exchange(reactor)
+        self._busy_since: float | None = None
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""
@@ -83,6 +74,52 @@ class Remote:
         """Ask for an image; return how far it is."""
         body = json.dumps(acl) if acl else ""
         return await self._first("POST", ["pull", itype, image], answers.pulled, body=body)
+
+    async def poll(
+        self, itype: str, image: str, acl: Mapping[str, str], notify: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Ask again for an image whose pull has begun, first the gateway that answered last.
+
+        If that one is silent the next is asked at once, and `notify` gets a line about it. A
+        gateway that says that it cannot do it now is alive: the others are asked only after
+        `BUSY_LIMIT` seconds of it. Raises the `NoGateway` of the first one if none answers, and
+        its refusal; a refusal by another counts as silence, for it may not have the system.
+        """
+        body = json.dumps(acl) if acl else ""
+        tail = self._tail(["pull", itype, image])
+        failure: NoGateway | None = None
+        last = self._urls[-1]
+        for base in self._urls:
+            credential = await self._credentials.fresh()
+            limit = self._limit if base == last else min(self._limit, POLL_LIMIT)
+            try:
+                answer = await self._exchange.ask(
+                    "POST", base, tail, credential=credential, body=body, limit=limit
+                )
+                record = self._understood(base, answers.pulled, answer)
+            except NoGateway as error:
+                if failure is None and self._may_recover(error):
+                    raise
+                failure = failure or error
+            except Stop:
+                if failure is None:
+                    raise
+            else:
+                self._busy_since = None
+                if failure is not None:
+                    notify(f"{failure.message} Going on with the gateway {host_of(base)}.")
+                return record
+        assert failure is not None  # there is at least one gateway
+        raise failure
+
+    def _may_recover(self, error: NoGateway) -> bool:
+        """Return whether a gateway is alive, and busy for less than `BUSY_LIMIT` seconds."""
+        if not isinstance(error, Busy):
+            return False
+        now = self._reactor.seconds()
+        if self._busy_since is None:
+            self._busy_since = now
+        return bool(now < self._busy_since + BUSY_LIMIT)
 
     async def expire(self, itype: str, image: str) -> None:
         """Take a tag away."""
@@ -126,119 +163,39 @@ class Remote:
         query: str = "",
     ) -> T:
         """Return what `read` makes of the first answer of success that it understands."""
-        route, *image = path
-        segments = ["api", route, self._system, *image]
-        tail = "".join(f"/{quote(segment, safe='')}" for segment in segments)
         refusals: list[Stop] = []
-        for url in self._urls:
+        tail = self._tail(path, query)
+        for base in self._urls:
             # Gateways may share a munge daemon, to which each credential counts once.
             credential = await self._credentials.fresh()
-            asking = Deferred.fromCoroutine(
-                self._one(method, url, f"{tail}/{query}", credential, body)
-            )
             try:
-                found = read(await self._limited(url, asking))
-            except answers.NotUnderstood:
-                why = "sent an answer that is not understood: is it a gateway?"
-                refusals.append(_silent(url, why))
-                continue
+                answer = await self._exchange.ask(
+                    method, base, tail, credential=credential, body=body, limit=self._limit
+                )
+                return self._understood(base, read, answer)
             except Stop as refusal:
                 refusals.append(refusal)
-                continue
-            self._urls = [url]
-            return found
         # What a gateway said is worth more than that another one was silent.
         raise min(refusals, key=lambda refusal: isinstance(refusal, NoGateway))
 
-    async def _one(self, method: str, url: str, tail: str, credential: str, body: str) -> Any:
-        """Return the JSON of one answer, None if it is none; raise `Stop` for a refusal."""
-        http, headers = self._way_to(url)
-        headers.addRawHeader("authentication", credential)
-        headers.addRawHeader("Content-Type", "application/json")
-        response = await http.request(
-            method,
-            url + tail,
-            headers=headers,
-            data=body.encode() if method == "POST" else None,
-            allow_redirects=False,
-        )
-        content = await response.content()
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = None
-        if response.code != _OK:
-            raise _refused(url, response.code, answer)
-        return answer
+    def _tail(self, path: Sequence[str], query: str = "") -> str:
+        route, *image = path
+        segments = ["api", route, self._system, *image]
+        return "".join(f"/{quote(segment, safe='')}" for segment in segments) + f"/{query}"
 
-    def _way_to(self, url: str) -> tuple[HTTPClient, Headers]:
-        """Return who carries requests there, and what the proxy, if any, wants to read."""
-        pool = HTTPConnectionPool(self._reactor, persistent=False)
-        proxy = proxy_for(url, os.environ)
-        if proxy is None:
-            agent = Agent(self._reactor, connectTimeout=CONNECT_LIMIT, pool=pool)
-            return HTTPClient(agent), Headers()
-        endpoint = HostnameEndpoint(
-            self._reactor, proxy.host.encode("idna"), proxy.port, timeout=CONNECT_LIMIT
-        )
-        headers = Headers()
-        if proxy.authorization:
-            headers.addRawHeader("Proxy-Authorization", proxy.authorization)
-        return HTTPClient(ProxyAgent(endpoint, self._reactor, pool)), headers
+    def _understood(self, base: str, read: Callable[[Any], T], answer: Any) -> T:
+        """Return what `read` makes of an answer, and ask this gateway first from now on.
 
-    async def _limited(self, url: str, asking: Deferred[Any]) -> Any:
-        """Return what `asking` returns; turn what treq raises into `NoGateway`.
-
-        What a request raises that is cancelled depends on how far it was: `DNSLookupError` too.
+        The order is turned, not sorted: pulls for several systems stay together at one gateway.
         """
-        late = cancelled = False
-
-        def expire() -> None:
-            nonlocal late
-            late = True
-            asking.cancel()
-
-        def cancel(_: Deferred[Any]) -> None:
-            nonlocal cancelled
-            cancelled = True
-            asking.cancel()
-
-        answer: Deferred[Any] = Deferred(cancel)
-        asking.addBoth(lambda result: None if answer.called else answer.callback(result))
-        limit = self._reactor.callLater(self._limit, expire)
         try:
-            return await answer
-        except Exception as error:
-            if cancelled:
-                raise CancelledError from error
-            if isinstance(error, Stop):
-                raise
-            if late:
-                raise _silent(url, f"did not answer within {self._limit:.0f} s.") from error
-            raise _silent(url, f"cannot be reached: {_why(error)}") from error
-        finally:
-            if limit.active():
-                limit.cancel()
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, internet_error.ConnectionRefusedError):
-        return "nothing listens there."
-    if isinstance(error, ResponseFailed):
-        return "the connection broke."
-    return printable(str(error) or type(error).__name__)
-
-
-def _refused(url: str, status: int, answer: Any) -> Stop:
-    text = answer.get("error") if isinstance(answer, dict) else None
-    if not text:
-        return _silent(url, f"answers with HTTP status {status}: is it a gateway?")
-    said = printable(str(text), ERROR_TEXT_LIMIT)
-    if status in {401, 403, 404}:
-        return Refused(said)
-    if 400 <= status < 500 and status != 429:  # noqa: PLR2004
-        return Misused(said)
-    return _silent(url, f"cannot do this now: {said}")
+            value = read(answer)
+        except answers.NotUnderstood:
+            why = "sent an answer that is not understood: is it a gateway?"
+            raise silent(base, why) from None
+        index = self._urls.index(base)
+        self._urls = [*self._urls[index:], *self._urls[:index]]
+        return value
 
 
 def _texts(value: Any) -> list[str]:

@@ -1,0 +1,250 @@
+"""pull goes on at another gateway when its own dies: real sockets, two gateways."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+
+from shiftergw.cli import pull as commands
+from shiftergw.cli import remote as gateways
+from shiftergw.cli.exits import NoGateway, Refused
+from shiftergw.cli.pull import Wish
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import NotAllowed, NotFound, Unavailable
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from tests.web.fakes import IMAGE_ID, READY, FakeGateway, site_of
+
+reactor: Any = global_reactor
+WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
+WISH = Wish(("docker", "x:1"), {}, wait=True)
+
+
+@dataclass
+class Server:
+    """A gateway at a port of the loopback, which it keeps when it dies and comes back."""
+
+    fake: FakeGateway
+    port: int = 0
+    listener: Any = None
+    connections: list[Any] = field(default_factory=list)
+
+    def start(self, factory: Any = None) -> None:
+        """Listen, as a gateway unless `factory` is something else."""
+        site = factory or site_of(self.fake, reactor)
+        self.listener = reactor.listenTCP(self.port, site, interface="127.0.0.1")
+        self.port = self.listener.getHost().port
+
+    async def die(self) -> None:
+        """Refuse connections from now on."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            await listener.stopListening()
+
+    @property
+    def url(self) -> str:
+        """Return the address."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Silent(Protocol):
+    """Takes everything and answers nothing."""
+
+
+@asynccontextmanager
+async def two_gateways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Server, Server, Remote]]:
+    """Yield two gateways, and a client that asks the first one first."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    servers = Server(FakeGateway(pulls=[WORKING])), Server(FakeGateway(pulls=[WORKING]))
+    for server in servers:
+        server.start()
+    settings = Settings([server.url for server in servers], ["mycluster"], "good:ann")
+    try:
+        yield *servers, Remote(reactor, settings, urls=settings.found_gateways())
+    finally:
+        for server in servers:
+            await server.die()
+
+
+def begin(remote: Remote) -> Deferred[int]:
+    """Start a pull."""
+    return Deferred.fromCoroutine(commands.pull_image(remote, reactor, WISH))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    while not condition():
+        await deferLater(reactor, 0.005, int)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_gateway_is_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The gateway dies in mid-pull: the other one is polled, and the user reads it once."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 2)
+        assert second.fake.asked == []
+        await first.die()
+        died = reactor.seconds()
+        await until(lambda: len(second.fake.asked) >= 3)
+        assert reactor.seconds() - died < gateways.POLL_LIMIT
+        second.fake.pulls = [READY]
+        assert await pulling == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{IMAGE_ID}\n"
+    assert printed.err.count("cannot be reached: nothing listens there.") == 1
+    assert f"Going on with the gateway 127.0.0.1:{second.port}." in printed.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the second one dies, the first one has come back."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        await first.die()
+        await until(lambda: len(second.fake.asked) >= 1)
+        first.start()
+        await second.die()
+        first.fake.pulls = [READY]
+        assert await pulling == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_are_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then all are asked again, whichever comes back first, and one line says so."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        await first.die()
+        await second.die()
+        printed: list[str] = []
+
+        def is_told() -> bool:
+            printed.append(capsys.readouterr().err)
+            return "Trying on." in "".join(printed)
+
+        await until(is_told)
+        second.fake.pulls = [READY]
+        second.start()
+        assert await pulling == 0
+    assert "".join([*printed, capsys.readouterr().err]).count("Trying on.") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `PATIENCE` the pull ends, and blames the gateway that it was at."""
+    monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        await first.die()
+        await second.die()
+        with pytest.raises(NoGateway, match=f":{first.port} cannot be reached"):
+            await pulling
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_busy_gateway_is_not_left_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers 503 for a moment keeps its pull."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        first.fake.raises = Unavailable("The store is away.")
+        await until(lambda: len(first.fake.asked) >= 5)
+        first.fake.raises, first.fake.pulls = None, [READY]
+        assert await pulling == 0
+        assert second.fake.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_busy_gateway_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers 503 for longer makes way for the next."""
+    monkeypatch.setattr(gateways, "BUSY_LIMIT", 0.1)
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        second.fake.pulls = [READY]
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        first.fake.raises = Unavailable("The store is away.")
+        assert await pulling == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_gateway_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that takes requests and answers none makes way after `POLL_LIMIT`."""
+    monkeypatch.setattr(gateways, "POLL_LIMIT", 0.1)
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        second.fake.pulls = [READY]
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        await first.die()
+        first.start(Factory.forProtocol(Silent))
+        assert await pulling == 0
+    assert "did not answer within" in capsys.readouterr().err
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_gateway_may_not_have_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a gateway says that never had the pull does not end it; its own may come back."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        second.fake.raises = NotFound("There is no such system.")
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        await first.die()
+        await until(lambda: len(second.fake.asked) >= 3)
+        first.fake.pulls = [READY]
+        first.start()
+        assert await pulling == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal by the gateway that has the pull ends it; no other is asked."""
+    async with two_gateways(monkeypatch) as (first, second, remote):
+        pulling = begin(remote)
+        await until(lambda: len(first.fake.asked) >= 1)
+        first.fake.raises = NotAllowed("No more.")
+        with pytest.raises(Refused, match="No more"):
+            await pulling
+        assert second.fake.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three gateways the first dies: the pulls of all systems move to the same other one."""
+    monkeypatch.setattr(commands, "INTERVAL", 0.02)
+    names = ("a", "b", "c")
+    servers = [Server(FakeGateway(names, pulls=[WORKING])) for _ in range(3)]
+    for server in servers:
+        server.start()
+    by_url = {server.url: server for server in servers}
+    monkeypatch.setattr(commands, "shuffled", lambda urls: urls)
+    remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
+    pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, WISH))
+    first, second, third = servers
+    await until(lambda: {asked[1].system for asked in first.fake.asked} == set(names))
+    await first.die()
+    await until(lambda: {asked[1].system for asked in second.fake.asked} == set(names))
+    second.fake.pulls = [READY]
+    assert await pulling == 0
+    assert third.fake.asked == []
+    for server in (second, third):
+        await server.die()
