@@ -96,9 +96,13 @@ class Location:
 
     @property
     def is_docker_hub(self) -> bool:
-        """Say whether one-component names mean `library/...` here."""
-        host = self.origin.host
-        return host == "docker.io" or host.endswith(".docker.io")
+        """Return whether one-component names mean `library/...` here.
+
+        The name of the location decides, since users mean Docker Hub by it: a mirror has Docker
+        Hub's repositories under another host (containerd#3236). Docker Hub itself is always meant.
+        """
+        hosts = (self.name.lower(), self.origin.host)
+        return any(host == "docker.io" or host.endswith(".docker.io") for host in hosts)
 
     def trusts(self, origin: WebOrigin) -> bool:
         """Say whether the configuration lists this host."""

@@ -11,9 +11,13 @@ import pytest_twisted
 from shiftergw.errors import ImageNotFound, RegistryDenied
 from shiftergw.image import Digest, Platform
 from shiftergw.model import ImageReference, Login
+from shiftergw.plumbing.timing import pause
+from shiftergw.registry.client import RegistryClient
+from shiftergw.registry.location import Location
+from tests.configurations import loaded
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.registries import USER, DockerRegistry
-from tests.registry.network import Sink, a_client
+from tests.registry.network import REACTOR, Sink, a_client
 
 
 def quiet(_: str) -> None:
@@ -99,3 +103,24 @@ async def test_a_login(private: DockerRegistry, tmp_path: Path) -> None:
         for login in (None, Login("alice", "wrong"), Login("mallory", "x")):
             with pytest.raises(RegistryDenied):
                 await client.resolve(reference, Platform(), login, quiet)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mirror_of_docker_hub(public: DockerRegistry, tmp_path: Path) -> None:
+    """A mirror under Docker Hub's name has Docker Hub's repositories."""
+    oci_layout(tmp_path, LAYERS["amd64"])
+    public.push(tmp_path, "library/ubuntu:24.04")
+    mirror = {"registry-1.docker.io": {"remotetype": "dockerv2", "url": f"http://{public.host}"}}
+    config = loaded({"Locations": mirror, "DefaultImageLocation": "registry-1.docker.io"}).config
+    (name,) = config.locations
+    location = Location(name, config.locations[name].url)
+    client = RegistryClient(REACTOR, {name: location}, config.locate, {})
+    try:
+        for reference in ("ubuntu:24.04", "docker.io/ubuntu:24.04", "library/ubuntu:24.04"):
+            image, _ = await client.resolve(
+                ImageReference.parse(reference), Platform(), None, quiet
+            )
+            assert image.repository == "library/ubuntu"
+    finally:
+        await client.close()
+        await pause(0.02, REACTOR)

@@ -74,6 +74,22 @@ def test_a_location() -> None:
     assert not Location("x", "https://notdocker.io").is_docker_hub
 
 
+@pytest.mark.parametrize(
+    ("name", "url", "expected"),
+    [
+        ("registry-1.docker.io", "https://mirror.example.org", True),
+        ("docker.io", "http://mirror.example.org:5000", True),
+        ("Docker.io", "https://mirror.example.org", True),
+        ("hub", "https://registry-1.docker.io", True),
+        ("mirror.example.org", "https://mirror.example.org", False),
+        ("notdocker.io", "https://mirror.example.org", False),
+    ],
+)
+def test_mirrors_of_docker_hub(name: str, url: str, *, expected: bool) -> None:
+    """A mirror is Docker Hub by the name of its location."""
+    assert Location(name, url).is_docker_hub is expected
+
+
 def test_a_location_without_a_url() -> None:
     """A URL that is none is a fault of the configuration, named by its location."""
     with pytest.raises(ConfigurationError, match="'x'"):
