@@ -67,3 +67,19 @@ virtual_environment() {
         die "pip could not install the Python packages"
     printf '%s' "$wanted" >"$stamp"
 }
+
+# oldest_environment: make or refresh $venv-oldest, with the oldest versions of the libraries of TLS
+# that pyproject.toml allows. Call virtual_environment first.
+oldest_environment() {
+    local oldest=$venv-oldest stamp wanted requirements
+    requirements=$("$venv/bin/python" -m tests.oldest) || die "cannot read pyproject.toml"
+    stamp=$oldest/.shiftergw-oldest
+    wanted=$(printf '%s' "$requirements" | sha256sum | cut -d' ' -f1)
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
+    say "installing the oldest versions that are allowed into $oldest"
+    "$venv/bin/python" -m venv --clear "$oldest" || die "cannot make $oldest"
+    printf '%s\n' "$requirements" >"$oldest/requirements"
+    "$oldest/bin/python" -m pip install -q --disable-pip-version-check -r "$oldest/requirements" ||
+        die "pip could not install the oldest versions"
+    printf '%s' "$wanted" >"$stamp"
+}

@@ -25,20 +25,24 @@ from twisted.internet.ssl import CertificateOptions
 class Authority:
     """A certificate authority of its own, and what it signs."""
 
-    def __init__(self, directory: Path) -> None:
-        """Make it; `pem` is the file with its certificate."""
+    def __init__(self, directory: Path, *names: x509.GeneralName, called: str = "tests") -> None:
+        """Make it; `pem` is the file with its certificate, which may name hosts."""
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-        self._certificate = self._sign(
-            self._name,
-            self._key,
-            [(x509.BasicConstraints(ca=True, path_length=0), True)],
-        )
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, called)])
+        extensions: list[tuple[Any, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
+        if names:
+            extensions.append((x509.SubjectAlternativeName(names), False))
+        self._certificate = self._sign(self._name, self._key, extensions)
         self.pem = directory / "authority.pem"
         self.pem.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
     def _sign(
-        self, name: x509.Name, key: Any, extensions: list[tuple[Any, bool]], days: int = 1
+        self,
+        name: x509.Name,
+        key: Any,
+        extensions: list[tuple[Any, bool]],
+        days: int = 1,
+        since: int = -9,
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -47,7 +51,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=9))
+            .not_valid_before(now + dt.timedelta(days=since))
             .not_valid_after(now + dt.timedelta(days=days))
         )
         for extension, critical in extensions:
@@ -58,6 +62,39 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
         alternatives = x509.SubjectAlternativeName([_named(name) for name in names])
         return self._sign(subject, key, [(alternatives, False)], days)
+
+    def server_file(
+        self,
+        *names: x509.GeneralName,
+        common_name: str = "server",
+        usage: x509.ObjectIdentifier | None = None,
+        since: int = -9,
+        days: int = 1,
+    ) -> Path:
+        """Return a file with a key and a certificate with just these names in subjectAltName.
+
+        Without names it has no such extension. It is valid from `since` to `days` from now.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions: list[tuple[Any, bool]] = []
+        if names:
+            extensions.append((x509.SubjectAlternativeName(names), False))
+        if usage is not None:
+            extensions.append((x509.ExtendedKeyUsage([usage]), False))
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+        return self._write(key, self._sign(subject, key, extensions, days, since))
+
+    def _write(self, key: Any, certificate: x509.Certificate) -> Path:
+        path = self.pem.parent / f"server-{uuid.uuid4().hex}.pem"
+        path.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM)
+        )
+        return path
+
+    def own_file(self) -> Path:
+        """Return a file with the key and certificate of the authority itself."""
+        return self._write(self._key, self._certificate)
 
     def options(self, *names: str) -> CertificateOptions:
         """Return what a server that answers to these names needs."""

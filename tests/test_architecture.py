@@ -45,7 +45,11 @@ LAYERS = {
         ("isal", "zstandard"),
         never=("socket", "ssl", "time", "asyncio", "select"),
     ),
-    "plumbing": Layer(("plumbing",), ("errors",), ("twisted", "zope", "cryptography")),
+    "plumbing": Layer(
+        ("plumbing",),
+        ("errors",),
+        ("twisted", "zope", "cryptography", "OpenSSL", "service_identity"),
+    ),
     "adapters": Layer(
         ("auth", "registry", "squash", "delivery", "store", "work"),
         ("vocabulary", "configuration", "oci", "plumbing"),
@@ -67,7 +71,7 @@ LAYERS = {
     ),
     "cli": Layer(
         ("cli",),
-        ("vocabulary", "configuration", "composition", "auth"),
+        ("vocabulary", "configuration", "plumbing", "composition", "auth"),
         ("twisted", "treq", "click", "rich"),
     ),
     "composition": Layer(

@@ -20,6 +20,7 @@ from twisted.web.http_headers import Headers
 from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
 from shiftergw.cli.proxy import proxy_for
 from shiftergw.errors import printable
+from shiftergw.plumbing.tls import CertificateRefused, SystemTls
 
 CONNECT_LIMIT = 10.0
 
@@ -70,7 +71,7 @@ class Exchange:
         pool = HTTPConnectionPool(self._reactor, persistent=False)
         proxy = proxy_for(base, os.environ)
         if proxy is None:
-            agent = Agent(self._reactor, connectTimeout=CONNECT_LIMIT, pool=pool)
+            agent = Agent(self._reactor, SystemTls(), connectTimeout=CONNECT_LIMIT, pool=pool)
             return HTTPClient(agent), Headers()
         endpoint = HostnameEndpoint(
             self._reactor, proxy.host.encode("idna"), proxy.port, timeout=CONNECT_LIMIT
@@ -129,6 +130,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, internet_error.ConnectionRefusedError):
         return "nothing listens there."
     if isinstance(error, ResponseFailed):
+        for reason in error.reasons:
+            if isinstance(reason.value, CertificateRefused):
+                return f"{reason.value}. {reason.value.remedy}"
         return "the connection broke."
     return printable(str(error) or type(error).__name__)
 

@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from cryptography.x509 import load_pem_x509_certificates
-from OpenSSL.crypto import X509
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.ssl import (
-    Certificate,
-    optionsForClientTLS,
-    platformTrust,
-    trustRootFromCertificates,
-)
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from shiftergw.errors import ConfigurationError, RegistryUntrusted
+from shiftergw.plumbing.tls import ClientTls
 from shiftergw.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
 from shiftergw.registry.location import Location, WebOrigin
 from shiftergw.registry.proxy import ConnectEndpoint, Proxies, Proxy
@@ -29,22 +23,21 @@ KEPT_CONNECTIONS = 6
 """Idle connections kept for further requests, for each host."""
 
 
-def trust_root(location: Location) -> Any:
-    """Return the authorities of a location's `cacert`, or the system's where it has none.
+def client_tls(location: Location) -> ClientTls:
+    """Return the TLS of a location: it trusts its `cacert`, or the system's authorities.
 
     The file also judges the hosts that the location sends us to: one that needs both holds both.
     Raises `ConfigurationError` if it cannot be read. Blocks, shortly.
     """
     if location.cacert is None:
-        return platformTrust()
+        return ClientTls()
     try:
-        found = load_pem_x509_certificates(location.cacert.read_bytes())
+        return ClientTls(load_pem_x509_certificates(location.cacert.read_bytes()))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"The sslcacert of the location {location.name!r} cannot be read as certificates in"
             f" PEM: {location.cacert}."
         ) from error
-    return trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in found])
 
 
 @implementer(IBodyProducer)
@@ -83,7 +76,7 @@ class Connections:
         self._origin = location.origin
         self._proxies = proxies
         self._limit = connect_limit
-        self._trust = trust_root(location)
+        self._tls = client_tls(location)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = KEPT_CONNECTIONS
         self._agent: IAgent = Agent.usingEndpointFactory(reactor, self, self._pool)
@@ -157,8 +150,7 @@ class Connections:
                 lambda: self._not_public(here),
             )
         if here.scheme == "https":
-            tls = optionsForClientTLS(here.host, trustRoot=self._trust)
-            endpoint = wrapClientTLS(tls, endpoint)
+            endpoint = wrapClientTLS(self._tls.to(here.host), endpoint)
         return endpoint
 
     def _to_proxy(self, proxy: Proxy) -> HostnameEndpoint:

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from OpenSSL import SSL
-from service_identity.exceptions import VerificationError
 from twisted.internet import error as network
 
 from shiftergw.errors import PullError, RegistryUntrusted, printable
+from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.registry.retry import Interrupted
 
-_TLS_REMEDY = (
+_AUTHORITY_REMEDY = (
     "Tell the site's support; for a registry with an authority of its own the location's"
     " `sslcacert` names it."
 )
-
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (network.DNSLookupError, "cannot be found: its name is not known."),
@@ -33,8 +32,17 @@ def network_failure(who: str, host: str, error: Exception) -> PullError:
     for cause in _causes(error):
         if isinstance(cause, PullError):
             return cause
-        if isinstance(cause, (SSL.Error, VerificationError)):
-            return _tls_failure(who, host, cause)
+        if isinstance(cause, CertificateRefused):
+            return RegistryUntrusted(
+                f"{who} cannot be trusted: the certificate of {host} {cause.problem}.",
+                remedy=_AUTHORITY_REMEDY if cause.fault == "authority" else cause.remedy,
+                detail=f"{host}: {cause.certificate}",
+            )
+        if isinstance(cause, SSL.Error):
+            return Interrupted(
+                f"{who} does not speak TLS as the gateway does.",
+                detail=f"{host}: {printable(str(cause))}",
+            )
         for kind, what in _REASONS:
             if isinstance(cause, kind):
                 return Interrupted(f"{who} {what}", detail=f"{host}: {cause}")
@@ -47,17 +55,6 @@ def _causes(error: Exception) -> Iterator[BaseException]:
     for reason in getattr(error, "reasons", ()):
         if isinstance(reason.value, Exception):
             yield from _causes(reason.value)
-
-
-def _tls_failure(who: str, host: str, error: SSL.Error | VerificationError) -> PullError:
-    detail = f"{host}: {printable(str(error))}"
-    if isinstance(error, VerificationError):
-        what = f"{who} has a certificate for another name."
-    elif "certificate" in str(error):
-        what = f"{who} has a certificate that is not trusted."
-    else:
-        return Interrupted(f"{who} does not speak TLS as the gateway does.", detail=detail)
-    return RegistryUntrusted(what, remedy=_TLS_REMEDY, detail=detail)
 
 
 def error_text(body: bytes) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import ssl
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
 from kombu.entity import Exchange
 
 from shiftergw.config.broker import BROKER_FILES
+from shiftergw.work.celery_tls import TRANSPORT
 from shiftergw.work.crew import TELL_SECONDS
 
 TASK = "shiftergw.convert"
@@ -52,9 +52,10 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
     """
     app = Celery("shiftergw", set_as_current=False)
     url, _, options = broker_url.partition("?")
+    if url.startswith("amqps:"):
+        app.conf.update(broker_transport=TRANSPORT, broker_use_ssl=_tls_options(url, options))
     app.conf.update(
         broker_url=url,
-        broker_use_ssl=_checks(options) if url.startswith("amqps:") else None,
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -97,7 +98,10 @@ def reach(connection: Any) -> None:
     connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
 
-def _checks(options: str) -> dict[str, Any]:
-    """Return the options by which the broker has to prove its name, and we perhaps ours."""
+def _tls_options(url: str, options: str) -> dict[str, Any]:
+    """Return the host that the broker's certificate must name, and the files of the URL.
+
+    The host is given here because kombu would verify `127.0.0.1` where the URL has `localhost`.
+    """
     files = {BROKER_FILES[name]: path for name, path in parse_qsl(options) if name in BROKER_FILES}
-    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **files}
+    return {"server_hostname": urlsplit(url).hostname or "localhost", **files}

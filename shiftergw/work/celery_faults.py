@@ -16,11 +16,15 @@ BLOCKED = Unavailable(
     remedy="`rabbitmq-diagnostics alarms` on the broker says of which; it goes on by itself.",
 )
 
+_ANOTHER_NAME = (
+    "is for another name, or for none (its common name does not count)",
+    "List the broker's host in its subjectAltName, or write a host into BrokerURL that it lists.",
+)
 _CERTIFICATE = {
     9: ("is not valid yet", "Look at the clocks of the broker and of this machine."),
     10: ("has expired", "Renew it on the broker; or this machine's clock is wrong."),
-    62: ("is for another name", "Write the host into BrokerURL as the certificate has it."),
-    64: ("is for another name", "Write the host into BrokerURL as the certificate has it."),
+    62: _ANOTHER_NAME,
+    64: _ANOTHER_NAME,
 }
 """By OpenSSL's number for what is wrong with a certificate."""
 

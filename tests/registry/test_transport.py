@@ -103,7 +103,7 @@ async def test_tls(authority: Authority) -> None:
     ("name", "trusted", "expected"),
     [
         ("registry.example", False, "not trusted"),
-        ("other.example", True, "another name"),
+        ("other.example", True, "is for other.example, not for registry.example"),
     ],
 )
 @pytest_twisted.ensureDeferred

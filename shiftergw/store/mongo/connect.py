@@ -24,7 +24,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.store.mongo.address import PLAIN, X509, Address, Host, Login
 from shiftergw.store.mongo.link import Link, check
 from shiftergw.store.mongo.login import LoginFailed, Scram, mechanism_of
-from shiftergw.store.mongo.tls import tls_to
+from shiftergw.store.mongo.tls import client_tls
 
 HOST_SECONDS = 3.0
 """How long one host may take to be reached, and to let us in."""
@@ -71,7 +71,7 @@ class Servers:
         """
         self._reactor = reactor
         self._address = address
-        self._wrap = None if address.tls is None else tls_to(address.tls)
+        self._tls = None if address.tls is None else client_tls(address.tls)
         self._seconds = seconds
         self._primary: Host | None = None
         self._members: tuple[Host, ...] = ()
@@ -140,7 +140,7 @@ class Servers:
         endpoint = HostnameEndpoint(
             self._reactor, host.name, host.port, self._seconds, attemptDelay=ADDRESS_SECONDS
         )
-        return endpoint if self._wrap is None else wrapClientTLS(self._wrap(host.name), endpoint)
+        return endpoint if self._tls is None else wrapClientTLS(self._tls.to(host.name), endpoint)
 
     async def _greet(self, host: Host, link: Link) -> None:
         """Return if the host is the primary, of the right set, and knows us."""

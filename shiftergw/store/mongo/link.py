@@ -23,6 +23,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txmongo.protocol import MongoReceiverProtocol, MongoSenderProtocol, Msg
 
+from shiftergw.plumbing.tls import CertificateRefused
+
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
@@ -33,6 +35,8 @@ LONGEST_ANSWER = 48_000_000
 
 LARGEST_COMMAND = (16 << 20) + (16 << 10)
 """Bytes of a command: the largest document, and what stands around it."""
+
+_AUTHORITY_REMEDY = "Name the file of its authority by tlsCAFile in MongoDBURI."
 
 _HEADER = 16
 _DUPLICATE = 11000
@@ -135,6 +139,9 @@ class Link(MongoSenderProtocol, MongoReceiverProtocol):
 def _text_of(reason: Failure) -> str:
     """Return why a connection ended; errors of TLS have no text of their own."""
     error = reason.value
+    if isinstance(error, CertificateRefused):
+        remedy = _AUTHORITY_REMEDY if error.fault == "authority" else error.remedy
+        return f"{error}. {remedy} ({error.certificate})"
     return str(error) or repr(error)
 
 

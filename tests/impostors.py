@@ -1,0 +1,165 @@
+"""Servers whose certificates prove nothing, and what arrives there of a client's bytes."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.certificates import Authority
+
+SECONDS = 30.0
+"""Limit on the end of a connection that the client has closed."""
+
+NO_NAME = "names no host"
+
+
+@dataclass(frozen=True)
+class Impostor:
+    """A certificate that a client must refuse: how it is made, and what the client says of it.
+
+    `make` gets the authority that the client trusts, an empty directory, and the host.
+    """
+
+    make: Callable[[Authority, Path, str], Path]
+    words: str
+
+
+def _dns(*names: str) -> list[x509.GeneralName]:
+    return [x509.DNSName(name) for name in names]
+
+
+def _named(*names: x509.GeneralName, **options: object) -> Callable[[Authority, Path, str], Path]:
+    def make(authority: Authority, _: Path, host: str) -> Path:
+        return authority.server_file(*names, common_name=host, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+def host_name(host: str) -> x509.GeneralName:
+    """Return the name in a certificate that proves a host."""
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _right(**options: object) -> Callable[[Authority, Path, str], Path]:
+    def make(authority: Authority, _: Path, host: str) -> Path:
+        return authority.server_file(host_name(host), **options)  # type: ignore[arg-type]
+
+    return make
+
+
+def _self_signed(_: Authority, directory: Path, host: str) -> Path:
+    return Authority(directory, host_name(host)).own_file()
+
+
+def _another_authority(_: Authority, directory: Path, host: str) -> Path:
+    return Authority(directory, called="strangers").server_file(host_name(host))
+
+
+def _its_namesake(_: Authority, directory: Path, host: str) -> Path:
+    return Authority(directory).server_file(host_name(host))
+
+
+_DIRECTORY = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]))
+
+IMPOSTORS = {
+    "no names": Impostor(_named(), NO_NAME),
+    "no names, for servers": Impostor(_named(usage=ExtendedKeyUsageOID.SERVER_AUTH), NO_NAME),
+    "an e-mail address": Impostor(_named(x509.RFC822Name("root@localhost")), NO_NAME),
+    "a URI": Impostor(_named(x509.UniformResourceIdentifier("https://localhost/")), NO_NAME),
+    "a directory name": Impostor(_named(_DIRECTORY), NO_NAME),
+    "another host": Impostor(_named(*_dns("other.example")), "is for other.example, not for"),
+    "another address": Impostor(
+        _named(x509.IPAddress(ip_address("127.0.0.9"))), "is for 127.0.0.9, not for"
+    ),
+    "another host, and a URI with a port": Impostor(
+        _named(*_dns("other.example"), x509.UniformResourceIdentifier("https://localhost:1/")),
+        "is for other.example, not for",
+    ),
+    "a host above and below": Impostor(
+        _named(*_dns("host", "a.localhost", "localhost.example")), "is for host, a.localhost, "
+    ),
+    "a wildcard for everything": Impostor(_named(*_dns("*")), "is for *, not for"),
+    "a wildcard below": Impostor(_named(*_dns("*.localhost")), "is for *.localhost, not for"),
+    "a wildcard inside": Impostor(_named(*_dns("local*")), "is for local*, not for"),
+    "another wildcard": Impostor(_named(*_dns("*.example.com")), "is for *.example.com, not"),
+    "expired": Impostor(_right(days=-1), "expired on"),
+    "not yet valid": Impostor(_right(since=1, days=2), "is not valid before"),
+    "for clients": Impostor(_right(usage=ExtendedKeyUsageOID.CLIENT_AUTH), "not meant for servers"),
+    "self-signed": Impostor(_self_signed, "self-signed"),
+    "another authority": Impostor(_another_authority, "not trusted"),
+    "another authority of that name": Impostor(_its_namesake, "not trusted"),
+}
+
+ADDRESS_IMPOSTORS = {
+    "the address as a host": Impostor(_named(*_dns("127.0.0.1")), "is for 127.0.0.1, not for"),
+    "a host": Impostor(_named(*_dns("localhost")), "is for localhost, not for"),
+    **{name: IMPOSTORS[name] for name in ("no names", "an e-mail address", "another address")},
+}
+"""The same for 127.0.0.1."""
+
+
+class Listener:
+    """A TLS server on the loopback, in threads; `received` has what came inside the TLS.
+
+    It answers nothing, and closes a connection on its first bytes.
+    """
+
+    def __init__(self, pem: Path) -> None:
+        """Listen on a free port; `pem` has a key and a certificate."""
+        self.received = bytearray()
+        self.connections = 0
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(pem)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(SECONDS)
+        # The errors of TLS are among those that end it.
+        with (
+            suppress(OSError),
+            self._context.wrap_socket(connection, server_side=True) as inside,
+        ):
+            self.received += inside.recv(1 << 16)
+        connection.close()
+
+    def close(self) -> None:
+        """Take no more connections, and return once those that were made have ended."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for thread in self._threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "the client left a connection open"
+
+
+@contextmanager
+def listening(pem: Path) -> Iterator[Listener]:
+    """Run a server; at the end all its connections have ended."""
+    listener = Listener(pem)
+    try:
+        yield listener
+    finally:
+        listener.close()

@@ -1,0 +1,254 @@
+"""No byte goes to a server that cannot prove who it is, whatever part of the program connects.
+
+These tests also run with the oldest versions of the libraries that `pyproject.toml` allows; see
+`tests/test_oldest_versions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from celery import Celery
+from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
+
+from shiftergw.cli.exits import NoGateway
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from shiftergw.errors import RegistryUnavailable, RegistryUntrusted, Unavailable
+from shiftergw.model import ImageReference, Login
+from shiftergw.registry.retry import Patience
+from shiftergw.store.mongo.address import Address
+from shiftergw.store.mongo.connect import Servers
+from shiftergw.work.celery_app import make_app, reach
+from shiftergw.work.celery_faults import fault
+from tests.certificates import Authority
+from tests.images import make_image, tar_of
+from tests.impostors import (
+    ADDRESS_IMPOSTORS,
+    IMPOSTORS,
+    Impostor,
+    Listener,
+    host_name,
+    listening,
+)
+from tests.registries import Ask, FakeRegistry
+from tests.registry.network import REACTOR, ConnectProxy, Network, a_client
+
+PASSWORD = "s3cret"
+LOGIN = Login("alice", PASSWORD)
+REFERENCE = ImageReference.parse("team/app")
+IMAGE = make_image([tar_of({"a": b"a"})])
+LIMIT = 20.0
+"""Seconds for a server of the loopback: a busy machine may take some."""
+
+Connect = Callable[[str, int, Authority], Awaitable[str]]
+"""Connects to a host and port, trusting an authority; returns why that fails."""
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return an authority that the clients of these tests trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(autouse=True)
+def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Fail a test that logs a traceback, or writes one on stderr."""
+    with capturedLogs() as log:
+        yield
+    assert [event for event in log if "log_failure" in event] == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+async def registry_error(
+    url: str, authority: Authority, login: Login | None = None, **environment: str
+) -> str:
+    """Return why a registry cannot be used; `RegistryUntrusted` begins with that name."""
+    async with a_client(
+        url,
+        Network({"localhost": ["127.0.0.1"], "registry.example.com": ["127.0.0.1"]}),
+        cacert=authority.pem,
+        environment=environment,
+        patience=Patience(tries=1),
+        trusted_hosts=("registry.example.com",),
+    ) as client:
+        with pytest.raises((RegistryUntrusted, RegistryUnavailable)) as caught:
+            await client.head(REFERENCE, login, quiet)
+    assert caught.value.remedy
+    return f"{type(caught.value).__name__}: {caught.value} {caught.value.detail}"
+
+
+async def to_registry(host: str, port: int, authority: Authority) -> str:
+    """Ask a registry for an image."""
+    return await registry_error(f"https://{host}:{port}", authority, LOGIN)
+
+
+async def through_proxy(host: str, port: int, authority: Authority) -> str:
+    """Ask a registry behind a proxy for an image."""
+    proxy = await ConnectProxy().start()
+    try:
+        return await registry_error(
+            f"https://{host}:{port}", authority, LOGIN, https_proxy=proxy.host
+        )
+    finally:
+        await proxy.stop()
+
+
+async def _by_way_of(misbehave: Callable[[Ask], object], authority: Authority) -> str:
+    registry = await FakeRegistry(IMAGE, misbehave=misbehave).start()
+    try:
+        return await registry_error(f"http://{registry.host}", authority, LOGIN)
+    finally:
+        await registry.stop()
+
+
+async def to_token_service(host: str, port: int, authority: Authority) -> str:
+    """Ask the token service of a registry for a token, with a login."""
+    challenge = f'Bearer realm="https://{host}:{port}/token",service="test"'
+    return await _by_way_of(lambda ask: ask.answer(401, WWW_Authenticate=challenge), authority)
+
+
+async def to_object_store(host: str, port: int, authority: Authority) -> str:
+    """Follow a redirect to where a registry keeps what it has."""
+    location = f"https://{host}:{port}/manifest?signature={PASSWORD}"
+    return await _by_way_of(lambda ask: ask.answer(307, Location=location), authority)
+
+
+async def to_mongodb(host: str, port: int, authority: Authority) -> str:
+    """Log in to a MongoDB server."""
+    uri = f"mongodb://alice:{PASSWORD}@{host}:{port}/?tls=true&tlsCAFile={authority.pem}"
+    with pytest.raises(Unavailable) as caught:
+        await Servers(REACTOR, Address.parse(uri), LIMIT).open()
+    return f"Unavailable: {caught.value.detail}"
+
+
+def _reach(app: Celery) -> Exception | None:
+    with app.connection_for_write() as connection:
+        try:
+            reach(connection)
+        except Exception as error:  # noqa: BLE001 - what it is, the test looks at
+            return error
+    return None
+
+
+async def to_broker(host: str, port: int, authority: Authority) -> str:
+    """Log in to a broker."""
+    url = f"amqps://alice:{PASSWORD}@{host}:{port}//?cacertfile={authority.pem}"
+    error = await deferToThread(_reach, make_app(url))
+    assert error is not None
+    return f"Unavailable: {fault(error)} {fault(error).detail}"
+
+
+async def to_gateway(host: str, port: int, authority: Authority) -> str:
+    """Ask a gateway for its images, as the command line does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.pem))
+        url = f"https://{host}:{port}"
+        with pytest.raises(NoGateway) as caught:
+            await Remote(REACTOR, Settings([url], ["mycluster"], "good:ann")).images()
+    return f"NoGateway: {caught.value}"
+
+
+WAYS = [
+    to_registry,
+    through_proxy,
+    to_token_service,
+    to_object_store,
+    to_mongodb,
+    to_broker,
+    to_gateway,
+]
+
+
+async def refusal(
+    connect: Connect, impostor: Impostor, host: str, authority: Authority, directory: Path
+) -> str:
+    """Return why a client refuses a server; nothing of the client's may arrive there."""
+    with listening(impostor.make(authority, directory, host)) as listener:
+        said = await connect(host, listener.port, authority)
+        seen = listener
+    assert bytes(seen.received) == b""
+    assert seen.connections == 1
+    assert PASSWORD not in said
+    return said
+
+
+def check_words(connect: Connect, said: str, impostor: Impostor) -> None:
+    """Check that a refusal says what is wrong with the certificate."""
+    if connect is to_broker:  # in the words of Python's ssl
+        assert "certificate" in said
+        assert "verify failed" in said
+        return
+    assert impostor.words in said
+    if connect in {to_mongodb, to_gateway}:
+        return
+    assert said.startswith("RegistryUntrusted")
+    assert "The registry 'test'" in said
+    assert "serial" in said
+
+
+@pytest.mark.parametrize("connect", WAYS)
+@pytest.mark.parametrize("kind", IMPOSTORS)
+@pytest_twisted.ensureDeferred
+async def test_host_names(
+    connect: Connect, kind: str, authority: Authority, tmp_path: Path
+) -> None:
+    """A certificate that does not name the host, or is not to be trusted, gets no byte."""
+    impostor = IMPOSTORS[kind]
+    said = await refusal(connect, impostor, "localhost", authority, tmp_path)
+    check_words(connect, said, impostor)
+
+
+@pytest.mark.parametrize("connect", WAYS)
+@pytest.mark.parametrize("kind", ADDRESS_IMPOSTORS)
+@pytest_twisted.ensureDeferred
+async def test_addresses(connect: Connect, kind: str, authority: Authority, tmp_path: Path) -> None:
+    """A host that is an IP address must stand in the certificate as an IP address."""
+    impostor = ADDRESS_IMPOSTORS[kind]
+    said = await refusal(connect, impostor, "127.0.0.1", authority, tmp_path)
+    check_words(connect, said, impostor)
+
+
+async def heard(connect: Connect, host: str, pem: Path, authority: Authority) -> Listener:
+    """Return a server that a client has spoken to."""
+    with listening(pem) as listener:
+        await connect(host, listener.port, authority)
+    return listener
+
+
+@pytest.mark.parametrize("connect", WAYS)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+@pytest_twisted.ensureDeferred
+async def test_the_right_server(connect: Connect, host: str, authority: Authority) -> None:
+    """A certificate that names the host is accepted: what the other tests count can be counted."""
+    server = await heard(connect, host, authority.server_file(host_name(host)), authority)
+    assert server.received
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("registry.example.com", True),
+        ("REGISTRY.Example.com", True),
+        ("*.example.com", True),
+        ("*.com", False),
+        ("*.*.com", False),
+        ("registry.*.com", False),
+        ("r*.example.com", False),
+        ("*.registry.example.com", False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_wildcards(name: str, accepted: bool, authority: Authority) -> None:
+    """A wildcard stands for one whole label, the first of three or more."""
+    pem = authority.server_file(host_name(name))
+    server = await heard(to_registry, "registry.example.com", pem, authority)
+    assert bool(server.received) is accepted

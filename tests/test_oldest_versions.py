@@ -1,0 +1,72 @@
+"""Servers prove who they are also with the oldest versions of the libraries that are allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.oldest import OLDEST, PROJECT, pins
+from tests.parts import lacking
+
+COMPACT = ["tests/test_impostors.py", "-k", "to_registry or to_mongodb or to_broker or wildcards"]
+LONG = ["tests/test_impostors.py", "tests/registry", "tests/store/mongo/test_connect.py"]
+ENVIRONMENT = Path(f"{sys.prefix}-oldest")
+"""Made by `tests/run`, beside the environment that this runs in."""
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    """Return the interpreter that has the oldest versions."""
+    path = ENVIRONMENT / "bin" / "python"
+    if not path.exists():
+        lacking(f"{ENVIRONMENT} is not there; `tests/run` makes it")
+    return str(path)
+
+
+def test_the_bounds_are_what_is_installed(python: str) -> None:
+    """The environment has the lower bounds of `pyproject.toml`, of every library of TLS."""
+    expected = pins()
+    assert set(expected) == OLDEST
+    program = (
+        "import json, sys; from importlib.metadata import version;"
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
+    ran = subprocess.run(
+        [python, "-c", program, *expected], capture_output=True, text=True, timeout=60, check=True
+    )
+    installed = json.loads(ran.stdout)
+    assert {name: _release(text) for name, text in installed.items()} == {
+        name: _release(text) for name, text in expected.items()
+    }
+
+
+def _release(version: str) -> list[int]:
+    """Return a version's numbers without trailing zeros."""
+    numbers = [int(number) for number in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return numbers
+
+
+def test_impostors(python: str) -> None:
+    """Clients refuse what they refuse with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
+    long = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    kept.pop("COVERAGE_PROCESS_START", None)
+    ran = subprocess.run(
+        [python, "-m", "pytest", "-q", *(LONG if long else COMPACT)],
+        cwd=PROJECT.parent,
+        env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+    assert " passed" in ran.stdout
+    assert "skipped" not in ran.stdout
