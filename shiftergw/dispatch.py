@@ -74,8 +74,9 @@ class Dispatch(Rounds):
         without = [system for system, free in slots.items() if free <= 0]
         if len(without) == len(slots):
             return
+        most = sum(slots.values()) + len(self._offered)
         waiting = await self._store.waiting(
-            sum(slots.values()) + len(self._offered), *self._limits, self._offered.keys(), without
+            now, most, *self._limits, self._offered.keys(), without, self._share()
         )
         found = {record.key: record.system for record in (*stale, *waiting)}
         self._offered = {key: at for key, at in self._offered.items() if key in found}
@@ -93,6 +94,14 @@ class Dispatch(Rounds):
                 )
                 return
             self._offered[key] = now
+
+    def _share(self) -> int | None:
+        """Return how many slots one registry or one user may hold while others wait: all but one.
+
+        A registry that drips, or a user whose images are slow, may hold a slot for hours.
+        """
+        slots = sum(one.slots for one in self._queue.machines() if not one.leaving)
+        return slots - 1 if slots > 1 else None
 
     async def _make_room(self, key: str) -> None:
         """Stop the worker that hangs on a record, if it is here; not even that may work."""

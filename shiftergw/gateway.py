@@ -75,7 +75,7 @@ class Gateway:
 
     async def ready(self) -> None:
         """Return if requests can be answered; raise `Unavailable` with the reason."""
-        await self._store.waiting(1)
+        await self._store.waiting(self._clock.seconds(), 1)
 
     async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield the READY images of the session's system that its user may read, in pages."""

@@ -123,10 +123,32 @@ class QueueLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class PostponeLimits:
+    """How many pulls from one registry may be postponed: of all users together, and of each."""
+
+    registry: int
+    user: int
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """A key of requests that are held back `until` a time, and `why`, in words for the user.
+
+    `trips` counts how often in a row requests have failed since they last succeeded.
+    """
+
+    key: str
+    until: float
+    why: str
+    trips: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullRequest:
     """One user's wish to have one image on one system.
 
     `kind` is "pull", or "acl" for work on who may read what lies there, without the registry.
+    `location` is the name of the registry that the reference means.
     """
 
     system: str
@@ -139,6 +161,7 @@ class PullRequest:
     sealed: str | None = field(default=None, repr=False)
     kind: str = "pull"
     by_admin: bool = False
+    location: str | None = None
 
     @property
     def tag(self) -> str:
@@ -216,6 +239,9 @@ class ImageRecord:
     runner: str | None = None
     """The process that has the attempt; None once the attempt has ended without a result."""
     last_heartbeat: float | None = None
+    not_before: float | None = None
+    waits_for: str | None = None
+    waited: float = 0
     requested_by: int | None = None
     by_admin: bool | None = None
     origin: Origin | None = None

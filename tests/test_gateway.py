@@ -72,7 +72,7 @@ class Bench:
 
     async def end(self, outcome: Ready | Failed) -> None:
         """End whatever is in flight."""
-        (waiting,) = await self.store.waiting(1)
+        (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
         now = self.clock.seconds()
         begun = await self.store.begin(waiting.key, "here:1", now, 60)
         assert begun is not None
@@ -267,7 +267,7 @@ async def test_work_on_private_images_is_their_readers_matter(bench: Bench) -> N
     assert list(await bench.gateway.queue(BOB)) == []
     assert [record.status for record in await bench.gateway.queue(ALICE)] == [State.EXPIRING]
     await bench.pull(ALICE, "open:1", users=(2050,))
-    (_, waiting) = await bench.store.waiting(5)
+    (_, waiting) = await bench.store.waiting(START, 5)
     begun = await bench.store.begin(waiting.key, "here:1", START, 60)
     assert begun is not None
     await bench.store.finish(begun.key, 1, BROKEN, START)
@@ -338,7 +338,7 @@ async def test_a_tag_is_expired_by_those_who_may(bench: Bench) -> None:
     assert bench.woken == woken + 1
     with pytest.raises(NotFound):
         await bench.gateway.lookup(ALICE, "docker", "app:1")
-    (removal,) = await bench.store.waiting(5)
+    (removal,) = await bench.store.waiting(START, 5)
     assert (removal.status, removal.id) == (State.EXPIRING, ID)
     with pytest.raises(NotFound):
         await bench.gateway.expire(ADMIN, "docker", "app:1")
@@ -352,7 +352,7 @@ async def test_one_tag_of_several_goes_alone(bench: Bench) -> None:
         await bench.end(Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": ()}))
     await bench.gateway.expire(ALICE, "docker", "app:1")
     assert (await bench.gateway.lookup(ALICE, "docker", "app:2")).tags == ("app:2",)
-    assert await bench.store.waiting(5) == []
+    assert await bench.store.waiting(START, 5) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -527,7 +527,7 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
 async def test_workers(bench: Bench) -> None:
     """An admin sees his system's machines and what they have in work; others' are none of his."""
     await bench.pull(ALICE)
-    (record,) = await bench.store.waiting(5)
+    (record,) = await bench.store.waiting(START, 5)
     mine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
     bench.queue.crew = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
     assert await bench.gateway.workers(ADMIN) == [(mine, ["app:1", "(of another system)"])]

@@ -187,7 +187,7 @@ async def test_images_whose_time_is_up_expire(store: SqliteStore) -> None:
     timeless = await pulled(store, request("timeless:1"), "c" * 64)
     keeper = Housekeeper(store)
     await keeper.round()
-    assert [record.key for record in await store.waiting(5)] == [due.key]
+    assert [record.key for record in await store.waiting(NOW, 5)] == [due.key]
     assert keeper.woken == 1
     for record in (young, timeless):
         kept = await store.get(record.key)
@@ -221,7 +221,7 @@ async def test_images_of_other_systems_stay(store: SqliteStore) -> None:
     await pulled(store, request("here:1"), expiration=NOW - 1)
     await pulled(store, request("there:1", system="gone"), expiration=NOW - 1)
     await Housekeeper(store, Schedule(systems={"alpha"})).round()
-    assert [record.system for record in await store.waiting(5)] == ["alpha"]
+    assert [record.system for record in await store.waiting(NOW, 5)] == ["alpha"]
 
 
 @pytest_twisted.ensureDeferred

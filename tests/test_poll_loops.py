@@ -6,6 +6,7 @@ writes and the other does not find starts the same pull for ever.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -69,7 +70,7 @@ class Loops:
 
     async def work(self) -> None:
         """Do all that waits, side by side."""
-        waiting = await self.bench.store.waiting(10)
+        waiting = await self.bench.store.waiting(math.inf, 10)
         await gatherResults(
             [Deferred.fromCoroutine(self.bench.worker.run(record.key)) for record in waiting],
             consumeErrors=True,
@@ -82,7 +83,7 @@ class Loops:
         ended = await self.poll(*arguments)
         assert ended.status in {State.READY, State.FAILURE}
         assert (await self.poll(*arguments)).status is ended.status
-        assert await self.bench.store.waiting(10) == []
+        assert await self.bench.store.waiting(math.inf, 10) == []
         return ended
 
     async def check_readers(self) -> Sequence[ImageRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> N
         bench.builder.on_build = lambda: bench.store.block("images", MANIFEST.hex, ROOT, 1000.0)
         record = await bench.claim()
         await bench.worker.run(record.key)
-        (removal,) = await bench.store.waiting(5)
+        (removal,) = await bench.store.waiting(math.inf, 5)
         assert removal.status is State.EXPIRING
         await bench.worker.run(removal.key)
         assert list(bench.images.iterdir()) == []

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from shiftergw.model import (
+        Breaker,
         Expired,
         Failed,
         ImageRecord,
+        PostponeLimits,
         Progress,
         PullRequest,
         QueueLimits,
@@ -40,7 +42,8 @@ class ImageStore(Protocol):
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """Start the next attempt on a record and return it, or None if there is nothing to do.
 
-        Nothing to do: no such record, not in flight, or a heartbeat younger than `limit` seconds.
+        Nothing to do: no such record, not in flight, a heartbeat younger than `limit` seconds, or
+        postponed until later (a few seconds are allowed for clocks that differ).
         The attempt rises by one, the heartbeat is `now`, the state becomes PULLING; a record that
         is EXPIRING stays so. If the attempt before has a runner but no living heartbeat, its worker
         has vanished: `deaths` rises by one.
@@ -54,6 +57,28 @@ class ImageStore(Protocol):
         `Superseded`, as is a second `requeue`. A pull becomes PENDING, with a message for the user;
         a removal stays EXPIRING. `died` raises `deaths` by one: the worker died, and perhaps the
         image killed it. An orderly stop does not count.
+        """
+        ...
+
+    async def postpone(
+        self,
+        key: str,
+        attempt: int,
+        not_before: float,
+        why: str,
+        now: float,
+        limits: PostponeLimits | None = None,
+    ) -> ImageRecord:
+        """End an attempt at a pull and have the work wait until `not_before`.
+
+        The record is PENDING again, without runner and heartbeat, and `begin` may take it up at
+        that time on any machine. Later steps of this attempt are
+        `Superseded`, and its leases are free.
+        `why` names what the work waits for, in words for the user. `waited` grows by the time until
+        `not_before`. The postponed record counts neither as a death nor towards `QueueLimits`.
+
+        Raises `TooMany`, and changes nothing, if as many pulls of the record's registry
+        (`location`) are postponed as `limits` allow.
         """
         ...
 
@@ -126,18 +151,25 @@ class ImageStore(Protocol):
 
     async def waiting(
         self,
+        now: float,
         limit: int,
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
+        share: int | None = None,
     ) -> Sequence[ImageRecord]:
-        """Return at most `limit` records in flight that no attempt has begun, fairest first.
+        """Return at most `limit` records in flight that no attempt works on, fairest first.
+
+        Those that are postponed beyond `now` are left out.
 
         Fair: the users take turns, each user's own in the order of arrival, and none has more than
         `running_per_user` begun, no system more than `running_per_system`. Removals (`kind` expire)
         are nobody's: the users' limit is not theirs, but the systems' is. What a limit holds back
         is passed over, and holds up nothing else; so is the work of the systems `without` workers.
+
+        With `share`, work of a user, or of a registry, that has as many pulls begun comes after all
+        other work: while others wait, neither holds more slots than its share.
 
         `offered` are keys of records on their way to a worker: they count as begun, and those that
         are not begun yet come first.
@@ -146,6 +178,30 @@ class ImageStore(Protocol):
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """Return begun work in flight whose heartbeat is older than `limit` seconds, or missing."""
+        ...
+
+    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+        """Return the breaker that holds requests with this key back, or None if there is none.
+
+        If its `until` is later than `now`, the caller must not send any. Otherwise its time has
+        come and the caller is its probe: for `seconds` from now all others are still held back, and
+        read that as its `until`.
+        """
+        ...
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """Hold requests with this key back until a time; one that is open is never shortened.
+
+        `trips` rises if the breaker was due, which means that its probe has failed. An entry is
+        forgotten an hour after its time. No key may hold a login in clear.
+        """
+        ...
+
+    async def close_breaker(self, key: str, now: float) -> None:
+        """Remove a breaker whose time has come, after its probe has succeeded.
+
+        One that was tripped again meanwhile stays.
+        """
         ...
 
     async def renew(self, key: str, expiration: float) -> None:

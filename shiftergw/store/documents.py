@@ -14,6 +14,7 @@ from shiftergw.errors import Superseded
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
 from shiftergw.states import State
 from shiftergw.store.forms import number_of, time_in
+from shiftergw.store.waits import waiting_message
 
 _OF_THE_ORIGINAL = {
     "format": "squashfs",
@@ -43,8 +44,14 @@ A removal that waits has none yet; those to come are counted on from these.
 OURS = frozenset({"_id", MOVED, FINISHING, EARLIER})
 """Members of documents that no record has."""
 
+CLOCK_TOLERANCE = 5.0
+"""Seconds by which the clocks of two machines may differ."""
+
 _PROGRESS = ("stage", "done", "total")
-_IN_FLIGHT_ONLY = ("claim", "sealed", "by_admin", "runner", "deaths", *_PROGRESS)
+_POSTPONED_ONLY = ("not_before", "waits_for")
+_IN_FLIGHT_ONLY = (
+    "claim", "sealed", "by_admin", "runner", "deaths", "waited", *_POSTPONED_ONLY, *_PROGRESS
+)  # fmt: skip
 _NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
 _REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
 # By `attempt` a record of ours is told from another program's: all of them keep it.
@@ -136,6 +143,8 @@ def claimed(request: PullRequest, now: float) -> dict[str, Any]:
     }
     if request.by_admin:
         changes["by_admin"] = True
+    if request.location is not None:
+        changes["location"] = request.location
     if request.sealed is not None:
         changes |= {"sealed": request.sealed, "with_login": True}
     return _OF_THE_ORIGINAL | document_of(changes)
@@ -154,7 +163,7 @@ def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
     }
     if document.get("attempt") and document.get("runner") is not None and not expiring:
         changes["deaths"] = _deaths(document) + 1  # the worker of the attempt before has vanished
-    return Change(document_of(changes), _PROGRESS)
+    return Change(document_of(changes), (*_PROGRESS, *_POSTPONED_ONLY))
 
 
 def requeued(document: Mapping[str, Any], message: str, *, died: bool) -> Change:
@@ -173,6 +182,26 @@ def _deaths(document: Mapping[str, Any]) -> int:
 
 def _attempts(document: Mapping[str, Any]) -> int:
     return int(max(number_of(document.get(name)) or 0 for name in ("attempt", EARLIER)))
+
+
+def may_begin(document: Mapping[str, Any], now: float, limit: float) -> bool:
+    """Return whether the next attempt may begin: nobody works on it, and its time has come."""
+    if time_in(document, "not_before") > now + CLOCK_TOLERANCE:
+        return False
+    beat = document.get("last_heartbeat")
+    return not document.get("attempt") or beat is None or now - beat >= limit
+
+
+def postponed(document: Mapping[str, Any], not_before: float, why: str, now: float) -> Change:
+    """Return the change that ends an attempt and has the work wait until a time."""
+    changes = {
+        "status": State.PENDING,
+        "status_message": waiting_message(not_before, why, now),
+        "not_before": not_before,
+        "waits_for": why,
+        "waited": time_in(document, "waited") + max(0.0, not_before - now),
+    }
+    return Change(document_of(changes), ("runner", "last_heartbeat", *_PROGRESS))
 
 
 def advanced(state: State, message: str, now: float) -> Change:

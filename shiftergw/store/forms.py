@@ -143,12 +143,14 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("system", "itype", "pulltag", "status_message", "WORKDIR", "format", "arch", "os",
          "location", "remotetype", "claim", "kind", "runner", "sha256", "options", "stage",
-         "cause", "remedy", "request_id", "sealed"),
+         "cause", "remedy", "request_id", "sealed", "waits_for"),
         _text,
     ),
     **dict.fromkeys(("ostcount", "replication"), _word),
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
-    **dict.fromkeys(("last_pull", "expiration", "last_heartbeat"), number_of),
+    **dict.fromkeys(
+        ("last_pull", "expiration", "last_heartbeat", "not_before", "waited"), number_of
+    ),
     **dict.fromkeys(
         ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole
     ),

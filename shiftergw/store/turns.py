@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
+from operator import itemgetter
 from typing import NamedTuple
 
 NOBODY = -2
@@ -15,12 +16,17 @@ NOBODY = -2
 
 
 class Flight(NamedTuple):
-    """A record in flight; `served` is when the user's work was last begun, if it ever was."""
+    """A record in flight that is not postponed.
+
+    `registry` is the location that it pulls from, if that is recorded and the work contacts it;
+    `served` is when the user's work was last begun, if it ever was.
+    """
 
     key: str
     waits: bool
     uid: int
     system: str
+    registry: str | None
     served: float | None
 
 
@@ -31,23 +37,27 @@ def in_turn(
     running_per_system: int | None,
     offered: Collection[str],
     without: Collection[str] = (),
+    share: int | None = None,
 ) -> list[str]:
     """Return the keys of at most `limit` records that wait, as `ImageStore.waiting` says.
 
-    `flights` are all records in flight, in the order of arrival.
+    `flights` are all records in flight that are not postponed, in the order of arrival.
     """
     users: Counter[int] = Counter()
     systems: Counter[str] = Counter()
+    registries: Counter[str | None] = Counter()
     served: dict[int, float] = {}
     chosen: list[str] = []
-    queues: dict[tuple[int, str], deque[str]] = {}
+    queues: dict[tuple[int, str, str | None], deque[str]] = {}
     for flight in flights:
         served[flight.uid] = -1.0 if flight.served is None else flight.served
         if flight.waits and flight.key not in offered:
-            queues.setdefault((flight.uid, flight.system), deque()).append(flight.key)
+            queue = queues.setdefault((flight.uid, flight.system, flight.registry), deque())
+            queue.append(flight.key)
             continue
         users[flight.uid] += 1
         systems[flight.system] += 1
+        registries[flight.registry] += 1
         if flight.waits:
             chosen.append(flight.key)
 
@@ -58,17 +68,26 @@ def in_turn(
             and (running_per_system is None or systems[system] < running_per_system)
         )
 
+    def exceeds_share(uid: int, registry: str | None) -> bool:
+        return share is not None and (
+            (uid != NOBODY and users[uid] >= share)
+            or (registry is not None and registries[registry] >= share)
+        )
+
     while len(chosen) < limit:
         heads = [
-            (users[uid], served[uid], queue[0], uid, system)
-            for (uid, system), queue in queues.items()
+            (exceeds_share(uid, registry), users[uid], served[uid], queue[0], place)
+            for place, queue in queues.items()
+            for uid, system, registry in [place]
             if queue and may_begin(uid, system)
         ]
         if not heads:
             break
-        _, _, key, uid, system = min(heads)
+        *_, key, place = min(heads, key=itemgetter(0, 1, 2, 3))
         chosen.append(key)
-        queues[uid, system].popleft()
+        queues[place].popleft()
+        uid, system, registry = place
         users[uid] += 1
         systems[system] += 1
+        registries[registry] += 1
     return chosen[:limit]

@@ -8,7 +8,7 @@ import pytest
 
 from tests import mongod
 
-for part in ("work", "ends", "reads", "queue", "requeue", "removals", "rights"):
+for part in ("work", "ends", "reads", "queue", "requeue", "removals", "rights", "waits"):
     pytest.register_assert_rewrite(f"tests.store.contract_{part}")
 
 

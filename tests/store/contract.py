@@ -8,6 +8,7 @@ from tests.store.contract_reads import ReadContract
 from tests.store.contract_removals import RemovalContract, TakenBackContract
 from tests.store.contract_requeue import RequeueContract
 from tests.store.contract_rights import RightsContract
+from tests.store.contract_waits import BreakerContract, PostponeContract, ShareContract
 from tests.store.contract_work import ClaimContract, WorkContract
 
 
@@ -16,6 +17,9 @@ class StoreContract(
     WorkContract,
     RequeueContract,
     QueueContract,
+    PostponeContract,
+    ShareContract,
+    BreakerContract,
     EndContract,
     RemovalContract,
     TakenBackContract,

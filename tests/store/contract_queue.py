@@ -24,7 +24,7 @@ async def order(
     without: Collection[str] = (),
 ) -> list[str | None]:
     """Return the tags of what waits, in turn; of a removal, that of its pull."""
-    found = await store.waiting(limit, of_user, of_system, offered, without)
+    found = await store.waiting(NOW + 99, limit, of_user, of_system, offered, without)
     return [record.pulltag for record in found]
 
 
@@ -134,7 +134,7 @@ class QueueContract:
         await begun(store, request("a:0", 1), NOW + 7)
         assert sorted(str(tag) for tag in await order(store, 9, 1)) == ["r:0", "r:1", "r:2"]
         assert await order(store, 9, 2) == ["r:0", "r:1", "a:1", "r:2"]
-        (record,) = await store.waiting(1)
+        (record,) = await store.waiting(NOW + 99, 1)
         await store.begin(record.key, "n", NOW + 8, LIMIT)
         # One piece of work of each runs, and the removal was begun last.
         assert await order(store, 9, 1) == ["r:1", "r:2"]
@@ -174,7 +174,7 @@ class QueueContract:
         named = await order(store, 9, None, 2)
         assert len(named) == 3
         assert "up-2:0" in named
-        (first, *_) = [one for one in await store.waiting(9) if one.kind == "expire"]
+        (first, *_) = [one for one in await store.waiting(NOW + 99, 9) if one.kind == "expire"]
         assert await store.begin(first.key, "n", NOW + 7, LIMIT) is not None
         assert await order(store, 9, None, 1) == ["up-2:0"]
 

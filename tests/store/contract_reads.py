@@ -91,9 +91,9 @@ class ReadContract:
             [(1, "a:1"), (1, "a:2"), (1, "a:3"), (2, "b:1"), (2, "b:2"), (3, "c:1")]
         ):
             names[(await store.claim(request(tag, uid), NOW + second))[0].key] = tag
-        order = [names[record.key] for record in await store.waiting(10)]
+        order = [names[record.key] for record in await store.waiting(NOW + 99, 10)]
         assert order == ["a:1", "b:1", "c:1", "a:2", "b:2", "a:3"]
-        assert [names[record.key] for record in await store.waiting(2)] == ["a:1", "b:1"]
+        assert [names[record.key] for record in await store.waiting(NOW + 99, 2)] == ["a:1", "b:1"]
 
     @pytest_twisted.ensureDeferred
     async def test_one_worker_is_fair_too(self, place: Place) -> None:
@@ -105,13 +105,13 @@ class ReadContract:
             await store.claim(request(f"b:{n}", 2), NOW + 10 + n)
         order = []
         for n in range(5):
-            (record,) = await store.waiting(1)
+            (record,) = await store.waiting(NOW + 99, 1)
             begun_record = await store.begin(record.key, "n", NOW + 20 + n, LIMIT)
             assert begun_record is not None
             order.append(record.pulltag)
             await store.finish(record.key, 1, Ready(f"{n:064x}"), NOW + 20 + n)
         assert order == ["a:0", "b:0", "a:1", "b:1", "a:2"]
-        assert list(await store.waiting(1)) == []
+        assert list(await store.waiting(NOW + 99, 1)) == []
 
     @pytest_twisted.ensureDeferred
     async def test_running_work_counts(self, place: Place) -> None:
@@ -122,7 +122,7 @@ class ReadContract:
         await begun(store, request("b:1", 2), NOW + 5)
         await store.claim(request("a:3", 1), NOW)
         await store.claim(request("b:2", 2), NOW + 6)
-        assert [record.pulltag for record in await store.waiting(10)] == ["b:2", "a:3"]
+        assert [record.pulltag for record in await store.waiting(NOW + 99, 10)] == ["b:2", "a:3"]
 
     @pytest_twisted.ensureDeferred
     async def test_stale(self, place: Place) -> None:

@@ -57,7 +57,8 @@ class RemovalContract:
         assert (expired.tags, expired.id) == (("x:1",), ID)
         assert (expired.runner, expired.last_heartbeat) == (None, None)
         assert await seen(store) == [None]
-        assert list(await store.queue("alpha")) == list(await store.waiting(9)) == [expired]
+        assert list(await store.queue("alpha")) == [expired]
+        assert list(await store.waiting(NOW, 9)) == [expired]
         assert list(await store.stale(NOW * 9, LIMIT)) == []
         assert await store.find_work("alpha", "docker", "x:1") == []
 
@@ -110,7 +111,7 @@ class RemovalContract:
         await store.finish(pull.key, numbers[-1], Ready(ID), now)
         for _ in range(2):
             assert await store.expire(pull.key) is not None
-            (waits,) = await store.waiting(9)
+            (waits,) = await store.waiting(NOW + 99, 9)
             assert waits.key == pull.key
             for number in numbers:
                 with pytest.raises(Superseded):
@@ -143,7 +144,7 @@ class RemovalContract:
         gone = await store.untag(ready.key, "x:2")
         assert gone is not None
         assert (gone.status, gone.kind, gone.tags) == (State.EXPIRING, "expire", ())
-        assert list(await store.waiting(9)) == [gone]
+        assert list(await store.waiting(NOW + 99, 9)) == [gone]
 
     @pytest_twisted.ensureDeferred
     async def test_records_of_the_original(self, place: Place) -> None:
@@ -164,7 +165,7 @@ class RemovalContract:
         store = place.store
         first = await removing(store)
         assert (first.status, first.attempt, first.runner) == (State.EXPIRING, 2, "node:1")
-        assert list(await store.waiting(9)) == []
+        assert list(await store.waiting(NOW + 99, 9)) == []
         assert await store.begin(first.key, "node:2", NOW + LIMIT - 1, LIMIT) is None
         await store.heartbeat(first.key, 2, Progress(), NOW + 5)
         assert [r.key for r in await store.stale(NOW + 6 + LIMIT, LIMIT)] == [first.key]
@@ -191,7 +192,7 @@ class RemovalContract:
         gone = {"claim", "sealed", "runner", "stage", "done", "total"}
         assert gone.isdisjoint(place.document(ended.key))
         assert await seen(store) == [None]
-        assert list(await store.queue("alpha")) == list(await store.waiting(9)) == []
+        assert list(await store.queue("alpha")) == list(await store.waiting(NOW + 99, 9)) == []
         assert list(await store.stale(NOW * 9, LIMIT)) == []
         assert list(await store.expired(NOW * 9)) == []
         with pytest.raises(Superseded):
@@ -255,7 +256,7 @@ class TakenBackContract:
         gone = {"claim", "runner", "last_heartbeat"}
         assert gone.isdisjoint(place.document(back.key))
         assert await seen(store) == [back, back, back]
-        assert list(await store.queue("alpha")) == list(await store.waiting(9)) == []
+        assert list(await store.queue("alpha")) == list(await store.waiting(NOW + 99, 9)) == []
         assert await store.begin(back.key, "n", NOW * 2, LIMIT) is None
         for step in (
             store.heartbeat(back.key, old.attempt, Progress(), NOW),

@@ -29,7 +29,7 @@ class RequeueContract:
         assert (record.attempt, record.deaths, record.in_flight) == (1, int(died), True)
         assert {"runner", "last_heartbeat", "stage", "done"}.isdisjoint(place.document(key))
         assert list(await store.stale(NOW, LIMIT)) == [record]
-        assert list(await store.waiting(9)) == []
+        assert list(await store.waiting(NOW, 9)) == []
         again = await store.begin(key, "node:2", NOW, LIMIT)
         assert again is not None
         assert (again.attempt, again.status, again.runner) == (2, State.PULLING, "node:2")

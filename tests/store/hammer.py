@@ -69,12 +69,19 @@ async def churn(store: ImageStore, name: str) -> int:
     return 0
 
 
+async def probes(store: ImageStore, key: str) -> int:
+    """Ask a breaker that is due again and again; return how often this process is its probe."""
+    answers = [await store.check_breaker(key, NOW + 5, 30) for _ in range(20)]
+    return sum(answer is not None and answer.until <= NOW + 5 for answer in answers)
+
+
 ACTIONS: dict[str, Any] = {
     "claims": claims,
     "fill": fill,
     "begins": begins,
     "duel": duel,
     "churn": churn,
+    "probes": probes,
 }
 
 

@@ -112,7 +112,7 @@ async def test_nothing_is_rewritten(store: MongoStore, taken: tuple[str, Any, st
     for system in SYSTEMS:
         await store.queue(system)
         await store.lookups(system, 10)
-    assert await store.stale(NOW, LIMIT) == await store.waiting(10) == []
+    assert await store.stale(NOW, LIMIT) == await store.waiting(NOW + 99, 10) == []
     after = mongod.everything(db)
     assert after.pop("shiftergw.credentials") == []  # made with its index
     assert str(after) == before
@@ -303,7 +303,7 @@ async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[st
             claimed, created = await store.claim(request, NOW)
             assert created, kind.name
             assert db["images"].find_one({"_id": document(n, kind)["_id"]}) is None
-            (waiting,) = await store.waiting(5)
+            (waiting,) = await store.waiting(NOW + 99, 5)
             assert waiting.key == claimed.key
             started = await store.begin(claimed.key, "node:1", NOW, LIMIT)
             assert started is not None

@@ -114,7 +114,7 @@ class Place:
     async def end_work(self, end: str) -> None:
         """End what is next as a worker would."""
         now = self.clock.seconds()
-        for waiting in await self.store.waiting(1):
+        for waiting in await self.store.waiting(now, 1):
             begun = await self.store.begin(waiting.key, "here:1", now, 60)
             assert begun is not None
             uid = begun.requested_by or ROOT

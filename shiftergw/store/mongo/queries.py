@@ -17,6 +17,7 @@ from shiftergw.store.mongo.records import IMAGES, READY
 
 LEASES = "shiftergw.leases"
 BLOCKS = "shiftergw.blocks"
+BREAKERS = "shiftergw.breakers"
 TURNS = "shiftergw.turns"
 STATE = "shiftergw.state"
 CREDENTIALS = "shiftergw.credentials"
@@ -34,8 +35,11 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_list": {"key": {"system": 1, "status": 1, "_id": 1}},
         "shiftergw_expiration": {"key": {"status": 1, "expiration": 1}},
         "shiftergw_ended": {"key": {"status": 1, "last_pull": 1, "attempt": 1}},
-        "shiftergw_waiting": {"key": {"status": 1, "claim": 1}},
-        "shiftergw_waiting_of": {"key": {"status": 1, "requested_by": 1, "claim": 1}},
+        "shiftergw_pending": {"key": {"status": 1, "not_before": 1, "claim": 1}},
+        "shiftergw_pending_of": {
+            "key": {"status": 1, "requested_by": 1, "not_before": 1, "claim": 1}
+        },
+        "shiftergw_postponed": {"key": {"status": 1, "location": 1, "not_before": 1}},
         "shiftergw_attempt": {"key": {"attempt": 1}},
         "shiftergw_finishing": {"key": {"finishing.since": 1}, "sparse": True},
     },
@@ -121,7 +125,9 @@ def failed_on(system: str) -> Query:
 
 def flights() -> Query:
     """Ask for what decides whose turn it is, and what lives, of all work in flight."""
-    members = ("status", "attempt", "last_heartbeat", "requested_by", "system")
+    members = (
+        "status", "attempt", "not_before", "last_heartbeat", "requested_by", "system", "location",
+    )  # fmt: skip
     return Query(IMAGES, {"claim": _FLIES}, members=members)
 
 
@@ -136,9 +142,20 @@ def with_keys(numbers: Sequence[ObjectId]) -> Query:
 
 
 def waiting(uid: int | None = None) -> Document:
-    """Find the pulls that wait, of one user or of all."""
-    wanted: Document = {"status": str(State.PENDING), "claim": _FLIES}
+    """Find the pulls that wait and are not postponed, of one user or of all."""
+    wanted: Document = {"status": str(State.PENDING), "not_before": None, "claim": _FLIES}
     return wanted if uid is None else wanted | {"requested_by": uid}
+
+
+def postponed(location: str | None) -> Query:
+    """Ask whose pulls of a registry are postponed."""
+    wanted = {"status": str(State.PENDING), "location": location, "not_before": {"$gt": 0}}
+    return Query(IMAGES, wanted, members=("requested_by",))
+
+
+def breaker(key: str) -> Query:
+    """Ask for a breaker."""
+    return Query(BREAKERS, {"_id": key}, limit=1)
 
 
 def unfinished(before: float) -> Query:

@@ -13,7 +13,7 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.errors import Superseded, TooMany, Unavailable
-from shiftergw.model import ImageRecord, PullRequest, QueueLimits
+from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import POLLED, IllegalStepError, State, check_restart, check_step
 from shiftergw.store import documents
@@ -36,6 +36,7 @@ from shiftergw.store.mongo.records import (
     update_of,
 )
 from shiftergw.store.turns import NOBODY
+from shiftergw.store.waits import check_postponed
 
 LOOKS = 6
 """How often a queue that is full is looked at: others may be about to take theirs back."""
@@ -166,14 +167,13 @@ async def begin(
         if document is None or document.get("claim") is None:
             return None
         state = State(document["status"])
-        beat = document.get("last_heartbeat")
         started = documents.begun(document, runner, now)
-        if document.get("attempt") and beat is not None and now - beat < limit:
+        if not documents.may_begin(document, now, limit):
             if not tried.is_left(document, runner):
                 return None
             started = Change({"last_heartbeat": now})
         check_restart(state)
-        pins = ("claim", "attempt", "last_heartbeat", "status", "runner")
+        pins = ("claim", "attempt", "last_heartbeat", "not_before", "status", "runner")
         try:
             begun = await change(db, document, pins, started)
         except Unavailable:
@@ -192,6 +192,33 @@ async def _serve(db: Database, uid: int, now: float) -> None:
     with suppress(Unavailable, DuplicateKeyError):
         served = {"$set": {"served": now}}
         await db.update(queries.TURNS, {"_id": uid}, served, upsert=True, durable=False)
+
+
+async def postpone(
+    db: Database,
+    key: str,
+    attempt: int,
+    not_before: float,
+    why: str,
+    now: float,
+    limits: PostponeLimits | None,
+) -> ImageRecord:
+    """End an attempt and have the work wait until a time.
+
+    The limits are counted first: of several at once a few may get past them.
+    """
+    for _ in range(TRIES):
+        document = await owned(db, key, attempt)
+        check_step(State(document["status"]), State.PENDING)
+        if limits is not None:
+            others = await db.find(queries.postponed(document.get("location")))
+            own = [one for one in others if one.get("requested_by") == document.get("requested_by")]
+            check_postponed(len(others), len(own), limits)
+        changes = documents.postponed(document, not_before, why, now)
+        postponed = await change(db, document, OWN, changes)
+        if postponed is not None:
+            return record_of(postponed)
+    raise too_busy()
 
 
 async def advance(

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from bson.objectid import ObjectId
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.model import (
+    Breaker,
     Expired,
     Failed,
     ImageRecord,
+    PostponeLimits,
     Progress,
     PullRequest,
     QueueLimits,
@@ -31,10 +32,20 @@ from shiftergw.plumbing.rounds import Rounds
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
-from shiftergw.store.mongo import credentials, expiry, finish, images, places, queries, steps
+from shiftergw.store.mongo import (
+    breakers,
+    credentials,
+    expiry,
+    finish,
+    images,
+    places,
+    queries,
+    schedule,
+    steps,
+)
 from shiftergw.store.mongo.address import Address
 from shiftergw.store.mongo.connect import HOST_SECONDS, WHAT, Servers
-from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Document, Query
+from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Query
 from shiftergw.store.mongo.indexes import Indexes
 from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.metrics import ROWS_KEPT, Metrics
@@ -43,11 +54,9 @@ from shiftergw.store.mongo.records import (
     READY,
     document_at,
     id_of,
-    key_of,
     record_of,
     records_of,
 )
-from shiftergw.store.turns import NOBODY, Flight, in_turn
 
 LOOK_SECONDS = 10.0
 """How often the server is looked at when nobody asks it anything."""
@@ -147,6 +156,18 @@ class MongoStore(Service):
         """See `ImageStore`."""
         return await steps.requeue(self._db, key, attempt, message, died=died)
 
+    async def postpone(
+        self,
+        key: str,
+        attempt: int,
+        not_before: float,
+        why: str,
+        now: float,
+        limits: PostponeLimits | None = None,
+    ) -> ImageRecord:
+        """See `ImageStore`."""
+        return await steps.postpone(self._db, key, attempt, not_before, why, now, limits)
+
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""
         await steps.advance(self._db, key, attempt, state, message, now)
@@ -230,39 +251,34 @@ class MongoStore(Service):
 
     async def waiting(
         self,
+        now: float,
         limit: int,
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
+        share: int | None = None,
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        flying = sorted(await self._db.find(queries.flights()), key=key_of)
-        uids = sorted({_uid(one) for one in flying})
-        served = await self._db.find(queries.served(uids)) if uids else []
-        times = {one["_id"]: one["served"] for one in served}
-        flights = [_flight(one, times) for one in flying]
         limits = (running_per_user, running_per_system)
-        keys = in_turn(flights, limit, *limits, offered, without)
-        found = await self._with_keys(keys)
-        # What was begun since we looked waits no more.
-        waiting = {one.key: one for one in found if not one.attempt}
-        return [waiting[key] for key in keys if key in waiting]
+        return await schedule.waiting(self._db, now, limit, limits, offered, without, share)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`. What became READY, and no more, when its process died is seen to."""
         await finish.mend(self._db, now - limit)
-        flights = records_of(await self._db.find(queries.flights()))
-        quiet = [one.key for one in flights if _is_quiet(one, now - limit)]
-        found = [one for one in await self._with_keys(quiet) if _is_quiet(one, now - limit)]
-        return sorted(found, key=lambda one: (one.last_heartbeat or 0, one.key))
+        return await schedule.stale(self._db, now - limit)
 
-    async def _with_keys(self, keys: Sequence[str]) -> Sequence[ImageRecord]:
-        """Return the records in flight among these."""
-        if not keys:
-            return []
-        query = queries.with_keys([ObjectId(key) for key in keys])
-        return [one for one in await self._records(query) if one.in_flight]
+    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+        """See `ImageStore`."""
+        return await breakers.check(self._db, key, now, seconds)
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """See `ImageStore`."""
+        await breakers.trip(self._db, key, until, why, now)
+
+    async def close_breaker(self, key: str, now: float) -> None:
+        """See `ImageStore`."""
+        await breakers.close(self._db, key, now)
 
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""
@@ -355,19 +371,3 @@ class MongoStore(Service):
 
 
 _key = attrgetter("key")
-
-
-def _is_quiet(record: ImageRecord, before: float) -> bool:
-    """Say whether begun work has given no sign of life since then."""
-    return record.attempt > 0 and (record.last_heartbeat or 0) < before
-
-
-def _flight(document: Document, served: Mapping[int, float]) -> Flight:
-    uid, waits = _uid(document), not document.get("attempt")
-    return Flight(key_of(document), waits, uid, document.get("system") or "", served.get(uid))
-
-
-def _uid(document: Document) -> int:
-    """Return whose turn it is with this work; removals are nobody's."""
-    going = document.get("status") == State.EXPIRING
-    return NOBODY if going else document.get("requested_by") or 0

@@ -57,26 +57,35 @@ QUEUE = """
 # All that in_turn() must know; the index has it, so that no document is read.
 FLIGHTS = f"""
     WITH flight AS (
-        SELECT key, ifnull(attempt, 0) = 0 AS waits,
+        SELECT key, ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AS waits,
             CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid,
-            system
-        FROM images INDEXED BY images_turns WHERE claim IS NOT NULL
+            system, CASE status WHEN 'EXPIRING' THEN NULL ELSE location END AS registry
+        FROM images INDEXED BY images_turns
+        WHERE claim IS NOT NULL AND ifnull(not_before, 0) <= ?
     )
-    SELECT key, waits, uid, system, served FROM flight LEFT JOIN turns USING (uid) ORDER BY key
+    SELECT key, waits, uid, system, registry, served
+    FROM flight LEFT JOIN turns USING (uid) ORDER BY key
 """  # noqa: S608 - a constant of ours
 
 COUNT_WAITING = """
-    SELECT count(*) FROM images WHERE claim IS NOT NULL AND status = 'PENDING'
+    SELECT count(*) FROM images
+    WHERE claim IS NOT NULL AND status = 'PENDING' AND not_before IS NULL
 """
 
 COUNT_WAITING_OF_USER = """
     SELECT count(*) FROM images
-    WHERE claim IS NOT NULL AND status = 'PENDING' AND requested_by = ?
+    WHERE claim IS NOT NULL AND status = 'PENDING' AND requested_by = ? AND not_before IS NULL
+"""
+
+# Of one registry: all, and those of a user.
+COUNT_POSTPONED = """
+    SELECT count(*), ifnull(sum(requested_by IS ?), 0) FROM images INDEXED BY images_turns
+    WHERE claim IS NOT NULL AND status = 'PENDING' AND not_before > 0 AND location IS ?
 """
 
 STALE = """
     SELECT key, document FROM images INDEXED BY images_turns
-    WHERE claim IS NOT NULL AND attempt > 0 AND ifnull(last_heartbeat, 0) < ?
+    WHERE claim IS NOT NULL AND attempt > 0 AND not_before IS NULL AND ifnull(last_heartbeat, 0) < ?
     ORDER BY last_heartbeat, key
 """
 
@@ -141,6 +150,19 @@ HOLDER = "SELECT holder FROM leases WHERE directory = ? AND id = ?"
 LEASE = "INSERT OR REPLACE INTO leases (directory, id, holder, until) VALUES (?, ?, ?, ?)"
 
 RELEASE = "DELETE FROM leases WHERE directory = ? AND id = ? AND holder = ?"
+
+BREAKER = "SELECT until, why, trips, probed FROM breakers WHERE key = ?"
+
+PROBE_BREAKER = "UPDATE breakers SET probed = ? WHERE key = ?"
+
+TRIP_BREAKER = """
+    INSERT OR REPLACE INTO breakers (key, until, why, trips, probed)
+    VALUES (:key, :until, :why, :trips, :probed)
+"""
+
+CLOSE_BREAKER = "DELETE FROM breakers WHERE key = ? AND until <= ?"
+
+FORGET_BREAKERS = "DELETE FROM breakers WHERE until <= ?"
 
 ADD_LOOKUP = "INSERT INTO lookups (system, document) VALUES (?, ?)"
 

@@ -9,7 +9,15 @@ import sqlite3
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
+from shiftergw.model import (
+    Expired,
+    Failed,
+    ImageRecord,
+    PostponeLimits,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
 from shiftergw.states import (
     POLLED,
     IllegalStepError,
@@ -21,6 +29,7 @@ from shiftergw.store import documents, forms
 from shiftergw.store.documents import Change
 from shiftergw.store.sqlite import images, queries, rows
 from shiftergw.store.turns import NOBODY
+from shiftergw.store.waits import check_postponed
 
 
 def claim(
@@ -55,14 +64,32 @@ def begin(
     document = rows.document_at(db, key)
     if document is None or document.get("claim") is None:
         return None
-    beat = document.get("last_heartbeat")
-    if document.get("attempt") and beat is not None and now - beat < limit:
+    if not documents.may_begin(document, now, limit):
         return None
     state = State(document["status"])
     check_restart(state)
     uid = document.get("requested_by") or 0
     db.execute(queries.SERVE, (NOBODY if state is State.EXPIRING else uid, now))
     return rows.change(db, key, document, documents.begun(document, runner, now))
+
+
+def postpone(
+    db: sqlite3.Connection,
+    key: str,
+    attempt: int,
+    not_before: float,
+    why: str,
+    now: float,
+    limits: PostponeLimits | None,
+) -> ImageRecord:
+    """End an attempt and have the work wait until a time."""
+    document = _owned(db, key, attempt)
+    check_step(State(document["status"]), State.PENDING)
+    if limits is not None:
+        values = document.get("requested_by"), document.get("location")
+        of_registry, own = db.execute(queries.COUNT_POSTPONED, values).fetchone()
+        check_postponed(of_registry, own, limits)
+    return rows.change(db, key, document, documents.postponed(document, not_before, why, now))
 
 
 def advance(

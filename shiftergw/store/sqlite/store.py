@@ -20,9 +20,11 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.model import (
+    Breaker,
     Expired,
     Failed,
     ImageRecord,
+    PostponeLimits,
     Progress,
     PullRequest,
     QueueLimits,
@@ -33,7 +35,7 @@ from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
 from shiftergw.store.lookups import Row as LookupRow
-from shiftergw.store.sqlite import images, queries, rows, steps
+from shiftergw.store.sqlite import breakers, images, queries, rows, steps
 from shiftergw.store.sqlite.database import open_database, open_reader
 from shiftergw.store.sqlite.lane import Lane, reading, writing
 from shiftergw.store.turns import Flight, in_turn
@@ -131,6 +133,20 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         return await self._work(lambda db: steps.requeue(db, key, attempt, message, died=died))
 
+    async def postpone(
+        self,
+        key: str,
+        attempt: int,
+        not_before: float,
+        why: str,
+        now: float,
+        limits: PostponeLimits | None = None,
+    ) -> ImageRecord:
+        """See `ImageStore`."""
+        return await self._work(
+            lambda db: steps.postpone(db, key, attempt, not_before, why, now, limits)
+        )
+
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""
         await self._work(lambda db: steps.advance(db, key, attempt, state, message, now))
@@ -192,20 +208,22 @@ class SqliteStore(Service):
 
     async def waiting(
         self,
+        now: float,
         limit: int,
         running_per_user: int | None = None,
         running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
+        share: int | None = None,
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
 
         def chosen(db: sqlite3.Connection) -> Sequence[ImageRecord]:
             db.execute("BEGIN")  # nothing is begun between the two reads
             try:
-                flights = [Flight(*row) for row in db.execute(queries.FLIGHTS)]
+                flights = [Flight(*row) for row in db.execute(queries.FLIGHTS, (now,))]
                 limits = (running_per_user, running_per_system)
-                keys = in_turn(flights, limit, *limits, offered, without)
+                keys = in_turn(flights, limit, *limits, offered, without, share)
                 return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
             finally:
                 db.execute("COMMIT")
@@ -215,6 +233,21 @@ class SqliteStore(Service):
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         return await self._many(queries.STALE, now - limit)
+
+    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+        """See `ImageStore`. Most requests find none, and write nothing."""
+        breaker, due = await self._read(lambda db: breakers.look(db, key, now))
+        if not due:
+            return breaker
+        return await self._note(lambda db: breakers.check(db, key, now, seconds))
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """See `ImageStore`."""
+        await self._note(lambda db: breakers.trip(db, key, until, why, now))
+
+    async def close_breaker(self, key: str, now: float) -> None:
+        """See `ImageStore`."""
+        await self._note(lambda db: breakers.close(db, key, now))
 
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, Progress, QueueLimits
+from shiftergw.model import Expired, PostponeLimits, Progress, QueueLimits
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
@@ -28,6 +28,7 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "claim": lambda store: store.claim(request("new:1"), NOW, QueueLimits(9, 9)),
     "begin": lambda store: store.begin(KEY, "n", NOW, LIMIT),
     "requeue": lambda store: store.requeue(KEY, 1, "", died=True),
+    "postpone": lambda store: store.postpone(KEY, 1, NOW + 9, "x", NOW, PostponeLimits(9, 9)),
     "advance": lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW),
     "heartbeat": lambda store: store.heartbeat(KEY, 1, Progress(), NOW),
     "finish": lambda store: store.finish(KEY, 1, failure(), NOW),
@@ -38,8 +39,11 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "find_work": lambda store: store.find_work("alpha", "docker", "x:1"),
     "list": lambda store: store.list("alpha"),
     "queue": lambda store: store.queue("alpha"),
-    "waiting": lambda store: store.waiting(9, 1),
+    "waiting": lambda store: store.waiting(NOW + 99, 9, 1),
     "stale": lambda store: store.stale(NOW, LIMIT),
+    "check_breaker": lambda store: store.check_breaker("x", NOW, 9),
+    "trip_breaker": lambda store: store.trip_breaker("x", NOW + 9, "y", NOW),
+    "close_breaker": lambda store: store.close_breaker("x", NOW),
     "renew": lambda store: store.renew(KEY, NOW),
     "expired": lambda store: store.expired(NOW),
     "untag": lambda store: store.untag(KEY, "x:1"),
@@ -185,7 +189,7 @@ async def test_a_stop_while_it_is_frozen(server: Mongod) -> None:
     """A store stops in time although the server does not answer; the server may stay as it is."""
     store = MongoStore(reactor, server.uri, "images", seconds=1)
     store.startService()
-    await store.waiting(1)
+    await store.waiting(NOW + 99, 1)
     await store.record_lookup({"system": "alpha", "time": NOW})
     server.freeze()
     begin = time.monotonic()

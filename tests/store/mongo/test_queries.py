@@ -35,6 +35,8 @@ QUESTIONS: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any
     "served": lambda q: q.served([1, 2]),
     "with_keys": lambda q: q.with_keys([ObjectId("1" * 24), ObjectId("2" * 24)]),
     "waiting": lambda q: [q.waiting(), q.waiting(7)],
+    "postponed": lambda q: q.postponed("ghcr.io"),
+    "breaker": lambda q: q.breaker("x"),
     "unfinished": lambda q: q.unfinished(5.0),
     "expired": lambda q: q.expired("READY", 5.0),
     "undated": lambda q: q.undated("READY", 5.0),

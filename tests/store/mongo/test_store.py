@@ -86,7 +86,7 @@ async def test_another_gateway_that_starts_takes_nothing(
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begun(place.store, request("x:2"))
     async with mongo_running(mongodb, named[0]) as other:
-        assert await other.waiting(5) == [waiting]
+        assert await other.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
     assert await place.store.get(running_one.key) == running_one
 

@@ -71,7 +71,7 @@ async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Pat
     waiting, _ = await place.store.claim(request("x:1"), NOW)
     running_one = await begun(place.store, request("x:2"))
     async with running(path) as other:
-        assert await other.waiting(5) == [waiting]
+        assert await other.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
     assert await place.store.get(running_one.key) == running_one
 
@@ -161,7 +161,7 @@ async def test_an_upgrade(path: Path) -> None:
         found = await store.find("alpha", "docker", ["old:1"])
         assert found is not None
         assert found.key == "0" * 24
-        assert [record.key for record in await store.waiting(9)] == ["1" * 24]
+        assert [record.key for record in await store.waiting(NOW + 99, 9)] == ["1" * 24]
         assert [record.key for record in await store.stale(NOW + 61, 60)] == ["2" * 24]
         with pytest.raises(TooMany):
             await store.claim(request("z:1"), NOW, QueueLimits(1, 1))
@@ -170,7 +170,7 @@ async def test_an_upgrade(path: Path) -> None:
         assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
         assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
 
 
 @pytest_twisted.ensureDeferred
@@ -330,9 +330,10 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
         (queries.LIST, 3, ["images_listed (system=? AND key>?)"]),
         (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
-        (queries.FLIGHTS, 0, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
+        (queries.FLIGHTS, 1, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
-        (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=?)"]),
+        (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=? AND"]),
+        (queries.COUNT_POSTPONED, 2, ["images_turns (status=?)"]),
         (queries.STALE, 1, ["images_turns"]),
         (queries.EXPIRED, 4, ["images_expiration"]),
         (queries.FORGET_EARLIER, 4, ["images_ended"]),

@@ -1,0 +1,79 @@
+"""Which work MongoDB holds that may begin now, and which has fallen silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from bson.objectid import ObjectId
+
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from shiftergw.store.forms import time_in
+from shiftergw.store.mongo import queries
+from shiftergw.store.mongo.database import Database, Document
+from shiftergw.store.mongo.records import key_of, records_of
+from shiftergw.store.turns import NOBODY, Flight, in_turn
+
+
+async def waiting(
+    db: Database,
+    now: float,
+    limit: int,
+    limits: tuple[int | None, int | None],
+    offered: Collection[str],
+    without: Collection[str],
+    share: int | None,
+) -> Sequence[ImageRecord]:
+    """Return what may begin, as `ImageStore.waiting`; `limits` are of a user and of a system."""
+    flights = [one for one in await db.find(queries.flights()) if _is_due(one, now)]
+    uids = sorted({_uid(one) for one in flights})
+    served = await db.find(queries.served(uids)) if uids else []
+    times = {one["_id"]: one["served"] for one in served}
+    in_order = [_flight(one, times) for one in sorted(flights, key=key_of)]
+    keys = in_turn(in_order, limit, *limits, offered, without, share)
+    # What was begun since we looked waits no more.
+    records = {one.key: one for one in await _with_keys(db, keys) if _waits(one)}
+    return [records[key] for key in keys if key in records]
+
+
+async def stale(db: Database, before: float) -> Sequence[ImageRecord]:
+    """Return begun work that has given no sign of life since then."""
+    flights = records_of(await db.find(queries.flights()))
+    quiet = [one.key for one in flights if _is_quiet(one, before)]
+    records = [one for one in await _with_keys(db, quiet) if _is_quiet(one, before)]
+    return sorted(records, key=lambda one: (one.last_heartbeat or 0, one.key))
+
+
+async def _with_keys(db: Database, keys: Sequence[str]) -> Sequence[ImageRecord]:
+    """Return the records in flight among these."""
+    if not keys:
+        return []
+    query = queries.with_keys([ObjectId(key) for key in keys])
+    return [one for one in records_of(await db.find(query)) if one.in_flight]
+
+
+def _waits(record: ImageRecord) -> bool:
+    return not record.attempt or record.not_before is not None
+
+
+def _is_quiet(record: ImageRecord, before: float) -> bool:
+    return not _waits(record) and (record.last_heartbeat or 0) < before
+
+
+def _is_due(document: Document, now: float) -> bool:
+    """Return whether work is not postponed beyond a time."""
+    return time_in(document, "not_before") <= now
+
+
+def _flight(document: Document, served: Mapping[int, float]) -> Flight:
+    uid = _uid(document)
+    waits = not document.get("attempt") or document.get("not_before") is not None
+    registry = None if uid == NOBODY else document.get("location")
+    system = document.get("system") or ""
+    return Flight(key_of(document), waits, uid, system, registry, served.get(uid))
+
+
+def _uid(document: Document) -> int:
+    """Return whose turn it is with this work; removals are nobody's."""
+    going = document.get("status") == State.EXPIRING
+    return NOBODY if going else document.get("requested_by") or 0

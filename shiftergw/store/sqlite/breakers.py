@@ -1,0 +1,45 @@
+"""Breakers in SQLite: each function runs inside one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from shiftergw.model import Breaker
+from shiftergw.store.sqlite import queries
+from shiftergw.store.waits import BREAKER_KEPT, breaker_from, is_due, tripped
+
+_MEMBERS = ("until", "why", "trips", "probed")
+
+
+def _entry(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
+    row = db.execute(queries.BREAKER, (key,)).fetchone()
+    return None if row is None else dict(zip(_MEMBERS, row, strict=True))
+
+
+def look(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, bool]:
+    """Return a breaker, and whether a probe is due; changes nothing."""
+    entry = _entry(db, key)
+    if entry is None:
+        return None, False
+    return breaker_from(key, entry, now), is_due(entry, now)
+
+
+def check(db: sqlite3.Connection, key: str, now: float, seconds: float) -> Breaker | None:
+    """Return a breaker, and make the caller its probe if one is due."""
+    breaker, due = look(db, key, now)
+    if due:
+        db.execute(queries.PROBE_BREAKER, (now + seconds, key))
+    return breaker
+
+
+def trip(db: sqlite3.Connection, key: str, until: float, why: str, now: float) -> None:
+    """Hold requests back, and forget entries that are long over."""
+    entry = {"key": key, **tripped(_entry(db, key), until, why, now)}
+    db.execute(queries.FORGET_BREAKERS, (now - BREAKER_KEPT,))
+    db.execute(queries.TRIP_BREAKER, entry)
+
+
+def close(db: sqlite3.Connection, key: str, now: float) -> None:
+    """Remove a breaker whose time has come."""
+    db.execute(queries.CLOSE_BREAKER, (key, now))

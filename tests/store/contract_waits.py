@@ -1,0 +1,355 @@
+"""The contract's part on work that waits for something outside: postponed work, and breakers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import Superseded, TooMany
+from shiftergw.model import ImageRecord, PostponeLimits, Progress, QueueLimits, Ready
+from shiftergw.ports import ImageStore
+from shiftergw.states import IllegalStepError, State
+from tests.store import hammer
+from tests.store.places import Place
+from tests.store.pulls import (
+    ID,
+    LIMIT,
+    NOW,
+    all_of,
+    begun,
+    expiring,
+    failure,
+    holder,
+    pulled,
+    request,
+)
+
+WHY = "ghcr.io (rate limit)"
+KEY = "limit ghcr.io anonymous node1"
+
+
+async def postponed(
+    store: ImageStore, tag: str = "x:1", until: float = NOW + 300, uid: int = 1000
+) -> ImageRecord:
+    """Return a record whose first attempt was postponed at `NOW`."""
+    record = await begun(store, request(tag, uid, location="ghcr.io"))
+    return await store.postpone(record.key, record.attempt, until, WHY, NOW)
+
+
+async def tags(store: ImageStore, now: float, share: int | None = None) -> list[str | None]:
+    """Return the tags of what waits at a time, in turn."""
+    return [record.pulltag for record in await store.waiting(now, 9, share=share)]
+
+
+class PostponeContract:
+    """Work that goes back to the queue until a time."""
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize(
+        "state", [State.PULLING, State.EXAMINATION, State.CONVERSION, State.TRANSFER]
+    )
+    async def test_postpone(self, place: Place, state: State) -> None:
+        """From every state of work: PENDING, nobody's, with the time and the reason."""
+        store = place.store
+        record = await begun(store, request(location="ghcr.io", sealed="login"))
+        await store.advance(record.key, 1, state, "Working", NOW)
+        await store.heartbeat(record.key, 1, Progress("fetch", 5, 10), NOW)
+        back = await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
+        assert back == await store.get(record.key)
+        assert (back.status, back.claim, back.sealed) == (State.PENDING, record.claim, "login")
+        assert (back.runner, back.last_heartbeat, back.stage) == (None, None, None)
+        assert (back.not_before, back.waits_for, back.waited) == (NOW + 300, WHY, 300)
+        assert re.fullmatch(
+            r"Waits until \d\d:\d\d for ghcr\.io \(rate limit\)", back.status_message or ""
+        )
+        assert list(await store.queue("alpha")) == [back]
+        assert (await store.claim(request(), NOW + 1)) == (back, False)
+
+    @pytest_twisted.ensureDeferred
+    async def test_short_and_long_waits_say_when(self, place: Place) -> None:
+        """A wait of seconds is told to the second, one that ends another day with its date."""
+        soon = await postponed(place.store, "x:1", NOW + 5)
+        assert re.search(r"until \d\d:\d\d:\d\d for", soon.status_message or "")
+        late = await postponed(place.store, "x:2", NOW + 80_000)
+        assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d for", late.status_message or "")
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_is_taken_up_at_its_time(self, place: Place) -> None:
+        """Until then it neither waits nor is stale, and cannot be begun; then anybody may."""
+        store = place.store
+        back = await postponed(store)
+        assert await tags(store, NOW + 299) == []
+        assert list(await store.stale(NOW + 9999, LIMIT)) == []
+        assert await store.begin(back.key, "node:2", NOW + 280, LIMIT) is None
+        assert await tags(store, NOW + 300) == ["x:1"]
+        again = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
+        assert again is not None
+        assert (again.status, again.runner) == (State.PULLING, "node:2")
+        assert (again.not_before, again.waits_for, again.waited) == (None, None, 300)
+        assert {"not_before", "waits_for"}.isdisjoint(place.document(back.key))
+        assert await tags(store, NOW + 300) == []
+        assert list(await store.stale(NOW + 361, LIMIT)) == [again]
+
+    @pytest_twisted.ensureDeferred
+    async def test_clocks_may_differ_a_little(self, place: Place) -> None:
+        """A worker whose clock is slightly behind the dispatcher's begins the work all the same."""
+        back = await postponed(place.store)
+        assert await place.store.begin(back.key, "node:2", NOW + 297, LIMIT) is not None
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_attempt_is_over(self, place: Place) -> None:
+        """The attempt that was postponed changes nothing more, and its leases are free."""
+        store = place.store
+        record = await begun(store, request())
+        assert await store.lease("/images", ID, holder(record), NOW, 120)
+        await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
+        before = place.document(record.key)
+        for step in (
+            store.heartbeat(record.key, 1, Progress(), NOW),
+            store.advance(record.key, 1, State.TRANSFER, "x", NOW),
+            store.finish(record.key, 1, Ready(ID), NOW),
+            store.postpone(record.key, 1, NOW + 900, WHY, NOW),
+        ):
+            with pytest.raises(Superseded):
+                await step
+        assert place.document(record.key) == before
+        other = await begun(store, request("y:1"))
+        assert await store.lease("/images", ID, holder(other), NOW + 1, 120)
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_step_but_its_own_postpones(self, place: Place) -> None:
+        """Work that waits for its first attempt is not postponed, and none by `advance`."""
+        store = place.store
+        waiting, _ = await store.claim(request("x:1"), NOW)
+        running = await begun(store, request("y:1"))
+        for step in (
+            store.postpone(waiting.key, 0, NOW + 900, WHY, NOW),
+            store.advance(running.key, 1, State.PENDING, "", NOW),
+        ):
+            with pytest.raises(IllegalStepError):
+                await step
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_is_not_given_back_twice(self, place: Place) -> None:
+        """An orderly stop, or a death, that is noticed after the postponement changes nothing."""
+        store = place.store
+        back = await postponed(store)
+        for died in (True, False):
+            with pytest.raises(Superseded):
+                await store.requeue(back.key, back.attempt, "", died=died)
+        assert await store.get(back.key) == back
+
+    @pytest_twisted.ensureDeferred
+    async def test_only_deaths_count(self, place: Place) -> None:
+        """Postponed attempts are no deaths, those that fell silent are; all waits add up."""
+        store = place.store
+        key, now = (await begun(store, request())).key, NOW
+        for n in range(1, 5):
+            await store.postpone(key, n, now + 10, WHY, now)
+            now += 10
+            again = await store.begin(key, f"node:{n}", now, LIMIT)
+            assert again is not None
+            assert (again.attempt, again.deaths, again.waited) == (n + 1, 0, 10 * n)
+        for deaths in (1, 2):
+            now += LIMIT
+            again = await store.begin(key, "node:9", now, LIMIT)
+            assert again is not None
+            assert again.deaths == deaths
+        assert again is not None
+        await store.postpone(key, again.attempt, now + 10, WHY, now)
+        last = await store.begin(key, "node:9", now + 10, LIMIT)
+        assert last is not None
+        assert last.deaths == 2
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("good", [True, False])
+    async def test_nothing_of_it_stays(self, place: Place, *, good: bool) -> None:
+        """The end of the work takes away all that was kept for its waits."""
+        store = place.store
+        back = await postponed(store)
+        again = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
+        assert again is not None
+        ended = await store.finish(back.key, again.attempt, Ready(ID) if good else failure(), NOW)
+        gone = {"not_before", "waits_for", "waited", "deaths", "runner"}
+        assert gone.isdisjoint(place.document(ended.key))
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_takes_no_room_of_the_queue(self, place: Place) -> None:
+        """Whatever is postponed, as much new work may wait as before."""
+        store = place.store
+        limits = QueueLimits(1, 1)
+        await postponed(store, "x:1")
+        await postponed(store, "x:2")
+        assert (await store.claim(request("y:1"), NOW, limits))[1]
+        with pytest.raises(TooMany):
+            await store.claim(request("y:2"), NOW, limits)
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_takes_no_slot(self, place: Place) -> None:
+        """Neither of its user's nor of its system's limits."""
+        store = place.store
+        await postponed(store, "x:1")
+        await store.claim(request("y:1"), NOW)
+        found = await store.waiting(NOW, 9, 1, 1)
+        assert [record.pulltag for record in found] == ["y:1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_registry_is_bounded(self, place: Place) -> None:
+        """Beyond its limit nothing more of a registry is postponed, nor of one user there."""
+        store = place.store
+        limits = PostponeLimits(3, 2)
+        for tag, uid in (("x:1", 1), ("x:2", 1)):
+            await postponed(store, tag, uid=uid)
+        third = await begun(store, request("x:3", 1, location="ghcr.io"))
+        with pytest.raises(TooMany, match="2 of your pulls"):
+            await store.postpone(third.key, 1, NOW + 5, WHY, NOW, limits)
+        assert await store.get(third.key) == third
+        await postponed(store, "x:4", uid=2)
+        fifth = await begun(store, request("x:5", 3, location="ghcr.io"))
+        with pytest.raises(TooMany, match="3 pulls wait for this registry"):
+            await store.postpone(fifth.key, 1, NOW + 5, WHY, NOW, limits)
+        other = await begun(store, request("x:6", 1, location="quay.io"))
+        await store.postpone(other.key, 1, NOW + 5, WHY, NOW, limits)
+        unnamed = await begun(store, request("x:7", 1))
+        await store.postpone(unnamed.key, 1, NOW + 5, WHY, NOW, limits)
+
+    @pytest_twisted.ensureDeferred
+    async def test_removals_are_not_postponed(self, place: Place) -> None:
+        """They have a way of their own to be tried again."""
+        store = place.store
+        gone = await expiring(store, request())
+        started = await store.begin(gone.key, "n", NOW, LIMIT)
+        assert started is not None
+        with pytest.raises(IllegalStepError):
+            await store.postpone(gone.key, started.attempt, NOW + 5, WHY, NOW)
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_registry_is_known_at_the_claim(self, place: Place) -> None:
+        """So that no registry gets all slots; the end of the work says what is true."""
+        store = place.store
+        record, _ = await store.claim(request(location="ghcr.io"), NOW)
+        assert record.location == "ghcr.io"
+        assert (await pulled(store, request("y:1", location="a.b"), location="c.d")).location == (
+            "c.d"
+        )
+
+
+class ShareContract:
+    """While others wait, neither a registry nor a user holds all slots."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_registry_has_all_slots(self, place: Place) -> None:
+        """Work beyond a registry's share comes after all other work, and before nothing."""
+        store = place.store
+        for n, uid in enumerate((1, 2, 3)):
+            await store.claim(request(f"slow:{n}", uid, location="slow"), NOW + n)
+        await store.claim(request("up:0", 4, location="up"), NOW + 5)
+        assert await tags(store, NOW + 9) == ["slow:0", "slow:1", "slow:2", "up:0"]
+        assert await tags(store, NOW + 9, 2) == ["slow:0", "slow:1", "up:0", "slow:2"]
+        assert await tags(store, NOW + 9, 1) == ["slow:0", "up:0", "slow:1", "slow:2"]
+        (record,) = await store.find_work("alpha", "docker", "slow:0")
+        await store.begin(record.key, "n", NOW + 9, LIMIT)
+        assert await tags(store, NOW + 9, 1) == ["up:0", "slow:1", "slow:2"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_user_has_all_slots(self, place: Place) -> None:
+        """Nor does a user, over whichever registries."""
+        store = place.store
+        for n in range(3):
+            await store.claim(request(f"a:{n}", 1, location=f"r{n}"), NOW + n)
+        (record,) = await store.find_work("alpha", "docker", "a:0")
+        await store.begin(record.key, "n", NOW + 9, LIMIT)
+        assert await tags(store, NOW + 9, 1) == ["a:1", "a:2"]
+        await store.claim(request("b:0", 2, location="r0"), NOW + 5)
+        assert (await tags(store, NOW + 9, 1)) == ["b:0", "a:1", "a:2"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_removals_and_unnamed_registries_have_no_share(self, place: Place) -> None:
+        """Removals contact no registry; work of earlier versions does not say which."""
+        store = place.store
+        for n in range(2):
+            await expiring(store, request(f"r:{n}", location="slow"), f"{n:064x}")
+            await store.claim(request(f"old:{n}", n), NOW + 1)
+        await store.claim(request("slow:0", 7, location="slow"), NOW + 5)
+        assert len(await tags(store, NOW + 9, 1)) == 5
+        assert "slow:0" in (await tags(store, NOW + 9, 1))[:4]
+
+
+class BreakerContract:
+    """Requests that are held back."""
+
+    @pytest_twisted.ensureDeferred
+    async def test_breakers(self, place: Place) -> None:
+        """One holds requests of its key back until its time, and those of no other key."""
+        store = place.store
+        assert await store.check_breaker(KEY, NOW, 30) is None
+        await store.trip_breaker(KEY, NOW + 300, WHY, NOW)
+        for _ in range(2):
+            found = await store.check_breaker(KEY, NOW + 299, 30)
+            assert found is not None
+            assert (found.key, found.until, found.why, found.trips) == (KEY, NOW + 300, WHY, 1)
+        assert await store.check_breaker(f"{KEY}x", NOW, 30) is None
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_probe_at_a_time(self, place: Place) -> None:
+        """When its time has come one of many asks; the others wait for what comes of it."""
+        store = place.store
+        await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
+        answers = await all_of(store.check_breaker(KEY, NOW + 5, 30) for _ in range(20))
+        assert sorted(one.until <= NOW + 5 for one in answers)[-2:] == [False, True]
+        assert {one.until for one in answers if one.until > NOW + 5} == {NOW + 35}
+        later = await store.check_breaker(KEY, NOW + 35, 30)  # that probe was never heard of again
+        assert later is not None
+        assert later.until <= NOW + 35
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_probe_of_several_processes(self, place: Place) -> None:
+        """Nor do several processes probe together."""
+        await place.store.trip_breaker(KEY, NOW + 5, WHY, NOW)
+        crowd = [hammer.start(place.location, "probes", KEY) for _ in range(3)]
+        assert sum(hammer.go(crowd)) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_probe_that_succeeds_closes_it(self, place: Place) -> None:
+        """Then all may ask; a request that succeeded before its time closes nothing."""
+        store = place.store
+        await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
+        await store.close_breaker(KEY, NOW + 4)
+        found = await store.check_breaker(KEY, NOW + 4, 30)
+        assert found is not None
+        assert found.until > NOW + 4
+        await store.check_breaker(KEY, NOW + 5, 30)
+        await store.close_breaker(KEY, NOW + 6)
+        assert await store.check_breaker(KEY, NOW + 6, 30) is None
+        await store.close_breaker(KEY, NOW + 6)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_probe_that_fails_opens_it_again(self, place: Place) -> None:
+        """Failures while it is open are one outage, and never shorten it; a failed probe counts."""
+        store = place.store
+        await store.trip_breaker(KEY, NOW + 50, "first", NOW)
+        await store.trip_breaker(KEY, NOW + 20, "second", NOW + 1)
+        found = await store.check_breaker(KEY, NOW + 2, 30)
+        assert found is not None
+        assert (found.until, found.why, found.trips) == (NOW + 50, "second", 1)
+        await store.check_breaker(KEY, NOW + 50, 30)
+        await store.trip_breaker(KEY, NOW + 60, "third", NOW + 51)
+        found = await store.check_breaker(KEY, NOW + 52, 30)
+        assert found is not None
+        assert (found.until, found.trips) == (NOW + 60, 2)
+
+    @pytest_twisted.ensureDeferred
+    async def test_entries_expire(self, place: Place) -> None:
+        """What nobody has tried for an hour after its time is forgotten."""
+        store = place.store
+        for _ in range(3):
+            await store.trip_breaker(KEY, NOW, WHY, NOW)
+        await store.trip_breaker("other", NOW + 5000, WHY, NOW + 3600)
+        assert await store.check_breaker(KEY, NOW + 3600, 30) is None
+        await store.trip_breaker(KEY, NOW + 9, WHY, NOW)
+        await store.trip_breaker(KEY, NOW + 9000, WHY, NOW + 8000)
+        found = await store.check_breaker(KEY, NOW + 8000, 30)
+        assert found is not None
+        assert found.trips == 1
