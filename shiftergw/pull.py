@@ -207,7 +207,7 @@ class Pull:
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
         name = f"{image.id}.squashfs"
-        await target.directory.install(built.path, name, built.sha256, attempt.report)
+        checked = await target.directory.install(built.path, name, built.sha256, attempt.report)
         there = await target.directory.exists(name)
         known = await self._held(target, image.id, expiring=True)
         held = _same(None, known)
@@ -237,7 +237,11 @@ class Pull:
         attempt.entered(State.TRANSFER, "Transferring metadata")
         delivered = _with(replace(attempt.record, id=image.id, **facts), readers)
         dropped = await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
-        facts["report"] = {**built.report.to_document(), "metadata": list(dropped)}
+        facts["report"] = {
+            **built.report.to_document(),
+            "metadata": list(dropped),
+            "verification": asdict(checked),
+        }
         return self._labelled(self._ready(target, image.id, facts, readers, puller), config)
 
     def _lacks_labels(self, current: ImageRecord) -> bool:

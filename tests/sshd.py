@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,9 +38,18 @@ class Sshd:
     This user may log in with `key`; `known_hosts` knows the server.
     """
 
-    def __init__(self, *settings: str, host_keys: Sequence[str] = ("ed25519",)) -> None:
-        """Run with more lines of `sshd_config`; `host_keys` are `TYPE` or `TYPE:BITS`."""
+    def __init__(
+        self,
+        *settings: str,
+        host_keys: Sequence[str] = ("ed25519",),
+        environment: Mapping[str, str] = {},
+    ) -> None:
+        """Run with more lines of `sshd_config`; `host_keys` are `TYPE` or `TYPE:BITS`.
+
+        The server's own environment is this process's with `environment` added.
+        """
         self._settings = settings
+        self._environment = {**os.environ, **environment}
         self._host_keys = host_keys
         self._directory = TemporaryDirectory(prefix="sshd-")
         self.root = Path(self._directory.name)
@@ -113,7 +122,9 @@ class Sshd:
         with self.log.open("ab") as log:
             before = log.tell()
             # A session of its own, so that `stop` finds the processes of its connections too.
-            self._process = subprocess.Popen(argv, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                argv, env=self._environment, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + START_SECONDS
         ready = b"listening on 127.0.0.1 port %d." % self.port
         while ready not in self.log.read_bytes()[before:]:

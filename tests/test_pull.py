@@ -12,10 +12,12 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs
 
+from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import Unavailable
 from shiftergw.image import Digest
 from shiftergw.model import ANONYMOUS, ImageRecord
 from shiftergw.plumbing import patience
+from shiftergw.ports import Verification
 from shiftergw.states import State
 from tests.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
@@ -38,6 +40,31 @@ async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
         record = await bench.pull(login="alice:secret")
         assert bench.source.asked == ["head"]
         assert record.user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_record_of_a_weaker_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says how the delivered file was verified, and why by samples only."""
+    install = LocalDirectory.install
+
+    async def with_samples(*arguments: Any) -> Verification:
+        await install(*arguments)
+        return Verification("samples", "the account runs no commands")
+
+    async with running_bench(tmp_path) as bench:
+        record = await bench.pull("lib/app:1")
+        assert record.report is not None
+        assert record.report["verification"] == {"method": "sha256", "reason": ""}
+        bench.image_path.unlink()
+        monkeypatch.setattr(LocalDirectory, "install", with_samples)
+        record = await bench.pull("lib/app:1")
+        assert record.report is not None
+        assert record.report["verification"] == {
+            "method": "samples",
+            "reason": "the account runs no commands",
+        }
 
 
 @pytest_twisted.ensureDeferred

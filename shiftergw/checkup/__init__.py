@@ -8,11 +8,9 @@ the user who runs the check may do: run it as the gateway's user.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +23,17 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from shiftergw.checkup.contents import contents
 from shiftergw.checkup.database import state
-from shiftergw.checkup.finding import Finding, Level, failure
+from shiftergw.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
+from shiftergw.checkup.hosts import remote_directory
 from shiftergw.checkup.machines import broker
 from shiftergw.checkup.secrets import secrets
 from shiftergw.checkup.users import users
-from shiftergw.compose import image_directory
 from shiftergw.config import Config, Loaded, Location, System
-from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.ssh_keys import check_not_public
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import nearest
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import InstalledFile
 from shiftergw.registry import location as registry
 from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
@@ -47,12 +41,6 @@ from shiftergw.squash import mksquashfs
 from shiftergw.squash.check import unsquashfs_of
 
 __all__ = ["Finding", "Level", "checkup", "contents"]
-
-NETWORK_LIMIT = 10.0
-"""Seconds for a registry, or a running gateway, to answer."""
-
-LITTLE_SPACE = 10 * 10**9
-"""Free bytes below which a directory of images or layers earns a warning."""
 
 
 async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
@@ -64,7 +52,7 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in users(config, reactor)]
     for looked in await gather_or_cancel(
-        _remote_directory(system, reactor)
+        remote_directory(system, reactor)
         for system in config.systems.values()
         if system.access_type == "remote"
     ):
@@ -132,90 +120,10 @@ def _image_directory(system: System) -> Finding:
     return _space(name, path, path)
 
 
-async def _remote_directory(system: System, reactor: Any) -> list[Finding]:
-    """Log in to every host of a system and look at its image directory there."""
-    hosts = list(dict.fromkeys(system.host))
-    looked = await gather_or_cancel(_host(system, host, reactor) for host in hosts)
-    findings = [finding for finding, _ in looked]
-    if any(finding.level != Level.FAILURE for finding in findings):
-        # The gateway will work: it uses the hosts that do.
-        findings = [
-            replace(one, level=Level.WARNING) if one.level == Level.FAILURE else one
-            for one in findings
-        ]
-    if len(hosts) == 1:
-        return [replace(one, name=f"imageDir of {system.name}") for one in findings]
-    seen = [
-        (host, files) for host, (_, files) in zip(hosts, looked, strict=True) if files is not None
-    ]
-    others = [host for host, files in seen if files != seen[0][1]]
-    if others:
-        text = f"{seen[0][0]} and {', '.join(others)} do not see the same files there"
-        remedy = "All hosts of a system must see one directory; if it was busy, check once more."
-        findings.append(Finding(f"imageDir of {system.name}", Level.WARNING, text, remedy))
-    return findings
-
-
-async def _host(
-    system: System, host: str, reactor: Any
-) -> tuple[Finding, Sequence[InstalledFile] | None]:
-    """Return what there is to say of a host, and the files that it sees."""
-    name = f"imageDir of {system.name} on {host}"
-    threads = Threads(reactor, 1, "check")
-    threads.startService()
-    alone = system.model_copy(update={"host": (host,)})
-    directory = image_directory(reactor, alone, threads)
-
-    async def look() -> tuple[int, Sequence[InstalledFile]]:
-        found = await directory.free_space(), await directory.list()
-        if isinstance(directory, RemoteDirectory):
-            await directory.try_writing()
-        return found
-
-    try:
-        free, files = await within(
-            NETWORK_LIMIT,
-            reactor,
-            look(),
-            lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
-        )
-    except GatewayError as error:
-        found = failure(name, await threads.run(_cause, system, error))
-        command = f"ssh-trust {shlex.quote(system.name)}"
-        return replace(found, remedy=found.remedy.replace("ssh-trust SYSTEM", command)), None
-    finally:
-        if isinstance(directory, RemoteDirectory):
-            await directory.close()
-        await threads.stopService()
-    return _judged(name, f"{alone.directory_name}: {amount(free)} free", free), files
-
-
-def _cause(system: System, error: GatewayError) -> GatewayError:
-    """Return why a connection failed: `error`, unless `key` of the system is a public key. Blocks.
-
-    OpenSSH itself complains of the key's mode, or of a login that was refused. With an agent a
-    public key is right, so only a connection that failed is looked into.
-    """
-    if system.ssh is not None and system.ssh.key_file is not None:
-        with suppress(OSError):
-            try:
-                check_not_public(system.ssh.key_file.read_bytes(), system.ssh.key_file)
-            except GatewayError as cause:
-                return cause
-    return error
-
-
 def _space(name: str, path: Path, existing: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     text = f"{path}{'' if path == existing else ' will be made'}: {amount(free)} free"
-    return _judged(name, text, free)
-
-
-def _judged(name: str, text: str, free: int) -> Finding:
-    # The state is small; the others hold images.
-    if free < LITTLE_SPACE and name != "StateDirectory":
-        return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")
-    return Finding(name, Level.OK, text)
+    return of_free_space(name, text, free)
 
 
 async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:

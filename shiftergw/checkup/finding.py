@@ -7,6 +7,12 @@ from enum import StrEnum
 
 from shiftergw.errors import GatewayError, printable
 
+NETWORK_LIMIT = 10.0
+"""Seconds for a registry, a system or a running gateway to answer."""
+
+LITTLE_SPACE = 10 * 10**9
+"""Free bytes below which a directory of images or layers earns a warning."""
+
 _TELL = "Tell the site's support"
 
 
@@ -43,3 +49,10 @@ def for_support(remedy: str) -> str:
         return rest[0].upper() + rest[1:]
     tell = _TELL.lower()
     return remedy.replace(f"; if it lasts, {tell}.", ".").replace(f"{tell}: ", "")
+
+
+def of_free_space(name: str, text: str, free: int) -> Finding:
+    """Return what free space means for a directory; the state is small, others hold images."""
+    if free < LITTLE_SPACE and name != "StateDirectory":
+        return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")
+    return Finding(name, Level.OK, text)

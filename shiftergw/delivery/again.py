@@ -56,8 +56,8 @@ class Tries:
         if verified > self._furthest:
             self._furthest, self._in_vain = verified, 0
 
-    async def run(self, deliver: Callable[[], Awaitable[None]]) -> None:
-        """Await `deliver()` until it ends well, or fails otherwise than by its connection."""
+    async def run(self, deliver: Callable[[], Awaitable[T]]) -> T:
+        """Return what `deliver()` does once it ends well, or fails otherwise than by its link."""
         while True:
             self._began = False
             try:

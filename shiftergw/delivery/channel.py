@@ -21,8 +21,16 @@ class Away(DeliveryFailed):
     """The host is not there now: down, cut off, silent. Another host or another time may do."""
 
 
+class Unexplained(Away):
+    """`ssh` ended with 255 and said nothing: its connection broke, or the program ended so."""
+
+
 class Full(DeliveryFailed):
     """The host starts no more programs on this connection now; those that run go on."""
+
+
+class NotStarted(DeliveryFailed):
+    """The host starts no such program for this account, now or later."""
 
 
 class Channel(Protocol):

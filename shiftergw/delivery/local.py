@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error
-from shiftergw.ports import InstalledFile, Report
+from shiftergw.ports import InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
     from shiftergw.delivery.stripes import LocalStripes
@@ -53,12 +53,13 @@ class LocalDirectory:
         with _errors():
             return await self._threads.run(_installed, self._path(name))
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
+    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """Put a file there; on the same file system as a second name of the same file.
 
         Not where images are to be striped: how a file is laid out shows when it is made.
         """
         await place(source, self._path(name), sha256, self._threads, report, self._stripes)
+        return Verification("sha256")
 
     async def write(self, content: bytes, name: str) -> None:
         """Put a small file there."""

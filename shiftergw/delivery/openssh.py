@@ -20,7 +20,7 @@ from twisted.internet.error import ConnectionAborted, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from shiftergw.delivery.channel import Away
+from shiftergw.delivery.channel import Away, NotStarted, Unexplained
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import shielded
 
@@ -44,7 +44,11 @@ _UNREACHABLE = (
     "Connection refused", "No route to host", "Network is unreachable",
     "Connection timed out", "Operation timed out", "banner exchange",
 )  # fmt: skip
-
+_BROKEN = (
+    "losed by ", "reset by peer", "Broken pipe", "client_loop", "kex_exchange", "ssh_dispatch",
+    "mux_client", "Connection to ", "ssh: ", "Bad packet", "Corrupted MAC",
+)  # fmt: skip
+_NOT_STARTED = ("exec request failed on channel", "subsystem request failed on channel")
 
 _TRUST = "`shiftergw ssh-trust SYSTEM` shows its key's fingerprint"
 
@@ -273,8 +277,11 @@ class _Child(ProcessProtocol):
 
 def _failure(said: str, detail: str) -> DeliveryFailed:
     """Return what ssh's own failure means, by its words."""
-    kind = DeliveryFailed
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+    kind: type[DeliveryFailed] = DeliveryFailed
+    if any(words in said for words in _NOT_STARTED):
+        kind, what = NotStarted, "The system's SSH server does not start what the gateway needs."
+        remedy = "the gateway's user must be allowed it"
+    elif "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         what = "The system shows another host key than the one that is known."
         remedy = f"somebody may be between; {_TRUST}, and the old one"
     elif "REVOKED" in said:
@@ -298,6 +305,8 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
     elif "Timeout, server" in said:
         kind, what, remedy = Away, "The system stopped answering.", ""
     else:
-        kind, what, remedy = Away, "The connection to the system broke.", ""
+        # Programs end with 255, too: Perl's `die` does.
+        kind = Away if any(words in said for words in _BROKEN) else Unexplained
+        what, remedy = "The connection to the system broke.", ""
     told = f"Tell the site's support: {remedy}." if remedy else None
     return kind(what, remedy=told, detail=detail)

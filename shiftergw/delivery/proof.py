@@ -1,7 +1,7 @@
 """Proof that what lies on the far side is what was sent.
 
-Asked of `sha256sum` there, where the account may run commands. Where it may not, pieces of the file
-are read back and compared, and the log says so.
+`sha256sum` there makes the digest, where the account may run commands. Where it may not, pieces of
+the file are read back and compared; the log and the image's record then say so.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from twisted.logger import Logger
-
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.commands import Ended, run_there
+from shiftergw.delivery.channel import Away, Full, NotStarted, Unexplained
+from shiftergw.delivery.remote_program import NoCommands, malformed
 from shiftergw.delivery.sftp_packets import Refused
-from shiftergw.errors import DeliveryFailed, TimedOut
+from shiftergw.delivery.shell import run_once
+from shiftergw.errors import DeliveryFailed, TimedOut, printable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -31,9 +31,30 @@ _LEAST_SECONDS = 60.0
 _ANSWER = re.compile(rb"\\?([0-9a-f]{64})\b")
 _PIECE = 32768
 _PIECES = 64
-_PREFIX = 'head -c "$1" -- "$2" | sha256sum'
-_NOT_RUN = (126, 127)  # a shell's own words for a program that it cannot run
-_log = Logger()
+SAMPLED = _PIECE * _PIECES
+"""Bytes of a file that samples compare; a file that is no longer is compared as a whole."""
+
+_HAS_FILE = (
+    'command -v sha256sum > /dev/null || exit 108; [ -f "$1" ] || exit 102;'
+    ' [ -r "$1" ] || exit 103; '
+)
+DIGEST = _HAS_FILE + 'sha256sum -- "$1" || { [ -f "$1" ] || exit 102; exit 104; }'
+"""PATH: prints the SHA-256 of a file."""
+
+PREFIX_DIGEST = _HAS_FILE + 'head -c "$2" -- "$1" | sha256sum || exit 104'
+"""PATH SIZE: prints the SHA-256 of a file's first bytes."""
+
+
+class NoDigest(Exception):
+    """The system makes no digests for this account; the text is the reason, in a few words.
+
+    `detail` is for the site's support: it may quote the system.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Keep both."""
+        super().__init__(reason)
+        self.detail = detail
 
 
 def patience(size: int) -> float:
@@ -43,45 +64,51 @@ def patience(size: int) -> float:
 
 async def far_sha256(
     connection: Connection, path: bytes, size: int, clock: IReactorTime, *, prefix: bool = False
-) -> str | None:
-    """Return the digest of a file there, or of its first `size` bytes; None: nobody can tell.
+) -> str:
+    """Return the digest of a file there, or of its first `size` bytes.
 
-    Raises `Refused` if `sha256sum` cannot read the file, and `DeliveryFailed` if that takes too
-    long: samples must not stand in for it.
+    Raises `NoDigest` if the account cannot make one, `Refused` if the file cannot be read, and
+    `DeliveryFailed` if that takes too long or the connection breaks: samples must not stand in for
+    it then.
     """
-    # The path goes as it came; what is no UTF-8 in it stays as it is.
-    name = path.decode("utf-8", "surrogateescape")
-    argv = ["sh", "-c", _PREFIX, "sh", str(size), name] if prefix else ["sha256sum", "--", name]
+    seconds = patience(size)
+    text, words = (PREFIX_DIGEST, [path, b"%d" % size]) if prefix else (DIGEST, [path])
     try:
-        ended = await run_there(connection, argv, patience(size), clock)
+        output = await _run_twice(connection, clock, text, *words, seconds=seconds)
     except TimedOut as error:
+        detail = f"sha256sum did not end within {seconds:.0f} s; {error.what} {error.detail}"
         raise DeliveryFailed(
             "The file on the system could not be checked in time.",
-            remedy="Tell the site's support: the system's disks are slow, or its account is one"
-            ' that needs "verify": "sample".',
-            detail=f"sha256sum did not end within {patience(size):.0f} s",
+            remedy="Tell the site's support: the system's disks or the account's start-up files are"
+            ' slow, or its account is one that needs "verify": "sample".',
+            detail=detail.strip(),
         ) from error
-    except DeliveryFailed as error:
-        _log.info("no sha256sum on the system: {error} {detail}", error=error, detail=error.detail)
-        return None
-    if _unreadable(ended):
-        gone = "No such file" in ended.stderr
-        raise Refused(packets.NO_SUCH_FILE if gone else packets.FAILURE, ended.stderr)
-    answer = None if ended.status else _ANSWER.match(ended.stdout)
+    except (NoCommands, Unexplained) as error:
+        raise NoDigest("the account runs no commands", error.detail) from error
+    except NotStarted as error:
+        raise NoDigest("the SSH server starts no commands", error.detail) from error
+    except Full as error:
+        raise NoDigest("the SSH server starts no command beside SFTP", error.detail) from error
+    except Refused as refused:
+        if refused.status == packets.UNSUPPORTED:
+            raise NoDigest("the system has no sha256sum", str(refused)) from refused
+        raise
+    answer = _ANSWER.match(output)
     if answer is None:
-        _log.info("no sha256sum on the system: the account runs no commands")
-        return None
+        raise malformed(f"sha256sum says {printable(output)}")
     return answer[1].decode()
 
 
-def _unreadable(ended: Ended) -> bool:
-    """Say whether `sha256sum` ran, and failed; a shell that has none may use its name, too."""
-    said = ended.stderr.lower()
-    return (
-        ended.status not in {0, None, *_NOT_RUN}
-        and "sha256sum: " in said
-        and "not found" not in said
-    )
+async def _run_twice(
+    connection: Connection, clock: IReactorTime, text: str, *words: bytes, seconds: float
+) -> bytes:
+    """Run a program, and once more if only its own connection broke."""
+    try:
+        return await run_once(connection, clock, text, *words, seconds=seconds)
+    except Away:
+        if not connection.usable:
+            raise
+    return await run_once(connection, clock, text, *words, seconds=seconds)
 
 
 async def same_samples(files: Files, path: bytes, source: SourceFile, size: int) -> bool:
@@ -94,7 +121,7 @@ async def same_samples(files: Files, path: bytes, source: SourceFile, size: int)
 
 def _places(size: int) -> Iterator[int]:
     """Yield where to look: at the beginning, at the end, and evenly between."""
-    if size <= _PIECE * _PIECES:
+    if size <= SAMPLED:
         yield from range(0, size, _PIECE)
         return
     for n in range(_PIECES):

@@ -18,14 +18,15 @@ from shiftergw.delivery import proof, refusals
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
 from shiftergw.delivery.link import Link
+from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.stripes import Stripes
-from shiftergw.delivery.upload import Upload, Verify, reading
+from shiftergw.delivery.upload import CHOSEN, Upload, Verify, reading
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 from shiftergw.plumbing.timing import within
-from shiftergw.ports import InstalledFile, Report
+from shiftergw.ports import InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +125,25 @@ class RemoteDirectory:
             await files.remove(path)
 
     @_again
+    async def try_verification(self) -> Verification:
+        """Return how large files would be verified here, tried with a small one."""
+        content = b"shiftergw check\n"
+        path = self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
+        if self._verify == "sample":
+            return Verification("samples", CHOSEN)
+        async with self._session() as (files, connection), self._removed_on_error(files, path):
+            await files.create(path, content)
+            try:
+                sha256 = await proof.far_sha256(connection, path, len(content), self._clock)
+            except NoDigest as error:
+                return Verification("samples", f"{error} ({error.detail})")
+            finally:
+                await files.remove(path)
+            if sha256 != hashlib.sha256(content).hexdigest():
+                raise proof.differs()
+            return Verification("sha256")
+
+    @_again
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""
         path = self._path(name)
@@ -133,7 +153,7 @@ class RemoteDirectory:
             return None
         return InstalledFile(name, found.size or 0, found.modified)
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
+    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """Put a file there, or the rest of it if a part of it lies there already."""
         path = self._path(name)
         temporary = b"%s.partial.%s" % (path, sha256[:16].encode())
@@ -154,29 +174,29 @@ class RemoteDirectory:
                     stripes=self._stripes,
                 )
 
-                proven = False
+                verification: Verification | None = None
 
-                async def deliver() -> None:
-                    nonlocal proven
+                async def deliver() -> Verification:
+                    nonlocal verification
                     async with (
                         self._session() as (files, connection),
                         self._removed_on_error(files, temporary),
                     ):
                         # The connection may have broken after the rename, before its answer.
-                        if proven and await self._is_in_place(
+                        if verification is not None and await self._is_in_place(
                             files, connection, path, size, sha256
                         ):
-                            return
+                            return Verification("sha256")
                         try:
-                            await upload.run(files, connection)
-                            proven = True
+                            verification = await upload.run(files, connection)
                             await files.rename(temporary, path)
                         except Refused as refused:
                             if await self._lost(files, refused):
                                 raise refusals.swept(refused) from refused
                             raise
+                    return verification
 
-                await tries.run(deliver)
+                return await tries.run(deliver)
 
     @_again
     async def write(self, content: bytes, name: str) -> None:
@@ -216,9 +236,8 @@ class RemoteDirectory:
                 raise Refused(packets.NO_SUCH_FILE, "")
             # What is small is here sooner than a program there has begun.
             if self._verify == "sha256" and found.size > _SMALL:
-                told = await proof.far_sha256(connection, path, found.size, self._clock)
-                if told is not None:
-                    return told
+                with suppress(NoDigest):
+                    return await proof.far_sha256(connection, path, found.size, self._clock)
             digest = hashlib.sha256()
             await files.read_through(path, found.size, digest.update)
             return digest.hexdigest()
@@ -308,7 +327,9 @@ class RemoteDirectory:
         found = await files.lstat(path)
         if self._verify != "sha256" or found is None or not found.is_file or found.size != size:
             return False
-        return await proof.far_sha256(connection, path, size, self._clock) == sha256
+        with suppress(NoDigest):
+            return await proof.far_sha256(connection, path, size, self._clock) == sha256
+        return False
 
     async def _is_full(self, files: Files, refused: Refused) -> bool:
         """Say whether there is no space, by the words of the system if it has any."""

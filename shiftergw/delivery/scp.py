@@ -18,8 +18,9 @@ from zope.interface import implementer
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.remote_program import Program
 from shiftergw.delivery.sftp_packets import Refused
-from shiftergw.delivery.shell import Program, silent
+from shiftergw.delivery.shell import silent
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from shiftergw.delivery import proof
 from shiftergw.delivery import scp_programs as programs
 from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.remote_program import Program, malformed
 from shiftergw.delivery.scp import Sink
 from shiftergw.delivery.sftp_packets import Attributes, Refused
-from shiftergw.delivery.shell import Program, Shell, malformed, silent
+from shiftergw.delivery.shell import Shell, silent
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 

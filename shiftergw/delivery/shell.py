@@ -2,149 +2,30 @@
 
 A program is a text of ours; what it works on are its parameters `$1`, `$2` and so on, never a part
 of the text. Between us and it stands the account's own shell, whichever that is, and what its
-start-up files print: a mark says where the program's own output begins.
-
-How it ends it says by exit statuses of ours, since what other programs say depends on who made
-them: 0, or 100 and a status of `Refused`.
+start-up files print: `FramedOutput` tells the program's own output from that.
 """
 
 from __future__ import annotations
 
 import copy
-import secrets
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import Deferred
-
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.channel import Away, Full
-from shiftergw.delivery.sftp_packets import Refused
-from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.timing import pause, within
+from shiftergw.delivery.remote_program import Program, malformed, started
+from shiftergw.errors import DeliveryFailed, TimedOut, printable
+from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
-    from twisted.python.failure import Failure
 
-    from shiftergw.delivery.channel import Channel, Connection
+    from shiftergw.delivery.channel import Connection
 
-P = TypeVar("P", bound="Program")
+P = TypeVar("P", bound=Program)
 
 OUTPUT_LIMIT = 4096
 """Bytes that a program may print, if nothing else is said."""
-
-_NOISE_LIMIT = 65536
-_FULL_PAUSES = (0.05, 0.2, 1.0, 3.0)
-_STATUSES = frozenset(
-    {packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.FAILURE, packets.UNSUPPORTED}
-)
-_BEGIN = 'LC_ALL=C; export LC_ALL; echo "$1"; shift; '
-
-
-class Program(ABC):
-    """A program that runs; subclasses `take` what it says. It ends with an error, or without."""
-
-    _channel: Channel
-    _clock: IReactorTime
-
-    def __init__(self) -> None:
-        """Make one that has not begun."""
-        self._mark = b""
-        self._noise: bytes | None = b""
-        self._error: DeliveryFailed | Refused | None = None
-        self._ended = False
-        self._changed: Deferred[None] | None = None
-
-    def begin(self, channel: Channel, mark: bytes, clock: IReactorTime) -> None:
-        """Listen to what the program says after the mark, and to its end."""
-        self._channel, self._mark, self._clock = channel, mark, clock
-        channel.receive(self._on_data)
-        channel.closed.addCallbacks(self._on_exit, self._on_failure)
-
-    def give(self, data: bytes) -> None:
-        """Give the program this as the whole of its input."""
-        self._channel.write(data)
-        self._channel.end_input()
-
-    def end(self, error: DeliveryFailed) -> None:
-        """End the program, unless it has ended, and whoever waits for it."""
-        if not self._ended and self._error is None:
-            self._error = error
-        self._channel.lose()
-        self._wake()
-
-    @abstractmethod
-    def take(self, data: bytes) -> None:
-        """Take what the program says; raise `DeliveryFailed` if it is not what was expected."""
-
-    async def changed(self) -> None:
-        """Return when something was heard of the program; raise the error that it ended with."""
-        self.check()
-        self._changed = Deferred()
-        await self._changed
-        self.check()
-
-    def check(self) -> None:
-        """Raise the error that the program ended with, if it did."""
-        if self._error is not None:
-            raise self._error
-
-    async def finished(self) -> None:
-        """Return when the program has ended as it should."""
-        while not self._ended:
-            await self.changed()
-        self.check()
-
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.called:
-            changed.callback(None)
-
-    def _on_data(self, data: bytes) -> None:
-        if self._error is not None or self._ended:
-            return
-        try:
-            data = self._after_mark(data)
-            if data:
-                self.take(data)
-        except DeliveryFailed as error:
-            self.end(error)
-        self._wake()
-
-    def _after_mark(self, data: bytes) -> bytes:
-        if self._noise is None:
-            return data
-        noise, mark, rest = (self._noise + data).partition(self._mark)
-        self._noise = None if mark else noise
-        if len(noise) > _NOISE_LIMIT:
-            raise _no_commands(f"it prints without end: {printable(noise)}")
-        return rest
-
-    def _on_exit(self, status: int | None) -> None:
-        said = f": {self._channel.stderr}" if self._channel.stderr else ""
-        if self._error is not None:
-            return
-        if self._noise is not None:
-            heard = f" {printable(self._noise)}" if self._noise else ""
-            self._error = _no_commands(f"exit status {status}{said}{heard}")
-        elif status is None:
-            self._error = Refused(packets.FAILURE, f"a program was killed{said}")
-        elif status - 100 in _STATUSES:
-            self._error = Refused(status - 100, self._channel.stderr)
-        elif status:
-            self._error = Refused(packets.FAILURE, f"exit status {status}{said}")
-        else:
-            self._ended = True
-        self._wake()
-
-    def _on_failure(self, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, DeliveryFailed):
-            error = Away("The connection to the system broke.", detail=repr(error))
-        self.end(error)
 
 
 class Output(Program):
@@ -203,31 +84,17 @@ class Shell:
         """Start a program while the block lives; its errors leave the block as they are."""
         if self._error is not None:
             raise copy.copy(self._error)
-        mark = secrets.token_hex(16)
-        # Paths go as they came; what is no UTF-8 in them stays as it is.
-        parameters = [word.decode("utf-8", "surrogateescape") for word in words]
         try:
-            channel = await self._opened(["sh", "-c", _BEGIN + text, "sh", mark, *parameters])
-            self._running.add(program)
-            program.begin(channel, f"{mark}\n".encode(), self._clock)
-            yield program
+            async with started(self._connection, self._clock, program, text, *words):
+                self._running.add(program)
+                yield program
         except Full:
             raise
         except DeliveryFailed as error:
             self._fail(error)
             raise
         finally:
-            if program in self._running:
-                self._running.discard(program)
-                program.end(DeliveryFailed("Nobody waits for it any more."))
-
-    async def _opened(self, argv: Sequence[str]) -> Channel:
-        """Start a program; wait a little where few may run: one that ended counts for a moment."""
-        for seconds in _FULL_PAUSES:
-            with suppress(Full):
-                return await self._connection.open_command(argv)
-            await pause(seconds, self._clock)
-        return await self._connection.open_command(argv)
+            self._running.discard(program)
 
     def _fail(self, error: DeliveryFailed) -> None:
         """Be over, once."""
@@ -237,22 +104,38 @@ class Shell:
                 program.end(copy.copy(error))
 
 
+async def run_once(
+    connection: Connection,
+    clock: IReactorTime,
+    text: str,
+    *words: bytes,
+    seconds: float,
+) -> bytes:
+    """Run a shell program that reads nothing, without a `Shell`; return what it prints.
+
+    Raises `Refused` with its exit status, `NoCommands` if it never began, `TimedOut` if it did not
+    end in time, and `DeliveryFailed`.
+    """
+
+    def late() -> TimedOut:
+        if program.frame.has_begun:
+            return TimedOut("A program on the system did not end in time.")
+        noise = printable(program.frame.noise)
+        return TimedOut("A program on the system did not begin in time.", detail=noise)
+
+    program = Output(OUTPUT_LIMIT)
+
+    async def run() -> None:
+        async with started(connection, clock, program, text, *words):
+            program.give(b"")
+            await program.finished()
+
+    await within(seconds, clock, run(), late)
+    return bytes(program.said)
+
+
 def silent() -> Away:
     """Return the error for a system that owes an answer for too long."""
     return Away(
         "The system stopped answering.", detail="a program on the system did not end in time"
-    )
-
-
-def malformed(why: str) -> DeliveryFailed:
-    """Return the error for an answer that is none."""
-    return DeliveryFailed("The system's programs do not answer as they should.", detail=why)
-
-
-def _no_commands(detail: str) -> DeliveryFailed:
-    return DeliveryFailed(
-        "The gateway's account on the system runs no commands.",
-        remedy='Tell the site\'s support: "transfer": "scp" needs an account that may run commands'
-        ' with `sh`; "sftp" does without.',
-        detail=detail,
     )

@@ -26,11 +26,11 @@ from twisted.conch.ssh.connection import (
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.channel import Full
+from shiftergw.delivery.channel import Full, NotStarted
 from shiftergw.delivery.ssh_channel import WINDOW, SshChannel
 from shiftergw.delivery.ssh_kex import broken_protocol
 from shiftergw.delivery.ssh_transport import LONGEST_DATA
-from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.errors import printable
 
 if TYPE_CHECKING:
     from shiftergw.delivery.ssh_transport import Transport
@@ -87,7 +87,7 @@ class Channels(SSHService):
             raise
         if not accepted:
             _give_up(channel)
-            raise DeliveryFailed(
+            raise NotStarted(
                 "The system's SSH server does not start what the gateway needs.",
                 remedy="Tell the site's support: the gateway's user must be allowed it.",
                 detail=printable(f"{request.decode()} {argument}"),

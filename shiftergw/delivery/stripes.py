@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from shiftergw.delivery.commands import run_there
 from shiftergw.delivery.files import MODE
-from shiftergw.delivery.sftp_packets import Attributes
+from shiftergw.delivery.sftp_packets import Attributes, Refused
+from shiftergw.delivery.shell import run_once
 from shiftergw.errors import ChildFailed, DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.process import Command, run_command
 
@@ -61,16 +61,16 @@ class Stripes:
         If not, something else may lie there. Raises `Refused` and `DeliveryFailed` as `files` does.
         """
 
-        async def run(argv: Sequence[str]) -> None:
-            ended = await run_there(connection, argv, SECONDS, clock)
-            if ended.status != 0:
-                raise DeliveryFailed(f"lfs ended with {ended.status}.", detail=ended.stderr)
+        async def run() -> None:
+            count = b"%d" % self._count
+            try:
+                await run_once(connection, clock, _SETSTRIPE, count, path, seconds=SECONDS)
+            except Refused as refused:
+                raise DeliveryFailed("lfs failed.", detail=str(refused)) from refused
 
         await files.remove(path)
-        # The path goes as it came; what is no UTF-8 in it stays as it is.
-        return await self._make(
-            path.decode("utf-8", "surrogateescape"), run, lambda: files.lstat(path)
-        )
+        there = path.decode("utf-8", "surrogateescape")
+        return await self._make(there, run, lambda: files.lstat(path))
 
     async def make_here(
         self, path: Path, threads: Threads, env: Mapping[str, str], reactor: Any
@@ -80,7 +80,8 @@ class Stripes:
         If not, something else may lie there. Raises `OSError`.
         """
 
-        async def run(argv: Sequence[str]) -> None:
+        async def run() -> None:
+            argv = ["sh", "-c", _SETSTRIPE, "sh", str(self._count), str(path)]
             await run_command(Command(argv, env, total=SECONDS), reactor, reactor)
 
         return await self._make(str(path), run, lambda: threads.run(_lstat, path))
@@ -88,11 +89,11 @@ class Stripes:
     async def _make(
         self,
         path: str,
-        run: Callable[[Sequence[str]], Awaitable[None]],
+        run: Callable[[], Awaitable[None]],
         look: Callable[[], Awaitable[Attributes | None]],
     ) -> bool:
         try:
-            await run(["sh", "-c", _SETSTRIPE, "sh", str(self._count), path])
+            await run()
         except (ChildFailed, DeliveryFailed, TimedOut) as error:
             self._tell(path, f"{error.what} {printable(error.detail)}")
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from twisted.logger import Logger
 
 from shiftergw.delivery import proof
-from shiftergw.delivery.outgoing import REACH
+from shiftergw.delivery.proof import NoDigest
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
+from shiftergw.ports import Verification
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 Verify = Literal["sha256", "sample"]
 """How a file is checked there: by `sha256sum`, or by pieces of it."""
+
+CHOSEN = '"verify" is "sample"'
+"""The reason for samples where the site wants no more."""
 
 _log = Logger()
 
@@ -46,10 +51,11 @@ class Upload:
     found: Callable[[int], None]
     stripes: Stripes
 
-    async def run(self, files: Files, connection: Connection) -> None:
-        """Return when the whole file lies there, proven; what lies there already is gone on with.
+    async def run(self, files: Files, connection: Connection) -> Verification:
+        """Return when the whole file lies there, and how it was compared.
 
-        Raises `Refused` and `DeliveryFailed`, also for a source that cannot be read.
+        What lies there already is gone on with, as far as it is proven. Raises `Refused` and
+        `DeliveryFailed`, also for a source that cannot be read.
         """
         with reading():
             start = await self._part(files, connection)
@@ -62,44 +68,65 @@ class Upload:
             ):
                 start = 0
             await files.upload(self.temporary, self.source, start, self._tell)
-            await self._check(files, connection)
+            return await self._check(files, connection)
 
     def _tell(self, done: int) -> None:
         self.report(Progress("deliver", done, self.source.size))
 
     async def _part(self, files: Files, connection: Connection) -> int | None:
-        """Return how much of the file lies there, looked through, or None to begin anew."""
+        """Return how many bytes of the file lie there, proven, or None to begin anew."""
         found = await files.lstat(self.temporary)
-        whole = self.source.size
-        if found is None or not found.is_file or not found.size or found.size > whole:
+        if found is None or not found.is_file or not found.size:
             return None
         # Writes under way when a connection broke may have left a hole, also in a file that has
         # its last byte: some of them overtake others.
         size = found.size - files.reach
-        if self.verify == "sha256" and size > 0:
-            told = await proof.far_sha256(connection, self.temporary, size, self.clock, prefix=True)
-            if told is not None:
-                return size if told == await self.source.sha256(size) else None
-        size = found.size - REACH  # no sample need hit a hole, and it may be another protocol's
-        if size <= 0:
+        if size <= 0 or found.size > self.source.size:
             return None
-        same = await proof.same_samples(files, self.temporary, self.source, size)
-        return size if same else None
+        there = await self._digest_of_part(files, connection, size)
+        return size if there == await self.source.sha256(size) else None
 
-    async def _check(self, files: Files, connection: Connection) -> None:
+    async def _digest_of_part(self, files: Files, connection: Connection, size: int) -> str:
+        """Return the digest of the first bytes there; read them back where nothing else makes it.
+
+        Samples would not do: a server that lost its power may have left holes anywhere.
+        """
+        try:
+            return await self._far_sha256(connection, size, prefix=True)
+        except NoDigest as reason:
+            _log.info("a part of {size} bytes is read back: {reason}", size=size, reason=reason)
+        digest = hashlib.sha256()
+        await files.read_through(self.temporary, size, digest.update)
+        return digest.hexdigest()
+
+    async def _check(self, files: Files, connection: Connection) -> Verification:
         """Raise `DeliveryFailed` unless the file there is the one that was promised."""
         size = self.source.size
-        if self.verify == "sha256":
-            told = await proof.far_sha256(connection, self.temporary, size, self.clock)
-            if told is not None:
-                if told != self.sha256:
-                    raise proof.differs()
-                return
+        try:
+            if await self._far_sha256(connection, size) != self.sha256:
+                raise proof.differs()
+            return Verification("sha256")
+        except NoDigest as error:
+            reason, detail = str(error), error.detail
         if await self.source.sha256(size) != self.sha256:
             raise DeliveryFailed("The converted file changed before it was delivered.")
         if not await proof.same_samples(files, self.temporary, self.source, size):
             raise proof.differs()
-        _log.info("a delivered file was checked by its size and samples of it only")
+        if size <= proof.SAMPLED:
+            return Verification("read-back", reason)
+        name = self.temporary.rpartition(b"/")[2].partition(b".partial.")[0].decode()
+        _log.warn(
+            "{name} was checked by its size and samples only: {reason}. {detail}",
+            name=name,
+            reason=reason,
+            detail=detail,
+        )
+        return Verification("samples", reason)
+
+    async def _far_sha256(self, connection: Connection, size: int, *, prefix: bool = False) -> str:
+        if self.verify == "sample":
+            raise NoDigest(CHOSEN)
+        return await proof.far_sha256(connection, self.temporary, size, self.clock, prefix=prefix)
 
 
 @contextmanager

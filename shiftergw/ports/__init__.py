@@ -17,6 +17,7 @@ from shiftergw.ports.images import (
     Report,
     Say,
     Swept,
+    Verification,
 )
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
@@ -47,4 +48,5 @@ __all__ = [
     "Unproved",
     "UsedCredentials",
     "UserDirectory",
+    "Verification",
 ]

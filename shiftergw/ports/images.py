@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -205,6 +205,19 @@ class InstalledFile:
     modified: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a delivered file was compared with the converted one.
+
+    `method` is `sha256` (by the digest of the whole file), `read-back` (every byte was read back
+    and compared) or `samples` (its size and pieces of it). `reason` says in a few words why the
+    system made no digest.
+    """
+
+    method: Literal["sha256", "read-back", "samples"]
+    reason: str = ""
+
+
 class ImageDirectory(Swept, Protocol):
     """The directory of one system in which the runtime looks for images.
 
@@ -221,8 +234,11 @@ class ImageDirectory(Swept, Protocol):
         """Return the installed file of this name, or None."""
         ...
 
-    async def install(self, source: Path, name: str, sha256: str, report: Report) -> None:
-        """Put the file there: temporary name, fsync, checked, mode 0600, renamed, fsync."""
+    async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
+        """Put the file there: temporary name, fsync, checked, mode 0600, renamed, fsync.
+
+        Returns how it was checked.
+        """
         ...
 
     async def write(self, content: bytes, name: str) -> None:

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.ports import ImageDirectory, InstalledFile
+from shiftergw.ports import ImageDirectory, InstalledFile, Verification
 
 ID = "0123456789abcdef" * 4
 IMAGE = f"{ID}.squashfs"
@@ -146,7 +146,7 @@ class ImageDirectoryContract:
     async def test_cancelled(self, directory: ImageDirectory, root: Path, source: Path) -> None:
         """A cancelled delivery leaves nothing behind."""
         source.chmod(0o644)
-        running: Deferred[None] = Deferred()
+        running: Deferred[Verification] = Deferred()
 
         def report(progress: Progress) -> None:
             running.cancel()

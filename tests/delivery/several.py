@@ -10,9 +10,11 @@ from typing import Any
 
 from shiftergw.delivery import ssh
 from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Connect, Hosts
 from shiftergw.delivery.openssh import OpenSsh
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
 from tests.delivery import native
 from tests.delivery.far import FIRST_PAUSE, IDLE_SECONDS, account_on, reactor
@@ -69,6 +71,7 @@ class System:
         path: PurePosixPath | Path,
         first_pause: float = FIRST_PAUSE,
         idle_seconds: float = IDLE_SECONDS,
+        open_files: OpenFiles = SftpFiles.begin,
     ) -> RemoteDirectory:
         """Return the adapter for a system with hosts called a, b and so on."""
         hosts = Hosts(dict(zip("abc", ways, strict=False)), reactor)
@@ -79,6 +82,7 @@ class System:
                 self._threads,
                 reactor,
                 idle_seconds=idle_seconds,
+                open_files=open_files,
                 first_pause=first_pause,
             )
         )

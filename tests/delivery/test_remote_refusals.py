@@ -25,6 +25,7 @@ from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from shiftergw.ports import Verification
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     NOBODY,
@@ -146,7 +147,7 @@ async def test_two_that_deliver_the_same_file(
     """A worker that is taken for dead and ends late does not spoil what another one delivers."""
     env = without_ssh(tmp_path / "bin")
     dead, alive = (opens(NOBODY, root, env=env, open_files=open_files) for _ in range(2))
-    ends: list[Deferred[None]] = []
+    ends: list[Deferred[Verification]] = []
 
     def report(progress: Progress) -> None:
         if not ends and progress.done > len(LONG) // 2:
@@ -170,7 +171,9 @@ async def test_connection_that_breaks_after_the_rename(
     """A file that is in its place already is not sent once more, if it is the right one."""
     broken = tmp_path / "broken"
     damages = f'printf x >> "{root / IMAGE}"' if damaged else "true"
-    breaks = f"[ -e {broken} ] || {{ touch {broken}; {damages}; kill -9 $SSH; }}"
+    # The shell above this program's own would still say how it ended.
+    kills = "read -r _ _ _ up _ < /proc/$PPID/stat; kill -9 $SSH $up $PPID"
+    breaks = f"[ -e {broken} ] || {{ touch {broken}; {damages}; {kills}; }}"
     env = program_is(tmp_path, "mv", f'{need("mv")} "$@"; {breaks}', before="export SSH=$$;")
     directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
     heard: list[int] = []

@@ -18,7 +18,6 @@ from shiftergw.errors import DeliveryFailed
 from tests.delivery.test_sftp import Wire, blocks, error_of
 
 IDLE_SECONDS = 30.0
-MARK = b"mark\n"
 SIZE = 2_500_000
 HEAD = b"C0600 2500000 image\n"
 
@@ -31,8 +30,9 @@ class Sending:
         self.wire, self.clock = Wire(), Clock()
         self.reports: list[int] = []
         self.sink = Sink(size, self.reports.append, IDLE_SECONDS)
-        self.sink.begin(self.wire, MARK, self.clock)
-        self.wire.says(MARK)
+        self.sink.begin(self.wire, self.clock)
+        self.mark = "".join(self.sink.frame.command("")[4:6])
+        self.wire.says(f"{self.mark}\n".encode())
         self.done = Deferred.fromCoroutine(self.sink.send(blocks(there)))
 
     def error(self) -> BaseException:
@@ -42,7 +42,9 @@ class Sending:
         return error
 
     def end(self, status: int | None) -> None:
-        """End the program."""
+        """End the program with a status, or have it killed."""
+        if status is not None:
+            self.wire.says(f"{self.mark} {status}\n".encode())
         self.wire.lost = True
         self.wire.closed.callback(status)
 

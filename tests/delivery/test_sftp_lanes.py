@@ -31,6 +31,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import Verification
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
 from tests.delivery.native import account
@@ -291,7 +292,7 @@ async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path
     """A delivery that is cancelled ends every session but the first, and leaves nothing."""
     source, sha256 = large
     far = runs(SLOW_FIRST)
-    running: Deferred[None] = Deferred()
+    running: Deferred[Verification] = Deferred()
 
     def report(progress: Progress) -> None:
         if len(far.begun) == MOST:

@@ -43,7 +43,7 @@ class Wires:
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
         """Open a channel; keep it, and the mark that it is to say."""
-        self.opened.append((Wire(), argv[4]))
+        self.opened.append((Wire(), argv[4] + argv[5]))
         return self.opened[-1][0]
 
     async def close(self) -> None:
@@ -65,9 +65,11 @@ class Running:
             self.wire.says(f"{self.mark}\n".encode())
 
     def end(self, status: int | None) -> None:
-        """End the program."""
+        """End the program with a status, or have it killed; what ran it ends with another one."""
+        if status is not None:
+            self.wire.says(f"{self.mark} {status}\n".encode())
         self.wire.lost = True
-        self.wire.closed.callback(status)
+        self.wire.closed.callback(77)
 
     def result(self) -> bytes:
         """Return what was printed; nothing waits any more."""
@@ -125,7 +127,8 @@ def test_no_shell(status: int | None) -> None:
     """An account that runs something else says so to the site's support."""
     running = Running(begun=False)
     running.wire.says(b"This account is currently not available.\n")
-    running.end(status)
+    running.wire.lost = True
+    running.wire.closed.callback(status)
     error = running.error()
     assert isinstance(error, DeliveryFailed)
     assert "runs no commands" in error.what
@@ -138,7 +141,7 @@ def test_endless_welcome() -> None:
     running = Running(begun=False)
     for _ in range(100):
         if not running.wire.lost:
-            running.wire.says(b"x" * 1000)
+            running.wire.says(b"x" * (1 << 20))
     assert "runs no commands" in str(running.error())
 
 

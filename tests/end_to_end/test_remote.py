@@ -82,6 +82,7 @@ def test_a_remote_system_has_the_image(service: Service) -> None:
     assert answer["status"] == "READY", (answer, service.log.read_text())
     image = service.images / f"{answer['id']}.squashfs"
     assert hashlib.sha256(image.read_bytes()).hexdigest() == record(service)["sha256"]
+    assert record(service)["report"]["verification"] == {"method": "sha256", "reason": ""}
     assert listing(image) == ["bin", "etc", "etc/issue"]
     meta = service.images / f"{answer['id']}.meta"
     assert read_meta(meta.read_bytes()).env == ("A=1",)

@@ -1,0 +1,127 @@
+"""What `shiftergw check` finds on the hosts of a remote system.
+
+A small file is made in the image directory and removed again: nothing else tells whether the
+account may write there, and how deliveries would be verified.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shiftergw.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
+from shiftergw.compose import image_directory
+from shiftergw.config import System
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.ssh_keys import check_not_public
+from shiftergw.errors import GatewayError, TimedOut, amount, printable
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
+from shiftergw.ports import InstalledFile
+
+VERIFICATION_LIMIT = 30.0
+"""Seconds for a program of the system to begin and end; start-up files of shells may be slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """The findings about a host, and the files that it sees; None if it cannot be used."""
+
+    name: str
+    directory: Finding
+    files: Sequence[InstalledFile] | None = None
+    verification: Finding | None = None
+
+
+async def remote_directory(system: System, reactor: Any) -> list[Finding]:
+    """Log in to every host of a system and look at its image directory there."""
+    names = list(dict.fromkeys(system.host))
+    hosts = await gather_or_cancel(_host(system, name, reactor) for name in names)
+    findings = [host.directory for host in hosts]
+    if any(finding.level != Level.FAILURE for finding in findings):
+        # The gateway will work: it uses the hosts that do.
+        findings = [
+            replace(one, level=Level.WARNING) if one.level == Level.FAILURE else one
+            for one in findings
+        ]
+    findings += [host.verification for host in hosts if host.verification is not None]
+    if len(hosts) == 1:
+        only = f" on {hosts[0].name}"
+        return [replace(one, name=one.name.removesuffix(only)) for one in findings]
+    usable = [host for host in hosts if host.files is not None]
+    others = [host.name for host in usable if host.files != usable[0].files]
+    if others:
+        text = f"{usable[0].name} and {', '.join(others)} do not see the same files there"
+        remedy = "All hosts of a system must see one directory; if it was busy, check once more."
+        findings.append(Finding(f"imageDir of {system.name}", Level.WARNING, text, remedy))
+    return findings
+
+
+async def _host(system: System, host: str, reactor: Any) -> _Host:
+    name = f"imageDir of {system.name} on {host}"
+    threads = Threads(reactor, 1, "check")
+    threads.startService()
+    alone = system.model_copy(update={"host": (host,)})
+    directory = image_directory(reactor, alone, threads)
+    assert isinstance(directory, RemoteDirectory)
+
+    async def look() -> tuple[int, Sequence[InstalledFile]]:
+        free, files = await directory.free_space(), await directory.list()
+        await directory.try_writing()
+        return free, files
+
+    try:
+        free, files = await within(
+            NETWORK_LIMIT,
+            reactor,
+            look(),
+            lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
+        )
+        finding = of_free_space(name, f"{alone.directory_name}: {amount(free)} free", free)
+        verification = await _verification(f"checks by {system.name} on {host}", directory, reactor)
+        return _Host(host, finding, files, verification)
+    except GatewayError as error:
+        finding = failure(name, await threads.run(_cause, system, error))
+        command = f"ssh-trust {shlex.quote(system.name)}"
+        remedy = finding.remedy.replace("ssh-trust SYSTEM", command)
+        return _Host(host, replace(finding, remedy=remedy))
+    finally:
+        await directory.close()
+        await threads.stopService()
+
+
+async def _verification(name: str, directory: RemoteDirectory, reactor: Any) -> Finding | None:
+    """Return what is weaker than a digest of every delivered file; None: nothing is."""
+    try:
+        verification = await within(
+            VERIFICATION_LIMIT,
+            reactor,
+            directory.try_verification(),
+            lambda: TimedOut(f"A program there did not end within {VERIFICATION_LIMIT:.0f} s."),
+        )
+    except GatewayError as error:
+        return replace(failure(name, error), level=Level.WARNING)
+    if verification.method == "sha256":
+        return None
+    text = f"deliveries are checked by their size and samples only: {verification.reason}"
+    remedy = "Let the account run `sha256sum` there: samples do not see every damage."
+    return Finding(name, Level.WARNING, printable(text), remedy)
+
+
+def _cause(system: System, error: GatewayError) -> GatewayError:
+    """Return why a connection failed: `error`, unless `key` of the system is a public key. Blocks.
+
+    OpenSSH itself complains of the key's mode, or of a login that was refused. With an agent a
+    public key is right, so only a connection that failed is looked into.
+    """
+    if system.ssh is not None and system.ssh.key_file is not None:
+        with suppress(OSError):
+            try:
+                check_not_public(system.ssh.key_file.read_bytes(), system.ssh.key_file)
+            except GatewayError as cause:
+                return cause
+    return error

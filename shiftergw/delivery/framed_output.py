@@ -1,0 +1,106 @@
+"""The output of a program that runs behind an account's login shell.
+
+The shell's start-up files, a forced command or a message of the day may print before and after the
+program. So the program is framed: it prints a random mark and a newline first, and the mark, its
+exit status and a newline last. Everything outside the frame is noise.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+NOISE_LIMIT = 16 << 20
+"""Bytes that may precede the program's own output."""
+
+_NOISE_KEPT = 300
+_NEWLINES = (b"\n", b"\r\n")  # the second from a terminal
+_STATUS_LENGTH = 3
+
+# The mark comes in halves: a shell that prints its commands does not print the mark.
+_FRAME = 'LC_ALL=C; export LC_ALL; mark="$1$2"; shift 2; echo "$mark"; ( {text} ); echo "$mark $?"'
+
+
+class TooMuchNoise(Exception):
+    """More than `NOISE_LIMIT` bytes came before the mark."""
+
+
+class FramedOutput:
+    """Extract a program's output and exit status from a byte stream."""
+
+    def __init__(self) -> None:
+        """Choose a mark."""
+        self._halves = secrets.token_hex(8), secrets.token_hex(8)
+        self._mark = "".join(self._halves).encode()
+        self._rest = b""
+        self._skipped = 0
+        self.noise = b""
+        """The end of what came before the mark."""
+        self.has_begun = False
+        self.status: int | None = None
+        """The program's exit status; None before its end."""
+
+    def command(self, text: str, *words: bytes) -> list[str]:
+        """Return the arguments that run the shell program `text`; `words` become `$1`, `$2`, ….
+
+        Bytes of a word that are not UTF-8 stay as they are.
+        """
+        parameters = [word.decode("utf-8", "surrogateescape") for word in words]
+        return ["sh", "-c", _FRAME.format(text=text), "sh", *self._halves, *parameters]
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of the stream is the program's output; raise `TooMuchNoise`.
+
+        A few bytes are held back while they may be the beginning of the second mark.
+        """
+        if self.status is not None:
+            return b""
+        data, self._rest = self._rest + data, b""
+        if not self.has_begun:
+            rest = self._after_first_mark(data)
+            if rest is None:
+                return b""
+            data = rest
+        return self._before_second_mark(data)
+
+    def _after_first_mark(self, data: bytes) -> bytes | None:
+        """Skip noise; return what follows the first mark and its newline, or None before that."""
+        noise, mark, rest = data.partition(self._mark)
+        while mark and len(rest) > 1 and not rest.startswith(_NEWLINES):
+            self._skip(noise + mark)
+            noise, mark, rest = rest.partition(self._mark)
+        if not mark:
+            held = self._held_back(noise)
+            noise, rest = noise[: len(noise) - held], noise[len(noise) - held :]
+        self._skip(noise)
+        if mark and rest.startswith(_NEWLINES):
+            self.has_begun = True
+            return rest.partition(b"\n")[2]
+        self._rest = mark + rest
+        return None
+
+    def _skip(self, noise: bytes) -> None:
+        self._skipped += len(noise)
+        self.noise = (self.noise + noise)[-_NOISE_KEPT:]
+        if self._skipped > NOISE_LIMIT:
+            raise TooMuchNoise
+
+    def _before_second_mark(self, data: bytes) -> bytes:
+        """Return what precedes the second mark; note the status behind it once it is complete."""
+        output, mark, rest = data.partition(self._mark)
+        if not mark:
+            held = self._held_back(data)
+            self._rest = data[len(data) - held :]
+            return data[: len(data) - held]
+        status, newline, _ = rest.partition(b"\n")
+        status = status.strip()
+        if newline and status.isdigit() and len(status) <= _STATUS_LENGTH:
+            self.status = int(status)
+        else:
+            self._rest = mark + rest[: _STATUS_LENGTH + 4]
+        return output
+
+    def _held_back(self, data: bytes) -> int:
+        """Return how many of the last bytes may be the beginning of a mark."""
+        longest = min(len(self._mark) - 1, len(data))
+        lengths = range(longest, 0, -1)
+        return next((n for n in lengths if data.endswith(self._mark[:n])), 0)

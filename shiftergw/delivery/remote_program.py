@@ -1,0 +1,191 @@
+"""A program that runs on a system: a shell text of ours behind the account's own shell.
+
+How it ends it says by exit statuses of ours, since what other programs say depends on who made
+them: 0, or 100 and a status of `Refused`. The status comes with the output (`FramedOutput`): a
+forced command need not pass on the other one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery.channel import Away, Full
+from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
+from shiftergw.delivery.sftp_packets import Refused
+from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.timing import pause
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from shiftergw.delivery.channel import Channel, Connection
+
+LAST_SECONDS = 2.0
+"""Time for which a program that has ended may still be printing errors, or its shell be busy."""
+
+_FULL_PAUSES = (0.05, 0.2, 1.0, 3.0)
+_STATUSES = frozenset(
+    {packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.FAILURE, packets.UNSUPPORTED}
+)
+
+
+class NoCommands(DeliveryFailed):
+    """The account runs no commands; the detail says what happened instead."""
+
+    def __init__(self, detail: str) -> None:
+        """Say what a system without SFTP needs."""
+        super().__init__(
+            "The gateway's account on the system runs no commands.",
+            remedy='Tell the site\'s support: "transfer": "scp" needs an account that may run'
+            ' commands with `sh`; "sftp" does without.',
+            detail=detail,
+        )
+
+
+class Program(ABC):
+    """A program that runs; subclasses `take` what it says. It ends with an error, or without."""
+
+    _channel: Channel
+    _clock: IReactorTime
+
+    def __init__(self) -> None:
+        """Make one that has not begun."""
+        self.frame = FramedOutput()
+        self._error: DeliveryFailed | Refused | None = None
+        self._ended = False
+        self._late_end: Any = None
+        self._changed: Deferred[None] | None = None
+
+    def begin(self, channel: Channel, clock: IReactorTime) -> None:
+        """Listen to what the program says within its frame, and to its end."""
+        self._channel, self._clock = channel, clock
+        channel.receive(self._on_data)
+        channel.closed.addCallbacks(self._on_exit, self._on_failure)
+
+    def give(self, data: bytes) -> None:
+        """Give the program this as the whole of its input."""
+        self._channel.write(data)
+        self._channel.end_input()
+
+    def end(self, error: DeliveryFailed) -> None:
+        """End the program, unless it has ended, and whoever waits for it."""
+        if not self._ended and self._error is None:
+            self._error = error
+        self._stop_waiting_for_end()
+        self._channel.lose()
+        self._wake()
+
+    @abstractmethod
+    def take(self, data: bytes) -> None:
+        """Take what the program says; raise `DeliveryFailed` if it is not what was expected."""
+
+    async def changed(self) -> None:
+        """Return when something was heard of the program; raise the error that it ended with."""
+        self.check()
+        self._changed = Deferred()
+        await self._changed
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that the program ended with, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    async def finished(self) -> None:
+        """Return when the program has ended as it should."""
+        while not self._ended:
+            await self.changed()
+        self.check()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.called:
+            changed.callback(None)
+
+    def _on_data(self, data: bytes) -> None:
+        if self._error is not None or self._ended:
+            return
+        try:
+            output = self.frame.feed(data)
+            if output:
+                self.take(output)
+        except TooMuchNoise:
+            noise = printable(self.frame.noise)
+            self.end(NoCommands(f"its start-up files print without end: {noise}"))
+        except DeliveryFailed as error:
+            self.end(error)
+        if self.frame.status is not None and self._late_end is None and self._error is None:
+            self._late_end = self._clock.callLater(LAST_SECONDS, self._on_late_end)
+        self._wake()
+
+    def _on_late_end(self) -> None:
+        """End a program although its channel is open: something else keeps that open."""
+        self._channel.lose()
+        self._on_exit(None)
+
+    def _stop_waiting_for_end(self) -> None:
+        if self._late_end is not None and self._late_end.active():
+            self._late_end.cancel()
+
+    def _on_exit(self, channel_status: int | None) -> None:
+        self._stop_waiting_for_end()
+        if self._error is not None or self._ended:
+            return
+        stderr = self._channel.stderr
+        status = self.frame.status
+        if not self.frame.has_begun:
+            heard = (f"exit status {channel_status}", stderr, printable(self.frame.noise))
+            self._error = NoCommands(": ".join(filter(None, heard)))
+        elif status is None:
+            detail = f"a program was killed, exit status {channel_status}: {stderr}"
+            self._error = Refused(packets.FAILURE, detail)
+        elif status - 100 in _STATUSES:
+            self._error = Refused(status - 100, stderr)
+        elif status:
+            self._error = Refused(packets.FAILURE, f"exit status {status}: {stderr}")
+        else:
+            self._ended = True
+        self._wake()
+
+    def _on_failure(self, failure: Failure) -> None:
+        if self.frame.status is not None:
+            self._on_exit(None)
+            return
+        error = failure.value
+        if not isinstance(error, DeliveryFailed):
+            error = Away("The connection to the system broke.", detail=repr(error))
+        self.end(error)
+
+
+@asynccontextmanager
+async def started(
+    connection: Connection, clock: IReactorTime, program: Program, text: str, *words: bytes
+) -> AsyncIterator[None]:
+    """Run the shell program `text` with `words` while the block lives."""
+    channel = await _opened(connection, clock, program.frame.command(text, *words))
+    program.begin(channel, clock)
+    try:
+        yield
+    finally:
+        program.end(DeliveryFailed("Nobody waits for it any more."))
+
+
+async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[str]) -> Channel:
+    """Start a program; wait a little where few may run: one that ended counts for a moment."""
+    for seconds in _FULL_PAUSES:
+        with suppress(Full):
+            return await connection.open_command(argv)
+        await pause(seconds, clock)
+    return await connection.open_command(argv)
+
+
+def malformed(why: str) -> DeliveryFailed:
+    """Return the error for an answer that is none."""
+    return DeliveryFailed("The system's programs do not answer as they should.", detail=why)
