@@ -18,6 +18,7 @@ from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
+from shiftergw.summary import Timeline
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -51,6 +52,9 @@ class Attempt:
         self._state = self._written_state = record.status
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
+        self.timeline = Timeline(clock, str(record.status))
+        self.why = ""
+        """The cause of a failure, for the log."""
         self._last_beat = self._last_news = clock.seconds()
         self._writing = DeferredLock()
         self._leases: dict[tuple[str, str], float] = {}
@@ -72,10 +76,12 @@ class Attempt:
     def entered(self, state: State, message: str) -> None:
         """Note a new stage."""
         self._state, self._message, self._progress = state, message, Progress()
+        self.timeline.enter(str(state))
 
     def report(self, progress: Progress) -> None:
         """Note how far the stage is."""
         self._progress = progress
+        self.timeline.report(progress)
 
     def say(self, message: str) -> None:
         """Note what the stage waits for."""

@@ -218,4 +218,4 @@ def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
             user_acl=(),
             group_acl=(),
         )
-    return replace(record, user_acl=(), group_acl=(), request_id=None)
+    return replace(record, user_acl=(), group_acl=(), request_id=None, requester=None)

@@ -226,6 +226,7 @@ def _request(session: Session, itype: str, text: str, request_id: str) -> PullRe
         reference=ImageReference.parse(text),
         requested_by=session.uid,
         request_id=request_id,
+        requester=printable(session.user, 60),
         by_admin=session.admin,
     )
 

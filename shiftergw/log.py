@@ -6,19 +6,22 @@ worker writes plain lines to its standard error, and the gateway relays them.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogBeginner,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
     LogPublisher,
+    PredicateResult,
     formatEvent,
     globalLogBeginner,
     globalLogPublisher,
@@ -31,9 +34,13 @@ LINE_LIMIT = 8000
 """Characters of one event, of one line of a traceback."""
 
 
+_ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-f]+(?=>)")
+"""The address in the default text of a Python object: it tells nobody anything."""
+
+
 def line_of(event: LogEvent) -> str:
     """Return an event as one printable line; a traceback follows its message, joined by ` | `."""
-    lines = [formatEvent(event)]
+    lines = [_ADDRESS.sub("", formatEvent(event))]
     failure = event.get("log_failure")
     if failure is not None:
         lines += failure.getTraceback().splitlines()
@@ -66,6 +73,16 @@ _CHATTY_WORKER = ("twisted.internet.base",)
 """The same for a worker: of its start and its end the gateway tells."""
 
 
+_FACTORIES = ("Starting factory {factory!r}", "Stopping factory {factory!r}")
+"""What Twisted says of each connection and listener, in the name of whoever made the factory."""
+
+
+@implementer(ILogFilterPredicate)
+def _not_of_factories(event: LogEvent) -> Any:
+    """Drop what Twisted says of its factories."""
+    return PredicateResult.no if event.get("log_format") in _FACTORIES else PredicateResult.maybe
+
+
 def filtered(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> ILogObserver:
     """Return an observer that gives `sink` events of `level` and above, one line each.
 
@@ -75,7 +92,7 @@ def filtered(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> 
     levels = LogLevelFilterPredicate(defaultLogLevel=lowest)
     for namespace in chatty:
         levels.setLogLevelForNamespace(namespace, max(lowest, LogLevel.warn))
-    return FilteringLogObserver(OneLine(sink), [levels])
+    return FilteringLogObserver(OneLine(sink), [_not_of_factories, levels])
 
 
 def start_logging(level: str, publisher: LogPublisher = globalLogPublisher) -> None:

@@ -158,6 +158,7 @@ class PullRequest:
     user_acl: tuple[int, ...] = ()
     group_acl: tuple[int, ...] = ()
     request_id: str = ""
+    requester: str = ""
     sealed: str | None = field(default=None, repr=False)
     kind: str = "pull"
     by_admin: bool = False
@@ -258,6 +259,8 @@ class ImageRecord:
     own_failure: bool | None = None
     with_login: bool | None = None
     request_id: str | None = None
+    requester: str | None = None
+    """The name of the user, for the log; only while work is in flight."""
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from shiftergw.attempt import Attempt
 from shiftergw.errors import (
@@ -23,9 +23,12 @@ from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
 from shiftergw.states import State
+from shiftergw.summary import name_of, summary, trace_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+SUPERSEDED = "superseded by another attempt"
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
@@ -75,7 +78,7 @@ class Worker:
         )
         if record is None:
             return
-        self._log.info("attempt {n} at {claim} begins", n=record.attempt, claim=record.claim)
+        self._log.info("begins: {what}, {trace}", what=name_of(record), trace=trace_of(record))
         attempt = Attempt(record, self._store, self._clock, limit)
         try:
             outcome = await self._outcome(attempt)
@@ -85,9 +88,7 @@ class Worker:
             # Not before the end is written: what we delivered is nobody's until then.
             await attempt.release()
         if outcome is None:
-            self._log.info(
-                "attempt {n} at {claim} was superseded", n=record.attempt, claim=record.claim
-            )
+            self._say_ended(attempt, SUPERSEDED)
 
     async def _outcome(self, attempt: Attempt) -> Ready | Expired | Failed | None:
         """Do the work while the attempt keeps its record alive; None if it was superseded."""
@@ -104,7 +105,7 @@ class Worker:
             if not self._overdue:
                 raise
             late = TimedOut("The site's limit of time for one image was reached.")
-            self._say_failed(attempt.record, late)
+            attempt.why = late.what
             return Failed(attempt.stage, late.what, late.remedy, late.retryable)
         finally:
             self._working = None
@@ -123,13 +124,9 @@ class Worker:
                 outcome = self._failed(attempt, error)
                 ended = await self._written(record, outcome)
         except Superseded:
+            self._say_ended(attempt, SUPERSEDED)
             return
-        self._log.info(
-            "attempt {n} at {claim} ends: {state}",
-            n=record.attempt,
-            claim=record.claim,
-            state=str(ended.status),
-        )
+        self._say_ended(attempt, str(ended.status), ended.size)
 
     async def _written(self, record: ImageRecord, outcome: Ready | Expired | Failed) -> ImageRecord:
         """Write an end down, and return what remains.
@@ -160,10 +157,13 @@ class Worker:
         """Return the reason that an error is, and log the rest of it."""
         record = attempt.record
         if not isinstance(error, GatewayError):
-            self._log.failure("attempt {n} at {claim}", n=record.attempt, claim=record.claim)
+            self._log.failure(
+                "fault: {what}, {trace}", what=name_of(record), trace=trace_of(record)
+            )
+            attempt.why = f"{type(error).__name__}; its traceback is in the line before"
             error = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, error.what, error.remedy, retryable=False)
-        self._say_failed(record, error)
+        attempt.why = f"{error.what} {error.detail}".strip()
         # What a login, or the lack of one, has to do with is this user's matter alone.
         own = (
             record.sealed is not None
@@ -172,14 +172,12 @@ class Worker:
         )
         return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
 
-    def _say_failed(self, record: ImageRecord, error: GatewayError) -> None:
-        self._log.warn(
-            "attempt {n} at {claim} failed: {what} {detail}",
-            n=record.attempt,
-            claim=record.claim,
-            what=error.what,
-            detail=error.detail,
-        )
+    def _say_ended(self, attempt: Attempt, ended: str, size: int | None = None) -> None:
+        """Log the end of an attempt: who, what, how much, how long, and why it failed."""
+        why = attempt.why if ended in {State.FAILURE, State.EXPIRING} else ""
+        level = LogLevel.warn if why else LogLevel.info
+        text = summary(attempt.record, attempt.timeline, ended, size, why)
+        self._log.emit(level, "{text}", text=text)
 
 
 def _check_deaths(number: int) -> None:

@@ -59,7 +59,7 @@ LAYERS = {
     ),
     "domain": Layer(
         ("gateway", "claims", "access", "polls", "dispatch", "housekeeping",
-         "worker", "attempt", "pull", "pipeline", "removal", "targets"),
+         "worker", "attempt", "pull", "pipeline", "removal", "targets", "summary"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),
         never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),

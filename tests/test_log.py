@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import pytest
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import (
     FileLogObserver,
@@ -88,6 +89,27 @@ def test_who_is_quiet(level: str, expected: int, namespace: str) -> None:
     log.info("packet")
     log.emit(LogLevel.warn, "trouble")
     assert kept.texts == ["trouble"] * expected
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_factories_are_quiet(level: str) -> None:
+    """What Twisted says of each of its factories is left out; no object shows its address."""
+
+    class Loud(Factory):
+        """Says that it starts and stops."""
+
+    kept = Kept()
+    observer = filtered(kept, level)
+    globalLogPublisher.addObserver(observer)
+    try:
+        factory = Loud()
+        factory.doStart()
+        factory.doStop()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert kept.texts == []
+    logger_into(observer).info("lost {what}, at 0x10", what=object())
+    assert kept.texts == ["lost <object>, at 0x10"]
 
 
 def test_one_line() -> None:

@@ -50,7 +50,8 @@ CLOCK_TOLERANCE = 5.0
 _PROGRESS = ("stage", "done", "total")
 _POSTPONED_ONLY = ("not_before", "waits_for")
 _IN_FLIGHT_ONLY = (
-    "claim", "sealed", "by_admin", "runner", "deaths", "waited", *_POSTPONED_ONLY, *_PROGRESS
+    "claim", "sealed", "by_admin", "runner", "deaths", "waited", "requester",
+    *_POSTPONED_ONLY, *_PROGRESS,
 )  # fmt: skip
 _NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
 _REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
@@ -141,6 +142,8 @@ def claimed(request: PullRequest, now: float) -> dict[str, Any]:
         "requested_by": request.requested_by,
         "request_id": request.request_id,
     }
+    if request.requester:
+        changes["requester"] = request.requester
     if request.by_admin:
         changes["by_admin"] = True
     if request.location is not None:

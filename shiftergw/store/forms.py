@@ -143,7 +143,7 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("system", "itype", "pulltag", "status_message", "WORKDIR", "format", "arch", "os",
          "location", "remotetype", "claim", "kind", "runner", "sha256", "options", "stage",
-         "cause", "remedy", "request_id", "sealed", "waits_for"),
+         "cause", "remedy", "request_id", "requester", "sealed", "waits_for"),
         _text,
     ),
     **dict.fromkeys(("ostcount", "replication"), _word),

@@ -80,7 +80,10 @@ async def _pull(gateway: Gateway, asked: Asked) -> Answer:
     )
     news = asked.journal.is_news(asked.session, asked.itype, asked.image, image)
     answer = render.answer(render.pulled(image, labels=gateway.shows_labels))
-    return replace(answer, quiet=not news, word=image.status.value)
+    word = image.status.value
+    if image.request_id and image.request_id != asked.request_id:
+        word += f" by request {printable(image.request_id, 40)}"
+    return replace(answer, quiet=not news, word=word)
 
 
 async def _told(gateway: Gateway, asked: Asked) -> Answer:

@@ -42,7 +42,7 @@ Pull = tuple[int, str, str, str]
 class Line:
     """What there is to say about one request; `quiet`: as long as it ends well, nothing.
 
-    `word` is what its answer says, in one.
+    `word` is what its answer says: the state of a pull, and the request that began the pull.
     """
 
     request_id: str
@@ -98,7 +98,7 @@ class Journal:
                 line.system,
                 str(outcome or "hung up"),
                 *([line.word] if line.word else ()),
-                f"{seconds:.3f} s",
+                f"(answered in {seconds:.3f} s)",
             )
         )
         level = LogLevel.debug if quiet else LogLevel.info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -143,7 +144,38 @@ def test_two_hundred_callers_start_one_job(
         ends = list(callers.map(lambda one: service.pull("lib/crowd:1", one), credentials))
     assert {one["status"] for one in ends} == {"READY"}
     assert len({one["id"] for one in ends}) == 1
-    assert service.log.read_text().count("mycluster/docker/lib/crowd:1 begins") == 1
+    assert service.log.read_text().count("begins: docker:lib/crowd:1 on mycluster") == 1
+
+
+def test_the_log_tells_how_a_pull_went(registry: DockerRegistry, tmp_path: Path) -> None:
+    """One line has user, image, system, bytes, seconds by stage, outcome and request.
+
+    Nothing in the log is Twisted's own.
+    """
+    locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+    with Service(tmp_path, locations) as service:
+        answer = service.pull("lib/big:1")
+        assert answer["status"] == "READY"
+        failed = service.pull("lib/absent:1", BOB)
+        assert failed["status"] == "FAILURE"
+        # A worker logs an end after the store has it.
+        end = re.compile(r"worker \d+: shiftergw\.worker\.Worker: ((?:READY|FAILURE): .*)\n")
+        until(lambda: len(end.findall(service.log.read_text())) == 2, 30, "the ends in the log")
+    text = service.log.read_text()
+    ends = end.findall(text)
+    request = r"request [0-9a-f]{8}, attempt 1: "
+    stages = r"\(.*PULLING \d+\.\d s.*\)"
+    pulled = rf"READY: docker:lib/big:1 on mycluster for alice\(2001\), {request}"
+    assert re.fullmatch(rf"{pulled}layers \S+ MB, image \S+ MB, \S+ s {stages}", ends[0]), ends[0]
+    refused = rf"FAILURE: docker:lib/absent:1 on mycluster for bob\(2002\), {request}\S+ s.*: .*"
+    assert re.fullmatch(refused, ends[1]), ends[1]
+    assert "no image" in ends[1]
+    for answered, line in ((answer, ends[0]), (failed, ends[1])):
+        (trace,) = re.findall("request ([0-9a-f]{8})", line)
+        assert f" {trace} " in text, "the same id begins the line of the request"
+        assert answered.get("request_id", trace) == trace
+    assert "actory" not in text
+    assert " at 0x" not in text
 
 
 def test_a_second_tag_of_an_image_costs_no_second_file(
@@ -203,7 +235,7 @@ def test_a_killed_worker_s_work_is_taken_up_again(
     assert done["status"] == "READY"
     image = service.images / f"{done['id']}.squashfs"
     assert "d/5" in listing(image)
-    assert service.log.read_text().count("mycluster/docker/lib/killed:1 begins") >= 2
+    assert service.log.read_text().count("begins: docker:lib/killed:1 on mycluster") >= 2
     until(lambda: not service.leftovers(), 5, "the clean-up")
 
 

@@ -336,7 +336,7 @@ def test_a_thousand_polls_start_one_job(site: Site) -> None:
         "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER", "READY",
     }  # fmt: skip
     assert site.pull(ALICE, "beta", BY_UID, with_login=True)["status"] == "READY"
-    begun = f"attempt 1 at beta/docker/{BY_UID} begins"
+    begun = f"begins: docker:{BY_UID} on beta"
     assert site.service.log.read_text().count(begun) == 1
 
 

@@ -355,7 +355,7 @@ def test_the_duration_is_in_the_log(gateway: FakeGateway, events: list[LogEvent]
     assert wire.send(b"GET /readyz HTTP/1.1\r\n\r\n") == b""
     clock.advance(1.25)
     gateway.held.callback(None)
-    assert "200 1.250 s" in _lines(events)[0]
+    assert "200 (answered in 1.250 s)" in _lines(events)[0]
 
 
 def _hang_up(wire: Wire) -> None:
