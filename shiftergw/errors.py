@@ -11,7 +11,7 @@ Foreign text (a registry's message, a tool's stderr) goes through `printable` be
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 FOREIGN_TEXT_LIMIT = 300
 """Characters of foreign text that an error repeats."""
@@ -35,6 +35,12 @@ def amount(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it, such as `90 s` or `1.5 h`."""
+    hour = 3600
+    return f"{seconds / hour:.3g} h" if seconds >= hour else f"{seconds:.3g} s"
 
 
 class GatewayError(Exception):
@@ -219,6 +225,15 @@ class ImageTooLarge(PullError):
     code = "image-too-large"
     default_remedy = "Make the image smaller, or ask the site to raise the limit."
 
+    @classmethod
+    def beyond(cls, what: str, key: str) -> Self:
+        """Return the error of an image beyond the limit that `key` of the configuration sets."""
+        return cls(
+            what,
+            remedy="Make the image smaller, or ask the gateway's admins to raise"
+            f" `{key}` in its configuration.",
+        )
+
 
 class ConversionFailed(PullError):
     """`mksquashfs` failed, or its result is not what was planned."""
@@ -288,3 +303,12 @@ class TimedOut(GatewayError):
     http_status = 504
     code = "timed-out"
     retryable = True
+
+
+def too_slow(work: str, seconds: float, stage: str) -> TimedOut:
+    """Return the error of a stage beyond the time that the configuration allows for it."""
+    return TimedOut(
+        f"{work} the image took longer than {duration(seconds)}.",
+        remedy="Try again when registry and system are faster, or ask the gateway's admins to raise"
+        f" `StageLimits.{stage}` in its configuration.",
+    )

@@ -17,6 +17,13 @@ from typing import Any, BinaryIO
 from shiftergw.errors import BadRequest, printable
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_LAYERS = 3
+"""How many times the finished image its layers may hold together."""
+
+_HEADERS = 1 << 20
+_HEADERS_PER_ENTRY = 8192
+"""Bytes of headers and padding that layers may have, and each entry more on average."""
+
 _DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
 
 
@@ -166,11 +173,47 @@ class SquashOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class StageLimits:
+    """Seconds that each stage of one image may take."""
+
+    fetch: float = 12 * 3600
+    examination: float = 3600
+    conversion: float = 6 * 3600
+    transfer: float = 12 * 3600
+
+
+@dataclass(frozen=True, slots=True)
 class BuildLimits:
-    """What an image may unpack to: bytes of all files, and entries."""
+    """What an image may unpack to, and what its layers may cost on the way.
+
+    `size` (bytes of all files) and `entries` are of the finished image; `layers_size` (unpacked
+    bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` of all its
+    layers together, a layer that stands there several times counted as often.
+    """
 
     size: int = 200 * 10**9
     entries: int = 5_000_000
+    layers: int = 500
+    layers_size: int | None = None
+    layers_entries: int | None = None
+    names_size: int = 10**9
+    path_steps: int = 20_000_000
+    stages: StageLimits = StageLimits()
+
+    @property
+    def all_size(self) -> int:
+        """Return how much all layers may unpack to: three times the finished image if not set."""
+        if self.layers_size is not None:
+            return self.layers_size
+        return _LAYERS * self.size + _HEADERS + self.all_entries * _HEADERS_PER_ENTRY
+
+    @property
+    def all_entries(self) -> int:
+        """Return how many entries all layers may have: three times the finished image's if not set.
+
+        Later layers replace what earlier ones hold.
+        """
+        return self.layers_entries or _LAYERS * self.entries
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError
 
-from shiftergw.errors import BlobCorrupt, LayerInvalid
+from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid, too_slow
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -30,6 +30,7 @@ from shiftergw.image import (
 from shiftergw.model import ImageReference, Login, Progress
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
 from shiftergw.states import State
 
@@ -96,9 +97,19 @@ class Pipeline:
         login: Login | None,
         watcher: Watcher,
     ) -> tuple[ResolvedImage, ImageConfig]:
-        """Return what the reference means for this platform."""
+        """Return what the reference means for this platform.
+
+        Raises `ImageTooLarge` for too many layers, before any of them is asked for.
+        """
         watcher.entered(State.PULLING, "Getting manifest")
-        return await self._source.resolve(reference, platform, login, watcher.say)
+        image, config = await self._source.resolve(reference, platform, login, watcher.say)
+        if len(image.layers) > self._limits.layers:
+            raise ImageTooLarge.beyond(
+                f"The image has {len(image.layers)} layers, and the gateway takes at most"
+                f" {self._limits.layers}.",
+                "MaxLayers",
+            )
+        return image, config
 
     async def prove(self, image: ResolvedImage, login: Login | None, watcher: Watcher) -> None:
         """Return if this login may read every blob of a resolved image; raise the refusal."""
@@ -128,10 +139,11 @@ class Pipeline:
         """
         blobs = {layer.digest: _Blob(layer) for layer in image.layers}
         diff_ids = config.diff_ids or (None,) * len(image.layers)
-        layers = [
-            _Layer(blobs[layer.digest], diff_id)
-            for layer, diff_id in zip(image.layers, diff_ids, strict=True)
+        pairs = [
+            (layer.digest, diff_id) for layer, diff_id in zip(image.layers, diff_ids, strict=True)
         ]
+        distinct = {pair: _Layer(blobs[pair[0]], pair[1]) for pair in pairs}
+        layers = [distinct[pair] for pair in pairs]
         stages = _Stages(watcher)
         seconds: dict[str, float] = {}
         building = self._builder.build(
@@ -143,7 +155,12 @@ class Pipeline:
 
                 async def fetch() -> None:
                     start = self._clock.seconds()
-                    await self._fetch(image, blobs.values(), login, watcher, held)
+                    await within(
+                        self._limits.stages.fetch,
+                        self._clock,
+                        self._fetch(image, blobs.values(), login, watcher, held),
+                        partial(too_slow, "Fetching", self._limits.stages.fetch, "fetch"),
+                    )
                     seconds["fetch"] = self._clock.seconds() - start
                     stages.all_here()
 
@@ -218,7 +235,7 @@ class _Blob:
 
 
 class _Layer:
-    """Keeps the port `Layer`; one blob may be several layers of an image."""
+    """Keeps the port `Layer`; one blob may be layers with several `diff_id`s, all but one wrong."""
 
     def __init__(self, blob: _Blob, diff_id: Digest | None) -> None:
         self._blob = blob

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shiftergw import access
 from shiftergw.access import Access
 from shiftergw.attempt import Attempt
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable, amount
+from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable, amount, too_slow
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
 from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
 from shiftergw.targets import FILE_FACTS, Target
@@ -207,7 +209,13 @@ class Pull:
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
         name = f"{image.id}.squashfs"
-        checked = await target.directory.install(built.path, name, built.sha256, attempt.report)
+        seconds = self._config.stage_limits.transfer
+        checked = await within(
+            seconds,
+            self._clock,
+            target.directory.install(built.path, name, built.sha256, attempt.report),
+            partial(too_slow, "Transferring", seconds, "transfer"),
+        )
         there = await target.directory.exists(name)
         known = await self._held(target, image.id, expiring=True)
         held = _same(None, known)

@@ -13,20 +13,23 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from shiftergw.errors import BlobCorrupt, LayerInvalid, RegistryDenied
+from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid, RegistryDenied, TimedOut
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
     Descriptor,
     Digest,
     ImageConfig,
+    Platform,
     ResolvedImage,
     SquashOptions,
+    StageLimits,
 )
-from shiftergw.model import Progress
+from shiftergw.model import ImageReference, Progress
 from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.states import State, check_step
@@ -77,6 +80,7 @@ class Line:
         self.cache_place = directory / "cache" / "sha256"
         self.cache = BlobFiles(directory / "cache", threads, real)
         self.sends: dict[Digest, Send] = {}
+        self.answer: ResolvedImage | None = None
         self.pipeline = Pipeline(
             cast("Any", self), lambda _: self.cache, self.site.builder, BuildLimits(), real
         )
@@ -86,6 +90,10 @@ class Line:
     ) -> None:
         """Be the source of a blob."""
         await self.sends[blob.digest](offset, sink)
+
+    async def resolve(self, *_: Any) -> tuple[ResolvedImage | None, ImageConfig]:
+        """Be the source of a manifest."""
+        return self.answer, ImageConfig()
 
     def image(self, *blobs: bytes) -> ResolvedImage:
         """Return an image of these layers, which are sent at once unless `sends` says otherwise."""
@@ -277,6 +285,48 @@ async def test_too_much_on_its_way_is_not_too_much_yet(line: Line) -> None:
 
     line.sends[image.layers[0].digest] = send
     assert await line.convert(image) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_layers_are_refused_by_the_manifest(line: Line) -> None:
+    """Before any of them is asked for; the error names the limit and its key."""
+    line.answer = line.image(LOWER, UPPER, LOWER)
+    line.pipeline._limits = BuildLimits(layers=2)
+    with pytest.raises(ImageTooLarge, match=r"has 3 layers, .* at most 2\.") as caught:
+        await line.pipeline.resolve(ImageReference("app"), Platform(), None, Told())
+    assert "`MaxLayers`" in caught.value.remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -> None:
+    """Two hundred times a small blob cost no more than one, and count as two hundred."""
+    tar = tar_of([entry("zeros", bytes(1 << 20))])
+    blob = compress(tar)
+    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
+    with pytest.raises(ImageTooLarge, match="unpack to more than"):
+        await line.convert(line.image(*[blob] * 200))
+    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
+    assert await line.convert(line.image(*[blob] * 200)) == 1
+
+
+@pytest.mark.parametrize("stage", ["fetch", "examination"])
+@pytest_twisted.ensureDeferred
+async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
+    """A download that drips ends, and the error names the key; an examination starts with all."""
+    image = line.image(LOWER)
+    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
+    converting = Deferred.fromCoroutine(line.convert(image))
+    if stage == "fetch":
+        with pytest.raises(TimedOut, match=r"Fetching the image took longer than 0.3 s") as caught:
+            await converting
+        assert "`StageLimits.fetch`" in caught.value.remedy
+    else:  # it waits for the layer, which is the download's time
+        await pause(0.6, real)
+        assert not converting.called
+        converting.cancel()
+        with pytest.raises(CancelledError):
+            await converting
 
 
 @pytest_twisted.ensureDeferred

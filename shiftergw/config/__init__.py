@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from shiftergw.config import checks
 from shiftergw.config.document import Section, parse, problems_of, refused, repeated, unknown
-from shiftergw.config.sections import Location, Locations, Ssh, System, Systems, UserLimits
+from shiftergw.config.sections import Location, Locations, Ssh, Stages, System, Systems, UserLimits
 from shiftergw.config.values import (
     Arguments,
     DatabaseName,
@@ -120,6 +120,12 @@ class Config(Section):
     user_limits: UserLimits = Field(default_factory=UserLimits.model_construct, alias="UserLimits")
     max_image_size: Size = Field(200 * 10**9, alias="MaxImageSize")
     max_entries: int = Field(5_000_000, alias="MaxEntries", ge=1)
+    max_layers: int = Field(500, alias="MaxLayers", ge=1)
+    max_layers_size: Size | None = Field(None, alias="MaxLayersSize")
+    max_layers_entries: int | None = Field(None, alias="MaxLayersEntries", ge=1)
+    max_names_size: Size = Field(10**9, alias="MaxNamesSize")
+    max_path_steps: int = Field(20_000_000, alias="MaxPathSteps", ge=1)
+    stage_limits: Stages = Field(default_factory=Stages.model_construct, alias="StageLimits")
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")
@@ -201,8 +207,17 @@ class Config(Section):
         return self.default_ost_count if own is None else own
 
     def build_limits(self) -> BuildLimits:
-        """Return what an image may unpack to."""
-        return BuildLimits(self.max_image_size, self.max_entries)
+        """Return what an image may unpack to, and cost on the way."""
+        return BuildLimits(
+            size=self.max_image_size,
+            entries=self.max_entries,
+            layers=self.max_layers,
+            layers_size=self.max_layers_size,
+            layers_entries=self.max_layers_entries,
+            names_size=self.max_names_size,
+            path_steps=self.max_path_steps,
+            stages=self.stage_limits.seconds,
+        )
 
     def check_kept(self) -> None:
         """Raise `ConfigurationError` for whatever this version does not keep yet, or must not."""

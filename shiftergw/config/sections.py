@@ -21,12 +21,13 @@ from shiftergw.config.values import (
     LocalPath,
     Memory,
     OstCount,
+    PositiveSeconds,
     RegistryUrl,
     RemotePath,
     Texts,
     Users,
 )
-from shiftergw.image import Platform, SquashOptions
+from shiftergw.image import Platform, SquashOptions, StageLimits
 
 if TYPE_CHECKING:
     from shiftergw.config import Config
@@ -208,6 +209,20 @@ class UserLimits(Section):
 
     waiting: int = Field(50, alias="waiting", ge=1)
     running: int = Field(4, alias="running", ge=1)
+
+
+class Stages(Section):
+    """`StageLimits`: how many seconds each stage of one image may take."""
+
+    fetch: PositiveSeconds = Field(12 * 3600, alias="fetch")
+    examination: PositiveSeconds = Field(3600, alias="examination")
+    conversion: PositiveSeconds = Field(6 * 3600, alias="conversion")
+    transfer: PositiveSeconds = Field(12 * 3600, alias="transfer")
+
+    @property
+    def seconds(self) -> StageLimits:
+        """Return the limits as the pipeline knows them."""
+        return StageLimits(self.fetch, self.examination, self.conversion, self.transfer)
 
 
 S = TypeVar("S", System, Location)

@@ -8,9 +8,10 @@ is no directory but has entries below it gives way to a directory.
 from __future__ import annotations
 
 from shiftergw.errors import LayerInvalid
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.paths import NAME_LIMIT, clean
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, LayerIndex
-from shiftergw.oci.tree import PENDING, REGULAR, SYMLINK, UNDER_DEV, XATTRS, Directory, Leaf, walk
+from shiftergw.oci.tree import PENDING, REGULAR, SYMLINK, UNDER_DEV, XATTRS, Directory, Leaf
 
 _WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
@@ -18,32 +19,38 @@ _OPAQUE = b".wh..wh..opq"
 _HOPS = 40
 """Symlinks that one path may lead through (the kernel's MAXSYMLINKS)."""
 
+_STRETCH = 1000
+"""Entries that are applied between two looks at the caller's flag."""
+
 _LATEST = 2**32 - 1
 """Seconds since 1970 that squashfs can say."""
 
 
-def apply_layer(root: Directory, index: LayerIndex, number: int) -> None:
+def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget) -> None:
     """Change the tree of the lower layers to that with layer `number`; empties the index.
 
     The layer's whiteouts act first, on the lower tree alone, wherever they stand; then its entries
     are added in order, and last come hard links whose target stood behind them. Raises
-    `LayerInvalid`.
+    `LayerInvalid`, and what `budget`, which is told each step of each path.
     """
     entries, index.entries = index.entries, []
-    layer = _Layer(root, number)
+    layer = _Layer(root, number, budget)
     layer.hide(entries)
     entries.reverse()
     while entries:  # an entry's memory is free for its leaf
-        layer.add(entries.pop())
+        budget.check_stop()
+        for _ in range(min(_STRETCH, len(entries))):
+            layer.add(entries.pop())
     layer.finish()
 
 
 class _Layer:
     """The tree while one layer is applied to it."""
 
-    def __init__(self, root: Directory, number: int) -> None:
+    def __init__(self, root: Directory, number: int, budget: Budget) -> None:
         self._root = root
         self._number = number
+        self._budget = budget
         # Where a parent's path leads, and whether that is below `dev/`; true until a directory or
         # a symlink gives way to something else.
         self._places: dict[bytes, tuple[Directory, bool]] = {}
@@ -57,45 +64,52 @@ class _Layer:
 
     def hide(self, entries: list[Entry]) -> None:
         """Take out of the lower tree what the layer's whiteouts name."""
-        whiteouts = [entry for entry in entries if entry.name.startswith(_WHITEOUT)]
+        heard = self._budget.heard
+        whiteouts = [entry for entry in heard(entries) if entry.name.startswith(_WHITEOUT)]
         if not whiteouts:
             return
+        # By parent and name: whole paths, joined for each, would take many times the memory.
         renewed = {
-            b"/".join((entry.parent, entry.name.removeprefix(_WHITEOUT))).lstrip(b"/")
-            for entry in entries
+            (entry.parent, entry.name.removeprefix(_WHITEOUT))
+            for entry in heard(entries)
             if entry.kind == DIRECTORY or entry.name.startswith(_WHITEOUT)
         }
-        for entry in whiteouts:
+        lower: dict[bytes, Directory | None] = {}
+        for entry in heard(whiteouts):
             if entry.name == _WHITEOUT:
                 raise LayerInvalid("A layer has a whiteout without a name.")
             if entry.name.startswith(_WHITEOUT_META) and entry.name != _OPAQUE:
                 continue
             # In the lower view: what one whiteout takes is still there for the others' paths.
-            trail = self._follow(entry.parent, lower=True)
-            if trail is None or self._leads_through(entry.parent, renewed):
+            if entry.parent not in lower:
+                trail = self._follow(entry.parent, lower=True)
+                is_new = trail is None or self._leads_through(entry.parent, renewed)
+                lower[entry.parent] = None if trail is None or is_new else trail[-1]
+            directory = lower[entry.parent]
+            if directory is None:
                 continue
-            children = trail[-1].children
+            children = directory.children
             if entry.name == _OPAQUE:
-                taken, trail[-1].children = children, {}
+                taken, directory.children = children, {}
             else:
                 victim = entry.name.removeprefix(_WHITEOUT)
                 taken = {victim: children.pop(victim)} if victim in children else {}
-            self._hidden.setdefault(trail[-1], {}).update(taken)
+            self._hidden.setdefault(directory, {}).update(taken)
 
-    def _leads_through(self, path: bytes, renewed: set[bytes]) -> bool:
+    def _leads_through(self, path: bytes, renewed: set[tuple[bytes, bytes]]) -> bool:
         """Say whether a symlink on the way is one that this layer itself takes away.
 
         A whiteout below it speaks of the new directory, where there is nothing to hide: overlay
         file systems mark such directories as opaque.
         """
         node: Directory | Leaf | None = self._root
-        way = b""
-        for name in path.split(b"/"):
-            if not isinstance(node, Directory):
-                break
-            node = self._child(node, name, lower=True)
-            way = way + b"/" + name if way else name
-        return isinstance(node, Leaf) and way in renewed
+        end = -1
+        while isinstance(node, Directory) and end < len(path):
+            begin, end = end + 1, path.find(b"/", end + 1)
+            end = len(path) if end < 0 else end
+            node = self._child(node, path[begin:end], lower=True)
+        self._budget.walk(path.count(b"/", 0, end) + 1)
+        return isinstance(node, Leaf) and (path[: max(begin - 1, 0)], path[begin:end]) in renewed
 
     def add(self, entry: Entry) -> None:
         """Put one entry where its path leads."""
@@ -123,7 +137,25 @@ class _Layer:
         self._put(directory, name, node, old)
 
     def _place(self, path: bytes) -> tuple[Directory, bool]:
-        """Return where a parent's path leads, made where it is missing."""
+        """Return where a parent's path leads, made where it is missing.
+
+        It is mostly one step from where its own parent's path leads, which is remembered. (Not from
+        the root: only the whole way tells whether a path is below `dev/`.)
+        """
+        head, _, name = path.rpartition(b"/")
+        directory, under_dev = self._places.get(head) or self._placed(head)
+        if directory is not self._root:
+            self._budget.walk(1)
+            node = directory.children.get(name)
+            if node is None:
+                node = self._make(directory, name, None)
+            if isinstance(node, Directory):
+                self._places[path] = node, under_dev
+                return node, under_dev
+        return self._placed(path)
+
+    def _placed(self, path: bytes) -> tuple[Directory, bool]:
+        """Follow a parent's path from the root, and remember where it leads."""
         trail = self._follow(path, make=True)
         assert trail is not None
         under_dev = len(trail) > 1 and trail[1] is self._root.children.get(b"dev")
@@ -151,9 +183,13 @@ class _Layer:
         if isinstance(old, Leaf):
             self._pending.pop(old, None)
         else:
-            for _, node in walk(old):
-                if isinstance(node, Leaf):
-                    self._pending.pop(node, None)
+            waiting = [old]
+            while waiting:
+                for node in self._budget.heard(waiting.pop().children.values()):
+                    if isinstance(node, Directory):
+                        waiting.append(node)
+                    else:
+                        self._pending.pop(node, None)
 
     def _leaf(self, entry: Entry) -> Leaf:
         if entry.kind == SYMLINK and not entry.target:
@@ -207,6 +243,7 @@ class _Layer:
         trail = [self._root]
         hops = 0
         ahead = path.split(b"/")[::-1]
+        self._budget.walk(len(ahead))
         while ahead:
             name = ahead.pop()
             if name in {b"", b".", b".."}:
@@ -219,7 +256,9 @@ class _Layer:
                 hops += 1
                 if node.target.startswith(b"/"):
                     del trail[1:]
-                ahead += node.target.split(b"/")[::-1]
+                names = node.target.split(b"/")
+                self._budget.walk(len(names))
+                ahead += names[::-1]
                 continue
             if not isinstance(node, Directory):
                 if not make:
@@ -235,7 +274,10 @@ class _Layer:
         bytes on every day.
         """
         if old is not None and old.kind == SYMLINK:
-            raise LayerInvalid("A layer has an entry below symlinks that lead in a circle.")
+            raise LayerInvalid(
+                f"A layer has an entry below a chain of more than {_HOPS} links, or links in a"
+                " circle."
+            )
         if name.startswith(_WHITEOUT):
             self._strays.append((directory, name))
         node = Directory()
@@ -244,8 +286,9 @@ class _Layer:
 
     def finish(self) -> None:
         """Resolve the links that still wait, and drop what only this layer could see."""
-        while self._pending:
-            self._resolve(next(iter(self._pending)))
+        for leaf in list(self._pending):
+            if leaf in self._pending:  # else resolved with one that waited for it
+                self._resolve(leaf)
         for directory, name in self._strays:
             directory.children.pop(name, None)
 

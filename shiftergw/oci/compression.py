@@ -7,35 +7,33 @@ table of contents in one) are one stream.
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, cast
 
 import zstandard
-from isal import igzip, isal_zlib
+from isal import igzip_lib
 
-from shiftergw.errors import ImageTooLarge, LayerInvalid, amount, printable
+from shiftergw.errors import LayerInvalid, printable
 from shiftergw.image import Opening
+from shiftergw.oci.zstd_frames import WINDOW_LIMIT, FrameReader, is_frame
 
 PIECE = 1 << 18
 """Bytes of one piece: small enough for the processor's cache, large enough to cost no calls."""
 
 _MAGIC = 4
 _GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = 0xFD2FB528
-_SKIPPABLE_MAGIC = 0x184D2A50  # the last four bits are the writer's
-_SKIPPABLE_MASK = 0xFFFFFFF0
+_READ = 1 << 17
+"""Compressed bytes that are read at once."""
+
+_FIRST_READ = 1 << 10
+"""Compressed bytes that a gzip member gets first: after a short member little is copied again."""
 
 
 class Stopped(Exception):
     """The caller's flag ended the work; a cancelled caller gets its own cancellation instead."""
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 def whole(path: Path) -> Opening:
@@ -44,31 +42,48 @@ def whole(path: Path) -> Opening:
 
 
 def unpacked(
-    opening: Opening,
-    limit: int | None,
-    stop: Event,
-    report: Callable[[int], None] | None = None,
+    opening: Opening, stop: Event, report: Callable[[int], None] | None = None
 ) -> Generator[bytes, None, None]:
-    """Yield the whole uncompressed stream of a blob in pieces of some 256 KiB.
+    """Yield the whole uncompressed stream of a blob in pieces of at most some 256 KiB.
 
     Blocks: run it in a thread, close it when done early. `report` is told the compressed bytes
-    read so far. Raises `LayerInvalid` for a blob that is damaged, cut short or followed by other
-    bytes, `ImageTooLarge` beyond `limit` uncompressed bytes, and `Stopped` soon after `stop` is
-    set.
+    read so far. Raises `LayerInvalid` for a blob that is damaged, cut short, followed by other
+    bytes or in need of too much memory, and `Stopped` soon after `stop` is set, also while the
+    blob has much to read and nothing comes out of it.
     """
-    total = 0
     with opening(stop) as blob, _damage_told():
-        stream, look_at_end = _opened(blob)
-        while piece := stream.read(PIECE):
+        source = _Source(blob, stop)
+        for piece in _pieces(source):
             if stop.is_set():
                 raise Stopped
-            total += len(piece)
-            if limit is not None and total > limit:
-                raise ImageTooLarge(f"A layer unpacks to more than {amount(limit)}.")
             if report is not None:
-                report(blob.tell())
+                report(source.position)
             yield piece
-        look_at_end(blob)
+
+
+class _Source:
+    """The compressed bytes, read forward; hears the caller's flag at each read."""
+
+    def __init__(self, blob: BinaryIO, stop: Event) -> None:
+        self._blob = blob
+        self._stop = stop
+        self._next = b""
+        self.position = 0
+        """Bytes that were read."""
+
+    def begins_with(self) -> bytes:
+        """Return the first bytes, which the next read returns again."""
+        while len(self._next) < _MAGIC and (more := self._blob.read(_MAGIC - len(self._next))):
+            self._next += more
+        return self._next
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, none only at the end."""
+        if self._stop.is_set():
+            raise Stopped
+        data, self._next = self._next or self._blob.read(size), b""
+        self.position += len(data)
+        return data
 
 
 @contextmanager
@@ -76,9 +91,7 @@ def _damage_told() -> Generator[None, None, None]:
     """Translate what the decompressors raise."""
     try:
         yield
-    except EOFError as error:
-        raise LayerInvalid("A layer's gzip data ends too early.") from error
-    except (gzip.BadGzipFile, isal_zlib.IsalError, OverflowError) as error:  # type: ignore[misc]  # stub: instance
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # stub: instance
         raise LayerInvalid("A layer's gzip data is damaged.", detail=printable(str(error))) from (
             error
         )
@@ -88,59 +101,66 @@ def _damage_told() -> Generator[None, None, None]:
         )
 
 
-def _opened(blob: BinaryIO) -> tuple[_Readable, Callable[[BinaryIO], None]]:
-    """Return the uncompressed stream, and what looks at the blob once that has ended."""
-    magic = b""
-    while len(magic) < _MAGIC and (more := blob.read(_MAGIC - len(magic))):
-        magic += more
-    blob.seek(0)
+def _pieces(source: _Source) -> Iterator[bytes]:
+    magic = source.begins_with()
     if magic.startswith(_GZIP_MAGIC):
-        # Told of every cut and all garbage by its own checks.
-        return cast("_Readable", igzip.IGzipFile(fileobj=blob, mode="rb")), _nothing
-    if _is_zstd(int.from_bytes(magic, "little")):
-        unpacker = zstandard.ZstdDecompressor()
-        return unpacker.stream_reader(blob, read_across_frames=True, closefd=False), _whole_frames
-    return blob, _nothing
+        return _gunzipped(source)
+    if is_frame(magic):
+        return _unzstd(source)
+    return iter(lambda: source.read(PIECE), b"")
 
 
-def _nothing(_: BinaryIO) -> None:
-    """Look at nothing more."""
-
-
-def _is_zstd(magic: int) -> bool:
-    return magic == _ZSTD_MAGIC or magic & _SKIPPABLE_MASK == _SKIPPABLE_MAGIC
-
-
-def _whole_frames(blob: BinaryIO) -> None:
-    """Raise `LayerInvalid` unless the last frame is whole: the library takes a cut for the end.
-
-    Steps from block to block (RFC 8878, section 3.1.1), which is some 10,000 steps for a GB.
-    """
-    size = blob.seek(0, 2)
-    at = 0
-
-    def number(offset: int, length: int) -> int:
-        blob.seek(offset)
-        return int.from_bytes(blob.read(length), "little")
-
-    while at < size:
-        if number(at, 4) != _ZSTD_MAGIC:  # the library has refused all but skippable frames
-            at += 8 + number(at + 4, 4)
-            continue
-        descriptor = number(at + 4, 1)
-        single_segment = descriptor >> 5 & 1
-        content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
-        at += 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
-        last = 0
-        while not last and at < size:
-            block = number(at, 3)
-            last = block & 1
-            is_repeated_byte = block >> 1 & 3 == 1
-            at += 3 + (1 if is_repeated_byte else block >> 3)
-        at += 4 * (descriptor >> 2 & 1)  # checksum
-        if not last:
-            break
-    else:
-        if at == size:
+def _gunzipped(source: _Source) -> Iterator[bytes]:
+    """Yield what all members of a gzip file hold; zeros may follow the last one."""
+    data = source.read(_READ)
+    while data:
+        if len(data) < len(_GZIP_MAGIC):
+            data += source.read(_READ)
+        if data == _GZIP_MAGIC[:1]:
+            raise _cut()
+        if not data.startswith(_GZIP_MAGIC):
+            _check_zeros(data, source)
             return
-    raise LayerInvalid("A layer's zstd data ends too early.")
+        data = yield from _member(data, source)
+
+
+def _member(data: bytes, source: _Source) -> Generator[bytes, None, bytes]:
+    """Yield what one gzip member holds, whose first bytes are `data`; return what follows it."""
+    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    ahead, at, step = memoryview(data), 0, _FIRST_READ
+    while not member.eof:
+        given = b""
+        if member.needs_input:
+            if at >= len(ahead):
+                ahead, at = memoryview(source.read(_READ)), 0
+                if not ahead:
+                    raise _cut()
+            given = bytes(ahead[at : at + step])
+            at += len(given)
+            step = _READ
+        if piece := member.decompress(given, PIECE):
+            yield piece
+    rest = member.unused_data + bytes(ahead[at:])
+    return rest or source.read(_READ)
+
+
+def _cut() -> LayerInvalid:
+    return LayerInvalid("A layer's gzip data ends too early.")
+
+
+def _check_zeros(data: bytes, source: _Source) -> None:
+    while data:
+        if data.count(0) < len(data):
+            raise LayerInvalid("A layer's gzip data has bytes after its end.")
+        data = source.read(_READ)
+
+
+def _unzstd(source: _Source) -> Iterator[bytes]:
+    """Yield what all frames of a zstd file hold."""
+    frames = FrameReader(source.read)
+    unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
+    with unpacker.stream_reader(
+        cast("IO[bytes]", frames), read_across_frames=True, closefd=False
+    ) as stream:
+        yield from iter(lambda: stream.read(PIECE), b"")
+    frames.check_end()

@@ -13,6 +13,9 @@ from shiftergw.errors import LayerInvalid
 LIMIT = 1 << 20
 """Bytes that one extended header, or one map of a sparse file, may have."""
 
+TOGETHER = 4 * LIMIT
+"""Bytes that all extended headers before one entry may have."""
+
 _XATTRS = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
 _SPARSE = b"GNU.sparse."
 _LENGTH_DIGITS = 20
@@ -29,9 +32,16 @@ class Extended:
     xattrs: bool = False
     sparse: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Records of GNU sparse files in their order, without their common prefix."""
+    length: int = field(default=0, compare=False)
+    """Bytes of all bodies so far."""
 
     def read(self, kind: bytes, body: bytes) -> None:
         """Take in the body of an extended header of type `L`, `K`, or `x` (PAX)."""
+        self.length += len(body)
+        if self.length > TOGETHER:
+            raise LayerInvalid(
+                f"A layer has more than {TOGETHER >> 20} MiB of headers before one entry."
+            )
         if kind == b"L":
             self.path = body.partition(b"\0")[0]
         elif kind == b"K":

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid, amount
-from shiftergw.image import BuildLimits, ContentReport
+from shiftergw.image import ContentReport
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.changeset import apply_layer
 from shiftergw.oci.paths import PATH_LIMIT
 from shiftergw.oci.tar import LayerIndex
@@ -35,24 +36,26 @@ class Plan:
     latest: int
 
 
-def flatten(indexes: Iterable[LayerIndex], limits: BuildLimits, keep_setuid: bool) -> Plan:
+def flatten(indexes: Iterable[LayerIndex], budget: Budget, keep_setuid: bool) -> Plan:
     """Plan the tree that the layers give, lowest first.
 
     Empties each index as it goes, so that entries and tree are not in memory twice. Raises
-    `LayerInvalid` for what leaves the root or cannot be, `ImageTooLarge` beyond `limits`.
+    `LayerInvalid` for what leaves the root or cannot be, `ImageTooLarge` beyond the limits of
+    `budget`, and `Stopped` soon after its flag is set.
     """
     root = Directory()
     for number, index in enumerate(indexes):
-        apply_layer(root, index, number)
-    return _Settling(root, limits, keep_setuid).plan
+        apply_layer(root, index, number, budget)
+    return _Settling(root, budget, keep_setuid).plan
 
 
 class _Settling:
     """The last pass over the tree: drops what no image may hold, makes modes readable, counts."""
 
-    def __init__(self, root: Directory, limits: BuildLimits, keep_setuid: bool) -> None:
+    def __init__(self, root: Directory, budget: Budget, keep_setuid: bool) -> None:
         self.plan = Plan(root, ContentReport(), inodes=1, latest=0)
-        self._limits = limits
+        self._limits = budget.limits
+        self._budget = budget
         self._kept_bits = _PERMISSIONS | (_SETUID if keep_setuid else 0)
         root.mode, root.mtime = 0o755, 0  # as `mksquashfs` is told to make it
         dev = root.children.get(b"dev")
@@ -60,11 +63,13 @@ class _Settling:
             self._drop_below(dev)
         # A directory waits with the length of its path: PATH_MAX counts what links lead to, too.
         waiting = [(root, 0)]
+        paths_size = 0
         while waiting:
             directory, length = waiting.pop()
             dropped = []
-            for name, node in directory.children.items():
+            for name, node in budget.heard(directory.children.items()):
                 end = length + len(name)
+                paths_size += end
                 if end > PATH_LIMIT:
                     raise LayerInvalid(f"The image has a path of more than {PATH_LIMIT} bytes.")
                 if isinstance(node, Directory):
@@ -77,6 +82,12 @@ class _Settling:
                     self._count_dropped(node)
             for name in dropped:
                 del directory.children[name]
+            if paths_size > self._limits.names_size:
+                raise ImageTooLarge.beyond(
+                    "The paths of the image are longer than"
+                    f" {amount(self._limits.names_size)} together.",
+                    "MaxNamesSize",
+                )
 
     def _drop_below(self, dev: Directory) -> None:
         """Empty `dev/`, which the runtime fills."""
@@ -105,7 +116,9 @@ class _Settling:
             return
         report.size += leaf.size
         if report.size > self._limits.size:
-            raise ImageTooLarge(f"The image holds more than {amount(self._limits.size)} of files.")
+            raise ImageTooLarge.beyond(
+                f"The image holds more than {amount(self._limits.size)} of files.", "MaxImageSize"
+            )
         if leaf.kind == REGULAR:
             leaf.mode = self._settled(leaf.mode, 0o755 if leaf.mode & 0o111 else 0o644)
         else:
@@ -132,4 +145,6 @@ class _Settling:
     def _count_entry(self) -> None:
         self.plan.report.entries += 1
         if self.plan.report.entries > self._limits.entries:
-            raise ImageTooLarge(f"The image has more than {self._limits.entries} entries.")
+            raise ImageTooLarge.beyond(
+                f"The image has more than {self._limits.entries} entries.", "MaxEntries"
+            )

@@ -8,13 +8,14 @@ manual of GNU tar). Any damage raises `LayerInvalid`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
 
-from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
-from shiftergw.image import BuildLimits, Digest, Opening
+from shiftergw.errors import BlobCorrupt, LayerInvalid
+from shiftergw.image import Digest, Opening
+from shiftergw.oci.budget import LayerBudget
 from shiftergw.oci.compression import unpacked
 from shiftergw.oci.extended import LIMIT, Extended
 from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
@@ -41,9 +42,8 @@ _KINDS = {
 }
 _WITH_DATA = frozenset({b"0", b"\0", b"7", b"S", b"D"})
 _ZEROS = bytes(BLOCK)
-_HEADERS = 1 << 20
-_HEADERS_PER_ENTRY = 16 * BLOCK
-"""Bytes of headers and padding that a layer may have, and each entry more on average."""
+_PIECE_OF_MAP = 100
+"""Bytes of memory that each piece of a sparse file's map takes; counted as a name's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,24 +77,35 @@ class LayerIndex:
 def index_layer(
     opening: Opening,
     diff_id: Digest | None,
-    limits: BuildLimits,
+    budget: LayerBudget,
     stop: Event,
     report: Callable[[int], None] | None = None,
 ) -> LayerIndex:
     """Read a layer once, from its first byte to its last, and return its index.
 
     Blocks: run it in a thread. `report` is told, from that thread, the compressed bytes read so
-    far. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` where the uncompressed stream is not
-    what `diff_id` says, and `Stopped` (`oci.compression`) soon after `stop` is set.
+    far, and `budget` what the layer costs. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt`
+    where the uncompressed stream is not what `diff_id` says, and `Stopped` (`oci.compression`) soon
+    after `stop` is set.
     """
     index = LayerIndex()
-    most = limits.size + _HEADERS + limits.entries * _HEADERS_PER_ENTRY
-    with closing(unpacked(opening, most, stop, report)) as pieces:
-        stream = _Stream(pieces, hashlib.new(diff_id.algorithm) if diff_id else None)
+    entries, names = index.entries, 0
+
+    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        size = 0
+        for piece in pieces:
+            yield piece
+            size += len(piece)
+            budget.update(size, len(entries), names)
+
+    budget.begin()
+    with closing(unpacked(opening, stop, report)) as pieces:
+        stream = _Stream(counted(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
-            if len(index.entries) >= limits.entries:
-                raise ImageTooLarge(f"A layer has more than {limits.entries} entries.")
-            index.entries.append(entry)
+            entries.append(entry)
+            names += len(entry.parent) + len(entry.name) + len(entry.target)
+            if entry.sparse is not None:
+                names += _PIECE_OF_MAP * len(entry.sparse)
         stream.drain()
     if diff_id is not None and stream.digest() != diff_id.hex:
         raise BlobCorrupt("A layer unpacks to other bytes than the image's configuration says.")
@@ -157,6 +168,18 @@ class _Stream:
                 raise LayerInvalid("A layer's archive ends within an entry.")
         self._at = at
 
+    def skip_padding(self, size: int) -> None:
+        """Step over what fills the last of `size` bytes' blocks; the stream may end instead.
+
+        The end of the file is the end of the archive: some writers leave out the last padding.
+        """
+        rest = -size % BLOCK
+        while rest > (left := len(self._piece) - self._at):
+            rest -= left
+            if not self._advance():
+                return
+        self._at += rest
+
     def drain(self) -> None:
         """Read, and hash, what is left."""
         while self._advance():
@@ -195,7 +218,8 @@ def _entries(stream: _Stream) -> Iterator[Entry]:
         # Neighbours mostly share their directory: one object for all of them.
         parent = entry.parent = parent if head == parent else head
         yield entry
-        stream.skip((stored + BLOCK - 1) // BLOCK * BLOCK)
+        stream.skip(stored)
+        stream.skip_padding(stored)
     if extended is not None:
         raise LayerInvalid("A layer's archive ends within an entry.")
     if block is not None and stream.block() not in {None, _ZEROS}:

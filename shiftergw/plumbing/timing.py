@@ -44,20 +44,32 @@ async def within(
     clock: IReactorTime,
     work: Coroutine[Deferred[Any], Any, T] | Deferred[T],
     late: Callable[[], BaseException],
+    *,
+    since: Deferred[None] | None = None,
 ) -> T:
     """Return what `work` returns, or cancel it after `seconds` and raise what `late` makes.
 
-    Being cancelled from outside cancels the work too and stays a cancellation.
+    The time counts from now, or from when `since` fires. Being cancelled from outside cancels the
+    work too and stays a cancellation.
     """
     running = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-    expired = False
+    expired = is_over = False
+    call: Any = None
 
     def expire() -> None:
         nonlocal expired
         expired = True
         running.cancel()
 
-    call = clock.callLater(seconds, expire)
+    def begin(_: None) -> None:
+        nonlocal call
+        if not is_over:
+            call = clock.callLater(seconds, expire)
+
+    if since is None:
+        begin(None)
+    else:
+        since.addCallback(begin)
     try:
         return await running
     except Exception as error:
@@ -66,7 +78,8 @@ async def within(
             raise late() from error
         raise
     finally:
-        if call.active():
+        is_over = True
+        if call is not None and call.active():
             call.cancel()
 
 

@@ -177,7 +177,8 @@ class ImageBuilder(Swept, Protocol):
     ) -> AbstractAsyncContextManager[BuiltImage]:
         """Build, or find, the converted file of (id, options); it stays while the context lives.
 
-        Layers are read on their way; what that gives counts once they have arrived.
+        Layers are read on their way; what that gives counts once they have arrived. The same object
+        twice is the same layer twice: it is read once.
 
         `entered` is told "EXAMINATION" and "CONVERSION" as they begin, and "WAITING" where somebody
         else is at the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id`),

@@ -5,30 +5,30 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred
+
 from shiftergw.errors import (
-    BlobCorrupt,
     ConversionFailed,
     ImageTooLarge,
-    LayerInvalid,
     NoSpace,
     amount,
+    duration,
 )
-from shiftergw.image import BuildLimits, BuiltImage, LayerFile, Opening, SquashOptions
+from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
-from shiftergw.oci.compression import whole
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import Plan, flatten
-from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.files import private_directory, removed_on_error
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_lock
-from shiftergw.plumbing.timing import pause, ticking
+from shiftergw.plumbing.timing import pause, within
 from shiftergw.squash.check import check
 from shiftergw.squash.converted import (
     ConvertedFiles,
@@ -42,6 +42,7 @@ from shiftergw.squash.converted import (
     sync,
     verified,
 )
+from shiftergw.squash.examination import Examined, examine_layers, handed_over
 from shiftergw.squash.mksquashfs import Mksquashfs, arguments
 from shiftergw.squash.stream import stream
 
@@ -51,17 +52,8 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
 
-Examined = tuple[LayerFile, LayerIndex]
-"""A layer that has arrived, and what it holds."""
-
 HEAD_START_SECONDS = 2 * POLL_SECONDS
 """Whoever is examining the layers goes first: he may hear so much later that all have arrived."""
-
-LAYERS_ENTRIES = 3
-"""How many times the entries of the finished image its layers may have together.
-
-Later layers replace what earlier ones hold, but all indexes are in memory at once.
-"""
 
 
 class SquashBuilder:
@@ -110,11 +102,20 @@ class SquashBuilder:
         async def examine() -> list[Examined]:
             entered("EXAMINATION")
             with self._timed("index", seconds):
-                return await self._examined(layers, limits, report)
+                return await within(
+                    limits.stages.examination,
+                    self._clock,
+                    examine_layers(layers, limits, self._readers, self._clock, report),
+                    partial(_too_slow, "Examining", limits.stages.examination, "examination"),
+                    since=arrived,
+                )
+
+        arrived: Deferred[None] = Deferred()
 
         async def arrive_and_lock() -> None:
             for layer in layers:
                 await layer.arrived()
+            arrived.callback(None)
             wait = partial(entered, "WAITING")
             if not first:
                 wait()
@@ -186,15 +187,17 @@ class SquashBuilder:
     ) -> BuiltImage:
         seconds: dict[str, float] = {}
         layers = [layer for layer, _ in examined]
+        stages = limits.stages
         with self._timed("plan", seconds):
-            plan = await self._threads.run(
-                flatten, _handed_over(examined), limits, options.keep_setuid
+            plan, argv = await within(
+                stages.examination,
+                self._clock,
+                self._planned(examined, limits, options, files.part),
+                partial(_too_slow, "Planning", stages.examination, "examination"),
             )
-            argv = await self._threads.run(arguments, options, plan, files.part)
         entered("CONVERSION")
-        with removed_on_error(files.part):
-            await self._threads.run(_make_room_for, layers, self._directory)
-            await self._threads.run(make_empty, files.part)
+
+        async def convert() -> tuple[int, str]:
             with self._timed("squash", seconds):
                 await Mksquashfs(self._binary, self._threads, self._reactor, self._clock).run(
                     argv,
@@ -204,54 +207,32 @@ class SquashBuilder:
                     lambda done: report(Progress("squash", done, plan.report.size)),
                 )
             with self._timed("check", seconds):
-                size, sha256 = await self._checked(files.part, plan)
+                return await self._checked(files.part, plan)
+
+        with removed_on_error(files.part):
+            await self._threads.run(_make_room_for, layers, self._directory)
+            await self._threads.run(make_empty, files.part)
+            size, sha256 = await within(
+                stages.conversion,
+                self._clock,
+                convert(),
+                partial(_too_slow, "Converting", stages.conversion, "conversion"),
+            )
             await self._threads.run(install, files, size, sha256, plan.report)
         return BuiltImage(files.squashfs, size, sha256, plan.report, seconds)
 
-    async def _examined(
-        self, layers: Sequence[Layer], limits: BuildLimits, report: Report
-    ) -> list[Examined]:
-        """Index all layers, each while it arrives, and return when all have.
+    async def _planned(
+        self, examined: list[Examined], limits: BuildLimits, options: SquashOptions, part: Path
+    ) -> tuple[Plan, list[str]]:
+        """Return the plan of the image, and the arguments of `mksquashfs` for it."""
+        stop = Event()
 
-        Of those that are there the largest first: a long one begun last would be waited for.
-        """
-        sizes = [layer.size for layer in layers]
-        done = [0] * len(layers)
-        entries = [0] * len(layers)
-        order = sorted(range(len(layers)), key=lambda number: -sizes[number])
+        def plan() -> tuple[Plan, list[str]]:
+            budget = Budget(limits, stop)
+            planned = flatten(handed_over(examined), budget, options.keep_setuid)
+            return planned, arguments(options, planned, part)
 
-        async def read(number: int, opening: Opening) -> LayerIndex:
-            stop = Event()
-            tell = partial(done.__setitem__, number)
-            index = await self._readers.run_until(
-                stop.set, index_layer, opening, layers[number].diff_id, limits, stop, tell
-            )
-            entries[number] = len(index.entries)
-            if sum(entries) > LAYERS_ENTRIES * limits.entries:
-                raise ImageTooLarge(
-                    f"The image's layers have more than {LAYERS_ENTRIES * limits.entries} entries"
-                    " together."
-                )
-            return index
-
-        async def index(number: int) -> Examined:
-            layer, early = layers[number], None
-            opening = await layer.arriving()
-            if opening is not None:
-                # Nobody has proven these bytes yet: that they are wrong may be the way's fault.
-                with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
-                    early = await read(number, opening)
-            path = await layer.arrived()
-            found = await read(number, whole(path)) if early is None else early
-            return LayerFile(path, layer.diff_id), found
-
-        def tell() -> None:
-            report(Progress("index", sum(done), sum(sizes)))
-
-        with ticking(1.0, self._clock, tell):
-            indexed = await gather_or_cancel(index(number) for number in order)
-        tell()
-        return [found for _, found in sorted(zip(order, indexed, strict=True), key=lambda p: p[0])]
+        return await self._threads.run_until(stop.set, plan)
 
     async def _checked(self, part: Path, plan: Plan) -> tuple[int, str]:
         """Compare a new file with its plan, hash it and bring it to the disk, all at once."""
@@ -291,8 +272,7 @@ def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
     make_room(directory, sum(path.stat().st_size for path in {layer.path for layer in layers}))
 
 
-def _handed_over(examined: list[Examined]) -> Iterator[LayerIndex]:
-    """Yield the indexes, keeping none: each is free once it was applied."""
-    examined.reverse()
-    while examined:
-        yield examined.pop()[1]
+def _too_slow(work: str, seconds: float, stage: str) -> ImageTooLarge:
+    return ImageTooLarge.beyond(
+        f"{work} the image took longer than {duration(seconds)}.", f"StageLimits.{stage}"
+    )

@@ -6,10 +6,14 @@ written by a thread; bulk data never passes through the reactor.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import sys
+import termios
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -166,16 +170,39 @@ def _explained(error: ChildFailed) -> PullError:
 
 
 class _Flow:
-    """How many bytes a thread has written so far, and the sign for it to stop."""
+    """How much a thread has written into the pipe so far, and the sign for it to stop."""
 
     def __init__(self) -> None:
         """Start at no bytes."""
         self.stop = Event()
         self.done = 0
+        """Bytes of files."""
+        self._written = 0
+        self._pipe: int | None = None
 
-    def report(self, done: int) -> None:
-        """Take note of the bytes so far; called in the thread."""
-        self.done = done
+    def report(self, done: int, written: int) -> None:
+        """Take note of the bytes of files, and of the whole stream; called in the thread."""
+        self.done, self._written = done, written
+
+    @contextmanager
+    def through(self, pipe: int) -> Iterator[None]:
+        """Look at what of a pipe is not read yet while the context lives; close the pipe then."""
+        self._pipe = pipe
+        try:
+            yield
+        finally:
+            self._pipe = None
+            os.close(pipe)
+
+    def consumed(self) -> int:
+        """Return how many bytes of the stream the program has read.
+
+        Headers count: an image of empty files has nothing else.
+        """
+        if self._pipe is None:
+            return self._written
+        unread = fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4))
+        return self._written - int.from_bytes(unread, sys.byteorder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,25 +219,25 @@ class Mksquashfs:
         argv: Sequence[str],
         epoch: int,
         output: Path,
-        write: Callable[[int, Event, Callable[[int], None]], None],
+        write: Callable[[int, Event, Callable[[int, int], None]], None],
         report: Callable[[int], None],
     ) -> None:
         """Run the program on what `write` writes into a descriptor, in a thread.
 
         `epoch` is the latest time that the result may show: without it no two runs are alike.
-        `write` also gets an event that tells it to stop and a function to be told its bytes;
-        `report` is told them too, on the reactor's thread. Raises `ConversionFailed`, `NoSpace`
-        and what `write` raises; when it raises anything, nobody runs any more, but what there is
-        of `output` may remain.
+        `write` also gets an event that tells it to stop and a function to be told its bytes, those
+        of files and all; `report` is told the former too, on the reactor's thread. Raises
+        `ConversionFailed`, `NoSpace` and what `write` raises; when it raises anything, nobody runs
+        any more, but what there is of `output` may remain.
         """
         flow = _Flow()
-        last, seen = self.clock.seconds(), (-1, -1)
+        last, seen = self.clock.seconds(), (-1, -1, -1)
         frozen = False
 
         def look() -> None:
             nonlocal last, seen, frozen
             report(flow.done)
-            now = (flow.done, _size(output))
+            now = (flow.done, flow.consumed(), _size(output))
             if now != seen:
                 last, seen = self.clock.seconds(), now
             elif not frozen and self.clock.seconds() - last >= IDLE_LIMIT:
@@ -238,7 +265,7 @@ class Mksquashfs:
         self,
         argv: Sequence[str],
         epoch: int,
-        write: Callable[[int, Event, Callable[[int], None]], None],
+        write: Callable[[int, Event, Callable[[int, int], None]], None],
         flow: _Flow,
     ) -> Finished:
         reading, writing = os.pipe()
@@ -253,14 +280,11 @@ class Mksquashfs:
                 raise _explained(error) from error
 
         async def writer() -> None:
-            try:
+            # Closed here: were it closed while the reason is still on its way here, the child's
+            # complaint about a short stream could be there first.
+            with flow.through(writing), suppress(BrokenPipeError):
+                # A child that has closed its end says why by its own end.
                 await self.threads.run_until(flow.stop.set, write, writing, flow.stop, flow.report)
-            except BrokenPipeError:
-                pass  # the child has closed its end: its own end says why
-            finally:
-                # Not earlier: were the pipe closed while the reason is still on its way here, the
-                # child's complaint about a short stream could be there first.
-                os.close(writing)
 
         finished, _ = await gather_or_cancel([child(), writer()])
         assert finished is not None

@@ -16,6 +16,7 @@ from threading import Event
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
+from shiftergw.oci.budget import heard
 from shiftergw.oci.compression import PIECE, Stopped, unpacked, whole
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
@@ -39,14 +40,15 @@ def stream(
     layers: Sequence[LayerFile],
     write_fd: int,
     stop: Event,
-    report: Callable[[int], None],
+    report: Callable[[int, int], None],
 ) -> None:
     """Write the archive of `plan` into a pipe; the caller closes it.
 
     Blocks while the reader is slow: run it in a thread. `report` is told, from that thread, how
-    many of `plan.report.size` bytes are done. The same plan gives the same bytes. Raises
-    `BrokenPipeError` once the reader is gone, `LayerInvalid` if a layer is no longer what was
-    indexed, and `Stopped` soon after `stop` is set, unless the pipe is full: end its reader too.
+    many of `plan.report.size` bytes are done, and how many bytes of the archive. The same plan
+    gives the same bytes. Raises `BrokenPipeError` once the reader is gone, `LayerInvalid` if a
+    layer is no longer what was indexed, and `Stopped` soon after `stop` is set, unless the pipe is
+    full: end its reader too.
     """
     with suppress(OSError):  # not a pipe, or this user's pipes hold too much already
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -57,14 +59,14 @@ def stream(
 def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[_Part, None, None]:
     """Yield the whole archive, in parts as they come."""
     contents = _Contents()
-    yield from _directories(plan.root, contents)
+    yield from _directories(plan.root, contents, stop)
     for path, leaf in contents.without_data:
         kind = b"2" if leaf.kind == SYMLINK else b"0"
         yield header(path, leaf.mode, leaf.mtime, kind, target=leaf.target)
         yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
         files.sort(key=lambda file: file[2].offset)
-        with closing(unpacked(whole(layers[number].path), None, stop)) as pieces:
+        with closing(unpacked(whole(layers[number].path), stop)) as pieces:
             source = _Source(pieces)
             for prefix, name, leaf in files:
                 path = prefix + name
@@ -107,17 +109,17 @@ class _Contents:
             self.without_data.append((prefix + name, leaf))
 
 
-def _directories(root: Directory, contents: _Contents) -> Iterator[bytes]:
+def _directories(root: Directory, contents: _Contents, stop: Event) -> Iterator[bytes]:
     """Yield the headers of all directories, and sort everything else in."""
-    _add_leaves(contents, b"", root)
-    for path, node in walk(root):
+    _add_leaves(contents, b"", root, stop)
+    for path, node in heard(walk(root), stop):
         if isinstance(node, Directory):
             yield header(path, node.mode, node.mtime, b"5")
-            _add_leaves(contents, path + b"/", node)
+            _add_leaves(contents, path + b"/", node, stop)
 
 
-def _add_leaves(contents: _Contents, prefix: bytes, directory: Directory) -> None:
-    for name, node in directory.children.items():
+def _add_leaves(contents: _Contents, prefix: bytes, directory: Directory, stop: Event) -> None:
+    for name, node in heard(directory.children.items(), stop):
         if isinstance(node, Directory):
             continue
         if node.names == 1 and node.size:  # nearly all
@@ -172,15 +174,20 @@ class _Source:
                 raise LayerInvalid("A layer is shorter than it was when it was indexed.")
 
 
-def _write_all(parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[int], None]) -> None:
+def _write_all(
+    parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[int, int], None]
+) -> None:
     """Write an archive: small parts gathered into large writes, large ones passed through."""
     gathered: list[_Part] = []
-    size = done = 0
+    size = done = written = 0
 
     def flush() -> None:
+        nonlocal size, written
         _write(fd, memoryview(b"".join(gathered)), stop)
         gathered.clear()
-        report(done)
+        written += size
+        size = 0
+        report(done, written)
 
     for part in parts:
         length = len(part)
@@ -188,14 +195,13 @@ def _write_all(parts: Iterator[_Part], fd: int, stop: Event, report: Callable[[i
             done += length
             if length >= _LARGE:
                 flush()
-                size = 0
                 _write(fd, part, stop)
+                written += length
                 continue
         gathered.append(part)
         size += length
-        if size >= PIECE:
+        if size >= _LARGE:
             flush()
-            size = 0
     flush()
 
 

@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any
 
 from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.compression import whole
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import Entry, index_layer
@@ -43,7 +44,7 @@ def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(tar)
         file.flush()
-        return index_layer(whole(Path(file.name)), None, limits, Event()).entries
+        return index_layer(whole(Path(file.name)), None, Budget(limits).layer(), Event()).entries
 
 
 def planned(
@@ -59,14 +60,15 @@ def planned(
         with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
             file.write(compress(tar, compression))
         layers.append(LayerFile(Path(file.name)))
-    indexes = (index_layer(whole(layer.path), None, limits, Event()) for layer in layers)
-    return flatten(indexes, limits, keep_setuid), layers
+    budget = Budget(limits)
+    indexes = (index_layer(whole(layer.path), None, budget.layer(), Event()) for layer in layers)
+    return flatten(indexes, budget, keep_setuid), layers
 
 
 def archived(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
     """Return the archive that the plan streams."""
     with tempfile.TemporaryFile() as file:
-        stream(plan, layers, file.fileno(), Event(), lambda _: None)
+        stream(plan, layers, file.fileno(), Event(), lambda _, __: None)
         file.seek(0)
         return file.read()
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, ContentReport
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import LayerIndex
 from shiftergw.oci.tree import walk
@@ -164,7 +165,7 @@ def test_paths_that_cannot_be_mounted_are_refused() -> None:
 def test_indexes_are_freed_as_they_are_applied() -> None:
     """`flatten` empties what it was given: entries and tree are not in memory twice."""
     index = LayerIndex(indexed(tar_of({"a": b"1"})))
-    assert flatten([index], LIMITS, keep_setuid=False).report.entries == 1
+    assert flatten([index], Budget(LIMITS), keep_setuid=False).report.entries == 1
     assert index.entries == []
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, Digest
+from shiftergw.oci.budget import Budget
 from shiftergw.oci.compression import Stopped, whole
 from shiftergw.oci.header import BLOCK, END, header, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, index_layer
@@ -171,10 +172,10 @@ def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
     tar = tar_of({"a": b"1"}) + b"after the end" * 50_000
     path = tmp_path / "layer"
     path.write_bytes(compress(tar, compression))
-    index = index_layer(whole(path), Digest.of(tar), LIMITS, Event())
+    index = index_layer(whole(path), Digest.of(tar), Budget(LIMITS).layer(), Event())
     assert [path_of(e) for e in index.entries] == [b"a"]
     with pytest.raises(BlobCorrupt):
-        index_layer(whole(path), Digest.of(b""), LIMITS, Event())
+        index_layer(whole(path), Digest.of(b""), Budget(LIMITS).layer(), Event())
 
 
 @pytest.mark.parametrize("tar", [b"", END, bytes(BLOCK), bytes(10240)])
@@ -239,14 +240,15 @@ def test_any_bytes_are_an_index_or_a_clear_error(noise: bytes, at: int) -> None:
 def test_too_many_entries_are_refused() -> None:
     """The limit on entries holds for a single layer already."""
     tar = tar_of({"a": b"", "b": b""})
-    assert len(indexed(tar, BuildLimits(entries=2))) == 2
-    with pytest.raises(ImageTooLarge, match="more than 1 entries"):
-        indexed(tar, BuildLimits(entries=1))
+    assert len(indexed(tar, BuildLimits(layers_entries=2))) == 2
+    with pytest.raises(ImageTooLarge, match="more than 1 entries") as caught:
+        indexed(tar, BuildLimits(layers_entries=1))
+    assert "`MaxLayersEntries`" in caught.value.remedy
 
 
 def test_a_bomb_of_bytes_is_refused() -> None:
     """A layer that unpacks to far more than the limits allow is not read to its end."""
-    with pytest.raises(ImageTooLarge, match="unpacks"):
+    with pytest.raises(ImageTooLarge, match="unpack"):
         indexed(tar_of({"a": bytes(2_000_000)}), BuildLimits(size=1000, entries=1))
 
 
@@ -262,7 +264,7 @@ def test_indexing_stops_when_told(tmp_path: Path) -> None:
         stop.set()
 
     with pytest.raises(Stopped):
-        index_layer(whole(path), None, LIMITS, stop, report)
+        index_layer(whole(path), None, Budget(LIMITS).layer(), stop, report)
     assert len(told) == 1
 
 

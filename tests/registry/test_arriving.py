@@ -152,7 +152,7 @@ def test_any_compression_is_unpacked_on_its_way(
     arriving = Arriving(path)
     reader = arriving.open(STOP)
     told: list[int] = []
-    unpacking = beside(lambda: b"".join(unpacked(lambda _: reader, None, STOP, told.append)))
+    unpacking = beside(lambda: b"".join(unpacked(lambda _: reader, STOP, told.append)))
     for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
         arriving.grown(size)
         while reader.tell() < size:

@@ -50,31 +50,31 @@ from tests.squash.parts import (
 )
 
 real: Any = reactor
-Write = Callable[[int, Event, Callable[[int], None]], None]
+Write = Callable[[int, Event, Callable[[int, int], None]], None]
 
 
 def writing(data: bytes, then: BaseException | None = None) -> Write:
     """Return a writer of this tar, which raises `then` after it."""
 
-    def write(descriptor: int, stop: Event, report: Callable[[int], None]) -> None:
+    def write(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
         rest = memoryview(data)
         while rest and not stop.is_set():
             rest = rest[os.write(descriptor, rest) :]
-            report(len(data) - len(rest))
+            report(len(data) - len(rest), len(data) - len(rest))
         if then is not None:
             raise then
 
     return write
 
 
-def endless(descriptor: int, stop: Event, report: Callable[[int], None]) -> None:
+def endless(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
     """Write one file without an end."""
     info = tarfile.TarInfo("f")
     info.size = 2**40
     done = os.write(descriptor, info.tobuf(tarfile.GNU_FORMAT))
     while not stop.is_set():
         done += os.write(descriptor, bytes(65536))
-        report(done)
+        report(done, done)
 
 
 def options(**members: Any) -> SquashOptions:
@@ -349,6 +349,36 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
         await running
     assert running_in(tmp_path) == []
     assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
+    """A program that reads nothing but headers for a long time is not frozen."""
+    clock = Clock()
+    binary = script(
+        tmp_path / "mksquashfs",
+        "while :; do dd bs=512 count=1 status=none of=/dev/null || exit; sleep 0.1;"
+        " [ -e stop ] && break; done",
+    )
+    tar = tar_of_tree(directory(**{f"{n}": file(b"") for n in range(100)}))
+    program = Mksquashfs(binary, threads, real, clock)
+
+    def headers(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+        os.write(descriptor, tar)
+        report(0, len(tar))
+        stop.wait()
+
+    output = tmp_path / "image"
+    running = Deferred.fromCoroutine(
+        program.run([str(output)], TIME, output, headers, lambda _: None)
+    )
+    for _ in range(5):
+        await deferLater(real, 0.5)
+        clock.advance(IDLE_LIMIT - 1)
+        assert not running.called
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
 
 
 @pytest_twisted.ensureDeferred

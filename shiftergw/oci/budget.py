@@ -1,0 +1,115 @@
+"""What all layers of one image may cost together, counted while they are read and applied.
+
+The sizes in a manifest are claims, and a few bytes may unpack to terabytes: so each limit is looked
+at again and again while the work goes on, and the same counter hears the caller's flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from threading import Event, Lock
+from typing import TypeVar
+
+from shiftergw.errors import ImageTooLarge, amount
+from shiftergw.image import BuildLimits
+from shiftergw.oci.compression import Stopped
+
+T = TypeVar("T")
+
+_STRETCH = 4096
+"""Members of a long loop between two looks at the flag."""
+
+
+def heard(items: Iterable[T], stop: Event) -> Iterator[T]:
+    """Yield the items, and look at a flag now and then: raise `Stopped` soon after it is set."""
+    rest = iter(items)
+    while stretch := list(islice(rest, _STRETCH)):
+        if stop.is_set():
+            raise Stopped
+        yield from stretch
+
+
+class Budget:
+    """The costs of one image so far. Several threads may add to them."""
+
+    def __init__(self, limits: BuildLimits, stop: Event | None = None) -> None:
+        """Begin at nothing; `stop` ends the work that is counted by this budget itself."""
+        self.limits = limits
+        self._stop = stop or Event()
+        self._lock = Lock()
+        self._size = self._entries = self._names = 0
+        self._steps = 0
+
+    def layer(self, times: int = 1) -> LayerBudget:
+        """Return the part of a layer that stands in the image so many times."""
+        return LayerBudget(self, times)
+
+    def add(self, size: int, entries: int, names: int) -> None:
+        """Count bytes of unpacked layers, their entries, and bytes of names; may be negative."""
+        limits = self.limits
+        with self._lock:
+            self._size += size
+            self._entries += entries
+            self._names += names
+            totals = self._size, self._entries, self._names
+        if totals[0] > limits.all_size:
+            raise ImageTooLarge.beyond(
+                f"The image's layers unpack to more than {amount(limits.all_size)} together.",
+                "MaxLayersSize",
+            )
+        if totals[1] > limits.all_entries:
+            raise ImageTooLarge.beyond(
+                f"The image's layers have more than {limits.all_entries} entries together.",
+                "MaxLayersEntries",
+            )
+        if totals[2] > limits.names_size:
+            raise ImageTooLarge.beyond(
+                "The names and link targets in the image's layers are longer than"
+                f" {amount(limits.names_size)} together.",
+                "MaxNamesSize",
+            )
+
+    def walk(self, steps: int) -> None:
+        """Count steps from a directory to what one of its names is; raise `Stopped` if told so."""
+        self._steps += steps
+        if self._steps > self.limits.path_steps:
+            raise ImageTooLarge.beyond(
+                f"The paths in the image's layers take more than {self.limits.path_steps} steps"
+                " through directories and symlinks together.",
+                "MaxPathSteps",
+            )
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` if the caller's flag is set."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def heard(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and look at the caller's flag now and then."""
+        return heard(items, self._stop)
+
+
+class LayerBudget:
+    """What one layer has cost; it is read from its beginning again if its download was bad."""
+
+    def __init__(self, image: Budget, times: int) -> None:
+        """Count each cost `times` times in `image`."""
+        self._image = image
+        self._times = times
+        self._counted = (0, 0, 0)
+
+    def begin(self) -> None:
+        """Take back what an earlier reading has counted."""
+        self.update(0, 0, 0)
+
+    def update(self, size: int, entries: int, names: int) -> None:
+        """Have this reading count so much in all; raise `ImageTooLarge` beyond a limit.
+
+        `size` is in unpacked bytes; `names` in bytes of names, link targets and sparse maps.
+        """
+        before, self._counted = self._counted, (size, entries, names)
+        self._image.add(
+            *(self._times * (now - then) for now, then in zip(self._counted, before, strict=True))
+        )

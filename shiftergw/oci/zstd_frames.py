@@ -1,0 +1,126 @@
+"""The frames of a zstd stream (RFC 8878, section 3.1.1), followed while a decompressor reads them.
+
+The library takes a cut for the end, calls whatever follows the last frame damage, and does not say
+how much memory a frame asks for. Its source is wrapped here to know all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shiftergw.errors import LayerInvalid
+
+_MAGIC = (0xFD2FB528).to_bytes(4, "little")
+_SKIPPABLE_MAGICS = frozenset((0x184D2A50 + n).to_bytes(4, "little") for n in range(16))
+
+WINDOW_LIMIT = 1 << 27
+"""Bytes of memory that a frame may ask for: what `zstd` itself reads without further options."""
+
+
+def is_frame(magic: bytes) -> bool:
+    """Return whether these four bytes begin a frame of either kind."""
+    return magic == _MAGIC or magic in _SKIPPABLE_MAGICS
+
+
+class FrameReader:
+    """A source of compressed bytes that knows whether the last frame is whole.
+
+    Steps from block to block: some 10,000 steps for a GB of what `zstd` writes.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        """Pass on what `read` returns."""
+        self._read = read
+        self._step: Callable[[bytes], int] = self._magic
+        self._needed = 4
+        """Bytes that the next step is called with."""
+        self._ahead = b""
+        """The first of them, where they are not all there yet."""
+        self._skip = 0
+        """Bytes to come before them."""
+        self._has_checksum = False
+        self._has_window = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, none at the end; raise `LayerInvalid` for what is no frame."""
+        data = self._read(size)
+        self._follow(data)
+        return data
+
+    def check_end(self) -> None:
+        """Raise `LayerInvalid` unless the last frame has ended."""
+        if self._step != self._magic or self._skip:
+            raise LayerInvalid("A layer's zstd data ends too early.")
+        if self._ahead:
+            is_cut = any(magic.startswith(self._ahead) for magic in {_MAGIC, *_SKIPPABLE_MAGICS})
+            raise LayerInvalid("A layer's zstd data ends too early.") if is_cut else _more()
+
+    def _follow(self, data: bytes) -> None:
+        if self._ahead:
+            data = self._ahead + data
+        at = self._skip
+        while at + self._needed <= len(data):
+            part = data[at : at + self._needed]
+            at += self._needed + self._step(part)
+        self._ahead = data[at:]
+        self._skip = max(0, at - len(data))
+
+    def _expect(self, needed: int, step: Callable[[bytes], int]) -> None:
+        self._needed, self._step = needed, step
+
+    # Each step takes its bytes, says what comes next, and returns how many bytes lie before that.
+
+    def _magic(self, part: bytes) -> int:
+        if part == _MAGIC:
+            self._expect(1, self._descriptor)
+        elif part in _SKIPPABLE_MAGICS:
+            self._expect(4, self._skippable)
+        else:
+            raise _more()
+        return 0
+
+    def _skippable(self, part: bytes) -> int:
+        self._expect(4, self._magic)
+        return int.from_bytes(part, "little")
+
+    def _descriptor(self, part: bytes) -> int:
+        flags = part[0]
+        single_segment = flags >> 5 & 1
+        self._has_checksum = bool(flags >> 2 & 1)
+        self._has_window = not single_segment
+        content_size = (single_segment, 2, 4, 8)[flags >> 6]
+        self._expect(1 - single_segment + (0, 1, 2, 4)[flags & 3] + content_size, self._header)
+        return 0
+
+    def _header(self, part: bytes) -> int:
+        if self._has_window:
+            base = 1 << 10 + (part[0] >> 3)
+            window = base + base // 8 * (part[0] & 7)
+            if window > WINDOW_LIMIT:
+                raise LayerInvalid(
+                    f"A layer's zstd data needs a window of {_binary(window)};"
+                    f" at most {_binary(WINDOW_LIMIT)} is allowed.",
+                    remedy="Push the image once more, its layers compressed with `--long=27` or"
+                    " less.",
+                )
+        self._expect(3, self._block)
+        return 0
+
+    def _block(self, part: bytes) -> int:
+        number = int.from_bytes(part, "little")
+        is_repeated_byte = number >> 1 & 3 == 1
+        size = 1 if is_repeated_byte else number >> 3
+        if number & 1:
+            self._expect(4, self._magic)
+            return size + 4 * self._has_checksum
+        return size
+
+
+def _more() -> LayerInvalid:
+    return LayerInvalid("A layer's zstd data has bytes after its end.")
+
+
+def _binary(size: int) -> str:
+    """Return a number of bytes by powers of 1024, as the options of `zstd` count them."""
+    gigabyte = 1 << 30
+    return f"{size / gigabyte:g} GB" if size >= gigabyte else f"{size >> 20} MB"

@@ -1,0 +1,238 @@
+"""What hostile layers may cost, and how soon the work on them ends when it is told to."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+import zstandard
+
+from shiftergw.errors import ImageTooLarge, LayerInvalid
+from shiftergw.image import BuildLimits, LayerFile
+from shiftergw.oci.budget import Budget
+from shiftergw.oci.changeset import apply_layer
+from shiftergw.oci.compression import Stopped, unpacked, whole
+from shiftergw.oci.flatten import flatten
+from shiftergw.oci.tar import Entry, LayerIndex, index_layer
+from shiftergw.oci.tree import REGULAR, SYMLINK, Directory
+from shiftergw.squash.stream import stream
+from tests.images import entry, tar_of
+from tests.oci.layers import hard_link, indexed, planned, symlink
+
+SECONDS = 1.0
+"""Of the processor's time, within which work that was told to stop has ended."""
+
+DEEP = b"/".join([b"d"] * 1900)
+
+
+def entry_at(path: bytes, kind: int = REGULAR, target: bytes = b"") -> Entry:
+    """Return an entry as the index has it."""
+    parent, _, name = path.rpartition(b"/")
+    return Entry(kind, parent, name, 0o644, 0, 0, target, 0, None, False)
+
+
+def chain(links: int = 39) -> list[Entry]:
+    """Return links that lead one to the next through a deep directory, and at last to `/real`."""
+    entries = [
+        entry_at(DEEP + b"/s%d" % n, SYMLINK, b"/%b/s%d" % (DEEP, n + 1)) for n in range(links - 1)
+    ]
+    entries.append(entry_at(DEEP + b"/s%d" % (links - 1), SYMLINK, b"/real"))
+    return [*entries, entry_at(b"go", SYMLINK, b"/" + DEEP + b"/s0")]
+
+
+def evading(count: int) -> list[Entry]:
+    """Return entries behind a chain that change a symlink each time, so that no place is known."""
+    entries = chain()
+    for n in range(count):
+        entries += [entry_at(b"flip", SYMLINK, b"%d" % n), entry_at(b"go/x%d/f" % n)]
+    return entries
+
+
+def test_a_chain_of_links_costs_once_what_it_costs() -> None:
+    """The way through it is remembered: each entry behind it is one step more."""
+    entries = chain() + [entry_at(b"go/x%d/f" % n) for n in range(5000)]
+    root = Directory()
+    apply_layer(root, LayerIndex(entries), 0, Budget(BuildLimits(path_steps=600_000)))
+    real = root.children[b"real"]
+    assert isinstance(real, Directory)
+    assert len(real.children) == 5000
+
+
+def test_what_evades_the_memory_is_refused() -> None:
+    """Steps of all paths together have a limit, which the error names."""
+    budget = Budget(BuildLimits(path_steps=1_000_000))
+    with pytest.raises(ImageTooLarge, match="more than 1000000 steps") as caught:
+        flatten([LayerIndex(evading(20_000))], budget, keep_setuid=False)
+    assert "`MaxPathSteps`" in caught.value.remedy
+
+
+def test_whiteouts_behind_a_chain_are_counted_too() -> None:
+    """A whiteout's path is followed in the lower tree, each time anew."""
+    whiteouts = [entry_at(b"go/x%d/.wh.f" % n) for n in range(5000)]
+    budget = Budget(BuildLimits(path_steps=2_000_000))
+    with pytest.raises(ImageTooLarge, match="steps"):
+        flatten([LayerIndex(chain()), LayerIndex(whiteouts)], budget, keep_setuid=False)
+
+
+def test_links_that_wait_are_resolved_in_time() -> None:
+    """A hundred thousand hard links before their targets take no hundred thousand squared."""
+    count = 100_000
+    links = [hard_link(f"l{n}", f"t{n}") for n in range(count)]
+    targets = [entry(f"t{n}", b"") for n in range(count)]
+    index = LayerIndex(indexed(tar_of([*links, *targets])))
+    started = time.thread_time()
+    apply_layer(Directory(), index, 0, Budget(BuildLimits()))
+    assert time.thread_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "key", "message"),
+    [
+        (BuildLimits(layers_size=20_000), "MaxLayersSize", "unpack to more than 20 kB"),
+        (BuildLimits(layers_entries=3), "MaxLayersEntries", "more than 3 entries together"),
+        (BuildLimits(names_size=150), "MaxNamesSize", "longer than 150 bytes"),
+    ],
+)
+def test_layers_count_together(tmp_path: Path, limits: BuildLimits, key: str, message: str) -> None:
+    """Each fits by itself, all do not; the error names the limit, and its key."""
+    tars = [tar_of([entry(f"{n}" * 100, b""), entry(f"{n}", b"")]) for n in range(2)]
+    for tar in tars:
+        planned(tmp_path, tar, limits=limits)
+    with pytest.raises(ImageTooLarge, match=message) as caught:
+        planned(tmp_path, *tars, limits=limits)
+    assert f"`{key}`" in caught.value.remedy
+
+
+def test_a_layer_that_is_read_again_counts_once(tmp_path: Path) -> None:
+    """What a bad download has cost is taken back."""
+    path = tmp_path / "layer"
+    path.write_bytes(tar_of([entry("a", b""), entry("b", b"")]))
+    part = Budget(BuildLimits(layers_entries=2)).layer()
+    for _ in range(2):
+        assert len(index_layer(whole(path), None, part, Event()).entries) == 2
+
+
+def test_long_paths_are_counted_in_the_finished_image(tmp_path: Path) -> None:
+    """Short names may make long paths: each of them is written out for `mksquashfs`."""
+    tar = tar_of([entry("d" * 200, None), *(entry("d" * 200 + f"/{n}", b"") for n in range(20))])
+    moved = tar_of([symlink("s", "d" * 200), *(entry(f"s/x{n}", b"") for n in range(20))])
+    limits = BuildLimits(names_size=6000)
+    planned(tmp_path, tar, limits=limits)
+    with pytest.raises(ImageTooLarge, match="paths of the image are longer than 6 kB"):
+        planned(tmp_path, tar, moved, limits=limits)
+
+
+def test_maps_of_sparse_files_count_as_names(tmp_path: Path) -> None:
+    """Each piece takes memory while the image is planned."""
+    pieces = ",".join(f"{2 * n},1" for n in range(1000))
+    headers = {"GNU.sparse.size": "3000", "GNU.sparse.map": pieces}
+    tar = tar_of([entry("sparse", bytes(1000), pax_headers=headers)])
+    planned(tmp_path, tar)
+    with pytest.raises(ImageTooLarge, match="names"):
+        planned(tmp_path, tar, limits=BuildLimits(names_size=50_000))
+
+
+def test_headers_before_one_entry_are_bounded() -> None:
+    """Any number of extended headers may not pile up in memory."""
+    header = tar_of([entry("a", b"", pax_headers={"comment": "c" * 900_000})])
+    once = header[: 512 + -(-int(header[124:135], 8) // 512) * 512]
+    with pytest.raises(LayerInvalid, match="before one entry"):
+        indexed(once * 6 + header)
+
+
+# Work that is told to stop.
+
+
+def blocks(count: int) -> bytes:
+    """Return one zstd frame of so many empty blocks."""
+    frame = struct.pack("<IBB", 0xFD2FB528, 0, 0x58)
+    return frame + bytes(3) * count + b"\1\0\0"
+
+
+BARREN: dict[str, Callable[[], bytes]] = {
+    "gzip, empty members": lambda: gzip.compress(b"") * 1_000_000,
+    "zstd, empty frames": lambda: zstandard.ZstdCompressor().compress(b"") * 3_000_000,
+    "zstd, empty blocks": lambda: blocks(10_000_000),
+    "zstd, skippable frames": lambda: struct.pack("<II", 0x184D2A50, 0) * 3_000_000,
+    "gzip, zeros after the end": lambda: gzip.compress(b"") + bytes(500_000_000),
+}
+
+
+def ends_when_told(work: Callable[[Event], object]) -> None:
+    """Start work in a thread, set its flag, and look how much of the processor it takes then."""
+    stop, spent, ended = Event(), [0.0], []
+
+    def run() -> None:
+        try:
+            work(stop)
+        except Stopped:
+            ended.append("stopped")
+        spent.append(time.thread_time())
+
+    told: list[float] = []
+    thread = Thread(target=run)
+    thread.start()
+    clock = time.pthread_getcpuclockid(thread.ident or 0)
+    while thread.is_alive() and time.clock_gettime(clock) < 0.05:
+        time.sleep(0.005)
+    assert thread.is_alive(), "the work is too small for this test"
+    told.append(time.clock_gettime(clock))
+    stop.set()
+    thread.join()
+    assert ended == ["stopped"]
+    assert spent[-1] - told[0] < SECONDS
+
+
+@pytest.mark.parametrize("kind", BARREN)
+def test_what_unpacks_to_nothing_can_be_stopped(tmp_path: Path, kind: str) -> None:
+    """Much that is read, and nothing that comes out of it: the flag is heard all the same."""
+    path = tmp_path / "blob"
+    path.write_bytes(BARREN[kind]())
+    ends_when_told(lambda stop: list(unpacked(whole(path), stop)))
+
+
+def test_walking_of_paths_can_be_stopped() -> None:
+    """A chain that evades the memory, with a limit that is far away."""
+    index = LayerIndex(evading(20_000))
+    limits = BuildLimits(path_steps=1 << 60)
+    ends_when_told(lambda stop: flatten([index], Budget(limits, stop), keep_setuid=False))
+
+
+def test_many_entries_can_be_stopped() -> None:
+    """Entries of one directory, whiteouts among them."""
+    lower = [entry_at(b"d/%d" % n) for n in range(300_000)]
+    upper = [entry_at(b"d/.wh.%d" % n) for n in range(300_000)]
+    indexes = [LayerIndex(lower), LayerIndex(upper)]
+    ends_when_told(lambda stop: flatten(indexes, Budget(BuildLimits(), stop), keep_setuid=False))
+
+
+def test_the_stream_can_be_stopped(tmp_path: Path) -> None:
+    """Also before its first byte, while a large directory is sorted in."""
+    tar = tar_of([entry(f"d/{n}", b"") for n in range(100_000)])
+    plan, layers = planned(tmp_path, tar)
+
+    def write(stop: Event) -> None:
+        with Path("/dev/null").open("wb") as out:
+            stream(plan, layers, out.fileno(), stop, lambda _, __: None)
+
+    ends_when_told(write)
+
+
+def test_a_sparse_file_of_many_pieces_can_be_stopped(tmp_path: Path) -> None:
+    """Its zeros are no less work than its data."""
+    tar = tar_of(
+        [entry("s", b"", pax_headers={"GNU.sparse.size": str(10**12), "GNU.sparse.map": ""})]
+    )
+    plan, layers = planned(tmp_path, tar, limits=BuildLimits(size=10**13))
+    assert isinstance(layers[0], LayerFile)
+
+    def write(stop: Event) -> None:
+        with Path("/dev/null").open("wb") as out:
+            stream(plan, layers, out.fileno(), stop, lambda _, __: None)
+
+    ends_when_told(write)
