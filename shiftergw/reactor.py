@@ -3,54 +3,89 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 
 from shiftergw.errors import printable
+from shiftergw.plumbing.signals import exit_code, heeded
+
+Main = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
+"""A function of the reactor that returns an exit code."""
 
 
-def run_main(main: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
+def run_main(main: Main) -> int:
     """Run `main(reactor)` in a reactor of its own to the end and return its exit code.
 
-    A signal cancels `main`, waits for its clean-up, and gives 130; an exception that nobody foresaw
-    is shown on standard error, log or not, and gives 70 (`EX_SOFTWARE`): to the command line 1
-    means that an image has failed.
+    The first signal of `ENDING` cancels `main`, waits for its clean-up, and gives 128 and its
+    number; later ones change nothing. An exception that nobody foresaw is shown on standard error,
+    log or not, and gives 70 (`EX_SOFTWARE`): to the command line 1 means that an image has failed.
     """
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     anything: Any = reactor
-    codes: list[int] = []
+    run = _Run(anything, main)
+    anything.callWhenRunning(run.begin)
+    anything.addSystemEventTrigger("before", "shutdown", run.shut_down)
+    anything.run()
+    return run.code
 
-    def begin() -> None:
-        running = Deferred.fromCoroutine(main(anything))
-        finished: Deferred[None] = Deferred()
 
-        def end(result: Any) -> None:
-            if isinstance(result, int):
-                codes.append(result)
-            elif result.check(CancelledError):
-                codes.append(130)
-            else:
+class _Run:
+    """One run of a main function."""
+
+    def __init__(self, reactor: Any, main: Main) -> None:
+        self.code = exit_code(signal.SIGTERM)  # if that ends the reactor before it has begun
+        self._reactor = reactor
+        self._main = main
+        self._signals = heeded()
+        """Determined before the reactor takes signals that were ignored."""
+        self._interruption = 0
+        self._running: Deferred[int] | None = None
+        self._ended: Deferred[None] = Deferred()
+
+    def begin(self) -> None:
+        """Start the main function; from now on signals cancel it."""
+        for number in self._signals:
+            signal.signal(number, self._interrupt)
+        self._running = Deferred.fromCoroutine(self._main(self._reactor))
+        self._running.addBoth(self._end)
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        if not self._interruption and not self._ended.called:
+            self._interruption = number
+            self._reactor.callFromThread(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    def shut_down(self) -> Deferred[None] | None:
+        """Cancel the main function because something else stops the reactor, and wait for it."""
+        if self._running is None:
+            return None
+        self._cancel()
+        return self._ended
+
+    def _end(self, result: Any) -> None:
+        """Turn the result into the exit code; whatever cannot be printed, the reactor stops."""
+        if isinstance(result, int):
+            self.code = result
+        elif result.check(CancelledError):
+            self.code = exit_code(signal.SIGINT)
+        else:
+            self.code = os.EX_SOFTWARE
+            with suppress(OSError):  # nobody may be reading
                 for line in result.getTraceback().splitlines():
                     print(printable(line, 1000), file=sys.stderr)  # noqa: T201 - no log may run
-                codes.append(os.EX_SOFTWARE)
-            finished.callback(None)
-            if not stopping:
-                anything.stop()
-
-        stopping: list[bool] = []
-
-        def stop() -> Deferred[None]:
-            stopping.append(True)
-            running.cancel()
-            return finished
-
-        anything.addSystemEventTrigger("before", "shutdown", stop)
-        running.addBoth(end)
-
-    anything.callWhenRunning(begin)
-    anything.run()
-    return codes[0]
+        if self._interruption and self.code:
+            self.code = exit_code(self._interruption)
+        self._ended.callback(None)
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shiftergw.cli.exits import DONE, FAILED, Misused, run, text_of
 from shiftergw.cli.options import config_option
+from shiftergw.cli.output import Console
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import tempfile
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,27 +60,39 @@ def convert(
     out = out.absolute()
     if not out.parent.is_dir():
         raise Misused(f"{out.parent} is not a directory.")
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        try:
-            config = _config(config_file, ImageReference.parse(image), plain_http, Path(scratch))
-        except GatewayError as error:
-            raise Misused(text_of(error)) from error
-        name = _system(config, system)
-        options = squash_options(config.systems[name].squash_options(config), compressor, level)
+    scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    try:
+        config = _config(config_file, ImageReference.parse(image), plain_http, scratch)
+    except GatewayError as error:
+        raise Misused(text_of(error)) from error
+    name = _system(config, system)
+    options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
-        async def command(reactor: Any) -> int:
-            from shiftergw import compose  # noqa: PLC0415 - `--help` shall not load the service
+    async def command(reactor: Any) -> int:
+        from shiftergw import compose  # noqa: PLC0415 - `--help` shall not load the service
 
-            with Display() as display:
-                result = await compose.convert(
-                    reactor, config, name, image, out, options, Shown(display)
-                )
-            click.echo(json.dumps(result))
-            return DONE
+        # Made where a signal is a cancellation, so that none leaves it behind.
+        with _directory(scratch), Display() as display:
+            result = await compose.convert(
+                reactor, config, name, image, out, options, Shown(display)
+            )
+        click.echo(json.dumps(result))
+        return DONE
 
-        # A terminal that is closed means what Ctrl-C means.
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        run(command)
+    run(command)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[None]:
+    """Make a directory for the block, and remove it with what is in it; raise `Misused`."""
+    try:
+        path.mkdir(0o700)
+    except OSError as error:
+        raise Misused(f"Nothing can be written to {path.parent}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(path)
 
 
 def _config(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.cli.output import while_read
+from shiftergw.cli.start import BROKEN_PIPE, drop_unwritten
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -20,6 +22,7 @@ from shiftergw.errors import (
     NotFound,
     printable,
 )
+from shiftergw.plumbing.signals import ENDING
 from shiftergw.reactor import run_main
 
 DONE = 0
@@ -31,9 +34,6 @@ NO_GATEWAY = 3
 """No gateway answered, or none could work."""
 REFUSED = 4
 """Not allowed, or not found."""
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""Whoever read the output has gone: as for programs that SIGPIPE ends."""
 
 _LINE_LIMIT = 1000
 
@@ -95,31 +95,46 @@ def run(command: Command, interrupted: str = "Interrupted.") -> NoReturn:
 
 def outcome(command: Command, interrupted: str = "Interrupted.") -> int:
     """As `run`, but return the exit code: for what is to be asked when the reactor has ended."""
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     code = _outcome(command, interrupted)
-    # The reactor leaves its handlers behind, with which no signal would interrupt a question.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code == DONE:
+        # The reactor leaves handlers behind with which no signal would interrupt a question.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return code
 
 
 def _outcome(command: Command, interrupted: str) -> int:
-    return run_main(lambda reactor: guarded(command(reactor), interrupted))
+    return run_main(
+        lambda reactor: guarded(while_read(reactor, command(reactor)), interrupted),
+    )
 
 
 async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:
     """Return a command's exit code; an error we can explain is told in place of a traceback."""
     try:
+        return await _explained(command, interrupted)
+    except BrokenPipeError:
+        drop_unwritten()
+        return BROKEN_PIPE
+
+
+async def _explained(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:
+    try:
         return await command
     except CancelledError:
-        click.echo(interrupted, err=True)
+        tell_interrupted(interrupted)
         raise
-    except BrokenPipeError:
-        # What is still in the buffer must not fail once more at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except Stop as stop:
         stop.show()
         return stop.exit_code
     except GatewayError as error:
         click.echo(f"Error: {text_of(error)}", err=True)
         return code_of(error)
+
+
+def tell_interrupted(text: str) -> None:
+    """Print what an interruption has left; the terminal may be what has gone."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+    drop_unwritten()

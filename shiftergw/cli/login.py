@@ -9,11 +9,12 @@ from functools import partial
 import click
 
 from shiftergw.cli.credentials import sealed
-from shiftergw.cli.exits import INTERRUPTED, Misused, Refused
+from shiftergw.cli.exits import Misused, Refused, tell_interrupted
 from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, replaced
 from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
+from shiftergw.plumbing.signals import Interrupted
 
 PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""
@@ -40,9 +41,9 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     _read(file)  # what is wrong with it shall be told before anybody types a password
     try:
         content = _given(username) if password_stdin else _ask(location, username)
-    except KeyboardInterrupt:
-        click.echo("\nInterrupted: nothing is kept.", err=True)
-        sys.exit(INTERRUPTED)
+    except Interrupted:
+        tell_interrupted("\nInterrupted: nothing is kept.")
+        raise
     credential = sealed(content, settings.munge_socket_of(system))
     file.change(partial(replaced, system=system, location=location, credential=credential))
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)

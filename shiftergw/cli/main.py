@@ -87,7 +87,8 @@ def main(
     """Images for clusters: from a container registry to one squashfs file.
 
     Exit codes: 0 done, 1 the image failed, 2 usage or configuration, 3 no gateway answered,
-    4 not allowed or not found, 70 a fault of the program itself.
+    4 not allowed or not found, 70 a fault of the program itself; 130, 143 and 129 after SIGINT,
+    SIGTERM and SIGHUP, 141 if nobody reads the output.
     """
     sockets = sockets_of(munge_sockets)
     context.obj = Settings(gateways, systems_of(systems), credential, udiroot, sockets)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,13 +19,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from shiftergw.cli.output import Console
 from shiftergw.errors import printable
 
 
 class Display:
     """Shows one stage after the other, and the bytes of the stage."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: RichConsole | None = None) -> None:
         """Show on standard error unless told otherwise."""
         self._console = console or Console(stderr=True)
         self._bars: Progress | None = None
@@ -46,8 +48,7 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         """Leave the terminal as it should be."""
-        if self._bars is not None:
-            self._bars.stop()
+        _stop(self._bars)
 
     def stage(self, text: str) -> None:
         """Show that a stage begins; the same one twice is one."""
@@ -81,7 +82,7 @@ class Display:
 class Lines:
     """Shows several pieces of work side by side, each in a line of its own."""
 
-    def __init__(self, names: Iterable[str], console: Console | None = None) -> None:
+    def __init__(self, names: Iterable[str], console: RichConsole | None = None) -> None:
         """Show the work that has these names, on standard error unless told otherwise."""
         self._names = [printable(name) for name in names]
         self._console = console or Console(stderr=True)
@@ -104,8 +105,7 @@ class Lines:
         trace: TracebackType | None,
     ) -> None:
         """Leave the terminal as it should be."""
-        if self._bars is not None:
-            self._bars.stop()
+        _stop(self._bars)
 
     def line(self, name: str) -> Line:
         """Return where one of the names is shown."""
@@ -115,7 +115,7 @@ class Lines:
 class Line:
     """Shows one piece of work among others; as `Display`, with its name in front."""
 
-    def __init__(self, console: Console, bars: Progress | None, name: str, width: int) -> None:
+    def __init__(self, console: RichConsole, bars: Progress | None, name: str, width: int) -> None:
         """Show the name in `width` characters where lines stand below each other."""
         self._console = console
         self._bars = bars
@@ -169,7 +169,7 @@ class _Bytes(DownloadColumn):
         return super().render(task) if known and task.fields.get("counted", True) else Text()
 
 
-def _bars(console: Console) -> Progress:
+def _bars(console: RichConsole) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -179,5 +179,14 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _stop(bars: Progress | None) -> None:
+    """End the bars; the terminal may be gone."""
+    if bars is not None:
+        with suppress(OSError):
+            bars.stop()
+
+
+def _print(console: RichConsole, line: str) -> None:
+    """Print a line; what has no reader ends the command, but not from inside the work."""
+    with suppress(OSError):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

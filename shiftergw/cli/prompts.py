@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 _LOCAL_MODES = 3
@@ -61,4 +61,5 @@ def _unseen(descriptor: int) -> Iterator[bool]:
         termios.tcsetattr(descriptor, termios.TCSAFLUSH, silent)
         yield True
     finally:
-        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
+        with suppress(termios.error):  # a terminal that was closed has no modes
+            termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shiftergw.cli.exits import DONE, FAILED, INTERRUPTED, MISUSED, Misused, outcome, text_of
+from shiftergw.cli.exits import (
+    DONE,
+    FAILED,
+    MISUSED,
+    Misused,
+    outcome,
+    tell_interrupted,
+    text_of,
+)
 from shiftergw.cli.options import config_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.config import Config, System, file_of_environment
 from shiftergw.errors import ConfigurationError, printable
+from shiftergw.plumbing.signals import Interrupted
 
 if TYPE_CHECKING:
     from shiftergw.trust import Host, Key
@@ -71,9 +80,9 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
             code = _decided(hosts, found, fingerprints)
         except ConfigurationError as error:
             raise Misused(text_of(error)) from error
-        except KeyboardInterrupt:
-            click.echo("\nInterrupted: nothing more is added.", err=True)
-            code = INTERRUPTED
+        except Interrupted:
+            tell_interrupted("\nInterrupted: nothing more is added.")
+            raise
     sys.exit(code)
 
 

@@ -15,7 +15,7 @@ from twisted.web.server import Request, Site
 
 from tests.web.fakes import FakeGateway, listening, site_of
 
-PROGRAM = [sys.executable, "-c", "from shiftergw.cli.main import main; main()"]
+PROGRAM = [sys.executable, "-c", "from shiftergw.cli.start import main; main()"]
 
 ENVIRONMENT = {
     name: value

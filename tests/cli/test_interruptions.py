@@ -1,0 +1,396 @@
+"""Signals and broken pipes: each command, as a process, at each stage.
+
+Whatever ends a command, once or twice: no traceback, an exit code that says what it was, and
+neither files nor child processes are left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from shiftergw.cli.convert import default_document
+from shiftergw.model import ImageRecord, ImageReference
+from shiftergw.states import State
+from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
+from tests.cli.homes import LIMIT, at_home
+from tests.images import entry, oci_layout, tar_of
+from tests.parts import need
+from tests.registries import DockerRegistry
+from tests.web.fakes import IMAGE_ID, FakeGateway
+
+WORKING = ImageRecord(system="mycluster", status=State.PULLING)
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+every_signal = pytest.mark.parametrize(("number", "code"), SIGNALS)
+once_and_twice = pytest.mark.parametrize("times", [1, 2])
+
+LOADING = """
+import os, sys
+from shiftergw.cli.start import main
+
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == "shiftergw.cli.main":
+            for _ in range({times}):
+                os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Signals())
+main()
+"""
+
+
+@dataclass
+class Ended:
+    """How a process has ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Running:
+    """A command whose output is read."""
+
+    process: subprocess.Popen[str]
+
+    def expect(self, line: str) -> None:
+        """Read standard error up to a line."""
+        assert self.process.stderr is not None
+        for printed in self.process.stderr:
+            if printed.startswith(line):
+                return
+        raise AssertionError(f"{line!r} was not printed")
+
+    def interrupt(self, number: int, times: int) -> Ended:
+        """Send signals and wait for the end."""
+        for _ in range(times):
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=LIMIT)
+        return Ended(self.process.returncode, out, err)
+
+
+@contextmanager
+def command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Running]:
+    """Run a command."""
+    with subprocess.Popen(
+        [*PROGRAM, *arguments],
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[str, socket.socket]]:
+    """Yield the address of a server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}", server
+
+
+# Signals.
+
+
+@every_signal
+@once_and_twice
+def test_while_it_is_loaded(number: int, code: int, times: int) -> None:
+    """Before any command is known, in the middle of an import."""
+    program = LOADING.format(number=int(number), times=times)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "images"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+@every_signal
+@once_and_twice
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["images"],
+        ["lookup", "x:1"],
+        ["queue"],
+        ["pull", "x:1"],
+        ["pull", "--system", "a,b", "x:1"],
+        ["expire", "x:1"],
+        ["autoexpire"],
+        ["rm", "--now", IMAGE_ID],
+        ["metrics"],
+        ["workers"],
+    ],
+    ids=" ".join,
+)
+def test_while_a_gateway_is_silent(
+    arguments: list[str], number: int, code: int, times: int
+) -> None:
+    """The request is sent, and no answer comes."""
+    with silent_server() as (host, server):
+        env = {
+            "SHIFTERGW_GATEWAY": f"http://{host}",
+            "SHIFTERGW_SYSTEM": "mycluster",
+            "SHIFTERGW_CREDENTIAL": "good:ann",
+        }
+        with command(*arguments, env=env) as running, server.accept()[0]:
+            ended = running.interrupt(number, times)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith("Interrupted.")
+    assert ended.err.count("\n") == 1
+
+
+@every_signal
+@once_and_twice
+@pytest_twisted.ensureDeferred
+async def test_while_a_pull_is_polled(number: int, code: int, times: int) -> None:
+    """The pull is the gateway's then, and that is said."""
+
+    def interrupted(env: dict[str, str]) -> Ended:
+        with command("pull", "x:1", env=env) as running:
+            running.expect("PULLING")
+            return running.interrupt(number, times)
+
+    async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
+        ended: Any = await deferToThread(interrupted, dict(env))
+    assert (ended.code, ended.out) == (code, "")
+    assert "it goes on" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@every_signal
+@once_and_twice
+def test_while_a_manifest_is_awaited(number: int, code: int, times: int, tmp_path: Path) -> None:
+    """The scratch of `convert` is gone."""
+    with silent_server() as (host, server):
+        arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
+        with command(*arguments) as running, server.accept()[0]:
+            running.expect("Getting manifest")
+            assert len(list(tmp_path.iterdir())) == 1
+            ended = running.interrupt(number, times)
+    assert (ended.code, ended.out, ended.err) == (code, "", "Interrupted.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nohup(tmp_path: Path) -> None:
+    """A hang-up that the caller has ignored stays ignored."""
+    with silent_server() as (host, server):
+        arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
+        with subprocess.Popen(
+            ["nohup", *PROGRAM, *arguments],
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            running = Running(process)
+            running.expect("Getting manifest")
+            with server.accept()[0]:
+                process.send_signal(signal.SIGHUP)
+                ended = running.interrupt(signal.SIGTERM, 1)
+    assert ended.code == 143
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    """Give a registry that has `a/b:1`."""
+    root = tmp_path_factory.mktemp("registry")
+    oci_layout(root / "layout", [tar_of([entry("etc"), entry("etc/motd", b"hello\n")])])
+    with DockerRegistry(root / "registry") as running:
+        running.push(root / "layout", "a/b:1")
+        yield running
+
+
+@dataclass
+class Conversion:
+    """A `convert` whose `mksquashfs` never ends: its arguments, and what must not stay."""
+
+    arguments: Sequence[str]
+    pid_file: Path
+    out: Path
+    expand: Path
+
+    def child(self) -> int:
+        """Return the process id of the `mksquashfs` once it runs."""
+        deadline = time.monotonic() + LIMIT
+        while not self.pid_file.exists() or not self.pid_file.read_text().endswith("\n"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return int(self.pid_file.read_text())
+
+    def check_nothing_is_left(self, child: int) -> None:
+        """Check that the child is gone, and no file lies anywhere."""
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+        assert list(self.out.parent.iterdir()) == []
+        assert [path for path in self.expand.rglob("*") if path.is_file()] == []
+
+
+@pytest.fixture
+def conversion(registry: DockerRegistry, tmp_path: Path) -> Conversion:
+    """Give a conversion that gets as far as `mksquashfs`, and no further."""
+    pid_file = tmp_path / "pid"
+    script = tmp_path / "mksquashfs"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *-version*) exec {need("mksquashfs")} -version;; esac\n'
+        f"echo $$ > {pid_file}\nexec sleep 1000\n"
+    )
+    script.chmod(0o755)
+    document = default_document(
+        ImageReference.parse(f"{registry.host}/x"), tmp_path / "scratch", plain_http=True
+    )
+    (tmp_path / "scratch").mkdir()
+    document |= {"DefaultImageLocation": registry.host, "Mksquashfs": str(script)}
+    config = tmp_path / "imagemanager.json"
+    config.write_text(json.dumps(document))
+    out = tmp_path / "out" / "image"
+    out.parent.mkdir()
+    arguments = ["convert", "--config", str(config), "a/b:1", str(out)]
+    return Conversion(arguments, pid_file, out, Path(document["ExpandDirectory"]))
+
+
+@every_signal
+@once_and_twice
+def test_while_an_image_is_converted(
+    conversion: Conversion, number: int, code: int, times: int
+) -> None:
+    """The child process ends with the command."""
+    with command(*conversion.arguments) as running:
+        child = conversion.child()
+        ended = running.interrupt(number, times)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.endswith("Interrupted.\n")
+    assert "Traceback" not in ended.err
+    conversion.check_nothing_is_left(child)
+
+
+# Output that nobody reads.
+
+
+def _code_without_reader(
+    arguments: Sequence[str], env: dict[str, str], after: Callable[[Any], object] | None = None
+) -> int:
+    """Run a command whose output goes to one pipe; close it, at once or `after` something."""
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        env={**ENVIRONMENT, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        with process.stdout:
+            if after is not None:
+                after(process.stdout)
+        return process.wait(LIMIT)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["pull", "--help"],
+        ["--no-such-option"],
+        ["images"],
+        ["lookup", "x:1"],
+        ["lookup", "ubuntu:24.04"],
+        ["queue", "--json"],
+        ["pull", "x:1"],
+        ["pull", "--system", "mycluster,other", "x:1"],
+        ["expire", "x:1"],
+        ["autoexpire"],
+        ["rm", "--now", IMAGE_ID],
+        ["metrics"],
+        ["workers"],
+        ["check", "--config", "/nonexistent"],
+        ["check", "--config", "{config}"],
+        ["check", "--config", "{config}", "--database"],
+        ["migrate", "--config", "{config}"],
+        ["convert", "UPPER", "{home}/o"],
+        ["ssh-trust", "--config", "{config}", "none"],
+        ["login"],
+        ["logout"],
+    ],
+    ids=" ".join,
+)
+@pytest_twisted.ensureDeferred
+async def test_the_reader_has_gone(arguments: list[str], tmp_path: Path) -> None:
+    """`shiftergw ... 2>&1 | true` ends at once, as other programs do."""
+    config = tmp_path / "imagemanager.json"
+    document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
+    config.write_text(json.dumps(document))
+    given = [argument.format(config=config, home=tmp_path) for argument in arguments]
+    async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
+        code: Any = await deferToThread(
+            _code_without_reader, given, {**env, **at_home(tmp_path / "home")}
+        )
+    assert code == 141
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_reader_goes_in_mid_pull() -> None:
+    """`pull ... 2>&1 | head -1` ends although nothing more is printed."""
+    async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
+        code: Any = await deferToThread(
+            _code_without_reader, ["pull", "x:1"], dict(env), lambda output: output.readline()
+        )
+    assert code == 141
+
+
+def test_the_reader_goes_before_a_conversion(tmp_path: Path) -> None:
+    """`convert ... 2>&1 | head -1` ends, and leaves no scratch."""
+    with silent_server() as (host, _):
+        arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
+        assert _code_without_reader(arguments, {}, lambda output: output.readline()) == 141
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reader_goes_in_mid_conversion(conversion: Conversion) -> None:
+    """The child process ends with the command, and no file stays."""
+    children = []
+    code = _code_without_reader(
+        conversion.arguments, {}, lambda _: children.append(conversion.child())
+    )
+    assert code == 141
+    conversion.check_nothing_is_left(children[0])
+
+
+def test_streams_that_are_closed(tmp_path: Path) -> None:
+    """With `>&- 2>&-` no file gets their numbers, and the work is done."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PROGRAM, "convert", "UPPER", "o"],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 2
