@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.delivery.channel import Away
+from shiftergw.delivery.extra_logins import ExtraLogins
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
@@ -119,7 +120,7 @@ class Link:
             self._running.discard(running)
 
     async def _begin(self, connect: Connect) -> tuple[Files, Connection]:
-        connection = await connect()
+        connection = ExtraLogins(await connect(), connect, self._clock)
         try:
             return await self._open_files(connection, self._clock, self._idle_seconds), connection
         except Refused as refused:

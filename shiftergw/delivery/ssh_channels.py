@@ -183,7 +183,8 @@ class Channels(SSHService):
         channel.end(
             Full(
                 "The system's SSH server opens no session.",
-                remedy="Try again later; if it lasts, tell the site's support.",
+                remedy="Try again later; if it lasts, tell the site's support: MaxSessions of the"
+                " system's sshd may be too low.",
                 detail=f"reason {_word.unpack_from(rest)[0]}: {printable(getNS(rest[4:])[0])}",
             )
         )

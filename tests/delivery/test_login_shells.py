@@ -25,7 +25,7 @@ from tests.sshd import Sshd
 
 LARGE = os.urandom(REACH + (8 << 20))
 SHA256 = hashlib.sha256(LARGE).hexdigest()
-HOLE = slice(50_000, 150_000)
+HOLE = slice(40_000, 130_000)
 """Bytes that no sample hits."""
 
 SLOW_SECONDS = 1

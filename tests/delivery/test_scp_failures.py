@@ -270,10 +270,9 @@ async def test_server_of_one_session(opens: Opens, root: Path, large: tuple[Path
 
         await directory.install(source, IMAGE, sha256, report)
         (one,) = asked
-        with suppress(DeliveryFailed):  # who cannot wait so long comes again
-            assert [file.name for file in await one] in ([], [IMAGE])
+        assert [file.name for file in await one] in ([], [IMAGE])
         assert [file.name for file in await directory.list()] == [IMAGE]
-        assert sshd.log.read_text().count("Accepted publickey") == 1
+        assert sshd.log.read_text().count("Accepted publickey") in {1, 2}
     assert digest_of(root / IMAGE) == sha256
 
 

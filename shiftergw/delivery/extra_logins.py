@@ -1,0 +1,108 @@
+"""A host whose SSH server limits the sessions of one login (`MaxSessions` of OpenSSH).
+
+The SFTP session alone may use up the limit, and a command then finds no room. Commands run over a
+further login instead, which stays open as long as the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+
+from shiftergw.delivery.channel import Away, Full
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.timing import pause
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.delivery.channel import Channel, Connection
+
+MOST_EXTRA = 3
+"""Further logins beside the first, at most."""
+
+_PAUSES = (0.05, 0.2)  # before a further login: a session that ended counts for a moment
+
+
+class ExtraLogins:
+    """Keeps the protocol `Connection` with one login, and more where that one is full."""
+
+    def __init__(
+        self, first: Connection, connect: Callable[[], Awaitable[Connection]], clock: IReactorTime
+    ) -> None:
+        """Use `first`; `connect` makes further connections to the same host."""
+        self._first = first
+        self._connect = connect
+        self._clock = clock
+        self._extra: list[Connection] = []
+        self._lock = DeferredLock()
+        self._login: Deferred[Connection] | None = None
+        self._closed = False
+
+    @property
+    def usable(self) -> bool:
+        """Return whether the first login is not known to have broken."""
+        return self._first.usable
+
+    @property
+    def window(self) -> int:
+        """Return the window of the first login, as `Connection` says."""
+        return self._first.window
+
+    async def open_subsystem(self, name: str) -> Channel:
+        """Start a subsystem over the first login."""
+        return await self._first.open_subsystem(name)
+
+    async def open_command(self, argv: Sequence[str]) -> Channel:
+        """Start a program over any login that has room, or over a new one."""
+        for seconds in _PAUSES:
+            with suppress(Full):
+                return await self._open(argv)
+            await pause(seconds, self._clock)
+        async with self._lock:
+            try:
+                return await self._open(argv)
+            except Full as full:
+                if len(self._extra) == MOST_EXTRA or self._closed:
+                    raise
+                extra = await self._log_in(full)
+        return await extra.open_command(argv)
+
+    async def _open(self, argv: Sequence[str]) -> Channel:
+        """Start a program over a login that there is; raise `Full` if none has room."""
+        self._extra = [connection for connection in self._extra if connection.usable]
+        for connection in self._extra:
+            with suppress(Full, Away):
+                return await connection.open_command(argv)
+        return await self._first.open_command(argv)
+
+    async def _log_in(self, full: Full) -> Connection:
+        self._login = Deferred.fromCoroutine(self._connection())
+        try:
+            extra = await self._login
+        except CancelledError:
+            if self._closed:
+                raise DeliveryFailed("The connection to the system was closed.") from None
+            raise
+        except DeliveryFailed as error:
+            detail = f"{full.detail}; no further login: {error.what} {error.detail}"
+            raise Full(full.what, remedy=full.remedy, detail=detail) from error
+        finally:
+            self._login = None
+        self._extra.append(extra)
+        return extra
+
+    async def _connection(self) -> Connection:
+        return await self._connect()
+
+    async def close(self) -> None:
+        """Close all logins, and return when nothing is left; never fails."""
+        self._closed = True
+        if self._login is not None:
+            self._login.cancel()
+        async with self._lock:
+            for connection in [*self._extra, self._first]:
+                await connection.close()

@@ -1,0 +1,162 @@
+"""Deliveries to an SSH server that limits the sessions of one login."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.delivery.channel import Away, Channel, Connection, Full
+from shiftergw.delivery.extra_logins import MOST_EXTRA, ExtraLogins
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import Verification
+from tests.delivery.contract import IMAGE, ignore, names
+from tests.delivery.several import System
+from tests.delivery.test_login_shells import LARGE, SHA256, installed, large
+from tests.delivery.test_sftp import Wire, error_of
+from tests.sshd import Sshd
+
+__all__ = ["large"]
+
+OTHER = f"{'f' * 64}.squashfs"
+
+
+@pytest.fixture
+def native(threads: Threads) -> Any:
+    """Give what reaches hosts by our own SSH; nothing of it is left afterwards."""
+    made = System("conch", threads)
+    yield made
+    for directory in made.made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+    assert made.alive() == 0
+
+
+@pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], ids=["sftp", "scp"])
+@pytest.mark.parametrize("sessions", [1, 2])
+@pytest_twisted.ensureDeferred
+async def test_few_sessions(
+    native: System, root: Path, large: Path, sessions: int, open_files: Any
+) -> None:
+    """The digest is made although SFTP has the only session; so is that of a second delivery."""
+    with Sshd(f"MaxSessions {sessions}") as sshd:
+        directory = native.directory([native.way(sshd)], root, open_files=open_files)
+        assert await installed(directory, large, root) == Verification("sha256")
+        both = await gather_or_cancel(
+            directory.install(large, name, SHA256, ignore) for name in (IMAGE, OTHER)
+        )
+        assert both == [Verification("sha256")] * 2
+        assert await directory.digest(OTHER) == SHA256
+        assert sshd.log.read_text().count("Accepted publickey") <= 1 + MOST_EXTRA
+    assert names(root) == [IMAGE, OTHER]
+    assert hashlib.sha256((root / OTHER).read_bytes()).hexdigest() == SHA256
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_further_login(native: System, root: Path, large: Path) -> None:
+    """A server that lets the account in once is delivered to; that the check is weaker is said."""
+    with Sshd("MaxSessions 1") as sshd:
+        way = native.way(sshd)
+        logins = 0
+
+        async def once() -> Connection:
+            nonlocal logins
+            logins += 1
+            if logins > 1:
+                raise Away("Too many logins.")
+            return await way()
+
+        directory = native.directory([once], root)
+        reason = "the SSH server starts no command beside SFTP"
+        assert await installed(directory, large, root) == Verification("samples", reason)
+    assert (root / IMAGE).read_bytes() == LARGE
+
+
+class Logins:
+    """Makes connections whose server has room for some sessions each."""
+
+    def __init__(self, room: int) -> None:
+        """Have room for so many programs on each connection."""
+        self.room = room
+        self.made: list[Login] = []
+        self.waiting: Deferred[None] | None = None
+
+    async def connect(self) -> Connection:
+        """Make one, at once or when the test lets it."""
+        if self.waiting is not None:
+            await self.waiting
+        self.made.append(Login(self))
+        return self.made[-1]
+
+
+class Login:
+    """A connection that counts its programs."""
+
+    window = 7
+
+    def __init__(self, logins: Logins) -> None:
+        """Have none."""
+        self.usable = True
+        self.programs = 0
+        self._room = logins.room
+
+    async def open_subsystem(self, name: str) -> Channel:
+        """Start one."""
+        return await self.open_command([name])
+
+    async def open_command(self, argv: Sequence[str]) -> Channel:
+        """Start one, if there is room."""
+        if self.programs == self._room:
+            raise Full(f"no room for {argv}")
+        self.programs += 1
+        return Wire()
+
+    async def close(self) -> None:
+        """Close it."""
+        self.usable = False
+
+
+def started(over: ExtraLogins, clock: Clock) -> Deferred[Channel]:
+    """Start a program, and let the pauses pass."""
+    starting = Deferred.fromCoroutine(over.open_command(["true"]))
+    clock.pump([0.1, 0.3])
+    return starting
+
+
+def test_logins_are_bounded() -> None:
+    """No more further logins are made than allowed; all are used, and closed."""
+    clock, logins = Clock(), Logins(1)
+    first = Login(logins)
+    over = ExtraLogins(first, logins.connect, clock)
+    for _ in range(1 + MOST_EXTRA):
+        assert started(over, clock).called
+    assert isinstance(error_of(started(over, clock)), Full)
+    assert [login.programs for login in (first, *logins.made)] == [1] * (1 + MOST_EXTRA)
+    logins.made[0].usable = False  # one that broke makes room for another
+    assert started(over, clock).called
+    assert (len(logins.made), over.usable, over.window) == (MOST_EXTRA + 1, True, 7)
+    assert Deferred.fromCoroutine(over.close()).called
+    assert not any(login.usable for login in (first, *logins.made))
+
+
+def test_closed_while_it_logs_in() -> None:
+    """Closing waits for no login; whoever wanted it is told."""
+    clock, logins = Clock(), Logins(1)
+    over = ExtraLogins(Login(logins), logins.connect, clock)
+    assert started(over, clock).called
+    logins.waiting = Deferred()
+    starting = started(over, clock)
+    assert not starting.called
+    assert Deferred.fromCoroutine(over.close()).called
+    error = error_of(starting)
+    assert isinstance(error, DeliveryFailed)
+    assert "was closed" in error.what
