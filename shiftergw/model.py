@@ -13,6 +13,7 @@ from typing import Any, Self
 from shiftergw.errors import BadRequest, printable
 from shiftergw.image import Digest
 from shiftergw.states import State
+from shiftergw.transports import check_registry_name, registry_name
 
 ANONYMOUS = -1
 """The uid of whoever sent no credential, where that is allowed: no user has it."""
@@ -46,8 +47,11 @@ class ImageReference:
     def parse(cls, text: str) -> Self:
         """Read and normalise a reference; raise `BadRequest` with the grammar if it is none.
 
-        Without tag and digest the tag is `latest`. A port of a registry is not a tag.
+        Without tag and digest the tag is `latest`. A port of a registry is not a tag. A prefix that
+        names a registry, such as `docker://`, is left out.
         """
+        text = registry_name(text)
+        check_registry_name(text)
         match = _REFERENCE.fullmatch(text) if len(text) <= REFERENCE_LIMIT else None
         if match is None:
             raise BadRequest(

@@ -37,7 +37,9 @@ class Layer:
 
 
 LAYERS = {
-    "vocabulary": Layer(("errors", "model", "image", "states", "ports", "__version__")),
+    "vocabulary": Layer(
+        ("errors", "model", "image", "transports", "states", "ports", "__version__")
+    ),
     "configuration": Layer(("config",), ("vocabulary",), ("pydantic",)),
     "oci": Layer(
         ("oci",),

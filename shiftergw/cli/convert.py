@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from shiftergw.cli.exits import DONE, Misused, run, text_of
+from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.config import Config
 from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
@@ -57,6 +58,8 @@ def convert(
 
     Progress goes to standard error; on standard output comes one JSON object at the end.
     """
+    plain_http = plain_http or image.lower().startswith("http://")
+    _, image = image_of(image)
     out = out.absolute()
     if not out.parent.is_dir():
         raise Misused(f"{out.parent} is not a directory.")

@@ -14,13 +14,18 @@ from shiftergw.cli.options import of_one_system
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
+from shiftergw.transports import registry_name
 
 
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:
-    """Split `[TYPE:]NAME` into type and name; without a type it is of the type `default`."""
+    """Split `[TYPE:]NAME` into type and name; without a type it is of the type `default`.
+
+    What names a registry, such as `docker://`, is left out of the name.
+    """
     word, colon, rest = text.partition(":")
     if not colon or word not in {"docker", "custom", "id", "local"}:
         word, rest = default, text
+    rest = registry_name(rest)
     if not rest.strip():
         raise Misused("An image has a name, such as `ubuntu:24.04`: there is none.")
     if word in {"id", "local"}:

@@ -42,7 +42,8 @@ class Address:
         """Read a path; raise `NotFound` for one that cannot name anything.
 
         The whole path is decoded, once, and then cut: `%2F` and `/` are the same within an image's
-        name. One slash may follow.
+        name. One slash may follow. A name may begin with `//`: it is what `shifterimg` sends of
+        `docker://ubuntu`.
         """
         if path.lower().startswith((b"http://", b"https://")):  # RFC 9112 section 3.2.2
             path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"  # noqa: PLR2004
@@ -59,7 +60,8 @@ class Address:
             if len(segments) > 1:
                 raise nowhere(path)
             return cls(f"/{''.join(segments)}")
-        if len(segments) not in {3, 4, 5} or segments[-1].startswith("/"):
+        name = segments[-1].removeprefix("//") if len(segments) == 5 else segments[-1]  # noqa: PLR2004
+        if len(segments) not in {3, 4, 5} or name.startswith("/"):
             raise nowhere(path)
         if len(segments) == 4:  # noqa: PLR2004 - without a type
             return cls(segments[1], segments[2], image=segments[3])

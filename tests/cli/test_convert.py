@@ -44,7 +44,7 @@ def test_convert(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
     out = tmp_path / "b.squashfs"
     result = shiftergw(
         *["convert", "--plain-http", "--compressor", "zstd", "--level", "3"],
-        *[f"{registry.host}/a/b:1", str(out)],
+        *[f"docker://{registry.host}/a/b:1", str(out)],
     )
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
@@ -116,6 +116,8 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     "arguments",
     [
         ["UPPER:1", "o"],
+        ["oci:dir", "o"],
+        ["./image.tar", "o"],
         ["--plain-http", "ubuntu:1", "o"],
         ["ubuntu:1", "none/such/directory/o"],
         ["--config", "/nonexistent.json", "ubuntu:1", "o"],
@@ -173,8 +175,8 @@ def test_the_result_is_reproducible(pushed: tuple[DockerRegistry, Digest], tmp_p
     registry, _ = pushed
     out = tmp_path / "o"
     sums = set()
-    for _ in range(2):
-        result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
+    for options in (["--plain-http", f"{registry.host}/a/b:1"], [f"http://{registry.host}/a/b:1"]):
+        result = shiftergw("convert", *options, str(out))
         assert result.returncode == 0, result.stderr
         sums.add(hashlib.sha256(out.read_bytes()).hexdigest())
     assert len(sums) == 1

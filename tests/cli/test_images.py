@@ -116,6 +116,10 @@ def test_types() -> None:
     assert commands.image_of("docker:x:1") == ("docker", "x:1")
     assert commands.image_of("custom:x:1") == ("custom", "x:1")
     assert commands.image_of("docker") == ("docker", "docker")
+    assert commands.image_of("docker://x:1") == ("docker", "x:1")
+    assert commands.image_of("docker:docker://x:1") == ("docker", "x:1")
+    assert commands.image_of("https://ghcr.io/x:1") == ("docker", "ghcr.io/x:1")
+    assert commands.image_of("oci:dir") == ("docker", "oci:dir")
 
 
 def test_the_site_has_a_default_type() -> None:

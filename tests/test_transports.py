@@ -1,0 +1,84 @@
+"""Prefixes of image names: those of registries are left out, others are explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from shiftergw.errors import BadRequest
+from shiftergw.model import ImageReference
+
+AT = "@sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("docker://ubuntu", "ubuntu:latest"),
+        ("docker://ubuntu:24.04", "ubuntu:24.04"),
+        ("docker://ghcr.io/a/b:1", "ghcr.io/a/b:1"),
+        ("docker://host:5000/a", "host:5000/a:latest"),
+        (f"docker://ghcr.io/a/b{AT}", f"ghcr.io/a/b{AT}"),
+        ("DOCKER://ubuntu", "ubuntu:latest"),
+        ("//ubuntu:24.04", "ubuntu:24.04"),
+        ("docker:ubuntu:24.04", "ubuntu:24.04"),
+        ("docker:ghcr.io/a/b", "ghcr.io/a/b:latest"),
+        ("oci://ghcr.io/a/b:1", "ghcr.io/a/b:1"),
+        ("https://ghcr.io/a/b:1", "ghcr.io/a/b:1"),
+        ("https://ghcr.io/a/b/", "ghcr.io/a/b:latest"),
+        ("http://host:5000/a:1", "host:5000/a:1"),
+        # What these have in front is a repository or a host.
+        ("docker", "docker:latest"),
+        ("docker:24.0", "docker:24.0"),
+        (f"docker:24.0{AT}", f"docker:24.0{AT}"),
+        ("docker:5000/x", "docker:5000/x:latest"),
+        ("docker/oci:dir", "docker/oci:dir"),
+        ("oci", "oci:latest"),
+        ("oci:5000/x:1", "oci:5000/x:1"),
+    ],
+)
+def test_what_names_a_registry(text: str, normal: str) -> None:
+    """The text that records keep is the same as without the prefix."""
+    assert str(ImageReference.parse(text)) == normal
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("oci:dir", "directory of your own"),
+        ("oci:/tmp/layout:tag", "directory of your own"),
+        ("dir:/tmp/x", "directory of your own"),
+        ("docker://oci:dir", "directory of your own"),
+        ("docker-archive:image.tar", "file of your own"),
+        ("oci-archive:/tmp/x.tar", "file of your own"),
+        ("file:///tmp/x.tar", "file of your own"),
+        ("docker-daemon:ubuntu:24.04", "your own machine"),
+        ("containers-storage:localhost/x", "your own machine"),
+        ("/home/ann/x.sif", "file or directory"),
+        ("./x.tar", "file or directory"),
+        ("../x", "file or directory"),
+        ("~/x.tar", "file or directory"),
+        ("docker:///x", "file or directory"),
+        ("library://ann/x:1", "not a registry"),
+        ("shub://ann/x", "not a registry"),
+        ("oras://ghcr.io/a/b:1", "not a registry"),
+    ],
+)
+def test_what_names_something_else(text: str, why: str) -> None:
+    """The error says what it names, and that images come from registries."""
+    with pytest.raises(BadRequest, match=why) as caught:
+        ImageReference.parse(text)
+    assert "registries alone" in str(caught.value)
+    assert "Push the image to a registry" in str(caught.value)
+
+
+def test_a_login_is_not_repeated() -> None:
+    """A password in a name comes neither into an answer nor into a log."""
+    with pytest.raises(BadRequest, match="no login in it") as caught:
+        ImageReference.parse("https://ann:secret@ghcr.io/a/b")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_page_of_docker_hub() -> None:
+    """What users copy from the browser's address bar is explained."""
+    with pytest.raises(BadRequest, match="pages of Docker Hub"):
+        ImageReference.parse("https://hub.docker.com/_/ubuntu")
