@@ -50,6 +50,7 @@ from shiftergw.squash.build import SquashBuilder
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.web.api import make_site
+from shiftergw.web.lists import ListLimits
 from shiftergw.work.crew import share_of_system
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
@@ -96,7 +97,8 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         authenticators = dict.fromkeys(authenticators, once)
         keeping = [once.rounds]
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
-    site = make_site(rules, authenticators, reactor, threads.run)
+    list_limits = ListLimits(config.max_record_size, config.max_list_size)
+    site = make_site(rules, authenticators, reactor, threads.run, list_limits)
     listeners = [_listener(text, site, reactor) for text in config.listen]
     _registry(reactor, config)  # what is wrong there shall be told here, and not by every worker
     return OrderedServices(

@@ -83,6 +83,8 @@ class Descriptor:
     digest: Digest
     size: int
     media_type: str = ""
+    has_urls: bool = field(default=False, compare=False)
+    """Whether the manifest names addresses outside of the registry; none of them is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ ANONYMOUS = -1
 IMAGE_TYPES = frozenset({"docker", "custom"})
 """The image types that live in records; `id` and `local` never ask the gateway."""
 
+NOTICE_LIMIT = 500
+"""Characters of the names of settings that a notice repeats."""
+
 REFERENCE_LIMIT = 512
 """Characters of a reference: repository 255, tag 128, digest and punctuation."""
 
@@ -303,6 +306,18 @@ class ImageRecord:
         return session.uid in (self.user_acl or ()) or not session.groups.isdisjoint(
             self.group_acl or ()
         )
+
+    @property
+    def notice(self) -> str:
+        """Return what users of a READY image should know, in one line; mostly nothing.
+
+        What a runtime cannot be told is left out of the metadata: jobs do without it.
+        """
+        omitted = (self.report or {}).get("metadata")
+        if self.status is not State.READY or not isinstance(omitted, list) or not omitted:
+            return ""
+        names = printable(", ".join(map(str, omitted)), NOTICE_LIMIT)
+        return f"Jobs do without what the runtime cannot be told: {names}"
 
     @property
     def in_flight(self) -> bool:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError
 
-from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid, too_slow
+from shiftergw.errors import (
+    BlobCorrupt,
+    ImageNotFound,
+    ImageTooLarge,
+    LayerInvalid,
+    ManifestInvalid,
+    PullError,
+    too_slow,
+)
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -207,7 +215,11 @@ class Pipeline:
 
             download = partial(self._source.blob, image, wanted, login, watcher.say)
             getting = cache.get(wanted, download, report, blob.arriving.keep)
-            blob.arrive(await held.enter_async_context(getting))
+            try:
+                path = await held.enter_async_context(getting)
+            except ImageNotFound as error:
+                raise _foreign(wanted, error) from error
+            blob.arrive(path)
 
         await gather_or_cancel(map(bring, sorted(blobs, key=lambda one: -one.descriptor.size)))
 
@@ -218,6 +230,18 @@ class Pipeline:
             if damaged:
                 await cache.discard(digest)
             await cache.give_up(digest)
+
+
+def _foreign(blob: Descriptor, error: ImageNotFound) -> PullError:
+    """Return the error of a blob that its registry does not have."""
+    if not blob.has_urls:
+        return error
+    return ManifestInvalid(
+        "A layer of the image is not in its registry, but to be fetched from elsewhere (a foreign"
+        " layer); the gateway does not follow such addresses.",
+        remedy="Push the image with all its layers to a registry.",
+        detail=error.detail,
+    )
 
 
 class _Blob:

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from twisted.logger import Logger
+
 from shiftergw import access
 from shiftergw.access import Access
 from shiftergw.attempt import Attempt
@@ -23,6 +25,7 @@ from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
+from shiftergw.recordable import recordable
 from shiftergw.states import State
 from shiftergw.targets import FILE_FACTS, Target
 
@@ -40,6 +43,8 @@ _FACTS = (
 
 class Pull:
     """Brings one image at a time to where its system looks for it."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class Pull:
                 return ready
 
         image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
+        config, omitted = recordable(config, self._config.max_record_size)
         await self._check_allowed(image, target)
         proven = False
         for known in await self._held(target, image.id):
@@ -99,7 +105,7 @@ class Pull:
         await self._check_space(image, target)
         options = target.options
         async with self._pipeline.convert(image, config, login, options, attempt) as built:
-            return await self._deliver(attempt, target, current, image, config, built)
+            return await self._deliver(attempt, target, current, image, config, built, omitted)
 
     async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Return what the store says; one that is away for a moment ends no pull."""
@@ -203,6 +209,7 @@ class Pull:
         image: ResolvedImage,
         config: ImageConfig,
         built: BuiltImage,
+        omitted: Sequence[str],
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt.entered(State.TRANSFER, "Transferring image")
@@ -244,10 +251,17 @@ class Pull:
         }
         attempt.entered(State.TRANSFER, "Transferring metadata")
         delivered = _with(replace(attempt.record, id=image.id, **facts), readers)
-        dropped = await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
+        await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
+        if omitted:
+            self._log.warn(
+                "attempt {n} at {claim}: left out of the image's metadata: {names}",
+                n=attempt.record.attempt,
+                claim=attempt.record.claim,
+                names=", ".join(omitted),
+            )
         facts["report"] = {
             **built.report.to_document(),
-            "metadata": list(dropped),
+            "metadata": list(omitted),
             "verification": asdict(checked),
         }
         return self._labelled(self._ready(target, image.id, facts, readers, puller), config)
@@ -267,10 +281,10 @@ class Pull:
 
     async def _install_meta(
         self, attempt: Attempt, target: Target, record: ImageRecord, held: ImageRecord | None
-    ) -> tuple[str, ...]:
+    ) -> None:
         """Deliver the metadata of a record, and say the same in all records of its files.
 
-        Returns what of it could not be written. In this order: should we die in between, this
+        In this order: should we die in between, this
         attempt's successor does both again. If the store is away then, the metadata goes back to
         what was `held`, since the two must not part, and all is to be done again.
         """
@@ -287,7 +301,6 @@ class Pull:
             if held is not None:
                 await target.directory.write(target.meta_of(held).content, f"{record.id}.meta")
             raise
-        return meta.dropped
 
     def _readers(
         self,

@@ -61,7 +61,8 @@ LAYERS = {
     ),
     "domain": Layer(
         ("gateway", "claims", "access", "polls", "dispatch", "housekeeping",
-         "worker", "attempt", "pull", "pipeline", "removal", "targets", "summary"),
+         "worker", "attempt", "pull", "pipeline", "recordable", "removal", "targets",
+         "summary"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),
         never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,35 @@ async def test_record_of_a_weaker_verification(
             "method": "samples",
             "reason": "the account runs no commands",
         }
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) -> None:
+    """Record and metadata say the same; what is left out is in the report, the log, the answer."""
+    async with running_bench(tmp_path) as bench:
+        bench.source.config = replace(
+            bench.source.config, cmd=("echo", "it's"), env=("A=1", "B=a\nb")
+        )
+        with capturedLogs() as events:
+            record = await bench.pull()
+        assert (record.cmd, record.env) == (None, ("A=1",))
+        assert (bench.meta().cmd, bench.meta().env) == (None, ("A=1",))
+        assert record.report is not None
+        assert record.report["metadata"] == ["CMD", "ENV B"]
+        assert record.notice.endswith(": CMD, ENV B")
+        assert [event["names"] for event in events if "names" in event] == ["CMD, ENV B"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
+    """Before anything is downloaded; the failure names the limit's key."""
+    async with running_bench(tmp_path) as bench:
+        bench.source.config = replace(bench.source.config, env=("A=" + "\x01" * 20_000,))
+        record = await bench.pull()
+        assert record.status is State.FAILURE
+        assert "in its record, which may have 65.5 kB" in (record.cause or "")
+        assert "`MaxRecordSize`" in (record.remedy or "")
+        assert bench.cache.given == []
 
 
 @pytest_twisted.ensureDeferred

@@ -243,7 +243,9 @@ def end_of(record: Mapping[str, Any]) -> End:
     """Return what the last answer means."""
     status, image_id = str(record.get("status")), record.get("id")
     if status == State.READY.value and is_image_id(image_id):
-        return End(DONE, status, str(image_id))
+        notice = record.get("notice")
+        said = [printable(str(notice), 1000)] if notice else ()
+        return End(DONE, status, str(image_id), said)
     if status in _WAITING:
         return End(DONE, status)
     cause = record.get("cause") or f"The pull ended with {status}."

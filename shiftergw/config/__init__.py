@@ -125,6 +125,8 @@ class Config(Section):
     max_layers_entries: int | None = Field(None, alias="MaxLayersEntries", ge=1)
     max_names_size: Size = Field(10**9, alias="MaxNamesSize")
     max_path_steps: int = Field(20_000_000, alias="MaxPathSteps", ge=1)
+    max_record_size: Size = Field(64 << 10, alias="MaxRecordSize")
+    max_list_size: Size = Field(64 * 10**6, alias="MaxListSize")
     stage_limits: Stages = Field(default_factory=Stages.model_construct, alias="StageLimits")
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)

@@ -8,7 +8,7 @@ wrongly ends in `ManifestInvalid`, never in a traceback.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NoReturn
@@ -23,9 +23,6 @@ MAX_MANIFEST = 4 << 20
 
 MAX_CONFIG = 8 << 20
 """Bytes of an image configuration."""
-
-MAX_RUNTIME = 256 << 10
-"""Bytes of what a record keeps of it: each list of images holds that of all of them."""
 
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -151,7 +148,7 @@ def parse_config(content: bytes) -> ImageConfig:
     if member(rootfs, "type", str, "layers") != "layers":
         invalid("the `type` of its `rootfs` is not `layers`")
     labels = member(runtime, "Labels", dict)
-    found = ImageConfig(
+    return ImageConfig(
         architecture=architecture_named(member(document, "architecture", str)),
         os=member(document, "os", str).lower(),
         created=_epoch(document.get("created")),
@@ -162,22 +159,6 @@ def parse_config(content: bytes) -> ImageConfig:
         labels={clean(name): member(labels, name, str) for name in labels},
         diff_ids=tuple(_digest(text) for text in members(rootfs, "diff_ids", str)),
     )
-    _check_size(found)
-    return found
-
-
-def _check_size(config: ImageConfig) -> None:
-    texts = (*config.env, *config.entrypoint, *config.cmd, config.workdir)
-    pairs = (text for pair in config.labels.items() for text in pair)
-    # Each text costs its record something, be it empty.
-    size = sum(len(text.encode()) + 1 for text in (*texts, *pairs))
-    if size > MAX_RUNTIME:
-        raise ManifestInvalid(
-            "The environment, the commands and the labels of the image are too large:"
-            f" {size} bytes, of which the gateway keeps at most {MAX_RUNTIME >> 10} KiB.",
-            remedy="Build the image with shorter ENV, ENTRYPOINT, CMD and LABEL; put long texts"
-            " into files.",
-        )
 
 
 def check_layers(manifest: Manifest, config: ImageConfig) -> None:
@@ -210,7 +191,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
 
 
 def _layer(holder: dict[str, Any]) -> Descriptor:
-    layer = _descriptor(holder)
+    layer = replace(_descriptor(holder), has_urls=bool(holder.get("urls")))
     if layer.media_type.endswith("+encrypted"):
         raise ManifestInvalid(
             "A layer of the image is encrypted; the gateway has no key for it.",
@@ -218,12 +199,6 @@ def _layer(holder: dict[str, Any]) -> Descriptor:
         )
     if _LAYER_TYPE.fullmatch(layer.media_type) is None:
         _not_an_image(layer.media_type)
-    if holder.get("urls"):
-        raise ManifestInvalid(
-            "A layer of the image is to be fetched from outside of its registry (a foreign layer);"
-            " the gateway does not follow such addresses.",
-            remedy="Push the image with all its layers to a registry.",
-        )
     return layer
 
 

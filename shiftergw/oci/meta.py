@@ -69,31 +69,57 @@ def write_meta(
     """
     if private and not user_acl and not group_acl:
         raise ValueError("a private image has at least one reader")
+    said = speakable(env=env, entry=entry, cmd=cmd, workdir=workdir)
     lines = ["FORMAT: squashfs"]
-    dropped: list[str] = []
-
-    def say(key: str, value: str | None, name: str) -> None:
-        if value is None or not _is_plain(value):
-            dropped.append(name)
-        else:
-            lines.append(f"{key}: {value}")
-
-    for key, words in (("ENTRY", entry), ("CMD", cmd)):
+    for key, words in (("ENTRY", said.entry), ("CMD", said.cmd)):
         if words:
-            say(key, _list_text(words), key)
-    if workdir:
-        say("WORKDIR", workdir, "WORKDIR")
-    for one in env:
-        # The runtime drops blanks at the end; a variable without them is better than none.
-        value, name = one.rstrip(_BLANKS), f"ENV {printable(one.partition('=')[0], 60)}"
-        before = len(dropped)
-        say("ENV", value, name)
-        if value != one and len(dropped) == before:
-            dropped.append(f"{name} (blanks at its end)")
+            lines.append(f"{key}: {_list_text(words)}")
+    if said.workdir:
+        lines.append(f"WORKDIR: {said.workdir}")
+    lines += [f"ENV: {variable}" for variable in said.env]
     if private:
         lines.append(f"USERACL: {_ids(user_acl)}")
         lines.append(f"GROUPACL: {_ids(group_acl)}")
-    return MetaFile("".join(f"{line}\n" for line in lines).encode(), tuple(dropped))
+    return MetaFile("".join(f"{line}\n" for line in lines).encode(), said.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Speakable:
+    """What of an image's settings a runtime can be told, and the names of the rest."""
+
+    env: tuple[str, ...]
+    entry: tuple[str, ...]
+    cmd: tuple[str, ...]
+    workdir: str
+    dropped: tuple[str, ...]
+
+
+def speakable(
+    *, env: Sequence[str], entry: Sequence[str], cmd: Sequence[str], workdir: str
+) -> Speakable:
+    """Return the values that a line of the file can hold as they are."""
+    dropped: list[str] = []
+    lists: dict[str, tuple[str, ...]] = {}
+    for key, words in (("ENTRY", entry), ("CMD", cmd)):
+        text = _list_text(words) if words else ""
+        is_plain = text is not None and _is_plain(text)
+        lists[key] = tuple(words) if is_plain else ()
+        if not is_plain:
+            dropped.append(key)
+    if not _is_plain(workdir):
+        dropped.append("WORKDIR")
+        workdir = ""
+    variables = []
+    for variable in env:
+        # The runtime drops blanks at the end; a variable without them is better than none.
+        value, name = variable.rstrip(_BLANKS), f"ENV {printable(variable.partition('=')[0], 60)}"
+        if not _is_plain(value):
+            dropped.append(name)
+            continue
+        variables.append(value)
+        if value != variable:
+            dropped.append(f"{name} (blanks at its end)")
+    return Speakable(tuple(variables), lists["ENTRY"], lists["CMD"], workdir, tuple(dropped))
 
 
 def _is_plain(value: str) -> bool:

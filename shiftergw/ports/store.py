@@ -141,7 +141,8 @@ class ImageStore(Protocol):
     ) -> Sequence[ImageRecord]:
         """Return the READY records of a system in the order of their keys, those after a key.
 
-        No more than `limit`; the page after the last one is empty.
+        No more than `limit`, and with a limit fewer where they are large: what is in memory at once
+        is bounded. The page after the last one is empty.
         """
         ...
 

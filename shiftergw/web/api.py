@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
@@ -22,10 +21,11 @@ from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, Unproved
 from shiftergw.web import parameters, render
 from shiftergw.web.journal import Journal, Line
+from shiftergw.web.lists import ListLimits, Lists
 from shiftergw.web.parameters import Address
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Call, Site
-from shiftergw.web.spool import InThread, Spool
+from shiftergw.web.spool import InThread
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -53,14 +53,13 @@ class Asked:
     query: bytes
     body: bytes
     request_id: str
-    in_thread: InThread
+    lists: Lists
     journal: Journal
 
 
 async def _list(gateway: Gateway, asked: Asked) -> Answer:
-    row = partial(render.record, labels=gateway.shows_labels)
-    pages = (map(row, page) async for page in gateway.list(asked.session))
-    return await render.long_listing(pages, Spool(asked.in_thread))
+    pages = gateway.list(asked.session)
+    return await asked.lists.answer(asked.session.uid, pages, labels=gateway.shows_labels)
 
 
 async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
@@ -210,13 +209,13 @@ class Api:
         gateway: Gateway,
         authenticators: Mapping[str, Authenticator],
         clock: IReactorTime,
-        in_thread: InThread,
+        lists: Lists,
     ) -> None:
-        """Know users by `authenticators`, one for each system; write long answers `in_thread`."""
+        """Know users by `authenticators`, one for each system."""
         self._gateway = gateway
         self._authenticators = authenticators
         self._clock = clock
-        self._in_thread = in_thread
+        self._lists = lists
         self._journal = Journal(clock)
 
     async def __call__(self, call: Call) -> Answer:
@@ -289,7 +288,7 @@ class Api:
             call.query,
             call.body,
             line.request_id,
-            self._in_thread,
+            self._lists,
             self._journal,
         )
         answer = await work(self._gateway, asked)
@@ -322,6 +321,8 @@ def make_site(
     authenticators: Mapping[str, Authenticator],
     clock: IReactorTime,
     in_thread: InThread,
+    list_limits: ListLimits | None = None,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
-    return Site(Api(gateway, authenticators, clock, in_thread), clock)
+    lists = Lists(in_thread, list_limits or ListLimits())
+    return Site(Api(gateway, authenticators, clock, lists), clock)

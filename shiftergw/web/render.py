@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -47,15 +47,16 @@ class Answer:
 
 def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> Answer:
     """Return a JSON object as an answer."""
-    return Answer(status, _json(document), headers=headers)
+    return Answer(status, to_json(document), headers=headers)
 
 
 def rows(documents: Sequence[Mapping[str, Any]]) -> Answer:
     """Return rows as a bare array: metrics alone have this form, as they always had."""
-    return Answer(HTTPStatus.OK, _json(list(documents)))
+    return Answer(HTTPStatus.OK, to_json(list(documents)))
 
 
-def _json(document: object) -> bytes:
+def to_json(document: object) -> bytes:
+    """Return a document as one line of ASCII."""
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -108,7 +109,7 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
             "WORKDIR": image.workdir or None,
             "LABELS": image.labels if labels else None,
             "last_pull": None if image.last_pull is None else float(image.last_pull),
-            "status_message": image.status_message,
+            "status_message": image.notice or image.status_message,
         }
     )
 
@@ -143,37 +144,19 @@ def listing(rows: Iterable[dict[str, Any]]) -> Answer:
     return answer({"list": list(rows)})
 
 
-async def long_listing(pages: AsyncIterator[Iterable[dict[str, Any]]], spool: Spool) -> Answer:
-    """Return the same of any number of rows: the clients must know its length beforehand."""
-    try:
-        before = b'{"list":['
-        async for page in pages:
-            if texts := [_json(row) for row in page]:
-                await spool.write(before + b",".join(texts))
-                before = b","
-        await spool.write(b"]}" if len(spool) else before + b"]}")
-    except BaseException:
-        spool.close()
-        raise
-    if not spool.in_memory:
-        return Answer(HTTPStatus.OK, b"", spool=spool)
-    body = spool.open().read()
-    spool.close()
-    return Answer(HTTPStatus.OK, body)
-
-
 def _without_null(members: dict[str, Any]) -> dict[str, Any]:
     return {name: MISSING if value is None else value for name, value in members.items()}
 
 
 def _work(image: ImageRecord) -> dict[str, Any]:
-    """Return what there is to say about work in flight, or about its failure."""
+    """Return what there is to say about work in flight, about its failure, or its result."""
     members: dict[str, Any] = {
         "stage": image.stage,
         "cause": image.cause,
         "remedy": image.remedy,
         "retryable": image.retryable,
         "request_id": image.request_id,
+        "notice": image.notice or None,
     }
     if image.stage is not None:
         members |= {"done": image.done, "total": image.total}

@@ -15,26 +15,48 @@ MOST_IN_MEMORY = 1 << 20
 """Bytes that are kept in memory; more go to a file that has no name."""
 
 
+class SpoolRoom:
+    """Bytes of memory and of disk that all spools together may take."""
+
+    def __init__(self, memory: int = 16 << 20, disk: int = 1 << 30) -> None:
+        """Begin with all of it free."""
+        self.memory = memory
+        self.disk = disk
+
+
 class Spool:
     """Grows at its end, and is read once from its beginning."""
 
-    def __init__(self, in_thread: InThread, most_in_memory: int = MOST_IN_MEMORY) -> None:
+    def __init__(
+        self,
+        in_thread: InThread,
+        most_in_memory: int = MOST_IN_MEMORY,
+        room: SpoolRoom | None = None,
+    ) -> None:
         """Begin empty; what goes to a file is written `in_thread`."""
         self._in_thread = in_thread
         self._most = most_in_memory
+        self._room = room or SpoolRoom()
         self._file = SpooledTemporaryFile[bytes](most_in_memory)
         self._size = 0
+        self.in_memory = True
+        """Whether reading it cannot block."""
 
     def __len__(self) -> int:
         """Return how many bytes there are."""
         return self._size
 
     async def write(self, data: bytes) -> None:
-        """Add bytes; raise `Unavailable` where the disk has no room for them."""
-        self._size += len(data)
-        if self.in_memory:
+        """Add bytes; raise `Unavailable` where there is no room for them."""
+        size = len(data)
+        if self.in_memory and size <= min(self._room.memory, self._most - self._size):
+            self._room.memory -= size
+            self._size += size
             self._file.write(data)
             return
+        if self.in_memory:
+            self._to_disk_from_now_on()
+        self._take_disk(size)
         try:
             await self._in_thread(self._to_disk, data)
         except OSError as error:
@@ -44,16 +66,24 @@ class Spool:
                 detail=str(error),
             ) from error
 
+    def _to_disk_from_now_on(self) -> None:
+        size, self._size = self._size, 0
+        self._room.memory += size
+        self.in_memory = False
+        self._take_disk(size)
+
+    def _take_disk(self, size: int) -> None:
+        if size > self._room.disk:
+            raise Unavailable("Too many long lists are on their way.", remedy="Try again later.")
+        self._room.disk -= size
+        self._size += size
+
     def _to_disk(self, data: bytes) -> int:
         """Write all of it: what stayed in a buffer would fail when the answer is on its way."""
+        self._file.rollover()
         written = self._file.write(data)
         self._file.flush()
         return written
-
-    @property
-    def in_memory(self) -> bool:
-        """Say whether reading it cannot block."""
-        return self._size <= self._most
 
     def open(self) -> IO[bytes]:
         """Return the file, at its beginning."""
@@ -61,5 +91,10 @@ class Spool:
         return self._file
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forget everything, and leave its room to others."""
         self._file.close()
+        if self.in_memory:
+            self._room.memory += self._size
+        else:
+            self._room.disk += self._size
+        self._size = 0

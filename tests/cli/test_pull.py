@@ -61,6 +61,16 @@ async def test_pull_waits_and_prints_the_id() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_pull_of_an_image_that_lacks_something() -> None:
+    """What jobs do without stands on standard error, below an id that is good."""
+    ready = replace(READY, report={"metadata": ["CMD", "ENV NL"]})
+    result = await ask(FakeGateway(pulls=[ready]), "pull", "x:1")
+    assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
+    said = "Jobs do without what the runtime cannot be told: CMD, ENV NL\n"
+    assert result.stderr.endswith(said)
+
+
+@pytest_twisted.ensureDeferred
 async def test_pull_that_fails() -> None:
     """Cause, remedy and request stand on standard error; the exit code is 1."""
     result = await ask(FakeGateway(pulls=[FAILED]), "pull", "x:1")

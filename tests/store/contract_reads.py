@@ -83,6 +83,18 @@ class ReadContract:
         assert list(await store.list("beta")) == []
 
     @pytest_twisted.ensureDeferred
+    async def test_pages_of_large_records_are_short(self, place: Place) -> None:
+        """What is in memory at once is bounded; page after page, all of them come."""
+        large = OF_THE_ORIGINAL | {"status": "READY", "ENV": ["A=" + "x" * 400_000]}
+        for n in range(40):
+            place.put(f"{n:024}", large | {"tag": [f"x:{n}"], "id": f"{n:064}"})
+        keys: list[str] = []
+        while page := await place.store.list("alpha", keys[-1] if keys else "", limit=250):
+            assert len(page) <= 32
+            keys += [record.key for record in page]
+        assert keys == [f"{n:024}" for n in range(40)]
+
+    @pytest_twisted.ensureDeferred
     async def test_waiting_is_fair(self, place: Place) -> None:
         """Users take turns, each in the order of arrival, however many one of them sends."""
         store = place.store

@@ -95,6 +95,23 @@ def test_a_failure_tells_cause_and_remedy() -> None:
     assert answer["request_id"] == "ab12"
 
 
+def test_what_jobs_do_without_is_told() -> None:
+    """A READY image whose settings the runtime cannot be told says so; odd reports say nothing."""
+    lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
+    said = "Jobs do without what the runtime cannot be told: CMD, ENV A"
+    assert render.record(lacking)["status_message"] == said
+    assert render.pulled(lacking)["notice"] == said
+    reports: list[dict[str, object]] = [
+        {"metadata": "CMD"},
+        {"metadata": []},
+        {},
+        {"metadata": {"a": 1}},
+    ]
+    for report in reports:
+        plain = replace(READY, report=report)
+        assert render.pulled(plain) == render.pulled(READY)
+
+
 def test_secrets_and_owners_stay_inside() -> None:
     """Sealed logins, the requester and host names are in no answer."""
     record = replace(

@@ -74,6 +74,10 @@ class _Open:
     look: Rounds
 
 
+LARGEST_PAGE = 32
+"""Records of one page of a list: the driver reads whole answers, and records may be large."""
+
+
 class MongoStore(Service):
     """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB.
 
@@ -226,6 +230,8 @@ class MongoStore(Service):
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
+        if limit is not None:
+            limit = min(limit, LARGEST_PAGE)
         while True:
             found = await self._page(system, after, limit)
             # What cannot be used is none; only the page after the last one is empty.

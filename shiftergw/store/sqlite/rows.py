@@ -16,6 +16,9 @@ from shiftergw.store.sqlite import queries
 Row = tuple[str, str]
 """Key and document."""
 
+PAGE_SIZE = 1 << 20
+"""Bytes of documents after which a page of a list ends, however few they are."""
+
 
 def record_of(row: Row) -> ImageRecord:
     """Return the record of a row."""
@@ -28,6 +31,17 @@ def record_of(row: Row) -> ImageRecord:
 def records_of(rows: Iterable[Row]) -> list[ImageRecord]:
     """Return the records of rows."""
     return [record_of(row) for row in rows]
+
+
+def page_of(rows: Iterable[Row]) -> list[ImageRecord]:
+    """Return the records of the first rows, up to that with which they have `PAGE_SIZE` bytes."""
+    page, size = [], 0
+    for row in rows:
+        page.append(record_of(row))
+        size += len(row[1])
+        if size >= PAGE_SIZE:
+            break
+    return page
 
 
 def document_at(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:

@@ -200,7 +200,12 @@ class SqliteStore(Service):
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.LIST, system, after, -1 if limit is None else limit)
+        if limit is None:
+            return await self._many(queries.LIST, system, after, -1)
+        lane = _opened(self._lister)
+        return await lane.run(
+            lambda db: rows.page_of(db.execute(queries.LIST, (system, after, limit)))
+        )
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""

@@ -1,0 +1,102 @@
+"""Lists of images: few are put together at a time, in room that all of them share.
+
+A list holds what every user's images say of themselves. So one row, one list, and all lists
+together are bounded, whatever stands in the records: old databases hold megabytes of environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
+
+from shiftergw.model import ImageRecord
+from shiftergw.web import render
+from shiftergw.web.render import Answer
+from shiftergw.web.spool import InThread, Spool, SpoolRoom
+
+BUILDING = 2
+"""Lists that are put together at a time; each user has one of them at most."""
+
+SHORT = 1 << 16
+"""Bytes of an answer that is sent as it is, without a spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListLimits:
+    """Bytes of `ENV`, `ENTRY`, `WORKDIR` and `LABELS` in one row, and of a whole list."""
+
+    row: int = 64 << 10
+    size: int = 64 * 10**6
+
+
+class Lists:
+    """Puts lists together, one page of records after the other."""
+
+    def __init__(
+        self, in_thread: InThread, limits: ListLimits, room: SpoolRoom | None = None
+    ) -> None:
+        """Write what is long to a file `in_thread`."""
+        self._in_thread = in_thread
+        self._limits = limits
+        self._room = room or SpoolRoom()
+        self._building = DeferredSemaphore(BUILDING)
+        self._users: dict[int, DeferredLock] = {}
+
+    async def answer(
+        self, uid: int, pages: AsyncIterator[Iterable[ImageRecord]], *, labels: bool
+    ) -> Answer:
+        """Return the list of all records; the clients must know its length beforehand.
+
+        Rows that are too long, and all rows once the list is, do without what runtimes are told.
+        Raises `Unavailable` when other lists take up all the room.
+        """
+        async with self._turn(uid):
+            spool = Spool(self._in_thread, room=self._room)
+            try:
+                before = b'{"list":['
+                async for page in pages:
+                    texts = [self._row(image, len(spool), labels=labels) for image in page]
+                    if texts:
+                        await spool.write(before + b",".join(texts))
+                        before = b","
+                await spool.write(b"]}" if len(spool) else before + b"]}")
+            except BaseException:
+                spool.close()
+                raise
+        if len(spool) > SHORT:
+            return Answer(HTTPStatus.OK, b"", spool=spool)
+        body = spool.open().read()
+        spool.close()
+        return Answer(HTTPStatus.OK, body)
+
+    def _row(self, image: ImageRecord, before: int, *, labels: bool) -> bytes:
+        if before < self._limits.size and _weight(image, labels=labels) <= self._limits.row:
+            text = render.to_json(render.record(image, labels=labels))
+            if len(text) <= self._limits.row + SHORT:
+                return text
+        brief = replace(image, env=None, entry=None, workdir=None, labels=None)
+        return render.to_json(render.record(brief, labels=labels))
+
+    @asynccontextmanager
+    async def _turn(self, uid: int) -> AsyncIterator[None]:
+        """Wait until few others, and none of this user, put a list together."""
+        lock = self._users.setdefault(uid, DeferredLock())
+        try:
+            async with lock, self._building:
+                yield
+        finally:
+            if not lock.locked and not lock.waiting:
+                self._users.pop(uid, None)
+
+
+def _weight(image: ImageRecord, *, labels: bool) -> int:
+    """Return how many characters of a row the image itself has brought."""
+    texts: list[Any] = [*(image.env or ()), *(image.entry or ()), image.workdir or ""]
+    if labels:
+        texts += [text for pair in (image.labels or {}).items() for text in pair]
+    return sum(len(str(text)) for text in texts)

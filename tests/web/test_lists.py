@@ -1,0 +1,135 @@
+"""Lists of images: bounded one by one and together, and never in the way of look-ups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, succeed
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import ImageRecord
+from shiftergw.states import State
+from shiftergw.web.lists import BUILDING, SHORT, ListLimits, Lists
+from shiftergw.web.render import Answer
+from shiftergw.web.spool import SpoolRoom
+from tests.web.fakes import in_no_thread
+
+ID = "a" * 64
+
+
+def image(number: int, **members: Any) -> ImageRecord:
+    """Return a READY record."""
+    key = f"{number:024}"
+    return ImageRecord(key, "s", "docker", (f"app:{number}",), status=State.READY, id=ID, **members)
+
+
+async def paged(*pages: Sequence[ImageRecord]) -> AsyncIterator[Sequence[ImageRecord]]:
+    """Yield pages of records."""
+    for page in pages:
+        yield page
+
+
+def lists(limits: ListLimits | None = None, room: SpoolRoom | None = None) -> Lists:
+    """Return what puts lists together."""
+    return Lists(in_no_thread, limits or ListLimits(), room)
+
+
+def rows(answer: Answer) -> list[dict[str, Any]]:
+    """Return the rows of an answer, and close it."""
+    text = answer.body
+    if answer.spool is not None:
+        text = answer.spool.open().read()
+        answer.spool.close()
+    found: list[dict[str, Any]] = json.loads(text)["list"]
+    return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_of_all_pages() -> None:
+    """In their order; a list of nothing is an empty one."""
+    answer = await lists().answer(1, paged([image(1), image(2)], [], [image(3)]), labels=False)
+    assert [row["tag"] for row in rows(answer)] == [["app:1"], ["app:2"], ["app:3"]]
+    assert rows(await lists().answer(1, paged(), labels=False)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_that_are_too_long_do_without() -> None:
+    """Megabytes of environment in an old database are in nobody's list; the image is."""
+    bloated = image(1, env=("A=" + "\x01" * 130_000,), workdir="/w")
+    answer = await lists().answer(1, paged([bloated, image(2, env=("B=1",))]), labels=False)
+    first, second = rows(answer)
+    assert (first["ENV"], first["WORKDIR"], first["id"]) == ("MISSING", "MISSING", ID)
+    assert second["ENV"] == ["B=1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_is_bounded() -> None:
+    """Its rows all stand there, the last ones in short."""
+    records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
+    answer = await lists(ListLimits(size=50_000)).answer(
+        1, paged(*[[r] for r in records]), labels=False
+    )
+    found = rows(answer)
+    assert len(found) == 100
+    assert 30 < sum(row["ENV"] != "MISSING" for row in found) < 50
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_lists_share_their_room() -> None:
+    """Memory first, then disk; then it is said, and an end of one makes room for another."""
+    records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
+    room = SpoolRoom(memory=150_000, disk=150_000)
+    mine = lists(room=room)
+    first = await mine.answer(1, paged(records), labels=False)
+    second = await mine.answer(1, paged(records), labels=False)
+    assert first.spool is not None
+    assert second.spool is not None
+    assert (first.spool.in_memory, second.spool.in_memory) == (True, False)
+    with pytest.raises(Unavailable, match="Too many long lists"):
+        await mine.answer(1, paged(records), labels=False)
+    assert len(rows(second)) == 100
+    assert len(rows(await mine.answer(1, paged(records), labels=False))) == 100
+    assert len(rows(first)) == 100
+    assert (room.memory, room.disk) == (150_000, 150_000)
+    assert len(first.body) < SHORT
+
+
+@pytest_twisted.ensureDeferred
+async def test_few_are_put_together_at_a_time() -> None:
+    """One for each user, two in all; who hangs up leaves the queue, and who fails does, too."""
+    gates: list[Deferred[None]] = []
+
+    async def held(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
+        gate: Deferred[None] = Deferred()
+        gates.append(gate)
+        begun.append(user)
+        await gate
+        yield [image(1)]
+
+    begun: list[int] = []
+    mine = lists()
+    asked = [
+        Deferred.fromCoroutine(mine.answer(user, held(user), labels=False))
+        for user in (1, 1, 1, 2, 3)
+    ]
+    assert BUILDING == 2
+    assert begun == [1, 2]
+    asked[1].cancel()
+    with pytest.raises(CancelledError):
+        await asked[1]
+    gates[0].errback(Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await asked[0]
+    assert begun == [1, 2, 3]
+    for gate in gates[1:]:
+        gate.callback(None)
+    gates[-1].callback(None)
+    for one in asked[2:]:
+        assert len(rows(await one)) == 1
+    assert begun == [1, 2, 3, 1]
+    assert mine._users == {}
+    await succeed(None)
