@@ -44,6 +44,7 @@ from shiftergw.pull import Pull
 from shiftergw.registry.cache import BlobCaches
 from shiftergw.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.registry.location import Location
+from shiftergw.registry.transport import Limits
 from shiftergw.removal import Removal
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.build import SquashBuilder
@@ -318,7 +319,8 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
         name: Location(name, one.url, one.ca_certificate, one.trusted_hosts)
         for name, one in config.locations.items()
     }
-    return RegistryClient(reactor, locations, config.locate, os.environ)
+    limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
+    return RegistryClient(reactor, locations, config.locate, os.environ, limits=limits)
 
 
 def _threads(reactor: Any) -> tuple[Threads, Threads]:

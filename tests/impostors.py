@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from twisted.internet.threads import deferToThread
 
 from tests.certificates import Authority
 
@@ -147,7 +148,10 @@ class Listener:
         connection.close()
 
     def close(self) -> None:
-        """Take no more connections, and return once those that were made have ended."""
+        """Take no more connections, and return once those that were made have ended.
+
+        In a thread, because the client that ends them needs the reactor.
+        """
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for thread in self._threads:
@@ -155,11 +159,11 @@ class Listener:
             assert not thread.is_alive(), "the client left a connection open"
 
 
-@contextmanager
-def listening(pem: Path) -> Iterator[Listener]:
+@asynccontextmanager
+async def listening(pem: Path) -> AsyncIterator[Listener]:
     """Run a server; at the end all its connections have ended."""
     listener = Listener(pem)
     try:
         yield listener
     finally:
-        listener.close()
+        await deferToThread(listener.close)

@@ -75,7 +75,7 @@ LAYERS = {
     "cli": Layer(
         ("cli",),
         ("vocabulary", "configuration", "plumbing", "composition", "auth"),
-        ("twisted", "treq", "click", "rich"),
+        ("twisted", "zope", "treq", "click", "rich"),
     ),
     "composition": Layer(
         ("compose", "reactor", "preparation", "tap", "runner", "checkup", "trust", "migration"),

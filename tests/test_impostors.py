@@ -172,7 +172,7 @@ async def refusal(
     connect: Connect, impostor: Impostor, host: str, authority: Authority, directory: Path
 ) -> str:
     """Return why a client refuses a server; nothing of the client's may arrive there."""
-    with listening(impostor.make(authority, directory, host)) as listener:
+    async with listening(impostor.make(authority, directory, host)) as listener:
         said = await connect(host, listener.port, authority)
         seen = listener
     assert bytes(seen.received) == b""
@@ -219,7 +219,7 @@ async def test_addresses(connect: Connect, kind: str, authority: Authority, tmp_
 
 async def heard(connect: Connect, host: str, pem: Path, authority: Authority) -> Listener:
     """Return a server that a client has spoken to."""
-    with listening(pem) as listener:
+    async with listening(pem) as listener:
         await connect(host, listener.port, authority)
     return listener
 

@@ -13,27 +13,46 @@ from urllib.parse import urlsplit
 from treq.client import HTTPClient
 from twisted.internet import error as internet_error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool, ProxyAgent, ResponseFailed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    URI,
+    Agent,
+    HTTPConnectionPool,
+    ProxyAgent,
+    ResponseDone,
+    ResponseFailed,
+)
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
 from shiftergw.cli.proxy import proxy_for
-from shiftergw.errors import printable
-from shiftergw.plumbing.tls import CertificateRefused, SystemTls
+from shiftergw.errors import amount, printable
+from shiftergw.plumbing.http_heads import BoundedHeads, HeadTooLong
+from shiftergw.plumbing.tls import CertificateRefused, ClientTls
 
 CONNECT_LIMIT = 10.0
+
+ANSWER_BYTES = 256_000_000
+"""More than the longest list of images: what is longer is no gateway's answer."""
 
 ERROR_TEXT_LIMIT = 1000
 _OK = 200
 
 
+@implementer(IAgentEndpointFactory)
 class Exchange:
     """Requests to gateways, each over a connection of its own."""
 
     def __init__(self, reactor: Any) -> None:
         """Connect with `reactor`."""
         self._reactor = reactor
+        self._tls: ClientTls | None = None
 
     async def ask(
         self, method: str, base: str, tail: str, *, credential: str, body: str, limit: float
@@ -57,7 +76,7 @@ class Exchange:
             data=body.encode() if method == "POST" else None,
             allow_redirects=False,
         )
-        content = await response.content()
+        content = await _content_of(response)
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -71,7 +90,7 @@ class Exchange:
         pool = HTTPConnectionPool(self._reactor, persistent=False)
         proxy = proxy_for(base, os.environ)
         if proxy is None:
-            agent = Agent(self._reactor, SystemTls(), connectTimeout=CONNECT_LIMIT, pool=pool)
+            agent = Agent.usingEndpointFactory(self._reactor, self, pool)
             return HTTPClient(agent), Headers()
         endpoint = HostnameEndpoint(
             self._reactor, proxy.host.encode("idna"), proxy.port, timeout=CONNECT_LIMIT
@@ -79,7 +98,18 @@ class Exchange:
         headers = Headers()
         if proxy.authorization:
             headers.addRawHeader("Proxy-Authorization", proxy.authorization)
-        return HTTPClient(ProxyAgent(endpoint, self._reactor, pool)), headers
+        return HTTPClient(ProxyAgent(BoundedHeads(endpoint), self._reactor, pool)), headers
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return how to connect to a gateway; for https its certificate is verified."""
+        host = uri.host.decode("ascii").strip("[]")
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._reactor, host, uri.port, timeout=CONNECT_LIMIT
+        )
+        if uri.scheme == b"https":
+            self._tls = self._tls or ClientTls()
+            endpoint = wrapClientTLS(self._tls.to(host), endpoint)
+        return BoundedHeads(endpoint)
 
     async def _limited(self, base: str, asking: Deferred[Any], limit: float) -> Any:
         """Return what `asking` returns; turn what treq raises into `NoGateway`.
@@ -116,6 +146,47 @@ class Exchange:
                 expiry.cancel()
 
 
+def _content_of(response: Any) -> Deferred[bytes]:
+    """Return the body of an answer; fail with `_TooLongError` beyond what a gateway sends."""
+    content = _Content()
+    response.deliverBody(content)
+    return content.whole
+
+
+class _TooLongError(Exception):
+    """An answer is longer than `ANSWER_BYTES`."""
+
+
+class _Content(Protocol):
+    """Collects a body."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._stop())
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def _stop(self) -> None:
+        transport: Any = self.transport
+        transport.stopProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= ANSWER_BYTES:
+            self._pieces.append(data)
+        elif not self.whole.called:
+            self._pieces.clear()
+            self._stop()
+            self.whole.errback(_TooLongError())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(b"".join(self._pieces))
+        else:
+            self.whole.errback(reason)
+
+
 def silent(base: str, why: str) -> NoGateway:
     """Return the error for a gateway that gives no answer of a gateway."""
     return NoGateway(f"The gateway {host_of(base)} {why}")
@@ -129,6 +200,10 @@ def host_of(base: str) -> str:
 def _why(error: Exception) -> str:
     if isinstance(error, internet_error.ConnectionRefusedError):
         return "nothing listens there."
+    if isinstance(error, _TooLongError):
+        return f"its answer is longer than {amount(ANSWER_BYTES)}: is it a gateway?"
+    if isinstance(error, HeadTooLong):
+        return f"it sent {error}: is it a gateway?"
     if isinstance(error, ResponseFailed):
         for reason in error.reasons:
             if isinstance(reason.value, CertificateRefused):

@@ -128,6 +128,8 @@ class Config(Section):
     max_record_size: Size = Field(64 << 10, alias="MaxRecordSize")
     max_list_size: Size = Field(64 * 10**6, alias="MaxListSize")
     stage_limits: Stages = Field(default_factory=Stages.model_construct, alias="StageLimits")
+    registry_least_rate: int = Field(10_000, alias="RegistryLeastRate", ge=0)
+    registry_document_time: PositiveSeconds = Field(120, alias="RegistryDocumentTime")
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")
     broker_url: str | None = Field(None, alias="BrokerURL", repr=False)
     broker_away: Literal["wait", "refuse"] = Field("wait", alias="BrokerAway")

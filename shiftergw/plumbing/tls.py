@@ -31,7 +31,6 @@ from twisted.internet.ssl import (
     trustRootFromCertificates,
 )
 from twisted.python.failure import Failure
-from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from shiftergw.errors import printable
@@ -126,20 +125,6 @@ class ClientTls:
         return _Connections(
             self._context, host, check_name=not self._any_name, check=not self._any_certificate
         )
-
-
-@implementer(IPolicyForHTTPS)
-class SystemTls:
-    """The TLS of a `twisted.web` client that trusts the system's authorities."""
-
-    def __init__(self) -> None:
-        """Read nothing yet."""
-        self._tls: ClientTls | None = None
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> _Connections:  # noqa: ARG002
-        """Return what makes connections to a host."""
-        self._tls = self._tls or ClientTls()
-        return self._tls.to(hostname.decode("ascii"))
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from zope.interface import implementer
 
+from shiftergw.errors import RegistryUnavailable, amount
 from shiftergw.registry.retry import Interrupted
 
 if TYPE_CHECKING:
@@ -19,25 +21,61 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
 
+FREE_PIECES = 10_000
+LEAST_PIECE = 64
+"""Bytes that a piece of a body must have on average, once it has more than `FREE_PIECES`.
+
+A piece, such as a chunk of HTTP, costs some microseconds whatever its size: 4 MiB in chunks of one
+byte took 23 s of the processor.
+"""
+
+_SLOW_REMEDY = (
+    "Try again later; if it lasts, tell the site's support: `RegistryLeastRate` and"
+    " `RegistryDocumentTime` are how slow a registry may be."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slow a body may be, in seconds and in bytes per second.
+
+    `idle` is the longest time without a byte. In each `window` it must bring `rate` bytes per
+    second, where that is not 0. `total` is the limit on the whole body, for a document: then being
+    too slow is final, because another try would hold the worker as long again.
+    """
+
+    idle: float
+    rate: float = 0.0
+    window: float = 60.0
+    total: float | None = None
+
+
 @implementer(IPushProducer)
 class Body(Protocol):
     """Gives every piece of a body to `take` until its end, which fires `ended`.
 
     `ended` fails with `Interrupted` where the body stops before its end, cannot be known to be
-    whole, or gives no byte for `idle` seconds, and with whatever `take` raises. The time for which
-    the taker pauses us does not count. Cancelling `ended` closes the connection. `who` begins the
-    sentence of an error.
+    whole, or is slower than `pace` (`RegistryUnavailable` for a document), and with whatever `take`
+    raises. The time for which the taker pauses us does not count, except towards the total.
+    Cancelling `ended` closes the connection. `who` begins the sentence of an error.
     """
 
     def __init__(
-        self, take: Callable[[bytes], object], clock: IReactorTime, idle: float, who: str
+        self, take: Callable[[bytes], object], clock: IReactorTime, pace: Pace, who: str
     ) -> None:
         self.ended: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self._take = take
         self._clock = clock
-        self._idle = idle
+        self._pace = pace
         self._who = who
-        self._watch: Any = None
+        self._idle_call: Any = None
+        self._window_call: Any = None
+        self._total_call: Any = None
+        self._began = 0.0
+        self._received = 0
+        self._pieces = 0
+        self._window_start = 0
+        """How many bytes had been received when the window began."""
         self._paused = False
         self._done = False
 
@@ -52,14 +90,23 @@ class Body(Protocol):
         return self.ended
 
     def connectionMade(self) -> None:
+        self._began = self._clock.seconds()
         if not self._done:
             self._start_watch()
+            if self._pace.total is not None:
+                self._total_call = self._clock.callLater(self._pace.total, self._total_over)
 
     def dataReceived(self, data: bytes) -> None:
         if self._done:
             return
-        if self._watch is not None:
-            self._watch.reset(self._idle)
+        self._received += len(data)
+        self._pieces += 1
+        if self._pieces > FREE_PIECES and self._received < self._pieces * LEAST_PIECE:
+            what = f"{self._who} sent {amount(self._received)} in {self._pieces} pieces."
+            self._fail(Failure(RegistryUnavailable(what)))
+            return
+        if self._idle_call is not None:
+            self._idle_call.reset(self._pace.idle)
         try:
             self._take(data)
         except Exception:  # noqa: BLE001 - whatever the taker raises is the end of this body
@@ -95,21 +142,48 @@ class Body(Protocol):
             getattr(self.transport, method)()
 
     def _start_watch(self) -> None:
-        if self._watch is None and not self._paused:
-            self._watch = self._clock.callLater(self._idle, self._stalled)
+        if self._idle_call is None and not self._paused:
+            self._idle_call = self._clock.callLater(self._pace.idle, self._idle_over)
+            self._start_window()
+
+    def _start_window(self) -> None:
+        self._window_start = self._received
+        if self._pace.rate:
+            self._window_call = self._clock.callLater(self._pace.window, self._window_over)
 
     def _stop_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        for call in (self._idle_call, self._window_call):
+            if call is not None:
+                call.cancel()
+        self._idle_call = self._window_call = None
 
-    def _stalled(self) -> None:
-        self._watch = None
-        self._fail(Failure(Interrupted(f"{self._who} sent nothing for {self._idle:g} s.")))
+    def _idle_over(self) -> None:
+        self._idle_call = None
+        self._fail(Failure(Interrupted(f"{self._who} sent nothing for {self._pace.idle:g} s.")))
+
+    def _window_over(self) -> None:
+        self._window_call = None
+        received = self._received - self._window_start
+        if received < self._pace.rate * self._pace.window:
+            self._too_slow(received, self._pace.window)
+        else:
+            self._start_window()
+
+    def _total_over(self) -> None:
+        self._total_call = None
+        self._too_slow(self._received, self._clock.seconds() - self._began)
+
+    def _too_slow(self, received: int, seconds: float) -> None:
+        kind = Interrupted if self._pace.total is None else RegistryUnavailable
+        what = f"{self._who} is too slow: it sent {amount(received)} in {seconds:.0f} s."
+        self._fail(Failure(kind(what, remedy=_SLOW_REMEDY)))
 
     def _finish(self) -> None:
         self._done = True
         self._stop_watch()
+        if self._total_call is not None:
+            self._total_call.cancel()
+            self._total_call = None
 
     def _fail(self, reason: Failure) -> None:
         if not self._done:

@@ -14,6 +14,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from shiftergw.errors import ConfigurationError, RegistryUntrusted
+from shiftergw.plumbing.http_heads import BoundedHeads
 from shiftergw.plumbing.tls import ClientTls
 from shiftergw.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
 from shiftergw.registry.location import Location, WebOrigin
@@ -123,7 +124,7 @@ class Connections:
         if proxy is not None and here.scheme == "http":
             # Plain http goes through a proxy by naming the whole URL (RFC 9112, absolute-form).
             agent = self._proxied = self._proxied or ProxyAgent(
-                self._to_proxy(proxy), self._reactor, self._pool
+                BoundedHeads(self._to_proxy(proxy)), self._reactor, self._pool
             )
             if proxy.authorization is not None:
                 headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
@@ -151,7 +152,7 @@ class Connections:
             )
         if here.scheme == "https":
             endpoint = wrapClientTLS(self._tls.to(here.host), endpoint)
-        return endpoint
+        return BoundedHeads(endpoint)
 
     def _to_proxy(self, proxy: Proxy) -> HostnameEndpoint:
         return HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=self._limit)

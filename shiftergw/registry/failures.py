@@ -9,7 +9,8 @@ from contextlib import suppress
 from OpenSSL import SSL
 from twisted.internet import error as network
 
-from shiftergw.errors import PullError, RegistryUntrusted, printable
+from shiftergw.errors import PullError, RegistryUnavailable, RegistryUntrusted, printable
+from shiftergw.plumbing.http_heads import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.registry.retry import Interrupted
 
@@ -38,6 +39,8 @@ def network_failure(who: str, host: str, error: Exception) -> PullError:
                 remedy=_AUTHORITY_REMEDY if cause.fault == "authority" else cause.remedy,
                 detail=f"{host}: {cause.certificate}",
             )
+        if isinstance(cause, HeadTooLong):
+            return RegistryUnavailable(f"{who} sent {cause}.", detail=host)
         if isinstance(cause, SSL.Error):
             return Interrupted(
                 f"{who} does not speak TLS as the gateway does.",

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from shiftergw.errors import ImageNotFound, PullError, RegistryDenied, RegistryUnavailable
 from shiftergw.model import Login
 from shiftergw.oci.challenge import parse_challenges
-from shiftergw.registry.failures import error_text
 from shiftergw.registry.tokens import Access, Tokens
-from shiftergw.registry.transport import ERROR_LIMIT, Transport
+from shiftergw.registry.transport import Transport
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -83,7 +82,7 @@ class Repository:
     async def _expected(self, response: IResponse, also: frozenset[HTTPStatus]) -> IResponse:
         if response.code == HTTPStatus.OK or response.code in also:
             return response
-        said = error_text(await self._transport.read(response, ERROR_LIMIT))
+        said = await self._transport.explanation(response)
         said = f": {said}" if said else "."
         raise RegistryUnavailable(
             f"{self._transport.who} answered with status {response.code}{said}"
@@ -109,7 +108,7 @@ class Repository:
         return response
 
     async def _refusal(self, response: IResponse) -> _RefusedError:
-        said = error_text(await self._transport.read(response, ERROR_LIMIT))
+        said = await self._transport.explanation(response)
         return _RefusedError(response.code, said)
 
     def _failure(self, refused: _RefusedError, path: str, login: Login | None) -> PullError:

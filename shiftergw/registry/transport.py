@@ -18,10 +18,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 
 from shiftergw import __version__
-from shiftergw.errors import RegistryUntrusted, printable
+from shiftergw.errors import RegistryUnavailable, RegistryUntrusted, printable
 from shiftergw.oci.challenge import parse_retry_after
 from shiftergw.plumbing.timing import abandonable, within
-from shiftergw.registry.body import Body
+from shiftergw.registry.body import Body, Pace
 from shiftergw.registry.connections import Connections
 from shiftergw.registry.failures import error_text, network_failure
 from shiftergw.registry.location import Location, WebOrigin, target_of
@@ -42,11 +42,22 @@ _TRANSIENT = frozenset({408, _SLOW_DOWN, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds: one connection attempt; until an answer's header; between two bytes of a body."""
+    """Limits on what a registry may take, in seconds; `rate` in bytes per second.
+
+    `connect` for a connection attempt, `header` until a response head, `redirects` until the head
+    at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
+    fits into memory (manifest, configuration, token), `explanation` for one that explains a status.
+    In each `window` a body must bring `rate`; 0 is no limit.
+    """
 
     connect: float = 30.0
     header: float = 60.0
+    redirects: float = 120.0
     idle: float = 60.0
+    document: float = 120.0
+    explanation: float = 10.0
+    rate: float = 10_000.0
+    window: float = 60.0
 
 
 class _EnoughError(Exception):
@@ -82,18 +93,19 @@ class Transport:
         better the next time (some statuses among it), and `RegistryUntrusted`.
         """
         origin = WebOrigin.of(url)
+        end = self._clock.seconds() + self._limits.redirects
         for _ in range(REDIRECTS + 1):
             here = WebOrigin.of(url)
             self._connections.check(here)
             if here != origin:
                 authorization = None
-            response = await self._send(method, url, headers, authorization, content)
+            seconds = min(self._limits.header, max(0.0, end - self._clock.seconds()))
+            response = await self._send(method, url, headers, authorization, content, seconds)
             if response.code in _TRANSIENT:
                 raise await self._interrupted(response)
             if response.code not in _REDIRECTED:
                 return response
-            with suppress(Interrupted):  # read, so that the connection can serve again
-                await self.read(response, ERROR_LIMIT)
+            await self.explanation(response)  # read, so that the connection can serve again
             if content is not None:
                 raise RegistryUntrusted(f"{self.who} redirects a request that holds a login.")
             url = self._target(url, response)
@@ -118,6 +130,7 @@ class Transport:
         wanted: Mapping[str, str],
         authorization: str | None,
         content: bytes | None,
+        seconds: float,
     ) -> IResponse:
         here = WebOrigin.of(url)
         headers = Headers()
@@ -130,18 +143,18 @@ class Transport:
             headers.setRawHeaders("Authorization", [authorization])
         try:
             answer = abandonable(self._connections.send(method, url, headers, content))
-            return await within(self._limits.header, self._clock, answer, self._no_answer)
+            return await within(seconds, self._clock, answer, lambda: self._no_answer(seconds))
         except CancelledError:
             raise
         except Exception as error:
             raise network_failure(self.who, here.authority, error) from error
 
-    def _no_answer(self) -> Interrupted:
-        return Interrupted(f"{self.who} does not answer.")
+    def _no_answer(self, seconds: float) -> Interrupted:
+        return Interrupted(f"{self.who} does not answer within {seconds:.0f} s.")
 
     async def _interrupted(self, response: IResponse) -> Interrupted:
         asked = field(response, "Retry-After")
-        said = error_text(await self.read(response, ERROR_LIMIT))
+        said = await self.explanation(response)
         slow_down = response.code == _SLOW_DOWN
         what = "asked to slow down" if slow_down else f"answered with status {response.code}"
         return Interrupted(
@@ -156,7 +169,7 @@ class Transport:
 
         Raises `Interrupted` unless the body is known to be whole, and what `take` raises.
         """
-        body = Body(take, self._clock, self._limits.idle, self.who)
+        body = self._body(take)
         if sink is None:
             await body.read(response)
             return
@@ -166,22 +179,39 @@ class Transport:
         finally:
             sink.unregisterProducer()
 
-    async def read(self, response: IResponse, limit: int) -> bytes:
-        """Return a response's body; one byte more than `limit` stands for all that is longer."""
-        kept = io.BytesIO()
+    def _body(self, take: Callable[[bytes], object], total: float | None = None) -> Body:
+        limits = self._limits
+        pace = Pace(limits.idle, limits.rate, limits.window, total)
+        return Body(take, self._clock, pace, self.who)
+
+    async def read(self, response: IResponse, limit: int, seconds: float | None = None) -> bytes:
+        """Return a response's body; one byte more than `limit` stands for all that is longer.
+
+        It may take the time for a document, or so many seconds. Raises `Interrupted` if it breaks
+        off, and `RegistryUnavailable` if it is too slow.
+        """
+        content = io.BytesIO()
 
         def keep(data: bytes) -> None:
-            kept.write(data)
-            if kept.tell() > limit:
+            content.write(data)
+            if content.tell() > limit:
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            await self.stream(response, keep)
-        return kept.getvalue()[: limit + 1]
+            await self._body(keep, seconds or self._limits.document).read(response)
+        return content.getvalue()[: limit + 1]
+
+    async def explanation(self, response: IResponse) -> str:
+        """Return the messages in the body of an error; "" if it does not come soon, or has none."""
+        try:
+            body = await self.read(response, ERROR_LIMIT, self._limits.explanation)
+        except RegistryUnavailable:  # the status alone has to do
+            return ""
+        return error_text(body)
 
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""
-        body = Body(len, self._clock, self._limits.idle, self.who)
+        body = self._body(len)
         body.ended.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
         body.stopProducing()
         body.read(response)

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.web.pages import notFound
 from twisted.web.server import Site
 
+from shiftergw.cli import exchange
 from shiftergw.cli import images as commands
 from shiftergw.cli import remote as client
 from shiftergw.cli.exits import Misused, NoGateway, Refused
@@ -25,6 +26,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.states import State
 from tests.cli.command import ask
 from tests.parts import free_port
+from tests.raw_servers import Answer, answering, endless
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
@@ -227,3 +229,22 @@ async def test_a_request_can_be_cancelled() -> None:
         asking.cancel()
         with pytest.raises(CancelledError):
             await asking
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), "response head of more than"),
+        (endless(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 60_000), "answer is longer than 1 MB"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_without_end(
+    answer: Answer, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head and a body are bounded, whatever listens where a gateway should."""
+    monkeypatch.setattr(exchange, "ANSWER_BYTES", 1_000_000)
+    async with answering(answer) as server:
+        with pytest.raises(NoGateway, match=words):
+            await Remote(_reactor(), _settings(f"http://127.0.0.1:{server.port}")).images()
+    assert server.sent < 16 << 20

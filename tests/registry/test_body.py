@@ -12,9 +12,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
-from shiftergw.registry.body import Body
+from shiftergw.errors import RegistryUnavailable
+from shiftergw.registry.body import FREE_PIECES, LEAST_PIECE, Body, Pace
 from shiftergw.registry.retry import Interrupted
 
+PACE = Pace(10)
 DONE = Failure(ResponseDone())
 
 
@@ -51,11 +53,13 @@ def read(body: Body, response: Any) -> None:
     body.read(response)
 
 
-def reading(response: Any, take: Callable[[bytes], object]) -> tuple[Body, Clock, list[object]]:
+def reading(
+    response: Any, take: Callable[[bytes], object], pace: Pace = PACE
+) -> tuple[Body, Clock, list[object]]:
     """Return a body being read, its clock, and where its end will be."""
     clock = Clock()
     ends: list[object] = []
-    body = Body(take, clock, 10, "It")
+    body = Body(take, clock, pace, "It")
     body.ended.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
     read(body, response)
     return body, clock, ends
@@ -108,11 +112,97 @@ def test_a_pause_is_no_stall() -> None:
     assert response.calls == ["resume", "pause", "pause", "resume", "resume", "stop"]
 
 
+RATED = Pace(idle=10, rate=100, window=60)
+
+
+def drip(body: Body, clock: Clock, size: int, times: int) -> None:
+    """Receive so many bytes every five seconds, so many times."""
+    for _ in range(times):
+        clock.advance(5)
+        body.dataReceived(b"x" * size)
+
+
+def test_a_drip() -> None:
+    """A body that brings too little in one window is interrupted, and says how little it was."""
+    response = Response()
+    body, clock, ends = reading(response, len, RATED)
+    drip(body, clock, 600, 11)
+    drip(body, clock, 1, 12)
+    assert ends == []
+    drip(body, clock, 1, 2)
+    assert isinstance(ends[0], Interrupted)
+    assert ends[0].what == "It is too slow: it sent 12 bytes in 60 s."
+    assert "RegistryLeastRate" in (ends[0].remedy or "")
+    assert response.calls[-1] == "stop"
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_slow_line() -> None:
+    """A body that keeps to the least rate may take as long as it takes."""
+    body, clock, ends = reading(Response(), len, RATED)
+    drip(body, clock, 600, 1000)
+    body.connectionLost(DONE)
+    assert (ends, clock.getDelayedCalls()) == ([None], [])
+
+
+def test_no_least_rate() -> None:
+    """A rate of 0 is no limit; silence is one all the same."""
+    body, clock, ends = reading(Response(), len, Pace(idle=10))
+    drip(body, clock, 1, 100)
+    assert ends == []
+    clock.advance(10)
+    assert "sent nothing for 10 s" in str(ends[0])
+
+
+def test_a_pause_begins_a_new_window() -> None:
+    """A taker that is slower than the network does not make the network slow."""
+    body, clock, ends = reading(Response(), len, RATED)
+    for _ in range(10):
+        drip(body, clock, 1, 11)
+        body.pauseProducing()
+        clock.advance(1000)
+        body.resumeProducing()
+    assert ends == []
+
+
+def test_a_document_that_takes_too_long() -> None:
+    """A limit on the whole body is final: no other try is made of it."""
+    body, clock, ends = reading(Response(), len, Pace(idle=10, rate=1, window=60, total=90))
+    drip(body, clock, 6, 17)
+    assert ends == []
+    drip(body, clock, 6, 1)
+    assert isinstance(ends[0], RegistryUnavailable)
+    assert not isinstance(ends[0], Interrupted)
+    assert ends[0].what == "It is too slow: it sent 102 bytes in 90 s."
+    assert clock.getDelayedCalls() == []
+
+
+def test_crumbs() -> None:
+    """Each piece costs time of the processor: many small ones are refused, some are not."""
+    body, clock, ends = reading(Response(), len)
+    for _ in range(FREE_PIECES):
+        body.dataReceived(b"x")
+    assert ends == []
+    body.dataReceived(b"x")
+    assert isinstance(ends[0], RegistryUnavailable)
+    assert not isinstance(ends[0], Interrupted)
+    assert clock.getDelayedCalls() == []
+
+
+def test_many_pieces_of_a_fair_size() -> None:
+    """There may be any number of them."""
+    body, _, ends = reading(Response(), len)
+    for _ in range(3 * FREE_PIECES):
+        body.dataReceived(b"x" * LEAST_PIECE)
+    body.connectionLost(DONE)
+    assert ends == [None]
+
+
 def test_paused_at_the_first_bytes() -> None:
     """A taker that pauses while it is handed what is there stays paused."""
     response = Response(b"a")
     bodies: list[Body] = []
-    body = Body(lambda _: bodies[0].pauseProducing(), Clock(), 10, "It")
+    body = Body(lambda _: bodies[0].pauseProducing(), Clock(), PACE, "It")
     bodies.append(body)
     read(body, response)
     assert response.calls[-2:] == ["resume", "pause"]
@@ -141,7 +231,7 @@ def test_stopped_before_the_start() -> None:
     """A taker that wants nothing gets nothing."""
     taken: list[bytes] = []
     clock = Clock()
-    body = Body(taken.append, clock, 10, "It")
+    body = Body(taken.append, clock, PACE, "It")
     body.stopProducing()
     response = Response(b"a")
     read(body, response)
