@@ -14,7 +14,11 @@ from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from tests.children import guard
 from tests.rabbitmq import RabbitMQ
+
+# Whatever is started from now on ends with this process.
+guard()
 
 # A shell that runs us in the background has SIGINT ignored, and so would the programs that we
 # start: those that are interrupted on purpose would not hear of it.

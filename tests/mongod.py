@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import pymongo
 
+from tests import children
 from tests.parts import free_port, lacking, wait_for_port
 
 START_SECONDS = 30.0
@@ -57,7 +58,7 @@ class Mongod:
                 "--storage-path", str(self.root / "data"), "--cache-size", "64M",
                 *self._options, *options]  # fmt: skip
         with (self.root / "log").open("ab") as log:
-            self._process = subprocess.Popen(argv, cwd=self.root, stdout=log, stderr=log)
+            self._process = children.start(argv, cwd=self.root, stdout=log, stderr=log)
         try:
             wait_for_port(self.port, START_SECONDS)
         except TimeoutError as error:

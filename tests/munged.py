@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from shiftergw.auth.munge import encode
+from tests import children
 from tests.parts import accepts, lacking, need
 
 START_SECONDS = 15.0
@@ -74,7 +75,7 @@ class Munged:
         options = [f"--{name}={self.root / name.removesuffix('-file')}" for name in places]
         argv = [program or need("munged"), "--foreground", *options]
         with (self.root / "output").open("wb") as output:
-            self._process = subprocess.Popen(argv, stdout=output, stderr=output, env=self._env)
+            self._process = children.start(argv, stdout=output, stderr=output, env=self._env)
         deadline = time.monotonic() + START_SECONDS
         while not accepts(self.socket):
             if self._process.poll() is not None or time.monotonic() > deadline:

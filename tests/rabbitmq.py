@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from tests import children
 from tests.parts import free_port, lacking, listens, need, wait_for_port
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -80,7 +81,7 @@ class RabbitMQ:
         (self.root / "plugins").write_text("[].\n")
         # A name server of our own, in the foreground: the one that Erlang starts would stay.
         argv = [need("epmd"), "-port", str(self._ports[0]), "-address", "127.0.0.1"]
-        self._names = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._names = children.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for_port(self._ports[0])
             self.start()
@@ -112,7 +113,7 @@ class RabbitMQ:
         )
         with (self.root / "output").open("ab") as output:
             begin = output.tell()
-            self._server = subprocess.Popen(
+            self._server = children.start(
                 [SERVER],
                 env=self._env(),
                 cwd=self.root,

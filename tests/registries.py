@@ -22,6 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from shiftergw.image import Digest
 from shiftergw.model import Login
 from shiftergw.plumbing.timing import pause
+from tests import children
 from tests.images import MadeImage
 from tests.parts import free_port, need, wait_for_port
 
@@ -72,7 +73,7 @@ class DockerRegistry:
         file = self._directory / "config.yml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
         with self._access_log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = children.start(
                 [self._program, "serve", str(file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

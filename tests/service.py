@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+from tests import children
 from tests.parts import free_port
 
 BIN = Path(sys.executable).parent
@@ -104,7 +105,7 @@ class Service:
     def start(self, awaited: str = "/readyz") -> None:
         """Start the process and wait until it says so, or until `awaited` is answered with 200."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = children.start(
                 [BIN / "twistd", "--nodaemon", "--pidfile=", "shiftergw", "--config", self.config],
                 cwd=self.root,
                 env=self._env,
@@ -146,10 +147,10 @@ class Service:
 
     def workers(self) -> list[int]:
         """Return the process ids of its workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [
             int(child)
-            for child in children
+            for child in pids
             if b"shiftergw.runner" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from tests import children
 from tests.parts import free_port, need
 
 START_SECONDS = 15.0
@@ -122,7 +123,7 @@ class Sshd:
         with self.log.open("ab") as log:
             before = log.tell()
             # A session of its own, so that `stop` finds the processes of its connections too.
-            self._process = subprocess.Popen(
+            self._process = children.start(
                 argv, env=self._environment, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_SECONDS

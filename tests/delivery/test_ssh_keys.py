@@ -17,6 +17,7 @@ import pytest_twisted
 from shiftergw.delivery.ssh_keys import read_key
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
+from tests import children
 from tests.delivery.native import connected, refusal, run
 from tests.parts import accepts, need
 from tests.sshd import Sshd, make_key, public
@@ -204,7 +205,7 @@ def agent(*keys: Path) -> Iterator[dict[str, str]]:
     """Run an agent that holds these keys; give the environment to find it by."""
     directory = TemporaryDirectory(prefix="agent-")
     place = str(Path(directory.name) / "socket")
-    process = subprocess.Popen([need("ssh-agent"), "-D", "-a", place], stdout=subprocess.DEVNULL)
+    process = children.start([need("ssh-agent"), "-D", "-a", place], stdout=subprocess.DEVNULL)
     try:
         while not accepts(Path(place)):
             assert process.poll() is None

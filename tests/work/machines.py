@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from shiftergw.work.celery_link import Sender
+from tests import children
 from tests.work.contract import key_of
 from tests.work.waiting import until
 
@@ -40,7 +41,7 @@ class WorkerMachine:
         argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", name, "-Q", systems]
         argv += ["-c", str(slots), "-l", "INFO", *options]
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = children.start(
                 argv,
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
