@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
 from shiftergw.delivery.local import LocalDirectory
@@ -83,6 +84,25 @@ async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) 
         assert record.report["metadata"] == ["CMD", "ENV B"]
         assert record.notice.endswith(": CMD, ENV B")
         assert [event["names"] for event in events if "names" in event] == ["CMD, ENV B"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delivery_has_a_limit_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs ends as a failure that may be tried again, and names the key."""
+
+    async def hang(*_: Any) -> Verification:
+        await Deferred[None]()
+        raise AssertionError
+
+    async with running_bench(tmp_path, StageLimits={"transfer": 0.2}) as bench:
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalDirectory, "install", hang)
+            record = await bench.pull()
+        assert (record.status, record.retryable) == (State.FAILURE, True)
+        assert record.cause == "Transferring the image took longer than 0.2 s."
+        assert "`StageLimits.transfer`" in (record.remedy or "")
 
 
 @pytest_twisted.ensureDeferred

@@ -141,8 +141,9 @@ class ImageStore(Protocol):
     ) -> Sequence[ImageRecord]:
         """Return the READY records of a system in the order of their keys, those after a key.
 
-        No more than `limit`, and with a limit fewer where they are large: what is in memory at once
-        is bounded. The page after the last one is empty.
+        No more than `limit`, and with a limit fewer where they are large, and very large ones
+        perhaps without environment, commands and labels: what is in memory at once is bounded. The
+        page after the last one is empty.
         """
         ...
 

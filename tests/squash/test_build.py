@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import struct
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from shiftergw.errors import (
     LayerInvalid,
     NoSpace,
 )
-from shiftergw.image import BuildLimits, Digest, LayerFile
+from shiftergw.image import BuildLimits, Digest, LayerFile, StageLimits
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.build import SquashBuilder
@@ -299,6 +301,43 @@ async def test_what_surely_does_not_fit_is_refused(site: Site) -> None:
     await site.builder.check_space(1000)
     with pytest.raises(NoSpace):
         await site.builder.check_space(1 << 60)
+
+
+def zeros(size: int) -> bytes:
+    """Return a zstd frame of a tar with one file of so many zeros, some bytes for each 128 KiB."""
+    info = tarfile.TarInfo("zeros")
+    info.size = size
+    head = info.tobuf(tarfile.GNU_FORMAT)
+    piece = 1 << 17
+    blocks = (piece << 3 | 2).to_bytes(3, "little") + b"\0"
+    last = (1024 << 3 | 3).to_bytes(3, "little") + b"\0"
+    frame = struct.pack("<IBB", 0xFD2FB528, 0, 0x58) + (512 << 3).to_bytes(3, "little") + head
+    return frame + blocks * (size // piece) + last
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_examination_has_a_limit_of_time(site: Site, tmp_path: Path) -> None:
+    """Half a terabyte of zeros in 16 MB ends soon, and the error names the key."""
+    path = tmp_path / "zeros"
+    path.write_bytes(zeros(1 << 39))
+    limits = BuildLimits(layers_size=1 << 50, stages=StageLimits(examination=0.3))
+    started = time.process_time()
+    with pytest.raises(ImageTooLarge, match=r"Examining .* longer than 0\.3 s") as caught:
+        await site.built([LayerFile(path)], limits=limits)
+    assert "`StageLimits.examination`" in caught.value.remedy
+    assert time.process_time() - started < 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_conversion_has_a_limit_of_time(tmp_path: Path, threads: Threads) -> None:
+    """A program that works on and on is stopped, and leaves nothing."""
+    slow = script(tmp_path / "mksquashfs", "cat >/dev/null; exec sleep 60")
+    site = Site(tmp_path, threads, slow)
+    limits = BuildLimits(stages=StageLimits(conversion=0.3))
+    with pytest.raises(ImageTooLarge, match="Converting") as caught:
+        await site.built(site.two, limits=limits)
+    assert "`StageLimits.conversion`" in caught.value.remedy
+    assert site.names == []
 
 
 @pytest_twisted.ensureDeferred

@@ -85,7 +85,7 @@ class ReadContract:
     @pytest_twisted.ensureDeferred
     async def test_pages_of_large_records_are_short(self, place: Place) -> None:
         """What is in memory at once is bounded; page after page, all of them come."""
-        large = OF_THE_ORIGINAL | {"status": "READY", "ENV": ["A=" + "x" * 400_000]}
+        large = OF_THE_ORIGINAL | {"status": "READY", "ENV": ["A=" + "x" * 200_000]}
         for n in range(40):
             place.put(f"{n:024}", large | {"tag": [f"x:{n}"], "id": f"{n:064}"})
         keys: list[str] = []

@@ -204,7 +204,7 @@ class SqliteStore(Service):
             return await self._many(queries.LIST, system, after, -1)
         lane = _opened(self._lister)
         return await lane.run(
-            lambda db: rows.page_of(db.execute(queries.LIST, (system, after, limit)))
+            lambda db: rows.page_of(db.execute(queries.PAGE, (system, after, limit)))
         )
 
     async def queue(self, system: str) -> Sequence[ImageRecord]:
