@@ -70,6 +70,7 @@ class _Head:
         self._pass_on = connection.dataReceived
         self._send = connection.request
         self._waiting = False
+        self._requests = 0
         self._too_long = False
         self._bytes = 0
         self._lines = 0
@@ -78,14 +79,18 @@ class _Head:
     def request(self, request: Any) -> Deferred[Any]:
         """Send a request, and return the response as soon as its head has arrived."""
         self._waiting = True
+        self._requests += 1
         self._bytes = self._lines = self._line = 0
         response: Deferred[Any] = self._send(request)
         return response.addBoth(self._answered)
 
     def receive(self, data: bytes) -> None:
         """Pass received bytes on, and abort the connection if the head goes on too long."""
+        requests = self._requests
         self._pass_on(data)
-        if not self._waiting:  # the response fires while its last byte is passed on
+        # The response fires while the last byte of its head is passed on; and if its body ends
+        # there, too, the next request may be on its way by now.
+        if not self._waiting or self._requests != requests:
             return
         self._bytes += len(data)
         self._lines += data.count(b"\n")

@@ -64,6 +64,17 @@ async def test_an_index(public: DockerRegistry, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_long_manifest(public: DockerRegistry, tmp_path: Path) -> None:
+    """A body on one long line is not taken for the head of the answer to the next request."""
+    oci_layout(tmp_path, LAYERS["arm64"] * 200, tag="x")
+    public.push(tmp_path, "lib/many:1", tag="x")
+    async with a_client(f"http://{public.host}") as client:
+        reference = ImageReference.parse("lib/many:1")
+        image, _ = await client.resolve(reference, Platform(), None, quiet)
+    assert len(image.layers) == 200
+
+
+@pytest_twisted.ensureDeferred
 async def test_ranges(public: DockerRegistry, tmp_path: Path) -> None:
     """A blob is resumed from where it stopped."""
     oci_layout(tmp_path, LAYERS["amd64"], compression="plain", tag="x")
