@@ -320,7 +320,14 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
         for name, one in config.locations.items()
     }
     limits = Limits(rate=config.registry_least_rate, document=config.registry_document_time)
-    return RegistryClient(reactor, locations, config.locate, os.environ, limits=limits)
+    return RegistryClient(
+        reactor,
+        locations,
+        config.locate,
+        os.environ,
+        limits=limits,
+        proxied_hosts=config.proxied_hosts,
+    )
 
 
 def _threads(reactor: Any) -> tuple[Threads, Threads]:

@@ -29,7 +29,7 @@ from shiftergw.checkup.machines import broker
 from shiftergw.checkup.secrets import secrets
 from shiftergw.checkup.users import users
 from shiftergw.config import Config, Loaded, Location, System
-from shiftergw.errors import GatewayError, TimedOut, amount, printable
+from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
 from shiftergw.plumbing import listening
 from shiftergw.plumbing.files import nearest
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -162,6 +162,8 @@ async def _registry(location: Location, environ: Mapping[str, str], reactor: Any
             )
         finally:
             await transport.close()
+    except RegistryUntrusted as error:  # knows best
+        return failure(name, error)
     except GatewayError as error:
         return replace(failure(name, error), remedy=remedy)
     text = f"{asked.base} answers with HTTP status {status}"

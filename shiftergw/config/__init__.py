@@ -28,6 +28,7 @@ from shiftergw.config.values import (
     OstCount,
     PositiveSeconds,
     Program,
+    ProxiedHosts,
     Seconds,
     Size,
     Surroundings,
@@ -128,6 +129,7 @@ class Config(Section):
     max_record_size: Size = Field(64 << 10, alias="MaxRecordSize")
     max_list_size: Size = Field(64 * 10**6, alias="MaxListSize")
     stage_limits: Stages = Field(default_factory=Stages.model_construct, alias="StageLimits")
+    proxied_hosts: ProxiedHosts | None = Field(None, alias="ProxiedHosts")
     registry_least_rate: int = Field(10_000, alias="RegistryLeastRate", ge=0)
     registry_document_time: PositiveSeconds = Field(120, alias="RegistryDocumentTime")
     mksquashfs: Program = Field("mksquashfs", alias="Mksquashfs")

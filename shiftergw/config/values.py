@@ -219,6 +219,17 @@ Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 """`host` or `host:port`, in lower case."""
 
 
+def _proxied_hosts(value: Any) -> tuple[str, ...]:
+    hosts = tuple(host.lower() for host in _texts(value))
+    if not all(HOST.fullmatch(host.removeprefix("*.").removeprefix(".")) for host in hosts):
+        raise ValueError('must be a list of "host", "host:port" or "*.domain"')
+    return hosts
+
+
+ProxiedHosts = Annotated[tuple[str, ...], BeforeValidator(_proxied_hosts)]
+"""`host`, `host:port`, or `*.domain` for all hosts in a domain, in lower case."""
+
+
 _MONGODB_HOST = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]+(?:%25\w+)?\])(?::([0-9]{1,5}))?"
     r"|[A-Za-z0-9%._~-]+\.sock"

@@ -72,9 +72,10 @@ class RegistryClient:
         limits: Limits = _LIMITS,
         patience: Patience = _PATIENCE,
         random: Callable[[], float] = system_random,
+        proxied_hosts: tuple[str, ...] | None = None,
     ) -> None:
         """Open nothing; `environment` names the proxies. Raises `ConfigurationError`."""
-        proxies = Proxies(environment)
+        proxies = Proxies(environment, proxied_hosts)
         self._clock = reactor
         self._locate = locate
         self._patience = patience

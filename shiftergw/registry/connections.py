@@ -19,6 +19,8 @@ from shiftergw.plumbing.tls import ClientTls
 from shiftergw.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
 from shiftergw.registry.location import Location, WebOrigin
 from shiftergw.registry.proxy import ConnectEndpoint, Proxies, Proxy
+from shiftergw.registry.resolver import Resolver
+from shiftergw.registry.retry import Interrupted
 
 KEPT_CONNECTIONS = 6
 """Idle connections kept for further requests, for each host."""
@@ -77,6 +79,7 @@ class Connections:
         self._origin = location.origin
         self._proxies = proxies
         self._limit = connect_limit
+        self._resolver = Resolver(reactor)
         self._tls = client_tls(location)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = KEPT_CONNECTIONS
@@ -140,7 +143,9 @@ class Connections:
         here = WebOrigin.of(uri.toBytes().decode("ascii"))
         proxy = self._proxies.proxy_for(here)
         if proxy is not None:
-            endpoint: IStreamClientEndpoint = ConnectEndpoint(self._to_proxy(proxy), proxy, here)
+            endpoint: IStreamClientEndpoint = ConnectEndpoint(
+                self._to_proxy(proxy), proxy, here, lambda: self._judge_proxied(here)
+            )
         else:
             endpoint = GuardedEndpoint(
                 self._reactor,
@@ -153,6 +158,39 @@ class Connections:
         if here.scheme == "https":
             endpoint = wrapClientTLS(self._tls.to(here.host), endpoint)
         return BoundedHeads(endpoint)
+
+    async def _judge_proxied(self, here: WebOrigin) -> None:
+        """Raise unless a proxy may be asked for a host, by the addresses that its name has here.
+
+        Where the registry's own name has none here either, only the proxy resolves names, and
+        `ProxiedHosts` alone decides.
+        """
+        if (
+            here.host == self._origin.host
+            or self._location.trusts(here)
+            or self._proxies.lists(here)
+        ):
+            return
+        addresses = await self._resolver.addresses(here.host)
+        if not all(self._may_reach(here, kind_of(address)) for address in addresses):
+            raise self._not_public(here)
+        if addresses:
+            return
+        if self._proxies.has_list:
+            raise RegistryUntrusted(
+                f"{self._who} sends the gateway to a host that the site's proxy may not be asked"
+                " for.",
+                remedy="Tell the site's support: its name has no address on the gateway's machine;"
+                " where that is meant to be, `ProxiedHosts` can list it.",
+                detail=here.authority,
+            )
+        if await self._resolver.addresses(self._origin.host):
+            raise Interrupted(
+                f"{self._who} sends the gateway to a host whose name has no address.",
+                remedy="Try again later; if it lasts, tell the site's support: where only the proxy"
+                " can resolve it, `ProxiedHosts` can list it.",
+                detail=here.authority,
+            )
 
     def _to_proxy(self, proxy: Proxy) -> HostnameEndpoint:
         return HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=self._limit)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
@@ -29,6 +29,24 @@ from zope.interface import implementer
 Kind = Literal["global", "private", "loopback", "link-local"]
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+_UNICAST = IPv6Network("2000::/3")
+"""All that the Internet has of IPv6; site-local addresses (fec0::/10), which Python's `ipaddress`
+counts as global, and whatever else is added to the others, are outside of it."""
+
+_NOT_PUBLIC = tuple(
+    map(
+        ip_network,
+        (
+            # Part of 2000::/3 (IANA's special-purpose registry): Teredo, ORCHID and benchmarks, two
+            # for documentation. Teredo has two IPv4 addresses inside; nobody serves images there.
+            *("2001::/23", "2001:db8::/32", "3fff::/20"),
+            # The relays of 6to4: whoever is next to us may be one.
+            "192.88.99.0/24",
+        ),
+    )
+)
+"""What versions of Python's `ipaddress` do not agree on, or count as global."""
+
 _LOCAL_NAMES: dict[str, Kind] = {
     "localhost": "loopback",
     "localdomain": "loopback",
@@ -52,8 +70,11 @@ def kind_of(address: str) -> Kind:
         return "loopback"
     if parsed.is_link_local:
         return "link-local"
-    unicast = parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
-    return "global" if unicast else "private"
+    public = parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+    if isinstance(parsed, IPv6Address):
+        public = public and parsed in _UNICAST
+    special = any(parsed in network for network in _NOT_PUBLIC if network.version == parsed.version)
+    return "global" if public and not special else "private"
 
 
 def kind_of_name(host: str) -> Kind | None:

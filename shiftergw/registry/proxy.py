@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -39,11 +39,16 @@ class Proxy:
 class Proxies:
     """What `https_proxy`, `http_proxy` and `no_proxy` of an environment say."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], hosts: tuple[str, ...] | None = None
+    ) -> None:
         """Read the variables; raise `ConfigurationError` for a proxy that is none.
 
-        Upper case counts too, but for `HTTP_PROXY`, which a CGI's client can set.
+        Upper case counts too, but for `HTTP_PROXY`, which a CGI's client can set. `hosts` are those
+        that a proxy may be asked for although their names cannot be resolved here; None: any.
         """
+        self.has_list = hosts is not None
+        self._hosts = hosts or ()
         https = environment.get("https_proxy") or environment.get("HTTPS_PROXY") or ""
         http = environment.get("http_proxy") or ""
         no_proxy = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
@@ -56,6 +61,10 @@ class Proxies:
         if proxy is None or any(_covers(rule, origin) for rule in self._direct):
             return None
         return proxy
+
+    def lists(self, origin: WebOrigin) -> bool:
+        """Return whether the configuration lists a host, by its name or a domain above it."""
+        return any(_covers(rule, origin) for rule in self._hosts)
 
 
 def _proxy(variable: str, url: str) -> Proxy | None:
@@ -149,11 +158,21 @@ class _Tunnel(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class ConnectEndpoint:
-    """A connection to `origin` through a proxy that `endpoint` reaches."""
+    """A connection to `origin` through a proxy that `endpoint` reaches.
 
-    def __init__(self, endpoint: IStreamClientEndpoint, proxy: Proxy, origin: WebOrigin) -> None:
+    `judge` raises if the proxy may not be asked for it.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        proxy: Proxy,
+        origin: WebOrigin,
+        judge: Callable[[], Coroutine[Deferred[Any], Any, None]],
+    ) -> None:
         """Keep what `connect` needs."""
         self._endpoint = endpoint
+        self._judge = judge
         lines = [
             f"CONNECT {origin.authority} HTTP/1.1".encode(),
             f"Host: {origin.authority}".encode(),
@@ -164,8 +183,11 @@ class ConnectEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
         """Return the protocol, connected to the host; fail as the endpoint does, or refused."""
-        tunnels = Factory.forProtocol(lambda: _Tunnel(self._request, protocolFactory))
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        await self._judge()
+        tunnels = Factory.forProtocol(lambda: _Tunnel(self._request, factory))
         tunnels.noisy = False
-        connecting: Deferred[Any] = self._endpoint.connect(tunnels)
-        connecting.addCallback(lambda tunnel: tunnel.opened)
-        return connecting
+        tunnel: Any = await self._endpoint.connect(tunnels)
+        return await tunnel.opened

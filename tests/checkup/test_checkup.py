@@ -19,8 +19,10 @@ from twisted.web.server import Site
 
 from shiftergw.checkup import Finding, Level, checkup
 from shiftergw.config import Config
+from tests.certificates import Authority
 from tests.cli.command import shiftergw
 from tests.delivery.far import sftp_server
+from tests.impostors import listening as tls_listening
 from tests.mongod import Mongod
 from tests.munged import Munged, clock_off_by
 from tests.parts import free_port, need, need_root
@@ -230,6 +232,23 @@ async def test_hosts_with_different_directories(tmp_path: Path) -> None:
         found = (await findings(tmp_path, changed | system))["imageDir of s"]
     assert found.level == "warning"
     assert found.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
+    """What is wrong with it is said, and what to do about that."""
+    authority = Authority(tmp_path)
+    async with tls_listening(authority.server_file(common_name="localhost")) as server:
+        wanted = document(tmp_path, server.port, free_port())
+        wanted["Locations"]["reg"] |= {
+            "url": f"https://localhost:{server.port}",
+            "sslcacert": str(authority.pem),
+        }
+        finding = (await findings(tmp_path, wanted))["registry reg"]
+    assert finding.level == "failure"
+    assert "names no host" in finding.text
+    assert "subjectAltName" in finding.remedy
+    assert server.received == b""
 
 
 @pytest_twisted.ensureDeferred

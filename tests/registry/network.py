@@ -121,6 +121,7 @@ async def a_client(
     patience: Patience = HASTY,
     cacert: Path | None = None,
     trusted_hosts: tuple[str, ...] = (),
+    proxied_hosts: tuple[str, ...] | None = None,
 ) -> AsyncIterator[RegistryClient]:
     """Give a client of one location, `test`; all its connections are gone afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
@@ -132,6 +133,7 @@ async def a_client(
         limits=limits,
         patience=patience,
         random=lambda: 0.5,
+        proxied_hosts=proxied_hosts,
     )
     try:
         yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -21,7 +22,7 @@ from shiftergw.registry.retry import Patience
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import REACTOR, ConnectProxy, Network, Sink, a_client
+from tests.registry.network import PUBLIC, REACTOR, ConnectProxy, Network, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 REFERENCE = ImageReference.parse("team/app")
@@ -222,6 +223,73 @@ async def test_targets_behind_a_proxy(tmp_path: Path) -> None:
         await registry.stop()
         await proxy.stop()
     assert {line[0] for line in proxy.lines} == {f"CONNECT registry.example:{port} HTTP/1.1"}
+
+
+OWN = {"registry.example": [PUBLIC]}
+SITE = {
+    **OWN,
+    "cdn.test": ["8.8.8.8"],
+    "meta.test": ["169.254.169.254"],
+    "two.test": [PUBLIC, "::1"],
+}
+NO_NAMES: dict[str, list[str]] = {}
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "options", "refused"),
+    [
+        (SITE, "cdn.test", {}, None),
+        (SITE, "meta.test", {}, "not public"),
+        (SITE, "two.test", {}, "not public"),
+        (SITE, "meta.test", {"trusted_hosts": ("meta.test",)}, None),
+        (SITE, "meta.test", {"proxied_hosts": ("*.example",)}, "not public"),
+        (SITE, "cdn.test", {"proxied_hosts": ("*.example",)}, None),
+        (SITE, "only-proxy.test", {}, "has no address"),
+        (SITE, "only-proxy.test", {"proxied_hosts": ("*.test",)}, None),
+        (NO_NAMES, "only-proxy.test", {}, None),
+        (NO_NAMES, "only-proxy.test", {"proxied_hosts": ()}, "may not be asked for"),
+        (NO_NAMES, "only-proxy.test", {"proxied_hosts": ("x.test",)}, "may not be asked for"),
+        (NO_NAMES, "only-proxy.test", {"proxied_hosts": ("only-proxy.test:1",)}, "may not be"),
+        (NO_NAMES, "only-proxy.test", {"proxied_hosts": ("only-proxy.test",)}, None),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_names_behind_a_proxy(
+    names: dict[str, list[str]],
+    host: str,
+    options: dict[str, Any],
+    refused: str | None,
+    tmp_path: Path,
+) -> None:
+    """A name that the proxy will resolve is judged by its addresses here, or by `ProxiedHosts`."""
+    authority = Authority(tmp_path)
+    proxy = await ConnectProxy().start()
+    registry = await FakeRegistry(IMAGE).start(authority.options("registry.example", host))
+    port = registry.host.rpartition(":")[2]
+    registry.misbehave = lambda ask: (
+        ask.header("Host") == f"registry.example:{port}"
+        and ask.answer(307, Location=f"https://{host}:{port}{ask.path}")
+    )
+    try:
+        async with a_client(
+            f"https://registry.example:{port}",
+            Network(names),
+            environment={"https_proxy": f"http://{proxy.host}"},
+            cacert=authority.pem,
+            patience=ONCE,
+            **options,
+        ) as client:
+            if refused is None:
+                assert await head(client) == IMAGE.digest
+            else:
+                with pytest.raises((RegistryUntrusted, RegistryUnavailable), match=refused):
+                    await head(client)
+    finally:
+        await registry.stop()
+        await proxy.stop()
+    asked = [line[0].split(" ")[1] for line in proxy.lines]
+    assert asked[0] == f"registry.example:{port}"
+    assert asked[1:] == ([] if refused else [f"{host}:{port}"])
 
 
 # Plain http

@@ -1,0 +1,84 @@
+"""Names are looked up once at a time, and for so long; a look-up that hangs stops nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.registry.resolver import KEPT_SECONDS, MOST_LOOKUPS, SECONDS, Resolver
+
+
+class Names(Clock):
+    """A reactor whose look-ups end when the test says so."""
+
+    def __init__(self) -> None:
+        """Have no look-ups yet."""
+        super().__init__()
+        self.nameResolver = self
+        self.asked: list[tuple[str, Any]] = []
+
+    def resolveHostName(self, receiver: Any, name: str, **_: Any) -> None:
+        """Begin one."""
+        self.asked.append((name, receiver))
+
+    def answer(self, number: int, *addresses: str) -> None:
+        """End one."""
+        for address in addresses:
+            self.asked[number][1].addressResolved(IPv4Address("TCP", address, 0))
+        self.asked[number][1].resolutionComplete()
+
+
+def ask(resolver: Resolver, host: str) -> list[frozenset[str]]:
+    """Return where the answer will be."""
+    answers: list[frozenset[str]] = []
+    Deferred.fromCoroutine(resolver.addresses(host)).addCallback(answers.append)
+    return answers
+
+
+def test_an_answer_is_shared_and_kept() -> None:
+    """Whoever asks meanwhile gets the same answer, and others get it for a while."""
+    names = Names()
+    resolver = Resolver(names)
+    first, second = ask(resolver, "a.test"), ask(resolver, "a.test")
+    assert (first, second) == ([], [])
+    names.answer(0, "8.8.8.8", "10.0.0.1")
+    assert first == second == [{"8.8.8.8", "10.0.0.1"}]
+    names.advance(KEPT_SECONDS - 1)
+    assert ask(resolver, "a.test") == first
+    assert len(names.asked) == 1
+    names.advance(2)
+    assert ask(resolver, "a.test") == []
+    assert len(names.asked) == 2
+    names.answer(1)
+    assert names.getDelayedCalls() == []
+
+
+def test_look_ups_that_hang() -> None:
+    """They count as names without an address, take no further threads, and may end later."""
+    names = Names()
+    resolver = Resolver(names)
+    hanging = [ask(resolver, f"{number}.test") for number in range(MOST_LOOKUPS)]
+    assert ask(resolver, "one-more.test") == [frozenset()]
+    names.advance(SECONDS)
+    assert hanging == [[frozenset()]] * MOST_LOOKUPS
+    assert ask(resolver, "0.test") == []
+    assert len(names.asked) == MOST_LOOKUPS
+    names.answer(0, "8.8.8.8")
+    assert ask(resolver, "0.test") == [{"8.8.8.8"}]
+    assert ask(resolver, "another.test") == []
+    assert len(names.asked) == MOST_LOOKUPS + 1
+
+
+def test_a_caller_that_is_cancelled() -> None:
+    """The look-up goes on for the others."""
+    names = Names()
+    resolver = Resolver(names)
+    cancelled = Deferred.fromCoroutine(resolver.addresses("a.test"))
+    other = ask(resolver, "a.test")
+    cancelled.addErrback(lambda _: None)
+    cancelled.cancel()
+    names.answer(0, "8.8.8.8")
+    assert other == [{"8.8.8.8"}]
