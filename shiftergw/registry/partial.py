@@ -120,6 +120,10 @@ class PartialBlob:
         self._size += size
         self.arriving.grown(self._size)
 
+    def has_digest(self) -> bool:
+        """Return whether the bytes so far are the whole blob, whatever size a manifest claims."""
+        return self._hash.hexdigest() == self._blob.digest.hex
+
     def keep(self, final: Path) -> bool:
         """Put the whole blob in place under its own name; False if its digest is another."""
         with disk_errors():
@@ -180,6 +184,15 @@ class BlobWriter:
         """Take the bytes from `offset`: 0, where the download began, or where it is now."""
         if self.failure is not None:
             raise self.failure
+        if 0 < self._position < self._blob.size and self._is_proven():
+            raise self._fail(
+                BlobCorrupt(
+                    f"The image's manifest says that a layer has {self._blob.size} bytes; it has"
+                    f" {self._position}.",
+                    remedy="Push the image once more with a current tool.",
+                    detail=str(self._blob.digest),
+                )
+            )
         if offset == self._position:
             return
         if offset not in {0, self._partial.start}:
@@ -236,6 +249,10 @@ class BlobWriter:
             raise cancelled
 
     # How it works.
+
+    def _is_proven(self) -> bool:
+        """Return whether all bytes so far are written, and are the blob of this digest."""
+        return self._writing is None and self._partial.has_digest()
 
     def _write_on(self) -> None:
         if self._writing is None:

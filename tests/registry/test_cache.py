@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -31,6 +31,7 @@ from shiftergw.registry import partial as partial_module
 from shiftergw.registry.cache import BlobCaches, BlobFiles
 from shiftergw.registry.partial import MOST_WAITING, BlobWriter, PartialBlob
 from tests.parts import small_disk
+from tests.work.waiting import until
 
 reactor: Any = global_reactor
 
@@ -848,6 +849,24 @@ async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threa
         with pytest.raises(NoSpace):
             await cache.check_space([Descriptor(Digest.of(small), 1_100_000)])
         assert path.read_bytes() == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_false_size_is_said_at_the_second_try(cache: BlobFiles) -> None:
+    """Bytes that have the digest are the blob: the source is not at fault, nor asked again."""
+    small = b"few bytes"
+    asked = []
+
+    async def twice(offset: int, sink: BlobSink) -> None:
+        for _ in range(2):
+            asked.append(offset)
+            sink.begin(0)
+            sink.write(small)
+            await until(lambda: cast("BlobWriter", sink)._writing is None)
+
+    with pytest.raises(BlobCorrupt, match="says that a layer has 900000 bytes; it has 9"):
+        await got(cache, Descriptor(Digest.of(small), 900_000), twice, ignore)
+    assert len(asked) == 2
 
 
 @pytest_twisted.ensureDeferred
