@@ -14,6 +14,7 @@ from shiftergw.access import asks_for_change
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAuthenticated, TooMany, Unavailable
 from shiftergw.housekeeping import put_off
+from shiftergw.jobs import QueueTrouble
 from shiftergw.model import ANONYMOUS, ImageRecord, PullRequest, QueueLimits, Session
 from shiftergw.oci.meta import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
@@ -43,7 +44,7 @@ class Claims:
         seal: Callable[[], Seal],
         wake: Callable[[], None],
         clock: IReactorTime,
-        trouble: Callable[[], str | None],
+        trouble: Callable[[str], QueueTrouble | None],
     ) -> None:
         """Use `seal` for logins in flight; call `wake` when there is new work.
 
@@ -75,6 +76,7 @@ class Claims:
             if last is None:
                 raise
             return last
+        record = self.explained(record)
         self._polls.keep(poll, record)
         return record
 
@@ -111,9 +113,17 @@ class Claims:
 
     def _check_workers(self) -> None:
         """Refuse new work that no worker would hear of now, if the site wants it refused."""
-        trouble = self._trouble() if self._config.broker_away == "refuse" else None
+        trouble = self._trouble("") if self._config.broker_away == "refuse" else None
         if trouble is not None:
-            raise Unavailable("No worker can be reached just now.", detail=trouble)
+            raise Unavailable("No worker can be reached just now.", detail=str(trouble))
+
+    def explained(self, record: ImageRecord) -> ImageRecord:
+        """Return a record that waits with what keeps it from every worker, if anything does."""
+        trouble = self._trouble(record.system) if record.status is State.PENDING else None
+        if trouble is None:
+            return record
+        words = f"{record.status_message or ''} {trouble.what}".strip()
+        return replace(record, status_message=words)
 
     async def _work(
         self, session: Session, request: PullRequest, *, with_login: bool

@@ -33,6 +33,7 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
 from shiftergw.image import SquashOptions
+from shiftergw.jobs import runner_name
 from shiftergw.model import ImageReference
 from shiftergw.pipeline import Pipeline, Watcher
 from shiftergw.plumbing.files import private_directory
@@ -41,6 +42,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, Swept
 from shiftergw.preparation import Preparation
 from shiftergw.pull import Pull
+from shiftergw.recovery import Recovery, WorkerShortage
 from shiftergw.registry.cache import BlobCaches
 from shiftergw.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.registry.location import Location
@@ -80,7 +82,12 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         # Machines come and go, and each looks itself that no system has all its slots.
         None if config.broker_url else share_of_system(config.worker_threads, len(config.systems)),
     )
-    queue.on_idle = dispatch.wake
+    recovery = Recovery(store, dispatch, reactor)
+    queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended
+    # Machines that serve no more may come back, and are waited for; a broken installation is not.
+    shortage = (
+        [] if config.broker_url else [WorkerShortage(store, queue, reactor, config.worker_wait)]
+    )
     # The host's database may hang with all its places; each system's list is read beside it.
     asking = Threads(reactor, PLACES + len(config.systems), "users")
     users = users_of(config, asking, reactor)
@@ -107,8 +114,10 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             threads,
             preparation,
             store,
+            recovery,
             queue,
             dispatch,
+            *shortage,
             Housekeeping(store, dispatch.wake, reactor, schedule),
             *keeping,
             asking,
@@ -190,7 +199,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         for name, system in config.systems.items()
     }
     caches = BlobCaches(config.cache_directory, threads, reactor)
-    runner = f"{socket.gethostname()}:{os.getpid()}"
+    runner = runner_name(socket.gethostname(), os.getpid())
     pipeline = Pipeline(source, caches.of, builder, config.build_limits(), reactor)
 
     def make() -> Worker:

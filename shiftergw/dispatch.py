@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from shiftergw.errors import Unavailable
+from shiftergw.errors import Superseded, Unavailable
+from shiftergw.model import ImageRecord
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
+from shiftergw.summary import name_of, trace_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -57,19 +59,15 @@ class Dispatch(Rounds):
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
 
+    def forget(self, key: str) -> None:
+        """Forget an offer: its job has ended, whether the record was begun or not."""
+        self._offered.pop(key, None)
+
     async def _offer_work(self) -> None:
         now = self._clock.seconds()
         stale = await self._store.stale(now, self._limit)
         self._forget(now - self._limit)
-        left = [record for record in stale if record.key not in self._offered]
-        for record in left:
-            self._log.warn(
-                "attempt {n} at {claim} by {runner} gives no sign of life",
-                n=record.attempt,
-                claim=record.claim,
-                runner=record.runner,
-            )
-        await gather_or_cancel(self._make_room(record.key) for record in left)
+        await gather_or_cancel(self._take_back(one) for one in stale if one.runner is not None)
         slots = {system: self._queue.slots(system) for system in self._systems}
         without = [system for system, free in slots.items() if free <= 0]
         if len(without) == len(slots):
@@ -83,9 +81,12 @@ class Dispatch(Rounds):
         for key, system in found.items():
             if key in self._offered or self._queue.slots(system) <= 0:
                 continue
+            # Its job may have ended before the offer returns.
+            self._offered[key] = self._clock.seconds()
             try:
                 await self._queue.offer(key, system)
             except Unavailable as error:
+                self.forget(key)
                 self._log.warn(
                     "no worker took {key}: {error} {detail}",
                     key=key,
@@ -93,7 +94,21 @@ class Dispatch(Rounds):
                     detail=error.detail,
                 )
                 return
-            self._offered[key] = now
+
+    async def _take_back(self, record: ImageRecord) -> None:
+        """Requeue work whose worker vanished or hangs, and stop that worker if it is here."""
+        self._log.warn(
+            "requeued: {what}, {trace}: worker {runner} gives no sign of life",
+            what=name_of(record),
+            trace=trace_of(record),
+            runner=record.runner,
+        )
+        message = "The worker of this pull has vanished; another one takes over."
+        try:
+            await self._store.requeue(record.key, record.attempt, message, died=True)
+        except Superseded:
+            return  # it has ended, or another gateway was quicker
+        await self._make_room(record.key)
 
     def _share(self) -> int | None:
         """Return how many slots one registry or one user may hold while others wait: all but one.
@@ -116,5 +131,7 @@ class Dispatch(Rounds):
             self._log.error("the worker of {key}: {error}", key=key, error=error.what)
 
     def _forget(self, before: float) -> None:
-        """Forget offers that were made before this time: whoever took them is lost."""
-        self._offered = {key: at for key, at in self._offered.items() if at > before}
+        """Forget offers that were made before this time, but not those that a worker has."""
+        machines = [machine for machine in self._queue.machines() if machine.heard > before]
+        jobs = {key for machine in machines for key in machine.jobs}
+        self._offered = {key: at for key, at in self._offered.items() if at > before or key in jobs}

@@ -132,6 +132,13 @@ class Unavailable(GatewayError):
     default_remedy = "Try again in a moment."
 
 
+class NoWorkers(Unavailable):
+    """No worker process can start."""
+
+    code = "no-workers"
+    default_remedy = "Tell the gateway's admins: its log says why."
+
+
 # What the operator must mend before the gateway runs.
 
 

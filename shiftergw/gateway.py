@@ -17,6 +17,7 @@ from shiftergw.errors import (
     BadRequest,
     NotAllowed,
     NotFound,
+    NoWorkers,
     printable,
 )
 from shiftergw.housekeeping import expire_due, put_off
@@ -74,8 +75,15 @@ class Gateway:
         return self._config.enable_labels
 
     async def ready(self) -> None:
-        """Return if requests can be answered; raise `Unavailable` with the reason."""
+        """Return if the gateway can do its work; raise `Unavailable` with the reason.
+
+        Worker machines that are away are no reason: no other gateway would have them, and look-ups
+        are answered.
+        """
         await self._store.waiting(self._clock.seconds(), 1)
+        trouble = self._queue.trouble() if self._config.broker_url is None else None
+        if trouble is not None and trouble.grave:
+            raise NoWorkers(trouble.what, detail=trouble.detail)
 
     async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
         """Yield the READY images of the session's system that its user may read, in pages."""
@@ -212,7 +220,7 @@ class Gateway:
     async def queue(self, session: Session) -> Sequence[ImageRecord]:
         """Return work in flight and failures that this user may see, oldest first."""
         return [
-            record
+            self._claims.explained(record)
             for record in await self._store.queue(session.system)
             if session.admin or concerns(session, record)
         ]

@@ -124,7 +124,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--with-caller", action="store_true")
     arguments = parser.parse_args()
-    loaded = Config.load(arguments.config, os.environ)
+    try:
+        loaded = Config.load(arguments.config, os.environ)
+    except GatewayError as error:
+        sys.exit(f"worker cannot start: {error}")
     start_worker_logging(loaded.config.log_level)
     sys.exit(run_main(lambda reactor: work(reactor, loaded.config, arguments.with_caller)))
 

@@ -19,6 +19,7 @@ from shiftergw.errors import (
 )
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
@@ -32,6 +33,12 @@ SUPERSEDED = "superseded by another attempt"
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
+
+STOPPED = "The worker was stopped; the pull starts again when a worker is free."
+UNWRITTEN = "The gateway's database did not take the result; the pull starts again."
+
+REQUEUE_SECONDS = 4.0
+"""How long a worker that is told to stop waits until its record is requeued."""
 
 
 class Worker:
@@ -67,7 +74,8 @@ class Worker:
     async def run(self, key: str) -> None:
         """Do the work of a record, if it is still to be done, and write down how it ended.
 
-        Being cancelled leaves the record in flight: another attempt takes it up.
+        Being cancelled requeues the record: the process is told to stop, and another attempt takes
+        the work up. So does an end that could not be written.
         """
         limit = self._heartbeat_limit
         # Nobody else is told of it meanwhile: who offered it takes it for begun.
@@ -84,11 +92,44 @@ class Worker:
             outcome = await self._outcome(attempt)
             if outcome is not None:
                 await self._finish(attempt, outcome)
+        except CancelledError:
+            await self._requeue(record, STOPPED, died=False)
+            raise
+        except Unavailable:
+            # Counted, since the work is done again: it may have cost hours.
+            await self._requeue(record, UNWRITTEN, died=True)
+            raise
         finally:
             # Not before the end is written: what we delivered is nobody's until then.
             await attempt.release()
         if outcome is None:
             self._say_ended(attempt, SUPERSEDED)
+
+    async def _requeue(self, record: ImageRecord, message: str, *, died: bool) -> None:
+        """Give the record to the next attempt; briefly, since the process is about to end."""
+        try:
+            await within(
+                REQUEUE_SECONDS,
+                self._clock,
+                self._store.requeue(record.key, record.attempt, message, died=died),
+                lambda: Unavailable("The gateway's database does not answer."),
+            )
+        except Superseded:
+            return
+        except Unavailable as error:
+            self._log.error(
+                "not requeued: {what}, {trace}: {error}",
+                what=name_of(record),
+                trace=trace_of(record),
+                error=error,
+            )
+        else:
+            self._log.warn(
+                "requeued: {what}, {trace}: {message}",
+                what=name_of(record),
+                trace=trace_of(record),
+                message=message,
+            )
 
     async def _outcome(self, attempt: Attempt) -> Ready | Expired | Failed | None:
         """Do the work while the attempt keeps its record alive; None if it was superseded."""

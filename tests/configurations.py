@@ -47,6 +47,7 @@ EVERY_KEY: dict[str, Any] = {
     "SecretKeyFile": "keys/secret",
     "Listen": ["tcp:5000", "unix:/run/shiftergw.socket"],
     "HeartbeatLimit": 30,
+    "WorkerWait": 300,
     "FailureHold": 1,
     "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",

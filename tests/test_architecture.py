@@ -38,7 +38,7 @@ class Layer:
 
 LAYERS = {
     "vocabulary": Layer(
-        ("errors", "model", "image", "transports", "states", "ports", "__version__")
+        ("errors", "model", "jobs", "image", "transports", "states", "ports", "__version__")
     ),
     "configuration": Layer(("config",), ("vocabulary",), ("pydantic",)),
     "oci": Layer(
@@ -61,7 +61,7 @@ LAYERS = {
     ),
     "domain": Layer(
         ("gateway", "claims", "access", "polls", "dispatch", "housekeeping",
-         "worker", "attempt", "pull", "pipeline", "recordable", "removal", "targets",
+         "recovery", "worker", "attempt", "pull", "pipeline", "recordable", "removal", "targets",
          "summary"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),

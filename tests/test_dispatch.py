@@ -11,7 +11,16 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from shiftergw.dispatch import STOP_SECONDS, Dispatch
-from shiftergw.model import ImageRecord, ImageReference, PullRequest, Ready
+from shiftergw.errors import Superseded
+from shiftergw.model import (
+    ImageRecord,
+    ImageReference,
+    Progress,
+    PullRequest,
+    Ready,
+    WorkerMachine,
+)
+from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.work.fakes import Queue
 from tests.work.waiting import until
@@ -317,3 +326,71 @@ async def test_stale_work_without_workers_holds_up_nobody(store: SqliteStore, cl
     queue.without = {"down"}
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered == [free]
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_was_requeued_stops_no_worker(store: SqliteStore, clock: Clock) -> None:
+    """It is offered at once; whoever gets it is not taken for the one that hung."""
+    (key,) = await claimed(store, clock, 1)
+    await begin(store, key, clock)
+    await store.requeue(key, 1, "", died=True)
+    queue = Queue(5)
+    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    assert (queue.cancelled, queue.offered) == ([], [key])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock) -> None:
+    """What it still writes is refused, also before its successor has begun."""
+    (key,) = await claimed(store, clock, 1)
+    await begin(store, key, clock)
+    clock.advance(LIMIT + 1)
+    await one_round(Dispatch(store, Queue(0), clock, LIMIT, SYSTEMS))
+    record = await store.get(key)
+    assert record is not None
+    assert (record.status, record.deaths) == (State.PENDING, 1)
+    assert "vanished" in str(record.status_message)
+    with pytest.raises(Superseded):
+        await store.heartbeat(key, 1, Progress(), clock.seconds())
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("limit", [1.0, 10.0])
+async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limit: float) -> None:
+    """However long the worker that hung took to stop, and however long its successor starts."""
+    (key,) = await claimed(store, clock, 1)
+    await begin(store, key, clock)
+    clock.advance(limit + 1)
+    queue = Queue(5)
+    queue.deaf = True
+    dispatch = Dispatch(store, queue, clock, limit, SYSTEMS)
+    dispatch.startService()
+    await until(lambda: queue.cancelled)
+    clock.advance(STOP_SECONDS)
+    await until(lambda: queue.offered)
+    for _ in range(3):
+        clock.advance(limit + 1)
+        jobs = (key,)
+        queue.crew = [WorkerMachine("a", "1", SYSTEMS, 5, jobs, False, clock.seconds())]
+        await until(clock.getDelayedCalls)
+        dispatch.wake()
+    await dispatch.stopService()
+    assert (queue.cancelled, queue.offered) == ([key], [key])
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) -> None:
+    """It is made again without a wait, also if the end was told before the offer returned."""
+    (key,) = await claimed(store, clock, 1)
+    queue = Queue(5)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
+    offer = queue.offer
+
+    async def ending(key: str, system: str) -> None:
+        dispatch.forget(key)
+        await offer(key, system)
+
+    queue.offer = ending  # type: ignore[method-assign]
+    await one_round(dispatch)
+    await one_round(dispatch)
+    assert queue.offered == [key, key]

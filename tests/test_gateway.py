@@ -18,10 +18,12 @@ from shiftergw.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    NoWorkers,
     TooMany,
     Unavailable,
 )
 from shiftergw.gateway import Gateway
+from shiftergw.jobs import QueueTrouble
 from shiftergw.model import (
     ANONYMOUS,
     Failed,
@@ -539,10 +541,13 @@ async def test_workers(bench: Bench) -> None:
 async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
     """Pulls wait for them, or are refused if the site wants so; who waits already is answered."""
     waits = Bench(store)
-    waits.queue.away = "the broker is away"
+    waits.queue.away = QueueTrouble("No broker.", "it is away", 0.0)
     assert (await waits.pull(ALICE)).status is State.INIT
     refuses = Bench(store, **BROKER, BrokerAway="refuse")
-    refuses.queue.away = "the broker is away"
+    refuses.queue.away = waits.queue.away
+    (entry,) = await waits.gateway.queue(ALICE)
+    assert entry.status_message == "No broker."
+    assert (await waits.pull(ALICE)).status_message == "No broker."
     assert (await refuses.pull(ALICE)).status is State.PENDING
     with pytest.raises(Unavailable, match="No worker") as caught:
         await refuses.pull(ALICE, "other:1")
@@ -550,3 +555,33 @@ async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
     assert "broker" not in str(caught.value)
     refuses.queue.away = None
     assert (await refuses.pull(ALICE, "other:1")).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_ready(store: SqliteStore) -> None:
+    """The gateway can do its work unless no worker of its own can start; machines may be away."""
+    own, machines = Bench(store), Bench(store, **BROKER)
+    await own.gateway.ready()
+    own.queue.away = QueueTrouble("They are slow.", "", START, grave=False)
+    await own.gateway.ready()
+    own.queue.away = machines.queue.away = QueueTrouble("No worker can start.", "why", START)
+    await machines.gateway.ready()
+    with pytest.raises(NoWorkers, match="No worker can start") as caught:
+        await own.gateway.ready()
+    assert (caught.value.http_status, caught.value.code) == (503, "no-workers")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
+    """What happened to it, and what keeps it from the workers; what is in work says neither."""
+    bench = Bench(store)
+    await bench.pull(ALICE)
+    (record,) = await store.waiting(START, 1)
+    bench.queue.away = QueueTrouble("No worker can start.", "secret detail", START)
+    assert (await bench.pull(ALICE)).status_message == "No worker can start."
+    await store.begin(record.key, "node:1", START, 60)
+    assert (await bench.pull(ALICE)).status_message == "PULLING"
+    await store.requeue(record.key, 1, "It was killed.", died=True)
+    assert (await bench.pull(ALICE)).status_message == "It was killed. No worker can start."
+    bench.queue.away = None
+    assert (await bench.pull(ALICE)).status_message == "It was killed."

@@ -254,7 +254,7 @@ async def test_a_superseded_attempt_stops_without_a_word(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> None:
-    """Stopping a worker fails nothing: the record stays in flight."""
+    """A worker that is told to stop requeues its record; that is no death."""
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
@@ -269,7 +269,30 @@ async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> No
         raise AssertionError("the cancellation was swallowed")
     kept = await bench.store.get(record.key)
     assert kept is not None
-    assert kept.in_flight
+    assert (kept.status, kept.runner, kept.deaths) == (State.PENDING, None, 0)
+    assert "was stopped" in str(kept.status_message)
+    assert await bench.store.begin(record.key, "next:1", 1000.0, 60) is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
+    """The process would be killed meanwhile; whoever stops it knows of the record, too."""
+    bench.source.hangs = True
+    record = await bench.claim()
+    running = Deferred.fromCoroutine(bench.worker.run(record.key))
+    while bench.source.asked == []:
+        await pause(0.05, reactor)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("The gateway's database does not answer.")
+
+    bench.store.requeue = away  # type: ignore[method-assign]
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    kept = await bench.store.get(record.key)
+    assert kept is not None
+    assert kept.runner == "here:1"
 
 
 class AwayAtTheEnd(SqliteStore):

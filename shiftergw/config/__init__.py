@@ -109,6 +109,7 @@ class Config(Section):
     )
     authentication: Literal["munge", "mock"] = Field("munge", alias="Authentication")
     heartbeat_limit: PositiveSeconds = Field(60, alias="HeartbeatLimit")
+    worker_wait: PositiveSeconds = Field(600, alias="WorkerWait")
     # Clients poll every half second: with less they would miss the failure, and start a new pull.
     failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")

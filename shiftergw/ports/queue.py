@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from shiftergw.jobs import JobEnd, QueueTrouble
     from shiftergw.model import WorkerMachine
 
 
 class JobQueue(Protocol):
     """Carries record keys to workers and keeps nothing: recovery is the store's `stale` alone."""
+
+    on_idle: Callable[[], object]
+    """Called when a slot has become free."""
+
+    on_end: Callable[[JobEnd], object]
+    """Called at the end of each job that the queue hears of, also while it drains."""
 
     def slots(self, system: str) -> int:
         """Return how many more jobs of a system may be offered now.
@@ -38,6 +45,6 @@ class JobQueue(Protocol):
         """Return the machines that work, by name; also those that have fallen silent lately."""
         ...
 
-    def trouble(self) -> str | None:
-        """Return what keeps every job from every worker just now, for admins; None if nothing."""
+    def trouble(self, system: str = "") -> QueueTrouble | None:
+        """Return what keeps every job, or every job of `system`, from every worker just now."""
         ...

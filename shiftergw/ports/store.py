@@ -54,9 +54,10 @@ class ImageStore(Protocol):
         """End an attempt without a result, and return the record, which `begin` takes at once.
 
         Runner, heartbeat and progress are removed, and later steps of this attempt are
-        `Superseded`, as is a second `requeue`. A pull becomes PENDING, with a message for the user;
-        a removal stays EXPIRING. `died` raises `deaths` by one: the worker died, and perhaps the
-        image killed it. An orderly stop does not count.
+        `Superseded`, as is a second `requeue`. A pull becomes PENDING, with a message for the user.
+        `died` raises `deaths` by one: the worker died, and perhaps the image killed it. An orderly
+        stop does not count. A removal stays EXPIRING; if its worker died it keeps its heartbeat,
+        and is tried again when that is old.
         """
         ...
 

@@ -171,11 +171,13 @@ def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
 
 def requeued(document: Mapping[str, Any], message: str, *, died: bool) -> Change:
     """Return the change that ends an attempt without a result; see `ImageStore.requeue`."""
-    changes: dict[str, Any] = {}
-    if document["status"] != State.EXPIRING:
-        changes = {"status": State.PENDING, "status_message": message}
-        if died:
-            changes["deaths"] = _deaths(document) + 1
+    if document["status"] == State.EXPIRING:
+        # With its heartbeat, as by `put_off`: what kills workers must not do so all the time.
+        beat = () if died else ("last_heartbeat",)
+        return Change({}, ("runner", *beat, *_PROGRESS))
+    changes: dict[str, Any] = {"status": State.PENDING, "status_message": message}
+    if died:
+        changes["deaths"] = _deaths(document) + 1
     return Change(document_of(changes), ("runner", "last_heartbeat", *_PROGRESS))
 
 

@@ -12,12 +12,13 @@ from twisted.logger import Logger, LogLevel
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
+from shiftergw.jobs import JobEnd, QueueTrouble
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shielded, within
 from shiftergw.work.celery_app import is_key, make_app
 from shiftergw.work.celery_link import Listener, Sender
-from shiftergw.work.crew import Crew, Machine
+from shiftergw.work.crew import TELL_SECONDS, Crew, Machine
 
 SEND_SECONDS = 15.0
 """How long an offer is waited for; the thread that makes it may take a little longer."""
@@ -30,6 +31,9 @@ TELLINGS = 30
 
 LINES_A_MINUTE = 100
 """Lines of the log about what is told on the broker: anybody may tell anything."""
+
+TOLD_SECONDS = TELL_SECONDS * 3
+"""How long after the broker was reached every machine has told that it is there."""
 
 REFUSED_SECONDS = 15.0
 """After a refused offer nothing is offered for its system for so long: others have their turn."""
@@ -47,6 +51,8 @@ class CeleryQueue(Service):
         """Reach the broker by its URL once the service has started."""
         self.on_idle: Callable[[], object] = lambda: None
         """Called when a machine has a free slot that it had not."""
+        self.on_end: Callable[[JobEnd], object] = lambda _: None
+        """Called at the end of each job that a machine tells of."""
         self._clock = reactor
         app = make_app(broker_url)
         self._threads = Threads(reactor, 2, "broker")
@@ -57,6 +63,7 @@ class CeleryQueue(Service):
         self._crew = Crew()
         self._open = False
         self._away: str | None = "it was not reached yet"
+        self._changed_at = reactor.seconds()
         self._refused: dict[str, float] = {}
         self._minute, self._lines = -1.0, 0
 
@@ -82,9 +89,16 @@ class CeleryQueue(Service):
         await self._threads.run(self._sender.close)
         await self._threads.stopService()
 
-    def trouble(self) -> str | None:
+    def trouble(self, system: str = "") -> QueueTrouble | None:
         """See `JobQueue`."""
-        return None if self._away is None else f"the broker does not serve: {self._away}"
+        now = self._clock.seconds()
+        if self._away is not None:
+            what = "The broker of the worker machines does not serve; pulls wait until it does."
+            why = f"the broker does not serve: {self._away}"
+            return QueueTrouble(what, why, self._changed_at)
+        if system and now - self._changed_at > TOLD_SECONDS and not self._crew.serves(system, now):
+            return QueueTrouble(f"No worker machine serves {system} at the moment.", "", now)
+        return None
 
     def machines(self) -> Sequence[WorkerMachine]:
         """See `JobQueue`; of those that are silent, the ones heard of within the last hour."""
@@ -104,7 +118,8 @@ class CeleryQueue(Service):
         if not is_key(key):
             raise Unavailable("This is no record's key.")
         if self.slots(system) <= 0:
-            raise Unavailable("No worker machine is free.", detail=self.trouble() or "")
+            trouble = self.trouble(system)
+            raise Unavailable("No worker machine is free.", detail=str(trouble or ""))
         message = str(uuid.uuid4())
         # Counted before it is sent: a machine may have begun it before we hear of the confirmation.
         self._crew.offered(message, key, system, self._clock.seconds())
@@ -210,4 +225,6 @@ class CeleryQueue(Service):
             self._refused.clear()
         elif why != self._away:
             self._log.warn("the broker does not serve: {why}", why=why)
+        if (why is None) is not (self._away is None):
+            self._changed_at = self._clock.seconds()
         self._away = why

@@ -171,6 +171,10 @@ class Crew:
                 coming[min(able, key=lambda n: len(present[n].systems))].append(offer.system)
         return sum(one.free_for(system, more) for one, more in zip(present, coming, strict=True))
 
+    def serves(self, system: str, now: float) -> bool:
+        """Return whether a machine that is not silent, nor about to leave, serves a system."""
+        return any(system in one.systems and not one.leaving for one in self._present(now))
+
     def works_on(self, key: str, now: float) -> bool:
         """Say whether a machine that is not silent has a job on a record."""
         return any(key in one.jobs.values() for one in self._present(now))

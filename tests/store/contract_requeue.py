@@ -111,15 +111,18 @@ class RequeueContract:
         assert await store.lease("images", ID, "another/1", NOW, 60)
 
     @pytest_twisted.ensureDeferred
-    async def test_a_removal_is_requeued(self, place: Place) -> None:
-        """It stays a removal, and counts no deaths: it is tried until it succeeds."""
+    @pytest.mark.parametrize("died", [True, False])
+    async def test_a_removal_is_requeued(self, place: Place, died: bool) -> None:
+        """It counts no deaths, and is tried until it succeeds; not at once if the worker died."""
         store = place.store
         key = (await expiring(store, request())).key
         record = await store.begin(key, "node:1", NOW, LIMIT)
         assert record is not None
-        again = await store.requeue(key, record.attempt, "x", died=True)
+        again = await store.requeue(key, record.attempt, "x", died=died)
         assert (again.status, again.deaths, again.runner) == (State.EXPIRING, 0, None)
-        later = await store.begin(key, "node:2", NOW, LIMIT)
+        if died:
+            assert await store.begin(key, "node:2", NOW, LIMIT) is None
+        later = await store.begin(key, "node:2", NOW + (LIMIT if died else 0), LIMIT)
         assert later is not None
         assert later.attempt == record.attempt + 1
         done = await store.finish(key, later.attempt, Expired(), NOW)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from shiftergw.work.celery_app import make_app
 from shiftergw.work.celery_link import Sender
 from shiftergw.work.celery_queue import CeleryQueue
+from shiftergw.work.pool import WorkerPool
 from tests.rabbitmq import RabbitMQ
+from tests.work.pools import WORKERS, Make
 from tests.work.waiting import alive
 
 pytest.register_assert_rewrite("tests.work.contract")
@@ -77,3 +83,45 @@ def sender(broker: RabbitMQ) -> Iterator[Sender]:
     sender = Sender(make_app(broker.url))
     yield sender
     sender.close()
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Return where jobs leave their traces."""
+    return tmp_path
+
+
+@pytest.fixture
+def make(traces: Path) -> Iterator[Make]:
+    """Return what makes running pools."""
+    pools: list[WorkerPool] = []
+
+    def make(
+        kind: str = "good", size: int = 2, jobs_per_worker: int = 50, warm: int = 0
+    ) -> WorkerPool:
+        argv = [sys.executable, str(WORKERS), kind, str(traces)]
+        env = {"PATH": os.environ["PATH"]}
+        made = WorkerPool(reactor, argv, env, size, jobs_per_worker, warm)
+        made.startService()
+        pools.append(made)
+        return made
+
+    yield make
+    for made in pools:
+        if made.running:
+            pytest_twisted.blockon(made.stopService())
+        assert made._workers == []
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Return the lines that are logged."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: dict[str, Any]) -> None:
+        lines.append(str(event.get("log_format", "")).format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
+from shiftergw.jobs import JobEnd, QueueTrouble
 from shiftergw.model import WorkerMachine
 
 
@@ -21,7 +22,9 @@ class Queue:
         self.deaf = False
         self.without: set[str] = set()
         self.crew: list[WorkerMachine] = []
-        self.away: str | None = None
+        self.away: QueueTrouble | None = None
+        self.on_idle: Callable[[], object] = lambda: None
+        self.on_end: Callable[[JobEnd], object] = lambda _: None
 
     def slots(self, system: str) -> int:
         """See `JobQueue`."""
@@ -47,6 +50,6 @@ class Queue:
         """See `JobQueue`."""
         return self.crew
 
-    def trouble(self) -> str | None:
+    def trouble(self, system: str = "") -> QueueTrouble | None:
         """See `JobQueue`."""
         return self.away

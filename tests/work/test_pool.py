@@ -2,85 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
+from shiftergw.jobs import JobEnd
 from shiftergw.work import pool, process
 from shiftergw.work.pool import WorkerPool
 from shiftergw.work.process import Lines
 from tests.work.contract import QueueContract
+from tests.work.pools import WORKERS, Make, pid_of
 from tests.work.waiting import alive, until
-
-WORKERS = Path(__file__).with_name("workers.py")
-Make = Callable[..., WorkerPool]
-
-
-@pytest.fixture
-def traces(tmp_path: Path) -> Path:
-    """Return where jobs leave their traces."""
-    return tmp_path
-
-
-@pytest.fixture
-def make(traces: Path) -> Iterator[Make]:
-    """Return what makes running pools."""
-    pools: list[WorkerPool] = []
-
-    def make(
-        kind: str = "good", size: int = 2, jobs_per_worker: int = 50, warm: int = 0
-    ) -> WorkerPool:
-        argv = [sys.executable, str(WORKERS), kind, str(traces)]
-        env = {"PATH": os.environ["PATH"]}
-        made = WorkerPool(reactor, argv, env, size, jobs_per_worker, warm)
-        made.startService()
-        pools.append(made)
-        return made
-
-    yield make
-    for made in pools:
-        if made.running:
-            pytest_twisted.blockon(made.stopService())
-        assert made._workers == []
 
 
 @pytest.fixture
 def queue(make: Make) -> WorkerPool:
     """Return a pool of two."""
     return make()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Return the lines that are logged."""
-    lines: list[str] = []
-
-    @implementer(ILogObserver)
-    def observe(event: dict[str, Any]) -> None:
-        lines.append(str(event.get("log_format", "")).format(**event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
-
-
-def pid_of(trace: Path) -> int:
-    """Return the process that left a trace."""
-    return int(trace.read_text(encoding="utf-8"))
 
 
 class TestWorkerPool(QueueContract):
@@ -143,109 +91,6 @@ async def test_workers_are_replaced(make: Make, traces: Path) -> None:
     assert pids[0] == pids[1] != pids[2]
     assert not alive(pids[0])
     assert woken == [1, 1, 1]
-
-
-@pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("key", ["crash", "fail", "leave"])
-async def test_a_worker_that_dies(
-    make: Make, key: str, monkeypatch: pytest.MonkeyPatch, log: list[str]
-) -> None:
-    """A worker that dies on a job is replaced after a while, and who offers is told then."""
-    monkeypatch.setattr(pool, "LONGEST_BACKOFF", 0.3)
-    queue = make(size=1)
-    woken: list[float] = []
-    queue.on_idle = lambda: woken.append(time.monotonic())
-    await queue.offer(key)
-    await until(lambda: queue._workers == [])
-    died = time.monotonic()
-    assert queue.slots() == 0
-    with pytest.raises(Unavailable):
-        await queue.offer("a")
-    await until(lambda: queue.slots() == 1)
-    assert woken
-    assert woken[0] - died > 0.2
-    assert any("next one starts" in line for line in log)
-    await queue.offer("a")
-    await until(lambda: queue.slots() == 1)
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_worker_that_cannot_live(
-    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers that always crash are started ever more rarely, up to a limit."""
-    waits: list[float] = []
-    queue = make("stillborn", size=3)
-    monkeypatch.setattr(
-        queue, "_reactor", _Impatient(waits), raising=True
-    )  # every wait is over at once, and noted
-    for n in range(8):
-        await until(lambda: queue.slots() == 3)
-        await queue.offer(f"{n}")
-        await until(lambda: queue._workers == [])
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-
-
-@pytest_twisted.ensureDeferred
-async def test_workers_that_die_together(make: Make) -> None:
-    """Several crashes within one wait count as one."""
-    queue = make(size=2)
-    await queue.offer("crash-1")
-    await queue.offer("crash-2")
-    await until(lambda: queue._workers == [])
-    assert queue._crashes == 1
-
-
-class _Impatient:
-    """The reactor, but with waits of a second and more cut short and noted."""
-
-    def __init__(self, waits: list[float]) -> None:
-        self._waits = waits
-
-    def callLater(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> Any:
-        real: Any = reactor
-        if act.__name__ == "_go_on":
-            self._waits.append(seconds)
-            return real.callLater(0, act, *arguments)
-        return real.callLater(seconds, act, *arguments)
-
-    def spawnProcess(self, *arguments: Any, **options: Any) -> Any:
-        real: Any = reactor
-        return real.spawnProcess(*arguments, **options)
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_done_job_ends_the_distrust(make: Make) -> None:
-    """Once a job is done the next crash counts as the first."""
-    queue = make(size=2)
-    await queue.offer("short-1")
-    await queue.offer("crash")
-    await until(lambda: queue._backoff is not None)
-    assert queue._crashes == 1
-    await until(lambda: queue._crashes == 0)
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_program_that_is_missing(traces: Path) -> None:
-    """A worker that cannot be started at all is an `Unavailable`, and a reason to wait."""
-    queue = WorkerPool(reactor, [str(traces / "none")], {}, 2, 50)
-    queue.startService()
-    with pytest.raises(Unavailable):
-        await queue.offer("a")
-    assert queue.slots() == 0
-    await queue.stopService()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_worker_that_never_gets_ready(
-    make: Make, monkeypatch: pytest.MonkeyPatch, log: list[str]
-) -> None:
-    """A worker that does not say that it is ready is killed."""
-    monkeypatch.setattr(process, "START_SECONDS", 0.3)
-    queue = make("mute")
-    await queue.offer("a")
-    await until(lambda: queue._workers == [])
-    assert any("did not get ready" in line for line in log)
 
 
 @pytest_twisted.ensureDeferred
@@ -347,15 +192,6 @@ async def test_a_worker_and_its_children(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_child_that_holds_the_pipes(make: Make, traces: Path) -> None:
-    """A dead worker is noticed although a child of its keeps its output open."""
-    queue = make("good")
-    await queue.offer("heir")
-    await until(lambda: queue._workers == [] and queue._backoff is not None)
-    os.kill(pid_of(traces / "child"), signal.SIGKILL)
-
-
-@pytest_twisted.ensureDeferred
 async def test_stop(make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopping lets idle workers leave by themselves and stops what does not end."""
     monkeypatch.setattr(pool, "STOP_SECONDS", 0.5)
@@ -365,9 +201,12 @@ async def test_stop(make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch) -
     await queue.offer("b")
     await queue.offer("sleep")
     await until(lambda: (traces / "sleep").exists() and (traces / "b").exists())
+    ends: list[JobEnd] = []
+    queue.on_end = ends.append
     started = time.monotonic()
     await queue.stopService()
     assert time.monotonic() - started < 5
+    assert [(end.key, end.died) for end in ends] == [("sleep", False)]
     assert (traces / f"left-{pid_of(traces / 'b')}").exists()
     assert not alive(pid_of(traces / "sleep"))
 

@@ -15,6 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+SIGNALS = {"crash": signal.SIGKILL, "abort": signal.SIGABRT}
+"""By which a worker ends itself, by what its job says."""
+
+EXITS = {"leave": 0, "fail": 3}
+"""With which exit code."""
+
 
 def tell(answer: object) -> None:
     """Write one line."""
@@ -34,16 +40,21 @@ def plain(key: str) -> str:
     return key
 
 
+def die(key: str) -> None:
+    """End this process if the key says so."""
+    for word, number in SIGNALS.items():
+        if key.startswith(word):
+            os.kill(os.getpid(), number)
+    for word, code in EXITS.items():
+        if key.startswith(word):
+            sys.exit(code)
+
+
 def job(key: str, directory: Path) -> None:
     """Do what the key says."""
     note(directory, key)
-    if key.startswith("crash"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif key.startswith("leave"):
-        sys.exit(0)
-    elif key.startswith("fail"):
-        sys.exit(3)
-    elif key.startswith("sleep"):
+    die(key)
+    if key.startswith("sleep"):
         time.sleep(60)
     elif key.startswith("short"):
         time.sleep(0.5)
@@ -76,11 +87,15 @@ def main(kind: str, directory: Path) -> None:
         os.setpgrp()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "stillborn":
-        note(directory, f"born-{time.time()}")
+        sys.stderr.write("Traceback:\nModuleNotFoundError: No module named 'x'\n")
         sys.exit(1)
     if kind == "mute":
         time.sleep(60)
+    if kind == "slow":
+        time.sleep(1.5)
     tell({"ready": True})
+    if kind == "fleeting":
+        sys.exit(1)
     for line in sys.stdin:
         key = json.loads(line)["record"]
         job(plain(key), directory)

@@ -1,0 +1,213 @@
+"""What becomes of work whose worker has ended without a result, and of work that gets no worker."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from shiftergw.dispatch import Dispatch
+from shiftergw.errors import GatewayError, Superseded
+from shiftergw.jobs import JobEnd, QueueTrouble
+from shiftergw.model import Failed, ImageRecord
+from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.rounds import Rounds
+from shiftergw.ports import ImageStore, JobQueue
+from shiftergw.states import State
+from shiftergw.summary import name_of, trace_of
+from shiftergw.worker import MAX_ATTEMPTS, STOPPED
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+GATEWAY = "gateway"
+"""The runner of an attempt that the gateway begins only to end the work."""
+
+STOP_SECONDS = 10.0
+"""How long the stop waits until the store has the last ends."""
+
+INTERVAL = 5.0
+"""Seconds between two looks at whether workers can start."""
+
+MOST_FAILED = 1000
+"""Pulls that fail in one round because there are no workers."""
+
+
+class Recovery(Service):
+    """Requeues the record of each job that ended without a result, as soon as its worker is gone.
+
+    Start it before the queue, and stop it after the queue: one that drains reports ends, too.
+    """
+
+    _log = Logger()
+
+    def __init__(self, store: ImageStore, dispatch: Dispatch, clock: IReactorTime) -> None:
+        """Tell `dispatch` of offers that are over, and wake it when there is work again."""
+        self._store = store
+        self._dispatch = dispatch
+        self._clock = clock
+        self._settling: set[Deferred[None]] = set()
+        self._early_deaths: dict[str, int] = {}
+        """By the key of a record, how many workers died in a row before they had begun it."""
+
+    def job_ended(self, end: JobEnd) -> None:
+        """Take note of the end of a job, and return at once."""
+        self._dispatch.forget(end.key)
+        settling = Deferred.fromCoroutine(self._settle(end))
+        self._settling.add(settling)
+        settling.addErrback(self._report, end)
+
+        def settled(_: None) -> None:
+            self._settling.discard(settling)
+            self._dispatch.wake()
+
+        settling.addCallback(settled)
+
+    def stopService(self) -> Deferred[None]:
+        """Fire when the store has all ends, or after a few seconds."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._finish())
+
+    async def _finish(self) -> None:
+        for settling in list(self._settling):
+            timer = self._clock.callLater(STOP_SECONDS, settling.cancel)
+            await settling
+            if timer.active():
+                timer.cancel()
+
+    def _report(self, failure: Failure, end: JobEnd) -> None:
+        """Log why a record was not requeued; `Dispatch` does it once its heartbeat is old."""
+        if failure.check(GatewayError):
+            self._log.error(
+                "record {key} of worker {runner} was not requeued: {error}",
+                key=end.key,
+                runner=end.runner,
+                error=failure.value,
+            )
+        else:
+            self._log.failure("record {key} was not requeued", failure, key=end.key)
+
+    async def _settle(self, end: JobEnd) -> None:
+        record = await patiently(
+            lambda _: self._store.get(end.key), self._clock, f"the end of the job on {end.key}"
+        )
+        if record is None or not record.in_flight or not end.runner:
+            self._early_deaths.pop(end.key, None)
+            return
+        if record.runner is None and end.died:
+            await self._count_early_death(record, end)
+            return
+        self._early_deaths.pop(end.key, None)
+        if record.runner != end.runner:
+            return
+        how = end.loss or "left the record without an end"
+        died = end.died or not end.loss
+        try:
+            record = await patiently(
+                lambda _: self._store.requeue(
+                    end.key, record.attempt, message_of(how, died=died), died=died
+                ),
+                self._clock,
+                f"the requeueing of {end.key}",
+            )
+        except Superseded:
+            return
+        self._log.warn(
+            "requeued: {what}, {trace}: worker {runner} {how} ({deaths} of {most} deaths)",
+            what=name_of(record),
+            trace=trace_of(record),
+            runner=end.runner,
+            how=how,
+            deaths=record.deaths,
+            most=MAX_ATTEMPTS,
+        )
+        if record.deaths >= MAX_ATTEMPTS:
+            await self._give_up(record, how)
+
+    async def _count_early_death(self, record: ImageRecord, end: JobEnd) -> None:
+        """Count a worker that died after it was given a record, and before it began it.
+
+        The store knows of no attempt then; without a count there would be no end.
+        """
+        deaths = self._early_deaths[end.key] = self._early_deaths.get(end.key, 0) + 1
+        self._log.warn(
+            "worker {runner} {how} before it began {what}, {trace}",
+            runner=end.runner,
+            how=end.loss,
+            what=name_of(record),
+            trace=trace_of(record),
+        )
+        if deaths >= MAX_ATTEMPTS:
+            del self._early_deaths[end.key]
+            await self._give_up(record, end.loss)
+
+    async def _give_up(self, record: ImageRecord, how: str) -> None:
+        cause = f"{MAX_ATTEMPTS} workers died on this image; the last one {how}."
+        remedy = "Tell the site's support: the log of the gateway says more."
+        await _fail(self._store, record, cause, remedy, self._clock.seconds())
+
+
+def message_of(how: str, *, died: bool) -> str:
+    """Return what the user reads while the record waits for the next worker."""
+    if died:
+        return f"The worker {how}; another one takes over."
+    return STOPPED
+
+
+class WorkerShortage(Rounds):
+    """Fails the pulls that wait while no worker has been able to start for too long."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ImageStore,
+        queue: JobQueue,
+        clock: IReactorTime,
+        limit: float,
+        interval: float = INTERVAL,
+    ) -> None:
+        """Fail them once the trouble of `queue` has lasted for `limit` seconds."""
+        super().__init__(self._look, clock, interval, "worker shortage")
+        self._store = store
+        self._queue = queue
+        self._limit = limit
+
+    async def _look(self) -> None:
+        trouble, now = self._queue.trouble(), self._clock.seconds()
+        if trouble is None or not trouble.grave or now - trouble.since < self._limit:
+            return
+        requeued = await self._store.stale(now, now - 1)  # only those without any heartbeat
+        waiting = await self._store.waiting(now, MOST_FAILED)
+        for record in (*requeued, *waiting):
+            if record.status is State.PENDING:
+                await self._end(record, trouble, now)
+
+    async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:
+        minutes = (now - trouble.since) / 60
+        cause = f"For {minutes:.0f} minutes no worker could start on the gateway's machine."
+        remedy = "Pull again once the gateway's admins have mended it; its log has the reason."
+        if await _fail(self._store, record, cause, remedy, now):
+            self._log.error(
+                "FAILURE: {what}, {trace}: no worker can start: {why}",
+                what=name_of(record),
+                trace=trace_of(record),
+                why=trouble.detail,
+            )
+
+
+async def _fail(
+    store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float
+) -> bool:
+    """End work that no worker will end; return whether nobody else had begun it meanwhile."""
+    begun = await store.begin(record.key, GATEWAY, now, math.inf)
+    if begun is None:
+        return False
+    own = record.sealed is not None or record.kind == "acl"
+    outcome = Failed(str(State.PENDING), cause, remedy, retryable=True, own=own)
+    await store.finish(record.key, begun.attempt, outcome, now)
+    return True

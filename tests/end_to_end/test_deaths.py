@@ -1,0 +1,152 @@
+"""A gateway whose workers die, are stopped, or cannot start: all of it is known within seconds.
+
+The limit of heartbeats is that of a site (a minute): what waited for it would take too long here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import entry, make_image, tar_of
+from tests.parts import need
+from tests.service import SYSTEM, Service, until
+
+ADMIN = "good:root:root::0:0"
+SOON = 30.0
+"""Seconds; half of `HeartbeatLimit`. A second attempt takes about two on an idle machine."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[FaultyRegistry]:
+    """Run a registry with a few images."""
+    with FaultyRegistry() as running:
+        for n in range(4):
+            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            running.add(f"lib/app{n}", made)
+        yield running
+
+
+class Gateway(Service):
+    """A gateway whose `mksquashfs` is a script of ours, which finds its worker in `$PPID`."""
+
+    def __init__(self, root: Path, registry: FaultyRegistry, body: str, **changes: Any) -> None:
+        """Run `body` before each conversion; `$ONCE` is true in the first of them."""
+        real, flag = need("mksquashfs"), root / "flag"
+        program = root / "converter"
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
+            f'ONCE=false; mkdir {flag} 2>/dev/null && ONCE=true\n{body}\nexec {real} "$@"\n'
+        )
+        program.chmod(0o755)
+        self.flag = flag
+        locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
+        super().__init__(root, locations, {"Mksquashfs": str(program), **changes})
+
+    def slots(self) -> int:
+        """Return how many slots an admin is shown."""
+        status, body = self.get(f"/api/workers/{SYSTEM}/", ADMIN)
+        assert status == 200, body
+        return sum(row["slots"] for row in body["list"])
+
+    def messages(self, image: str) -> list[str]:
+        """Poll a pull to its end; return what it said while it was PENDING."""
+        said: list[str] = []
+
+        def ended() -> bool:
+            answer = self.poll(image)
+            assert answer["status"] != "FAILURE", answer
+            if answer["status"] == "PENDING":
+                said.append(answer["status_message"])
+            return bool(answer["status"] == "READY")
+
+        until(ended, SOON, "the end of the pull")
+        return said
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        ("KILL", "was killed by signal 9"),
+        ("SEGV", "was killed by signal 11"),
+        ("ABRT", "was killed by signal 6"),
+        ("TERM", "was stopped"),
+        ("INT", "was stopped"),
+    ],
+)
+def test_a_worker_that_a_signal_ends(
+    registry: FaultyRegistry, tmp_path: Path, number: str, how: str
+) -> None:
+    """Its pull says so, and goes on at once; the log names the image; no part stays."""
+    body = f"if $ONCE; then kill -{number} $PPID; sleep 100; fi"
+    with Gateway(tmp_path, registry, body) as gateway:
+        said = gateway.messages("lib/app0:1")
+        assert any(how in words for words in said), said
+        log = gateway.log.read_text()
+        assert re.search(rf"requeued: docker:lib/app0:1 on {SYSTEM}, .*attempt 1: .* {how}", log)
+        assert re.search("READY: docker:lib/app0:1 .*attempt 2", log)
+        until(lambda: not gateway.leftovers(), 10, "the clean-up")
+
+
+def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """After five deaths it is a FAILURE with a reason; others' pulls are not held up."""
+    deadly = tmp_path / "deadly"
+    deadly.touch()
+    body = f"[ -e {deadly} ] && kill -KILL $PPID && sleep 100"
+    gateway = Gateway(tmp_path, registry, body)
+    with gateway:
+        failed = gateway.pull("lib/app1:1", seconds=60)
+        assert failed["status"] == "FAILURE"
+        assert (
+            "5 workers died on this image; the last one was killed by signal 9" in failed["cause"]
+        )
+        deadly.unlink()
+        assert gateway.pull("lib/app2:1", seconds=SOON)["status"] == "READY"
+
+
+def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """What it stops in the middle goes on as soon as it is back, and was no death."""
+    with Gateway(tmp_path, registry, "$ONCE && sleep 100") as gateway:
+        gateway.poll("lib/app0:1")
+        until(gateway.flag.exists, SOON, "the conversion")
+        begin = time.monotonic()
+        gateway.stop()
+        assert time.monotonic() - begin < 20
+        log = gateway.log.read_text()
+        assert re.search("requeued: docker:lib/app0:1 .*attempt 1: The worker was stopped", log)
+        gateway.start()
+        assert gateway.pull("lib/app0:1", seconds=SOON)["status"] == "READY"
+        assert "died" not in gateway.log.read_text()
+
+
+def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """All are told, pulls fail after a while, and everything goes on once that is mended."""
+    with Gateway(tmp_path, registry, "", WorkerWait=3) as gateway:
+        until(gateway.workers, SOON, "the first worker")
+        assert gateway.slots() == 2
+        whole = gateway.config.read_text()
+        gateway.config.write_text("{")
+        os.kill(gateway.workers()[0], signal.SIGKILL)
+        until(lambda: gateway.get("/readyz")[0] == 503, SOON, "the word")
+        assert gateway.get("/readyz")[1] == "no-workers"
+        assert gateway.get("/livez")[0] == 200
+        assert gateway.slots() == 0
+        answer = gateway.poll("lib/app0:1")
+        waiting = gateway.poll("lib/app0:1")
+        assert answer["status"] == "INIT"
+        assert "No worker can start" in waiting["status_message"] or waiting["status"] == "FAILURE"
+        failed = gateway.pull("lib/app0:1", seconds=SOON)
+        assert failed["status"] == "FAILURE"
+        assert "no worker could start" in failed["cause"]
+        assert "worker cannot start: " in gateway.log.read_text()
+        gateway.config.write_text(whole)
+        until(lambda: gateway.get("/readyz")[0] == 200, 90, "the recovery")
+        assert gateway.pull("lib/app1:1", seconds=SOON)["status"] == "READY"
