@@ -34,7 +34,7 @@ class _Host:
     name: str
     directory: Finding
     files: Sequence[InstalledFile] | None = None
-    verification: Finding | None = None
+    more: Sequence[Finding] = ()
 
 
 async def remote_directory(system: System, reactor: Any) -> list[Finding]:
@@ -48,7 +48,7 @@ async def remote_directory(system: System, reactor: Any) -> list[Finding]:
             replace(one, level=Level.WARNING) if one.level == Level.FAILURE else one
             for one in findings
         ]
-    findings += [host.verification for host in hosts if host.verification is not None]
+    findings += [finding for host in hosts for finding in host.more]
     if len(hosts) == 1:
         only = f" on {hosts[0].name}"
         return [replace(one, name=one.name.removesuffix(only)) for one in findings]
@@ -82,8 +82,8 @@ async def _host(system: System, host: str, reactor: Any) -> _Host:
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
         finding = of_free_space(name, f"{alone.directory_name}: {amount(free)} free", free)
-        verification = await _verification(f"checks by {system.name} on {host}", directory, reactor)
-        return _Host(host, finding, files, verification)
+        more = await _shortcomings(f"deliveries to {system.name} on {host}", directory, reactor)
+        return _Host(host, finding, files, more)
     except GatewayError as error:
         finding = failure(name, await threads.run(_cause, system, error))
         command = f"ssh-trust {shlex.quote(system.name)}"
@@ -94,8 +94,8 @@ async def _host(system: System, host: str, reactor: Any) -> _Host:
         await threads.stopService()
 
 
-async def _verification(name: str, directory: RemoteDirectory, reactor: Any) -> Finding | None:
-    """Return what is weaker than a digest of every delivered file; None: nothing is."""
+async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> list[Finding]:
+    """Return what makes deliveries less safe than they can be."""
     try:
         verification = await within(
             VERIFICATION_LIMIT,
@@ -103,13 +103,15 @@ async def _verification(name: str, directory: RemoteDirectory, reactor: Any) -> 
             directory.try_verification(),
             lambda: TimedOut(f"A program there did not end within {VERIFICATION_LIMIT:.0f} s."),
         )
+        texts = [f"of its SFTP server: {text}" for text in await directory.shortcomings()]
     except GatewayError as error:
-        return replace(failure(name, error), level=Level.WARNING)
-    if verification.method == "sha256":
-        return None
-    text = f"deliveries are checked by their size and samples only: {verification.reason}"
-    remedy = "Let the account run `sha256sum` there: samples do not see every damage."
-    return Finding(name, Level.WARNING, printable(text), remedy)
+        return [replace(failure(name, error), level=Level.WARNING)]
+    findings = [Finding(name, Level.WARNING, text) for text in texts]
+    if verification.method != "sha256":
+        text = f"they are checked by their size and samples only: {verification.reason}"
+        remedy = "Let the account run `sha256sum` there: samples do not see every damage."
+        findings.append(Finding(name, Level.WARNING, printable(text), remedy))
+    return findings
 
 
 def _cause(system: System, error: GatewayError) -> GatewayError:

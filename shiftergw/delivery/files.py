@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
-    from shiftergw.delivery.sftp_packets import Attributes
+    from shiftergw.delivery.sftp_packets import Attributes, FileSystem
 
 MODE = 0o600
 """Of every delivered file: the runtime reads them as root."""
@@ -41,8 +41,16 @@ class Files(Protocol):
         """End the session and whatever it still does; the connection stays."""
         ...
 
-    async def space(self, path: bytes) -> int:
-        """Return the bytes that an unprivileged user may still write in a directory."""
+    @property
+    def shortcomings(self) -> Sequence[str]:
+        """Return what the system cannot do that makes deliveries less safe, each in a few words."""
+        ...
+
+    async def file_system(self, path: bytes) -> FileSystem:
+        """Return how much an unprivileged user may still write in a directory, or whether at all.
+
+        Raises `Refused` if the system does not tell.
+        """
         ...
 
     async def lstat(self, path: bytes) -> Attributes | None:

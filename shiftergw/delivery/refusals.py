@@ -3,41 +3,119 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.channel import Away
-from shiftergw.delivery.sftp_packets import Refused
+from shiftergw.delivery.sftp_packets import Attributes, Refused
 from shiftergw.errors import DeliveryFailed, NoSpace
 
-_FULL = re.compile("No space left|Disk quota exceeded")
+if TYPE_CHECKING:
+    from shiftergw.delivery.files import Files
+
+_ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
+_FULL = re.compile("No space left|Disk quota exceeded|Disc quota exceeded")
+_READ_ONLY = re.compile("Read-only file system")
 _REASONS = {
-    packets.NO_SUCH_FILE: "it is not there",
+    packets.NO_SUCH_FILE: "a file that was expected in it is not there",
     packets.PERMISSION_DENIED: "the account may not read or write there",
+    packets.UNSUPPORTED: "the system does not offer what was asked for",
 }
+_OWNER = "the account on the system must own `imageDir`, and have quota left"
 
 
-def says_full(refused: Refused) -> bool:
-    """Say whether a system calls its disk or a quota full: SFTP has no word for it."""
-    return _FULL.search(str(refused)) is not None
+async def explain(files: Files, refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace:
+    """Return the real reason of a refusal, as far as the system lets us find it out.
+
+    SFTP has no words for most of them. Raises `DeliveryFailed` if the session is over.
+    """
+    error = _by_words(refused, directory)
+    if error is not None:
+        return error
+    with suppress(Refused):
+        file_system = await files.file_system(directory)
+        if file_system.is_read_only:
+            return read_only(refused, directory)
+        if refused.status == packets.FAILURE and file_system.free_bytes < _ALMOST_FULL:
+            return no_space(refused)
+        if refused.status == packets.FAILURE and file_system.free_files == 0:
+            return no_space(refused, "no free inodes are left")
+    return unusable(refused, directory)
 
 
-def no_space(refused: Refused) -> NoSpace:
+def _by_words(refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace | None:
+    """Return the reason that the system gives in words, or by a status of a later version."""
+    text = str(refused)
+    if refused.status in {packets.NO_SPACE, packets.QUOTA_EXCEEDED} or _FULL.search(text):
+        return no_space(refused)
+    if refused.status == packets.WRITE_PROTECTED or _READ_ONLY.search(text):
+        return read_only(refused, directory)
+    return None
+
+
+async def directory_error(files: Files, directory: bytes) -> DeliveryFailed | None:
+    """Return why an image directory cannot be used, or None if it is there.
+
+    Raises `DeliveryFailed` if the session is over.
+    """
+    try:
+        if await files.lstat(directory + b"/.") is not None:
+            return None
+        there = await files.lstat(directory)
+    except Refused as refused:
+        return unusable(refused, directory)
+    remedy = "make `imageDir` on the system for the account, or mount its file system"
+    if there is None:
+        return _unusable("it is not there", remedy, directory)
+    reason = "it is a symbolic link to nothing" if there.is_link else "it is not a directory"
+    return _unusable(reason, remedy, directory)
+
+
+def no_space(refused: Refused, why: str = "") -> NoSpace:
     """Return the error for a disk, or a quota, that is full."""
     return NoSpace(
         "The system's image directory has no space left.",
         remedy="Tell the site's support: a disk of the system, or a quota, is full.",
-        detail=str(refused),
+        detail=f"{refused}; {why}" if why else str(refused),
+    )
+
+
+def read_only(refused: Refused, directory: bytes) -> DeliveryFailed:
+    """Return the error for a file system that is mounted read-only."""
+    remedy = "mount it for writing there; a damaged one is mounted read-only by itself"
+    return _unusable("its file system is read-only", remedy, directory, refused)
+
+
+def wrong_mode(refused: Refused, attributes: Attributes) -> DeliveryFailed:
+    """Return the error for a file that cannot be closed to other users."""
+    mode = attributes.permissions
+    shown = "it does not tell" if mode is None else f"{mode:04o}"
+    return DeliveryFailed(
+        "The system does not let the gateway close a delivered file to other users.",
+        remedy="Tell the site's support: the SFTP server must allow FSETSTAT or SETSTAT, or make"
+        " files with the mode that it is asked for (0600).",
+        detail=f"the mode is {shown}; {refused}",
     )
 
 
 def unusable(refused: Refused, directory: bytes) -> DeliveryFailed:
     """Return the error for a directory in which something cannot be done."""
     reason = _REASONS.get(refused.status, "the system could not do what it was asked")
+    remedy = _OWNER
+    if refused.status in packets.NOT_OFFERED and refused.request:
+        remedy += f"; its SFTP server must allow {refused.request}"
+    return _unusable(reason, remedy, directory, refused)
+
+
+def _unusable(
+    reason: str, remedy: str, directory: bytes, refused: Refused | None = None
+) -> DeliveryFailed:
+    where = directory.decode("utf-8", "backslashreplace")
     return DeliveryFailed(
         f"The system's image directory cannot be used: {reason}.",
-        remedy="Tell the site's support: the account on the system must own `imageDir`, and have"
-        " quota left.",
-        detail=f"{refused} in {directory.decode('utf-8', 'backslashreplace')}",
+        remedy=f"Tell the site's support: {remedy}.",
+        detail=" in ".join(filter(None, (str(refused or ""), where))),
     )
 
 

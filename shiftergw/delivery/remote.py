@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from pathlib import PurePosixPath
@@ -47,7 +47,6 @@ CLEAN_UP_SECONDS = 15.0
 _NAME = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
 _SMALL = 64 << 10
-_ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,12 +106,11 @@ class RemoteDirectory:
         """Return the bytes that the account may still write there; many if nobody can tell."""
         async with self._session() as (files, _):
             try:
-                return await files.space(self._directory)
+                return (await files.file_system(self._directory)).free_bytes
             except Refused as refused:
-                if refused.status != packets.UNSUPPORTED:
+                if refused.status not in packets.NOT_OFFERED:
                     raise
-            if await files.lstat(self._directory) is None:
-                raise Refused(packets.NO_SUCH_FILE, "")
+            await self._check_directory(files)
             return sys.maxsize
 
     @_again
@@ -123,6 +121,12 @@ class RemoteDirectory:
         async with self._session() as (files, _), self._removed_on_error(files, path):
             await files.create(path, b"shiftergw check\n")
             await files.remove(path)
+
+    @_again
+    async def shortcomings(self) -> Sequence[str]:
+        """Return what makes deliveries less safe there, for the site's support."""
+        async with self._session() as (files, _):
+            return files.shortcomings
 
     @_again
     async def try_verification(self) -> Verification:
@@ -269,18 +273,16 @@ class RemoteDirectory:
         files = await self._open_files(connection, clock, idle_seconds)
         try:
             await self._check_directory(files)
-        except Refused as refused:
-            files.close()
-            raise refusals.unusable(refused, self._directory) from refused
         except BaseException:
             files.close()
             raise
         return files
 
     async def _check_directory(self, files: Files) -> None:
-        """Raise `Refused` if the directory is not there, or must not be looked into."""
-        if await files.lstat(self._directory + b"/.") is None:
-            raise Refused(packets.NO_SUCH_FILE, "")
+        """Raise `DeliveryFailed` if the directory is not there, or must not be looked into."""
+        error = await refusals.directory_error(files, self._directory)
+        if error is not None:
+            raise error
 
     def _path(self, name: str) -> bytes:
         if not name.isascii() or _NAME.fullmatch(name.encode()) is None:
@@ -307,18 +309,18 @@ class RemoteDirectory:
                 raise await self._error(files, refused) from refused
 
     async def _error(self, files: Files, refused: Refused) -> DeliveryFailed | NoSpace:
-        """Return what an answer of no means; the protocol has no word for a full disk.
+        """Return what an answer of no means.
 
         A host that has lost the directory is left: another one may have it.
         """
-        if refused.status == packets.FAILURE and await self._is_full(files, refused):
-            return refusals.no_space(refused)
-        with suppress(DeliveryFailed):
-            try:
-                await self._check_directory(files)
-            except Refused:
+        try:
+            error = await refusals.directory_error(files, self._directory)
+            if error is not None:
                 files.close()
-        return refusals.unusable(refused, self._directory)
+                return error
+            return await refusals.explain(files, refused, self._directory)
+        except DeliveryFailed:
+            return refusals.unusable(refused, self._directory)
 
     async def _is_in_place(
         self, files: Files, connection: Connection, path: bytes, size: int, sha256: str
@@ -331,22 +333,11 @@ class RemoteDirectory:
             return await proof.far_sha256(connection, path, size, self._clock) == sha256
         return False
 
-    async def _is_full(self, files: Files, refused: Refused) -> bool:
-        """Say whether there is no space, by the words of the system if it has any."""
-        if refusals.says_full(refused):
-            return True
-        with suppress(Refused, DeliveryFailed):
-            return await files.space(self._directory) < _ALMOST_FULL
-        return False
-
     async def _lost(self, files: Files, refused: Refused) -> bool:
         """Say whether a temporary is gone from a directory that is there."""
         if refused.status != packets.NO_SUCH_FILE:
             return False
-        with suppress(Refused):
-            await self._check_directory(files)
-            return True
-        return False
+        return await refusals.directory_error(files, self._directory) is None
 
     @asynccontextmanager
     async def _removed_on_error(self, files: Files, temporary: bytes) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ from shiftergw.delivery import scp_programs as programs
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.remote_program import Program, malformed
 from shiftergw.delivery.scp import Sink
-from shiftergw.delivery.sftp_packets import Attributes, Refused
+from shiftergw.delivery.sftp_packets import Attributes, FileSystem, Refused
 from shiftergw.delivery.shell import Shell, silent
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
@@ -79,13 +79,18 @@ class ScpFiles:
         """End the session."""
         self._shell.close()
 
-    async def space(self, path: bytes) -> int:
-        """Return the bytes left, as `Files` says."""
+    @property
+    def shortcomings(self) -> Sequence[str]:
+        """Return what the system lacks, as `Files` says: nothing, or `begin` would have failed."""
+        return ()
+
+    async def file_system(self, path: bytes) -> FileSystem:
+        """Return the bytes left, as `Files` says; the programs' errors tell what is read-only."""
         said = await self._shell.run(programs.SPACE, path)
         found = _SPACE.search(said)
         if found is None:
             raise Refused(packets.UNSUPPORTED, f"df says {printable(said)}")
-        return max(0, int(found[1])) * 1024
+        return FileSystem(max(0, int(found[1])) * 1024)
 
     async def lstat(self, path: bytes) -> Attributes | None:
         """Return the attributes of a name, as `Files` says."""

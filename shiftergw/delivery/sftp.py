@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.sftp_packets import Attributes, Refused, malformed, string
+from shiftergw.delivery.sftp_packets import Attributes, FileSystem, Refused, malformed, string
 from shiftergw.delivery.sftp_session import Session, expect
 
+_READ_ONLY = 1  # SSH2_FXE_STATVFS_ST_RDONLY
 _READ = 32768
 _READS = 64
 
@@ -46,6 +48,10 @@ class Sftp(Session):
         """Set the mode of an open file."""
         await self.do(packets.FSETSTAT, string(handle) + packets.mode_only(mode))
 
+    async def set_mode_of(self, path: bytes, mode: int) -> None:
+        """Set the mode of the file that has this name."""
+        await self.do(packets.SETSTAT, string(path) + packets.mode_only(mode))
+
     async def sync(self, handle: bytes, patience: float) -> None:
         """Have what was written brought to the disk, which may take so many seconds."""
         await self.extended(packets.FSYNC, string(handle), patience)
@@ -59,21 +65,46 @@ class Sftp(Session):
                 raise
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file over another one, at once where the server can."""
-        if packets.POSIX_RENAME in self.extensions:
-            await self.extended(packets.POSIX_RENAME, string(old) + string(new))
-            return
-        await self.remove(new)
-        await self.do(packets.RENAME, string(old) + string(new))
+        """Rename a file over another one, at once where the server can.
 
-    async def space(self, path: bytes) -> int:
-        """Return the bytes that an unprivileged user may still write there."""
+        Elsewhere the other one is removed first, and only once a rename has turned out to be
+        something that the server does at all.
+        """
+        names = string(old) + string(new)
+        if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
+            await self._rename_plainly(names, new)
+
+    async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
+        """Make a request; return whether the server has it, and may do it."""
+        try:
+            await request
+        except Refused as refused:
+            if refused.status in packets.NOT_OFFERED:
+                return False
+            raise
+        return True
+
+    async def _rename_plainly(self, names: bytes, new: bytes) -> None:
+        try:
+            await self.do(packets.RENAME, names)
+        except Refused as refused:
+            if refused.status in packets.NOT_OFFERED or await self.lstat(new) is None:
+                raise
+            await self.remove(new)
+            await self.do(packets.RENAME, names)
+
+    async def file_system(self, path: bytes) -> FileSystem:
+        """Return what the server tells of the file system of this path."""
         if packets.STATVFS not in self.extensions:
             raise Refused(packets.UNSUPPORTED, "no statvfs")
         kind, body = await self.ask(packets.EXTENDED, string(packets.STATVFS) + string(path))
         expect(packets.EXTENDED_REPLY, kind, body)
-        _block, fragment, _all, _free, available = (body.long() for _ in range(5))
-        return fragment * available
+        values = [body.long() for _ in range(10)]
+        _block, fragment, _all, _free, blocks, files, _free_files, free_files, _id, flags = values
+        # File systems that make inodes as they need them say that they have none at all.
+        return FileSystem(
+            fragment * blocks, free_files if files else None, bool(flags & _READ_ONLY)
+        )
 
     async def list(
         self, path: bytes, wanted: Callable[[bytes], bool]

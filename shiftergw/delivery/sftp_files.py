@@ -8,13 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
-from shiftergw.delivery import proof, sftp_lanes
+from shiftergw.delivery import proof, refusals, sftp_lanes
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.files import MODE
 from shiftergw.delivery.outgoing import REACH, Outgoing
 from shiftergw.delivery.sftp import Sftp
-from shiftergw.delivery.sftp_packets import Attributes, Refused
+from shiftergw.delivery.sftp_packets import Attributes, FileSystem, Refused
 from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
+
+_log = Logger()
 
 Begin = Callable[[], Awaitable[Sftp]]
 
@@ -39,6 +42,7 @@ class SftpFiles:
         self._connection = connection
         self._begin = begin
         self._rate = rate
+        self._has_sync = packets.FSYNC in sftp.extensions
         self._more = 0  # sessions that there are, or will be, beside this one
 
     @classmethod
@@ -66,13 +70,23 @@ class SftpFiles:
         """Say whether the session is not over."""
         return self._sftp.usable
 
+    @property
+    def shortcomings(self) -> Sequence[str]:
+        """Return what the server lacks, as `Files` says."""
+        found = []
+        if not self._has_sync:
+            found.append("it has no fsync: a power cut may damage files that were just delivered")
+        if packets.POSIX_RENAME not in self._sftp.extensions:
+            found.append("it cannot replace files at once: for a moment a file is missing")
+        return found
+
     def close(self) -> None:
         """End the session."""
         self._sftp.close()
 
-    async def space(self, path: bytes) -> int:
-        """Return the bytes left, as `Files` says."""
-        return await self._sftp.space(path)
+    async def file_system(self, path: bytes) -> FileSystem:
+        """Return the state of a file system, as `Files` says."""
+        return await self._sftp.file_system(path)
 
     async def lstat(self, path: bytes) -> Attributes | None:
         """Return the attributes of a name, as `Files` says."""
@@ -109,14 +123,14 @@ class SftpFiles:
             with source.blocks(offset) as blocks:
                 outgoing = Outgoing(blocks, offset, lambda n: report(offset + n))
                 await self._send(path, handle, outgoing, source.size - offset)
-            await self._finish(handle, source.size)
+            await self._finish(path, handle, source.size)
 
     async def create(self, path: bytes, content: bytes) -> None:
         """Make a small file, as `Files` says."""
         flags = packets.FOR_READING | packets.FOR_WRITING | packets.CREATE | packets.EXCLUSIVE
         async with self._opened(path, flags) as handle:
             await self._sftp.write(handle, Outgoing(_once(content), 0, lambda _: None))
-            await self._finish(handle, len(content))
+            await self._finish(path, handle, len(content))
             if await self._sftp.read(handle, 0, len(content) + 1) != content:
                 raise proof.differs()
 
@@ -145,18 +159,43 @@ class SftpFiles:
         finally:
             self._more -= more
 
-    async def _finish(self, handle: bytes, size: int) -> None:
-        await gather_or_cancel([self._sftp.set_mode(handle, MODE), self._sync(handle, size)])
-        if (await self._sftp.fstat(handle)).size != size:
+    async def _finish(self, path: bytes, handle: bytes, size: int) -> None:
+        await gather_or_cancel([self._set_mode(path, handle), self._sync(handle, size)])
+        if (await self._attributes(path, handle)).size != size:
             raise proof.differs()
+
+    async def _set_mode(self, path: bytes, handle: bytes) -> None:
+        """Give a file its mode, unless the server has made it so."""
+        try:
+            await self._sftp.set_mode(handle, MODE)
+        except Refused as refused:
+            if (await self._attributes(path, handle)).permissions == MODE:
+                return
+            with suppress(Refused):
+                await self._sftp.set_mode_of(path, MODE)
+            attributes = await self._attributes(path, handle)
+            if attributes.permissions != MODE:
+                raise refusals.wrong_mode(refused, attributes) from refused
+
+    async def _attributes(self, path: bytes, handle: bytes) -> Attributes:
+        """Return the attributes of an open file, by its name if the server has no FSTAT."""
+        try:
+            return await self._sftp.fstat(handle)
+        except Refused as refused:
+            attributes = await self._sftp.lstat(path)
+            if attributes is None or not attributes.is_file:
+                raise
+            _log.debug("{refused}; looked at by its name", refused=refused)
+            return attributes
 
     async def _sync(self, handle: bytes, size: int) -> None:
         """Have a file brought to the disk, if the server has such a request."""
         try:
             await self._sftp.sync(handle, proof.patience(size))
         except Refused as refused:
-            if refused.status != packets.UNSUPPORTED:
+            if refused.status not in packets.NOT_OFFERED:
                 raise
+            self._has_sync = False
 
     @asynccontextmanager
     async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:

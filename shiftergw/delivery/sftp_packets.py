@@ -15,15 +15,26 @@ from shiftergw.errors import DeliveryFailed, printable
 
 INIT, VERSION = 1, 2
 OPEN, CLOSE, READ, WRITE = 3, 4, 5, 6
-LSTAT, FSTAT, FSETSTAT = 7, 8, 10
+LSTAT, FSTAT, SETSTAT, FSETSTAT = 7, 8, 9, 10
 OPENDIR, READDIR, REMOVE, RENAME = 11, 12, 13, 18
 STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
 EXTENDED, EXTENDED_REPLY = 200, 201
+
+NAMES = {
+    OPEN: "OPEN", CLOSE: "CLOSE", READ: "READ", WRITE: "WRITE", LSTAT: "LSTAT", FSTAT: "FSTAT",
+    SETSTAT: "SETSTAT", FSETSTAT: "FSETSTAT", OPENDIR: "OPENDIR", READDIR: "READDIR",
+    REMOVE: "REMOVE", RENAME: "RENAME",
+}  # fmt: skip
+"""What the protocol calls its requests."""
 
 FOR_READING, FOR_WRITING, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20
 
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE = 0, 1, 2, 3, 4
 UNSUPPORTED = 8
+WRITE_PROTECTED, NO_SPACE, QUOTA_EXCEEDED = 12, 14, 15  # of later versions; some servers send them
+
+NOT_OFFERED = frozenset({PERMISSION_DENIED, UNSUPPORTED})
+"""How servers answer a request that they do not have, or that their configuration forbids."""
 
 POSIX_RENAME = b"posix-rename@openssh.com"
 FSYNC = b"fsync@openssh.com"
@@ -45,12 +56,20 @@ def malformed(why: str) -> DeliveryFailed:
 
 
 class Refused(Exception):
-    """The server's answer to one request is no; `status` says why, as far as the protocol can."""
+    """The server's answer to one request is no; `status` says why, as far as the protocol can.
+
+    `request` is the request's name, such as `OPEN`, where it is known.
+    """
 
     def __init__(self, status: int, text: str) -> None:
         """Keep the number and the server's text, printable."""
         super().__init__(f"status {status}: {text}")
         self.status = status
+        self.request = ""
+
+    def __str__(self) -> str:
+        """Return request, number and text."""
+        return f"{self.request}: {super().__str__()}" if self.request else super().__str__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,25 @@ class Attributes:
     def is_file(self) -> bool:
         """Say whether this is a regular file."""
         return self.mode is not None and stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Return whether this is a symbolic link."""
+        return self.mode is not None and stat.S_ISLNK(self.mode)
+
+    @property
+    def permissions(self) -> int | None:
+        """Return the permission bits."""
+        return None if self.mode is None else stat.S_IMODE(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """What a system tells of a file system: free bytes and files for an unprivileged user."""
+
+    free_bytes: int
+    free_files: int | None = None
+    is_read_only: bool = False
 
 
 def string(value: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
@@ -97,13 +98,17 @@ class Session:
         if like is not None:
             self.longest_write = like.longest_write
         elif packets.LIMITS in self.extensions:
-            kind, body = await self.ask(packets.EXTENDED, string(packets.LIMITS))
-            expect(packets.EXTENDED_REPLY, kind, body)
-            body.long()
-            body.long()
-            longest = body.long()
-            # Zero is no limit, and no promise either: OpenSSH takes packets of 256 KiB.
-            self.longest_write = min(longest, _LONG_WRITE) if longest else _PACKET
+            with suppress(Refused):
+                self.longest_write = await self._longest_write()
+
+    async def _longest_write(self) -> int:
+        kind, body = await self.ask(packets.EXTENDED, string(packets.LIMITS))
+        expect(packets.EXTENDED_REPLY, kind, body)
+        body.long()
+        body.long()
+        longest = body.long()
+        # Zero is no limit, and no promise either: OpenSSH takes packets of 256 KiB.
+        return min(longest, _LONG_WRITE) if longest else _PACKET
 
     @property
     def usable(self) -> bool:
@@ -206,7 +211,11 @@ class Session:
         """Ask for what the protocol of old does not have; the server need not have it either."""
         if name not in self.extensions:
             raise Refused(packets.UNSUPPORTED, name.decode())
-        await self.do(packets.EXTENDED, string(name) + body, patience)
+        try:
+            await self.do(packets.EXTENDED, string(name) + body, patience)
+        except Refused as refused:
+            refused.request = name.decode()
+            raise
 
     async def do(self, kind: int, body: bytes, patience: float = 0) -> None:
         """Ask for what is answered with no more than a status."""
@@ -228,7 +237,11 @@ class Session:
             self._watch()
         asked = self._clock.seconds()
         self._channel.write(packets.request(kind, number, body))
-        found = await answer
+        try:
+            found = await answer
+        except Refused as refused:
+            refused.request = packets.NAMES.get(kind, "")
+            raise
         self.round_trip = min(self.round_trip, self._clock.seconds() - asked)
         return found
 
@@ -278,6 +291,8 @@ class Session:
             if kind != packets.STATUS:
                 raise malformed(f"type {kind} as the answer to a WRITE")
             flight, offset, length = waiting
+            if refused is not None:
+                refused.request = packets.NAMES[packets.WRITE]
             flight.settle(offset, length, refused)
             self._wake(flight)
         elif waiting is not None:

@@ -12,6 +12,7 @@ from twisted.internet import reactor as global_reactor
 from shiftergw.checkup.finding import Finding, Level
 from shiftergw.checkup.hosts import remote_directory
 from shiftergw.config import Config
+from tests.delivery.far import sftp_server
 from tests.delivery.login_shells import server_with_shell
 from tests.sshd import Sshd
 
@@ -51,7 +52,7 @@ async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
     with Sshd("ForceCommand internal-sftp") as sshd:
         found = await findings(sshd, tmp_path, transport=transport)
     assert found["imageDir of s"].level != Level.FAILURE
-    weaker = found["checks by s"]
+    weaker = found["deliveries to s"]
     assert weaker.level == Level.WARNING
     assert "samples only: the account runs no commands" in weaker.text
     assert "sha256sum" in weaker.remedy
@@ -65,4 +66,14 @@ async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
         found = await findings(sshd, tmp_path, transfer=transfer)
         assert list(found) == ["imageDir of s"]
         chosen = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
-    assert '"verify" is "sample"' in chosen["checks by s"].text
+    assert '"verify" is "sample"' in chosen["deliveries to s"].text
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_of_old(tmp_path: Path) -> None:
+    """What the SFTP server lacks that makes deliveries less safe is a warning."""
+    server = f"Subsystem sftp {sftp_server()} -P fsync"
+    with Sshd(server) as sshd:
+        found = await findings(sshd, tmp_path)
+    assert found["deliveries to s"].level == Level.WARNING
+    assert "no fsync" in found["deliveries to s"].text

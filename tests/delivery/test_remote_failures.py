@@ -318,26 +318,3 @@ async def test_full_disk(
         await directory.install(source, IMAGE, SHA256, ignore)
     assert str(root) not in str(caught.value)
     assert names(root) == [META]
-
-
-@pytest_twisted.ensureDeferred
-async def test_read_only(
-    opens: Opens,
-    root: Path,
-    tmp_path: Path,
-    source: Path,
-    mounts: Callable[[str], None],
-) -> None:
-    """A directory that cannot be written to is told, with the server's word for admins."""
-    mounts("ro")
-    env = without_ssh(tmp_path / "bin")
-    directory = opens(NOBODY, root, env=env)
-    for attempt in (
-        directory.install(source, IMAGE, SHA256, ignore),
-        directory.write(b"x", META),
-    ):
-        with pytest.raises(DeliveryFailed) as caught:
-            await attempt
-        assert "status" in caught.value.detail
-        assert str(root) in caught.value.detail
-        assert str(root) not in str(caught.value)

@@ -325,26 +325,3 @@ async def test_full_disk(
         await directory.install(source, IMAGE, SHA256, ignore)
     assert str(root) not in str(caught.value)
     assert names(root) == [META]
-
-
-@pytest_twisted.ensureDeferred
-async def test_read_only(
-    opens: Opens,
-    root: Path,
-    tmp_path: Path,
-    source: Path,
-    mounts: Callable[[str], None],
-) -> None:
-    """A directory that cannot be written to is told, with the system's word for admins."""
-    mounts("ro")
-    directory = opens(without_ssh(tmp_path / "bin"))
-    attempts: list[Any] = [
-        directory.install(source, IMAGE, SHA256, ignore),
-        directory.write(b"x", META),
-    ]
-    for attempt in attempts:
-        with pytest.raises(DeliveryFailed, match="may not read or write there") as caught:
-            await attempt
-        assert "status" in caught.value.detail
-        assert str(root) in caught.value.detail
-        assert str(root) not in str(caught.value)

@@ -298,7 +298,7 @@ def test_refused_write() -> None:
     wire.says(answer(packets.STATUS, numbers[0], struct.pack(">L", 4) + string(b"full\n")))
     error = error_of(writing)
     assert isinstance(error, Refused)
-    assert str(error) == "status 4: full\\x0a"
+    assert str(error) == "WRITE: status 4: full\\x0a"
     assert session.usable
     session.close()
 
@@ -364,17 +364,49 @@ def test_patience() -> None:
     assert isinstance(error_of(syncing), DeliveryFailed)
 
 
-def test_rename_of_old_servers() -> None:
-    """Without OpenSSH's rename the other file is removed first."""
+STATUS = packets.STATUS
+RENAMES: dict[str, list[tuple[int, int | None]]] = {
+    # What is asked, and the status of the answer; None: attributes.
+    "nothing there": [(packets.RENAME, packets.OK)],
+    "another file there": [
+        (packets.RENAME, packets.FAILURE),
+        (packets.LSTAT, None),
+        (packets.REMOVE, packets.OK),
+        (packets.RENAME, packets.OK),
+    ],
+}
+
+
+@pytest.mark.parametrize("steps", RENAMES.values(), ids=RENAMES)
+def test_rename_of_old_servers(steps: list[tuple[int, int | None]]) -> None:
+    """Without OpenSSH's rename another file is removed once it is in the way, and not before."""
     wire, _, session = begun()
     renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
-    kinds = []
-    for number in (1, 2):
-        kinds += [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
+    for number, (request, status) in enumerate(steps, 1):
+        ((kind, _),) = Splitter().feed(bytes(wire.sent))
+        assert kind == request
         wire.sent.clear()
-        wire.says(answer(packets.STATUS, number, struct.pack(">L", 0)))
-    assert kinds == [packets.REMOVE, packets.RENAME]
+        if status is None:
+            wire.says(answer(packets.ATTRS, number, struct.pack(">L", 0)))
+        else:
+            wire.says(answer(STATUS, number, struct.pack(">L", status)))
     assert renaming.called
+    assert wire.sent == b""
+    session.close()
+
+
+@pytest.mark.parametrize("status", [packets.PERMISSION_DENIED, packets.UNSUPPORTED])
+def test_no_rename_at_all(status: int) -> None:
+    """A server that renames nothing is told apart before anything is removed."""
+    wire, _, session = begun(string(packets.POSIX_RENAME) + string(b"1"))
+    renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
+    for number in (1, 2):
+        wire.says(answer(STATUS, number, struct.pack(">L", status)))
+    error = error_of(renaming)
+    assert isinstance(error, Refused)
+    assert (error.request, error.status) == ("RENAME", status)
+    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
+    assert kinds == [packets.EXTENDED, packets.RENAME]
     session.close()
 
 

@@ -1,0 +1,117 @@
+"""Why an image directory of a system cannot be used, in the words that users and admins see."""
+
+# ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.scp_files import ScpFiles
+from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.errors import DeliveryFailed, NoSpace, PullError
+from shiftergw.plumbing.threads import Threads
+from tests.delivery.contract import IMAGE, META, SHA256, ignore, names
+from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.parts import small_disk
+
+WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], ids=["sftp", "scp"])
+Opens = Callable[..., RemoteDirectory]
+
+
+@pytest.fixture
+def opens(threads: Threads, tmp_path: Path) -> Iterator[Opens]:
+    """Give what makes adapters that are closed afterwards."""
+    made: list[RemoteDirectory] = []
+
+    def far(root: Path, open_files: Any, options: str = "") -> RemoteDirectory:
+        env = without_ssh(tmp_path / f"bin{len(made)}", options=options)
+        there = PurePosixPath(root)
+        made.append(far_directory(NOBODY, there, threads, env, open_files=open_files))
+        return made[-1]
+
+    yield far
+    for directory in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+async def reasons(directory: RemoteDirectory, source: Path) -> list[PullError]:
+    """Return why neither an image nor metadata can be delivered, nor a check succeeds."""
+    attempts: list[Callable[[], Any]] = [
+        lambda: directory.install(source, IMAGE, SHA256, ignore),
+        lambda: directory.write(b"x", META),
+        directory.try_writing,
+    ]
+    found: list[PullError] = []
+    for attempt in attempts:
+        with pytest.raises((DeliveryFailed, NoSpace)) as caught:
+            await attempt()
+        found.append(caught.value)
+    return found
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_read_only(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
+) -> None:
+    """A file system that is mounted read-only is called so, with the system's word for admins."""
+    with small_disk(root, "ro,size=2m"):
+        for error in await reasons(opens(root, open_files), source):
+            assert "its file system is read-only" in error.what
+            assert "mount it for writing" in error.remedy
+            assert "status" in error.detail
+            assert str(root) in error.detail
+            assert str(root) not in str(error)
+
+
+@WAYS
+@pytest.mark.parametrize("there", ["nothing", "file", "dangling"])
+@pytest_twisted.ensureDeferred
+async def test_no_directory(
+    opens: Opens, root: Path, source: Path, open_files: Any, there: str
+) -> None:
+    """What stands in the directory's place is named."""
+    root.rmdir()
+    reason = "it is not there"
+    if there == "file":
+        root.write_bytes(b"")
+        reason = "it is not a directory"
+    elif there == "dangling":
+        root.symlink_to("nowhere")
+        reason = "it is a symbolic link to nothing"
+    for error in await reasons(opens(root, open_files), source):
+        assert f"cannot be used: {reason}." in error.what
+        assert "make `imageDir`" in error.remedy
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_full(opens: Opens, root: Path, source: Path, open_files: Any) -> None:
+    """A disk without a free byte is called full, also for metadata; so is one without inodes."""
+    with small_disk(root, "size=1m"):
+        (root / "other").write_bytes(bytes(1 << 20))
+        for error in await reasons(opens(root, open_files), source):
+            assert isinstance(error, NoSpace)
+        assert names(root) == ["other"]
+    with small_disk(root, "size=100m,nr_inodes=2"):
+        (root / "other").touch()
+        for error in await reasons(opens(root, open_files), source):
+            assert isinstance(error, NoSpace)
+        assert names(root) == ["other"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: Path) -> None:
+    """What nobody can find out is not guessed: the request, the answer and the owner are named."""
+    root.rmdir()
+    root.symlink_to("/proc")
+    for error in (await reasons(opens(root, SftpFiles.begin), source))[1:]:
+        assert "OPEN" in error.detail
+        assert "must own `imageDir`" in error.remedy

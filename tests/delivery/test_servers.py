@@ -1,0 +1,142 @@
+"""SFTP servers that lack requests, or whose configuration forbids them."""
+
+from __future__ import annotations
+
+import shlex
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import ImageDirectory, Verification
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
+from tests.delivery.contract import names as names_in
+from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.delivery.test_remote import closing
+from tests.delivery.test_remote_refusals import LONG, LONG_SHA256, PART
+
+Opens = Callable[..., RemoteDirectory]
+
+
+@pytest.fixture
+def opens(threads: Threads, root: Path, tmp_path: Path) -> Iterator[Opens]:
+    """Give what makes adapters for a server with these options; they are closed afterwards."""
+    made: list[RemoteDirectory] = []
+
+    def far(options: str = "", env: Mapping[str, str] | None = None) -> RemoteDirectory:
+        env = env or without_ssh(tmp_path / "bin", options=options)
+        made.append(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        return made[-1]
+
+    yield far
+    for directory in made:
+        pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
+
+
+# Requests, one or several, that a server forbids: either deliveries work without, or the error
+# names this request.
+FORBIDDEN = {
+    "posix-rename": "",
+    "fsync": "",
+    "statvfs": "",
+    "fstatvfs": "",
+    "limits": "",
+    "fstat": "",
+    "setstat": "",
+    "fsetstat": "",
+    "fsetstat,setstat": "",
+    "lsetstat": "",
+    "hardlink": "",
+    "stat": "",
+    "realpath": "",
+    "copy-data": "",
+    "expand-path": "",
+    "posix-rename,fsync,statvfs,limits,fstat,setstat,fsetstat": "",
+    "posix-rename,rename": "RENAME",
+    "lstat": "LSTAT",
+    "open": "OPEN",
+    "write": "WRITE",
+    "read": "READ",
+    "close": "CLOSE",
+    "remove": "REMOVE",
+}
+
+
+@pytest.mark.parametrize("requests", FORBIDDEN)
+@pytest_twisted.ensureDeferred
+async def test_forbidden_request(opens: Opens, root: Path, source: Path, requests: str) -> None:
+    """Each works, or says which request it needs; nothing half-written has the final name."""
+    needed = FORBIDDEN[requests]
+    (root / IMAGE).write_bytes(b"old")
+    directory = opens(f"-P {requests}")
+    if not needed:
+        assert await directory.install(source, IMAGE, SHA256, ignore) == Verification("sha256")
+        assert (root / IMAGE).stat().st_mode == stat.S_IFREG | 0o600
+        assert (root / IMAGE).read_bytes() == CONTENT
+        for content in (b"first", b"second"):
+            await directory.write(content, META)
+            assert (root / META).read_bytes() == content
+        assert [file.name for file in await directory.list()] == sorted([IMAGE, META])
+        assert await directory.sweep(0) == 0
+        assert await directory.free_space() > 0
+        assert await directory.digest(IMAGE) == SHA256
+        await directory.remove(IMAGE)
+        assert names_in(root) == [META]
+        return
+    with pytest.raises(DeliveryFailed) as caught:
+        await _deliver(directory, source)
+    assert f"must allow {needed}" in caught.value.remedy
+    assert (root / IMAGE).read_bytes() == (CONTENT if requests == "read" else b"old")
+    assert names_in(root) == [IMAGE]
+
+
+async def _deliver(directory: RemoteDirectory, source: Path) -> None:
+    """Deliver an image, then its metadata, which is read back."""
+    await directory.install(source, IMAGE, SHA256, ignore)
+    await directory.write(b"first", META)
+
+
+@pytest.mark.parametrize("requests", ["fsetstat", "fsetstat,setstat"])
+@pytest_twisted.ensureDeferred
+async def test_part_that_others_may_read(
+    opens: Opens, root: Path, tmp_path: Path, requests: str
+) -> None:
+    """A file is closed to others by its name where that is allowed; else the reason is named."""
+    source = tmp_path / "long"
+    source.write_bytes(LONG)
+    part = root / PART
+    part.write_bytes(LONG[:-1])
+    part.chmod(0o644)
+    directory = opens(f"-P {requests}")
+    if requests == "fsetstat":
+        await directory.install(source, IMAGE, LONG_SHA256, ignore)
+        assert (root / IMAGE).stat().st_mode == stat.S_IFREG | 0o600
+        return
+    with pytest.raises(DeliveryFailed, match="close a delivered file to other users") as caught:
+        await directory.install(source, IMAGE, LONG_SHA256, ignore)
+    assert "mode is 0644" in caught.value.detail
+    assert "FSETSTAT" in caught.value.remedy
+    assert names_in(root) == []
+
+
+class TestConch(ImageDirectoryContract):
+    """The contract, on Conch's own SFTP server, which sets no mode of an open file."""
+
+    @pytest.fixture
+    def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
+        """Give the adapter."""
+        program = shlex.join([sys.executable, "-m", "tests.delivery.conch_sftp_server"])
+        env = without_ssh(tmp_path / "bin", before=f'[ -n "$server" ] && exec {program}')
+        yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
+
+    @pytest_twisted.ensureDeferred
+    async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
+        """Where nobody can tell the space there is enough."""
+        assert await directory.free_space() > 1 << 60
