@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.logger import Logger
 
-from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
+from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Superseded, Unavailable
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
+from shiftergw.postponement import Postponed, WaitLimits
 from shiftergw.states import State
 from shiftergw.summary import Timeline
+from shiftergw.waiting import decide
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -28,6 +30,8 @@ WRITE_SECONDS = 0.5
 
 HUNG_SECONDS = 4 * 3600.0
 """How long a stage may have no news until it counts as hung, and is left to a new attempt."""
+
+_WAITS = WaitLimits()
 
 LEASE_SECONDS = 120.0
 """How long a lease lives without being renewed."""
@@ -42,12 +46,18 @@ class Attempt:
     _log = Logger()
 
     def __init__(
-        self, record: ImageRecord, store: ImageStore, clock: IReactorTime, heartbeat_limit: float
+        self,
+        record: ImageRecord,
+        store: ImageStore,
+        clock: IReactorTime,
+        heartbeat_limit: float,
+        waits: WaitLimits = _WAITS,
     ) -> None:
         """Speak for `record.attempt`."""
         self.record = record
         self._store = store
         self._clock = clock
+        self._waits = waits
         self._beat_every = heartbeat_limit / 4
         self._state = self._written_state = record.status
         self._message = self._written_message = ""
@@ -86,6 +96,18 @@ class Attempt:
     def say(self, message: str) -> None:
         """Note what the stage waits for."""
         self._message = message
+
+    def may_wait(self, later: RetryLater) -> bool:
+        """Return whether the pull waits as long as its source asks; otherwise it fails."""
+        try:
+            self.wait(later)
+        except PullError:
+            return False
+        return True
+
+    def wait(self, later: RetryLater) -> Postponed:
+        """Return until when the pull waits; raise a `PullError` if that is too long."""
+        return decide(self.record.waited, later, self._clock.seconds(), self._waits)
 
     # What goes to the store.
 

@@ -67,6 +67,7 @@ class Claims:
         refused would end his client's wait. Raises `TooMany` for new work alone.
         """
         location, _ = self._config.locate(request.reference)
+        request = replace(request, location=location)
         _check_readers(session, request)
         poll = session.uid, request.claim
         try:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,10 @@ from shiftergw.dispatch import Dispatch
 from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
-from shiftergw.image import SquashOptions
+from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.jobs import runner_name
 from shiftergw.model import ImageReference
+from shiftergw.model import Login as RegistryLogin
 from shiftergw.pipeline import Pipeline, Watcher
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
@@ -43,6 +45,7 @@ from shiftergw.ports import Authenticator, Swept
 from shiftergw.preparation import Preparation
 from shiftergw.pull import Pull
 from shiftergw.recovery import Recovery, WorkerShortage
+from shiftergw.registry.admission import Shared
 from shiftergw.registry.cache import BlobCaches
 from shiftergw.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.registry.location import Location
@@ -52,6 +55,7 @@ from shiftergw.squash import mksquashfs
 from shiftergw.squash.build import SquashBuilder
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
+from shiftergw.waiting import waiting_in_between
 from shiftergw.web.api import make_site
 from shiftergw.web.lists import ListLimits
 from shiftergw.work.crew import share_of_system
@@ -180,7 +184,8 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     threads, readers = _threads(reactor)
     preparation = Preparation(config, threads, reactor)
     store = _store(reactor, config)
-    source = _registry(reactor, config)
+    shared = Shared(store, socket.gethostname(), partial(_fingerprint, preparation))
+    source = _registry(reactor, config, shared)
     builder = _builder(config.expand_directory, config, threads, readers, reactor)
     directories = {
         name: image_directory(reactor, system, threads, config.ost_count_of(name))
@@ -205,7 +210,8 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     def make() -> Worker:
         pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
         removal = Removal(store, targets)
-        return Worker(store, pull, removal, reactor, runner, config.heartbeat_limit)
+        limits = config.heartbeat_limit, config.wait_limits()
+        return Worker(store, pull, removal, reactor, runner, *limits)
 
     places: dict[str, tuple[Swept, float]] = {
         f"system {name}": (directory, SCRATCH_KEPT) for name, directory in directories.items()
@@ -287,14 +293,20 @@ async def _convert(
     pipeline = Pipeline(source, caches.of, builder, config.build_limits(), reactor)
     chosen = config.systems[system]
     started = time.monotonic()
-    image, image_config = await pipeline.resolve(
-        ImageReference.parse(reference), chosen.architecture, None, watcher
-    )
-    resolved = time.monotonic()
-    await pipeline.check_space(image)
-    chosen_options = options or chosen.squash_options(config)
-    async with pipeline.convert(image, image_config, None, chosen_options, watcher) as built:
-        await place(built.path, out, built.sha256, threads, watcher.report)
+
+    async def build() -> tuple[ResolvedImage, BuiltImage, float]:
+        image, image_config = await pipeline.resolve(
+            ImageReference.parse(reference), chosen.architecture, None, watcher
+        )
+        resolved = time.monotonic()
+        await pipeline.check_space(image)
+        chosen_options = options or chosen.squash_options(config)
+        async with pipeline.convert(image, image_config, None, chosen_options, watcher) as built:
+            await place(built.path, out, built.sha256, threads, watcher.report)
+        return image, built, resolved
+
+    limits = config.wait_limits()
+    image, built, resolved = await waiting_in_between(build, reactor, limits, watcher.say)
     report = built.report.to_document()
     return {
         "id": image.id,
@@ -323,7 +335,12 @@ def state_file(config: Config) -> Path:
     return config.state_directory / "shiftergw.sqlite"
 
 
-def _registry(reactor: Any, config: Config) -> RegistryClient:
+def _fingerprint(preparation: Preparation, login: RegistryLogin) -> str:
+    """Return a digest of a login that nobody without the site's key can test a guess with."""
+    return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
+
+
+def _registry(reactor: Any, config: Config, shared: Shared | None = None) -> RegistryClient:
     locations = {
         name: Location(name, one.url, one.ca_certificate, one.trusted_hosts)
         for name, one in config.locations.items()
@@ -336,6 +353,7 @@ def _registry(reactor: Any, config: Config) -> RegistryClient:
         os.environ,
         limits=limits,
         proxied_hosts=config.proxied_hosts,
+        shared=shared or Shared(),
     )
 
 

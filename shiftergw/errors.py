@@ -182,6 +182,39 @@ class RegistryUnavailable(PullError):
     default_remedy = "Try again later; if it lasts, tell the site's support."
 
 
+class RetryLater(PullError):
+    """A pull has to wait for something outside; it has not failed yet.
+
+    `at` is the time at which to try again, and `why` what is waited for, in a few words for the
+    user, such as `ghcr.io (rate limit)`. `failure` is what the pull fails with if it does not wait.
+    `asker` names the registry that has asked for the wait. A time that is not `fixed` may be put
+    off further by a pull that has waited before. `limit` is the number of seconds that a pull may
+    wait altogether; None: as the site's configuration says.
+    """
+
+    code = "retry-later"
+    retryable = True
+
+    def __init__(
+        self,
+        at: float,
+        why: str,
+        failure: PullError,
+        *,
+        asker: str = "",
+        fixed: bool = False,
+        limit: float | None = None,
+    ) -> None:
+        """Keep all of it, and the failure's words."""
+        super().__init__(failure.what, remedy=failure.remedy, detail=failure.detail)
+        self.at = at
+        self.why = why
+        self.failure = failure
+        self.asker = asker
+        self.fixed = fixed
+        self.limit = limit
+
+
 class RegistryUntrusted(PullError):
     """The registry sent the gateway somewhere it must not go, or its certificate is not trusted."""
 

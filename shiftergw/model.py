@@ -130,27 +130,6 @@ class QueueLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class PostponeLimits:
-    """How many pulls from one registry may be postponed: of all users together, and of each."""
-
-    registry: int
-    user: int
-
-
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """A key of requests that are held back `until` a time, and `why`, in words for the user.
-
-    `trips` counts how often in a row requests have failed since they last succeeded.
-    """
-
-    key: str
-    until: float
-    why: str
-    trips: int
-
-
-@dataclass(frozen=True, slots=True)
 class PullRequest:
     """One user's wish to have one image on one system.
 

@@ -22,6 +22,7 @@ from shiftergw.errors import (
     LayerInvalid,
     ManifestInvalid,
     PullError,
+    RetryLater,
     too_slow,
 )
 from shiftergw.image import (
@@ -70,6 +71,10 @@ class Watcher(Protocol):
 
     def say(self, message: str) -> None:
         """Hear what the stage waits for, in one line for the user."""
+        ...
+
+    def may_wait(self, later: RetryLater) -> bool:
+        """Return whether the image is tried again at the time that its source names."""
         ...
 
 
@@ -184,6 +189,10 @@ class Pipeline:
                     _, built = await gather_or_cancel([fetch(), build()])
                 except CancelledError:
                     raise  # an interrupted pull is resumed from what is there
+                except RetryLater as later:
+                    if not watcher.may_wait(later):
+                        await self._forget(image, damaged=False)
+                    raise
                 except Exception:
                     await self._forget(image, damaged=damaged)
                     raise

@@ -11,9 +11,12 @@ from shiftergw.attempt import Attempt
 from shiftergw.errors import (
     GatewayError,
     ImageNotFound,
+    PullError,
     RegistryDenied,
+    RetryLater,
     Superseded,
     TimedOut,
+    TooMany,
     Unavailable,
     WorkerLost,
 )
@@ -21,6 +24,7 @@ from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
+from shiftergw.postponement import Postponed, WaitLimits
 from shiftergw.pull import Pull
 from shiftergw.removal import Removal
 from shiftergw.states import State
@@ -29,7 +33,11 @@ from shiftergw.summary import name_of, summary, trace_of
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+Outcome = Ready | Expired | Failed | Postponed
+
 SUPERSEDED = "superseded by another attempt"
+
+_WITH_REASON = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
 
 MAX_ATTEMPTS = 5
 """Workers that may die on one record before it is given up."""
@@ -54,8 +62,10 @@ class Worker:
         clock: IReactorTime,
         runner: str,
         heartbeat_limit: float,
+        waits: WaitLimits | None = None,
     ) -> None:
         """Do both kinds of work; `runner` names this process in the store."""
+        self._waits = waits or WaitLimits()
         self._store = store
         self._pull = pull
         self._removal = removal
@@ -87,7 +97,7 @@ class Worker:
         if record is None:
             return
         self._log.info("begins: {what}, {trace}", what=name_of(record), trace=trace_of(record))
-        attempt = Attempt(record, self._store, self._clock, limit)
+        attempt = Attempt(record, self._store, self._clock, limit, self._waits)
         try:
             outcome = await self._outcome(attempt)
             if outcome is not None:
@@ -131,7 +141,7 @@ class Worker:
                 message=message,
             )
 
-    async def _outcome(self, attempt: Attempt) -> Ready | Expired | Failed | None:
+    async def _outcome(self, attempt: Attempt) -> Outcome | None:
         """Do the work while the attempt keeps its record alive; None if it was superseded."""
         work = Deferred.fromCoroutine(self._work(attempt))
         self._working, self._overdue = (attempt.record.key, work), False
@@ -154,13 +164,17 @@ class Worker:
             pulse.addErrback(lambda failure: failure.trap(CancelledError))
             await pulse
 
-    async def _finish(self, attempt: Attempt, outcome: Ready | Expired | Failed) -> None:
+    async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         record = attempt.record
         try:
             try:
                 ended = await self._written(record, outcome)
             except (CancelledError, Superseded, Unavailable):
                 raise
+            except TooMany as error:  # so many wait already that this pull cannot
+                attempt.why = error.what
+                failure = PullError(error.what, remedy=error.remedy)
+                ended = await self._written(record, self._failed(attempt, failure))
             except Exception as error:  # noqa: BLE001 - again and again it would be the same
                 outcome = self._failed(attempt, error)
                 ended = await self._written(record, outcome)
@@ -169,19 +183,22 @@ class Worker:
             return
         self._say_ended(attempt, str(ended.status), ended.size)
 
-    async def _written(self, record: ImageRecord, outcome: Ready | Expired | Failed) -> ImageRecord:
+    async def _written(self, record: ImageRecord, outcome: Outcome) -> ImageRecord:
         """Write an end down, and return what remains.
 
         The store may be away for a moment, and the work may have cost hours. Leases live longer
         than it is waited for.
         """
-        return await patiently(
-            lambda now: self._store.finish(record.key, record.attempt, outcome, now),
-            self._clock,
-            f"the end of {record.claim}",
-        )
 
-    async def _work(self, attempt: Attempt) -> Ready | Expired | Failed:
+        async def write(now: float) -> ImageRecord:
+            if not isinstance(outcome, Postponed):
+                return await self._store.finish(record.key, record.attempt, outcome, now)
+            at, why, limits = outcome.not_before, outcome.why, self._waits.postponed
+            return await self._store.postpone(record.key, record.attempt, at, why, now, limits)
+
+        return await patiently(write, self._clock, f"the end of {record.claim}")
+
+    async def _work(self, attempt: Attempt) -> Outcome:
         """Do the work; turn every error but cancellation and supersession into a reason."""
         record = attempt.record
         try:
@@ -191,7 +208,22 @@ class Worker:
             return await self._pull.run(attempt)
         except (CancelledError, Superseded):
             raise
+        except RetryLater as later:
+            return self._postponed(attempt, later)
         except Exception as error:  # noqa: BLE001 - one record's surprise must not end the worker
+            return self._failed(attempt, error)
+
+    def _postponed(self, attempt: Attempt, later: RetryLater) -> Outcome:
+        """Return until when a pull waits, or its failure if that is too long.
+
+        Removals have a way of their own to be tried again.
+        """
+        attempt.why = f"{later.why}: {later.what} {later.detail}".strip()
+        if attempt.record.status is State.EXPIRING:
+            return self._failed(attempt, later.failure)
+        try:
+            return attempt.wait(later)
+        except PullError as error:
             return self._failed(attempt, error)
 
     def _failed(self, attempt: Attempt, error: Exception) -> Failed:
@@ -215,8 +247,8 @@ class Worker:
 
     def _say_ended(self, attempt: Attempt, ended: str, size: int | None = None) -> None:
         """Log the end of an attempt: who, what, how much, how long, and why it failed."""
-        why = attempt.why if ended in {State.FAILURE, State.EXPIRING} else ""
-        level = LogLevel.warn if why else LogLevel.info
+        why = attempt.why if ended in _WITH_REASON else ""
+        level = LogLevel.warn if why and ended != State.PENDING else LogLevel.info
         text = summary(attempt.record, attempt.timeline, ended, size, why)
         self._log.emit(level, "{text}", text=text)
 

@@ -38,7 +38,8 @@ class Layer:
 
 LAYERS = {
     "vocabulary": Layer(
-        ("errors", "model", "jobs", "image", "transports", "states", "ports", "__version__")
+        ("errors", "model", "jobs", "postponement", "image", "transports", "states", "ports",
+         "__version__")
     ),
     "configuration": Layer(("config",), ("vocabulary",), ("pydantic",)),
     "oci": Layer(
@@ -62,7 +63,7 @@ LAYERS = {
     "domain": Layer(
         ("gateway", "claims", "access", "polls", "dispatch", "housekeeping",
          "recovery", "worker", "attempt", "pull", "pipeline", "recordable", "removal", "targets",
-         "summary"),
+         "summary", "waiting"),
         ("vocabulary", "configuration", "oci", "plumbing"),
         ("twisted",),
         never=("twisted.web", "twisted.conch", "twisted.protocols", "twisted.enterprise"),

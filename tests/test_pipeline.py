@@ -13,7 +13,14 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid, RegistryDenied, TimedOut
+from shiftergw.errors import (
+    BlobCorrupt,
+    ImageTooLarge,
+    LayerInvalid,
+    RegistryDenied,
+    RetryLater,
+    TimedOut,
+)
 from shiftergw.image import (
     BuildLimits,
     BuiltImage,
@@ -68,6 +75,10 @@ class Told:
 
     def say(self, message: str) -> None:
         """Forget."""
+
+    def may_wait(self, later: RetryLater) -> bool:
+        """Wait until some time."""
+        return later.at < 100
 
 
 class Line:
@@ -219,6 +230,45 @@ async def test_nothing_is_given_to_whom_the_layers_are_refused(line: Line) -> No
     with pytest.raises(RegistryDenied):
         await line.convert(image)
     assert line.left() == [image.layers[0].digest.hex]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_is_to_wait_keeps_what_it_has(line: Line) -> None:
+    """The halves of all layers stay, and the next attempt goes on from there."""
+    image = line.image(LOWER, UPPER)
+    offsets: list[int] = []
+
+    async def wait(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(LOWER[:1000])
+        raise RetryLater(1.0, "registry (rate limit)", RegistryDenied("No."))
+
+    async def resume(offset: int, sink: BlobSink) -> None:
+        offsets.append(offset)
+        await sending(LOWER)(0, sink)
+
+    line.sends[image.layers[0].digest] = wait
+    with pytest.raises(RetryLater):
+        await line.convert(image)
+    line.sends[image.layers[0].digest] = resume
+    await line.convert(image)
+    assert offsets == [1000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_would_wait_too_long_leaves_nothing(line: Line) -> None:
+    """It has failed, and no halves stay."""
+    image = line.image(LOWER)
+
+    async def wait(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(LOWER[:1000])
+        raise RetryLater(200.0, "registry (rate limit)", RegistryDenied("No."))
+
+    line.sends[image.layers[0].digest] = wait
+    with pytest.raises(RetryLater):
+        await line.convert(image)
+    assert line.left() == []
 
 
 @pytest_twisted.ensureDeferred

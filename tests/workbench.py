@@ -111,6 +111,7 @@ class Cache:
         """Have given out nothing yet."""
         self.given: list[Digest] = []
         self.discarded: list[Digest] = []
+        self.given_up: list[Digest] = []
         self.full = False
 
     @asynccontextmanager
@@ -136,7 +137,8 @@ class Cache:
         self.discarded.append(digest)
 
     async def give_up(self, digest: Digest) -> None:
-        """Hold no halves."""
+        """Note what is given up."""
+        self.given_up.append(digest)
 
 
 class Builder:

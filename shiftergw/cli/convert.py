@@ -19,7 +19,7 @@ from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.config import Config
 from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
-from shiftergw.errors import GatewayError
+from shiftergw.errors import GatewayError, RetryLater
 from shiftergw.image import SquashOptions
 from shiftergw.model import ImageReference, Progress
 from shiftergw.states import State
@@ -181,3 +181,7 @@ class Shown:
     def say(self, message: str) -> None:
         """Show what it waits for."""
         self._display.say(message)
+
+    def may_wait(self, later: RetryLater) -> bool:  # noqa: ARG002 - whatever it waits for
+        """Keep what has arrived: a conversion that gives up may be started again."""
+        return True

@@ -36,6 +36,7 @@ from shiftergw.config.values import (
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits
 from shiftergw.model import ImageReference
+from shiftergw.postponement import PostponeLimits, WaitLimits
 
 __all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
 
@@ -110,6 +111,7 @@ class Config(Section):
     authentication: Literal["munge", "mock"] = Field("munge", alias="Authentication")
     heartbeat_limit: PositiveSeconds = Field(60, alias="HeartbeatLimit")
     worker_wait: PositiveSeconds = Field(600, alias="WorkerWait")
+    registry_wait: Seconds = Field(900, alias="RegistryWait")
     # Clients poll every half second: with less they would miss the failure, and start a new pull.
     failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
@@ -212,6 +214,15 @@ class Config(Section):
         """Return over how many OSTs a system's large images are laid out, as `OstCount` has it."""
         own = self.systems[system].ost_count
         return self.default_ost_count if own is None else own
+
+    def wait_limits(self) -> WaitLimits:
+        """Return how long one pull may wait for its registry, and how many pulls may.
+
+        Postponed pulls are not counted towards `QueueLimit`; each registry may have a tenth of it,
+        and a user a quarter of that.
+        """
+        of_registry = max(self.queue_limit // 10, 50)
+        return WaitLimits(self.registry_wait, PostponeLimits(of_registry, of_registry // 4))
 
     def build_limits(self) -> BuildLimits:
         """Return what an image may unpack to, and cost on the way."""

@@ -19,7 +19,7 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*(?=[ \t]*(?:,|$))")
 _BLANK = re.compile(r"[ \t]*")
 _SEPARATOR = re.compile(r"[ \t,]*")
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
-_SECONDS = re.compile(r"[0-9]{1,9}")
+_SECONDS = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import errno
+import hashlib
+import hmac
 import os
 import tempfile
 from collections.abc import Collection
@@ -27,6 +29,7 @@ class Seal:
     def __init__(self, key: bytes) -> None:
         """Use a key of 32 bytes."""
         self._cipher = AESGCM(key)
+        self._key = key
 
     @classmethod
     def from_file(cls, path: Path) -> Seal:
@@ -85,6 +88,11 @@ class Seal:
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, text.encode(), context.encode())
         return base64.b64encode(sealed).decode("ascii")
+
+    def fingerprint(self, text: str, context: str) -> str:
+        """Return a digest of a text, in hexadecimal; nobody without the key can test a guess."""
+        message = b"\0".join([b"fingerprint", context.encode(), text.encode("utf-8", "replace")])
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:32]
 
     def open(self, sealed: str, context: str) -> str:
         """Return what was sealed; raise `GatewayError` if key, context or bytes are others."""

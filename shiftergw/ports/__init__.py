@@ -27,13 +27,14 @@ from shiftergw.ports.people import (
     UserDirectory,
 )
 from shiftergw.ports.queue import JobQueue
-from shiftergw.ports.store import ImageStore
+from shiftergw.ports.store import BreakerStore, ImageStore
 
 __all__ = [
     "CREDENTIAL_SECONDS",
     "Authenticator",
     "BlobCache",
     "BlobSink",
+    "BreakerStore",
     "Download",
     "ImageBuilder",
     "ImageDirectory",

@@ -7,20 +7,47 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from shiftergw.model import (
-        Breaker,
         Expired,
         Failed,
         ImageRecord,
-        PostponeLimits,
         Progress,
         PullRequest,
         QueueLimits,
         Ready,
     )
+    from shiftergw.postponement import Breaker, PostponeLimits
     from shiftergw.states import State
 
 
-class ImageStore(Protocol):
+class BreakerStore(Protocol):
+    """Requests that are held back for a while, shared by all processes of a site."""
+
+    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+        """Return the breaker that holds requests with this key back, or None if there is none.
+
+        If its `until` is later than `now`, the caller must not send any. Otherwise its time has
+        come and the caller is its probe: for `seconds` from now all others are still held back, and
+        read that as its `until`, with `probed`.
+        """
+        ...
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """Hold requests with this key back until a time; one that is open is never shortened.
+
+        `trips` rises if the breaker was due, which means that its probe has failed. An entry is
+        forgotten an hour after its time. No key may hold a login in clear.
+        """
+        ...
+
+    async def close_breaker(self, key: str, now: float) -> None:
+        """Remove a breaker whose time has come, after its probe has succeeded.
+
+        One that was tripped again meanwhile stays.
+        """
+        ...
+
+
+class ImageStore(BreakerStore, Protocol):
     """The one truth about images and work. Each method is atomic.
 
     A *step* names the attempt that makes it; when a newer attempt has taken over, or the record is
@@ -181,30 +208,6 @@ class ImageStore(Protocol):
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """Return begun work in flight whose heartbeat is older than `limit` seconds, or missing."""
-        ...
-
-    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
-        """Return the breaker that holds requests with this key back, or None if there is none.
-
-        If its `until` is later than `now`, the caller must not send any. Otherwise its time has
-        come and the caller is its probe: for `seconds` from now all others are still held back, and
-        read that as its `until`.
-        """
-        ...
-
-    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Hold requests with this key back until a time; one that is open is never shortened.
-
-        `trips` rises if the breaker was due, which means that its probe has failed. An entry is
-        forgotten an hour after its time. No key may hold a login in clear.
-        """
-        ...
-
-    async def close_breaker(self, key: str, now: float) -> None:
-        """Remove a breaker whose time has come, after its probe has succeeded.
-
-        One that was tripped again meanwhile stays.
-        """
         ...
 
     async def renew(self, key: str, expiration: float) -> None:

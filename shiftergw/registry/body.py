@@ -174,9 +174,11 @@ class Body(Protocol):
         self._too_slow(self._received, self._clock.seconds() - self._began)
 
     def _too_slow(self, received: int, seconds: float) -> None:
-        kind = Interrupted if self._pace.total is None else RegistryUnavailable
         what = f"{self._who} is too slow: it sent {amount(received)} in {seconds:.0f} s."
-        self._fail(Failure(kind(what, remedy=_SLOW_REMEDY)))
+        error = RegistryUnavailable(what, remedy=_SLOW_REMEDY)
+        if self._pace.total is None:
+            error = Interrupted(what, remedy=_SLOW_REMEDY, lasting=True)
+        self._fail(Failure(error))
 
     def _finish(self) -> None:
         self._done = True

@@ -21,6 +21,7 @@ from shiftergw.oci.manifest import (
     parse_manifest,
 )
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.registry.admission import Admission, Shared
 from shiftergw.registry.documents import Documents
 from shiftergw.registry.download import Download
 from shiftergw.registry.location import Location
@@ -42,20 +43,34 @@ INDEX_DEPTH = 4
 Locate = Callable[[ImageReference], tuple[str, str]]
 """Splits the name of a reference into that of a location and a repository there."""
 
-_LIMITS, _PATIENCE = Limits(), Patience()
+_LIMITS, _PATIENCE, _NOT_SHARED = Limits(), Patience(), Shared()
 
 
 class _Registry:
     """A location with what we keep of it between requests."""
 
-    def __init__(self, reactor: Any, location: Location, proxies: Proxies, limits: Limits) -> None:
-        self.transport = Transport(reactor, location, proxies, limits)
+    def __init__(
+        self,
+        reactor: Any,
+        location: Location,
+        proxies: Proxies,
+        limits: Limits,
+        admission: Admission,
+    ) -> None:
+        self.transport = Transport(reactor, location, proxies, limits, admission)
         self.location = location
+        self.admission = admission
         self._tokens = Tokens(self.transport, reactor)
 
     def repository(self, name: str, login: Login | None, *, private: bool = False) -> Repository:
         return Repository(
-            self.transport, self._tokens, self.location.base, name, login, private=private
+            self.transport,
+            self._tokens,
+            self.location.base,
+            name,
+            login,
+            self.admission,
+            private=private,
         )
 
 
@@ -69,12 +84,16 @@ class RegistryClient:
         locate: Locate,
         environment: Mapping[str, str],
         *,
+        shared: Shared = _NOT_SHARED,
         limits: Limits = _LIMITS,
         patience: Patience = _PATIENCE,
         random: Callable[[], float] = system_random,
         proxied_hosts: tuple[str, ...] | None = None,
     ) -> None:
-        """Open nothing; `environment` names the proxies. Raises `ConfigurationError`."""
+        """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
+
+        `shared` is where breakers lie that hold requests of all processes back.
+        """
         proxies = Proxies(environment, proxied_hosts)
         self._clock = reactor
         self._locate = locate
@@ -82,7 +101,13 @@ class RegistryClient:
         self._random = random
         self._blobs = DeferredSemaphore(PARALLEL_BLOBS)
         self._registries = {
-            name: _Registry(reactor, location, proxies, limits)
+            name: _Registry(
+                reactor,
+                location,
+                proxies,
+                limits,
+                Admission(name, shared, patience, reactor, random),
+            )
             for name, location in locations.items()
         }
 
@@ -148,6 +173,7 @@ class RegistryClient:
         sink's to check.
         """
         registry = self._registry(image.location)
+        later = registry.admission.later
         download = Download(registry.transport, self._repository(image, login), blob, offset, sink)
 
         async def attempt() -> None:
@@ -160,6 +186,7 @@ class RegistryClient:
             clock=self._clock,
             random=self._random,
             say=say,
+            later=later,
             reached=lambda: download.reached,
         )
 
@@ -191,8 +218,9 @@ class RegistryClient:
         return location, self._documents(location, registry.repository(name, login), say)
 
     def _documents(self, location: str, repository: Repository, say: Say) -> Documents:
+        registry = self._registry(location)
         return Documents(
-            self._registry(location).transport,
+            registry.transport,
             repository,
             lambda attempt: with_retries(
                 attempt,
@@ -200,6 +228,7 @@ class RegistryClient:
                 clock=self._clock,
                 random=self._random,
                 say=say,
+                later=registry.admission.later,
             ),
         )
 

@@ -56,7 +56,8 @@ class Download:
         if self._position < self._blob.size:
             raise Interrupted(
                 f"{self._transport.who} sent {self._position} bytes of a layer of"
-                f" {self._blob.size} bytes."
+                f" {self._blob.size} bytes.",
+                lasting=True,
             )
 
     async def _open(self) -> IResponse:
@@ -90,7 +91,8 @@ class Download:
         self._transport.discard(response)
         self._position = 0
         return Interrupted(
-            f"{self._transport.who} sent another part of a layer than was asked for."
+            f"{self._transport.who} sent another part of a layer than was asked for.",
+            lasting=True,
         )
 
     def _take(self, data: bytes) -> None:

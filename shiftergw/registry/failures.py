@@ -45,10 +45,14 @@ def network_failure(who: str, host: str, error: Exception) -> PullError:
             return Interrupted(
                 f"{who} does not speak TLS as the gateway does.",
                 detail=f"{host}: {printable(str(cause))}",
+                lasting=True,
             )
         for kind, what in _REASONS:
             if isinstance(cause, kind):
-                return Interrupted(f"{who} {what}", detail=f"{host}: {cause}")
+                detail = f"{host}: {cause}"
+                return Interrupted(
+                    f"{who} {what}", detail=detail, why="unreachable", unreachable=True
+                )
     return Interrupted(f"{who} broke the connection.", detail=f"{host}: {error!r}")
 
 

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from shiftergw.errors import ImageNotFound, PullError, RegistryDenied, RegistryUnavailable
+from shiftergw.errors import (
+    ImageNotFound,
+    PullError,
+    RegistryDenied,
+    RegistryUnavailable,
+)
 from shiftergw.model import Login
 from shiftergw.oci.challenge import parse_challenges
+from shiftergw.registry.admission import Admission, RateLimited
 from shiftergw.registry.tokens import Access, Tokens
 from shiftergw.registry.transport import Transport
 
@@ -37,11 +43,13 @@ class Repository:
         base: str,
         name: str,
         login: Login | None,
+        admission: Admission,
         *,
         private: bool = False,
     ) -> None:
         """`base` is the registry's URL; with `private` the login is used from the start."""
         self.name = name
+        self._admission = admission
         self.private = private
         self._transport = transport
         self._tokens = tokens
@@ -57,11 +65,15 @@ class Repository:
     ) -> IResponse:
         """Return the answer with status 200, or one of `also`; its body is still to be read.
 
-        Raises `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`; and
-        `Interrupted` for what may go better the next time.
+        Where anonymous requests are limited for longer, those of a user with a login use it; the
+        image counts as private then, since nobody has seen that it is public.
+
+        Raises `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`;
+        `Interrupted` for what may go better the next time, and `RetryLater`.
         """
         login = self._login
         first: _RefusedError | None = None
+        limited: RateLimited | None = None
         if not self.private or login is None:
             try:
                 return await self._expected(await self._ask_as(None, method, path, headers), also)
@@ -69,9 +81,15 @@ class Repository:
                 first = error
                 if login is None:
                     raise self._failure(error, path, None) from error
+            except RateLimited as error:
+                if login is None:
+                    raise
+                limited = error
         try:
             response = await self._ask_as(login, method, path, headers)
         except _RefusedError as error:
+            if limited is not None:
+                raise limited from error
             # To those who may not see it a registry may say that a private repository is not there;
             # where nobody sees it, with and without a login, that is what holds.
             hidden = first is not None and first.status == HTTPStatus.NOT_FOUND
@@ -89,6 +107,12 @@ class Repository:
         )
 
     async def _ask_as(
+        self, login: Login | None, method: str, path: str, headers: Mapping[str, str]
+    ) -> IResponse:
+        async with self._admission.request(login):
+            return await self._answer(login, method, path, headers)
+
+    async def _answer(
         self, login: Login | None, method: str, path: str, headers: Mapping[str, str]
     ) -> IResponse:
         access = Access(self.name, login)

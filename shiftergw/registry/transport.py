@@ -26,10 +26,12 @@ from shiftergw.registry.connections import Connections
 from shiftergw.registry.failures import error_text, network_failure
 from shiftergw.registry.location import Location, WebOrigin, target_of
 from shiftergw.registry.proxy import Proxies
-from shiftergw.registry.retry import Interrupted
+from shiftergw.registry.retry import LONGEST_ASKED, Interrupted
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
+
+    from shiftergw.registry.admission import Admission
 
 REDIRECTS = 5
 ERROR_LIMIT = 64 << 10
@@ -67,8 +69,19 @@ class _EnoughError(Exception):
 class Transport:
     """Sends requests to one location and, checked, to where its answers lead."""
 
-    def __init__(self, reactor: Any, location: Location, proxies: Proxies, limits: Limits) -> None:
-        """Open nothing; raise `ConfigurationError` for a location that cannot be used."""
+    def __init__(
+        self,
+        reactor: Any,
+        location: Location,
+        proxies: Proxies,
+        limits: Limits,
+        admission: Admission | None = None,
+    ) -> None:
+        """Open nothing; raise `ConfigurationError` for a location that cannot be used.
+
+        Hosts that could not be reached lately are left alone as `admission` says.
+        """
+        self._admission = admission
         self.who = f"The registry {location.name!r}"
         self.location = location.name
         self._clock = reactor
@@ -141,6 +154,20 @@ class Transport:
         headers.setRawHeaders("Accept-Encoding", ["identity"])
         if authorization is not None:
             headers.setRawHeaders("Authorization", [authorization])
+        if self._admission is None:
+            return await self._answer(here, method, url, headers, content, seconds)
+        async with self._admission.host(here.authority):
+            return await self._answer(here, method, url, headers, content, seconds)
+
+    async def _answer(
+        self,
+        here: WebOrigin,
+        method: str,
+        url: str,
+        headers: Headers,
+        content: bytes | None,
+        seconds: float,
+    ) -> IResponse:
         try:
             answer = abandonable(self._connections.send(method, url, headers, content))
             return await within(seconds, self._clock, answer, lambda: self._no_answer(seconds))
@@ -150,16 +177,20 @@ class Transport:
             raise network_failure(self.who, here.authority, error) from error
 
     def _no_answer(self, seconds: float) -> Interrupted:
-        return Interrupted(f"{self.who} does not answer within {seconds:.0f} s.")
+        what = f"{self.who} does not answer within {seconds:.0f} s."
+        return Interrupted(what, why="no answer", unreachable=True)
 
     async def _interrupted(self, response: IResponse) -> Interrupted:
         asked = field(response, "Retry-After")
         said = await self.explanation(response)
         slow_down = response.code == _SLOW_DOWN
         what = "asked to slow down" if slow_down else f"answered with status {response.code}"
+        seconds = None if asked is None else parse_retry_after(asked, self._clock.seconds())
         return Interrupted(
             f"{self.who} {what}{': ' if said else '.'}{said}",
-            retry_after=None if asked is None else parse_retry_after(asked, self._clock.seconds()),
+            retry_after=None if seconds is None else min(seconds, LONGEST_ASKED),
+            why="rate limit" if slow_down else f"status {response.code}",
+            limited=slow_down,
         )
 
     async def stream(

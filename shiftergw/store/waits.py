@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import Breaker, PostponeLimits
+from shiftergw.postponement import Breaker, PostponeLimits
 
 BREAKER_KEPT = 3600.0
 """Seconds after its time for which a breaker's entry is kept."""
@@ -38,8 +38,10 @@ def check_postponed(of_registry: int, of_user: int, limits: PostponeLimits) -> N
 
 def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
     """Return a breaker as a caller that is not its probe reads it at a time."""
-    until = entry["until"] if entry["until"] > now else entry["probed"]
-    return Breaker(key, until, entry["why"], entry["trips"])
+    is_open = entry["until"] > now
+    until = entry["until"] if is_open else entry["probed"]
+    probed = not is_open and until > now
+    return Breaker(key, until, entry["why"], entry["trips"], probed)
 
 
 def is_due(entry: Mapping[str, Any], now: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -17,12 +18,16 @@ class FaultyRegistry:
 
     `faults` maps a repository to what goes wrong with it: `truncated`, `reset`, `corrupt`,
     `missing-layer`, `401`, `404`, `500`; nothing does for the others. `login` wants any login.
+    `limited` maps a repository to what its `Retry-After` says and how many requests for manifests
+    are answered 429 yet; `asked` counts those of each repository.
     """
 
     def __init__(self) -> None:
         """Listen on a free port."""
         self.images: dict[str, MadeImage] = {}
         self.faults: dict[str, str] = {}
+        self.limited: dict[str, tuple[str, int]] = {}
+        self.asked: Counter[str] = Counter()
         registry = self
 
         class Answer(_Answer):
@@ -75,7 +80,7 @@ class _Answer(BaseHTTPRequestHandler):
         if fault in {"401", "404", "500"}:
             return self._send(int(fault), b'{"errors": []}', challenge=fault == "401")
         if kind == "manifests":
-            return self._send(200, image.manifest, image.media_type, with_body=with_body)
+            return self._manifest(name, image, with_body=with_body)
         digest = Digest.parse(reference)
         content = image.blobs.get(digest)
         is_layer = str(digest) in {one["digest"] for one in image.document["layers"]}
@@ -87,6 +92,16 @@ class _Answer(BaseHTTPRequestHandler):
             return self._break_off(content, reset=fault == "reset")
         return self._send(200, content)
 
+    def _manifest(self, name: str, image: MadeImage, *, with_body: bool) -> None:
+        """Send a manifest, unless requests for it are limited yet."""
+        self.registry.asked[name] += 1
+        retry_after, left = self.registry.limited.get(name, ("", 0))
+        self.registry.limited[name] = retry_after, left - 1
+        if left > 0:
+            self._send(429, b"", retry_after=retry_after)
+        else:
+            self._send(200, image.manifest, image.media_type, with_body=with_body)
+
     def _send(
         self,
         status: int,
@@ -94,6 +109,7 @@ class _Answer(BaseHTTPRequestHandler):
         media_type: str = "application/octet-stream",
         *,
         challenge: bool = False,
+        retry_after: str = "",
         with_body: bool = True,
     ) -> None:
         self.send_response(status)
@@ -101,6 +117,8 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         if challenge:
             self.send_header("WWW-Authenticate", 'Basic realm="here"')
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
         self.end_headers()
         if with_body:
             self.wfile.write(content)

@@ -69,7 +69,8 @@ def service(
     registry: FaultyRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """Run one gateway for all faults of the registry."""
-    with service_at(tmp_path_factory.mktemp("service"), registry) as running:
+    place = tmp_path_factory.mktemp("service")
+    with service_at(place, registry, {"RegistryWait": 3}) as running:
         yield running
 
 

@@ -25,6 +25,21 @@ def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
+def test_fingerprints() -> None:
+    """The same text has the same one in each context; they tell nothing without the key."""
+    seal = Seal(bytes(32))
+    one = seal.fingerprint("alice:secret", "login")
+    assert one == Seal(bytes(32)).fingerprint("alice:secret", "login")
+    others = {
+        seal.fingerprint("alice:secreu", "login"),
+        seal.fingerprint("alice:secret", "logim"),
+        Seal(b"k" * 32).fingerprint("alice:secret", "login"),
+        one,
+    }
+    assert len(others) == 4
+    assert all(len(other) == 32 and "alice" not in other for other in others)
+
+
 def test_sealing_twice_differs() -> None:
     """The same text never looks the same: no one sees that two users share a password."""
     seal = Seal(bytes(32))

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from shiftergw.model import ImageReference
 from shiftergw.plumbing.timing import pause
+from shiftergw.registry.admission import Shared
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.location import Location
 from shiftergw.registry.retry import Patience
@@ -108,7 +109,7 @@ def locate(reference: ImageReference) -> tuple[str, str]:
 
 
 SHORT = Limits(connect=2.0, header=1.0, idle=0.3)
-HASTY = Patience(first=0.01)
+HASTY = Patience(first=0.01, quick=1.0)
 
 
 @asynccontextmanager
@@ -122,6 +123,7 @@ async def a_client(
     cacert: Path | None = None,
     trusted_hosts: tuple[str, ...] = (),
     proxied_hosts: tuple[str, ...] | None = None,
+    shared: Shared | None = None,
 ) -> AsyncIterator[RegistryClient]:
     """Give a client of one location, `test`; all its connections are gone afterwards."""
     location = Location("test", url, cacert, trusted_hosts)
@@ -130,6 +132,7 @@ async def a_client(
         {"test": location},
         locate,
         environment or {},
+        shared=shared or Shared(),
         limits=limits,
         patience=patience,
         random=lambda: 0.5,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from shiftergw.errors import RegistryUnavailable
+from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, Login
 from shiftergw.registry.client import RegistryClient
@@ -35,7 +35,7 @@ async def resolve(client: RegistryClient, login: Login | None = None) -> None:
     await client.resolve(REFERENCE, Platform("linux", "amd64"), login, lambda _: None)
 
 
-async def refusal(url: str, limits: Limits, **environment: str) -> RegistryUnavailable:
+async def refusal(url: str, limits: Limits, **environment: str) -> PullError:
     """Return why an image cannot be looked up."""
     async with a_client(
         url,
@@ -44,7 +44,7 @@ async def refusal(url: str, limits: Limits, **environment: str) -> RegistryUnava
         patience=ONCE,
         environment=environment,
     ) as client:
-        with pytest.raises(RegistryUnavailable) as caught:
+        with pytest.raises((RegistryUnavailable, RetryLater)) as caught:
             await resolve(client)
     return caught.value
 

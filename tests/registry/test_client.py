@@ -20,6 +20,7 @@ from shiftergw.errors import (
     NoSpace,
     RegistryDenied,
     RegistryUnavailable,
+    RetryLater,
 )
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, Login
@@ -416,12 +417,14 @@ async def test_slow_down() -> None:
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
 @pytest_twisted.ensureDeferred
 async def test_a_registry_that_stays_away(status: int) -> None:
-    """Five answers of this kind are enough."""
+    """After three answers of this kind the pull is to wait, and others are not held back."""
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"<html>"))
     async with serving(registry) as client:
-        with pytest.raises(RegistryUnavailable, match=f"status {status}"):
+        with pytest.raises(RetryLater, match=f"status {status}") as caught:
             await resolve(client)
-    assert len(registry.asked) == 5
+    assert len(registry.asked) == 3
+    assert (caught.value.why, caught.value.asker) == (f"test (status {status})", "")
+    assert not caught.value.fixed
 
 
 @pytest_twisted.ensureDeferred
@@ -434,7 +437,7 @@ async def test_hang_ups_and_silence() -> None:
         )()
 
     registry = FakeRegistry(IMAGE, misbehave=misbehave)
-    async with serving(registry) as client:
+    async with serving(registry, patience=Patience(tries=4, first=0.01)) as client:
         reference = ImageReference.parse("team/app")
         assert (await client.resolve(reference, AMD64, None, quiet))[0].digest == IMAGE.digest
     assert sum(one.path.endswith("/latest") for one in registry.asked) == 4
@@ -446,8 +449,9 @@ async def test_nobody_listens() -> None:
     registry = await FakeRegistry().start()
     await registry.stop()
     async with a_client(f"http://{registry.host}") as client:
-        with pytest.raises(RegistryUnavailable, match=r"'test'.*refused") as caught:
+        with pytest.raises(RetryLater, match=r"'test'.*refused") as caught:
             await resolve(client)
+    assert caught.value.why == "test (unreachable)"
     assert registry.host not in str(caught.value)
     assert registry.host in caught.value.detail
 
@@ -577,7 +581,7 @@ async def test_a_short_blob() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match=f"{len(content) - 1} bytes"):
             await fetch(client, LAYER, Sink())
-    assert len(registry.asked) == 5
+    assert len(registry.asked) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -621,7 +625,7 @@ async def test_a_part_unasked() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryUnavailable, match="another part"):
             await fetch(client, LAYER, Sink())
-    assert len(registry.asked) == 5
+    assert len(registry.asked) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -701,7 +705,7 @@ async def test_cancelling() -> None:
         return ask.begin(content[:5000], len(content)) if ask.nth == 2 else ask.answer(503)
 
     registry = FakeRegistry(misbehave=misbehave)
-    async with serving(registry, patience=Patience(first=60)) as client:
+    async with serving(registry, patience=Patience(first=60, quick=600)) as client:
         for number, expected in enumerate((0, 5000, 0), 1):
             sink = Sink()
             running = Deferred.fromCoroutine(fetch(client, LAYER, sink))

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
-from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted
+from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted, RetryLater
 from shiftergw.image import Descriptor, Digest, ResolvedImage
 from shiftergw.model import ImageReference, Login
 from shiftergw.plumbing.timing import pause
@@ -346,7 +346,7 @@ async def test_a_redirect_to_nowhere() -> None:
 async def test_an_unknown_name() -> None:
     """A name that does not exist is named as such, with the location's name."""
     async with a_client("https://absent.example", Network({}), patience=ONCE) as client:
-        with pytest.raises(RegistryUnavailable, match="'test' cannot be found"):
+        with pytest.raises(RetryLater, match="'test' cannot be found"):
             await head(client)
 
 
@@ -361,7 +361,7 @@ async def test_silence_before_tls() -> None:
     async with a_server(Mute) as port:
         url = f"https://registry.example:{port}"
         async with a_client(url, network, patience=ONCE) as client:
-            with pytest.raises(RegistryUnavailable, match="does not answer"):
+            with pytest.raises(RetryLater, match="does not answer"):
                 await head(client)
             running = Deferred.fromCoroutine(head(client))
             await pause(0.05, REACTOR)

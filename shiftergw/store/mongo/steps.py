@@ -13,8 +13,9 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.errors import Superseded, TooMany, Unavailable
-from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
+from shiftergw.model import ImageRecord, PullRequest, QueueLimits
 from shiftergw.plumbing.timing import pause
+from shiftergw.postponement import PostponeLimits
 from shiftergw.states import POLLED, IllegalStepError, State, check_restart, check_step
 from shiftergw.store import documents
 from shiftergw.store.documents import Change

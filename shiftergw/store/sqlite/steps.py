@@ -9,15 +9,8 @@ import sqlite3
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import (
-    Expired,
-    Failed,
-    ImageRecord,
-    PostponeLimits,
-    PullRequest,
-    QueueLimits,
-    Ready,
-)
+from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
+from shiftergw.postponement import PostponeLimits
 from shiftergw.states import (
     POLLED,
     IllegalStepError,

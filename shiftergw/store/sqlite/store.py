@@ -19,18 +19,9 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import (
-    Breaker,
-    Expired,
-    Failed,
-    ImageRecord,
-    PostponeLimits,
-    Progress,
-    PullRequest,
-    QueueLimits,
-    Ready,
-)
+from shiftergw.model import Expired, Failed, ImageRecord, Progress, PullRequest, QueueLimits, Ready
 from shiftergw.plumbing.threads import Threads
+from shiftergw.postponement import Breaker, PostponeLimits
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows

@@ -1,0 +1,141 @@
+"""A registry that asks to wait holds no worker, whoever else pulls from wherever meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import MadeImage, entry, make_image, tar_of
+from tests.parts import free_port, need
+from tests.service import ALICE, BOB, Service, until
+
+CAROL = "good:carol:users::2003:2100"
+NO_LIMIT = 10**9
+
+
+def image(seed: str) -> MadeImage:
+    """Return a small image of its own."""
+    return make_image([tar_of([entry("etc"), entry(f"etc/{seed}", os.urandom(50_000))])])
+
+
+@pytest.fixture
+def registries() -> Iterator[tuple[FaultyRegistry, FaultyRegistry]]:
+    """Run one registry that can be told to answer 429, and one that is healthy."""
+    with FaultyRegistry() as limited, FaultyRegistry() as healthy:
+        for name in ("team/one", "team/two"):
+            limited.add(name, image(name))
+        healthy.add("team/three", image("three"))
+        yield limited, healthy
+
+
+def service_at(
+    root: Path, registries: tuple[FaultyRegistry, FaultyRegistry], changes: dict[str, Any]
+) -> Service:
+    """Return a gateway with two workers and both registries."""
+    need("mksquashfs")
+    locations = {
+        name: {"remotetype": "dockerv2", "url": f"http://{one.host}"}
+        for name, one in zip(("busy.example", "healthy.example"), registries, strict=True)
+    }
+    return Service(root, locations, {"WorkerThreads": 2, **changes})
+
+
+def test_six_hours_are_not_waited(
+    tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
+) -> None:
+    """Both pulls fail at once and say how long; a third user's is READY at once."""
+    limited, _ = registries
+    for name in ("team/one", "team/two"):
+        limited.limited[name] = ("21600", NO_LIMIT)
+    with service_at(tmp_path, registries, {}) as service:
+        service.poll("busy.example/team/one:1", ALICE)
+        service.poll("busy.example/team/two:1", BOB)
+        assert service.pull("healthy.example/team/three:1", CAROL, 30)["status"] == "READY"
+        for name, user in (("one", ALICE), ("two", BOB)):
+            answer = service.pull(f"busy.example/team/{name}:1", user, 30)
+            assert answer["status"] == "FAILURE"
+            assert re.match(
+                r"busy\.example asks to wait 6 hours; at most 15 minutes are waited\.",
+                answer["cause"],
+            )
+        # Whoever was second did not ask: anonymous pulls of this machine are limited by then.
+        assert sum(limited.asked.values()) <= 2
+        asked = dict(limited.asked)
+        name = "busy.example/team/one:1"
+        until(lambda: service.poll(name, CAROL)["status"] != "FAILURE", 10, "a new pull")
+        again = service.pull(name, CAROL, 30)
+        assert "asks to wait" in again["cause"]
+        assert dict(limited.asked) == asked
+
+
+def test_seconds_are_waited(
+    tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
+) -> None:
+    """The pulls go back to the queue with the reason, free both slots, and then succeed."""
+    limited, _ = registries
+    limited.limited = {"team/one": ("5", 1), "team/two": ("5", 1)}
+    names = ("busy.example/team/one:1", "busy.example/team/two:1")
+    with service_at(tmp_path, registries, {}) as service:
+        for name, user in zip(names, (ALICE, BOB), strict=True):
+            service.poll(name, user)
+
+        def both_wait() -> bool:
+            polls = [service.poll(name, ALICE) for name in names]
+            return all(
+                poll["status"] == "PENDING"
+                and poll["status_message"].startswith("Waits until ")
+                and poll["status_message"].endswith(" for busy.example (rate limit)")
+                for poll in polls
+            )
+
+        until(both_wait, 20, "that both pulls wait")
+        assert "Waits until" in str(service.queue())
+        assert service.pull("healthy.example/team/three:1", CAROL, 30)["status"] == "READY"
+        for name in names:
+            assert service.pull(name, ALICE, 60)["status"] == "READY"
+        assert service.leftovers() == []
+
+
+def test_a_restart_in_between(
+    tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
+) -> None:
+    """What waits when the gateway stops goes on at its time with the next one."""
+    limited, _ = registries
+    limited.limited = {"team/one": ("6", 1)}
+    name = "busy.example/team/one:1"
+    with service_at(tmp_path, registries, {}) as service:
+        service.poll(name)
+        until(lambda: "Waits" in service.poll(name)["status_message"], 20, "that the pull waits")
+        message = service.poll(name)["status_message"]
+        service.stop()
+        service.start()
+        assert service.poll(name)["status_message"] == message
+        assert service.pull(name, seconds=60)["status"] == "READY"
+
+
+def test_a_registry_that_is_away_for_a_moment(
+    tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
+) -> None:
+    """Its pulls wait for it and fail with its name once they have waited as long as they may."""
+    _, healthy = registries
+    away = FaultyRegistry()
+    away.host = f"127.0.0.1:{free_port()}"
+    with service_at(tmp_path, (away, healthy), {"RegistryWait": 8}) as service:
+        name = "busy.example/team/one:1"
+        service.poll(name)
+        until(
+            lambda: "busy.example (unreachable)" in service.poll(name)["status_message"],
+            30,
+            "that the pull waits",
+        )
+        assert service.pull("healthy.example/team/three:1", CAROL, 30)["status"] == "READY"
+        answer = service.pull(name, seconds=60)
+        assert answer["status"] == "FAILURE"
+        assert "busy.example" in answer["cause"]
+        assert "RegistryWait" in answer["remedy"]
