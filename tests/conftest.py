@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from tests.children import guard
 from tests.rabbitmq import RabbitMQ
+from tests.reactor_disk import WATCH
 
 # Whatever is started from now on ends with this process.
 guard()
@@ -65,6 +66,14 @@ def no_leftover_calls() -> Iterator[None]:
     for call in left:
         call.cancel()
     assert left == []
+
+
+@pytest.fixture(autouse=True)
+def no_file_work_on_the_reactor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test in which the reactor's thread touches a disk; see `tests.reactor_disk`."""
+    WATCH.begin(tmp_path_factory.getbasetemp())
+    yield
+    assert WATCH.end() == []
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from shiftergw.plumbing.timing import pause
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.plumbing.threads import Threads
 
 POLL_SECONDS = 0.1
 
@@ -82,8 +85,13 @@ def _is_at(path: Path, descriptor: int) -> bool:
     return False
 
 
-def unlock(path: Path, descriptor: int) -> None:
-    """Remove the lock's file and release it; one that cannot be removed stays, as of the dead."""
+def unlock(path: Path, descriptor: int | None) -> None:
+    """Remove the lock's file and release the lock, if there is one.
+
+    A file that cannot be removed stays behind, as after a crash; the next owner reuses it.
+    """
+    if descriptor is None:
+        return
     with suppress(OSError):
         # If somebody removed it meanwhile, the file there now is another's lock.
         if _is_at(path, descriptor):
@@ -98,26 +106,43 @@ def tried_lock(path: Path) -> Iterator[bool]:
     try:
         yield descriptor is not None
     finally:
+        unlock(path, descriptor)
+
+
+@asynccontextmanager
+async def tried_file_lock(path: Path, threads: Threads) -> AsyncIterator[bool]:
+    """As `tried_lock`, for the reactor's thread: the lock is taken and released in `threads`."""
+    descriptor = await _acquired(path, threads)
+    try:
+        yield descriptor is not None
+    finally:
         if descriptor is not None:
-            unlock(path, descriptor)
+            await threads.release(unlock, path, descriptor)
 
 
 @asynccontextmanager
 async def file_lock(
-    path: Path, clock: IReactorTime, waiting: Callable[[], None] | None = None
+    path: Path,
+    threads: Threads,
+    clock: IReactorTime,
+    waiting: Callable[[], None] | None = None,
 ) -> AsyncIterator[None]:
     """Hold the lock on `path` while the context lives; wait for it as long as need be.
 
     The kernel releases the lock of a dead process. `waiting` is called once, if there is a wait.
-    Cancellable.
+    The lock is taken and released in `threads`. Cancellable.
     """
-    descriptor = try_lock(path)
+    descriptor = await _acquired(path, threads)
     if descriptor is None and waiting is not None:
         waiting()
     while descriptor is None:
         await pause(POLL_SECONDS, clock)
-        descriptor = try_lock(path)
+        descriptor = await _acquired(path, threads)
     try:
         yield
     finally:
-        unlock(path, descriptor)
+        await threads.release(unlock, path, descriptor)
+
+
+async def _acquired(path: Path, threads: Threads) -> int | None:
+    return await threads.acquire(partial(try_lock, path), partial(unlock, path))

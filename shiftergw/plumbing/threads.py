@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from shiftergw.errors import Unavailable
@@ -54,6 +55,39 @@ class Threads(Service):
         if self._pool.joined:  # it would drop the call without a word
             raise Unavailable("The gateway is stopping.")
         return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
+
+    async def acquire(self, function: Callable[[], T], release: Callable[[T], object]) -> T:
+        """Return what `function` acquires in a thread, such as a locked file.
+
+        A caller that is cancelled does not wait for the thread, which may hang. What the thread
+        acquires after that is passed to `release`, in a thread.
+        """
+
+        def give_back(result: T | Failure) -> Deferred[object] | None:
+            return None if isinstance(result, Failure) else self._give_back(release, result)
+
+        acquiring = self.begin(function)
+        try:
+            return await shielded(acquiring)
+        except CancelledError:
+            acquiring.addBoth(give_back)
+            raise
+
+    async def release(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call, in a thread, a function that gives back what was acquired.
+
+        It is called in any case: a caller that is cancelled does not wait for its end, and once
+        this pool has stopped, a thread of the reactor calls it.
+        """
+        await shielded(self._give_back(function, *args, **kwargs))
+
+    def _give_back(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[object]:
+        pool = self._reactor.getThreadPool() if self._pool.joined else self._pool
+        return deferToThreadPool(self._reactor, pool, function, *args, **kwargs)
 
     async def run(
         self,

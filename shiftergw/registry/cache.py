@@ -8,11 +8,11 @@ whether the blob is damaged: an image may be wrong by itself, and its layers may
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -87,15 +87,21 @@ class BlobFiles:
     ) -> AsyncIterator[Path]:
         """Give the file of a blob, downloading what of it is missing."""
         paths = BlobPaths.of(self._directory, blob.digest)
-        held = blobs.hold(paths.whole, blob.size)
-        if held is None:
-            await self._threads.run(self._make_directory, paths.whole.parent)
-            held = await self._get_locked(blob, paths, download, report, begun)
-        try:
+        async with AsyncExitStack() as use:
+            if not await self._hold(use, paths, blob.size):
+                await self._threads.run(self._make_directory, paths.whole.parent)
+                async with self._locked(blob, paths, report):
+                    if not await self._hold(use, paths, blob.size):
+                        await self._download(use, blob, paths, download, report, begun)
             report(blob.size)
             yield paths.whole
-        finally:
-            os.close(held)
+
+    async def _hold(self, use: AsyncExitStack, paths: BlobPaths, size: int) -> bool:
+        """Mark a blob as in use until `use` ends; return whether it is there."""
+        held = await self._threads.acquire(partial(blobs.hold, paths.whole, size), _close)
+        if held is not None:
+            use.push_async_callback(self._threads.release, _close, held)
+        return held is not None
 
     async def check_space(self, wanted: Sequence[Descriptor]) -> None:
         """Refuse blobs that surely do not fit, even if all that is unused made way for them."""
@@ -138,34 +144,38 @@ class BlobFiles:
             private_directory(self._directory)
             private_directory(directory)
 
-    async def _get_locked(
+    @asynccontextmanager
+    async def _locked(
+        self, blob: Descriptor, paths: BlobPaths, report: Callable[[int], None]
+    ) -> AsyncIterator[None]:
+        """Hold the blob's lock; report how much another process has downloaded until then."""
+        lock, unlock_blob = partial(blobs.lock, paths), partial(unlock, paths.lock)
+        while (locked := await self._threads.acquire(lock, unlock_blob)) is None:
+            report(min(await self._threads.run(blobs.size_of, paths.partial), blob.size))
+            await pause(POLL_SECONDS, self._clock)
+        try:
+            yield
+        finally:
+            await self._threads.release(unlock_blob, locked)
+
+    async def _download(
         self,
+        use: AsyncExitStack,
         blob: Descriptor,
         paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
         begun: Callable[[Opening], None],
-    ) -> int:
-        """Download under the blob's lock, unless another does so first; hold what is there then."""
-        while (locked := blobs.lock(paths)) is None:
-            report(min(blobs.size_of(paths.partial), blob.size))
-            await pause(POLL_SECONDS, self._clock)
-        try:
-            held = blobs.hold(paths.whole, blob.size)
-            if held is not None:
-                return held
-            kept, resumed = await self._fetch(blob, paths, download, report, begun)
-            if not kept and resumed:
-                # What an earlier download left was damaged; this one need not suffer for it.
-                kept, _ = await self._fetch(blob, paths, download, report, begun)
-            held = blobs.hold(paths.whole, blob.size) if kept else None
-        finally:
-            unlock(paths.lock, locked)
-        if held is None:
+    ) -> None:
+        """Download the blob, whose lock we hold, and mark it as in use until `use` ends."""
+        kept, resumed = await self._fetch(blob, paths, download, report, begun)
+        if not kept and resumed:
+            # What an earlier download left was damaged; this one need not suffer for it.
+            kept, _ = await self._fetch(blob, paths, download, report, begun)
+        if not kept or not await self._hold(use, paths, blob.size):
             raise BlobCorrupt(
                 "A layer arrived with other bytes than its digest says.", detail=str(blob.digest)
             )
-        return held
 
     async def _fetch(
         self,
@@ -176,21 +186,21 @@ class BlobFiles:
         begun: Callable[[Opening], None],
     ) -> tuple[bool, bool]:
         """Download what is missing; say whether the digest was right, and whether it resumed."""
-        partial = PartialBlob(paths.partial, blob, functools.partial(self._make_room, paths))
+        unfinished = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
         try:
-            await self._threads.run_until(partial.interrupt, partial.open)
-            report(partial.start)
-            begun(partial.arriving.open)
-            resumed = partial.start > 0
-            if partial.start < blob.size:
-                resumed = await self._stream(partial, blob, download, report)
-            return await self._threads.run(partial.keep, paths.whole), resumed
+            await self._threads.run_until(unfinished.interrupt, unfinished.open)
+            report(unfinished.start)
+            begun(unfinished.arriving.open)
+            resumed = unfinished.start > 0
+            if unfinished.start < blob.size:
+                resumed = await self._stream(unfinished, blob, download, report)
+            return await self._threads.run(unfinished.keep, paths.whole), resumed
         finally:
-            partial.close()
+            await self._threads.release(unfinished.close)
 
     async def _stream(
         self,
-        partial: PartialBlob,
+        unfinished: PartialBlob,
         blob: Descriptor,
         download: Download,
         report: Callable[[int], None],
@@ -203,8 +213,8 @@ class BlobFiles:
             nonlocal call
             call = self._clock.callLater(0, lambda: running.cancel())  # noqa: PLW0108 - not yet made
 
-        writer = BlobWriter(partial, blob, self._threads, report, stop)
-        running = Deferred.fromCoroutine(_run(download(partial.start, writer)))
+        writer = BlobWriter(unfinished, blob, self._threads, report, stop)
+        running = Deferred.fromCoroutine(_run(download(unfinished.start, writer)))
         try:
             await running
             await writer.finish()
@@ -217,6 +227,11 @@ class BlobFiles:
                 call.cancel()
             await writer.settle()
         return writer.resumed
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 async def _run(download: Awaitable[None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,9 @@ from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import Plan, flatten
-from shiftergw.plumbing.files import private_directory, removed_on_error
+from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_lock
+from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_file_lock
 from shiftergw.plumbing.timing import pause, within
 from shiftergw.squash.check import check
 from shiftergw.squash.converted import (
@@ -120,29 +120,30 @@ class SquashBuilder:
             if not first:
                 wait()
                 await pause(HEAD_START_SECONDS, self._clock)
-            locking = file_lock(files.lock, self._clock, wait if first else None)
+            locking = file_lock(files.lock, self._threads, self._clock, wait if first else None)
             await stack.enter_async_context(locking)
 
-        with _disk_errors():
-            await self._threads.run(private_directory, self._directory)
-            async with AsyncExitStack() as stack:
-                examined: list[Examined] | None = None
-                first = stack.enter_context(tried_lock(files.early))
-                if first and not files.squashfs.exists():
-                    examined, _ = await gather_or_cancel([examine(), arrive_and_lock()])
-                else:
-                    await arrive_and_lock()
-                built = await self._found(files)
-                if built is None:
-                    examined = examined or await examine()
-                    built = await self._made(
-                        files, created, examined, options, limits, report, entered
-                    )
-                held = hold(files)
-        try:
+        async with AsyncExitStack() as use:
+            with _disk_errors():
+                await self._threads.run(private_directory, self._directory)
+                async with AsyncExitStack() as stack:
+                    examined: list[Examined] | None = None
+                    early = tried_file_lock(files.early, self._threads)
+                    first = await stack.enter_async_context(early)
+                    exists = await self._threads.run(files.squashfs.exists)
+                    if first and not exists:
+                        examined, _ = await gather_or_cancel([examine(), arrive_and_lock()])
+                    else:
+                        await arrive_and_lock()
+                    built = await self._found(files)
+                    if built is None:
+                        examined = examined or await examine()
+                        built = await self._made(
+                            files, created, examined, options, limits, report, entered
+                        )
+                    held = await self._threads.acquire(partial(hold, files), os.close)
+                    use.push_async_callback(self._threads.release, os.close, held)
             yield replace(built, seconds={**seconds, **built.seconds})
-        finally:
-            os.close(held)
 
     async def check_space(self, size: int) -> None:
         """Refuse layers whose squashfs surely does not fit, even if all that is unused made way.
@@ -209,7 +210,7 @@ class SquashBuilder:
             with self._timed("check", seconds):
                 return await self._checked(files.part, plan)
 
-        with removed_on_error(files.part):
+        async with self._removed_on_error(files.part):
             await self._threads.run(_make_room_for, layers, self._directory)
             await self._threads.run(make_empty, files.part)
             size, sha256 = await within(
@@ -233,6 +234,16 @@ class SquashBuilder:
             return planned, arguments(options, planned, part)
 
         return await self._threads.run_until(stop.set, plan)
+
+    @asynccontextmanager
+    async def _removed_on_error(self, path: Path) -> AsyncIterator[None]:
+        """Remove `path` in a thread if the block raises: the unlink of a large file takes long."""
+        try:
+            yield
+        except Exception:
+            with suppress(OSError):
+                await self._threads.release(path.unlink, missing_ok=True)
+            raise
 
     async def _checked(self, part: Path, plan: Plan) -> tuple[int, str]:
         """Compare a new file with its plan, hash it and bring it to the disk, all at once."""

@@ -232,17 +232,31 @@ class Mksquashfs:
         """
         flow = _Flow()
         last, seen = self.clock.seconds(), (-1, -1, -1)
-        frozen = False
+        frozen = measuring = False
 
-        def look() -> None:
-            nonlocal last, seen, frozen
-            report(flow.done)
-            now = (flow.done, flow.consumed(), _size(output))
-            if now != seen:
-                last, seen = self.clock.seconds(), now
-            elif not frozen and self.clock.seconds() - last >= IDLE_LIMIT:
+        def stop_if_idle() -> None:
+            nonlocal frozen
+            if not frozen and self.clock.seconds() - last >= IDLE_LIMIT:
                 frozen = True
                 running.cancel()
+
+        def compare(size: int) -> None:
+            nonlocal last, seen, measuring
+            measuring = False
+            now = (flow.done, flow.consumed(), size)
+            if now != seen:
+                last, seen = self.clock.seconds(), now
+            else:
+                stop_if_idle()
+
+        def look() -> None:
+            nonlocal measuring
+            report(flow.done)
+            if measuring:  # the disk is slow, or hangs
+                stop_if_idle()
+            else:
+                measuring = True
+                self.threads.begin(_size, output).addCallback(compare)
 
         running = Deferred.fromCoroutine(self._both([self.binary, *argv], epoch, write, flow))
         try:

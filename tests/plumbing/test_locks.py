@@ -7,21 +7,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from shiftergw.plumbing import locks
 from shiftergw.plumbing.locks import (
     POLL_SECONDS,
     file_lock,
     remove_unshared,
+    tried_file_lock,
     try_lock,
     try_share,
     unlock,
 )
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+
+real: Any = reactor
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
@@ -119,27 +128,42 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
     unlock(tmp_path / "lock", held)
 
 
+@pytest_twisted.async_yield_fixture
+async def threads() -> AsyncIterator[Threads]:
+    """Give two threads."""
+    pool = Threads(real, 2, "test")
+    pool.startService()
+    yield pool
+    await pool.stopService()
+
+
 @pytest_twisted.ensureDeferred
-async def test_waiting_for_a_lock(tmp_path: Path) -> None:
+async def test_waiting_for_a_lock(tmp_path: Path, threads: Threads) -> None:
     """The second holder waits, says so once, and gets the lock when the first gives it back."""
-    clock, path = Clock(), tmp_path / "lock"
-    said: list[str] = []
+    path = tmp_path / "lock"
+    waits: list[None] = []
+    waiting: Deferred[None] = Deferred()
+    entered: Deferred[None] = Deferred()
     leave: Deferred[None] = Deferred()
 
+    def wait() -> None:
+        waits.append(None)
+        waiting.callback(None)
+
     async def hold() -> None:
-        async with file_lock(path, clock, lambda: said.append("waiting")):
-            said.append("held")
+        async with file_lock(path, threads, real, wait):
+            entered.callback(None)
             await leave
 
     mine = try_lock(path)
     assert mine is not None
     running = Deferred.fromCoroutine(hold())
-    clock.advance(POLL_SECONDS)
-    clock.advance(POLL_SECONDS)
-    assert said == ["waiting"]
+    await waiting
+    await pause(2 * POLL_SECONDS, real)
+    assert not entered.called
     unlock(path, mine)
-    clock.advance(POLL_SECONDS)
-    assert said == ["waiting", "held"]
+    await entered
+    assert waits == [None]
     assert try_lock(path) is None
     leave.callback(None)
     await running
@@ -147,17 +171,22 @@ async def test_waiting_for_a_lock(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_waiting_can_be_cancelled(tmp_path: Path) -> None:
+async def test_waiting_can_be_cancelled(tmp_path: Path, threads: Threads) -> None:
     """A cancelled wait leaves the holder's lock alone and nothing on the clock."""
     clock, path = Clock(), tmp_path / "lock"
+    waiting: Deferred[None] = Deferred()
+
+    def wait() -> None:
+        real.callLater(0, waiting.callback, None)  # when it does wait
 
     async def hold() -> None:
-        async with file_lock(path, clock):
+        async with file_lock(path, threads, clock, wait):
             raise AssertionError
 
     mine = try_lock(path)
     assert mine is not None
     running = Deferred.fromCoroutine(hold())
+    await waiting
     running.cancel()
     with pytest.raises(CancelledError):
         await running
@@ -167,11 +196,64 @@ async def test_waiting_can_be_cancelled(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
+async def test_a_lock_that_comes_too_late_is_released(
+    tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that is cancelled does not wait for a disk that hangs, and keeps no lock on it."""
+    path = tmp_path / "lock"
+    answers, released = threading.Event(), threading.Event()
+
+    def lock_late(path: Path) -> int | None:
+        answers.wait(60)
+        return try_lock(path)
+
+    def unlock_and_tell(path: Path, descriptor: int | None) -> None:
+        unlock(path, descriptor)
+        released.set()
+
+    monkeypatch.setattr(locks, "try_lock", lock_late)
+    monkeypatch.setattr(locks, "unlock", unlock_and_tell)
+
+    async def hold() -> None:
+        async with file_lock(path, threads, Clock()):
+            raise AssertionError
+
+    running = Deferred.fromCoroutine(hold())
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    answers.set()
+    assert await threads.run(released.wait, 60)
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_gives_the_lock_back(tmp_path: Path, threads: Threads) -> None:
     """A block that raises releases the lock and its error is not touched."""
     with pytest.raises(KeyError):
-        async with file_lock(tmp_path / "lock", Clock()):
+        async with file_lock(tmp_path / "lock", threads, Clock()):
             raise KeyError
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_is_released_after_the_threads_have_ended(tmp_path: Path) -> None:
+    """The reactor's own threads do it then."""
+    pool = Threads(real, 2, "test")
+    pool.startService()
+    async with file_lock(tmp_path / "lock", pool, Clock()):
+        await pool.stopService()
+        assert try_lock(tmp_path / "lock") is None
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_that_is_only_tried(tmp_path: Path, threads: Threads) -> None:
+    """Nobody waits for it: it is there or it is not."""
+    async with tried_file_lock(tmp_path / "lock", threads) as mine:
+        async with tried_file_lock(tmp_path / "lock", threads) as again:
+            assert (mine, again) == (True, False)
+        assert try_lock(tmp_path / "lock") is None
     assert not (tmp_path / "lock").exists()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.task import Clock, deferLater
 
 from shiftergw.errors import (
@@ -325,6 +325,26 @@ async def test_cancelling_ends_both(tmp_path: Path, threads: Threads) -> None:
     assert open_descriptors() == before
 
 
+class Watched(Threads):
+    """Threads of another pool; tells when somebody has heard how large a file is."""
+
+    def __init__(self, threads: Threads, looks: DeferredQueue[int]) -> None:
+        """Put each size into `looks`."""
+        super().__init__(real, 1, "unused")
+        self._threads = threads
+        self._looks = looks
+
+    def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Begin it there."""
+
+        def tell(result: Any) -> Any:
+            if isinstance(result, int):
+                real.callLater(0, self._looks.put, result)  # after whoever has asked
+            return result
+
+        return self._threads.begin(function, *args, **kwargs).addCallback(tell)
+
+
 @pytest.mark.parametrize("text", ["", "cat >/dev/null"])
 @pytest_twisted.ensureDeferred
 async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, text: str) -> None:
@@ -333,18 +353,26 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
     binary = script(tmp_path / "mksquashfs", text + "\nwhile :; do sleep 0.1; done")
     output = tmp_path / "image"
     tar = tar_of_tree(directory(a=file(bytes(300_000))))
-    program = Mksquashfs(binary, threads, real, clock)
+    looks: DeferredQueue[int] = DeferredQueue()
+    watched = Watched(threads, looks)
+    program = Mksquashfs(binary, watched, real, clock)
     running = Deferred.fromCoroutine(
         program.run([str(output)], TIME, output, writing(tar), lambda _: None)
     )
     await deferLater(real, 0.3)
-    clock.advance(1)
+
+    async def advance(seconds: float) -> None:
+        clock.advance(seconds)
+        await looks.get()
+
+    await advance(1)
     output.write_bytes(b"progress")
     for _ in range(2):
-        clock.advance(IDLE_LIMIT - 1)
+        await advance(IDLE_LIMIT - 1)
         assert running_in(tmp_path)
         output.write_bytes(output.read_bytes() + b"more")
-    clock.pump([1, IDLE_LIMIT])
+    await advance(1)
+    clock.advance(IDLE_LIMIT)
     with pytest.raises(ConversionFailed, match="no progress for 10 minutes"):
         await running
     assert running_in(tmp_path) == []

@@ -1,0 +1,163 @@
+"""A record of file work on the reactor's thread: on a disk that hangs it would stop everything.
+
+The tests run the reactor in the main thread. There, code of `shiftergw/` must not open, lock, look
+at, rename or remove a file below a directory of a test, which stands for the cache, expand, state
+and image directories of a site: NFS may take minutes to answer any of these.
+
+A test itself may call a function that blocks. So only a call counts that comes from a coroutine of
+ours or from a callback of Twisted.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import shiftergw
+import twisted
+
+TESTS = str(Path(__file__).parent) + os.sep
+OURS = str(Path(shiftergw.__file__).parent) + os.sep
+TWISTED = str(Path(twisted.__file__).parent) + os.sep
+
+AUDITED = frozenset(
+    {
+        "open",
+        "os.chmod",
+        "os.chown",
+        "os.link",
+        "os.listdir",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.scandir",
+        "os.symlink",
+        "os.truncate",
+        "os.utime",
+        "fcntl.flock",
+        "fcntl.lockf",
+        "sqlite3.connect",
+    }
+)
+"""The events of Python's audit hooks (PEP 578) that are file work; the first argument names it."""
+
+UNAUDITED = (
+    "access",
+    "close",
+    "fdatasync",
+    "fstat",
+    "fsync",
+    "lstat",
+    "readlink",
+    "stat",
+    "statvfs",
+)
+"""Functions of `os` that tell no audit hook."""
+
+_PROGRAM = "looks for a program in PATH: starting it would hang where this does"
+
+ALLOWED = {
+    "delivery/openssh.py:_start": _PROGRAM,
+    "plumbing/process.py:run_command": _PROGRAM,
+    "squash/check.py:unsquashfs_of": _PROGRAM,
+}
+"""Functions that may touch a disk on the reactor's thread, and why, by file and name."""
+
+
+class Watch:
+    """Collects the calls on the reactor's thread while it watches a directory."""
+
+    def __init__(self) -> None:
+        """Watch nothing yet. An audit hook cannot be removed, so there is one for all tests."""
+        self._root: str | None = None
+        self._reactor_thread = threading.main_thread().ident
+        self.calls: list[str] = []
+        sys.addaudithook(self._hear)
+        for name in UNAUDITED:
+            function = getattr(os, name)
+            watched = self._watched(function)
+            setattr(os, name, watched)
+            for supporting in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
+                if function in supporting:
+                    supporting.add(watched)
+
+    def begin(self, root: Path) -> None:
+        """Collect calls below `root` from now on."""
+        self.calls = []
+        self._root = str(root)
+
+    def end(self) -> list[str]:
+        """Collect no more; return what was collected, each once."""
+        self._root = None
+        return sorted(set(self.calls))
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._root is not None and event in AUDITED:
+            self._look(event, arguments[0])
+
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            if self._root is not None and arguments:
+                self._look(f"os.{function.__name__}", arguments[0])
+            return function(*arguments, **keywords)
+
+        return watched
+
+    def _look(self, what: str, file: Any) -> None:
+        root = self._root
+        if root is None or threading.get_ident() != self._reactor_thread:
+            return
+        caller = blocking_caller(sys._getframe(2))
+        if caller is None or caller in ALLOWED:
+            return
+        self._root = None  # what follows is our own file work
+        try:
+            path = path_of(file)
+        finally:
+            self._root = root
+        if path is not None and (path == root or path.startswith(root + os.sep)):
+            self.calls.append(f"{what} of {path[len(root) + 1 :]} by {caller}")
+
+
+def path_of(file: Any) -> str | None:
+    """Return the path that a path or a descriptor stands for."""
+    if isinstance(file, int):
+        try:
+            return str(Path(f"/proc/self/fd/{file}").readlink())
+        except OSError:
+            return None
+    if hasattr(file, "fileno"):
+        return path_of(file.fileno())
+    if isinstance(file, str | bytes | os.PathLike):
+        return os.path.abspath(os.fsdecode(file))  # noqa: PTH100 - resolves nothing
+    return None
+
+
+def blocking_caller(frame: FrameType | None) -> str | None:
+    """Return our innermost function if the reactor runs it, as `file:name`."""
+    innermost: str | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(TESTS):
+            return None
+        if file.startswith(OURS):
+            innermost = innermost or f"{file[len(OURS) :]}:{frame.f_code.co_name}"
+            if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+                return innermost
+        elif innermost is not None and file.startswith(TWISTED):
+            return innermost
+        frame = frame.f_back
+    return None
+
+
+WATCH = Watch()
+"""The one for all tests."""
