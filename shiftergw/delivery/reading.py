@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -72,22 +72,29 @@ class _Blocks:
         return block
 
     def close(self) -> None:
-        self._ahead.addBoth(lambda _: os.close(self._descriptor))
+        self._ahead.addBoth(
+            lambda _: Deferred.fromCoroutine(self._threads.release(os.close, self._descriptor))
+        )
 
 
-@contextmanager
-def closed_at_end(descriptor: int) -> Iterator[None]:
-    """Close a descriptor when the block ends."""
+@asynccontextmanager
+async def closed_at_end(descriptor: int, threads: Threads) -> AsyncIterator[None]:
+    """Close a descriptor, in a thread, when the block ends."""
     try:
         yield
     finally:
-        os.close(descriptor)
+        await threads.release(os.close, descriptor)
 
 
 def open_source(path: Path) -> tuple[int, int]:
     """Return a descriptor to read from and the file's size. Blocks: call it in a thread."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return descriptor, os.fstat(descriptor).st_size
+
+
+def close_source(opened: tuple[int, int]) -> None:
+    """Close what `open_source` has opened."""
+    os.close(opened[0])
 
 
 class Stopped(Exception):

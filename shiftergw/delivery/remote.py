@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,7 +19,12 @@ from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.proof import NoDigest
-from shiftergw.delivery.reading import SourceFile, closed_at_end, open_source
+from shiftergw.delivery.reading import (
+    SourceFile,
+    close_source,
+    closed_at_end,
+    open_source,
+)
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.stripes import Stripes
@@ -163,8 +168,9 @@ class RemoteDirectory:
         temporary = b"%s.partial.%s" % (path, sha256[:16].encode())
         async with self._alone(name):
             with reading():
-                descriptor, size = await self._threads.run(open_source, source)
-            with closed_at_end(descriptor):
+                opening = partial(open_source, source)
+                descriptor, size = await self._threads.acquire(opening, close_source)
+            async with closed_at_end(descriptor, self._threads):
                 file = SourceFile(descriptor, size, self._threads)
                 tries = Tries(self._link, self._first_pause)
                 upload = Upload(
