@@ -37,6 +37,9 @@ BODY_LIMIT = 64 * 1024
 IDLE_LIMIT = 60
 """Seconds that a connection may stay silent."""
 
+LEAST_RATE = 16 << 10
+"""Bytes a second that a client takes of a long list at least: all lists share their room."""
+
 LINGER = 5.0
 """Seconds for which a refused requester may go on sending; what he sends is dropped."""
 
@@ -211,21 +214,24 @@ class Request(server.Request):
             self._send_file(answer.spool)
 
     def _send_file(self, body: Spool) -> None:
-        """Send as much as the requester takes, and wait for him no longer than `IDLE_LIMIT`."""
+        """Send as fast as the client takes it, which has a limit for each piece and for all."""
         if self.method == b"HEAD":
             body.close()
             self.write(b"")
             self.finish()
             return
         limit = self.channel.callLater(IDLE_LIMIT, self.channel.forceAbortClient)
+        seconds = IDLE_LIMIT + len(body) / LEAST_RATE
+        total = self.channel.callLater(seconds, self.channel.forceAbortClient)
 
         def taken(data: bytes) -> bytes:
             limit.reset(IDLE_LIMIT)
             return data
 
         def ended(result: object) -> None:
-            if limit.active():
-                limit.cancel()
+            for call in (limit, total):
+                if call.active():
+                    call.cancel()
             body.close()
             if not isinstance(result, Failure):  # he has hung up otherwise
                 self.finish()

@@ -20,6 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, globalLogPublisher
 
 from shiftergw.plumbing.threads import Threads
+from shiftergw.web import site as site_module
 from shiftergw.web.site import BODY_LIMIT, HEAD_LIMIT, IDLE_LIMIT
 from shiftergw.web.spool import MOST_IN_MEMORY
 from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
@@ -237,6 +238,22 @@ async def test_one_who_hangs_up_in_a_list() -> None:
             connection.sendall(b"GET " + LIST)
             await deferToThread(connection.recv, 1000)
         assert _one(await deferToThread(_talk, port, b"GET " + LIST)).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece now and then keeps no room for ever: a long list has a limit of time."""
+    monkeypatch.setattr(site_module, "LEAST_RATE", 1 << 30)  # so a minute for all of it
+    clock = Clock()
+    async with long_list(clock) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET " + LIST)
+            received = 0
+            with suppress(ConnectionResetError):
+                while data := await deferToThread(connection.recv, 1 << 16):
+                    received += len(data)
+                    clock.advance(IDLE_LIMIT / 20)
+    assert received < LONG * 1000
 
 
 @pytest_twisted.ensureDeferred
