@@ -46,24 +46,28 @@ class Budget:
         return LayerBudget(self, times)
 
     def add(self, size: int, entries: int, names: int) -> None:
-        """Count bytes of unpacked layers, their entries, and bytes of names; may be negative."""
-        limits = self.limits
+        """Count bytes of unpacked layers, their entries, and bytes of names; may be negative.
+
+        Raises `ImageTooLarge` beyond a limit; what goes beyond it is not counted.
+        """
         with self._lock:
-            self._size += size
-            self._entries += entries
-            self._names += names
-            totals = self._size, self._entries, self._names
-        if totals[0] > limits.all_size:
+            totals = self._size + size, self._entries + entries, self._names + names
+            self._check(*totals)
+            self._size, self._entries, self._names = totals
+
+    def _check(self, size: int, entries: int, names: int) -> None:
+        limits = self.limits
+        if size > limits.all_size:
             raise ImageTooLarge.beyond(
                 f"The image's layers unpack to more than {amount(limits.all_size)} together.",
                 "MaxLayersSize",
             )
-        if totals[1] > limits.all_entries:
+        if entries > limits.all_entries:
             raise ImageTooLarge.beyond(
                 f"The image's layers have more than {limits.all_entries} entries together.",
                 "MaxLayersEntries",
             )
-        if totals[2] > limits.names_size:
+        if names > limits.names_size:
             raise ImageTooLarge.beyond(
                 "The names and link targets in the image's layers are longer than"
                 f" {amount(limits.names_size)} together.",
@@ -109,7 +113,7 @@ class LayerBudget:
 
         `size` is in unpacked bytes; `names` in bytes of names, link targets and sparse maps.
         """
-        before, self._counted = self._counted, (size, entries, names)
-        self._image.add(
-            *(self._times * (now - then) for now, then in zip(self._counted, before, strict=True))
-        )
+        before, counted = self._counted, (size, entries, names)
+        pairs = zip(counted, before, strict=True)
+        self._image.add(*(self._times * (now - then) for now, then in pairs))
+        self._counted = counted

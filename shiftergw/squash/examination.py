@@ -60,6 +60,8 @@ async def examine_layers(
             # Nobody has proven these bytes yet: that they are wrong may be the way's fault.
             with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
                 early = await read(layer, cost, opening)
+            if early is None:
+                cost.begin()  # other layers must not pay for them
         path = await layer.arrived()
         entries = await read(layer, cost, whole(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
