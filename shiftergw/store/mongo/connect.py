@@ -23,7 +23,7 @@ from shiftergw.errors import Unavailable, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.store.mongo.address import PLAIN, X509, Address, Host, Login
 from shiftergw.store.mongo.link import Link, check
-from shiftergw.store.mongo.login import LoginFailed, Scram, mechanism_of
+from shiftergw.store.mongo.login import LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.store.mongo.tls import client_tls
 
 HOST_SECONDS = 3.0
@@ -73,6 +73,7 @@ class Servers:
         self._address = address
         self._tls = None if address.tls is None else client_tls(address.tls)
         self._seconds = seconds
+        self._passwords = SaltedPasswords(reactor)
         self._primary: Host | None = None
         self._members: tuple[Host, ...] = ()
         self._election: ObjectId | None = None
@@ -164,7 +165,7 @@ class Servers:
         self._primary = host
         self._compare_clocks(answer)
         if login is not None:
-            await log_in(link, login, answer.get("saslSupportedMechs"))
+            await log_in(link, login, answer.get("saslSupportedMechs"), self._passwords)
 
     def _compare_clocks(self, answer: Mapping[str, Any]) -> None:
         """Note how far the clocks are apart; the log is told once."""
@@ -217,7 +218,9 @@ def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def log_in(link: Link, login: Login, offered: list[str] | None) -> None:
+async def log_in(
+    link: Link, login: Login, offered: list[str] | None, passwords: SaltedPasswords
+) -> None:
     """Return once the server knows who we are; raise `LoginFailed`."""
     mechanism = mechanism_of(login, offered)
 
@@ -238,7 +241,7 @@ async def log_in(link: Link, login: Login, offered: list[str] | None) -> None:
         start = {"saslStart": 1, "mechanism": mechanism, "payload": Binary(scram.first())}
         answer = await say({**start, "options": {"skipEmptyExchange": True}})
         talk = {"saslContinue": 1, "conversationId": answer.get("conversationId")}
-        proof = scram.prove(bytes(answer["payload"]))
+        proof = await scram.prove(bytes(answer["payload"]), passwords)
         answer = await say({**talk, "payload": Binary(proof.message)})
         proof.check(bytes(answer["payload"]))
         if not answer.get("done"):  # old servers want one more, with nothing in it
