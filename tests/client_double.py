@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from tests.patience import patient
+
 TRANSITIONAL = frozenset(
     {"MISSING", "INIT", "PENDING", "PULLING", "EXAMINATION", "CONVERSION", "TRANSFER"}
 )
@@ -113,7 +115,7 @@ class ShifterImg:
 
     def _pull(self, gateway: str, path: str, body: bytes, answer: Any) -> Outcome:
         outcome = Outcome(0)
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + patient(self.patience)
         while answer is not None:
             state = _string(answer, "status")
             outcome.states.append(state)
@@ -147,7 +149,9 @@ class ShifterImg:
         ]
         if method == "POST":
             head += ["Content-type: application/json", f"Content-Length: {len(body)}"]
-        with socket.create_connection((url.hostname, url.port or 80), timeout=30) as connection:
+        with socket.create_connection(
+            (url.hostname, url.port or 80), timeout=patient(30)
+        ) as connection:
             connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
             return _read(connection)
 

@@ -17,6 +17,7 @@ from typing import Self
 from shiftergw.auth.munge import encode
 from tests import children
 from tests.parts import accepts, lacking, need
+from tests.patience import patient
 
 START_SECONDS = 15.0
 _KEY_BYTES = 128
@@ -76,7 +77,7 @@ class Munged:
         argv = [program or need("munged"), "--foreground", *options]
         with (self.root / "output").open("wb") as output:
             self._process = children.start(argv, stdout=output, stderr=output, env=self._env)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patient(START_SECONDS)
         while not accepts(self.socket):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -89,7 +90,7 @@ class Munged:
             return
         process, self._process = self._process, None
         process.send_signal(signal.SIGCONT)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patient(START_SECONDS)
         while process.poll() is None and time.monotonic() < deadline:
             # It looks for the signal only between clients: one that comes just before it waits
             # for the next is lost.

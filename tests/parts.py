@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.patience import patient
+
 
 def lacking(what: str) -> NoReturn:
     """Skip the test for want of a part of the machine, or fail it where all must run."""
@@ -62,7 +64,7 @@ def accepts(path: Path) -> bool:
 
 def wait_for_port(port: int, seconds: float = 15) -> None:
     """Return once something listens on a loopback port; raise `TimeoutError` otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while time.monotonic() < deadline:
         if listens(port):
             return

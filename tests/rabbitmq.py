@@ -14,6 +14,7 @@ from typing import Self
 
 from tests import children
 from tests.parts import free_port, lacking, listens, need, wait_for_port
+from tests.patience import patient
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Debian's, without the script in front of it that changes the user and the directory."""
@@ -96,7 +97,7 @@ class RabbitMQ:
             self.kill()
             if self._names is not None:
                 self._names.kill()
-                self._names.wait(STOP_SECONDS)
+                self._names.wait(patient(STOP_SECONDS))
         finally:
             self._directory.cleanup()
 
@@ -122,7 +123,7 @@ class RabbitMQ:
                 stderr=output,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patient(START_SECONDS)
         while b"Server startup complete" not in (self.root / "output").read_bytes()[begin:]:
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.root / "output").read_text()[-4000:])
@@ -153,7 +154,7 @@ class RabbitMQ:
             server, self._server = self._server, None
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
-            server.wait(STOP_SECONDS)
+            server.wait(patient(STOP_SECONDS))
             # Small programs that Erlang has started hold what they inherited a little longer.
             while listens(self.port):
                 time.sleep(0.02)

@@ -25,6 +25,7 @@ from shiftergw.plumbing.timing import pause
 from tests import children
 from tests.images import MadeImage
 from tests.parts import free_port, need, wait_for_port
+from tests.patience import patient
 
 USER = Login("alice", "s3:crét")
 """Who may log in to a `DockerRegistry` with `private`."""
@@ -86,7 +87,7 @@ class DockerRegistry:
         """Stop it."""
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(patient(10))
 
     def blob_requests(self) -> int:
         """Return how often a blob was asked for with GET since the start."""
@@ -107,7 +108,7 @@ class DockerRegistry:
             ],
             check=True,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=patient(60),
         )
 
 

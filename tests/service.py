@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from tests import children
 from tests.parts import free_port
+from tests.patience import patient
 
 BIN = Path(sys.executable).parent
 SYSTEM = "mycluster"
@@ -30,13 +31,13 @@ T = TypeVar("T")
 
 def until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """Return the first true value of `condition`; raise `TimeoutError` after `seconds`."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
+            raise TimeoutError(f"{what} did not happen within {patient(seconds):.0f} s")
         time.sleep(0.05)
 
 
@@ -131,7 +132,7 @@ class Service:
             return
         self._process.send_signal(how)
         try:
-            self._process.wait(30)
+            self._process.wait(patient(30))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -169,7 +170,7 @@ class Service:
             data=content or (b"" if method == "POST" else None),
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=patient(20)) as answer:
                 status, content, kind = answer.status, answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as error:
             with error:

@@ -16,6 +16,7 @@ from typing import Self
 
 from tests import children
 from tests.parts import free_port, need
+from tests.patience import patient
 
 START_SECONDS = 15.0
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
@@ -126,7 +127,7 @@ class Sshd:
             self._process = children.start(
                 argv, env=self._environment, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patient(START_SECONDS)
         ready = b"listening on 127.0.0.1 port %d." % self.port
         while ready not in self.log.read_bytes()[before:]:
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -141,7 +142,7 @@ class Sshd:
         process, self._process = self._process, None
         for pid in [*_descendants(process.pid), process.pid]:
             _kill(pid, signal.SIGKILL)
-        process.wait(START_SECONDS)
+        process.wait(patient(START_SECONDS))
 
     def end_connections(self) -> None:
         """Kill what serves the connections there are; new ones can be made."""

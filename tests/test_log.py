@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from shiftergw.log import filtered, line_of, start_logging, start_worker_logging, worker_observer
 from shiftergw.web.site import IDLE_LIMIT
+from tests.patience import patient
 from tests.web.fakes import FakeGateway, Wire, site_of
 
 HOSTILE = "a\nb\r\x1b[2J\x00\u2028c\x85d\ud800"
@@ -222,7 +223,11 @@ def test_start_worker_logging_leaves_stdout_alone() -> None:
         "sys.stdout.write('answered\\n')\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=patient(60),
     )
     assert (run.stdout, run.stderr) == ("answered\n", "info n: logged\n")
 

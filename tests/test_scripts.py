@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -28,7 +30,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> subprocess.CompletedPro
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         check=False,
     )
 

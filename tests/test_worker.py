@@ -23,6 +23,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.worker import MAX_ATTEMPTS
+from tests.patience import patient
 from tests.workbench import INDEX, LAYER, MANIFEST, SYSTEM, Bench, running_bench
 
 
@@ -214,7 +215,7 @@ async def test_who_died_while_he_delivered_holds_up_nobody(bench: Bench) -> None
     assert await bench.store.begin(record.key, "dead:1", 1000.0, 60) is not None
     place = "images", MANIFEST.hex
     assert await bench.store.lease(*place, f"{record.key}/1", reactor.seconds(), 3600)
-    await Deferred.fromCoroutine(bench.worker.run(record.key)).addTimeout(20, reactor)
+    await Deferred.fromCoroutine(bench.worker.run(record.key)).addTimeout(patient(20), reactor)
     kept = await bench.store.get(record.key)
     assert kept is not None
     assert (kept.status, kept.attempt) == (State.READY, 2)
@@ -245,7 +246,7 @@ async def test_a_superseded_attempt_stops_without_a_word(bench: Bench) -> None:
     assert newer is not None
     bench.source.hangs = False
     # The next news of the old attempt is refused; it has none of its own, so a heartbeat is due.
-    running.addTimeout(40, reactor)
+    running.addTimeout(patient(40), reactor)
     await running
     kept = await bench.store.get(record.key)
     assert kept is not None

@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from tests.patience import patient
 from tests.web.fakes import FakeGateway, listening, site_of
 
 PROGRAM = [sys.executable, "-c", "from shiftergw.cli.start import main; main()"]
@@ -33,7 +34,7 @@ def shiftergw(
         env={**ENVIRONMENT, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         check=False,
     )
 

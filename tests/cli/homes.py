@@ -15,6 +15,7 @@ from shiftergw.auth.munge import decode_own
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.munged import Munged
 from tests.parts import lacking
+from tests.patience import patient
 
 LIMIT = 30.0
 """Seconds that a command may take."""
@@ -65,7 +66,7 @@ class Home:
             env=self.env,
             input=typed,
             capture_output=True,
-            timeout=LIMIT,
+            timeout=patient(LIMIT),
             start_new_session=True,
             check=False,
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from tests.cli.command import PROGRAM
 from tests.cli.homes import LIMIT
+from tests.patience import patient
 
 
 class Terminal:
@@ -35,7 +36,7 @@ class Terminal:
 
     def expect(self, text: bytes) -> None:
         """Wait until a text is shown."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + patient(LIMIT)
         while text not in self.shown:
             if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
                 raise TimeoutError(self.shown)

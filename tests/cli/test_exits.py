@@ -19,6 +19,7 @@ from shiftergw.errors import (
     NotAuthenticated,
     NotFound,
 )
+from tests.patience import patient
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def _process(line: str) -> subprocess.Popen[bytes]:
 def test_faults_of_ours_are_told() -> None:
     """The traceback is on standard error, where no text can steer a terminal; the code is 70."""
     process = _process("raise ValueError('odd \\x1b[2J')")
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=patient(60))
     assert (process.returncode, out) == (70, b"")
     assert b"Traceback" in said
     assert b"ValueError: odd \\x1b[2J" in said

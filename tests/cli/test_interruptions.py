@@ -30,6 +30,7 @@ from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
 from tests.cli.homes import LIMIT, at_home
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
+from tests.patience import patient
 from tests.registries import DockerRegistry
 from tests.web.fakes import IMAGE_ID, FakeGateway
 
@@ -81,7 +82,7 @@ class Running:
         """Send signals and wait for the end."""
         for _ in range(times):
             self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=LIMIT)
+        out, err = self.process.communicate(timeout=patient(LIMIT))
         return Ended(self.process.returncode, out, err)
 
 
@@ -121,7 +122,7 @@ def test_while_it_is_loaded(number: int, code: int, times: int) -> None:
         [sys.executable, "-c", program, "images"],
         env=ENVIRONMENT,
         capture_output=True,
-        timeout=LIMIT,
+        timeout=patient(LIMIT),
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
@@ -235,7 +236,7 @@ class Conversion:
 
     def child(self) -> int:
         """Return the process id of the `mksquashfs` once it runs."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + patient(LIMIT)
         while not self.pid_file.exists() or not self.pid_file.read_text().endswith("\n"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -390,7 +391,7 @@ def test_streams_that_are_closed(tmp_path: Path) -> None:
         ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PROGRAM, "convert", "UPPER", "o"],
         env=ENVIRONMENT,
         cwd=tmp_path,
-        timeout=LIMIT,
+        timeout=patient(LIMIT),
         check=False,
     )
     assert done.returncode == 2

@@ -18,6 +18,7 @@ from tests.cli.homes import LIMIT
 from tests.cli.terminals import Terminal
 from tests.configurations import changed
 from tests.parts import free_port, need
+from tests.patience import patient
 from tests.sshd import Sshd, make_key, public
 
 KINDS = "ed25519", "ecdsa:256", "rsa:2048"
@@ -55,7 +56,7 @@ class Site:
             input="yes\n",  # which must not count
             capture_output=True,
             text=True,
-            timeout=LIMIT,
+            timeout=patient(LIMIT),
             start_new_session=True,
             check=False,
         )
@@ -255,7 +256,7 @@ def test_interrupted_while_it_waits(site: Site, sshd: Sshd) -> None:
         try:
             _until_connected(site.port)
             process.send_signal(signal.SIGINT)
-            out, said = process.communicate(timeout=LIMIT)
+            out, said = process.communicate(timeout=patient(LIMIT))
         finally:
             process.kill()
             process.wait(LIMIT)
@@ -266,7 +267,7 @@ def test_interrupted_while_it_waits(site: Site, sshd: Sshd) -> None:
 def _until_connected(port: int) -> None:
     """Wait until somebody is connected with a port of the loopback."""
     wanted = f"0100007F:{port:04X} 01"
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + patient(LIMIT)
     while wanted not in {
         " ".join(row.split()[2:4]) for row in Path("/proc/net/tcp").read_text().splitlines()
     }:

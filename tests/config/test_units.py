@@ -12,6 +12,7 @@ import pytest
 
 from shiftergw.config import Config
 from tests.parts import need
+from tests.patience import patient
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
@@ -145,6 +146,6 @@ def test_systemd_understands_the_unit(unit: str, tmp_path: Path) -> None:
     # The program is not installed where the tests run.
     copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
     argv = [need("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", str(copy)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=patient(60))
     said = [line for line in done.stderr.splitlines() if f"{unit}.service" in line]
     assert said == []

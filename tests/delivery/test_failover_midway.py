@@ -25,6 +25,7 @@ from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.far import reactor, sftp_server
 from tests.delivery.several import System
 from tests.parts import need_root
+from tests.patience import scaled
 from tests.sshd import Sshd
 
 SIZE = 40 << 20
@@ -187,9 +188,9 @@ async def test_host_whose_files_hang(
     source, sha256 = large
     with Sshd(f"ForceCommand {script}") as first, Sshd() as second:
         ways = [system.way(first), system.way(second)]
-        directory = system.directory(ways, root, idle_seconds=1)
+        directory = system.directory(ways, root, idle_seconds=scaled(1))
         await directory.write(b"1", META)
-        other = system.directory(ways, root, idle_seconds=1)
+        other = system.directory(ways, root, idle_seconds=scaled(1))
         await other.install(source, IMAGE, sha256, ignore)
         assert first.log.read_text().count("Starting session: forced-command") == 2
     assert names(root) == sorted([IMAGE, META])

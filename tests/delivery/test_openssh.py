@@ -18,6 +18,7 @@ from shiftergw.errors import DeliveryFailed, TimedOut
 from shiftergw.plumbing.timing import pause, within
 from tests.delivery.far import account_on, connection, reactor, without_ssh
 from tests.parts import free_port
+from tests.patience import patient
 from tests.sshd import Sshd, make_key, public
 
 
@@ -209,7 +210,7 @@ async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
         await pause(0.01, reactor)
     try:
-        await within(5 * KILL_AFTER, reactor, over.close(), lambda: TimedOut("It hangs."))
+        await within(patient(5 * KILL_AFTER), reactor, over.close(), lambda: TimedOut("It hangs."))
         assert channel.closed.called
     finally:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.parts import need
+from tests.patience import patient
 from tests.registries import DockerRegistry
 from tests.trees import as_delivered, links, mounted, tree, unsquashed
 
@@ -37,7 +38,7 @@ def convert(reference: str, out: Path, *options: str) -> dict[str, Any]:
         [program, "convert", "--plain-http", *options, reference, out],
         capture_output=True,
         check=False,
-        timeout=100,
+        timeout=patient(100),
     )
     assert ended.returncode == 0, ended.stderr.decode()
     answer: dict[str, Any] = json.loads(ended.stdout)
@@ -251,7 +252,7 @@ def test_a_conversion_that_fails_leaves_nothing(registry: DockerRegistry, tmp_pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     assert ended.returncode == 1
     assert "absent" in ended.stderr

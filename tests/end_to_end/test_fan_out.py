@@ -18,6 +18,7 @@ import pytest
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
+from tests.patience import patient
 from tests.registries import DockerRegistry
 from tests.service import ALICE, FINAL, Service, until
 from tests.sshd import Sshd
@@ -159,7 +160,7 @@ class Site:
             env={**ENVIRONMENT, **more},
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=patient(SECONDS),
             check=False,
         )
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import patient
+
 CHECKOUT = Path(__file__).parent.parent.parent
 
 
@@ -88,7 +90,7 @@ def test_a_faulty_configuration_ends_the_start_with_a_text(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )
     assert ended.returncode != 0
     assert "Platforms" in ended.stdout + ended.stderr
@@ -116,7 +118,7 @@ def test_the_log_level_counts(tmp_path: Path, program: list[str]) -> None:
         for path in ("/livez", "/nowhere"):
             ask(place, path)
         running.terminate()
-        said, _ = running.communicate(timeout=60)
+        said, _ = running.communicate(timeout=patient(60))
     finally:
         running.kill()
     ours = [line for line in said.splitlines() if "[shiftergw" in line]
@@ -127,7 +129,7 @@ def test_the_log_level_counts(tmp_path: Path, program: list[str]) -> None:
 
 def ask(place: Path, path: str) -> None:
     """Ask a gateway, as soon as it listens."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patient(60)
     while True:
         with socket.socket(socket.AF_UNIX) as asking:
             with suppress(OSError):
@@ -166,7 +168,7 @@ def start(root: Path, listen: str, **changes: Any) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient(60),
     )  # fmt: skip
     said = ended.stdout + ended.stderr
     assert ended.returncode == 1, said

@@ -19,6 +19,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.munged import Munged
 from tests.parts import need
+from tests.patience import patient
 from tests.service import ALICE, SYSTEM, Service, until
 
 NAME = "lib/app:1"
@@ -56,7 +57,7 @@ def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
     headers = {"authentication": ALICE}
     request = urllib.request.Request(service.url + path, headers=headers, method=method)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=20)
+        urllib.request.urlopen(request, timeout=patient(20))
     with caught.value as answer:
         return answer.code, answer.headers["Retry-After"]
 

@@ -24,6 +24,7 @@ from tests.client_double import ShifterImg
 from tests.images import entry, oci_layout, tar_of
 from tests.munged import Munged
 from tests.parts import lacking, need
+from tests.patience import patient
 from tests.registries import SECOND_USER, USER, DockerRegistry
 from tests.service import Service, until
 
@@ -54,7 +55,7 @@ class User:
             group=self.gid,
             extra_groups=[],
             check=True,
-            timeout=20 + count / 10,
+            timeout=patient(20 + count / 10),
         )
         return made.stdout.decode().split()
 

@@ -17,6 +17,7 @@ from twisted.internet.task import react
 from shiftergw.errors import Superseded, TooMany
 from shiftergw.model import Progress, QueueLimits, Ready
 from shiftergw.ports import ImageStore
+from tests.patience import patient
 from tests.store.places import open_store
 from tests.store.pulls import NOW, request
 
@@ -124,7 +125,7 @@ def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
     release(processes)
     answers = []
     for process in processes:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=patient(60))
         assert process.returncode == 0
         answers.append(json.loads(output.splitlines()[-1]))
     return answers

@@ -23,6 +23,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.web import site as site_module
 from shiftergw.web.site import BODY_LIMIT, HEAD_LIMIT, IDLE_LIMIT
 from shiftergw.web.spool import MOST_IN_MEMORY
+from tests.patience import patient
 from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
 
 HEAD = b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
@@ -37,7 +38,7 @@ def _until_closed(connection: socket.socket) -> bytes:
 
 def _talk(port: int, data: bytes, *, stubborn: bool = False) -> bytes:
     """Send everything, whatever comes back, and return all that came; `stubborn` half-closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
         connection.sendall(data)
         if stubborn:
             connection.shutdown(socket.SHUT_WR)
@@ -135,7 +136,7 @@ async def test_a_client_that_asks_first_is_invited() -> None:
     """A body that fits is asked for, and read."""
 
     def talk(port: int) -> tuple[bytes, bytes]:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(
                 HEAD + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
             )
@@ -161,7 +162,7 @@ async def test_a_request_byte_by_byte() -> None:
     """It does not matter how the bytes are cut."""
 
     def talk(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for byte in HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}":
                 connection.sendall(bytes([byte]))
@@ -221,7 +222,7 @@ async def test_one_who_does_not_read_is_cut_off() -> None:
     """He has a minute for each piece of a long list; then what is kept for him goes."""
     clock = Clock()
     async with long_list(clock) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"GET " + LIST)
             received = len(await deferToThread(connection.recv, 1000))
             clock.advance(IDLE_LIMIT + 1)
@@ -234,7 +235,7 @@ async def test_one_who_does_not_read_is_cut_off() -> None:
 async def test_one_who_hangs_up_in_a_list() -> None:
     """Leaves nothing behind, and others are served."""
     async with long_list() as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"GET " + LIST)
             await deferToThread(connection.recv, 1000)
         assert _one(await deferToThread(_talk, port, b"GET " + LIST)).status == 200
@@ -296,7 +297,7 @@ async def test_one_who_goes_on_sending_is_cut_off() -> None:
 
     def talk(port: int) -> float:
         started = time.monotonic()
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"nonsense\r\n")
             with suppress(BrokenPipeError, ConnectionResetError):
                 while time.monotonic() < started + 20:

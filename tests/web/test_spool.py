@@ -15,6 +15,7 @@ from twisted.internet import reactor as global_reactor
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.web.spool import Spool
+from tests.patience import patient
 from tests.web.fakes import in_no_thread
 
 reactor: Any = global_reactor
@@ -89,5 +90,5 @@ except Unavailable as error:
     print(error.detail)
 """
     program = [sys.executable, "-c", script]
-    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=patient(30))
     assert "File too large" in done.stdout, done.stderr

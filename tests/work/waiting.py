@@ -10,12 +10,13 @@ from typing import Any
 from twisted.internet import reactor
 
 from shiftergw.plumbing.timing import pause
+from tests.patience import patient
 
 
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Return once `condition` holds; fail when it takes too long."""
     clock: Any = reactor
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         await pause(0.01, clock)

@@ -20,6 +20,7 @@ from shiftergw.states import State
 from shiftergw.store.mongo.store import MongoStore
 from tests.mongod import Mongod, database
 from tests.parts import free_port
+from tests.patience import patient
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
 from tests.store.wire import Wire
@@ -137,7 +138,7 @@ async def test_killed_and_started_again(server: Mongod) -> None:
 
 async def wait_for(condition: Callable[[], bool]) -> None:
     """Return once something is so."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while not condition():
         assert time.monotonic() < deadline
         await pause(0.02, reactor)
@@ -162,7 +163,7 @@ async def test_frozen(server: Mongod) -> None:
 
 async def wait_until_there(store: ImageStore) -> None:
     """Return once the store answers."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while True:
         try:
             await store.get(KEY)

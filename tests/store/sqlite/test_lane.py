@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.store.sqlite.lane import Lane, Step, writing
+from tests.patience import patient
 
 
 @pytest_twisted.async_yield_fixture()
@@ -57,7 +58,7 @@ async def test_a_disk_that_fails(threads: Threads) -> None:
     connection.broken = True
     for waiting in [add(n) for n in range(3)]:
         with pytest.raises(Unavailable) as caught:
-            await waiting.addTimeout(5, reactor)
+            await waiting.addTimeout(patient(5), reactor)
         assert "disk I/O error" in caught.value.detail
     connection.broken = False
     assert await add(4) == 1
@@ -79,6 +80,6 @@ async def test_a_turn_that_is_lost(threads: Threads) -> None:
     lane = Lane(threads, sqlite3.connect(":memory:", check_same_thread=False), turn)
     first, second = (Deferred.fromCoroutine(lane.run(lambda _: 7)) for _ in range(2))
     with pytest.raises(Unavailable):
-        await first.addTimeout(5, reactor)
+        await first.addTimeout(patient(5), reactor)
     assert await second == 7
     await lane.close()
