@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
-from typing import IO, BinaryIO, cast
+from threading import BoundedSemaphore, Event
+from typing import IO, BinaryIO, Self, cast
 
 import zstandard
 from isal import igzip_lib
@@ -30,6 +30,13 @@ _READ = 1 << 17
 
 _FIRST_READ = 1 << 10
 """Compressed bytes that a gzip member gets first: after a short member little is copied again."""
+
+
+LARGE_WINDOW = 1 << 23
+"""Bytes of a zstd window from which few streams are read at a time: what `zstd -19` uses is not."""
+
+_LARGE_WINDOWS = BoundedSemaphore(2)
+_LOOK_SECONDS = 0.1
 
 
 class Stopped(Exception):
@@ -71,6 +78,11 @@ class _Source:
         self.position = 0
         """Bytes that were read."""
 
+    def check_stop(self) -> None:
+        """Raise `Stopped` if the caller's flag is set."""
+        if self._stop.is_set():
+            raise Stopped
+
     def begins_with(self) -> bytes:
         """Return the first bytes, which the next read returns again."""
         while len(self._next) < _MAGIC and (more := self._blob.read(_MAGIC - len(self._next))):
@@ -79,11 +91,34 @@ class _Source:
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes, none only at the end."""
-        if self._stop.is_set():
-            raise Stopped
+        self.check_stop()
         data, self._next = self._next or self._blob.read(size), b""
         self.position += len(data)
         return data
+
+
+class _Window:
+    """The memory for the window of one zstd stream; few streams have large ones at a time."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+        self._is_large = False
+
+    def claim(self, size: int) -> None:
+        """Wait until a window of this size may be had; raise `Stopped` if told so meanwhile."""
+        if size <= LARGE_WINDOW or self._is_large:
+            return
+        while not _LARGE_WINDOWS.acquire(timeout=_LOOK_SECONDS):
+            self._source.check_stop()
+        self._is_large = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_large:
+            _LARGE_WINDOWS.release()
+            self._is_large = False
 
 
 @contextmanager
@@ -157,10 +192,14 @@ def _check_zeros(data: bytes, source: _Source) -> None:
 
 def _unzstd(source: _Source) -> Iterator[bytes]:
     """Yield what all frames of a zstd file hold."""
-    frames = FrameReader(source.read)
+    window = _Window(source)
+    frames = FrameReader(source.read, window.claim)
     unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)
-    with unpacker.stream_reader(
-        cast("IO[bytes]", frames), read_across_frames=True, closefd=False
-    ) as stream:
+    with (
+        window,
+        unpacker.stream_reader(
+            cast("IO[bytes]", frames), read_across_frames=True, closefd=False
+        ) as stream,
+    ):
         yield from iter(lambda: stream.read(PIECE), b"")
     frames.check_end()

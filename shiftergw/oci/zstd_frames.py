@@ -28,9 +28,13 @@ class FrameReader:
     Steps from block to block: some 10,000 steps for a GB of what `zstd` writes.
     """
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        """Pass on what `read` returns."""
+    def __init__(self, read: Callable[[int], bytes], claim_window: Callable[[int], None]) -> None:
+        """Pass on what `read` returns; `claim_window` is told the window of each frame, in bytes.
+
+        It is called before the decompressor sees the frame, and may wait.
+        """
         self._read = read
+        self._claim_window = claim_window
         self._step: Callable[[bytes], int] = self._magic
         self._needed = 4
         """Bytes that the next step is called with."""
@@ -49,11 +53,8 @@ class FrameReader:
 
     def check_end(self) -> None:
         """Raise `LayerInvalid` unless the last frame has ended."""
-        if self._step != self._magic or self._skip:
+        if self._step != self._magic or self._skip or self._ahead:
             raise LayerInvalid("A layer's zstd data ends too early.")
-        if self._ahead:
-            is_cut = any(magic.startswith(self._ahead) for magic in {_MAGIC, *_SKIPPABLE_MAGICS})
-            raise LayerInvalid("A layer's zstd data ends too early.") if is_cut else _more()
 
     def _follow(self, data: bytes) -> None:
         if self._ahead:
@@ -63,6 +64,8 @@ class FrameReader:
             part = data[at : at + self._needed]
             at += self._needed + self._step(part)
         self._ahead = data[at:]
+        if self._step == self._magic and not _may_begin(self._ahead):
+            raise _more()
         self._skip = max(0, at - len(data))
 
     def _expect(self, needed: int, step: Callable[[bytes], int]) -> None:
@@ -103,6 +106,7 @@ class FrameReader:
                     remedy="Push the image once more, its layers compressed with `--long=27` or"
                     " less.",
                 )
+            self._claim_window(window)
         self._expect(3, self._block)
         return 0
 
@@ -114,6 +118,11 @@ class FrameReader:
             self._expect(4, self._magic)
             return size + 4 * self._has_checksum
         return size
+
+
+def _may_begin(part: bytes) -> bool:
+    """Return whether a frame may begin with these bytes, which are fewer than four."""
+    return any(magic.startswith(part) for magic in (_MAGIC, *_SKIPPABLE_MAGICS))
 
 
 def _more() -> LayerInvalid:

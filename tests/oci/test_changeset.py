@@ -320,6 +320,18 @@ def test_entries_follow_a_symlink_of_their_own_layer_only_as_long_as_it_is_there
     assert image(layer) == {**USR, "usr/lib/a": b"1", "lib": "/", "lib/b": b"2"}
 
 
+def test_chains_of_symlinks_have_the_kernels_limit() -> None:
+    """Forty links are followed; one more is refused, and not called a circle alone."""
+
+    def chain(links: int) -> Layer:
+        names = [symlink(f"s{n}", f"s{n + 1}") for n in range(links)]
+        return [*names, entry(f"s{links}"), entry("s0/f", b"x")]
+
+    assert image(chain(40))["s40/f"] == b"x"
+    with pytest.raises(LayerInvalid, match="more than 40 links"):
+        image(chain(41))
+
+
 def test_entries_below_a_circle_of_symlinks_are_refused() -> None:
     """A bounded number of hops, then an error."""
     with pytest.raises(LayerInvalid, match="circle"):

@@ -6,7 +6,7 @@ import gzip
 import io
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 import zstandard
@@ -130,3 +130,64 @@ def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
         pass
     assert told == sorted(told)
     assert told[-1] == path.stat().st_size
+
+
+def long_window(data: bytes, window_log: int) -> bytes:
+    """Return one zstd frame that asks for a window of so many bits."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, enable_ldm=True)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(data) + compressor.flush()
+
+
+def test_windows_have_a_limit(tmp_path: Path) -> None:
+    """What `zstd` reads without options is read; beyond, the error says how to push the image."""
+    assert read(tmp_path, long_window(PLAIN, 27)) == PLAIN
+    with pytest.raises(LayerInvalid, match=r"a window of 1 GB; at most 128 MB is") as caught:
+        read(tmp_path, long_window(PLAIN, 30))
+    assert "`--long=27`" in caught.value.remedy
+    with pytest.raises(LayerInvalid, match=r"a window of 256 MB"):
+        read(tmp_path, zstd(PLAIN) + long_window(PLAIN, 28))
+
+
+def test_few_large_windows_at_a_time(tmp_path: Path) -> None:
+    """A stream with a large one waits for the end of another, and hears its flag meanwhile."""
+    path = tmp_path / "blob"
+    path.write_bytes(long_window(PLAIN, 27))
+    others = [unpacked(whole(path), Event()) for _ in range(2)]
+    for pieces in others:
+        next(pieces)
+    started = Event()
+    ends: list[str] = []
+
+    def wait() -> None:
+        late = Event()
+        pieces = unpacked(lambda _: _begun(path, started), late)
+        flags.append(late)
+        try:
+            next(pieces)
+        except Stopped:
+            ends.append("stopped")
+
+    flags: list[Event] = []
+    waiting = Thread(target=wait)
+    waiting.start()
+    started.wait()
+    flags[0].set()
+    waiting.join()
+    assert ends == ["stopped"]
+    others[0].close()
+    assert b"".join(unpacked(whole(path), Event())) == PLAIN
+    others[1].close()
+
+
+def _begun(path: Path, started: Event) -> io.FileIO:
+    started.set()
+    return path.open("rb", buffering=0)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_bytes_after_the_end_are_named(tmp_path: Path, kind: str) -> None:
+    """They are not called a cut."""
+    for more in (b"x", b"not gzip at all", bytes(100) + b"x"):
+        with pytest.raises(LayerInvalid, match=f"{kind} data has bytes after its end"):
+            read(tmp_path, WHOLE[kind]() + more)

@@ -21,7 +21,16 @@ from shiftergw.oci.header import BLOCK, END, header, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, index_layer
 from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
 from tests.images import compress, entry, tar_of
-from tests.oci.layers import LIMITS, hard_link, indexed, special, symlink
+from tests.oci.layers import (
+    LIMITS,
+    archived,
+    contents,
+    hard_link,
+    indexed,
+    planned,
+    special,
+    symlink,
+)
 from tests.oci.test_extended import record
 from tests.parts import need
 
@@ -191,6 +200,21 @@ def test_missing_end_blocks_are_no_damage() -> None:
 
 
 FILE = header(b"f", 0o644, 0, b"0", 3) + b"abc" + padding(3)
+
+
+@pytest.mark.parametrize("compression", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("rest", [b"", bytes(1), bytes(500)])
+def test_the_end_of_the_file_is_the_end_of_the_archive(
+    tmp_path: Path, rest: bytes, compression: str
+) -> None:
+    """Padded or not; the data itself must all be there, in the last file and in the stream."""
+    tar = FILE + header(b"g", 0o644, 0, b"0", 3) + b"xyz" + rest
+    plan, layers = planned(tmp_path, tar, compression=compression)
+    assert contents(archived(plan, layers)) == {"f": b"abc", "g": b"xyz"}
+    with pytest.raises(LayerInvalid, match="ends within"):
+        indexed(tar[: BLOCK * 3 + 2])
+
+
 LONG_NAME = header(b"n" * 200, 0o644, 0, b"0")
 DAMAGED = {
     "no archive": (b"this is no archive " * 100, "neither a tar archive"),
