@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _REQUEST, _FAILURE, _SUCCESS, _BANNER, _KEY_OK = 50, 51, 52, 53, 60
 _METHOD = b"publickey"
 
+MOST_BANNER_BYTES = 1 << 20
+"""Bytes of all banners of a login, at most."""
+
+_BANNER_OVERHEAD = 64  # bytes that even an empty banner counts
+
 
 @dataclass(frozen=True)
 class _Answer:
@@ -41,6 +46,7 @@ class Login(SSHService):
         self._answer: Deferred[_Answer] | None = None
         self._running: Deferred[None] | None = None
         self._banner = ""
+        self._banner_bytes = 0
         self.done: Deferred[None] = Deferred(lambda _: self._stop())
 
     def serviceStarted(self) -> None:
@@ -52,7 +58,7 @@ class Login(SSHService):
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:  # noqa: N803
         if messageNum == _BANNER:
-            self._banner = printable(getNS(packet)[0].strip())
+            self._take_banner(getNS(packet)[0])
             return
         waiting, self._answer = self._answer, None
         if waiting is None or messageNum not in {_FAILURE, _SUCCESS, _KEY_OK}:
@@ -61,6 +67,12 @@ class Login(SSHService):
             # What follows in the same segment is the next service's already.
             self.transport.setService(self._service)
         waiting.callback(_Answer(messageNum, packet))
+
+    def _take_banner(self, banner: bytes) -> None:
+        self._banner_bytes += _BANNER_OVERHEAD + len(banner)
+        if self._banner_bytes > MOST_BANNER_BYTES:
+            raise broken_protocol("banners without end during the login")
+        self._banner = printable(banner.strip())
 
     def _stop(self) -> None:
         if self._running is not None:

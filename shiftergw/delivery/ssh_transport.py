@@ -20,6 +20,7 @@ from zope.interface import implementer
 from shiftergw.delivery.channel import Away
 from shiftergw.delivery.known_hosts import HostKeys
 from shiftergw.delivery.ssh_ciphers import LONGEST, Ciphers, Clear, Forged, Opener, Sealer
+from shiftergw.delivery.ssh_greeting import Greeting
 from shiftergw.delivery.ssh_kex import MALFORMED, KeyExchange, broken_protocol
 from shiftergw.errors import DeliveryFailed, printable
 
@@ -33,7 +34,6 @@ LONGEST_DATA = 32 << 10
 REKEY_BYTES = 32 << 30
 """Sent bytes after which we ask for new keys; OpenSSH's own limit for AES is twice this."""
 
-_LONGEST_GREETING = 16 << 10
 _HEAD = 9  # bytes before the payload: sequence number, length, length of the padding
 _DATA = _HEAD + 9  # before channel data: also message, channel, length
 _SHORTEST_PADDING = 4
@@ -99,6 +99,7 @@ class Transport(KeyExchange):
         self._padding = secrets.token_bytes(32)
         self._batch: list[bytes] = []
         self._writers: list[Writer] = []
+        self._greeting = Greeting(self.supportedVersions)
         self.heard = 0  # packets received; for whoever watches whether the server lives
 
     # The connection
@@ -194,12 +195,13 @@ class Transport(KeyExchange):
             self.fail(broken_protocol(f"{type(error).__name__} in a message: {error}"))
 
     def _receive(self, data: bytes) -> None:
-        start = 0
         if not self.gotVersion:
-            start = self._greeted(data)
-            if not self.gotVersion:
-                self.buf = data
+            greeted = self._greeting.feed(data)
+            if greeted is None:
                 return
+            self.otherVersionString, data = greeted
+            self.gotVersion = True
+        start = 0
         view = memoryview(data)
         while self.failure is None:
             found = self._opener.open(view[start:], self.incomingPacketSequence)
@@ -222,22 +224,6 @@ class Transport(KeyExchange):
             raise Forged(f"{padding} bytes of padding")
         self.check_order(kind)
         self.dispatchMessage(kind, bytes(packet[2 : len(packet) - padding]))
-
-    def _greeted(self, data: bytes) -> int:
-        """Look for the server's version behind what else it says; return where packets begin."""
-        start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            line = data[start:end].rstrip(b"\r")
-            start = end + 1
-            if line.startswith(b"SSH-"):
-                if line.split(b"-")[1] not in self.supportedVersions:
-                    raise broken_protocol(f"version {printable(line)}")
-                self.otherVersionString = line
-                self.gotVersion = True
-                return start
-        if len(data) > _LONGEST_GREETING:
-            raise broken_protocol("no version in the first lines")
-        return 0
 
     # Sending
 

@@ -135,7 +135,7 @@ async def test_silent_server() -> None:
 @pytest_twisted.ensureDeferred
 async def test_server_of_another_kind() -> None:
     """What is no SSH server is an error in words, and its own words are made printable."""
-    assert "does not speak SSH" in (await refusal(b"HTTP/1.1 400 Bad Request\r\n" * 1000)).what
+    assert "does not speak SSH" in (await refusal(b"HTTP/1.1 400 Bad Request\r\n" * 2000)).what
     error = await refusal(VERSION + kexinit(b"\x1b[2Jodd"))
     assert "no host key" in error.what
     assert r"\x1b[2Jodd" in error.detail

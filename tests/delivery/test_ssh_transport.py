@@ -231,7 +231,7 @@ def kexinit(*extra: bytes) -> bytes:
 VERSION = b"SSH-2.0-Test\r\n"
 
 NONSENSE = [
-    b"HTTP/1.1 400 Bad Request\r\n" * 1000,
+    b"HTTP/1.1 400 Bad Request\r\n" * 2000,
     b"SSH-1.5-old\n",
     b"SSH-\n",
     VERSION + bytes(100),
