@@ -38,6 +38,7 @@ from shiftergw.jobs import runner_name
 from shiftergw.model import ImageReference
 from shiftergw.model import Login as RegistryLogin
 from shiftergw.pipeline import Pipeline, Watcher
+from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
@@ -57,6 +58,7 @@ from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.waiting import waiting_in_between
 from shiftergw.web.api import make_site
+from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
 from shiftergw.work.crew import share_of_system
 from shiftergw.work.pool import WorkerPool
@@ -110,7 +112,15 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         keeping = [once.rounds]
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
-    site = make_site(rules, authenticators, reactor, threads.run, list_limits)
+    limits = config.web_limits
+    connections = ConnectionLimits.within(
+        descriptors.raise_limit(),
+        connections=limits.connections,
+        per_peer=limits.per_peer,
+        request_seconds=limits.request_time,
+        proxies=limits.proxies,
+    )
+    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
     listeners = [_listener(text, site, reactor) for text in config.listen]
     _registry(reactor, config)  # what is wrong there shall be told here, and not by every worker
     return OrderedServices(

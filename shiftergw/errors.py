@@ -114,6 +114,14 @@ class TooLarge(GatewayError):
     default_remedy = "Send less."
 
 
+class TooSlow(GatewayError):
+    """The request did not come in within the time that it may take."""
+
+    http_status = 408
+    code = "too-slow"
+    default_remedy = "Send the whole request at once."
+
+
 class TooMany(GatewayError):
     """The queue, or this user's share of it, is full; new work only."""
 

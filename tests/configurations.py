@@ -56,6 +56,7 @@ EVERY_KEY: dict[str, Any] = {
     "AllowAnonymous": True,
     "QueueLimit": 10,
     "UserLimits": {"waiting": 5, "running": 1},
+    "WebLimits": {"connections": 100, "perPeer": 20, "requestTime": 5, "proxies": ["10.0.0.0/8"]},
     "MaxImageSize": "150GiB",
     "MaxEntries": 1000,
     "Mksquashfs": "tools/mksquashfs",

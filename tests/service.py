@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -55,11 +55,14 @@ class Service:
         changes: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         munged: Path | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         """Write the configuration; nothing runs until the context is entered.
 
         `munged` is the socket of the munge daemon of the system, with `Authentication: munge`.
+        `through` is a command that runs the gateway's, which follows as its arguments.
         """
+        self._through = through
         self.root = root
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -107,7 +110,15 @@ class Service:
         """Start the process and wait until it says so, or until `awaited` is answered with 200."""
         with self.log.open("ab") as log:
             self._process = children.start(
-                [BIN / "twistd", "--nodaemon", "--pidfile=", "shiftergw", "--config", self.config],
+                [
+                    *self._through,
+                    BIN / "twistd",
+                    "--nodaemon",
+                    "--pidfile=",
+                    "shiftergw",
+                    "--config",
+                    self.config,
+                ],
                 cwd=self.root,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

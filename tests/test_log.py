@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.log import filtered, line_of, start_logging, start_worker_logging, worker_observer
-from shiftergw.web.site import IDLE_LIMIT
+from shiftergw.web.channel import IDLE_LIMIT
 from tests.patience import patient
 from tests.web.fakes import FakeGateway, Wire, site_of
 

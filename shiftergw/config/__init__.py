@@ -17,7 +17,16 @@ from pydantic import Field, ValidationError
 
 from shiftergw.config import checks
 from shiftergw.config.document import Section, parse, problems_of, refused, repeated, unknown
-from shiftergw.config.sections import Location, Locations, Ssh, Stages, System, Systems, UserLimits
+from shiftergw.config.sections import (
+    Location,
+    Locations,
+    Ssh,
+    Stages,
+    System,
+    Systems,
+    UserLimits,
+    WebLimits,
+)
 from shiftergw.config.values import (
     Arguments,
     DatabaseName,
@@ -122,6 +131,7 @@ class Config(Section):
     allow_anonymous: bool = Field(default=False, alias="AllowAnonymous")
     queue_limit: int = Field(1000, alias="QueueLimit", ge=1)
     user_limits: UserLimits = Field(default_factory=UserLimits.model_construct, alias="UserLimits")
+    web_limits: WebLimits = Field(default_factory=WebLimits.model_construct, alias="WebLimits")
     max_image_size: Size = Field(200 * 10**9, alias="MaxImageSize")
     max_entries: int = Field(5_000_000, alias="MaxEntries", ge=1)
     max_layers: int = Field(500, alias="MaxLayers", ge=1)

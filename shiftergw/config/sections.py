@@ -20,6 +20,7 @@ from shiftergw.config.values import (
     Hosts,
     LocalPath,
     Memory,
+    Networks,
     OstCount,
     PositiveSeconds,
     RegistryUrl,
@@ -209,6 +210,15 @@ class UserLimits(Section):
 
     waiting: int = Field(50, alias="waiting", ge=1)
     running: int = Field(4, alias="running", ge=1)
+
+
+class WebLimits(Section):
+    """`WebLimits`: how many connections clients may have, and how slow a request may be."""
+
+    connections: int = Field(1000, alias="connections", ge=8)
+    per_peer: int = Field(250, alias="perPeer", ge=1)
+    request_time: PositiveSeconds = Field(30, alias="requestTime")
+    proxies: Networks = Field((), alias="proxies")
 
 
 class Stages(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -228,6 +229,22 @@ def _proxied_hosts(value: Any) -> tuple[str, ...]:
 
 ProxiedHosts = Annotated[tuple[str, ...], BeforeValidator(_proxied_hosts)]
 """`host`, `host:port`, or `*.domain` for all hosts in a domain, in lower case."""
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    networks = _texts(value)
+    for network in networks:
+        try:
+            ip_network(network, strict=False)
+        except ValueError:
+            raise ValueError(
+                'must be a list of addresses or networks, such as "10.0.0.7" or "fd00::/8"'
+            ) from None
+    return networks
+
+
+Networks = Annotated[tuple[str, ...], BeforeValidator(_networks)]
+"""IP addresses and networks."""
 
 
 _MONGODB_HOST = re.compile(

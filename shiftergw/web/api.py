@@ -20,6 +20,7 @@ from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, Unproved
 from shiftergw.web import parameters, render
+from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Journal, Line
 from shiftergw.web.lists import ListLimits, Lists
 from shiftergw.web.parameters import Address
@@ -322,7 +323,8 @@ def make_site(
     clock: IReactorTime,
     in_thread: InThread,
     list_limits: ListLimits | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
     lists = Lists(in_thread, list_limits or ListLimits())
-    return Site(Api(gateway, authenticators, clock, lists), clock)
+    return Site(Api(gateway, authenticators, clock, lists), clock, limits)

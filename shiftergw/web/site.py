@@ -2,7 +2,8 @@
 
 `twisted.web` answers much by itself: HTML for errors, a bare status line or a closed connection
 for what it cannot parse, 16 KiB for all headers. Here every answer is ours, JSON with its length;
-heads and bodies up to 64 KiB are read and no byte more is kept.
+heads and bodies up to 64 KiB are read and no byte more is kept. A request has a limit of time until
+it is whole, an answer one until it is taken; how many connections there may be is in `connections`.
 """
 
 from __future__ import annotations
@@ -17,31 +18,22 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.resource import Resource
 
-from shiftergw.errors import BadRequest, GatewayError, TooLarge
-from shiftergw.web import render
+from shiftergw.errors import TooLarge
+from shiftergw.web.channel import IDLE_LIMIT, Channel, headers_of
+from shiftergw.web.connections import ConnectionLimits, Connections
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import Spool
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-HEAD_LIMIT = 64 * 1024
-"""Bytes of a request line and all headers: all logins of a user travel in one of them."""
-
 BODY_LIMIT = 64 * 1024
 """Bytes of a body: two lists of 1000 ids are 22 KiB."""
 
-IDLE_LIMIT = 60
-"""Seconds that a connection may stay silent."""
-
 LEAST_RATE = 16 << 10
 """Bytes a second that a client takes of a long list at least: all lists share their room."""
-
-LINGER = 5.0
-"""Seconds for which a refused requester may go on sending; what he sends is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,88 +64,12 @@ class Answers(Protocol):
         ...
 
 
-class Channel(HTTPChannel):
-    """One connection: refuses in JSON what cannot be parsed or is too large."""
-
-    totalHeadersSize = HEAD_LIMIT  # noqa: N815 - Twisted's name
-    MAX_LENGTH = HEAD_LIMIT
-    site: Site
-    _refused = False
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take bytes, or drop them once the requester has been refused."""
-        if not self._refused:
-            super().dataReceived(data)
-
-    def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head."""
-        try:
-            super().lineReceived(line)
-        except GatewayError as error:
-            self._refuse(error)
-        except ValueError:  # a Content-Length of thousands of digits
-            self._respondToBadRequestAndDisconnect()
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Take bytes of the body."""
-        try:
-            super().rawDataReceived(data)
-        except GatewayError as error:
-            self._refuse(error)
-
-    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
-        """Refuse a line that alone is larger than a head may be."""
-        self._refuse(_head_too_large())
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse; Twisted calls this for whatever it cannot parse, and for too large a head."""
-        if self._receivedHeaderSize > HEAD_LIMIT:
-            self._refuse(_head_too_large())
-        else:
-            self._refuse(BadRequest("This is not an HTTP/1.1 request that the gateway reads."))
-
-    def _refuse(self, error: GatewayError) -> None:
-        """Answer and say goodbye, but go on reading for a moment.
-
-        A connection closed on unread bytes is reset, and the answer may be lost with it.
-        """
-        if self._refused:
-            return
-        self._refused = True
-        self.clearLineBuffer()
-        self.setTimeout(None)
-        answer = render.refusal(error)
-        headers = {**_headers(answer), b"Connection": b"close"}
-        status = HTTPStatus(answer.status)
-        self.writeHeaders(
-            b"HTTP/1.1", b"%d" % status, status.phrase.encode("ascii"), headers.items()
-        )
-        self.write(answer.body)
-        half_close = getattr(self.transport, "loseWriteConnection", None)
-        if half_close is None or self.isSecure():  # TLS has no half
-            self.loseConnection()
-        else:
-            half_close()
-            self._abortingCall = self.callLater(LINGER, self.forceAbortClient)
-
-
-def _head_too_large() -> TooLarge:
-    return TooLarge(f"The request's headers are larger than {HEAD_LIMIT // 1024} KiB.")
+_NO_CREDENTIAL = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND})
+"""Statuses of answers that say nothing about whether the credential is valid."""
 
 
 def _body_too_large() -> TooLarge:
     return TooLarge(f"The request's body is larger than {BODY_LIMIT // 1024} KiB.")
-
-
-def _headers(answer: Answer) -> dict[bytes, bytes]:
-    """Return the headers of an answer, in full."""
-    return {
-        b"Server": b"shiftergw",
-        b"Date": datetimeToString(),
-        b"Content-Type": answer.content_type,
-        b"Content-Length": b"%d" % len(answer.spool or answer.body),
-        **{name.encode("ascii"): value.encode("ascii") for name, value in answer.headers.items()},
-    }
 
 
 class Request(server.Request):
@@ -193,6 +109,8 @@ class Request(server.Request):
                 working.cancel()
 
         def send(answer: Answer) -> None:
+            if call.credentials and answer.status not in _NO_CREDENTIAL:
+                self.channel.has_credential = True
             if not gone:
                 self._send(answer)
             elif answer.spool is not None:
@@ -205,7 +123,7 @@ class Request(server.Request):
 
     def _send(self, answer: Answer) -> None:
         self.setResponseCode(answer.status)
-        for name, value in _headers(answer).items():
+        for name, value in headers_of(answer).items():
             self.setHeader(name, value)
         if answer.spool is None:
             self.write(answer.body)
@@ -225,7 +143,8 @@ class Request(server.Request):
         total = self.channel.callLater(seconds, self.channel.forceAbortClient)
 
         def taken(data: bytes) -> bytes:
-            limit.reset(IDLE_LIMIT)
+            if limit.active():
+                limit.reset(IDLE_LIMIT)
             return data
 
         def ended(result: object) -> None:
@@ -245,12 +164,16 @@ class Site(server.Site):
     protocol: Callable[[], Any] = Channel
     requestFactory = Request  # noqa: N815 - Twisted's name
 
-    def __init__(self, answers: Answers, clock: IReactorTime) -> None:
+    def __init__(
+        self, answers: Answers, clock: IReactorTime, limits: ConnectionLimits | None = None
+    ) -> None:
         """Answer with `answers`."""
         super().__init__(
             Resource(), timeout=IDLE_LIMIT, reactor=clock, parsePOSTFormSubmission=False
         )
         self.answers = answers
+        self.limits = limits or ConnectionLimits()
+        self.connections = Connections(self.limits, clock)
 
     def getContentFile(self, length: int | None) -> io.BytesIO:
         """Return where a body goes; raise `TooLarge` before it is sent if it says so itself."""
@@ -263,6 +186,7 @@ class Site(server.Site):
 
     def stopFactory(self) -> None:
         """Pass on that the last listener is gone."""
+        self.connections.close()
         self.answers.closed()
 
     def log(self, request: Any) -> None:

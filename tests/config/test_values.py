@@ -60,6 +60,8 @@ def refusal(changes: dict[str, Any]) -> str:
         ("FailureHold", 0, "must be 1 or more"),
         ("ImageExpirationTimeout", 90, 'must be "days:hours:minutes:seconds"'),
         ("KeepUntagged", "30:00", 'must be "days:hours:minutes:seconds"'),
+        ("WebLimits/proxies", ["10.0.0.300"], "must be a list of addresses or networks"),
+        ("WebLimits/proxies", ["gateway.example"], "must be a list of addresses or networks"),
         ("KeepLayers", 30, 'must be "days:hours:minutes:seconds"'),
         ("MaxImageSize", "200 tons", 'must be a number of bytes, or text such as "200GB"'),
         ("MaxImageSize", 0, "must be more than 0"),

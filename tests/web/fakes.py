@@ -18,6 +18,7 @@ from shiftergw.gateway import Gateway
 from shiftergw.model import ImageRecord, Session, WorkerMachine
 from shiftergw.states import State
 from shiftergw.web.api import make_site
+from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.site import Site
 from shiftergw.web.spool import InThread
 
@@ -150,10 +151,17 @@ async def in_no_thread(function: Callable[[bytes], int], data: bytes) -> int:
     return function(data)
 
 
-def site_of(gateway: FakeGateway, clock: Any = None, in_thread: InThread = in_no_thread) -> Site:
+def site_of(
+    gateway: FakeGateway,
+    clock: Any = None,
+    in_thread: InThread = in_no_thread,
+    limits: ConnectionLimits | None = None,
+) -> Site:
     """Return the real site around a fake gateway."""
     authenticators = dict.fromkeys(gateway.systems, FakeAuthenticator())
-    return make_site(cast("Gateway", gateway), authenticators, clock or Clock(), in_thread)
+    return make_site(
+        cast("Gateway", gateway), authenticators, clock or Clock(), in_thread, limits=limits
+    )
 
 
 @dataclass

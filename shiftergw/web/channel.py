@@ -1,0 +1,160 @@
+"""One connection of a client: refuses in JSON, and limits how long everything may take."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.protocol import connectionDone
+from twisted.web.http import HTTPChannel, datetimeToString
+
+from shiftergw.errors import BadRequest, GatewayError, TooLarge, TooSlow
+from shiftergw.web import render
+from shiftergw.web.render import Answer
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from shiftergw.web.site import Request, Site
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request line and all headers: all logins of a user travel in one of them."""
+
+IDLE_LIMIT = 60
+"""Seconds that a connection may stay silent."""
+
+LINGER = 5.0
+"""Seconds for which a refused requester may go on sending; what he sends is dropped."""
+
+
+class Channel(HTTPChannel):
+    """One connection: refuses in JSON what cannot be parsed or is too large."""
+
+    totalHeadersSize = HEAD_LIMIT  # noqa: N815 - Twisted's name
+    MAX_LENGTH = HEAD_LIMIT
+    site: Site
+    has_credential = False
+    _refused = False
+    _incoming: Any = None
+
+    def connectionMade(self) -> None:
+        """Begin to wait for a request."""
+        super().connectionMade()
+        assert self.transport is not None
+        peer = getattr(self.transport.getPeer(), "host", "")
+        self.site.connections.add(self, peer, getattr(self.transport, "server", None))
+        self._expect_request()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, or drop them once the requester has been refused."""
+        if not self._refused:
+            self._expect_request()
+            super().dataReceived(data)
+
+    def _expect_request(self) -> None:
+        """Limit the time until a request is whole; a byte now and then does not extend it."""
+        if self._incoming is None and not self._handlingRequest:
+            self._incoming = self.callLater(self.site.limits.request_seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._incoming = None
+        seconds = self.site.limits.request_seconds
+        self._refuse(TooSlow(f"The request was not complete after {seconds:g} s."))
+
+    def _forget_limit(self) -> None:
+        if self._incoming is not None:
+            self._incoming.cancel()
+            self._incoming = None
+
+    def allContentReceived(self) -> None:
+        """Have a request answered, which is whole now."""
+        self._forget_limit()
+        self.site.connections.work(self)
+        super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        """Go on to the next request, or close once the answer is taken, or is not."""
+        self.site.connections.wait(self)
+        if not self.persistent:
+            self._abortingCall = self.callLater(IDLE_LIMIT, self.forceAbortClient)
+        super().requestDone(request)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Take note that the connection is closed."""
+        self._forget_limit()
+        self.site.connections.remove(self)
+        super().connectionLost(reason)
+
+    def make_way(self) -> None:
+        """Close at once, for others."""
+        self._refused = True
+        self._forget_limit()
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of the head."""
+        try:
+            super().lineReceived(line)
+        except GatewayError as error:
+            self._refuse(error)
+        except ValueError:  # a Content-Length of thousands of digits
+            self._respondToBadRequestAndDisconnect()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take bytes of the body."""
+        try:
+            super().rawDataReceived(data)
+        except GatewayError as error:
+            self._refuse(error)
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
+        """Refuse a line that alone is larger than a head may be."""
+        self._refuse(_head_too_large())
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Refuse; Twisted calls this for whatever it cannot parse, and for too large a head."""
+        if self._receivedHeaderSize > HEAD_LIMIT:
+            self._refuse(_head_too_large())
+        else:
+            self._refuse(BadRequest("This is not an HTTP/1.1 request that the gateway reads."))
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer and say goodbye, but go on reading for a moment.
+
+        A connection closed on unread bytes is reset, and the answer may be lost with it.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        self._forget_limit()
+        self.clearLineBuffer()
+        self.setTimeout(None)
+        answer = render.refusal(error)
+        headers = {**headers_of(answer), b"Connection": b"close"}
+        status = HTTPStatus(answer.status)
+        self.writeHeaders(
+            b"HTTP/1.1", b"%d" % status, status.phrase.encode("ascii"), headers.items()
+        )
+        self.write(answer.body)
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is None or self.isSecure():  # TLS has no half
+            self.loseConnection()
+        else:
+            half_close()
+        self._abortingCall = self.callLater(LINGER, self.forceAbortClient)
+
+
+def _head_too_large() -> TooLarge:
+    return TooLarge(f"The request's headers are larger than {HEAD_LIMIT // 1024} KiB.")
+
+
+def headers_of(answer: Answer) -> dict[bytes, bytes]:
+    """Return the headers of an answer, in full."""
+    return {
+        b"Server": b"shiftergw",
+        b"Date": datetimeToString(),
+        b"Content-Type": answer.content_type,
+        b"Content-Length": b"%d" % len(answer.spool or answer.body),
+        **{name.encode("ascii"): value.encode("ascii") for name, value in answer.headers.items()},
+    }

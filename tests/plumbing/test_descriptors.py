@@ -1,0 +1,25 @@
+"""The limit of open descriptors, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = "from shiftergw.plumbing.descriptors import raise_limit; print(raise_limit())"
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"), [("ulimit -n 300; ulimit -Sn 100", 300), ("ulimit -n 200", 200)]
+)
+def test_the_soft_limit_becomes_the_hard_one(limits: str, raised: int) -> None:
+    """What the system allows is used."""
+    done = subprocess.run(
+        ["sh", "-c", f'{limits}; exec "$@"', "sh", sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert int(done.stdout) == raised
