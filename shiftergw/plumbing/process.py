@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,8 +18,6 @@ from shiftergw.errors import ChildFailed, TimedOut
 from shiftergw.plumbing.timing import shielded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from twisted.internet.interfaces import IReactorProcess, IReactorTime
 
 STDERR_KEPT = 4096
@@ -84,6 +83,13 @@ class _Watcher(ProcessProtocol):
                 self._command.idle, f"printed nothing for {self._command.idle:g} s"
             )
 
+    @property
+    def pid(self) -> int:
+        """Return the process id of the child, which has started."""
+        assert self.transport is not None
+        pid: int = self.transport.pid
+        return pid
+
     def _after(self, seconds: float, why: str) -> Any:
         def expire() -> None:
             self._late = why
@@ -146,6 +152,16 @@ class _Watcher(ProcessProtocol):
             self.ended.errback(_failure(program, reason.value, stderr))
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the time of the processor that a process has taken; 0 if there is none (proc(5))."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_bytes()
+    except OSError:
+        return 0.0
+    user, system = stat.rpartition(b")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _failure(program: str, end: Any, stderr: str) -> ChildFailed:
     if end.signal is not None:
         return ChildFailed(
@@ -167,8 +183,9 @@ async def run_command(
     reactor: IReactorProcess,
     clock: IReactorTime,
     on_stdout: Callable[[bytes], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> Finished:
-    """Run a command to its end and return what it printed.
+    """Run a command to its end and return what it printed; `on_start` is told its process id.
 
     Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. `on_stdout` gets
     the output as it comes, instead of having it kept; what it raises ends the child and is raised
@@ -203,6 +220,8 @@ async def run_command(
                 signal=None,
                 stderr="",
             ) from error
+    if on_start is not None:
+        on_start(watcher.pid)
     cancelled: CancelledError | None = None
     while True:
         try:

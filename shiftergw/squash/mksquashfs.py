@@ -34,7 +34,7 @@ from shiftergw.errors import (
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, Directory
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.process import Command, Finished, run_command
+from shiftergw.plumbing.process import Command, Finished, cpu_seconds, run_command
 from shiftergw.plumbing.timing import ticking
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ MINIMUM = (4, 5)
 """The first version that reads a tar."""
 
 IDLE_LIMIT = 600.0
-"""Seconds without a byte in or out after which `mksquashfs` counts as frozen."""
+"""Seconds without a byte in or out, or work, after which `mksquashfs` counts as frozen."""
 
 PAIRS_LIMIT = 100_000_000
 """Pairs of files of one size above which looking for duplicates takes too long (0.1 µs each)."""
@@ -177,6 +177,8 @@ class _Flow:
         self.stop = Event()
         self.done = 0
         """Bytes of files."""
+        self.reader: int | None = None
+        """The process id of the program that reads them."""
         self._written = 0
         self._pipe: int | None = None
 
@@ -193,6 +195,18 @@ class _Flow:
         finally:
             self._pipe = None
             os.close(pipe)
+
+    def start(self, reader: int) -> None:
+        """Take note of the program's process id."""
+        self.reader = reader
+
+    def look(self, output: Path) -> tuple[int, float]:
+        """Return the size of the output, and the quarters of a second that the program has worked.
+
+        It may sort a large directory for minutes, and neither read nor write. Blocks.
+        """
+        worked = 0.0 if self.reader is None else cpu_seconds(self.reader)
+        return _size(output), worked // 0.25
 
     def consumed(self) -> int:
         """Return how many bytes of the stream the program has read.
@@ -231,7 +245,7 @@ class Mksquashfs:
         any more, but what there is of `output` may remain.
         """
         flow = _Flow()
-        last, seen = self.clock.seconds(), (-1, -1, -1)
+        last, seen = self.clock.seconds(), (-1, -1, (-1, -1.0))
         frozen = measuring = False
 
         def stop_if_idle() -> None:
@@ -240,10 +254,10 @@ class Mksquashfs:
                 frozen = True
                 running.cancel()
 
-        def compare(size: int) -> None:
+        def compare(looks: tuple[int, float]) -> None:
             nonlocal last, seen, measuring
             measuring = False
-            now = (flow.done, flow.consumed(), size)
+            now = (flow.done, flow.consumed(), looks)
             if now != seen:
                 last, seen = self.clock.seconds(), now
             else:
@@ -256,7 +270,7 @@ class Mksquashfs:
                 stop_if_idle()
             else:
                 measuring = True
-                self.threads.begin(_size, output).addCallback(compare)
+                self.threads.begin(flow.look, output).addCallback(compare)
 
         running = Deferred.fromCoroutine(self._both([self.binary, *argv], epoch, write, flow))
         try:
@@ -286,7 +300,9 @@ class Mksquashfs:
 
         async def child() -> Finished:
             command = Command(argv, _environment(epoch), stdin=reading)
-            running = Deferred.fromCoroutine(run_command(command, self.reactor, self.clock))
+            running = Deferred.fromCoroutine(
+                run_command(command, self.reactor, self.clock, on_start=flow.start)
+            )
             os.close(reading)
             try:
                 return await running

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import sys
 import tarfile
+import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,6 +30,7 @@ from shiftergw.errors import (
 )
 from shiftergw.image import SquashOptions
 from shiftergw.oci.tree import Directory
+from shiftergw.plumbing.process import cpu_seconds
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.mksquashfs import (
     IDLE_LIMIT,
@@ -48,6 +53,7 @@ from tests.squash.parts import (
     script,
     tar_of_tree,
 )
+from tests.work.waiting import until
 
 real: Any = reactor
 Write = Callable[[int, Event, Callable[[int, int], None]], None]
@@ -326,10 +332,10 @@ async def test_cancelling_ends_both(tmp_path: Path, threads: Threads) -> None:
 
 
 class Watched(Threads):
-    """Threads of another pool; tells when somebody has heard how large a file is."""
+    """Threads of another pool; tells when somebody has heard how far a program is."""
 
-    def __init__(self, threads: Threads, looks: DeferredQueue[int]) -> None:
-        """Put each size into `looks`."""
+    def __init__(self, threads: Threads, looks: DeferredQueue[Any]) -> None:
+        """Put each answer into `looks`."""
         super().__init__(real, 1, "unused")
         self._threads = threads
         self._looks = looks
@@ -338,7 +344,7 @@ class Watched(Threads):
         """Begin it there."""
 
         def tell(result: Any) -> Any:
-            if isinstance(result, int):
+            if isinstance(result, tuple):
                 real.callLater(0, self._looks.put, result)  # after whoever has asked
             return result
 
@@ -353,7 +359,7 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
     binary = script(tmp_path / "mksquashfs", text + "\nwhile :; do sleep 0.1; done")
     output = tmp_path / "image"
     tar = tar_of_tree(directory(a=file(bytes(300_000))))
-    looks: DeferredQueue[int] = DeferredQueue()
+    looks: DeferredQueue[Any] = DeferredQueue()
     watched = Watched(threads, looks)
     program = Mksquashfs(binary, watched, real, clock)
     running = Deferred.fromCoroutine(
@@ -379,30 +385,74 @@ async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, tex
     assert clock.getDelayedCalls() == []
 
 
+def waiting(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+    """Write nothing until told to stop."""
+    del descriptor, report
+    stop.wait()
+
+
+def _has_worked(pid: int, seconds: float) -> bool:
+    return cpu_seconds(pid) > seconds
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_is_progress(tmp_path: Path, threads: Threads) -> None:
+    """A program that neither reads nor writes, but computes, is not frozen."""
+    clock = Clock()
+    looks: DeferredQueue[Any] = DeferredQueue()
+    mark = tmp_path / "pid"
+    binary = script(tmp_path / "mksquashfs", f"echo $$ >{mark}; while :; do :; done")
+    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    running = Deferred.fromCoroutine(
+        program.run(["-"], TIME, tmp_path / "image", waiting, lambda _: None)
+    )
+    await until(lambda: mark.exists() and mark.read_text())
+    pid = int(mark.read_text())
+    for _ in range(4):
+        enough = cpu_seconds(pid) + 0.3
+        await until(partial(_has_worked, pid, enough), 60)
+        clock.advance(IDLE_LIMIT - 1)
+        await looks.get()
+        assert not running.called
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+
+
 @pytest_twisted.ensureDeferred
 async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
     """A program that reads nothing but headers for a long time is not frozen."""
     clock = Clock()
+    looks: DeferredQueue[Any] = DeferredQueue()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
     binary = script(
         tmp_path / "mksquashfs",
-        "while :; do dd bs=512 count=1 status=none of=/dev/null || exit; sleep 0.1;"
-        " [ -e stop ] && break; done",
+        f"while read -r _ <{gate}; do dd bs=512 count=1 status=none of=/dev/null; done",
     )
     tar = tar_of_tree(directory(**{f"{n}": file(b"") for n in range(100)}))
-    program = Mksquashfs(binary, threads, real, clock)
+    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    pipes: list[int] = []
 
     def headers(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
         os.write(descriptor, tar)
         report(0, len(tar))
+        pipes.append(descriptor)
         stop.wait()
 
-    output = tmp_path / "image"
+    def holds(size: int) -> bool:
+        unread = fcntl.ioctl(pipes[0], termios.FIONREAD, bytes(4))
+        return int.from_bytes(unread, sys.byteorder) == size
+
     running = Deferred.fromCoroutine(
-        program.run([str(output)], TIME, output, headers, lambda _: None)
+        program.run(["-"], TIME, tmp_path / "image", headers, lambda _: None)
     )
-    for _ in range(5):
-        await deferLater(real, 0.5)
+    await until(lambda: pipes)
+    for n in range(1, 5):
+        await threads.run(gate.write_text, "go\n")
+        await until(partial(holds, len(tar) - n * 512), 60)
         clock.advance(IDLE_LIMIT - 1)
+        await looks.get()
         assert not running.called
     running.cancel()
     with pytest.raises(CancelledError):
