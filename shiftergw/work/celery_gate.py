@@ -8,6 +8,7 @@ consuming, before it acknowledges what has taken the last one; and goes on when 
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,15 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from shiftergw import __version__
+from shiftergw.jobs import JobEnd
 from shiftergw.work.celery_app import TASK, is_key
 from shiftergw.work.celery_consumer import CancelStep, TaskStep
 from shiftergw.work.celery_voice import Voice
 from shiftergw.work.crew import TELL_SECONDS, share_of_system
+from shiftergw.work.errand import JobLost
+
+LONGEST_BACKOFF = 60.0
+"""Seconds; after a worker that could not start no job is taken for one second, then for two, …"""
 
 _log = get_logger(__name__)
 _MESSAGE = re.compile(r"[0-9a-f-]{1,64}")
@@ -45,10 +51,14 @@ class Gate:
         self._jobs: dict[str, str] = {}
         self._served: dict[str, str] = {}
         self._ended: deque[str] = deque(maxlen=50)
+        self._lost: deque[tuple[str, JobEnd]] = deque(maxlen=50)
+        self._fault = ""
+        self._failed_starts = 0
+        self._closed_until = 0.0
 
     def full(self, system: str) -> bool:
         """Say whether no slot is free for a system."""
-        slots = int(self._consumer.pool.num_processes)
+        slots = self._slots()
         share = share_of_system(slots, len(self._queues)) or slots
         taken = list(self._served.values())
         return len(taken) >= slots or taken.count(system) >= share
@@ -88,16 +98,45 @@ class Gate:
         self._close_queues()
         self.tell()
 
-    def leave(self, message: str) -> None:
-        """Take a slot back; nothing happens the second time."""
+    def leave(self, message: str, lost: JobEnd | None = None) -> None:
+        """Take a slot back; nothing happens the second time. `lost`: the job was not done."""
         if message not in self._jobs:
             return
         self._forget(message)
         self._ended.append(message)
+        if lost is not None:
+            self._lost.append((message, lost))
+        self._note_start(lost)
         if self._open:
             # In the loop itself: what the broker has against it makes us connect again there.
             self._consumer.call_soon(self._open_queues)
             self.tell()
+
+    def _note_start(self, lost: JobEnd | None) -> None:
+        """Take no job for a while if the worker of the last one could not start."""
+        if lost is None or lost.died:
+            self._fault, self._failed_starts, self._closed_until = "", 0, 0.0
+            return
+        self._fault = lost.loss
+        seconds = min(LONGEST_BACKOFF, 2.0**self._failed_starts)
+        self._failed_starts += 1
+        self._closed_until = time.monotonic() + seconds
+        _log.error("A worker %s; the next one starts in %g s", lost.loss, seconds)
+
+    def _slots(self) -> int:
+        """Return how many jobs this machine takes: one to try with, after one that did not start.
+
+        And none in the meantime.
+        """
+        if not self._fault:
+            return int(self._consumer.pool.num_processes)
+        return 0 if time.monotonic() < self._closed_until else 1
+
+    def look(self) -> None:
+        """Take jobs again if it is time for that, and tell."""
+        if self._fault and self._open:
+            self._open_queues()
+        self.tell()
 
     def tell(self) -> None:
         """Tell the gateways who we are and what we do; what does not reach them, the next will."""
@@ -106,10 +145,15 @@ class Gate:
                 run=self._run,
                 version=__version__,
                 systems=list(self._queues),
-                slots=self._consumer.pool.num_processes,
+                slots=self._slots(),
                 jobs=self._jobs,
                 served=self._served,
                 ended=list(self._ended),
+                lost={
+                    message: [end.key, end.runner, end.loss, end.died]
+                    for message, end in self._lost
+                },
+                fault=self._fault,
                 leaving=not self._open,
             )
 
@@ -152,7 +196,7 @@ class GateStep(bootsteps.StartStopStep):
         gate.tell()
         if self._timer is not None:
             self._timer.cancel()  # of the connection before
-        self._timer = consumer.timer.call_repeatedly(TELL_SECONDS, gate.tell)
+        self._timer = consumer.timer.call_repeatedly(TELL_SECONDS, gate.look)
 
     def stop(self, consumer: Any) -> None:
         """Close the gate; the gateways hear of the jobs that go on for as long as we can tell."""
@@ -172,11 +216,14 @@ class JobRequest(Request):
         super().on_success(*arguments, **options)
         self._app.shiftergw_gate.leave(self.id)
 
-    def on_failure(self, *arguments: Any, **options: Any) -> None:
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
+        # Celery wraps an exception that comes from another process.
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
         try:
-            super().on_failure(*arguments, **options)
+            super().on_failure(exc_info, *arguments, **options)
         finally:
-            self._app.shiftergw_gate.leave(self.id)
+            lost = error.end if isinstance(error, JobLost) else None
+            self._app.shiftergw_gate.leave(self.id, lost)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         super().on_timeout(soft, timeout)

@@ -98,6 +98,10 @@ class CeleryQueue(Service):
             return QueueTrouble(what, why, self._changed_at)
         if system and now - self._changed_at > TOLD_SECONDS and not self._crew.serves(system, now):
             return QueueTrouble(f"No worker machine serves {system} at the moment.", "", now)
+        fault = self._crew.fault(system, now)
+        if fault:
+            what = f"No worker can start on the worker machines of {system}."
+            return QueueTrouble(what, f"A worker {fault}.", now)
         return None
 
     def machines(self) -> Sequence[WorkerMachine]:
@@ -204,7 +208,14 @@ class CeleryQueue(Service):
                 slots=machine.slots,
                 systems=", ".join(machine.systems),
             )
-        if self._crew.told(machine):
+        if machine.fault and not self._crew.has_fault(machine):
+            text = "worker machine {name}: a worker {fault}"
+            self._say(LogLevel.error, text, name=machine.name, fault=machine.fault)
+        ends = self._crew.ends(machine)
+        more = self._crew.told(machine)
+        for end in ends:
+            self.on_end(end)
+        if more:
             self.on_idle()
 
     def _say(self, level: Any, text: str, **fields: Any) -> None:

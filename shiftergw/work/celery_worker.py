@@ -15,7 +15,7 @@ from celery.signals import celeryd_after_setup
 from shiftergw.errors import printable
 from shiftergw.work.celery_app import TASK, is_key, make_app
 from shiftergw.work.celery_gate import Gate, GateStep
-from shiftergw.work.errand import Errand
+from shiftergw.work.errand import Errand, StartLimit
 
 
 def make_worker(
@@ -42,6 +42,8 @@ def make_worker(
 
     celeryd_after_setup.connect(look, weak=False)
 
+    start = StartLimit()
+
     def convert(key: str, soft: float | None = None, hard: float | None = None) -> None:
         """Do the work of a record in a process of its own, within the limits of this machine.
 
@@ -52,7 +54,7 @@ def make_worker(
         before = signal.signal(signal.SIGTERM, _terminated)
         told = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Celery's word at the soft limit
         try:
-            Errand(argv, soft, hard).run(key)
+            Errand(argv, soft, hard, start).run(key)
         except _Terminated:
             # Celery knows why, and replaces this process.
             os._exit(128 + signal.SIGTERM)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from shiftergw.errors import printable
+from shiftergw.jobs import JobEnd
 from shiftergw.model import WorkerMachine
 
 TELL_SECONDS = 2.0
@@ -26,6 +27,7 @@ OFFER_SECONDS = 30.0
 
 MOST_MACHINES = 1000
 MOST_SLOTS = 1000
+MOST_REPORTED = 5000
 _LONGEST_NAME = 255
 
 
@@ -47,13 +49,18 @@ class Machine:
     """The last messages that are done."""
     leaving: bool
     heard: float
+    lost: Mapping[str, JobEnd] = field(default_factory=dict)
+    """Which of the last messages were not done, and why."""
+    fault: str = ""
+    """Why no worker can start there."""
 
     @classmethod
     def parse(cls, told: Any, now: float) -> Self | None:
         """Return what a machine told; None if it makes no sense: anybody may write to a broker."""
         try:
             # Before anything is read: a message may be large, and this is the reactor's thread.
-            lists = (told["systems"], told["jobs"], told["ended"], told.get("served", {}))
+            maps = told.get("served", {}), told.get("lost", {})
+            lists = (told["systems"], told["jobs"], told["ended"], *maps)
             if any(len(one) > MOST_SLOTS for one in lists):
                 return None
             slots = int(told["slots"])
@@ -68,6 +75,8 @@ class Machine:
                 tuple(_name(one) for one in told["ended"]),
                 told["leaving"] is True,
                 now,
+                {_name(message): _lost(end) for message, end in told.get("lost", {}).items()},
+                _name(told.get("fault", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
@@ -103,6 +112,11 @@ def share_of_system(slots: int, systems: int) -> int | None:
     return slots - 1 if systems > 1 and slots > 1 else None
 
 
+def _lost(told: Any) -> JobEnd:
+    key, runner, loss, died = told
+    return JobEnd(_name(key), _name(runner), _name(loss), died is True)
+
+
 def _names(texts: Any) -> dict[str, str]:
     return {_name(one): _name(other) for one, other in dict(texts).items()}
 
@@ -126,6 +140,8 @@ class Crew:
 
     _machines: dict[tuple[str, str], Machine] = field(default_factory=dict)
     _offers: dict[str, _Offer] = field(default_factory=dict)
+    _reported: dict[str, None] = field(default_factory=dict)
+    """The messages whose ends are known, the oldest first."""
 
     def told(self, machine: Machine) -> bool:
         """Take in what a machine has told; say whether it has more slots free than before."""
@@ -140,6 +156,38 @@ class Crew:
         if before is None or machine.heard - before.heard >= SILENT_SECONDS:
             return machine.free > 0
         return any(machine.free_for(one) > before.free_for(one) for one in machine.systems)
+
+    def ends(self, machine: Machine) -> list[JobEnd]:
+        """Return the ends that this telling is the first to tell of; call it before `told`.
+
+        Of a message that neither this gateway has offered nor a machine has told of before only its
+        loss is known.
+        """
+        before = self._machines.get((machine.name, machine.run))
+        keys = {message: offer.key for message, offer in self._offers.items()}
+        keys |= before.jobs if before is not None else {}
+        ends = []
+        for message in machine.ended:
+            key = keys.get(message)
+            end = machine.lost.get(message) or (None if key is None else JobEnd(key))
+            if end is None or message in self._reported:
+                continue
+            self._reported[message] = None
+            ends.append(end)
+        while len(self._reported) > MOST_REPORTED:
+            del self._reported[next(iter(self._reported))]
+        return ends
+
+    def fault(self, system: str, now: float) -> str:
+        """Return why no worker can start on any machine of a system; empty if one can."""
+        there = [one for one in self._present(now) if system in one.systems and not one.leaving]
+        faults = [one.fault for one in there if one.fault]
+        return faults[0] if there and len(faults) == len(there) else ""
+
+    def has_fault(self, machine: Machine) -> bool:
+        """Return whether this machine has told before that no worker can start there."""
+        before = self._machines.get((machine.name, machine.run))
+        return before is not None and bool(before.fault)
 
     def knows(self, machine: Machine) -> bool:
         """Say whether this machine has told before, and of the same version."""

@@ -10,60 +10,132 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from shiftergw.work.process import KILL_SECONDS, LEAVE_SECONDS, START_SECONDS, Lines
+from shiftergw.jobs import JobEnd, runner_name
+from shiftergw.work.process import (
+    KILL_SECONDS,
+    LEAVE_SECONDS,
+    LONGEST_START,
+    START_SECONDS,
+    STOPPED_CODE,
+    Lines,
+    describe_exit,
+)
+
+
+class JobLost(RuntimeError):
+    """The worker of a job ended before the job was done; the only argument is a `JobEnd`."""
+
+    @property
+    def end(self) -> JobEnd:
+        """Return what is known of it."""
+        end: JobEnd = self.args[0]
+        return end
+
+    def __str__(self) -> str:
+        """Return it in words, for the log of this machine."""
+        return f"worker {self.end.runner} of record {self.end.key} {self.end.loss}"
 
 
 class _NotInTime(RuntimeError):
     """The worker took too long."""
 
 
+class _Gone(RuntimeError):
+    """The worker has closed its output: it has ended, or is about to."""
+
+
+class StartLimit:
+    """How long the starts of workers may take: twice as long after each that took longer."""
+
+    def __init__(self) -> None:
+        """Begin with what a start may take on any machine."""
+        self.seconds = START_SECONDS
+
+    def raise_limit(self) -> None:
+        """Give the next start more time."""
+        self.seconds = min(LONGEST_START, self.seconds * 2)
+
+
 class Errand:
     """A worker process with one job."""
 
-    def __init__(self, argv: Sequence[str], soft: float | None, hard: float | None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        soft: float | None,
+        hard: float | None,
+        start: StartLimit | None = None,
+    ) -> None:
         """Run `argv`; after `soft` seconds the worker is told that its job has taken too long.
 
         Then it has a moment to write that down and to clean up; after `hard` seconds it has none.
+        `start` is kept from one job to the next.
         """
         self._argv = argv
         self._soft = soft
         self._hard = hard
+        self._start = start or StartLimit()
+        self._patience = KILL_SECONDS
         self._answers: list[Any] = []
         self._lines = Lines(self._answer)
 
     def run(self, key: str) -> None:
-        """Return when the job on a record is done.
-
-        Raises `RuntimeError` if its worker died, or did not end in time.
-        """
+        """Return when the job on a record is done; raise `JobLost` if its worker did not do it."""
         # What it says goes where we say what we say: into the log of this machine.
-        process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        patience = KILL_SECONDS
         try:
-            self._until(process, {"ready": True}, START_SECONDS)
-            assert process.stdin is not None
-            process.stdin.write(json.dumps({"record": key}).encode() + b"\n")
-            process.stdin.flush()
-            try:
-                self._until(process, {"done": key}, self._soft or self._hard)
-            except _NotInTime:
-                patience = 0.0
-                if not self._soft:
-                    raise
-                process.stdin.write(json.dumps({"late": key}).encode() + b"\n")
-                process.stdin.flush()
-                self._until(process, {"done": key}, KILL_SECONDS)
-            process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(LEAVE_SECONDS)
+            process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise JobLost(JobEnd(key, "", f"cannot be started: {error.strerror}")) from error
+        ready, loss = False, ""
+        self._patience = KILL_SECONDS
+        try:
+            self._until(process, {"ready": True}, self._start.seconds)
+            ready = True
+            self._work(process, key)
+        except _NotInTime:
+            self._patience = 0.0
+            if ready:
+                loss = "was killed at the time limit of this machine"
+            else:
+                loss = f"did not get ready within {self._start.seconds:g} s"
+                self._start.raise_limit()
+        except (_Gone, BrokenPipeError):
+            pass
+        else:
+            return
         finally:
-            stop(process, patience)
+            stop(process, self._patience)
+        name = runner_name(socket.gethostname(), process.pid)
+        loss = loss or _describe(process.returncode)
+        died = ready and process.returncode != STOPPED_CODE
+        raise JobLost(JobEnd(key, name, loss, died))
+
+    def _work(self, process: subprocess.Popen[bytes], key: str) -> None:
+        self._write(process, {"record": key})
+        try:
+            self._until(process, {"done": key}, self._soft or self._hard)
+        except _NotInTime:
+            self._patience = 0.0
+            if not self._soft:
+                raise
+            self._write(process, {"late": key})
+            self._until(process, {"done": key}, KILL_SECONDS)
+        assert process.stdin is not None
+        process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LEAVE_SECONDS)
+
+    def _write(self, process: subprocess.Popen[bytes], order: Mapping[str, str]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
 
     def _until(
         self, process: subprocess.Popen[bytes], wanted: Any, limit: float | None = None
@@ -76,12 +148,16 @@ class Errand:
                 raise _NotInTime(f"The worker did not say {wanted} in time.")
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
-                raise RuntimeError("The worker died.")
+                raise _Gone
             self._lines.feed(data)
 
     def _answer(self, line: bytes) -> None:
         with suppress(ValueError):
             self._answers = [*self._answers[-1:], json.loads(line)]
+
+
+def _describe(code: int) -> str:
+    return describe_exit(None, -code) if code < 0 else describe_exit(code, None)
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:

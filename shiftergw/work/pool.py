@@ -26,16 +26,13 @@ from shiftergw.errors import Unavailable
 from shiftergw.jobs import JobEnd, QueueTrouble, runner_name
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.timing import shielded
-from shiftergw.work.process import START_SECONDS, WorkerProcess
+from shiftergw.work.process import LONGEST_START, START_SECONDS, WorkerProcess
 
 STOP_SECONDS = 5.0
 """How long running jobs may go on when the service stops."""
 
 LONGEST_BACKOFF = 60.0
 """Seconds; the wait before the next start begins at one second and doubles up to this."""
-
-LONGEST_START = 600.0
-"""Seconds; the limit of a start doubles up to this, each time that one reaches it."""
 
 SLOW_SECONDS = 10.0
 """A start that takes longer is worth a word to those who wait."""

@@ -19,6 +19,9 @@ from shiftergw.errors import printable
 START_SECONDS = 60.0
 """How long a worker may take until it is ready, unless earlier ones took longer."""
 
+LONGEST_START = 600.0
+"""Seconds; the limit of a start doubles up to this, each time that one reaches it."""
+
 LEAVE_SECONDS = 30.0
 """How long a worker without a job may take to leave once its input has ended."""
 

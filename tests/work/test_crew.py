@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shiftergw.jobs import JobEnd
 from shiftergw.work.crew import (
     FORGOTTEN_SECONDS,
     MOST_MACHINES,
@@ -203,3 +204,49 @@ def test_machines_are_bounded() -> None:
 def test_a_slot_is_left_to_the_others(slots: int, systems: int, share: int | None) -> None:
     """Where there are others, and more slots than one."""
     assert share_of_system(slots, systems) == share
+
+
+def test_ends_are_told_once() -> None:
+    """Of jobs that were offered or seen before; those that were lost, whoever offered them."""
+    crew = Crew()
+    crew.offered("m1", "k1", "alpha", 0)
+    told(crew, jobs={"m2": "k2"})
+    lost = {"m3": ["k3", "node:1", "was killed by signal 9", True]}
+    machine = Machine.parse(TOLD | {"ended": ["m0", "m1", "m2", "m3"], "lost": lost}, 1.0)
+    assert machine is not None
+    killed = JobEnd("k3", "node:1", "was killed by signal 9", died=True)
+    assert crew.ends(machine) == [JobEnd("k1"), JobEnd("k2"), killed]
+    crew.told(machine)
+    assert crew.ends(machine) == []
+
+
+def test_a_system_whose_machines_are_broken() -> None:
+    """It is, once all that serve it are; one that leaves is no help."""
+    crew = Crew()
+    assert crew.fault("alpha", 0) == ""
+    told(crew, fault="ended with exit code 1", slots=0)
+    assert crew.fault("alpha", 0) == "ended with exit code 1"
+    assert crew.fault("beta", 0) == ""
+    told(crew, hostname="celery@node2")
+    assert crew.fault("alpha", 0) == ""
+    told(crew, hostname="celery@node2", leaving=True)
+    assert crew.fault("alpha", 0) == "ended with exit code 1"
+    assert crew.serves("alpha", 0)
+    assert not crew.serves("alpha", SILENT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lost": []},
+        {"lost": {"m": ["k", "r", "x"]}},
+        {"lost": {"m": ["k", "r", 1, True]}},
+        {"lost": {"m": "a text"}},
+        {"lost": {str(n): ["k", "r", "x", True] for n in range(2000)}},
+        {"fault": 1},
+        {"fault": "x" * 300},
+    ],
+)
+def test_nonsense_about_losses(change: dict[str, Any]) -> None:
+    """What cannot be read is thrown away as a whole."""
+    assert Machine.parse(TOLD | change, 0) is None

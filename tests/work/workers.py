@@ -86,7 +86,7 @@ def main(kind: str, directory: Path) -> None:
     if kind == "group":
         os.setpgrp()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if kind == "stillborn":
+    if kind == "stillborn" or (directory / "sick").exists():
         sys.stderr.write("Traceback:\nModuleNotFoundError: No module named 'x'\n")
         sys.exit(1)
     if kind == "mute":

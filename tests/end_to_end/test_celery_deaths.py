@@ -1,0 +1,97 @@
+"""Jobs of worker machines that die or are stopped, with the limit of heartbeats of a site."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.end_to_end.test_celery import Cluster
+from tests.images import entry, make_image, tar_of
+from tests.rabbitmq import RabbitMQ
+from tests.service import SYSTEM, until
+
+SOON = 35.0
+"""Seconds; not much more than half of `HeartbeatLimit`."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, broker: RabbitMQ) -> Iterator[Cluster]:
+    """Return a running cluster with one machine that is ready."""
+    with FaultyRegistry() as registry:
+        for n in range(5):
+            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            registry.add(f"lib/app{n}", made)
+        root = tmp_path_factory.mktemp("cluster")
+        with Cluster(root, registry, broker, {"HeartbeatLimit": 60}) as cluster:
+            until(lambda: "No worker machine serves" in waiting(cluster), 40, "the word")
+            cluster.start(1)
+            assert cluster.service.pull("lib/app0:1", seconds=90)["status"] == "READY"
+            yield cluster
+
+
+def waiting(cluster: Cluster) -> str:
+    """Return what a pull says that waits."""
+    return str(cluster.service.poll("lib/app0:1")["status_message"])
+
+
+def begin(cluster: Cluster, image: str, number: int = 1) -> int:
+    """Return the process of the job that converts an image, which takes long this time only."""
+    cluster.sleep(300)
+    cluster.service.poll(image)
+    until(lambda: "sleep" in cluster.children(number), 60, "the conversion")
+    cluster.sleep(0.3)
+    (job,) = cluster.jobs(number)
+    return job
+
+
+def test_a_job_that_is_killed(cluster: Cluster) -> None:
+    """The user reads so within a second or two, and the machine does it again."""
+    os.kill(begin(cluster, "lib/app1:1"), signal.SIGKILL)
+    said: list[str] = []
+
+    def ended() -> bool:
+        answer = cluster.service.poll("lib/app1:1")
+        said.append(answer["status_message"])
+        return bool(answer["status"] == "READY")
+
+    until(ended, SOON, "the end")
+    assert any("was killed by signal 9" in words for words in said)
+    assert cluster.record("lib/app1:1")["attempt"] == 2
+    log = cluster.service.log.read_text()
+    assert f"requeued: docker:lib/app1:1 on {SYSTEM}" in log
+
+
+def test_what_runs_the_job_is_killed(cluster: Cluster) -> None:
+    """Celery's own process for it: the job sees the end of its input, and gives its record back."""
+    job = begin(cluster, "lib/app2:1")
+    parent = int(Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    assert cluster.service.pull("lib/app2:1", seconds=SOON)["status"] == "READY"
+    assert cluster.record("lib/app2:1")["attempt"] == 2
+
+
+def test_a_machine_that_is_stopped_at_once(cluster: Cluster) -> None:
+    """SIGQUIT: its jobs give their records back; another machine takes them up."""
+    cluster.start(2)
+    until(cluster.all_there, 60, "the second machine")
+    cluster.sleep(300)
+    cluster.service.poll("lib/app3:1")
+    until(lambda: any("sleep" in cluster.children(n) for n in (1, 2)), 60, "the conversion")
+    cluster.sleep(0.3)
+    busy = next(n for n in (1, 2) if "sleep" in cluster.children(n))
+    machine = cluster.machines.pop(busy)
+    try:
+        machine.tell(signal.SIGQUIT)
+        done = cluster.service.pull("lib/app3:1", seconds=SOON)
+        assert done["status"] == "READY"
+        until(lambda: machine.ended, 30, "the end of the machine")
+        assert cluster.jobs(busy) == []
+    finally:
+        with suppress(ProcessLookupError):
+            machine.kill()
