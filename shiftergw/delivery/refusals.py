@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.channel import Away
 from shiftergw.delivery.sftp_packets import Attributes, Refused
-from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.delivery.shell import run_once
+from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
 
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
@@ -25,10 +30,21 @@ _REASONS = {
 _OWNER = "the account on the system must own `imageDir`, and have quota left"
 
 
-async def explain(files: Files, refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace:
+WRITE_TEST = (
+    'head -c 1048576 /dev/zero > "$1" || { rm -f -- "$1"; exit 104; }; rm -f -- "$1" || exit 104'
+)
+"""PATH: writes a file of 1 MiB and removes it."""
+
+_TEST_SECONDS = 15.0
+
+
+async def explain(
+    files: Files, refused: Refused, directory: bytes, ask: Callable[[], Awaitable[Refused | None]]
+) -> DeliveryFailed | NoSpace:
     """Return the real reason of a refusal, as far as the system lets us find it out.
 
-    SFTP has no words for most of them. Raises `DeliveryFailed` if the session is over.
+    SFTP has no words for most of them; a program of the system, which `ask` runs, may have. Raises
+    `DeliveryFailed` if the session is over.
     """
     error = _by_words(refused, directory)
     if error is not None:
@@ -41,7 +57,22 @@ async def explain(files: Files, refused: Refused, directory: bytes) -> DeliveryF
             return no_space(refused)
         if refused.status == packets.FAILURE and file_system.free_files == 0:
             return no_space(refused, "no free inodes are left")
+    if refused.status == packets.FAILURE and (answer := await ask()) is not None:
+        return _by_words(answer, directory) or unusable(refused, directory)
     return unusable(refused, directory)
+
+
+async def write_test(connection: Connection, clock: IReactorTime, path: bytes) -> Refused | None:
+    """Have the system write a file of 1 MiB; return its error, in its own words.
+
+    None: it has none, or the account runs no commands.
+    """
+    with suppress(DeliveryFailed, TimedOut):
+        try:
+            await run_once(connection, clock, WRITE_TEST, path, seconds=_TEST_SECONDS)
+        except Refused as refused:
+            return refused
+    return None
 
 
 def _by_words(refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace | None:

@@ -121,9 +121,8 @@ class RemoteDirectory:
     @_again
     async def try_writing(self) -> None:
         """Make a small file there and remove it; raise why a delivery would fail."""
-        # Were it left behind, it would be taken for the temporary of a dead attempt, and removed.
-        path = self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
-        async with self._session() as (files, _), self._removed_on_error(files, path):
+        path = self._test_path()
+        async with self._file_made(path) as (files, _):
             await files.create(path, b"shiftergw check\n")
             await files.remove(path)
 
@@ -137,10 +136,10 @@ class RemoteDirectory:
     async def try_verification(self) -> Verification:
         """Return how large files would be verified here, tried with a small one."""
         content = b"shiftergw check\n"
-        path = self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
+        path = self._test_path()
         if self._verify == "sample":
             return Verification("samples", CHOSEN)
-        async with self._session() as (files, connection), self._removed_on_error(files, path):
+        async with self._file_made(path) as (files, connection):
             await files.create(path, content)
             try:
                 sha256 = await proof.far_sha256(connection, path, len(content), self._clock)
@@ -188,10 +187,7 @@ class RemoteDirectory:
 
                 async def deliver() -> Verification:
                     nonlocal verification
-                    async with (
-                        self._session() as (files, connection),
-                        self._removed_on_error(files, temporary),
-                    ):
+                    async with self._file_made(temporary) as (files, connection):
                         # The connection may have broken after the rename, before its answer.
                         if verification is not None and await self._is_in_place(
                             files, connection, path, size, sha256
@@ -213,7 +209,7 @@ class RemoteDirectory:
         """Put a small file there."""
         path = self._path(name)
         temporary = b"%s.partial.%s" % (path, secrets.token_hex(8).encode())
-        async with self._session() as (files, _), self._removed_on_error(files, temporary):
+        async with self._file_made(temporary) as (files, _):
             await files.create(temporary, content)
             await files.rename(temporary, path)
 
@@ -295,6 +291,13 @@ class RemoteDirectory:
             raise ValueError(f"{name!r} is no name of an image directory")
         return self._directory + b"/" + name.encode()
 
+    def _test_path(self) -> bytes:
+        """Return where to write for a test.
+
+        A file that is left behind looks like the temporary of a dead attempt, and is removed.
+        """
+        return self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
+
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
         """Deliver one file of a name at a time: they would share a temporary."""
@@ -312,9 +315,11 @@ class RemoteDirectory:
             try:
                 yield files, connection
             except Refused as refused:
-                raise await self._error(files, refused) from refused
+                raise await self._error(files, connection, refused) from refused
 
-    async def _error(self, files: Files, refused: Refused) -> DeliveryFailed | NoSpace:
+    async def _error(
+        self, files: Files, connection: Connection, refused: Refused
+    ) -> DeliveryFailed | NoSpace:
         """Return what an answer of no means.
 
         A host that has lost the directory is left: another one may have it.
@@ -324,7 +329,11 @@ class RemoteDirectory:
             if error is not None:
                 files.close()
                 return error
-            return await refusals.explain(files, refused, self._directory)
+
+            async def ask() -> Refused | None:
+                return await refusals.write_test(connection, self._clock, self._test_path())
+
+            return await refusals.explain(files, refused, self._directory, ask)
         except DeliveryFailed:
             return refusals.unusable(refused, self._directory)
 
@@ -346,14 +355,25 @@ class RemoteDirectory:
         return await refusals.directory_error(files, self._directory) is None
 
     @asynccontextmanager
-    async def _removed_on_error(self, files: Files, temporary: bytes) -> AsyncIterator[None]:
+    async def _file_made(self, path: bytes) -> AsyncIterator[tuple[Files, Connection]]:
+        """Give a session to make a file in; the file is removed if the block raises."""
+        async with (
+            self._session() as (files, connection),
+            self._removed_on_error(files, connection, path),
+        ):
+            yield files, connection
+
+    @asynccontextmanager
+    async def _removed_on_error(
+        self, files: Files, connection: Connection, temporary: bytes
+    ) -> AsyncIterator[None]:
         """Remove a temporary if the block raises, unless there is no connection left to do it."""
         try:
             try:
                 yield
             except Refused as refused:
                 # Told now: a disk that is full has room again without the temporary.
-                raise await self._error(files, refused) from refused
+                raise await self._error(files, connection, refused) from refused
         except BaseException:
             if files.usable:
                 with suppress(Refused, DeliveryFailed, TimedOut):

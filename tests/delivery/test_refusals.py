@@ -17,7 +17,7 @@ from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace, PullError
 from shiftergw.plumbing.threads import Threads
-from tests.delivery.contract import IMAGE, META, SHA256, ignore, names
+from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import NOBODY, far_directory, without_ssh
 from tests.parts import small_disk
 
@@ -30,8 +30,8 @@ def opens(threads: Threads, tmp_path: Path) -> Iterator[Opens]:
     """Give what makes adapters that are closed afterwards."""
     made: list[RemoteDirectory] = []
 
-    def far(root: Path, open_files: Any, options: str = "") -> RemoteDirectory:
-        env = without_ssh(tmp_path / f"bin{len(made)}", options=options)
+    def far(root: Path, open_files: Any, options: str = "", before: str = "") -> RemoteDirectory:
+        env = without_ssh(tmp_path / f"bin{len(made)}", options=options, before=before)
         there = PurePosixPath(root)
         made.append(far_directory(NOBODY, there, threads, env, open_files=open_files))
         return made[-1]
@@ -115,3 +115,36 @@ async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: P
     for error in (await reasons(opens(root, SftpFiles.begin), source))[1:]:
         assert "OPEN" in error.detail
         assert "must own `imageDir`" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [("size=9m", NoSpace), ("ro,size=2m", DeliveryFailed)]
+)
+@pytest_twisted.ensureDeferred
+async def test_words_of_a_program(
+    opens: Opens, root: Path, source: Path, options: str, kind: type[PullError]
+) -> None:
+    """Where SFTP tells nothing of the file system, a program that writes has the words for it."""
+    with small_disk(root, options):
+        directory = opens(root, SftpFiles.begin, "-P statvfs")
+        with pytest.raises(kind) as caught:
+            await directory.install(source, IMAGE, SHA256, ignore)
+        assert names(root) == []
+    words = "No space left" if kind is NoSpace else "read-only"
+    assert words in f"{caught.value.what} {caught.value.detail}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_quota(opens: Opens, root: Path, tmp_path: Path, source: Path) -> None:
+    """A quota, of which SFTP knows nothing at all, is called so by a program that writes."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    says = "head: error writing 'standard output': Disk quota exceeded"
+    (programs / "head").write_text(f'#!/bin/sh\necho "{says}" >&2; exit 1\n')
+    (programs / "head").chmod(0o755)
+    limited = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}; PATH={programs}:$PATH"
+    directory = opens(root, SftpFiles.begin, before=limited)
+    with pytest.raises(NoSpace) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert "Disk quota exceeded" in caught.value.detail
+    assert names(root) == []

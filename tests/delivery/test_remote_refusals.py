@@ -202,6 +202,31 @@ async def test_file_that_cannot_be_read_there(
         await directory.digest(IMAGE)
 
 
+@WAYS
+@pytest.mark.parametrize(("prints", "is_clear"), [("echo Late", True), (f"echo {SHA256} -", False)])
+@pytest_twisted.ensureDeferred
+async def test_digest_among_other_lines(
+    opens: Opens,
+    root: Path,
+    tmp_path: Path,
+    source: Path,
+    open_files: Any,
+    prints: str,
+    is_clear: bool,
+) -> None:
+    """What else is printed meanwhile is no digest; where it looks like one, nothing is believed."""
+    env = program_is(tmp_path, "sha256sum", f'{prints}; exec {need("sha256sum")} "$@"')
+    directory = opens(NOBODY, root, env=env, open_files=open_files)
+    if is_clear:
+        verification = await directory.install(source, IMAGE, SHA256, ignore)
+        assert verification == Verification("sha256")
+        return
+    with pytest.raises(DeliveryFailed) as caught:
+        await directory.install(source, IMAGE, SHA256, ignore)
+    assert "sha256sum says" in caught.value.detail
+    assert names(root) == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_digest_that_takes_too_long(root: Path, tmp_path: Path) -> None:
     """A system that cannot read a file within the limit has not proven it, and may have none."""
