@@ -18,9 +18,10 @@ from twisted.logger import capturedLogs
 from shiftergw.cli.exits import NoGateway
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
-from shiftergw.errors import RegistryUnavailable, RegistryUntrusted, Unavailable
+from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
 from shiftergw.model import ImageReference, Login
 from shiftergw.registry.retry import Patience
+from shiftergw.registry.transport import Limits
 from shiftergw.store.mongo.address import Address
 from shiftergw.store.mongo.connect import Servers
 from shiftergw.work.celery_app import make_app, reach
@@ -78,9 +79,10 @@ async def registry_error(
         cacert=authority.pem,
         environment=environment,
         patience=Patience(tries=1),
+        limits=Limits(),
         trusted_hosts=("registry.example.com",),
     ) as client:
-        with pytest.raises((RegistryUntrusted, RegistryUnavailable)) as caught:
+        with pytest.raises((RegistryUntrusted, RetryLater)) as caught:
             await client.head(REFERENCE, login, quiet)
     assert caught.value.remedy
     return f"{type(caught.value).__name__}: {caught.value} {caught.value.detail}"

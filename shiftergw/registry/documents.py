@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from shiftergw.errors import BadRequest, BlobCorrupt, ManifestInvalid
+from twisted.internet.defer import Deferred
+
+from shiftergw.errors import BadRequest, BlobCorrupt, ManifestInvalid, RegistryUnavailable
 from shiftergw.image import Descriptor, Digest
 from shiftergw.oci.manifest import ACCEPT, MAX_CONFIG, MAX_MANIFEST
+from shiftergw.plumbing.timing import within
 from shiftergw.registry.repository import Repository
 from shiftergw.registry.transport import Transport, field
 
@@ -31,7 +34,10 @@ class Retries(Protocol):
 
 
 class Documents:
-    """The small things of an image: at most 4 MiB for a manifest, 8 MiB for a configuration."""
+    """The small things of an image: at most 4 MiB for a manifest, 8 MiB for a configuration.
+
+    All of one reference together may take `Limits.documents`, waits between tries not counted.
+    """
 
     def __init__(self, transport: Transport, repository: Repository, retries: Retries) -> None:
         """Keep what the requests need."""
@@ -39,6 +45,25 @@ class Documents:
         self._transport = transport
         self._retries = retries
         self._manifests = 0
+        self._seconds = transport.limits.documents
+
+    async def _try(self, attempt: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Return what an attempt returns, within the time that is left for all of them."""
+
+        async def timed() -> T:
+            began = self._transport.clock.seconds()
+            try:
+                return await within(self._seconds, self._transport.clock, attempt(), self._too_long)
+            finally:
+                self._seconds = max(0.0, self._seconds - (self._transport.clock.seconds() - began))
+
+        return await self._retries(timed)
+
+    def _too_long(self) -> RegistryUnavailable:
+        return RegistryUnavailable(
+            f"{self._transport.who} took more than {self._transport.limits.documents:.0f} s for the"
+            " manifests and the configuration of one image."
+        )
 
     async def head(self, reference: str) -> Digest | None:
         """Return the digest that the registry names for a tag or digest, None if it does not."""
@@ -50,7 +75,7 @@ class Documents:
             self._transport.discard(response)
             return _digest(field(response, "Docker-Content-Digest"))
 
-        return await self._retries(attempt)
+        return await self._try(attempt)
 
     async def manifest(
         self, reference: str, expected: Digest | Descriptor | None
@@ -72,7 +97,7 @@ class Documents:
             media_type = field(response, "Content-Type") or ""
             return content, media_type, _digest(field(response, "Docker-Content-Digest"))
 
-        content, media_type, told = await self._retries(attempt)
+        content, media_type, told = await self._try(attempt)
         if len(content) > MAX_MANIFEST:
             raise ManifestInvalid("The image's manifest is larger than 4 MiB.")
         _check(content, expected or told, "manifest")
@@ -96,7 +121,7 @@ class Documents:
             response = await self.repository.ask("GET", f"blobs/{blob.digest}", {"Accept": "*/*"})
             return await self._transport.read(response, blob.size)
 
-        content = await self._retries(attempt)
+        content = await self._try(attempt)
         _check(content, blob, "configuration")
         return content
 

@@ -48,7 +48,8 @@ class Limits:
 
     `connect` for a connection attempt, `header` until a response head, `redirects` until the head
     at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
-    fits into memory (manifest, configuration, token), `explanation` for one that explains a status.
+    fits into memory (manifest, configuration, token), `documents` for all manifests and the
+    configuration of one image, `explanation` for a body that explains a status.
     In each `window` a body must bring `rate`; 0 is no limit.
     """
 
@@ -57,6 +58,7 @@ class Limits:
     redirects: float = 120.0
     idle: float = 60.0
     document: float = 120.0
+    documents: float = 600.0
     explanation: float = 10.0
     rate: float = 10_000.0
     window: float = 60.0
@@ -84,8 +86,8 @@ class Transport:
         self._admission = admission
         self.who = f"The registry {location.name!r}"
         self.location = location.name
-        self._clock = reactor
-        self._limits = limits
+        self.clock = reactor
+        self.limits = limits
         self._connections = Connections(reactor, location, proxies, limits.connect)
 
     def close(self) -> Deferred[None]:
@@ -106,13 +108,13 @@ class Transport:
         better the next time (some statuses among it), and `RegistryUntrusted`.
         """
         origin = WebOrigin.of(url)
-        end = self._clock.seconds() + self._limits.redirects
+        end = self.clock.seconds() + self.limits.redirects
         for _ in range(REDIRECTS + 1):
             here = WebOrigin.of(url)
             self._connections.check(here)
             if here != origin:
                 authorization = None
-            seconds = min(self._limits.header, max(0.0, end - self._clock.seconds()))
+            seconds = min(self.limits.header, max(0.0, end - self.clock.seconds()))
             response = await self._send(method, url, headers, authorization, content, seconds)
             if response.code in _TRANSIENT:
                 raise await self._interrupted(response)
@@ -170,7 +172,7 @@ class Transport:
     ) -> IResponse:
         try:
             answer = abandonable(self._connections.send(method, url, headers, content))
-            return await within(seconds, self._clock, answer, lambda: self._no_answer(seconds))
+            return await within(seconds, self.clock, answer, lambda: self._no_answer(seconds))
         except CancelledError:
             raise
         except Exception as error:
@@ -185,7 +187,7 @@ class Transport:
         said = await self.explanation(response)
         slow_down = response.code == _SLOW_DOWN
         what = "asked to slow down" if slow_down else f"answered with status {response.code}"
-        seconds = None if asked is None else parse_retry_after(asked, self._clock.seconds())
+        seconds = None if asked is None else parse_retry_after(asked, self.clock.seconds())
         return Interrupted(
             f"{self.who} {what}{': ' if said else '.'}{said}",
             retry_after=None if seconds is None else min(seconds, LONGEST_ASKED),
@@ -211,9 +213,9 @@ class Transport:
             sink.unregisterProducer()
 
     def _body(self, take: Callable[[bytes], object], total: float | None = None) -> Body:
-        limits = self._limits
+        limits = self.limits
         pace = Pace(limits.idle, limits.rate, limits.window, total)
-        return Body(take, self._clock, pace, self.who)
+        return Body(take, self.clock, pace, self.who)
 
     async def read(self, response: IResponse, limit: int, seconds: float | None = None) -> bytes:
         """Return a response's body; one byte more than `limit` stands for all that is longer.
@@ -229,13 +231,13 @@ class Transport:
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            await self._body(keep, seconds or self._limits.document).read(response)
+            await self._body(keep, seconds or self.limits.document).read(response)
         return content.getvalue()[: limit + 1]
 
     async def explanation(self, response: IResponse) -> str:
         """Return the messages in the body of an error; "" if it does not come soon, or has none."""
         try:
-            body = await self.read(response, ERROR_LIMIT, self._limits.explanation)
+            body = await self.read(response, ERROR_LIMIT, self.limits.explanation)
         except RegistryUnavailable:  # the status alone has to do
             return ""
         return error_text(body)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, Login
 from shiftergw.registry.client import RegistryClient
+from shiftergw.registry.documents import Documents
 from shiftergw.registry.retry import Interrupted, Patience
 from shiftergw.registry.transport import Limits
 from tests.raw_servers import Answer, answering, endless
@@ -215,3 +219,33 @@ async def test_a_proxy_whose_head_has_no_end(answer: Answer) -> None:
         error = await refusal("https://registry.example", LONG, **proxy)
     assert "The site's proxy answered with too long a header" in error.what
     assert server.sent < MEMORY
+
+
+@pytest_twisted.ensureDeferred
+async def test_documents_share_their_time() -> None:
+    """What one document took is not there for the next one."""
+    clock = Clock()
+    transport: Any = SimpleNamespace(clock=clock, limits=Limits(documents=10), who="It")
+    asked: list[Deferred[bytes]] = []
+
+    async def ask(*_: Any) -> Any:
+        asked.append(Deferred())
+        return await asked[-1]
+
+    async def read(content: bytes, _: int) -> bytes:
+        return content
+
+    transport.read = read
+    repository: Any = SimpleNamespace(ask=ask)
+    documents = Documents(transport, repository, lambda attempt: attempt())
+    blob = Descriptor(Digest.of(b"{}"), 2)
+    first = Deferred.fromCoroutine(documents.config(blob))
+    clock.advance(9)
+    asked[0].callback(b"{}")
+    assert await first == b"{}"
+    clock.advance(100)
+    second = Deferred.fromCoroutine(documents.config(blob))
+    clock.advance(1)
+    with pytest.raises(RegistryUnavailable, match="It took more than 10 s"):
+        await second
+    assert clock.getDelayedCalls() == []

@@ -24,6 +24,7 @@ from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.location import WebOrigin
 from shiftergw.registry.proxy import Proxies, Proxy
 from shiftergw.registry.retry import Patience
+from shiftergw.registry.transport import Limits
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
@@ -282,6 +283,7 @@ async def test_names_behind_a_proxy(
             environment={"https_proxy": f"http://{proxy.host}"},
             cacert=authority.pem,
             patience=ONCE,
+            limits=Limits(),
             **options,
         ) as client:
             if refused is None:
