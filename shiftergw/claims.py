@@ -56,7 +56,7 @@ class Claims:
         self._wake = wake
         self._clock = clock
         self._trouble = trouble
-        self._limits = QueueLimits(config.queue_limit, config.user_limits.waiting)
+        self._limits = QueueLimits(config.queue_limit, config.waiting_per_user)
         self._polls = LastAnswers(clock)
 
     async def pull(self, session: Session, request: PullRequest, text: str) -> ImageRecord:

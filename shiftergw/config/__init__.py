@@ -16,7 +16,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from shiftergw.config import checks
-from shiftergw.config.document import Section, parse, problems_of, refused, repeated, unknown
+from shiftergw.config.document import (
+    Section,
+    parse,
+    problems_of,
+    refused,
+    repeated,
+    unknown,
+    unreadable,
+)
+from shiftergw.config.leniency import lenient
 from shiftergw.config.sections import (
     Location,
     Locations,
@@ -129,7 +138,7 @@ class Config(Section):
         "owner", alias="PrivateImagesWithoutAcl"
     )
     allow_anonymous: bool = Field(default=False, alias="AllowAnonymous")
-    queue_limit: int = Field(1000, alias="QueueLimit", ge=1)
+    queue_limit: int = Field(10_000, alias="QueueLimit", ge=1)
     user_limits: UserLimits = Field(default_factory=UserLimits.model_construct, alias="UserLimits")
     web_limits: WebLimits = Field(default_factory=WebLimits.model_construct, alias="WebLimits")
     max_image_size: Size = Field(200 * 10**9, alias="MaxImageSize")
@@ -183,7 +192,11 @@ class Config(Section):
         surroundings = Surroundings(base)
         if not isinstance(document, dict):
             raise refused(["it must be an object: { … }"])
-        problems = [*repeated(document), *checks.relations(document)]
+        if problems := [*unreadable(document)]:
+            raise refused(problems)
+        problems += repeated(document)
+        document, readings = lenient(cls, document)
+        problems += checks.relations(document)
         try:
             config = cls.validated(_defaults(document, environ) | document, surroundings)
         except ValidationError as error:
@@ -193,7 +206,8 @@ class Config(Section):
         if problems:
             raise refused(problems)
         advice = checks.advice(document, config)
-        return Loaded(config, (*unknown(cls, document), *advice, *surroundings.warnings))
+        warnings = (*readings, *unknown(cls, document), *advice, *surroundings.warnings)
+        return Loaded(config, warnings)
 
     def locate(self, reference: ImageReference) -> tuple[str, str]:
         """Return the location's name, and the repository in it, that a reference means.
@@ -233,6 +247,19 @@ class Config(Section):
         """
         of_registry = max(self.queue_limit // 10, 50)
         return WaitLimits(self.registry_wait, PostponeLimits(of_registry, of_registry // 4))
+
+    @property
+    def waiting_per_user(self) -> int:
+        """Return how many pulls of one user may wait: by default at most a tenth of the queue."""
+        limits = self.user_limits
+        if "waiting" in limits.model_fields_set:
+            return limits.waiting
+        return min(limits.waiting, self.fair_share)
+
+    @property
+    def fair_share(self) -> int:
+        """Return a tenth of the queue: one user with more could keep others out."""
+        return max(1, self.queue_limit // 10)
 
     def build_limits(self) -> BuildLimits:
         """Return what an image may unpack to, and cost on the way."""

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.config.broker import problems_of_url
@@ -106,7 +107,7 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
                 " runs there and never `scp`; what it shall read belongs into sshCmdOptions"
             )
     yield from _one_directory_by_two_names(document)
-    yield from _open_on_the_nodes(config)
+    yield from chain(_open_on_the_nodes(config), _unfair_share(config))
     for key in sorted(_NOT_YET & document.keys()):
         yield f"{key}: is read, and has no effect in this version"
     if document.get("MongoDB") is not None and document.get("MongoDBURI") is None:
@@ -123,6 +124,15 @@ def _open_on_the_nodes(config: Config) -> Iterator[str]:
         yield (
             "DISABLE_ACL_METADATA: the files beside private images name no readers, so on the nodes"
             " everybody who knows its id can start one; only runtimes too old to read them need it"
+        )
+
+
+def _unfair_share(config: Config) -> Iterator[str]:
+    """Yield a warning if one user can fill the queue."""
+    if config.waiting_per_user > config.fair_share:
+        yield (
+            "UserLimits.waiting: one user may have more than a tenth of QueueLimit"
+            f" ({config.fair_share}) waiting, and can keep others out of the queue"
         )
 
 

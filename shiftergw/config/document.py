@@ -69,6 +69,39 @@ def repeated(value: Any, *path: object) -> Iterator[str]:
         yield from repeated(inner, *path, step)
 
 
+DEEPEST = 20
+"""Levels of objects and lists; the deepest key that is read stands at the fifth."""
+
+_LARGEST = 2**63 - 1
+_HALF = "has half a character in it: \\ud800 to \\udfff come in pairs"
+
+
+def unreadable(value: Any, *path: object) -> Iterator[str]:
+    """Yield a problem for what is JSON, but more than any key can mean or any program reads."""
+    if len(path) > DEEPEST:
+        yield f"{place(*path[:3])}: is nested more than {DEEPEST} levels deep"
+        return
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        yield f"{place(*path)}: is too large: at most {_LARGEST}"
+    if isinstance(value, str) and not _is_text(value):
+        yield f"{place(*path)}: {_HALF}"
+    steps = enumerate(value) if isinstance(value, list) else ()
+    for step, inner in value.items() if isinstance(value, dict) else steps:
+        if isinstance(step, str) and not _is_text(step):
+            yield f"{place(*path, step)}: {_HALF}"
+        else:
+            yield from unreadable(inner, *path, step)
+
+
+def _is_text(text: str) -> bool:
+    """Return whether a text can be written in UTF-8; one from JSON may hold surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unknown(model: type[Section], value: Any, *path: object) -> Iterator[str]:
     """Yield a warning for every key that `model`, or a section in it, does not know."""
     if not isinstance(value, dict):

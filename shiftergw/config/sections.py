@@ -208,7 +208,7 @@ class Location(Section):
 class UserLimits(Section):
     """`UserLimits`: how much new work one user may have in the queue."""
 
-    waiting: int = Field(50, alias="waiting", ge=1)
+    waiting: int = Field(500, alias="waiting", ge=1)
     running: int = Field(4, alias="running", ge=1)
 
 

@@ -84,10 +84,10 @@ _UNITS = {
 def _size(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"(\d{1,12}) ?([KMGT]i?B)", value, re.ASCII | re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,18}) ?([KMGT]i?B)?", value, re.ASCII | re.IGNORECASE)
     if match is None:
         raise ValueError('must be a number of bytes, or text such as "200GB" or "150GiB"')
-    return int(match[1]) * _UNITS[match[2].upper()]
+    return int(match[1]) * (_UNITS[match[2].upper()] if match[2] else 1)
 
 
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]

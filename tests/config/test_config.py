@@ -110,8 +110,8 @@ def test_defaults() -> None:
         10,
     )
     assert (config.queue_limit, config.user_limits.waiting, config.user_limits.running) == (
-        1000,
-        50,
+        10_000,
+        500,
         4,
     )
     assert config.private_images_without_acl == "owner"
@@ -307,3 +307,21 @@ def test_a_port_without_a_location_is_refused() -> None:
         loaded().config.locate(ImageReference.parse("other.example.com:5000/app:1"))
     assert "other.example.com:5000" in str(raised.value)
     assert "registry.example.com" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waiting", "warned"),
+    [
+        ({}, 500, False),
+        ({"QueueLimit": 1000}, 100, False),
+        ({"QueueLimit": 3}, 1, False),
+        ({"QueueLimit": 1000, "UserLimits": {"running": 2}}, 100, False),
+        ({"QueueLimit": 1000, "UserLimits": {"waiting": 90}}, 90, False),
+        ({"QueueLimit": 1000, "UserLimits": {"waiting": 600}}, 600, True),
+    ],
+)
+def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, warned: bool) -> None:
+    """By default one user has at most a tenth of it; more is a warning."""
+    result = loaded(changes)
+    assert result.config.waiting_per_user == waiting
+    assert any("tenth of QueueLimit" in warning for warning in result.warnings) is warned

@@ -95,10 +95,11 @@ async def _refusal(db: Database, uid: int, limits: QueueLimits, ours: int) -> To
     if own >= limits.waiting_per_user:
         return TooMany(
             f"You have {own} pulls waiting, and may have {limits.waiting_per_user}.",
-            remedy="Wait until some of them are done.",
+            remedy="Wait until some of them are done, or ask the site's support to raise"
+            " UserLimits.waiting.",
         )
     if await db.count(IMAGES, queries.waiting()) - ours >= limits.waiting:
-        return TooMany("The gateway's queue is full.")
+        return TooMany("The gateway's queue is full (QueueLimit).")
     return None
 
 

@@ -44,10 +44,11 @@ def _check_limits(db: sqlite3.Connection, uid: int, limits: QueueLimits) -> None
     if own >= limits.waiting_per_user:
         raise TooMany(
             f"You have {own} pulls waiting, and may have {limits.waiting_per_user}.",
-            remedy="Wait until some of them are done.",
+            remedy="Wait until some of them are done, or ask the site's support to raise"
+            " UserLimits.waiting.",
         )
     if db.execute(queries.COUNT_WAITING).fetchone()[0] >= limits.waiting:
-        raise TooMany("The gateway's queue is full.")
+        raise TooMany("The gateway's queue is full (QueueLimit).")
 
 
 def begin(

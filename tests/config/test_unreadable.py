@@ -1,0 +1,83 @@
+"""Files that are hardly a configuration: each has a clear error, and none a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+from tests.cli.command import shiftergw
+from tests.configurations import SMALLEST
+
+START = json.dumps(SMALLEST).encode()[:-1] + b", "
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (START + b'"WorkerThreads": ' + b"9" * 5000 + b"}", "more than 4300 digits"),
+        (START + b'"WorkerThreads": -' + b"9" * 5000 + b"}", "more than 4300 digits"),
+        (START + b'"WorkerThreads": ' + b"9" * 4299 + b"}", "WorkerThreads: is too large"),
+        (START + b'"UserLimits": {"waiting": -1' + b"0" * 30 + b"}}", "UserLimits.waiting: is too"),
+        (START + b'"WorkerThreads": "' + b"9" * 5000 + b'"}', "must be a whole number"),
+        (START + b'"FailureHold": NaN}', "must be a finite number"),
+        (START + b'"FailureHold": 1e999}', "must be a finite number"),
+        (START + b'"WorkerThreads": Infinity}', "must be a whole number"),
+        (START + b'"MaxImageSize": -Infinity}', "must be a whole number"),
+        (b"[" * 100_000, "nested too deeply"),
+        (START + b'"X": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
+        (START + b'"X": ' + b"[" * 300 + b"]" * 300 + b"}", "X.0.0: is nested more than 20"),
+        (START + b'"X": ' + b'{"a":' * 480 + b"1" + b"}" * 481, "X.a.a: is nested more than 20"),
+        (START + b'"Metrics": true, "Metrics": false}', "Metrics: stands there more than once"),
+        (START + b'"LogLevel": "\\ud800"}', "LogLevel: has half a character"),
+        (START + b'"\\udfff": 1}', "has half a character"),
+        (START + b'"LogLevel": "\xe9"}', "is not UTF-8"),
+        (json.dumps(SMALLEST).encode("utf-16"), "is not UTF-8"),
+        (bytes(range(256)), "is not UTF-8"),
+        (b"\x00\x01", "this is not JSON"),
+        (b"", "it is empty"),
+        (b"[]", "it must be an object"),
+        (b"null", "it must be an object"),
+    ],
+)
+def test_what_is_hardly_a_configuration(content: bytes, why: str, tmp_path: Path) -> None:
+    """The file is named, and what is wrong with it."""
+    file = tmp_path / "imagemanager.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        Config.load(file, {})
+    assert why in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_it(tmp_path: Path) -> None:
+    """Editors of some systems write one."""
+    file = tmp_path / "imagemanager.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(SMALLEST).encode())
+    assert Config.load(file, {}).warnings == ()
+
+
+def test_the_programs_say_so(tmp_path: Path) -> None:
+    """The gateway and `check` end with the error, and no traceback."""
+    file = tmp_path / "imagemanager.json"
+    file.write_bytes(START + b'"WorkerThreads": ' + b"9" * 5000 + b"}")
+    checked = shiftergw("check", "--config", str(file))
+    twistd = Path(sys.executable).parent / "twistd"
+    started = subprocess.run(
+        [twistd, "--nodaemon", "--pidfile=", "shiftergw", "--config", file],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (checked.returncode, started.returncode) == (2, 1)
+    for said in (checked.stderr, started.stderr):
+        assert "more than 4300 digits" in said
+        assert "Traceback" not in said
