@@ -36,6 +36,7 @@ from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
 from tests.delivery.native import account
 from tests.delivery.numbered import PLAIN, SLOW_FIRST, Far, slow
+from tests.patience import scaled
 from tests.sshd import Sshd
 from tests.work.waiting import until
 
@@ -250,8 +251,9 @@ async def test_sessions_that_never_begin(
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || {{ cat > /dev/null; exit; }}; {PLAIN}")
     began = time.monotonic()
-    await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert time.monotonic() - began < IDLE_SECONDS / 2
+    limit = scaled(IDLE_SECONDS)
+    await opens(far.sshd, idle_seconds=limit).install(source, IMAGE, sha256, ignore)
+    assert time.monotonic() - began < limit / 2
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     await until(lambda: far.left() == far.begun[:1])
 

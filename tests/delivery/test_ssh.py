@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from tests.delivery.native import account, connected, finish, reactor, refusal, run
 from tests.parts import free_port
+from tests.patience import patient, scaled
 from tests.sshd import Sshd, make_key
 
 
@@ -195,7 +197,7 @@ async def test_too_many_channels(threads: Threads) -> None:
 async def test_lost_channel(sshd: Sshd, threads: Threads) -> None:
     """A channel that is given up ends; writing to it does nothing; the connection goes on."""
     async with connected(sshd, threads) as connection:
-        channel = await connection.open_command(["sleep", "100"])
+        channel = await connection.open_command(["sleep", "1000"])
         channel.write(bytes(10_000_000))
         channel.lose()
         channel.lose()
@@ -312,11 +314,11 @@ async def test_frozen_server(threads: Threads) -> None:
     """A server that freezes is found out within the idle limit, while nothing is asked of it."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads, idle_seconds=1)
-        channel = await connection.open_command(["sleep", "100"])
+        channel = await connection.open_command(["sleep", "1000"])
         began = time.monotonic()
         with server.suspended(), pytest.raises(DeliveryFailed, match="does not answer"):
             await channel.closed
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < patient(2.5)
         await connection.close()
 
 
@@ -340,8 +342,8 @@ async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
 async def test_quiet_server(threads: Threads) -> None:
     """A server that answers keep-alives is kept, however long nothing else is said."""
     with Sshd() as server:
-        async with connected(server, threads, idle_seconds=0.4) as connection:
-            await pause(2, reactor)
+        async with connected(server, threads, idle_seconds=scaled(0.4)) as connection:
+            await pause(scaled(2), reactor)
             assert connection.usable
             assert (await run(connection, "true"))[0] == 0
 
@@ -349,9 +351,10 @@ async def test_quiet_server(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_server_keeps_alive_too(threads: Threads) -> None:
     """The server's own keep-alives are answered."""
-    with Sshd("ClientAliveInterval 1", "ClientAliveCountMax 1") as server:
+    interval = math.ceil(scaled(1))
+    with Sshd(f"ClientAliveInterval {interval}", "ClientAliveCountMax 1") as server:
         async with connected(server, threads, idle_seconds=100) as connection:
-            await pause(3, reactor)
+            await pause(3 * interval, reactor)
             assert (await run(connection, "true"))[0] == 0
 
 
@@ -362,7 +365,7 @@ async def test_frozen_during_the_login(threads: Threads) -> None:
         began = time.monotonic()
         with pytest.raises(DeliveryFailed, match="does not answer"):
             await connect(account(server), reactor, threads, connect_seconds=0.5)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < patient(2)
 
 
 @pytest_twisted.ensureDeferred
@@ -404,7 +407,7 @@ async def test_close(threads: Threads) -> None:
     """Closing ends channels with an error, can be repeated, and does not wait for a dead server."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads)
-        channel = await connection.open_command(["sleep", "100"])
+        channel = await connection.open_command(["sleep", "1000"])
         await connection.close()
         await connection.close()
         with pytest.raises(DeliveryFailed, match="closed the connection"):

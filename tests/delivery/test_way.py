@@ -13,6 +13,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import loaded
 from tests.delivery.native import reactor, run
+from tests.patience import patient
 from tests.sshd import Sshd
 
 
@@ -69,4 +70,4 @@ async def test_the_limit_on_connecting(threads: Threads, tmp_path: Path) -> None
         began = reactor.seconds()
         with pytest.raises(DeliveryFailed, match="does not answer"):
             await connected(sshd, threads, "-o", "ConnectTimeout=1")
-        assert 0.9 < reactor.seconds() - began < 10
+        assert 0.9 < reactor.seconds() - began < patient(10)

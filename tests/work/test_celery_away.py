@@ -18,6 +18,7 @@ from shiftergw.work import celery_link, celery_queue
 from shiftergw.work.celery_app import make_app
 from shiftergw.work.celery_link import Sender
 from shiftergw.work.celery_queue import CeleryQueue
+from tests.patience import patient
 from tests.rabbitmq import RabbitMQ
 from tests.wiretap import Wiretap
 from tests.work.contract import key_of
@@ -90,7 +91,7 @@ async def test_a_frozen_broker(
         for name in ("short-1", "short-2"):
             with pytest.raises(Unavailable):
                 await queue.offer(key_of(name), system)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < patient(3)
     monkeypatch.undo()
     monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.0)
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
@@ -113,7 +114,7 @@ async def test_a_stop_during_an_offer_to_a_frozen_broker(
         offer.cancel()
         began = time.monotonic()
         await queue.stopService()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < patient(4)
 
 
 @pytest_twisted.ensureDeferred

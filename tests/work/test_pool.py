@@ -20,6 +20,7 @@ from shiftergw.jobs import JobEnd
 from shiftergw.work import pool, process
 from shiftergw.work.pool import WorkerPool
 from shiftergw.work.process import Lines
+from tests.patience import patient
 from tests.work.contract import QueueContract
 from tests.work.pools import WORKERS, Make, pid_of
 from tests.work.waiting import alive, until
@@ -205,7 +206,7 @@ async def test_stop(make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch) -
     queue.on_end = ends.append
     started = time.monotonic()
     await queue.stopService()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < patient(5)
     assert [(end.key, end.died) for end in ends] == [("sleep", False)]
     assert (traces / f"left-{pid_of(traces / 'b')}").exists()
     assert not alive(pid_of(traces / "sleep"))

@@ -18,6 +18,7 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.errors import Unavailable
 from shiftergw.store.mongo.links import Links
 from tests.certificates import Authority
+from tests.patience import patient
 from tests.store.mongo.puppets import Serve, answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, all_of
@@ -77,7 +78,7 @@ async def told(uri: str, callers: int = 4) -> tuple[list[str], str]:
         async with mongo_running(uri, "images", SECONDS) as store:
             details = await all_of(ask(store) for _ in range(callers))
             details += await all_of(ask(store) for _ in range(callers))
-    assert time.monotonic() - begin < 6 * SECONDS
+    assert time.monotonic() - begin < patient(6 * SECONDS)
     assert not any(event.get("isError") for event in log if "Unhandled" in str(event))
     return details, "\n".join(filter(None, map(formatEvent, log)))
 
