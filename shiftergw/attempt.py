@@ -37,7 +37,10 @@ LEASE_SECONDS = 120.0
 """How long a lease lives without being renewed."""
 
 LEASE_WAIT = 3600.0
-"""How long a delivery waits for another one of the same image."""
+"""How long a delivery waits for others of the same image, altogether."""
+
+PATIENCE = 20.0
+"""How long a delivery waits for another one with a worker in hand."""
 
 
 class Attempt:
@@ -107,7 +110,9 @@ class Attempt:
 
     def wait(self, later: RetryLater) -> Postponed:
         """Return until when the pull waits; raise a `PullError` if that is too long."""
-        return decide(self.record.waited, later, self._clock.seconds(), self._waits)
+        record = self.record
+        waited = record.waited if later.limit is None else record.waited_for_pulls
+        return decide(waited, later, self._clock.seconds(), self._waits)
 
     # What goes to the store.
 
@@ -182,17 +187,23 @@ class Attempt:
                 await self._take(*place)
 
     async def lease(self, directory: str, image_id: str) -> None:
-        """Hold the lease on (image directory, id); wait while another delivery holds it."""
-        until = self._clock.seconds() + LEASE_WAIT
+        """Hold the lease on (image directory, id); wait while another delivery holds it.
+
+        Not for long: raises `RetryLater`, since the wait holds a worker.
+        """
+        until = self._clock.seconds() + PATIENCE
         while not await patiently(
             lambda now: self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS),
             self._clock,
             f"the lease of {self.record.key}",
         ):
             if self._clock.seconds() > until:
-                raise DeliveryFailed(
+                failure = DeliveryFailed(
                     "Another delivery of this image did not end.", remedy="Try again later."
                 )
+                now = self._clock.seconds()
+                why = "another delivery of this image"
+                raise RetryLater(now + PATIENCE, why, failure, limit=LEASE_WAIT)
             self.say("Waiting for another delivery of this image")
             await pause(1, self._clock)
         self._leases[directory, image_id] = self._clock.seconds()

@@ -197,7 +197,8 @@ class RetryLater(PullError):
     user, such as `ghcr.io (rate limit)`. `failure` is what the pull fails with if it does not wait.
     `asker` names the registry that has asked for the wait. A time that is not `fixed` may be put
     off further by a pull that has waited before. `limit` is the number of seconds that a pull may
-    wait altogether; None: as the site's configuration says.
+    wait for other pulls of this site; None: it waits for a registry, as long as the site's
+    configuration says.
     """
 
     code = "retry-later"

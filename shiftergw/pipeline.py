@@ -214,6 +214,7 @@ class Pipeline:
         watcher.entered(State.PULLING, "Pulling layers")
         cache = self._cache_of(image)
         done: dict[Digest, int] = {}
+        waits: list[RetryLater] = []
 
         async def bring(blob: _Blob) -> None:
             wanted = blob.descriptor
@@ -228,9 +229,14 @@ class Pipeline:
                 path = await held.enter_async_context(getting)
             except ImageNotFound as error:
                 raise _foreign(wanted, error) from error
+            except RetryLater as later:
+                waits.append(later)  # the other layers arrive meanwhile
+                return
             blob.arrive(path)
 
         await gather_or_cancel(map(bring, sorted(blobs, key=lambda one: -one.descriptor.size)))
+        if waits:
+            raise max(waits, key=lambda one: one.at)
 
     async def _forget(self, image: ResolvedImage, *, damaged: bool) -> None:
         """Leave no halves of an image's blobs in the cache, and none that is damaged."""

@@ -38,7 +38,11 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The end of an attempt whose work waits until `not_before` for what `why` names."""
+    """The end of an attempt whose work waits until `not_before` for what `why` names.
+
+    `for_pull`: for another pull of this site.
+    """
 
     not_before: float
     why: str
+    for_pull: bool = False

@@ -36,7 +36,7 @@ async def waiting_in_between(
             now = clock.seconds()
             wait = decide(waited, later, now, limits)
         seconds = wait.not_before - now
-        say(f"waiting {duration(seconds)} for {wait.why}")
+        say(f"waiting {span_in_words(seconds)} for {wait.why}")
         waited += seconds
         await pause(seconds, clock)
 
@@ -52,7 +52,7 @@ def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> 
     limit = limits.seconds if later.limit is None else later.limit
     if waited + wait > limit:
         raise _too_long(waited, later, wait, limit)
-    return Postponed(now + wait, later.why)
+    return Postponed(now + wait, later.why, for_pull=later.limit is not None)
 
 
 def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
@@ -61,14 +61,14 @@ def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> Pu
     if not later.asker:
         if later.limit is None:
             failure.remedy = (
-                f"The pull waited {duration(waited)} for it, and may wait {duration(limit)}"
-                " (the site can raise `RegistryWait`). Try again later; if it lasts, tell the"
-                " site's support."
+                f"The pull waited {span_in_words(waited)} for it, and may wait"
+                f" {span_in_words(limit)} (the site can raise `RegistryWait`). Try again later; if"
+                " it lasts, tell the site's support."
             )
         return failure
-    spent = f", and the pull waited {duration(waited)} before" if waited else ""
+    spent = f", and the pull waited {span_in_words(waited)} before" if waited else ""
     return RegistryUnavailable(
-        f"{later.asker} asks to wait {duration(wait)}; at most {duration(limit)} are"
+        f"{later.asker} asks to wait {span_in_words(wait)}; at most {span_in_words(limit)} are"
         f" waited{spent}.",
         remedy=f"Try again then. A login of your own (`shiftergw login {later.asker}`) has a limit"
         " of its own. The site can raise `RegistryWait`.",
@@ -76,7 +76,7 @@ def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> Pu
     )
 
 
-def duration(seconds: float) -> str:
+def span_in_words(seconds: float) -> str:
     """Return a time span as people say it: `45 seconds`, `15 minutes`, `6 hours`, `1.5 hours`."""
     for unit, size in _UNITS:
         amount = round(seconds / size, 1)

@@ -194,7 +194,11 @@ class Worker:
             if not isinstance(outcome, Postponed):
                 return await self._store.finish(record.key, record.attempt, outcome, now)
             at, why, limits = outcome.not_before, outcome.why, self._waits.postponed
-            return await self._store.postpone(record.key, record.attempt, at, why, now, limits)
+            if outcome.for_pull:
+                limits = None
+            return await self._store.postpone(
+                record.key, record.attempt, at, why, now, limits, for_pull=outcome.for_pull
+            )
 
         return await patiently(write, self._clock, f"the end of {record.claim}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.attempt import HUNG_SECONDS, LEASE_SECONDS, LEASE_WAIT, WRITE_SECONDS, Attempt
-from shiftergw.errors import DeliveryFailed, Superseded, Unavailable
+from shiftergw.attempt import (
+    HUNG_SECONDS,
+    LEASE_SECONDS,
+    LEASE_WAIT,
+    PATIENCE,
+    WRITE_SECONDS,
+    Attempt,
+)
+from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
@@ -176,13 +184,21 @@ async def test_a_lease_that_is_held_is_waited_for(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_lease_is_not_waited_for_without_end(bench: Bench) -> None:
-    """After an hour the delivery fails, and says that another one did not end."""
+    """Not for long with a worker in hand, and for an hour altogether."""
     assert await bench.free_for_other(2 * LEASE_WAIT)
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
-    bench.clock.advance(LEASE_WAIT + 1)
-    with pytest.raises(DeliveryFailed):
+    bench.clock.advance(PATIENCE + 1)
+    with pytest.raises(RetryLater) as caught:
         await taking
+    later = caught.value
+    assert (later.why, later.limit) == ("another delivery of this image", LEASE_WAIT)
+    assert bench.attempt.wait(later).for_pull
+    bench.attempt.record = replace(bench.record, waited_for_pulls=LEASE_WAIT - 1, waited=0)
+    with pytest.raises(DeliveryFailed, match="did not end"):
+        bench.attempt.wait(later)
+    bench.attempt.record = replace(bench.record, waited=9999)
+    assert bench.attempt.may_wait(later)
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.plumbing.timing import pause
 from shiftergw.postponement import PostponeLimits, WaitLimits
 from shiftergw.states import State
-from shiftergw.waiting import decide, duration, waiting_in_between
+from shiftergw.waiting import decide, span_in_words, waiting_in_between
 from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import Bench, running_bench
 
@@ -101,7 +101,7 @@ def test_a_limit_of_its_own() -> None:
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
     """People read times in the largest unit that there is one of."""
-    assert duration(seconds) == words
+    assert span_in_words(seconds) == words
 
 
 def test_a_conversion_outside_the_service_waits_itself() -> None:

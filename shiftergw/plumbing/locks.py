@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -126,16 +127,22 @@ async def file_lock(
     threads: Threads,
     clock: IReactorTime,
     waiting: Callable[[], None] | None = None,
+    limit: float = math.inf,
+    late: Callable[[], Exception] = TimeoutError,
 ) -> AsyncIterator[None]:
-    """Hold the lock on `path` while the context lives; wait for it as long as need be.
+    """Hold the lock on `path` while the context lives; wait for it for `limit` seconds.
 
-    The kernel releases the lock of a dead process. `waiting` is called once, if there is a wait.
+    The kernel releases the lock of a dead process. `waiting` is called once, if there is a wait,
+    and what `late` returns is raised after the limit.
     The lock is taken and released in `threads`. Cancellable.
     """
     descriptor = await _acquired(path, threads)
     if descriptor is None and waiting is not None:
         waiting()
+    end = clock.seconds() + limit
     while descriptor is None:
+        if clock.seconds() >= end:
+            raise late()
         await pause(POLL_SECONDS, clock)
         descriptor = await _acquired(path, threads)
     try:

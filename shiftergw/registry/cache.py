@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.errors import BlobCorrupt, NoSpace, amount
+from shiftergw.errors import BlobCorrupt, NoSpace, RegistryUnavailable, RetryLater, amount
 from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.files import free_space, nearest, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, unlock
@@ -32,6 +32,13 @@ from shiftergw.registry.partial import BlobWriter, PartialBlob, disk_errors
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+
+PATIENCE = 20.0
+"""Seconds for which a pull waits for another's download of a layer with a worker in hand."""
+
+DOWNLOAD_WAIT = 12 * 3600.0
+"""Seconds for which a pull waits for others' downloads altogether."""
 
 
 class BlobCaches:
@@ -148,9 +155,15 @@ class BlobFiles:
     async def _locked(
         self, blob: Descriptor, paths: BlobPaths, report: Callable[[int], None]
     ) -> AsyncIterator[None]:
-        """Hold the blob's lock; report how much another process has downloaded until then."""
+        """Hold the blob's lock; report how much another process has downloaded until then.
+
+        Raises `RetryLater` if that takes long, since the wait holds a worker.
+        """
         lock, unlock_blob = partial(blobs.lock, paths), partial(unlock, paths.lock)
+        end = self._clock.seconds() + PATIENCE
         while (locked := await self._threads.acquire(lock, unlock_blob)) is None:
+            if self._clock.seconds() >= end:
+                raise _downloaded_elsewhere(self._clock.seconds() + PATIENCE)
             report(min(await self._threads.run(blobs.size_of, paths.partial), blob.size))
             await pause(POLL_SECONDS, self._clock)
         try:
@@ -232,6 +245,12 @@ class BlobFiles:
 def _close(descriptor: int | None) -> None:
     if descriptor is not None:
         os.close(descriptor)
+
+
+def _downloaded_elsewhere(at: float) -> RetryLater:
+    failure = RegistryUnavailable("Another pull that downloads the same layer did not end.")
+    why = "another pull that downloads the same layer"
+    return RetryLater(at, why, failure, limit=DOWNLOAD_WAIT)
 
 
 async def _run(download: Awaitable[None]) -> None:

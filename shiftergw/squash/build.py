@@ -18,6 +18,7 @@ from shiftergw.errors import (
     ConversionFailed,
     ImageTooLarge,
     NoSpace,
+    RetryLater,
     amount,
     duration,
 )
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
+
+PATIENCE = 20.0
+"""Seconds for which a build waits for the same one of another pull with a worker in hand."""
 
 HEAD_START_SECONDS = 2 * POLL_SECONDS
 """Whoever is examining the layers goes first: he may hear so much later that all have arrived."""
@@ -120,7 +124,14 @@ class SquashBuilder:
             if not first:
                 wait()
                 await pause(HEAD_START_SECONDS, self._clock)
-            locking = file_lock(files.lock, self._threads, self._clock, wait if first else None)
+            locking = file_lock(
+                files.lock,
+                self._threads,
+                self._clock,
+                wait if first else None,
+                PATIENCE,
+                partial(self._converted_elsewhere, limits.stages.conversion),
+            )
             await stack.enter_async_context(locking)
 
         async with AsyncExitStack() as use:
@@ -166,6 +177,14 @@ class SquashBuilder:
         """
         with _disk_errors():
             return await self._threads.run(sweep, self._directory, before)
+
+    def _converted_elsewhere(self, limit: float) -> RetryLater:
+        """Return what a build ends with that would hold a worker while another one converts."""
+        failure = ConversionFailed(
+            "The same conversion for another pull did not end.", remedy="Try again later."
+        )
+        at = self._clock.seconds() + PATIENCE
+        return RetryLater(at, "the same conversion for another pull", failure, limit=limit)
 
     async def _found(self, files: ConvertedFiles) -> BuiltImage | None:
         """Return the converted file that is there already, if it is what its sidecar says."""

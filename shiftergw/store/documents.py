@@ -50,7 +50,7 @@ CLOCK_TOLERANCE = 5.0
 _PROGRESS = ("stage", "done", "total")
 _POSTPONED_ONLY = ("not_before", "waits_for")
 _IN_FLIGHT_ONLY = (
-    "claim", "sealed", "by_admin", "runner", "deaths", "waited", "requester",
+    "claim", "sealed", "by_admin", "runner", "deaths", "waited", "waited_for_pulls", "requester",
     *_POSTPONED_ONLY, *_PROGRESS,
 )  # fmt: skip
 _NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
@@ -197,14 +197,17 @@ def may_begin(document: Mapping[str, Any], now: float, limit: float) -> bool:
     return not document.get("attempt") or beat is None or now - beat >= limit
 
 
-def postponed(document: Mapping[str, Any], not_before: float, why: str, now: float) -> Change:
+def postponed(
+    document: Mapping[str, Any], not_before: float, why: str, now: float, *, for_pull: bool
+) -> Change:
     """Return the change that ends an attempt and has the work wait until a time."""
+    name = "waited_for_pulls" if for_pull else "waited"
     changes = {
         "status": State.PENDING,
         "status_message": waiting_message(not_before, why, now),
         "not_before": not_before,
         "waits_for": why,
-        "waited": time_in(document, "waited") + max(0.0, not_before - now),
+        name: time_in(document, name) + max(0.0, not_before - now),
     }
     return Change(document_of(changes), ("runner", "last_heartbeat", *_PROGRESS))
 

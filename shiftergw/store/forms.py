@@ -149,7 +149,8 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("ostcount", "replication"), _word),
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
     **dict.fromkeys(
-        ("last_pull", "expiration", "last_heartbeat", "not_before", "waited"), number_of
+        ("last_pull", "expiration", "last_heartbeat", "not_before", "waited",
+         "waited_for_pulls"), number_of
     ),
     **dict.fromkeys(
         ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole

@@ -18,15 +18,24 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThread
 from twisted.protocols.basic import FileSender
 
-from shiftergw.errors import BlobCorrupt, NoSpace, PullError, RegistryUnavailable, Unavailable
+from shiftergw.errors import (
+    BlobCorrupt,
+    NoSpace,
+    PullError,
+    RegistryUnavailable,
+    RetryLater,
+    Unavailable,
+)
 from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import try_lock, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobCache, BlobSink, Download
+from shiftergw.registry import cache as cache_module
 from shiftergw.registry import partial as partial_module
 from shiftergw.registry.cache import BlobCaches, BlobFiles
 from shiftergw.registry.partial import MOST_WAITING, BlobWriter, PartialBlob
@@ -763,6 +772,24 @@ async def test_processes_share_a_download(
     path = await got(cache, BLOB, refuse, report)
     assert path.read_bytes() == CONTENT
     assert process.wait(10) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_download_elsewhere_holds_no_worker(
+    cache: BlobFiles,
+    other_process: tuple[subprocess.Popen[str], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a while the pull is to come again, and finds what the other one has fetched then."""
+    process, go_on = other_process
+    monkeypatch.setattr(cache_module, "PATIENCE", 0.3)
+    with pytest.raises(RetryLater) as caught:
+        await got(cache, BLOB, refuse, ignore)
+    assert caught.value.why == "another pull that downloads the same layer"
+    assert caught.value.limit == cache_module.DOWNLOAD_WAIT
+    go_on()
+    await deferToThread(process.wait, 10)
+    assert (await got(cache, BLOB, refuse, ignore)).read_bytes() == CONTENT
 
 
 @pytest_twisted.ensureDeferred

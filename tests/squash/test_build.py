@@ -23,11 +23,15 @@ from shiftergw.errors import (
     ImageTooLarge,
     LayerInvalid,
     NoSpace,
+    RetryLater,
 )
-from shiftergw.image import BuildLimits, Digest, LayerFile, StageLimits
+from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions, StageLimits
 from shiftergw.model import Progress
+from shiftergw.plumbing.locks import file_lock
 from shiftergw.plumbing.threads import Threads
+from shiftergw.squash import build
 from shiftergw.squash.build import SquashBuilder
+from shiftergw.squash.converted import ConvertedFiles
 from tests import images
 from tests.parts import lacking, need, small_disk
 from tests.squash.parts import (
@@ -119,6 +123,22 @@ async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -
     second = await elsewhere.built(layers, processors=1)
     assert second.sha256 == first.sha256
     assert second.path != first.path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_conversion_elsewhere_holds_no_worker(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while a pull that waits for the same conversion is to come again."""
+    monkeypatch.setattr(build, "PATIENCE", 0.3)
+    files = ConvertedFiles(site.converted, ID, SquashOptions(level=1, memory="64M").key)
+    await site.built(site.two)
+    async with file_lock(files.lock, site.builder._threads, real):
+        with pytest.raises(RetryLater) as caught:
+            await site.built(site.two)
+    assert caught.value.why == "the same conversion for another pull"
+    assert isinstance(caught.value.failure, ConversionFailed)
+    await site.built(site.two)
 
 
 @pytest_twisted.ensureDeferred

@@ -165,6 +165,16 @@ class PostponeContract:
         assert last.deaths == 2
 
     @pytest_twisted.ensureDeferred
+    async def test_waits_for_other_pulls_are_summed_apart(self, place: Place) -> None:
+        """What was waited for other pulls leaves a pull its time to wait for its registry."""
+        store = place.store
+        key = (await begun(store, request())).key
+        await store.postpone(key, 1, NOW + 50, "another delivery", NOW, for_pull=True)
+        await store.begin(key, "node:2", NOW + 50, LIMIT)
+        back = await store.postpone(key, 2, NOW + 60, WHY, NOW + 50)
+        assert (back.waited, back.waited_for_pulls) == (10, 50)
+
+    @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("good", [True, False])
     async def test_nothing_of_it_stays(self, place: Place, *, good: bool) -> None:
         """The end of the work takes away all that was kept for its waits."""
@@ -173,7 +183,7 @@ class PostponeContract:
         again = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
         assert again is not None
         ended = await store.finish(back.key, again.attempt, Ready(ID) if good else failure(), NOW)
-        gone = {"not_before", "waits_for", "waited", "deaths", "runner"}
+        gone = {"not_before", "waits_for", "waited", "waited_for_pulls", "deaths", "runner"}
         assert gone.isdisjoint(place.document(ended.key))
 
     @pytest_twisted.ensureDeferred

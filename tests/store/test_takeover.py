@@ -419,6 +419,9 @@ async def _leave_every_state(uri: str, name: str) -> None:
         running = await begun(store, asked("running:1"), NOW)
         await store.advance(running.key, 1, State.TRANSFER, "Transferring image", NOW)
         await store.heartbeat(running.key, 1, Progress("TRANSFER", 5, 10), NOW)
+        postponed = await begun(store, asked("postponed:1"), NOW)
+        await store.postpone(postponed.key, 1, NOW + 9000, "ghcr.io (rate limit)", NOW)
+        await store.trip_breaker("limit ghcr.io anonymous node1", NOW + 9000, "x", NOW)
         failed = await begun(store, asked("failed:1"), NOW)
         await store.finish(failed.key, 1, failure(), NOW)
         access = {"private": True, "user_acl": (OWNER,), "group_acl": ()}
@@ -437,16 +440,18 @@ async def _leave_every_state(uri: str, name: str) -> None:
 def _go_on(images: Any) -> None:
     place, reader = ("alpha", "docker"), OriginalReader(images, NOW + 5)
     written = list(images.find())
-    assert len(written) == 6
+    assert len(written) == 7
     assert {str(one["_id"]): reader.offences(one) for one in written} == {
         str(one["_id"]): [] for one in written
     }
     would = {tag: reader.would_pull(*place, tag, [OWNER], [])
-             for tag in ("waiting:1", "running:1", "failed:1", "ready:1", "ready:2", "gone:1")
+             for tag in ("waiting:1", "running:1", "postponed:1", "failed:1", "ready:1", "ready:2",
+                         "gone:1")
              }  # fmt: skip
     assert would == dict.fromkeys(would, False) | {"gone:1": True}
     later = OriginalReader(images, NOW + 4000)
-    assert all(later.would_pull(*place, tag, [OWNER], []) for tag in would if tag != "waiting:1")
+    idle = {"waiting:1", "postponed:1"}
+    assert all(later.would_pull(*place, tag, [OWNER], []) for tag in would if tag not in idle)
     found = later.ready(*place, "ready:2")
     assert found is not None
     assert later.may_read(found, OWNER, [])

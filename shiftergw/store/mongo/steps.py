@@ -204,6 +204,8 @@ async def postpone(
     why: str,
     now: float,
     limits: PostponeLimits | None,
+    *,
+    for_pull: bool,
 ) -> ImageRecord:
     """End an attempt and have the work wait until a time.
 
@@ -216,7 +218,7 @@ async def postpone(
             others = await db.find(queries.postponed(document.get("location")))
             own = [one for one in others if one.get("requested_by") == document.get("requested_by")]
             check_postponed(len(others), len(own), limits)
-        changes = documents.postponed(document, not_before, why, now)
+        changes = documents.postponed(document, not_before, why, now, for_pull=for_pull)
         postponed = await change(db, document, OWN, changes)
         if postponed is not None:
             return record_of(postponed)

@@ -159,9 +159,13 @@ class MongoStore(Service):
         why: str,
         now: float,
         limits: PostponeLimits | None = None,
+        *,
+        for_pull: bool = False,
     ) -> ImageRecord:
         """See `ImageStore`."""
-        return await steps.postpone(self._db, key, attempt, not_before, why, now, limits)
+        return await steps.postpone(
+            self._db, key, attempt, not_before, why, now, limits, for_pull=for_pull
+        )
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""

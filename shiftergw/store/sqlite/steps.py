@@ -75,6 +75,8 @@ def postpone(
     why: str,
     now: float,
     limits: PostponeLimits | None,
+    *,
+    for_pull: bool,
 ) -> ImageRecord:
     """End an attempt and have the work wait until a time."""
     document = _owned(db, key, attempt)
@@ -83,7 +85,8 @@ def postpone(
         values = document.get("requested_by"), document.get("location")
         of_registry, own = db.execute(queries.COUNT_POSTPONED, values).fetchone()
         check_postponed(of_registry, own, limits)
-    return rows.change(db, key, document, documents.postponed(document, not_before, why, now))
+    change = documents.postponed(document, not_before, why, now, for_pull=for_pull)
+    return rows.change(db, key, document, change)
 
 
 def advance(

@@ -132,10 +132,14 @@ class SqliteStore(Service):
         why: str,
         now: float,
         limits: PostponeLimits | None = None,
+        *,
+        for_pull: bool = False,
     ) -> ImageRecord:
         """See `ImageStore`."""
         return await self._work(
-            lambda db: steps.postpone(db, key, attempt, not_before, why, now, limits)
+            lambda db: steps.postpone(
+                db, key, attempt, not_before, why, now, limits, for_pull=for_pull
+            )
         )
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
