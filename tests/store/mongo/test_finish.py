@@ -18,6 +18,7 @@ from shiftergw.model import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from tests import mongod
+from tests.patience import scaled
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, LIMIT, NOW, OTHER_ID, all_of, begun, expiring, pulled, request
 from tests.store.wire import Wire
@@ -113,7 +114,7 @@ async def test_a_crash_after_any_write(
             empty(db)
             record = await prepare(store)
             with Wire(port, until=crashes) as wire:
-                async with mongo_running(wire.uri, name, seconds=1) as dying:
+                async with mongo_running(wire.uri, name, seconds=scaled(1)) as dying:
                     try:
                         await dying.finish(record.key, 1, OUTCOME, LATER)
                     except Unavailable:

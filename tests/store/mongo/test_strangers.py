@@ -18,12 +18,12 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.errors import Unavailable
 from shiftergw.store.mongo.links import Links
 from tests.certificates import Authority
-from tests.patience import patient
+from tests.patience import patient, scaled
 from tests.store.mongo.puppets import Serve, answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, all_of
 
-SECONDS = 1.0
+SECONDS = scaled(1)
 
 
 def says(content: bytes) -> Callable[[socket.socket], None]:
