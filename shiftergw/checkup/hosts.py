@@ -17,6 +17,7 @@ from shiftergw.compose import image_directory
 from shiftergw.config import System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.ssh_keys import check_not_public
+from shiftergw.delivery.upload import CHOSEN
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
@@ -108,9 +109,12 @@ async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> 
         return [replace(failure(name, error), level=Level.WARNING)]
     findings = [Finding(name, Level.WARNING, text) for text in texts]
     if verification.method != "sha256":
-        text = f"they are checked by their size and samples only: {verification.reason}"
+        text = printable(f"they are checked by their size and samples only: {verification.reason}")
         remedy = "Let the account run `sha256sum` there: samples do not see every damage."
-        findings.append(Finding(name, Level.WARNING, printable(text), remedy))
+        if verification.reason == CHOSEN:
+            findings.append(Finding(name, Level.OK, text))
+        else:
+            findings.append(Finding(name, Level.WARNING, text, remedy))
     return findings
 
 

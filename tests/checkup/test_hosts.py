@@ -67,6 +67,7 @@ async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
         assert list(found) == ["imageDir of s"]
         chosen = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
     assert '"verify" is "sample"' in chosen["deliveries to s"].text
+    assert chosen["deliveries to s"].level == Level.OK
 
 
 @pytest_twisted.ensureDeferred

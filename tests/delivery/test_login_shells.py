@@ -72,13 +72,18 @@ async def installed(directory: RemoteDirectory, source: Path, root: Path) -> Ver
     return verification
 
 
+SFTP, SCP = ("conch", SftpFiles.begin), ("openssh", ScpFiles.begin)
+BY_SCP = ("bash", "tcsh", "fish", "CRLF", "afterwards", "another directory")
+
+
 @pytest.mark.parametrize(
-    ("system", "open_files"),
-    [("conch", SftpFiles.begin), ("openssh", ScpFiles.begin)],
-    ids=["sftp", "scp"],
+    ("greeting", "system", "open_files"),
+    [
+        *(pytest.param(name, *SFTP, id=f"sftp-{name}") for name in GREETINGS),
+        *(pytest.param(name, *SCP, id=f"scp-{name}") for name in BY_SCP),
+    ],
     indirect=["system"],
 )
-@pytest.mark.parametrize("greeting", GREETINGS)
 @pytest_twisted.ensureDeferred
 async def test_shell_that_greets(
     system: System, root: Path, tmp_path: Path, large: Path, greeting: str, open_files: Any
