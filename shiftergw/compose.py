@@ -54,6 +54,7 @@ from shiftergw.registry.transport import Limits
 from shiftergw.removal import Removal
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.build import SquashBuilder
+from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.waiting import waiting_in_between
@@ -76,7 +77,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     """Return the gateway's process as one service."""
     threads = Threads(reactor, 8, "gateway")
     preparation = Preparation(config, threads, reactor)
-    store = _store(reactor, config)
+    store = _store(reactor, config, CHECK_SECONDS)
     queue = _queue(reactor, config, config_file)
     dispatch = Dispatch(
         store,
@@ -331,9 +332,11 @@ async def _convert(
     }
 
 
-def _store(reactor: Any, config: Config) -> SqliteStore | MongoStore:
+def _store(
+    reactor: Any, config: Config, check_seconds: float | None = None
+) -> SqliteStore | MongoStore:
     if config.mongodb_uri is None:
-        return SqliteStore(reactor, state_file(config))
+        return SqliteStore(reactor, state_file(config), check_seconds=check_seconds)
     from shiftergw.store.mongo.store import MongoStore  # noqa: PLC0415 - 7 MB that others do not need
 
     assert config.mongodb is not None  # a configuration without it does not load

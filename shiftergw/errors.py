@@ -140,6 +140,18 @@ class Unavailable(GatewayError):
     default_remedy = "Try again in a moment."
 
 
+class DatabaseBusy(Unavailable):
+    """Another process keeps the gateway's database locked."""
+
+
+class DatabaseDamaged(Unavailable):
+    """The gateway's database holds bytes that are none of its own: a disk or memory has failed."""
+
+    code = "database-damaged"
+    retryable = False
+    default_remedy = "Tell the site's support: the backup of the database must be restored."
+
+
 class NoWorkers(Unavailable):
     """No worker process can start."""
 

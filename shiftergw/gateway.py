@@ -80,7 +80,7 @@ class Gateway:
         Worker machines that are away are no reason: no other gateway would have them, and look-ups
         are answered.
         """
-        await self._store.waiting(self._clock.seconds(), 1)
+        await self._store.ready()
         trouble = self._queue.trouble() if self._config.broker_url is None else None
         if trouble is not None and trouble.grave:
             raise NoWorkers(trouble.what, detail=trouble.detail)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from shiftergw.checkup.finding import Finding, Level, failure
+from shiftergw.compose import state_file
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError, printable
 from shiftergw.plumbing.files import file_system_of
 from shiftergw.store.mongo.connect import MEND_LOGIN
 from shiftergw.store.mongo.look import look_at
 from shiftergw.store.mongo.rights import Rights
+from shiftergw.store.sqlite import look as sqlite_look
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
 CLOCK = (
     "Have all machines keep time by NTP: gateways and workers judge by their own clocks whose"
     " heartbeat is older than HeartbeatLimit, and take such work over."
 )
+
+CHECK_SECONDS = 60.0
+"""Seconds to look for damage in the SQLite file."""
 
 SHOWN = 6
 """How many rights that the gateway lacks are named."""
@@ -51,9 +59,27 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
     kind = file_system_of(config.state_directory)
     try:
         config.check_state_file_system(kind)
+        where = Finding(name, Level.OK, kind)
     except GatewayError as error:
-        return [failure(name, error), expiry(config, taken_over=False)]
-    return [Finding(name, Level.OK, kind), expiry(config, taken_over=False)]
+        where = failure(name, error)
+    return [where, *_integrity(state_file(config)), expiry(config, taken_over=False)]
+
+
+def _integrity(path: Path) -> Iterator[Finding]:
+    """Look for damage in the SQLite file, if there is one."""
+    if not os.path.exists(path):  # noqa: PTH110 - False also where nobody may look
+        return
+    name = "integrity of the state"
+    try:
+        is_complete = sqlite_look.check(path, CHECK_SECONDS)
+    except GatewayError as error:
+        yield failure(name, error)
+        return
+    if is_complete:
+        yield Finding(name, Level.OK, "no damage in its tables and indexes")
+    else:
+        text = f"no damage in the part that was read within {CHECK_SECONDS:.0f} s"
+        yield Finding(name, Level.OK, text)
 
 
 def failed(name: str, error: GatewayError) -> Finding:

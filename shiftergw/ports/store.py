@@ -55,6 +55,13 @@ class ImageStore(BreakerStore, Protocol):
     raises `Unavailable`. A step against the table of `states` raises `IllegalStepError`.
     """
 
+    async def ready(self) -> None:
+        """Return if records can be read and written; raise `Unavailable` with the reason.
+
+        A database that is found damaged raises `DatabaseDamaged` until it has been replaced.
+        """
+        ...
+
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
     ) -> tuple[ImageRecord, bool]:

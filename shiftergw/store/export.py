@@ -17,7 +17,8 @@ from shiftergw.errors import ConfigurationError, printable
 from shiftergw.store.mongo.database import Document
 from shiftergw.store.mongo.queries import BLOCKS, METRICS, place
 from shiftergw.store.mongo.records import IMAGES, storable
-from shiftergw.store.sqlite.database import open_alone, translated
+from shiftergw.store.sqlite.database import open_alone
+from shiftergw.store.sqlite.faults import translated
 
 PAGE = 200
 """Rows that are read together."""

@@ -15,9 +15,12 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.checkup.database import state
 from shiftergw.checkup.finding import Finding
+from shiftergw.compose import state_file
 from tests import mongod
 from tests.configurations import loaded
 from tests.store.mongo.puppets import answering, serving
+from tests.store.places import running
+from tests.store.pulls import pulled, request
 
 WRITES = ["find", "insert", "update", "remove", "listIndexes", "createIndex", "dropIndex"]
 
@@ -120,3 +123,24 @@ async def test_clocks(ahead: float, level: str | None) -> None:
         word = "behind" if ahead > 0 else "ahead of"
         assert re.search(rf"is (29|30|31) s {word} that of the database", found["clock"].text)
         assert "NTP" in found["clock"].remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_file(tmp_path: Path) -> None:
+    """A file whose pages are zeros is a failure, with its backup as remedy; a sound one is ok."""
+    config = loaded({"StateDirectory": str(tmp_path)}).config
+    path = state_file(config)
+    async with running(path) as store:
+        await pulled(store, request("x:1"))
+
+    async def finding() -> Finding:
+        findings = await state(config, reactor)
+        return next(one for one in findings if one.name == "integrity of the state")
+
+    assert (await finding()).level == "ok"
+    path.write_bytes(path.read_bytes()[:4096] + bytes(path.stat().st_size - 4096))
+    damaged = await finding()
+    assert damaged.level == "failure"
+    assert "is damaged" in damaged.text
+    assert "restore the backup" in damaged.remedy
+    assert {file.name for file in path.parent.iterdir()} == {path.name}

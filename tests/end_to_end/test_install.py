@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from shiftergw.store.sqlite.database import open_database
 from tests.patience import patient
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -207,3 +208,29 @@ def test_a_start_that_cannot_be_names_what_is_wrong(
     for word in words:
         assert word in said
     assert "worker" not in said
+
+
+def test_a_damaged_database_ends_the_start_with_an_error(tmp_path: Path) -> None:
+    """The start is refused before any request is answered, and `shiftergw check` says why."""
+    database = tmp_path / "state" / "shiftergw.sqlite"
+    database.parent.mkdir()
+    open_database(database).close()
+    content = database.read_bytes()
+    database.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    said = start(tmp_path, "tcp:0:interface=127.0.0.1")
+    assert f"The database {database} is damaged." in said
+    assert "restore the backup" in said
+    checked = subprocess.run(
+        [
+            Path(sys.executable).parent / "shiftergw",
+            "check",
+            "--config",
+            tmp_path / "imagemanager.json",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert checked.returncode == 1
+    assert "is damaged" in checked.stdout

@@ -250,6 +250,10 @@ class MongoStore(Service):
         # A record that failed between the two is in both.
         return sorted({one.key: one for one in (*flying, *failed)}.values(), key=_key)
 
+    async def ready(self) -> None:
+        """See `ImageStore`."""
+        await self.waiting(0.0, 1)
+
     async def waiting(
         self,
         now: float,

@@ -6,15 +6,22 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from shiftergw.errors import ConfigurationError, Unavailable
+from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.files import sync_directory
+from shiftergw.store.sqlite.faults import explained, translated
 
-BUSY_SECONDS = 10.0
-"""How long a statement waits for another process's transaction."""
+BUSY_SECONDS = 2.0
+"""How long a statement waits for another process's transaction.
+
+A request may wait for a turn that waits, and then for its own: it has an answer within 5 s.
+"""
+
+OPEN_SECONDS = 10.0
+"""How long a start waits for it."""
 
 ALONE_SECONDS = 1.0
 """How long who wants a file for himself waits for others to close it."""
@@ -29,20 +36,6 @@ OLDEST_SQLITE = (3, 31)
 """Generated columns came with it."""
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what SQLite raises into `Unavailable`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise unavailable(error) from error
-
-
-def unavailable(error: Exception) -> Unavailable:
-    """Return what to say of a database that cannot do its work now."""
-    return Unavailable("The gateway's database does not answer.", detail=f"SQLite: {error}")
-
-
 def open_database(path: Path) -> sqlite3.Connection:
     """Return a connection to write; the file is made, or brought up to date, if need be.
 
@@ -54,10 +47,12 @@ def open_database(path: Path) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old.",
             remedy=f"Run the gateway with SQLite {OLDEST_SQLITE[0]}.{OLDEST_SQLITE[1]} or newer.",
         )
-    with _explained(path):
+    with explained(path):
         if not path.exists():
             _make(path)
-        return _up_to_date(_connect(path), path)
+        connection = _up_to_date(_connect(path, OPEN_SECONDS), path)
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+        return connection
 
 
 def open_alone(path: Path) -> sqlite3.Connection:
@@ -65,7 +60,7 @@ def open_alone(path: Path) -> sqlite3.Connection:
 
     Raises as `open_database`, and does not make the file.
     """
-    with _explained(path):
+    with explained(path):
         if not path.exists():
             raise ConfigurationError(
                 f"There is no database {path}.",
@@ -92,35 +87,15 @@ def _up_to_date(connection: sqlite3.Connection, path: Path) -> sqlite3.Connectio
     return connection
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say what is wrong with a file that cannot be opened."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(
-            f"The database {path} cannot be made: {error.strerror}.",
-            remedy="Give the gateway a directory of its own, on a local disk with free space.",
-        ) from error
-    except sqlite3.OperationalError as error:
-        raise unavailable(error) from error
-    except sqlite3.DatabaseError as error:
-        raise ConfigurationError(
-            f"{path} is not a database of this gateway.",
-            remedy="Move the file away, or set StateDirectory to another place.",
-            detail=str(error),
-        ) from error
-
-
 def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection to a file that is open already; it cannot write."""
     with translated():
-        connection = _connect(path)
+        connection = _connect(path, BUSY_SECONDS)
         connection.execute("PRAGMA query_only = ON")
     return connection
 
 
-def _connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+def _connect(path: Path, seconds: float) -> sqlite3.Connection:
     # Each connection serves one thread at a time, but not the one that opens it.
     return sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
 
@@ -129,7 +104,7 @@ def _make(path: Path) -> None:
     """Make the file, whole and private, unless another process is quicker."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        connection = _connect(Path(name))
+        connection = _connect(Path(name), OPEN_SECONDS)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             _upgrade(connection, path)
@@ -168,6 +143,11 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+def rewrite_version(connection: sqlite3.Connection) -> None:
+    """Write something that changes nothing: it fails where nothing can be written."""
+    connection.execute(f"PRAGMA user_version = {_version(connection)}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

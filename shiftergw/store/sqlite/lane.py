@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
+from shiftergw.errors import DatabaseBusy, DatabaseDamaged, Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.store.sqlite.database import translated, unavailable
+from shiftergw.store.sqlite.faults import translated, unavailable
 
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ Turn = Callable[[sqlite3.Connection, Sequence[Step[Any]]], None]
 class Lane:
     """Takes turns on one connection. Cancelling a caller does not undo a step that has begun."""
 
+    _log = Logger()
+
     def __init__(self, threads: Threads, connection: sqlite3.Connection, turn: Turn) -> None:
         """Work on `connection`, and own it; `turn` is `reading` or `writing`."""
         self._threads = threads
@@ -53,6 +57,10 @@ class Lane:
         self._turn = turn
         self._waiting: deque[Step[Any]] = deque()
         self._draining: Deferred[None] | None = None
+        self.damage: DatabaseDamaged | None = None
+        """The first damage of the file that a step met; it stays until the file is replaced."""
+        self.is_failing = False
+        """Whether the database could not do a step of the last turn."""
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Return what `work` returns; raise what it raises, `Unavailable` for SQLite's errors."""
@@ -63,14 +71,18 @@ class Lane:
         return await step.answer
 
     async def _drain(self) -> None:
+        most = TURN
         while self._waiting:
-            turn = [self._waiting.popleft() for _ in range(min(TURN, len(self._waiting)))]
+            turn = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
             turn = [step for step in turn if not step.answer.called]  # else cancelled by now
             try:
                 await self._threads.run(self._turn, self._connection, turn)
             except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 for step in turn:
                     step.error = unavailable(error)
+            self._judge(turn)
+            # Steps that have waited for a locked file wait for it once more at most, all together.
+            most = len(self._waiting) if self._is_busy(turn) else TURN
             for step in turn:
                 if step.answer.called:
                     continue
@@ -78,6 +90,22 @@ class Lane:
                     step.answer.errback(step.error)
                 else:
                     step.answer.callback(step.result)
+
+    def _judge(self, turn: Sequence[Step[Any]]) -> None:
+        """Note what the steps of a turn say about the database."""
+        self.is_failing = any(isinstance(step.error, Unavailable) for step in turn)
+        for step in turn:
+            if self.damage is None and isinstance(step.error, DatabaseDamaged):
+                self.damage = step.error
+                self._log.critical(
+                    "{what} Stop the gateway and restore the backup. {detail}",
+                    what=step.error.what,
+                    detail=step.error.detail,
+                )
+
+    @staticmethod
+    def _is_busy(turn: Sequence[Step[Any]]) -> bool:
+        return any(isinstance(step.error, DatabaseBusy) for step in turn)
 
     async def close(self) -> None:
         """End what has been asked for, and close the connection."""
@@ -87,11 +115,20 @@ class Lane:
 
 
 def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
-    """Do the steps of a turn one by one; each sees what was committed before it began."""
+    """Do the steps of a turn one by one; each sees what was committed before it began.
+
+    Once one has waited in vain for a locked file, those after it fail without a wait of their own.
+    """
+    busy: DatabaseBusy | None = None
     for step in turn:
+        if busy is not None:
+            step.error = busy
+            continue
         try:
             with translated():
                 step.result = step.work(connection)
+        except DatabaseBusy as error:
+            step.error = busy = error
         except Exception as error:  # noqa: BLE001 - it is the caller's
             step.error = error
 

@@ -7,7 +7,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from shiftergw.store.sqlite.database import BUSY_SECONDS, translated
+from shiftergw.store.sqlite.database import BUSY_SECONDS
+from shiftergw.store.sqlite.faults import explained, translated
+from shiftergw.store.sqlite.integrity import check_integrity
 from shiftergw.store.survey import Survey
 
 
@@ -16,12 +18,25 @@ def survey(path: Path, into: Survey) -> int:
 
     Nothing is written. Raises `Unavailable` if it is no file of ours, or cannot be read.
     """
-    with translated():
-        # Where nobody has the file open, a reader that could write would leave files beside it.
-        alone = not path.with_name(f"{path.name}-wal").exists()
-        uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
-        with closing(sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)) as db:
-            for key, text in db.execute("SELECT key, document FROM images"):
-                into.add({**json.loads(text), "_id": key})
-            rows: int = db.execute("SELECT count(*) FROM lookups").fetchone()[0]
-            return rows
+    with translated(), closing(_connect(path)) as db:
+        for key, text in db.execute("SELECT key, document FROM images"):
+            into.add({**json.loads(text), "_id": key})
+        rows: int = db.execute("SELECT count(*) FROM lookups").fetchone()[0]
+        return rows
+
+
+def check(path: Path, seconds: float) -> bool:
+    """Look for damage; return whether there was time to look everywhere.
+
+    Nothing is written. Raises `ConfigurationError` for a file that is damaged, or not ours, and
+    `Unavailable` if it cannot be read.
+    """
+    with explained(path), closing(_connect(path)) as db:
+        return check_integrity(db, path, seconds)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Where nobody has the file open, a reader that could write would leave files beside it.
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
+    return sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)

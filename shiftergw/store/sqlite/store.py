@@ -27,7 +27,8 @@ from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
 from shiftergw.store.lookups import Row as LookupRow
 from shiftergw.store.sqlite import breakers, images, queries, rows, steps
-from shiftergw.store.sqlite.database import open_database, open_reader
+from shiftergw.store.sqlite.database import open_reader, rewrite_version
+from shiftergw.store.sqlite.integrity import open_checked
 from shiftergw.store.sqlite.lane import Lane, reading, writing
 from shiftergw.store.turns import Flight, in_turn
 
@@ -40,8 +41,18 @@ LOOKUPS_KEPT = 100_000
 class SqliteStore(Service):
     """An `ImageStore` in one file. It asks no clock, and removes nothing by itself."""
 
-    def __init__(self, reactor: Any, path: Path, lookups_kept: int = LOOKUPS_KEPT) -> None:
-        """Keep everything in `path`, on a local file system."""
+    def __init__(
+        self,
+        reactor: Any,
+        path: Path,
+        lookups_kept: int = LOOKUPS_KEPT,
+        check_seconds: float | None = None,
+    ) -> None:
+        """Keep everything in `path`, on a local file system.
+
+        `check_seconds` is the time to look for damage at the start; without it nobody looks.
+        """
+        self._check_seconds = check_seconds
         self._path = path
         self._lookups_kept = lookups_kept
         self._reactor = reactor
@@ -59,7 +70,7 @@ class SqliteStore(Service):
 
     async def _open(self) -> None:
         try:
-            connection = await self._threads.run(open_database, self._path)
+            connection = await self._threads.run(open_checked, self._path, self._check_seconds)
             self._writer = Lane(self._threads, connection, writing)
             self._lookups = LookupRows(partial(self._add_lookups, self._writer), self._reactor)
             self._reader = await self._reading_lane()
@@ -109,6 +120,16 @@ class SqliteStore(Service):
     async def _change(self, query: str, *values: Any) -> int:
         """Do what must outlive a power cut in one statement; return how many rows it changed."""
         return await self._work(lambda db: db.execute(query, values).rowcount)
+
+    async def ready(self) -> None:
+        """See `ImageStore`."""
+        writer, lanes = _opened(self._writer), (self._lister, self._reader, self._writer)
+        for lane in lanes:
+            if lane is not None and lane.damage is not None:
+                raise lane.damage
+        await self._many(queries.GET, "")
+        # An empty transaction takes the lock. After a failure only a real write proves anything.
+        await writer.run(rewrite_version if writer.is_failing else lambda _: None)
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None

@@ -27,6 +27,7 @@ from tests.store.wire import Wire
 
 KEY = "1" * 24
 CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
+    "ready": lambda store: store.ready(),
     "claim": lambda store: store.claim(request("new:1"), NOW, QueueLimits(9, 9)),
     "begin": lambda store: store.begin(KEY, "n", NOW, LIMIT),
     "requeue": lambda store: store.requeue(KEY, 1, "", died=True),

@@ -1,0 +1,71 @@
+"""SQLite's errors as errors of this gateway."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shiftergw.errors import ConfigurationError, DatabaseBusy, DatabaseDamaged, Unavailable
+
+_PRIMARY = 0xFF  # an extended result code has the primary one in its lowest byte
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """Return the error for a database that cannot do its work now."""
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    detail = f"SQLite: {error}"
+    if code in _DAMAGED:
+        return DatabaseDamaged("The gateway's database is damaged.", detail=detail)
+    if code in _BUSY:
+        return DatabaseBusy("The gateway's database does not answer.", detail=detail)
+    return Unavailable("The gateway's database does not answer.", detail=detail)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what SQLite raises into `Unavailable`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what is raised while the file at `path` is opened into words for the operator."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"The database {path} cannot be made: {error.strerror}.",
+            remedy="Give the gateway a directory of its own, on a local disk with free space.",
+        ) from error
+    except sqlite3.OperationalError as error:
+        raise unavailable(error) from error
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_CORRUPT:
+            raise damaged(path, str(error)) from error
+        raise ConfigurationError(
+            f"{path} is not a database of this gateway, or its beginning is damaged.",
+            remedy=f"{_restore(path)} If it is another program's file, set StateDirectory to"
+            " another place.",
+            detail=str(error),
+        ) from error
+
+
+def damaged(path: Path, detail: str) -> ConfigurationError:
+    """Return the error for a damaged file at `path`, found before the gateway runs."""
+    return ConfigurationError(
+        f"The database {path} is damaged.", remedy=_restore(path), detail=detail
+    )
+
+
+def _restore(path: Path) -> str:
+    return (
+        f"Stop the gateway, move {path.name}, {path.name}-wal and {path.name}-shm away, and restore"
+        " the backup."
+    )

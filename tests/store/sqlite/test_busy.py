@@ -1,0 +1,109 @@
+"""A SQLite file that another process keeps locked: every answer comes within five seconds."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from shiftergw.errors import DatabaseBusy
+from shiftergw.store.sqlite.database import BUSY_SECONDS
+from shiftergw.store.sqlite.faults import translated
+from shiftergw.store.sqlite.lane import TURN, Step, reading
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.store.pulls import NOW, request
+
+reactor: Any = global_reactor
+
+ANSWER_SECONDS = 5.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the file is to be."""
+    return tmp_path / "images.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    """Give a running store."""
+    opened = SqliteStore(reactor, path)
+    pytest_twisted.blockon(opened.startService())
+    yield opened
+    pytest_twisted.blockon(opened.stopService())
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path) -> None:
+    """However many wait behind the first one; the gateway is not ready, and then it is again."""
+    seconds: list[float] = []
+
+    async def claim(number: int) -> None:
+        begin = time.monotonic()
+        with pytest.raises(DatabaseBusy):
+            await store.claim(request(f"x:{number}"), NOW)
+        seconds.append(time.monotonic() - begin)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        claims = [Deferred.fromCoroutine(claim(0))]
+        await deferLater(reactor, 0.1)  # the first one waits for the lock alone
+        claims += [Deferred.fromCoroutine(claim(number)) for number in range(1, 2 * TURN + 10)]
+        await claims[0]
+        with pytest.raises(DatabaseBusy):
+            await store.ready()
+        for waiting in claims:
+            await waiting
+        assert await store.list("alpha") == []
+        other.execute("ROLLBACK")
+    # A turn that waits, the next one, and what the machine is late.
+    assert BUSY_SECONDS <= max(seconds) < ANSWER_SECONDS
+    await store.ready()
+    assert (await store.claim(request("x:1"), NOW))[1]
+
+
+def test_readers_wait_once() -> None:
+    """What is read in the same turn as something that waited in vain does not wait again."""
+    tries: list[None] = []
+
+    def locked(_: sqlite3.Connection) -> None:
+        tries.append(None)
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    with closing(sqlite3.connect(":memory:")) as connection:
+        turn = [Step(locked, durable=False) for _ in range(3)]
+        reading(connection, turn)
+    assert len(tries) == 1
+    assert all(isinstance(step.error, DatabaseBusy) for step in turn)
+
+
+def test_a_failure_is_told_from_a_lock() -> None:
+    """Another fault is not called a lock: those after it are tried."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        turn = [
+            Step(lambda db: db.execute("SELECT * FROM nothing"), durable=False),
+            Step(lambda db: db.execute("SELECT 7").fetchone()[0], durable=False),
+        ]
+        reading(connection, turn)
+    assert turn[0].error is not None
+    assert not isinstance(turn[0].error, DatabaseBusy)
+    assert turn[1].result == 7
+    with pytest.raises(DatabaseBusy), translated():
+        _raise_busy()
+
+
+def _raise_busy() -> None:
+    error = sqlite3.OperationalError("database table is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_LOCKED_SHAREDCACHE
+    raise error
