@@ -13,8 +13,9 @@ import pytest
 from tests.oldest import OLDEST, PROJECT, pins
 from tests.parts import lacking
 
-COMPACT = ["tests/test_impostors.py", "-k", "to_registry or to_mongodb or to_broker or wildcards"]
-LONG = ["tests/test_impostors.py", "tests/registry", "tests/store/mongo/test_connect.py"]
+TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
+COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
+LONG = [*TLS, "tests/registry", "tests/store/mongo/test_login.py"]
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
 """Made by `tests/run`, beside the environment that this runs in."""
 

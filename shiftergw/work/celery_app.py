@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.entity import Exchange
 
 from shiftergw.config.broker import BROKER_FILES
-from shiftergw.work.celery_tls import TRANSPORT
+from shiftergw.work import celery_tls  # noqa: F401 - has amqps: brokers verified
 from shiftergw.work.crew import TELL_SECONDS
 
 TASK = "shiftergw.convert"
@@ -53,7 +53,7 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
     app = Celery("shiftergw", set_as_current=False)
     url, _, options = broker_url.partition("?")
     if url.startswith("amqps:"):
-        app.conf.update(broker_transport=TRANSPORT, broker_use_ssl=_tls_options(url, options))
+        app.conf.update(broker_use_ssl=_tls_options(url, options))
     app.conf.update(
         broker_url=url,
         broker_connection_timeout=CONNECT_SECONDS,

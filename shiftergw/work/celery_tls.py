@@ -1,5 +1,7 @@
 """TLS to the broker: kombu's transport, with our verification of the broker's certificate.
 
+Importing this module replaces kombu's own transport for `amqps:`.
+
 py-amqp makes its context itself. It lets Python judge a certificate without DNS names by its
 common name, and verifies no host name at all where it is given none.
 """
@@ -9,13 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from amqp.transport import SSLTransport
+from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.pyamqp import Connection as KombuConnection
 from kombu.transport.pyamqp import SSLTransport as KombuTransport
 
 from shiftergw.plumbing.tls import blocking_context
 
-TRANSPORT = "shiftergw.work.celery_tls:BrokerTransport"
-"""What Celery is to use for `amqps:`."""
+# Under this name, so that no `amqps:` connection of this process is made otherwise, and logs show
+# the URL as it is.
+TRANSPORT_ALIASES["amqps"] = "shiftergw.work.celery_tls:BrokerTransport"
 
 
 class _TlsSocket(SSLTransport):
