@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from shiftergw.errors import Superseded, Unavailable
 from shiftergw.model import ImageRecord
@@ -58,6 +60,19 @@ class Dispatch(Rounds):
         self._limits = (running_per_user, running_per_system)
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
+        self._stops: dict[str, Deferred[None]] = {}
+        """By the key of its record, the stop of each worker that hangs."""
+
+    def stopService(self) -> Deferred[None]:
+        """Begin no other round; fire when the one under way, and all stops, have ended."""
+        ended = super().stopService()
+
+        async def finish() -> None:
+            await ended
+            for stop in list(self._stops.values()):
+                stop.cancel()
+
+        return Deferred.fromCoroutine(finish())
 
     def forget(self, key: str) -> None:
         """Forget an offer: its job has ended, whether the record was begun or not."""
@@ -79,7 +94,7 @@ class Dispatch(Rounds):
         found = {record.key: record.system for record in (*stale, *waiting)}
         self._offered = {key: at for key, at in self._offered.items() if key in found}
         for key, system in found.items():
-            if key in self._offered or self._queue.slots(system) <= 0:
+            if key in self._offered or key in self._stops or self._queue.slots(system) <= 0:
                 continue
             # Its job may have ended before the offer returns.
             self._offered[key] = self._clock.seconds()
@@ -108,7 +123,17 @@ class Dispatch(Rounds):
             await self._store.requeue(record.key, record.attempt, message, died=True)
         except Superseded:
             return  # it has ended, or another gateway was quicker
-        await self._make_room(record.key)
+        # In the background: a stop may take half a minute, and others' work does not wait for it.
+        stop = Deferred.fromCoroutine(self._make_room(record.key))
+        self._stops[record.key] = stop
+
+        def ended(result: object) -> None:
+            self._stops.pop(record.key, None)
+            if isinstance(result, Failure) and not result.check(CancelledError):
+                self._log.failure("the worker of {key}", result, key=record.key)
+            self.wake()
+
+        stop.addBoth(ended)
 
     def _share(self) -> int | None:
         """Return how many slots one registry or one user may hold while others wait: all but one.

@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 from shiftergw import compose
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
+from shiftergw.jobs import EXHAUSTED_CODE, Exhausted
 from shiftergw.log import start_worker_logging
 from shiftergw.reactor import run_main
 from shiftergw.work.process import KILL_SECONDS
@@ -104,6 +105,9 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
                 await running[0]
             except GatewayError as error:
                 _log.error("record {key}: {error}", key=key, error=error)
+            except Exhausted as error:
+                _log.critical("record {key}: this worker ends: {error}", key=key, error=error)
+                return EXHAUSTED_CODE
             running.clear()
             jobs.tell({"done": key})
     finally:

@@ -20,6 +20,7 @@ from shiftergw.errors import (
     Unavailable,
     WorkerLost,
 )
+from shiftergw.jobs import Exhausted, is_exhaustion
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.plumbing.patience import patiently
 from shiftergw.plumbing.timing import within
@@ -85,7 +86,8 @@ class Worker:
         """Do the work of a record, if it is still to be done, and write down how it ended.
 
         Being cancelled requeues the record: the process is told to stop, and another attempt takes
-        the work up. So does an end that could not be written.
+        the work up. So does an end that could not be written. Raises `Exhausted` if this process
+        had better end; then the record is left to whatever has started it.
         """
         limit = self._heartbeat_limit
         # Nobody else is told of it meanwhile: who offered it takes it for begun.
@@ -212,9 +214,12 @@ class Worker:
             return await self._pull.run(attempt)
         except (CancelledError, Superseded):
             raise
-        except RetryLater as later:
-            return self._postponed(attempt, later)
-        except Exception as error:  # noqa: BLE001 - one record's surprise must not end the worker
+        except Exception as error:
+            if is_exhaustion(error):
+                raise Exhausted(str(error)) from error
+            if isinstance(error, RetryLater):
+                return self._postponed(attempt, error)
+            # One record's surprise must not end the worker.
             return self._failed(attempt, error)
 
     def _postponed(self, attempt: Attempt, later: RetryLater) -> Outcome:

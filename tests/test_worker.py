@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from shiftergw.errors import (
     BlobCorrupt,
     LayerInvalid,
+    NoSpace,
     NotStorable,
     RegistryUnavailable,
     Unavailable,
 )
+from shiftergw.jobs import Exhausted
 from shiftergw.model import ImageRecord, Ready
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
@@ -294,6 +297,19 @@ async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
     kept = await bench.store.get(record.key)
     assert kept is not None
     assert kept.runner == "here:1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_without_descriptors(bench: Bench) -> None:
+    """It fails nobody's pull: it ends, and the record is left to whatever has started it."""
+    bench.builder.fails = NoSpace("The gateway's files cannot be read.")
+    bench.builder.fails.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    record = await bench.claim()
+    with pytest.raises(Exhausted):
+        await bench.worker.run(record.key)
+    kept = await bench.store.get(record.key)
+    assert kept is not None
+    assert (kept.runner, kept.in_flight) == ("here:1", True)
 
 
 class AwayAtTheEnd(SqliteStore):

@@ -133,7 +133,8 @@ class WorkerPool(Service):
         """See `JobQueue`."""
         if self._fault is not None or self._count_ready():
             return self._fault
-        since = min((worker.started for worker in self._workers), default=math.inf)
+        starting = [one.started for one in self._workers if not (one.ready or one.leaving)]
+        since = min(starting, default=math.inf)
         seconds = self._reactor.seconds() - since
         if not self._open or seconds < SLOW_SECONDS:
             return None

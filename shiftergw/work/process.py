@@ -15,6 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
+from shiftergw.jobs import EXHAUSTED_CODE
 
 START_SECONDS = 60.0
 """How long a worker may take until it is ready, unless earlier ones took longer."""
@@ -261,6 +262,8 @@ class WorkerProcess(ProcessProtocol):
 
 def describe_exit(code: int | None, number: int | None) -> str:
     """Return how a process ended, by its exit code or the signal that killed it."""
+    if number is None and code == EXHAUSTED_CODE:
+        return "ran out of file descriptors, memory, or threads"
     if number is None:
         return f"ended with exit code {code}"
     if number == signal.SIGKILL:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.jobs import JobEnd, runner_name
@@ -228,6 +229,22 @@ async def test_a_worker_that_the_kernel_holds(
     assert [(end.loss, end.died) for end in ends] == [("hangs in the kernel", False)]
     os.kill(pid_of(traces / "sleep"), signal.SIGKILL)
     await until(lambda: not alive(pid_of(traces / "sleep")))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_is_slow_to_stop(
+    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for one that is slow to start."""
+    monkeypatch.setattr(pool, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
+    queue = make("deaf")
+    await queue.offer("sleep")
+    await until((traces / "sleep").exists)
+    stopping = Deferred.fromCoroutine(queue.cancel("sleep"))
+    assert not stopping.called
+    assert queue.trouble() is None
+    await stopping
 
 
 @pytest_twisted.ensureDeferred
