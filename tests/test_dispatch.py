@@ -396,3 +396,52 @@ async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) ->
     await one_round(dispatch)
     await one_round(dispatch)
     assert queue.offered == [key, key]
+
+
+def machine(slots: int) -> WorkerMachine:
+    """Return a machine that works for all systems."""
+    return WorkerMachine("node1", "1", SYSTEMS, slots, (), leaving=False, heard=0.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) -> None:
+    """While another one's pull waits; when nothing else waits it may have them all."""
+    queue = Queue(2)
+    queue.crew = [machine(2)]
+    for n in range(3):
+        reference = ImageReference.parse(f"slow:{n}")
+        wish = PullRequest("alpha", "docker", reference, n, location="slow.example")
+        await store.claim(wish, clock.seconds() + n / 100)
+    other = PullRequest("alpha", "docker", ImageReference.parse("up:1"), 9, location="up.example")
+    await store.claim(other, clock.seconds() + 1)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
+    await one_round(dispatch)
+    offered = [await store.get(key) for key in queue.offered]
+    assert [record.location for record in offered if record] == ["slow.example", "up.example"]
+    up = queue.offered[1]
+    begun = await begin(store, up, clock)
+    await store.finish(up, begun.attempt, Ready("a" * 64), clock.seconds())
+    queue.free = 1
+    await one_round(dispatch)
+    last = await store.get(queue.offered[2])
+    assert last is not None
+    assert last.location == "slow.example"
+
+
+@pytest_twisted.ensureDeferred
+async def test_postponed_work_is_offered_at_its_time(store: SqliteStore, clock: Clock) -> None:
+    """Not before, though slots are free; then once, whoever had it before."""
+    queue = Queue(2)
+    (key,) = await claimed(store, clock, 1)
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
+    await one_round(dispatch)
+    record = await begin(store, key, clock)
+    await store.postpone(key, record.attempt, clock.seconds() + 300, "ghcr.io", clock.seconds())
+    clock.advance(299)
+    await one_round(dispatch)
+    assert queue.offered == [key]
+    clock.advance(1)
+    await one_round(dispatch)
+    assert queue.offered == [key, key]
+    again = await begin(store, key, clock)
+    assert (again.attempt, again.deaths) == (2, 0)

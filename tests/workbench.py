@@ -26,7 +26,7 @@ from shiftergw.image import (
     ResolvedImage,
     SquashOptions,
 )
-from shiftergw.model import ImageRecord, ImageReference, Login, Progress, PullRequest
+from shiftergw.model import ImageRecord, ImageReference, Login, PullRequest
 from shiftergw.oci.meta import read_meta
 from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.seal import Seal
@@ -270,10 +270,9 @@ class Bench:
         return self.images / f"{self.source.manifest.hex}.meta"
 
     async def age(self, key: str) -> None:
-        """Make the last heartbeat of work in flight old."""
-        record = await self.store.get(key)
-        assert record is not None
-        await self.store.heartbeat(key, record.attempt, Progress(), 0.0)
+        """Make the last heartbeat of work in flight old, also where no attempt has it."""
+        query = "UPDATE images SET document = json_set(document, '$.last_heartbeat', 0.0)"
+        await self.store._work(lambda db: db.execute(f"{query} WHERE key = ?", (key,)))
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until something holds."""
