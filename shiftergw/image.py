@@ -20,6 +20,9 @@ _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _LAYERS = 3
 """How many times the finished image its layers may hold together."""
 
+RATIO_FREE = 8 * 10**9
+"""Bytes that the layers of an image may unpack to however few they are compressed."""
+
 _HEADERS = 1 << 20
 _HEADERS_PER_ENTRY = 8192
 """Bytes of headers and padding that layers may have, and each entry more on average."""
@@ -190,7 +193,8 @@ class BuildLimits:
 
     `size` (bytes of all files) and `entries` are of the finished image; `layers_size` (unpacked
     bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` of all its
-    layers together, a layer that stands there several times counted as often.
+    layers together, a layer that stands there several times counted as often. Beyond `RATIO_FREE`
+    bytes the layers unpack to at most `ratio` times what they take compressed.
     """
 
     size: int = 200 * 10**9
@@ -198,7 +202,8 @@ class BuildLimits:
     layers: int = 500
     layers_size: int | None = None
     layers_entries: int | None = None
-    names_size: int = 10**9
+    ratio: int = 200
+    names_size: int = 512 * 10**6
     path_steps: int = 20_000_000
     stages: StageLimits = StageLimits()
 

@@ -146,7 +146,8 @@ class Config(Section):
     max_layers: int = Field(500, alias="MaxLayers", ge=1)
     max_layers_size: Size | None = Field(None, alias="MaxLayersSize")
     max_layers_entries: int | None = Field(None, alias="MaxLayersEntries", ge=1)
-    max_names_size: Size = Field(10**9, alias="MaxNamesSize")
+    max_ratio: int = Field(200, alias="MaxRatio", ge=1)
+    max_names_size: Size = Field(512 * 10**6, alias="MaxNamesSize")
     max_path_steps: int = Field(20_000_000, alias="MaxPathSteps", ge=1)
     max_record_size: Size = Field(64 << 10, alias="MaxRecordSize")
     max_list_size: Size = Field(64 * 10**6, alias="MaxListSize")
@@ -269,6 +270,7 @@ class Config(Section):
             layers=self.max_layers,
             layers_size=self.max_layers_size,
             layers_entries=self.max_layers_entries,
+            ratio=self.max_ratio,
             names_size=self.max_names_size,
             path_steps=self.max_path_steps,
             stages=self.stage_limits.seconds,

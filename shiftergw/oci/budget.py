@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from threading import Event, Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from shiftergw.errors import ImageTooLarge, amount
-from shiftergw.image import BuildLimits
+from shiftergw.image import RATIO_FREE, BuildLimits
 from shiftergw.oci.compression import Stopped
 
 T = TypeVar("T")
@@ -30,6 +30,19 @@ def heard(items: Iterable[T], stop: Event) -> Iterator[T]:
         yield from stretch
 
 
+class Cost(NamedTuple):
+    """Unpacked bytes, entries, bytes of names, and compressed bytes."""
+
+    size: int = 0
+    entries: int = 0
+    names: int = 0
+    stored: int = 0
+
+    def plus(self, other: Cost, times: int) -> Cost:
+        """Return the sum of this and so many times another."""
+        return Cost(*(mine + times * theirs for mine, theirs in zip(self, other, strict=True)))
+
+
 class Budget:
     """The costs of one image so far. Several threads may add to them."""
 
@@ -38,24 +51,31 @@ class Budget:
         self.limits = limits
         self._stop = stop or Event()
         self._lock = Lock()
-        self._size = self._entries = self._names = 0
+        self._total = self._work = Cost()
         self._steps = 0
 
     def layer(self, times: int = 1) -> LayerBudget:
         """Return the part of a layer that stands in the image so many times."""
         return LayerBudget(self, times)
 
-    def add(self, size: int, entries: int, names: int) -> None:
-        """Count bytes of unpacked layers, their entries, and bytes of names; may be negative.
+    def add(self, cost: Cost, times: int) -> None:
+        """Count what a layer costs that stands in the image so many times; may be negative.
 
         Raises `ImageTooLarge` beyond a limit; what goes beyond it is not counted.
         """
         with self._lock:
-            totals = self._size + size, self._entries + entries, self._names + names
-            self._check(*totals)
-            self._size, self._entries, self._names = totals
+            total = self._total.plus(cost, times)
+            work = self._work.plus(cost, 1)
+            self._check(*total)
+            if work.size > RATIO_FREE + self.limits.ratio * work.stored:
+                raise ImageTooLarge.beyond(
+                    f"The image's layers unpack to more than {self.limits.ratio} times their"
+                    f" {amount(work.stored)}, and more than {amount(RATIO_FREE)}.",
+                    "MaxRatio",
+                )
+            self._total, self._work = total, work
 
-    def _check(self, size: int, entries: int, names: int) -> None:
+    def _check(self, size: int, entries: int, names: int, _: int) -> None:
         limits = self.limits
         if size > limits.all_size:
             raise ImageTooLarge.beyond(
@@ -102,18 +122,13 @@ class LayerBudget:
         """Count each cost `times` times in `image`."""
         self._image = image
         self._times = times
-        self._counted = (0, 0, 0)
+        self._counted = Cost()
 
     def begin(self) -> None:
         """Take back what an earlier reading has counted."""
-        self.update(0, 0, 0)
+        self.update(Cost())
 
-    def update(self, size: int, entries: int, names: int) -> None:
-        """Have this reading count so much in all; raise `ImageTooLarge` beyond a limit.
-
-        `size` is in unpacked bytes; `names` in bytes of names, link targets and sparse maps.
-        """
-        before, counted = self._counted, (size, entries, names)
-        pairs = zip(counted, before, strict=True)
-        self._image.add(*(self._times * (now - then) for now, then in pairs))
-        self._counted = counted
+    def update(self, cost: Cost) -> None:
+        """Have this reading cost so much in all; raise `ImageTooLarge` beyond a limit."""
+        self._image.add(cost.plus(self._counted, -1), self._times)
+        self._counted = cost

@@ -15,7 +15,7 @@ from threading import Event
 
 from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.image import Digest, Opening
-from shiftergw.oci.budget import LayerBudget
+from shiftergw.oci.budget import Cost, LayerBudget
 from shiftergw.oci.compression import unpacked
 from shiftergw.oci.extended import LIMIT, Extended
 from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
@@ -42,7 +42,7 @@ _KINDS = {
 }
 _WITH_DATA = frozenset({b"0", b"\0", b"7", b"S", b"D"})
 _ZEROS = bytes(BLOCK)
-_PIECE_OF_MAP = 100
+_PIECE_OF_MAP = 150
 """Bytes of memory that each piece of a sparse file's map takes; counted as a name's."""
 
 
@@ -89,17 +89,23 @@ def index_layer(
     after `stop` is set.
     """
     index = LayerIndex()
-    entries, names = index.entries, 0
+    entries, names, stored = index.entries, 0, 0
+
+    def read(position: int) -> None:
+        nonlocal stored
+        stored = position
+        if report is not None:
+            report(position)
 
     def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
         size = 0
         for piece in pieces:
             yield piece
             size += len(piece)
-            budget.update(size, len(entries), names)
+            budget.update(Cost(size, len(entries), names, stored))
 
     budget.begin()
-    with closing(unpacked(opening, stop, report)) as pieces:
+    with closing(unpacked(opening, stop, read)) as pieces:
         stream = _Stream(counted(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
             entries.append(entry)

@@ -15,7 +15,7 @@ import zstandard
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile
-from shiftergw.oci.budget import Budget
+from shiftergw.oci.budget import Budget, Cost
 from shiftergw.oci.changeset import apply_layer
 from shiftergw.oci.compression import Stopped, unpacked, whole
 from shiftergw.oci.flatten import flatten
@@ -106,6 +106,16 @@ def test_layers_count_together(tmp_path: Path, limits: BuildLimits, key: str, me
     with pytest.raises(ImageTooLarge, match=message) as caught:
         planned(tmp_path, *tars, limits=limits)
     assert f"`{key}`" in caught.value.remedy
+
+
+def test_what_unpacks_to_far_more_than_it_is_has_a_limit() -> None:
+    """By what was read of all layers so far; a layer that stands there twice is read once."""
+    budget = Budget(BuildLimits(ratio=100))
+    budget.layer(times=30).update(Cost(size=8 * 10**9, stored=1000))
+    with pytest.raises(ImageTooLarge, match="more than 100 times their 2 kB") as caught:
+        budget.layer().update(Cost(size=10**6, stored=1000))
+    assert "`MaxRatio`" in caught.value.remedy
+    budget.layer().update(Cost(size=10**9, stored=10**7))
 
 
 def test_a_layer_that_is_read_again_counts_once(tmp_path: Path) -> None:
