@@ -86,7 +86,7 @@ async def far_sha256(
     except (NoCommands, Unexplained) as error:
         raise NoDigest("the account runs no commands", error.detail) from error
     except NotStarted as error:
-        raise NoDigest("the SSH server starts no commands", error.detail) from error
+        raise NoDigest("the SSH server starts no commands") from error
     except Full as error:
         raise NoDigest("the SSH server starts no command beside SFTP", error.detail) from error
     except Refused as refused:

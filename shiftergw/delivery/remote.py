@@ -144,7 +144,8 @@ class RemoteDirectory:
             try:
                 sha256 = await proof.far_sha256(connection, path, len(content), self._clock)
             except NoDigest as error:
-                return Verification("samples", f"{error} ({error.detail})")
+                detail = f" ({error.detail})" if error.detail else ""
+                return Verification("samples", f"{error}{detail}")
             finally:
                 await files.remove(path)
             if sha256 != hashlib.sha256(content).hexdigest():

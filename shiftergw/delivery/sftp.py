@@ -20,9 +20,10 @@ _READS = 64
 class Sftp(Session):
     """The files. Paths are bytes; methods raise `Refused` and `DeliveryFailed`."""
 
-    async def open(self, path: bytes, flags: int, mode: int = 0o600) -> bytes:
-        """Open a file and return its handle."""
-        body = string(path) + flags.to_bytes(4, "big") + packets.mode_only(mode)
+    async def open(self, path: bytes, flags: int, mode: int | None = 0o600) -> bytes:
+        """Open a file and return its handle; a new one gets `mode`, or what the server gives it."""
+        attributes = packets.NO_ATTRIBUTES if mode is None else packets.mode_only(mode)
+        body = string(path) + flags.to_bytes(4, "big") + attributes
         return await self.handle(packets.OPEN, body)
 
     async def close_handle(self, handle: bytes) -> None:

@@ -197,15 +197,36 @@ class SftpFiles:
                 raise
             self._has_sync = False
 
+    async def _open(self, path: bytes, flags: int) -> bytes:
+        """Open a file, a new one with the right mode before anything is written to it."""
+        try:
+            return await self._sftp.open(path, flags, MODE)
+        except Refused as refused:
+            if refused.status not in packets.NOT_OFFERED or not flags & packets.CREATE:
+                raise
+        # ProFTPD, where it forbids chmod, makes the file and then refuses to have opened it.
+        await self._sftp.remove(path)
+        handle = await self._sftp.open(path, flags, None)
+        try:
+            await self._set_mode(path, handle)
+        except BaseException:
+            self._close_later(handle)
+            raise
+        return handle
+
+    def _close_later(self, handle: bytes) -> None:
+        """Close a file; whoever waits has a better error than that of the close."""
+        closing = Deferred.fromCoroutine(self._sftp.close_handle(handle))
+        closing.addErrback(lambda _: None)
+
     @asynccontextmanager
     async def _opened(self, path: bytes, flags: int) -> AsyncIterator[bytes]:
         """Open a file there, and close it: a close that fails is a write that failed."""
-        handle = await self._sftp.open(path, flags, MODE)
+        handle = await self._open(path, flags)
         try:
             yield handle
         except BaseException:
-            closing = Deferred.fromCoroutine(self._sftp.close_handle(handle))
-            closing.addErrback(lambda _: None)  # whoever waits has a better error
+            self._close_later(handle)
             raise
         await self._sftp.close_handle(handle)
 

@@ -45,6 +45,7 @@ LONGEST_PACKET = 256 * 1024 + 1024
 """Bytes of the longest packet that a server may send; OpenSSH sends no more than 256 KiB."""
 
 _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_MORE = 1, 2, 4, 8, 0x80000000
+NO_ATTRIBUTES = bytes(4)
 _number = struct.Struct(">L")
 _head = struct.Struct(">LBL")
 _write_place = struct.Struct(">QL")

@@ -90,7 +90,7 @@ class Channels(SSHService):
             raise NotStarted(
                 "The system's SSH server does not start what the gateway needs.",
                 remedy="Tell the site's support: the gateway's user must be allowed it.",
-                detail=printable(f"{request.decode()} {argument}"),
+                detail=printable(f"{request.decode()} {argument}", 60),
             )
         return channel
 

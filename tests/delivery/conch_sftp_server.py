@@ -1,12 +1,22 @@
-"""Twisted Conch's own SFTP server on standard input and output; run as a program."""
+"""Twisted Conch's own SFTP server on standard input and output; run as a program.
+
+With the argument `no-chmod` it sets no modes, as ProFTPD where `<Limit SITE_CHMOD>` denies that: a
+file that is to be made with a mode is made, and then the server refuses to have opened it.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.conch.interfaces import ISFTPServer
-from twisted.conch.ssh.filetransfer import FileTransferServer
+from twisted.conch.ssh.filetransfer import (
+    FX_PERMISSION_DENIED,
+    FXF_CREAT,
+    FileTransferServer,
+    SFTPError,
+)
 from twisted.conch.unix import SFTPServerForUnixConchUser
 from twisted.internet import reactor as global_reactor
 from twisted.internet.error import ConnectionDone
@@ -44,8 +54,29 @@ class Server(FileTransferServer):
         reactor.stop()
 
 
-registerAdapter(SFTPServerForUnixConchUser, Avatar, ISFTPServer)
+class NoChmod(SFTPServerForUnixConchUser):
+    """An account that may set no modes."""
+
+    def openFile(self, filename: bytes, flags: int, attrs: dict[str, Any]) -> Any:
+        """Open a file; refuse that where it would need a mode."""
+        if flags & FXF_CREAT:
+            mode = attrs.pop("permissions", None)
+            file = super().openFile(filename, flags, {"permissions": 0o666})
+            if mode is not None:
+                file.close()
+                raise DENIED
+            return file
+        return super().openFile(filename, flags, attrs)
+
+    def setAttrs(self, path: bytes, attrs: dict[str, Any]) -> None:
+        """Refuse."""
+        raise DENIED
+
+
+DENIED = SFTPError(FX_PERMISSION_DENIED, "Permission denied")
 
 if __name__ == "__main__":
+    kind = NoChmod if sys.argv[1:] == ["no-chmod"] else SFTPServerForUnixConchUser
+    registerAdapter(kind, Avatar, ISFTPServer)
     StandardIO(Server(avatar=Avatar()))
     reactor.run()

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import DeliveryFailed
+from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Verification
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
@@ -126,14 +127,43 @@ async def test_part_that_others_may_read(
     assert names_in(root) == []
 
 
+def conch_server(directory: Path, *arguments: str, umask: str) -> Mapping[str, str]:
+    """Return the environment of a stand-in whose SFTP server is Conch's."""
+    program = [sys.executable, "-m", "tests.delivery.conch_sftp_server", *arguments]
+    before = f'umask {umask}; [ -n "$server" ] && exec {shlex.join(program)}'
+    return without_ssh(directory, before=before)
+
+
+@pytest.mark.parametrize("umask", ["077", "022"])
+@pytest_twisted.ensureDeferred
+async def test_server_that_makes_no_file_with_a_mode(
+    opens: Opens, root: Path, tmp_path: Path, source: Path, umask: str
+) -> None:
+    """A new file gets the server's mode; nothing is written into it if others may read it."""
+    directory = opens(env=conch_server(tmp_path / "bin", "no-chmod", umask=umask))
+    heard: list[Progress] = []
+    if umask == "077":
+        verification = await directory.install(source, IMAGE, SHA256, heard.append)
+        assert verification == Verification("sha256")
+        await directory.write(b"x", META)
+        for name in (IMAGE, META):
+            assert (root / name).stat().st_mode == stat.S_IFREG | 0o600
+        assert (root / IMAGE).read_bytes() == CONTENT
+        return
+    with pytest.raises(DeliveryFailed, match="close a delivered file to other users") as caught:
+        await directory.install(source, IMAGE, SHA256, heard.append)
+    assert "mode is 0644" in caught.value.detail
+    assert heard == []
+    assert names_in(root) == []
+
+
 class TestConch(ImageDirectoryContract):
     """The contract, on Conch's own SFTP server, which sets no mode of an open file."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
-        program = shlex.join([sys.executable, "-m", "tests.delivery.conch_sftp_server"])
-        env = without_ssh(tmp_path / "bin", before=f'[ -n "$server" ] && exec {program}')
+        env = conch_server(tmp_path / "bin", umask="022")
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 
     @pytest_twisted.ensureDeferred
