@@ -7,6 +7,7 @@ who watches.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
 
 from shiftergw.errors import (
     BlobCorrupt,
@@ -41,10 +43,12 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
-from shiftergw.states import State
+from shiftergw.states import STEPS, State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+_log = Logger()
 
 CacheOf = Callable[[ResolvedImage], BlobCache]
 """The cache for an image's blobs: private content is kept apart, by where it came from."""
@@ -76,6 +80,10 @@ class Watcher(Protocol):
     def may_wait(self, later: RetryLater) -> bool:
         """Return whether the image is tried again at the time that its source names."""
         ...
+
+
+class _CacheDamagedError(Exception):
+    """A conversion failed by a layer that was damaged in the cache; it is not there any more."""
 
 
 class Pipeline:
@@ -147,8 +155,40 @@ class Pipeline:
 
         A layer is examined while it arrives, and nothing is given away before all have: who cannot
         fetch them gets no file that another has made of them. A pull that fails, after all tries,
-        leaves no halves of blobs behind; a layer that was damaged in the cache is dropped there,
-        and the next pull fetches it.
+        leaves no halves of blobs behind. A layer that was damaged in the cache is dropped there and
+        fetched once more.
+        """
+        forward = _Forward(watcher)
+        async with AsyncExitStack() as stack:
+            try:
+                built = await self._converted(stack, image, config, login, options, forward)
+            except _CacheDamagedError as damage:
+                _log.warn(
+                    "{image}: a layer was damaged in the cache, and is fetched again: {cause}",
+                    image=image.id,
+                    cause=damage.__cause__,
+                )
+                try:
+                    built = await self._converted(stack, image, config, login, options, forward)
+                except _CacheDamagedError:
+                    raise BlobCorrupt(
+                        "The gateway's cache damages layers.",
+                        remedy="Tell the site's support: a disk or the memory may be failing.",
+                    ) from damage
+            yield built
+
+    async def _converted(
+        self,
+        stack: AsyncExitStack,
+        image: ResolvedImage,
+        config: ImageConfig,
+        login: Login | None,
+        options: SquashOptions,
+        watcher: Watcher,
+    ) -> BuiltImage:
+        """Fetch all layers and build the file, which stays until `stack` ends.
+
+        Raises `_CacheDamagedError` where the failure's cause was dropped from the cache.
         """
         blobs = {layer.digest: _Blob(layer) for layer in image.layers}
         diff_ids = config.diff_ids or (None,) * len(image.layers)
@@ -157,58 +197,64 @@ class Pipeline:
         ]
         distinct = {pair: _Layer(blobs[pair[0]], pair[1]) for pair in pairs}
         layers = [distinct[pair] for pair in pairs]
+        # What no diff_id proves when it is read is proven by its digest before it is used.
+        unproven = {digest for digest, diff_id in pairs if diff_id is None}
         stages = _Stages(watcher)
         seconds: dict[str, float] = {}
         building = self._builder.build(
             image.id, config.created, layers, options, self._limits, stages.report, stages.entered
         )
-        damaged = False
-        async with AsyncExitStack() as stack:
-            async with AsyncExitStack() as held:  # the layers, until the file is built
+        doubtful = False
+        async with AsyncExitStack() as held:  # the layers, until the file is built
 
-                async def fetch() -> None:
-                    start = self._clock.seconds()
-                    await within(
-                        self._limits.stages.fetch,
-                        self._clock,
-                        self._fetch(image, blobs.values(), login, watcher, held),
-                        partial(too_slow, "Fetching", self._limits.stages.fetch, "fetch"),
-                    )
-                    seconds["fetch"] = self._clock.seconds() - start
-                    stages.all_here()
+            async def fetch() -> None:
+                start = self._clock.seconds()
+                await within(
+                    self._limits.stages.fetch,
+                    self._clock,
+                    self._fetch(image, blobs.values(), unproven, login, watcher, held),
+                    partial(too_slow, "Fetching", self._limits.stages.fetch, "fetch"),
+                )
+                seconds["fetch"] = self._clock.seconds() - start
+                stages.all_here()
 
-                async def build() -> BuiltImage:
-                    nonlocal damaged
-                    try:
-                        return await stack.enter_async_context(building)
-                    except (BlobCorrupt, LayerInvalid):
-                        damaged = True
-                        raise
-
+            async def build() -> BuiltImage:
+                nonlocal doubtful
                 try:
-                    _, built = await gather_or_cancel([fetch(), build()])
-                except CancelledError:
-                    raise  # an interrupted pull is resumed from what is there
-                except RetryLater as later:
-                    if not watcher.may_wait(later):
-                        await self._forget(image, damaged=False)
+                    return await stack.enter_async_context(building)
+                except (BlobCorrupt, LayerInvalid, ImageTooLarge):
+                    doubtful = True
                     raise
-                except Exception:
-                    await self._forget(image, damaged=damaged)
-                    raise
-            assert built is not None
-            yield replace(built, seconds={**seconds, **built.seconds})
+
+            try:
+                _, built = await gather_or_cancel([fetch(), build()])
+            except CancelledError:
+                raise  # an interrupted pull is resumed from what is there
+            except RetryLater as later:
+                if not watcher.may_wait(later):
+                    await self._forget(image)
+                raise
+            except Exception as error:
+                is_damaged = doubtful and await self._drop_damaged(image)
+                await self._forget(image)
+                if is_damaged:
+                    raise _CacheDamagedError from error
+                raise
+        assert built is not None
+        return replace(built, seconds={**seconds, **built.seconds})
 
     async def _fetch(
         self,
         image: ResolvedImage,
         blobs: Iterable[_Blob],
+        unproven: AbstractSet[Digest],
         login: Login | None,
         watcher: Watcher,
         held: AsyncExitStack,
     ) -> None:
         """Bring all blobs into the cache, each once; they stay there while `held` lives.
 
+        Those that are `unproven` are not taken from the cache before their digest was checked.
         The largest first: a long one begun last would be waited for.
         """
         watcher.entered(State.PULLING, "Pulling layers")
@@ -223,6 +269,8 @@ class Pipeline:
                 done[wanted.digest] = size
                 watcher.report(Progress("fetch", sum(done.values()), image.download_size))
 
+            if wanted.digest in unproven and await cache.discard(wanted.digest):
+                _log.warn("{blob} was damaged in the cache", blob=str(wanted.digest))
             download = partial(self._source.blob, image, wanted, login, watcher.say)
             getting = cache.get(wanted, download, report, blob.arriving.keep)
             try:
@@ -238,13 +286,17 @@ class Pipeline:
         if waits:
             raise max(waits, key=lambda one: one.at)
 
-    async def _forget(self, image: ResolvedImage, *, damaged: bool) -> None:
-        """Leave no halves of an image's blobs in the cache, and none that is damaged."""
+    async def _forget(self, image: ResolvedImage) -> None:
+        """Leave no halves of an image's blobs in the cache."""
         cache = self._cache_of(image)
         for digest in {layer.digest for layer in image.layers}:
-            if damaged:
-                await cache.discard(digest)
             await cache.give_up(digest)
+
+    async def _drop_damaged(self, image: ResolvedImage) -> bool:
+        """Remove those blobs of an image that are damaged in the cache; return if any was."""
+        cache = self._cache_of(image)
+        damaged = [await cache.discard(digest) for digest in {one.digest for one in image.layers}]
+        return any(damaged)
 
 
 def _foreign(blob: Descriptor, error: ImageNotFound) -> PullError:
@@ -290,6 +342,25 @@ class _Layer:
 
     async def arrived(self) -> Path:
         return await self._blob.arrived.kept()
+
+
+class _Forward:
+    """A watcher of work that may begin anew: the stages of an attempt never go back."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._furthest = State.PENDING
+        self.report = watcher.report
+        self.say = watcher.say
+        self.may_wait = watcher.may_wait
+
+    def entered(self, state: State, message: str) -> None:
+        """Pass a stage on, or its message alone where the work has been further."""
+        if self._furthest == state or state in STEPS[self._furthest]:
+            self._furthest = state
+            self._watcher.entered(state, message)
+        else:
+            self.say(message)
 
 
 class _Stages:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import (
     BlobCorrupt,
@@ -37,8 +39,9 @@ from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import BlobSink
+from shiftergw.ports import BlobSink, Layer
 from shiftergw.registry.cache import BlobFiles
+from shiftergw.squash import build
 from shiftergw.states import State, check_step
 from tests.images import compress, entry, tar_of
 from tests.squash.site import ABOVE, TREE, Site
@@ -92,6 +95,7 @@ class Line:
         self.cache = BlobFiles(directory / "cache", threads, real)
         self.sends: dict[Digest, Send] = {}
         self.answer: ResolvedImage | None = None
+        self.config = ImageConfig()
         self.pipeline = Pipeline(
             cast("Any", self), lambda _: self.cache, self.site.builder, BuildLimits(), real
         )
@@ -120,7 +124,7 @@ class Line:
 
     async def built(self, image: ResolvedImage, told: Told) -> BuiltImage:
         """Convert an image, and end the use at once."""
-        async with self.pipeline.convert(image, ImageConfig(), None, OPTIONS, told) as built:
+        async with self.pipeline.convert(image, self.config, None, OPTIONS, told) as built:
             return built
 
     def left(self) -> list[str]:
@@ -165,7 +169,9 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
     await threads.stopService()
 
 
-LOWER, UPPER = compress(tar_of(TREE)), compress(tar_of(ABOVE), "zstd")
+TARS = tar_of(TREE), tar_of(ABOVE)
+LOWER, UPPER = compress(TARS[0]), compress(TARS[1], "zstd")
+PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
 
 
 @pytest_twisted.ensureDeferred
@@ -385,6 +391,90 @@ async def test_a_blob_may_be_several_layers(line: Line) -> None:
     image = line.image(LOWER, UPPER, LOWER)
     assert await line.convert(image) >= await line.convert(line.image(LOWER, UPPER))
     assert len(line.left()) == 2
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path: Path) -> None:
+    """Fill a file with zeros."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def forget_converted(directory: Path) -> None:
+    """Remove the converted files, as if they had not been used for long."""
+    for path in directory.rglob("*.squashfs"):
+        path.unlink()
+
+
+def halve(path: Path) -> None:
+    """Cut a file in two."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("config", [PROVEN, ImageConfig()], ids=["diff_ids", "none"])
+@pytest.mark.parametrize("damage", [flip, zero, halve])
+@pytest_twisted.ensureDeferred
+async def test_a_layer_damaged_in_the_cache_is_fetched_again(
+    line: Line, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
+) -> None:
+    """The same pull goes on with the right bytes, and its stages never go back."""
+    line.config = config
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    damage(line.cache_place / image.layers[0].digest.hex)
+    told = Told()
+    with capturedLogs() as log:
+        assert await line.convert(image, told) == entries
+    texts = [formatEvent(event) for event in log]
+    # One of another size is fetched as if it had never been there, unless it is hashed first.
+    is_told = damage is not halve or config is not PROVEN
+    assert any("damaged in the cache" in text for text in texts) is is_told
+    assert Digest.of((line.cache_place / image.layers[0].digest.hex).read_bytes()) == (
+        image.layers[0].digest
+    )
+    for (before, _), (after, _) in pairwise(told.stages):
+        check_step(before, after)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cache_that_damages_layers_ends_the_pull(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are fetched once more, not for ever; and the image is not to blame."""
+    image = line.image(LOWER)
+    path = line.cache_place / image.layers[0].digest.hex
+    tries: list[None] = []
+
+    async def examine_damaged(layers: Sequence[Layer], *_: Any) -> NoReturn:
+        tries.append(None)
+        await layers[0].arrived()
+        flip(path)
+        raise LayerInvalid("A layer cannot be read.")
+
+    monkeypatch.setattr(build, "examine_layers", examine_damaged)
+    with pytest.raises(BlobCorrupt, match="cache damages"):
+        await line.convert(image)
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("damage", [flip, zero, halve])
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_converted_file_is_made_again(
+    line: Line, damage: Callable[[Path], None]
+) -> None:
+    """Its digest is another one: it is not delivered."""
+    image, told = line.image(LOWER, UPPER), Told()
+    first = await line.built(image, Told())
+    damage(first.path)
+    again = await line.built(image, told)
+    assert again.sha256 == first.sha256
+    assert (State.CONVERSION, "Converting image") in told.stages
 
 
 @pytest_twisted.ensureDeferred

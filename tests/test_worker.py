@@ -190,12 +190,12 @@ async def test_what_cannot_fit_is_not_begun(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_damaged_layers_leave_the_cache(bench: Bench) -> None:
-    """A layer that proves damaged is fetched anew by the next pull."""
+async def test_layers_that_fail_are_looked_at_in_the_cache(bench: Bench) -> None:
+    """What cannot be read may be damaged there; what has no `diff_id` is looked at before, too."""
     for error in (BlobCorrupt("bad"), LayerInvalid("worse")):
         bench.builder.fails = error
         await bench.pull()
-    assert bench.cache.discarded == [LAYER.digest, LAYER.digest]
+    assert bench.cache.discarded == 4 * [LAYER.digest]
 
 
 @pytest_twisted.ensureDeferred

@@ -132,9 +132,10 @@ class Cache:
         if self.full:
             raise NoSpace("The gateway's cache is full.")
 
-    async def discard(self, digest: Digest) -> None:
-        """Note what is forgotten."""
+    async def discard(self, digest: Digest) -> bool:
+        """Note what is looked at; nothing is damaged."""
         self.discarded.append(digest)
+        return False
 
     async def give_up(self, digest: Digest) -> None:
         """Note what is given up."""

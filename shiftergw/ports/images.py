@@ -89,8 +89,11 @@ class BlobCache(Protocol):
         """
         ...
 
-    async def discard(self, digest: Digest) -> None:
-        """Forget a blob if its bytes have another digest by now; it need not be there."""
+    async def discard(self, digest: Digest) -> bool:
+        """Remove a blob if its bytes have another digest by now; return whether they did.
+
+        It need not be there.
+        """
         ...
 
     async def give_up(self, digest: Digest) -> None:

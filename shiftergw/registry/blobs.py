@@ -114,16 +114,18 @@ def give_up(blob: BlobPaths) -> None:
             blob.partial.unlink(missing_ok=True)
 
 
-def discard(blob: BlobPaths, digest: Digest, stop: Event) -> None:
-    """Remove a blob whose bytes have another digest, be it in use; none once `stop` is set.
+def discard(blob: BlobPaths, digest: Digest, stop: Event) -> bool:
+    """Remove a blob whose bytes have another digest, be it in use; return whether it was removed.
 
-    Nor one that somebody downloads or removes now.
+    Not once `stop` is set, nor one that somebody downloads or removes now.
     """
     if not blob.whole.exists():
-        return
+        return False
     with disk_errors(), tried_lock(blob.lock) as alone:
-        if alone and _is_damaged(blob.whole, digest, stop):
+        is_damaged = alone and _is_damaged(blob.whole, digest, stop)
+        if is_damaged:
             blob.whole.unlink(missing_ok=True)
+        return is_damaged
 
 
 def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:

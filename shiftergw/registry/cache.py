@@ -137,10 +137,10 @@ class BlobFiles:
     def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
         return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
 
-    async def discard(self, digest: Digest) -> None:
-        """Forget a blob if its content proves damaged; it need not be there."""
+    async def discard(self, digest: Digest) -> bool:
+        """Remove a blob if its content proves damaged; return whether it did."""
         stop, blob = Event(), BlobPaths.of(self._directory, digest)
-        await self._threads.run_until(stop.set, blobs.discard, blob, digest, stop)
+        return await self._threads.run_until(stop.set, blobs.discard, blob, digest, stop)
 
     async def give_up(self, digest: Digest) -> None:
         """Remove what a broken download left, unless somebody is at it now."""
