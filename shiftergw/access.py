@@ -38,12 +38,15 @@ def of(record: ImageRecord) -> Access:
 
 
 def may_replace(uid: int | None, *, admin: bool, held: ImageRecord) -> bool:
-    """Say whether a user may replace the ACL of an image that is there, and shrink it.
+    """Return whether a user may replace the ACL of an image that is there, and shrink it.
 
-    The puller of record and admins may. A record of the original knows no puller: whoever shows
-    that he has access becomes it.
+    The puller of record and admins may. A record of the original has no puller: there, those may
+    who are on its list, and anybody if it has none. Members of a group that is on the list are not
+    counted: a worker does not know the groups of a user.
     """
-    return admin or held.requested_by is None or held.requested_by == uid
+    if admin or held.requested_by is not None:
+        return admin or (held.requested_by == uid and uid != ANONYMOUS)
+    return not of(held).restricted or uid in (held.user_acl or ())
 
 
 def asks_for_change(
@@ -132,16 +135,35 @@ def after_pull(
         return PUBLIC, asker.requested_by if held is None else held.requested_by
     known = held or (previous if previous is not None and previous.is_private else None)
     now = Access(private=True) if known is None else of(known)
-    puller = asker.requested_by
-    if known is not None and known.requested_by is not None:
-        puller = known.requested_by
     asked = Access(private=True, user_acl=asker.user_acl or (), group_acl=asker.group_acl or ())
-    if asked.restricted and (
+    replaces = asked.restricted and (
         known is None or may_replace(asker.requested_by, admin=bool(asker.by_admin), held=known)
-    ):
+    )
+    puller = _puller_of_record(asker, known, replaces=replaces)
+    if replaces:
         now = asked
     elif not now.restricted and without_acl == "public":
         return now, puller
     asked_by = () if asker.requested_by in {None, ANONYMOUS} else (asker.requested_by,)
     users = (*now.user_acl, *asked_by)
     return Access(True, tuple(dict.fromkeys(users)), tuple(dict.fromkeys(now.group_acl))), puller
+
+
+def _puller_of_record(
+    asker: ImageRecord, known: ImageRecord | None, *, replaces: bool
+) -> int | None:
+    """Return who may replace the list of a private image after this pull.
+
+    Where the original has left a list without a puller, a user who is added to it must not come to
+    own it by that: the list is then its only user's, or the admins' alone (`ANONYMOUS`).
+    """
+    if known is None or (replaces and known.requested_by is None):
+        return asker.requested_by
+    if known.requested_by is not None:
+        return known.requested_by
+    users = known.user_acl or ()
+    if not of(known).restricted:
+        return asker.requested_by
+    if asker.requested_by in users:
+        return None
+    return users[0] if len(users) == 1 else ANONYMOUS

@@ -170,7 +170,7 @@ class Gateway:
         expired = await expire_due(self._store, self._clock.seconds(), {session.system})
         if expired:
             self._wake()
-        return [record.id or "" for record in expired]
+        return [record.id or record.unusable_id for record in expired]
 
     async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
         """Remove an image with all its tags now, and refuse it from now on. For admins.

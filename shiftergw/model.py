@@ -250,6 +250,8 @@ class ImageRecord:
     """The name of the user, for the log; only while work is in flight."""
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None
+    unusable_id: str = ""
+    """What a record of the original has in the place of an id; no member of documents."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:
@@ -305,7 +307,11 @@ class ImageRecord:
         return self.claim is not None
 
 
-_MEMBERS = tuple((f.name, _WIRE_NAMES.get(f.name, f.name)) for f in fields(ImageRecord))
+_MEMBERS = tuple(
+    (f.name, _WIRE_NAMES.get(f.name, f.name))
+    for f in fields(ImageRecord)
+    if f.name != "unusable_id"
+)
 """Of each attribute, the name in the document."""
 
 MEMBERS = frozenset(wire_name for _, wire_name in _MEMBERS)

@@ -99,7 +99,8 @@ class Pull:
                 await self._pipeline.prove(image, login, attempt)
                 proven = True
             if access.may_skip_bytes(record, known, image, proven=proven):
-                ready = await self._reuse(attempt, target, known, lost, image, proven=proven)
+                resolved = image, config
+                ready = await self._reuse(attempt, target, known, lost, resolved, proven=proven)
                 if ready is not None:
                     return self._labelled(ready, config)
         await self._check_space(image, target)
@@ -168,18 +169,19 @@ class Pull:
         target: Target,
         known: ImageRecord,
         lost: set[str],
-        image: ResolvedImage | None = None,
+        resolved: tuple[ResolvedImage, ImageConfig] | None = None,
         *,
         proven: bool = False,
     ) -> Ready | None:
         """End a pull whose image is there: nothing to download, metadata only if it is to change.
 
-        `image` is what a user has just read at the registry, `proven` that he may read its blobs
+        `resolved` is what a user has just read at the registry, `proven` that he may read its blobs
         there; None, that he did not ask. None is returned if the file is not there after all, or if
         he must read it there first: another may have removed or changed it before we held the
         lease. The id of a file that is not there is `lost` from then on.
         """
         assert known.id is not None
+        image, config = resolved or (None, None)
         await attempt.lease(target.name, known.id)
         records = await self._held(target, known.id)
         held = _same(known, records)
@@ -194,9 +196,13 @@ class Pull:
         wanted_login = held.is_private if image is None else image.private
         readers, puller = self._readers(attempt.record, held, None, private=wanted_login)
         if readers != access.of(held) or not await target.describes(held):
+            whole = await target.completed(held, config)
+            if whole is None:  # the registry knows, and has not been asked
+                await attempt.release()
+                return None
             attempt.entered(State.TRANSFER, "Transferring metadata")
-            wanted = _with(held, readers)
-            await self._stored(lambda: self._install_meta(attempt, target, wanted, held))
+            wanted = _with(whole, readers)
+            await self._stored(lambda: self._install_meta(attempt, target, wanted, whole))
         facts = {name: getattr(found, name) for name in _FACTS}
         known_facts = {name: fact for name, fact in facts.items() if fact is not None}
         return self._ready(target, known.id, known_facts, readers, puller)

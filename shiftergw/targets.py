@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from twisted.logger import Logger
 
 from shiftergw.access import of
-from shiftergw.image import Platform, SquashOptions
+from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.model import ImageRecord
-from shiftergw.oci.meta import MetaFile, write_meta
+from shiftergw.oci.meta import Meta, MetaFile, Unusable, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Say
 
 FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
 """What a record says of the delivered file, as it was made and as it lies there."""
+
+_SETTINGS = ("env", "entry", "cmd", "workdir")
+"""What a runtime is told of an image besides its readers."""
+
+META_LIMIT = 1 << 20
+"""Bytes of a metadata file that is read."""
 
 _log = Logger()
 
@@ -89,6 +96,28 @@ class Target:
             return False
         return await self.directory.digest(name) == hashlib.sha256(content).hexdigest()
 
+    async def completed(
+        self, record: ImageRecord, config: ImageConfig | None
+    ) -> ImageRecord | None:
+        """Return a record with the settings of its image that the original did not store.
+
+        Its database has no CMD, and lacks other members in places. They are taken from the metadata
+        that lies there, else from `config`, which is what the registry says. Returns None if there
+        is neither.
+        """
+        lacking = [name for name in _SETTINGS if getattr(record, name) is None]
+        if record.sha256 is not None or not lacking:
+            return record
+        meta = _readable_meta(await self.directory.read(f"{record.id}.meta", META_LIMIT))
+        if meta is None and config is not None:
+            meta = Meta(
+                entry=config.entrypoint, cmd=config.cmd, workdir=config.workdir, env=config.env
+            )
+        if meta is None:
+            return None
+        settings: dict[str, Any] = {name: getattr(meta, name) for name in lacking}
+        return replace(record, **settings)
+
     async def remove(self, image_id: str) -> None:
         """Remove an image's files, the metadata first: without it no runtime starts the image."""
         await self.directory.remove(f"{image_id}.meta")
@@ -107,6 +136,15 @@ def meta_of(record: ImageRecord, *, names_readers: bool = True) -> MetaFile:
         user_acl=access.user_acl,
         group_acl=access.group_acl,
     )
+
+
+def _readable_meta(content: bytes | None) -> Meta | None:
+    if content is None:
+        return None
+    try:
+        return read_meta(content)
+    except Unusable:
+        return None
 
 
 def _of_file(held: ImageRecord, one: ImageRecord, there: InstalledFile) -> ImageRecord:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shiftergw import access
 from shiftergw.access import PUBLIC, Access, after_pull
 from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ImageRecord, Origin, Session
+from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
 from shiftergw.states import State
 
 ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
@@ -120,6 +120,42 @@ def test_an_open_image_of_the_original_gets_a_puller() -> None:
     """Private without any ACL was open; who pulls it anew, with access, owns it from then on."""
     for held in (image((), (), None), image(None, None, None)):
         assert readers(pull(BOB), held) == Access(True, (BOB,))
+
+
+ORIGINAL = (
+    # Who pulls, whom they name, the list there is; the list and the puller of record after it.
+    (CAROL, (BOB,), (ALICE,), (ALICE, CAROL), ALICE),
+    (CAROL, (), (ALICE,), (ALICE, CAROL), ALICE),
+    (CAROL, (BOB,), (ALICE, BOB), (ALICE, BOB, CAROL), ANONYMOUS),
+    (ALICE, (BOB,), (ALICE,), (BOB, ALICE), ALICE),
+    (ALICE, (CAROL,), (ALICE, BOB), (CAROL, ALICE), ALICE),
+    (BOB, (), (ALICE, BOB), (ALICE, BOB), None),
+)
+
+
+@pytest.mark.parametrize(("uid", "named", "listed", "after", "puller"), ORIGINAL)
+def test_a_list_of_the_original_without_a_puller(
+    uid: int,
+    named: tuple[int, ...],
+    listed: tuple[int, ...],
+    after: tuple[int, ...],
+    puller: int | None,
+) -> None:
+    """Somebody on the list replaces it; others are added, and do not come to own it by that."""
+    held = image(listed, (), None)
+    found = after_pull(pull(uid, named), held, None, private=True, without_acl="owner")
+    assert found == (Access(True, after), puller)
+    known = image(after, (), puller)
+    assert not access.asks_for_change(session(uid), named, (), known), "it would poll for ever"
+
+
+def test_an_admin_replaces_a_list_of_the_original() -> None:
+    """Also where nobody owns it any more."""
+    for puller in (None, ANONYMOUS):
+        held = image((ALICE, BOB), (), puller)
+        assert access.may_replace(ROOT, admin=True, held=held)
+        assert readers(pull(ROOT, (CAROL,), admin=True), held) == Access(True, (CAROL, ROOT))
+    assert not access.may_replace(ANONYMOUS, admin=False, held=image((ALICE, BOB), (), ANONYMOUS))
 
 
 def test_a_site_may_keep_private_images_open() -> None:

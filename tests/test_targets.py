@@ -19,13 +19,13 @@ from twisted.logger import capturedLogs
 
 from shiftergw.access import of
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.image import Platform, SquashOptions
+from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.model import ImageRecord, Session, document_of
 from shiftergw.oci.manifest import parse_config
 from shiftergw.oci.meta import Meta, read_meta
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import InstalledFile
-from shiftergw.targets import Target, meta_of
+from shiftergw.targets import META_LIMIT, Target, meta_of
 
 # What breaks lines, lists and numbers, and what would be an ACL if it came to stand on a line.
 TEXT = st.text(
@@ -265,6 +265,33 @@ async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> No
     assert await place.found(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
     assert await place.target.describes(OF_THE_ORIGINAL)
     assert await place.found(RECORD, OF_THE_ORIGINAL) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_original_did_not_store(place: Place) -> None:
+    """It is taken from the metadata that lies there, else from the registry, else not known."""
+    config = ImageConfig(env=("B=2",), entrypoint=("/b",), cmd=("b",), workdir="/b")
+    held = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))
+    place.meta.write_bytes(b"FORMAT: squashfs\nCMD: ['sh', '-c']\nWORKDIR: /a\nENV: A=9\n")
+    for known in (None, config):
+        whole = await place.target.completed(held, known)
+        assert whole == replace(held, cmd=("sh", "-c"), workdir="/a")
+    for content in (b"FORMAT: squashfs\nCMD: ['sh'\n", b"#" * (META_LIMIT + 1), None):
+        place.meta.unlink()
+        if content is not None:
+            place.meta.write_bytes(content)
+        whole = await place.target.completed(held, config)
+        assert whole == replace(held, entry=("/b",), cmd=("b",), workdir="/b")
+        assert await place.target.completed(held, None) is None
+        place.meta.touch()
+
+
+@pytest_twisted.ensureDeferred
+async def test_our_own_records_are_complete(place: Place) -> None:
+    """What such a record lacks the image lacks: nothing is read for it."""
+    assert await place.target.completed(RECORD, None) is RECORD
+    complete = replace(OF_THE_ORIGINAL, env=(), entry=(), cmd=(), workdir="")
+    assert await place.target.completed(complete, None) is complete
 
 
 @pytest_twisted.ensureDeferred

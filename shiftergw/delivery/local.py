@@ -66,6 +66,11 @@ class LocalDirectory:
         with _errors():
             await self._threads.run(_write, content, self._path(name))
 
+    async def read(self, name: str, limit: int) -> bytes | None:
+        """Return the content of a small file; None if it is absent or larger."""
+        with _errors():
+            return await self._threads.run(_read, self._path(name), limit)
+
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         with _errors():
@@ -211,6 +216,14 @@ def _installed(path: Path) -> InstalledFile | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     return InstalledFile(path.name, status.st_size, int(status.st_mtime))
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    found = _installed(path)
+    if found is None or found.size > limit:
+        return None
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def _list(directory: Path) -> list[InstalledFile]:

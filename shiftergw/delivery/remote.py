@@ -215,6 +215,17 @@ class RemoteDirectory:
             await files.rename(temporary, path)
 
     @_again
+    async def read(self, name: str, limit: int) -> bytes | None:
+        """Return the content of a small file; None if it is absent or larger."""
+        path = self._path(name)
+        async with self._session() as (files, _):
+            found = await files.lstat(path)
+            if found is None or not found.is_file or not 0 <= (found.size or 0) <= limit:
+                return None
+            (content,) = await files.pieces(path, [(0, found.size or 0)])
+        return content
+
+    @_again
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         path = self._path(name)

@@ -249,6 +249,10 @@ class ImageDirectory(Swept, Protocol):
         """Put a small file there, with the promises of `install`."""
         ...
 
+    async def read(self, name: str, limit: int) -> bytes | None:
+        """Return the content of a small file; None if it is absent or larger than `limit` bytes."""
+        ...
+
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         ...

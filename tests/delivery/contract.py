@@ -211,6 +211,21 @@ class ImageDirectoryContract:
             assert await directory.digest(META) == hashlib.sha256(content).hexdigest()
 
     @pytest_twisted.ensureDeferred
+    async def test_reads(
+        self, directory: ImageDirectory, root: Path, source: Path, tmp_path: Path
+    ) -> None:
+        """A small file is read whole; what is absent, too large or a symlink is not."""
+        assert await directory.read(META, 100) is None
+        for content in (b"", b"FORMAT: squashfs\n", b"x" * 100):
+            await directory.write(content, META)
+            assert await directory.read(META, 100) == content
+        assert await directory.read(META, 99) is None
+        (root / META).unlink()
+        (tmp_path / "secret").write_bytes(b"secret")
+        (root / META).symlink_to(tmp_path / "secret")
+        assert await directory.read(META, 100) is None
+
+    @pytest_twisted.ensureDeferred
     async def test_symlink_is_no_file(
         self, directory: ImageDirectory, root: Path, tmp_path: Path
     ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bson.objectid import ObjectId
 
+from shiftergw.oci.meta import read_meta
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.end_to_end.test_mongo import converter, gateway
@@ -117,6 +118,44 @@ def test_expiry_is_switched_on(
         service.start()
         until(lambda: not (service.images / f"{'b' * 64}.squashfs").exists(), 20, "its removal")
     assert list(service.images.iterdir()) == []
+
+
+def test_readers_change_and_the_command_stays(
+    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+) -> None:
+    """The original's database holds no CMD; its metadata does, and says it afterwards, too."""
+    uri, name, db = taken
+    service = gateway(tmp_path, registry, uri, name)
+    image_id = "b" * 64
+    private = {"private": True, "userACL": [2001], "ENTRY": None}
+    db["images"].insert_one(original(1, "old/one:1", image_id, **private))
+    deliver(service.images, image_id)
+    meta = service.images / f"{image_id}.meta"
+    meta.write_text("FORMAT: squashfs\nCMD: ['sh', '-c', 'x']\nENV: A=1\nUSERACL: 2001\n")
+    with service:
+        path = f"/api/pull/{SYSTEM}/docker/old%2Fone:1/"
+        change = b'{"allowed_uids":"2001,2002"}'
+
+        def changed() -> bool:
+            return bool(service.ask(path, ROOT, "POST", change)[1].get("status") == "READY")
+
+        until(changed, 60, "the change of the readers")
+        read = read_meta(meta.read_bytes())
+        assert read.cmd == ("sh", "-c", "x")
+        assert {2001, 2002} <= {*(read.user_acl or ())}
+    assert (service.images / f"{image_id}.squashfs").read_bytes() == CONTENT
+
+
+def test_autoexpire_names_an_odd_id(
+    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+) -> None:
+    """What the record has in the place of an id is the answer."""
+    uri, name, db = taken
+    service = gateway(tmp_path, registry, uri, name)
+    db["images"].insert_one(original(1, "old/one:1", "odd id"))
+    with service:
+        _wait_for(service, "do not expire by themselves")
+        assert service.get(f"/api/autoexpire/{SYSTEM}/", ROOT) == (200, {"status": ["odd id"]})
 
 
 def _wait_for(service: Service, text: str) -> None:

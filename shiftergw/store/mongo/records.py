@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -54,7 +55,9 @@ def record_of(document: Mapping[str, Any]) -> ImageRecord:
     read = readable(document)
     if is_ready(read) and not {"id", "system"} <= read.keys():
         read["status"] = State.FAILURE
-    return ImageRecord.from_document(read)
+    stored = document.get("id")
+    unusable_id = stored if isinstance(stored, str) and "id" not in read else ""
+    return replace(ImageRecord.from_document(read), unusable_id=unusable_id)
 
 
 def records_of(found: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
