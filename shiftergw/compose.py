@@ -92,8 +92,8 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     recovery = Recovery(store, dispatch, reactor)
     queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended
     # Machines that serve no more may come back, and are waited for; a broken installation is not.
-    shortage = (
-        [] if config.broker_url else [WorkerShortage(store, queue, reactor, config.worker_wait)]
+    shortage = WorkerShortage(
+        store, queue, reactor, config.worker_wait, config.systems, config.heartbeat_limit
     )
     # The host's database may hang with all its places; each system's list is read beside it.
     asking = Threads(reactor, PLACES + len(config.systems), "users")
@@ -132,7 +132,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
             recovery,
             queue,
             dispatch,
-            *shortage,
+            *([] if config.broker_url else [shortage]),
             Housekeeping(store, dispatch.wake, reactor, schedule),
             *keeping,
             asking,

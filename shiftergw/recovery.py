@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
@@ -159,7 +160,10 @@ def message_of(how: str, *, died: bool) -> str:
 
 
 class WorkerShortage(Rounds):
-    """Fails the pulls that wait while no worker has been able to start for too long."""
+    """Fails the pulls that wait while no worker has been able to start for too long.
+
+    Unless another gateway on the same store has workers that are at work: it takes them up.
+    """
 
     _log = Logger()
 
@@ -169,23 +173,40 @@ class WorkerShortage(Rounds):
         queue: JobQueue,
         clock: IReactorTime,
         limit: float,
+        systems: Collection[str],
+        heartbeat_limit: float,
         interval: float = INTERVAL,
     ) -> None:
-        """Fail them once the trouble of `queue` has lasted for `limit` seconds."""
+        """Fail them once the trouble of `queue` has lasted for `limit` seconds.
+
+        Work on one of the `systems` with a heartbeat younger than `heartbeat_limit` has a worker.
+        """
         super().__init__(self._look, clock, interval, "worker shortage")
         self._store = store
         self._queue = queue
         self._limit = limit
+        self._systems = systems
+        self._heartbeat_limit = heartbeat_limit
 
     async def _look(self) -> None:
         trouble, now = self._queue.trouble(), self._clock.seconds()
         if trouble is None or not trouble.grave or now - trouble.since < self._limit:
+            return
+        if await self._is_worked(now - self._heartbeat_limit):
             return
         requeued = await self._store.stale(now, now - 1)  # only those without any heartbeat
         waiting = await self._store.waiting(now, MOST_FAILED)
         for record in (*requeued, *waiting):
             if record.status is State.PENDING:
                 await self._end(record, trouble, now)
+
+    async def _is_worked(self, since: float) -> bool:
+        """Return whether any work has given a sign of life since then."""
+        for system in self._systems:
+            for record in await self._store.queue(system):
+                if record.runner is not None and (record.last_heartbeat or 0) > since:
+                    return True
+        return False
 
     async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:
         minutes = (now - trouble.since) / 60
