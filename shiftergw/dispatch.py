@@ -140,7 +140,8 @@ class Dispatch(Rounds):
 
         A registry that drips, or a user whose images are slow, may hold a slot for hours.
         """
-        slots = sum(one.slots for one in self._queue.machines() if not one.leaving)
+        machines = self._queue.machines()
+        slots = sum(machine.slots for machine in machines if not machine.leaving)
         return slots - 1 if slots > 1 else None
 
     async def _make_room(self, key: str) -> None:

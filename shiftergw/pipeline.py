@@ -284,7 +284,7 @@ class Pipeline:
 
         await gather_or_cancel(map(bring, sorted(blobs, key=lambda one: -one.descriptor.size)))
         if waits:
-            raise max(waits, key=lambda one: one.at)
+            raise max(waits, key=lambda later: later.at)
 
     async def _forget(self, image: ResolvedImage) -> None:
         """Leave no halves of an image's blobs in the cache."""

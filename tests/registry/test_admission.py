@@ -70,12 +70,12 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 @asynccontextmanager
 async def registry(limits: Callable[[Ask], object]) -> AsyncIterator[FakeRegistry]:
     """Run a registry that misbehaves as `limits` says."""
-    one = FakeRegistry(IMAGE, misbehave=limits)
-    await one.start()
+    server = FakeRegistry(IMAGE, misbehave=limits)
+    await server.start()
     try:
-        yield one
+        yield server
     finally:
-        await one.stop()
+        await server.stop()
 
 
 def of_anonymous(ask: Ask) -> object:
@@ -89,20 +89,20 @@ def of_anonymous(ask: Ask) -> object:
 async def test_others_do_not_ask(store: SqliteStore) -> None:
     """After one 429 no process of the machine asks anonymously until the registry's time."""
     clock = Later()
-    async with registry(of_anonymous) as one:
-        url = f"http://{one.host}"
+    async with registry(of_anonymous) as server:
+        url = f"http://{server.host}"
         for number in range(3):
             async with a_client(url, clock, shared=shared(store), patience=PATIENCE) as client:
                 with pytest.raises(RetryLater) as caught:
                     await resolve(client)
-            assert len(one.asked) == 1, number
+            assert len(server.asked) == 1, number
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
             assert (caught.value.why, caught.value.asker) == ("test (rate limit)", "test")
             assert caught.value.fixed
         async with a_client(url, clock, shared=shared(store, "node2"), patience=PATIENCE) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
                 await resolve(client)
-        assert len(one.asked) == 2
+        assert len(server.asked) == 2
 
 
 def with_tokens(ask: Ask) -> object:
@@ -121,8 +121,8 @@ def with_tokens(ask: Ask) -> object:
 async def test_a_login_is_not_shut_out(store: SqliteStore) -> None:
     """Who has a login uses it where anonymous requests are limited; the image counts as his own."""
     async with (
-        registry(with_tokens) as one,
-        a_client(f"http://{one.host}", shared=shared(store), patience=PATIENCE) as client,
+        registry(with_tokens) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
     ):
         assert await resolve(client, ALICE)
         with pytest.raises(RetryLater):
@@ -140,8 +140,8 @@ async def test_a_bad_login_does_not_hide_the_limit(store: SqliteStore) -> None:
         return with_tokens(ask)
 
     async with (
-        registry(limits) as one,
-        a_client(f"http://{one.host}", shared=shared(store), patience=PATIENCE) as client,
+        registry(limits) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater, match="slow down"):
             await resolve(client, ALICE)
@@ -159,15 +159,15 @@ async def test_an_exhausted_login_is_its_owners(store: SqliteStore) -> None:
         return exhausted and ask.answer(429, TOO_MANY, Retry_After="600")
 
     async with (
-        registry(limits) as one,
-        a_client(f"http://{one.host}", shared=shared(store), patience=PATIENCE) as client,
+        registry(limits) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater, match="too many"):
             await resolve(client, ALICE)
-        asked = len(one.asked)
+        asked = len(server.asked)
         with pytest.raises(RetryLater):
             await resolve(client, ALICE)
-        assert not any(ask.header("Authorization") for ask in one.asked[asked:])
+        assert not any(ask.header("Authorization") for ask in server.asked[asked:])
         assert await resolve(client, BOB)
     rows = await store._read(lambda db: db.execute("SELECT * FROM breakers").fetchall())
     assert len(rows) == 1
@@ -190,8 +190,8 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
             return True
         return None
 
-    async with registry(limits) as one:
-        url = f"http://{one.host}"
+    async with registry(limits) as server:
+        url = f"http://{server.host}"
         async with (
             a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
             a_client(url, clock, shared=shared(store), patience=PATIENCE) as second,
@@ -218,9 +218,12 @@ async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
     clock = Later()
     waits = []
     async with (
-        registry(lambda ask: ask.answer(429, TOO_MANY, Retry_After="1")) as one,
+        registry(lambda ask: ask.answer(429, TOO_MANY, Retry_After="1")) as server,
         a_client(
-            f"http://{one.host}", clock, shared=shared(store), patience=Patience(first=1, quick=0.5)
+            f"http://{server.host}",
+            clock,
+            shared=shared(store),
+            patience=Patience(first=1, quick=0.5),
         ) as client,
     ):
         for _ in range(4):
@@ -229,7 +232,7 @@ async def test_a_probe_that_fails_waits_longer(store: SqliteStore) -> None:
             waits.append(round(caught.value.at - clock.seconds()))
             clock.passed += caught.value.at - clock.seconds() + 0.1
     assert waits == [4, 8, 16, 32]
-    assert len(one.asked) == 4
+    assert len(server.asked) == 4
 
 
 @pytest_twisted.ensureDeferred
@@ -241,8 +244,8 @@ async def test_parallel_requests_wait_for_their_own_probe(store: SqliteStore) ->
         return not ask.registry.asked and ask.answer(429, Retry_After="60")
 
     async with (
-        registry(limits) as one,
-        a_client(f"http://{one.host}", clock, shared=shared(store), patience=PATIENCE) as client,
+        registry(limits) as server,
+        a_client(f"http://{server.host}", clock, shared=shared(store), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
@@ -254,11 +257,11 @@ async def test_parallel_requests_wait_for_their_own_probe(store: SqliteStore) ->
 async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
     """After the quick tries nobody on this machine connects to it for a while; a probe ends it."""
     clock = Later()
-    one = FakeRegistry(IMAGE)
-    await one.start()
-    port = one.host.rpartition(":")[2]
-    url = f"http://{one.host}"
-    await one.stop()
+    server = FakeRegistry(IMAGE)
+    await server.start()
+    port = server.host.rpartition(":")[2]
+    url = f"http://{server.host}"
+    await server.stop()
     async with a_client(url, clock, shared=shared(store), patience=PATIENCE) as client:
         with pytest.raises(RetryLater, match="refused") as caught:
             await resolve(client)
@@ -289,8 +292,8 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
 
     limited = {"yes": True}
     async with (
-        registry(lambda ask: limited["yes"] and ask.answer(429, Retry_After="60")) as one,
-        a_client(f"http://{one.host}", shared=shared(Away()), patience=PATIENCE) as client,
+        registry(lambda ask: limited["yes"] and ask.answer(429, Retry_After="60")) as server,
+        a_client(f"http://{server.host}", shared=shared(Away()), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater):
             await resolve(client)
@@ -303,12 +306,12 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
 async def test_our_own_wait_is_the_least(store: SqliteStore, asked: str) -> None:
     """A time that has passed, or is none, does not make us hammer."""
     async with (
-        registry(lambda ask: ask.answer(429, Retry_After=asked)) as one,
-        a_client(f"http://{one.host}", shared=shared(store), patience=PATIENCE) as client,
+        registry(lambda ask: ask.answer(429, Retry_After=asked)) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
-    assert len(one.asked) == PATIENCE.tries
+    assert len(server.asked) == PATIENCE.tries
     assert caught.value.asker == ""
 
 
@@ -316,8 +319,8 @@ async def test_our_own_wait_is_the_least(store: SqliteStore, asked: str) -> None
 async def test_absurd_waits_are_bounded(store: SqliteStore) -> None:
     """No registry is left alone for longer than a day."""
     async with (
-        registry(lambda ask: ask.answer(429, Retry_After="9" * 15)) as one,
-        a_client(f"http://{one.host}", shared=shared(store), patience=PATIENCE) as client,
+        registry(lambda ask: ask.answer(429, Retry_After="9" * 15)) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
     ):
         with pytest.raises(RetryLater) as caught:
             await resolve(client)

@@ -25,23 +25,23 @@ async def waiting(
     share: int | None,
 ) -> Sequence[ImageRecord]:
     """Return what may begin, as `ImageStore.waiting`; `limits` are of a user and of a system."""
-    flights = [one for one in await db.find(queries.flights()) if _is_due(one, now)]
-    uids = sorted({_uid(one) for one in flights})
-    served = await db.find(queries.served(uids)) if uids else []
-    times = {one["_id"]: one["served"] for one in served}
-    in_order = [_flight(one, times) for one in sorted(flights, key=key_of)]
+    flights = [flight for flight in await db.find(queries.flights()) if _is_due(flight, now)]
+    uids = sorted({_uid(flight) for flight in flights})
+    turns = await db.find(queries.served(uids)) if uids else []
+    times = {turn["_id"]: turn["served"] for turn in turns}
+    in_order = [_flight(flight, times) for flight in sorted(flights, key=key_of)]
     keys = in_turn(in_order, limit, *limits, offered, without, share)
     # What was begun since we looked waits no more.
-    records = {one.key: one for one in await _with_keys(db, keys) if _waits(one)}
+    records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
     return [records[key] for key in keys if key in records]
 
 
 async def stale(db: Database, before: float) -> Sequence[ImageRecord]:
     """Return begun work that has given no sign of life since then."""
     flights = records_of(await db.find(queries.flights()))
-    quiet = [one.key for one in flights if _is_quiet(one, before)]
-    records = [one for one in await _with_keys(db, quiet) if _is_quiet(one, before)]
-    return sorted(records, key=lambda one: (one.last_heartbeat or 0, one.key))
+    quiet = [flight.key for flight in flights if _is_quiet(flight, before)]
+    records = [record for record in await _with_keys(db, quiet) if _is_quiet(record, before)]
+    return sorted(records, key=lambda record: (record.last_heartbeat or 0, record.key))
 
 
 async def _with_keys(db: Database, keys: Sequence[str]) -> Sequence[ImageRecord]:
@@ -49,7 +49,7 @@ async def _with_keys(db: Database, keys: Sequence[str]) -> Sequence[ImageRecord]
     if not keys:
         return []
     query = queries.with_keys([ObjectId(key) for key in keys])
-    return [one for one in records_of(await db.find(query)) if one.in_flight]
+    return [record for record in records_of(await db.find(query)) if record.in_flight]
 
 
 def _waits(record: ImageRecord) -> bool:

@@ -215,9 +215,9 @@ async def postpone(
         document = await owned(db, key, attempt)
         check_step(State(document["status"]), State.PENDING)
         if limits is not None:
-            others = await db.find(queries.postponed(document.get("location")))
-            own = [one for one in others if one.get("requested_by") == document.get("requested_by")]
-            check_postponed(len(others), len(own), limits)
+            pulls = await db.find(queries.postponed(document.get("location")))
+            users = [pull.get("requested_by") for pull in pulls]
+            check_postponed(len(pulls), users.count(document.get("requested_by")), limits)
         changes = documents.postponed(document, not_before, why, now, for_pull=for_pull)
         postponed = await change(db, document, OWN, changes)
         if postponed is not None:
