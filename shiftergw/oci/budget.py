@@ -69,8 +69,8 @@ class Budget:
             self._check(*total)
             if work.size > RATIO_FREE + self.limits.ratio * work.stored:
                 raise ImageTooLarge.beyond(
-                    f"The image's layers unpack to more than {self.limits.ratio} times their"
-                    f" {amount(work.stored)}, and more than {amount(RATIO_FREE)}.",
+                    f"{amount(work.stored)} of the image's layers unpack to more than"
+                    f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
                     "MaxRatio",
                 )
             self._total, self._work = total, work

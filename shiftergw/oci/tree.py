@@ -64,14 +64,14 @@ def walk(root: Directory) -> Iterator[tuple[bytes, Directory | Leaf]]:
     This is the order in which squashfs keeps and `unsquashfs` lists a tree. A path has no leading
     slash. The walk keeps its own stack: a path of 4,095 bytes is deeper than Python recurses.
     """
-    waiting = [(b"", iter(sorted(root.children.items())))]
+    waiting = [(b"", root.children, iter(sorted(root.children)))]
     while waiting:
-        prefix, rest = waiting[-1]
-        for name, node in rest:
-            path = prefix + name
+        prefix, children, names = waiting[-1]
+        for name in names:
+            path, node = prefix + name, children[name]
             yield path, node
             if isinstance(node, Directory):
-                waiting.append((path + b"/", iter(sorted(node.children.items()))))
+                waiting.append((path + b"/", node.children, iter(sorted(node.children))))
                 break
         else:
             waiting.pop()
