@@ -71,6 +71,7 @@ ALLOWED = {
     "plumbing/process.py:run_command": _PROGRAM,
     "squash/check.py:unsquashfs_of": _PROGRAM,
     "store/mongo/address.py:_parsed": "reads the certificates of the configuration at the start",
+    "store/mongo/tls.py:client_tls": "reads the certificates of the configuration at the start",
     "checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
     "trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",
 }
