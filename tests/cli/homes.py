@@ -17,7 +17,7 @@ from tests.munged import Munged
 from tests.parts import lacking
 from tests.patience import patient
 
-LIMIT = 30.0
+LIMIT = patient(30.0)
 """Seconds that a command may take."""
 
 _LIBRARY = "libnss_wrapper.so"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 from pathlib import Path
 
@@ -154,6 +155,29 @@ def test_interrupted_login(home: Home) -> None:
         terminal.type(b"hus\x03")
         terminal.expect(b"Interrupted")
         assert terminal.process.wait(LIMIT) == 130
+        assert terminal.echoes()
+        assert b"Traceback" not in terminal.shown
+    finally:
+        terminal.close()
+    assert not home.file.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_at_the_password(
+    home: Home, number: signal.Signals, code: int, times: int
+) -> None:
+    """The terminal shows again what is typed, whatever ends the command, and how often."""
+    terminal = Terminal(home.env, "login", "--username", "ann")
+    try:
+        terminal.expect(b"password: ")
+        assert not terminal.echoes()
+        for _ in range(times):
+            terminal.process.send_signal(number)
+        terminal.expect(b"Interrupted: nothing is kept.")
+        assert terminal.process.wait(LIMIT) == code
         assert terminal.echoes()
         assert b"Traceback" not in terminal.shown
     finally:

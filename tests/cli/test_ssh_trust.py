@@ -176,6 +176,27 @@ def test_interrupted_question(site: Site) -> None:
     assert not site.known.exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_at_the_question(
+    site: Site, number: signal.Signals, code: int, times: int
+) -> None:
+    """As Ctrl-C: the reactor that has looked at the hosts left no handler in the way."""
+    terminal = site.terminal()
+    try:
+        terminal.expect(b"(yes/no) ")
+        for _ in range(times):
+            terminal.process.send_signal(number)
+        terminal.expect(b"Interrupted: nothing more is added.")
+        assert terminal.process.wait(LIMIT) == code
+        assert b"Traceback" not in terminal.shown
+    finally:
+        terminal.close()
+    assert not site.known.exists()
+
+
 def test_a_question_for_each_host(site: Site, sshd: Sshd) -> None:
     """Each host is asked about, and has its own answer."""
     site.configure("127.0.0.1", "localhost")

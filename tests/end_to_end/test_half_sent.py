@@ -6,6 +6,7 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.patience import patient
 from tests.service import ALICE, SYSTEM, Service
 
 FEW = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
@@ -16,7 +17,7 @@ def test_half_sent_requests_shut_nobody_out(tmp_path: Path) -> None:
     """With 160 descriptors and 200 half-sent requests others are answered, and nothing runs out."""
     with Service(tmp_path, LOCATIONS, through=FEW) as service, ExitStack() as stack:
         for _ in range(200):
-            connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+            connection = socket.create_connection(("127.0.0.1", service.port), timeout=patient(30))
             stack.enter_context(connection)
             connection.sendall(b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentic")
         for _ in range(20):

@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from shiftergw.web import connections as rules
 from shiftergw.web.channel import IDLE_LIMIT, LINGER
 from shiftergw.web.connections import GRACE, LOOK_AGAIN, ConnectionLimits, Connections
+from tests.patience import patient
 from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
 
 LIMITS = ConnectionLimits(most=8, per_peer=3, request_seconds=5)
@@ -302,7 +303,7 @@ def half_sent(port: int, count: int) -> Iterator[list[socket.socket]]:
     connections = []
     try:
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", port), timeout=patient(10))
             connection.sendall(b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentic")
             connections.append(connection)
         yield connections
@@ -313,7 +314,7 @@ def half_sent(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 def ask(port: int) -> Any:
     """Return the answer to a request of an honest client."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=patient(30)) as connection:
         connection.sendall(
             b"GET /api/list/mycluster/ HTTP/1.1\r\nConnection: close\r\n"
             b"authentication:good:ann\r\n\r\n"
@@ -358,7 +359,7 @@ async def test_many_honest_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(patient(60))
         return statuses
 
     limits = ConnectionLimits(most=50, per_peer=1000)
