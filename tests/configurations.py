@@ -49,6 +49,7 @@ EVERY_KEY: dict[str, Any] = {
     "HeartbeatLimit": 30,
     "WorkerWait": 300,
     "FailureHold": 1,
+    "RegistryWait": 120,
     "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",
     "KeepLayers": "1:00:00:00",

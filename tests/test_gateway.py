@@ -114,6 +114,7 @@ async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
     assert (record.status, record.id, bench.woken) == (State.INIT, None, 1)
     again = await bench.pull(BOB)
     assert (again.key, again.status, bench.woken) == (record.key, State.PENDING, 1)
+    assert again.location == "registry.example.com"  # which registry has how many slots
 
 
 @pytest_twisted.ensureDeferred

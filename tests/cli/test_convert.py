@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,8 @@ from shiftergw.config import Config
 from shiftergw.image import Digest, SquashOptions
 from shiftergw.model import ImageReference
 from tests.cli.command import ENVIRONMENT, PROGRAM, shiftergw
-from tests.images import entry, oci_layout, tar_of
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import entry, make_image, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
 
@@ -80,6 +82,23 @@ def test_convert_with_a_configuration(
     assert list(out.parent.iterdir()) == [out]
     wrong = shiftergw("convert", "--config", str(config), "--system", "s", "a/b:1", str(out))
     assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_a_registry_that_asks_to_wait(tmp_path: Path) -> None:
+    """A conversion waits by itself, says for how long, and goes on; or says that it is too long."""
+    need("mksquashfs")
+    with FaultyRegistry() as registry:
+        registry.add("a/b", make_image([tar_of([entry("etc")])]))
+        registry.limited = {"a/b": ("4", 1)}
+        out = tmp_path / "b.squashfs"
+        result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
+        assert result.returncode == 0, result.stderr
+        assert re.search(r"waiting [4-6](\.\d)? seconds for .* \(rate limit\)", result.stderr)
+        assert out.exists()
+        registry.limited = {"a/b": ("7200", 1)}
+        result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
+        assert result.returncode == 1
+        assert "asks to wait 2 hours; at most 15 minutes are waited" in result.stderr
 
 
 def test_an_image_that_is_not_there(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:

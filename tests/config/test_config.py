@@ -14,6 +14,7 @@ from shiftergw.config import Config, Loaded
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits, Platform, SquashOptions
 from shiftergw.model import ImageReference
+from shiftergw.postponement import PostponeLimits
 from tests.configurations import BASE, EVERY_KEY, SMALLEST, changed, loaded
 
 
@@ -325,3 +326,21 @@ def test_a_share_of_the_queue(changes: dict[str, Any], waiting: int, warned: boo
     result = loaded(changes)
     assert result.config.waiting_per_user == waiting
     assert any("tenth of QueueLimit" in warning for warning in result.warnings) is warned
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "of_registry"),
+    [({}, 900, 1000), ({"RegistryWait": 0, "QueueLimit": 20}, 0, 50)],
+)
+def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: int) -> None:
+    """A pull waits for 15 minutes; a tenth of the queue's length may wait for one registry."""
+    limits = loaded(changes).config.wait_limits()
+    assert limits.seconds == seconds
+    assert limits.postponed == PostponeLimits(of_registry, of_registry // 4)
+
+
+def test_a_wait_is_a_number_of_seconds() -> None:
+    """Anything else is refused by the name of its key."""
+    for wrong in (-1, "soon"):
+        with pytest.raises(ConfigurationError, match="RegistryWait"):
+            loaded({"RegistryWait": wrong})
