@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -17,8 +18,10 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import (
     BlobCorrupt,
+    ImageNotFound,
     ImageTooLarge,
     LayerInvalid,
+    ManifestInvalid,
     RegistryDenied,
     RetryLater,
     TimedOut,
@@ -363,6 +366,25 @@ async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -
         await line.convert(line.image(*[blob] * 200))
     line.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
     assert await line.convert(line.image(*[blob] * 200)) == 1
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_its_registry_lacks(line: Line, foreign: bool) -> None:
+    """One with addresses elsewhere is called foreign, only once the registry does not have it."""
+    image = line.image(LOWER, UPPER)
+    layers = (image.layers[0], replace(image.layers[1], has_urls=foreign))
+    assert await line.convert(replace(image, layers=layers)) > 0
+
+    async def lack(_: int, __: BlobSink) -> None:
+        raise ImageNotFound("The registry has no such layer.")
+
+    other = line.image(compress(tar_of([entry("other", b"1")])))
+    line.sends[other.layers[0].digest] = lack
+    other = replace(other, layers=(replace(other.layers[0], has_urls=foreign),))
+    kind = ManifestInvalid if foreign else ImageNotFound
+    with pytest.raises(kind, match="foreign layer" if foreign else "no such layer"):
+        await line.convert(other)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "examination"])
