@@ -66,12 +66,14 @@ UNAUDITED = (
 
 _PROGRAM = "looks for a program in PATH: starting it would hang where this does"
 
+_CERTIFICATES = "reads the certificates that the configuration names, once, before all else"
+
 ALLOWED = {
     "delivery/openssh.py:_start": _PROGRAM,
     "plumbing/process.py:run_command": _PROGRAM,
     "squash/check.py:unsquashfs_of": _PROGRAM,
-    "store/mongo/address.py:_parsed": "reads the certificates of the configuration at the start",
-    "store/mongo/tls.py:client_tls": "reads the certificates of the configuration at the start",
+    "store/mongo/address.py:_parsed": _CERTIFICATES,
+    "store/mongo/tls.py:client_tls": _CERTIFICATES,
     "checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
     "trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",
 }

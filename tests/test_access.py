@@ -52,6 +52,16 @@ def readers(
     return after_pull(asker, held, previous, private=True, without_acl=without_acl)[0]
 
 
+@pytest.mark.parametrize("asker", [ANONYMOUS, None])
+def test_nobody_in_particular_is_no_reader(asker: int | None) -> None:
+    """A pull without a user adds none to an ACL: not to a new one, nor to one that is there."""
+    nobody = replace(pull(ALICE, (BOB,)), requested_by=asker)
+    assert readers(nobody) == Access(True, (BOB,))
+    assert readers(replace(nobody, user_acl=()), image((BOB,), (2300,))) == Access(
+        True, (BOB,), (2300,)
+    )
+
+
 def test_a_private_image_is_its_puller_s() -> None:
     """Without an ACL he alone reads it; with one, those he names and he himself."""
     assert readers(pull(ALICE)) == Access(True, (ALICE,))

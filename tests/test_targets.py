@@ -19,6 +19,7 @@ from twisted.logger import capturedLogs
 
 from shiftergw.access import of
 from shiftergw.delivery.local import LocalDirectory
+from shiftergw.errors import DeliveryFailed
 from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.model import ImageRecord, Session, document_of
 from shiftergw.oci.manifest import parse_config
@@ -305,3 +306,34 @@ async def test_metadata_says_what_the_record_says(place: Place) -> None:
     place.meta.unlink()
     assert not await place.target.describes(RECORD)
     assert not await place.target.describes(OF_THE_ORIGINAL)
+
+
+class Removals:
+    """An image directory that notes what is removed, and may break before the second file."""
+
+    def __init__(self) -> None:
+        """Have removed nothing."""
+        self.names: list[str] = []
+        self.breaks = False
+
+    async def remove(self, name: str) -> None:
+        """Remove a file."""
+        if self.breaks and self.names:
+            raise DeliveryFailed("The system is away.")
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_metadata_goes_before_its_image(breaks: bool) -> None:
+    """An image without metadata is not started; metadata without its image would break a job."""
+    directory: Any = Removals()
+    directory.breaks = breaks
+    target = Target("d", directory, Platform("linux", "amd64"), SquashOptions(), ("s",))
+    if breaks:
+        with pytest.raises(DeliveryFailed):
+            await target.remove("ab")
+        assert directory.names == ["ab.meta"]
+    else:
+        await target.remove("ab")
+        assert directory.names == ["ab.meta", "ab.squashfs"]

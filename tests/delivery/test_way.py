@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from shiftergw.delivery.hosts import HOST_SECONDS, Connect
 from shiftergw.delivery.ssh import SshConnection
-from shiftergw.delivery.way import way_to
+from shiftergw.delivery.way import hosts_of, way_to
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from tests.configurations import loaded
@@ -71,3 +74,29 @@ async def test_the_limit_on_connecting(threads: Threads, tmp_path: Path) -> None
         with pytest.raises(DeliveryFailed, match="does not answer"):
             await connected(sshd, threads, "-o", "ConnectTimeout=1")
         assert 0.9 < reactor.seconds() - began < patient(10)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_hangs_is_left_in_time(threads: Threads) -> None:
+    """Each host has a limit, longer by the configured time to connect; then comes the next one."""
+    system = {
+        "accesstype": "remote",
+        "host": ["a", "b"],
+        "ssh": {"username": "u", "imageDir": "/i", "sshCmdOptions": ["-o", "ConnectTimeout=7"]},
+    }
+    clock = Clock()
+    hosts = hosts_of(loaded({"Platforms/other": system}).config.systems["other"], clock, threads)
+    tries: list[Connect] = []
+
+    async def begin(connect: Connect) -> str:
+        tries.append(connect)
+        if len(tries) == 1:
+            await Deferred()
+        return "b works"
+
+    running = Deferred.fromCoroutine(hosts.first(begin))
+    clock.advance(HOST_SECONDS + 7 - 1)
+    assert len(tries) == 1
+    clock.advance(1)
+    assert len(tries) == 2
+    assert await running == ("b", "b works")

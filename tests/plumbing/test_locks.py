@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,46 @@ def test_a_lock_on_a_removed_file_is_worth_nothing(tmp_path: Path) -> None:
     unlock(path, lost)
     assert try_lock(path) is None
     unlock(path, other)
+
+
+def between_open_and_flock(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], None]) -> None:
+    """Have something happen once between the open of a file and its lock."""
+    flock = locks._flock
+    waiting = [happen]
+
+    def late(descriptor: int, operation: int) -> bool:
+        if waiting:
+            waiting.pop()()
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(locks, "_flock", late)
+
+
+def test_a_lock_taken_on_a_removed_file_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner leaves and another comes while we are between open and lock: it is the other's."""
+    path = tmp_path / "lock"
+    owner, others = try_lock(path), []
+
+    def change_owner() -> None:
+        unlock(path, owner)
+        others.append(try_lock(path))
+
+    between_open_and_flock(monkeypatch, change_owner)
+    assert try_lock(path) is None
+    assert others[0] is not None
+    unlock(path, others[0])
+
+
+def test_a_share_of_a_removed_file_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that comes between open and lock has removed what is about to be shared."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    between_open_and_flock(monkeypatch, path.unlink)
+    assert try_share(path) is None
 
 
 def test_a_lock_whose_file_cannot_be_removed_is_given_back(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class Tries:
         self.count = 0
         self.reached = 0
         self.takes = 0
+        self.random = 0.5
         self.said: list[str] = []
         self.clock = Clock()
 
@@ -42,7 +43,7 @@ class Tries:
                 self.attempt,
                 patience=patience,
                 clock=self.clock,
-                random=lambda: 0.5,
+                random=lambda: self.random,
                 say=self.said.append,
                 later=self.later,
                 reached=lambda: self.reached,
@@ -58,6 +59,16 @@ class Tries:
 def interrupted(retry_after: float | None = None, *, lasting: bool = False) -> Interrupted:
     """Return a failure that may pass."""
     return Interrupted("The registry is busy.", retry_after=retry_after, lasting=lasting)
+
+
+@pytest.mark.parametrize(("random", "wait"), [(0.0, 0.5), (0.5, 1.0), (0.9, 1.4)])
+def test_waits_are_spread(random: float, wait: float) -> None:
+    """Pulls that were interrupted together do not come again together."""
+    tries = Tries(interrupted())
+    tries.random = random
+    tries.run()
+    assert tries.waits_for() == [pytest.approx(wait)]
+    assert Patience().backoff(2, random) == pytest.approx(2 * wait)
 
 
 def test_waits_double() -> None:

@@ -11,8 +11,9 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import ImageRecord
+from shiftergw.model import ImageRecord, Session
 from shiftergw.states import State
+from shiftergw.web import journal
 from shiftergw.web.journal import KEPT_SECONDS, PERIOD, SLOW
 from tests.web.fakes import READY, FakeGateway, Wire, site_of
 
@@ -157,3 +158,14 @@ def test_a_slow_answer_has_a_line(site: Site) -> None:
     site.clock.seconds = later  # type: ignore[method-assign]
     site.ask("/api/list/mycluster/")
     assert "/api/list/mycluster/" in site.lines()[0]
+
+
+def test_the_oldest_pulls_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever pulls images without end does not fill the gateway's memory."""
+    monkeypatch.setattr(journal, "MOST_KEPT", 3)
+    written = journal.Journal(Clock())
+    session = Session("mycluster", "ann", 2001, "users", 2100)
+    for number in range(4):
+        assert written.is_news(session, "docker", f"x:{number}", WAITS)
+    assert not written.is_news(session, "docker", "x:1", WAITS)
+    assert written.is_news(session, "docker", "x:0", WAITS)

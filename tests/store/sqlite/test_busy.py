@@ -47,6 +47,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path) -> None:
     """However many wait behind the first one; the gateway is not ready, and then it is again."""
     seconds: list[float] = []
+    statements: list[str] = []
+    lane = store._writer
+    assert lane is not None
+    lane._connection.set_trace_callback(statements.append)
 
     async def claim(number: int) -> None:
         begin = time.monotonic()
@@ -66,7 +70,9 @@ async def test_every_request_is_answered_in_time(store: SqliteStore, path: Path)
             await waiting
         assert await store.list("alpha") == []
         other.execute("ROLLBACK")
-    # A turn that waits, the next one, and what the machine is late.
+    # The turn of the first one waits, and that of all the others.
+    assert statements.count("PRAGMA synchronous = FULL") == 2
+    lane._connection.set_trace_callback(None)
     assert BUSY_SECONDS <= max(seconds) < scaled(ANSWER_SECONDS)
     await store.ready()
     assert (await store.claim(request("x:1"), NOW))[1]

@@ -1,0 +1,77 @@
+"""What reaches a disk, and in which order: whether a file survives a power cut.
+
+A file that appears by rename survives if its content was synced before the rename, and its
+directory after it. No test can cut the power; this one looks at the calls.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Synced = tuple[int, int]
+"""Inode and size of a file when it was synced."""
+
+
+class Disk:
+    """The calls that matter, in their order."""
+
+    def __init__(self) -> None:
+        """Have seen none."""
+        self._calls: list[tuple[str, Any]] = []
+
+    def sync(self, descriptor: int) -> None:
+        """Note that a file or a directory was synced."""
+        status = os.fstat(descriptor)
+        self._calls.append(("sync", (status.st_ino, status.st_size)))
+
+    def appear(self, path: Path) -> None:
+        """Note that a file has got a name."""
+        self._calls.append(("appear", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
+
+    def assert_durable(self, path: Path) -> None:
+        """Fail unless the file at `path` would be there, whole, after a power cut."""
+        assert ("appear", str(path)) in self._calls, f"{path} has not appeared by a new name"
+        when = len(self._calls) - 1 - self._calls[::-1].index(("appear", str(path)))
+        status, directory = path.stat(), path.parent.stat()
+        before = [what for call, what in self._calls[:when] if call == "sync"]
+        after = [what[0] for call, what in self._calls[when:] if call == "sync"]
+        assert (status.st_ino, status.st_size) in before, (
+            f"{path} was not synced before it appeared"
+        )
+        assert directory.st_ino in after, f"the directory of {path} was not synced after that"
+
+
+@contextmanager
+def watched_disk() -> Iterator[Disk]:
+    """Watch what is synced, renamed and linked."""
+    disk = Disk()
+    fsync, rename, replace, link = os.fsync, os.rename, os.replace, os.link
+
+    def watched_fsync(file: Any) -> None:
+        fsync(file)
+        disk.sync(file if isinstance(file, int) else file.fileno())
+
+    def watched_rename(old: Any, new: Any) -> None:
+        rename(old, new)
+        disk.appear(Path(new))
+
+    def watched_replace(old: Any, new: Any) -> None:
+        replace(old, new)
+        disk.appear(Path(new))
+
+    def watched_link(old: Any, new: Any) -> None:
+        link(old, new)
+        disk.appear(Path(new))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", watched_fsync)
+        patch.setattr(os, "rename", watched_rename)
+        patch.setattr(os, "replace", watched_replace)
+        patch.setattr(os, "link", watched_link)
+        yield disk

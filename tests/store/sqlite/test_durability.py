@@ -1,0 +1,103 @@
+"""Which commits of the SQLite file are synced: all that the work depends on, and no others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.model import Progress, Ready
+from shiftergw.states import State
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.store.pulls import ID, LIMIT, NOW, begun, holder, pulled, request
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """Give a running store."""
+    opened = SqliteStore(reactor, tmp_path / "images.sqlite")
+    pytest_twisted.blockon(opened.startService())
+    yield opened
+    pytest_twisted.blockon(opened.stopService())
+
+
+NORMAL, FULL = 1, 2  # as SQLite counts them
+
+Write = Callable[[SqliteStore, str, str], Awaitable[object]]
+"""Writes with a store, the key of a record in work, and that of a READY one."""
+
+DURABLE: dict[str, Write] = {
+    "claim": lambda store, *_: store.claim(request("new:1"), NOW),
+    "begin": lambda store, work, _: store.begin(work, "n", NOW + 2 * LIMIT, LIMIT),
+    "requeue": lambda store, work, _: store.requeue(work, 1, "", died=True),
+    "postpone": lambda store, work, _: store.postpone(work, 1, NOW + 9, "x", NOW),
+    "advance": lambda store, work, _: store.advance(work, 1, State.TRANSFER, "", NOW),
+    "finish": lambda store, work, _: store.finish(work, 1, Ready(ID), NOW),
+    "abandon": lambda store, work, _: store.abandon(work),
+    "untag": lambda store, _, ready: store.untag(ready, "ready:1"),
+    "expire": lambda store, _, ready: store.expire(ready),
+    "set_access": lambda store, *_: store.set_access(["alpha"], ID, True, [1], []),
+    "block": lambda store, *_: store.block("/images", ID, 0, NOW),
+    "allow": lambda store, *_: store.allow("/images", ID),
+    "forget_ended": lambda store, *_: store.forget_ended(NOW),
+    "remove": lambda store, _, ready: store.remove(ready),
+}
+
+PASSING: dict[str, Write] = {
+    "heartbeat": lambda store, work, _: store.heartbeat(work, 1, Progress(), NOW),
+    "renew": lambda store, _, ready: store.renew(ready, NOW + 9),
+    "lease": lambda store, work, _: store.lease("/images", ID, f"{work}/1", NOW, 9),
+    "release": lambda store, work, _: store.release("/images", ID, f"{work}/1"),
+}
+
+
+async def levels(store: SqliteStore, write: Write) -> set[str]:
+    """Return how the commits of a write were synced."""
+    work = await begun(store, request("work:1"))
+    ready = await pulled(store, request("ready:1"))
+    assert holder(work) == f"{work.key}/1"
+    lane = store._writer
+    assert lane is not None
+    statements: list[str] = []
+    lane._connection.set_trace_callback(statements.append)
+    await write(store, work.key, ready.key)
+    lane._connection.set_trace_callback(None)
+    assert "COMMIT" in statements
+    prefix = "PRAGMA synchronous = "
+    return {text.removeprefix(prefix) for text in statements if text.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", DURABLE)
+@pytest_twisted.ensureDeferred
+async def test_what_outlives_a_power_cut(store: SqliteStore, name: str) -> None:
+    """In a WAL only FULL syncs a commit before it is answered."""
+    assert await levels(store, DURABLE[name]) == {"FULL"}
+
+
+@pytest.mark.parametrize("name", PASSING)
+@pytest_twisted.ensureDeferred
+async def test_what_concerns_nobody_after_a_power_cut(store: SqliteStore, name: str) -> None:
+    """Thousands of heartbeats must not wait for the disk."""
+    assert await levels(store, PASSING[name]) == {"NORMAL"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sync_is_not_undone_by_a_neighbour(store: SqliteStore) -> None:
+    """One durable step makes the whole turn durable; SQLite itself says so."""
+    lane = store._writer
+    assert lane is not None
+
+    def level(db: sqlite3.Connection) -> int:
+        found: int = db.execute("PRAGMA synchronous").fetchone()[0]
+        return found
+
+    answers = [
+        Deferred.fromCoroutine(lane.run(level, durable=durable)) for durable in (False, True, False)
+    ]
+    # The first one has a turn of its own, which begins at once.
+    assert [await answer for answer in answers] == [NORMAL, FULL, FULL]
