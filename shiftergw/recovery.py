@@ -34,6 +34,9 @@ STOP_SECONDS = 10.0
 INTERVAL = 5.0
 """Seconds between two looks at whether workers can start."""
 
+MINUTES = 120.0
+"""Seconds from which times are told in minutes."""
+
 MOST_FAILED = 1000
 """Pulls that fail in one round because there are no workers."""
 
@@ -209,8 +212,9 @@ class WorkerShortage(Rounds):
         return False
 
     async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:
-        minutes = (now - trouble.since) / 60
-        cause = f"For {minutes:.0f} minutes no worker could start on the gateway's machine."
+        seconds = now - trouble.since
+        lasted = f"{seconds:.0f} s" if seconds < MINUTES else f"{seconds / 60:.0f} minutes"
+        cause = f"For {lasted} no worker could start on the gateway's machine."
         remedy = "Pull again once the gateway's admins have mended it; its log has the reason."
         if await _fail(self._store, record, cause, remedy, now):
             self._log.error(

@@ -40,6 +40,9 @@ SLOW_SECONDS = 10.0
 SETTLED_SECONDS = 2.0
 """A worker that has lived for so long since it was ready has started well."""
 
+YOUNG_SECONDS = 10.0
+"""A worker that ends by itself so soon after it was ready, without a job, cannot live."""
+
 JOB_DEATHS = 5
 """Workers that may die at their jobs, one after the other, before the next one has to wait.
 
@@ -216,7 +219,7 @@ class WorkerPool(Service):
     def _gone(self, worker: WorkerProcess, how: str) -> None:
         self._workers.remove(worker)
         if self._open and not worker.leaving:
-            if worker.job is None and worker.jobs_done > 0:
+            if worker.job is None and self._has_started_well(worker):
                 self._log.warn("worker {pid} without a job {how}", pid=worker.pid, how=how)
             elif worker.job is None or not worker.ready:
                 self._count_failed_start(worker, how)
@@ -230,10 +233,16 @@ class WorkerPool(Service):
             self._warm_up()
             self.on_idle()
 
+    def _has_started_well(self, worker: WorkerProcess) -> bool:
+        """Return whether a worker has done a job, or could have: then a start is not at fault."""
+        lived = self._reactor.seconds() - worker.ready_at if worker.ready else 0.0
+        return worker.jobs_done > 0 or lived > YOUNG_SECONDS
+
     def _count_failed_start(self, worker: WorkerProcess, how: str) -> None:
         if worker.overdue:
             self._start_limit = min(LONGEST_START, self._start_limit * 2)
-        self._failed_start(f"{how}: {worker.last_words}" if worker.last_words else how)
+        words = worker.last_words.rstrip(".")
+        self._failed_start(f"{how}: {words}" if words else how)
 
     def _count_job_death(self, how: str) -> None:
         self._job_deaths += 1

@@ -88,6 +88,7 @@ class WorkerProcess(ProcessProtocol):
         self.job: str | None = None
         self.jobs_done = 0
         self.ready = False
+        self.ready_at = 0.0
         self.leaving = False
         """Whether it was told to end, so that its end is no crash."""
         self.stopping = False
@@ -203,6 +204,7 @@ class WorkerProcess(ProcessProtocol):
         if not self.stopping and (self.job is not None or not self.leaving):
             self._disarm()
         self.ready = True
+        self.ready_at = self._reactor.seconds()
         self._tell_ready(self)
 
     def _say(self, line: bytes) -> None:

@@ -81,6 +81,24 @@ async def test_a_worker_that_is_killed_without_a_job(make: Make, traces: Path) -
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("young", [True, False])
+async def test_a_warm_worker_that_is_killed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, young: bool
+) -> None:
+    """It is replaced at once, and no trouble, unless it had only just started."""
+    if not young:
+        monkeypatch.setattr(pool, "YOUNG_SECONDS", 0.0)
+    queue = make(warm=1)
+    (warm,) = queue._workers
+    await until(lambda: warm.ready)
+    os.kill(warm.pid, signal.SIGKILL)
+    await until(lambda: warm not in queue._workers)
+    assert (queue.trouble() is not None) is young
+    assert len(queue._workers) == int(not young)
+    await until(lambda: queue.trouble() is None)
+
+
+@pytest_twisted.ensureDeferred
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
