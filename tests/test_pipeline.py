@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn, cast
 
 import pytest
@@ -43,6 +44,7 @@ from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink, Layer
+from shiftergw.registry import blobs
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.squash import build
 from shiftergw.states import State, check_step
@@ -485,6 +487,29 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
     assert len(tries) == 2
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_hangs_stops_nothing_else(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reactor goes on, and a pull that waits for the cache's disk can be cancelled."""
+    hangs, answers = Event(), Event()
+
+    def hold(*_: Any) -> None:
+        hangs.set()
+        answers.wait()
+
+    monkeypatch.setattr(blobs, "hold", hold)
+    running = Deferred.fromCoroutine(line.convert(line.image(LOWER)))
+    while not hangs.is_set():
+        await pause(0.01, real)
+    try:
+        running.cancel()
+        with pytest.raises(CancelledError):
+            await running
+    finally:
+        answers.set()
+
+
 @pytest.mark.parametrize("damage", [flip, zero, halve])
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_converted_file_is_made_again(
@@ -494,8 +519,10 @@ async def test_a_damaged_converted_file_is_made_again(
     image, told = line.image(LOWER, UPPER), Told()
     first = await line.built(image, Told())
     damage(first.path)
-    again = await line.built(image, told)
+    with capturedLogs() as log:
+        again = await line.built(image, told)
     assert again.sha256 == first.sha256
+    assert any("is damaged, and is made again" in formatEvent(event) for event in log)
     assert (State.CONVERSION, "Converting image") in told.stages
 
 

@@ -28,6 +28,8 @@ from itertools import chain
 from pathlib import Path
 from threading import Event
 
+from twisted.logger import Logger
+
 from shiftergw.image import BuiltImage, ContentReport
 from shiftergw.plumbing.files import (
     closed_on_error,
@@ -41,6 +43,7 @@ from shiftergw.plumbing.files import (
 from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
 _NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
+_log = Logger()
 _CHUNK = 1 << 24  # of a whole file: between two of them other threads may hold the interpreter
 
 
@@ -101,7 +104,11 @@ def verified(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
         found = files.squashfs.stat().st_size == wanted.size and measure(files.squashfs, stop)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return wanted if found == (wanted.size, wanted.sha256) else None
+    if found == (wanted.size, wanted.sha256):
+        return wanted
+    if not stop.is_set():
+        _log.warn("the converted file {path} is damaged, and is made again", path=str(wanted.path))
+    return None
 
 
 def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport) -> None:
