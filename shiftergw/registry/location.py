@@ -11,6 +11,10 @@ from shiftergw.errors import ConfigurationError
 
 _PORTS = {"https": 443, "http": 80}
 _NOT_IN_URLS = re.compile(r"[^!-~]")
+_LONGEST_LABEL = 63
+_LONGEST_HOST = 253
+"""Characters of a part of a host name, and of all of it (RFC 1035, section 2.3.4)."""
+
 _DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -26,14 +30,21 @@ class WebOrigin:
     def of(cls, url: str) -> WebOrigin:
         """Read it from an absolute URL; raise `ValueError` for what we do not fetch.
 
-        Other schemes than http and https, a user name in the URL, no host, and characters that no
-        URL has.
+        Other schemes than http and https, a user name in the URL, no host or one that no name
+        service can look up, and characters that no URL has.
         """
         if _NOT_IN_URLS.search(url) or "\\" in url:
             raise ValueError("a URL with characters that no URL has")
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
             raise ValueError("not an http or https URL with a plain host")
+        # Python's look-up fails for such names with an error that Twisted's resolver drops: it
+        # would never end.
+        labels = parts.hostname.removesuffix(".").split(".")
+        if len(parts.hostname) > _LONGEST_HOST or not all(
+            0 < len(label) <= _LONGEST_LABEL for label in labels
+        ):
+            raise ValueError("a host name that is too long, or has an empty part")
         port = _PORTS[parts.scheme] if parts.port is None else parts.port
         return cls(parts.scheme, parts.hostname, port)
 

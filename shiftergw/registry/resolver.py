@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
 from shiftergw.plumbing.timing import shielded, within
+from shiftergw.registry.retry import Interrupted
 
 SECONDS = 5.0
 """How long a name may take. A look-up that hangs goes on in its thread, and is not repeated."""
@@ -39,14 +40,22 @@ class Resolver:
         self._running: dict[str, Deferred[None]] = {}
 
     async def addresses(self, host: str) -> frozenset[str]:
-        """Return the IPv4 and IPv6 addresses of a host; none if it cannot be resolved here."""
+        """Return the IPv4 and IPv6 addresses of a host; none if it cannot be resolved here.
+
+        Raises `Interrupted` while too many look-ups run: nothing is known of the host then, and a
+        registry that names slow hosts must not make it pass for one without addresses.
+        """
         now = self._reactor.seconds()
         self._answers = {name: answer for name, answer in self._answers.items() if answer[0] > now}
         if host in self._answers:
             return self._answers[host][1]
         if host not in self._running:
             if len(self._running) >= MOST_LOOKUPS:
-                return frozenset()
+                raise Interrupted(
+                    f"The name service has not answered for {MOST_LOOKUPS} hosts yet.",
+                    why="the name service",
+                    detail=host,
+                )
             self._look_up(host)
         if host in self._running:
             with suppress(_TooLateError):

@@ -16,6 +16,8 @@ from shiftergw.registry.location import Location, WebOrigin, target_of
         ("https://a:5000", WebOrigin("https", "a", 5000), "a:5000"),
         ("http://[::1]:5000/v2/", WebOrigin("http", "::1", 5000), "[::1]:5000"),
         ("https://[::1]", WebOrigin("https", "::1", 443), "[::1]"),
+        ("https://a.test./", WebOrigin("https", "a.test.", 443), None),
+        (f"https://{'a' * 63}.b", WebOrigin("https", f"{'a' * 63}.b", 443), None),
     ],
 )
 def test_an_origin(url: str, expected: WebOrigin, host_field: str | None) -> None:
@@ -37,6 +39,9 @@ def test_an_origin(url: str, expected: WebOrigin, host_field: str | None) -> Non
         "https://a/\r\nX: y",
         "https://a:99999/",
         "https://ä/",
+        f"https://{'a' * 64}.example/",
+        f"https://{'a.' * 130}example/",
+        "https://a..example/",
         "//a/b",
         "",
     ],
