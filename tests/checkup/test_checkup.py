@@ -343,7 +343,7 @@ async def test_a_mongodb_server(tmp_path: Path) -> None:
     with Mongod(tmp_path / "mongod", "--standalone") as server:
         found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
         assert (found.level, found.remedy) == ("ok", "")
-        assert found.text == "database images: 0 records, 14 indexes to be made"
+        assert found.text == "database images: 0 records, 15 indexes to be made"
         free = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["rights in MongoDB"]
         assert (free.level, "nobody has to log in" in free.text) == ("ok", True)
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:

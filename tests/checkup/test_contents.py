@@ -84,7 +84,7 @@ async def test_a_database_of_the_original(
     assert by_name(found, "database").text == (
         f"MongoDB, database {name}: 300 records, 300 of them by another program; 7 rows of look-ups"
     )
-    assert by_name(found, "indexes").text.startswith("14 to be made at the start: shiftergw_claim")
+    assert by_name(found, "indexes").text.startswith("15 to be made at the start: shiftergw_claim")
     assert by_name(found, "scheduled expiry").level == "warning"
     wanted = Counter(kind.lot for kind, _ in records(300))
     lots = [one.text for one in found if one.name == "records"]
