@@ -16,8 +16,13 @@ _NOISE_KEPT = 300
 _NEWLINES = (b"\n", b"\r\n")  # the second from a terminal
 _STATUS_LENGTH = 3
 
-# The mark comes in halves: a shell that prints its commands does not print the mark.
-_FRAME = 'LC_ALL=C; export LC_ALL; mark="$1$2"; shift 2; echo "$mark"; ( {text} ); echo "$mark $?"'
+# The mark comes in halves: a shell that prints its commands does not print the mark. bash as `sh`
+# inherits options by SHELLOPTS: with `xtrace` it would print the mark, with `errexit` it would not
+# print the second one after an error.
+_FRAME = (
+    'set +eux; LC_ALL=C; export LC_ALL; mark="$1$2"; shift 2; echo "$mark"; ( {text} );'
+    ' echo "$mark $?"'
+)
 
 
 class TooMuchNoise(Exception):

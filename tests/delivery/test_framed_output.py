@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.delivery.framed_output import NOISE_LIMIT, FramedOutput, TooMuchNoise
+from tests.parts import need
 
 
 def mark_of(frame: FramedOutput) -> bytes:
@@ -66,5 +69,18 @@ def test_real_shell(text: str) -> None:
     argv = frame.command(text, b"word")
     assert mark_of(frame).decode() not in shlex.join(argv)
     done = subprocess.run(argv, capture_output=True, check=True)
+    assert frame.feed(done.stdout) == b"a"
+    assert frame.status == 3
+
+
+@pytest.mark.parametrize("options", ["xtrace", "errexit", "nounset", "xtrace:errexit:verbose"])
+def test_inherited_options(tmp_path: Path, options: str) -> None:
+    """Options that bash as `sh` inherits by its environment change nothing."""
+    shell = tmp_path / "sh"
+    shell.symlink_to(need("bash"))
+    frame = FramedOutput()
+    environment = {**os.environ, "SHELLOPTS": options, "BASH_XTRACEFD": "1"}
+    argv = [str(shell), *frame.command('printf a; [ -z "$UNSET" ]; exit 3')[1:]]
+    done = subprocess.run(argv, capture_output=True, check=True, env=environment)
     assert frame.feed(done.stdout) == b"a"
     assert frame.status == 3
