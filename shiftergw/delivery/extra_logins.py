@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_EXTRA = 3
 """Further logins beside the first, at most."""
 
+_LOGIN_PAUSE = 10  # times as long as a login took that failed, before the next one
 _PAUSES = (0.05, 0.2)  # before a further login: a session that ended counts for a moment
 
 
@@ -40,6 +41,8 @@ class ExtraLogins:
         self._extra: list[Connection] = []
         self._lock = DeferredLock()
         self._login: Deferred[Connection] | None = None
+        self._failure: DeliveryFailed | None = None  # of the latest login
+        self._next_login = 0.0  # on the clock
         self._closed = False
 
     @property
@@ -66,8 +69,12 @@ class ExtraLogins:
             try:
                 return await self._open(argv)
             except Full as full:
-                if len(self._extra) == MOST_EXTRA or self._closed:
+                if self._closed:
+                    raise _closed_error() from None
+                if len(self._extra) == MOST_EXTRA:
                     raise
+                if self._clock.seconds() < self._next_login:
+                    raise self._no_login(full) from self._failure
                 extra = await self._log_in(full)
         return await extra.open_command(argv)
 
@@ -80,20 +87,33 @@ class ExtraLogins:
         return await self._first.open_command(argv)
 
     async def _log_in(self, full: Full) -> Connection:
+        """Return a further connection; raise `Full` if the host makes none.
+
+        A host that does not answer a login costs the login's whole limit, so that the caller's own
+        would pass if each of its attempts made one.
+        """
+        begun = self._clock.seconds()
         self._login = Deferred.fromCoroutine(self._connection())
         try:
             extra = await self._login
         except CancelledError:
             if self._closed:
-                raise DeliveryFailed("The connection to the system was closed.") from None
+                raise _closed_error() from None
             raise
         except DeliveryFailed as error:
-            detail = f"{full.detail}; no further login: {error.what} {error.detail}"
-            raise Full(full.what, remedy=full.remedy, detail=detail) from error
+            now = self._clock.seconds()
+            self._failure, self._next_login = error, now + _LOGIN_PAUSE * (now - begun)
+            raise self._no_login(full) from error
         finally:
             self._login = None
         self._extra.append(extra)
         return extra
+
+    def _no_login(self, full: Full) -> Full:
+        error = self._failure
+        assert error is not None
+        detail = f"{full.detail}; no further login: {error.what} {error.detail}".strip()
+        return Full(full.what, remedy=full.remedy, detail=detail)
 
     async def _connection(self) -> Connection:
         return await self._connect()
@@ -103,6 +123,13 @@ class ExtraLogins:
         self._closed = True
         if self._login is not None:
             self._login.cancel()
+        # First the connections: whoever holds the lock may wait for one of them.
+        for connection in [*self._extra, self._first]:
+            await connection.close()
         async with self._lock:
-            for connection in [*self._extra, self._first]:
+            for connection in self._extra:
                 await connection.close()
+
+
+def _closed_error() -> DeliveryFailed:
+    return DeliveryFailed("The connection to the system was closed.")

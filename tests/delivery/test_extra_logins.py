@@ -12,13 +12,18 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from shiftergw.delivery import remote_program
 from shiftergw.delivery.channel import Away, Channel, Connection, Full
 from shiftergw.delivery.extra_logins import MOST_EXTRA, ExtraLogins
+from shiftergw.delivery.proof import NoDigest, far_sha256
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.shell import Output
+from shiftergw.delivery.ssh import CONNECT_SECONDS, silent
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import Verification
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.several import System
@@ -107,6 +112,7 @@ class Login:
         """Have none."""
         self.usable = True
         self.programs = 0
+        self.answer: Deferred[None] | None = None
         self._room = logins.room
 
     async def open_subsystem(self, name: str) -> Channel:
@@ -114,15 +120,19 @@ class Login:
         return await self.open_command([name])
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start one, if there is room."""
+        """Start one, if there is room, once the server answers."""
+        if self.answer is not None:
+            await self.answer
         if self.programs == self._room:
             raise Full(f"no room for {argv}")
         self.programs += 1
         return Wire()
 
     async def close(self) -> None:
-        """Close it."""
+        """Close it; whatever waits for it fails."""
         self.usable = False
+        if self.answer is not None and not self.answer.called:
+            self.answer.errback(Away("It was closed."))
 
 
 def started(over: ExtraLogins, clock: Clock) -> Deferred[Channel]:
@@ -160,3 +170,74 @@ def test_closed_while_it_logs_in() -> None:
     error = error_of(starting)
     assert isinstance(error, DeliveryFailed)
     assert "was closed" in error.what
+
+
+def test_login_that_hangs() -> None:
+    """A further login that gets no answer is not made again at once: the digest has a limit."""
+    clock, logins = Clock(), Logins(1)
+    tries = 0
+
+    async def connect() -> Connection:
+        nonlocal tries
+        tries += 1
+        return await within(CONNECT_SECONDS, clock, Deferred(), silent)
+
+    over = ExtraLogins(Login(logins), connect, clock)
+    assert started(over, clock).called
+    digest = Deferred.fromCoroutine(far_sha256(over, b"/image", 1, clock))
+    clock.pump([0.1] * 1200)
+    error = error_of(digest)
+    assert isinstance(error, NoDigest)
+    assert "does not answer" in error.detail
+    assert tries == 1
+    clock.advance(10 * CONNECT_SECONDS)
+    assert not started(over, clock).called
+    assert tries == 2
+
+
+def test_login_that_fails_at_once() -> None:
+    """A further login that a busy server refuses is made again soon."""
+    clock, logins = Clock(), Logins(1)
+    refusals = [Away("Too many logins."), Away("Too many logins.")]
+
+    async def connect() -> Connection:
+        clock.advance(0.01)
+        if refusals:
+            raise refusals.pop()
+        return await logins.connect()
+
+    over = ExtraLogins(Login(logins), connect, clock)
+    assert started(over, clock).called
+    program = Output(10)
+    opening = Deferred.fromCoroutine(_run(over, clock, program))
+    clock.pump([0.1] * 100)
+    assert opening.called
+    assert len(logins.made) == 1
+
+
+async def _run(over: Connection, clock: Clock, program: Output) -> None:
+    async with remote_program.started(over, clock, program, "true"):
+        pass
+
+
+@pytest.mark.parametrize("is_extra", [False, True])
+def test_closed_while_a_program_starts(is_extra: bool) -> None:
+    """Closing ends a start that the server does not answer, and does not wait for it."""
+    clock, logins = Clock(), Logins(1)
+    first = Login(logins)
+    over = ExtraLogins(first, logins.connect, clock)
+    assert started(over, clock).called
+    if is_extra:
+        assert started(over, clock).called
+    login = logins.made[0] if is_extra else first
+    login.programs = 1
+    waiting = Deferred.fromCoroutine(over.open_command(["true"]))
+    clock.advance(0.1)
+    login.answer = Deferred()
+    clock.advance(0.3)
+    assert not waiting.called
+    assert Deferred.fromCoroutine(over.close()).called
+    error = error_of(waiting)
+    assert isinstance(error, DeliveryFailed)
+    assert not isinstance(error, Full)
+    assert not any(login.usable for login in (first, *logins.made))
