@@ -68,12 +68,12 @@ class Sftp(Session):
     async def rename(self, old: bytes, new: bytes) -> None:
         """Rename a file over another one, at once where the server can.
 
-        Elsewhere the other one is removed first, and only once a rename has turned out to be
-        something that the server does at all.
+        Elsewhere the other one is removed first, but only after a rename was refused because the
+        other one exists: not where the server forbids renames, nor where `old` is gone.
         """
         names = string(old) + string(new)
         if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
-            await self._rename_plainly(names, new)
+            await self._rename_plainly(old, new)
 
     async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
         """Make a request; return whether the server has it, and may do it."""
@@ -85,11 +85,14 @@ class Sftp(Session):
             raise
         return True
 
-    async def _rename_plainly(self, names: bytes, new: bytes) -> None:
+    async def _rename_plainly(self, old: bytes, new: bytes) -> None:
+        names = string(old) + string(new)
         try:
             await self.do(packets.RENAME, names)
         except Refused as refused:
-            if refused.status in packets.NOT_OFFERED or await self.lstat(new) is None:
+            if refused.status in packets.NOT_OFFERED:
+                raise
+            if await self.lstat(old) is None or await self.lstat(new) is None:
                 raise
             await self.remove(new)
             await self.do(packets.RENAME, names)

@@ -12,14 +12,17 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Verification
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
-from tests.delivery.far import NOBODY, far_directory, without_ssh
+from tests.delivery.far import NOBODY, connection, far_directory, reactor, without_ssh
 from tests.delivery.test_remote import closing
 from tests.delivery.test_remote_refusals import LONG, LONG_SHA256, PART
 
@@ -125,6 +128,21 @@ async def test_part_that_others_may_read(
     assert "mode is 0644" in caught.value.detail
     assert "FSETSTAT" in caught.value.remedy
     assert names_in(root) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_rename_of_a_missing_file(tmp_path: Path, root: Path) -> None:
+    """A rename that fails because the new file is gone leaves the old one in its place."""
+    env = without_ssh(tmp_path / "bin", options="-P posix-rename")
+    over = connection(NOBODY, env)
+    files = await SftpFiles.begin(over, reactor, 30.0)
+    (root / IMAGE).write_bytes(b"old")
+    with pytest.raises(Refused) as caught:
+        await files.rename(bytes(root / PART), bytes(root / IMAGE))
+    assert caught.value.status == packets.NO_SUCH_FILE
+    assert (root / IMAGE).read_bytes() == b"old"
+    files.close()
+    await over.close()
 
 
 def conch_server(directory: Path, *arguments: str, umask: str) -> Mapping[str, str]:

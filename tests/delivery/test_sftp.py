@@ -371,6 +371,7 @@ RENAMES: dict[str, list[tuple[int, int | None]]] = {
     "another file there": [
         (packets.RENAME, packets.FAILURE),
         (packets.LSTAT, None),
+        (packets.LSTAT, None),
         (packets.REMOVE, packets.OK),
         (packets.RENAME, packets.OK),
     ],
