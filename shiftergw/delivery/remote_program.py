@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away, Full
+from shiftergw.delivery.channel import Away, Full, Unexplained
 from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed, printable
@@ -161,6 +161,10 @@ class Program(ABC):
         error = failure.value
         if not isinstance(error, DeliveryFailed):
             error = Away("The connection to the system broke.", detail=repr(error))
+        elif isinstance(error, Unexplained) and self.frame.has_begun:
+            # The account does run commands, whatever ended this one.
+            detail = ": ".join(filter(None, ("a program was killed", error.detail)))
+            error = Away(error.what, remedy=error.remedy, detail=detail)
         self.end(error)
 
 

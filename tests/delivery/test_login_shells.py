@@ -170,8 +170,16 @@ async def test_small_file_without_digests(system: System, root: Path, tmp_path: 
     assert verification == Verification("read-back", NO_COMMANDS)
 
 
+GRANDPARENT = 'while read -r key pid; do [ "$key" != PPid: ] || kill -9 "$pid"; done'
+KILLS = {
+    "the program": "kill -9 $PPID",
+    "all of the session": f"{GRANDPARENT} < /proc/$PPID/status; kill -9 $PPID",
+}
+
+
+@pytest.mark.parametrize("killed", KILLS)
 @pytest_twisted.ensureDeferred
-async def test_program_that_is_killed(system: System, root: Path, large: Path) -> None:
+async def test_program_that_is_killed(system: System, root: Path, large: Path, killed: str) -> None:
     """A digest that a system begins and does not end is an error: samples do not stand in."""
     with Sshd("SetEnv PATH=/nowhere") as sshd:
         directory = system.directory([system.way(sshd)], root)
@@ -180,7 +188,7 @@ async def test_program_that_is_killed(system: System, root: Path, large: Path) -
     programs.mkdir()
     (programs / "sh").symlink_to(need("sh"))
     (programs / "head").symlink_to(need("head"))
-    (programs / "sha256sum").write_text("#!/bin/sh\nkill -9 $PPID\n")
+    (programs / "sha256sum").write_text(f"#!/bin/sh\n{KILLS[killed]}\n")
     (programs / "sha256sum").chmod(0o755)
     with Sshd(f"SetEnv PATH={programs}") as sshd:
         directory = system.directory([system.way(sshd)], root)
