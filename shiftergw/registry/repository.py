@@ -66,7 +66,8 @@ class Repository:
         """Return the answer with status 200, or one of `also`; its body is still to be read.
 
         Where anonymous requests are limited for longer, those of a user with a login use it; the
-        image counts as private then, since nobody has seen that it is public.
+        image counts as private then, since nobody has seen that it is public. Where both are
+        limited, the limit that ends first counts.
 
         Raises `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`;
         `Interrupted` for what may go better the next time, and `RetryLater`.
@@ -87,6 +88,10 @@ class Repository:
                 limited = error
         try:
             response = await self._ask_as(login, method, path, headers)
+        except RateLimited as error:
+            if limited is not None and limited.at < error.at:
+                raise limited from error
+            raise
         except _RefusedError as error:
             if limited is not None:
                 raise limited from error

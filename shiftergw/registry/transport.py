@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
@@ -117,7 +118,7 @@ class Transport:
             seconds = min(self.limits.header, max(0.0, end - self.clock.seconds()))
             response = await self._send(method, url, headers, authorization, content, seconds)
             if response.code in _TRANSIENT:
-                raise await self._interrupted(response)
+                raise await self._interrupted(response, is_registry=_is_registry(url, origin))
             if response.code not in _REDIRECTED:
                 return response
             await self.explanation(response)  # read, so that the connection can serve again
@@ -180,9 +181,11 @@ class Transport:
 
     def _no_answer(self, seconds: float) -> Interrupted:
         what = f"{self.who} does not answer within {seconds:.0f} s."
-        return Interrupted(what, why="no answer", unreachable=True)
+        # What is left of the time for redirects may be too short for any host.
+        is_fair = seconds >= self.limits.header
+        return Interrupted(what, why="no answer", unreachable=is_fair)
 
-    async def _interrupted(self, response: IResponse) -> Interrupted:
+    async def _interrupted(self, response: IResponse, *, is_registry: bool) -> Interrupted:
         asked = field(response, "Retry-After")
         said = await self.explanation(response)
         slow_down = response.code == _SLOW_DOWN
@@ -192,7 +195,7 @@ class Transport:
             f"{self.who} {what}{': ' if said else '.'}{said}",
             retry_after=None if seconds is None else min(seconds, LONGEST_ASKED),
             why="rate limit" if slow_down else f"status {response.code}",
-            limited=slow_down,
+            limited=slow_down and is_registry,
         )
 
     async def stream(
@@ -248,6 +251,15 @@ class Transport:
         body.ended.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
         body.stopProducing()
         body.read(response)
+
+
+def _is_registry(url: str, origin: WebOrigin) -> bool:
+    """Return whether a request that began at `origin` has ended at a registry, or a token service.
+
+    A registry may redirect to another one, whose API lies below `/v2/`, too. Other hosts store
+    blobs: they know no logins, and their limits are not the registry's.
+    """
+    return WebOrigin.of(url) == origin or urlsplit(url).path.startswith("/v2/")
 
 
 def field(response: IResponse, name: str) -> str | None:

@@ -19,10 +19,12 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.registry.admission import NoBreakers, Shared
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.retry import Patience
+from shiftergw.registry.transport import Limits
 from shiftergw.store.sqlite.store import SqliteStore
+from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import REACTOR, Network, a_client
+from tests.registry.network import PUBLIC, REACTOR, Network, a_client
 from tests.store.places import running
 
 IMAGE = make_image([tar_of({"a": b"a"})])
@@ -297,6 +299,95 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
             await resolve(client)
         limited["yes"] = False
         assert await resolve(client) is False
+
+
+class Recorder(NoBreakers):
+    """Breakers that hold nothing back; `trips` has the key of each that tripped."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.trips: list[str] = []
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """Note the key."""
+        self.trips.append(key)
+
+
+@pytest.mark.parametrize(
+    ("limits", "trips"),
+    [
+        (Limits(header=20, redirects=0.4), 0),
+        (Limits(header=0.4, redirects=20), 1),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_host_with_little_time_is_not_unreachable(limits: Limits, trips: int) -> None:
+    """A chain of redirects that takes long holds no requests to the host at its end back."""
+
+    def redirect(ask: Ask) -> object:
+        return ask.path == "/slow" or ask.answer(307, Location="/slow")
+
+    breakers = Recorder()
+    once = Patience(tries=1, first=0.01)
+    async with (
+        registry(redirect) as server,
+        a_client(
+            f"http://{server.host}", limits=limits, shared=shared(breakers), patience=once
+        ) as client,
+    ):
+        with pytest.raises(RetryLater, match="does not answer within"):
+            await resolve(client)
+    assert len(breakers.trips) == trips
+
+
+@pytest.mark.parametrize(
+    ("path", "trips"), [("/blobs/signed", []), ("/v2/team/app/blobs/x", ["limit test"])]
+)
+@pytest_twisted.ensureDeferred
+async def test_the_limit_of_an_object_store(path: str, trips: list[str], tmp_path: Path) -> None:
+    """An object store limits nobody's login; a registry that another redirects to does."""
+    authority = Authority(tmp_path)
+    names = ["registry.example", "store.example"]
+    network = Network({name: [PUBLIC] for name in names})
+    source = FakeRegistry(IMAGE)
+    storage = FakeRegistry(misbehave=lambda ask: ask.answer(429, Retry_After="3600"))
+    breakers = Recorder()
+    await source.start(authority.options(*names))
+    await storage.start(authority.options(*names))
+    try:
+        target = f"https://store.example:{storage.host.rpartition(':')[2]}{path}"
+        source.misbehave = lambda ask: "/blobs/" in ask.path and ask.answer(307, Location=target)
+        url = f"https://registry.example:{source.host.rpartition(':')[2]}"
+        async with a_client(
+            url, network, cacert=authority.pem, shared=shared(breakers), patience=PATIENCE
+        ) as client:
+            with pytest.raises(RetryLater, match="slow down") as caught:
+                await resolve(client)
+    finally:
+        await storage.stop()
+        await source.stop()
+    assert caught.value.at - REACTOR.seconds() == pytest.approx(3600, abs=5)
+    assert [key.partition(" anonymous")[0] for key in breakers.trips] == trips
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_shorter_of_two_limits_counts(store: SqliteStore) -> None:
+    """A user whose login is limited for hours waits as long as one without a login."""
+
+    def limits(ask: Ask) -> object:
+        is_anonymous = ask.header("Authorization") in {None, "Bearer anonymous"}
+        if ask.path.startswith("/token") or ask.header("Authorization") is None:
+            return with_tokens(ask)
+        return ask.answer(429, TOO_MANY, Retry_After="60" if is_anonymous else "21600")
+
+    async with (
+        registry(limits) as server,
+        a_client(f"http://{server.host}", shared=shared(store), patience=PATIENCE) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(RetryLater) as caught:
+                await resolve(client, ALICE)
+            assert caught.value.at - REACTOR.seconds() == pytest.approx(60, abs=5)
 
 
 @pytest.mark.parametrize("asked", ["0", "Thu, 01 Jan 1970 00:00:00 GMT", "nonsense", "-5"])
