@@ -12,7 +12,7 @@ import click
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.cli.output import while_read
-from shiftergw.cli.start import BROKEN_PIPE, drop_unwritten
+from shiftergw.cli.start import code_of_unwritten, drop_unwritten
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -114,9 +114,8 @@ async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str)
     """Return a command's exit code; an error we can explain is told in place of a traceback."""
     try:
         return await _explained(command, interrupted)
-    except BrokenPipeError:
-        drop_unwritten()
-        return BROKEN_PIPE
+    except OSError as error:
+        return code_of_unwritten(error)
 
 
 async def _explained(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:

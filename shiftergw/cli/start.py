@@ -6,14 +6,21 @@ must not end in a traceback, however early it comes.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from shiftergw.plumbing.signals import heeded, ignore, raise_interrupted
 
 BROKEN_PIPE = 141
 """The exit code when nobody reads the output any more: as for programs that SIGPIPE ends."""
+
+UNWRITTEN = 1
+"""The exit code when the output goes to a file and its disk is full."""
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main() -> None:
@@ -31,9 +38,8 @@ def main() -> None:
         if sys.stdout is not stdout:
             sys.exit(BROKEN_PIPE)
         raise
-    except BrokenPipeError:
-        drop_unwritten()
-        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        sys.exit(code_of_unwritten(error))
     finally:
         # Everything is cleaned up; a signal must not raise anything into the interpreter's end.
         for number in heeded():
@@ -50,6 +56,21 @@ def _open_missing_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def code_of_unwritten(error: OSError) -> int:
+    """Return the exit code for output that cannot be written, and say why where that can be read.
+
+    Raises the error again if it is about something else.
+    """
+    if not isinstance(error, BrokenPipeError) and error.errno not in _UNWRITABLE:
+        raise error
+    drop_unwritten()
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    with suppress(OSError):
+        sys.stderr.write(f"Error: the output cannot be written: {error.strerror}.\n")
+    return UNWRITTEN
 
 
 def drop_unwritten() -> None:

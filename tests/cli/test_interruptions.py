@@ -385,6 +385,43 @@ def test_the_reader_goes_in_mid_conversion(conversion: Conversion) -> None:
     conversion.check_nothing_is_left(children[0])
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--config", "{config}"]])
+def test_a_full_disk(arguments: list[str], tmp_path: Path) -> None:
+    """Output that cannot be stored is an error in words."""
+    config = tmp_path / "imagemanager.json"
+    document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
+    config.write_text(json.dumps(document))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *(argument.format(config=config) for argument in arguments)],
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: the output cannot be written: No space left on device.\n",
+    )
+
+
+def test_a_full_disk_for_errors_too(tmp_path: Path) -> None:
+    """Where nothing can be said the exit code says it."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "convert", "UPPER", "o"],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=full,
+            stderr=full,
+            timeout=LIMIT,
+            check=False,
+        )
+    assert done.returncode == 1
+
+
 def test_streams_that_are_closed(tmp_path: Path) -> None:
     """With `>&- 2>&-` no file gets their numbers, and the work is done."""
     done = subprocess.run(
