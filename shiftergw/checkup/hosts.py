@@ -25,7 +25,7 @@ from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
 
 VERIFICATION_LIMIT = 30.0
-"""Seconds for a program of the system to begin and end; start-up files of shells may be slow."""
+"""Seconds for a program on the system; the start-up files of its shell may be slow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class Away(DeliveryFailed):
 
 
 class Unexplained(Away):
-    """`ssh` ended with 255 and said nothing: its connection broke, or the program ended so."""
+    """`ssh` ended with 255 and no known message: its connection or the far program failed."""
 
 
 class Full(DeliveryFailed):

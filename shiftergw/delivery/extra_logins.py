@@ -29,7 +29,7 @@ _PAUSES = (0.05, 0.2)  # before a further login: a session that ended counts for
 
 
 class ExtraLogins:
-    """Keeps the protocol `Connection` with one login, and more where that one is full."""
+    """A `Connection` with one login, and further logins where that one has no room."""
 
     def __init__(
         self, first: Connection, connect: Callable[[], Awaitable[Connection]], clock: IReactorTime
@@ -60,7 +60,7 @@ class ExtraLogins:
         return await self._first.open_subsystem(name)
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start a program over any login that has room, or over a new one."""
+        """Start a program over a login that has room, or over a new login."""
         for seconds in _PAUSES:
             with suppress(Full):
                 return await self._open(argv)
@@ -79,7 +79,7 @@ class ExtraLogins:
         return await extra.open_command(argv)
 
     async def _open(self, argv: Sequence[str]) -> Channel:
-        """Start a program over a login that there is; raise `Full` if none has room."""
+        """Start a program over an existing login; raise `Full` if none has room."""
         self._extra = [connection for connection in self._extra if connection.usable]
         for connection in self._extra:
             with suppress(Full, Away):
@@ -119,7 +119,7 @@ class ExtraLogins:
         return await self._connect()
 
     async def close(self) -> None:
-        """Close all logins, and return when nothing is left; never fails."""
+        """Close all logins; return when they are closed. Never fails."""
         self._closed = True
         if self._login is not None:
             self._login.cancel()

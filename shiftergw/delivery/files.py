@@ -43,13 +43,13 @@ class Files(Protocol):
 
     @property
     def shortcomings(self) -> Sequence[str]:
-        """Return what the system cannot do that makes deliveries less safe, each in a few words."""
+        """Return the missing features that make deliveries less safe, each in a few words."""
         ...
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return how much an unprivileged user may still write in a directory, or whether at all.
+        """Return the state of a directory's file system, for an unprivileged user.
 
-        Raises `Refused` if the system does not tell.
+        Raises `Refused` if the system does not tell it.
         """
         ...
 

@@ -12,7 +12,7 @@ import secrets
 NOISE_LIMIT = 16 << 20
 """Bytes that may precede the program's own output."""
 
-_NOISE_KEPT = 300
+_NOISE_TAIL = 300
 _NEWLINES = (b"\n", b"\r\n")  # the second from a terminal
 _STATUS_LENGTH = 3
 
@@ -39,7 +39,7 @@ class FramedOutput:
         self._rest = b""
         self._skipped = 0
         self.noise = b""
-        """The end of what came before the mark."""
+        """The last bytes before the first mark."""
         self.has_begun = False
         self.status: int | None = None
         """The program's exit status; None before its end."""
@@ -53,9 +53,10 @@ class FramedOutput:
         return ["sh", "-c", _FRAME.format(text=text), "sh", *self._halves, *parameters]
 
     def feed(self, data: bytes) -> bytes:
-        """Return what of the stream is the program's output; raise `TooMuchNoise`.
+        """Take the next bytes of the stream; return the program's output among them.
 
-        A few bytes are held back while they may be the beginning of the second mark.
+        The last bytes are returned later if they may be the beginning of the second mark. Raises
+        `TooMuchNoise`.
         """
         if self.status is not None:
             return b""
@@ -68,14 +69,14 @@ class FramedOutput:
         return self._before_second_mark(data)
 
     def _after_first_mark(self, data: bytes) -> bytes | None:
-        """Skip noise; return what follows the first mark and its newline, or None before that."""
+        """Skip noise; return the bytes after the first mark and its newline, or None before it."""
         noise, mark, rest = data.partition(self._mark)
         while mark and len(rest) > 1 and not rest.startswith(_NEWLINES):
             self._skip(noise + mark)
             noise, mark, rest = rest.partition(self._mark)
         if not mark:
-            held = self._held_back(noise)
-            noise, rest = noise[: len(noise) - held], noise[len(noise) - held :]
+            end = len(noise) - self._partial_mark(noise)
+            noise, rest = noise[:end], noise[end:]
         self._skip(noise)
         if mark and rest.startswith(_NEWLINES):
             self.has_begun = True
@@ -85,17 +86,17 @@ class FramedOutput:
 
     def _skip(self, noise: bytes) -> None:
         self._skipped += len(noise)
-        self.noise = (self.noise + noise)[-_NOISE_KEPT:]
+        self.noise = (self.noise + noise)[-_NOISE_TAIL:]
         if self._skipped > NOISE_LIMIT:
             raise TooMuchNoise
 
     def _before_second_mark(self, data: bytes) -> bytes:
-        """Return what precedes the second mark; note the status behind it once it is complete."""
+        """Return the bytes before the second mark; store the status once it is complete."""
         output, mark, rest = data.partition(self._mark)
         if not mark:
-            held = self._held_back(data)
-            self._rest = data[len(data) - held :]
-            return data[: len(data) - held]
+            end = len(data) - self._partial_mark(data)
+            self._rest = data[end:]
+            return data[:end]
         status, newline, _ = rest.partition(b"\n")
         status = status.strip()
         if newline and status.isdigit() and len(status) <= _STATUS_LENGTH:
@@ -104,7 +105,7 @@ class FramedOutput:
             self._rest = mark + rest[: _STATUS_LENGTH + 4]
         return output
 
-    def _held_back(self, data: bytes) -> int:
+    def _partial_mark(self, data: bytes) -> int:
         """Return how many of the last bytes may be the beginning of a mark."""
         longest = min(len(self._mark) - 1, len(data))
         lengths = range(longest, 0, -1)

@@ -32,7 +32,7 @@ _ANSWER = re.compile(rb"^\\?([0-9a-f]{64}) ", re.MULTILINE)
 _PIECE = 32768
 _PIECES = 64
 SAMPLED = _PIECE * _PIECES
-"""Bytes of a file that samples compare; a file that is no longer is compared as a whole."""
+"""Bytes of a file that samples compare; a file of this size or less is compared as a whole."""
 
 _HAS_FILE = (
     'command -v sha256sum > /dev/null || exit 108; [ -f "$1" ] || exit 102;'
@@ -52,7 +52,7 @@ class NoDigest(Exception):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep both."""
+        """Keep the reason and the detail."""
         super().__init__(reason)
         self.detail = detail
 
@@ -65,11 +65,11 @@ def patience(size: int) -> float:
 async def far_sha256(
     connection: Connection, path: bytes, size: int, clock: IReactorTime, *, prefix: bool = False
 ) -> str:
-    """Return the digest of a file there, or of its first `size` bytes.
+    """Return the SHA-256 of a file on the system; with `prefix`, of its first `size` bytes.
 
     Raises `NoDigest` if the account cannot make one, `Refused` if the file cannot be read, and
-    `DeliveryFailed` if that takes too long or the connection breaks: samples must not stand in for
-    it then.
+    `DeliveryFailed` if that takes too long or the connection breaks: samples must not replace the
+    digest then.
     """
     seconds = patience(size)
     text, words = (PREFIX_DIGEST, [path, b"%d" % size]) if prefix else (DIGEST, [path])

@@ -39,14 +39,14 @@ _TEST_SECONDS = 15.0
 
 
 async def explain(
-    files: Files, refused: Refused, directory: bytes, ask: Callable[[], Awaitable[Refused | None]]
+    files: Files, refused: Refused, directory: bytes, test: Callable[[], Awaitable[Refused | None]]
 ) -> DeliveryFailed | NoSpace:
-    """Return the real reason of a refusal, as far as the system lets us find it out.
+    """Return the error for a refusal, with its real reason if the system tells that.
 
-    SFTP has no words for most of them; a program of the system, which `ask` runs, may have. Raises
-    `DeliveryFailed` if the session is over.
+    SFTP has statuses for few reasons. `test` runs a program on the system, whose message may name
+    others. Raises `DeliveryFailed` if the session is over.
     """
-    error = _by_words(refused, directory)
+    error = _by_message(refused, directory)
     if error is not None:
         return error
     with suppress(Refused):
@@ -57,15 +57,15 @@ async def explain(
             return no_space(refused)
         if refused.status == packets.FAILURE and file_system.free_files == 0:
             return no_space(refused, "no free inodes are left")
-    if refused.status == packets.FAILURE and (answer := await ask()) is not None:
-        return _by_words(answer, directory) or unusable(refused, directory)
+    if refused.status == packets.FAILURE and (answer := await test()) is not None:
+        return _by_message(answer, directory) or unusable(refused, directory)
     return unusable(refused, directory)
 
 
 async def write_test(connection: Connection, clock: IReactorTime, path: bytes) -> Refused | None:
-    """Have the system write a file of 1 MiB; return its error, in its own words.
+    """Write a file of 1 MiB by a program on the system; return the refusal with its message.
 
-    None: it has none, or the account runs no commands.
+    Returns None if the program succeeds, or the account runs no commands.
     """
     with suppress(DeliveryFailed, TimedOut):
         try:
@@ -75,8 +75,8 @@ async def write_test(connection: Connection, clock: IReactorTime, path: bytes) -
     return None
 
 
-def _by_words(refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace | None:
-    """Return the reason that the system gives in words, or by a status of a later version."""
+def _by_message(refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace | None:
+    """Return the error that a message, or a status of a later SFTP version, names."""
     text = str(refused)
     if refused.status in {packets.NO_SPACE, packets.QUOTA_EXCEEDED} or _FULL.search(text):
         return no_space(refused)
@@ -93,13 +93,15 @@ async def directory_error(files: Files, directory: bytes) -> DeliveryFailed | No
     try:
         if await files.lstat(directory + b"/.") is not None:
             return None
-        there = await files.lstat(directory)
+        attributes = await files.lstat(directory)
     except Refused as refused:
         return unusable(refused, directory)
     remedy = "make `imageDir` on the system for the account, or mount its file system"
-    if there is None:
+    if attributes is None:
         return _unusable("it is not there", remedy, directory)
-    reason = "it is a symbolic link to nothing" if there.is_link else "it is not a directory"
+    reason = "it is not a directory"
+    if attributes.is_link:
+        reason = "it is a symbolic link to nothing"
     return _unusable(reason, remedy, directory)
 
 
@@ -121,7 +123,7 @@ def read_only(refused: Refused, directory: bytes) -> DeliveryFailed:
 def wrong_mode(refused: Refused, attributes: Attributes) -> DeliveryFailed:
     """Return the error for a file that cannot be closed to other users."""
     mode = attributes.permissions
-    shown = "it does not tell" if mode is None else f"{mode:04o}"
+    shown = "unknown" if mode is None else f"{mode:04o}"
     return DeliveryFailed(
         "The system does not let the gateway close a delivered file to other users.",
         remedy="Tell the site's support: the SFTP server must allow FSETSTAT or SETSTAT, or make"

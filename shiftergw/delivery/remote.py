@@ -128,13 +128,13 @@ class RemoteDirectory:
 
     @_again
     async def shortcomings(self) -> Sequence[str]:
-        """Return what makes deliveries less safe there, for the site's support."""
+        """Return what makes deliveries to this system less safe, for the site's support."""
         async with self._session() as (files, _):
             return files.shortcomings
 
     @_again
     async def try_verification(self) -> Verification:
-        """Return how large files would be verified here, tried with a small one."""
+        """Deliver and remove a small file; return how large files would be verified."""
         content = b"shiftergw check\n"
         path = self._test_path()
         if self._verify == "sample":
@@ -293,7 +293,7 @@ class RemoteDirectory:
         return files
 
     async def _check_directory(self, files: Files) -> None:
-        """Raise `DeliveryFailed` if the directory is not there, or must not be looked into."""
+        """Raise `DeliveryFailed` if the directory does not exist or cannot be searched."""
         error = await refusals.directory_error(files, self._directory)
         if error is not None:
             raise error
@@ -332,9 +332,9 @@ class RemoteDirectory:
     async def _error(
         self, files: Files, connection: Connection, refused: Refused
     ) -> DeliveryFailed | NoSpace:
-        """Return what an answer of no means.
+        """Return the error for a refusal.
 
-        A host that has lost the directory is left: another one may have it.
+        The session ends if its host has lost the directory: another host may have it.
         """
         try:
             error = await refusals.directory_error(files, self._directory)
@@ -342,10 +342,10 @@ class RemoteDirectory:
                 files.close()
                 return error
 
-            async def ask() -> Refused | None:
+            async def test() -> Refused | None:
                 return await refusals.write_test(connection, self._clock, self._test_path())
 
-            return await refusals.explain(files, refused, self._directory, ask)
+            return await refusals.explain(files, refused, self._directory, test)
         except DeliveryFailed:
             return refusals.unusable(refused, self._directory)
 

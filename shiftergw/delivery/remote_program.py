@@ -1,8 +1,8 @@
-"""A program that runs on a system: a shell text of ours behind the account's own shell.
+"""Programs on a system: fixed shell texts, run by `sh` behind the account's login shell.
 
-How it ends it says by exit statuses of ours, since what other programs say depends on who made
-them: 0, or 100 and a status of `Refused`. The status comes with the output (`FramedOutput`): a
-forced command need not pass on the other one.
+The exit status of a text is 0, or 100 plus a status of `Refused`; those of other programs depend on
+their makers. It is part of the output (`FramedOutput`), because a forced command need not pass on
+the exit status of the channel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shiftergw.delivery.channel import Channel, Connection
 
 LAST_SECONDS = 2.0
-"""Time for which a program that has ended may still be printing errors, or its shell be busy."""
+"""Seconds from the end of a program to that of its channel: its shell may still be busy."""
 
 _FULL_PAUSES = (0.05, 0.2, 1.0, 3.0)
 _STATUSES = frozenset(
@@ -40,7 +40,7 @@ class NoCommands(DeliveryFailed):
     """The account runs no commands; the detail says what happened instead."""
 
     def __init__(self, detail: str) -> None:
-        """Say what a system without SFTP needs."""
+        """Explain what a system without SFTP needs."""
         super().__init__(
             "The gateway's account on the system runs no commands.",
             remedy='Tell the site\'s support: "transfer": "scp" needs an account that may run'
@@ -50,13 +50,13 @@ class NoCommands(DeliveryFailed):
 
 
 class Program(ABC):
-    """A program that runs; subclasses `take` what it says. It ends with an error, or without."""
+    """A program that runs. Subclasses process its output in `take`."""
 
     _channel: Channel
     _clock: IReactorTime
 
     def __init__(self) -> None:
-        """Make one that has not begun."""
+        """Make a program that has not begun."""
         self.frame = FramedOutput()
         self._error: DeliveryFailed | Refused | None = None
         self._ended = False
@@ -64,18 +64,18 @@ class Program(ABC):
         self._changed: Deferred[None] | None = None
 
     def begin(self, channel: Channel, clock: IReactorTime) -> None:
-        """Listen to what the program says within its frame, and to its end."""
+        """Receive the output and the end of the program from this channel."""
         self._channel, self._clock = channel, clock
         channel.receive(self._on_data)
         channel.closed.addCallbacks(self._on_exit, self._on_failure)
 
     def give(self, data: bytes) -> None:
-        """Give the program this as the whole of its input."""
+        """Send the program its whole input."""
         self._channel.write(data)
         self._channel.end_input()
 
     def end(self, error: DeliveryFailed) -> None:
-        """End the program, unless it has ended, and whoever waits for it."""
+        """End the program unless it has ended; coroutines that wait for it raise `error`."""
         if not self._ended and self._error is None:
             self._error = error
         self._stop_waiting_for_end()
@@ -84,22 +84,22 @@ class Program(ABC):
 
     @abstractmethod
     def take(self, data: bytes) -> None:
-        """Take what the program says; raise `DeliveryFailed` if it is not what was expected."""
+        """Process output of the program; raise `DeliveryFailed` if it is invalid."""
 
     async def changed(self) -> None:
-        """Return when something was heard of the program; raise the error that it ended with."""
+        """Wait for output or the end of the program; raise the error that it ended with."""
         self.check()
         self._changed = Deferred()
         await self._changed
         self.check()
 
     def check(self) -> None:
-        """Raise the error that the program ended with, if it did."""
+        """Raise the error that the program ended with, if any."""
         if self._error is not None:
             raise self._error
 
     async def finished(self) -> None:
-        """Return when the program has ended as it should."""
+        """Wait for the end of the program; raise the error that it ended with."""
         while not self._ended:
             await self.changed()
         self.check()
@@ -126,7 +126,7 @@ class Program(ABC):
         self._wake()
 
     def _on_late_end(self) -> None:
-        """End a program although its channel is open: something else keeps that open."""
+        """End a program whose channel stays open: another process has its output open."""
         self._channel.lose()
         self._on_exit(None)
 
@@ -141,8 +141,8 @@ class Program(ABC):
         stderr = self._channel.stderr
         status = self.frame.status
         if not self.frame.has_begun:
-            heard = (f"exit status {channel_status}", stderr, printable(self.frame.noise))
-            self._error = NoCommands(": ".join(filter(None, heard)))
+            details = (f"exit status {channel_status}", stderr, printable(self.frame.noise))
+            self._error = NoCommands(": ".join(filter(None, details)))
         elif status is None:
             detail = f"a program was killed, exit status {channel_status}: {stderr}"
             self._error = Refused(packets.FAILURE, detail)
@@ -182,7 +182,7 @@ async def started(
 
 
 async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[str]) -> Channel:
-    """Start a program; wait a little where few may run: one that ended counts for a moment."""
+    """Start a program; retry if the host has no room: an ended program counts for a moment."""
     for seconds in _FULL_PAUSES:
         with suppress(Full):
             return await connection.open_command(argv)
@@ -191,5 +191,5 @@ async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[st
 
 
 def malformed(why: str) -> DeliveryFailed:
-    """Return the error for an answer that is none."""
+    """Return the error for an invalid answer."""
     return DeliveryFailed("The system's programs do not answer as they should.", detail=why)

@@ -81,11 +81,11 @@ class ScpFiles:
 
     @property
     def shortcomings(self) -> Sequence[str]:
-        """Return what the system lacks, as `Files` says: nothing, or `begin` would have failed."""
+        """Return no missing features: `begin` fails if there are any."""
         return ()
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return the bytes left, as `Files` says; the programs' errors tell what is read-only."""
+        """Return the free bytes, as `Files` says; a read-only file system shows in an error."""
         said = await self._shell.run(programs.SPACE, path)
         found = _SPACE.search(said)
         if found is None:

@@ -66,17 +66,17 @@ class Sftp(Session):
                 raise
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file over another one, at once where the server can.
+        """Replace `new` by `old`, atomically if the server can.
 
-        Elsewhere the other one is removed first, but only after a rename was refused because the
-        other one exists: not where the server forbids renames, nor where `old` is gone.
+        Otherwise `new` is removed first, but only after a rename was refused because `new` exists:
+        not if the server forbids renames, nor if `old` is gone.
         """
         names = string(old) + string(new)
         if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
             await self._rename_plainly(old, new)
 
     async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
-        """Make a request; return whether the server has it, and may do it."""
+        """Make a request; return False if the server lacks or forbids it."""
         try:
             await request
         except Refused as refused:
@@ -98,14 +98,14 @@ class Sftp(Session):
             await self.do(packets.RENAME, names)
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return what the server tells of the file system of this path."""
+        """Return the state of the file system of this path."""
         if packets.STATVFS not in self.extensions:
             raise Refused(packets.UNSUPPORTED, "no statvfs")
         kind, body = await self.ask(packets.EXTENDED, string(packets.STATVFS) + string(path))
         expect(packets.EXTENDED_REPLY, kind, body)
         values = [body.long() for _ in range(10)]
         _block, fragment, _all, _free, blocks, files, _free_files, free_files, _id, flags = values
-        # File systems that make inodes as they need them say that they have none at all.
+        # File systems that create inodes on demand report 0 inodes in all.
         return FileSystem(
             fragment * blocks, free_files if files else None, bool(flags & _READ_ONLY)
         )

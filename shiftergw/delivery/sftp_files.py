@@ -72,13 +72,13 @@ class SftpFiles:
 
     @property
     def shortcomings(self) -> Sequence[str]:
-        """Return what the server lacks, as `Files` says."""
-        found = []
+        """Return the features that the server lacks, as `Files` says."""
+        texts = []
         if not self._has_sync:
-            found.append("it has no fsync: a power cut may damage files that were just delivered")
+            texts.append("it has no fsync: a power cut may damage files that were just delivered")
         if packets.POSIX_RENAME not in self._sftp.extensions:
-            found.append("it cannot replace files at once: for a moment a file is missing")
-        return found
+            texts.append("it cannot replace files at once: for a moment a file is missing")
+        return texts
 
     def close(self) -> None:
         """End the session."""
@@ -165,7 +165,7 @@ class SftpFiles:
             raise proof.differs()
 
     async def _set_mode(self, path: bytes, handle: bytes) -> None:
-        """Give a file its mode, unless the server has made it so."""
+        """Set the mode of a file; accept a refusal if the file has the mode already."""
         try:
             await self._sftp.set_mode(handle, MODE)
         except Refused as refused:
@@ -178,7 +178,7 @@ class SftpFiles:
                 raise refusals.wrong_mode(refused, attributes) from refused
 
     async def _attributes(self, path: bytes, handle: bytes) -> Attributes:
-        """Return the attributes of an open file, by its name if the server has no FSTAT."""
+        """Return the attributes of an open file: by FSTAT, or by its name if that is refused."""
         try:
             return await self._sftp.fstat(handle)
         except Refused as refused:

@@ -34,7 +34,7 @@ UNSUPPORTED = 8
 WRITE_PROTECTED, NO_SPACE, QUOTA_EXCEEDED = 12, 14, 15  # of later versions; some servers send them
 
 NOT_OFFERED = frozenset({PERMISSION_DENIED, UNSUPPORTED})
-"""How servers answer a request that they do not have, or that their configuration forbids."""
+"""Statuses with which servers refuse a request that they lack or that is forbidden."""
 
 POSIX_RENAME = b"posix-rename@openssh.com"
 FSYNC = b"fsync@openssh.com"
@@ -57,9 +57,9 @@ def malformed(why: str) -> DeliveryFailed:
 
 
 class Refused(Exception):
-    """The server's answer to one request is no; `status` says why, as far as the protocol can.
+    """The server refused a request; `status` is the reason, as far as the protocol has one.
 
-    `request` is the request's name, such as `OPEN`, where it is known.
+    `request` is the name of the request, such as `OPEN`, or empty.
     """
 
     def __init__(self, status: int, text: str) -> None:
@@ -102,7 +102,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """What a system tells of a file system: free bytes and files for an unprivileged user."""
+    """The state of a file system: free bytes and free inodes for an unprivileged user."""
 
     free_bytes: int
     free_files: int | None = None

@@ -1,4 +1,4 @@
-"""The lines with which an SSH server begins: any, and then its version (RFC 4253, section 4.2)."""
+"""The first lines of an SSH server: arbitrary text, then its version (RFC 4253, section 4.2)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from shiftergw.delivery.ssh_kex import broken_protocol
 from shiftergw.errors import printable
 
 MOST_LINES = 1024
-"""Lines before the version, at most; as OpenSSH's client has it."""
+"""Lines before the version, at most; the limit of OpenSSH's client."""
 
 LONGEST_LINE = 8192
-"""Bytes of a line before the version, at most; as OpenSSH's client has it."""
+"""Bytes of a line before the version, at most; the limit of OpenSSH's client."""
 
 MOST_BYTES = 256 << 10
 """Bytes of all lines before the version, at most."""
@@ -20,7 +20,7 @@ LONGEST_VERSION = 255  # RFC 4253
 
 
 class Greeting:
-    """Find a server's version in the stream; nothing of the lines before it is kept."""
+    """Find the server's version in a stream; discard the lines before it."""
 
     def __init__(self, supported: Collection[bytes]) -> None:
         """Accept these versions of the protocol."""
@@ -30,7 +30,7 @@ class Greeting:
         self._bytes = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Return the line of the version and what follows it, or None before its end.
+        """Take the next bytes; return the version's line and the bytes after it, if complete.
 
         Raises `DeliveryFailed` for another version, and for too much before any.
         """

@@ -29,7 +29,7 @@ Verify = Literal["sha256", "sample"]
 """How a file is checked there: by `sha256sum`, or by pieces of it."""
 
 CHOSEN = '"verify" is "sample"'
-"""The reason for samples where the site wants no more."""
+"""The reason for samples where the configuration asks for them."""
 
 _log = Logger()
 
@@ -52,9 +52,9 @@ class Upload:
     stripes: Stripes
 
     async def run(self, files: Files, connection: Connection) -> Verification:
-        """Return when the whole file lies there, and how it was compared.
+        """Upload the file and compare it; return how it was compared.
 
-        What lies there already is gone on with, as far as it is proven. Raises `Refused` and
+        A part that lies on the system is resumed as far as it is verified. Raises `Refused` and
         `DeliveryFailed`, also for a source that cannot be read.
         """
         with reading():
@@ -74,7 +74,7 @@ class Upload:
         self.report(Progress("deliver", done, self.source.size))
 
     async def _part(self, files: Files, connection: Connection) -> int | None:
-        """Return how many bytes of the file lie there, proven, or None to begin anew."""
+        """Return the length of the verified part on the system, or None to begin anew."""
         found = await files.lstat(self.temporary)
         if found is None or not found.is_file or not found.size:
             return None
@@ -83,13 +83,13 @@ class Upload:
         size = found.size - files.reach
         if size <= 0 or found.size > self.source.size:
             return None
-        there = await self._digest_of_part(files, connection, size)
-        return size if there == await self.source.sha256(size) else None
+        digest = await self._digest_of_part(files, connection, size)
+        return size if digest == await self.source.sha256(size) else None
 
     async def _digest_of_part(self, files: Files, connection: Connection, size: int) -> str:
-        """Return the digest of the first bytes there; read them back where nothing else makes it.
+        """Return the digest of the first bytes on the system; read them back if it makes none.
 
-        Samples would not do: a server that lost its power may have left holes anywhere.
+        Samples do not suffice: after a power cut there may be holes anywhere.
         """
         try:
             return await self._far_sha256(connection, size, prefix=True)

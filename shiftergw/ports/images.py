@@ -211,7 +211,7 @@ class InstalledFile:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How a delivered file was compared with the converted one.
+    """How a delivered file was compared with the converted file.
 
     `method` is `sha256` (by the digest of the whole file), `read-back` (every byte was read back
     and compared) or `samples` (its size and pieces of it). `reason` says in a few words why the

@@ -61,7 +61,7 @@ async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
 @pytest.mark.parametrize("transfer", ["sftp", "scp"])
 @pytest_twisted.ensureDeferred
 async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
-    """A greeting makes nothing weaker, and so nothing is said; what the site chose is said."""
+    """A greeting causes no warning; samples that the configuration asks for are reported."""
     with server_with_shell(tmp_path / "home", "bash", ".bashrc", "echo Welcome") as sshd:
         found = await findings(sshd, tmp_path, transfer=transfer)
         assert list(found) == ["imageDir of s"]

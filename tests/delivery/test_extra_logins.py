@@ -38,7 +38,7 @@ OTHER = f"{'f' * 64}.squashfs"
 
 @pytest.fixture
 def native(threads: Threads) -> Any:
-    """Give what reaches hosts by our own SSH; nothing of it is left afterwards."""
+    """Give a system that is reached by the native SSH; check that no connection is left."""
     made = System("conch", threads)
     yield made
     for directory in made.made:
@@ -68,7 +68,7 @@ async def test_few_sessions(
 
 @pytest_twisted.ensureDeferred
 async def test_no_further_login(native: System, root: Path, large: Path) -> None:
-    """A server that lets the account in once is delivered to; that the check is weaker is said."""
+    """Delivery to a server that admits one login succeeds; the result names the weaker check."""
     with Sshd("MaxSessions 1") as sshd:
         way = native.way(sshd)
         logins = 0
@@ -96,7 +96,7 @@ class Logins:
         self.waiting: Deferred[None] | None = None
 
     async def connect(self) -> Connection:
-        """Make one, at once or when the test lets it."""
+        """Make a connection, at once or after `waiting` fires."""
         if self.waiting is not None:
             await self.waiting
         self.made.append(Login(self))
@@ -109,18 +109,18 @@ class Login:
     window = 7
 
     def __init__(self, logins: Logins) -> None:
-        """Have none."""
+        """Have no programs."""
         self.usable = True
         self.programs = 0
         self.answer: Deferred[None] | None = None
         self._room = logins.room
 
     async def open_subsystem(self, name: str) -> Channel:
-        """Start one."""
+        """Start a program."""
         return await self.open_command([name])
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start one, if there is room, once the server answers."""
+        """Start a program, if there is room, once the server answers."""
         if self.answer is not None:
             await self.answer
         if self.programs == self._room:
@@ -129,7 +129,7 @@ class Login:
         return Wire()
 
     async def close(self) -> None:
-        """Close it; whatever waits for it fails."""
+        """Close the connection; fail the start that waits for an answer."""
         self.usable = False
         if self.answer is not None and not self.answer.called:
             self.answer.errback(Away("It was closed."))
@@ -159,7 +159,7 @@ def test_logins_are_bounded() -> None:
 
 
 def test_closed_while_it_logs_in() -> None:
-    """Closing waits for no login; whoever wanted it is told."""
+    """Closing cancels a login, and its caller gets an error."""
     clock, logins = Clock(), Logins(1)
     over = ExtraLogins(Login(logins), logins.connect, clock)
     assert started(over, clock).called

@@ -1,4 +1,4 @@
-"""The output of a program between what its account's shell prints."""
+"""A program's output is extracted from what the login shell prints around it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mark_of(frame: FramedOutput) -> bytes:
 def test_any_noise(
     before: bytes, output: bytes, status: int, after: bytes, newline: bytes, length: int
 ) -> None:
-    """Whatever comes around it and however it is cut, the program's output is what remains."""
+    """The program's output is extracted from any noise, however the stream is split."""
     frame = FramedOutput()
     mark = mark_of(frame)
     stream = before + mark + newline + output + mark + b" %d" % status + newline + after
@@ -53,7 +53,7 @@ def test_beginnings_of_the_mark(cut: int) -> None:
 
 
 def test_noise_without_end() -> None:
-    """Noise is not kept, and has an end."""
+    """Noise is discarded, and its amount is limited."""
     frame = FramedOutput()
     for _ in range(NOISE_LIMIT >> 20):
         assert frame.feed(b"x" * (1 << 20)) == b""

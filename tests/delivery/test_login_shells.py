@@ -1,4 +1,4 @@
-"""Deliveries to accounts whose login shell prints, waits or refuses: the check stays what it is."""
+"""Deliveries to accounts whose login shell prints, waits or refuses are still verified."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ FORCED = {
 async def test_forced_command_that_runs_commands(
     system: System, root: Path, tmp_path: Path, large: Path, how: str
 ) -> None:
-    """A forced command that runs what was asked for is looked through."""
+    """The digest is made behind a forced command that runs the requested command."""
     need("script")
     with forced(tmp_path, FORCED[how]) as sshd:
         directory = system.directory([system.way(sshd)], root)
@@ -141,7 +141,7 @@ REFUSALS = {
 async def test_account_without_digests(
     system: System, root: Path, tmp_path: Path, large: Path, how: str
 ) -> None:
-    """Where no digest can be had, an old part is read back, and the result says what was done."""
+    """Without a digest, an old part is read back, and the result says how the file was checked."""
     kind, what, reason = REFUSALS[how]
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -160,7 +160,7 @@ async def test_account_without_digests(
 
 @pytest_twisted.ensureDeferred
 async def test_small_file_without_digests(system: System, root: Path, tmp_path: Path) -> None:
-    """A file that is no longer than the samples is compared as a whole, and that is said."""
+    """A file no larger than the samples is compared as a whole, and the result says so."""
     source = tmp_path / "small"
     source.write_bytes(LARGE[:100_000])
     with Sshd("ForceCommand internal-sftp") as sshd:
@@ -180,7 +180,7 @@ KILLS = {
 @pytest.mark.parametrize("killed", KILLS)
 @pytest_twisted.ensureDeferred
 async def test_program_that_is_killed(system: System, root: Path, large: Path, killed: str) -> None:
-    """A digest that a system begins and does not end is an error: samples do not stand in."""
+    """A digest that begins and does not end is an error: samples do not replace it."""
     with Sshd("SetEnv PATH=/nowhere") as sshd:
         directory = system.directory([system.way(sshd)], root)
         await directory.write(b"x", META)

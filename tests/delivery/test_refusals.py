@@ -61,7 +61,7 @@ async def reasons(directory: RemoteDirectory, source: Path) -> list[PullError]:
 async def test_read_only(
     opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
 ) -> None:
-    """A file system that is mounted read-only is called so, with the system's word for admins."""
+    """A read-only file system is named, with the system's answer for admins."""
     with small_disk(root, "ro,size=2m"):
         for error in await reasons(opens(root, open_files), source):
             assert "its file system is read-only" in error.what
@@ -109,7 +109,7 @@ async def test_full(opens: Opens, root: Path, source: Path, open_files: Any) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: Path) -> None:
-    """What nobody can find out is not guessed: the request, the answer and the owner are named."""
+    """An unknown reason is not guessed: the request and its answer are named."""
     root.rmdir()
     root.symlink_to("/proc")
     for error in (await reasons(opens(root, SftpFiles.begin), source))[1:]:
@@ -124,7 +124,7 @@ async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: P
 async def test_words_of_a_program(
     opens: Opens, root: Path, source: Path, options: str, kind: type[PullError]
 ) -> None:
-    """Where SFTP tells nothing of the file system, a program that writes has the words for it."""
+    """Without statvfs, the message of a program that writes names the reason."""
     with small_disk(root, options):
         directory = opens(root, SftpFiles.begin, "-P statvfs")
         with pytest.raises(kind) as caught:

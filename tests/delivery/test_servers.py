@@ -76,7 +76,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize("requests", FORBIDDEN)
 @pytest_twisted.ensureDeferred
 async def test_forbidden_request(opens: Opens, root: Path, source: Path, requests: str) -> None:
-    """Each works, or says which request it needs; nothing half-written has the final name."""
+    """A delivery works, or names the request it needs; no partial file has the final name."""
     needed = FORBIDDEN[requests]
     (root / IMAGE).write_bytes(b"old")
     directory = opens(f"-P {requests}")
@@ -186,5 +186,5 @@ class TestConch(ImageDirectoryContract):
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
-        """Where nobody can tell the space there is enough."""
+        """Unknown free space counts as enough."""
         assert await directory.free_space() > 1 << 60

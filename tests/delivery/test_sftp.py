@@ -366,7 +366,7 @@ def test_patience() -> None:
 
 STATUS = packets.STATUS
 RENAMES: dict[str, list[tuple[int, int | None]]] = {
-    # What is asked, and the status of the answer; None: attributes.
+    # Requests, and the status of the answer; None: attributes.
     "nothing there": [(packets.RENAME, packets.OK)],
     "another file there": [
         (packets.RENAME, packets.FAILURE),
@@ -398,7 +398,7 @@ def test_rename_of_old_servers(steps: list[tuple[int, int | None]]) -> None:
 
 @pytest.mark.parametrize("status", [packets.PERMISSION_DENIED, packets.UNSUPPORTED])
 def test_no_rename_at_all(status: int) -> None:
-    """A server that renames nothing is told apart before anything is removed."""
+    """Nothing is removed where the server refuses every rename."""
     wire, _, session = begun(string(packets.POSIX_RENAME) + string(b"1"))
     renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
     for number in (1, 2):

@@ -53,7 +53,7 @@ def test_any_lines(lines: list[bytes], rest: bytes, length: int, newline: bytes)
 
 
 def test_limits() -> None:
-    """As much as OpenSSH's client takes is taken; one more line, or one longer line, is not."""
+    """The limits are those of OpenSSH's client; a further or a longer line is refused."""
     greeting = Greeting([b"2.0"])
     assert greeting.feed(b"x\n" * MOST_LINES + b"x" * LONGEST_LINE) is None
     with pytest.raises(DeliveryFailed) as caught:
@@ -115,7 +115,7 @@ async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: byt
 
 @pytest.mark.parametrize("banner", [b"", b"x" * 30_000])
 def test_banners_without_end(banner: bytes) -> None:
-    """A server may greet during the login, but not for ever."""
+    """Banners during the login are limited."""
     login = Login("u", (), Channels())
 
     def greet() -> None:
