@@ -18,6 +18,13 @@ T = TypeVar("T")
 LONGEST_STEP = 300.0
 """Seconds by which a pull is put off at most where nobody has named a time."""
 
+SHORTEST_STEP = 1.0
+"""Seconds that each wait counts for at least.
+
+The time that a source named may have passed before the attempt has ended; a pull whose waits count
+nothing would never reach its limit.
+"""
+
 _UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
@@ -46,7 +53,7 @@ def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> 
 
     Where nobody has named a time, a pull waits as long again as it has waited before.
     """
-    wait = max(0.0, later.at - now)
+    wait = max(SHORTEST_STEP, later.at - now)
     if not later.fixed:
         wait = max(wait, min(waited, LONGEST_STEP))
     limit = limits.seconds if later.limit is None else later.limit

@@ -85,6 +85,17 @@ def test_waits_that_nobody_named_grow() -> None:
     assert decide(500, later(4), NOW, LIMITS).not_before == NOW + 4
 
 
+@pytest.mark.parametrize("seconds", [0, -30])
+def test_a_time_that_has_passed(seconds: float) -> None:
+    """A wait counts for a second at least, so that a pull reaches its limit some day."""
+    assert decide(0, later(seconds), NOW, LIMITS).not_before == NOW + 1
+    decide(899, later(seconds), NOW, LIMITS)
+    with pytest.raises(PullError):
+        decide(899.5, later(seconds), NOW, LIMITS)
+    with pytest.raises(PullError):
+        decide(0, later(seconds), NOW, WaitLimits(0))
+
+
 def test_a_limit_of_its_own() -> None:
     """What waits for something else than a registry has a limit of its own, and its own words."""
     decide(1000, later(30, limit=3600), NOW, LIMITS)
