@@ -1,8 +1,10 @@
-"""Whether a request may be sent to a registry now: breakers, shared by all processes of a site.
+"""Hold requests back after a 429, or while a host is unreachable: circuit breakers.
 
-One breaker is for what a registry answers 429 to: (registry, login or anonymous, this machine),
-because limits are counted by login, or by the address of the machine. Another is for a host that
-cannot be reached: (host, this machine). Where the store does not answer, requests are sent.
+All processes of a site share the breakers, by the store. A 429 opens the breaker of (registry,
+login or anonymous, machine), because registries count requests by login, or by the address of the
+machine. A host that cannot be reached has a breaker of (host, machine). When the time of a breaker
+has come, one request, its probe, is sent: if the registry answers it, the breaker closes. While the
+store is unavailable, requests are sent unchecked.
 """
 
 from __future__ import annotations
@@ -26,17 +28,23 @@ if TYPE_CHECKING:
     from shiftergw.ports import BreakerStore
 
 PROBE_SECONDS = 90.0
-"""How long the others wait for one probe: to connect and to read an answer's head."""
+"""Seconds after which another request may probe: time to connect and to read a response head."""
 
-PROBED_AGAIN = 4.0
-"""Seconds after which a pull that is held back by another's probe looks again."""
+PROBE_POLL = 4.0
+"""Seconds, on average, after which a pull that waits for another process's probe tries again."""
 
 FIRST_FAILURES = 3
 """Failures in a row that a new breaker stands for: the quick tries before it."""
 
+STORE_PAUSE = 30.0
+"""Seconds without checks after one that the store did not answer.
+
+A check may take 5 s until it fails, and all requests to a location would wait for it in turn.
+"""
+
 
 class RateLimited(RetryLater):
-    """The registry has asked to slow down the requests of this login, or anonymous ones."""
+    """The registry limits the requests of this login, or anonymous ones."""
 
 
 class NoBreakers:
@@ -46,10 +54,10 @@ class NoBreakers:
         """Hold nothing back."""
 
     async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     async def close_breaker(self, key: str, now: float) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
 
 def _no_fingerprint(_: Login) -> str:
@@ -58,10 +66,10 @@ def _no_fingerprint(_: Login) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the processes of a site have in common: where breakers lie, and the names in their keys.
+    """The breakers that the processes of a site share, and the names in their keys.
 
-    `machine` is the one that requests go out from. `fingerprint` returns a keyed digest of a login,
-    from which nobody learns the login.
+    `machine` is the host name of the machine that sends the requests. `fingerprint` returns a keyed
+    digest of a login: the login cannot be computed from it.
     """
 
     breakers: BreakerStore = field(default_factory=NoBreakers)
@@ -70,7 +78,7 @@ class Shared:
 
 
 class Admission:
-    """Lets requests to one location through, or says when to come again."""
+    """Admits requests to one location, or raises `RetryLater` with the time to try again."""
 
     def __init__(
         self,
@@ -80,7 +88,10 @@ class Admission:
         clock: IReactorTime,
         random: Callable[[], float],
     ) -> None:
-        """Keep the breakers of `location`; waits that nobody names grow as `patience` says."""
+        """Use the breakers of `location`.
+
+        `patience` sets the waits where the registry does not name a time.
+        """
         self._location = location
         self._breakers = shared.breakers
         self._machine = shared.machine
@@ -89,19 +100,23 @@ class Admission:
         self._clock = clock
         self._random = random
         self._trips: dict[str, int] = {}
+        """By key, how often in a row a breaker has tripped; without those that are closed."""
         self._checking = DeferredLock()
         self._probes: dict[str, Promise[None]] = {}
         self._own_until: dict[str, float] = {}
+        """By key, the end of the time in which this process is the one to probe."""
+        self._next_check = 0.0
 
     @asynccontextmanager
     async def request(self, login: Login | None) -> AsyncIterator[None]:
-        """Send a request with a login within this context; raise `RetryLater` if not now.
+        """Admit a request with this login, which is sent within this context.
 
-        A 429 ends as `RetryLater`, too, if it asks for more than a moment or answers a probe.
+        Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment
+        or that answers a probe.
         """
-        who = "anonymous" if login is None else self._fingerprint(login)
-        key = f"limit {self._location} {who} {self._machine}"
-        async with self._entered(key, limits=True) as probes:
+        account = "anonymous" if login is None else self._fingerprint(login)
+        key = f"limit {self._location} {account} {self._machine}"
+        async with self._admitted(key, limits=True) as probes:
             try:
                 yield
             except Interrupted as error:
@@ -113,12 +128,12 @@ class Admission:
 
     @asynccontextmanager
     async def host(self, host: str) -> AsyncIterator[None]:
-        """Wait for the head of an answer of `host` (`host:port`) within this context.
+        """Admit a request to `host` (`host:port`), whose response head arrives within this context.
 
-        Raises `RetryLater` if it could not be reached a moment ago.
+        Raises `RetryLater` if the host could not be reached a moment ago.
         """
         key = f"unreachable {host} {self._machine}"
-        async with self._entered(key) as probes:
+        async with self._admitted(key) as probes:
             try:
                 yield
             except Interrupted as error:
@@ -129,24 +144,23 @@ class Admission:
                 raise
 
     async def later(self, error: Interrupted, seconds: float) -> RetryLater:
-        """Return what a request ends with that is not tried again for so many seconds.
+        """Return the `RetryLater` of a request that failed and is to wait for so many seconds.
 
-        Other requests are held back as long: those of the same login where the registry limits it,
-        and those to the same host where it cannot be reached. The wait grows with each probe that
-        fails.
+        Trips the breaker of `error`, if any, which holds other requests back for the same time. Its
+        wait grows with each probe that fails.
         """
-        asked = error.retry_after or 0
+        requested = error.retry_after or 0
         if error.breaker:
             failures = FIRST_FAILURES + self._trips.get(error.breaker, 0)
-            seconds = max(self._patience.backoff(failures, self._random()), asked)
+            seconds = max(self._patience.backoff(failures, self._random()), requested)
         now = self._clock.seconds()
         kind = RateLimited if error.limited else RetryLater
         later = kind(
             now + seconds,
             f"{self._location} ({error.why})",
             error,
-            asker=self._location if asked and asked >= seconds else "",
-            fixed=bool(error.breaker or asked),
+            asker=self._location if requested and requested >= seconds else "",
+            fixed=bool(error.breaker or requested),
         )
         if error.breaker:
             self._own_until.pop(error.breaker, None)
@@ -155,12 +169,12 @@ class Admission:
         return later
 
     @asynccontextmanager
-    async def _entered(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
-        """Say whether what is sent within this context is a probe; its success closes the breaker.
+    async def _admitted(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
+        """Give whether the request within this context is a probe; its success closes the breaker.
 
         Other requests of this process wait for the probe.
         """
-        probe = await self._enter(key, limits=limits)
+        probe = await self._admit(key, limits=limits)
         if probe is None:
             yield False
             return
@@ -177,8 +191,11 @@ class Admission:
             del self._probes[key]
             probe.keep(None)
 
-    async def _enter(self, key: str, *, limits: bool) -> Promise[None] | None:
-        """Return the end of the probe that a request is, if it is one, for others to wait for."""
+    async def _admit(self, key: str, *, limits: bool) -> Promise[None] | None:
+        """Return the promise that a probe keeps at its end; None if the request is no probe.
+
+        Waits for the end of a probe that this process has sent. Raises as `_check`.
+        """
         while True:
             async with self._checking:
                 running = self._probes.get(key)
@@ -192,26 +209,35 @@ class Admission:
     async def _check(self, key: str, *, limits: bool) -> Breaker | None:
         """Return the breaker that a request probes, if any; raise `RetryLater` if it must wait."""
         now = self._clock.seconds()
-        breaker = None
-        with suppress(Unavailable):
-            breaker = await self._breakers.check_breaker(key, now, PROBE_SECONDS)
-        self._trips[key] = 0 if breaker is None else breaker.trips
+        breaker = await self._stored(key, now)
         if breaker is None:
+            self._trips.pop(key, None)
             return None
+        self._trips[key] = breaker.trips
         if breaker.until <= now:
             self._own_until[key] = now + PROBE_SECONDS
             return breaker
         if not breaker.probed:
             asker, at = self._location if limits else "", breaker.until
         elif self._own_until.get(key, 0) > now:
-            return breaker  # this process probes, and tries once more
+            return breaker  # the probe of this process may be repeated
         else:
-            asker, at = "", min(breaker.until, now + PROBED_AGAIN * (0.5 + self._random()))
+            asker, at = "", min(breaker.until, now + PROBE_POLL * (0.5 + self._random()))
         failure = RegistryUnavailable(
-            f"The registry {self._location!r} is not asked just now: {breaker.why}."
+            f"Requests to the registry {self._location!r} are held back: {breaker.why}."
         )
         kind = RateLimited if limits else RetryLater
         raise kind(at, breaker.why, failure, asker=asker, fixed=True)
+
+    async def _stored(self, key: str, now: float) -> Breaker | None:
+        """Return the breaker of a key; None if it is closed or the store is unavailable."""
+        if now < self._next_check:
+            return None
+        try:
+            return await self._breakers.check_breaker(key, now, PROBE_SECONDS)
+        except Unavailable:
+            self._next_check = self._clock.seconds() + STORE_PAUSE
+            return None
 
     async def _close(self, key: str) -> None:
         self._own_until.pop(key, None)

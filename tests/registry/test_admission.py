@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.errors import RetryLater, Unavailable
 from shiftergw.image import Platform
 from shiftergw.model import ImageReference, Login
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
-from shiftergw.registry.admission import NoBreakers, Shared
+from shiftergw.plumbing.timing import pause
+from shiftergw.registry.admission import STORE_PAUSE, Admission, NoBreakers, Shared
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.retry import Patience
 from shiftergw.registry.transport import Limits
@@ -270,7 +272,7 @@ async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
         tried = len(clock.reached)
         assert tried == PATIENCE.tries
         clock.passed = -1  # the wait is a fraction of a second here
-        with pytest.raises(RetryLater, match="not asked just now"):
+        with pytest.raises(RetryLater, match="are held back"):
             await resolve(client)
         assert len(clock.reached) == tried
         clock.passed = 5
@@ -299,6 +301,48 @@ async def test_a_store_that_is_away_holds_nothing_back() -> None:
             await resolve(client)
         limited["yes"] = False
         assert await resolve(client) is False
+
+
+def test_a_store_that_hangs_is_asked_once() -> None:
+    """Requests in parallel wait for one check that fails, not for one after another."""
+    clock = Clock()
+
+    class Hanging(NoBreakers):
+        checks = 0
+
+        async def check_breaker(self, key: str, now: float, seconds: float) -> None:
+            self.checks += 1
+            await pause(5, clock)
+            raise Unavailable("The store is away.")
+
+    store = Hanging()
+    admission = Admission("test", shared(store), PATIENCE, clock, lambda: 0.5)
+    sent: list[int] = []
+
+    async def send(number: int) -> None:
+        async with admission.request(None), admission.host("a.test:443"):
+            sent.append(number)
+
+    for number in range(6):
+        Deferred.fromCoroutine(send(number))
+    clock.advance(5)
+    assert sorted(sent) == list(range(6))
+    assert store.checks == 1
+    clock.advance(STORE_PAUSE)
+    Deferred.fromCoroutine(send(6))
+    assert store.checks == 2
+    clock.advance(5)
+    assert sent[-1] == 6
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_breakers_take_no_memory() -> None:
+    """A registry may redirect to any number of hosts: nothing stays of those that answered."""
+    admission = Admission("test", shared(NoBreakers()), PATIENCE, Clock(), lambda: 0.5)
+    for number in range(100):
+        async with admission.host(f"{number}.test:443"):
+            pass
+    assert (admission._trips, admission._probes, admission._own_until) == ({}, {}, {})
 
 
 class Recorder(NoBreakers):
