@@ -143,6 +143,8 @@ class Unavailable(GatewayError):
 class DatabaseBusy(Unavailable):
     """Another process keeps the gateway's database locked."""
 
+    code = "database-busy"
+
 
 class DatabaseDamaged(Unavailable):
     """The gateway's database holds bytes that are none of its own: a disk or memory has failed."""
