@@ -57,7 +57,7 @@ from shiftergw.squash.build import SquashBuilder
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
-from shiftergw.waiting import waiting_in_between
+from shiftergw.waiting import run_with_waits
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
@@ -317,7 +317,7 @@ async def _convert(
         return image, built, resolved
 
     limits = config.wait_limits()
-    image, built, resolved = await waiting_in_between(build, reactor, limits, watcher.say)
+    image, built, resolved = await run_with_waits(build, reactor, limits, watcher.say)
     report = built.report.to_document()
     return {
         "id": image.id,

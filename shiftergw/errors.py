@@ -207,12 +207,11 @@ class RegistryUnavailable(PullError):
 class RetryLater(PullError):
     """A pull has to wait for something outside; it has not failed yet.
 
-    `at` is the time at which to try again, and `why` what is waited for, in a few words for the
-    user, such as `ghcr.io (rate limit)`. `failure` is what the pull fails with if it does not wait.
-    `asker` names the registry that has asked for the wait. A time that is not `fixed` may be put
-    off further by a pull that has waited before. `limit` is the number of seconds that a pull may
-    wait for other pulls of this site; None: it waits for a registry, as long as the site's
-    configuration says.
+    `at` is the time of the next try. `why` names the cause in a few words for the user, such as
+    `ghcr.io (rate limit)`. `failure` is the error of the pull if it does not wait. `registry` is
+    the registry whose `Retry-After` named the time, else "". A pull that has waited before may wait
+    longer unless the time is `fixed`. `limit` is the number of seconds that a pull may wait for
+    other pulls of this site; None: it waits for a registry, and the configuration has the limit.
     """
 
     code = "retry-later"
@@ -224,16 +223,16 @@ class RetryLater(PullError):
         why: str,
         failure: PullError,
         *,
-        asker: str = "",
+        registry: str = "",
         fixed: bool = False,
         limit: float | None = None,
     ) -> None:
-        """Keep all of it, and the failure's words."""
+        """Take the words of `failure` for the user."""
         super().__init__(failure.what, remedy=failure.remedy, detail=failure.detail)
         self.at = at
         self.why = why
         self.failure = failure
-        self.asker = asker
+        self.registry = registry
         self.fixed = fixed
         self.limit = limit
 

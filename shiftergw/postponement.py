@@ -1,4 +1,4 @@
-"""Values of work that waits for something outside: limits, postponements, breakers."""
+"""Value types of postponed pulls: their limits, their ends, and circuit breakers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class WaitLimits:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A key of requests that are held back `until` a time, and `why`, in words for the user.
+    """A circuit breaker: requests with its `key` are held back `until` a time.
 
-    `trips` counts how often in a row requests have failed since they last succeeded. `probed` says
-    that only another's probe holds them back, which may succeed any moment.
+    `why` names the cause in words for the user. `trips` counts the failures in a row. `probed`
+    means that the requests wait for the probe of another process only, which may succeed soon.
     """
 
     key: str
@@ -38,9 +38,9 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The end of an attempt whose work waits until `not_before` for what `why` names.
+    """The end of an attempt at work that is to wait until `not_before`.
 
-    `for_pull`: for another pull of this site.
+    `why` names the cause in words for the user. `for_pull` means that it is another pull here.
     """
 
     not_before: float

@@ -1,4 +1,4 @@
-"""What a pull does when a source says "later": it waits until a time, or fails at once."""
+"""Decide whether a pull that got `RetryLater` waits, and until when, or fails at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_STEP = 300.0
-"""Seconds by which a pull is put off at most where nobody has named a time."""
+"""The longest wait in seconds where no registry has named a time."""
 
 SHORTEST_STEP = 1.0
 """Seconds that each wait counts for at least.
@@ -28,12 +28,12 @@ nothing would never reach its limit.
 _UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
-async def waiting_in_between(
+async def run_with_waits(
     work: Callable[[], Awaitable[T]], clock: IReactorTime, limits: WaitLimits, say: Say
 ) -> T:
-    """Return what `work` returns; where it is to wait, wait here and do it once more.
+    """Return what `work` returns; after `RetryLater`, wait here and run it again.
 
-    For conversions outside the service, which hold nobody's slot. Raises as `decide`.
+    For conversions outside the service, which occupy no slot of a worker. Raises as `decide`.
     """
     waited = 0.0
     while True:
@@ -49,9 +49,10 @@ async def waiting_in_between(
 
 
 def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponed:
-    """Return until when a pull waits that has `waited` before; raise `PullError` if too long.
+    """Return how long a pull waits now that has waited `waited` seconds before.
 
-    Where nobody has named a time, a pull waits as long again as it has waited before.
+    Where no registry has named a time, the pull waits as long as all its waits before together.
+    Raises `PullError` if the pull would wait longer than its limit.
     """
     wait = max(SHORTEST_STEP, later.at - now)
     if not later.fixed:
@@ -65,7 +66,7 @@ def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> 
 def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
     """Return the error of a pull that would wait too long."""
     failure = later.failure
-    if not later.asker:
+    if not later.registry:
         if later.limit is None:
             failure.remedy = (
                 f"The pull waited {span_in_words(waited)} for it, and may wait"
@@ -75,16 +76,16 @@ def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> Pu
         return failure
     spent = f", and the pull waited {span_in_words(waited)} before" if waited else ""
     return RegistryUnavailable(
-        f"{later.asker} asks to wait {span_in_words(wait)}; at most {span_in_words(limit)} are"
+        f"{later.registry} asks to wait {span_in_words(wait)}; at most {span_in_words(limit)} are"
         f" waited{spent}.",
-        remedy=f"Try again then. A login of your own (`shiftergw login {later.asker}`) has a limit"
-        " of its own. The site can raise `RegistryWait`.",
+        remedy=f"Try again then. A login of your own (`shiftergw login {later.registry}`) has a"
+        " limit of its own. The site can raise `RegistryWait`.",
         detail=f"{later.why}: {failure.what} {failure.detail}".strip(),
     )
 
 
 def span_in_words(seconds: float) -> str:
-    """Return a time span as people say it: `45 seconds`, `15 minutes`, `6 hours`, `1.5 hours`."""
+    """Return a time span in its largest unit: `45 seconds`, `15 minutes`, `1.5 hours`."""
     for unit, size in _UNITS:
         amount = round(seconds / size, 1)
         if amount >= 1 or size == 1:

@@ -17,7 +17,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.plumbing.timing import pause
 from shiftergw.postponement import PostponeLimits, WaitLimits
 from shiftergw.states import State
-from shiftergw.waiting import decide, span_in_words, waiting_in_between
+from shiftergw.waiting import decide, run_with_waits, span_in_words
 from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import Bench, running_bench
 
@@ -29,7 +29,7 @@ NOW = 1000.0
 def later(
     seconds: float,
     *,
-    asker: str = "",
+    registry: str = "",
     fixed: bool = True,
     now: float = NOW,
     limit: float | None = None,
@@ -37,19 +37,21 @@ def later(
     """Return what a source says that wants to be asked again in so many seconds."""
     failure = RegistryUnavailable(FAILURE.what, detail="10.0.0.1: refused")
     at = now + seconds
-    return RetryLater(at, "ghcr.io (rate limit)", failure, asker=asker, fixed=fixed, limit=limit)
+    return RetryLater(
+        at, "ghcr.io (rate limit)", failure, registry=registry, fixed=fixed, limit=limit
+    )
 
 
 def test_a_wait_within_the_limit() -> None:
     """The pull waits until the time that was named."""
-    wait = decide(0, later(900, asker="ghcr.io"), NOW, LIMITS)
+    wait = decide(0, later(900, registry="ghcr.io"), NOW, LIMITS)
     assert (wait.not_before, wait.why) == (NOW + 900, "ghcr.io (rate limit)")
 
 
 def test_a_wait_beyond_the_limit() -> None:
     """The pull fails with both times in words, and with what helps; the log learns the rest."""
     with pytest.raises(RegistryUnavailable) as caught:
-        decide(0, later(21600, asker="ghcr.io"), NOW, LIMITS)
+        decide(0, later(21600, registry="ghcr.io"), NOW, LIMITS)
     assert caught.value.what == "ghcr.io asks to wait 6 hours; at most 15 minutes are waited."
     assert "RegistryWait" in caught.value.remedy
     assert "shiftergw login ghcr.io" in caught.value.remedy
@@ -59,9 +61,9 @@ def test_a_wait_beyond_the_limit() -> None:
 
 def test_all_waits_count() -> None:
     """What was waited before is told, and counts."""
-    decide(600, later(300, asker="ghcr.io"), NOW, LIMITS)
+    decide(600, later(300, registry="ghcr.io"), NOW, LIMITS)
     with pytest.raises(RegistryUnavailable, match="and the pull waited 10 minutes before"):
-        decide(600, later(301, asker="ghcr.io"), NOW, LIMITS)
+        decide(600, later(301, registry="ghcr.io"), NOW, LIMITS)
 
 
 def test_what_stays_away() -> None:
@@ -122,13 +124,11 @@ def test_a_conversion_outside_the_service_waits_itself() -> None:
     async def work() -> str:
         tries.append(clock.seconds())
         if len(tries) < 3:
-            raise later(30, asker="ghcr.io", now=clock.seconds())
+            raise later(30, registry="ghcr.io", now=clock.seconds())
         return "built"
 
     def run(limit: float) -> Deferred[str]:
-        return Deferred.fromCoroutine(
-            waiting_in_between(work, clock, WaitLimits(limit), said.append)
-        )
+        return Deferred.fromCoroutine(run_with_waits(work, clock, WaitLimits(limit), said.append))
 
     running = run(60)
     clock.pump([30, 30])
@@ -157,7 +157,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 def soon(seconds: float) -> RetryLater:
     """Return what a registry says that wants to be asked again in so many seconds."""
     clock: Any = reactor
-    return later(seconds, asker="ghcr.io", now=clock.seconds())
+    return later(seconds, registry="ghcr.io", now=clock.seconds())
 
 
 async def stored(bench: Bench, key: str) -> ImageRecord:

@@ -159,7 +159,7 @@ class Admission:
             now + seconds,
             f"{self._location} ({error.why})",
             error,
-            asker=self._location if requested and requested >= seconds else "",
+            registry=self._location if requested and requested >= seconds else "",
             fixed=bool(error.breaker or requested),
         )
         if error.breaker:
@@ -218,16 +218,16 @@ class Admission:
             self._own_until[key] = now + PROBE_SECONDS
             return breaker
         if not breaker.probed:
-            asker, at = self._location if limits else "", breaker.until
+            registry, at = self._location if limits else "", breaker.until
         elif self._own_until.get(key, 0) > now:
             return breaker  # the probe of this process may be repeated
         else:
-            asker, at = "", min(breaker.until, now + PROBE_POLL * (0.5 + self._random()))
+            registry, at = "", min(breaker.until, now + PROBE_POLL * (0.5 + self._random()))
         failure = RegistryUnavailable(
             f"Requests to the registry {self._location!r} are held back: {breaker.why}."
         )
         kind = RateLimited if limits else RetryLater
-        raise kind(at, breaker.why, failure, asker=asker, fixed=True)
+        raise kind(at, breaker.why, failure, registry=registry, fixed=True)
 
     async def _stored(self, key: str, now: float) -> Breaker | None:
         """Return the breaker of a key; None if it is closed or the store is unavailable."""

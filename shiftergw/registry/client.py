@@ -92,7 +92,7 @@ class RegistryClient:
     ) -> None:
         """Open nothing; `environment` names the proxies. Raises `ConfigurationError`.
 
-        `shared` is where breakers lie that hold requests of all processes back.
+        `shared` has the breakers that all processes of the site use.
         """
         proxies = Proxies(environment, proxied_hosts)
         self._clock = reactor

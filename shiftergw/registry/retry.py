@@ -20,19 +20,19 @@ PROGRESS = 1 << 20
 
 
 SLOW_TRY = 20.0
-"""Seconds after which a try that brought nothing is not repeated at once."""
+"""Seconds after which a try without progress is not repeated at once."""
 
-LONGEST_ASKED = 86400.0
-"""Seconds that a registry is believed to want us to wait, whatever it says."""
+LONGEST_RETRY_AFTER = 86400.0
+"""The longest `Retry-After` in seconds; registries that name more count as naming this."""
 
 
 class Interrupted(RegistryUnavailable):
-    """This try failed and the next may not.
+    """A try failed, and the next one may succeed.
 
-    `retry_after` is the number of seconds that the registry asked for. `why` says in a few words
-    what a user waits for. `limited` tells that the registry asked this login to slow down,
-    `unreachable` that no answer came. `lasting` marks answers that time does not mend.
-    `breaker` is the key of the breaker that is to hold other requests back, if any.
+    `retry_after` is the `Retry-After` of the registry in seconds. `why` names the cause in a few
+    words for a user who waits. `limited` means that the registry limits this login (429),
+    `unreachable` that the host did not answer. `lasting` means that waiting will not help: when the
+    quick tries are spent, the pull fails. `breaker` is the key of the breaker to trip, if any.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Interrupted(RegistryUnavailable):
         unreachable: bool = False,
         lasting: bool = False,
     ) -> None:
-        """Keep what decides about the next try."""
+        """Take the sentence for the user, and what decides about the next try."""
         super().__init__(what, remedy=remedy, detail=detail, retry_after=retry_after)
         self.why = why
         self.limited = limited
@@ -58,10 +58,10 @@ class Interrupted(RegistryUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often to try at once, and how waits grow; times in seconds.
+    """The number of quick tries, and how the waits between them grow; times in seconds.
 
-    The first wait is `first`, and each further one twice as long. One longer than `quick` is not
-    waited here. What nobody has named a time for is tried again after `longest` at most.
+    The first wait is `first`, and each further one twice as long, up to `longest`. After a wait
+    longer than `quick` the caller tries again, not `with_retries`.
     """
 
     tries: int = 3
@@ -86,10 +86,11 @@ async def with_retries(
 ) -> T:
     """Return what `attempt` returns; after `Interrupted`, wait for a moment and try again.
 
-    The registry may ask for a longer wait than our own, never for a shorter one. `reached` is a
-    download's furthest byte: one that gets on may be interrupted often. Raises what `later` makes
-    of the failure and the seconds to wait if they are too long to wait here or the tries are spent;
-    a lasting `Interrupted` itself once the tries are spent; and anything else at once.
+    A `Retry-After` can make a wait longer, never shorter. `reached` returns the furthest byte of a
+    download: the tries are counted anew after each progress of `PROGRESS` bytes. When the tries are
+    spent, or the wait is longer than `patience.quick`, raises the error that `later` makes of the
+    failure and the seconds to wait; a lasting `Interrupted` is raised as it is. Other errors are
+    raised at once.
     """
     failed, before = 0, reached()
     while True:

@@ -27,7 +27,7 @@ from shiftergw.registry.connections import Connections
 from shiftergw.registry.failures import error_text, network_failure
 from shiftergw.registry.location import Location, WebOrigin, target_of
 from shiftergw.registry.proxy import Proxies
-from shiftergw.registry.retry import LONGEST_ASKED, Interrupted
+from shiftergw.registry.retry import LONGEST_RETRY_AFTER, Interrupted
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -82,7 +82,7 @@ class Transport:
     ) -> None:
         """Open nothing; raise `ConfigurationError` for a location that cannot be used.
 
-        Hosts that could not be reached lately are left alone as `admission` says.
+        `admission` holds requests back to hosts that could not be reached lately.
         """
         self._admission = admission
         self.who = f"The registry {location.name!r}"
@@ -181,9 +181,9 @@ class Transport:
 
     def _no_answer(self, seconds: float) -> Interrupted:
         what = f"{self.who} does not answer within {seconds:.0f} s."
-        # What is left of the time for redirects may be too short for any host.
-        is_fair = seconds >= self.limits.header
-        return Interrupted(what, why="no answer", unreachable=is_fair)
+        # After slow redirects the rest of their time may be too short for any host.
+        has_full_time = seconds >= self.limits.header
+        return Interrupted(what, why="no answer", unreachable=has_full_time)
 
     async def _interrupted(self, response: IResponse, *, is_registry: bool) -> Interrupted:
         asked = field(response, "Retry-After")
@@ -193,7 +193,7 @@ class Transport:
         seconds = None if asked is None else parse_retry_after(asked, self.clock.seconds())
         return Interrupted(
             f"{self.who} {what}{': ' if said else '.'}{said}",
-            retry_after=None if seconds is None else min(seconds, LONGEST_ASKED),
+            retry_after=None if seconds is None else min(seconds, LONGEST_RETRY_AFTER),
             why="rate limit" if slow_down else f"status {response.code}",
             limited=slow_down and is_registry,
         )
@@ -221,10 +221,10 @@ class Transport:
         return Body(take, self.clock, pace, self.who)
 
     async def read(self, response: IResponse, limit: int, seconds: float | None = None) -> bytes:
-        """Return a response's body; one byte more than `limit` stands for all that is longer.
+        """Return a response's body, of a longer one the first `limit` + 1 bytes.
 
-        It may take the time for a document, or so many seconds. Raises `Interrupted` if it breaks
-        off, and `RegistryUnavailable` if it is too slow.
+        It may take `seconds`, or the time for a document. Raises `Interrupted` if the connection
+        breaks, and `RegistryUnavailable` if the body is too slow.
         """
         content = io.BytesIO()
 
@@ -238,7 +238,7 @@ class Transport:
         return content.getvalue()[: limit + 1]
 
     async def explanation(self, response: IResponse) -> str:
-        """Return the messages in the body of an error; "" if it does not come soon, or has none."""
+        """Return the messages in the body of an error; "" if there are none, or it is slow."""
         try:
             body = await self.read(response, ERROR_LIMIT, self.limits.explanation)
         except RegistryUnavailable:  # the status alone has to do

@@ -9,17 +9,17 @@ from typing import Any
 from shiftergw.errors import TooMany
 from shiftergw.postponement import Breaker, PostponeLimits
 
-BREAKER_KEPT = 3600.0
-"""Seconds after its time for which a breaker's entry is kept."""
+BREAKER_LIFE = 3600.0
+"""Seconds after its time for which the entry of a breaker counts."""
 
 _SECONDS_SHOWN = 120.0
 _DATE_SHOWN = 12 * 3600.0
 
 
 def waiting_message(not_before: float, why: str, now: float) -> str:
-    """Return what a user reads of postponed work, in the local time of this machine.
+    """Return the status message of postponed work, in the local time of this machine.
 
-    A short wait is told to the second, a long one with its date.
+    The time has seconds for short waits, and the date for long ones.
     """
     wait = not_before - now
     form = "%H:%M:%S" if wait < _SECONDS_SHOWN else "%H:%M"
@@ -29,7 +29,7 @@ def waiting_message(not_before: float, why: str, now: float) -> str:
 
 
 def check_postponed(of_registry: int, of_user: int, limits: PostponeLimits) -> None:
-    """Raise `TooMany` if no more work of a registry, or of one user there, may be postponed."""
+    """Raise `TooMany` if a registry, or a user of it, has as many postponed pulls as allowed."""
     if of_user >= limits.user:
         raise TooMany(f"{of_user} of your pulls wait for this registry already.")
     if of_registry >= limits.registry:
@@ -37,7 +37,7 @@ def check_postponed(of_registry: int, of_user: int, limits: PostponeLimits) -> N
 
 
 def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
-    """Return a breaker as a caller that is not its probe reads it at a time."""
+    """Return the breaker of an entry for a caller that does not probe it."""
     is_open = entry["until"] > now
     until = entry["until"] if is_open else entry["probed"]
     probed = not is_open and until > now
@@ -45,18 +45,20 @@ def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
 
 
 def is_due(entry: Mapping[str, Any], now: float) -> bool:
-    """Return whether a breaker's time has come and nobody probes."""
+    """Return whether a breaker's time has come and no probe is under way."""
     due: bool = max(entry["until"], entry["probed"]) <= now
     return due
 
 
-def tripped(entry: Mapping[str, Any] | None, until: float, why: str, now: float) -> dict[str, Any]:
-    """Return a breaker's entry once requests have failed.
+def trip_entry(
+    entry: Mapping[str, Any] | None, until: float, why: str, now: float
+) -> dict[str, Any]:
+    """Return the entry of a breaker after a request has failed.
 
-    Requests that fail while it is open belong to the same outage. An entry that was due long ago
-    is forgotten, and counts no more.
+    Failures while the breaker is open belong to the same outage, so `trips` stays. An entry that
+    has been due for `BREAKER_LIFE` starts anew.
     """
-    if entry is None or entry["until"] <= now - BREAKER_KEPT:
+    if entry is None or entry["until"] <= now - BREAKER_LIFE:
         return {"until": until, "why": why, "trips": 1, "probed": 0.0}
     trips = entry["trips"] + (entry["until"] <= now)
     return {"until": max(until, entry["until"]), "why": why, "trips": trips, "probed": 0.0}

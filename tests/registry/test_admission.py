@@ -101,7 +101,7 @@ async def test_others_do_not_ask(store: SqliteStore) -> None:
                     await resolve(client)
             assert len(server.asked) == 1, number
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
-            assert (caught.value.why, caught.value.asker) == ("test (rate limit)", "test")
+            assert (caught.value.why, caught.value.registry) == ("test (rate limit)", "test")
             assert caught.value.fixed
         async with a_client(url, clock, shared=shared(store, "node2"), patience=PATIENCE) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
@@ -209,7 +209,7 @@ async def test_the_first_probe_closes_it(store: SqliteStore) -> None:
             with pytest.raises(RetryLater) as caught:
                 await resolve(second)
             assert 0 < caught.value.at - clock.seconds() < 10
-            assert caught.value.asker == ""
+            assert caught.value.registry == ""
             assert waiting[0].answer(404)
             probe.addErrback(lambda _: None)
             await probe
@@ -268,7 +268,7 @@ async def test_a_host_that_is_away_is_left_alone(store: SqliteStore) -> None:
     async with a_client(url, clock, shared=shared(store), patience=PATIENCE) as client:
         with pytest.raises(RetryLater, match="refused") as caught:
             await resolve(client)
-        assert (caught.value.why, caught.value.asker) == ("test (unreachable)", "")
+        assert (caught.value.why, caught.value.registry) == ("test (unreachable)", "")
         tried = len(clock.reached)
         assert tried == PATIENCE.tries
         clock.passed = -1  # the wait is a fraction of a second here
@@ -445,7 +445,7 @@ async def test_our_own_wait_is_the_least(store: SqliteStore, asked: str) -> None
         with pytest.raises(RetryLater) as caught:
             await resolve(client)
     assert len(server.asked) == PATIENCE.tries
-    assert caught.value.asker == ""
+    assert caught.value.registry == ""
 
 
 @pytest_twisted.ensureDeferred

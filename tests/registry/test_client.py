@@ -423,7 +423,7 @@ async def test_a_registry_that_stays_away(status: int) -> None:
         with pytest.raises(RetryLater, match=f"status {status}") as caught:
             await resolve(client)
     assert len(registry.asked) == 3
-    assert (caught.value.why, caught.value.asker) == (f"test (status {status})", "")
+    assert (caught.value.why, caught.value.registry) == (f"test (status {status})", "")
     assert not caught.value.fixed
 
 

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.registry.resolver import KEPT_SECONDS, MOST_LOOKUPS, SECONDS, Resolver
+from shiftergw.registry.resolver import ANSWER_SECONDS, LOOKUP_SECONDS, MAX_LOOKUPS, Resolver
 from shiftergw.registry.retry import Interrupted
 
 
@@ -48,7 +48,7 @@ def test_an_answer_is_shared_and_kept() -> None:
     assert (first, second) == ([], [])
     names.answer(0, "8.8.8.8", "10.0.0.1")
     assert first == second == [{"8.8.8.8", "10.0.0.1"}]
-    names.advance(KEPT_SECONDS - 1)
+    names.advance(ANSWER_SECONDS - 1)
     assert ask(resolver, "a.test") == first
     assert len(names.asked) == 1
     names.advance(2)
@@ -66,17 +66,17 @@ def test_look_ups_that_hang() -> None:
     """
     names = Names()
     resolver = Resolver(names)
-    hanging = [ask(resolver, f"{number}.test") for number in range(MOST_LOOKUPS)]
+    hanging = [ask(resolver, f"{number}.test") for number in range(MAX_LOOKUPS)]
     with pytest.raises(Interrupted, match="has not answered for 4 hosts"):
         resolver.addresses("one-more.test").send(None)
-    names.advance(SECONDS)
-    assert hanging == [[frozenset()]] * MOST_LOOKUPS
+    names.advance(LOOKUP_SECONDS)
+    assert hanging == [[frozenset()]] * MAX_LOOKUPS
     assert ask(resolver, "0.test") == []
-    assert len(names.asked) == MOST_LOOKUPS
+    assert len(names.asked) == MAX_LOOKUPS
     names.answer(0, "8.8.8.8")
     assert ask(resolver, "0.test") == [{"8.8.8.8"}]
     assert ask(resolver, "another.test") == []
-    assert len(names.asked) == MOST_LOOKUPS + 1
+    assert len(names.asked) == MAX_LOOKUPS + 1
 
 
 def test_a_caller_that_is_cancelled() -> None:

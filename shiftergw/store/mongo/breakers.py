@@ -1,4 +1,4 @@
-"""Breakers in MongoDB: each change is pinned on what was read."""
+"""Breakers in MongoDB: an update applies only to the entry that was read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.queries import BREAKERS
 from shiftergw.store.mongo.records import TRIES, storable, too_busy
-from shiftergw.store.waits import BREAKER_KEPT, breaker_from, is_due, tripped
+from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, trip_entry
 
 
 async def check(db: Database, key: str, now: float, seconds: float) -> Breaker | None:
@@ -30,12 +30,12 @@ async def check(db: Database, key: str, now: float, seconds: float) -> Breaker |
 
 
 async def trip(db: Database, key: str, until: float, why: str, now: float) -> None:
-    """Hold requests back, and forget entries that are long over."""
-    over = {"until": {"$lte": now - BREAKER_KEPT}}
+    """Hold requests back until a time, and remove the entries that have expired."""
+    over = {"until": {"$lte": now - BREAKER_LIFE}}
     await db.delete(BREAKERS, over, many=True, durable=False)
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
-        changed: dict[str, Any] = storable(tripped(entry, until, why, now))
+        changed: dict[str, Any] = storable(trip_entry(entry, until, why, now))
         if entry is None:
             try:
                 await db.insert(BREAKERS, [{"_id": key, **changed}], durable=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from shiftergw.postponement import Breaker
 from shiftergw.store.sqlite import queries
-from shiftergw.store.waits import BREAKER_KEPT, breaker_from, is_due, tripped
+from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, trip_entry
 
 _MEMBERS = ("until", "why", "trips", "probed")
 
@@ -34,9 +34,9 @@ def check(db: sqlite3.Connection, key: str, now: float, seconds: float) -> Break
 
 
 def trip(db: sqlite3.Connection, key: str, until: float, why: str, now: float) -> None:
-    """Hold requests back, and forget entries that are long over."""
-    entry = {"key": key, **tripped(_entry(db, key), until, why, now)}
-    db.execute(queries.FORGET_BREAKERS, (now - BREAKER_KEPT,))
+    """Hold requests back until a time, and remove the entries that have expired."""
+    entry = {"key": key, **trip_entry(_entry(db, key), until, why, now)}
+    db.execute(queries.FORGET_BREAKERS, (now - BREAKER_LIFE,))
     db.execute(queries.TRIP_BREAKER, entry)
 
 
