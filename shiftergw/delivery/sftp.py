@@ -120,7 +120,10 @@ class Sftp(Session):
             while True:
                 kind, body = await self.ask(packets.READDIR, string(handle))
                 expect(packets.NAME, kind, body)
-                for _ in range(body.number()):
+                count = body.number()
+                if not count:  # instead of EOF, and as often as it is asked for
+                    break
+                for _ in range(count):
                     name, _long, attributes = body.string(), body.string(), body.attributes()
                     if wanted(name):
                         found.append((name, attributes))

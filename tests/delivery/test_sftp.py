@@ -411,6 +411,23 @@ def test_no_rename_at_all(status: int) -> None:
     session.close()
 
 
+def test_listing_without_eof() -> None:
+    """A listing ends with an empty answer, too: some servers send no EOF."""
+    wire, _, session = begun()
+    listing = Deferred.fromCoroutine(session.list(b"/a", lambda _: True))
+    wire.says(answer(packets.HANDLE, 1, string(b"h")))
+    entry = string(b"name") + string(b"long") + struct.pack(">L", 0)
+    wire.says(answer(packets.NAME, 2, struct.pack(">L", 1) + entry))
+    wire.says(answer(packets.NAME, 3, struct.pack(">L", 0)))
+    kinds = [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
+    assert kinds == [packets.OPENDIR, packets.READDIR, packets.READDIR, packets.CLOSE]
+    wire.says(answer(STATUS, 4, struct.pack(">L", packets.OK)))
+    results: list[object] = []
+    listing.addCallback(results.append)
+    assert results == [[(b"name", packets.Attributes())]]
+    session.close()
+
+
 @asynccontextmanager
 async def real_session(directory: Path) -> AsyncIterator[Sftp]:
     """Give a session with OpenSSH's server."""
