@@ -29,6 +29,10 @@ class Full(DeliveryFailed):
     """The host starts no more programs on this connection now; those that run go on."""
 
 
+class Busy(Full):
+    """The host starts no more programs while others of this gateway run on it."""
+
+
 class NotStarted(DeliveryFailed):
     """The host starts no such program for this account, now or later."""
 

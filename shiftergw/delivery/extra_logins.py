@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
-from shiftergw.delivery.channel import Away, Full
+from shiftergw.delivery.channel import Away, Busy, Full
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.timing import pause
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.channel import Channel, Connection
+
+T = TypeVar("T")
 
 MOST_EXTRA = 3
 """Further logins beside the first, at most."""
@@ -43,6 +45,7 @@ class ExtraLogins:
         self._login: Deferred[Connection] | None = None
         self._failure: DeliveryFailed | None = None  # of the latest login
         self._next_login = 0.0  # on the clock
+        self._commands = 0  # running
         self._closed = False
 
     @property
@@ -60,7 +63,26 @@ class ExtraLogins:
         return await self._first.open_subsystem(name)
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start a program over a login that has room, or over a new login."""
+        """Start a program over a login that has room, or over a new login.
+
+        Raises `Busy` instead of `Full` while programs run that were started here.
+        """
+        try:
+            channel = await self._open_or_log_in(argv)
+        except Full as full:
+            if not self._commands:
+                raise
+            raise Busy(full.what, remedy=full.remedy, detail=full.detail) from full
+        self._commands += 1
+        channel.closed.addBoth(self._on_closed)
+        return channel
+
+    def _on_closed(self, result: T) -> T:
+        self._commands -= 1
+        return result
+
+    async def _open_or_log_in(self, argv: Sequence[str]) -> Channel:
+        """Start a program, after short pauses over a new login; raise `Full` without one."""
         for seconds in _PAUSES:
             with suppress(Full):
                 return await self._open(argv)

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away, Full, NotStarted, Unexplained
+from shiftergw.delivery.channel import Away, Busy, Full, NotStarted, Unexplained
 from shiftergw.delivery.remote_program import NoCommands, malformed
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
+from shiftergw.plumbing.timing import pause
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -28,6 +29,7 @@ SLOWEST = 20_000_000
 """Bytes that a system reads, hashes or brings to its disks in a second, if it is slow."""
 
 _LEAST_SECONDS = 60.0
+_BUSY_PAUSE = 2.0
 _ANSWER = re.compile(rb"^\\?([0-9a-f]{64}) ", re.MULTILINE)
 _PIECE = 32768
 _PIECES = 64
@@ -74,7 +76,7 @@ async def far_sha256(
     seconds = patience(size)
     text, words = (PREFIX_DIGEST, [path, b"%d" % size]) if prefix else (DIGEST, [path])
     try:
-        output = await _run_twice(connection, clock, text, *words, seconds=seconds)
+        output = await _run_when_there_is_room(connection, clock, text, *words, seconds=seconds)
     except TimedOut as error:
         detail = f"sha256sum did not end within {seconds:.0f} s; {error.what} {error.detail}"
         raise DeliveryFailed(
@@ -97,6 +99,20 @@ async def far_sha256(
     if len(answers) != 1:
         raise malformed(f"sha256sum says {printable(output)}")
     return str(answers[0].decode())
+
+
+async def _run_when_there_is_room(
+    connection: Connection, clock: IReactorTime, text: str, *words: bytes, seconds: float
+) -> bytes:
+    """Run a program; wait up to `seconds` while other programs of the gateway use the host."""
+    deadline = clock.seconds() + seconds
+    while True:
+        try:
+            return await _run_twice(connection, clock, text, *words, seconds=seconds)
+        except Busy:
+            if clock.seconds() >= deadline:
+                raise
+        await pause(_BUSY_PAUSE, clock)
 
 
 async def _run_twice(

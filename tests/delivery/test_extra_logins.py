@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery import remote_program
@@ -241,3 +241,38 @@ def test_closed_while_a_program_starts(is_extra: bool) -> None:
     assert isinstance(error, DeliveryFailed)
     assert not isinstance(error, Full)
     assert not any(login.usable for login in (first, *logins.made))
+
+
+def digest_of_busy_host(clock: Clock) -> tuple[Deferred[str], Login, list[Channel]]:
+    """Ask for a digest while programs use every session; return a login and the programs."""
+    logins = Logins(1)
+    over = ExtraLogins(Login(logins), logins.connect, clock)
+    channels: list[Channel] = []
+    for _ in range(1 + MOST_EXTRA):
+        started(over, clock).addCallback(channels.append)
+    digest = Deferred.fromCoroutine(far_sha256(over, b"/image", 1, clock))
+    clock.pump([0.1] * 300)
+    assert not digest.called
+    return digest, logins.made[0], channels
+
+
+def test_digest_waits_for_room() -> None:
+    """A digest waits while other programs of the gateway use every session."""
+    clock = Clock()
+    digest, login, channels = digest_of_busy_host(clock)
+    login.programs = 0
+    channels[1].closed.callback(0)
+    clock.pump([0.1] * 50)
+    assert login.programs == 1
+    digest.cancel()
+    assert isinstance(error_of(digest), CancelledError)
+    assert clock.getDelayedCalls() == []
+
+
+def test_digest_waits_no_longer_than_its_limit() -> None:
+    """A digest that gets no session within its limit is not made."""
+    clock = Clock()
+    digest, _, _ = digest_of_busy_host(clock)
+    clock.pump([1.0] * 100)
+    assert isinstance(error_of(digest), NoDigest)
+    assert clock.getDelayedCalls() == []
