@@ -1,4 +1,4 @@
-"""Takes the body of an answer as it comes: bounded, watched, and no faster than its taker."""
+"""Read the body of a response, with limits on its time and with back-pressure."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SLOW_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How slow a body may be, in seconds and in bytes per second.
+    """Limits on the slowness of a body, in seconds and in bytes per second.
 
-    `idle` is the longest time without a byte. In each `window` it must bring `rate` bytes per
-    second, where that is not 0. `total` is the limit on the whole body, for a document: then being
-    too slow is final, because another try would hold the worker as long again.
+    `idle` is the longest time without a byte. In each `window` at least `rate` bytes per second
+    must arrive; 0 is no limit. `total` limits the time of a whole document. A document that exceeds
+    it is not tried again, because each try would occupy the worker as long.
     """
 
     idle: float
@@ -52,12 +52,12 @@ class Pace:
 
 @implementer(IPushProducer)
 class Body(Protocol):
-    """Gives every piece of a body to `take` until its end, which fires `ended`.
+    """Passes the pieces of a body to `take`, and fires `ended` at its end.
 
-    `ended` fails with `Interrupted` where the body stops before its end, cannot be known to be
-    whole, or is slower than `pace` (`RegistryUnavailable` for a document), and with whatever `take`
-    raises. The time for which the taker pauses us does not count, except towards the total.
-    Cancelling `ended` closes the connection. `who` begins the sentence of an error.
+    `ended` fails with `Interrupted` if the body breaks off, may be incomplete, or is slower than
+    `pace` (`RegistryUnavailable` for a document), and with the error that `take` raises. Time in
+    which the body is paused counts towards `Pace.total` only. Cancelling `ended` closes the
+    connection. `who` begins the sentence of an error.
     """
 
     def __init__(

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 20.0
-"""Seconds for which a pull waits for another's download of a layer with a worker in hand."""
+"""Seconds for which a pull occupies a worker while another pull downloads the same layer."""
 
 DOWNLOAD_WAIT = 12 * 3600.0
-"""Seconds for which a pull waits for others' downloads altogether."""
+"""Seconds that one pull may wait altogether for downloads of other pulls."""
 
 
 class BlobCaches:

@@ -48,7 +48,7 @@ class Documents:
         self._seconds = transport.limits.documents
 
     async def _try(self, attempt: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
-        """Return what an attempt returns, within the time that is left for all of them."""
+        """Run an attempt, with retries, within the time that remains for all documents."""
 
         async def timed() -> T:
             began = self._transport.clock.seconds()

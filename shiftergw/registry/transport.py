@@ -51,7 +51,7 @@ class Limits:
     at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
     fits into memory (manifest, configuration, token), `documents` for all manifests and the
     configuration of one image, `explanation` for a body that explains a status.
-    In each `window` a body must bring `rate`; 0 is no limit.
+    In each `window` at least `rate` bytes per second of a body must arrive; 0 is no limit.
     """
 
     connect: float = 30.0

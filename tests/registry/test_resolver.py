@@ -1,4 +1,4 @@
-"""Names are looked up once at a time, and for so long; a look-up that hangs stops nobody."""
+"""Look-ups of names: one at a time for each name, with a time limit."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ class Names(Clock):
     """A reactor whose look-ups end when the test says so."""
 
     def __init__(self) -> None:
-        """Have no look-ups yet."""
+        """Start without look-ups."""
         super().__init__()
         self.nameResolver = self
         self.asked: list[tuple[str, Any]] = []
 
     def resolveHostName(self, receiver: Any, name: str, **_: Any) -> None:
-        """Begin one."""
+        """Begin a look-up."""
         self.asked.append((name, receiver))
 
     def answer(self, number: int, *addresses: str) -> None:
-        """End one."""
+        """End a look-up with these addresses."""
         for address in addresses:
             self.asked[number][1].addressResolved(IPv4Address("TCP", address, 0))
         self.asked[number][1].resolutionComplete()
 
 
 def ask(resolver: Resolver, host: str) -> list[frozenset[str]]:
-    """Return where the answer will be."""
+    """Start a look-up, and return the list that gets its answer."""
     answers: list[frozenset[str]] = []
     Deferred.fromCoroutine(resolver.addresses(host)).addCallback(answers.append)
     return answers
 
 
 def test_an_answer_is_shared_and_kept() -> None:
-    """Whoever asks meanwhile gets the same answer, and others get it for a while."""
+    """Callers during a look-up share its answer, and so do later ones for `ANSWER_SECONDS`."""
     names = Names()
     resolver = Resolver(names)
     first, second = ask(resolver, "a.test"), ask(resolver, "a.test")
@@ -59,10 +59,10 @@ def test_an_answer_is_shared_and_kept() -> None:
 
 
 def test_look_ups_that_hang() -> None:
-    """They count as names without an address, and may end later; while many run no other begins.
+    """Their hosts count as without an address; while many look-ups run, others are refused.
 
-    That the others then counted as names without an address was a way around the judgement: a
-    registry could name some slow hosts first, and a private one next.
+    A refused host must not count as without an address: a registry could name some slow hosts
+    first, and a private one next.
     """
     names = Names()
     resolver = Resolver(names)
