@@ -27,7 +27,8 @@ class BreakerStore(Protocol):
 
         If its `until` is later than `now`, the caller must not send any. Otherwise its time has
         come and the caller is its probe: for `seconds` from now all others are still held back, and
-        read that as its `until`, with `probed`.
+        read that as its `until`, with `probed`. Times that only a clock far ahead can have written
+        count as no breaker.
         """
         ...
 

@@ -12,6 +12,13 @@ from shiftergw.postponement import Breaker, PostponeLimits
 BREAKER_LIFE = 3600.0
 """Seconds after its time for which the entry of a breaker counts."""
 
+LONGEST_HOLD = 2 * 86400.0
+LONGEST_PROBE = 3600.0
+"""Seconds until the time of a breaker, and the end of a probe, that are possible at most.
+
+Registries hold requests back for a day at most. A later time was written while the clock was ahead.
+"""
+
 _SECONDS_SHOWN = 120.0
 _DATE_SHOWN = 12 * 3600.0
 
@@ -36,6 +43,15 @@ def check_postponed(of_registry: int, of_user: int, limits: PostponeLimits) -> N
         raise TooMany(f"{of_registry} pulls wait for this registry already.")
 
 
+def is_possible(entry: Mapping[str, Any], now: float) -> bool:
+    """Return whether the times of a breaker's entry were written by a clock like this one.
+
+    Entries of a clock that was ahead would hold requests back until it is as late again.
+    """
+    possible: bool = entry["until"] <= now + LONGEST_HOLD and entry["probed"] <= now + LONGEST_PROBE
+    return possible
+
+
 def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
     """Return the breaker of an entry for a caller that does not probe it."""
     is_open = entry["until"] > now
@@ -56,9 +72,9 @@ def trip_entry(
     """Return the entry of a breaker after a request has failed.
 
     Failures while the breaker is open belong to the same outage, so `trips` stays. An entry that
-    has been due for `BREAKER_LIFE` starts anew.
+    has been due for `BREAKER_LIFE`, or that a wrong clock wrote, starts anew.
     """
-    if entry is None or entry["until"] <= now - BREAKER_LIFE:
+    if entry is None or entry["until"] <= now - BREAKER_LIFE or not is_possible(entry, now):
         return {"until": until, "why": why, "trips": 1, "probed": 0.0}
     trips = entry["trips"] + (entry["until"] <= now)
     return {"until": max(until, entry["until"]), "why": why, "trips": trips, "probed": 0.0}

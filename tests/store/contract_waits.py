@@ -352,6 +352,20 @@ class BreakerContract:
         assert (found.until, found.trips) == (NOW + 60, 2)
 
     @pytest_twisted.ensureDeferred
+    async def test_entries_of_a_clock_that_was_ahead(self, place: Place) -> None:
+        """They hold nothing back, and the next failure replaces them."""
+        store = place.store
+        year = 365 * 86400.0
+        await store.trip_breaker(KEY, NOW + year + 9, WHY, NOW + year)
+        assert await store.check_breaker(KEY, NOW, 30) is None
+        await store.trip_breaker(KEY, NOW + 9, WHY, NOW)
+        breaker = await store.check_breaker(KEY, NOW, 30)
+        assert breaker is not None
+        assert (breaker.until, breaker.trips) == (NOW + 9, 1)
+        await store.check_breaker(KEY, NOW + year, 30)  # a probe that never ends
+        assert await store.check_breaker(KEY, NOW + 10, 30) is None
+
+    @pytest_twisted.ensureDeferred
     async def test_entries_expire(self, place: Place) -> None:
         """What nobody has tried for an hour after its time is forgotten."""
         store = place.store

@@ -11,14 +11,14 @@ from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.queries import BREAKERS
 from shiftergw.store.mongo.records import TRIES, storable, too_busy
-from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, trip_entry
+from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_possible, trip_entry
 
 
 async def check(db: Database, key: str, now: float, seconds: float) -> Breaker | None:
     """Return a breaker, and make the caller its probe if one is due."""
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
-        if entry is None:
+        if entry is None or not is_possible(entry, now):
             return None
         breaker = breaker_from(key, entry, now)
         if not is_due(entry, now):
