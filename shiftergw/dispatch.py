@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ class Dispatch(Rounds):
         self._limits = (running_per_user, running_per_system)
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
+        self._unsettled: Counter[str] = Counter()
+        """By the key of its record, how many jobs have ended whose ends are not settled yet."""
         self._stops: dict[str, Deferred[None]] = {}
         """By the key of its record, the stop of each worker that hangs."""
 
@@ -74,9 +77,21 @@ class Dispatch(Rounds):
 
         return Deferred.fromCoroutine(finish())
 
-    def forget(self, key: str) -> None:
-        """Forget an offer: its job has ended, whether the record was begun or not."""
+    def begin_settling(self, key: str) -> None:
+        """Forget the offer of a record, since its job has ended, and make no other one for now.
+
+        The worker of the job may get the record again. Its new attempt would look like the one
+        whose end is being settled.
+        """
         self._offered.pop(key, None)
+        self._unsettled[key] += 1
+
+    def end_settling(self, key: str) -> None:
+        """Offer the record again if it still waits."""
+        self._unsettled[key] -= 1
+        if not self._unsettled[key]:
+            del self._unsettled[key]
+        self.wake()
 
     async def _offer_work(self) -> None:
         now = self._clock.seconds()
@@ -94,14 +109,16 @@ class Dispatch(Rounds):
         found = {record.key: record.system for record in (*stale, *waiting)}
         self._offered = {key: at for key, at in self._offered.items() if key in found}
         for key, system in found.items():
-            if key in self._offered or key in self._stops or self._queue.slots(system) <= 0:
+            if key in self._offered or key in self._stops or key in self._unsettled:
+                continue
+            if self._queue.slots(system) <= 0:
                 continue
             # Its job may have ended before the offer returns.
             self._offered[key] = self._clock.seconds()
             try:
                 await self._queue.offer(key, system)
             except Unavailable as error:
-                self.forget(key)
+                self._offered.pop(key, None)
                 self._log.warn(
                     "no worker took {key}: {error} {detail}",
                     key=key,

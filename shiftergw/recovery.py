@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -60,14 +60,14 @@ class Recovery(Service):
 
     def job_ended(self, end: JobEnd) -> None:
         """Take note of the end of a job, and return at once."""
-        self._dispatch.forget(end.key)
+        self._dispatch.begin_settling(end.key)
         settling = Deferred.fromCoroutine(self._settle(end))
         self._settling.add(settling)
         settling.addErrback(self._report, end)
 
         def settled(_: None) -> None:
             self._settling.discard(settling)
-            self._dispatch.wake()
+            self._dispatch.end_settling(end.key)
 
         settling.addCallback(settled)
 
@@ -77,20 +77,27 @@ class Recovery(Service):
         return Deferred.fromCoroutine(self._finish())
 
     async def _finish(self) -> None:
-        for settling in list(self._settling):
-            timer = self._clock.callLater(STOP_SECONDS, settling.cancel)
+        unsettled = list(self._settling)
+
+        def cancel() -> None:
+            for settling in unsettled:
+                settling.cancel()
+
+        timer = self._clock.callLater(STOP_SECONDS, cancel)
+        for settling in unsettled:
             await settling
-            if timer.active():
-                timer.cancel()
+        if timer.active():
+            timer.cancel()
 
     def _report(self, failure: Failure, end: JobEnd) -> None:
         """Log why a record was not requeued; `Dispatch` does it once its heartbeat is old."""
-        if failure.check(GatewayError):
+        if failure.check(GatewayError, CancelledError):
+            stopped = "the gateway stopped before its database was available"
             self._log.error(
                 "record {key} of worker {runner} was not requeued: {error}",
                 key=end.key,
                 runner=end.runner,
-                error=failure.value,
+                error=stopped if failure.check(CancelledError) else failure.value,
             )
         else:
             self._log.failure("record {key} was not requeued", failure, key=end.key)

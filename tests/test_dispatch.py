@@ -389,7 +389,8 @@ async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) ->
     offer = queue.offer
 
     async def ending(key: str, system: str) -> None:
-        dispatch.forget(key)
+        dispatch.begin_settling(key)
+        dispatch.end_settling(key)
         await offer(key, system)
 
     queue.offer = ending  # type: ignore[method-assign]

@@ -23,7 +23,7 @@ from shiftergw.model import (
     PullRequest,
     Ready,
 )
-from shiftergw.recovery import Recovery, WorkerShortage
+from shiftergw.recovery import STOP_SECONDS, Recovery, WorkerShortage
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.worker import MAX_ATTEMPTS
@@ -196,6 +196,39 @@ async def test_a_store_that_is_away(bench: Bench) -> None:
     bench.store.away = 3
     record = await bench.end(key, KILLED, died=True)
     assert (record.status, record.deaths) == (State.PENDING, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_offer_before_the_end_is_settled(bench: Bench) -> None:
+    """The same worker could begin the record again, and its new attempt would be requeued."""
+    key = await bench.claim()
+    await bench.store.postpone(
+        key, await bench.begin(key), bench.clock.seconds(), "", bench.clock.seconds(), None
+    )
+    bench.store.away = 1
+    bench.recovery.job_ended(JobEnd(key, RUNNER))
+    assert await bench.round() == []
+    record = await bench.end(key)
+    assert (record.status, record.deaths) == (State.PENDING, 0)
+    assert await bench.round() == [key]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_gives_all_ends_the_same_seconds(bench: Bench) -> None:
+    """Many workers may end while the store is unavailable."""
+    keys = [await bench.claim(f"u:{n}") for n in range(5)]
+    for key in keys:
+        await bench.begin(key)
+    bench.store.away = 1000
+    for key in keys:
+        bench.recovery.job_ended(JobEnd(key, RUNNER, KILLED, died=True))
+    began = bench.clock.seconds()
+    stopping = bench.recovery.stopService()
+    while not stopping.called:
+        bench.clock.advance(1)
+        await until(lambda: True)
+    assert bench.clock.seconds() - began <= STOP_SECONDS + 1
+    bench.store.away = 0
 
 
 @pytest_twisted.ensureDeferred
