@@ -34,6 +34,12 @@ STOP_SECONDS = 10.0
 INTERVAL = 5.0
 """Seconds between two looks at whether workers can start."""
 
+HANDOVER_SECONDS = 60.0
+"""How long work waits at least, and no other gateway has any in work, before it fails.
+
+Another gateway takes up what it did not accept itself within seconds, and restarts within a minute.
+"""
+
 MINUTES = 120.0
 """Seconds from which times are told in minutes."""
 
@@ -172,7 +178,8 @@ def message_of(how: str, *, died: bool) -> str:
 class WorkerShortage(Rounds):
     """Fails the pulls that wait while no worker has been able to start for too long.
 
-    Unless another gateway on the same store has workers that are at work: it takes them up.
+    Unless another gateway on the same store has workers: it takes the pulls up. It shows that when
+    it has work in progress, or when it takes a pull within `HANDOVER_SECONDS`.
     """
 
     _log = Logger()
@@ -197,17 +204,28 @@ class WorkerShortage(Rounds):
         self._limit = limit
         self._systems = systems
         self._heartbeat_limit = heartbeat_limit
+        self._handover = min(HANDOVER_SECONDS, limit)
+        self._idle_since: float | None = None
+        """Since when no look has seen work in progress."""
 
     async def _look(self) -> None:
         trouble, now = self._queue.trouble(), self._clock.seconds()
-        if trouble is None or not trouble.grave or now - trouble.since < self._limit:
+        if trouble is None or not trouble.grave:
+            self._idle_since = None
             return
+        # Between two pulls of another gateway a single look may find none in progress.
         if await self._is_worked(now - self._heartbeat_limit):
+            self._idle_since = None
+            return
+        if self._idle_since is None:
+            self._idle_since = now
+        if now - trouble.since < self._limit or now - self._idle_since < self._handover:
             return
         requeued = await self._store.stale(now, now - 1)  # only those without any heartbeat
         waiting = await self._store.waiting(now, MOST_FAILED)
         for record in (*requeued, *waiting):
-            if record.status is State.PENDING:
+            since = max(record.last_pull or 0.0, record.not_before or 0.0)
+            if record.status is State.PENDING and now - since >= self._handover:
                 await self._end(record, trouble, now)
 
     async def _is_worked(self, since: float) -> bool:

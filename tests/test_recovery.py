@@ -23,7 +23,13 @@ from shiftergw.model import (
     PullRequest,
     Ready,
 )
-from shiftergw.recovery import STOP_SECONDS, Recovery, WorkerShortage
+from shiftergw.recovery import (
+    HANDOVER_SECONDS,
+    INTERVAL,
+    STOP_SECONDS,
+    Recovery,
+    WorkerShortage,
+)
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.worker import MAX_ATTEMPTS
@@ -285,6 +291,9 @@ async def test_no_worker_can_start(bench: Bench) -> None:
     await bench.store.heartbeat(working, 1, Progress(), alive)
     assert await states() == before
     bench.clock.advance(2)
+    assert await states() == before
+    bench.clock.advance(HANDOVER_SECONDS)
+    bench.queue.away = QueueTrouble("No worker can start.", "why", bench.clock.seconds() - 600)
     assert await states() == [State.FAILURE, State.FAILURE, State.EXPIRING, State.PULLING]
     failed, own = await bench.store.get(waiting), await bench.store.get(requeued)
     assert failed is not None
@@ -292,3 +301,45 @@ async def test_no_worker_can_start(bench: Bench) -> None:
     assert failed.cause == "For 10 minutes no worker could start on the gateway's machine."
     assert (failed.own_failure, own.own_failure, failed.retryable) == (False, True, True)
     assert own.sealed is None
+
+
+class TestOtherGateway:
+    """While no worker can start here, another gateway on the same store has one that does."""
+
+    async def look(self, bench: Bench, shortage: WorkerShortage) -> None:
+        """Have the shortage look at the store, one interval later."""
+        bench.clock.advance(INTERVAL)
+        shortage.startService()
+        await shortage.stopService()
+
+    async def convert(self, bench: Bench, key: str) -> None:
+        """Do all work on a record."""
+        attempt = await bench.begin(key, "other:8")
+        await bench.store.finish(key, attempt, Ready(key.zfill(64)), bench.clock.seconds())
+
+    def shortage(self, bench: Bench) -> WorkerShortage:
+        """Return one that may fail pulls at once."""
+        since = bench.clock.seconds() - 900
+        bench.queue.away = QueueTrouble("No worker can start.", "why", since)
+        return WorkerShortage(bench.store, bench.queue, bench.clock, 600, ["alpha"], LIMIT)
+
+    @pytest_twisted.ensureDeferred
+    async def test_between_two_pulls(self, bench: Bench) -> None:
+        """A look that sees no work in progress leaves the pulls that wait."""
+        shortage, waiting = self.shortage(bench), await bench.claim("waiting:1")
+        for n in range(30):
+            key = await bench.claim(f"u:{n}")
+            attempt = await bench.begin(key, "other:8")
+            await self.look(bench, shortage)
+            await bench.store.finish(key, attempt, Ready(key.zfill(64)), bench.clock.seconds())
+            await self.look(bench, shortage)
+        await self.convert(bench, waiting)
+
+    @pytest_twisted.ensureDeferred
+    async def test_idle(self, bench: Bench) -> None:
+        """A pull that came in here waits until the other gateway looks for work."""
+        shortage = self.shortage(bench)
+        for n in range(30):
+            key = await bench.claim(f"u:{n}")
+            await self.look(bench, shortage)
+            await self.convert(bench, key)
