@@ -94,6 +94,26 @@ class PostponeContract:
         assert list(await store.stale(NOW + 361, LIMIT)) == [again]
 
     @pytest_twisted.ensureDeferred
+    async def test_an_earlier_version_begins_it(self, place: Place) -> None:
+        """That version knows no `not_before`, and leaves it; the work is in progress all the same.
+
+        It is not offered again and again, and it is stale when its worker has died.
+        """
+        store, key = place.store, f"{int(NOW):08x}" + "0" * 16
+        members = place.document((await postponed(store)).key)
+        members |= {"claim": "alpha/docker/y:1", "pulltag": "y:1", "status": "PULLING"}
+        members |= {"attempt": 2, "runner": "node:2", "last_heartbeat": NOW + 310}
+        place.put(key, {name: value for name, value in members.items() if name != "_id"})
+        assert await tags(store, NOW + 320) == ["x:1"]
+        assert [record.key for record in await store.stale(NOW + 371, LIMIT)] == [key]
+        back = await store.requeue(key, 2, "It died.", died=True)
+        assert (back.status, back.runner, back.deaths) == (State.PENDING, None, 1)
+        assert sorted(str(tag) for tag in await tags(store, NOW + 371)) == ["x:1", "y:1"]
+        again = await store.begin(key, "node:3", NOW + 371, LIMIT)
+        assert again is not None
+        assert (again.attempt, again.not_before) == (3, None)
+
+    @pytest_twisted.ensureDeferred
     async def test_clocks_may_differ_a_little(self, place: Place) -> None:
         """A worker whose clock is slightly behind the dispatcher's begins the work all the same."""
         back = await postponed(place.store)

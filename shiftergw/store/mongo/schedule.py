@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from bson.objectid import ObjectId
 
@@ -53,7 +54,15 @@ async def _with_keys(db: Database, keys: Sequence[str]) -> Sequence[ImageRecord]
 
 
 def _waits(record: ImageRecord) -> bool:
-    return not record.attempt or record.not_before is not None
+    return not record.attempt or _is_postponed(record.not_before, record.status)
+
+
+def _is_postponed(not_before: Any, status: Any) -> bool:
+    """Return whether work waits for a time.
+
+    Versions that know no postponed work leave `not_before` as it is when they begin the work.
+    """
+    return not_before is not None and status == State.PENDING
 
 
 def _is_quiet(record: ImageRecord, before: float) -> bool:
@@ -67,7 +76,8 @@ def _is_due(document: Document, now: float) -> bool:
 
 def _flight(document: Document, served: Mapping[int, float]) -> Flight:
     uid = _uid(document)
-    waits = not document.get("attempt") or document.get("not_before") is not None
+    postponed = _is_postponed(document.get("not_before"), document.get("status"))
+    waits = not document.get("attempt") or postponed
     registry = None if uid == NOBODY else document.get("location")
     system = document.get("system") or ""
     return Flight(key_of(document), waits, uid, system, registry, served.get(uid))

@@ -65,9 +65,11 @@ QUEUE = """
 """
 
 # All that in_turn() must know; the index has it, so that no document is read.
+# Versions that know no postponed work leave `not_before` as it is when they begin the work.
 FLIGHTS = f"""
     WITH flight AS (
-        SELECT key, ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AS waits,
+        SELECT key,
+            ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AND status = 'PENDING' AS waits,
             CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid,
             system, CASE status WHEN 'EXPIRING' THEN NULL ELSE location END AS registry
         FROM images INDEXED BY images_turns
@@ -95,7 +97,8 @@ COUNT_POSTPONED = """
 
 STALE = """
     SELECT key, document FROM images INDEXED BY images_turns
-    WHERE claim IS NOT NULL AND attempt > 0 AND not_before IS NULL AND ifnull(last_heartbeat, 0) < ?
+    WHERE claim IS NOT NULL AND attempt > 0 AND (not_before IS NULL OR status <> 'PENDING')
+    AND ifnull(last_heartbeat, 0) < ?
     ORDER BY last_heartbeat, key
 """
 
