@@ -13,6 +13,9 @@ from shiftergw.errors import LayerInvalid
 _MAGIC = (0xFD2FB528).to_bytes(4, "little")
 _SKIPPABLE_MAGICS = frozenset((0x184D2A50 + n).to_bytes(4, "little") for n in range(16))
 
+_FIELD_FROM_256 = 2
+"""Bytes of the field of a content size that counts from 256 (RFC 8878, section 3.1.1.1.4)."""
+
 WINDOW_LIMIT = 1 << 27
 """Bytes of memory that a frame may ask for: what `zstd` itself reads without further options."""
 
@@ -44,6 +47,8 @@ class FrameReader:
         """Bytes to come before them."""
         self._has_checksum = False
         self._has_window = False
+        self._content_size = 0
+        """Bytes of the field that holds the frame's content size."""
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, none at the end; raise `LayerInvalid` for what is no frame."""
@@ -91,22 +96,25 @@ class FrameReader:
         single_segment = flags >> 5 & 1
         self._has_checksum = bool(flags >> 2 & 1)
         self._has_window = not single_segment
-        content_size = (single_segment, 2, 4, 8)[flags >> 6]
-        self._expect(1 - single_segment + (0, 1, 2, 4)[flags & 3] + content_size, self._header)
+        self._content_size = (single_segment, 2, 4, 8)[flags >> 6]
+        dictionary_id = (0, 1, 2, 4)[flags & 3]
+        self._expect(1 - single_segment + dictionary_id + self._content_size, self._header)
         return 0
 
     def _header(self, part: bytes) -> int:
         if self._has_window:
             base = 1 << 10 + (part[0] >> 3)
             window = base + base // 8 * (part[0] & 7)
-            if window > WINDOW_LIMIT:
-                raise LayerInvalid(
-                    f"A layer's zstd data needs a window of {_binary(window)};"
-                    f" at most {_binary(WINDOW_LIMIT)} is allowed.",
-                    remedy="Push the image once more, its layers compressed with `--long=27` or"
-                    " less.",
-                )
-            self._claim_window(window)
+        else:  # a single segment: all of the frame's content is its window
+            window = int.from_bytes(part[-self._content_size :], "little")
+            window += 256 * (self._content_size == _FIELD_FROM_256)
+        if window > WINDOW_LIMIT:
+            raise LayerInvalid(
+                f"A layer's zstd data needs a window of {_binary(window)};"
+                f" at most {_binary(WINDOW_LIMIT)} is allowed.",
+                remedy="Push the image once more, its layers compressed with `--long=27` or less.",
+            )
+        self._claim_window(window)
         self._expect(3, self._block)
         return 0
 

@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from shiftergw.errors import LayerInvalid
+from shiftergw.oci import compression
 from shiftergw.oci.compression import Stopped, unpacked, whole
 
 PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
@@ -149,40 +150,62 @@ def test_windows_have_a_limit(tmp_path: Path) -> None:
         read(tmp_path, zstd(PLAIN) + long_window(PLAIN, 28))
 
 
-def test_few_large_windows_at_a_time(tmp_path: Path) -> None:
+def single_segment(data: bytes) -> bytes:
+    """Return one zstd frame whose window is its whole content, padded with zeros to 16 MiB."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=24)
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(
+        data.ljust(1 << 24, b"\0")
+    )
+    assert frame[4] & 0x20
+    return frame
+
+
+def test_a_single_segment_has_the_same_limit(tmp_path: Path) -> None:
+    """Its header names no window; the error is not one about damage."""
+    frame = bytes.fromhex("28b52ffd a0 00000010")  # 256 MiB
+    with pytest.raises(LayerInvalid, match="a window of 256 MB"):
+        read(tmp_path, frame)
+
+
+@pytest.mark.parametrize("kind", ["window", "single segment"])
+def test_few_large_windows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """A stream with a large one waits for the end of another, and hears its flag meanwhile."""
     path = tmp_path / "blob"
-    path.write_bytes(long_window(PLAIN, 27))
+    path.write_bytes(long_window(PLAIN, 27) if kind == "window" else single_segment(PLAIN))
     others = [unpacked(whole(path), Event()) for _ in range(2)]
     for pieces in others:
         next(pieces)
-    started = Event()
+    refused, stop = Event(), Event()
+    acquire = compression._LARGE_WINDOWS.acquire
     ends: list[str] = []
 
+    def acquire_or_refuse(timeout: float) -> bool:
+        is_acquired = acquire(timeout=timeout)
+        if not is_acquired:
+            refused.set()
+        return is_acquired
+
     def wait() -> None:
-        late = Event()
-        pieces = unpacked(lambda _: _begun(path, started), late)
-        flags.append(late)
         try:
-            next(pieces)
+            next(unpacked(whole(path), stop))
         except Stopped:
             ends.append("stopped")
+        ends.append("ended")
+        refused.set()
 
-    flags: list[Event] = []
+    monkeypatch.setattr(compression._LARGE_WINDOWS, "acquire", acquire_or_refuse)
     waiting = Thread(target=wait)
     waiting.start()
-    started.wait()
-    flags[0].set()
+    refused.wait()
+    assert not ends
+    stop.set()
     waiting.join()
-    assert ends == ["stopped"]
+    assert ends == ["stopped", "ended"]
     others[0].close()
-    assert b"".join(unpacked(whole(path), Event())) == PLAIN
+    assert b"".join(unpacked(whole(path), Event())).startswith(PLAIN)
     others[1].close()
-
-
-def _begun(path: Path, started: Event) -> io.FileIO:
-    started.set()
-    return path.open("rb", buffering=0)
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
