@@ -194,7 +194,7 @@ class BuildLimits:
     `size` (bytes of all files) and `entries` are of the finished image; `layers_size` (unpacked
     bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` of all its
     layers together, a layer that stands there several times counted as often. Beyond `RATIO_FREE`
-    bytes the layers unpack to at most `ratio` times what they take compressed.
+    bytes the layers unpack to at most `ratio` times what all of them take compressed.
     """
 
     size: int = 200 * 10**9

@@ -17,6 +17,9 @@ from shiftergw.oci.compression import Stopped
 
 T = TypeVar("T")
 
+_LOOK_SECONDS = 0.1
+"""Seconds between two looks whether all layers have arrived."""
+
 _STRETCH = 4096
 """Members of a long loop between two looks at the flag."""
 
@@ -46,9 +49,15 @@ class Cost(NamedTuple):
 class Budget:
     """The costs of one image so far. Several threads may add to them."""
 
-    def __init__(self, limits: BuildLimits, stop: Event | None = None) -> None:
-        """Begin at nothing; `stop` ends the work that is counted by this budget itself."""
+    def __init__(
+        self, limits: BuildLimits, stop: Event | None = None, stored: int | None = 0
+    ) -> None:
+        """Begin at nothing; `stop` ends the work that is counted by this budget itself.
+
+        `stored` is the compressed size of all layers; None until `set_stored` is called.
+        """
         self.limits = limits
+        self._stored = stored
         self._stop = stop or Event()
         self._lock = Lock()
         self._total = self._work = Cost()
@@ -58,22 +67,37 @@ class Budget:
         """Return the part of a layer that stands in the image so many times."""
         return LayerBudget(self, times)
 
-    def add(self, cost: Cost, times: int) -> None:
-        """Count what a layer costs that stands in the image so many times; may be negative.
+    def set_stored(self, size: int) -> None:
+        """Set the compressed size of all layers, now that all have arrived.
 
-        Raises `ImageTooLarge` beyond a limit; what goes beyond it is not counted.
+        The manifest names it before, but a layer that never arrives may claim any size.
+        """
+        with self._lock:
+            self._stored = size
+
+    def add(self, cost: Cost, times: int) -> bool:
+        """Add the cost of a layer that stands in the image so many times; it may be negative.
+
+        Returns False, and adds nothing, if `MaxRatio` is exceeded by the layers read so far but
+        others have not arrived yet: the order of reading must not decide about an image. Raises
+        `ImageTooLarge`, and adds nothing, beyond a limit.
         """
         with self._lock:
             total = self._total.plus(cost, times)
             work = self._work.plus(cost, 1)
             self._check(*total)
-            if work.size > RATIO_FREE + self.limits.ratio * work.stored:
+            stored = max(work.stored, self._stored or 0)
+            # Taking cost back always succeeds, though it takes back compressed bytes, too.
+            if cost.size > 0 and work.size > RATIO_FREE + self.limits.ratio * stored:
+                if self._stored is None:
+                    return False
                 raise ImageTooLarge.beyond(
-                    f"{amount(work.stored)} of the image's layers unpack to more than"
+                    f"{amount(stored)} of the image's layers unpack to more than"
                     f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
                     "MaxRatio",
                 )
             self._total, self._work = total, work
+            return True
 
     def _check(self, size: int, entries: int, names: int, _: int) -> None:
         limits = self.limits
@@ -128,7 +152,14 @@ class LayerBudget:
         """Take back what an earlier reading has counted."""
         self.update(Cost())
 
-    def update(self, cost: Cost) -> None:
-        """Have this reading cost so much in all; raise `ImageTooLarge` beyond a limit."""
-        self._image.add(cost.plus(self._counted, -1), self._times)
+    def update(self, cost: Cost, stop: Event | None = None) -> None:
+        """Set the cost of this reading so far; raise `ImageTooLarge` beyond a limit.
+
+        Waits for the other layers to arrive if `MaxRatio` depends on them; raises `Stopped` soon
+        after `stop` is set.
+        """
+        stop = stop or Event()
+        while not self._image.add(cost.plus(self._counted, -1), self._times):
+            if stop.wait(_LOOK_SECONDS):
+                raise Stopped
         self._counted = cost

@@ -102,7 +102,7 @@ def index_layer(
         for piece in pieces:
             yield piece
             size += len(piece)
-            budget.update(Cost(size, len(entries), names, stored))
+            budget.update(Cost(size, len(entries), names, stored), stop)
 
     budget.begin()
     with closing(unpacked(opening, stop, read)) as pieces:

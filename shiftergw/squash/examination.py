@@ -41,7 +41,7 @@ async def examine_layers(
     that have arrived the largest goes first: the others are read beside it. Raises `LayerInvalid`,
     `BlobCorrupt`, `ImageTooLarge`.
     """
-    budget = Budget(limits)
+    budget = Budget(limits, stored=None)
     done = dict.fromkeys(layers, 0)
     times = Counter(layers)
     order = sorted(done, key=lambda layer: -layer.size)
@@ -66,12 +66,21 @@ async def examine_layers(
         entries = await read(layer, cost, whole(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
 
+    async def set_stored() -> None:
+        for layer in order:
+            await layer.arrived()
+        budget.set_stored(sum(layer.size for layer in order))
+
+    async def index_all() -> list[Examined]:
+        return await gather_or_cancel(index(layer) for layer in order)
+
     def tell() -> None:
         report(Progress("index", sum(done.values()), sum(layer.size for layer in order)))
 
     with ticking(1.0, clock, tell):
-        indexed = await gather_or_cancel(index(layer) for layer in order)
+        indexed, _ = await gather_or_cancel([index_all(), set_stored()])
     tell()
+    assert indexed is not None
     by_layer = dict(zip(order, indexed, strict=True))
     return [by_layer[layer] for layer in layers]
 

@@ -140,6 +140,38 @@ def test_a_layer_beyond_the_limit_leaves_the_others_theirs(tmp_path: Path) -> No
     assert len(index_layer(whole(paths[1]), None, parts[1], Event()).entries) == 1
 
 
+def test_what_was_read_in_vain_can_always_be_taken_back() -> None:
+    """Also where the compressed bytes that go were those that another layer was measured by."""
+    budget = Budget(BuildLimits(ratio=200))
+    unproven, zeros = budget.layer(), budget.layer()
+    unproven.update(Cost(size=10**9, stored=10**9))
+    zeros.update(Cost(size=12 * 10**9, stored=12 * 10**6))
+    unproven.begin()
+    unproven.update(Cost(size=10**9, stored=10**9))
+
+
+def test_the_order_in_which_layers_are_read_does_not_decide() -> None:
+    """Zeros wait for layers that have not arrived: together all unpack to little enough."""
+    budget = Budget(BuildLimits(ratio=200), stored=None)
+    zeros = Cost(size=12 * 10**9, stored=12 * 10**6)
+    assert not budget.add(zeros, 1)
+    reading = Thread(target=budget.layer().update, args=(zeros,))
+    reading.start()
+    budget.set_stored(10**9)
+    reading.join()
+    budget.layer().update(Cost(size=150 * 10**9, stored=10**6))
+    with pytest.raises(ImageTooLarge, match="200 times"):
+        budget.layer().update(Cost(size=100 * 10**9, stored=10**6))
+
+
+def test_a_wait_for_other_layers_can_be_stopped() -> None:
+    """They may never arrive."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        Budget(BuildLimits(), stored=None).layer().update(Cost(size=9 * 10**9), stop)
+
+
 def test_long_paths_are_counted_in_the_finished_image(tmp_path: Path) -> None:
     """Short names may make long paths: each of them is written out for `mksquashfs`."""
     tar = tar_of([entry("d" * 200, None), *(entry("d" * 200 + f"/{n}", b"") for n in range(20))])
