@@ -286,7 +286,7 @@ class _Layer:
 
     def finish(self) -> None:
         """Resolve the links that still wait, and drop what only this layer could see."""
-        for leaf in list(self._pending):
+        for leaf in self._budget.heard(list(self._pending)):
             if leaf in self._pending:  # else resolved with one that waited for it
                 self._resolve(leaf)
         for directory, name in self._strays:
@@ -297,6 +297,7 @@ class _Layer:
         chain: dict[Leaf, None] = {}
         inode: Leaf | None = leaf
         while inode is not None and inode.kind == PENDING and inode not in chain:
+            self._budget.check_stop()
             chain[inode] = None
             target = inode.target
             inode = self._find(target)

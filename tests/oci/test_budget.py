@@ -16,7 +16,7 @@ import zstandard
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci.budget import Budget, Cost
-from shiftergw.oci.changeset import apply_layer
+from shiftergw.oci.changeset import _Layer, apply_layer
 from shiftergw.oci.compression import Stopped, unpacked, whole
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
@@ -266,6 +266,26 @@ def test_many_entries_can_be_stopped() -> None:
     upper = [entry_at(b"d/.wh.%d" % n) for n in range(300_000)]
     indexes = [LayerIndex(lower), LayerIndex(upper)]
     ends_when_told(lambda stop: flatten(indexes, Budget(BuildLimits(), stop), keep_setuid=False))
+
+
+@pytest.mark.parametrize("kind", ["chain", "star"])
+def test_links_to_what_stands_behind_them_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They are resolved at the end of the layer, one link after the other or many at once."""
+    count = 20_000
+    targets = [b"%d" % (n + 1 if kind == "chain" else count) for n in range(count)]
+    links = [entry_at(b"%d" % n, HARDLINK, target) for n, target in enumerate(targets)]
+    stop, finish = Event(), _Layer.finish
+
+    def finish_when_told(layer: _Layer) -> None:
+        stop.set()
+        finish(layer)
+
+    monkeypatch.setattr(_Layer, "finish", finish_when_told)
+    index = LayerIndex([*links, entry_at(b"%d" % count)])
+    with pytest.raises(Stopped):
+        apply_layer(Directory(), index, 0, Budget(BuildLimits(), stop))
 
 
 def test_the_stream_can_be_stopped() -> None:
