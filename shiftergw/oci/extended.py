@@ -18,6 +18,7 @@ TOGETHER = 4 * LIMIT
 
 _XATTRS = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
 _SPARSE = b"GNU.sparse."
+_NAMES = frozenset({b"path", b"linkpath", _SPARSE + b"name"})
 _LENGTH_DIGITS = 20
 
 
@@ -51,9 +52,9 @@ class Extended:
                 self._take(key, value)
 
     def _take(self, key: bytes, value: bytes) -> None:
+        if key in _NAMES and b"\0" in value:
+            raise LayerInvalid("A layer has an entry with a NUL in its name or target.")
         if key in {b"path", b"linkpath"}:
-            if b"\0" in value:
-                raise LayerInvalid("A layer has an entry with a NUL in its name or target.")
             if key == b"path":
                 self.path = value or None
             else:

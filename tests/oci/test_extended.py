@@ -85,6 +85,7 @@ def test_an_empty_value_takes_the_record_back() -> None:
         (b"mtime", b"yesterday"),
         (b"path", b"a\0b"),
         (b"linkpath", b"a\0b"),
+        (b"GNU.sparse.name", b"a\0b"),
     ],
 )
 def test_values_that_cannot_be_are_refused(key: bytes, value: bytes) -> None:
