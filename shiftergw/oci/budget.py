@@ -1,7 +1,8 @@
-"""What all layers of one image may cost together, counted while they are read and applied.
+"""Limits on what all layers of one image cost together: bytes, entries, names and path steps.
 
-The sizes in a manifest are claims, and a few bytes may unpack to terabytes: so each limit is looked
-at again and again while the work goes on, and the same counter hears the caller's flag.
+The sizes in a manifest are only claims, and a few bytes may unpack to terabytes. So costs are
+counted, and compared with the limits, while layers are read and applied. The same loops check
+whether the caller wants the work to stop.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from shiftergw.oci.compression import Stopped
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.1
-"""Seconds between two looks whether all layers have arrived."""
+"""Seconds between two checks whether all layers have arrived."""
 
 _STRETCH = 4096
-"""Members of a long loop between two looks at the flag."""
+"""Iterations of a long loop between two checks of the stop flag."""
 
 
-def heard(items: Iterable[T], stop: Event) -> Iterator[T]:
-    """Yield the items, and look at a flag now and then: raise `Stopped` soon after it is set."""
+def stoppable(items: Iterable[T], stop: Event) -> Iterator[T]:
+    """Yield the items; raise `Stopped` soon after `stop` is set."""
     rest = iter(items)
     while stretch := list(islice(rest, _STRETCH)):
         if stop.is_set():
@@ -41,18 +42,18 @@ class Cost(NamedTuple):
     names: int = 0
     stored: int = 0
 
-    def plus(self, other: Cost, times: int) -> Cost:
-        """Return the sum of this and so many times another."""
-        return Cost(*(mine + times * theirs for mine, theirs in zip(self, other, strict=True)))
+    def add(self, other: Cost, times: int) -> Cost:
+        """Return the sum of this cost and `times` times another."""
+        return Cost(*(ours + times * theirs for ours, theirs in zip(self, other, strict=True)))
 
 
 class Budget:
-    """The costs of one image so far. Several threads may add to them."""
+    """Count the costs of one image. Several threads may call `add`."""
 
     def __init__(
         self, limits: BuildLimits, stop: Event | None = None, stored: int | None = 0
     ) -> None:
-        """Begin at nothing; `stop` ends the work that is counted by this budget itself.
+        """Start at zero; `stop` is the flag that `check_stop`, `count_steps` and `stoppable` check.
 
         `stored` is the compressed size of all layers; None until `set_stored` is called.
         """
@@ -64,7 +65,7 @@ class Budget:
         self._steps = 0
 
     def layer(self, times: int = 1) -> LayerBudget:
-        """Return the part of a layer that stands in the image so many times."""
+        """Return the counter of a layer that the image names `times` times."""
         return LayerBudget(self, times)
 
     def set_stored(self, size: int) -> None:
@@ -76,15 +77,15 @@ class Budget:
             self._stored = size
 
     def add(self, cost: Cost, times: int) -> bool:
-        """Add the cost of a layer that stands in the image so many times; it may be negative.
+        """Add the cost of a layer that the image names `times` times; it may be negative.
 
         Returns False, and adds nothing, if `MaxRatio` is exceeded by the layers read so far but
         others have not arrived yet: the order of reading must not decide about an image. Raises
         `ImageTooLarge`, and adds nothing, beyond a limit.
         """
         with self._lock:
-            total = self._total.plus(cost, times)
-            work = self._work.plus(cost, 1)
+            total = self._total.add(cost, times)
+            work = self._work.add(cost, 1)
             self._check(*total)
             stored = max(work.stored, self._stored or 0)
             # Taking cost back always succeeds, though it takes back compressed bytes, too.
@@ -118,8 +119,8 @@ class Budget:
                 "MaxNamesSize",
             )
 
-    def walk(self, steps: int) -> None:
-        """Count steps from a directory to what one of its names is; raise `Stopped` if told so."""
+    def count_steps(self, steps: int) -> None:
+        """Count steps of path look-ups, one for each name; raise `Stopped` if the flag is set."""
         self._steps += steps
         if self._steps > self.limits.path_steps:
             raise ImageTooLarge.beyond(
@@ -134,22 +135,22 @@ class Budget:
         if self._stop.is_set():
             raise Stopped
 
-    def heard(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items, and look at the caller's flag now and then."""
-        return heard(items, self._stop)
+    def stoppable(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items; raise `Stopped` soon after the caller's flag is set."""
+        return stoppable(items, self._stop)
 
 
 class LayerBudget:
-    """What one layer has cost; it is read from its beginning again if its download was bad."""
+    """Count the cost of one layer, which is read again if its download was damaged."""
 
     def __init__(self, image: Budget, times: int) -> None:
         """Count each cost `times` times in `image`."""
         self._image = image
         self._times = times
-        self._counted = Cost()
+        self._cost = Cost()
 
-    def begin(self) -> None:
-        """Take back what an earlier reading has counted."""
+    def reset(self) -> None:
+        """Subtract what an earlier reading has cost."""
         self.update(Cost())
 
     def update(self, cost: Cost, stop: Event | None = None) -> None:
@@ -159,7 +160,7 @@ class LayerBudget:
         after `stop` is set.
         """
         stop = stop or Event()
-        while not self._image.add(cost.plus(self._counted, -1), self._times):
+        while not self._image.add(cost.add(self._cost, -1), self._times):
             if stop.wait(_LOOK_SECONDS):
                 raise Stopped
-        self._counted = cost
+        self._cost = cost

@@ -20,7 +20,7 @@ _HOPS = 40
 """Symlinks that one path may lead through (the kernel's MAXSYMLINKS)."""
 
 _STRETCH = 1000
-"""Entries that are applied between two looks at the caller's flag."""
+"""Entries that are applied between two checks of the caller's flag."""
 
 _LATEST = 2**32 - 1
 """Seconds since 1970 that squashfs can say."""
@@ -31,7 +31,7 @@ def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget)
 
     The layer's whiteouts act first, on the lower tree alone, wherever they stand; then its entries
     are added in order, and last come hard links whose target stood behind them. Raises
-    `LayerInvalid`, and what `budget`, which is told each step of each path.
+    `LayerInvalid`, and what `budget` raises, which counts each step of each path.
     """
     entries, index.entries = index.entries, []
     layer = _Layer(root, number, budget)
@@ -64,18 +64,18 @@ class _Layer:
 
     def hide(self, entries: list[Entry]) -> None:
         """Take out of the lower tree what the layer's whiteouts name."""
-        heard = self._budget.heard
-        whiteouts = [entry for entry in heard(entries) if entry.name.startswith(_WHITEOUT)]
+        stoppable = self._budget.stoppable
+        whiteouts = [entry for entry in stoppable(entries) if entry.name.startswith(_WHITEOUT)]
         if not whiteouts:
             return
-        # By parent and name: whole paths, joined for each, would take many times the memory.
+        # By parent and name: joined paths would take many times the memory.
         renewed = {
             (entry.parent, entry.name.removeprefix(_WHITEOUT))
-            for entry in heard(entries)
+            for entry in stoppable(entries)
             if entry.kind == DIRECTORY or entry.name.startswith(_WHITEOUT)
         }
         lower: dict[bytes, Directory | None] = {}
-        for entry in heard(whiteouts):
+        for entry in stoppable(whiteouts):
             if entry.name == _WHITEOUT:
                 raise LayerInvalid("A layer has a whiteout without a name.")
             if entry.name.startswith(_WHITEOUT_META) and entry.name != _OPAQUE:
@@ -108,7 +108,7 @@ class _Layer:
             begin, end = end + 1, path.find(b"/", end + 1)
             end = len(path) if end < 0 else end
             node = self._child(node, path[begin:end], lower=True)
-        self._budget.walk(path.count(b"/", 0, end) + 1)
+        self._budget.count_steps(path.count(b"/", 0, end) + 1)
         return isinstance(node, Leaf) and (path[: max(begin - 1, 0)], path[begin:end]) in renewed
 
     def add(self, entry: Entry) -> None:
@@ -145,7 +145,7 @@ class _Layer:
         head, _, name = path.rpartition(b"/")
         directory, under_dev = self._places.get(head) or self._placed(head)
         if directory is not self._root:
-            self._budget.walk(1)
+            self._budget.count_steps(1)
             node = directory.children.get(name)
             if node is None:
                 node = self._make(directory, name, None)
@@ -185,7 +185,7 @@ class _Layer:
         else:
             waiting = [old]
             while waiting:
-                for node in self._budget.heard(waiting.pop().children.values()):
+                for node in self._budget.stoppable(waiting.pop().children.values()):
                     if isinstance(node, Directory):
                         waiting.append(node)
                     else:
@@ -243,7 +243,7 @@ class _Layer:
         trail = [self._root]
         hops = 0
         ahead = path.split(b"/")[::-1]
-        self._budget.walk(len(ahead))
+        self._budget.count_steps(len(ahead))
         while ahead:
             name = ahead.pop()
             if name in {b"", b".", b".."}:
@@ -257,7 +257,7 @@ class _Layer:
                 if node.target.startswith(b"/"):
                     del trail[1:]
                 names = node.target.split(b"/")
-                self._budget.walk(len(names))
+                self._budget.count_steps(len(names))
                 ahead += names[::-1]
                 continue
             if not isinstance(node, Directory):
@@ -286,7 +286,7 @@ class _Layer:
 
     def finish(self) -> None:
         """Resolve the links that still wait, and drop what only this layer could see."""
-        for leaf in self._budget.heard(list(self._pending)):
+        for leaf in self._budget.stoppable(list(self._pending)):
             if leaf in self._pending:  # else resolved with one that waited for it
                 self._resolve(leaf)
         for directory, name in self._strays:

@@ -67,7 +67,7 @@ class _Settling:
         while waiting:
             directory, length = waiting.pop()
             dropped = []
-            for name, node in budget.heard(directory.children.items()):
+            for name, node in budget.stoppable(directory.children.items()):
                 end = length + len(name)
                 paths_size += end
                 if end > PATH_LIMIT:

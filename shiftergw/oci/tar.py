@@ -43,7 +43,7 @@ _KINDS = {
 _WITH_DATA = frozenset({b"0", b"\0", b"7", b"S", b"D"})
 _ZEROS = bytes(BLOCK)
 _PIECE_OF_MAP = 150
-"""Bytes of memory that each piece of a sparse file's map takes; counted as a name's."""
+"""Bytes of memory for each piece of a sparse file's map; they count towards `MaxNamesSize`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,16 +97,16 @@ def index_layer(
         if report is not None:
             report(position)
 
-    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def count(pieces: Iterable[bytes]) -> Iterator[bytes]:
         size = 0
         for piece in pieces:
             yield piece
             size += len(piece)
             budget.update(Cost(size, len(entries), names, stored), stop)
 
-    budget.begin()
+    budget.reset()
     with closing(unpacked(opening, stop, read)) as pieces:
-        stream = _Stream(counted(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
+        stream = _Stream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
             entries.append(entry)
             names += len(entry.parent) + len(entry.name) + len(entry.target)

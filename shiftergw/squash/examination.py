@@ -57,11 +57,11 @@ async def examine_layers(
         cost, early = budget.layer(times[layer]), None
         opening = await layer.arriving()
         if opening is not None:
-            # Nobody has proven these bytes yet: that they are wrong may be the way's fault.
+            # The digest of these bytes is not verified yet: the download may be damaged.
             with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
                 early = await read(layer, cost, opening)
             if early is None:
-                cost.begin()  # other layers must not pay for them
+                cost.reset()  # other layers must not pay for them
         path = await layer.arrived()
         entries = await read(layer, cost, whole(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries

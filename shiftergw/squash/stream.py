@@ -16,7 +16,7 @@ from threading import Event
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
-from shiftergw.oci.budget import heard
+from shiftergw.oci.budget import stoppable
 from shiftergw.oci.compression import PIECE, Stopped, unpacked, whole
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
@@ -112,14 +112,14 @@ class _Contents:
 def _directories(root: Directory, contents: _Contents, stop: Event) -> Iterator[bytes]:
     """Yield the headers of all directories, and sort everything else in."""
     _add_leaves(contents, b"", root, stop)
-    for path, node in heard(walk(root), stop):
+    for path, node in stoppable(walk(root), stop):
         if isinstance(node, Directory):
             yield header(path, node.mode, node.mtime, b"5")
             _add_leaves(contents, path + b"/", node, stop)
 
 
 def _add_leaves(contents: _Contents, prefix: bytes, directory: Directory, stop: Event) -> None:
-    for name, node in heard(directory.children.items(), stop):
+    for name, node in stoppable(directory.children.items(), stop):
         if isinstance(node, Directory):
             continue
         if node.names == 1 and node.size:  # nearly all

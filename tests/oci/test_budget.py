@@ -136,7 +136,7 @@ def test_a_layer_beyond_the_limit_leaves_the_others_theirs(tmp_path: Path) -> No
     parts = [budget.layer(), budget.layer()]
     with pytest.raises(ImageTooLarge):
         index_layer(whole(paths[0]), None, parts[0], Event())
-    parts[0].begin()
+    parts[0].reset()
     assert len(index_layer(whole(paths[1]), None, parts[1], Event()).entries) == 1
 
 
@@ -146,7 +146,7 @@ def test_what_was_read_in_vain_can_always_be_taken_back() -> None:
     unproven, zeros = budget.layer(), budget.layer()
     unproven.update(Cost(size=10**9, stored=10**9))
     zeros.update(Cost(size=12 * 10**9, stored=12 * 10**6))
-    unproven.begin()
+    unproven.reset()
     unproven.update(Cost(size=10**9, stored=10**9))
 
 
