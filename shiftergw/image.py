@@ -18,10 +18,10 @@ from shiftergw.errors import BadRequest, printable
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _LAYERS = 3
-"""How many times the finished image its layers may hold together."""
+"""Size of all layers together, as a multiple of the finished image."""
 
 RATIO_FREE = 8 * 10**9
-"""Bytes that the layers of an image may unpack to however few they are compressed."""
+"""Bytes that the layers of an image may unpack to, however small they are compressed."""
 
 _HEADERS = 1 << 20
 _HEADERS_PER_ENTRY = 8192

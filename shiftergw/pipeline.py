@@ -83,7 +83,7 @@ class Watcher(Protocol):
 
 
 class _CacheDamagedError(Exception):
-    """A conversion failed by a layer that was damaged in the cache; it is not there any more."""
+    """A conversion failed because a layer was damaged in the cache, which dropped the layer."""
 
 
 class Pipeline:
@@ -197,7 +197,7 @@ class Pipeline:
         ]
         distinct = {pair: _Layer(blobs[pair[0]], pair[1]) for pair in pairs}
         layers = [distinct[pair] for pair in pairs]
-        # What no diff_id proves when it is read is proven by its digest before it is used.
+        # A layer without a diff_id cannot be verified while it is read: verify its digest before.
         unproven = {digest for digest, diff_id in pairs if diff_id is None}
         stages = _Stages(watcher)
         seconds: dict[str, float] = {}
@@ -287,13 +287,13 @@ class Pipeline:
             raise max(waits, key=lambda later: later.at)
 
     async def _forget(self, image: ResolvedImage) -> None:
-        """Leave no halves of an image's blobs in the cache."""
+        """Remove the partial files of an image's blobs from the cache."""
         cache = self._cache_of(image)
         for digest in {layer.digest for layer in image.layers}:
             await cache.give_up(digest)
 
     async def _drop_damaged(self, image: ResolvedImage) -> bool:
-        """Remove those blobs of an image that are damaged in the cache; return if any was."""
+        """Remove an image's damaged blobs from the cache; return whether there were any."""
         cache = self._cache_of(image)
         damaged = [await cache.discard(digest) for digest in {one.digest for one in image.layers}]
         return any(damaged)
@@ -345,7 +345,7 @@ class _Layer:
 
 
 class _Forward:
-    """A watcher of work that may begin anew: the stages of an attempt never go back."""
+    """A watcher of work that may start again: it never reports an earlier stage."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -355,7 +355,7 @@ class _Forward:
         self.may_wait = watcher.may_wait
 
     def entered(self, state: State, message: str) -> None:
-        """Pass a stage on, or its message alone where the work has been further."""
+        """Report a stage, or only its message if a later stage was reported before."""
         if self._furthest == state or state in STEPS[self._furthest]:
             self._furthest = state
             self._watcher.entered(state, message)

@@ -137,7 +137,7 @@ class _Layer:
         self._put(directory, name, node, old)
 
     def _place(self, path: bytes) -> tuple[Directory, bool]:
-        """Return where a parent's path leads, made where it is missing.
+        """Return the directory that a parent's path leads to; make it if it is missing.
 
         It is mostly one step from where its own parent's path leads, which is remembered. (Not from
         the root: only the whole way tells whether a path is below `dev/`.)

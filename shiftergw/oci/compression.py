@@ -29,18 +29,18 @@ _READ = 1 << 17
 """Compressed bytes that are read at once."""
 
 _FIRST_READ = 1 << 10
-"""Compressed bytes that a gzip member gets first: after a short member little is copied again."""
+"""Compressed bytes that a gzip member gets first: few are copied again after a short member."""
 
 
 LARGE_WINDOW = 1 << 23
-"""Bytes of a zstd window from which few streams are read at a time: what `zstd -19` uses is not."""
+"""Bytes of a zstd window (that of `zstd -19`) above which only two streams are read at a time."""
 
 _LARGE_WINDOWS = BoundedSemaphore(2)
 _LOOK_SECONDS = 0.1
 
 
 class Stopped(Exception):
-    """The caller's flag ended the work; a cancelled caller gets its own cancellation instead."""
+    """The caller's flag ended the work; the caller sees its own cancellation instead."""
 
 
 def whole(path: Path) -> Opening:
@@ -69,14 +69,14 @@ def unpacked(
 
 
 class _Source:
-    """The compressed bytes, read forward; hears the caller's flag at each read."""
+    """The compressed bytes, read forward; each read checks the caller's flag."""
 
     def __init__(self, blob: BinaryIO, stop: Event) -> None:
         self._blob = blob
         self._stop = stop
         self._next = b""
         self.position = 0
-        """Bytes that were read."""
+        """Bytes that have been read."""
 
     def check_stop(self) -> None:
         """Raise `Stopped` if the caller's flag is set."""
@@ -90,7 +90,7 @@ class _Source:
         return self._next
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, none only at the end."""
+        """Return at most `size` bytes; none at the end only."""
         self.check_stop()
         data, self._next = self._next or self._blob.read(size), b""
         self.position += len(data)
@@ -98,14 +98,14 @@ class _Source:
 
 
 class _Window:
-    """The memory for the window of one zstd stream; few streams have large ones at a time."""
+    """The memory for the window of one zstd stream; two streams at a time may have a large one."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
         self._is_large = False
 
     def claim(self, size: int) -> None:
-        """Wait until a window of this size may be had; raise `Stopped` if told so meanwhile."""
+        """Wait until a window of this size is allowed; raise `Stopped` if the flag is set."""
         if size <= LARGE_WINDOW or self._is_large:
             return
         while not _LARGE_WINDOWS.acquire(timeout=_LOOK_SECONDS):
@@ -146,7 +146,7 @@ def _pieces(source: _Source) -> Iterator[bytes]:
 
 
 def _gunzipped(source: _Source) -> Iterator[bytes]:
-    """Yield what all members of a gzip file hold; zeros may follow the last one."""
+    """Yield the content of all members of a gzip file; zeros may follow the last member."""
     data = source.read(_READ)
     while data:
         if len(data) < len(_GZIP_MAGIC):
@@ -160,7 +160,7 @@ def _gunzipped(source: _Source) -> Iterator[bytes]:
 
 
 def _member(data: bytes, source: _Source) -> Generator[bytes, None, bytes]:
-    """Yield what one gzip member holds, whose first bytes are `data`; return what follows it."""
+    """Yield the content of the gzip member that begins with `data`; return the bytes behind it."""
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     ahead, at, step = memoryview(data), 0, _FIRST_READ
     while not member.eof:
@@ -191,7 +191,7 @@ def _check_zeros(data: bytes, source: _Source) -> None:
 
 
 def _unzstd(source: _Source) -> Iterator[bytes]:
-    """Yield what all frames of a zstd file hold."""
+    """Yield the content of all frames of a zstd file."""
     window = _Window(source)
     frames = FrameReader(source.read, window.claim)
     unpacker = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT)

@@ -175,7 +175,7 @@ class _Stream:
         self._at = at
 
     def skip_padding(self, size: int) -> None:
-        """Step over what fills the last of `size` bytes' blocks; the stream may end instead.
+        """Skip the padding behind `size` bytes of data; the stream may end instead.
 
         The end of the file is the end of the archive: some writers leave out the last padding.
         """

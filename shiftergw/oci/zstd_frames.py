@@ -1,7 +1,7 @@
-"""The frames of a zstd stream (RFC 8878, section 3.1.1), followed while a decompressor reads them.
+"""Follow the frames of a zstd stream (RFC 8878, section 3.1.1) while a decompressor reads them.
 
-The library takes a cut for the end, calls whatever follows the last frame damage, and does not say
-how much memory a frame asks for. Its source is wrapped here to know all three.
+The library does not report a truncated stream, does not tell bytes behind the last frame from
+damage, and does not say how much memory a frame needs. `FrameReader` wraps its source to do so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FIELD_FROM_256 = 2
 """Bytes of the field of a content size that counts from 256 (RFC 8878, section 3.1.1.1.4)."""
 
 WINDOW_LIMIT = 1 << 27
-"""Bytes of memory that a frame may ask for: what `zstd` itself reads without further options."""
+"""Bytes of a frame's largest window: what `zstd` itself reads without further options."""
 
 
 def is_frame(magic: bytes) -> bool:
@@ -26,32 +26,32 @@ def is_frame(magic: bytes) -> bool:
 
 
 class FrameReader:
-    """A source of compressed bytes that knows whether the last frame is whole.
+    """A source of compressed bytes that checks whether the last frame is complete.
 
-    Steps from block to block: some 10,000 steps for a GB of what `zstd` writes.
+    It steps from block to block: some 10,000 steps for a GB of what `zstd` writes.
     """
 
     def __init__(self, read: Callable[[int], bytes], claim_window: Callable[[int], None]) -> None:
-        """Pass on what `read` returns; `claim_window` is told the window of each frame, in bytes.
+        """Pass on what `read` returns; call `claim_window` with the bytes of each frame's window.
 
-        It is called before the decompressor sees the frame, and may wait.
+        That is called before the decompressor sees the frame, and may wait.
         """
         self._read = read
         self._claim_window = claim_window
         self._step: Callable[[bytes], int] = self._magic
         self._needed = 4
-        """Bytes that the next step is called with."""
+        """Bytes that the next step needs."""
         self._ahead = b""
-        """The first of them, where they are not all there yet."""
+        """The first of them, if the rest has not been read yet."""
         self._skip = 0
-        """Bytes to come before them."""
+        """Bytes to skip before them."""
         self._has_checksum = False
         self._has_window = False
         self._content_size = 0
         """Bytes of the field that holds the frame's content size."""
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, none at the end; raise `LayerInvalid` for what is no frame."""
+        """Return the next bytes, none at the end; raise `LayerInvalid` for anything but frames."""
         data = self._read(size)
         self._follow(data)
         return data
@@ -76,7 +76,7 @@ class FrameReader:
     def _expect(self, needed: int, step: Callable[[bytes], int]) -> None:
         self._needed, self._step = needed, step
 
-    # Each step takes its bytes, says what comes next, and returns how many bytes lie before that.
+    # Each step parses its bytes, sets the next step, and returns how many bytes to skip before it.
 
     def _magic(self, part: bytes) -> int:
         if part == _MAGIC:

@@ -76,7 +76,7 @@ class Threads(Service):
     async def release(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call, in a thread, a function that gives back what was acquired.
+        """Call, in a thread, a function that releases what `acquire` returned.
 
         It is called in any case: a caller that is cancelled does not wait for its end, and once
         this pool has stopped, a thread of the reactor calls it.

@@ -38,7 +38,7 @@ PRIVATE = "private"
 """The directory that has the blobs of private repositories, each in a directory of its own."""
 
 RESERVE = 50
-"""The part of the disk that a growing blob leaves free while other blobs can make way: 1/50."""
+"""Blobs are removed until 1/50 of the disk is free beside the blob that grows."""
 
 _PIECE = 1 << 20
 
@@ -115,9 +115,9 @@ def give_up(blob: BlobPaths) -> None:
 
 
 def discard(blob: BlobPaths, digest: Digest, stop: Event) -> bool:
-    """Remove a blob whose bytes have another digest, be it in use; return whether it was removed.
+    """Remove a blob, even one in use, if its bytes have another digest; return whether it did.
 
-    Not once `stop` is set, nor one that somebody downloads or removes now.
+    Leaves the blob alone if `stop` is set, or if another process downloads or removes it.
     """
     if not blob.whole.exists():
         return False
@@ -193,7 +193,7 @@ def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_fu
 
 
 def removable(root: Path, but: AbstractSet[Path]) -> int:
-    """Return the bytes of all blobs but these, which may make way unless they are in use."""
+    """Return the bytes of all blobs except `but`: those that can be removed unless in use."""
     with disk_errors():
         return sum(_stored(whole) for whole in _last_used(root).keys() - but)
 

@@ -111,7 +111,7 @@ class BlobFiles:
         return held is not None
 
     async def check_space(self, wanted: Sequence[Descriptor]) -> None:
-        """Refuse blobs that surely do not fit, even if all that is unused made way for them."""
+        """Refuse blobs that cannot fit, even if all unused blobs were removed."""
         missing, room = await self._threads.run(self._space, wanted)
         if missing > room:
             raise NoSpace(
@@ -120,7 +120,7 @@ class BlobFiles:
             )
 
     def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:
-        """Return the bytes of these blobs that do not lie here yet, and those they may have.
+        """Return the missing bytes of these blobs, and the bytes of room for them.
 
         Removes nothing: the sizes are what a manifest claims, and it may claim anything.
         """
@@ -138,7 +138,7 @@ class BlobFiles:
         return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove a blob if its content proves damaged; return whether it did."""
+        """Remove a blob if its bytes have another digest; return whether it did."""
         stop, blob = Event(), BlobPaths.of(self._directory, digest)
         return await self._threads.run_until(stop.set, blobs.discard, blob, digest, stop)
 
@@ -183,7 +183,7 @@ class BlobFiles:
         """Download the blob, whose lock we hold, and mark it as in use until `use` ends."""
         kept, resumed = await self._fetch(blob, paths, download, report, begun)
         if not kept and resumed:
-            # What an earlier download left was damaged; this one need not suffer for it.
+            # The part that an earlier download left was damaged: start again from nothing.
             kept, _ = await self._fetch(blob, paths, download, report, begun)
         if not kept or not await self._hold(use, paths, blob.size):
             raise BlobCorrupt(

@@ -28,7 +28,7 @@ MOST_WAITING = 4 << 20
 """Bytes that wait for the disk before the producer is paused; it goes on below half of it."""
 
 MakeRoom = Callable[[int, bool], bool]
-"""Frees so many bytes by removing other blobs; True: the disk has just refused a write.
+"""Frees so many bytes by removing other blobs; True if the disk has just refused a write.
 
 Returns whether anything was removed. Blocks.
 """
@@ -108,7 +108,7 @@ class PartialBlob:
         self._grow(size)
 
     def _written(self, data: memoryview) -> int:
-        """Write some bytes; on a full disk, as often as other blobs make way."""
+        """Write some bytes; retry on a full disk as long as other blobs can be removed."""
         while True:
             try:
                 return os.write(self._descriptor, data)

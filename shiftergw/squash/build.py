@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from shiftergw.ports import Layer, Report
 
 PATIENCE = 20.0
-"""Seconds for which a build waits for the same one of another pull with a worker in hand."""
+"""Seconds for which a build waits for another pull's same build and occupies a worker."""
 
 HEAD_START_SECONDS = 2 * POLL_SECONDS
 """Whoever is examining the layers goes first: he may hear so much later that all have arrived."""
@@ -157,7 +157,7 @@ class SquashBuilder:
             yield replace(built, seconds={**seconds, **built.seconds})
 
     async def check_space(self, size: int) -> None:
-        """Refuse layers whose squashfs surely does not fit, even if all that is unused made way.
+        """Refuse layers whose squashfs cannot fit, even if all unused files were removed.
 
         It is about as large as they are. Half of that is asked for: a later layer may delete much
         of an earlier one.
@@ -179,7 +179,7 @@ class SquashBuilder:
             return await self._threads.run(sweep, self._directory, before)
 
     def _converted_elsewhere(self, limit: float) -> RetryLater:
-        """Return what a build ends with that would hold a worker while another one converts."""
+        """Return the error of a build that has waited long enough for another pull's build."""
         failure = ConversionFailed(
             "The same conversion for another pull did not end.", remedy="Try again later."
         )
@@ -298,7 +298,7 @@ def _disk_errors() -> Iterator[None]:
 
 
 def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
-    """Remove unused converted files for what is made of these layers: about as many bytes."""
+    """Remove unused converted files until as many bytes are free as these layers have."""
     make_room(directory, sum(path.stat().st_size for path in {layer.path for layer in layers}))
 
 

@@ -129,7 +129,7 @@ def sweep(directory: Path, before: float) -> int:
 
 
 def room_of(directory: Path) -> int:
-    """Return the bytes that a new file may have: free ones, and those of the files that are there.
+    """Return the free bytes of the disk plus the bytes of all converted files.
 
     Files in use are counted, too.
     """
@@ -138,7 +138,7 @@ def room_of(directory: Path) -> int:
 
 
 def make_room(directory: Path, needed: int) -> None:
-    """Remove files that are not in use, those untouched for longest first, until there is room."""
+    """Remove unused files, the least recently used first, until `needed` bytes are free."""
     if free_space(directory) >= needed:
         return
     groups = _groups(directory)
@@ -149,7 +149,7 @@ def make_room(directory: Path, needed: int) -> None:
 
 
 def _groups(directory: Path) -> dict[str, list[Path]]:
-    """Return the files that are there by the (id, options) that they belong to."""
+    """Return the existing files by the (id, options) that they belong to."""
     groups: dict[str, list[Path]] = {}
     with suppress(FileNotFoundError):
         for path in directory.iterdir():

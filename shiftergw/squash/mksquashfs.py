@@ -47,7 +47,7 @@ MINIMUM = (4, 5)
 """The first version that reads a tar."""
 
 IDLE_LIMIT = 600.0
-"""Seconds without a byte in or out, or work, after which `mksquashfs` counts as frozen."""
+"""Seconds without input, output and processor time after which `mksquashfs` counts as frozen."""
 
 PAIRS_LIMIT = 100_000_000
 """Pairs of files of one size above which looking for duplicates takes too long (0.1 µs each)."""
@@ -170,25 +170,25 @@ def _explained(error: ChildFailed) -> PullError:
 
 
 class _Flow:
-    """How much a thread has written into the pipe so far, and the sign for it to stop."""
+    """Progress of the thread that writes into the pipe, and the flag that stops it."""
 
     def __init__(self) -> None:
         """Start at no bytes."""
         self.stop = Event()
         self.done = 0
-        """Bytes of files."""
+        """Bytes of files that were written."""
         self.reader: int | None = None
-        """The process id of the program that reads them."""
+        """Process id of the program that reads the pipe."""
         self._written = 0
         self._pipe: int | None = None
 
     def report(self, done: int, written: int) -> None:
-        """Take note of the bytes of files, and of the whole stream; called in the thread."""
+        """Set the bytes of files, and of the whole stream; called in the thread."""
         self.done, self._written = done, written
 
     @contextmanager
     def through(self, pipe: int) -> Iterator[None]:
-        """Look at what of a pipe is not read yet while the context lives; close the pipe then."""
+        """Measure unread bytes of a pipe while the context lives; then close the pipe."""
         self._pipe = pipe
         try:
             yield
@@ -197,11 +197,11 @@ class _Flow:
             os.close(pipe)
 
     def start(self, reader: int) -> None:
-        """Take note of the program's process id."""
+        """Set the program's process id."""
         self.reader = reader
 
     def look(self, output: Path) -> tuple[int, float]:
-        """Return the size of the output, and the quarters of a second that the program has worked.
+        """Return the size of the output, and the program's processor time in quarters of a second.
 
         It may sort a large directory for minutes, and neither read nor write. Blocks.
         """

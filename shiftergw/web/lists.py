@@ -1,4 +1,4 @@
-"""Lists of images: few are put together at a time, in room that all of them share.
+"""Lists of images: two are built at a time, and all share a bounded memory and disk space.
 
 A list holds what every user's images say of themselves. So one row, one list, and all lists
 together are bounded, whatever stands in the records: old databases hold megabytes of environment.
@@ -20,7 +20,7 @@ from shiftergw.web.render import Answer
 from shiftergw.web.spool import InThread, Spool, SpoolRoom
 
 BUILDING = 2
-"""Lists that are put together at a time; each user has one of them at most."""
+"""Lists that are built at a time; at most one of each user."""
 
 SHORT = 1 << 16
 """Bytes of an answer that is sent as it is, without a spool."""
@@ -35,12 +35,12 @@ class ListLimits:
 
 
 class Lists:
-    """Puts lists together, one page of records after the other."""
+    """Builds lists, one page of records after the other."""
 
     def __init__(
         self, in_thread: InThread, limits: ListLimits, room: SpoolRoom | None = None
     ) -> None:
-        """Write what is long to a file `in_thread`."""
+        """Write long lists to files, `in_thread`."""
         self._in_thread = in_thread
         self._limits = limits
         self._room = room or SpoolRoom()
@@ -50,7 +50,7 @@ class Lists:
     async def answer(
         self, uid: int, pages: AsyncIterator[Iterable[ImageRecord]], *, labels: bool
     ) -> Answer:
-        """Return the list of all records; the clients must know its length beforehand.
+        """Return the list of all records, complete, since clients need its length first.
 
         Rows that are too long, and all rows once the list is, do without what runtimes are told.
         Raises `Unavailable` when other lists take up all the room.
@@ -84,7 +84,7 @@ class Lists:
 
     @asynccontextmanager
     async def _turn(self, uid: int) -> AsyncIterator[None]:
-        """Wait until few others, and none of this user, put a list together."""
+        """Wait for a free place among the lists that are built, and for the user's other list."""
         lock = self._users.setdefault(uid, DeferredLock())
         try:
             async with lock, self._building:
@@ -95,7 +95,7 @@ class Lists:
 
 
 def _weight(image: ImageRecord, *, labels: bool) -> int:
-    """Return how many characters of a row the image itself has brought."""
+    """Return how many characters of a row come from the image's own configuration."""
     texts: list[Any] = [*(image.env or ()), *(image.entry or ()), image.workdir or ""]
     if labels:
         texts += [text for pair in (image.labels or {}).items() for text in pair]

@@ -149,7 +149,7 @@ def _without_null(members: dict[str, Any]) -> dict[str, Any]:
 
 
 def _work(image: ImageRecord) -> dict[str, Any]:
-    """Return what there is to say about work in flight, about its failure, or its result."""
+    """Return the members about work in progress, its failure, or its result."""
     members: dict[str, Any] = {
         "stage": image.stage,
         "cause": image.cause,

@@ -19,7 +19,7 @@ class SpoolRoom:
     """Bytes of memory and of disk that all spools together may take."""
 
     def __init__(self, memory: int = 16 << 20, disk: int = 1 << 30) -> None:
-        """Begin with all of it free."""
+        """Start with all of it free."""
         self.memory = memory
         self.disk = disk
 
@@ -55,8 +55,8 @@ class Spool:
             self._file.write(data)
             return
         if self.in_memory:
-            self._to_disk_from_now_on()
-        self._take_disk(size)
+            self._switch_to_disk()
+        self._reserve_disk(size)
         try:
             await self._in_thread(self._to_disk, data)
         except OSError as error:
@@ -66,13 +66,13 @@ class Spool:
                 detail=str(error),
             ) from error
 
-    def _to_disk_from_now_on(self) -> None:
+    def _switch_to_disk(self) -> None:
         size, self._size = self._size, 0
         self._room.memory += size
         self.in_memory = False
-        self._take_disk(size)
+        self._reserve_disk(size)
 
-    def _take_disk(self, size: int) -> None:
+    def _reserve_disk(self, size: int) -> None:
         if size > self._room.disk:
             raise Unavailable("Too many long lists are on their way.", remedy="Try again later.")
         self._room.disk -= size
@@ -91,7 +91,7 @@ class Spool:
         return self._file
 
     def close(self) -> None:
-        """Forget everything, and leave its room to others."""
+        """Drop the content, and return its room to the other spools."""
         self._file.close()
         if self.in_memory:
             self._room.memory += self._size
