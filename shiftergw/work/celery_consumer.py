@@ -68,8 +68,10 @@ class CancelStep(bootsteps.ConsumerStep):
         key = body.get("key") if isinstance(body, dict) else None
         if not is_key(key):
             return
+        messages = body.get("messages")
         for request in list(state.requests.values()):
-            if request.args[0] == key:
+            is_named = not isinstance(messages, list) or request.id in messages
+            if request.args[0] == key and is_named:
                 _log.info("The job on %s is cancelled", key)
                 request.terminate(self._pool, signal="TERM")
 

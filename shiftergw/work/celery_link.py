@@ -82,12 +82,18 @@ class Sender:
 
         self._use(publish)
 
-    def cancel(self, key: str) -> None:
-        """Tell all worker machines to stop the job on a record; raises `Unavailable`."""
+    def cancel(self, key: str, *messages: str) -> None:
+        """Tell all worker machines to stop the jobs on a record; raises `Unavailable`.
+
+        With `messages` only the jobs of these. A machine of an earlier version stops all.
+        """
+        order: dict[str, Any] = {"key": key}
+        if messages:
+            order["messages"] = list(messages)
 
         def publish(connection: Any) -> None:
             with Producer(connection.default_channel, exchange=CANCEL, serializer="json") as to:
-                to.publish({"key": key}, delivery_mode=1, confirm_timeout=CONFIRM_SECONDS)
+                to.publish(order, delivery_mode=1, confirm_timeout=CONFIRM_SECONDS)
 
         self._use(publish)
 

@@ -138,15 +138,18 @@ class CeleryQueue(Service):
     async def cancel(self, key: str) -> None:
         """See `JobQueue`; returns when the machine has said that the job has ended, or is silent.
 
-        Raises `Unavailable` if that takes too long.
+        Jobs that machines begin meanwhile are not stopped: another gateway may have offered the
+        record again. Raises `Unavailable` if that takes too long.
         """
         until = self._clock.seconds() + CANCEL_SECONDS
+        messages = self._crew.messages_of(key, self._clock.seconds())
         while is_key(key) and self._away is None:
             # Told again and again: what is told to all is told to those who listen just then.
-            await self._send(self._sender.cancel, key)
+            await self._send(self._sender.cancel, key, *sorted(messages))
             for _ in range(TELLINGS):
                 now = self._clock.seconds()
-                if not self._crew.works_on(key, now):
+                running = self._crew.messages_of(key, now)
+                if not (running & messages if messages else running):
                     return
                 if now >= until:
                     raise Unavailable("Its worker machine does not stop it.")

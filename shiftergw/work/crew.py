@@ -223,9 +223,14 @@ class Crew:
         """Return whether a machine that is not silent, nor about to leave, serves a system."""
         return any(system in one.systems and not one.leaving for one in self._present(now))
 
-    def works_on(self, key: str, now: float) -> bool:
-        """Say whether a machine that is not silent has a job on a record."""
-        return any(key in one.jobs.values() for one in self._present(now))
+    def messages_of(self, key: str, now: float) -> frozenset[str]:
+        """Return the messages of the jobs that machines which are not silent have on a record."""
+        return frozenset(
+            message
+            for machine in self._present(now)
+            for message, job in machine.jobs.items()
+            if job == key
+        )
 
     def machines(self, now: float) -> Iterable[Machine]:
         """Return the machines, by name; those that were silent for long are forgotten.

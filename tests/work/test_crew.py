@@ -107,12 +107,10 @@ def test_two_machines_of_one_name() -> None:
     told(crew, run="a", jobs={"m1": "k1"})
     told(crew, run="b")
     assert (crew.slots("alpha", 0), len(list(crew.machines(0)))) == (3, 2)
-    assert crew.works_on("k1", 0)
+    assert crew.messages_of("k1", 0)
     told(crew, REPLACED_SECONDS, run="b")
-    assert (crew.slots("alpha", REPLACED_SECONDS), crew.works_on("k1", REPLACED_SECONDS)) == (
-        2,
-        False,
-    )
+    assert crew.slots("alpha", REPLACED_SECONDS) == 2
+    assert not crew.messages_of("k1", REPLACED_SECONDS)
     assert len(list(crew.machines(REPLACED_SECONDS))) == 1
 
 
@@ -131,9 +129,9 @@ def test_who_works_on_what() -> None:
     """A machine's word counts, while it says something."""
     crew = Crew()
     told(crew, jobs={"m1": "k1"})
-    assert crew.works_on("k1", 1)
-    assert not crew.works_on("m1", 1)
-    assert not crew.works_on("k1", SILENT_SECONDS)
+    assert crew.messages_of("k1", 1)
+    assert not crew.messages_of("m1", 1)
+    assert not crew.messages_of("k1", SILENT_SECONDS)
 
 
 def test_a_machine_that_leaves_takes_no_more() -> None:

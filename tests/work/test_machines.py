@@ -12,13 +12,14 @@ from uuid import uuid4
 import pytest
 import pytest_twisted
 from kombu.connection import Connection
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.work.celery_app import CANCEL, TASK, make_app
 from shiftergw.work.celery_faults import explained
 from shiftergw.work.celery_link import Sender
-from shiftergw.work.celery_queue import LINES_A_MINUTE, CeleryQueue
+from shiftergw.work.celery_queue import LINES_A_MINUTE, TELLINGS, CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import Start, is_up, send
@@ -67,6 +68,28 @@ async def test_the_slot_is_free_again(
     await until((tmp_path / "one" / "short-2-done").exists)
     assert not alive(int((tmp_path / "one" / "sleep-1").read_text()))
     assert ready(broker, system) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_of_two_jobs_on_a_record_is_cancelled(
+    system: str, start: Start, sender: Sender, tmp_path: Path
+) -> None:
+    """The other one is a new attempt on another machine, which goes on."""
+
+    async def run(message: str, machine: str) -> int:
+        """Return the process of a job on the record on a machine of its own."""
+        trace = tmp_path / machine / "sleep-1"
+        await is_up(start(machine))
+        sender.offer(message, key_of("sleep-1"), system)
+        await until(lambda: trace.exists() and trace.stat().st_size)
+        return int(trace.read_text())
+
+    hung, new = await run("1", "hung"), await run("2", "new")
+    sender.cancel(key_of("sleep-1"), "1")
+    await until(lambda: not alive(hung))
+    assert alive(new)
+    sender.cancel(key_of("sleep-1"))
+    await until(lambda: not alive(new))
 
 
 @pytest_twisted.ensureDeferred
@@ -201,6 +224,28 @@ async def test_noise_on_the_lines_of_all(
     said = machine.log.read_text()
     assert "Traceback" not in said
     assert not machine.ended
+
+
+def test_a_new_attempt_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another gateway may have offered the record again before its hung job has ended."""
+    queue = CeleryQueue(clock := Clock(), "amqp://nobody@127.0.0.1:1//")
+    queue._away, key = None, key_of("sleep-1")
+    orders: list[tuple[str, ...]] = []
+
+    async def send(_: Any, *arguments: str) -> None:
+        orders.append(arguments)
+
+    monkeypatch.setattr(queue, "_send", send)
+    hung = TOLD | {"run": "1", "hostname": "node1"}
+    queue._told(hung | {"jobs": {"m1": key}})
+    stopping = Deferred.fromCoroutine(queue.cancel(key))
+    queue._told(TOLD | {"run": "2", "hostname": "node2", "jobs": {"m2": key}})
+    clock.pump([0.1] * (TELLINGS + 1))
+    waits = not stopping.called
+    queue._told(hung | {"jobs": {}})
+    clock.advance(0.1)
+    assert (waits, stopping.called) == (True, True)
+    assert orders == [(key, "m1")] * 2
 
 
 def test_whoever_tells_much_does_not_fill_the_log() -> None:
