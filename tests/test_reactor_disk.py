@@ -12,7 +12,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.reactor_disk import OURS, WATCH
+from tests import reactor_disk
+from tests.reactor_disk import WATCH
 
 SOURCE = """
 import fcntl
@@ -40,10 +41,20 @@ CALLS = {
 }
 
 
+EXAMPLES = "/examples/"
+"""The directory that stands for ours. Code below ours without a file would break the coverage."""
+
+
+@pytest.fixture(autouse=True)
+def examples_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the watch take the examples for code of ours."""
+    monkeypatch.setattr(reactor_disk, "OURS", EXAMPLES)
+
+
 def ours(call: str) -> dict[str, Any]:
     """Return functions that pass for code of ours; `work` blocks, `run` runs it in a coroutine."""
     functions: dict[str, Any] = {}
-    exec(compile(SOURCE.format(call=call), OURS + "plumbing/example.py", "exec"), functions)
+    exec(compile(SOURCE.format(call=call), EXAMPLES + "blocking.py", "exec"), functions)
     return functions
 
 
