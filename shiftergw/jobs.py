@@ -1,4 +1,4 @@
-"""What a queue of jobs tells of its workers: ends of jobs, and what keeps work from all of them."""
+"""Value types of a queue of jobs: the end of a job, and the trouble that stops all jobs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass
 
 EXHAUSTED_CODE = os.EX_OSERR
-"""The exit code of a worker that can open no file, or start no thread, any more."""
+"""The exit code of a worker that ran out of file descriptors, memory, or threads."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Exhausted(Exception):
-    """This process lacks what all work needs; another one may have it."""
+    """This process ran out of file descriptors, memory, or threads; a new process may have them."""
 
 
 def is_exhaustion(error: BaseException) -> bool:
@@ -34,10 +34,10 @@ def is_exhaustion(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """The end of a job: of which record, in which process (`ImageRecord.runner`), and how.
+    """The end of the job on the record `key` in the process `runner` (`ImageRecord.runner`).
 
-    `loss` says what became of a worker that did not report the job as done, else it is empty.
-    `died`: the worker was at the job, and nobody had told it to stop.
+    `loss` describes the end of a worker that did not report the job as done; it is empty for a job
+    that is done. `died` means that the worker ended at its job without an order to stop.
     """
 
     key: str
@@ -48,9 +48,9 @@ class JobEnd:
 
 @dataclass(frozen=True, slots=True)
 class QueueTrouble:
-    """What keeps work from every worker, since when: `what` for users, `detail` for admins.
+    """The reason why work does not proceed, since a time: `what` for users, `detail` for admins.
 
-    `grave`: no pull can be worked on. Else it is only slow.
+    `grave` means that no pull proceeds; otherwise pulls are only slow.
     """
 
     what: str
@@ -59,7 +59,7 @@ class QueueTrouble:
     grave: bool = True
 
     def __str__(self) -> str:
-        """Return all of it, for the log."""
+        """Return both texts, for the log."""
         return f"{self.what} {self.detail}".strip()
 
 

@@ -1,4 +1,4 @@
-"""What becomes of work whose worker has ended without a result, and of work that gets no worker."""
+"""Requeue work whose worker ended without a result; fail work when no worker can start."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ Another gateway takes up what it did not accept itself within seconds, and resta
 """
 
 MINUTES = 120.0
-"""Seconds from which times are told in minutes."""
+"""Times of at least so many seconds are shown in minutes."""
 
 MOST_FAILED = 1000
-"""Pulls that fail in one round because there are no workers."""
+"""The most pulls that fail in one round because no worker can start."""
 
 
 class Recovery(Service):
     """Requeues the record of each job that ended without a result, as soon as its worker is gone.
 
-    Start it before the queue, and stop it after the queue: one that drains reports ends, too.
+    Start it before the queue and stop it after the queue: a queue reports ends while it drains.
     """
 
     _log = Logger()
 
     def __init__(self, store: ImageStore, dispatch: Dispatch, clock: IReactorTime) -> None:
-        """Tell `dispatch` of offers that are over, and wake it when there is work again."""
+        """Have `dispatch` offer a record again only after the end of its job is settled."""
         self._store = store
         self._dispatch = dispatch
         self._clock = clock
@@ -65,7 +65,7 @@ class Recovery(Service):
         """By the key of a record, how many workers died in a row before they had begun it."""
 
     def job_ended(self, end: JobEnd) -> None:
-        """Take note of the end of a job, and return at once."""
+        """Begin to settle the end of a job in the store, and return at once."""
         self._dispatch.begin_settling(end.key)
         settling = Deferred.fromCoroutine(self._settle(end))
         self._settling.add(settling)
@@ -78,7 +78,7 @@ class Recovery(Service):
         settling.addCallback(settled)
 
     def stopService(self) -> Deferred[None]:
-        """Fire when the store has all ends, or after a few seconds."""
+        """Fire when all ends are settled, or after `STOP_SECONDS`."""
         super().stopService()
         return Deferred.fromCoroutine(self._finish())
 
@@ -121,12 +121,12 @@ class Recovery(Service):
         self._early_deaths.pop(end.key, None)
         if record.runner != end.runner:
             return
-        how = end.loss or "left the record without an end"
+        loss = end.loss or "left the record without an end"
         died = end.died or not end.loss
         try:
             record = await patiently(
                 lambda _: self._store.requeue(
-                    end.key, record.attempt, message_of(how, died=died), died=died
+                    end.key, record.attempt, status_message(loss, died=died), died=died
                 ),
                 self._clock,
                 f"the requeueing of {end.key}",
@@ -134,27 +134,27 @@ class Recovery(Service):
         except Superseded:
             return
         self._log.warn(
-            "requeued: {what}, {trace}: worker {runner} {how} ({deaths} of {most} deaths)",
+            "requeued: {what}, {trace}: worker {runner} {loss} ({deaths} of {most} deaths)",
             what=name_of(record),
             trace=trace_of(record),
             runner=end.runner,
-            how=how,
+            loss=loss,
             deaths=record.deaths,
             most=MAX_ATTEMPTS,
         )
         if record.deaths >= MAX_ATTEMPTS:
-            await self._give_up(record, how)
+            await self._give_up(record, loss)
 
     async def _count_early_death(self, record: ImageRecord, end: JobEnd) -> None:
-        """Count a worker that died after it was given a record, and before it began it.
+        """Count a worker that died between its offer of a record and the begin of an attempt.
 
-        The store knows of no attempt then; without a count there would be no end.
+        The store counts no death without an attempt, so the record would be offered for ever.
         """
         deaths = self._early_deaths[end.key] = self._early_deaths.get(end.key, 0) + 1
         self._log.warn(
-            "worker {runner} {how} before it began {what}, {trace}",
+            "worker {runner} {loss} before it began {what}, {trace}",
             runner=end.runner,
-            how=end.loss,
+            loss=end.loss,
             what=name_of(record),
             trace=trace_of(record),
         )
@@ -162,16 +162,16 @@ class Recovery(Service):
             del self._early_deaths[end.key]
             await self._give_up(record, end.loss)
 
-    async def _give_up(self, record: ImageRecord, how: str) -> None:
-        cause = f"{MAX_ATTEMPTS} workers died on this image; the last one {how}."
+    async def _give_up(self, record: ImageRecord, loss: str) -> None:
+        cause = f"{MAX_ATTEMPTS} workers died on this image; the last one {loss}."
         remedy = "Tell the site's support: the log of the gateway says more."
         await _fail(self._store, record, cause, remedy, self._clock.seconds())
 
 
-def message_of(how: str, *, died: bool) -> str:
-    """Return what the user reads while the record waits for the next worker."""
+def status_message(loss: str, *, died: bool) -> str:
+    """Return the status message of a record that waits for the next worker."""
     if died:
-        return f"The worker {how}; another one takes over."
+        return f"The worker {loss}; another one takes over."
     return STOPPED
 
 
@@ -194,7 +194,7 @@ class WorkerShortage(Rounds):
         heartbeat_limit: float,
         interval: float = INTERVAL,
     ) -> None:
-        """Fail them once the trouble of `queue` has lasted for `limit` seconds.
+        """Fail pulls once the trouble of `queue` has lasted for `limit` seconds.
 
         Work on one of the `systems` with a heartbeat younger than `heartbeat_limit` has a worker.
         """
@@ -214,7 +214,7 @@ class WorkerShortage(Rounds):
             self._idle_since = None
             return
         # Between two pulls of another gateway a single look may find none in progress.
-        if await self._is_worked(now - self._heartbeat_limit):
+        if await self._has_work_in_progress(now - self._heartbeat_limit):
             self._idle_since = None
             return
         if self._idle_since is None:
@@ -228,8 +228,8 @@ class WorkerShortage(Rounds):
             if record.status is State.PENDING and now - since >= self._handover:
                 await self._end(record, trouble, now)
 
-    async def _is_worked(self, since: float) -> bool:
-        """Return whether any work has given a sign of life since then."""
+    async def _has_work_in_progress(self, since: float) -> bool:
+        """Return whether any work has a heartbeat that is later than `since`."""
         for system in self._systems:
             for record in await self._store.queue(system):
                 if record.runner is not None and (record.last_heartbeat or 0) > since:
@@ -238,8 +238,8 @@ class WorkerShortage(Rounds):
 
     async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:
         seconds = now - trouble.since
-        lasted = f"{seconds:.0f} s" if seconds < MINUTES else f"{seconds / 60:.0f} minutes"
-        cause = f"For {lasted} no worker could start on the gateway's machine."
+        duration = f"{seconds:.0f} s" if seconds < MINUTES else f"{seconds / 60:.0f} minutes"
+        cause = f"For {duration} no worker could start on the gateway's machine."
         remedy = "Pull again once the gateway's admins have mended it; its log has the reason."
         if await _fail(self._store, record, cause, remedy, now):
             self._log.error(
@@ -253,7 +253,7 @@ class WorkerShortage(Rounds):
 async def _fail(
     store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float
 ) -> bool:
-    """End work that no worker will end; return whether nobody else had begun it meanwhile."""
+    """End work in FAILURE; return False if another process has begun it meanwhile."""
     begun = await store.begin(record.key, GATEWAY, now, math.inf)
     if begun is None:
         return False

@@ -1,4 +1,4 @@
-"""How many files and connections this process may have open."""
+"""The limit of open files and connections of this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 from contextlib import suppress
 
 WANTED = 65536
-"""Descriptors that are asked for at most; a hard limit may be a billion."""
+"""The highest limit that is set: the hard limit of some systems is a billion."""
 
 
 def raise_limit() -> int:

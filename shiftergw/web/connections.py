@@ -1,4 +1,4 @@
-"""How many connections a site has, and which of them make way.
+"""Limit the connections of a site, and choose which of them are closed to make room.
 
 A connection is *waiting* until a whole request has come, and again once its answer is written; in
 between it is *busy*. Only waiting connections are closed to make room: those that have shown no
@@ -31,13 +31,13 @@ GRACE = 2.0
 """Seconds for which a connection may wait before it makes way because there are too many."""
 
 LOOK_AGAIN = 1.0
-"""Seconds until it is tried whether there is room for connections in the backlog."""
+"""Seconds between two attempts to make room for connections in the backlog."""
 
 RESERVE = 256
-"""Descriptors that are not for connections: workers, databases, munge, files, a burst of them."""
+"""Descriptors for all else: workers, databases, munge, files, and bursts of these."""
 
 ACCEPTED_AT_ONCE = 1
-"""Connections that a port takes in one go at first; Twisted raises it by 20 at most."""
+"""Connections that a port accepts in one turn of the reactor; Twisted adds up to 20."""
 
 
 @dataclass(frozen=True, slots=True)
