@@ -541,3 +541,23 @@ async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
     assert half.stat().st_size == len(LOWER) // 2
     line.sends[image.layers[0].digest] = sending(LOWER)
     assert await line.convert(image) > 0
+
+
+@pytest.mark.parametrize("damage", [flip, zero])
+@pytest.mark.parametrize("is_same_image", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_two_pulls_recover_from_one_damaged_layer(
+    line: Line, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
+) -> None:
+    """One of them removes the layer, and the other one finds it removed or replaced."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    damage(line.cache_place / image.layers[0].digest.hex)
+    first = Deferred.fromCoroutine(line.convert(image))
+    if not is_same_image:
+        image, line.config = line.image(LOWER), ImageConfig(diff_ids=PROVEN.diff_ids[:1])
+    second = Deferred.fromCoroutine(line.convert(image))
+    numbers = await gatherResults([first, second], consumeErrors=True)
+    assert entries in numbers

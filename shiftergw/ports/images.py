@@ -90,9 +90,10 @@ class BlobCache(Protocol):
         ...
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove a blob if its bytes have another digest by now; return whether they did.
+        """Remove a blob if its bytes have another digest by now.
 
-        It need not be there.
+        Returns whether they had, also if another pull has removed the bytes that are in use here.
+        The blob need not be there.
         """
         ...
 

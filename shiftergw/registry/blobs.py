@@ -114,18 +114,38 @@ def give_up(blob: BlobPaths) -> None:
             blob.partial.unlink(missing_ok=True)
 
 
-def discard(blob: BlobPaths, digest: Digest, stop: Event) -> bool:
-    """Remove a blob, even one in use, if its bytes have another digest; return whether it did.
+def discard(
+    blob: BlobPaths, digest: Digest, stop: Event, inodes: AbstractSet[int] = frozenset()
+) -> bool | None:
+    """Remove a blob, even one in use, if its bytes have another digest.
 
-    Leaves the blob alone if `stop` is set, or if another process downloads or removes it.
+    `inodes` are those of the blob's files that the caller uses. Returns whether the caller's
+    bytes are no longer in the cache: another process may have removed them before. Returns None
+    if another process works on the blob now. Removes nothing once `stop` is set.
     """
-    if not blob.whole.exists():
-        return False
-    with disk_errors(), tried_lock(blob.lock) as alone:
-        is_damaged = alone and _is_damaged(blob.whole, digest, stop)
-        if is_damaged:
-            blob.whole.unlink(missing_ok=True)
-        return is_damaged
+    with disk_errors():
+        if inodes - {_inode_of(blob.whole)}:
+            return True
+        if not blob.whole.exists():
+            return False
+        with tried_lock(blob.lock) as alone:
+            if not alone:
+                return None
+            inode = _inode_of(blob.whole)
+            if inodes - {inode}:
+                return True
+            is_damaged = inode != 0 and _is_damaged(blob.whole, digest, stop)
+            if is_damaged:
+                blob.whole.unlink(missing_ok=True)
+            return is_damaged
+
+
+def _inode_of(path: Path) -> int:
+    """Return the inode number of a file; 0 if there is none."""
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:

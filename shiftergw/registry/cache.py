@@ -83,6 +83,8 @@ class BlobFiles:
         self._threads = threads
         self._clock = clock
         self._root = root or directory
+        self._inodes: dict[Path, list[int]] = {}
+        """The inodes of the blobs in use: another process may remove and replace a damaged file."""
 
     @asynccontextmanager
     async def get(
@@ -108,7 +110,16 @@ class BlobFiles:
         held = await self._threads.acquire(partial(blobs.hold, paths.whole, size), _close)
         if held is not None:
             use.push_async_callback(self._threads.release, _close, held)
+            inode = (await self._threads.run(os.fstat, held)).st_ino
+            inodes = self._inodes.setdefault(paths.whole, [])
+            inodes.append(inode)
+            use.callback(self._forget_inode, paths.whole, inode)
         return held is not None
+
+    def _forget_inode(self, path: Path, inode: int) -> None:
+        self._inodes[path].remove(inode)
+        if not self._inodes[path]:
+            del self._inodes[path]
 
     async def check_space(self, wanted: Sequence[Descriptor]) -> None:
         """Refuse blobs that cannot fit, even if all unused blobs were removed."""
@@ -138,9 +149,17 @@ class BlobFiles:
         return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove a blob if its bytes have another digest; return whether it did."""
+        """See the port. Waits for other processes that work on the blob, `PATIENCE` at most."""
         stop, blob = Event(), BlobPaths.of(self._directory, digest)
-        return await self._threads.run_until(stop.set, blobs.discard, blob, digest, stop)
+        end = self._clock.seconds() + PATIENCE
+        while True:
+            inodes = set(self._inodes.get(blob.whole, ()))
+            is_gone = await self._threads.run_until(
+                stop.set, blobs.discard, blob, digest, stop, inodes
+            )
+            if is_gone is not None or self._clock.seconds() >= end:
+                return bool(is_gone)
+            await pause(POLL_SECONDS, self._clock)
 
     async def give_up(self, digest: Digest) -> None:
         """Remove what a broken download left, unless somebody is at it now."""

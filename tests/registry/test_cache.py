@@ -694,8 +694,11 @@ async def test_a_sound_blob_is_not_discarded(cache: BlobFiles) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_discard_leaves_a_download_alone(tmp_path: Path, cache: BlobFiles) -> None:
+async def test_a_discard_leaves_a_download_alone(
+    tmp_path: Path, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While somebody is at a blob, it is his."""
+    monkeypatch.setattr("shiftergw.registry.cache.PATIENCE", 0.0)
     path = await got(cache, BLOB, Source(), ignore)
     path.write_bytes(bytes(len(CONTENT)))
     held = try_lock(place(tmp_path, ".lock"))
