@@ -153,9 +153,9 @@ class Dispatch(Rounds):
         stop.addBoth(ended)
 
     def _share(self) -> int | None:
-        """Return how many slots one registry or one user may hold while others wait: all but one.
+        """Return how many slots a registry, or a user, may have while others wait: all but one.
 
-        A registry that drips, or a user whose images are slow, may hold a slot for hours.
+        The pulls from a slow registry, or of a user with slow images, take a slot for hours each.
         """
         machines = self._queue.machines()
         slots = sum(machine.slots for machine in machines if not machine.leaving)
@@ -174,7 +174,7 @@ class Dispatch(Rounds):
             self._log.error("the worker of {key}: {error}", key=key, error=error.what)
 
     def _forget(self, before: float) -> None:
-        """Forget offers that were made before this time, but not those that a worker has."""
+        """Forget offers that were made before this time, unless a worker has the job."""
         machines = [machine for machine in self._queue.machines() if machine.heard > before]
         jobs = {key for machine in machines for key in machine.jobs}
         self._offered = {key: at for key, at in self._offered.items() if at > before or key in jobs}

@@ -172,7 +172,7 @@ def begun(document: Mapping[str, Any], runner: str, now: float) -> Change:
 def requeued(document: Mapping[str, Any], message: str, *, died: bool) -> Change:
     """Return the change that ends an attempt without a result; see `ImageStore.requeue`."""
     if document["status"] == State.EXPIRING:
-        # With its heartbeat, as by `put_off`: what kills workers must not do so all the time.
+        # A death leaves the heartbeat, as `put_off` does, so that the next try comes only later.
         beat = () if died else ("last_heartbeat",)
         return Change({}, ("runner", *beat, *_PROGRESS))
     changes: dict[str, Any] = {"status": State.PENDING, "status_message": message}

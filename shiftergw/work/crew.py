@@ -50,7 +50,7 @@ class Machine:
     leaving: bool
     heard: float
     lost: Mapping[str, JobEnd] = field(default_factory=dict)
-    """Which of the last messages were not done, and why."""
+    """The ends of jobs that were not done, by message, of the latest jobs."""
     fault: str = ""
     """Why no worker can start there."""
 
@@ -141,7 +141,7 @@ class Crew:
     _machines: dict[tuple[str, str], Machine] = field(default_factory=dict)
     _offers: dict[str, _Offer] = field(default_factory=dict)
     _reported: dict[str, None] = field(default_factory=dict)
-    """The messages whose ends are known, the oldest first."""
+    """The messages whose ends were returned by `ends`, the oldest first."""
 
     def told(self, machine: Machine) -> bool:
         """Take in what a machine has told; say whether it has more slots free than before."""
@@ -158,10 +158,10 @@ class Crew:
         return any(machine.free_for(one) > before.free_for(one) for one in machine.systems)
 
     def ends(self, machine: Machine) -> list[JobEnd]:
-        """Return the ends that this telling is the first to tell of; call it before `told`.
+        """Return the ends of jobs that this status is the first to report; call it before `told`.
 
-        Of a message that neither this gateway has offered nor a machine has told of before only its
-        loss is known.
+        The key of a message that is unknown here (another gateway offered it) comes with its loss;
+        without a loss such a message has no end.
         """
         before = self._machines.get((machine.name, machine.run))
         keys = {message: offer.key for message, offer in self._offers.items()}

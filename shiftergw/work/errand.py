@@ -34,12 +34,12 @@ class JobLost(RuntimeError):
 
     @property
     def end(self) -> JobEnd:
-        """Return what is known of it."""
+        """Return the end of the job."""
         end: JobEnd = self.args[0]
         return end
 
     def __str__(self) -> str:
-        """Return it in words, for the log of this machine."""
+        """Return a sentence for the log of this machine."""
         return f"worker {self.end.runner} of record {self.end.key} {self.end.loss}"
 
 
@@ -52,10 +52,10 @@ class _Gone(RuntimeError):
 
 
 class StartLimit:
-    """How long the starts of workers may take: twice as long after each that took longer."""
+    """The time limit for the start of a worker; it doubles after each start that exceeds it."""
 
     def __init__(self) -> None:
-        """Begin with what a start may take on any machine."""
+        """Begin with `START_SECONDS`."""
         self.seconds = START_SECONDS
 
     def raise_limit(self) -> None:

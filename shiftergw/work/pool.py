@@ -38,15 +38,15 @@ SLOW_SECONDS = 10.0
 """A start that takes longer is worth a word to those who wait."""
 
 SETTLED_SECONDS = 2.0
-"""A worker that has lived for so long since it was ready has started well."""
+"""The trouble ends when a worker has lived for so long after it was ready."""
 
 YOUNG_SECONDS = 10.0
-"""A worker that ends by itself so soon after it was ready, without a job, cannot live."""
+"""A worker without a job that ends by itself sooner than this counts as a failed start."""
 
 JOB_DEATHS = 5
-"""Workers that may die at their jobs, one after the other, before the next one has to wait.
+"""Workers that may die at their jobs, one after the other, before the next start is delayed.
 
-One image kills so many before it is given up, and nobody else shall wait for that.
+An image is given up after so many deaths; the images of other users do not wait for that.
 """
 
 
@@ -234,7 +234,7 @@ class WorkerPool(Service):
             self.on_idle()
 
     def _has_started_well(self, worker: WorkerProcess) -> bool:
-        """Return whether a worker has done a job, or could have: then a start is not at fault."""
+        """Return whether a worker has done a job, or has lived long enough to do one."""
         lived = self._reactor.seconds() - worker.ready_at if worker.ready else 0.0
         return worker.jobs_done > 0 or lived > YOUNG_SECONDS
 

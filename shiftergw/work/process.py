@@ -94,7 +94,7 @@ class WorkerProcess(ProcessProtocol):
         self.stopping = False
         """Whether its job was told to end, too."""
         self.stopped = False
-        """Whether it ended because it was told to stop, by us or by others."""
+        """Whether it ended by an order to stop, of this gateway or of somebody else."""
         self.overdue = False
         """Whether it was killed because it did not get ready in time."""
         self.last_words = ""
