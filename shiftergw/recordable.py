@@ -1,7 +1,7 @@
-"""What a record keeps of an image's configuration, within the site's limit.
+"""Reduce an image's configuration to what its record stores, within the site's limit.
 
-Every list of images holds what all records hold. What no runtime can be told, since a line of the
-`.meta` file cannot hold it, need not stand there; what a runtime is told must fit.
+Every list of images contains the configurations of all records. Values that do not fit into a line
+of the `.meta` file never reach a runtime, so the record omits them; all others must fit.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import replace
 
 from shiftergw.errors import ImageTooLarge, amount
 from shiftergw.image import ImageConfig
-from shiftergw.oci.meta import speakable
+from shiftergw.oci.meta import runtime_settings
 
 NAMES = 20
-"""Settings that are named one by one when they are left out."""
+"""Omitted settings that are named one by one."""
 
 
 def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str, ...]]:
-    """Return a configuration as a record keeps it, and the names of what is left out.
+    """Return the configuration that a record stores, and the names of omitted settings.
 
     `limit` is in bytes of JSON, for environment, commands, working directory and labels together.
     Raises `ImageTooLarge` if all but the labels do not fit.
     """
-    said = speakable(
+    settings = runtime_settings(
         env=config.env, entry=config.entrypoint, cmd=config.cmd, workdir=config.workdir
     )
-    size = _size([said.env, said.entry, said.cmd, said.workdir])
+    size = _size([settings.env, settings.entry, settings.cmd, settings.workdir])
     if size > limit:
         raise ImageTooLarge.beyond(
             f"The environment and the commands of the image take {amount(size)} in its record,"
@@ -39,20 +39,20 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
         if size > limit:
             break
         labels[name] = value
-    omitted = list(said.dropped[:NAMES])
-    if len(said.dropped) > NAMES:
-        omitted.append(f"{len(said.dropped) - NAMES} more settings")
+    omitted = list(settings.dropped[:NAMES])
+    if len(settings.dropped) > NAMES:
+        omitted.append(f"{len(settings.dropped) - NAMES} more settings")
     if len(labels) < len(config.labels):
         omitted.append(f"{len(config.labels) - len(labels)} labels, which are too long")
-    kept = replace(
+    stored = replace(
         config,
-        env=said.env,
-        entrypoint=said.entry,
-        cmd=said.cmd,
-        workdir=said.workdir,
+        env=settings.env,
+        entrypoint=settings.entry,
+        cmd=settings.cmd,
+        workdir=settings.workdir,
         labels=labels,
     )
-    return kept, tuple(omitted)
+    return stored, tuple(omitted)
 
 
 def _size(value: object) -> int:

@@ -69,23 +69,23 @@ def write_meta(
     """
     if private and not user_acl and not group_acl:
         raise ValueError("a private image has at least one reader")
-    said = speakable(env=env, entry=entry, cmd=cmd, workdir=workdir)
+    settings = runtime_settings(env=env, entry=entry, cmd=cmd, workdir=workdir)
     lines = ["FORMAT: squashfs"]
-    for key, words in (("ENTRY", said.entry), ("CMD", said.cmd)):
+    for key, words in (("ENTRY", settings.entry), ("CMD", settings.cmd)):
         if words:
             lines.append(f"{key}: {_list_text(words)}")
-    if said.workdir:
-        lines.append(f"WORKDIR: {said.workdir}")
-    lines += [f"ENV: {variable}" for variable in said.env]
+    if settings.workdir:
+        lines.append(f"WORKDIR: {settings.workdir}")
+    lines += [f"ENV: {variable}" for variable in settings.env]
     if private:
         lines.append(f"USERACL: {_ids(user_acl)}")
         lines.append(f"GROUPACL: {_ids(group_acl)}")
-    return MetaFile("".join(f"{line}\n" for line in lines).encode(), said.dropped)
+    return MetaFile("".join(f"{line}\n" for line in lines).encode(), settings.dropped)
 
 
 @dataclass(frozen=True, slots=True)
-class Speakable:
-    """What of an image's settings a runtime can be told, and the names of the rest."""
+class RuntimeSettings:
+    """The settings of an image that a `.meta` file can hold, and the names of the others."""
 
     env: tuple[str, ...]
     entry: tuple[str, ...]
@@ -94,10 +94,10 @@ class Speakable:
     dropped: tuple[str, ...]
 
 
-def speakable(
+def runtime_settings(
     *, env: Sequence[str], entry: Sequence[str], cmd: Sequence[str], workdir: str
-) -> Speakable:
-    """Return the values that a line of the file can hold as they are."""
+) -> RuntimeSettings:
+    """Return the values that fit unchanged into a line of the `.meta` file."""
     dropped: list[str] = []
     lists: dict[str, tuple[str, ...]] = {}
     for key, words in (("ENTRY", entry), ("CMD", cmd)):
@@ -119,7 +119,7 @@ def speakable(
         variables.append(value)
         if value != variable:
             dropped.append(f"{name} (blanks at its end)")
-    return Speakable(tuple(variables), lists["ENTRY"], lists["CMD"], workdir, tuple(dropped))
+    return RuntimeSettings(tuple(variables), lists["ENTRY"], lists["CMD"], workdir, tuple(dropped))
 
 
 def _is_plain(value: str) -> bool:
