@@ -12,17 +12,20 @@ images of the same shape, while
 
 Each of these users starts the next pull as soon as the last one has ended. Another client looks an
 image up all the time. Phases alternate; the figures of a phase are those of all its rounds.
+Each bad user has one pull at a time, as a script has.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import multiprocessing
 import random
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -37,10 +40,11 @@ from rich.table import Table
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, entry, json_bytes, make_image, tar_of, write_layout
 from tests.registries import DockerRegistry
-from tests.service import FINAL, Service
+from tests.service import ALICE, FINAL, Service
 
 SYSTEMS = ("near", "far")
 READY_IMAGE = "lib/ready:1"
+WARM_UP = [f"lib/warm{number}:1" for number in range(8)]
 BARS = {4: 1.5, 2: 2.2}
 """Workers, and how many times as long the slowest healthy pull may take."""
 LOOKUP_BAR, GATEWAY_BAR, WORKER_BAR = 0.050, 150, 400
@@ -59,40 +63,36 @@ def healthy_image(seed: str) -> MadeImage:
     return make_image(layers)
 
 
-def chain_image() -> MadeImage:
-    """Return an image whose every entry lies behind a long way of links."""
+def chain_image(number: int) -> MadeImage:
+    """Return an image, another for each number, whose entries lie behind a long way of links."""
     deep = "/".join(["d"] * 1900)
     links = [(f"{deep}/s{n}", f"/{deep}/s{n + 1}") for n in range(38)]
     links += [(f"{deep}/s38", "/real"), ("go", f"/{deep}/s0")]
     entries = [entry(name, type=b"2", linkname=target) for name, target in links]
-    entries += [entry("real"), *(entry(f"go/x{n}/f", b"") for n in range(20_000))]
+    entries += [
+        entry(f"number{number}"),
+        entry("real"),
+        *(entry(f"go/x{n}/f", b"") for n in range(20_000)),
+    ]
     return make_image([tar_of(entries)])
 
 
-def with_manifest(image: MadeImage, change: Callable[[dict[str, Any]], None]) -> MadeImage:
-    """Return the image with another manifest over the same blobs."""
-    document = image.document
-    change(document)
-    return MadeImage(json_bytes(document), image.media_type, image.blobs, image.architecture)
+def changed_manifest(image: MadeImage, changes: dict[str, Any]) -> MadeImage:
+    """Return the image with other members in its manifest, over the same blobs."""
+    manifest = json_bytes(image.document | changes)
+    return MadeImage(manifest, image.media_type, image.blobs, image.architecture)
 
 
 def repeated_image(times: int) -> MadeImage:
     """Return an image that names one layer of 100 MB of zeros many times."""
-    image = make_image([tar_of({"zeros": bytes(100_000_000)})] * 2, compression="zstd")
-
-    def repeat(document: dict[str, Any]) -> None:
-        document["layers"] = document["layers"][:1] * times
-
-    return with_manifest(image, repeat)
+    return make_image([tar_of({"zeros": bytes(100_000_000)})] * times, compression="zstd")
 
 
 def false_size_image() -> MadeImage:
     """Return an image whose layer claims 299 MB and has a few hundred bytes."""
-
-    def claim(document: dict[str, Any]) -> None:
-        document["layers"][0]["size"] = 299_000_000
-
-    return with_manifest(make_image([tar_of({"small": b"content"})]), claim)
+    image = make_image([tar_of({"small": b"content"})])
+    layers = [layer | {"size": 299_000_000} for layer in image.document["layers"]]
+    return changed_manifest(image, {"layers": layers})
 
 
 def bloated_image(number: int) -> MadeImage:
@@ -103,9 +103,11 @@ def bloated_image(number: int) -> MadeImage:
 
 def hostile_images() -> Mapping[str, MadeImage]:
     """Return the hostile images by their repository."""
-    images = {"chain": chain_image(), "repeated": repeated_image(200)}
-    images["false-size"] = false_size_image()
-    return images | {f"bloat{number}": bloated_image(number) for number in range(40)}
+    images = {"repeated": repeated_image(200), "false-size": false_size_image()}
+    for number in range(10):
+        images[f"chain{number}"] = chain_image(number)
+        images[f"bloat{number}"] = bloated_image(number)
+    return images
 
 
 class _RateLimited(BaseHTTPRequestHandler):
@@ -209,18 +211,12 @@ class Site:
         with ThreadPoolExecutor(users) as threads:
             list(threads.map(pull_share, range(users)))
 
-    def watch(self, over: threading.Event, phase: Phase) -> None:
-        """Look an image up again and again, and note memory, until `over`."""
-        path = f"/api/lookup/{SYSTEMS[0]}/docker/{quote(READY_IMAGE, safe='')}/"
-        while not over.is_set():
-            begin = time.perf_counter()
-            status, answer = self.service.get(path)
-            phase.lookups.append(time.perf_counter() - begin)
-            assert status == 200, answer
+    def watch_memory(self, over: threading.Event, phase: Phase) -> None:
+        """Note the memory of the gateway and its workers until `over`."""
+        while not over.wait(0.2):
             phase.gateway_memory = max(phase.gateway_memory, memory_of(self.service.pid))
             workers = [memory_of(pid) for pid in self.service.workers()]
             phase.worker_memory = max(phase.worker_memory, *workers, 0.0)
-            time.sleep(0.02)
 
     def disturb(self, images: Sequence[str], user: int, over: threading.Event, to: Phase) -> None:
         """Pull bad images in turn, one after the other, until `over`."""
@@ -234,17 +230,50 @@ class Site:
                 time.sleep(POLL_SECONDS)
 
 
+def look_up(port: int, over: Any, seconds: Any) -> None:
+    """Look an image up again and again until `over`; put the list of seconds into a queue.
+
+    Runs in a process of its own: the threads of the other clients would delay it.
+    """
+    path = f"/api/lookup/{SYSTEMS[0]}/docker/{quote(READY_IMAGE, safe='')}/"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    measured = []
+    while not over.wait(0.02):
+        begin = time.perf_counter()
+        connection.request("GET", path, headers={"authentication": ALICE})
+        answer = connection.getresponse()
+        answer.read()
+        measured.append(time.perf_counter() - begin)
+        assert answer.status == 200
+    connection.close()
+    seconds.put(measured)
+
+
+@contextmanager
+def looking_up(port: int, phase: Phase) -> Iterator[None]:
+    """Look an image up while the context lives; add the seconds to the phase."""
+    context = multiprocessing.get_context("spawn")
+    over, seconds = context.Event(), context.Queue()
+    process = context.Process(target=look_up, args=(port, over, seconds))
+    process.start()
+    try:
+        yield
+    finally:
+        over.set()
+        phase.lookups += seconds.get(timeout=60)
+        process.join()
+
+
 def measure(site: Site, images: Sequence[str], bad: Sequence[Sequence[str]], users: int) -> Phase:
     """Pull all images, with each of the `bad` lists pulled by a user of its own meanwhile."""
     phase, over = Phase(), threading.Event()
-    with ThreadPoolExecutor(len(bad) + 1) as threads:
-        others = [threads.submit(site.watch, over, phase)]
+    with looking_up(site.service.port, phase), ThreadPoolExecutor(len(bad) + 1) as threads:
+        others = [threads.submit(site.watch_memory, over, phase)]
         others += [
             threads.submit(site.disturb, names, 4000 + number, over, phase)
             for number, names in enumerate(bad)
         ]
-        if bad:
-            time.sleep(2)  # the disturbance is there before the first healthy pull
+        time.sleep(2)  # look-ups and disturbance are there before the first healthy pull
         try:
             site.pull_all(images, users, phase)
         finally:
@@ -276,7 +305,7 @@ def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Si
         hosts = [parts.enter_context(serving(kind)) for kind in (_Dripping, _RateLimited)]
         for name, image in hostile.items():
             evil.add(name, image)
-        push_all(root / "layouts", registry, [*names, READY_IMAGE])
+        push_all(root / "layouts", registry, [*names, *WARM_UP, READY_IMAGE])
         urls = {"registry": registry.host, "evil": evil.host}
         urls |= {"drip.test": hosts[0], "limit.test": hosts[1]}
         locations = {
@@ -295,7 +324,8 @@ def running(root: Path, workers: int, names: Sequence[str]) -> Iterator[tuple[Si
         changes = {"Platforms": platforms, "WorkerThreads": workers}
         service = parts.enter_context(Service(root / "service", locations, changes))
         site = Site(service)
-        assert site.pull(SYSTEMS[0], READY_IMAGE, 3000)[1]["status"] == "READY"
+        for name in (READY_IMAGE, *WARM_UP):
+            assert site.pull(SYSTEMS[0], name, 3000)[1]["status"] == "READY"
         bad = [
             [f"drip.test/app{n}:1" for n in range(4)],
             [f"limit.test/app{n}:1" for n in range(4)],
