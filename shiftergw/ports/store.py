@@ -47,6 +47,13 @@ class BreakerStore(Protocol):
         """
         ...
 
+    async def end_probe(self, key: str, end: float, at: float) -> None:
+        """Let the next probe follow from `at` on: the one that would run until `end` has no result.
+
+        A breaker with another probe, or that was tripped again meanwhile, stays as it is.
+        """
+        ...
+
 
 class ImageStore(BreakerStore, Protocol):
     """The one truth about images and work. Each method is atomic.

@@ -3,8 +3,9 @@
 All processes of a site share the breakers, by the store. A 429 opens the breaker of (registry,
 login or anonymous, machine), because registries count requests by login, or by the address of the
 machine. A host that cannot be reached has a breaker of (host, machine). When the time of a breaker
-has come, one request, its probe, is sent: if the registry answers it, the breaker closes. While the
-store is unavailable, requests are sent unchecked.
+has come, one request, its probe, is sent: if the registry answers it, the breaker closes. A probe
+that ends without an answer opens the breaker again, for longer each time; one that is cancelled
+makes way for the next. While the store is unavailable, requests are sent unchecked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, DeferredLock
 
-from shiftergw.errors import PullError, RegistryUnavailable, RetryLater, Unavailable
+from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
 from shiftergw.model import Login
 from shiftergw.plumbing.promise import Promise
 from shiftergw.postponement import Breaker
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from shiftergw.ports import BreakerStore
 
 PROBE_SECONDS = 90.0
-"""Seconds after which another request may probe: time to connect and to read a response head."""
+"""Seconds after which another request may probe: time to connect and to read a response head.
+
+Only a process that dies leaves its probe to run so long.
+"""
 
 PROBE_POLL = 4.0
 """Seconds, on average, after which a pull that waits for another process's probe tries again."""
@@ -57,6 +61,9 @@ class NoBreakers:
         """Do nothing."""
 
     async def close_breaker(self, key: str, now: float) -> None:
+        """Do nothing."""
+
+    async def end_probe(self, key: str, end: float, at: float) -> None:
         """Do nothing."""
 
 
@@ -111,8 +118,8 @@ class Admission:
     async def request(self, login: Login | None) -> AsyncIterator[None]:
         """Admit a request with this login, which is sent within this context.
 
-        Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment
-        or that answers a probe.
+        Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment,
+        and after a probe without an answer that closes the breaker.
         """
         account = "anonymous" if login is None else self._fingerprint(login)
         key = f"limit {self._location} {account} {self._machine}"
@@ -120,7 +127,7 @@ class Admission:
             try:
                 yield
             except Interrupted as error:
-                if error.limited:
+                if error.limited or (probes and not error.lasting):
                     error.breaker = key
                     if probes or (error.retry_after or 0) > self._patience.quick:
                         raise await self.later(error, 0) from error
@@ -137,7 +144,7 @@ class Admission:
             try:
                 yield
             except Interrupted as error:
-                if error.unreachable:
+                if error.unreachable or (probes and not error.lasting):
                     error.breaker = key
                     if probes:
                         raise await self.later(error, 0) from error
@@ -172,7 +179,9 @@ class Admission:
     async def _admitted(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
         """Give whether the request within this context is a probe; its success closes the breaker.
 
-        Other requests of this process wait for the probe.
+        So does an error that waiting would not mend. A probe that is cancelled, or held back by
+        another breaker, is followed by the next one. Other requests of this process wait for the
+        probe.
         """
         probe = await self._admit(key, limits=limits)
         if probe is None:
@@ -181,7 +190,11 @@ class Admission:
         try:
             try:
                 yield True
-            except (CancelledError, PullError):
+            except CancelledError:
+                await self._end_probe(key, self._clock.seconds())
+                raise
+            except RetryLater as error:
+                await self._end_probe(key, error.at)
                 raise
             except Exception:
                 await self._close(key)  # a refusal is an answer
@@ -238,6 +251,13 @@ class Admission:
         except Unavailable:
             self._next_check = self._clock.seconds() + STORE_PAUSE
             return None
+
+    async def _end_probe(self, key: str, at: float) -> None:
+        """Let the next probe follow at a time, unless the breaker has tripped again."""
+        end = self._own_until.pop(key, None)
+        if end is not None:
+            with suppress(Unavailable):
+                await self._breakers.end_probe(key, end, at)
 
     async def _close(self, key: str) -> None:
         self._own_until.pop(key, None)

@@ -372,6 +372,43 @@ class BreakerContract:
         assert (found.until, found.trips) == (NOW + 60, 2)
 
     @pytest_twisted.ensureDeferred
+    async def test_a_probe_without_a_result_makes_way(self, place: Place) -> None:
+        """The next probe may follow at the time that the first one names at its end, or sooner."""
+        store = place.store
+        await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
+        await store.check_breaker(KEY, NOW + 6, 30)
+        await store.end_probe(KEY, NOW + 36, NOW + 10)
+        breaker = await store.check_breaker(KEY, NOW + 9, 30)
+        assert breaker is not None
+        assert (breaker.until, breaker.trips, breaker.probed) == (NOW + 10, 1, True)
+        probe = await store.check_breaker(KEY, NOW + 10, 30)
+        assert probe is not None
+        assert probe.until <= NOW + 10
+        await store.end_probe(KEY, NOW + 40, NOW + 99)
+        late = await store.check_breaker(KEY, NOW + 40, 30)
+        assert late is not None
+        assert late.until <= NOW + 40
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_probe_ends_no_other(self, place: Place) -> None:
+        """The late end of a probe changes neither its successor's nor a breaker that tripped."""
+        store = place.store
+        await store.end_probe(KEY, NOW + 36, NOW)
+        assert await store.check_breaker(KEY, NOW, 30) is None
+        await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
+        await store.check_breaker(KEY, NOW + 6, 30)
+        await store.check_breaker(KEY, NOW + 36, 30)
+        await store.end_probe(KEY, NOW + 36, NOW + 37)
+        successor = await store.check_breaker(KEY, NOW + 38, 30)
+        assert successor is not None
+        assert successor.until == NOW + 66
+        await store.trip_breaker(KEY, NOW + 90, WHY, NOW + 39)
+        await store.end_probe(KEY, NOW + 66, NOW + 40)
+        tripped = await store.check_breaker(KEY, NOW + 41, 30)
+        assert tripped is not None
+        assert (tripped.until, tripped.probed) == (NOW + 90, False)
+
+    @pytest_twisted.ensureDeferred
     async def test_entries_of_a_clock_that_was_ahead(self, place: Place) -> None:
         """They hold nothing back, and the next failure replaces them."""
         store = place.store

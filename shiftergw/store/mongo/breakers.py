@@ -52,5 +52,11 @@ async def close(db: Database, key: str, now: float) -> None:
     await db.delete(BREAKERS, {"_id": key, "until": {"$lte": now}}, durable=False)
 
 
+async def end_probe(db: Database, key: str, end: float, at: float) -> None:
+    """Let the next probe follow from a time on, if the probe is still the one until `end`."""
+    probe = {"_id": key, "probed": end}
+    await db.update(BREAKERS, probe, {"$set": {"probed": min(end, at)}}, durable=False)
+
+
 def _pinned(entry: Document) -> Document:
     return {name: entry[name] for name in ("_id", "until", "trips", "probed")}

@@ -285,6 +285,10 @@ class MongoStore(Service):
         """See `ImageStore`."""
         await breakers.close(self._db, key, now)
 
+    async def end_probe(self, key: str, end: float, at: float) -> None:
+        """See `ImageStore`."""
+        await breakers.end_probe(self._db, key, end, at)
+
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""
         await images.renew(self._db, key, expiration)

@@ -43,3 +43,8 @@ def trip(db: sqlite3.Connection, key: str, until: float, why: str, now: float) -
 def close(db: sqlite3.Connection, key: str, now: float) -> None:
     """Remove a breaker whose time has come."""
     db.execute(queries.CLOSE_BREAKER, (key, now))
+
+
+def end_probe(db: sqlite3.Connection, key: str, end: float, at: float) -> None:
+    """Let the next probe follow from a time on, if the probe is still the one until `end`."""
+    db.execute(queries.END_PROBE, (at, key, end))

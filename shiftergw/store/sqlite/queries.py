@@ -168,6 +168,8 @@ BREAKER = "SELECT until, why, trips, probed FROM breakers WHERE key = ?"
 
 PROBE_BREAKER = "UPDATE breakers SET probed = ? WHERE key = ?"
 
+END_PROBE = "UPDATE breakers SET probed = min(probed, ?) WHERE key = ? AND probed = ?"
+
 TRIP_BREAKER = """
     INSERT OR REPLACE INTO breakers (key, until, why, trips, probed)
     VALUES (:key, :until, :why, :trips, :probed)

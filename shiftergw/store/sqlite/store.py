@@ -270,6 +270,10 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         await self._note(lambda db: breakers.close(db, key, now))
 
+    async def end_probe(self, key: str, end: float, at: float) -> None:
+        """See `ImageStore`."""
+        await self._note(lambda db: breakers.end_probe(db, key, end, at))
+
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""
         await self._note(lambda db: images.renew(db, key, expiration))
