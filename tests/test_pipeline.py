@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -39,6 +40,7 @@ from shiftergw.image import (
     StageLimits,
 )
 from shiftergw.model import ImageReference, Progress
+from shiftergw.oci import budget
 from shiftergw.pipeline import Pipeline
 from shiftergw.plumbing.promise import Promise
 from shiftergw.plumbing.threads import Threads
@@ -368,6 +370,27 @@ async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -
         await line.convert(line.image(*[blob] * 200))
     line.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
     assert await line.convert(line.image(*[blob] * 200)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_at_several_places_is_unpacked_for_each(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`MaxRatio` limits what is unpacked again where symlinks lead the same files elsewhere."""
+    monkeypatch.setattr(budget, "RATIO_FREE", 3 << 20)
+    zeros = compress(tar_of([entry("d/zeros", bytes(1 << 20))]))
+    moves = [
+        tar_of([entry(f"d{n}"), entry("d", type=tarfile.SYMTYPE, linkname=f"d{n}")])
+        for n in range(4)
+    ]
+    moved = [blob for move in moves for blob in (move, zeros)]
+    limits = BuildLimits(ratio=1)
+    line.pipeline._limits = limits
+    with pytest.raises(ImageTooLarge, match="unpack to more than") as caught:
+        await line.convert(line.image(*moved))
+    assert "`MaxRatio`" in caught.value.remedy
+    assert await line.convert(line.image(*moved[:4])) > 0
+    assert await line.convert(line.image(*[zeros] * 4)) > 0
 
 
 @pytest.mark.parametrize("foreign", [True, False])

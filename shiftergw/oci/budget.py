@@ -89,16 +89,32 @@ class Budget:
             self._check(*total)
             stored = max(work.stored, self._stored or 0)
             # Taking cost back always succeeds, though it takes back compressed bytes, too.
-            if cost.size > 0 and work.size > RATIO_FREE + self.limits.ratio * stored:
+            if cost.size > 0 and self._exceeds_ratio(work.size, stored):
                 if self._stored is None:
                     return False
-                raise ImageTooLarge.beyond(
-                    f"{amount(stored)} of the image's layers unpack to more than"
-                    f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
-                    "MaxRatio",
-                )
+                raise self._beyond_ratio(stored)
             self._total, self._work = total, work
             return True
+
+    def check_unpacked(self, size: int) -> None:
+        """Raise `ImageTooLarge` if unpacking `size` bytes of the layers exceeds `MaxRatio`.
+
+        Layers are indexed once, but one that stands in the image several times, below directories
+        that symlinks move, is unpacked for each of its places.
+        """
+        stored = self._stored or 0
+        if self._exceeds_ratio(size, stored):
+            raise self._beyond_ratio(stored)
+
+    def _exceeds_ratio(self, size: int, stored: int) -> bool:
+        return size > RATIO_FREE + self.limits.ratio * stored
+
+    def _beyond_ratio(self, stored: int) -> ImageTooLarge:
+        return ImageTooLarge.beyond(
+            f"{amount(stored)} of the image's layers unpack to more than"
+            f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
+            "MaxRatio",
+        )
 
     def _check(self, size: int, entries: int, names: int, _: int) -> None:
         limits = self.limits

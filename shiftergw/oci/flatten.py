@@ -56,6 +56,8 @@ class _Settling:
         self.plan = Plan(root, ContentReport(), inodes=1, latest=0)
         self._limits = budget.limits
         self._budget = budget
+        self._unpacked: dict[int, int] = {}
+        # By number of a layer, how far it is unpacked for its files.
         self._kept_bits = _PERMISSIONS | (_SETUID if keep_setuid else 0)
         root.mode, root.mtime = 0o755, 0  # as `mksquashfs` is told to make it
         dev = root.children.get(b"dev")
@@ -88,6 +90,7 @@ class _Settling:
                     f" {amount(self._limits.names_size)} together.",
                     "MaxNamesSize",
                 )
+        budget.check_unpacked(sum(self._unpacked.values()))
 
     def _drop_below(self, dev: Directory) -> None:
         """Empty `dev/`, which the runtime fills."""
@@ -120,11 +123,19 @@ class _Settling:
                 f"The image holds more than {amount(self._limits.size)} of files.", "MaxImageSize"
             )
         if leaf.kind == REGULAR:
+            if leaf.size:
+                self._count_unpacked(leaf)
             leaf.mode = self._settled(leaf.mode, 0o755 if leaf.mode & 0o111 else 0o644)
         else:
             report.xattrs += leaf.mode >= XATTRS
             leaf.mode = 0o777
         self._count(leaf)
+
+    def _count_unpacked(self, leaf: Leaf) -> None:
+        stored = leaf.size if leaf.sparse is None else sum(length for _, length in leaf.sparse)
+        end = leaf.offset + stored
+        if end > self._unpacked.get(leaf.layer, 0):
+            self._unpacked[leaf.layer] = end
 
     def _settled(self, mode: int, added: int) -> int:
         """Return the bits of a file or directory as the site's users need them; count changes."""

@@ -248,7 +248,8 @@ class SquashBuilder:
         stop = Event()
 
         def plan() -> tuple[Plan, list[str]]:
-            budget = Budget(limits, stop)
+            files = {layer.path for layer, _ in examined}
+            budget = Budget(limits, stop, sum(path.stat().st_size for path in files))
             planned = flatten(handed_over(examined), budget, options.keep_setuid)
             return planned, arguments(options, planned, part)
 
