@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -487,6 +487,65 @@ async def test_a_layer_damaged_in_the_cache_is_fetched_again(
     )
     for (before, _), (after, _) in pairwise(told.stages):
         check_step(before, after)
+
+
+class DiscardingCache(BlobFiles):
+    """A cache whose first blob proves damaged to another process as soon as it is given."""
+
+    discards = 1
+
+    @asynccontextmanager
+    async def get(self, blob: Descriptor, *args: Any) -> AsyncIterator[Path]:
+        """Give the file of a blob, which is gone by then."""
+        async with super().get(blob, *args) as path:
+            if self.discards:
+                self.discards -= 1
+                flip(path)
+                assert await BlobFiles(self._directory, self._threads, real).discard(blob.digest)
+            yield path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_another_pull_discards_is_fetched_again(
+    line: Line, tmp_path: Path
+) -> None:
+    """Also just before it is opened: the file of a blob in use goes if it is damaged."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    line.cache = DiscardingCache(tmp_path / "cache", line.threads, real)
+    assert await line.convert(image) == entries
+    assert line.cache.discards == 0
+
+
+class LayerRemover(Told):
+    """A watcher that removes a file when the conversion begins for the first time."""
+
+    def __init__(self, path: Path) -> None:
+        """Remove `path`."""
+        super().__init__()
+        self._path = path
+        self.removals = 0
+
+    def entered(self, state: State, message: str) -> None:
+        """Remove the file before `mksquashfs` starts."""
+        super().entered(state, message)
+        if message == "Converting image" and not self.removals:
+            self._path.unlink()
+            self.removals += 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
+    line: Line,
+) -> None:
+    """What was read of it was right; it is read once more for the data of its files."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    remover = LayerRemover(line.cache_place / image.layers[1].digest.hex)
+    assert await line.convert(image, remover) > 0
+    assert remover.removals == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from typing import IO, BinaryIO, Self, cast
 import zstandard
 from isal import igzip_lib
 
-from shiftergw.errors import LayerInvalid, printable
+from shiftergw.errors import BlobCorrupt, LayerInvalid, printable
 from shiftergw.image import Opening
 from shiftergw.oci.zstd_frames import WINDOW_LIMIT, FrameReader, is_frame
 
@@ -44,8 +44,18 @@ class Stopped(Exception):
 
 
 def whole(path: Path) -> Opening:
-    """Return how a blob is opened that lies there."""
-    return lambda _: path.open("rb", buffering=0)
+    """Return how a blob is opened that lies there.
+
+    Opening raises `BlobCorrupt` where it is gone: another pull has found it damaged.
+    """
+
+    def opened(_: Event) -> BinaryIO:
+        try:
+            return path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise BlobCorrupt("A layer is no longer in the cache.") from error
+
+    return opened
 
 
 def unpacked(

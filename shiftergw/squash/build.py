@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import (
+    BlobCorrupt,
     ConversionFailed,
     ImageTooLarge,
     NoSpace,
@@ -248,8 +249,7 @@ class SquashBuilder:
         stop = Event()
 
         def plan() -> tuple[Plan, list[str]]:
-            files = {layer.path for layer, _ in examined}
-            budget = Budget(limits, stop, sum(path.stat().st_size for path in files))
+            budget = Budget(limits, stop, _size_of([layer for layer, _ in examined]))
             planned = flatten(handed_over(examined), budget, options.keep_setuid)
             return planned, arguments(options, planned, part)
 
@@ -300,7 +300,15 @@ def _disk_errors() -> Iterator[None]:
 
 def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:
     """Remove unused converted files until as many bytes are free as these layers have."""
-    make_room(directory, sum(path.stat().st_size for path in {layer.path for layer in layers}))
+    make_room(directory, _size_of(layers))
+
+
+def _size_of(layers: Sequence[LayerFile]) -> int:
+    """Return the bytes of the files of these layers; raise `BlobCorrupt` if one is gone."""
+    try:
+        return sum(path.stat().st_size for path in {layer.path for layer in layers})
+    except FileNotFoundError as error:
+        raise BlobCorrupt("A layer is no longer in the cache.") from error
 
 
 def _too_slow(work: str, seconds: float, stage: str) -> ImageTooLarge:
