@@ -293,13 +293,13 @@ class ImageRecord:
     def notice(self) -> str:
         """Return what users of a READY image should know, in one line; mostly nothing.
 
-        What a runtime cannot be told is left out of the metadata: jobs do without it.
+        Settings that no `.meta` file can hold, and labels beyond `MaxRecordSize`, are left out.
         """
         omitted = (self.report or {}).get("metadata")
         if self.status is not State.READY or not isinstance(omitted, list) or not omitted:
             return ""
         names = printable(", ".join(map(str, omitted)), NOTICE_LIMIT)
-        return f"Jobs do without what the runtime cannot be told: {names}"
+        return f"Jobs do without settings that the gateway cannot store: {names}"
 
     @property
     def in_flight(self) -> bool:

@@ -89,6 +89,8 @@ class Pull:
                 return ready
 
         image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
+        if not self._config.enable_labels:
+            config = replace(config, labels={})
         config, omitted = recordable(config, self._config.max_record_size)
         await self._check_allowed(image, target)
         proven = False

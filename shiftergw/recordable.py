@@ -7,21 +7,27 @@ of the `.meta` file never reach a runtime, so the record omits them; all others 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
-from shiftergw.errors import ImageTooLarge, amount
+from shiftergw.errors import ImageTooLarge, amount, printable
 from shiftergw.image import ImageConfig
 from shiftergw.oci.meta import runtime_settings
 
 NAMES = 20
-"""Omitted settings that are named one by one."""
+"""Omitted settings, and omitted labels, that are named one by one."""
+
+NAME_LIMIT = 60
+"""Characters of the name of an omitted label."""
 
 
 def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str, ...]]:
     """Return the configuration that a record stores, and the names of omitted settings.
 
     `limit` is in bytes of JSON, for environment, commands, working directory and labels together.
-    Raises `ImageTooLarge` if all but the labels do not fit.
+    Of the labels as many as fit are stored, the shortest first. Raises `ImageTooLarge` if all but
+    the labels do not fit.
     """
     settings = runtime_settings(
         env=config.env, entry=config.entrypoint, cmd=config.cmd, workdir=config.workdir
@@ -33,17 +39,8 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
             f" which may have {amount(limit)}.",
             "MaxRecordSize",
         )
-    labels = {}
-    for name, value in config.labels.items():
-        size += _size({name: value})
-        if size > limit:
-            break
-        labels[name] = value
-    omitted = list(settings.dropped[:NAMES])
-    if len(settings.dropped) > NAMES:
-        omitted.append(f"{len(settings.dropped) - NAMES} more settings")
-    if len(labels) < len(config.labels):
-        omitted.append(f"{len(config.labels) - len(labels)} labels, which are too long")
+    labels, too_long = _fitting_labels(config.labels, limit - size)
+    omitted = (*_first(settings.dropped, "settings"), *_first(too_long, "labels"))
     stored = replace(
         config,
         env=settings.env,
@@ -52,7 +49,24 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
         workdir=settings.workdir,
         labels=labels,
     )
-    return stored, tuple(omitted)
+    return stored, omitted
+
+
+def _fitting_labels(labels: Mapping[str, str], room: int) -> tuple[dict[str, str], list[str]]:
+    """Return the labels that fit into `room` bytes, and names for the others, in their order."""
+    sizes = {name: _size({name: value}) for name, value in labels.items()}
+    ends = accumulate(sorted(sizes.values()))
+    count = sum(1 for end in ends if end <= room)
+    fitting = set(sorted(sizes, key=sizes.__getitem__)[:count])
+    stored = {name: value for name, value in labels.items() if name in fitting}
+    omitted = [f"LABEL {printable(name, NAME_LIMIT)}" for name in labels if name not in fitting]
+    return stored, omitted
+
+
+def _first(names: Sequence[str], noun: str) -> list[str]:
+    """Return the first `NAMES` names, and how many more there are."""
+    more = [f"{len(names) - NAMES} more {noun}"] if len(names) > NAMES else []
+    return [*names[:NAMES], *more]
 
 
 def _size(value: object) -> int:

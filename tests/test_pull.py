@@ -86,6 +86,19 @@ async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) 
         assert [event["names"] for event in events if "names" in event] == ["CMD, ENV B"]
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_labels_that_do_not_fit(tmp_path: Path, *, enabled: bool) -> None:
+    """The record has those that fit and names the others, if the site has labels in records."""
+    async with running_bench(tmp_path, ENABLE_LABELS=enabled, MaxRecordSize="1 KiB") as bench:
+        labels = {"a": "x" * 2000, "b": "short"}
+        bench.source.config = replace(bench.source.config, labels=labels)
+        record = await bench.pull()
+        assert record.labels == ({"b": "short"} if enabled else None)
+        assert record.report is not None
+        assert record.report["metadata"] == (["LABEL a"] if enabled else [])
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_delivery_has_a_limit_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

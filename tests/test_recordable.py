@@ -9,7 +9,7 @@ import pytest
 
 from shiftergw.errors import ImageTooLarge
 from shiftergw.image import ImageConfig
-from shiftergw.recordable import NAMES, recordable
+from shiftergw.recordable import NAME_LIMIT, NAMES, recordable
 
 LIMIT = 10_000
 ROOM = LIMIT - len(json.dumps([[""], [], [], ""]))
@@ -55,11 +55,30 @@ def test_everything_counts(members: dict[str, Any]) -> None:
 
 
 def test_labels_beyond_the_limit_are_left_out() -> None:
-    """No job needs them; the report says how many are not there."""
-    labels = {"a": "short", "b": "x" * LIMIT, "c": "short"}
-    kept, omitted = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
-    assert kept.labels == {"a": "short"}
-    assert omitted == ("2 labels, which are too long",)
+    """No job needs them; the report names those that are not there, and the others stay."""
+    labels = {"a": "short", "b": "x" * LIMIT, "c": "short", "d\n" * 99: "x" * LIMIT}
+    stored, omitted = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
+    assert stored.labels == {"a": "short", "c": "short"}
+    assert omitted[0] == "LABEL b"
+    assert omitted[1].startswith(r"LABEL d\x0ad\x0a")
+    assert len(omitted[1]) == len("LABEL ") + NAME_LIMIT
+
+
+def test_one_long_label_does_not_take_the_room_of_the_others() -> None:
+    """The shortest labels are stored first, in the order of the image."""
+    labels = {"long": "x" * (LIMIT - 500)} | {f"l{n:02}": "y" * 80 for n in range(50)}
+    stored, omitted = recordable(ImageConfig(labels=labels), LIMIT)
+    assert list(stored.labels) == list(labels)[1:]
+    assert omitted == ("LABEL long",)
+
+
+def test_the_names_of_omitted_labels_are_bounded_too() -> None:
+    """A thousand labels that are too long take as many lines of a report as twenty."""
+    labels = {f"l{n:04}": "x" * LIMIT for n in range(1000)}
+    stored, omitted = recordable(ImageConfig(labels=labels), LIMIT)
+    assert stored.labels == {}
+    assert len(omitted) == NAMES + 1
+    assert omitted[-1] == f"{1000 - NAMES} more labels"
 
 
 def test_the_names_of_what_is_left_out_are_bounded_too() -> None:

@@ -66,7 +66,7 @@ async def test_pull_of_an_image_that_lacks_something() -> None:
     ready = replace(READY, report={"metadata": ["CMD", "ENV NL"]})
     result = await ask(FakeGateway(pulls=[ready]), "pull", "x:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
-    said = "Jobs do without what the runtime cannot be told: CMD, ENV NL\n"
+    said = "Jobs do without settings that the gateway cannot store: CMD, ENV NL\n"
     assert result.stderr.endswith(said)
 
 

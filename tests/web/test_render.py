@@ -98,7 +98,7 @@ def test_a_failure_tells_cause_and_remedy() -> None:
 def test_what_jobs_do_without_is_told() -> None:
     """A READY image whose settings the runtime cannot be told says so; odd reports say nothing."""
     lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
-    said = "Jobs do without what the runtime cannot be told: CMD, ENV A"
+    said = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
     assert render.record(lacking)["status_message"] == said
     assert render.pulled(lacking)["notice"] == said
     reports: list[dict[str, object]] = [
