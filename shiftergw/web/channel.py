@@ -36,6 +36,8 @@ class Channel(HTTPChannel):
     has_credential = False
     _refused = False
     _incoming: Any = None
+    _pipelined = b""
+    _resumption: Any = None
 
     def connectionMade(self) -> None:
         """Begin to wait for a request."""
@@ -47,9 +49,13 @@ class Channel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, or drop them once the requester has been refused."""
-        if not self._refused:
-            self._expect_request()
-            super().dataReceived(data)
+        if self._refused:
+            return
+        if self._pipelined:
+            self._pipelined += data
+            return
+        self._expect_request()
+        super().dataReceived(data)
 
     def _expect_request(self) -> None:
         """Limit the time until a request is whole; a byte now and then does not extend it."""
@@ -73,15 +79,47 @@ class Channel(HTTPChannel):
         super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
-        """Go on to the next request, or close once the answer is taken, or is not."""
+        """Wait for the next request, or close once the client has received the answer.
+
+        Pipelined requests continue in a later turn of the reactor, and only while the client
+        receives its answers. Otherwise a client that pipelines thousands of requests would delay
+        all other clients, and unsent answers would fill the memory.
+        """
         self.site.connections.wait(self)
+        pipelined = b"".join([*self._dataBuffer, self.clearLineBuffer()])
+        self._dataBuffer: list[bytes] = []
         if not self.persistent:
             self._abortingCall = self.callLater(IDLE_LIMIT, self.forceAbortClient)
         super().requestDone(request)
+        if pipelined and self.persistent:
+            self._pipelined = pipelined
+            self._continue_later()
+
+    def resumeProducing(self) -> None:
+        """Continue after the client has received most of the bytes that were sent to it."""
+        super().resumeProducing()
+        if self._pipelined:
+            self._continue_later()
+
+    def _continue_later(self) -> None:
+        self._networkProducer.pauseProducing()
+        if self._resumption is None:
+            self._resumption = self.callLater(0, self._continue)
+
+    def _continue(self) -> None:
+        """Read the next pipelined request, unless the client does not receive its answers."""
+        self._resumption = None
+        if not self._waitingForTransport:
+            pipelined, self._pipelined = self._pipelined, b""
+            self._networkProducer.resumeProducing()
+            self.dataReceived(pipelined)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take note that the connection is closed."""
         self._forget_limit()
+        if self._resumption is not None:
+            self._resumption.cancel()
+            self._resumption = None
         self.site.connections.remove(self)
         super().connectionLost(reason)
 
@@ -102,11 +140,16 @@ class Channel(HTTPChannel):
             self._respondToBadRequestAndDisconnect()
 
     def rawDataReceived(self, data: bytes) -> None:
-        """Take bytes of the body."""
+        """Take bytes of the body, or of pipelined requests; read few of those ahead.
+
+        Twisted reads pipelined requests without a limit while a client does not receive its answer.
+        """
         try:
             super().rawDataReceived(data)
         except GatewayError as error:
             self._refuse(error)
+        if sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
+            self._networkProducer.pauseProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         """Refuse a line that alone is larger than a head may be."""

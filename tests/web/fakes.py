@@ -197,6 +197,7 @@ class Wire:
     def __init__(self, site: Site) -> None:
         """Connect."""
         self.transport = StringTransport()
+        self._clock = cast("Clock", site.reactor)
         self.channel = site.buildProtocol(cast("IAddress", self.transport.getPeer()))
         assert self.channel is not None
         self.channel.makeConnection(self.transport)
@@ -205,6 +206,10 @@ class Wire:
         """Send bytes and return what came back so far."""
         assert self.channel is not None
         self.channel.dataReceived(data)
+        # Each pipelined request has a turn of the reactor for itself.
+        now = self._clock.seconds()
+        while any(call.getTime() <= now for call in self._clock.getDelayedCalls()):
+            self._clock.advance(0)
         received: bytes = self.transport.value()
         return received
 

@@ -1,0 +1,113 @@
+"""Requests that a client sends without waiting for answers: they delay nobody, and fill nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.web.channel import IDLE_LIMIT
+from tests.web.fakes import FakeGateway, Wire, site_of
+
+ASK = b"GET /livez HTTP/1.1\r\n\r\n"
+LIST = b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the clock of the site."""
+    return Clock()
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    """Return the gateway behind the site."""
+    return FakeGateway()
+
+
+@pytest.fixture
+def wire(gateway: FakeGateway, clock: Clock) -> Wire:
+    """Return a connection to the site."""
+    return Wire(site_of(gateway, clock))
+
+
+def _channel(wire: Wire) -> Any:
+    return wire.channel
+
+
+def _answers(wire: Wire) -> int:
+    received: bytes = wire.transport.value()
+    return received.count(b"HTTP/1.1 200 OK")
+
+
+def test_one_turn_of_the_reactor_answers_one_request(wire: Wire, clock: Clock) -> None:
+    """Before the second of many pipelined requests, other connections have their turn."""
+    _channel(wire).dataReceived(ASK * 50)
+    assert _answers(wire) == 1
+    assert wire.transport.producerState == "paused"
+    clock.advance(0)  # it counts calls that are made meanwhile to the same turn
+    assert _answers(wire) == 50
+    assert wire.transport.producerState == "producing"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}"])
+def test_pipelined_bodies_and_pieces(wire: Wire, body: bytes) -> None:
+    """It does not matter where the bytes are cut, nor whether there are bodies."""
+    request = (
+        b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    channel, stream = _channel(wire), request * 9
+    for start in range(0, len(stream), 37):
+        channel.dataReceived(stream[start : start + 37])
+    wire.send(b"")
+    assert _answers(wire) == 9
+
+
+def test_a_client_that_receives_no_answers_gets_no_more(wire: Wire, clock: Clock) -> None:
+    """Once the send buffer is full, its requests wait, and nothing more is read."""
+    channel = _channel(wire)
+    channel.dataReceived(ASK * 50)
+    channel.pauseProducing()  # as the transport does
+    for _ in range(10):
+        clock.advance(0)
+    assert _answers(wire) == 1
+    assert wire.transport.producerState == "paused"
+    channel.resumeProducing()
+    assert wire.transport.producerState == "paused"
+    wire.send(b"")
+    assert _answers(wire) == 50
+    assert wire.transport.producerState == "producing"
+
+
+def test_a_client_that_receives_no_answers_is_disconnected(wire: Wire, clock: Clock) -> None:
+    """After the same time as a silent one."""
+    channel = _channel(wire)
+    channel.dataReceived(ASK * 50)
+    channel.pauseProducing()
+    clock.advance(IDLE_LIMIT + 1)
+    assert wire.transport.disconnecting
+    assert _answers(wire) == 1
+
+
+def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: FakeGateway) -> None:
+    """Also where the client does not receive the answer: beyond 16 KiB, nothing is read."""
+    gateway.held = Deferred()
+    channel = _channel(wire)
+    channel.dataReceived(LIST)
+    channel.pauseProducing()
+    channel.dataReceived(b"x" * 10_000)
+    assert wire.transport.producerState == "producing"
+    channel.dataReceived(b"x" * 10_000)
+    assert wire.transport.producerState == "paused"
+
+
+def test_a_connection_that_ends_between_two_requests(wire: Wire, clock: Clock) -> None:
+    """Leaves nothing to do."""
+    channel = _channel(wire)
+    channel.dataReceived(ASK * 50)
+    wire.transport.abortConnection()
+    channel.connectionLost()
+    assert clock.getDelayedCalls() == []
