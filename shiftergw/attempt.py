@@ -110,8 +110,11 @@ class Attempt:
 
     def wait(self, later: RetryLater) -> Postponed:
         """Return until when the pull waits; raise a `PullError` if that is too long."""
-        record = self.record
-        waited = record.waited if later.limit is None else record.waited_for_pulls
+        waited = {
+            "registry": self.record.waited,
+            "pull": self.record.waited_for_pulls,
+            "system": self.record.waited_for_system,
+        }[later.cause]
         return decide(waited, later, self._clock.seconds(), self._waits)
 
     # What goes to the store.

@@ -28,7 +28,7 @@ from shiftergw.config import Config, System
 from shiftergw.delivery.local import LocalDirectory, place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import LocalStripes
-from shiftergw.delivery.way import files_of, hosts_of
+from shiftergw.delivery.way import files_of, guarded, hosts_of
 from shiftergw.dispatch import Dispatch
 from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
@@ -195,11 +195,16 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     threads, readers = _threads(reactor)
     preparation = Preparation(config, threads, reactor)
     store = _store(reactor, config)
-    shared = Shared(store, socket.gethostname(), partial(_fingerprint, preparation))
+    machine = socket.gethostname()
+    shared = Shared(store, machine, partial(_fingerprint, preparation))
     source = _registry(reactor, config, shared)
     builder = _builder(config.expand_directory, config, threads, readers, reactor)
-    directories = {
+    opened = {
         name: image_directory(reactor, system, threads, config.ost_count_of(name))
+        for name, system in config.systems.items()
+    }
+    directories = {
+        name: guarded(opened[name], system, store, machine, reactor)
         for name, system in config.systems.items()
     }
     targets = {
@@ -215,7 +220,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         for name, system in config.systems.items()
     }
     caches = BlobCaches(config.cache_directory, threads, reactor)
-    runner = runner_name(socket.gethostname(), os.getpid())
+    runner = runner_name(machine, os.getpid())
     pipeline = Pipeline(source, caches.of, builder, config.build_limits(), reactor)
 
     def make() -> Worker:
@@ -224,15 +229,17 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         limits = config.heartbeat_limit, config.wait_limits()
         return Worker(store, pull, removal, reactor, runner, *limits)
 
+    # A pull that waits for its system uses neither its converted file nor its part meanwhile.
+    kept = SCRATCH_KEPT + config.delivery_wait
     places: dict[str, tuple[Swept, float]] = {
-        f"system {name}": (directory, SCRATCH_KEPT) for name, directory in directories.items()
+        f"system {name}": (directory, kept) for name, directory in directories.items()
     }
-    places["ExpandDirectory"] = (builder, SCRATCH_KEPT)
+    places["ExpandDirectory"] = (builder, kept)
     places["CacheDirectory"] = (caches, config.keep_layers)
     scratch = Scratch(places, reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.
     closed = [
-        ClosedAtStop(one.close) for one in directories.values() if isinstance(one, RemoteDirectory)
+        ClosedAtStop(one.close) for one in opened.values() if isinstance(one, RemoteDirectory)
     ]
     parts = [threads, readers, preparation, store, ClosedAtStop(source.close), scratch, *closed]
     return OrderedServices(parts), make

@@ -11,7 +11,10 @@ Foreign text (a registry's message, a tool's stderr) goes through `printable` be
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from shiftergw.postponement import WaitCause
 
 FOREIGN_TEXT_LIMIT = 300
 """Characters of foreign text that an error repeats."""
@@ -211,7 +214,9 @@ class RetryLater(PullError):
     `ghcr.io (rate limit)`. `failure` is the error of the pull if it does not wait. `registry` is
     the registry whose `Retry-After` named the time, else "". A pull that has waited before may wait
     longer unless the time is `fixed`. `limit` is the number of seconds that a pull may wait for
-    other pulls of this site; None: it waits for a registry, and the configuration has the limit.
+    other pulls of this site. `system` is the system that does not answer, else "". Without both the
+    pull waits for a registry. The limits on waits for registries and systems are in the
+    configuration.
     """
 
     code = "retry-later"
@@ -226,6 +231,7 @@ class RetryLater(PullError):
         registry: str = "",
         fixed: bool = False,
         limit: float | None = None,
+        system: str = "",
     ) -> None:
         """Take the words of `failure` for the user."""
         super().__init__(failure.what, remedy=failure.remedy, detail=failure.detail)
@@ -235,6 +241,14 @@ class RetryLater(PullError):
         self.registry = registry
         self.fixed = fixed
         self.limit = limit
+        self.system = system
+
+    @property
+    def cause(self) -> WaitCause:
+        """Return what the pull waits for."""
+        if self.limit is not None:
+            return "pull"
+        return "system" if self.system else "registry"
 
 
 class RegistryUntrusted(PullError):

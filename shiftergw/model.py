@@ -230,6 +230,7 @@ class ImageRecord:
     waits_for: str | None = None
     waited: float = 0
     waited_for_pulls: float = 0
+    waited_for_system: float = 0
     requested_by: int | None = None
     by_admin: bool | None = None
     origin: Origin | None = None

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+WaitCause = Literal["registry", "pull", "system"]
+"""What a pull waits for: its registry, another pull of this site, or its system."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostponeLimits:
-    """How many pulls from one registry may be postponed: of all users together, and of each."""
+    """How many pulls may wait for one registry, or for one system: of all users, and of each."""
 
-    registry: int
+    together: int
     user: int
 
 
 @dataclass(frozen=True, slots=True)
 class WaitLimits:
-    """How many seconds one pull may wait altogether, and how many pulls may be postponed."""
+    """How many seconds one pull may wait altogether, and how many pulls may be postponed.
+
+    `seconds` and `postponed` are for waits for registries, the others for waits for systems.
+    """
 
     seconds: float = 900.0
     postponed: PostponeLimits | None = None
+    delivery_seconds: float = 1800.0
+    postponed_deliveries: PostponeLimits | None = None
+
+    def limits_of(self, cause: WaitCause) -> PostponeLimits | None:
+        """Return how many pulls may wait for this cause; None: any number."""
+        if cause == "pull":
+            return None
+        return self.postponed if cause == "registry" else self.postponed_deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +55,9 @@ class Breaker:
 class Postponed:
     """The end of an attempt at work that is to wait until `not_before`.
 
-    `why` names the cause in words for the user. `for_pull` means that it is another pull here.
+    `why` names the cause in words for the user.
     """
 
     not_before: float
     why: str
-    for_pull: bool = False
+    cause: WaitCause = "registry"

@@ -71,6 +71,7 @@ class Pull:
         """
         record = attempt.record
         target = self._targets[record.system]
+        await target.directory.reach()  # while the system is away the registry is not asked either
         reference = ImageReference.parse(record.pulltag or "")
         login = self._login(record)
         current = await self._stored(
@@ -221,6 +222,8 @@ class Pull:
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt.entered(State.TRANSFER, "Transferring image")
+        # Known since the conversion began, perhaps; the converted file stays for the next attempt.
+        await target.directory.reach()
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
         name = f"{image.id}.squashfs"

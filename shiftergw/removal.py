@@ -29,6 +29,7 @@ class Removal:
         record = attempt.record
         target = self._targets[record.system]
         if record.id is not None:
+            await target.directory.reach()
             await attempt.lease(target.name, record.id)
             if not await self._store.find_id(target.systems, record.id):
                 await self._check_mounted(target)

@@ -57,15 +57,24 @@ def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> 
     wait = max(SHORTEST_STEP, later.at - now)
     if not later.fixed:
         wait = max(wait, min(waited, LONGEST_STEP))
-    limit = limits.seconds if later.limit is None else later.limit
+    limit = limits.delivery_seconds if later.system else limits.seconds
+    if later.limit is not None:
+        limit = later.limit
     if waited + wait > limit:
         raise _too_long(waited, later, wait, limit)
-    return Postponed(now + wait, later.why, for_pull=later.limit is not None)
+    return Postponed(now + wait, later.why, later.cause)
 
 
 def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
     """Return the error of a pull that would wait too long."""
     failure = later.failure
+    if later.system:
+        spent = f"The pull waited {span_in_words(waited)} for it, and" if waited else "A pull"
+        failure.remedy = (
+            f"{spent} may wait {span_in_words(limit)} (the site can raise `DeliveryWait`)."
+            f" {failure.remedy}"
+        )
+        return failure
     if not later.registry:
         if later.limit is None:
             failure.remedy = (

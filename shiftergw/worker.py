@@ -195,11 +195,10 @@ class Worker:
         async def write(now: float) -> ImageRecord:
             if not isinstance(outcome, Postponed):
                 return await self._store.finish(record.key, record.attempt, outcome, now)
-            at, why, limits = outcome.not_before, outcome.why, self._waits.postponed
-            if outcome.for_pull:
-                limits = None
+            limits = self._waits.limits_of(outcome.cause)
+            at, why = outcome.not_before, outcome.why
             return await self._store.postpone(
-                record.key, record.attempt, at, why, now, limits, for_pull=outcome.for_pull
+                record.key, record.attempt, at, why, now, limits, outcome.cause
             )
 
         return await patiently(write, self._clock, f"the end of {record.claim}")

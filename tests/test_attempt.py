@@ -193,7 +193,7 @@ async def test_a_lease_is_not_waited_for_without_end(bench: Bench) -> None:
         await taking
     later = caught.value
     assert (later.why, later.limit) == ("another delivery of this image", LEASE_WAIT)
-    assert bench.attempt.wait(later).for_pull
+    assert bench.attempt.wait(later).cause == "pull"
     bench.attempt.record = replace(bench.record, waited_for_pulls=LEASE_WAIT - 1, waited=0)
     with pytest.raises(DeliveryFailed, match="did not end"):
         bench.attempt.wait(later)

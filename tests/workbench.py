@@ -226,7 +226,7 @@ class Bench:
             systems,
             names_readers=not config.disable_acl_metadata,
         )
-        targets = dict.fromkeys(systems, target)
+        self.targets = targets = dict.fromkeys(systems, target)
         pipeline = Pipeline(self.source, cache_of, self.builder, BuildLimits(), reactor)
         pull = Pull(config, store, pipeline, targets, self.seal, reactor)
         self.worker = Worker(store, pull, Removal(store, targets), reactor, "here:1", 60)

@@ -130,6 +130,7 @@ class Config(Section):
     heartbeat_limit: PositiveSeconds = Field(60, alias="HeartbeatLimit")
     worker_wait: PositiveSeconds = Field(600, alias="WorkerWait")
     registry_wait: Seconds = Field(900, alias="RegistryWait")
+    delivery_wait: Seconds = Field(1800, alias="DeliveryWait")
     # Clients poll every half second: with less they would miss the failure, and start a new pull.
     failure_hold: float = Field(10, alias="FailureHold", ge=1)
     keep_untagged: Duration = Field(30 * 86400, alias="KeepUntagged")
@@ -241,13 +242,20 @@ class Config(Section):
         return self.default_ost_count if own is None else own
 
     def wait_limits(self) -> WaitLimits:
-        """Return how long one pull may wait for its registry, and how many pulls may.
+        """Return how long one pull may wait for its registry and for its system, and how many may.
 
         Postponed pulls are not counted towards `QueueLimit`; each registry may have a tenth of it,
-        and a user a quarter of that.
+        and a user a quarter of that. Half of them may wait for one system: then there is room for
+        others that wait for the same registry.
         """
-        of_registry = max(self.queue_limit // 10, 50)
-        return WaitLimits(self.registry_wait, PostponeLimits(of_registry, of_registry // 4))
+        together = max(self.queue_limit // 10, 50)
+        user = together // 4
+        return WaitLimits(
+            self.registry_wait,
+            PostponeLimits(together, user),
+            self.delivery_wait,
+            PostponeLimits(together // 2, user),
+        )
 
     @property
     def waiting_per_user(self) -> int:

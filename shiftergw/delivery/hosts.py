@@ -59,6 +59,11 @@ class Hosts:
         self._shunned: dict[str, float] = {}
         self._said: dict[str, tuple[str, float]] = {}
 
+    @property
+    def count(self) -> int:
+        """Return how many hosts there are."""
+        return len(self._ways)
+
     async def first(
         self, begin: Callable[[Connect], Coroutine[Deferred[Any], Any, T]]
     ) -> tuple[str, T]:

@@ -95,6 +95,11 @@ class Link:
                 self._stop_timer()
                 self._timer = self._clock.callLater(self._kept_seconds, self._expire)
 
+    @property
+    def host_count(self) -> int:
+        """Return how many hosts the system has."""
+        return self._hosts.count
+
     def shun(self, host: str) -> None:
         """Lead to another host for a while, once this one's connection is over."""
         self._hosts.shun(host)

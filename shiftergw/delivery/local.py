@@ -43,10 +43,20 @@ class LocalDirectory:
         self._threads = threads
         self._stripes = stripes
 
+    async def reach(self) -> None:
+        """See the port: this directory knows of no failures before."""
+
     async def free_space(self) -> int:
         """Return the bytes that an unprivileged user may still write there."""
         with _errors():
             return await self._threads.run(free_space, self._directory)
+
+    async def try_writing(self, content: bytes = b"shiftergw check\n") -> None:
+        """Make a small file there and remove it; raise why a delivery would fail."""
+        path = _temporary(self._path(f"{'0' * 64}.meta"))
+        with _errors():
+            await self._threads.run(_write, content, path)
+            await self._threads.run(path.unlink, missing_ok=True)
 
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from shiftergw.delivery.hosts import Hosts
     from shiftergw.plumbing.threads import Threads
 
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 30.0
 """Time after which a server that owes an answer is given up."""
 
 CLEAN_UP_SECONDS = 15.0
@@ -64,7 +64,7 @@ def _again(
 
     @wraps(method)
     async def run(self: RemoteDirectory, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asked_again(self._link, lambda: method(self, *args, **kwargs))
+        return await asked_again(self._link, lambda: method(self, *args, **kwargs), self._clock)
 
     return run
 
@@ -106,6 +106,9 @@ class RemoteDirectory:
         """Close the connection, if there is one."""
         await self._link.close()
 
+    async def reach(self) -> None:
+        """See the port: this directory knows of no failures before."""
+
     @_again
     async def free_space(self) -> int:
         """Return the bytes that the account may still write there; many if nobody can tell."""
@@ -119,11 +122,11 @@ class RemoteDirectory:
             return sys.maxsize
 
     @_again
-    async def try_writing(self) -> None:
+    async def try_writing(self, content: bytes = b"shiftergw check\n") -> None:
         """Make a small file there and remove it; raise why a delivery would fail."""
         path = self._test_path()
         async with self._file_made(path) as (files, _):
-            await files.create(path, b"shiftergw check\n")
+            await files.create(path, content)
             await files.remove(path)
 
     @_again
@@ -172,14 +175,14 @@ class RemoteDirectory:
                 descriptor, size = await self._threads.acquire(opening, close_source)
             async with closed_at_end(descriptor, self._threads):
                 file = SourceFile(descriptor, size, self._threads)
-                tries = Tries(self._link, self._first_pause)
+                tries = Tries(self._link, self._clock, self._first_pause)
                 upload = Upload(
                     file,
                     temporary,
                     sha256,
                     self._verify,
                     self._clock,
-                    report,
+                    tries.watched(report),
                     found=tries.found,
                     stripes=self._stripes,
                 )

@@ -1,4 +1,4 @@
-"""Which connection leads to a remote system, and which protocol to its files."""
+"""Which connection leads to a system, which protocol to its files, and who watches over it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.delivery import openssh, ssh
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
+from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker
 from shiftergw.delivery.remote import IDLE_SECONDS
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from shiftergw.config import System
     from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import OpenFiles
     from shiftergw.delivery.hosts import Connect
+    from shiftergw.delivery.outage import WritableDirectory
     from shiftergw.plumbing.threads import Threads
+    from shiftergw.ports import BreakerStore
 
 
 def hosts_of(system: System, reactor: Any, threads: Threads) -> Hosts:
@@ -68,3 +73,22 @@ def files_of(system: System) -> OpenFiles:
     """Return what begins a session with the files of a remote system: SFTP, or SCP."""
     assert system.ssh is not None  # a remote system without it does not load
     return ScpFiles.begin if system.ssh.transfer == "scp" else SftpFiles.begin
+
+
+def guarded(
+    directory: WritableDirectory,
+    system: System,
+    breakers: BreakerStore,
+    machine: str,
+    clock: IReactorTime,
+) -> GuardedDirectory:
+    """Return the image directory of a system for which pulls wait while it does not answer."""
+    symptom = "its host does not answer"
+    if system.access_type == "local":
+        symptom = "its image directory does not answer"
+    elif len(system.host) > 1:
+        symptom = "none of its hosts answers"
+    name = system.directory_name
+    return GuardedDirectory(
+        directory, SystemBreaker(system.name, name, symptom, breakers, machine, clock)
+    )

@@ -227,9 +227,17 @@ class ImageDirectory(Swept, Protocol):
     """The directory of one system in which the runtime looks for images.
 
     Names are `<64 hex>.squashfs` and `<64 hex>.meta`, nothing else; a sweep removes none of them,
-    only the temporaries of writes that broke off. Raises `DeliveryFailed`,
-    `NoSpace`.
+    only the temporaries of writes that broke off. Raises `DeliveryFailed`, `NoSpace`, and
+    `RetryLater` if the system does not answer.
     """
+
+    async def reach(self) -> None:
+        """Return if the system may be used; raise `RetryLater` if it did not answer a moment ago.
+
+        Nothing is sent to a system that is not known to be away. One that was away is tried, by one
+        caller of the whole site, once its time has come.
+        """
+        ...
 
     async def free_space(self) -> int:
         """Return the bytes that this gateway may still write there."""

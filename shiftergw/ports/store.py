@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         QueueLimits,
         Ready,
     )
-    from shiftergw.postponement import Breaker, PostponeLimits
+    from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
     from shiftergw.states import State
 
 
@@ -111,19 +111,18 @@ class ImageStore(BreakerStore, Protocol):
         why: str,
         now: float,
         limits: PostponeLimits | None = None,
-        *,
-        for_pull: bool = False,
+        cause: WaitCause = "registry",
     ) -> ImageRecord:
         """End an attempt at a pull and have the work wait until `not_before`.
 
         The record is PENDING again, without runner and heartbeat, and `begin` may take it up at
         that time on any machine. Later steps of this attempt are `Superseded`, and its leases are
         free. `why` names what the work waits for, in words for the user. `waited` grows by the time
-        until `not_before`, or `waited_for_pulls` if the work waits `for_pull`: another one here.
+        until `not_before`; by `cause` it is `waited_for_pulls` or `waited_for_system` that grows.
         The postponed record counts neither as a death nor towards `QueueLimits`.
 
         Raises `TooMany`, and changes nothing, if as many pulls of the record's registry
-        (`location`) are postponed as `limits` allow.
+        (`location`), or of its system where that is the cause, are postponed as `limits` allow.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from shiftergw.errors import Superseded
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
+from shiftergw.postponement import WaitCause
 from shiftergw.states import State
 from shiftergw.store.forms import number_of, time_in
 from shiftergw.store.waits import waiting_message
@@ -47,11 +48,18 @@ OURS = frozenset({"_id", MOVED, FINISHING, EARLIER})
 CLOCK_TOLERANCE = 5.0
 """Seconds by which the clocks of two machines may differ."""
 
+_WAITED: Mapping[WaitCause, str] = {
+    "registry": "waited",
+    "pull": "waited_for_pulls",
+    "system": "waited_for_system",
+}
+"""The member that counts the waits for each cause."""
+
 _PROGRESS = ("stage", "done", "total")
 _POSTPONED_ONLY = ("not_before", "waits_for")
 _IN_FLIGHT_ONLY = (
-    "claim", "sealed", "by_admin", "runner", "deaths", "waited", "waited_for_pulls", "requester",
-    *_POSTPONED_ONLY, *_PROGRESS,
+    "claim", "sealed", "by_admin", "runner", "deaths", "waited", "waited_for_pulls",
+    "waited_for_system", "requester", *_POSTPONED_ONLY, *_PROGRESS,
 )  # fmt: skip
 _NOT_OF_IMAGES = ("with_login", *_IN_FLIGHT_ONLY)
 _REMOVAL_ONLY = ("last_heartbeat", *_IN_FLIGHT_ONLY)
@@ -198,10 +206,10 @@ def may_begin(document: Mapping[str, Any], now: float, limit: float) -> bool:
 
 
 def postponed(
-    document: Mapping[str, Any], not_before: float, why: str, now: float, *, for_pull: bool
+    document: Mapping[str, Any], not_before: float, why: str, now: float, cause: WaitCause
 ) -> Change:
     """Return the change that ends an attempt and has the work wait until a time."""
-    name = "waited_for_pulls" if for_pull else "waited"
+    name = _WAITED[cause]
     changes = {
         "status": State.PENDING,
         "status_message": waiting_message(not_before, why, now),

@@ -150,7 +150,7 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
     **dict.fromkeys(
         ("last_pull", "expiration", "last_heartbeat", "not_before", "waited",
-         "waited_for_pulls"), number_of
+         "waited_for_pulls", "waited_for_system"), number_of
     ),
     **dict.fromkeys(
         ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.postponement import Breaker, PostponeLimits
+from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
 
 BREAKER_LIFE = 3600.0
 """Seconds after its time for which the entry of a breaker counts."""
@@ -35,12 +35,15 @@ def waiting_message(not_before: float, why: str, now: float) -> str:
     return f"Waits until {time.strftime(form, time.localtime(not_before))} for {why}"
 
 
-def check_postponed(of_registry: int, of_user: int, limits: PostponeLimits) -> None:
-    """Raise `TooMany` if a registry, or a user of it, has as many postponed pulls as allowed."""
+def check_postponed(
+    together: int, of_user: int, limits: PostponeLimits, cause: WaitCause = "registry"
+) -> None:
+    """Raise `TooMany` if as many pulls are postponed as `limits` allow, of all users or of one."""
+    place = "system" if cause == "system" else "registry"
     if of_user >= limits.user:
-        raise TooMany(f"{of_user} of your pulls wait for this registry already.")
-    if of_registry >= limits.registry:
-        raise TooMany(f"{of_registry} pulls wait for this registry already.")
+        raise TooMany(f"{of_user} of your pulls wait for this {place} already.")
+    if together >= limits.together:
+        raise TooMany(f"{together} pulls wait for this {place} already.")
 
 
 def is_possible(entry: Mapping[str, Any], now: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -337,10 +338,12 @@ def test_limits_of_waits(changes: dict[str, Any], seconds: float, of_registry: i
     limits = loaded(changes).config.wait_limits()
     assert limits.seconds == seconds
     assert limits.postponed == PostponeLimits(of_registry, of_registry // 4)
+    assert limits.delivery_seconds == 1800
+    assert limits.postponed_deliveries == PostponeLimits(of_registry // 2, of_registry // 4)
 
 
 def test_a_wait_is_a_number_of_seconds() -> None:
     """Anything else is refused by the name of its key."""
-    for wrong in (-1, "soon"):
-        with pytest.raises(ConfigurationError, match="RegistryWait"):
-            loaded({"RegistryWait": wrong})
+    for key, wrong in product(("RegistryWait", "DeliveryWait"), (-1, "soon")):
+        with pytest.raises(ConfigurationError, match=key):
+            loaded({key: wrong})

@@ -9,22 +9,26 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.again import TRIES, Tries
-from shiftergw.delivery.channel import Away
+from shiftergw.delivery.again import QUICK_SECONDS, TRIES, Tries, asked_again
+from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.link import Broken, Link
 from shiftergw.errors import DeliveryFailed
+from shiftergw.model import Progress
+from shiftergw.plumbing.timing import pause
 
 CUT = Broken("a", DeliveryFailed("The connection to the system broke."))
+CUT_AT_B = Broken("b", DeliveryFailed("The connection to the system broke."))
 DOWN = Away("The system cannot be reached.")
+LONG = QUICK_SECONDS
 
 
 class Shunned(Link):
     """A link to nowhere that notes which hosts it was to avoid."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Open nothing."""
-        super().__init__(Hosts({}, clock), clock, 1)
+    def __init__(self, clock: Clock, hosts: str) -> None:
+        """Open nothing; each letter is a host."""
+        super().__init__(Hosts(dict.fromkeys(hosts, nowhere), clock), clock, 1)
         self.shunned: list[str] = []
 
     def shun(self, host: str) -> None:
@@ -32,14 +36,29 @@ class Shunned(Link):
         self.shunned.append(host)
 
 
-class Delivery:
-    """One delivery whose tries end as told: what was found there, and the error or None."""
+async def nowhere() -> Connection:
+    """Connect with no host."""
+    raise DOWN
 
-    def __init__(self, *ends: tuple[int | None, Exception | None]) -> None:
+
+class Delivery:
+    """One delivery whose tries end as told: what was found there, and the error or None.
+
+    Each try lasts `seconds`, and its host gives a sign of life every `signs` seconds, if at all.
+    """
+
+    def __init__(
+        self,
+        *ends: tuple[int | None, Exception | None],
+        hosts: str = "a",
+        seconds: float = 0,
+        signs: float = 0,
+    ) -> None:
         """Begin it."""
         self.clock = Clock()
-        self.link = Shunned(self.clock)
-        self.tries = Tries(self.link)
+        self.link = Shunned(self.clock, hosts)
+        self.tries = Tries(self.link, self.clock)
+        self._seconds, self._signs = seconds, signs
         self._ends = list(ends)
         self.began: list[float] = []
         self.result: list[Any] = []
@@ -53,6 +72,13 @@ class Delivery:
         found, error = self._ends.pop(0)
         if found is not None:
             self.tries.found(found)
+        report = self.tries.watched(lambda _: None)
+        if self._seconds:
+            end = self.clock.seconds() + self._seconds
+            while self._signs and self.clock.seconds() + self._signs < end:
+                await pause(self._signs, self.clock)
+                report(Progress("deliver", 1, 2))
+            await pause(end - self.clock.seconds(), self.clock)
         if error is not None:
             raise error
 
@@ -76,6 +102,56 @@ def test_as_long_as_it_gets_further() -> None:
     delivery.wait()
     assert delivery.began == list(range(51))
     assert delivery.result == [None]
+
+
+@pytest.mark.parametrize(("found", "error"), [(None, DOWN), (0, CUT), (50, CUT)])
+def test_a_long_silence_ends_it(found: int | None, error: Away) -> None:
+    """A system without another host holds no worker once it was silent for long."""
+    delivery = Delivery((found, error), seconds=LONG)
+    delivery.wait()
+    assert delivery.result == [error]
+    assert delivery.began == [0]
+
+
+def test_a_long_try_with_signs_of_life() -> None:
+    """What breaks after it has got on for long is tried again at once: that is no silence."""
+    delivery = Delivery((0, CUT), (50, None), seconds=4 * LONG, signs=LONG - 1)
+    delivery.wait()
+    assert delivery.began == [0, 4 * LONG + 1]
+    assert delivery.result == [None]
+
+
+def test_a_silent_host_is_left_for_the_others() -> None:
+    """Each host of a system may be silent once; where one was before, the delivery ends."""
+    delivery = Delivery((0, CUT), (0, CUT_AT_B), hosts="ab", seconds=LONG)
+    delivery.wait()
+    assert delivery.link.shunned == ["a", "b"]
+    assert len(delivery.began) == 2
+    assert delivery.result == [CUT_AT_B]
+    again = Delivery((0, CUT), (50, CUT_AT_B), (60, CUT), (60, CUT_AT_B), hosts="ab", seconds=LONG)
+    again.wait()
+    assert len(again.began) == 4, "a delivery that gets further has all hosts before it again"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "seconds", "asked"), [("a", LONG, 1), ("a", LONG - 1, 2), ("ab", LONG, 2)]
+)
+def test_a_request_is_repeated_if_that_is_quick(hosts: str, seconds: float, asked: int) -> None:
+    """A host that was silent for long is not asked again, but another one is."""
+    clock, times = Clock(), list[float]()
+
+    async def ask() -> None:
+        times.append(clock.seconds())
+        await pause(seconds, clock)
+        raise CUT
+
+    link = Shunned(clock, hosts)
+    running = Deferred.fromCoroutine(asked_again(link, ask, clock))
+    running.addErrback(lambda failure: failure.trap(Broken))
+    clock.pump([seconds] * 2)
+    assert running.called
+    assert len(times) == asked
+    assert link.shunned == ["a"]
 
 
 def test_back_and_forth() -> None:

@@ -63,7 +63,7 @@ def service(
             "transfer": transfer,
         },
     }
-    changes = {"Platforms": {SYSTEM: system}}
+    changes = {"Platforms": {SYSTEM: system}, "DeliveryWait": 0}
     with Service(tmp_path / "service", locations, changes) as running:
         yield running
 
@@ -105,16 +105,16 @@ def test_a_damaged_image_is_delivered_anew(service: Service, registry: DockerReg
 
 
 def test_a_remote_system_that_is_down(service: Service, sshd: Sshd) -> None:
-    """A pull fails in words that name no host; once the system is back it goes through."""
+    """Where no pull may wait for it, each fails at once, in words that name no host."""
     sshd.stop()
     try:
         answer = service.pull("lib/plain:1")
     finally:
         sshd.start()
     assert answer["status"] == "FAILURE"
-    assert "cannot be reached" in answer["status_message"]
-    assert "127.0.0.1" not in answer["status_message"]
-    until(lambda: service.pull("lib/plain:1")["status"] == "READY", 60, "the delivery after all")
+    assert f"the system {SYSTEM}: its host does not answer" in answer["status_message"]
+    assert "127.0.0.1" not in str(answer)
+    assert "DeliveryWait" in answer["remedy"]
 
 
 def test_expired_images_leave_a_remote_system(service: Service) -> None:

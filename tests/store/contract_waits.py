@@ -185,14 +185,16 @@ class PostponeContract:
         assert last.deaths == 2
 
     @pytest_twisted.ensureDeferred
-    async def test_waits_for_other_pulls_are_summed_apart(self, place: Place) -> None:
-        """What was waited for other pulls leaves a pull its time to wait for its registry."""
+    async def test_waits_of_each_cause_are_summed_apart(self, place: Place) -> None:
+        """Waits for other pulls or for a system leave a pull its time to wait for its registry."""
         store = place.store
         key = (await begun(store, request())).key
-        await store.postpone(key, 1, NOW + 50, "another delivery", NOW, for_pull=True)
+        await store.postpone(key, 1, NOW + 50, "another delivery", NOW, cause="pull")
         await store.begin(key, "node:2", NOW + 50, LIMIT)
-        back = await store.postpone(key, 2, NOW + 60, WHY, NOW + 50)
-        assert (back.waited, back.waited_for_pulls) == (10, 50)
+        await store.postpone(key, 2, NOW + 60, WHY, NOW + 50)
+        await store.begin(key, "node:3", NOW + 60, LIMIT)
+        back = await store.postpone(key, 3, NOW + 90, "the system x", NOW + 60, cause="system")
+        assert (back.waited, back.waited_for_pulls, back.waited_for_system) == (10, 50, 30)
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("good", [True, False])
@@ -200,10 +202,16 @@ class PostponeContract:
         """The end of the work takes away all that was kept for its waits."""
         store = place.store
         back = await postponed(store)
-        again = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
+        key = back.key
+        await store.begin(key, "node:2", NOW + 300, LIMIT)
+        await store.postpone(key, 2, NOW + 350, "another delivery", NOW + 300, cause="pull")
+        await store.begin(key, "node:2", NOW + 350, LIMIT)
+        await store.postpone(key, 3, NOW + 400, "the system x", NOW + 350, cause="system")
+        again = await store.begin(key, "node:2", NOW + 400, LIMIT)
         assert again is not None
         ended = await store.finish(back.key, again.attempt, Ready(ID) if good else failure(), NOW)
-        gone = {"not_before", "waits_for", "waited", "waited_for_pulls", "deaths", "runner"}
+        waits = {"waited", "waited_for_pulls", "waited_for_system"}
+        gone = {"not_before", "waits_for", "deaths", "runner"} | waits
         assert gone.isdisjoint(place.document(ended.key))
 
     @pytest_twisted.ensureDeferred
@@ -245,6 +253,22 @@ class PostponeContract:
         await store.postpone(other.key, 1, NOW + 5, WHY, NOW, limits)
         unnamed = await begun(store, request("x:7", 1))
         await store.postpone(unnamed.key, 1, NOW + 5, WHY, NOW, limits)
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_system_is_bounded(self, place: Place) -> None:
+        """Beyond its limit nothing more waits for a system, from whichever registry."""
+        store = place.store
+        limits = PostponeLimits(2, 1)
+        for number, uid in enumerate((1, 2)):
+            record = await begun(store, request(f"x:{number}", uid, location=f"r{number}"))
+            await store.postpone(record.key, 1, NOW + 5, WHY, NOW, limits, "system")
+        own = await begun(store, request("x:3", 1, location="r3"))
+        with pytest.raises(TooMany, match="1 of your pulls wait for this system"):
+            await store.postpone(own.key, 1, NOW + 5, WHY, NOW, limits, "system")
+        another = await begun(store, request("x:4", 3, location="r4"))
+        with pytest.raises(TooMany, match="2 pulls wait for this system"):
+            await store.postpone(another.key, 1, NOW + 5, WHY, NOW, limits, "system")
+        await store.postpone(another.key, 1, NOW + 5, WHY, NOW, limits)  # its registry has room
 
     @pytest_twisted.ensureDeferred
     async def test_removals_are_not_postponed(self, place: Place) -> None:

@@ -153,6 +153,12 @@ def postponed(location: str | None) -> Query:
     return Query(IMAGES, wanted, members=("requested_by",))
 
 
+def all_postponed() -> Query:
+    """Ask for whose pulls, and for which systems, are postponed."""
+    wanted = {"status": str(State.PENDING), "not_before": {"$gt": 0}}
+    return Query(IMAGES, wanted, members=("requested_by", "system"))
+
+
 def breaker(key: str) -> Query:
     """Ask for a breaker."""
     return Query(BREAKERS, {"_id": key}, limit=1)

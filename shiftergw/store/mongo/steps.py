@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError
 from shiftergw.errors import Superseded, TooMany, Unavailable
 from shiftergw.model import ImageRecord, PullRequest, QueueLimits
 from shiftergw.plumbing.timing import pause
-from shiftergw.postponement import PostponeLimits
+from shiftergw.postponement import PostponeLimits, WaitCause
 from shiftergw.states import POLLED, IllegalStepError, State, check_restart, check_step
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
@@ -204,8 +204,7 @@ async def postpone(
     why: str,
     now: float,
     limits: PostponeLimits | None,
-    *,
-    for_pull: bool,
+    cause: WaitCause,
 ) -> ImageRecord:
     """End an attempt and have the work wait until a time.
 
@@ -215,10 +214,14 @@ async def postpone(
         document = await owned(db, key, attempt)
         check_step(State(document["status"]), State.PENDING)
         if limits is not None:
-            pulls = await db.find(queries.postponed(document.get("location")))
+            if cause == "system":
+                everywhere = await db.find(queries.all_postponed())
+                pulls = [pull for pull in everywhere if pull["system"] == document["system"]]
+            else:
+                pulls = await db.find(queries.postponed(document.get("location")))
             users = [pull.get("requested_by") for pull in pulls]
-            check_postponed(len(pulls), users.count(document.get("requested_by")), limits)
-        changes = documents.postponed(document, not_before, why, now, for_pull=for_pull)
+            check_postponed(len(pulls), users.count(document.get("requested_by")), limits, cause)
+        changes = documents.postponed(document, not_before, why, now, cause)
         postponed = await change(db, document, OWN, changes)
         if postponed is not None:
             return record_of(postponed)

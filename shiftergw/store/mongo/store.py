@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import Unavailable
 from shiftergw.model import Expired, Failed, ImageRecord, Progress, PullRequest, QueueLimits, Ready
 from shiftergw.plumbing.rounds import Rounds
-from shiftergw.postponement import Breaker, PostponeLimits
+from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
@@ -159,13 +159,10 @@ class MongoStore(Service):
         why: str,
         now: float,
         limits: PostponeLimits | None = None,
-        *,
-        for_pull: bool = False,
+        cause: WaitCause = "registry",
     ) -> ImageRecord:
         """See `ImageStore`."""
-        return await steps.postpone(
-            self._db, key, attempt, not_before, why, now, limits, for_pull=for_pull
-        )
+        return await steps.postpone(self._db, key, attempt, not_before, why, now, limits, cause)
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""

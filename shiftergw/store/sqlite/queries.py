@@ -89,10 +89,15 @@ COUNT_WAITING_OF_USER = """
     WHERE claim IS NOT NULL AND status = 'PENDING' AND requested_by = ? AND not_before IS NULL
 """
 
-# Of one registry: all, and those of a user.
+# Those that wait for one registry, or for one system: all, and those of a user.
 COUNT_POSTPONED = """
     SELECT count(*), ifnull(sum(requested_by IS ?), 0) FROM images INDEXED BY images_turns
     WHERE claim IS NOT NULL AND status = 'PENDING' AND not_before > 0 AND location IS ?
+"""
+
+COUNT_POSTPONED_FOR_SYSTEM = """
+    SELECT count(*), ifnull(sum(requested_by IS ?), 0) FROM images INDEXED BY images_turns
+    WHERE claim IS NOT NULL AND status = 'PENDING' AND not_before > 0 AND system IS ?
 """
 
 STALE = """

@@ -10,7 +10,7 @@ from typing import Any
 
 from shiftergw.errors import TooMany
 from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
-from shiftergw.postponement import PostponeLimits
+from shiftergw.postponement import PostponeLimits, WaitCause
 from shiftergw.states import (
     POLLED,
     IllegalStepError,
@@ -75,17 +75,19 @@ def postpone(
     why: str,
     now: float,
     limits: PostponeLimits | None,
-    *,
-    for_pull: bool,
+    cause: WaitCause,
 ) -> ImageRecord:
     """End an attempt and have the work wait until a time."""
     document = _owned(db, key, attempt)
     check_step(State(document["status"]), State.PENDING)
     if limits is not None:
-        values = document.get("requested_by"), document.get("location")
-        of_registry, own = db.execute(queries.COUNT_POSTPONED, values).fetchone()
-        check_postponed(of_registry, own, limits)
-    change = documents.postponed(document, not_before, why, now, for_pull=for_pull)
+        query, place = queries.COUNT_POSTPONED, "location"
+        if cause == "system":
+            query, place = queries.COUNT_POSTPONED_FOR_SYSTEM, "system"
+        values = document.get("requested_by"), document.get(place)
+        together, own = db.execute(query, values).fetchone()
+        check_postponed(together, own, limits, cause)
+    change = documents.postponed(document, not_before, why, now, cause)
     return rows.change(db, key, document, change)
 
 

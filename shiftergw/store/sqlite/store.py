@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import Unavailable
 from shiftergw.model import Expired, Failed, ImageRecord, Progress, PullRequest, QueueLimits, Ready
 from shiftergw.plumbing.threads import Threads
-from shiftergw.postponement import Breaker, PostponeLimits
+from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
@@ -153,14 +153,11 @@ class SqliteStore(Service):
         why: str,
         now: float,
         limits: PostponeLimits | None = None,
-        *,
-        for_pull: bool = False,
+        cause: WaitCause = "registry",
     ) -> ImageRecord:
         """See `ImageStore`."""
         return await self._work(
-            lambda db: steps.postpone(
-                db, key, attempt, not_before, why, now, limits, for_pull=for_pull
-            )
+            lambda db: steps.postpone(db, key, attempt, not_before, why, now, limits, cause)
         )
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:

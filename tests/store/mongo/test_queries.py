@@ -36,6 +36,7 @@ QUESTIONS: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any
     "with_keys": lambda q: q.with_keys([ObjectId("1" * 24), ObjectId("2" * 24)]),
     "waiting": lambda q: [q.waiting(), q.waiting(7)],
     "postponed": lambda q: q.postponed("ghcr.io"),
+    "all_postponed": lambda q: q.all_postponed(),
     "breaker": lambda q: q.breaker("x"),
     "unfinished": lambda q: q.unfinished(5.0),
     "expired": lambda q: q.expired("READY", 5.0),

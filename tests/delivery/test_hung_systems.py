@@ -1,0 +1,178 @@
+"""Systems that hang, each in its way: their pulls hold no worker and end well afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.hosts import Connect
+from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
+from shiftergw.delivery.outgoing import REACH
+from shiftergw.errors import RetryLater
+from shiftergw.model import ImageRecord, Progress
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import BreakerStore
+from shiftergw.registry.admission import NoBreakers
+from shiftergw.states import State
+from tests.delivery.contract import IMAGE, names
+from tests.delivery.far import sftp_server
+from tests.delivery.several import System
+from tests.patience import patient, scaled
+from tests.sshd import Sshd
+from tests.workbench import SISTER, Bench, running_bench
+
+reactor: Any = global_reactor
+
+WHY = "the system sister (its host does not answer)"
+SIZE = 24 << 20
+
+
+@dataclass
+class Hung:
+    """A system that hangs until it is mended."""
+
+    way: Connect
+    mend: Callable[[], None]
+
+
+def suspended(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
+    """Return a system whose SSH server is stopped by SIGSTOP: its kernel takes connections."""
+    stop = ExitStack()
+    stop.enter_context(sshd.suspended())
+    stack.callback(stop.close)
+    return Hung(system.way(sshd), stop.close)
+
+
+def mute(_: ExitStack, system: System, sshd: Sshd, black_hole: int) -> Hung:
+    """Return a system where something listens that never greets, and later the SSH server."""
+    ways = [system.way(sshd, port=black_hole), system.way(sshd)]
+
+    async def connect() -> Connection:
+        return await ways[0]()
+
+    return Hung(connect, ways.reverse)
+
+
+def closed(_: ExitStack, system: System, sshd: Sshd, __: int) -> Hung:
+    """Return a system on which nothing listens any more."""
+    sshd.stop()
+    return Hung(system.way(sshd), sshd.start)
+
+
+def swallowing(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
+    """Return a system that accepts the login and then answers nothing."""
+    script = sshd.root / "session"
+    script.write_text("#!/bin/sh\nexec cat > /dev/null\n")
+    script.chmod(0o755)
+    host = stack.enter_context(Sshd(f"ForceCommand {script}"))
+    way = system.way(host, connect_seconds=patient(20))
+
+    def mend() -> None:
+        script.write_text(f"#!/bin/sh\nexec {sftp_server()}\n")
+
+    return Hung(way, mend)
+
+
+@pytest.fixture
+def sshd() -> Iterator[Sshd]:
+    """Run a host."""
+    with Sshd() as running:
+        yield running
+
+
+def guarded(
+    system: System, way: Connect, root: Path, breakers: BreakerStore, **more: Any
+) -> GuardedDirectory:
+    """Return the directory of a system of one host, with short limits."""
+    directory = system.directory([way], root, idle_seconds=scaled(1), **more)
+    waits = Waits(first=scaled(1), longest=scaled(1), probe=0.5)
+    symptom = "its host does not answer"
+    breaker = SystemBreaker("sister", "far", symptom, breakers, "here", reactor, waits=waits)
+    return GuardedDirectory(directory, breaker)
+
+
+async def ended(bench: Bench, key: str) -> ImageRecord:
+    """Take a postponed pull up whenever its time has come, until it has ended; return it."""
+    deadline = reactor.seconds() + patient(60)
+    while reactor.seconds() < deadline:
+        await bench.worker.run(key)
+        record = await bench.store.get(key)
+        if record is None:  # merged into the READY record
+            record = await bench.store.find(SISTER, "docker", ["lib/app:2"])
+            assert record is not None
+        if record.status is not State.PENDING:
+            return record
+        await pause(0.1, reactor)
+    raise AssertionError(f"still waiting: {record}")
+
+
+@pytest.mark.parametrize("hang", [suspended, mute, closed, swallowing])
+@pytest_twisted.ensureDeferred
+async def test_a_pull_waits_for_its_system(
+    system: System,
+    sshd: Sshd,
+    root: Path,
+    tmp_path: Path,
+    black_hole: int,
+    hang: Callable[[ExitStack, System, Sshd, int], Hung],
+) -> None:
+    """It is postponed with words, others go on, and it ends READY once the system answers."""
+    bench_root = tmp_path / "bench"
+    bench_root.mkdir()
+    with ExitStack() as stack:
+        hung = hang(stack, system, sshd, black_hole)
+        async with running_bench(bench_root) as bench:
+            far = guarded(system, hung.way, root, bench.store)
+            target = bench.targets[SISTER]
+            bench.targets[SISTER] = replace(target, name="far", directory=far, systems=(SISTER,))
+            pulls = []
+            for tag in ("lib/app:1", "lib/app:2"):
+                bench.source.asked.clear()
+                pulls.append(await bench.pull(tag, system=SISTER))
+            for pull in pulls:
+                assert (pull.status, pull.waits_for) == (State.PENDING, WHY)
+                assert (pull.status_message or "").startswith("Waits until ")
+                assert (pull.runner, pull.last_heartbeat) == (None, None)
+            assert bench.source.asked == [], "the second pull looks at the breaker alone"
+            assert (await bench.pull("lib/app:1")).status is State.READY
+            assert bench.builder.built == 1
+            hung.mend()
+            for pull in pulls:
+                assert (await ended(bench, pull.key)).status is State.READY
+    assert len(names(root)) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_part_stays_for_the_next_attempt(
+    system: System, sshd: Sshd, root: Path, tmp_path: Path
+) -> None:
+    """A system that hangs in the middle of a delivery keeps what it has, and gets the rest."""
+    source = tmp_path / "large"
+    content = random.Random(SIZE).randbytes(SIZE)
+    source.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    far = guarded(system, system.way(sshd), root, NoBreakers())
+    stop = ExitStack()
+
+    def hang(progress: Progress) -> None:
+        if progress.done >= SIZE // 2:
+            stop.enter_context(sshd.suspended())
+
+    with stop, pytest.raises(RetryLater) as caught:
+        await far.install(source, IMAGE, sha256, hang)
+    assert caught.value.why == WHY
+    assert names(root) == [f"{IMAGE}.partial.{sha256[:16]}"]
+    heard: list[Progress] = []
+    await far.install(source, IMAGE, sha256, heard.append)
+    assert heard[0].done >= SIZE // 2 - REACH
+    assert (root / IMAGE).read_bytes() == content
