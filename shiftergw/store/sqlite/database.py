@@ -123,16 +123,11 @@ def _make(path: Path) -> None:
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     """Apply the scripts that the file lacks, in one transaction."""
-    version = _version(connection)
-    if version > len(SCHEMA):
-        raise ConfigurationError(
-            f"The database {path} was written by a newer version of the gateway.",
-            remedy="Run that version, or restore the backup made before its first start.",
-        )
-    if version == len(SCHEMA):
+    if check_version(connection, path) == len(SCHEMA):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
+        check_tables(connection, path)
         for script in SCHEMA[_version(connection) :]:
             text = files("shiftergw.store.sqlite").joinpath(script).read_text(encoding="utf-8")
             for statement in _statements(text):
@@ -143,6 +138,36 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return how many scripts were applied to a file.
+
+    Raises `ConfigurationError` if a newer version of the gateway has written it.
+    """
+    version = _version(connection)
+    if version > len(SCHEMA):
+        raise ConfigurationError(
+            f"The database {path} was written by a newer version of the gateway.",
+            remedy="Run that version, or restore the backup made before its first start.",
+        )
+    return version
+
+
+def check_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return whether a file has this gateway's tables; an empty file has none yet.
+
+    Call it in a transaction: another process may be applying the scripts. Raises
+    `ConfigurationError` for the database of another program.
+    """
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    is_ours = {"images", "leases", "lookups"} <= tables if _version(connection) else not tables
+    if not is_ours:
+        raise ConfigurationError(
+            f"The database {path} belongs to another program.",
+            remedy="Set StateDirectory to another directory.",
+        )
+    return bool(tables)
 
 
 def rewrite_version(connection: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,16 @@ from shiftergw.errors import ConfigurationError, DatabaseBusy, DatabaseDamaged, 
 _PRIMARY = 0xFF  # an extended result code has the primary one in its lowest byte
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNUSABLE = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
+     sqlite3.SQLITE_FULL}
+)  # fmt: skip
+"""What a file, or its directory, or its disk has to be mended for; waiting does not help."""
+
+_FILE = (
+    "It must be a file of the gateway's user with mode 600, in a directory to which that user may"
+    " write."
+)
 
 
 def unavailable(error: Exception) -> Unavailable:
@@ -45,6 +56,8 @@ def explained(path: Path) -> Iterator[None]:
             remedy="Give the gateway a directory of its own, on a local disk with free space.",
         ) from error
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _UNUSABLE:
+            raise _unusable(path, error) from error
         raise unavailable(error) from error
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_CORRUPT:
@@ -55,6 +68,24 @@ def explained(path: Path) -> Iterator[None]:
             " another place.",
             detail=str(error),
         ) from error
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> ConfigurationError:
+    """Return the error for a file that SQLite cannot open, read or write."""
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    if code == sqlite3.SQLITE_FULL:
+        reason, remedy = "the disk is full", "Make room on the file system of StateDirectory."
+    elif os.path.lexists(path) and not os.path.isfile(path):  # noqa: PTH113 - as `lexists`
+        reason, remedy = "it is not a regular file", _FILE
+    elif not os.access(path, os.R_OK | os.W_OK):
+        reason, remedy = "this user may not read and write it", _FILE
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        reason, remedy = "this user may not write to its directory", _FILE
+    else:
+        reason, remedy = str(error), "Check the disk: its free space, its quota, the kernel's log."
+    return ConfigurationError(
+        f"The database {path} cannot be used: {reason}.", remedy=remedy, detail=f"SQLite: {error}"
+    )
 
 
 def damaged(path: Path, detail: str) -> ConfigurationError:

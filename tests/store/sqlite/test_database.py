@@ -1,0 +1,99 @@
+"""Files that cannot be the gateway's database: the start and `check` say why, alike."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shiftergw.errors import ConfigurationError
+from shiftergw.store.sqlite import database, look
+from shiftergw.store.sqlite.database import SCHEMA, open_alone, open_database
+from shiftergw.store.sqlite.faults import explained
+from shiftergw.store.survey import Survey
+
+
+def newer(path: Path) -> None:
+    """Make a database of this gateway that a later version has changed."""
+    open_database(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {len(SCHEMA) + 1}")
+
+
+def of_another_program(path: Path) -> None:
+    """Make the database of a program that numbers no versions."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE bookmarks (url)")
+
+
+def with_a_version(path: Path) -> None:
+    """Make the database of a program that numbers its versions as this gateway does."""
+    of_another_program(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 2")
+
+
+FILES: list[tuple[Callable[[Path], None], str]] = [
+    (newer, "newer version"),
+    (of_another_program, "belongs to another program"),
+    (with_a_version, "belongs to another program"),
+    (Path.mkdir, "it is not a regular file"),
+    (os.mkfifo, "it is not a regular file"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), FILES)
+def test_a_file_that_cannot_be_used(
+    tmp_path: Path, make: Callable[[Path], None], words: str
+) -> None:
+    """Each way to open it says which file it is, why it is refused, and what to do."""
+    path = tmp_path / "shiftergw.sqlite"
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+    survey = Survey(["alpha"], 0.0)
+    ways: list[Callable[[], object]] = [
+        lambda: open_database(path),
+        lambda: open_alone(path),
+        lambda: look.check(path, 1.0),
+        lambda: look.survey(path, survey),
+    ]
+    for way in ways:
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            way()
+        assert str(path) in caught.value.what
+        assert caught.value.remedy
+        assert "in a moment" not in str(caught.value)
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    """It holds no records, and becomes a database at the start."""
+    path = tmp_path / "shiftergw.sqlite"
+    path.touch()
+    assert look.check(path, 1.0)
+    assert look.survey(path, Survey(["alpha"], 0.0)) == 0
+    assert path.read_bytes() == b""
+    open_database(path).close()
+    assert look.survey(path, Survey(["alpha"], 0.0)) == 0
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The start names the disk instead of a database that does not answer."""
+    path = tmp_path / "shiftergw.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA page_size = 512")
+        db.execute("VACUUM")
+    with pytest.raises(ConfigurationError, match="the disk is full") as caught:
+        _open_with_a_limit(path)
+    assert "Make room" in caught.value.remedy
+
+
+def _open_with_a_limit(path: Path) -> None:
+    """Open a file as the start does, with a limit of pages in place of a disk that is full."""
+    with explained(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA max_page_count = 2")
+        database._upgrade(db, path)
