@@ -61,7 +61,6 @@ from shiftergw.waiting import run_with_waits
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
-from shiftergw.work.crew import share_of_system
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
 
@@ -86,8 +85,6 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         config.heartbeat_limit,
         config.systems,
         config.user_limits.running,
-        # Machines come and go, and each looks itself that no system has all its slots.
-        None if config.broker_url else share_of_system(config.worker_threads, len(config.systems)),
     )
     recovery = Recovery(store, dispatch, reactor)
     queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended

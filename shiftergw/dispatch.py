@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -45,20 +45,18 @@ class Dispatch(Rounds):
         heartbeat_limit: float,
         systems: Collection[str],
         running_per_user: int | None = None,
-        running_per_system: int | None = None,
         interval: float = INTERVAL,
     ) -> None:
         """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old.
 
-        `systems` are all there are. No user has more than `running_per_user` pulls in work at once,
-        no system more than `running_per_system` pulls and removals.
+        `systems` are all there are. No user has more than `running_per_user` pulls in work at once.
         """
         super().__init__(self._offer_work, clock, interval, "dispatch")
         self._store = store
         self._queue = queue
         self._limit = heartbeat_limit
         self._systems = systems
-        self._limits = (running_per_user, running_per_system)
+        self._running_per_user = running_per_user
         self._offered: dict[str, float] = {}
         """When records that nobody has begun yet were offered."""
         self._unsettled: Counter[str] = Counter()
@@ -104,7 +102,7 @@ class Dispatch(Rounds):
             return
         most = sum(slots.values()) + len(self._offered)
         waiting = await self._store.waiting(
-            now, most, *self._limits, self._offered.keys(), without, self._share()
+            now, most, self._running_per_user, self._offered.keys(), without, *self._shares()
         )
         found = {record.key: record.system for record in (*stale, *waiting)}
         self._offered = {key: at for key, at in self._offered.items() if key in found}
@@ -152,14 +150,22 @@ class Dispatch(Rounds):
 
         stop.addBoth(ended)
 
-    def _share(self) -> int | None:
-        """Return how many slots a registry, or a user, may have while others wait: all but one.
+    def _shares(self) -> tuple[int | None, Mapping[str, int]]:
+        """Return how many slots a user, a registry, and each system may have while others wait.
 
-        The pulls from a slow registry, or of a user with slow images, take a slot for hours each.
+        All but one: the pulls from a slow registry, of a user with slow images, or to a system that
+        hangs, take a slot for a long time each. Systems with machines of their own take none from
+        others, and have no share.
         """
-        machines = self._queue.machines()
-        slots = sum(machine.slots for machine in machines if not machine.leaving)
-        return slots - 1 if slots > 1 else None
+        machines = [machine for machine in self._queue.machines() if not machine.leaving]
+        systems = {}
+        for system in self._systems:
+            serving = [machine for machine in machines if system in machine.systems]
+            slots = sum(machine.slots for machine in serving)
+            if slots > 1 and any(len(machine.systems) > 1 for machine in serving):
+                systems[system] = slots - 1
+        slots = sum(machine.slots for machine in machines)
+        return slots - 1 if slots > 1 else None, systems
 
     async def _make_room(self, key: str) -> None:
         """Stop the worker that hangs on a record, if it is here; not even that may work."""

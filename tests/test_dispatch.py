@@ -226,39 +226,45 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     await dispatch.stopService()
 
 
+def crew_of(*machines: tuple[int, tuple[str, ...]]) -> list[WorkerMachine]:
+    """Return machines with so many slots for these systems."""
+    return [
+        WorkerMachine(f"node{n}", "1", systems, slots, (), leaving=False, heard=0.0)
+        for n, (slots, systems) in enumerate(machines)
+    ]
+
+
 @pytest_twisted.ensureDeferred
 async def test_no_system_has_all_slots(store: SqliteStore, clock: Clock) -> None:
-    """While a system's pulls hang, whoever asked for them, another's are offered when they come."""
-    hanging = await claimed(store, clock, 3, 1, "down")
+    """While others wait, a system's pulls leave a slot to them; alone they may have it."""
+    keys = await claimed(store, clock, 2, 1, "down")
     clock.advance(1)
-    await claimed(store, clock, 3, 2, "down")
-    queue = Queue(3)
-    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_system=2)
+    (late,) = await claimed(store, clock, 1, 1, "up")
+    queue = Queue(2)
+    queue.crew = crew_of((2, SYSTEMS))
+    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert len(queue.offered) == 2
-    assert hanging[0] in queue.offered
+    assert queue.offered == [keys[0], late]
     for key in queue.offered:
         await begin(store, key, clock)
-    clock.advance(1)
-    (late,) = await claimed(store, clock, 1, 3, "up")
+    await store.finish(late, 1, Ready("a" * 64), clock.seconds())
+    queue.free = 1
     await one_round(dispatch)
-    assert queue.offered[2:] == [late]
+    assert queue.offered[2:] == [keys[1]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_on_its_way_counts_for_its_system(store: SqliteStore, clock: Clock) -> None:
-    """Also before a worker has begun it, when another user's work would be fairer by then."""
-    first, second = await claimed(store, clock, 2, 1, "down")
-    queue = Queue(4)
-    dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_system=1)
-    await one_round(dispatch)
-    await begin(store, first, clock)
-    await store.finish(first, 1, Ready("a" * 64), clock.seconds())
-    await one_round(dispatch)
+async def test_systems_with_machines_of_their_own_have_no_share(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """Their work takes no slot that another system could have."""
+    keys = await claimed(store, clock, 3, 1, "down")
     clock.advance(1)
-    await claimed(store, clock, 1, 2, "down")  # by a user who was not served yet
-    await one_round(dispatch)
-    assert queue.offered == [first, second]
+    await claimed(store, clock, 3, 1, "up")
+    queue = Queue(3)
+    queue.crew = crew_of((3, ("down",)), (9, ("up",)))
+    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    assert queue.offered == list(keys)
 
 
 @pytest_twisted.ensureDeferred
@@ -399,16 +405,11 @@ async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) ->
     assert queue.offered == [key, key]
 
 
-def machine(slots: int) -> WorkerMachine:
-    """Return a machine that works for all systems."""
-    return WorkerMachine("node1", "1", SYSTEMS, slots, (), leaving=False, heard=0.0)
-
-
 @pytest_twisted.ensureDeferred
 async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) -> None:
     """While another one's pull waits; when nothing else waits it may have them all."""
     queue = Queue(2)
-    queue.crew = [machine(2)]
+    queue.crew = crew_of((2, SYSTEMS))
     for n in range(3):
         reference = ImageReference.parse(f"slow:{n}")
         wish = PullRequest("alpha", "docker", reference, n, location="slow.example")

@@ -200,22 +200,23 @@ class ImageStore(BreakerStore, Protocol):
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
+        system_shares: Mapping[str, int] | None = None,
     ) -> Sequence[ImageRecord]:
         """Return at most `limit` records in flight that no attempt works on, fairest first.
 
         Those that are postponed beyond `now` are left out.
 
         Fair: the users take turns, each user's own in the order of arrival, and none has more than
-        `running_per_user` begun, no system more than `running_per_system`. Removals (`kind` expire)
-        are nobody's: the users' limit is not theirs, but the systems' is. What a limit holds back
-        is passed over, and holds up nothing else; so is the work of the systems `without` workers.
+        `running_per_user` begun. Removals (`kind` expire) are nobody's: this limit is not theirs.
+        What it holds back is passed over, and holds up nothing else; so is the work of the systems
+        `without` workers.
 
-        With `share`, work of a user, or of a registry, that has as many pulls begun comes after all
-        other work: while others wait, neither holds more slots than its share.
+        With `share`, work of a user, or of a registry, that has as many pulls begun comes after
+        other work, and so does that of a system with its share of `system_shares`; the more shares
+        it exceeds, the later. While others wait, none of them holds more slots than its share.
 
         `offered` are keys of records on their way to a worker: they count as begun, and those that
         are not begun yet come first.

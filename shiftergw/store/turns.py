@@ -1,13 +1,14 @@
 """Whose turn it is: which of the work that waits may begin now, and in which order.
 
-Two limits that cross, of a user and of a system, are more than a query can keep without leaving a
-place empty that somebody could have. So the store reads who has what, and this chooses.
+Shares that cross, of users, systems and registries, are more than a query can keep without leaving
+a slot empty that somebody could have. So the store reads who has what, and this chooses.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -34,10 +35,10 @@ def in_turn(
     flights: Iterable[Flight],
     limit: int,
     running_per_user: int | None,
-    running_per_system: int | None,
     offered: Collection[str],
     without: Collection[str] = (),
     share: int | None = None,
+    system_shares: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Return the keys of at most `limit` records that wait, as `ImageStore.waiting` says.
 
@@ -62,21 +63,21 @@ def in_turn(
             chosen.append(flight.key)
 
     def may_begin(uid: int, system: str) -> bool:
-        return (
-            system not in without
-            and (running_per_user is None or uid == NOBODY or users[uid] < running_per_user)
-            and (running_per_system is None or systems[system] < running_per_system)
+        return system not in without and (
+            running_per_user is None or uid == NOBODY or users[uid] < running_per_user
         )
 
-    def exceeds_share(uid: int, registry: str | None) -> bool:
-        return share is not None and (
-            (uid != NOBODY and users[uid] >= share)
-            or (registry is not None and registries[registry] >= share)
+    def shares_exceeded(uid: int, system: str, registry: str | None) -> int:
+        most, most_of_system = share or math.inf, (system_shares or {}).get(system, math.inf)
+        return (
+            (uid != NOBODY and users[uid] >= most)
+            + (registry is not None and registries[registry] >= most)
+            + (systems[system] >= most_of_system)
         )
 
     while len(chosen) < limit:
         heads = [
-            (exceeds_share(uid, registry), users[uid], served[uid], queue[0], place)
+            (shares_exceeded(uid, system, registry), users[uid], served[uid], queue[0], place)
             for place, queue in queues.items()
             for uid, system, registry in [place]
             if queue and may_begin(uid, system)

@@ -25,7 +25,7 @@ from shiftergw.jobs import JobEnd
 from shiftergw.work.celery_app import TASK, is_key
 from shiftergw.work.celery_consumer import CancelStep, TaskStep
 from shiftergw.work.celery_voice import Voice
-from shiftergw.work.crew import TELL_SECONDS, share_of_system
+from shiftergw.work.crew import TELL_SECONDS
 from shiftergw.work.errand import JobLost
 
 LONGEST_BACKOFF = 60.0
@@ -36,10 +36,7 @@ _MESSAGE = re.compile(r"[0-9a-f-]{1,64}")
 
 
 class Gate:
-    """The slots of this machine, and who has them.
-
-    Of a machine with several slots for several systems, no system gets the last one.
-    """
+    """The slots of this machine, and who has them."""
 
     def __init__(self) -> None:
         """Have no consumer yet."""
@@ -49,19 +46,15 @@ class Gate:
         self._queues: dict[str, Any] = {}
         self._open = False
         self._jobs: dict[str, str] = {}
-        self._served: dict[str, str] = {}
         self._ended: deque[str] = deque(maxlen=50)
         self._lost: deque[tuple[str, JobEnd]] = deque(maxlen=50)
         self._fault = ""
         self._failed_starts = 0
         self._closed_until = 0.0
 
-    def full(self, system: str) -> bool:
-        """Say whether no slot is free for a system."""
-        slots = self._slots()
-        share = share_of_system(slots, len(self._queues)) or slots
-        taken = list(self._served.values())
-        return len(taken) >= slots or taken.count(system) >= share
+    def is_full(self) -> bool:
+        """Return whether no slot is free."""
+        return len(self._jobs) >= self._slots()
 
     def has(self, message: str) -> bool:
         """Say whether a message has a slot."""
@@ -92,9 +85,9 @@ class Gate:
         if self._voice is not None:
             self._voice.close()
 
-    def take(self, message: str, key: str, system: str) -> None:
+    def take(self, message: str, key: str) -> None:
         """Give a slot away."""
-        self._jobs[message], self._served[message] = key, system
+        self._jobs[message] = key
         self._close_queues()
         self.tell()
 
@@ -147,7 +140,6 @@ class Gate:
                 systems=list(self._queues),
                 slots=self._slots(),
                 jobs=self._jobs,
-                served=self._served,
                 ended=list(self._ended),
                 lost={
                     message: [end.key, end.runner, end.loss, end.died]
@@ -158,22 +150,21 @@ class Gate:
             )
 
     def _forget(self, message: str) -> None:
-        del self._jobs[message], self._served[message]
+        del self._jobs[message]
 
     def _close_queues(self) -> None:
-        """Consume no more from queues for which no slot is free."""
-        consumer = self._consumer.task_consumer
-        for name in self._queues:
-            if self.full(name):
-                consumer.cancel_by_queue(name)
+        """Consume no more once no slot is free."""
+        if self.is_full():
+            for name in self._queues:
+                self._consumer.task_consumer.cancel_by_queue(name)
 
     def _open_queues(self) -> None:
-        """Consume from all queues for which a slot is free."""
+        """Consume from all queues if a slot is free."""
         consumer = self._consumer.task_consumer
-        if not self._open or consumer is None:
+        if not self._open or consumer is None or self.is_full():
             return
         for name, queue in self._queues.items():
-            if not self.full(name) and not consumer.consuming_from(name):
+            if not consumer.consuming_from(name):
                 consumer.add_queue(queue)
         consumer.consume()
 
@@ -244,8 +235,7 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
         if gate.has(identifier):  # its acknowledgement was lost with a connection
             ack(_log, consumer.connection_errors)
             return
-        system = message.delivery_info.get("routing_key", "")
-        if gate.full(system):
+        if gate.is_full():
             reject(_log, consumer.connection_errors, True)
             return
         request = JobRequest(
@@ -263,7 +253,7 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
         )
         if request.revoked():
             return
-        gate.take(identifier, key, system)
+        gate.take(identifier, key)
         state.task_reserved(request)
         for callback in callbacks:
             callback(request)

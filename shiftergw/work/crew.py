@@ -43,8 +43,6 @@ class Machine:
     slots: int
     jobs: Mapping[str, str]
     """Messages in work, or taken from the broker for that: identifier and record's key."""
-    served: Mapping[str, str]
-    """Which systems these messages are of."""
     ended: Sequence[str]
     """The last messages that are done."""
     leaving: bool
@@ -59,8 +57,7 @@ class Machine:
         """Return what a machine told; None if it makes no sense: anybody may write to a broker."""
         try:
             # Before anything is read: a message may be large, and this is the reactor's thread.
-            maps = told.get("served", {}), told.get("lost", {})
-            lists = (told["systems"], told["jobs"], told["ended"], *maps)
+            lists = (told["systems"], told["jobs"], told["ended"], told.get("lost", {}))
             if any(len(one) > MOST_SLOTS for one in lists):
                 return None
             slots = int(told["slots"])
@@ -71,7 +68,6 @@ class Machine:
                 tuple(_name(one) for one in told["systems"]),
                 slots,
                 _names(told["jobs"]),
-                _names(told.get("served", {})),
                 tuple(_name(one) for one in told["ended"]),
                 told["leaving"] is True,
                 now,
@@ -94,22 +90,9 @@ class Machine:
         """Return how many more jobs it can take."""
         return 0 if self.leaving else max(0, self.slots - len(self.jobs))
 
-    def free_for(self, system: str, more: Sequence[str] = ()) -> int:
-        """Return how many jobs of a system it can take beside those of `more` systems."""
-        if system not in self.systems:
-            return 0
-        work = [*self.served.values(), *more]
-        share = share_of_system(self.slots, len(self.systems)) or self.slots
-        return max(0, min(self.free - len(more), share - work.count(system)))
-
-
-def share_of_system(slots: int, systems: int) -> int | None:
-    """Return how many of the workers' slots one of so many systems may have; None for all.
-
-    One slot is left to the others: a system that takes connections and never answers keeps a worker
-    for half a minute and longer, and many of its pulls may be waiting.
-    """
-    return slots - 1 if systems > 1 and slots > 1 else None
+    def free_for(self, system: str, more: int = 0) -> int:
+        """Return how many jobs of a system it can take beside so many `more` of any."""
+        return max(0, self.free - more) if system in self.systems else 0
 
 
 def _lost(told: Any) -> JobEnd:
@@ -205,18 +188,18 @@ class Crew:
     def slots(self, system: str, now: float) -> int:
         """Return how many more jobs of a system the machines can take.
 
-        Of a machine with several systems none has all slots. Offers on their way each take a slot
-        of a machine that serves their system; of several, one that has the least choice of systems.
+        Offers on their way each take a slot of a machine that serves their system; of several, one
+        that has the least choice of systems.
         """
         self._offers = {
             message: one for message, one in self._offers.items() if now - one.made < OFFER_SECONDS
         }
         present = self._present(now)
-        coming: list[list[str]] = [[] for _ in present]
+        coming = [0 for _ in present]
         for offer in self._offers.values():
             able = [n for n, one in enumerate(present) if one.free_for(offer.system, coming[n]) > 0]
             if able:
-                coming[min(able, key=lambda n: len(present[n].systems))].append(offer.system)
+                coming[min(able, key=lambda n: len(present[n].systems))] += 1
         return sum(one.free_for(system, more) for one, more in zip(present, coming, strict=True))
 
     def serves(self, system: str, now: float) -> bool:

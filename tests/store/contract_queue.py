@@ -19,13 +19,14 @@ async def order(
     store: ImageStore,
     limit: int,
     of_user: int | None = None,
-    of_system: int | None = None,
     offered: Collection[str] = (),
     without: Collection[str] = (),
+    share: int | None = None,
+    **system_shares: int,
 ) -> list[str | None]:
     """Return the tags of what waits, in turn; of a removal, that of its pull."""
-    found = await store.waiting(NOW + 99, limit, of_user, of_system, offered, without)
-    return [record.pulltag for record in found]
+    records = await store.waiting(NOW + 99, limit, of_user, offered, without, share, system_shares)
+    return [record.pulltag for record in records]
 
 
 async def claimed(
@@ -150,18 +151,19 @@ class QueueContract:
         assert sorted(map(str, await order(store, 9, 1))) == ["r:0", "x:0"]
 
     @pytest_twisted.ensureDeferred
-    async def test_no_system_has_all_places(self, place: Place) -> None:
-        """No more of a system's work is named than may run beside what runs; others' pass it."""
+    async def test_no_system_has_all_slots(self, place: Place) -> None:
+        """Work beyond a system's share comes after all other work, and before nothing."""
         store = place.store
-        keys = await claimed(store, "down", 1, 5)
+        keys = await claimed(store, "down", 1, 4)
         await claimed(store, "up", 1, 2, NOW + 10)
-        assert await order(store, 9, None, 2) == ["down-1:0", "down-1:1", "up-1:0", "up-1:1"]
+        alone = ["down-1:0", "down-1:1", "up-1:0", "up-1:1", "down-1:2", "down-1:3"]
+        assert await order(store, 9, down=2) == alone
         for key in keys[:2]:
             assert await store.begin(key, "n", NOW + 20, LIMIT) is not None
-        assert await order(store, 9, None, 2) == ["up-1:0", "up-1:1"]
-        assert await order(store, 1, None, 2) == ["up-1:0"]
+        assert await order(store, 9, down=2) == ["up-1:0", "up-1:1", "down-1:2", "down-1:3"]
+        assert await order(store, 1, down=2) == ["up-1:0"]
         await store.finish(keys[0], 1, failure(), NOW + 21)
-        assert await order(store, 9, None, 2) == ["down-1:2", "up-1:0", "up-1:1"]
+        assert (await order(store, 9, down=2))[:3] == ["down-1:2", "up-1:0", "up-1:1"]
 
     @pytest_twisted.ensureDeferred
     async def test_removals_count_for_their_system(self, place: Place) -> None:
@@ -171,30 +173,34 @@ class QueueContract:
             await expiring(store, request(f"r:{n}", 1, system="down"), f"{n:064x}", NOW + n)
         await claimed(store, "down", 1, 1, NOW + 5)
         await claimed(store, "up", 2, 1, NOW + 6)
-        named = await order(store, 9, None, 2)
-        assert len(named) == 3
-        assert "up-2:0" in named
+        assert "up-2:0" in (await order(store, 9, down=2))[:3]
         (first, *_) = [one for one in await store.waiting(NOW + 99, 9) if one.kind == "expire"]
         assert await store.begin(first.key, "n", NOW + 7, LIMIT) is not None
-        assert await order(store, 9, None, 1) == ["up-2:0"]
+        assert (await order(store, 9, down=1))[0] == "up-2:0"
 
     @pytest_twisted.ensureDeferred
-    async def test_what_one_limit_holds_back_takes_no_place_of_the_other(
-        self, place: Place
-    ) -> None:
-        """Whatever both limits leave room for is named, however they cross."""
+    async def test_work_that_exceeds_fewer_shares_comes_first(self, place: Place) -> None:
+        """A pull from a healthy registry passes those from a slow one, on the same system."""
+        store = place.store
+        slow = [request(f"slow:{n}", n, location="slow") for n in (1, 2)]
+        (first, _) = await store.claim(slow[0], NOW)
+        await store.begin(first.key, "n", NOW, LIMIT)
+        await store.claim(slow[1], NOW + 1)
+        await store.claim(request("fast:0", 3, location="fast"), NOW + 2)
+        assert await order(store, 9, share=1, alpha=1) == ["fast:0", "slow:2"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_limit_takes_nobodys_share(self, place: Place) -> None:
+        """Pulls that a user may not begin use up no slot of another user's on their system."""
         store = place.store
         await claimed(store, "down", 1, 5)
         await claimed(store, "up", 1, 5, NOW + 10)
         await claimed(store, "down", 2, 3, NOW + 20)
-        # The first user's pulls for one system do not use up his places on the other.
-        assert await order(store, 9, 3, 1) == ["down-1:0", "up-1:0"]
-        # Nor do pulls that he may not begin use up another user's places on their system.
-        assert sorted(map(str, await order(store, 9, 1, 3))) == ["down-1:0", "down-2:0"]
-        assert await order(store, 9, 4, 3) == [
-            *("down-1:0", "down-2:0", "down-1:1"),
-            *("up-1:0", "up-1:1"),
+        assert await order(store, 9, 3, down=1) == [
+            *("down-1:0", "up-1:0", "up-1:1"),
+            *("down-2:0", "down-2:1", "down-2:2"),
         ]
+        assert sorted(map(str, await order(store, 9, 1, down=3))) == ["down-1:0", "down-2:0"]
 
     @pytest_twisted.ensureDeferred
     async def test_what_is_offered_has_had_its_turn(self, place: Place) -> None:
@@ -202,10 +208,11 @@ class QueueContract:
         store = place.store
         keys = await claimed(store, "down", 1, 3)
         await claimed(store, "up", 2, 1, NOW + 10)
-        assert await order(store, 9, None, 1, keys[1:2]) == ["down-1:1", "up-2:0"]
-        assert await order(store, 9, 1, None, keys[1:2]) == ["down-1:1", "up-2:0"]
-        assert await order(store, 1, None, 2, keys[1:2]) == ["down-1:1"]
+        offered = keys[1:2]
+        assert (await order(store, 9, None, offered, down=1))[:2] == ["down-1:1", "up-2:0"]
+        assert await order(store, 9, 1, offered) == ["down-1:1", "up-2:0"]
+        assert await order(store, 1, None, offered, down=2) == ["down-1:1"]
         await store.begin(keys[1], "n", NOW + 20, LIMIT)
-        assert await order(store, 9, None, 2, keys[1:2]) == ["up-2:0", "down-1:0"]
+        assert (await order(store, 9, None, offered, down=2))[:2] == ["up-2:0", "down-1:0"]
         await store.finish(keys[1], 1, failure(), NOW + 21)
-        assert await order(store, 9, None, 1, keys[1:2]) == ["up-2:0", "down-1:0"]
+        assert (await order(store, 9, None, offered, down=1))[:2] == ["up-2:0", "down-1:0"]

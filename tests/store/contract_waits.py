@@ -227,11 +227,11 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     async def test_it_takes_no_slot(self, place: Place) -> None:
-        """Neither of its user's nor of its system's limits."""
+        """Not of its user's limit."""
         store = place.store
         await postponed(store, "x:1")
         await store.claim(request("y:1"), NOW)
-        found = await store.waiting(NOW, 9, 1, 1)
+        found = await store.waiting(NOW, 9, 1)
         assert [record.pulltag for record in found] == ["y:1"]
 
     @pytest_twisted.ensureDeferred

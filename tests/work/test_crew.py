@@ -15,7 +15,6 @@ from shiftergw.work.crew import (
     SILENT_SECONDS,
     Crew,
     Machine,
-    share_of_system,
 )
 
 TOLD: dict[str, Any] = {
@@ -90,17 +89,6 @@ def test_a_slot_that_two_systems_share_is_given_once() -> None:
     assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (1, 1)
 
 
-def test_no_system_has_all_slots_of_a_machine() -> None:
-    """One is left to the other systems, of what is in work as of what is offered."""
-    crew = Crew()
-    told(crew, systems=["alpha", "beta"], slots=3, jobs={"m1": "k1"}, served={"m1": "alpha"})
-    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (1, 2)
-    crew.offered("m2", "k2", "alpha", 0)
-    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (0, 1)
-    told(crew, hostname="celery@node2", systems=["alpha"], slots=2)
-    assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (2, 2)
-
-
 def test_two_machines_of_one_name() -> None:
     """Both count; one that was started again counts once, and its old job is nobody's."""
     crew = Crew()
@@ -168,7 +156,7 @@ def test_nonsense_is_not_believed(change: dict[str, Any]) -> None:
     assert Machine.parse({key: TOLD[key] for key in TOLD if key not in change}, 0) is None
 
 
-@pytest.mark.parametrize("change", [{"served": {"m": 3}}, {"run": 3}])
+@pytest.mark.parametrize("change", [{"lost": {"m": 3}}, {"run": 3}])
 def test_nonsense_that_may_be_absent(change: dict[str, Any]) -> None:
     """Machines of an older version do not tell it, and are shown with theirs."""
     assert Machine.parse(TOLD, 0) is not None
@@ -194,14 +182,6 @@ def test_machines_are_bounded() -> None:
     for n in range(MOST_MACHINES + 5):
         told(crew, hostname=f"celery@{n}")
     assert len(list(crew.machines(0))) == MOST_MACHINES
-
-
-@pytest.mark.parametrize(
-    ("slots", "systems", "share"), [(1, 1, None), (4, 1, None), (1, 3, None), (2, 2, 1), (4, 3, 3)]
-)
-def test_a_slot_is_left_to_the_others(slots: int, systems: int, share: int | None) -> None:
-    """Where there are others, and more slots than one."""
-    assert share_of_system(slots, systems) == share
 
 
 def test_ends_are_told_once() -> None:

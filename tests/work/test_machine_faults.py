@@ -221,11 +221,11 @@ def test_a_message_that_had_not_begun() -> None:
     line = Line("alpha")
     gate = line.shiftergw_gate
     gate.connected(line)
-    gate.take("m1", key_of("x"), "alpha")
-    assert (gate.full("alpha"), line.closed) == (True, ["alpha"])
+    gate.take("m1", key_of("x"))
+    assert (gate.is_full(), line.closed) == (True, ["alpha"])
     assert not state.active_requests
     gate.connected(line)
-    assert not gate.full("alpha")
+    assert not gate.is_full()
 
 
 def test_one_timer_however_often_it_connects() -> None:

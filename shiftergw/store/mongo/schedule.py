@@ -20,18 +20,19 @@ async def waiting(
     db: Database,
     now: float,
     limit: int,
-    limits: tuple[int | None, int | None],
+    running_per_user: int | None,
     offered: Collection[str],
     without: Collection[str],
     share: int | None,
+    system_shares: Mapping[str, int] | None,
 ) -> Sequence[ImageRecord]:
-    """Return what may begin, as `ImageStore.waiting`; `limits` are of a user and of a system."""
+    """Return what may begin, as `ImageStore.waiting`."""
     flights = [flight for flight in await db.find(queries.flights()) if _is_due(flight, now)]
     uids = sorted({_uid(flight) for flight in flights})
     turns = await db.find(queries.served(uids)) if uids else []
     times = {turn["_id"]: turn["served"] for turn in turns}
     in_order = [_flight(flight, times) for flight in sorted(flights, key=key_of)]
-    keys = in_turn(in_order, limit, *limits, offered, without, share)
+    keys = in_turn(in_order, limit, running_per_user, offered, without, share, system_shares)
     # What was begun since we looked waits no more.
     records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
     return [records[key] for key in keys if key in records]

@@ -256,14 +256,16 @@ class MongoStore(Service):
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
+        system_shares: Mapping[str, int] | None = None,
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        limits = (running_per_user, running_per_system)
-        return await schedule.waiting(self._db, now, limit, limits, offered, without, share)
+        shares = (share, system_shares)
+        return await schedule.waiting(
+            self._db, now, limit, running_per_user, offered, without, *shares
+        )
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`. What became READY, and no more, when its process died is seen to."""

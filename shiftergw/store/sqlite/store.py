@@ -229,10 +229,10 @@ class SqliteStore(Service):
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        running_per_system: int | None = None,
         offered: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
+        system_shares: Mapping[str, int] | None = None,
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
 
@@ -240,8 +240,8 @@ class SqliteStore(Service):
             db.execute("BEGIN")  # nothing is begun between the two reads
             try:
                 flights = [Flight(*row) for row in db.execute(queries.FLIGHTS, (now,))]
-                limits = (running_per_user, running_per_system)
-                keys = in_turn(flights, limit, *limits, offered, without, share)
+                shares = (share, system_shares)
+                keys = in_turn(flights, limit, running_per_user, offered, without, *shares)
                 return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
             finally:
                 db.execute("COMMIT")
