@@ -2,10 +2,11 @@
 
 All processes of a site share the breakers, by the store. A 429 opens the breaker of (registry,
 login or anonymous, machine), because registries count requests by login, or by the address of the
-machine. A host that cannot be reached has a breaker of (host, machine). When the time of a breaker
-has come, one request, its probe, is sent: if the registry answers it, the breaker closes. A probe
-that ends without an answer opens the breaker again, for longer each time; one that is cancelled
-makes way for the next. While the store is unavailable, requests are sent unchecked.
+machine. A host that cannot be reached has a breaker of (host, machine), and a registry that sends
+its documents or its layers too slowly one of (registry, machine). When the time of a breaker has
+come, one request, its probe, is sent: if the registry answers it, and fast enough, the breaker
+closes. A probe that ends without an answer opens the breaker again, for longer each time; one that
+is cancelled makes way for the next. While the store is unavailable, requests are sent unchecked.
 """
 
 from __future__ import annotations
@@ -140,11 +141,32 @@ class Admission:
         Raises `RetryLater` if the host could not be reached a moment ago.
         """
         key = f"unreachable {host} {self._machine}"
+        async with self._held_back(key, lambda error: error.unreachable):
+            yield
+
+    @asynccontextmanager
+    async def pace(self, kind: str) -> AsyncIterator[None]:
+        """Admit the reading of a body, whose pace is proven within this context.
+
+        `kind` is "documents" or "layers". Raises `RetryLater` if these were too slow a moment ago.
+        """
+        key = f"slow {kind} {self._location} {self._machine}"
+        async with self._held_back(key, lambda error: error.slow):
+            yield
+
+    @asynccontextmanager
+    async def _held_back(
+        self, key: str, trips: Callable[[Interrupted], bool]
+    ) -> AsyncIterator[None]:
+        """Admit what happens within this context; the errors that `trips` names trip the breaker.
+
+        Its probe trips it at once; otherwise `later` does, when the quick tries are spent.
+        """
         async with self._admitted(key) as probes:
             try:
                 yield
             except Interrupted as error:
-                if error.unreachable or (probes and not error.lasting):
+                if trips(error) or (probes and not error.lasting):
                     error.breaker = key
                     if probes:
                         raise await self.later(error, 0) from error

@@ -14,6 +14,7 @@ from twisted.web.client import ResponseDone
 from zope.interface import implementer
 
 from shiftergw.errors import RegistryUnavailable, amount
+from shiftergw.plumbing.promise import Promise
 from shiftergw.registry.retry import Interrupted
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ A piece, such as a chunk of HTTP, costs some microseconds whatever its size: 4 M
 byte took 23 s of the processor.
 """
 
-_SLOW_REMEDY = (
-    "Try again later; if it lasts, tell the site's support: `RegistryLeastRate` and"
-    " `RegistryDocumentTime` are how slow a registry may be."
+_TOO_LONG_REMEDY = (
+    "Try again later; if it lasts, tell the site's support: `RegistryDocumentTime` is how long a"
+    " registry may take."
 )
 
 
@@ -64,6 +65,8 @@ class Body(Protocol):
         self, take: Callable[[bytes], object], clock: IReactorTime, pace: Pace, who: str
     ) -> None:
         self.ended: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self.proven: Promise[None] = Promise()
+        """Kept at the end of the first window; after `ended` has fired if that is earlier."""
         self._take = take
         self._clock = clock
         self._pace = pace
@@ -117,6 +120,7 @@ class Body(Protocol):
             if not self._done:
                 self._finish()
                 self.ended.callback(None)
+                self.proven.keep(None)
         else:
             self._fail(Failure(Interrupted(f"{self._who} broke off in the middle of a transfer.")))
 
@@ -165,20 +169,21 @@ class Body(Protocol):
         self._window_call = None
         received = self._received - self._window_start
         if received < self._pace.rate * self._pace.window:
-            self._too_slow(received, self._pace.window)
+            least = f"{amount(round(self._pace.rate))} a second are the least (`RegistryLeastRate`)"
+            what = f"{self._describe_slowness(received, self._pace.window)}; {least}."
+            self._fail(Failure(Interrupted(what, why="too slow", slow=True)))
         else:
             self._start_window()
+            self.proven.keep(None)
 
     def _total_over(self) -> None:
         self._total_call = None
-        self._too_slow(self._received, self._clock.seconds() - self._began)
+        seconds = self._clock.seconds() - self._began
+        what = f"{self._describe_slowness(self._received, seconds)}."
+        self._fail(Failure(RegistryUnavailable(what, remedy=_TOO_LONG_REMEDY)))
 
-    def _too_slow(self, received: int, seconds: float) -> None:
-        what = f"{self._who} is too slow: it sent {amount(received)} in {seconds:.0f} s."
-        error = RegistryUnavailable(what, remedy=_SLOW_REMEDY)
-        if self._pace.total is None:
-            error = Interrupted(what, remedy=_SLOW_REMEDY, lasting=True)
-        self._fail(Failure(error))
+    def _describe_slowness(self, received: int, seconds: float) -> str:
+        return f"{self._who} is too slow: it sent {amount(received)} in {seconds:.0f} s"
 
     def _finish(self) -> None:
         self._done = True
@@ -193,3 +198,4 @@ class Body(Protocol):
             # Of what a response lends us this alone does not wait for the peer's farewell.
             self._to_network("stopProducing")
             self.ended.errback(reason)
+            self.proven.keep(None)

@@ -31,8 +31,9 @@ class Interrupted(RegistryUnavailable):
 
     `retry_after` is the `Retry-After` of the registry in seconds. `why` names the cause in a few
     words for a user who waits. `limited` means that the registry limits this login (429),
-    `unreachable` that the host did not answer. `lasting` means that waiting will not help: when the
-    quick tries are spent, the pull fails. `breaker` is the key of the breaker to trip, if any.
+    `unreachable` that the host did not answer, `slow` that it sends too little: no quick try
+    follows. `lasting` means that waiting will not help: when the quick tries are spent, the pull
+    fails. `breaker` is the key of the breaker to trip, if any.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Interrupted(RegistryUnavailable):
         why: str = "interrupted",
         limited: bool = False,
         unreachable: bool = False,
+        slow: bool = False,
         lasting: bool = False,
     ) -> None:
         """Take the sentence for the user, and what decides about the next try."""
@@ -52,6 +54,7 @@ class Interrupted(RegistryUnavailable):
         self.why = why
         self.limited = limited
         self.unreachable = unreachable
+        self.slow = slow
         self.lasting = lasting
         self.breaker = ""
 
@@ -100,7 +103,7 @@ async def with_retries(
         except Interrupted as error:
             if reached() - before >= PROGRESS:
                 failed, before = 0, reached()
-            elif clock.seconds() - began > SLOW_TRY and not error.lasting:
+            elif error.slow or (clock.seconds() - began > SLOW_TRY and not error.lasting):
                 failed = patience.tries  # the slot is worth more than another try at once
             failed += 1
             seconds = max(patience.backoff(failed, random()), error.retry_after or 0)

@@ -9,8 +9,8 @@ may be what it is, and no more than that.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -51,7 +51,8 @@ class Limits:
     at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
     fits into memory (manifest, configuration, token), `documents` for all manifests and the
     configuration of one image, `explanation` for a body that explains a status.
-    In each `window` at least `rate` bytes per second of a body must arrive; 0 is no limit.
+    In each `window` at least `rate` bytes per second of a body must arrive, and in each
+    `document_window` of one that fits into memory; a rate of 0 is no limit.
     """
 
     connect: float = 30.0
@@ -63,6 +64,7 @@ class Limits:
     explanation: float = 10.0
     rate: float = 10_000.0
     window: float = 60.0
+    document_window: float = 10.0
 
 
 class _EnoughError(Exception):
@@ -203,29 +205,56 @@ class Transport:
     ) -> None:
         """Give a response's body to `take`; `sink` is registered as the one that may pause it.
 
-        Raises `Interrupted` unless the body is known to be whole, and what `take` raises.
+        Raises `Interrupted` unless the body is known to be whole, `RetryLater`, and what `take`
+        raises.
         """
-        body = self._body(take)
-        if sink is None:
-            await body.read(response)
-            return
-        sink.registerProducer(body, True)
-        try:
-            await body.read(response)
-        finally:
-            sink.unregisterProducer()
-
-    def _body(self, take: Callable[[bytes], object], total: float | None = None) -> Body:
         limits = self.limits
-        pace = Pace(limits.idle, limits.rate, limits.window, total)
-        return Body(take, self.clock, pace, self.who)
+        pace = Pace(limits.idle, limits.rate, limits.window)
+        body = Body(take, self.clock, pace, self.who)
+        if sink is not None:
+            sink.registerProducer(body, True)
+        try:
+            async with self._paced(response, "layers"):
+                body.read(response)
+                await body.proven.kept()
+                if body.ended.called:
+                    await body.ended
+                    return
+            await body.ended
+        finally:
+            if not body.ended.called:
+                body.ended.addErrback(lambda failure: failure.trap(CancelledError))
+                body.ended.cancel()
+            if sink is not None:
+                sink.unregisterProducer()
 
-    async def read(self, response: IResponse, limit: int, seconds: float | None = None) -> bytes:
-        """Return a response's body, of a longer one the first `limit` + 1 bytes.
+    @asynccontextmanager
+    async def _paced(self, response: IResponse, kind: str) -> AsyncIterator[None]:
+        """Admit the reading of a body, as `Admission.pace`; close it if it is not admitted."""
+        if self._admission is None:
+            yield
+            return
+        admitted = False
+        try:
+            async with self._admission.pace(kind):
+                admitted = True
+                yield
+        finally:
+            if not admitted:
+                self.discard(response)
 
-        It may take `seconds`, or the time for a document. Raises `Interrupted` if the connection
-        breaks, and `RegistryUnavailable` if the body is too slow.
+    async def read(self, response: IResponse, limit: int) -> bytes:
+        """Return the body of a document, of a longer one the first `limit` + 1 bytes.
+
+        Raises `Interrupted` if the connection breaks or brings too little, `RetryLater`, and
+        `RegistryUnavailable` if the body takes too long.
         """
+        limits = self.limits
+        pace = Pace(limits.idle, limits.rate, limits.document_window, limits.document)
+        async with self._paced(response, "documents"):
+            return await self._content(response, limit, pace)
+
+    async def _content(self, response: IResponse, limit: int, pace: Pace) -> bytes:
         content = io.BytesIO()
 
         def keep(data: bytes) -> None:
@@ -234,20 +263,21 @@ class Transport:
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            await self._body(keep, seconds or self.limits.document).read(response)
+            await Body(keep, self.clock, pace, self.who).read(response)
         return content.getvalue()[: limit + 1]
 
     async def explanation(self, response: IResponse) -> str:
         """Return the messages in the body of an error; "" if there are none, or it is slow."""
         try:
-            body = await self.read(response, ERROR_LIMIT, self.limits.explanation)
+            pace = Pace(self.limits.idle, total=self.limits.explanation)
+            body = await self._content(response, ERROR_LIMIT, pace)
         except RegistryUnavailable:  # the status alone has to do
             return ""
         return error_text(body)
 
     def discard(self, response: IResponse) -> None:
         """Close a response whose body nobody wants."""
-        body = self._body(len)
+        body = Body(len, self.clock, Pace(self.limits.idle), self.who)
         body.ended.addErrback(lambda failure: failure.trap(CancelledError, Interrupted))
         body.stopProducing()
         body.read(response)

@@ -20,7 +20,7 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
 from shiftergw.registry.admission import STORE_PAUSE, Admission, NoBreakers, Shared
 from shiftergw.registry.client import RegistryClient
-from shiftergw.registry.retry import Patience
+from shiftergw.registry.retry import Interrupted, Patience, with_retries
 from shiftergw.registry.transport import Limits
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.certificates import Authority
@@ -464,3 +464,54 @@ async def _turn() -> None:
     turn: Deferred[None] = Deferred()
     REACTOR.callLater(0.01, turn.callback, None)
     await turn
+
+
+class Pace:
+    """What reads bodies of a registry at a pace that the test sets."""
+
+    def __init__(self, store: SqliteStore, clock: Clock, machine: str = "node1") -> None:
+        """Share breakers by the store."""
+        patience = Patience(first=1, quick=0.5)
+        self.admission = Admission("test", shared(store, machine), patience, clock, lambda: 0.5)
+        self.clock = clock
+
+    async def read(self, kind: str, *, slow: bool = False) -> None:
+        """Read a body; raise as a pull's requests do."""
+
+        async def attempt() -> None:
+            async with self.admission.pace(kind):
+                if slow:
+                    raise Interrupted("It is too slow.", why="too slow", slow=True)
+
+        await with_retries(
+            attempt,
+            patience=Patience(first=1, quick=0.5),
+            clock=self.clock,
+            random=lambda: 0.5,
+            say=quiet,
+            later=self.admission.later,
+        )
+
+
+@pytest.mark.parametrize("kind", ["documents", "layers"])
+@pytest_twisted.ensureDeferred
+async def test_a_slow_registry_is_left_alone(store: SqliteStore, kind: str) -> None:
+    """After one slow body no pull of the machine reads another until a probe is fast enough."""
+    clock = Clock()
+    clock.advance(1_000_000)
+    ours, others = Pace(store, clock), Pace(store, clock)
+    waits = []
+    for _ in range(3):
+        with pytest.raises(RetryLater, match="too slow") as caught:
+            await ours.read(kind, slow=True)
+        waits.append(caught.value.at - clock.seconds())
+        with pytest.raises(RetryLater, match="held back") as caught:
+            await others.read(kind)
+        assert caught.value.why == "test (too slow)"
+        clock.advance(waits[-1])
+    assert waits == [4, 8, 16]
+    other = "layers" if kind == "documents" else "documents"
+    await others.read(other)
+    await Pace(store, clock, "node2").read(kind)
+    await others.read(kind)
+    await ours.read(kind)

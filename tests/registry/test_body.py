@@ -131,8 +131,11 @@ def test_a_drip() -> None:
     assert ends == []
     drip(body, clock, 1, 2)
     assert isinstance(ends[0], Interrupted)
-    assert ends[0].what == "It is too slow: it sent 12 bytes in 60 s."
-    assert "RegistryLeastRate" in (ends[0].remedy or "")
+    assert ends[0].what == (
+        "It is too slow: it sent 12 bytes in 60 s; 100 bytes a second are the least"
+        " (`RegistryLeastRate`)."
+    )
+    assert ends[0].slow
     assert response.calls[-1] == "stop"
     assert clock.getDelayedCalls() == []
 
