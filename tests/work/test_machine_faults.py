@@ -17,6 +17,7 @@ from shiftergw.work.celery_gate import Gate, GateStep
 from shiftergw.work.celery_link import Sender
 from shiftergw.work.celery_queue import CeleryQueue
 from shiftergw.work.crew import TELL_SECONDS
+from tests.patience import scaled
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import Start, WorkerMachine, is_up, send
@@ -120,24 +121,25 @@ async def test_lines_that_break(
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("options", [("--time-limit", "5"), ("--soft-time-limit", "5")])
+@pytest.mark.parametrize("option", ["--time-limit", "--soft-time-limit"])
 async def test_time_limits_outlive_the_connection(
     broker: RabbitMQ,
     system: str,
     start: Start,
     sender: Sender,
     tmp_path: Path,
-    options: tuple[str, str],
+    option: str,
 ) -> None:
     """A job that hangs is killed at its limit although the connection was lost meanwhile."""
-    machine = start("one", "group-polite", *options)
+    limit = scaled(5)
+    machine = start("one", "group-polite", option, f"{limit:.0f}")
     await is_up(machine)
     send(sender, system, "sleep-1")
     await until((tmp_path / "one" / "sleep-1").exists)
     broker.ctl("close_all_connections", "an admin likes nobody")
     job = int((tmp_path / "one" / "sleep-1").read_text())
     assert alive(job)
-    await until(lambda: not alive(job), 20)
+    await until(lambda: not alive(job), limit + 20)
     sender.renew()
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1-done").exists)
