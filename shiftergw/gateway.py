@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 PAGE = 250
 """Records of a list that are dealt with at once: others are answered between two pages."""
 
+QUEUE_PAGE = 500
+"""The same for the queue. Its records are short, but each page sorts all that follow."""
+
 
 class Gateway:
     """Answers the requests of sessions from the store."""
@@ -211,19 +214,27 @@ class Gateway:
         """
         _check_admin(session)
         machines = [one for one in self._queue.machines() if session.system in one.systems]
-        names = {one.key: one.pulltag or "" for one in await self._store.queue(session.system)}
         return [
-            (machine, [names.get(key, "(of another system)") for key in machine.jobs])
+            (machine, [await self._name_of_job(key, session.system) for key in machine.jobs])
             for machine in machines
         ]
 
-    async def queue(self, session: Session) -> Sequence[ImageRecord]:
-        """Return work in flight and failures that this user may see, oldest first."""
-        return [
-            self._claims.explained(record)
-            for record in await self._store.queue(session.system)
-            if session.admin or concerns(session, record)
-        ]
+    async def _name_of_job(self, key: str, system: str) -> str:
+        record = await self._store.get(key)
+        if record is None or record.system != system:
+            return "(of another system)"
+        return record.pulltag or ""
+
+    async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield work in progress and failures that this user may see, oldest first, in pages."""
+        page = await self._store.queue(session.system, limit=QUEUE_PAGE)
+        while page:
+            yield [
+                self._claims.explained(record)
+                for record in page
+                if session.admin or concerns(session, record)
+            ]
+            page = await self._store.queue(session.system, page[-1].key, QUEUE_PAGE)
 
 
 def _request(session: Session, itype: str, text: str, request_id: str) -> PullRequest:

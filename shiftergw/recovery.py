@@ -43,6 +43,9 @@ Another gateway takes up what it did not accept itself within seconds, and resta
 MINUTES = 120.0
 """Times of at least so many seconds are shown in minutes."""
 
+PAGE = 500
+"""Records of the queue that are read at once."""
+
 MOST_FAILED = 1000
 """The most pulls that fail in one round because no worker can start."""
 
@@ -231,9 +234,12 @@ class WorkerShortage(Rounds):
     async def _has_work_in_progress(self, since: float) -> bool:
         """Return whether any work has a heartbeat that is later than `since`."""
         for system in self._systems:
-            for record in await self._store.queue(system):
-                if record.runner is not None and (record.last_heartbeat or 0) > since:
-                    return True
+            page = await self._store.queue(system, limit=PAGE)
+            while page:
+                for record in page:
+                    if record.runner is not None and (record.last_heartbeat or 0) > since:
+                        return True
+                page = await self._store.queue(system, page[-1].key, PAGE)
         return False
 
     async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:

@@ -107,6 +107,11 @@ async def listed(bench: Bench, session: Session) -> list[ImageRecord]:
     return [record async for page in bench.gateway.list(session) for record in page]
 
 
+async def queued(bench: Bench, session: Session) -> list[ImageRecord]:
+    """Return what a user sees of the queue."""
+    return [record async for page in bench.gateway.queue(session) for record in page]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
     """New work is claimed, its creator sees INIT, and somebody is woken to do it."""
@@ -261,14 +266,14 @@ async def test_work_on_private_images_is_their_readers_matter(bench: Bench) -> N
     await bench.end(PRIVATE)
     changing = await bench.pull(ALICE, users=(2009,))
     assert changing.kind == "acl"
-    assert list(await bench.gateway.queue(BOB)) == []
+    assert await queued(bench, BOB) == []
     seen = await bench.pull(BOB)
     assert (seen.status, seen.user_acl, seen.request_id) == (State.PENDING, (), None)
     await bench.end(PRIVATE)
     (ready,) = await bench.store.list("mycluster")
     assert await bench.store.expire(ready.key) is not None
-    assert list(await bench.gateway.queue(BOB)) == []
-    assert [record.status for record in await bench.gateway.queue(ALICE)] == [State.EXPIRING]
+    assert await queued(bench, BOB) == []
+    assert [record.status for record in await queued(bench, ALICE)] == [State.EXPIRING]
     await bench.pull(ALICE, "open:1", users=(2050,))
     (_, waiting) = await bench.store.waiting(START, 5)
     begun = await bench.store.begin(waiting.key, "here:1", START, 60)
@@ -481,7 +486,7 @@ async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
     await bench.pull(ALICE, "open:1")
 
     async def seen(session: Session) -> list[str | None]:
-        return [record.pulltag for record in await bench.gateway.queue(session)]
+        return [record.pulltag for record in await queued(bench, session)]
 
     assert await seen(BOB) == ["open:1"]
     assert await seen(ALICE) == await seen(ADMIN) == ["secret:1", "open:1"]
@@ -546,7 +551,7 @@ async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
     assert (await waits.pull(ALICE)).status is State.INIT
     refuses = Bench(store, **BROKER, BrokerAway="refuse")
     refuses.queue.away = waits.queue.away
-    (entry,) = await waits.gateway.queue(ALICE)
+    (entry,) = await queued(waits, ALICE)
     assert entry.status_message == "No broker."
     assert (await waits.pull(ALICE)).status_message == "No broker."
     assert (await refuses.pull(ALICE)).status is State.PENDING

@@ -191,8 +191,14 @@ class ImageStore(BreakerStore, Protocol):
         """
         ...
 
-    async def queue(self, system: str) -> Sequence[ImageRecord]:
-        """Return the records of a system in flight or failed, oldest first."""
+    async def queue(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
+        """Return the records of a system in flight or failed, oldest first, those after a key.
+
+        With a `limit`, a store may return the first of them only, about so many. The page after
+        the last one is empty.
+        """
         ...
 
     async def waiting(

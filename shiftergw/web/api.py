@@ -60,7 +60,7 @@ class Asked:
 
 async def _list(gateway: Gateway, asked: Asked) -> Answer:
     pages = gateway.list(asked.session)
-    return await asked.lists.answer(asked.session.uid, pages, labels=gateway.shows_labels)
+    return await asked.lists.images(asked.session.uid, pages, labels=gateway.shows_labels)
 
 
 async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
@@ -93,7 +93,11 @@ async def _told(gateway: Gateway, asked: Asked) -> Answer:
 
 
 async def _queue(gateway: Gateway, asked: Asked) -> Answer:
-    return render.listing(map(render.queued, await gateway.queue(asked.session)))
+    return await asked.lists.build(
+        asked.session.uid,
+        gateway.queue(asked.session),
+        lambda image, _: render.to_json(render.queued(image)),
+    )
 
 
 async def _import(_: Gateway, __: Asked) -> Answer:

@@ -1,26 +1,38 @@
-"""Lists of images: two are built at a time, and all share a bounded memory and disk space.
+"""Lists of images and of the queue: two are built at a time, in a bounded memory and disk space.
 
 A list holds what every user's images say of themselves. So one row, one list, and all lists
 together are bounded, whatever stands in the records: old databases hold megabytes of environment.
+A request that waits for its list keeps its connection. So the number of requests is bounded, too:
+otherwise one user could occupy all connections of the gateway.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
+from shiftergw.errors import TooMany, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.web import render
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import InThread, Spool, SpoolRoom
 
+T = TypeVar("T")
+
 BUILDING = 2
 """Lists that are built at a time; at most one of each user."""
+
+MOST_REQUESTS = 100
+"""Requests for lists that are in work or wait; more are refused at once."""
+
+MOST_REQUESTS_OF_USER = 25
+"""The same for each user: many jobs of one user may ask at once."""
 
 SHORT = 1 << 16
 """Bytes of an answer that is sent as it is, without a spool."""
@@ -46,21 +58,34 @@ class Lists:
         self._room = room or SpoolRoom()
         self._building = DeferredSemaphore(BUILDING)
         self._users: dict[int, DeferredLock] = {}
+        self._requests: Counter[int] = Counter()
 
-    async def answer(
+    async def images(
         self, uid: int, pages: AsyncIterator[Iterable[ImageRecord]], *, labels: bool
     ) -> Answer:
-        """Return the list of all records, complete, since clients need its length first.
+        """Return the list of all records, see `build`.
 
         Rows that are too long, and all rows once the list is, do without what runtimes are told.
-        Raises `Unavailable` when other lists take up all the room.
+        """
+        return await self.build(
+            uid, pages, lambda image, size: self._row(image, size, labels=labels)
+        )
+
+    async def build(
+        self, uid: int, pages: AsyncIterator[Iterable[T]], row: Callable[[T, int], bytes]
+    ) -> Answer:
+        """Return a list for a user, complete, since clients need its length first.
+
+        `row` returns one row as JSON, given the size of the list before it in bytes. Raises
+        `TooMany` when the user has too many requests for lists, and `Unavailable` when all users
+        have, or when other lists take up all the room.
         """
         async with self._turn(uid):
             spool = Spool(self._in_thread, room=self._room)
             try:
                 before = b'{"list":['
                 async for page in pages:
-                    texts = [self._row(image, len(spool), labels=labels) for image in page]
+                    texts = [row(item, len(spool)) for item in page]
                     if texts:
                         await spool.write(before + b",".join(texts))
                         before = b","
@@ -85,12 +110,21 @@ class Lists:
     @asynccontextmanager
     async def _turn(self, uid: int) -> AsyncIterator[None]:
         """Wait for a free place among the lists that are built, and for the user's other list."""
+        if self._requests[uid] >= MOST_REQUESTS_OF_USER:
+            raise TooMany(
+                f"{MOST_REQUESTS_OF_USER} requests of yours for lists are in work already.",
+                remedy="Wait for their answers, then try again.",
+            )
+        if self._requests.total() >= MOST_REQUESTS:
+            raise Unavailable("Too many lists are requested at the moment.")
+        self._requests[uid] += 1
         lock = self._users.setdefault(uid, DeferredLock())
         try:
             async with lock, self._building:
                 yield
         finally:
-            if not lock.locked and not lock.waiting:
+            self._requests -= Counter([uid])  # drops those without requests
+            if not self._requests[uid]:
                 self._users.pop(uid, None)
 
 

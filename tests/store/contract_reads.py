@@ -80,6 +80,10 @@ class ReadContract:
         assert list(await store.list("alpha", keys[-1], 2)) == []
         assert {record.key for record in await store.list("alpha")} == {r.key for r in ready}
         assert list(await store.queue("alpha")) == [failed, flying, waiting]
+        assert list(await store.queue("alpha", limit=2))[:2] == [failed, flying]
+        assert list(await store.queue("alpha", failed.key, 1))[:1] == [flying]
+        assert list(await store.queue("alpha", failed.key)) == [flying, waiting]
+        assert list(await store.queue("alpha", waiting.key, 2)) == []
         assert list(await store.list("beta")) == []
 
     @pytest_twisted.ensureDeferred

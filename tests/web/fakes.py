@@ -111,10 +111,10 @@ class FakeGateway:
         self.asked.append(("told", session, itype, text, request_id))
         return replace(self.pulls[0], pulltag=text)
 
-    async def queue(self, session: Session) -> Sequence[ImageRecord]:
-        """Return the records waiting."""
+    async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield the records waiting."""
         await self._turn("queue", session)
-        return self.waiting
+        yield self.waiting
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Take a tag away."""

@@ -10,10 +10,17 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
-from shiftergw.errors import Unavailable
+from shiftergw.errors import TooMany, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
-from shiftergw.web.lists import BUILDING, SHORT, ListLimits, Lists
+from shiftergw.web.lists import (
+    BUILDING,
+    MOST_REQUESTS,
+    MOST_REQUESTS_OF_USER,
+    SHORT,
+    ListLimits,
+    Lists,
+)
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import SpoolRoom
 from tests.web.fakes import in_no_thread
@@ -51,16 +58,16 @@ def rows(answer: Answer) -> list[dict[str, Any]]:
 @pytest_twisted.ensureDeferred
 async def test_rows_of_all_pages() -> None:
     """In their order; a list of nothing is an empty one."""
-    answer = await lists().answer(1, paged([image(1), image(2)], [], [image(3)]), labels=False)
+    answer = await lists().images(1, paged([image(1), image(2)], [], [image(3)]), labels=False)
     assert [row["tag"] for row in rows(answer)] == [["app:1"], ["app:2"], ["app:3"]]
-    assert rows(await lists().answer(1, paged(), labels=False)) == []
+    assert rows(await lists().images(1, paged(), labels=False)) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_rows_that_are_too_long_do_without() -> None:
     """Megabytes of environment in an old database are in nobody's list; the image is."""
     bloated = image(1, env=("A=" + "\x01" * 130_000,), workdir="/w")
-    answer = await lists().answer(1, paged([bloated, image(2, env=("B=1",))]), labels=False)
+    answer = await lists().images(1, paged([bloated, image(2, env=("B=1",))]), labels=False)
     first, second = rows(answer)
     assert (first["ENV"], first["WORKDIR"], first["id"]) == ("MISSING", "MISSING", ID)
     assert second["ENV"] == ["B=1"]
@@ -70,7 +77,7 @@ async def test_rows_that_are_too_long_do_without() -> None:
 async def test_a_list_is_bounded() -> None:
     """Its rows all stand there, the last ones in short."""
     records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
-    answer = await lists(ListLimits(size=50_000)).answer(
+    answer = await lists(ListLimits(size=50_000)).images(
         1, paged(*[[r] for r in records]), labels=False
     )
     found = rows(answer)
@@ -84,15 +91,15 @@ async def test_all_lists_share_their_room() -> None:
     records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
     room = SpoolRoom(memory=150_000, disk=150_000)
     mine = lists(room=room)
-    first = await mine.answer(1, paged(records), labels=False)
-    second = await mine.answer(1, paged(records), labels=False)
+    first = await mine.images(1, paged(records), labels=False)
+    second = await mine.images(1, paged(records), labels=False)
     assert first.spool is not None
     assert second.spool is not None
     assert (first.spool.in_memory, second.spool.in_memory) == (True, False)
     with pytest.raises(Unavailable, match="Too many long lists"):
-        await mine.answer(1, paged(records), labels=False)
+        await mine.images(1, paged(records), labels=False)
     assert len(rows(second)) == 100
-    assert len(rows(await mine.answer(1, paged(records), labels=False))) == 100
+    assert len(rows(await mine.images(1, paged(records), labels=False))) == 100
     assert len(rows(first)) == 100
     assert (room.memory, room.disk) == (150_000, 150_000)
     assert len(first.body) < SHORT
@@ -113,7 +120,7 @@ async def test_few_are_put_together_at_a_time() -> None:
     begun: list[int] = []
     mine = lists()
     asked = [
-        Deferred.fromCoroutine(mine.answer(user, held(user), labels=False))
+        Deferred.fromCoroutine(mine.images(user, held(user), labels=False))
         for user in (1, 1, 1, 2, 3)
     ]
     assert BUILDING == 2
@@ -133,3 +140,34 @@ async def test_few_are_put_together_at_a_time() -> None:
     assert begun == [1, 2, 3, 1]
     assert mine._users == {}
     await succeed(None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_for_lists_are_bounded() -> None:
+    """Each occupies a connection: those of one user, and of all users, are few."""
+    gate: Deferred[None] = Deferred()
+
+    async def slow() -> AsyncIterator[Sequence[ImageRecord]]:
+        await gate
+        yield [image(1)]
+
+    mine = lists()
+
+    def ask(user: int) -> Deferred[Answer]:
+        return Deferred.fromCoroutine(mine.images(user, slow(), labels=False))
+
+    requests = [ask(1) for _ in range(MOST_REQUESTS_OF_USER)]
+    with pytest.raises(TooMany, match=f"^{MOST_REQUESTS_OF_USER} requests of yours"):
+        await ask(1)
+    while len(requests) < MOST_REQUESTS:
+        requests.append(ask(len(requests)))
+    with pytest.raises(Unavailable, match="Too many lists"):
+        await ask(1000)
+    requests[-1].cancel()  # a client that hangs up makes room
+    with pytest.raises(CancelledError):
+        await requests.pop()
+    requests.append(ask(1000))
+    gate.callback(None)
+    assert [len(rows(await request)) for request in requests[:-2]] == [1] * (MOST_REQUESTS - 2)
+    assert len(rows(await requests[-1])) == 1
+    assert len(rows(await ask(1))) == 1

@@ -240,12 +240,18 @@ class MongoStore(Service):
         ]
         return sorted(found, key=_key)[:limit]
 
-    async def queue(self, system: str) -> Sequence[ImageRecord]:
+    async def queue(
+        self,
+        system: str,
+        after: str = "",
+        limit: int | None = None,  # noqa: ARG002 - no index has the work of a system by its key
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         flying = await self._records(queries.flying_on(system))
         failed = await self._records(queries.failed_on(system))
         # A record that failed between the two is in both.
-        return sorted({one.key: one for one in (*flying, *failed)}.values(), key=_key)
+        records = {one.key: one for one in (*flying, *failed) if one.key > after}
+        return sorted(records.values(), key=_key)
 
     async def ready(self) -> None:
         """See `ImageStore`."""

@@ -57,11 +57,12 @@ PAGE = f"""
 QUEUE = """
     SELECT key, document FROM (
         SELECT key, document FROM images INDEXED BY images_in_flight
-        WHERE claim IS NOT NULL AND system = ?
+        WHERE claim IS NOT NULL AND system = ?1 AND key > ?2
         UNION ALL
-        SELECT key, document FROM images
-        WHERE system = ? AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
-    ) ORDER BY key
+        SELECT key, document FROM images INDEXED BY images_ended
+        WHERE system = ?1 AND claim IS NULL AND status <> 'READY' AND status = 'FAILURE'
+        AND key > ?2
+    ) ORDER BY key LIMIT ?3
 """
 
 # All that in_turn() must know; the index has it, so that no document is read.

@@ -127,7 +127,7 @@ class SqliteStore(Service):
         for lane in lanes:
             if lane is not None and lane.damage is not None:
                 raise lane.damage
-        await self._many(queries.GET, "")
+        await self._few(queries.GET, "")  # not behind long lists
         # An empty transaction takes the lock. After a failure only a real write proves anything.
         await writer.run(rewrite_version if writer.is_failing else lambda _: None)
 
@@ -220,9 +220,16 @@ class SqliteStore(Service):
             lambda db: rows.page_of(db.execute(queries.PAGE, (system, after, limit)))
         )
 
-    async def queue(self, system: str) -> Sequence[ImageRecord]:
+    async def queue(
+        self, system: str, after: str = "", limit: int | None = None
+    ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.QUEUE, system, system)
+        if limit is None:
+            return await self._many(queries.QUEUE, system, after, -1)
+        lane = _opened(self._lister)
+        return await lane.run(
+            lambda db: rows.page_of(db.execute(queries.QUEUE, (system, after, limit)))
+        )
 
     async def waiting(
         self,

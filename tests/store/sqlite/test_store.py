@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from shiftergw.errors import ConfigurationError, Superseded, TooMany, Unavailabl
 from shiftergw.model import Progress, QueueLimits, Ready
 from shiftergw.store.sqlite import database, queries
 from shiftergw.store.sqlite.store import SqliteStore
+from tests.patience import patient
 from tests.store import hammer
 from tests.store.contract import StoreContract
 from tests.store.places import Place, running, sqlite_place
@@ -291,6 +293,35 @@ async def test_neighbours_of_a_refused_step(place: Place) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_readiness_waits_for_no_list(place: Place) -> None:
+    """Lists have a connection of their own, and requests for them may be many."""
+    store, release = place.store, Event()
+    assert isinstance(store, SqliteStore)
+    lister = store._lister
+    assert lister is not None
+    listing = Deferred.fromCoroutine(lister.run(lambda _: release.wait(patient(60))))
+    try:
+        await store.ready()
+        assert not listing.called
+    finally:
+        release.set()
+    assert await listing
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_queue_comes_in_pages(place: Place) -> None:
+    """No more than a page of records is in memory, and none is left out or comes twice."""
+    for number in range(7):
+        await place.store.claim(request(f"x:{number}"), NOW + number)
+    pages: list[list[str | None]] = []
+    after = ""
+    while page := await place.store.queue("alpha", after, 3):
+        pages.append([record.pulltag for record in page])
+        after = page[-1].key
+    assert pages == [["x:0", "x:1", "x:2"], ["x:3", "x:4", "x:5"], ["x:6"]]
+
+
+@pytest_twisted.ensureDeferred
 async def test_cancelled_callers(place: Place) -> None:
     """A caller that is cancelled hears so at once; what had not begun is not done."""
     store = place.store
@@ -329,7 +360,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.FIND_EXPIRING, 2, ["images_expiring"]),
         (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
         (queries.LIST, 3, ["images_listed (system=? AND key>?)"]),
-        (queries.QUEUE, 2, ["images_in_flight", "images_ended"]),
+        (queries.QUEUE, 3, ["images_in_flight", "images_ended"]),
         (queries.FLIGHTS, 1, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
         (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=? AND"]),
