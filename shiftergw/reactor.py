@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ def run_main(main: Main) -> int:
     """
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
+    gc.freeze()  # modules live until the exit, which would otherwise search them for garbage
     anything: Any = reactor
     run = _Run(anything, main)
     anything.callWhenRunning(run.begin)

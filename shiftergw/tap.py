@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -65,6 +66,7 @@ class GatewayService(Service):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
+        gc.freeze()  # what is imported by now lives as long as the process
         start_logging(self._options.loaded.config.log_level)
         for warning in self._options.loaded.warnings:
             _log.warn("configuration: {warning}", warning=warning)
