@@ -29,6 +29,7 @@ from shiftergw.states import State
 from tests.cli.command import ENVIRONMENT, PROGRAM, gateway_for
 from tests.cli.homes import LIMIT, at_home
 from tests.images import entry, oci_layout, tar_of
+from tests.matrices import combined
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
@@ -128,28 +129,26 @@ def test_while_it_is_loaded(number: int, code: int, times: int) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
-@every_signal
-@once_and_twice
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["images"],
-        ["lookup", "x:1"],
-        ["queue"],
-        ["pull", "x:1"],
-        ["pull", "--system", "a,b", "x:1"],
-        ["expire", "x:1"],
-        ["autoexpire"],
-        ["rm", "--now", IMAGE_ID],
-        ["metrics"],
-        ["workers"],
-    ],
-    ids=" ".join,
-)
+REQUESTS = [
+    ["images"],
+    ["lookup", "x:1"],
+    ["queue"],
+    ["pull", "x:1"],
+    ["pull", "--system", "a,b", "x:1"],
+    ["expire", "x:1"],
+    ["autoexpire"],
+    ["rm", "--now", IMAGE_ID],
+    ["metrics"],
+    ["workers"],
+]
+
+
+@pytest.mark.parametrize(("arguments", "ending", "times"), combined(REQUESTS, SIGNALS, [1, 2]))
 def test_while_a_gateway_is_silent(
-    arguments: list[str], number: int, code: int, times: int
+    arguments: list[str], ending: tuple[int, int], times: int
 ) -> None:
-    """The request is sent, and no answer comes."""
+    """The request is sent, and no answer comes; `SHIFTERGW_LONG=1` has every signal for each."""
+    number, code = ending
     with silent_server() as (host, server):
         env = {
             "SHIFTERGW_GATEWAY": f"http://{host}",

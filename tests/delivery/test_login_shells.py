@@ -23,7 +23,7 @@ from tests.delivery.several import System
 from tests.parts import need
 from tests.sshd import Sshd
 
-LARGE = os.urandom(REACH + (8 << 20))
+LARGE = os.urandom(REACH + (1 << 20))
 SHA256 = hashlib.sha256(LARGE).hexdigest()
 HOLE = slice(40_000, 130_000)
 """Bytes that no sample hits."""
