@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application import strports
@@ -25,10 +25,10 @@ from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.once import Once
 from shiftergw.auth.users import PLACES, HostUsers
 from shiftergw.config import Config, System
-from shiftergw.delivery.local import LocalDirectory, place
+from shiftergw.delivery.disk_calls import MOST_HANGING
+from shiftergw.delivery.local import place
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.stripes import LocalStripes
-from shiftergw.delivery.way import files_of, guarded, hosts_of
+from shiftergw.delivery.way import guarded, image_directory
 from shiftergw.dispatch import Dispatch
 from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
@@ -74,7 +74,8 @@ JOBS_PER_WORKER = 50
 
 def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     """Return the gateway's process as one service."""
-    threads = Threads(reactor, 8, "gateway")
+    # At the start each image directory may keep one.
+    threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
     store = _store(reactor, config, CHECK_SECONDS)
     queue = _queue(reactor, config, config_file)
@@ -190,14 +191,16 @@ def _authenticator(
 def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and the worker that is there once they have started."""
     threads, readers = _threads(reactor)
-    preparation = Preparation(config, threads, reactor)
+    # Image directories may hang, and then keep their threads from no other work.
+    disks = Threads(reactor, (MOST_HANGING + 2) * len(config.systems), "images")
+    preparation = Preparation(config, disks, reactor)
     store = _store(reactor, config)
     machine = socket.gethostname()
     shared = Shared(store, machine, partial(_fingerprint, preparation))
     source = _registry(reactor, config, shared)
     builder = _builder(config.expand_directory, config, threads, readers, reactor)
     opened = {
-        name: image_directory(reactor, system, threads, config.ost_count_of(name))
+        name: image_directory(reactor, system, disks, config.ost_count_of(name))
         for name, system in config.systems.items()
     }
     directories = {
@@ -238,28 +241,17 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     closed = [
         ClosedAtStop(one.close) for one in opened.values() if isinstance(one, RemoteDirectory)
     ]
-    parts = [threads, readers, preparation, store, ClosedAtStop(source.close), scratch, *closed]
-    return OrderedServices(parts), make
-
-
-def image_directory(
-    reactor: Any, system: System, threads: Threads, ost_count: int = 0
-) -> LocalDirectory | RemoteDirectory:
-    """Return where the images of a system go; a remote one is opened on use and is to be closed."""
-    if system.access_type == "local":
-        stripes = LocalStripes(ost_count, threads, os.environ, reactor)
-        return LocalDirectory(system.image_dir, threads, stripes)
-    ssh = system.ssh
-    assert ssh is not None  # a system without it does not load
-    return RemoteDirectory(
-        hosts_of(system, reactor, threads),
-        PurePosixPath(ssh.image_dir),
+    parts = [
+        disks,
         threads,
-        reactor,
-        ssh.verify,
-        open_files=files_of(system),
-        ost_count=ost_count,
-    )
+        readers,
+        preparation,
+        store,
+        ClosedAtStop(source.close),
+        scratch,
+        *closed,
+    ]
+    return OrderedServices(parts), make
 
 
 async def convert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from typing import NoReturn
 import pytest
 
 from tests.patience import patient
+
+_MNT_DETACH = 2
 
 
 def lacking(what: str) -> NoReturn:
@@ -70,6 +73,36 @@ def wait_for_port(port: int, seconds: float = 15) -> None:
             return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")
+
+
+class HungDisk:
+    """A file system on `directory` that answers nothing, as NFS does whose server is away.
+
+    It is one of FUSE whose program never reads what the kernel asks. Once it has ended, what lies
+    in `directory` itself is there again, and whatever hung fails.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Mount it."""
+        need_root()
+        try:
+            self._descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            lacking("this machine has no FUSE")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._directory = os.fsencode(directory)
+        options = f"fd={self._descriptor},rootmode=40000,user_id=0,group_id=0"
+        if self._libc.mount(b"hung", self._directory, b"fuse", 0, options.encode()):
+            os.close(self._descriptor)
+            lacking("mounting is not allowed here")
+        self._is_mounted = True
+
+    def end(self) -> None:
+        """Let whatever hangs go, and take the file system away."""
+        if self._is_mounted:
+            self._is_mounted = False
+            self._libc.umount2(self._directory, _MNT_DETACH)
+            os.close(self._descriptor)
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from typing import Any
 
 from shiftergw.checkup.database import expiry, failed
 from shiftergw.checkup.finding import Finding, Level, failure
-from shiftergw.compose import image_directory
 from shiftergw.config import Config, System
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.way import image_directory
 from shiftergw.errors import GatewayError, TimedOut, amount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads

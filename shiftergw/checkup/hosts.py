@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shiftergw.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
-from shiftergw.compose import image_directory
 from shiftergw.config import System
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.ssh_keys import check_not_public
 from shiftergw.delivery.upload import CHOSEN
+from shiftergw.delivery.way import image_directory
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads

@@ -10,10 +10,13 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
+from shiftergw.delivery.channel import Away
+from shiftergw.delivery.disk_calls import HANG_SECONDS, Call, DiskCalls
+from shiftergw.delivery.proof import patience
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error
@@ -27,20 +30,36 @@ _NAME = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)")
 _TEMPORARY = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
 _PIECE = 4 << 20
 _MODE = 0o600
+_AWAY = frozenset(
+    {
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+    }
+)
+"""What network file systems say while their server is away; another time may do."""
 
 
 class LocalDirectory:
     """Keeps the port `ImageDirectory` by renames within one directory."""
 
     def __init__(
-        self, directory: Path, threads: Threads, stripes: LocalStripes | None = None
+        self,
+        directory: Path,
+        threads: Threads,
+        stripes: LocalStripes | None = None,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         """Deliver into `directory`, which must exist: it is the site's, not ours.
 
-        `stripes` make the files that large images are copied into.
+        `stripes` make the files that large images are copied into. A call that hangs for
+        `hang_seconds` raises `Away`; its thread, one of `threads`, is left behind.
         """
         self._directory = directory
-        self._threads = threads
+        self._calls = DiskCalls(str(directory), threads, hang_seconds)
         self._stripes = stripes
 
     async def reach(self) -> None:
@@ -49,58 +68,56 @@ class LocalDirectory:
     async def free_space(self) -> int:
         """Return the bytes that an unprivileged user may still write there."""
         with _errors():
-            return await self._threads.run(free_space, self._directory)
+            return await self._calls.run(free_space, self._directory)
 
     async def try_writing(self, content: bytes = b"shiftergw check\n") -> None:
         """Make a small file there and remove it; raise why a delivery would fail."""
         path = _temporary(self._path(f"{'0' * 64}.meta"))
         with _errors():
-            await self._threads.run(_write, content, path)
-            await self._threads.run(path.unlink, missing_ok=True)
+            await self._calls.run_long(partial(_try_writing, content, path))
 
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""
         with _errors():
-            return await self._threads.run(_installed, self._path(name))
+            return await self._calls.run(_installed, self._path(name))
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """Put a file there; on the same file system as a second name of the same file.
 
         Not where images are to be striped: how a file is laid out shows when it is made.
         """
-        await place(source, self._path(name), sha256, self._threads, report, self._stripes)
+        await _placed(source, self._path(name), sha256, self._calls, report, self._stripes)
         return Verification("sha256")
 
     async def write(self, content: bytes, name: str) -> None:
         """Put a small file there."""
         with _errors():
-            await self._threads.run(_write, content, self._path(name))
+            await self._calls.run_long(partial(_write, content, self._path(name)))
 
     async def read(self, name: str, limit: int) -> bytes | None:
         """Return the content of a small file; None if it is absent or larger."""
         with _errors():
-            return await self._threads.run(_read, self._path(name), limit)
+            return await self._calls.run(_read, self._path(name), limit)
 
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         with _errors():
-            await self._threads.run(self._path(name).unlink, missing_ok=True)
+            await self._calls.run(self._path(name).unlink, missing_ok=True)
 
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
         with _errors():
-            return await self._threads.run(_list, self._directory)
+            return await self._calls.run_long(partial(_list, self._directory))
 
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file."""
-        stop = Event()
         with _errors():
-            return await self._threads.run_until(stop.set, _digest, self._path(name), stop)
+            return await self._calls.run_long(partial(_digest, self._path(name)))
 
     async def sweep(self, before: float) -> int:
         """Remove temporaries that were last written before this time; return how many."""
         with _errors():
-            return await self._threads.run(_sweep, self._directory, before)
+            return await self._calls.run_long(partial(_sweep, self._directory, before))
 
     def _path(self, name: str) -> Path:
         if _NAME.fullmatch(name) is None:
@@ -108,35 +125,30 @@ class LocalDirectory:
         return self._directory / name
 
 
-async def place(
-    source: Path,
-    target: Path,
-    sha256: str,
-    threads: Threads,
-    report: Report,
-    stripes: LocalStripes | None = None,
-) -> None:
+async def place(source: Path, target: Path, sha256: str, threads: Threads, report: Report) -> None:
     """Put a finished file at `target`: temporary name, checked, 0600, fsync, rename, fsync.
 
     Raises `DeliveryFailed` and `NoSpace`; cancellable between two pieces.
     """
-    stop = Event()
+    await _placed(source, target, sha256, DiskCalls(str(target.parent), threads), report, None)
+
+
+async def _placed(
+    source: Path,
+    target: Path,
+    sha256: str,
+    calls: DiskCalls,
+    report: Report,
+    stripes: LocalStripes | None,
+) -> None:
+    """Put a file at `target`, as `place` does."""
     temporary = _temporary(target)
-
-    def tell(progress: Progress) -> None:
-        threads.call_reactor(report, progress)
-
     with _errors():
         made = False
         if stripes is not None:
-            made = await stripes.make(temporary, (await threads.run(source.stat)).st_size)
-        await threads.run_until(
-            stop.set, _place, source, temporary, target, sha256, tell, stop, made
-        )
-
-
-class _Stopped(Exception):
-    """The caller was cancelled; he never sees this."""
+            made = await stripes.make(temporary, (await calls.run(source.stat)).st_size)
+        tell = partial(calls.call_reactor, report)
+        await calls.run_long(partial(_place, source, temporary, target, sha256, tell, made))
 
 
 def _temporary(target: Path) -> Path:
@@ -149,13 +161,14 @@ def _place(
     target: Path,
     sha256: str,
     tell: Callable[[Progress], None],
-    stop: Event,
     made: bool,
+    call: Call,
 ) -> None:
     """Put a file in its place by way of `temporary`: one that was `made`, empty, or a new one."""
     with removed_on_error(temporary):
         if made or not _link(source, temporary):
-            _copy(source, temporary, sha256, tell, stop, made)
+            _copy(source, temporary, sha256, tell, made, call)
+        call.go_on()
         put_in_place(temporary, target)
         # Renaming one name of a file to another of its names does nothing, not even this.
         temporary.unlink(missing_ok=True)
@@ -182,8 +195,8 @@ def _copy(
     temporary: Path,
     sha256: str,
     tell: Callable[[Progress], None],
-    stop: Event,
     made: bool,
+    call: Call,
 ) -> None:
     """Copy in pieces, hashing what is copied."""
     digest = hashlib.sha256()
@@ -192,26 +205,39 @@ def _copy(
     with source.open("rb", buffering=0) as old, _open(temporary, create) as new:
         total = os.fstat(old.fileno()).st_size
         while piece := old.read(_PIECE):
-            if stop.is_set():
-                raise _Stopped
+            call.go_on()
             new.write(piece)
             digest.update(piece)
             done += len(piece)
             tell(Progress("deliver", done, total))
         new.flush()
+        call.go_on(patience(total))
         os.fsync(new.fileno())
     if digest.hexdigest() != sha256:
         raise DeliveryFailed("The converted file changed before it was delivered.")
 
 
-def _write(content: bytes, target: Path) -> None:
+def _write(content: bytes, target: Path, call: Call) -> None:
     temporary = _temporary(target)
     with removed_on_error(temporary):
-        with _open(temporary, os.O_CREAT | os.O_EXCL) as new:
-            new.write(content)
-            new.flush()
-            os.fsync(new.fileno())
+        _make(content, temporary)
+        call.go_on()  # what hung until its caller had left must replace nothing
         put_in_place(temporary, target)
+
+
+def _try_writing(content: bytes, path: Path, call: Call) -> None:
+    with removed_on_error(path):
+        _make(content, path)
+        call.go_on()
+    path.unlink()
+
+
+def _make(content: bytes, path: Path) -> None:
+    """Make a new file that is on the disk when this returns."""
+    with _open(path, os.O_CREAT | os.O_EXCL) as new:
+        new.write(content)
+        new.flush()
+        os.fsync(new.fileno())
 
 
 def _open(path: Path, flags: int) -> BinaryIO:
@@ -236,27 +262,29 @@ def _read(path: Path, limit: int) -> bytes | None:
         return file.read(limit)
 
 
-def _list(directory: Path) -> list[InstalledFile]:
-    names = sorted(entry.name for entry in os.scandir(directory) if _NAME.fullmatch(entry.name))
-    found = (_installed(directory / name) for name in names)
+def _list(directory: Path, call: Call) -> list[InstalledFile]:
+    found = []
+    for name in sorted(filter(_NAME.fullmatch, os.listdir(directory))):  # noqa: PTH208 - names
+        call.go_on()
+        found.append(_installed(directory / name))
     return [file for file in found if file is not None]
 
 
-def _digest(path: Path, stop: Event) -> str:
+def _digest(path: Path, call: Call) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while piece := file.read(_PIECE):
-            if stop.is_set():
-                raise _Stopped
+            call.go_on()
             digest.update(piece)
     return digest.hexdigest()
 
 
-def _sweep(directory: Path, before: float) -> int:
+def _sweep(directory: Path, before: float, call: Call) -> int:
     removed = 0
     for entry in list(os.scandir(directory)):
         if _TEMPORARY.fullmatch(entry.name) is None:
             continue
+        call.go_on()
         with suppress(FileNotFoundError):
             status = entry.stat(follow_symlinks=False)
             # A second name has the times of its file, but for this one.
@@ -277,7 +305,8 @@ def _errors() -> Iterator[None]:
             raise NoSpace(
                 "The system's image directory has no space left.", detail=str(error)
             ) from error
-        raise DeliveryFailed(
+        kind = Away if error.errno in _AWAY else DeliveryFailed
+        raise kind(
             f"The system's image directory cannot be used: {error.strerror}.",
             remedy="Tell the site's support: `shiftergw check` says more.",
             detail=str(error),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import random as system_random
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.delivery.channel import Away, Unexplained
@@ -91,6 +92,7 @@ class SystemBreaker:
         self._clock = clock
         self._random = random
         self._waits = waits
+        self._probe_end = 0.0
         self._trips = 0
         """How often in a row the breaker has tripped, when it was looked at last."""
 
@@ -105,6 +107,7 @@ class SystemBreaker:
         if breaker is None:
             return False
         if breaker.until <= now:
+            self._probe_end = now + PROBE_SECONDS
             return True
         at = breaker.until
         if breaker.probed:
@@ -137,6 +140,12 @@ class SystemBreaker:
         with suppress(Unavailable):
             await self._breakers.close_breaker(self._key, self._clock.seconds())
 
+    async def end_probe(self) -> None:
+        """Let the next probe follow at once: this one was given up before it had a result."""
+        with suppress(Unavailable):
+            now = self._clock.seconds()
+            await self._breakers.end_probe(self._key, self._probe_end, now)
+
     def _failure(self) -> DeliveryFailed:
         return DeliveryFailed(
             f"The image could not be delivered to the system {self._system}: {self._symptom}.",
@@ -167,6 +176,9 @@ class GuardedDirectory:
         try:
             await self._guarded(self._directory.try_writing(PROBE_CONTENT))
         except RetryLater:
+            raise
+        except CancelledError:
+            await self._breaker.end_probe()
             raise
         except PullError:
             pass  # a refusal is an answer, and the pull will meet it again

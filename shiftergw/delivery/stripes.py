@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from shiftergw.delivery.disk_calls import DiskCalls
 from shiftergw.delivery.files import MODE
 from shiftergw.delivery.sftp_packets import Attributes, Refused
 from shiftergw.delivery.shell import run_once
@@ -73,18 +74,18 @@ class Stripes:
         return await self._make(there, run, lambda: files.lstat(path))
 
     async def make_here(
-        self, path: Path, threads: Threads, env: Mapping[str, str], reactor: Any
+        self, path: Path, calls: DiskCalls, env: Mapping[str, str], reactor: Any
     ) -> bool:
         """Make an empty file on this machine, where nothing is; say whether it is as asked.
 
-        If not, something else may lie there. Raises `OSError`.
+        If not, something else may lie there. Raises `OSError`, and `Away` if the disk hangs.
         """
 
         async def run() -> None:
             argv = ["sh", "-c", _SETSTRIPE, "sh", str(self._count), str(path)]
             await run_command(Command(argv, env, total=SECONDS), reactor, reactor)
 
-        return await self._make(str(path), run, lambda: threads.run(_lstat, path))
+        return await self._make(str(path), run, lambda: calls.run(_lstat, path))
 
     async def _make(
         self,
@@ -119,7 +120,7 @@ class LocalStripes:
     def __init__(self, count: int, threads: Threads, env: Mapping[str, str], reactor: Any) -> None:
         """Make files by the `lfs` in the PATH of `env`; as `Stripes`."""
         self._stripes = Stripes(count)
-        self._threads = threads
+        self._calls = DiskCalls("striped image directory", threads)
         self._env = env
         self._reactor = reactor
 
@@ -132,10 +133,10 @@ class LocalStripes:
             return False
         made = False
         try:
-            made = await self._stripes.make_here(path, self._threads, self._env, self._reactor)
+            made = await self._stripes.make_here(path, self._calls, self._env, self._reactor)
         finally:
             if not made:
-                await self._threads.run(path.unlink, missing_ok=True)
+                await self._calls.run(path.unlink, missing_ok=True)
         return made
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.delivery import openssh, ssh
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
+from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker
-from shiftergw.delivery.remote import IDLE_SECONDS
+from shiftergw.delivery.remote import IDLE_SECONDS, RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.stripes import LocalStripes
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -73,6 +76,26 @@ def files_of(system: System) -> OpenFiles:
     """Return what begins a session with the files of a remote system: SFTP, or SCP."""
     assert system.ssh is not None  # a remote system without it does not load
     return ScpFiles.begin if system.ssh.transfer == "scp" else SftpFiles.begin
+
+
+def image_directory(
+    reactor: Any, system: System, threads: Threads, ost_count: int = 0
+) -> LocalDirectory | RemoteDirectory:
+    """Return where the images of a system go; a remote one is opened on use and is to be closed."""
+    if system.access_type == "local":
+        stripes = LocalStripes(ost_count, threads, os.environ, reactor)
+        return LocalDirectory(system.image_dir, threads, stripes)
+    ssh = system.ssh
+    assert ssh is not None  # a system without it does not load
+    return RemoteDirectory(
+        hosts_of(system, reactor, threads),
+        PurePosixPath(ssh.image_dir),
+        threads,
+        reactor,
+        ssh.verify,
+        open_files=files_of(system),
+        ost_count=ost_count,
+    )
 
 
 def guarded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,6 +13,9 @@ from twisted.python.threadpool import ThreadPool
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.timing import shielded
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +29,12 @@ class Threads(Service):
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
         self.setName(name)
+
+    @property
+    def clock(self) -> IReactorTime:
+        """Return the clock of the reactor that this pool belongs to."""
+        clock: IReactorTime = self._reactor
+        return clock
 
     def startService(self) -> None:
         """Start the pool."""

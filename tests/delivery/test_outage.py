@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.channel import Away, Unexplained
@@ -181,6 +182,19 @@ async def test_others_wait_while_a_probe_is_under_way(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_probe_that_is_cancelled_is_followed_by_the_next(site: Site) -> None:
+    """A pull that is stopped in the middle of its probe holds nobody back."""
+    await site.trip()
+    site.clock.advance(16)
+    site.far.error = CancelledError()
+    with pytest.raises(CancelledError):
+        await site.first.reach()
+    site.far.error = None
+    await site.second.reach()
+    await site.first.reach()
+
+
+@pytest_twisted.ensureDeferred
 async def test_waits_grow(site: Site) -> None:
     """Each probe that fails doubles the wait, up to a limit; success begins anew."""
     await site.trip()
@@ -218,7 +232,7 @@ async def test_without_a_store_nothing_is_held_back(
     async def unavailable(*_: object) -> Breaker | None:
         raise Unavailable("The database is away.")
 
-    for name in ("check_breaker", "trip_breaker", "close_breaker"):
+    for name in ("check_breaker", "trip_breaker", "close_breaker", "end_probe"):
         monkeypatch.setattr(site.store, name, unavailable)
     await site.trip()
     await site.second.reach()
