@@ -13,7 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from shiftergw.plumbing.signals import heeded, ignore, raise_interrupted
+from shiftergw.plumbing.signals import heeded, raise_interrupted
 
 BROKEN_PIPE = 141
 """The exit code when nobody reads the output any more: as for programs that SIGPIPE ends."""
@@ -44,8 +44,9 @@ def main() -> None:
         sys.exit(code_of_unwritten(error))
     finally:
         # Everything is cleaned up; a signal must not raise anything into the interpreter's end.
+        # Handlers of ours would be gone there, and a second signal would change the exit code.
         for number in heeded():
-            signal.signal(number, ignore)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _open_missing_descriptors() -> None:

@@ -55,6 +55,22 @@ sys.meta_path.insert(0, Signals())
 main()
 """
 
+FINALIZING = """
+import os, sys
+from shiftergw.cli.start import main
+
+class Signal:
+    def __init__(self, kill=os.kill, pid=os.getpid()):
+        self.kill, self.pid = kill, pid
+
+    def __del__(self):
+        self.kill(self.pid, {number})
+
+last = Signal()
+sys.argv = ["shiftergw", "--version"]
+main()
+"""
+
 
 @dataclass
 class Ended:
@@ -112,6 +128,15 @@ def silent_server() -> Iterator[tuple[str, socket.socket]]:
 
 
 # Signals.
+
+
+@pytest.mark.parametrize("number", [number for number, _ in SIGNALS])
+def test_while_the_interpreter_ends(number: int) -> None:
+    """A signal that comes after everything is done changes nothing, not even the exit code."""
+    program = FINALIZING.format(number=int(number))
+    command_line = [sys.executable, "-c", program]
+    done = subprocess.run(command_line, env=ENVIRONMENT, timeout=patient(LIMIT), check=False)
+    assert done.returncode == 0
 
 
 @every_signal
