@@ -19,6 +19,7 @@ from shiftergw.delivery.ssh_keys import check_not_public
 from shiftergw.delivery.upload import CHOSEN
 from shiftergw.delivery.way import image_directory
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
+from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -127,7 +128,7 @@ def _cause(system: System, error: GatewayError) -> GatewayError:
     if system.ssh is not None and system.ssh.key_file is not None:
         with suppress(OSError):
             try:
-                check_not_public(system.ssh.key_file.read_bytes(), system.ssh.key_file)
+                check_not_public(read_whole(system.ssh.key_file)[0], system.ssh.key_file)
             except GatewayError as cause:
                 return cause
     return error

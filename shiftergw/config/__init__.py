@@ -36,6 +36,7 @@ from shiftergw.config.sections import (
     UserLimits,
     WebLimits,
 )
+from shiftergw.config.source import read_text
 from shiftergw.config.values import (
     Arguments,
     DatabaseName,
@@ -57,7 +58,6 @@ from shiftergw.model import ImageReference
 from shiftergw.postponement import PostponeLimits, WaitLimits
 
 __all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
-
 
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io"})
 _DOCKER_HUB_REGISTRY = "registry-1.docker.io"
@@ -174,16 +174,13 @@ class Config(Section):
     def load(cls, path: Path, environ: Mapping[str, str]) -> Loaded:
         """Read the file; raise `ConfigurationError` with everything that is wrong with it."""
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            document = parse(read_text(path))
+            loaded = cls.from_document(document, base=path.absolute().parent, environ=environ)
         except OSError as error:
             raise ConfigurationError(
                 f"The configuration {path} cannot be read: {error.strerror}.",
                 remedy="Name the file with --config, and make it readable for the gateway's user.",
             ) from error
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"The configuration {path} is not UTF-8: {error}.") from error
-        try:
-            loaded = cls.from_document(parse(text), base=path.absolute().parent, environ=environ)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error.what}", remedy=error.remedy) from error
         return replace(loaded, file=path.absolute())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.files import read_whole
 
 DEFAULT_PORT = 22
 
@@ -129,7 +130,7 @@ class KnownHosts:
         known = cls("", " ".join(map(str, tried)))
         for path in tried:
             try:
-                text = path.read_bytes().decode("utf-8", "backslashreplace")
+                text = read_whole(path)[0].decode("utf-8", "backslashreplace")
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not must_exist:
                     continue

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shiftergw.delivery.known_hosts import name_of, type_of
 from shiftergw.errors import ConfigurationError
-from shiftergw.plumbing.files import nearest, write_private
+from shiftergw.plumbing.files import nearest, read_whole, write_private
 from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 
 LOCK_SECONDS = 10.0
@@ -56,7 +56,7 @@ def add(path: Path, lines: Sequence[str]) -> None:
             real.parent.mkdir(mode=0o700)
         with _locked(real):
             status = _look(real)
-            content = b"" if status is None else real.read_bytes()
+            content = b"" if status is None else read_whole(real)[0]
             present = content.splitlines()
             added = [line.encode() for line in lines if line.encode() not in present]
             if content and not content.endswith(b"\n"):

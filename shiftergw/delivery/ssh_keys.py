@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from twisted.conch.ssh.keys import Key
 
 from shiftergw.delivery.known_hosts import SIGNATURES, type_of
 from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.files import read_whole
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
@@ -143,9 +142,7 @@ def _is_encrypted(content: bytes) -> bool:
 def _read_secret(path: Path, what: str, key: str) -> bytes:
     """Return a small file that only its owner can read; `key` of the configuration names it."""
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = file.read(_LONGEST_FILE)
+        content, status = read_whole(path, _LONGEST_FILE)
     except OSError as error:
         raise DeliveryFailed(
             f"The gateway's SSH {what} cannot be read.",
@@ -154,7 +151,7 @@ def _read_secret(path: Path, what: str, key: str) -> bytes:
         ) from None
     if key == "key":  # a public key is open to all, and closing it is no remedy
         check_not_public(content, path)
-    if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+    if status.st_mode & 0o077:
         raise _unusable(
             f"The gateway's SSH {what} can be read by others, so it is not used.",
             "give it the mode 600 (chmod).",

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LARGEST = 16 << 20
+"""Bytes of the largest file that is read at once: configurations, keys, certificates."""
+
+
+_NULL = os.makedev(1, 3)
+"""The number of `/dev/null` on Linux: it counts as an empty file, as with OpenSSH."""
+
+
+def read_whole(path: Path, limit: int = LARGEST) -> tuple[bytes, os.stat_result]:
+    """Return the content of a regular file, and its state when it was read.
+
+    Raises `OSError` for a file of more than `limit` bytes, and for a named pipe or a device, which
+    may block for ever or have no end.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode) and state.st_rdev != _NULL:
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"More than {limit} bytes", str(path))
+    return content, state
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the writer of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def private_directory(path: Path) -> None:

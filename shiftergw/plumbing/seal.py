@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shiftergw.errors import ConfigurationError, GatewayError
-from shiftergw.plumbing.files import nearest, sync_directory
+from shiftergw.plumbing.files import nearest, read_whole, sync_directory
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -47,12 +47,12 @@ class Seal:
     def read(cls, path: Path) -> Seal:
         """Read the key of an existing file. Blocks. Raises `ConfigurationError` as `from_file`."""
         try:
-            mode, content = path.stat().st_mode, path.read_bytes()
+            content, state = read_whole(path)
         except OSError as error:
             raise ConfigurationError(
                 f"The secret key {path} cannot be read: {error.strerror}.", remedy=_OWNER
             ) from error
-        if mode & 0o077:
+        if state.st_mode & 0o077:
             raise ConfigurationError(
                 f"The secret key {path} can be read by others.", remedy=f"chmod 600 {path}"
             )
@@ -109,8 +109,15 @@ class Seal:
 
 
 def _not_made(path: Path, error: OSError) -> ConfigurationError:
+    what = (
+        f"The secret key {path} is absent, and cannot be made in {path.parent}: {error.strerror}."
+    )
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ConfigurationError(what, remedy="Make room on its file system.")
+    if error.errno == errno.EROFS:
+        return ConfigurationError(what, remedy="Mount its file system for writing.")
     return ConfigurationError(
-        f"The secret key {path} is absent, and cannot be made in {path.parent}: {error.strerror}.",
+        what,
         remedy=f"As root, with the name of the gateway's user in place of USER: head -c 32"
         f" /dev/urandom | base64 | install -m 0600 -o USER /dev/stdin {path}",
     )

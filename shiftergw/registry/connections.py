@@ -14,6 +14,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from shiftergw.errors import ConfigurationError, RegistryUntrusted
+from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.http_heads import BoundedHeads
 from shiftergw.plumbing.tls import ClientTls
 from shiftergw.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
@@ -35,7 +36,7 @@ def client_tls(location: Location) -> ClientTls:
     if location.cacert is None:
         return ClientTls()
     try:
-        return ClientTls(load_pem_x509_certificates(location.cacert.read_bytes()))
+        return ClientTls(load_pem_x509_certificates(read_whole(location.cacert)[0]))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"The sslcacert of the location {location.name!r} cannot be read as certificates in"

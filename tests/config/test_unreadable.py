@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from shiftergw.config import Config
+from shiftergw.config.source import LARGEST
 from shiftergw.errors import ConfigurationError
 from tests.cli.command import shiftergw
 from tests.configurations import SMALLEST
@@ -54,6 +58,51 @@ def test_what_is_hardly_a_configuration(content: bytes, why: str, tmp_path: Path
     assert why in str(caught.value)
     assert str(file) in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "it is empty"),
+        (lambda path: path.symlink_to("/dev/zero"), "Not a regular file"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+        (Path.mkdir, "directory"),
+        (lambda path: path.write_bytes(b" " * (LARGEST + 1)), "More than 4 MiB"),
+    ],
+)
+def test_what_is_hardly_a_file(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
+    """A file without an end, or without a writer, ends in an error and does not block."""
+    file = tmp_path / "imagemanager.json"
+    make(file)
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        Config.load(file, {})
+    assert str(file) in str(caught.value)
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """What a command writes is read to its end, as in `--config <(COMMAND)`."""
+    file = tmp_path / "imagemanager.json"
+    os.mkfifo(file)
+    text = json.dumps(SMALLEST)
+    script = "import sys, time\nwith open(sys.argv[1], 'w') as pipe:\n"
+    script += f"    pipe.write({text[:50]!r}); pipe.flush(); time.sleep(0.2)\n"
+    script += f"    pipe.write({text[50:]!r})\n"
+    # The shell opens the pipe before Python begins, as with `<(COMMAND)`.
+    keeper = os.open(file, os.O_RDWR)
+    with subprocess.Popen([sys.executable, "-c", script, file]) as writer:
+        loading = ThreadPoolExecutor(1).submit(Config.load, file, {})
+        writer.wait(60)
+        os.close(keeper)
+        assert loading.result(60).warnings == ()
+
+
+def test_the_place_of_a_wrong_byte(tmp_path: Path) -> None:
+    """The line and the byte are named, and what to do."""
+    file = tmp_path / "imagemanager.json"
+    file.write_bytes(b'{\n\n  "LogLevel": "\xe9"}')
+    with pytest.raises(ConfigurationError, match="line 3: this is not UTF-8: byte 0xe9") as caught:
+        Config.load(file, {})
+    assert "Save the file in UTF-8" in caught.value.remedy
 
 
 def test_a_mark_of_the_byte_order_is_no_part_of_it(tmp_path: Path) -> None:

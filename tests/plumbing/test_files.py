@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,39 @@ from shiftergw.plumbing.files import (
     nearest,
     private_directory,
     put_in_place,
+    read_whole,
     removed_on_error,
     sync_directory,
     write_private,
 )
 from tests.parts import small_disk
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "Not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "Not a regular file"),
+        (Path.mkdir, "Is a directory"),
+        (lambda path: path.write_bytes(bytes(101)), "More than 100 bytes"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+)
+def test_what_is_not_read(tmp_path: Path, make: Callable[[Path], object], why: str) -> None:
+    """A file that may block for ever, or have no end, is an error at once."""
+    make(tmp_path / "key")
+    with pytest.raises(OSError, match=why):
+        read_whole(tmp_path / "key", 100)
+
+
+def test_a_file_is_read_with_its_state(tmp_path: Path) -> None:
+    """Content and mode are of the same file; `/dev/null` is empty."""
+    path = tmp_path / "key"
+    path.write_bytes(bytes(100))
+    path.chmod(0o600)
+    content, state = read_whole(path, 100)
+    assert (content, state.st_mode & 0o777) == (bytes(100), 0o600)
+    assert read_whole(Path("/dev/null"))[0] == b""
 
 
 def test_a_private_directory_is_closed(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import base64
 import os
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.seal import Seal
+from tests.parts import small_disk
 
 
 def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
@@ -85,6 +87,26 @@ def test_a_key_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A missing directory is the operator's to mend."""
     with pytest.raises(ConfigurationError, match="No such file"):
         Seal.from_file(tmp_path / "no" / "key")
+
+
+def test_a_key_without_an_end_is_refused(tmp_path: Path) -> None:
+    """A named pipe, or a device, in its place neither blocks nor fills the memory."""
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe, 0o600)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(ConfigurationError, match="cannot be read: Not a regular file"):
+            Seal.from_file(path)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """The remedy is room, and not a key that is made by hand."""
+    with small_disk(tmp_path / "state", "size=64k"):
+        with suppress(OSError):
+            (tmp_path / "state" / "rest").write_bytes(bytes(1 << 20))
+        with pytest.raises(ConfigurationError, match="No space left") as caught:
+            Seal.from_file(tmp_path / "state" / "secret.key")
+        assert caught.value.remedy == "Make room on its file system."
 
 
 def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:

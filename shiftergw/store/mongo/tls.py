@@ -9,6 +9,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 
 from shiftergw.errors import ConfigurationError
+from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.tls import ClientTls
 from shiftergw.store.mongo.address import Tls
 
@@ -21,9 +22,9 @@ def client_tls(tls: Tls) -> ClientTls:
     try:
         options: dict[str, Any] = {}
         if tls.authorities is not None:
-            options["authorities"] = load_pem_x509_certificates(tls.authorities.read_bytes())
+            options["authorities"] = load_pem_x509_certificates(read_whole(tls.authorities)[0])
         if tls.own is not None:
-            content = tls.own.read_bytes()
+            content, _ = read_whole(tls.own)
             password = None if tls.own_password is None else tls.own_password.encode()
             options["key"] = load_pem_private_key(content, password)
             options["chain"] = load_pem_x509_certificates(content)
