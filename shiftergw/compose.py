@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.application import strports
 from twisted.application.service import Service
 from twisted.internet.interfaces import IProtocolFactory
 
@@ -58,9 +57,6 @@ from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.targets import Target
 from shiftergw.waiting import run_with_waits
-from shiftergw.web.api import make_site
-from shiftergw.web.connections import ConnectionLimits
-from shiftergw.web.lists import ListLimits
 from shiftergw.work.pool import WorkerPool
 from shiftergw.worker import Worker
 
@@ -77,6 +73,11 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     # At the start each image directory may keep one.
     threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
+    # Workers do not need these: they start sooner without them.
+    from shiftergw.web.api import make_site  # noqa: PLC0415
+    from shiftergw.web.connections import ConnectionLimits  # noqa: PLC0415
+    from shiftergw.web.lists import ListLimits  # noqa: PLC0415
+
     store = _store(reactor, config, CHECK_SECONDS)
     queue = _queue(reactor, config, config_file)
     dispatch = Dispatch(
@@ -158,6 +159,8 @@ def _queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | Cele
 
 
 def _listener(text: str, site: IProtocolFactory, reactor: Any) -> Service:
+    from twisted.application import strports  # noqa: PLC0415 - for gateways only
+
     try:
         listener: Service = strports.service(text, site, reactor)
     except (ValueError, TypeError, LookupError) as error:
