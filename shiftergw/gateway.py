@@ -18,6 +18,7 @@ from shiftergw.errors import (
     NotAllowed,
     NotFound,
     NoWorkers,
+    Unavailable,
     printable,
 )
 from shiftergw.housekeeping import expire_due, put_off
@@ -30,6 +31,7 @@ from shiftergw.model import (
     WorkerMachine,
 )
 from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ PAGE = 250
 
 QUEUE_PAGE = 500
 """The same for the queue. Its records are short, but each page sorts all that follow."""
+
+
+READY_SECONDS = 5.0
+"""How long the database may take to say that it is ready: monitoring does not wait for long."""
 
 
 class Gateway:
@@ -83,7 +89,7 @@ class Gateway:
         Worker machines that are away are no reason: no other gateway would have them, and look-ups
         are answered.
         """
-        await self._store.ready()
+        await within(READY_SECONDS, self._clock, self._store.ready(), _late)
         trouble = self._queue.trouble() if self._config.broker_url is None else None
         if trouble is not None and trouble.grave:
             raise NoWorkers(trouble.what, detail=trouble.detail)
@@ -235,6 +241,10 @@ class Gateway:
                 if session.admin or concerns(session, record)
             ]
             page = await self._store.queue(session.system, page[-1].key, QUEUE_PAGE)
+
+
+def _late() -> Unavailable:
+    return Unavailable("The gateway's database does not answer.")
 
 
 def _request(session: Session, itype: str, text: str, request_id: str) -> PullRequest:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw import gateway as gateway_module
@@ -22,7 +23,7 @@ from shiftergw.errors import (
     TooMany,
     Unavailable,
 )
-from shiftergw.gateway import Gateway
+from shiftergw.gateway import READY_SECONDS, Gateway
 from shiftergw.jobs import QueueTrouble
 from shiftergw.model import (
     ANONYMOUS,
@@ -591,3 +592,17 @@ async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
     assert (await bench.pull(ALICE)).status_message == "It was killed. No worker can start."
     bench.queue.away = None
     assert (await bench.pull(ALICE)).status_message == "It was killed."
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_has_a_time_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that never answers is not ready, and monitoring gets to know it."""
+
+    async def hang() -> None:
+        await Deferred()
+
+    monkeypatch.setattr(bench.store, "ready", hang)
+    asking = Deferred.fromCoroutine(bench.gateway.ready())
+    bench.clock.advance(READY_SECONDS)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await asking

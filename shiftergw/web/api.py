@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from shiftergw.errors import GatewayError, NotAllowed, NotFound, Unavailable, printable
+from shiftergw.errors import GatewayError, NotAllowed, NotFound, printable
 from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, Unproved
@@ -23,6 +23,7 @@ from shiftergw.web import parameters, render
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Journal, Line
 from shiftergw.web.lists import ListLimits, Lists
+from shiftergw.web.pages import PAGES
 from shiftergw.web.parameters import Address
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Call, Site
@@ -177,31 +178,6 @@ ROUTES = {
     "takedown": Route("POST", _take_down, Names.ID, changes=True),
     "allow": Route("POST", _allow, Names.ID, changes=True),
 }
-
-
-async def _front(_: Gateway) -> Answer:
-    return render.text("{lookup,pull,expire,list}")
-
-
-async def _alive(_: Gateway) -> Answer:
-    return render.text("alive")
-
-
-async def _ready(gateway: Gateway) -> Answer:
-    try:
-        await gateway.ready()
-    except Unavailable as error:
-        wait = render.retry_after(error) or ""
-        return replace(render.text(error.code, error.http_status), headers={"Retry-After": wait})
-    return render.text("ready")
-
-
-PAGES: dict[str, Callable[[Gateway], Awaitable[Answer]]] = {
-    "/": _front,
-    "/livez": _alive,
-    "/readyz": _ready,
-}
-"""What anybody may ask without a credential."""
 
 
 class Api:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -21,10 +21,19 @@ from shiftergw.errors import DatabaseBusy, DatabaseDamaged, Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.store.sqlite.faults import translated, unavailable
 
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
 T = TypeVar("T")
 
 TURN = 100
 """Steps of one turn at most: other processes wait for a transaction's end."""
+
+HANG_SECONDS = 20.0
+"""How long a turn may take before its callers, and all others meanwhile, get `Unavailable`.
+
+A locked file takes 10 seconds at most. A disk that fails may never answer.
+"""
 
 
 @dataclass(slots=True)
@@ -50,9 +59,16 @@ class Lane:
 
     _log = Logger()
 
-    def __init__(self, threads: Threads, connection: sqlite3.Connection, turn: Turn) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        connection: sqlite3.Connection,
+        turn: Turn,
+        clock: IReactorTime,
+    ) -> None:
         """Work on `connection`, and own it; `turn` is `reading` or `writing`."""
         self._threads = threads
+        self._clock = clock
         self._connection = connection
         self._turn = turn
         self._waiting: deque[Step[Any]] = deque()
@@ -61,9 +77,15 @@ class Lane:
         """The first damage of the file that a step met; it stays until the file is replaced."""
         self.is_failing = False
         """Whether the database could not do a step of the last turn."""
+        self._hangs = False
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
-        """Return what `work` returns; raise what it raises, `Unavailable` for SQLite's errors."""
+        """Return what `work` returns; raise what it raises, `Unavailable` for SQLite's errors.
+
+        `Unavailable` is also raised when the disk hangs. The step may be done all the same later.
+        """
+        if self._hangs:
+            raise _hanging()
         step = Step(work, durable)
         self._waiting.append(step)
         if self._draining is None or self._draining.called:
@@ -75,11 +97,16 @@ class Lane:
         while self._waiting:
             turn = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
             turn = [step for step in turn if not step.answer.called]  # else cancelled by now
+            limit = self._clock.callLater(HANG_SECONDS, self._give_up, turn)
             try:
                 await self._threads.run(self._turn, self._connection, turn)
             except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 for step in turn:
                     step.error = unavailable(error)
+            finally:
+                if limit.active():
+                    limit.cancel()
+                self._hangs = False
             self._judge(turn)
             # Steps that have waited for a locked file wait for it once more at most, all together.
             most = len(self._waiting) if self._is_busy(turn) else TURN
@@ -90,6 +117,15 @@ class Lane:
                     step.answer.errback(step.error)
                 else:
                     step.answer.callback(step.result)
+
+    def _give_up(self, turn: Sequence[Step[Any]]) -> None:
+        """Fail all callers, and those to come until the turn has ended."""
+        self._hangs = self.is_failing = True
+        error = _hanging()
+        self._log.error("{what} {detail}", what=error.what, detail=error.detail)
+        for step in (*turn, *self._waiting):
+            if not step.answer.called:
+                step.answer.errback(_hanging())
 
     def _judge(self, turn: Sequence[Step[Any]]) -> None:
         """Note what the steps of a turn say about the database."""
@@ -112,6 +148,13 @@ class Lane:
         if self._draining is not None:
             await self._draining
         await self._threads.run(self._connection.close)
+
+
+def _hanging() -> Unavailable:
+    return Unavailable(
+        "The gateway's database does not answer.",
+        detail=f"SQLite: a call has taken more than {HANG_SECONDS:g} s; the disk may hang",
+    )
 
 
 def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:

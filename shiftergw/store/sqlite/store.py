@@ -71,7 +71,7 @@ class SqliteStore(Service):
     async def _open(self) -> None:
         try:
             connection = await self._threads.run(open_checked, self._path, self._check_seconds)
-            self._writer = Lane(self._threads, connection, writing)
+            self._writer = Lane(self._threads, connection, writing, self._reactor)
             self._lookups = LookupRows(partial(self._add_lookups, self._writer), self._reactor)
             self._reader = await self._reading_lane()
             # A long listing must not hold up the look-ups.
@@ -82,7 +82,8 @@ class SqliteStore(Service):
             raise
 
     async def _reading_lane(self) -> Lane:
-        return Lane(self._threads, await self._threads.run(open_reader, self._path), reading)
+        connection = await self._threads.run(open_reader, self._path)
+        return Lane(self._threads, connection, reading, self._reactor)
 
     def stopService(self) -> Deferred[None]:
         """Fire when what was asked for is done and the file is closed."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from threading import Event
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.store.sqlite.lane import Lane, Step, writing
+from shiftergw.store.sqlite.lane import HANG_SECONDS, Lane, Step, reading, writing
 from tests.patience import patient
 
 
@@ -48,7 +50,7 @@ async def test_a_disk_that_fails(threads: Threads) -> None:
         ":memory:", isolation_level=None, check_same_thread=False, factory=Breaking
     )
     connection.execute("CREATE TABLE t (n)")
-    lane = Lane(threads, connection, writing)
+    lane = Lane(threads, connection, writing, Clock())
 
     def add(n: int) -> Deferred[Any]:
         return Deferred.fromCoroutine(
@@ -77,9 +79,37 @@ async def test_a_turn_that_is_lost(threads: Threads) -> None:
         for step in steps:
             step.result = 7
 
-    lane = Lane(threads, sqlite3.connect(":memory:", check_same_thread=False), turn)
+    lane = Lane(threads, sqlite3.connect(":memory:", check_same_thread=False), turn, Clock())
     first, second = (Deferred.fromCoroutine(lane.run(lambda _: 7)) for _ in range(2))
     with pytest.raises(Unavailable):
         await first.addTimeout(patient(5), reactor)
     assert await second == 7
+    await lane.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_hangs(threads: Threads) -> None:
+    """Callers are refused after a while, others at once; when it works again, so does the lane."""
+    clock, release = Clock(), Event()
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    lane = Lane(threads, connection, reading, clock)
+
+    def ask(work: Callable[[sqlite3.Connection], Any]) -> Deferred[Any]:
+        return Deferred.fromCoroutine(lane.run(work)).addTimeout(patient(60), reactor)
+
+    try:
+        hanging = ask(lambda _: release.wait(patient(60)))
+        waiting = ask(lambda _: 7)
+        clock.advance(HANG_SECONDS)
+        for request in (hanging, waiting, ask(lambda _: 8)):
+            with pytest.raises(Unavailable, match="does not answer"):
+                await request
+        was_failing = lane.is_failing
+    finally:
+        release.set()
+    assert lane._draining is not None
+    await lane._draining
+    assert await ask(lambda _: 9) == 9
+    assert (was_failing, lane.is_failing) == (True, False)
+    assert clock.getDelayedCalls() == []
     await lane.close()
