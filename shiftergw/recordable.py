@@ -7,9 +7,9 @@ of the `.meta` file never reach a runtime, so the record omits them; all others 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import accumulate
+from itertools import islice
 
 from shiftergw.errors import ImageTooLarge, amount, printable
 from shiftergw.image import ImageConfig
@@ -39,8 +39,14 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
             f" which may have {amount(limit)}.",
             "MaxRecordSize",
         )
-    labels, too_long = _fitting_labels(config.labels, limit - size)
-    omitted = (*_first(settings.dropped, "settings"), *_first(too_long, "labels"))
+    labels = _fitting_labels(config.labels, limit - size)
+    too_long = (
+        f"LABEL {printable(name, NAME_LIMIT)}" for name in config.labels if name not in labels
+    )
+    omitted = (
+        *_first(settings.dropped, len(settings.dropped), "settings"),
+        *_first(too_long, len(config.labels) - len(labels), "labels"),
+    )
     stored = replace(
         config,
         env=settings.env,
@@ -52,21 +58,21 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
     return stored, omitted
 
 
-def _fitting_labels(labels: Mapping[str, str], room: int) -> tuple[dict[str, str], list[str]]:
-    """Return the labels that fit into `room` bytes, and names for the others, in their order."""
-    sizes = {name: _size({name: value}) for name, value in labels.items()}
-    ends = accumulate(sorted(sizes.values()))
-    count = sum(1 for end in ends if end <= room)
-    fitting = set(sorted(sizes, key=sizes.__getitem__)[:count])
-    stored = {name: value for name, value in labels.items() if name in fitting}
-    omitted = [f"LABEL {printable(name, NAME_LIMIT)}" for name in labels if name not in fitting]
-    return stored, omitted
+def _fitting_labels(labels: Mapping[str, str], room: int) -> dict[str, str]:
+    """Return the shortest labels that fit into `room` bytes together, in their order."""
+    fitting: set[str] = set()
+    for name in sorted(labels, key=lambda name: len(name) + len(labels[name])):
+        room -= _size({name: labels[name]})
+        if room < 0:
+            break
+        fitting.add(name)
+    return {name: value for name, value in labels.items() if name in fitting}
 
 
-def _first(names: Sequence[str], noun: str) -> list[str]:
-    """Return the first `NAMES` names, and how many more there are."""
-    more = [f"{len(names) - NAMES} more {noun}"] if len(names) > NAMES else []
-    return [*names[:NAMES], *more]
+def _first(names: Iterable[str], count: int, noun: str) -> list[str]:
+    """Return the first `NAMES` of `count` names, and how many more there are."""
+    more = [f"{count - NAMES} more {noun}"] if count > NAMES else []
+    return [*islice(names, NAMES), *more]
 
 
 def _size(value: object) -> int:

@@ -7,10 +7,12 @@ whether the caller wants the work to stop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import random
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from threading import Event, Lock
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shiftergw.errors import ImageTooLarge, amount
 from shiftergw.image import RATIO_FREE, BuildLimits
@@ -25,13 +27,45 @@ _STRETCH = 4096
 """Iterations of a long loop between two checks of the stop flag."""
 
 
+_BUCKET = 1 << 16
+"""Items that are sorted between two checks of the stop flag, on average: some 50 ms."""
+
+_SAMPLES = 16
+"""Items of each bucket, on average, that are sampled for the bounds of the buckets."""
+
+
 def stoppable(items: Iterable[T], stop: Event) -> Iterator[T]:
-    """Yield the items; raise `Stopped` soon after `stop` is set."""
+    """Yield the items; raise `Stopped` soon after `stop` is set, also if there are none."""
     rest = iter(items)
+    if stop.is_set():  # many loops over nothing are a long one, too
+        raise Stopped
     while stretch := list(islice(rest, _STRETCH)):
         if stop.is_set():
             raise Stopped
         yield from stretch
+
+
+def stoppable_sorted(
+    items: Sequence[T], stop: Event, key: Callable[[T], Any] | None = None
+) -> Iterator[T]:
+    """Yield the items in ascending order of `key`; raise `Stopped` soon after `stop` is set.
+
+    The sort of millions of items is one call of many seconds, in which no other thread of the
+    process runs either. So many items are first divided among buckets, which are sorted one by one.
+    The bounds of the buckets are quantiles of a random sample: no order of the items makes all of
+    them fall into one.
+    """
+    buckets: Iterable[list[T]] = [list(items)]
+    if len(items) > _BUCKET:
+        sample = random.sample(items, _SAMPLES * len(items) // _BUCKET)
+        bounds = sorted(sample if key is None else map(key, sample))[_SAMPLES::_SAMPLES]
+        buckets = [[] for _ in range(len(bounds) + 1)]
+        for item in stoppable(items, stop):
+            buckets[bisect(bounds, item if key is None else key(item))].append(item)
+    for bucket in stoppable(buckets, stop):
+        bucket.sort(key=key)
+        yield from stoppable(bucket, stop)
+        bucket.clear()
 
 
 class Cost(NamedTuple):

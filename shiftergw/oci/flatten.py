@@ -82,7 +82,7 @@ class _Settling:
                 else:
                     dropped.append(name)
                     self._count_dropped(node)
-            for name in dropped:
+            for name in budget.stoppable(dropped):
                 del directory.children[name]
             if paths_size > self._limits.names_size:
                 raise ImageTooLarge.beyond(
@@ -98,7 +98,8 @@ class _Settling:
         while waiting:
             directory = waiting.pop()
             self.plan.report.under_dev += len(directory.children)
-            waiting += [node for node in directory.children.values() if isinstance(node, Directory)]
+            children = self._budget.stoppable(directory.children.values())
+            waiting += [node for node in children if isinstance(node, Directory)]
         dev.children.clear()
 
     def _count_dropped(self, leaf: Leaf) -> None:

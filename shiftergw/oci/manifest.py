@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from shiftergw.errors import BadRequest, ManifestInvalid, printable
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform
-from shiftergw.oci.members import clean, invalid, member, members, read_object, words
+from shiftergw.oci.members import invalid, member, members, read_object, texts, words
 from shiftergw.oci.platforms import architecture_named, implied_variant, no_match, rank
 
 MAX_MANIFEST = 4 << 20
@@ -147,7 +147,6 @@ def parse_config(content: bytes) -> ImageConfig:
     rootfs = member(document, "rootfs", dict)
     if member(rootfs, "type", str, "layers") != "layers":
         invalid("the `type` of its `rootfs` is not `layers`")
-    labels = member(runtime, "Labels", dict)
     return ImageConfig(
         architecture=architecture_named(member(document, "architecture", str)),
         os=member(document, "os", str).lower(),
@@ -156,7 +155,7 @@ def parse_config(content: bytes) -> ImageConfig:
         entrypoint=words(runtime, "Entrypoint"),
         cmd=words(runtime, "Cmd"),
         workdir=member(runtime, "WorkingDir", str),
-        labels={clean(name): member(labels, name, str) for name in labels},
+        labels=texts(runtime, "Labels"),
         diff_ids=tuple(_digest(text) for text in members(rootfs, "diff_ids", str)),
     )
 

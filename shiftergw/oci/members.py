@@ -41,9 +41,9 @@ def member(holder: dict[str, Any], name: str, kind: type[T], default: T | None =
 def members(holder: dict[str, Any], name: str, kind: type[T]) -> tuple[T, ...]:
     """Return a member that is a list of this JSON type."""
     values = member(holder, name, list)
-    if any(type(value) is not kind for value in values):
+    if not set(map(type, values)) <= {kind}:
         invalid(f"`{name}` holds a value of the wrong type")
-    return tuple(clean(value) for value in values)
+    return tuple(map(clean, values))
 
 
 def words(holder: dict[str, Any], name: str) -> tuple[str, ...]:
@@ -54,9 +54,18 @@ def words(holder: dict[str, Any], name: str) -> tuple[str, ...]:
     return members(holder, name, str)
 
 
+def texts(holder: dict[str, Any], name: str) -> dict[str, str]:
+    """Return a member that is an object of strings; null counts as the empty one."""
+    values = member(holder, name, dict)
+    for key, value in values.items():
+        if not isinstance(value, str | None):
+            invalid(f"`{printable(key, 60)}` has the wrong type")
+    return {clean(key): clean(value or "") for key, value in values.items()}
+
+
 def clean(value: T) -> T:
     """Replace lone surrogates, which JSON can escape and UTF-8 cannot hold, as Go does."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isascii():
         return value
     return cast("T", re.sub("[\ud800-\udfff]", "\ufffd", value))
 

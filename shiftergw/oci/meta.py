@@ -112,13 +112,13 @@ def runtime_settings(
     variables = []
     for variable in env:
         # The runtime drops blanks at the end; a variable without them is better than none.
-        value, name = variable.rstrip(_BLANKS), f"ENV {printable(variable.partition('=')[0], 60)}"
-        if not _is_plain(value):
-            dropped.append(name)
-            continue
-        variables.append(value)
-        if value != variable:
-            dropped.append(f"{name} (blanks at its end)")
+        value = variable.rstrip(_BLANKS)
+        is_plain = _is_plain(value)
+        if is_plain:
+            variables.append(value)
+        if not is_plain or value != variable:
+            name = printable(variable.partition("=")[0], 60)
+            dropped.append(f"ENV {name} (blanks at its end)" if is_plain else f"ENV {name}")
     return RuntimeSettings(tuple(variables), lists["ENTRY"], lists["CMD"], workdir, tuple(dropped))
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from threading import Event
+
+from shiftergw.oci.budget import stoppable_sorted
 
 REGULAR = 0
 """Kind of a leaf: a regular file with data in a layer."""
@@ -58,20 +61,24 @@ class Leaf:
     names: int = 0
 
 
-def walk(root: Directory) -> Iterator[tuple[bytes, Directory | Leaf]]:
+def walk(root: Directory, stop: Event | None = None) -> Iterator[tuple[bytes, Directory | Leaf]]:
     """Yield (path, node) for everything below `root`: parents first, names in bytewise order.
+
+    Raises `Stopped` soon after `stop` is set.
 
     This is the order in which squashfs keeps and `unsquashfs` lists a tree. A path has no leading
     slash. The walk keeps its own stack: a path of 4,095 bytes is deeper than Python recurses.
     """
-    waiting = [(b"", root.children, iter(sorted(root.children)))]
+    stop = stop or Event()
+    waiting = [(b"", root.children, stoppable_sorted(list(root.children), stop))]
     while waiting:
         prefix, children, names = waiting[-1]
         for name in names:
             path, node = prefix + name, children[name]
             yield path, node
             if isinstance(node, Directory):
-                waiting.append((path + b"/", node.children, iter(sorted(node.children))))
+                names = stoppable_sorted(list(node.children), stop)
+                waiting.append((path + b"/", node.children, names))
                 break
         else:
             waiting.pop()

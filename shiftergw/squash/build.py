@@ -251,7 +251,7 @@ class SquashBuilder:
         def plan() -> tuple[Plan, list[str]]:
             budget = Budget(limits, stop, _size_of([layer for layer, _ in examined]))
             planned = flatten(handed_over(examined), budget, options.keep_setuid)
-            return planned, arguments(options, planned, part)
+            return planned, arguments(options, planned, part, stop)
 
         return await self._threads.run_until(stop.set, plan)
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
 from typing import IO, TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import ChildFailed, ConversionFailed, TimedOut, printable
+from shiftergw.oci.budget import stoppable
 from shiftergw.oci.tree import SYMLINK, Directory, walk
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.process import Command, run_command
@@ -80,8 +82,9 @@ async def check(
 
     async def read_it() -> str | None:
         # Leaving before the end of the listing closes the pipe, and that ends `unsquashfs`.
+        stop = Event()
         with os.fdopen(reading, "rb", buffering=0) as listing:
-            return await threads.run(difference, listing, plan.root)
+            return await threads.run_until(stop.set, difference, listing, plan.root, stop)
 
     failed, wrong = await gather_or_cancel([list_it(), read_it()])
     if failed or wrong:
@@ -107,13 +110,14 @@ def _story(error: ChildFailed | TimedOut) -> str:
     return f"{error.what} {printable(error.detail)}".strip()
 
 
-def difference(listing: IO[bytes], root: Directory) -> str | None:
+def difference(listing: IO[bytes], root: Directory, stop: Event) -> str | None:
     """Return the first difference between the output of `unsquashfs -lln` and a plan, in words.
 
-    Blocks; keeps no more of the listing than one chunk and one entry.
+    Blocks; keeps no more of the listing than one chunk and one entry. Raises `Stopped` soon after
+    `stop` is set, unless the listing is slow: end its writer too.
     """
     data, at = b"", 0
-    for mode, size, minute, text in _planned(root):
+    for mode, size, minute, text in stoppable(_planned(root, stop), stop):
         while len(data) - at < _HEAD_LIMIT + len(text):
             more = listing.read(_CHUNK)
             if not more:
@@ -136,11 +140,13 @@ def difference(listing: IO[bytes], root: Directory) -> str | None:
     return f"{printable(rest)} is listed and not planned" if rest else None
 
 
-def _planned(root: Directory) -> Iterator[tuple[bytes, int | None, bytes | None, bytes]]:
+def _planned(
+    root: Directory, stop: Event
+) -> Iterator[tuple[bytes, int | None, bytes | None, bytes]]:
     """Yield mode, size, time and text of each expected line; None is what cannot be known."""
     # `mksquashfs` makes the root itself, at a time of its own; directories have no size in a plan.
     yield b"drwxr-xr-x", None, None, _ROOT + b"\n"
-    for path, node in walk(root):
+    for path, node in walk(root, stop):
         minute = _minute(node.mtime // 60)
         text = b"%b/%b\n" % (_ROOT, path)
         if isinstance(node, Directory):

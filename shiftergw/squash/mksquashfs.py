@@ -31,6 +31,7 @@ from shiftergw.errors import (
     TimedOut,
     printable,
 )
+from shiftergw.oci.budget import stoppable
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, Directory
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -105,8 +106,10 @@ def check_version(found: tuple[int, ...]) -> str:
     return ""
 
 
-def arguments(options: SquashOptions, plan: Plan, output: Path) -> list[str]:
+def arguments(options: SquashOptions, plan: Plan, output: Path, stop: Event) -> list[str]:
     """Return what follows the program's name; `extra` stands last and so has the last word.
+
+    Raises `Stopped` soon after `stop` is set.
 
     lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
     """
@@ -119,17 +122,17 @@ def arguments(options: SquashOptions, plan: Plan, output: Path) -> list[str]:
         argv += ["-Xhc"]
     if options.processors:
         argv += ["-processors", str(options.processors)]
-    if _pairs(plan.root) > PAIRS_LIMIT:
+    if _pairs(plan.root, stop) > PAIRS_LIMIT:
         argv += ["-no-duplicates"]
     return [*argv, *options.extra]
 
 
-def _pairs(root: Directory) -> float:
+def _pairs(root: Directory, stop: Event) -> float:
     """Return how many pairs of files `mksquashfs` would compare: those of the same size."""
     sizes: Counter[int] = Counter()
     waiting = [root]
     while waiting:
-        for node in waiting.pop().children.values():
+        for node in stoppable(waiting.pop().children.values(), stop):
             if isinstance(node, Directory):
                 waiting.append(node)
             elif node.kind == REGULAR and node.size:

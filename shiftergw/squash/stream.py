@@ -16,7 +16,7 @@ from threading import Event
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
-from shiftergw.oci.budget import stoppable
+from shiftergw.oci.budget import stoppable, stoppable_sorted
 from shiftergw.oci.compression import PIECE, Stopped, unpacked, whole
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
@@ -65,10 +65,10 @@ def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[
         yield header(path, leaf.mode, leaf.mtime, kind, target=leaf.target)
         yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
-        files.sort(key=lambda file: file[2].offset)
+        ordered = stoppable_sorted(files, stop, lambda file: file[2].offset)
         with closing(unpacked(whole(layers[number].path), stop)) as pieces:
             source = _Source(pieces)
-            for prefix, name, leaf in files:
+            for prefix, name, leaf in ordered:
                 path = prefix + name
                 yield header(path, leaf.mode, leaf.mtime, b"0", leaf.size)
                 if leaf.sparse is None:
@@ -112,7 +112,7 @@ class _Contents:
 def _directories(root: Directory, contents: _Contents, stop: Event) -> Iterator[bytes]:
     """Yield the headers of all directories, and sort everything else in."""
     _add_leaves(contents, b"", root, stop)
-    for path, node in stoppable(walk(root), stop):
+    for path, node in stoppable(walk(root, stop), stop):
         if isinstance(node, Directory):
             yield header(path, node.mode, node.mtime, b"5")
             _add_leaves(contents, path + b"/", node, stop)

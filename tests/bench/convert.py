@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from isal import igzip
@@ -164,7 +165,7 @@ def _info(path: Path, kind: bytes, mode: int) -> tarfile.TarInfo:
 def floor(where: Path, options: SquashOptions) -> dict[str, Any]:
     """Run `mksquashfs` alone on the tree."""
     output = where / "floor.squashfs"
-    argv = arguments(options, Plan(Directory(), ContentReport(), 1, EPOCH), output)
+    argv = arguments(options, Plan(Directory(), ContentReport(), 1, EPOCH), output, Event())
     argv = ["mksquashfs", str(where / "tree"), *(word for word in argv[1:] if word != "-tar")]
     start = time.monotonic()
     child = subprocess.Popen(argv, stdout=subprocess.DEVNULL)

@@ -15,12 +15,13 @@ import zstandard
 
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile
-from shiftergw.oci.budget import Budget, Cost
+from shiftergw.oci import budget
+from shiftergw.oci.budget import Budget, Cost, stoppable, stoppable_sorted
 from shiftergw.oci.changeset import _Layer, apply_layer
 from shiftergw.oci.compression import Stopped, unpacked, whole
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
-from shiftergw.oci.tree import REGULAR, SYMLINK, Directory
+from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
 from shiftergw.squash.stream import stream
 from tests.images import entry, tar_of
 from tests.oci.layers import indexed, planned, symlink
@@ -286,6 +287,58 @@ def test_links_to_what_stands_behind_them_can_be_stopped(
     index = LayerIndex([*links, entry_at(b"%d" % count)])
     with pytest.raises(Stopped):
         apply_layer(Directory(), index, 0, Budget(BuildLimits(), stop))
+
+
+def test_a_sort_of_many_names_can_be_stopped() -> None:
+    """It is done in buckets, not in one call; so is that of the directory where a walk begins."""
+    names = [b"%08x" % (n * 2_654_435_761 % 2**32) for n in range(1_000_000)]
+    ends_when_told(lambda stop: list(stoppable_sorted(names, stop)))
+    root = Directory(children=dict.fromkeys(names, Leaf(REGULAR)))
+    ends_when_told(lambda stop: list(walk(root, stop)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 500])
+def test_a_sort_in_buckets_is_a_sort(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Whatever the number of buckets, by itself or by a key."""
+    monkeypatch.setattr(budget, "_BUCKET", 16)
+    names = [b"%d" % (n * 7 % 331) for n in range(count)]
+    assert list(stoppable_sorted(names, Event())) == sorted(names)
+    assert list(stoppable_sorted(names, Event(), int)) == sorted(names, key=int)
+
+
+def test_the_buckets_of_a_sort_are_small() -> None:
+    """No call sorts many items at once."""
+
+    class Item(int):
+        """A number that counts its comparisons since the last check of the flag."""
+
+        comparisons = 0
+
+        def __lt__(self, other: int) -> bool:
+            Item.comparisons += 1
+            return int(self) < int(other)
+
+    class Flag(Event):
+        """A stop flag that keeps the largest number of comparisons between two checks."""
+
+        most = 0
+
+        def is_set(self) -> bool:
+            Flag.most = max(Flag.most, Item.comparisons)
+            Item.comparisons = 0
+            return False
+
+    numbers = [Item(n * 2_654_435_761 % 2**32) for n in range(400_000)]
+    assert list(stoppable_sorted(numbers, Flag())) == sorted(map(int, numbers))
+    assert Flag.most < 3 * 2**16 * 18
+
+
+def test_many_empty_directories_can_be_stopped() -> None:
+    """The flag is checked for each of them, though nothing is in them."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        list(stoppable([], stop))
 
 
 def test_the_stream_can_be_stopped() -> None:

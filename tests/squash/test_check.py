@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import ConversionFailed
+from shiftergw.oci.compression import Stopped
 from shiftergw.oci.tree import Directory, Leaf, walk
 from shiftergw.plumbing.threads import Threads
 from shiftergw.squash.check import check, difference, unsquashfs_of
@@ -268,9 +270,9 @@ def test_a_listing_may_come_in_pieces() -> None:
     tree = directory(d=file(mode=0o755))
     tree.children[b"a\nb"] = link(b"c\nd")
     whole: Any = io.BytesIO(LISTING)
-    assert difference(whole, tree) is None
+    assert difference(whole, tree, Event()) is None
     pieces: Any = Trickle(LISTING)
-    assert difference(pieces, tree) is None
+    assert difference(pieces, tree, Event()) is None
 
 
 @pytest.mark.parametrize("cut", range(0, len(LISTING), 7))
@@ -279,7 +281,7 @@ def test_a_listing_cut_short_differs(cut: int) -> None:
     tree = directory(d=file(mode=0o755))
     tree.children[b"a\nb"] = link(b"c\nd")
     listing: Any = io.BytesIO(LISTING[:cut])
-    assert difference(listing, tree) is not None
+    assert difference(listing, tree, Event()) is not None
 
 
 def test_many_entries_are_fast() -> None:
@@ -294,5 +296,13 @@ def test_many_entries_are_fast() -> None:
         lines.append(head + b" 2023-11-14 22:13 squashfs-root/" + path + b"\n")
     listing: Any = io.BytesIO(b"".join(lines))
     start = time.process_time()
-    assert difference(listing, tree) is None
+    assert difference(listing, tree, Event()) is None
     assert time.process_time() - start < 1.0
+
+
+def test_a_comparison_can_be_stopped() -> None:
+    """Also before the first line of the listing, while the names of the root are sorted."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        difference(io.BytesIO(), Directory(), stop)

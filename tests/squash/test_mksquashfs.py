@@ -29,6 +29,7 @@ from shiftergw.errors import (
     NoSpace,
 )
 from shiftergw.image import SquashOptions
+from shiftergw.oci.compression import Stopped
 from shiftergw.oci.tree import Directory
 from shiftergw.plumbing.process import cpu_seconds
 from shiftergw.plumbing.threads import Threads
@@ -101,7 +102,7 @@ class Conversion:
     async def run(self, write: Write, *extra: str, epoch: int = TIME, **members: Any) -> None:
         """Convert what `write` writes."""
         plan = plan_of(directory())
-        argv = arguments(options(extra=extra, **members), plan, self.output)
+        argv = arguments(options(extra=extra, **members), plan, self.output, Event())
         await self.program.run(argv, epoch, self.output, write, self.reports.append)
 
 
@@ -187,7 +188,9 @@ async def test_every_compressor_is_understood(
     tmp_path: Path, threads: Threads, compressor: str, level: int | None, expected: list[str]
 ) -> None:
     """Each compressor gets the level in its own words, and the program accepts them."""
-    shaped = arguments(options(compressor=compressor, level=level), plan_of(directory()), Path("o"))
+    shaped = arguments(
+        options(compressor=compressor, level=level), plan_of(directory()), Path("o"), Event()
+    )
     assert [word for word in shaped if word.startswith("-X")] == expected[:1]
     assert all(word in shaped for word in expected)
     conversion = Conversion(tmp_path, threads)
@@ -199,18 +202,26 @@ async def test_every_compressor_is_understood(
 def test_extra_arguments_have_the_last_word() -> None:
     """Raw arguments of the configuration stand last; processors are named only if configured."""
     plan = plan_of(directory())
-    argv = arguments(options(extra=("-b", "1M")), plan, Path("out"))
+    argv = arguments(options(extra=("-b", "1M")), plan, Path("out"), Event())
     assert argv[-2:] == ["-b", "1M"]
     assert "-processors" not in argv
-    assert arguments(options(processors=2), plan, Path("out"))[-2:] == ["-processors", "2"]
+    assert arguments(options(processors=2), plan, Path("out"), Event())[-2:] == ["-processors", "2"]
 
 
 def test_duplicates_are_sought_where_that_is_cheap() -> None:
     """Many files of one size would be compared pairwise for minutes: then they are not."""
     few = Directory(children={b"%d" % n: file(b"x" * (n % 10)) for n in range(10_000)})
-    assert "-no-duplicates" not in arguments(options(), plan_of(few), Path("out"))
+    assert "-no-duplicates" not in arguments(options(), plan_of(few), Path("out"), Event())
     many = directory(deep=Directory(children={b"%d" % n: file(b"x") for n in range(15_000)}))
-    assert "-no-duplicates" in arguments(options(), plan_of(many), Path("out"))
+    assert "-no-duplicates" in arguments(options(), plan_of(many), Path("out"), Event())
+
+
+def test_counting_of_sizes_can_be_stopped() -> None:
+    """The plan of a large image has millions of files."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        arguments(options(), plan_of(directory()), Path("out"), stop)
 
 
 @pytest_twisted.ensureDeferred
