@@ -53,7 +53,7 @@ def whole(path: Path) -> Opening:
         try:
             return path.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise BlobCorrupt("A layer is no longer in the cache.") from error
+            raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
     return opened
 

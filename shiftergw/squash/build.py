@@ -308,7 +308,7 @@ def _size_of(layers: Sequence[LayerFile]) -> int:
     try:
         return sum(path.stat().st_size for path in {layer.path for layer in layers})
     except FileNotFoundError as error:
-        raise BlobCorrupt("A layer is no longer in the cache.") from error
+        raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
 
 def _too_slow(work: str, seconds: float, stage: str) -> ImageTooLarge:

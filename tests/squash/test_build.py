@@ -210,8 +210,8 @@ async def test_a_bad_layer_stops_everything(site: Site) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
-    """A layer's file that is not there is a failed conversion, not a crash."""
-    with pytest.raises(ConversionFailed) as caught:
+    """A layer's file that is not there was damaged, which whoever fetched it can mend."""
+    with pytest.raises(BlobCorrupt) as caught:
         await site.built([LayerFile(tmp_path / "none")])
     assert str(tmp_path) not in str(caught.value)
     assert str(tmp_path) in caught.value.detail

@@ -17,8 +17,9 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.postponement import PostponeLimits
 from shiftergw.states import State
+from shiftergw.store.mongo.connect import HOST_SECONDS
 from shiftergw.store.mongo.store import MongoStore
-from tests.mongod import Mongod, database
+from tests.mongod import Mongod, any_server, database
 from tests.parts import free_port
 from tests.patience import patient, scaled
 from tests.store.places import mongo_running
@@ -47,6 +48,7 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "check_breaker": lambda store: store.check_breaker("x", NOW, 9),
     "trip_breaker": lambda store: store.trip_breaker("x", NOW + 9, "y", NOW),
     "close_breaker": lambda store: store.close_breaker("x", NOW),
+    "end_probe": lambda store: store.end_probe("x", NOW + 9, NOW),
     "renew": lambda store: store.renew(KEY, NOW),
     "expired": lambda store: store.expired(NOW),
     "untag": lambda store: store.untag(KEY, "x:1"),
@@ -239,6 +241,24 @@ async def test_several_hosts(server: Mongod) -> None:
     uri = f"mongodb://127.0.0.1:{free_port()},nowhere.invalid,{place}"
     async with mongo_running(uri, "images") as store:
         assert (await store.claim(request("x:1"), NOW))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_hangs_is_passed_over(tmp_path: Path) -> None:
+    """A host that accepts connections and answers nothing does not keep us from the next one."""
+    with (
+        Mongod(tmp_path / "hanging") as hanging,
+        any_server(tmp_path / "mongod") as uri,
+        database(uri) as (name, _),
+    ):
+        hanging.freeze()
+        place = uri.removeprefix("mongodb://")
+        login, at, hosts = place.rpartition("@")
+        both = f"mongodb://{login}{at}127.0.0.1:{hanging.port},{hosts}"
+        async with mongo_running(both, name, seconds=patient(10)) as store:
+            begin = time.monotonic()
+            assert (await store.claim(request("x:1"), NOW))[1]
+            assert time.monotonic() - begin > HOST_SECONDS / 2, "the first host was not tried"
 
 
 @pytest_twisted.ensureDeferred
