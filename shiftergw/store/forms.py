@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 NOBODY = 2**32 - 1
@@ -29,6 +29,15 @@ def number_of(value: object) -> float | None:
             return None
         value = float(decimal())
     return value if math.isfinite(value) else None
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is text.
+
+    JavaScript of a database (`bson.Code`) is a `str` for Python, but no query for text matches it,
+    and it cannot be hashed.
+    """
+    return isinstance(value, str) and isinstance(value, Hashable)
 
 
 def time_in(document: Mapping[str, Any], name: str) -> float:
@@ -63,7 +72,7 @@ def unreadable(document: Mapping[str, Any]) -> list[str]:
 
 def _is(form: Callable[[Any], Any], value: Any) -> bool:
     fit = form(value)
-    one = isinstance(value, str) and fit == [value]
+    one = is_text(value) and fit == [value]
     if isinstance(fit, list) and isinstance(value, list) and len(fit) == len(value):
         return all(map(_is_same, fit, value))
     return one or _is_same(fit, value)
@@ -77,13 +86,13 @@ def _same_number(fit: object, value: object) -> bool:
     return number_of(fit) is not None and fit == number_of(value)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _text(value: Any) -> str | None:
+    return value if is_text(value) else None
 
 
-def _id(value: object) -> str | None:
+def _id(value: Any) -> str | None:
     """Read an image id, if it is one that files can have."""
-    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+    return value if is_text(value) and _ID.fullmatch(value) else None
 
 
 def _word(value: object) -> str | None:
@@ -91,22 +100,22 @@ def _word(value: object) -> str | None:
     return str(value) if number_of(value) is not None else _text(value)
 
 
-def _status(value: object) -> str:
-    return value if isinstance(value, str) else "?"
+def _status(value: Any) -> str:
+    return value if is_text(value) else "?"
 
 
-def _texts(value: object) -> list[str] | None:
-    if isinstance(value, str):
+def _texts(value: Any) -> list[str] | None:
+    if is_text(value):
         return [value]
     if not isinstance(value, list):
         return None
-    return [one for one in value if isinstance(one, str)]
+    return [text for text in value if is_text(text)]
 
 
 def _labels(value: object) -> dict[str, str] | None:
     if not isinstance(value, dict):
         return None
-    return {name: text for name, text in value.items() if isinstance(text, str)}
+    return {name: text for name, text in value.items() if is_text(text)}
 
 
 def _whole(value: object) -> int | None:
@@ -130,7 +139,7 @@ def _readers(value: object) -> list[int]:
 
 
 def _origin(value: object) -> dict[str, Any] | None:
-    if not isinstance(value, dict) or not all(isinstance(value.get(n), str) for n in _ORIGIN):
+    if not isinstance(value, dict) or not all(is_text(value.get(n)) for n in _ORIGIN):
         return None
     return {**value, "private": _private(value.get("private", False))}
 

@@ -111,7 +111,7 @@ class Survey:
             self.others += 1
         read = forms.readable(document)
         name = _name(read)
-        lot = self._lot(read) if isinstance(document.get("status"), str) else Lot.NO_RECORD
+        lot = self._lot(read) if forms.is_text(document.get("status")) else Lot.NO_RECORD
         if not keyed and lot in _RUN:
             lot = Lot.KEYLESS
         self.lots.setdefault(lot, Tally()).add(name)
@@ -161,7 +161,7 @@ class Survey:
             yield Oddity.FORM
         if lot not in _RUN:
             return
-        if isinstance(document.get("tag"), str):
+        if forms.is_text(document.get("tag")):
             yield Oddity.TEXT_TAG
         readers = [*(read.get("userACL") or ()), *(read.get("groupACL") or ())]
         if read.get("private") and not readers:

@@ -104,7 +104,7 @@ async def test_a_database_of_the_original(
         states = Counter(str(one.get("status", "none")) for one in own)
         numbers = by_name(found, f"records of {system}").text.split(", ")
         assert sorted(numbers) == sorted(f"{word} {count}" for word, count in states.items())
-    assert by_name(found, "records of others").text == "none 6, gone 3"
+    assert by_name(found, "records of others").text == "none 9, gone 3"
     assert len(found) < 50
     assert max(len(one.text) for one in found) < 1000
     assert all(one.text.isprintable() for one in found)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bson.binary import Binary
+from bson.code import Code
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
 
@@ -125,6 +126,10 @@ DISORDERS = (
     _kind("a list as system", Lot.NO_RECORD, system=["alpha"]),
     _kind("no system", Lot.NO_RECORD, system=..., expiration=12.5),
     _kind("no status", Lot.NO_RECORD, status=...),
+    _kind("JavaScript as system", Lot.NO_RECORD, system=Code("alpha")),
+    _kind("JavaScript as status", Lot.NO_RECORD, status=Code("READY")),
+    _kind("JavaScript as tag", Lot.UNTAGGED, O.FORM, tag=Code("lib/app:1")),
+    _kind("JavaScript as id", Lot.NO_ID, O.FORM, id=Code("a")),
     _kind("a list as status", Lot.NO_RECORD, status=["READY"]),
 )  # fmt: skip
 """Every kind of record but those in order, and those that are odd only beside others."""
@@ -134,7 +139,7 @@ IN_ORDER = Disorder("in order", Lot.LISTED)
 SAME_ID = Disorder("the same image as before", Lot.LISTED, {}, frozenset({O.SEVERAL_IDS}))
 SAME_TAG = Disorder("the same tag as before", Lot.LISTED, {}, frozenset({O.SEVERAL_TAGS}))
 ROUND = (
-    *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 20,
+    *DISORDERS, KEYLESS, IN_ORDER, SAME_ID, IN_ORDER, SAME_TAG, *[IN_ORDER] * 16,
 )  # fmt: skip
 """The kinds of a hundred records, one after the other; then they begin again."""
 
@@ -185,7 +190,7 @@ def document(n: int, kind: Disorder) -> dict[str, Any]:
 
 
 def _numbered(value: Any, n: int) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Code):
         return value.replace("{n}", str(n))
     return [_numbered(one, n) for one in value] if isinstance(value, list) else value
 

@@ -19,7 +19,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
-from shiftergw.store.forms import readable
+from shiftergw.store.forms import is_text, readable
 from shiftergw.store.mongo.database import Database, Document, Query
 
 IMAGES = "images"
@@ -55,8 +55,8 @@ def record_of(document: Mapping[str, Any]) -> ImageRecord:
     read = readable(document)
     if is_ready(read) and not {"id", "system"} <= read.keys():
         read["status"] = State.FAILURE
-    stored = document.get("id")
-    unusable_id = stored if isinstance(stored, str) and "id" not in read else ""
+    stored: Any = document.get("id")
+    unusable_id = stored if is_text(stored) and "id" not in read else ""
     return replace(ImageRecord.from_document(read), unusable_id=unusable_id)
 
 
