@@ -5,6 +5,7 @@ Nothing else is written when the gateway starts, so that an original's database 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,12 @@ from shiftergw.store.mongo.records import IMAGES
 
 BUILD_SECONDS = 3600.0
 """How long a server may take to make an index of a large collection."""
+
+REFUSED_SECONDS = 60.0
+"""How long no index is asked for again that the server has refused: each try reads all records."""
+
+REFUSED = "The gateway's database takes no pulls: it holds two records of one pull."
+REFUSED_REMEDY = "Tell the site's support: `shiftergw check --database` names them."
 
 PREPARED = "The gateway's database is being prepared."
 
@@ -42,17 +49,26 @@ class Indexes:
         self._half_filled = False
         self._making: Deferred[None] | None = None
         self._failed: Unavailable | None = None
+        self._refused_until = -math.inf
+        self._refused_by = -1
+        """The meeting at which an index was refused: another server may take it."""
 
     async def make(self) -> None:
         """Make what is missing, unless that was done since the server was last found."""
         mark = await self._db.first(fact(MIGRATION))
         self._half_filled = mark is not None and mark.get("done") is None
         if self._seen != self._links.meetings:
+            if self._failed is not None and self._is_refused():
+                raise self._failed
             if self._making is None or self._making.called:
                 self._making = Deferred.fromCoroutine(self._try())
             await shielded(self._making)
             if self._failed is not None:
                 raise self._failed
+
+    def _is_refused(self) -> bool:
+        same_server = self._refused_by == self._links.meetings
+        return same_server and self._db.clock.seconds() < self._refused_until
 
     async def unique_claims(self) -> None:
         """Return when no claim can be made twice; raise `Unavailable` if that takes too long.
@@ -103,7 +119,14 @@ class Indexes:
                 raise
             self._log.error("no index {name}: {why}", name=name, why=printable(str(refused)))
             if wanted.get("unique"):
-                raise Unavailable(PREPARED, detail=printable(str(refused))) from error
+                self._refused_by = self._links.meetings
+                self._refused_until = self._db.clock.seconds() + REFUSED_SECONDS
+                duplicate = "E11000" in str(refused)
+                raise Unavailable(
+                    REFUSED if duplicate else PREPARED,
+                    remedy=REFUSED_REMEDY if duplicate else None,
+                    detail=printable(str(refused)),
+                ) from error
 
     async def _there(self, collection: str) -> list[Mapping[str, Any]]:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shiftergw.store.mongo.queries import (
     BLOCKS,
+    BREAKERS,
     CREDENTIALS,
     LEASES,
     METRICS,
@@ -18,7 +19,7 @@ from shiftergw.store.mongo.records import IMAGES
 
 COMMAND = {"connectionStatus": 1, "showPrivileges": True}
 
-_COLLECTIONS = (IMAGES, METRICS, LEASES, BLOCKS, TURNS, STATE, CREDENTIALS)
+_COLLECTIONS = (IMAGES, METRICS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS)
 _ACTIONS = ("find", "insert", "update", "remove", "listIndexes", "createIndex")
 _ROLES = ("readWrite", "dbOwner")
 _ROLES_ANYWHERE = ("readWriteAnyDatabase", "root")
