@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
-from twisted.internet.interfaces import IProtocolFactory
 
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
@@ -29,7 +28,6 @@ from shiftergw.delivery.local import place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.way import guarded, image_directory
 from shiftergw.dispatch import Dispatch
-from shiftergw.errors import ConfigurationError
 from shiftergw.gateway import Gateway
 from shiftergw.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
@@ -74,6 +72,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
     threads = Threads(reactor, 8 + len(config.systems), "gateway")
     preparation = Preparation(config, threads, reactor)
     # Workers do not need these: they start sooner without them.
+    from shiftergw.plumbing.listening import Listener  # noqa: PLC0415
     from shiftergw.web.api import make_site  # noqa: PLC0415
     from shiftergw.web.connections import ConnectionLimits  # noqa: PLC0415
     from shiftergw.web.lists import ListLimits  # noqa: PLC0415
@@ -121,7 +120,7 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         proxies=limits.proxies,
     )
     site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
-    listeners = [_listener(text, site, reactor) for text in config.listen]
+    listeners = [Listener(text, site, reactor) for text in config.listen]
     _registry(reactor, config)  # what is wrong there shall be told here, and not by every worker
     return OrderedServices(
         [
@@ -156,19 +155,6 @@ def _queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | Cele
         warm=1,
         systems=list(config.systems),
     )
-
-
-def _listener(text: str, site: IProtocolFactory, reactor: Any) -> Service:
-    from twisted.application import strports  # noqa: PLC0415 - for gateways only
-
-    try:
-        listener: Service = strports.service(text, site, reactor)
-    except (ValueError, TypeError, LookupError) as error:
-        raise ConfigurationError(
-            f"Listen: {text!r} is no place to listen: {error}.",
-            remedy="Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1.",
-        ) from error
-    return listener
 
 
 def users_of(config: Config, threads: Threads, reactor: Any) -> dict[str, HostUsers | ListedUsers]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,15 @@ class Preparation(Service):
         """Refuse one image directory under two names: leases, readers, blocks go by the name."""
         local = [one for one in self._config.systems.values() if one.access_type == "local"]
         places = await gather_or_cancel(self._place_of(system) for system in local)
-        names: dict[tuple[int, int], str] = {}
-        for system, place in zip(local, places, strict=True):
-            if place is None:
-                continue
-            name = names.setdefault(place, system.directory_name)
-            if name != system.directory_name:
-                raise ConfigurationError(
-                    f"Platforms.{system.name}.local.imageDir: {system.directory_name} and {name}"
-                    " are the same directory.",
-                    remedy="Write it the same way for all systems that share it.",
-                )
+        found = zip(local, places, strict=True)
+        check_one_name((system, place) for system, place in found if place is not None)
 
     async def _place_of(self, system: System) -> tuple[int, int] | None:
         """Return what tells a directory apart; None, and a line in the log, if nothing does now.
 
         A file system that hangs is its system's trouble, and must not keep the others from work.
         """
-        looking = self._threads.begin(_identity, system.image_dir)
+        looking = self._threads.begin(identity, system.image_dir)
         try:
             return await within(PLACE_SECONDS, self._reactor, looking, _late)
         except (OSError, TimedOut) as error:
@@ -106,7 +98,21 @@ def _prepare_disk(config: Config) -> Seal:
     return Seal.from_file(config.secret_key_file)
 
 
-def _identity(directory: Path) -> tuple[int, int]:
+def check_one_name(places: Iterable[tuple[System, tuple[int, int]]]) -> None:
+    """Raise `ConfigurationError` if two systems name one image directory in two ways."""
+    names: dict[tuple[int, int], str] = {}
+    for system, place in places:
+        name = names.setdefault(place, system.directory_name)
+        if name != system.directory_name:
+            raise ConfigurationError(
+                f"Platforms.{system.name}.local.imageDir: {system.directory_name} and {name}"
+                " are the same directory.",
+                remedy="Write it the same way for all systems that share it.",
+            )
+
+
+def identity(directory: Path) -> tuple[int, int]:
+    """Return what tells a directory apart, under whatever name. Blocks."""
     found = directory.stat()
     return found.st_dev, found.st_ino
 

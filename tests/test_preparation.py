@@ -68,14 +68,14 @@ async def test_directories_that_nothing_can_be_said_of(
     """One that is not there, or on a file system that hangs, keeps nobody from starting."""
     (tmp_path / "images").mkdir()
     hangs, answers = tmp_path / "hangs", Event()
-    look = preparation._identity
+    look = preparation.identity
 
     def identity(directory: Path) -> tuple[int, int]:
         if directory == hangs:
             assert answers.wait(10)
         return look(directory)
 
-    monkeypatch.setattr(preparation, "_identity", identity)
+    monkeypatch.setattr(preparation, "identity", identity)
     monkeypatch.setattr(preparation, "PLACE_SECONDS", 0.05)
     places = (str(hangs), str(tmp_path / "none"), str(tmp_path / "images"))
     await prepare(tmp_path, *places, prepared=answers.set)

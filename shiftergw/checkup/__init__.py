@@ -11,7 +11,9 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,18 @@ from shiftergw.checkup.users import users
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
 from shiftergw.plumbing import listening
-from shiftergw.plumbing.files import nearest
+from shiftergw.plumbing.files import broken_link, is_read_only, nearest
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
+from shiftergw.preparation import check_one_name, identity
 from shiftergw.registry import location as registry
 from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.transport import Limits, Transport
 from shiftergw.squash import mksquashfs
 from shiftergw.squash.check import unsquashfs_of
+
+_READ_ONLY = "its file system is mounted read-only"
+_MOUNT = "Mount it for writing, or name another directory."
 
 __all__ = ["Finding", "Level", "checkup", "contents"]
 
@@ -60,7 +66,7 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings += await gather_or_cancel(
         _registry(location, environ, reactor) for location in config.locations.values()
     )
-    return findings + [await _listening(text, reactor) for text in config.listen]
+    return findings + await _listeners(config, reactor)
 
 
 def _tried(name: str, check: Callable[[], object]) -> Finding | None:
@@ -89,15 +95,33 @@ def _directories(config: Config) -> Iterator[Finding]:
     for system in config.systems.values():
         if system.access_type == "local":
             yield _image_directory(system)
+    shared = _tried("image directories", partial(_check_names, config))
+    if shared is not None:
+        yield shared
+
+
+def _check_names(config: Config) -> None:
+    """Raise `ConfigurationError` as the start does for one image directory under two names."""
+    places: list[tuple[System, tuple[int, int]]] = []
+    for system in config.systems.values():
+        if system.access_type == "local":
+            with suppress(OSError):  # `_image_directory` says more
+                places.append((system, identity(system.image_dir)))
+    check_one_name(places)
 
 
 def _private_directory(name: str, path: Path) -> Finding:
     """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
     existing = nearest(path)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if link := broken_link(path):
+        what = f"{path} cannot be made: {link} is a symbolic link that leads nowhere"
+    elif not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         absent = "" if path == existing else f"{path} cannot be made: "
         reason = "you may not write to it" if existing.is_dir() else "it is no directory"
         what = f"{absent}{existing}: {reason}"
+        if is_read_only(existing):
+            what = f"{absent}{existing}: {_READ_ONLY}"
+            return Finding(name, Level.FAILURE, what, _MOUNT)
     elif path == existing and os.geteuid() not in {0, path.stat().st_uid}:
         what = f"{path} belongs to another user"
     else:
@@ -111,6 +135,8 @@ def _image_directory(system: System) -> Finding:
     if nearest(path) != path or not path.is_dir():
         remedy = "Make it, for the gateway's user, on the file system that the nodes see."
         return Finding(name, Level.FAILURE, f"{path}: there is no such directory for you", remedy)
+    if is_read_only(path):
+        return Finding(name, Level.FAILURE, f"{path}: {_READ_ONLY}", _MOUNT)
     if not os.access(path, os.W_OK | os.X_OK):
         remedy = "Give it to the gateway's user."
         return Finding(name, Level.FAILURE, f"{path} is not writable", remedy)
@@ -179,11 +205,24 @@ async def _status(transport: Transport, url: str) -> int:
     return status
 
 
-async def _listening(text: str, reactor: Any) -> Finding:
-    """Say whether the gateway's address is free, or a gateway answers there already."""
+async def _listeners(config: Config, reactor: Any) -> list[Finding]:
+    """Listen at all addresses at once, as the gateway does, and stop."""
+    ports: list[Any] = []
+    try:
+        return [await _listening(text, reactor, ports) for text in config.listen]
+    finally:
+        for port in ports:
+            await port.stopListening()
+
+
+async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
+    """Say whether the gateway's address is free, or a gateway answers there already.
+
+    A port that was opened is added to `ports`.
+    """
     name = f"Listen {text}"
     try:
-        port = await serverFromString(reactor, text).listen(Factory())
+        ports.append(await serverFromString(reactor, text).listen(Factory()))
     except CannotListenError as error:
         if await _answers(text, reactor):
             return Finding(name, Level.OK, "a gateway answers there")
@@ -193,10 +232,8 @@ async def _listening(text: str, reactor: Any) -> Finding:
         if level is Level.WARNING:
             remedy = f"Unless it is the gateway that listens there: {remedy}"
         return Finding(name, level, printable(str(error)), remedy)
-    except (ValueError, LookupError, OSError) as error:
-        remedy = "Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1."
-        return Finding(name, Level.FAILURE, printable(str(error)), remedy)
-    await port.stopListening()
+    except listening.ERRORS as error:
+        return failure(name, listening.refused(text, error))
     return Finding(name, Level.OK, "free")
 
 

@@ -13,6 +13,12 @@ NETWORK_LIMIT = 10.0
 LITTLE_SPACE = 10 * 10**9
 """Free bytes below which a directory of images or layers earns a warning."""
 
+LEAST_FOR_STATE = 10**6
+"""Free bytes without which the gateway cannot start: for the key and an empty database."""
+
+LITTLE_FOR_STATE = 100 * 10**6
+"""Free bytes for the database below which StateDirectory earns a warning."""
+
 _TELL = "Tell the site's support"
 
 
@@ -53,6 +59,16 @@ def for_support(remedy: str) -> str:
 
 def of_free_space(name: str, text: str, free: int) -> Finding:
     """Return what free space means for a directory; the state is small, others hold images."""
-    if free < LITTLE_SPACE and name != "StateDirectory":
+    if name == "StateDirectory":
+        if free < LEAST_FOR_STATE:
+            return Finding(
+                name, Level.FAILURE, text, "The key and the database do not fit: make room."
+            )
+        if free < LITTLE_FOR_STATE:
+            return Finding(
+                name, Level.WARNING, text, "The database will not fit for long: make room."
+            )
+        return Finding(name, Level.OK, text)
+    if free < LITTLE_SPACE:
         return Finding(name, Level.WARNING, text, "Large images will not fit: make room.")
     return Finding(name, Level.OK, text)

@@ -35,6 +35,11 @@ def _surroundings(info: ValidationInfo) -> Surroundings:
 def _absolute(value: Path, info: ValidationInfo) -> Path:
     if "\0" in str(value) or value == Path():
         raise ValueError("must be a path")
+    if str(value).startswith("~") or "$" in str(value):
+        _surroundings(info).warnings.append(
+            f"the path {printable(str(value))} is used as it is written: ~ and $ have no meaning in"
+            " it; write an absolute path"
+        )
     return _surroundings(info).base / value
 
 

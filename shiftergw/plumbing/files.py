@@ -53,6 +53,19 @@ def nearest(path: Path) -> Path:
     return path
 
 
+def broken_link(path: Path) -> Path | None:
+    """Return the symbolic link that keeps `path` from being made: one that leads nowhere."""
+    for step in (path, *path.parents):
+        if os.path.islink(step) and not os.path.exists(step):  # noqa: PTH110, PTH114 - never raise
+            return step
+    return None
+
+
+def is_read_only(path: Path) -> bool:
+    """Return whether the file system that holds `path` is mounted read-only."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
 def free_space(path: Path) -> int:
     """Return the bytes that an unprivileged user may still write where `path` is."""
     status = os.statvfs(path)

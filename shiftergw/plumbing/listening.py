@@ -3,11 +3,74 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
+
+from shiftergw.errors import ConfigurationError, printable
 
 PRIVILEGED = 1024
 """Ports below need a privilege, unless the machine's `ip_unprivileged_port_start` says less."""
+
+ERRORS = (ValueError, TypeError, LookupError, OverflowError, OSError)
+"""What Twisted raises, besides `CannotListenError`, for a place where nobody can listen."""
+
+
+def refused(text: str, error: Exception) -> ConfigurationError:
+    """Return the error for the text of an endpoint that one of `ERRORS` has refused."""
+    if isinstance(error, OSError) and error.filename is not None:
+        file = error.filename2 or error.filename
+        name = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
+        return ConfigurationError(
+            f"Listen: {text!r} cannot be used: {printable(name)}: {error.strerror}.",
+            remedy="The gateway's user must be able to read the files that it names, and to make"
+            " the socket's.",
+        )
+    return ConfigurationError(
+        f"Listen: {text!r} is no place to listen: {printable(str(error))}.",
+        remedy="Write a Twisted endpoint such as tcp:5000:interface=127.0.0.1.",
+    )
+
+
+class Listener(Service):
+    """Listens at an endpoint from its start to its stop."""
+
+    def __init__(self, text: str, factory: IProtocolFactory, reactor: Any) -> None:
+        """Parse the text of a Twisted endpoint; raise `ConfigurationError` if it is not one."""
+        self._text = text
+        self._factory = factory
+        self._port: Any = None
+        try:
+            self._endpoint = serverFromString(reactor, text)
+        except ERRORS as error:
+            raise refused(text, error) from error
+
+    def startService(self) -> Deferred[None]:
+        """Fire when it listens; fail with `CannotListenError` or `ConfigurationError`."""
+        super().startService()
+        return Deferred.fromCoroutine(self._listen())
+
+    async def _listen(self) -> None:
+        try:
+            self._port = await self._endpoint.listen(self._factory)
+        except CannotListenError:
+            raise
+        except ERRORS as error:
+            raise refused(self._text, error) from error
+
+    def stopService(self) -> Deferred[None]:
+        """Fire when it does not listen any more."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
 
 
 def remedy(error: CannotListenError) -> str:

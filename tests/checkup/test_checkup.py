@@ -19,13 +19,15 @@ from twisted.web.server import Site
 
 from shiftergw.checkup import Finding, Level, checkup
 from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+from shiftergw.plumbing.listening import Listener
 from tests.certificates import Authority
 from tests.cli.command import shiftergw
 from tests.delivery.far import sftp_server
 from tests.impostors import listening as tls_listening
 from tests.mongod import Mongod
 from tests.munged import Munged, clock_off_by
-from tests.parts import free_port, need, need_root
+from tests.parts import free_port, need, need_root, small_disk
 from tests.sshd import Sshd
 from tests.web.fakes import FakeGateway, listening, site_of
 
@@ -271,6 +273,71 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         assert found[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
         found = await findings(tmp_path, document(tmp_path, registry, registry))
         assert found[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("tcp:99999:interface=127.0.0.1", "port must be 0-65535"),
+        ("unix:/nosuch/socket", "/nosuch/socket.lock: No such file or directory"),
+        ("ssl:0:interface=127.0.0.1:privateKey=/nosuch:certKey=/nosuch", "/nosuch: No such file"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_where_nobody_can_listen(tmp_path: Path, listen: str, words: str) -> None:
+    """It is a failure with a cause and a remedy, for the check as for the start."""
+    changed = document(tmp_path, free_port(), 1) | {"Listen": listen}
+    finding = (await findings(tmp_path, changed))[f"Listen {listen}"]
+    assert finding.level == "failure"
+    assert words in finding.text
+    assert finding.remedy
+    config = Config.from_document(changed, base=tmp_path, environ={}).config
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        await Listener(config.listen[0], site_of(FakeGateway()), _reactor()).startService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_address_twice(tmp_path: Path) -> None:
+    """The gateway listens at all addresses at once, and so does the check."""
+    port = free_port()
+    texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
+    changed = document(tmp_path, free_port(), 1) | {"Listen": texts}
+    found = await findings(tmp_path, changed)
+    levels = [str(found[f"Listen {text}"].level) for text in texts]
+    assert levels == ["ok", "failure"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
+    """The start refuses them, and the check says so before."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "link").symlink_to("images")
+    changed["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
+    found = (await findings(tmp_path, changed))["image directories"]
+    assert found.level == "failure"
+    assert "the same directory" in found.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_directories_where_nothing_can_be_made(tmp_path: Path) -> None:
+    """A link that leads nowhere, a file system mounted read-only, and a full one are named."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "cache").symlink_to("gone")
+    with (
+        small_disk(tmp_path / "state", "size=64k"),
+        small_disk(tmp_path / "expand", "size=1m,ro"),
+        small_disk(tmp_path / "images", "size=1m,ro"),
+    ):
+        found = await findings(tmp_path, changed)
+    for name, words in (
+        ("CacheDirectory", "cache is a symbolic link that leads nowhere"),
+        ("ExpandDirectory", "mounted read-only"),
+        ("imageDir of s", "mounted read-only"),
+        ("StateDirectory", "free"),
+    ):
+        assert found[name].level == "failure", found[name]
+        assert words in found[name].text
+    assert "make room" in found["StateDirectory"].remedy
 
 
 @pytest_twisted.ensureDeferred

@@ -189,3 +189,12 @@ def test_all_problems_at_once() -> None:
         "Platforms.mycluster.local.imageDir",
         "Platforms.other.local",
     ]
+
+
+def test_paths_that_a_shell_would_expand() -> None:
+    """They are used as they are written, as the original did, and a warning says so."""
+    result = loaded({"CacheDirectory": "~/cache", "ExpandDirectory": "/scratch/$USER/x"})
+    assert result.config.cache_directory == BASE / "~/cache"
+    for path in ("~/cache", "/scratch/$USER/x"):
+        (warning,) = [text for text in result.warnings if path in text]
+        assert "write an absolute path" in warning
