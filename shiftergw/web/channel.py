@@ -131,7 +131,8 @@ class Channel(HTTPChannel):
         transport.abortConnection()
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head."""
+        """Take a line of the head, whose end counts, too: lines of one byte cost the most."""
+        self._receivedHeaderSize += len(self.delimiter)
         try:
             super().lineReceived(line)
         except GatewayError as error:

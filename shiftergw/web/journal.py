@@ -2,7 +2,8 @@
 
 A line for each that changed something, was refused, or took long. A client that waits asks twice a
 second, and every container that starts looks its image up: of requests that brought nothing new the
-log has the numbers, once a minute.
+log has the numbers, once a minute. So it has of refused requests once a user has had many in that
+minute.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SLOW = 1.0
 
 MOST_KEPT = 10_000
 """Pulls whose last answer is remembered; the oldest go first."""
+
+MOST_REFUSALS = 1000
+"""Lines about refused requests of one user, or of all without a credential, in one period."""
 
 KEPT_SECONDS = 600.0
 """How long after the last one a further request for the same image is no news."""
@@ -64,6 +68,8 @@ class Journal:
         self._clock = clock
         self._told: OrderedDict[Pull, tuple[float, str]] = OrderedDict()
         self._quiet: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        """By user, how many requests were refused in this period."""
         self._slowest = 0.0
         self._since = 0.0
         self._later: Any = None
@@ -87,6 +93,8 @@ class Journal:
         quiet = line.quiet and outcome == HTTPStatus.OK and seconds < SLOW
         if quiet and line.route:
             self._count(line.route, seconds)
+        if outcome != HTTPStatus.OK and self._is_beyond_limit(line.user, seconds):
+            quiet = True
         # Put together here: the logger's own formatting costs a look-up as much as its store.
         text = " ".join(
             (
@@ -111,21 +119,38 @@ class Journal:
             self._later.cancel()
             self._sum_up()
 
-    def _count(self, route: str, seconds: float) -> None:
+    def _is_beyond_limit(self, user: str, seconds: float) -> bool:
+        """Count a refused request, and return whether the log has enough of this user's.
+
+        A client in a loop would fill the disk of the log.
+        """
+        self._begin_period()
+        self._refusals[user] += 1
+        if self._refusals[user] <= MOST_REFUSALS:
+            return False
+        self._count(f"refused to {'anybody' if user == '-' else user}", seconds)
+        return True
+
+    def _begin_period(self) -> None:
         if self._later is None:
             self._since = self._clock.seconds()
             self._later = self._clock.callLater(PERIOD, self._sum_up)
+
+    def _count(self, route: str, seconds: float) -> None:
+        self._begin_period()
         self._quiet[route] += 1
         self._slowest = max(self._slowest, seconds)
 
     def _sum_up(self) -> None:
-        self._log.info(
-            "requests of the last {period:.0f} s that brought nothing new: {numbers};"
-            " the slowest took {slowest:.3f} s",
-            period=self._clock.seconds() - self._since,
-            numbers=", ".join(f"{route} {n}" for route, n in self._quiet.most_common()),
-            slowest=self._slowest,
-        )
+        if self._quiet:
+            self._log.info(
+                "requests of the last {period:.0f} s that brought nothing new: {numbers};"
+                " the slowest took {slowest:.3f} s",
+                period=self._clock.seconds() - self._since,
+                numbers=", ".join(f"{route} {n}" for route, n in self._quiet.most_common()),
+                slowest=self._slowest,
+            )
         self._later = None
         self._quiet.clear()
+        self._refusals.clear()
         self._slowest = 0.0

@@ -147,6 +147,28 @@ def test_changes_and_refusals_have_lines(site: Site) -> None:
     assert site.lines() == []
 
 
+def test_a_client_in_a_loop_does_not_fill_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one user's refusals the log has some lines a minute, then their number; of others all."""
+    monkeypatch.setattr(journal, "MOST_REFUSALS", 3)
+    for _ in range(5):
+        site.ask("/api/metrics/mycluster/?limit=x", user="bob", status=400)
+        site.ask("/api/list/nowhere/", status=404)
+    lines = site.lines()
+    assert [sum(f" {user} " in line for line in lines) for user in ("bob(1001)", "-")] == [3, 3]
+    site.ask("/api/metrics/mycluster/?limit=x", status=400)
+    assert "ann(1000)" in site.lines()[0]
+    site.clock.advance(PERIOD)
+    (line,) = site.lines()
+    assert "refused to bob(1001) 2" in line
+    assert "refused to anybody 2" in line
+    site.ask("/api/list/nowhere/", status=404)
+    assert len(site.lines()) == 1
+    site.clock.advance(PERIOD)
+    assert site.lines() == []
+
+
 def test_a_slow_answer_has_a_line(site: Site) -> None:
     """A look-up that took long is told of, for something keeps the gateway."""
     tick = site.clock.seconds

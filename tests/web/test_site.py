@@ -92,6 +92,7 @@ async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
         b"GET /" + b"x" * (HEAD_LIMIT + 10) + b" HTTP/1.1\r\n\r\n",
         b"x" * (4 * HEAD_LIMIT),
         b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"y" * 9000) for n in range(9)),
+        b"GET / HTTP/1.1\r\nX: y\r\n" + b" \r\n" * (HEAD_LIMIT // 2) + b"\r\n",
         HEAD + b"Content-Length: %d\r\n\r\n" % (BODY_LIMIT + 1),
         HEAD + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 2_000_000,
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"4000\r\n%s\r\n" % (b"x" * 0x4000) * 9,
