@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
 
 from shiftergw.plumbing.signals import heeded, raise_interrupted
 
@@ -21,12 +23,16 @@ BROKEN_PIPE = 141
 UNWRITTEN = 1
 """The exit code when the output goes to a file and its disk is full."""
 
+_STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+"""The standard streams, in the order of their descriptors, and how to open them."""
+
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main() -> None:
     """Run the command line and exit."""
     _open_missing_descriptors()
+    _print_any_text()
     raise_interrupted()
     stdout = sys.stdout
     try:
@@ -52,13 +58,23 @@ def main() -> None:
 def _open_missing_descriptors() -> None:
     """Open `/dev/null` in place of standard streams that the caller has closed.
 
-    Otherwise the first file or connection would get the number of one of them.
+    Otherwise the first file or connection would get the number of one of them, and Python's own
+    `sys.stdin` and its like are None.
     """
-    for descriptor in range(3):
+    for descriptor, (name, mode) in enumerate(_STREAMS.items()):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays
+
+
+def _print_any_text() -> None:
+    """Escape characters that the encoding of the output lacks, instead of failing at them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def code_of_unwritten(error: OSError) -> int:

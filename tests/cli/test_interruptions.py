@@ -456,3 +456,51 @@ def test_streams_that_are_closed(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
+
+
+def test_check_without_standard_output(tmp_path: Path) -> None:
+    """A stream that is closed has no terminal to ask about."""
+    config = tmp_path / "imagemanager.json"
+    document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
+    config.write_text(json.dumps(document))
+    command = [*PROGRAM, "check", "--config", str(config)]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=patient(LIMIT),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_password_from_a_closed_standard_input(tmp_path: Path) -> None:
+    """It is as if the input were empty."""
+    command = [*PROGRAM, "--system", "a", "login", "-u", "ann", "--password-stdin"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        env={**ENVIRONMENT, **at_home(tmp_path / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=patient(LIMIT),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "Error: There is no password. Nothing is kept.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_of_another_encoding(encoding: str, tmp_path: Path) -> None:
+    """Characters that it lacks are escaped."""
+    config = tmp_path / "imagemanager.json"
+    document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
+    config.write_text(json.dumps(document | {"Mksquashfs": "/nonexistent"}))
+    done = subprocess.run(
+        [*PROGRAM, "check", "--config", str(config)],
+        env={**ENVIRONMENT, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=patient(LIMIT),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert rb"\u2192 " in done.stdout
