@@ -72,8 +72,8 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
     A login that cannot be opened costs nothing but itself: most requests need none.
     Raises `NoGateway` while munge is away.
     """
-    file = LoginFile(home())
     try:
+        file = LoginFile(home())
         content = file.read()
     except Misused as error:
         return b"", [f"{error.message} Your logins are left out."]

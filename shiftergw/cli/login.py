@@ -15,6 +15,7 @@ from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
 from shiftergw.plumbing.signals import Interrupted
+from shiftergw.transports import registry_name
 
 PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""
@@ -36,6 +37,7 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     give `--username NAME --password-stdin`.
     """
     system = settings.found_system()
+    location = location_of(location)
     check_key(system, location)
     file = LoginFile(home())
     _read(file)  # what is wrong with it shall be told before anybody types a password
@@ -47,6 +49,11 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     credential = sealed(content, settings.munge_socket_of(system))
     file.change(partial(replaced, system=system, location=location, credential=credential))
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
+
+
+def location_of(text: str) -> str:
+    """Return a registry's name as images have it, without `https://` or a slash at its end."""
+    return registry_name(text).rstrip("/")
 
 
 def _read(file: LoginFile) -> bytes:
@@ -108,7 +115,10 @@ def logout(settings: Settings, location: str) -> None:
     system = settings.found_system()
     check_key(system, location)
     file = LoginFile(home())
-    if location not in kept(_read(file), system):
+    logins = kept(_read(file), system)
+    if location not in logins:  # a name with a prefix may be in the file: `shifterimg` keeps any
+        location = location_of(location)
+    if location not in logins:
         raise Refused(f"There is no login for {location} on {system} in {file.path}.")
     file.change(partial(replaced, system=system, location=location, credential=None))
     click.echo(f"The login for {location} on {system} is forgotten.", err=True)

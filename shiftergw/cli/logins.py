@@ -57,13 +57,24 @@ _OTHERS = 0o077
 
 
 def home() -> Path:
-    """Return the caller's home as the host's database has it, as `shifterimg` does."""
+    """Return the caller's home as the host's database has it, as `shifterimg` does.
+
+    Raises `Misused` if there is none.
+    """
     for wait in _DATABASE_WAITS:
         # Python tells a database that fails for a moment as one that does not know the user.
         with suppress(KeyError), _ASKING:
-            return Path(pwd.getpwuid(os.getuid()).pw_dir)
+            directory = Path(pwd.getpwuid(os.getuid()).pw_dir)
+            break
         time.sleep(wait)
-    raise Misused(f"The database of users on this machine does not have you, {os.getuid()}.")
+    else:
+        raise Misused(f"The database of users on this machine does not have you, {os.getuid()}.")
+    if not directory.is_absolute():
+        raise Misused(
+            f"The database of users on this machine has no home for you, {os.getuid()}: the admins"
+            " of the machine can set it."
+        )
+    return directory
 
 
 def check_key(system: str, location: str) -> None:

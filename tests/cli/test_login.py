@@ -56,6 +56,19 @@ def test_logins_replace_and_are_forgotten(home: Home) -> None:
     assert b"There is no login for default on mycluster" in said
 
 
+def test_prefixes_of_registries(home: Home) -> None:
+    """`https://` and a slash at the end are not part of a registry's name."""
+    for place in ("https://reg.example:5000/", "docker://ghcr.io", "oci://quay.io"):
+        assert home.run("login", place, *GIVEN, typed=b"one\n")[0] == 0
+    assert list(home.logins()) == [
+        f"mycluster:{name}" for name in ("reg.example:5000", "ghcr.io", "quay.io")
+    ]
+    home.file.write_text(home.file.read_text().replace(":ghcr.io=", ":https://ghcr.io/="))
+    for place in ("reg.example:5000/", "https://ghcr.io/", "docker://quay.io/"):
+        assert home.run("logout", place)[0] == 0
+    assert home.logins() == {}
+
+
 @pytest.mark.parametrize(
     ("user", "typed"),
     [("ann", b""), ("ann", b"\n"), ("", b"x\n"), ("a:b", b"x\n"), ("ann", b"\0\n"),

@@ -55,6 +55,16 @@ def test_a_database_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
     assert home() == Path(entry.pw_dir)
 
 
+@pytest.mark.parametrize("directory", ["", "relative"])
+def test_a_user_without_a_home(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logins are not kept in whatever directory the command runs in."""
+    fields = [*pwd.getpwuid(os.getuid())]
+    fields[5] = directory
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(fields))
+    with pytest.raises(Misused, match="has no home for you"):
+        home()
+
+
 def test_a_user_whom_the_database_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """He is told so, by his number."""
     monkeypatch.setattr(logins, "_DATABASE_WAITS", (0.0,))
