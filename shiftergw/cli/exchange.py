@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from http import HTTPStatus
+from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from treq.client import HTTPClient
-from twisted.internet import error as internet_error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -20,29 +20,31 @@ from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
     Agent,
+    ContentDecoderAgent,
+    FileBodyProducer,
+    GzipDecoder,
     HTTPConnectionPool,
     ProxyAgent,
     ResponseDone,
-    ResponseFailed,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
-from shiftergw.cli.proxy import proxy_for
-from shiftergw.errors import amount, printable
-from shiftergw.plumbing.http_heads import BoundedHeads, HeadTooLong
-from shiftergw.plumbing.tls import CertificateRefused, ClientTls
+from shiftergw.cli.exits import Stop
+from shiftergw.cli.gateway_errors import AnswerTooLong, late, refused, unreachable
+from shiftergw.cli.proxy import Proxy, proxy_for
+from shiftergw.plumbing.http_heads import BoundedHeads
+from shiftergw.plumbing.tls import ClientTls
 
 CONNECT_LIMIT = 10.0
 
+_URI = "%:/?#[]@!$&'()*+,;="
+"""ASCII punctuation of a URI, besides what is always unreserved (RFC 3986, section 2)."""
+
 ANSWER_BYTES = 256_000_000
 """More than the longest list of images: what is longer is no gateway's answer."""
-
-ERROR_TEXT_LIMIT = 1000
-_OK = 200
 
 
 @implementer(IAgentEndpointFactory)
@@ -55,54 +57,68 @@ class Exchange:
         self._tls: ClientTls | None = None
 
     async def ask(
-        self, method: str, base: str, tail: str, *, credential: str, body: str, limit: float
+        self,
+        method: str,
+        base: str,
+        tail: str,
+        *,
+        credential: str,
+        body: str,
+        limit: float,
+        head_limit: float | None = None,
     ) -> Any:
         """Return the JSON of the answer of the gateway at `base`, None if it is not JSON.
 
-        Raises `NoGateway` if no answer comes within `limit` seconds, `Busy` if the gateway says
-        that it cannot do it now, and `Refused` or `Misused` if it refuses.
+        Raises `NoGateway` if no answer is complete within `limit` seconds, or none has begun within
+        `head_limit` (None: no such limit), `Busy` if the gateway says that it cannot do it now, and
+        `Refused` or `Misused` if it refuses.
         """
-        asking = Deferred.fromCoroutine(self._ask(method, base, tail, credential, body))
-        return await self._limited(base, asking, limit)
-
-    async def _ask(self, method: str, base: str, tail: str, credential: str, body: str) -> Any:
-        http, headers = self._way_to(base)
+        proxy = proxy_for(base, os.environ)
+        waiting = _Waiting(self._reactor, limit, head_limit or limit)
+        headers = Headers()
         headers.addRawHeader("authentication", credential)
         headers.addRawHeader("Content-Type", "application/json")
-        response = await http.request(
-            method,
-            base + tail,
-            headers=headers,
-            data=body.encode() if method == "POST" else None,
-            allow_redirects=False,
-        )
-        content = await _content_of(response)
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = None
-        if response.code != _OK:
-            raise _refused(base, response.code, answer)
-        return answer
+        content = FileBodyProducer(BytesIO(body.encode())) if body else None
 
-    def _way_to(self, base: str) -> tuple[HTTPClient, Headers]:
-        """Return who carries requests there, and what the proxy, if any, wants to read."""
+        async def answer() -> Any:
+            agent = self._agent(proxy, headers)
+            uri = uri_of(base, tail)
+            response = await agent.request(method.encode(), uri, headers, content)
+            waiting.begin_body()
+            document = _parsed(await _content_of(response))
+            if response.code != HTTPStatus.OK:
+                location = b"".join(response.headers.getRawHeaders(b"location", ())[:1])
+                raise refused(base, proxy, response.code, location.decode("latin-1"), document)
+            return document
+
+        try:
+            return await waiting.result_of(Deferred.fromCoroutine(answer()))
+        except (Stop, CancelledError):
+            raise
+        except TimeoutError as error:
+            raise late(base, proxy, waiting.limit) from error
+        except Exception as error:
+            raise unreachable(base, proxy, error) from error
+
+    def _agent(self, proxy: Proxy | None, headers: Headers) -> Any:
+        """Return what sends requests, and add the login of the proxy to their `headers`."""
         pool = HTTPConnectionPool(self._reactor, persistent=False)
-        proxy = proxy_for(base, os.environ)
+        agent: Any
         if proxy is None:
             agent = Agent.usingEndpointFactory(self._reactor, self, pool)
-            return HTTPClient(agent), Headers()
-        endpoint = HostnameEndpoint(
-            self._reactor, proxy.host.encode("idna"), proxy.port, timeout=CONNECT_LIMIT
-        )
-        headers = Headers()
-        if proxy.authorization:
-            headers.addRawHeader("Proxy-Authorization", proxy.authorization)
-        return HTTPClient(ProxyAgent(BoundedHeads(endpoint), self._reactor, pool)), headers
+        else:
+            endpoint = HostnameEndpoint(
+                self._reactor, proxy.host, proxy.port, timeout=CONNECT_LIMIT
+            )
+            if proxy.authorization:
+                headers.addRawHeader("Proxy-Authorization", proxy.authorization)
+            agent = ProxyAgent(BoundedHeads(endpoint), self._reactor, pool)
+        return ContentDecoderAgent(agent, [(b"gzip", GzipDecoder)])
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """Return how to connect to a gateway; for https its certificate is verified."""
-        host = uri.host.decode("ascii").strip("[]")
+        # The zone of an IPv6 address is written `%25eth0` in a URL (RFC 6874), or as it is.
+        host = uri.host.decode("ascii").strip("[]").replace("%25", "%")
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
             self._reactor, host, uri.port, timeout=CONNECT_LIMIT
         )
@@ -111,50 +127,78 @@ class Exchange:
             endpoint = wrapClientTLS(self._tls.to(host), endpoint)
         return BoundedHeads(endpoint)
 
-    async def _limited(self, base: str, asking: Deferred[Any], limit: float) -> Any:
-        """Return what `asking` returns; turn what treq raises into `NoGateway`.
 
-        What a request raises that is cancelled depends on how far it was: `DNSLookupError` too.
+class _Waiting:
+    """The limits of time for one answer: first for its head, then for all of it."""
+
+    def __init__(self, reactor: Any, limit: float, head_limit: float) -> None:
+        """Give an answer `limit` seconds, and its head no more than `head_limit`."""
+        self._reactor = reactor
+        self._end = reactor.seconds() + limit
+        self._whole = limit
+        self.limit = min(limit, head_limit)
+        """The limit in seconds that applies now."""
+        self._expiry: Any = None
+
+    def begin_body(self) -> None:
+        """Note that the head has arrived."""
+        self.limit = self._whole
+        self._expiry.reset(max(0, self._end - self._reactor.seconds()))
+
+    async def result_of(self, request: Deferred[Any]) -> Any:
+        """Return the result of a request; raise `TimeoutError` once a limit is reached.
+
+        What a cancelled request raises depends on how far it was: `DNSLookupError`, for example.
+        So a cancellation of this method always raises `CancelledError`.
         """
-        late = cancelled = False
+        is_late = is_cancelled = False
 
         def expire() -> None:
-            nonlocal late
-            late = True
-            asking.cancel()
+            nonlocal is_late
+            is_late = True
+            request.cancel()
 
         def cancel(_: Deferred[Any]) -> None:
-            nonlocal cancelled
-            cancelled = True
-            asking.cancel()
+            nonlocal is_cancelled
+            is_cancelled = True
+            request.cancel()
 
-        answer: Deferred[Any] = Deferred(cancel)
-        asking.addBoth(lambda result: None if answer.called else answer.callback(result))
-        expiry = self._reactor.callLater(limit, expire)
+        result: Deferred[Any] = Deferred(cancel)
+        self._expiry = self._reactor.callLater(self.limit, expire)
+        request.addBoth(lambda value: None if result.called else result.callback(value))
         try:
-            return await answer
+            return await result
         except Exception as error:
-            if cancelled:
+            if is_cancelled:
                 raise CancelledError from error
-            if isinstance(error, Stop):
-                raise
-            if late:
-                raise silent(base, f"did not answer within {limit:.0f} s.") from error
-            raise silent(base, f"cannot be reached: {_why(error)}") from error
+            if is_late and not isinstance(error, Stop):
+                raise TimeoutError from error
+            raise
         finally:
-            if expiry.active():
-                expiry.cancel()
+            if self._expiry.active():
+                self._expiry.cancel()
+
+
+def uri_of(base: str, tail: str) -> bytes:
+    """Return the URI of `tail` below a gateway's base URL, in ASCII as HTTP has it (RFC 3987)."""
+    parts = urlsplit(base)
+    host = parts.netloc.encode("ascii" if parts.netloc.isascii() else "idna")
+    path = base.partition("://")[2][len(parts.netloc) :] + tail
+    return b"%b://%b%b" % (parts.scheme.encode(), host, quote(path, safe=_URI).encode())
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _content_of(response: Any) -> Deferred[bytes]:
-    """Return the body of an answer; fail with `_TooLongError` beyond what a gateway sends."""
+    """Return the body of an answer; fail with `AnswerTooLong` beyond what a gateway sends."""
     content = _Content()
     response.deliverBody(content)
     return content.whole
-
-
-class _TooLongError(Exception):
-    """An answer is longer than `ANSWER_BYTES`."""
 
 
 class _Content(Protocol):
@@ -176,7 +220,7 @@ class _Content(Protocol):
         elif not self.whole.called:
             self._pieces.clear()
             self._stop()
-            self.whole.errback(_TooLongError())
+            self.whole.errback(AnswerTooLong(ANSWER_BYTES))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.whole.called:
@@ -185,40 +229,3 @@ class _Content(Protocol):
             self.whole.callback(b"".join(self._pieces))
         else:
             self.whole.errback(reason)
-
-
-def silent(base: str, why: str) -> NoGateway:
-    """Return the error for a gateway that gives no answer of a gateway."""
-    return NoGateway(f"The gateway {host_of(base)} {why}")
-
-
-def host_of(base: str) -> str:
-    """Return host and port of a gateway's URL, for a message."""
-    return printable(urlsplit(base).netloc.rpartition("@")[2])
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, internet_error.ConnectionRefusedError):
-        return "nothing listens there."
-    if isinstance(error, _TooLongError):
-        return f"its answer is longer than {amount(ANSWER_BYTES)}: is it a gateway?"
-    if isinstance(error, HeadTooLong):
-        return f"it sent {error}: is it a gateway?"
-    if isinstance(error, ResponseFailed):
-        for reason in error.reasons:
-            if isinstance(reason.value, CertificateRefused):
-                return f"{reason.value}. {reason.value.remedy}"
-        return "the connection broke."
-    return printable(str(error) or type(error).__name__)
-
-
-def _refused(base: str, status: int, answer: Any) -> Stop:
-    text = answer.get("error") if isinstance(answer, dict) else None
-    if not text:
-        return silent(base, f"answers with HTTP status {status}: is it a gateway?")
-    said = printable(str(text), ERROR_TEXT_LIMIT)
-    if status in {401, 403, 404}:
-        return Refused(said)
-    if 400 <= status < 500 and status != 429:  # noqa: PLR2004
-        return Misused(said)
-    return Busy(f"The gateway {host_of(base)} cannot do this now: {said}")

@@ -12,7 +12,7 @@ import click
 from shiftergw.cli.exits import DONE, Misused, run
 from shiftergw.cli.options import of_one_system
 from shiftergw.cli.remote import Remote
-from shiftergw.cli.settings import Settings
+from shiftergw.cli.settings import Settings, check_text
 from shiftergw.errors import printable
 from shiftergw.transports import registry_name
 
@@ -22,12 +22,17 @@ def image_of(text: str, default: str = "docker") -> tuple[str, str]:
 
     What names a registry, such as `docker://`, is left out of the name.
     """
+    check_text(text, "The name of the image")
     word, colon, rest = text.partition(":")
     if not colon or word not in {"docker", "custom", "id", "local"}:
         word, rest = default, text
     rest = registry_name(rest)
     if not rest.strip():
         raise Misused("An image has a name, such as `ubuntu:24.04`: there is none.")
+    if rest.endswith("/"):
+        raise Misused(
+            f"{printable(text, 200)!r} is not the name of an image: nothing follows its last '/'."
+        )
     if word in {"id", "local"}:
         raise Misused(f"{text}: images of the type {word} are not the gateway's.")
     return word, rest

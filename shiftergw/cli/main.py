@@ -10,7 +10,7 @@ import click
 
 from shiftergw import __version__
 from shiftergw.cli.options import Listed
-from shiftergw.cli.settings import UDIROOT, Settings, sockets_of, systems_of
+from shiftergw.cli.settings import UDIROOT, Settings, check_text, sockets_of, systems_of
 
 
 class Commands(click.Group):
@@ -90,5 +90,6 @@ def main(
     4 not allowed or not found, 70 a fault of the program itself; 130, 143 and 129 after SIGINT,
     SIGTERM and SIGHUP, 141 if nobody reads the output.
     """
+    check_text(credential, "--credential")
     sockets = sockets_of(munge_sockets)
     context.obj = Settings(gateways, systems_of(systems), credential, udiroot, sockets)

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from shiftergw.cli.exits import Misused
+from shiftergw.cli.hosts import is_host
 
 PORT = 1080
 """libcurl's, for a proxy without one."""
+
+_NOT_A_PROXY = "http_proxy is not http://HOST:PORT."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,13 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     excepted = environ.get("no_proxy") or environ.get("NO_PROXY", "")
     if not text or target.scheme != "http" or _is_excepted(target.hostname or "", excepted):
         return None
-    found = urlsplit(text if "://" in text else f"http://{text}")
     try:
-        host, port = found.hostname, found.port or PORT
+        found = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = found.hostname or "", found.port or PORT
     except ValueError:
-        host, port = None, 0
-    if found.scheme != "http" or not host:
-        raise Misused("http_proxy is not http://HOST:PORT.")
+        raise Misused(_NOT_A_PROXY) from None
+    if found.scheme != "http" or not is_host(host):
+        raise Misused(_NOT_A_PROXY)
     if found.username is None:
         return Proxy(host, port)
     login = f"{unquote(found.username)}:{unquote(found.password or '')}"

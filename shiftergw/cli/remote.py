@@ -15,12 +15,16 @@ from urllib.parse import quote
 
 from shiftergw.cli import answers
 from shiftergw.cli.credentials import Credentials, warned
-from shiftergw.cli.exchange import Exchange, host_of, silent
+from shiftergw.cli.exchange import Exchange
 from shiftergw.cli.exits import Busy, NoGateway, Refused, Stop
+from shiftergw.cli.gateway_errors import host_of, silent
 from shiftergw.cli.settings import Settings
 
 ANSWER_LIMIT = 60.0
 """Seconds for a whole request and its answer."""
+
+HEAD_LIMIT = 10.0
+"""Seconds for the head of an answer while another gateway is left to ask."""
 
 POLL_LIMIT = 10.0
 """Seconds for the answer to a poll while another gateway is left to ask."""
@@ -162,21 +166,34 @@ class Remote:
         body: str = "",
         query: str = "",
     ) -> T:
-        """Return what `read` makes of the first answer of success that it understands."""
+        """Return what `read` makes of the first answer of success that it understands.
+
+        If there is none, raises what a gateway has refused with; if all are silent, one error with
+        a line for each.
+        """
         refusals: list[Stop] = []
         tail = self._tail(path, query)
+        last = self._urls[-1]
         for base in self._urls:
             # Gateways may share a munge daemon, to which each credential counts once.
             credential = await self._credentials.fresh()
             try:
                 answer = await self._exchange.ask(
-                    method, base, tail, credential=credential, body=body, limit=self._limit
+                    method,
+                    base,
+                    tail,
+                    credential=credential,
+                    body=body,
+                    limit=self._limit,
+                    head_limit=None if base == last else HEAD_LIMIT,
                 )
                 return self._understood(base, read, answer)
             except Stop as refusal:
                 refusals.append(refusal)
-        # What a gateway said is worth more than that another one was silent.
-        raise min(refusals, key=lambda refusal: isinstance(refusal, NoGateway))
+        answered = [error for error in refusals if not isinstance(error, NoGateway)]
+        if answered:
+            raise answered[0]
+        raise NoGateway("\n".join(dict.fromkeys(error.message for error in refusals)))
 
     def _tail(self, path: Sequence[str], query: str = "") -> str:
         route, *image = path

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shiftergw.cli.exits import Misused
+from shiftergw.cli.hosts import is_host
 from shiftergw.errors import printable
 
 UDIROOT = Path("/etc/shifter/udiRoot.conf")
@@ -67,8 +68,15 @@ class Settings:
         return (int(text) or None) if re.fullmatch("[0-9]{1,9}", text) else None
 
     def _unknown(self, what: str, option: str, variable: str, key: str) -> Misused:
+        try:
+            self.udiroot.read_bytes()
+        except OSError as error:
+            why = f" (which cannot be read: {error.strerror})"
+        else:
+            why = ""
+        place = printable(str(self.udiroot), 1000)
         return Misused(
-            f"No {what} is known: use {option}, or set {variable}, or {key} in {self.udiroot}."
+            f"No {what} is known: use {option}, or set {variable}, or {key} in {place}{why}."
         )
 
 
@@ -78,7 +86,7 @@ def _checked(url: str) -> str:
     if "@" in url:
         raise Misused("A gateway takes no login in its address: write http://HOST:PORT.")
     if not url.isprintable() or re.search(r"[\s\\]", url):
-        raise Misused(f"{wrong}there is a blank in it.")
+        raise Misused(f"{wrong}there is a blank, or a character that cannot be printed, in it.")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -88,11 +96,32 @@ def _checked(url: str) -> str:
         raise Misused(f"{wrong}it begins with http:// or https://.")
     if not parts.hostname or port == 0 or parts.query or parts.fragment:
         raise Misused(f"{wrong}write http://HOST:PORT, such as http://imagegw.example.com:5000.")
+    if not is_host(parts.hostname):
+        raise Misused(
+            f"{wrong}a host's name has letters, digits, '-' and '.' alone. Where it has others,"
+            " such as '_', write another name of the host, or its IP address."
+        )
     return url.rstrip("/")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise `Misused` for an argument or variable, named by `what`, that is not valid UTF-8.
+
+    Python keeps its other bytes as surrogates, which no request can carry.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Misused(
+            f"{what} is not UTF-8: look at the encoding of the terminal or script it comes from."
+        ) from None
 
 
 def systems_of(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the names in comma lists, each once; raise `Misused` for a list with a gap."""
+    texts = list(texts)
+    for text in texts:
+        check_text(text, "--system")
     lists = [text.split(",") for text in texts if text.strip()]
     names = [name.strip() for names in lists for name in names]
     if not all(names):

@@ -101,6 +101,8 @@ async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
         ["lookup", "local:/x"],
         ["lookup", ""],
         ["lookup", "docker:"],
+        ["lookup", "quay.io/"],
+        ["lookup", "docker://quay.io/a/b:1/"],
         ["--system", "a,,b", "images"],
         ["images", "--system", ","],
         ["--munge-socket", "a=", "images"],

@@ -51,7 +51,9 @@ def test_https_goes_directly() -> None:
     assert proxy_for("https://gw", {"http_proxy": "proxy"}) is None
 
 
-@pytest.mark.parametrize("text", ["socks5://proxy:1080", "http://:3128", "proxy:port"])
+@pytest.mark.parametrize(
+    "text", ["socks5://proxy:1080", "http://:3128", "proxy:port", "http://[::1", "http://a_b"]
+)
 def test_what_is_no_http_proxy(text: str) -> None:
     """To go past it in silence would not be what the user has asked for."""
     with pytest.raises(Misused, match="http_proxy is not http://HOST:PORT"):

@@ -70,6 +70,8 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
         ("http://x:abc", ("abc",)),
         ("http://[::1", ("http://[::1",)),
         ("http://a b", ("blank",)),
+        ("http://image_gw:5000", ("'_'", "IP address")),
+        ("http://a..b", ("a..b", "letters, digits")),
         ("http://x\x1b[2J", ("\\x1b",)),
         ("http://x?a=1", ("http://HOST:PORT",)),
         ("http://ann:hush@x", ("no login",)),
@@ -116,7 +118,8 @@ def test_a_credential_is_not_shown() -> None:
 def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
     """Without gateway or system the error names option and variable."""
     nothing = Settings(udiroot=tmp_path / "none")
-    with pytest.raises(Misused, match="SHIFTERGW_GATEWAY"):
+    why = r"SHIFTERGW_GATEWAY, .*none \(which cannot be read: No such file or directory\)\."
+    with pytest.raises(Misused, match=why):
         nothing.found_gateways()
     with pytest.raises(Misused, match="--system NAME"):
         nothing.found_system()

@@ -1,0 +1,179 @@
+"""What the command line says about gateways, and servers on the way, that give no good answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.cli import remote as gateways
+from shiftergw.cli.exchange import _Waiting, uri_of
+from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
+from shiftergw.cli.gateway_errors import refused
+from shiftergw.cli.hosts import is_host
+from shiftergw.cli.proxy import Proxy
+from shiftergw.cli.remote import Remote
+from shiftergw.cli.settings import Settings
+from tests.cli.command import shiftergw
+from tests.parts import free_port
+from tests.raw_servers import answering, endless
+from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
+
+reactor: Any = global_reactor
+BASE = "http://gw.example:5000"
+PROXY = Proxy("proxy.example", 3128)
+
+
+def remote_of(urls: Sequence[str]) -> Remote:
+    """Return a client that asks gateways in this order."""
+    return Remote(reactor, Settings(urls, ["mycluster"], "good:ann"), urls=urls)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "status", "location", "answer", "kind", "words"),
+    [
+        (None, 404, "", {"error": "No such image."}, Refused, "No such image."),
+        (None, 400, "", {"error": "No such type."}, Misused, "No such type."),
+        (None, 503, "", {"error": "No store."}, Busy, "gw.example:5000 cannot do this now: No st"),
+        (
+            None,
+            404,
+            "",
+            {"error": ["a"]},
+            NoGateway,
+            "gw.example:5000 answers with HTTP status 404",
+        ),
+        (None, 502, "", None, NoGateway, "502: a server in front of it cannot reach it. Try again"),
+        (None, 413, "", None, NoGateway, "413: is it a gateway?"),
+        (None, 301, "https://x\x1b", None, NoGateway, "and names https://x\\x1b: is that the"),
+        (PROXY, 403, "", None, NoGateway, "The proxy proxy.example:3128 (http_proxy) answers"),
+        (PROXY, 404, "", {"error": "No such image."}, Refused, "No such image."),
+    ],
+)
+def test_answers_that_are_not_200(
+    proxy: Proxy | None, status: int, location: str, answer: Any, kind: type[Stop], words: str
+) -> None:
+    """A gateway's own words are shown; without them the server that answers is named."""
+    error = refused(BASE, proxy, status, location, answer)
+    assert type(error) is kind
+    assert words in error.message
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_protocol() -> None:
+    """A server that speaks no HTTP at the port of a gateway is not called a broken connection."""
+    async with answering(lambda send, _: send(b"SSH-2.0-OpenSSH_9.2\r\n")) as server:
+        with pytest.raises(NoGateway, match="what it sent is not HTTP"):
+            await remote_of([f"http://127.0.0.1:{server.port}"]).images()
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "nosuch.invalid"])
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_that_cannot_be_reached(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the proxy and its variable: the gateway is not at fault."""
+    monkeypatch.setenv("http_proxy", f"http://{proxy}:{free_port()}")
+    with pytest.raises(NoGateway, match=rf"gw.example:5000 .* proxy {proxy}:\d+ \(http_proxy\): "):
+        await remote_of([BASE]).images()
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_gateways_are_silent() -> None:
+    """The message has a line for each, for each may have a fault of its own."""
+    ports = [free_port() for _ in range(3)]
+    with pytest.raises(NoGateway) as caught:
+        await remote_of([f"http://127.0.0.1:{port}" for port in ports]).images()
+    assert [f":{port} cannot" in line for port, line in zip(ports, str(caught.value).splitlines(),
+            strict=True)] == [True] * 3  # fmt: skip
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_first_gateway_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is asked after `HEAD_LIMIT` seconds, not after those of a whole answer."""
+    monkeypatch.setattr(gateways, "HEAD_LIMIT", 0.05)
+    async with (
+        answering(endless(b"HTTP/1.1 200 OK\r\n", b"X", 0.02)) as hanging,
+        listening(site_of(FakeGateway(), reactor)) as port,
+    ):
+        remote = remote_of([f"http://127.0.0.1:{number}" for number in (hanging.port, port)])
+        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
+        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
+    assert len(hanging.heads) == 1
+
+
+def test_the_limit_of_the_head_does_not_count_for_the_body() -> None:
+    """A long list that has begun is not given up."""
+    clock, request = Clock(), Deferred[str]()
+    waiting = _Waiting(clock, limit=60, head_limit=10)
+    result = Deferred.fromCoroutine(waiting.result_of(request))
+    clock.advance(9)
+    waiting.begin_body()
+    clock.advance(50)
+    assert not result.called
+    clock.advance(1)
+    assert waiting.limit == 60
+    result.addErrback(lambda failure: failure.trap(TimeoutError))
+    assert request.called
+    assert result.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_at_an_address_of_ipv6() -> None:
+    """The address in brackets reaches it, with port and path."""
+    fake = FakeGateway()
+    listener: Any = reactor.listenTCP(0, site_of(fake, reactor), interface="::1")
+    try:
+        remote = remote_of([f"http://[::1]:{listener.getHost().port}"])
+        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
+    finally:
+        await listener.stopListening()
+
+
+@pytest.mark.parametrize(
+    ("base", "uri"),
+    [
+        ("http://[::1]:5000", b"http://[::1]:5000/api/x%2Fy/?a=1"),
+        ("http://[fe80::1%25eth0]", b"http://[fe80::1%25eth0]/api/x%2Fy/?a=1"),
+        ("https://g\u00e4te/p\u00e4th", b"https://xn--gte-qla/p%C3%A4th/api/x%2Fy/?a=1"),
+        ("http://" + 60 * "a" + ":5000", b"http://" + 60 * b"a" + b":5000/api/x%2Fy/?a=1"),
+    ],
+)
+def test_the_uri_of_a_request(base: str, uri: bytes) -> None:
+    """It is in ASCII whatever the user has written, and what is escaped stays so."""
+    assert uri_of(base, "/api/x%2Fy/?a=1") == uri
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        *(
+            (name, True)
+            for name in ("gw", "gw.example.", "10.0.0.1", "::1", "fe80::1%eth0", "g\u00e4te")
+        ),
+        *((name, False) for name in ("", "a..b", "-a", "a-", "a_b", "::g", "fe80::1%", "a" * 64)),
+    ],
+)
+def test_names_of_hosts(text: str, right: bool) -> None:
+    """Names and addresses to which a connection can be made."""
+    assert is_host(text) is right
+
+
+BYTES = os.fsdecode(b"\xff")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["lookup", BYTES], ["--system", BYTES, "images"], ["--credential", BYTES, "images"],
+     ["convert", BYTES, "o"]],
+)  # fmt: skip
+def test_arguments_that_are_not_text(arguments: Sequence[str]) -> None:
+    """Bytes that are not UTF-8 are refused in words."""
+    env = {"SHIFTERGW_GATEWAY": "http://127.0.0.1:1", "SHIFTERGW_SYSTEM": "a"}
+    result = shiftergw(*arguments, env=env)
+    assert (result.returncode, "is not UTF-8" in result.stderr) == (2, True)
+    assert "Traceback" not in result.stderr
