@@ -21,7 +21,7 @@ _TEXTS = (
     *("stage", "cause", "remedy", "request_id"),
 )
 _COUNTS = ("done", "total", "uid")
-_TIMES = ("last_pull", "time")
+_TIMES = ("last_pull", "time", "heard")
 _LARGEST = 2**63 - 1
 _LATEST = 253_402_214_400
 """The last day of the year 9999, in seconds since 1970."""

@@ -45,6 +45,12 @@ PATIENCE = 60.0
 HIGHEST_ID = 2**32 - 2
 """The last uid or gid; 2**32 - 1 means "none" to the kernel."""
 
+_ID_LENGTH = 100
+"""Characters of a number that may be an id, with zeros in front."""
+
+_SHOWN = 60
+"""Characters of a wrong name or number that a message shows."""
+
 BEST_TO_WORST = (DONE, NO_GATEWAY, FAILED, REFUSED, MISUSED)
 """Exit codes, the last one that which trying again helps least."""
 
@@ -79,16 +85,20 @@ def numbers(texts: Iterable[str], kind: str, number_of: Callable[[str], int]) ->
     found = []
     for item in (item.strip() for text in texts for item in text.split(",")):
         if re.fullmatch("-?[0-9]+", item):
-            number = int(item)
+            # Python converts no more than 4,300 digits.
+            number = int(item) if len(item) <= _ID_LENGTH else HIGHEST_ID + 1
         else:
             try:
                 number = number_of(item)
             except (KeyError, ValueError):
-                raise Misused(f"There is no {kind} {item!r} on this machine.") from None
+                shown = printable(item, _SHOWN)
+                raise Misused(f"There is no {kind} {shown!r} on this machine.") from None
         if number == 0:
             raise Misused(f"The {kind} {item} cannot be given access: root has it anyway.")
         if not 0 < number <= HIGHEST_ID:
-            raise Misused(f"{item} is not the number of a {kind}: 1 to {HIGHEST_ID}.")
+            raise Misused(
+                f"{printable(item, _SHOWN)} is not the number of a {kind}: 1 to {HIGHEST_ID}."
+            )
         found.append(str(number))
     return list(dict.fromkeys(found))
 

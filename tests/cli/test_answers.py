@@ -57,6 +57,8 @@ def test_what_is_no_id(answer: Any) -> None:
         {"last_pull": float("nan")},
         {"last_pull": "yesterday"},
         {"last_pull": True},
+        {"heard": 10**400},
+        {"heard": float("inf")},
         {"total": "a"},
         {"total": 1.5},
         {"done": -1},

@@ -148,6 +148,9 @@ def test_names_become_numbers() -> None:
         ("root", "The user root cannot be given access"),
         ("-5", "-5 is not the number of a user: 1 to 4294967294"),
         ("4294967295", "4294967295 is not the number"),
+        ("9" * 5000, "9{59}… is not the number"),
+        ("-" + "9" * 5000, "-9{58}… is not the number"),
+        ("x" * 5000, "There is no user 'x{59}…' on this machine"),
     ],
 )
 def test_who_cannot_be_given_access(item: str, why: str) -> None:
