@@ -34,7 +34,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
-WHOLE_COLLECTION = 25
+WHOLE_COLLECTION = 100
 """Tests after which the garbage collector looks at all objects again."""
 
 _tests = itertools.count(1)
@@ -51,7 +51,7 @@ def collect_garbage() -> None:
 
     What survives is not looked at again by the next tests: a run of thousands keeps a report of
     each, and to go through all of them takes 30 ms. Cycles of objects that have survived are freed
-    by every 25th call.
+    by every 100th call.
     """
     if next(_tests) % WHOLE_COLLECTION == 0:
         gc.unfreeze()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.matrices import combined
+from tests.matrices import combined, examples
 
 COMMANDS = ["images", "lookup", "queue", "pull", "expire", "rm", "metrics"]
 SIGNALS = ["INT", "TERM", "HUP"]
@@ -23,3 +23,8 @@ def test_the_product() -> None:
     sets = combined(COMMANDS, SIGNALS, TIMES, long=True)
     assert len(sets) == len(set(sets)) == len(COMMANDS) * len(SIGNALS) * len(TIMES)
     assert set(combined(COMMANDS, SIGNALS, TIMES, long=False)) < set(sets)
+
+
+def test_examples() -> None:
+    """The longer form has ten times as many."""
+    assert (examples(100, long=False), examples(100, long=True)) == (100, 1000)

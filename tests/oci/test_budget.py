@@ -25,6 +25,7 @@ from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
 from shiftergw.squash.stream import stream
 from tests.images import entry, tar_of
 from tests.oci.layers import indexed, planned, symlink
+from tests.tracing import untraced
 
 SECONDS = 1.0
 """Of the processor's time, within which work that was told to stop has ended."""
@@ -65,6 +66,7 @@ def test_a_chain_of_links_costs_once_what_it_costs() -> None:
     assert len(real.children) == 5000
 
 
+@untraced
 def test_what_evades_the_memory_is_refused() -> None:
     """Steps of all paths together have a limit, which the error names."""
     budget = Budget(BuildLimits(path_steps=1_000_000))
@@ -73,6 +75,7 @@ def test_what_evades_the_memory_is_refused() -> None:
     assert "`MaxPathSteps`" in caught.value.remedy
 
 
+@untraced
 def test_whiteouts_behind_a_chain_are_counted_too() -> None:
     """A whiteout's path is followed in the lower tree, each time anew."""
     whiteouts = [entry_at(b"go/x%d/.wh.f" % n) for n in range(5000)]
@@ -81,6 +84,7 @@ def test_whiteouts_behind_a_chain_are_counted_too() -> None:
         flatten([LayerIndex(chain()), LayerIndex(whiteouts)], budget, keep_setuid=False)
 
 
+@untraced
 def test_links_that_wait_are_resolved_in_time() -> None:
     """Many hard links before their targets take no time that grows with the square of them."""
     count = 200_000

@@ -15,6 +15,7 @@ from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import LayerIndex
 from shiftergw.oci.tree import walk
 from tests.images import entry, tar_of
+from tests.matrices import examples
 from tests.oci.layers import (
     LIMITS,
     Layer,
@@ -27,6 +28,7 @@ from tests.oci.layers import (
     symlink,
 )
 from tests.oci.model import LAYERS, Refused, flattened
+from tests.tracing import untraced
 
 # What is dropped.
 
@@ -172,8 +174,9 @@ def test_indexes_are_freed_as_they_are_applied() -> None:
 # The model.
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(LAYERS)
+@untraced
 def test_random_layers_give_what_the_model_says(layers: list[Layer]) -> None:
     """Content, links and refusals of any sequence of entries are those of a plain model."""
     try:

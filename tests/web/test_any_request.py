@@ -33,6 +33,7 @@ from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site
 from tests.configurations import loaded
+from tests.matrices import examples
 from tests.web.fakes import Reply, Wire, in_no_thread
 from tests.work.fakes import Queue
 
@@ -327,7 +328,7 @@ def _check(asked: Asked, reply: Reply) -> None:
 STEPS = weighted((6, REQUESTS), (1, ENDS), (1, st.sampled_from([20.0, 400.0])))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps=st.lists(STEPS, min_size=5, max_size=15), anonymous=st.booleans())
 @pytest_twisted.ensureDeferred
 async def test_any_requests(

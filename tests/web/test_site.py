@@ -24,6 +24,7 @@ from shiftergw.web import site as site_module
 from shiftergw.web.channel import HEAD_LIMIT, IDLE_LIMIT
 from shiftergw.web.site import BODY_LIMIT
 from shiftergw.web.spool import MOST_IN_MEMORY
+from tests.matrices import examples
 from tests.patience import patient
 from tests.web.fakes import READY, FakeGateway, Reply, Wire, listening, site_of
 
@@ -365,7 +366,7 @@ def _check(reply: Reply) -> None:
         assert b"\n" not in reply.body
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(_PIECES)
 def test_any_bytes(data: bytes) -> None:
     """No stream of bytes makes a 5xx, an answer that is not ours, or a traceback."""
@@ -373,7 +374,7 @@ def test_any_bytes(data: bytes) -> None:
         _check(reply)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
 def test_any_path(path: str) -> None:
     """No path makes a 5xx."""
@@ -383,7 +384,7 @@ def test_any_path(path: str) -> None:
         _check(reply)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=80))
 def test_any_header(value: bytes) -> None:
     """No credential makes a 5xx."""
@@ -406,7 +407,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.one_of(_JSON.map(lambda v: json.dumps(v).encode()), st.binary(max_size=80)))
 def test_any_body(body: bytes) -> None:
     """No body makes a 5xx."""

@@ -1,0 +1,36 @@
+"""Functions that run without a trace function."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.tracing import untraced
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_is_off_meanwhile(fails: bool) -> None:
+    """The trace function is away in the function, and back after it, also after an error."""
+
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
+        """Trace nothing."""
+
+    @untraced
+    def traced(divisor: int) -> Any:
+        function = sys.gettrace()
+        return 1 / divisor, function
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                traced(0)
+        else:
+            assert traced(1) == (1.0, None)
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
