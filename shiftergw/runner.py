@@ -8,7 +8,8 @@ killed finishes what it has begun, and ends.
 `{"late": KEY}` means that the current record has taken too long: it ends as a failure.
 
 With `--with-caller` the end of input means: stop the current record, as by SIGTERM. So no job on a
-worker machine goes on when what has begun it there was killed.
+worker machine goes on when what has begun it there was killed. A record whose clean-up hangs is
+requeued, and the process kills itself: nobody else would, or would tell the store.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from shiftergw.jobs import EXHAUSTED_CODE, Exhausted
 from shiftergw.log import start_worker_logging
 from shiftergw.reactor import run_main
 from shiftergw.work.process import KILL_SECONDS
+
+CLEANUP_SECONDS = KILL_SECONDS / 2
+"""Seconds that a record's clean-up may take after its caller was killed."""
 
 _log = Logger()
 
@@ -91,6 +95,15 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
             _log.warn("whoever began this job is gone: it stops")
             _kill_soon()
             running[0].cancel()
+            reactor.callLater(CLEANUP_SECONDS, begin_to_abandon)
+
+    def begin_to_abandon() -> None:
+        abandoning = Deferred.fromCoroutine(abandon())
+        abandoning.addErrback(lambda failure: _log.failure("the record is not requeued", failure))
+
+    async def abandon() -> None:
+        if await worker.abandon():
+            _kill()
 
     try:
         worker = make_worker()
@@ -116,10 +129,14 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
 
 
 def _kill_soon() -> None:
-    """Kill this process and its children if the clean-up takes too long: nobody else would."""
-    killer = threading.Timer(KILL_SECONDS, os.killpg, (os.getpgrp(), signal.SIGKILL))
+    """Kill this process and its children later, also if its reactor hangs by then."""
+    killer = threading.Timer(KILL_SECONDS, _kill)
     killer.daemon = True
     killer.start()
+
+
+def _kill() -> None:
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def main() -> None:

@@ -73,14 +73,24 @@ class Worker:
         self._clock = clock
         self._runner = runner
         self._heartbeat_limit = heartbeat_limit
-        self._working: tuple[str, Deferred[Any]] | None = None
+        self._working: tuple[ImageRecord, Deferred[Any]] | None = None
         self._overdue = False
 
     def late(self, key: str) -> None:
         """End the work on a record, if it goes on, as a failure: it has taken too long."""
-        if self._working is not None and self._working[0] == key:
+        if self._working is not None and self._working[0].key == key:
             self._overdue = True
             self._working[1].cancel()
+
+    async def abandon(self) -> bool:
+        """Requeue a record whose work does not end, before this process is killed for that.
+
+        Returns whether there is one. It counts as a death.
+        """
+        if self._working is None:
+            return False
+        await self._requeue(self._working[0], STOPPED, died=True)
+        return True
 
     async def run(self, key: str) -> None:
         """Do the work of a record, if it is still to be done, and write down how it ended.
@@ -146,7 +156,7 @@ class Worker:
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
         """Do the work while the attempt keeps its record alive; None if it was superseded."""
         work = Deferred.fromCoroutine(self._work(attempt))
-        self._working, self._overdue = (attempt.record.key, work), False
+        self._working, self._overdue = (attempt.record, work), False
         pulse = Deferred.fromCoroutine(attempt.keep_alive(work.cancel))
         try:
             return await work

@@ -279,6 +279,26 @@ async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_work_that_does_not_end_is_abandoned(bench: Bench) -> None:
+    """Its record is requeued although its clean-up hangs; that is a death."""
+    assert not await bench.worker.abandon()
+    bench.source.hangs = True
+    record = await bench.claim()
+    running = Deferred.fromCoroutine(bench.worker.run(record.key))
+    while bench.source.asked == []:
+        await pause(0.05, reactor)
+    assert await bench.worker.abandon()
+    requeued = await bench.store.get(record.key)
+    assert requeued is not None
+    assert (requeued.status, requeued.runner, requeued.deaths) == (State.PENDING, None, 1)
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert await bench.store.get(record.key) == requeued
+    assert not await bench.worker.abandon()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
     """The process would be killed meanwhile; whoever stops it knows of the record, too."""
     bench.source.hangs = True
