@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from shiftergw.errors import Unavailable
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
@@ -26,10 +28,16 @@ class Remembered(Generic[K, V]):
         ask: Callable[[K], Coroutine[Deferred[Any], Any, V]],
         seconds: float,
         clock: IReactorTime,
+        seconds_if_unavailable: float = 0.0,
     ) -> None:
-        """Use an answer of `ask` for `seconds`; an error is for those who wait, and not kept."""
+        """Use an answer of `ask` for `seconds`; an error is for those who wait, and not kept.
+
+        While `ask` raises `Unavailable`, use an answer for `seconds_if_unavailable` if that is
+        longer.
+        """
         self._ask = ask
         self._seconds = seconds
+        self._longest = max(seconds, seconds_if_unavailable)
         self._clock = clock
         self._known: dict[K, tuple[float, V]] = {}
         self._waiting: dict[K, list[Deferred[V]]] = {}
@@ -37,9 +45,9 @@ class Remembered(Generic[K, V]):
 
     async def get(self, question: K) -> V:
         """Return the answer, or raise what the asking raised."""
-        known = self._known.get(question)
-        if known is not None and known[0] > self._clock.seconds():
-            return known[1]
+        known = self._answer(question, self._seconds)
+        if known is not None:
+            return known[0]
         answer: Deferred[V] = Deferred()
         waiting = self._waiting.setdefault(question, [])
         waiting.append(answer)
@@ -47,13 +55,26 @@ class Remembered(Generic[K, V]):
             Deferred.fromCoroutine(self._ask(question)).addBoth(self._tell, question)
         return await answer
 
+    def _answer(self, question: K, seconds: float) -> tuple[V] | None:
+        """Return the last answer to a question in a tuple, if it is younger than `seconds`."""
+        known = self._known.get(question)
+        if known is None or known[0] + seconds <= self._clock.seconds():
+            return None
+        return known[1:]
+
     def _tell(self, result: V | Failure, question: K) -> None:
         waiting = self._waiting.pop(question)
         if not isinstance(result, Failure):
             now = self._clock.seconds()
             if now >= self._sweep_at:
-                self._known = {key: known for key, known in self._known.items() if known[0] > now}
-                self._sweep_at = now + self._seconds
-            self._known[question] = now + self._seconds, result
+                oldest = now - self._longest
+                self._known = {
+                    key: known for key, known in self._known.items() if known[0] > oldest
+                }
+                self._sweep_at = now + self._longest
+            self._known[question] = now, result
+        elif result.check(Unavailable):
+            old = self._answer(question, self._longest)
+            result = result if old is None else old[0]
         for answer in waiting:
             answer.callback(result)

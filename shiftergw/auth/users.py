@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CACHED_SECONDS = 60.0
 """How long an answer is used; the database may be a slow directory service."""
 
+LARGEST_AGE = 3600.0
+"""How long an answer is used while the database hangs: who has left a group must not keep it."""
+
 ASKING_LIMIT = 10.0
 """Seconds that an answer may take."""
 
@@ -59,9 +62,16 @@ class HostUsers:
     def __init__(self, threads: Threads, clock: IReactorTime) -> None:
         """Ask in `threads`."""
         asking = Limited(threads, PLACES, ASKING_LIMIT, clock, _late)
-        self._accounts = Remembered(lambda ids: asking.run(_account, *ids), CACHED_SECONDS, clock)  # type: Remembered[tuple[int, int], Account]
-        self._groups = Remembered(lambda user: asking.run(_groups, *user), CACHED_SECONDS, clock)  # type: Remembered[tuple[str, int], frozenset[int]]
-        self._uids = Remembered(lambda user: asking.run(_uid_of, user), CACHED_SECONDS, clock)  # type: Remembered[str, int | None]
+        ages = (CACHED_SECONDS, clock, LARGEST_AGE)
+        self._accounts: Remembered[tuple[int, int], Account] = Remembered(
+            lambda ids: asking.run(_account, *ids), *ages
+        )
+        self._groups: Remembered[tuple[str, int], frozenset[int]] = Remembered(
+            lambda user: asking.run(_groups, *user), *ages
+        )
+        self._uids: Remembered[str, int | None] = Remembered(
+            lambda user: asking.run(_uid_of, user), *ages
+        )
 
     async def account(self, uid: int, gid: int) -> Account:
         """Return names and groups, as `Users` says."""

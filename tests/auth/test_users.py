@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from collections.abc import Iterator
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,9 +16,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.auth.remembered import Remembered
-from shiftergw.auth.users import CACHED_SECONDS, Account, HostUsers, Users
+from shiftergw.auth.users import (
+    ASKING_LIMIT,
+    CACHED_SECONDS,
+    LARGEST_AGE,
+    Account,
+    HostUsers,
+    Users,
+)
+from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
+from tests.patience import patient
 
 reactor: Any = global_reactor
 
@@ -128,6 +138,31 @@ async def test_errors_are_not_kept() -> None:
     later = Deferred.fromCoroutine(remembered.get("question"))
     answers[1].callback(7)
     assert (await later, await remembered.get("question")) == (7, 7)
+
+
+@pytest_twisted.ensureDeferred
+async def test_old_answers_while_the_database_hangs(
+    threads: CountingThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users are known for an hour by what the database said last; new ones are not."""
+    clock, release = Clock(), Event()
+    users: Users = HostUsers(threads, clock)
+    accounts = [await users.account(54321 + number, 54321) for number in range(9)]
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: release.wait(patient(60)))
+    clock.advance(CACHED_SECONDS)
+    waiting = [Deferred.fromCoroutine(users.account(54321 + number, 54321)) for number in range(9)]
+    stranger = Deferred.fromCoroutine(users.account(54321, 54322))
+    try:
+        clock.advance(ASKING_LIMIT)
+        assert [await account for account in waiting] == accounts
+        assert await users.account(54322, 54321) == accounts[1]
+        with pytest.raises(Unavailable):
+            await stranger
+        clock.advance(LARGEST_AGE)
+        with pytest.raises(Unavailable):
+            await users.account(54321, 54321)
+    finally:
+        release.set()
 
 
 @pytest_twisted.ensureDeferred
