@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -68,10 +69,26 @@ class GatewayService(Service):
     def _begin(self) -> None:
         gc.freeze()  # what is imported by now lives as long as the process
         start_logging(self._options.loaded.config.log_level)
+        self._heed_hangup()
         for warning in self._options.loaded.warnings:
             _log.warn("configuration: {warning}", warning=warning)
         starting: Deferred[None] = self._parts.startService()
         starting.addCallbacks(self._started, self._give_up)
+
+    def _heed_hangup(self) -> None:
+        """Stop in order when the terminal is closed, unless `nohup` has SIGHUP ignored.
+
+        The reactor heeds SIGINT and SIGTERM only; by default SIGHUP ends the process at once.
+        """
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(
+                signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._stop_after_hangup)
+            )
+
+    def _stop_after_hangup(self) -> None:
+        _log.info("received SIGHUP, shutting down")
+        with suppress(ReactorNotRunning):  # it stops already
+            self._reactor.stop()
 
     def _started(self, _: None) -> None:
         _log.info(

@@ -69,9 +69,7 @@ def _value(
         return {name: part for name, (part, _) in parts.items()}, warnings
     if key in _OLD_WORDS and isinstance(value, str):
         read: Any = _OLD_WORDS[key](value)
-    elif not field.repr or any(
-        isinstance(rule, BeforeValidator) for rule in (*field.metadata, *kinds)
-    ):
+    elif not field.repr or _has_rules(field, kinds):
         read = value  # it has rules of its own, or may be a secret, which no warning may show
     else:
         read = _read(value, kinds)
@@ -89,6 +87,7 @@ def _kinds(field: FieldInfo) -> list[Any]:
 
 
 def _has_rules(field: FieldInfo, kinds: Sequence[Any]) -> bool:
+    """Return whether a field reads its value by a function of its own."""
     return any(isinstance(rule, BeforeValidator) for rule in (*field.metadata, *kinds))
 
 
