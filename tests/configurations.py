@@ -50,6 +50,7 @@ EVERY_KEY: dict[str, Any] = {
     "WorkerWait": 300,
     "FailureHold": 1,
     "RegistryWait": 120,
+    "DeliveryWait": 240,
     "ScheduledExpiry": True,
     "KeepUntagged": "7:00:00:00",
     "KeepLayers": "1:00:00:00",

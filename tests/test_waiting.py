@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
+from shiftergw.errors import DeliveryFailed, PullError, RegistryUnavailable, RetryLater
 from shiftergw.model import ImageRecord
 from shiftergw.plumbing.timing import pause
 from shiftergw.postponement import PostponeLimits, WaitLimits
@@ -96,6 +96,23 @@ def test_a_time_that_has_passed(seconds: float) -> None:
         decide(899.5, later(seconds), NOW, LIMITS)
     with pytest.raises(PullError):
         decide(0, later(seconds), NOW, WaitLimits(0))
+
+
+@pytest.mark.parametrize(
+    ("waited", "words"),
+    [(1790, "The pull waited 29.8 minutes for it, and may wait"), (0, "A pull may wait")],
+)
+def test_a_system_that_stays_away(waited: float, words: str) -> None:
+    """Waits for systems have a limit of their own; the words name it, the time and the system."""
+    failure = DeliveryFailed("The image could not be delivered to the system x.", remedy="Wait.")
+
+    def of(seconds: float) -> RetryLater:
+        return RetryLater(NOW + seconds, "the system x", failure, fixed=True, system="x")
+
+    assert decide(1000, of(800), NOW, LIMITS).cause == "system"
+    with pytest.raises(DeliveryFailed, match="system x") as caught:
+        decide(waited, of(1801 - waited), NOW, LIMITS)
+    assert caught.value.remedy == (f"{words} 30 minutes (the site can raise `DeliveryWait`). Wait.")
 
 
 def test_a_limit_of_its_own() -> None:

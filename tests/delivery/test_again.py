@@ -21,6 +21,7 @@ CUT = Broken("a", DeliveryFailed("The connection to the system broke."))
 CUT_AT_B = Broken("b", DeliveryFailed("The connection to the system broke."))
 DOWN = Away("The system cannot be reached.")
 LONG = QUICK_SECONDS
+START = 1000.0
 
 
 class Shunned(Link):
@@ -56,6 +57,7 @@ class Delivery:
     ) -> None:
         """Begin it."""
         self.clock = Clock()
+        self.clock.advance(START)
         self.link = Shunned(self.clock, hosts)
         self.tries = Tries(self.link, self.clock)
         self._seconds, self._signs = seconds, signs
@@ -68,7 +70,7 @@ class Delivery:
         )
 
     async def _deliver(self) -> None:
-        self.began.append(self.clock.seconds())
+        self.began.append(self.clock.seconds() - START)
         found, error = self._ends.pop(0)
         if found is not None:
             self.tries.found(found)
@@ -94,6 +96,14 @@ def test_a_few_in_vain() -> None:
     delivery.wait()
     assert delivery.began == [0, 1, 3, 7]
     assert delivery.result == [DOWN]
+
+
+def test_a_host_that_refuses_at_once() -> None:
+    """A quick refusal is no silence, however long ago the delivery was made."""
+    delivery = Delivery((None, DOWN), (0, None))
+    delivery.wait()
+    assert delivery.began == [0, 1]
+    assert delivery.result == [None]
 
 
 def test_as_long_as_it_gets_further() -> None:

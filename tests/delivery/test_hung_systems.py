@@ -14,14 +14,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
-from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.hosts import Connect
 from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
 from shiftergw.delivery.outgoing import REACH
 from shiftergw.errors import RetryLater
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
-from shiftergw.ports import BreakerStore
+from shiftergw.ports import BreakerStore, Verification
 from shiftergw.registry.admission import NoBreakers
 from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names
@@ -150,6 +150,33 @@ async def test_a_pull_waits_for_its_system(
             for pull in pulls:
                 assert (await ended(bench, pull.key)).status is State.READY
     assert len(names(root)) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_system_that_goes_away_during_the_conversion(
+    system: System, sshd: Sshd, root: Path, tmp_path: Path
+) -> None:
+    """Its breaker, which another pull has tripped, is looked at again before the delivery."""
+    bench_root = tmp_path / "bench"
+    bench_root.mkdir()
+    async with running_bench(bench_root) as bench:
+        far = guarded(system, system.way(sshd), root, bench.store)
+        target = bench.targets[SISTER]
+        bench.targets[SISTER] = replace(target, name="far", directory=far, systems=(SISTER,))
+
+        async def trip() -> None:
+            await far._breaker.trip(Away("The system does not answer."))
+
+        async def install(*_: object) -> Verification:
+            raise AssertionError("a system that is known to be away was tried")
+
+        bench.builder.on_build = trip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(far, "install", install)
+            pull = await bench.pull("lib/app:1", system=SISTER)
+        assert (pull.status, pull.waits_for) == (State.PENDING, WHY)
+        bench.builder.on_build = None
+        assert (await ended(bench, pull.key)).status is State.READY
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,119 @@
+"""A worker as it is composed: what it has made for a system that hangs is not made again."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from shiftergw import compose
+from shiftergw.config import Config
+from shiftergw.delivery import way
+from shiftergw.delivery.outage import SystemBreaker, Waits
+from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.model import ImageReference, PullRequest
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import Verification
+from shiftergw.states import State
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.configurations import changed
+from tests.end_to_end.faulty import FaultyRegistry
+from tests.images import entry, make_image, tar_of
+from tests.parts import need
+from tests.patience import scaled
+from tests.sshd import Sshd
+
+reactor: Any = global_reactor
+
+
+def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
+    """Return the configuration of a gateway with one system, which is reached by SSH."""
+    need("mksquashfs")
+    images = root / "images"
+    images.mkdir()
+    changes = {
+        "StateDirectory": str(root / "state"),
+        "CacheDirectory": str(root / "cache"),
+        "ExpandDirectory": str(root / "expand"),
+        "Locations/registry.example.com/url": f"http://{registry.host}",
+        "Platforms/mycluster": {
+            "accesstype": "remote",
+            "host": ["127.0.0.1"],
+            "squashfs": {"compressor": "gzip", "level": 1},
+            "ssh": {
+                "username": sshd.user,
+                "imageDir": str(images),
+                "key": str(sshd.key),
+                "port": sshd.port,
+                "knownHosts": str(sshd.known_hosts),
+            },
+        },
+    }
+    return Config.from_document(changed(changes), base=root, environ={}).config
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_converted_image_waits_for_its_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host stops as the delivery begins: the next attempt delivers the same converted file."""
+    monkeypatch.setattr(way, "IDLE_SECONDS", scaled(1))
+    waits = Waits(first=0.5, longest=0.5, probe=0.5)
+    monkeypatch.setattr(way, "SystemBreaker", partial(SystemBreaker, waits=waits))
+    install = RemoteDirectory.install
+    stopped = ExitStack()
+    installs = 0
+    with Sshd() as sshd, FaultyRegistry() as registry, stopped:
+
+        async def stopping(*arguments: Any) -> Verification:
+            nonlocal installs
+            installs += 1
+            if installs == 1:
+                stopped.enter_context(sshd.suspended())
+            return await install(*arguments)
+
+        monkeypatch.setattr(RemoteDirectory, "install", stopping)
+        layer = tar_of([entry("etc"), entry("etc/issue", os.urandom(50_000))])
+        registry.add("lib/app", make_image([layer]))
+        config = configuration(tmp_path, sshd, registry)
+        services, make_worker = compose.worker(reactor, config)
+        await services.startService()
+        store = SqliteStore(reactor, compose.state_file(config))
+        await store.startService()
+        try:
+            worker = make_worker()
+            reference = ImageReference.parse("registry.example.com/lib/app:1")
+            request = PullRequest("mycluster", "docker", reference, 2001)
+            record, _ = await store.claim(request, reactor.seconds())
+            await worker.run(record.key)
+            waiting = await store.get(record.key)
+            assert waiting is not None
+            assert waiting.status is State.PENDING, waiting.status_message
+            assert waiting.waits_for == "the system mycluster (its host does not answer)"
+            (converted,) = (tmp_path / "expand").glob("*.squashfs")
+            inode = converted.stat().st_ino
+            stopped.close()
+            registry.faults["lib/app"] = "missing-layer"  # nothing can be fetched again
+            ended = waiting
+            for _ in range(300):
+                await pause(0.1, reactor)
+                await worker.run(record.key)
+                ended = await store.get(record.key) or ended
+                if ended.status is not State.PENDING:
+                    break
+            assert ended.status is State.READY, ended.status_message
+            assert installs == 2
+            assert converted.stat().st_ino == inode
+        finally:
+            await store.stopService()
+            await services.stopService()
+    assert sorted(path.suffix for path in (tmp_path / "images").iterdir()) == [
+        ".meta",
+        ".squashfs",
+    ]
