@@ -28,6 +28,7 @@ from shiftergw.oci.meta import read_meta
 from shiftergw.states import State
 from shiftergw.targets import meta_of
 from tests.configurations import loaded
+from tests.matrices import examples
 from tests.store.places import sqlite_place
 from tests.store.pulls import OF_THE_ORIGINAL
 from tests.work.fakes import Queue
@@ -198,7 +199,7 @@ WISHES = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(WISHES, min_size=3, max_size=8), st.sampled_from([True, True, False]))
 @pytest_twisted.ensureDeferred
 async def test_every_loop_ends(wishes: list[Wish], private: bool) -> None:

@@ -28,6 +28,7 @@ from shiftergw.store.mongo.store import MongoStore
 from shiftergw.store.survey import Lot
 from shiftergw.web import render
 from tests import mongod
+from tests.matrices import LONG
 from tests.store.original import (
     DISORDERS,
     GROUP,
@@ -48,7 +49,7 @@ from tests.store.original_reader import OriginalReader
 from tests.store.places import mongo_running
 from tests.store.pulls import LIMIT, begun, failure, pulled
 
-COUNT = 10_000
+COUNT = 10_000 if LONG else 1_000
 LISTED = {Lot.LISTED, Lot.UNTAGGED}
 NEW_ID = "f" * 64
 USER = Session("alpha", "me", OWNER, "users", 2100, frozenset({2100}))
@@ -58,7 +59,7 @@ STRANGER = replace(USER, uid=2003)
 
 @pytest.fixture(scope="module")
 def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
-    """Return a database with 10,000 records: its name, pymongo's way there, and what was there.
+    """Return a database with many records: its name, pymongo's way there, and what was there.
 
     Our gateway has started on it once. Nothing but questions may be asked of it.
     """
@@ -78,7 +79,7 @@ def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
 
 @pytest.fixture
 def store(mongodb: str, taken: tuple[str, Any, str]) -> Iterator[MongoStore]:
-    """Return a running store on these 10,000 records."""
+    """Return a running store on these records."""
     running = MongoStore(reactor, mongodb, taken[0])
     running.startService()
     yield running
