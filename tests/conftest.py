@@ -34,6 +34,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: at the end, one process would wait for one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 WHOLE_COLLECTION = 100
 """Tests after which the garbage collector looks at all objects again."""
 

@@ -47,6 +47,7 @@ def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
             yield running
 
 
+@pytest.mark.slow
 def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
     """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
     home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})

@@ -38,6 +38,7 @@ async def names(store: ImageStore) -> list[tuple[str, ...]]:
     return [record.tags for record in await store.list("alpha")]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> None:
     """All of it is there afterwards, and still in the file; the second time there is nothing to do.

@@ -66,6 +66,7 @@ async def test_few_sessions(
     assert hashlib.sha256((root / OTHER).read_bytes()).hexdigest() == SHA256
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_no_further_login(native: System, root: Path, large: Path) -> None:
     """Delivery to a server that admits one login succeeds; the result names the weaker check."""

@@ -117,6 +117,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transport", "verify"), [("conch", "sha256"), ("conch", "sample"), ("openssh", "sha256")]
 )

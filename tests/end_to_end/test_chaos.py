@@ -295,6 +295,7 @@ def in_the_end(site: Site) -> list[str]:
     return wrong + [f"{path.name} is nobody's" for path in files.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(FORM.seconds + 10 * FORM.patience)
 def test_nothing_is_lost(tmp_path: Path) -> None:
     """Every pull ends READY, nothing is converted twice without need, no record is stuck.

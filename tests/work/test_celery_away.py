@@ -43,6 +43,7 @@ def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMac
     machine.kill()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_broker_that_restarts(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path

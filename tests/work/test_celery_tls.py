@@ -72,6 +72,7 @@ async def refused(url: str) -> str:
     return f"{found.text} {found.remedy}"
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_the_right_authority(
     tls_broker: RabbitMQ,

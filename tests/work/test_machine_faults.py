@@ -120,6 +120,7 @@ async def test_lines_that_break(
     assert "an admin likes nobody" in machine.log.read_text()
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("option", ["--time-limit", "--soft-time-limit"])
 async def test_time_limits_outlive_the_connection(
