@@ -40,10 +40,16 @@ def amount(count: int) -> str:
     return f"{size:.1f}".removesuffix(".0") + f" {unit}"
 
 
+_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+
+
 def duration(seconds: float) -> str:
-    """Return a time as people write it, such as `90 s` or `1.5 h`."""
-    hour = 3600
-    return f"{seconds / hour:.3g} h" if seconds >= hour else f"{seconds:.3g} s"
+    """Return a time span in its largest unit: `45 seconds`, `15 minutes`, `1.5 hours`."""
+    for unit, size in _UNITS:
+        number = round(seconds / size, 1)
+        if number >= 1 or size == 1:
+            return f"{number:g} {unit}{'' if number == 1 else 's'}"
+    raise AssertionError("seconds are the last unit")
 
 
 class GatewayError(Exception):

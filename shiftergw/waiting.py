@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
+from shiftergw.errors import PullError, RegistryUnavailable, RetryLater, duration
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Say
 from shiftergw.postponement import Postponed, WaitLimits
@@ -25,8 +25,6 @@ The time that a source named may have passed before the attempt has ended; a pul
 nothing would never reach its limit.
 """
 
-_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
-
 
 async def run_with_waits(
     work: Callable[[], Awaitable[T]], clock: IReactorTime, limits: WaitLimits, say: Say
@@ -43,7 +41,7 @@ async def run_with_waits(
             now = clock.seconds()
             wait = decide(waited, later, now, limits)
         seconds = wait.not_before - now
-        say(f"waiting {span_in_words(seconds)} for {wait.why}")
+        say(f"waiting {duration(seconds)} for {wait.why}")
         waited += seconds
         await pause(seconds, clock)
 
@@ -69,34 +67,25 @@ def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> Pu
     """Return the error of a pull that would wait too long."""
     failure = later.failure
     if later.system:
-        spent = f"The pull waited {span_in_words(waited)} for it, and" if waited else "A pull"
+        spent = f"The pull waited {duration(waited)} for it, and" if waited else "A pull"
         failure.remedy = (
-            f"{spent} may wait {span_in_words(limit)} (the site can raise `DeliveryWait`)."
+            f"{spent} may wait {duration(limit)} (the site can raise `DeliveryWait`)."
             f" {failure.remedy}"
         )
         return failure
     if not later.registry:
         if later.limit is None:
             failure.remedy = (
-                f"The pull waited {span_in_words(waited)} for it, and may wait"
-                f" {span_in_words(limit)} (the site can raise `RegistryWait`). Try again later; if"
+                f"The pull waited {duration(waited)} for it, and may wait"
+                f" {duration(limit)} (the site can raise `RegistryWait`). Try again later; if"
                 " it lasts, tell the site's support."
             )
         return failure
-    spent = f", and the pull waited {span_in_words(waited)} before" if waited else ""
+    spent = f", and the pull waited {duration(waited)} before" if waited else ""
     return RegistryUnavailable(
-        f"{later.registry} asks to wait {span_in_words(wait)}; at most {span_in_words(limit)} are"
+        f"{later.registry} asks to wait {duration(wait)}; at most {duration(limit)} are"
         f" waited{spent}.",
         remedy=f"Try again then. A login of your own (`shiftergw login {later.registry}`) has a"
         " limit of its own. The site can raise `RegistryWait`.",
         detail=f"{later.why}: {failure.what} {failure.detail}".strip(),
     )
-
-
-def span_in_words(seconds: float) -> str:
-    """Return a time span in its largest unit: `45 seconds`, `15 minutes`, `1.5 hours`."""
-    for unit, size in _UNITS:
-        amount = round(seconds / size, 1)
-        if amount >= 1 or size == 1:
-            return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
-    raise AssertionError("seconds are the last unit")

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from twisted.internet.threads import deferToThread
 
 from tests.certificates import Authority
-
-SECONDS = 30.0
-"""Limit on the end of a connection that the client has closed."""
+from tests.raw_servers import ThreadedServer, closing_server
 
 NO_NAME = "names no host"
 
@@ -111,34 +107,21 @@ ADDRESS_IMPOSTORS = {
 """The same for 127.0.0.1."""
 
 
-class Listener:
-    """A TLS server on the loopback, in threads; `received` has what came inside the TLS.
+class Listener(ThreadedServer):
+    """A TLS server; `received` has what came inside the TLS.
 
     It answers nothing, and closes a connection on its first bytes.
     """
 
     def __init__(self, pem: Path) -> None:
-        """Listen on a free port; `pem` has a key and a certificate."""
+        """Listen; `pem` has a key and a certificate."""
         self.received = bytearray()
-        self.connections = 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pem)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self.connections += 1
-                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(SECONDS)
+    def serve(self, connection: socket.socket) -> None:
+        """Take the first bytes of a client that accepts the certificate."""
         # The errors of TLS are among those that end it.
         with (
             suppress(OSError),
@@ -147,23 +130,7 @@ class Listener:
             self.received += inside.recv(1 << 16)
         connection.close()
 
-    def close(self) -> None:
-        """Take no more connections, and return once those that were made have ended.
 
-        In a thread, because the client that ends them needs the reactor.
-        """
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for thread in self._threads:
-            thread.join(SECONDS)
-            assert not thread.is_alive(), "the client left a connection open"
-
-
-@asynccontextmanager
-async def listening(pem: Path) -> AsyncIterator[Listener]:
-    """Run a server; at the end all its connections have ended."""
-    listener = Listener(pem)
-    try:
-        yield listener
-    finally:
-        await deferToThread(listener.close)
+def listening(pem: Path) -> AbstractAsyncContextManager[Listener]:
+    """Run a server with this key and certificate; at the end all its connections have ended."""
+    return closing_server(Listener(pem))

@@ -1,11 +1,12 @@
-"""Servers that answer with whatever bytes, in threads, and know how many of them were taken."""
+"""Servers in threads on the loopback: one that answers with whatever bytes, and what all share."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TypeVar
 
 from twisted.internet.threads import deferToThread
 
@@ -16,17 +17,12 @@ Answer = Callable[[Callable[[bytes], None], bytes], object]
 """Sends what it likes, by its first argument, to a request whose head is its second one."""
 
 
-class RawServer:
-    """Gives each request on a port of the loopback to `answer`, then closes the connection.
+class ThreadedServer:
+    """Serves each connection to a port of the loopback in a thread of its own."""
 
-    `sent` counts the bytes that the clients' sockets took; `heads` are the requests.
-    """
-
-    def __init__(self, answer: Answer) -> None:
-        """Listen."""
-        self.sent = 0
-        self.heads: list[bytes] = []
-        self._answer = answer
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        self.connections = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -36,24 +32,15 @@ class RawServer:
         with suppress(OSError):
             while True:
                 connection, _ = self._socket.accept()
-                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                self.connections += 1
+                connection.settimeout(SECONDS)
+                thread = threading.Thread(target=self.serve, args=(connection,), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(SECONDS)
-
-        def send(data: bytes) -> None:
-            connection.sendall(data)
-            self.sent += len(data)
-
-        with connection, suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head and (data := connection.recv(1 << 16)):
-                head += data
-            if head:
-                self.heads.append(head)
-                self._answer(send, head)
+    def serve(self, connection: socket.socket) -> None:
+        """Serve a connection, and close it."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Take no more connections, and return once those that were made have ended.
@@ -67,14 +54,50 @@ class RawServer:
             assert not thread.is_alive(), "a client left a connection open"
 
 
+class RawServer(ThreadedServer):
+    """Gives each request to `answer`, then closes the connection.
+
+    `sent` counts the bytes that the clients' sockets took; `heads` are the requests.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        """Listen."""
+        self.sent = 0
+        self.heads: list[bytes] = []
+        self._answer = answer
+        super().__init__()
+
+    def serve(self, connection: socket.socket) -> None:
+        """Read the head of a request, and answer."""
+
+        def send(data: bytes) -> None:
+            connection.sendall(data)
+            self.sent += len(data)
+
+        with connection, suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head and (data := connection.recv(1 << 16)):
+                head += data
+            if head:
+                self.heads.append(head)
+                self._answer(send, head)
+
+
+Server = TypeVar("Server", bound=ThreadedServer)
+
+
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[RawServer]:
-    """Run a server; at the end all its connections have ended."""
-    server = RawServer(answer)
+async def closing_server(server: Server) -> AsyncIterator[Server]:
+    """Close a server at the end, when all its connections have ended."""
     try:
         yield server
     finally:
         await deferToThread(server.close)
+
+
+def answering(answer: Answer) -> AbstractAsyncContextManager[RawServer]:
+    """Run a server that gives each request to `answer`."""
+    return closing_server(RawServer(answer))
 
 
 def endless(begin: bytes, piece: bytes, pause: float = 0.0) -> Answer:

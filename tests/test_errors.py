@@ -17,6 +17,7 @@ from shiftergw.errors import (
     TooMany,
     Unavailable,
     amount,
+    duration,
     printable,
 )
 
@@ -138,3 +139,14 @@ def test_pull_errors_are_causes() -> None:
 def test_amount(count: int, text: str) -> None:
     """Numbers of bytes have the units of the configuration, and one digit more at most."""
     assert amount(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 seconds"), (1, "1 second"), (45.2, "45.2 seconds"), (60, "1 minute"),
+     (900, "15 minutes"), (3599, "1 hour"), (5400, "1.5 hours"),
+     (21600, "6 hours"), (86400, "1 day"), (172800, "2 days")],
+)  # fmt: skip
+def test_durations(seconds: float, words: str) -> None:
+    """People read times in the largest unit that there is one of."""
+    assert duration(seconds) == words

@@ -421,7 +421,9 @@ async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
     line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
     converting = Deferred.fromCoroutine(line.convert(image))
     if stage == "fetch":
-        with pytest.raises(TimedOut, match=r"Fetching the image took longer than 0.3 s") as caught:
+        with pytest.raises(
+            TimedOut, match=r"Fetching the image took longer than 0.3 seconds"
+        ) as caught:
             await converting
         assert "`StageLimits.fetch`" in caught.value.remedy
     else:  # it waits for the layer, which is the download's time

@@ -114,7 +114,7 @@ async def test_a_delivery_has_a_limit_of_time(
             patch.setattr(LocalDirectory, "install", hang)
             record = await bench.pull()
         assert (record.status, record.retryable) == (State.FAILURE, True)
-        assert record.cause == "Transferring the image took longer than 0.2 s."
+        assert record.cause == "Transferring the image took longer than 0.2 seconds."
         assert "`StageLimits.transfer`" in (record.remedy or "")
 
 

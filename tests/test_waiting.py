@@ -17,7 +17,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.plumbing.timing import pause
 from shiftergw.postponement import PostponeLimits, WaitLimits
 from shiftergw.states import State
-from shiftergw.waiting import decide, run_with_waits, span_in_words
+from shiftergw.waiting import decide, run_with_waits
 from shiftergw.worker import MAX_ATTEMPTS
 from tests.workbench import Bench, running_bench
 
@@ -121,17 +121,6 @@ def test_a_limit_of_its_own() -> None:
     with pytest.raises(RegistryUnavailable) as caught:
         decide(3590, later(30, limit=3600), NOW, LIMITS)
     assert "RegistryWait" not in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 seconds"), (1, "1 second"), (45.2, "45.2 seconds"), (60, "1 minute"),
-     (900, "15 minutes"), (3599, "1 hour"), (5400, "1.5 hours"),
-     (21600, "6 hours"), (86400, "1 day"), (172800, "2 days")],
-)  # fmt: skip
-def test_durations(seconds: float, words: str) -> None:
-    """People read times in the largest unit that there is one of."""
-    assert span_in_words(seconds) == words
 
 
 def test_a_conversion_outside_the_service_waits_itself() -> None:

@@ -128,7 +128,7 @@ async def test_a_hung_directory_is_away(
     assert isinstance(outcome.error, Away)
     assert "does not answer" in outcome.error.what
     assert str(root) not in str(outcome.error)
-    assert f"{root}: no sign of life for 30 s" in outcome.error.detail
+    assert f"{root}: no sign of life for 30 seconds" in outcome.error.detail
     hung.end()
     await until(lambda: directory._calls._hanging == 0)
     assert await directory.exists(IMAGE) is None

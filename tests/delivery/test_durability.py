@@ -15,6 +15,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.delivery.local import LocalDirectory
+from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.plumbing.threads import Threads
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore
@@ -70,6 +71,17 @@ async def test_local_metadata(root: Path, threads: Threads, events: Sequence[Eve
     assert list(events) == [("fsync", "whole temporary"), *named]
 
 
+async def _deliver(directory: RemoteDirectory, source: Path, what: str) -> None:
+    """Deliver an image or its metadata, and close the directory."""
+    try:
+        if what == "image":
+            await directory.install(source, IMAGE, SHA256, ignore)
+        else:
+            await directory.write(b"x", META)
+    finally:
+        await directory.close()
+
+
 def requests(log: Path) -> str:
     """Return which requests an SFTP server heard that matter here, a letter each."""
     letters = {"write": "w", "fsync": "f", "posix-rename": "r"}
@@ -84,13 +96,7 @@ async def test_sftp(root: Path, tmp_path: Path, source: Path, threads: Threads, 
     log = tmp_path / "log"
     env = without_ssh(tmp_path / "bin", options=f"-e -l DEBUG3 2>> {log}")
     directory = far_directory(NOBODY, PurePosixPath(root), threads, env)
-    try:
-        if what == "image":
-            await directory.install(source, IMAGE, SHA256, ignore)
-        else:
-            await directory.write(b"x", META)
-    finally:
-        await directory.close()
+    await _deliver(directory, source, what)
     assert requests(log) == "wfrf"
 
 
@@ -107,11 +113,5 @@ async def test_scp(root: Path, tmp_path: Path, source: Path, threads: Threads, w
     env = without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH")
     there = PurePosixPath(root)
     directory = far_directory(NOBODY, there, threads, env, open_files=ScpFiles.begin)
-    try:
-        if what == "image":
-            await directory.install(source, IMAGE, SHA256, ignore)
-        else:
-            await directory.write(b"x", META)
-    finally:
-        await directory.close()
+    await _deliver(directory, source, what)
     assert log.read_text().split() == ["dd", "mv", "sync"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from shiftergw.errors import PullError, RegistryUntrusted, RetryLater
 from shiftergw.plumbing.timing import pause
 from shiftergw.registry.admission import PROBE_SECONDS
+from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.retry import Patience
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.registries import Ask
+from tests.registries import Ask, FakeRegistry
 from tests.registry.network import REACTOR, a_client
 from tests.registry.test_admission import Later, registry, resolve, shared, store
 
@@ -55,15 +58,13 @@ def redirect_inside(ask: Ask) -> object:
     return ask.answer(307, Location="http://169.254.169.254/")
 
 
-@pytest.mark.parametrize(
-    ("probe", "count"),
-    [(unavailable, 1), (broken, 2)],  # Twisted repeats a request at once on a new connection
-)
-@pytest_twisted.ensureDeferred
-async def test_a_probe_without_an_answer(store: SqliteStore, probe: Any, count: int) -> None:
-    """The breaker opens again for some seconds; then any process sends the next probe."""
+@asynccontextmanager
+async def limited(
+    store: SqliteStore, answers: Answers
+) -> AsyncIterator[tuple[FakeRegistry, Later, RegistryClient, RegistryClient]]:
+    """Give a registry, the clock, and the clients of two processes; a probe is due."""
     clock = Later()
-    async with registry(Answers(probe, count)) as server:
+    async with registry(answers) as server:
         url = f"http://{server.host}"
         async with (
             a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
@@ -72,15 +73,26 @@ async def test_a_probe_without_an_answer(store: SqliteStore, probe: Any, count: 
             with pytest.raises(RetryLater):
                 await resolve(first)
             clock.passed = LIMITED_FOR + 1
-            for client in (first, second):
-                with pytest.raises(RetryLater) as caught:
-                    await resolve(client)
-            wait = caught.value.at - clock.seconds()
-            assert 1 < wait < PROBE_SECONDS / 4
-            assert "rate limit" not in caught.value.why
-            assert len(server.asked) == 1 + count, "a probe has one try"
-            clock.passed += wait + 0.1
-            assert await resolve(second) is False
+            yield server, clock, first, second
+
+
+@pytest.mark.parametrize(
+    ("probe", "count"),
+    [(unavailable, 1), (broken, 2)],  # Twisted repeats a request at once on a new connection
+)
+@pytest_twisted.ensureDeferred
+async def test_a_probe_without_an_answer(store: SqliteStore, probe: Any, count: int) -> None:
+    """The breaker opens again for some seconds; then any process sends the next probe."""
+    async with limited(store, Answers(probe, count)) as (server, clock, first, second):
+        for client in (first, second):
+            with pytest.raises(RetryLater) as caught:
+                await resolve(client)
+        wait = caught.value.at - clock.seconds()
+        assert 1 < wait < PROBE_SECONDS / 4
+        assert "rate limit" not in caught.value.why
+        assert len(server.asked) == 1 + count, "a probe has one try"
+        clock.passed += wait + 0.1
+        assert await resolve(second) is False
 
 
 @pytest_twisted.ensureDeferred
@@ -104,67 +116,38 @@ async def test_probes_without_answers_wait_longer(store: SqliteStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_is_cancelled(store: SqliteStore) -> None:
     """Another process sends the next probe at once."""
-    clock = Later()
     requests: list[Ask] = []
 
     def hang(ask: Ask) -> object:
         requests.append(ask)
         return True
 
-    async with registry(Answers(hang)) as server:
-        url = f"http://{server.host}"
-        async with (
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as second,
-        ):
-            with pytest.raises(RetryLater):
-                await resolve(first)
-            clock.passed = LIMITED_FOR + 1
-            probe = Deferred.fromCoroutine(resolve(first))
-            while not requests:
-                await pause(0.01, REACTOR)
-            probe.cancel()
-            with pytest.raises((CancelledError, PullError)):
-                await probe
-            assert await resolve(second) is False
+    async with limited(store, Answers(hang)) as (_, _, first, second):
+        probe = Deferred.fromCoroutine(resolve(first))
+        while not requests:
+            await pause(0.01, REACTOR)
+        probe.cancel()
+        with pytest.raises((CancelledError, PullError)):
+            await probe
+        assert await resolve(second) is False
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_another_breaker_holds_back(store: SqliteStore) -> None:
     """The next probe follows when that breaker's time has come."""
-    clock = Later()
-    async with registry(Answers(lambda _: None)) as server:
-        url = f"http://{server.host}"
-        breakers = shared(store)
-        async with (
-            a_client(url, clock, shared=breakers, patience=PATIENCE) as first,
-            a_client(url, clock, shared=breakers, patience=PATIENCE) as second,
-        ):
-            with pytest.raises(RetryLater):
-                await resolve(first)
-            clock.passed = LIMITED_FOR + 1
-            key = f"unreachable {server.host} {breakers.machine}"
-            await store.trip_breaker(key, clock.seconds() + 20, "away", clock.seconds())
-            with pytest.raises(RetryLater):
-                await resolve(first)
-            clock.passed += 21
-            assert await resolve(second) is False
+    async with limited(store, Answers(lambda _: None)) as (server, clock, first, second):
+        key = f"unreachable {server.host} {shared(store).machine}"
+        await store.trip_breaker(key, clock.seconds() + 20, "away", clock.seconds())
+        with pytest.raises(RetryLater):
+            await resolve(first)
+        clock.passed += 21
+        assert await resolve(second) is False
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_with_an_error_that_lasts(store: SqliteStore) -> None:
     """An error that waiting does not mend closes the breaker: each pull has it at once."""
-    clock = Later()
-
-    async with registry(Answers(redirect_inside, 9)) as server:
-        url = f"http://{server.host}"
-        async with (
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as first,
-            a_client(url, clock, shared=shared(store), patience=PATIENCE) as second,
-        ):
-            with pytest.raises(RetryLater):
-                await resolve(first)
-            clock.passed = LIMITED_FOR + 1
-            for client in (first, second):
-                with pytest.raises(RegistryUntrusted):
-                    await resolve(client)
+    async with limited(store, Answers(redirect_inside, 9)) as (_, _, first, second):
+        for client in (first, second):
+            with pytest.raises(RegistryUntrusted):
+                await resolve(client)
