@@ -57,11 +57,15 @@ class Target:
         system that shares the directory has its own, and only the one of the last delivery knows
         the file at first sight. That is by its size and its `modified`; a file that differs in the
         latter, touched or restored from a backup, is known by its digest, which may take minutes:
-        `say` is told. Of a file of the original gateway nothing is recorded: it only has to exist.
+        `say` is told. Of a file of the original gateway nothing is recorded: it only has to exist,
+        and not be empty, as a delivery to a full disk left it there.
         """
         name = f"{held.id}.squashfs"
         there = await self.directory.exists(name)
         if there is None:
+            return None
+        if there.size == 0:
+            _log.warn("{name} in {directory} is empty", name=name, directory=self.name)
             return None
         if held.sha256 is None:
             return held if held.size in {None, there.size} else None

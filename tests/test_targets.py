@@ -269,6 +269,15 @@ async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_empty_file_is_no_image(place: Place) -> None:
+    """The original called it READY where the disk was full; a pull delivers it anew."""
+    place.write(b"", TOUCHED)
+    with capturedLogs() as log:
+        assert await place.found(OF_THE_ORIGINAL) is None
+    assert any("is empty" in event["log_format"] for event in log)
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_the_original_did_not_store(place: Place) -> None:
     """It is taken from the metadata that lies there, else from the registry, else not known."""
     config = ImageConfig(env=("B=2",), entrypoint=("/b",), cmd=("b",), workdir="/b")

@@ -203,12 +203,18 @@ def _compared(wanted: Mapping[str, int | None], there: Mapping[str, int]) -> tup
         for one, size in wanted.items()
         if size is not None and there.get(f"{one}.squashfs", size) != size
     ]
+    empty = [
+        image_id
+        for image_id, size in wanted.items()
+        if size is None and there.get(f"{image_id}.squashfs") == 0
+    ]
     bare = [one for one in wanted if f"{one}.squashfs" in there and f"{one}.meta" not in there]
-    if not (lost or other or bare):
+    if not (lost or empty or other or bare):
         return Level.OK, f"all {len(wanted)} images are there", ""
     texts = [f"of {len(wanted)} images"]
     for ids, what in (
         (lost, "have no file"),
+        (empty, "have an empty file"),
         (other, "have a file of another size than recorded"),
         (bare, "have no metadata"),
     ):

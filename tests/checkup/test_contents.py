@@ -162,28 +162,29 @@ async def test_files(mongodb: str, tmp_path: Path) -> None:
     """What lies in the image directories is compared with what the records say."""
     with mongod.database(mongodb) as (name, db):
         two = {"system": "alpha", "status": "READY", "tag": ["x:1"]}
-        sizes = {1: None, 2: 5, 3: 7, 4: 5, 5: None}
+        sizes = {1: None, 2: 5, 3: 7, 4: 5, 5: None, 6: None}
         db["images"].insert_many(
             [{**two, "id": image_id(n), "size": size} for n, size in sizes.items()]
         )
         changes = {"MongoDBURI": mongodb, "MongoDB": name}
         where = f"files in {tmp_path / 'alpha'}"
         empty = by_name(await told(tmp_path, **changes), where)
-        assert empty.text.startswith("of 5 images, 5 have no file (")
+        assert empty.text.startswith("of 6 images, 6 have no file (")
         assert "mounted" in empty.remedy
-        for n, size in {1: 9, 2: 5, 3: 5, 4: None}.items():
+        for n, size in {1: 9, 2: 5, 3: 5, 4: None, 6: 0}.items():
             deliver(tmp_path / "alpha", n, size)
         deliver(tmp_path / "alpha", 5)
         (tmp_path / "alpha" / f"{image_id(5)}.meta").unlink()
         found = await told(tmp_path, **changes)
         assert by_name(found, where).text == (
-            f"of 5 images, 1 have no file ({image_id(4)}),"
+            f"of 6 images, 1 have no file ({image_id(4)}),"
+            f" 1 have an empty file ({image_id(6)}),"
             f" 1 have a file of another size than recorded ({image_id(3)}),"
             f" 1 have no metadata ({image_id(5)})"
         )
         assert by_name(found, where).level == "warning"
         assert f"files in {tmp_path / 'beta'}" not in {one.name for one in found}
-        db["images"].delete_many({"id": {"$in": [image_id(n) for n in (3, 4, 5)]}})
+        db["images"].delete_many({"id": {"$in": [image_id(n) for n in (3, 4, 5, 6)]}})
         assert by_name(await told(tmp_path, **changes), where).text == "all 2 images are there"
 
 
