@@ -30,7 +30,7 @@ class Remembered(Generic[K, V]):
         clock: IReactorTime,
         seconds_if_unavailable: float = 0.0,
     ) -> None:
-        """Use an answer of `ask` for `seconds`; an error is for those who wait, and not kept.
+        """Use an answer of `ask` for `seconds`; do not keep errors.
 
         While `ask` raises `Unavailable`, use an answer for `seconds_if_unavailable` if that is
         longer.

@@ -23,7 +23,7 @@ CACHED_SECONDS = 60.0
 """How long an answer is used; the database may be a slow directory service."""
 
 LARGEST_AGE = 3600.0
-"""How long an answer is used while the database hangs: who has left a group must not keep it."""
+"""Seconds for which an answer is used while the database hangs, though groups may have changed."""
 
 ASKING_LIMIT = 10.0
 """Seconds that an answer may take."""

@@ -24,7 +24,7 @@ IDLE_LIMIT = 60
 """Seconds that a connection may stay silent."""
 
 LINGER = 5.0
-"""Seconds for which a refused requester may go on sending; what he sends is dropped."""
+"""Seconds for which a refused client may continue to send; its bytes are dropped."""
 
 
 class Channel(HTTPChannel):
@@ -48,7 +48,7 @@ class Channel(HTTPChannel):
         self._expect_request()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes, or drop them once the requester has been refused."""
+        """Parse bytes, or drop them after the client was refused."""
         if self._refused:
             return
         if self._pipelined:
@@ -73,7 +73,7 @@ class Channel(HTTPChannel):
             self._incoming = None
 
     def allContentReceived(self) -> None:
-        """Have a request answered, which is whole now."""
+        """Answer a request that has arrived completely."""
         self._forget_limit()
         self.site.connections.work(self)
         super().allContentReceived()
@@ -115,7 +115,7 @@ class Channel(HTTPChannel):
             self.dataReceived(pipelined)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Take note that the connection is closed."""
+        """Forget the connection after it was closed."""
         self._forget_limit()
         if self._resumption is not None:
             self._resumption.cancel()
@@ -131,7 +131,7 @@ class Channel(HTTPChannel):
         transport.abortConnection()
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head, whose end counts, too: lines of one byte cost the most."""
+        """Parse a line of the head; its end counts, too, since short lines cost the most."""
         self._receivedHeaderSize += len(self.delimiter)
         try:
             super().lineReceived(line)
@@ -153,7 +153,7 @@ class Channel(HTTPChannel):
             self._networkProducer.pauseProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
-        """Refuse a line that alone is larger than a head may be."""
+        """Refuse a line that is longer than a whole head may be."""
         self._refuse(_head_too_large())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -164,7 +164,7 @@ class Channel(HTTPChannel):
             self._refuse(BadRequest("This is not an HTTP/1.1 request that the gateway reads."))
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer and say goodbye, but go on reading for a moment.
+        """Send an error and close, but continue to read for a moment.
 
         A connection closed on unread bytes is reset, and the answer may be lost with it.
         """

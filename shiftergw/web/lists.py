@@ -1,7 +1,7 @@
 """Lists of images and of the queue: two are built at a time, in a bounded memory and disk space.
 
-A list holds what every user's images say of themselves. So one row, one list, and all lists
-together are bounded, whatever stands in the records: old databases hold megabytes of environment.
+A list contains the configuration of every user's images. So the size of a row, of a list, and of
+all lists together is bounded: records in old databases contain megabytes of environment.
 A request that waits for its list keeps its connection. So the number of requests is bounded, too:
 otherwise one user could occupy all connections of the gateway.
 """
@@ -65,7 +65,8 @@ class Lists:
     ) -> Answer:
         """Return the list of all records, see `build`.
 
-        Rows that are too long, and all rows once the list is, do without what runtimes are told.
+        Rows that are too long, and all rows after `ListLimits.size` bytes, omit `ENV`, `ENTRY`,
+        `WORKDIR` and `LABELS`.
         """
         return await self.build(
             uid, pages, lambda image, size: self._row(image, size, labels=labels)
