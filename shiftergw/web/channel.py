@@ -23,6 +23,9 @@ HEAD_LIMIT = 64 * 1024
 IDLE_LIMIT = 60
 """Seconds that a connection may stay silent."""
 
+SLICE = 2048
+"""Bytes of a connection that one turn of the reactor parses: some may be expensive."""
+
 LINGER = 5.0
 """Seconds for which a refused client may continue to send; its bytes are dropped."""
 
@@ -36,7 +39,7 @@ class Channel(HTTPChannel):
     has_credential = False
     _refused = False
     _incoming: Any = None
-    _pipelined = b""
+    _unparsed = b""
     _resumption: Any = None
 
     def connectionMade(self) -> None:
@@ -51,11 +54,14 @@ class Channel(HTTPChannel):
         """Parse bytes, or drop them after the client was refused."""
         if self._refused:
             return
-        if self._pipelined:
-            self._pipelined += data
+        if self._unparsed:
+            self._unparsed += data
             return
         self._expect_request()
-        super().dataReceived(data)
+        self._unparsed = data[SLICE:]
+        super().dataReceived(data[:SLICE])
+        if self._unparsed:
+            self._continue_later()
 
     def _expect_request(self) -> None:
         """Limit the time until a request is whole; a byte now and then does not extend it."""
@@ -90,15 +96,18 @@ class Channel(HTTPChannel):
         self._dataBuffer: list[bytes] = []
         if not self.persistent:
             self._abortingCall = self.callLater(IDLE_LIMIT, self.forceAbortClient)
+            self._unparsed = b""
+            super().requestDone(request)
+            return
         super().requestDone(request)
-        if pipelined and self.persistent:
-            self._pipelined = pipelined
+        self._unparsed = pipelined + self._unparsed
+        if self._unparsed:
             self._continue_later()
 
     def resumeProducing(self) -> None:
         """Continue after the client has received most of the bytes that were sent to it."""
         super().resumeProducing()
-        if self._pipelined:
+        if self._unparsed:
             self._continue_later()
 
     def _continue_later(self) -> None:
@@ -107,12 +116,12 @@ class Channel(HTTPChannel):
             self._resumption = self.callLater(0, self._continue)
 
     def _continue(self) -> None:
-        """Read the next pipelined request, unless the client does not receive its answers."""
+        """Parse the next bytes, unless the client does not receive its answers."""
         self._resumption = None
-        if not self._waitingForTransport:
-            pipelined, self._pipelined = self._pipelined, b""
+        if self._unparsed and not self._waitingForTransport:
+            data, self._unparsed = self._unparsed, b""
             self._networkProducer.resumeProducing()
-            self.dataReceived(pipelined)
+            self.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection after it was closed."""
@@ -172,6 +181,7 @@ class Channel(HTTPChannel):
             return
         self._refused = True
         self._forget_limit()
+        self._unparsed = b""
         self.clearLineBuffer()
         self.setTimeout(None)
         answer = render.refusal(error)

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.web.channel import IDLE_LIMIT
+from shiftergw.web.channel import IDLE_LIMIT, SLICE
 from tests.web.fakes import FakeGateway, Wire, site_of
 
 ASK = b"GET /livez HTTP/1.1\r\n\r\n"
@@ -98,10 +98,35 @@ def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: Fak
     channel = _channel(wire)
     channel.dataReceived(LIST)
     channel.pauseProducing()
-    channel.dataReceived(b"x" * 10_000)
-    assert wire.transport.producerState == "producing"
-    channel.dataReceived(b"x" * 10_000)
+    for _ in range(0x4000 // SLICE):
+        channel.dataReceived(b"x" * SLICE)
+        assert wire.transport.producerState == "producing"
+    channel.dataReceived(b"x")
     assert wire.transport.producerState == "paused"
+
+
+def test_a_turn_of_the_reactor_parses_few_bytes(wire: Wire, clock: Clock) -> None:
+    """A body in chunks of one byte costs as much as thousands of requests."""
+    body = b"1\r\n \r\n" * SLICE + b"0\r\n\r\n"
+    channel = _channel(wire)
+    channel.dataReceived(
+        b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n" + body
+    )
+    assert channel.requests[-1].content.tell() < SLICE / 6
+    assert wire.transport.producerState == "paused"
+    clock.advance(0)  # it counts calls that are made meanwhile to the same turn
+    assert _answers(wire) == 1
+    assert wire.transport.producerState == "producing"
+
+
+def test_what_follows_the_last_request_is_dropped(wire: Wire, clock: Clock) -> None:
+    """After `Connection: close`, the connection ends whatever has been sent ahead."""
+    channel = _channel(wire)
+    channel.dataReceived(ASK.replace(b"1.1", b"1.0") + ASK * 1000)
+    clock.advance(0)
+    assert wire.transport.value().count(b" 200 OK") == 1
+    assert wire.transport.disconnecting
 
 
 def test_a_connection_that_ends_between_two_requests(wire: Wire, clock: Clock) -> None:
