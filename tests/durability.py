@@ -34,6 +34,20 @@ class Disk:
         """Note that a file has got a name."""
         self._calls.append(("appear", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
 
+    def vanish(self, path: Path) -> None:
+        """Note that a file has lost a name."""
+        self._calls.append(("vanish", os.path.abspath(path)))  # noqa: PTH100 - resolves nothing
+
+    def assert_gone(self, path: Path) -> None:
+        """Fail unless the file at `path` would still be gone after a power cut."""
+        assert not path.exists()
+        assert ("vanish", str(path)) in self._calls, f"{path} has not been removed"
+        when = self._calls.index(("vanish", str(path)))
+        after = [what[0] for call, what in self._calls[when:] if call == "sync"]
+        assert path.parent.stat().st_ino in after, (
+            f"the directory of {path} was not synced after its removal"
+        )
+
     def assert_durable(self, path: Path) -> None:
         """Fail unless the file at `path` would be there, whole, after a power cut."""
         assert ("appear", str(path)) in self._calls, f"{path} has not appeared by a new name"
@@ -49,9 +63,10 @@ class Disk:
 
 @contextmanager
 def watched_disk() -> Iterator[Disk]:
-    """Watch what is synced, renamed and linked."""
+    """Watch what is synced, renamed, linked and removed."""
     disk = Disk()
     fsync, rename, replace, link = os.fsync, os.rename, os.replace, os.link
+    unlink = os.unlink
 
     def watched_fsync(file: Any) -> None:
         fsync(file)
@@ -61,17 +76,26 @@ def watched_disk() -> Iterator[Disk]:
         rename(old, new)
         disk.appear(Path(new))
 
-    def watched_replace(old: Any, new: Any) -> None:
-        replace(old, new)
-        disk.appear(Path(new))
+    def watched_replace(
+        old: Any, new: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+    ) -> None:
+        replace(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        directory = Path() if dst_dir_fd is None else Path(f"/proc/self/fd/{dst_dir_fd}").readlink()
+        disk.appear(directory / new)
 
     def watched_link(old: Any, new: Any) -> None:
         link(old, new)
         disk.appear(Path(new))
+
+    def watched_unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        if dir_fd is None:
+            disk.vanish(Path(path))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", watched_fsync)
         patch.setattr(os, "rename", watched_rename)
         patch.setattr(os, "replace", watched_replace)
         patch.setattr(os, "link", watched_link)
+        patch.setattr(os, "unlink", watched_unlink)
         yield disk

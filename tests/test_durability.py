@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import pytest_twisted
 from twisted.internet import reactor
 
+from shiftergw.cli.logins import LoginFile
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.image import Descriptor, Digest
 from shiftergw.plumbing.files import write_private
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
+from shiftergw.registry.blobs import BlobPaths, sweep
 from shiftergw.registry.cache import BlobFiles
 from shiftergw.store.sqlite.database import open_database
 from tests.durability import watched_disk
@@ -119,3 +122,42 @@ async def test_delivered_metadata(tmp_path: Path, threads: Threads) -> None:
     with watched_disk() as disk:
         await LocalDirectory(tmp_path, threads).write(b"ENV:", META)
     disk.assert_durable(tmp_path / META)
+
+
+def test_the_logins_of_a_user(tmp_path: Path) -> None:
+    """The file is replaced: a half of it would cost the user all of them."""
+    file = LoginFile(tmp_path)
+    with watched_disk() as disk:
+        file.change(lambda _: CONTENT)
+    disk.assert_durable(file.path)
+
+
+def test_a_blob_that_is_swept(tmp_path: Path) -> None:
+    """It is gone for good, with the room that it took."""
+    blob = BlobPaths.of(tmp_path, Digest.of(CONTENT))
+    blob.whole.parent.mkdir()
+    blob.whole.write_bytes(CONTENT)
+    with watched_disk() as disk:
+        assert sweep(tmp_path, time.time() + 60) == 1
+    disk.assert_gone(blob.whole)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_converted_file_that_is_swept(tmp_path: Path, threads: Threads) -> None:
+    """It is gone with what is known of it."""
+    site = Site(tmp_path, threads)
+    built = await site.built(site.two)
+    with watched_disk() as disk:
+        assert await site.builder.sweep(time.time() + 60) == 1
+    disk.assert_gone(built.path)
+    disk.assert_gone(built.path.with_suffix(".json"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_removed_image(tmp_path: Path, threads: Threads) -> None:
+    """What the admins have taken down does not come back."""
+    (tmp_path / IMAGE).write_bytes(CONTENT)
+    with watched_disk() as disk:
+        await LocalDirectory(tmp_path, threads).remove(IMAGE)
+        await LocalDirectory(tmp_path, threads).remove(META)
+    disk.assert_gone(tmp_path / IMAGE)

@@ -19,7 +19,7 @@ from shiftergw.delivery.disk_calls import HANG_SECONDS, Call, DiskCalls
 from shiftergw.delivery.proof import patience
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
-from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error
+from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error, sync_directory
 from shiftergw.ports import InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class LocalDirectory:
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         with _errors():
-            await self._calls.run(self._path(name).unlink, missing_ok=True)
+            await self._calls.run(_remove, self._path(name))
 
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
@@ -252,6 +252,15 @@ def _installed(path: Path) -> InstalledFile | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     return InstalledFile(path.name, status.st_size, int(status.st_mtime))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file for good: one that the admins have taken down must not come back."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
 
 
 def _read(path: Path, limit: int) -> bytes | None:
