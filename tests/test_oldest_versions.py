@@ -1,4 +1,4 @@
-"""Servers prove who they are also with the oldest versions of the libraries that are allowed."""
+"""TLS and the HTTP server hold also with the oldest versions of the libraries that are allowed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.parts import lacking
 TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
 COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
 LONG = [*TLS, "tests/registry", "tests/store/mongo/test_login.py"]
+WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test_api.py"]
 ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if ALL else 100
 ENVIRONMENT = Path(f"{sys.prefix}-oldest")
@@ -59,10 +60,21 @@ def _release(version: str) -> list[int]:
 @pytest.mark.timeout(SECONDS + 20)
 def test_impostors(python: str) -> None:
     """Clients refuse what they refuse with the newest; `SHIFTERGW_TEST_VERSIONS=1` runs more."""
+    _run(python, *(LONG if ALL else COMPACT))
+
+
+@pytest.mark.timeout(SECONDS + 20)
+def test_the_web_site(python: str) -> None:
+    """The HTTP server answers, refuses and limits as with the newest: it builds on inner parts."""
+    _run(python, *(WEB if ALL else [*WEB, "-k", "not any_"]))
+
+
+def _run(python: str, *tests: str) -> None:
+    """Run tests with the oldest versions; all must pass."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     kept.pop("COVERAGE_PROCESS_START", None)
     ran = subprocess.run(
-        [python, "-m", "pytest", "-q", *(LONG if ALL else COMPACT)],
+        [python, "-m", "pytest", "-q", *tests],
         cwd=PROJECT.parent,
         env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

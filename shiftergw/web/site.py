@@ -85,6 +85,17 @@ class Request(server.Request):
             raise _body_too_large()
         super().handleContentChunk(data)
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Process a request that has arrived completely.
+
+        Twisted's method also parses forms and the query. Only some versions can leave that out.
+        """
+        assert self.content is not None
+        self.content.seek(0)
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.process()
+
     def process(self) -> None:
         """Have the request answered.
 
@@ -168,9 +179,7 @@ class Site(server.Site):
         self, answers: Answers, clock: IReactorTime, limits: ConnectionLimits | None = None
     ) -> None:
         """Answer with `answers`."""
-        super().__init__(
-            Resource(), timeout=IDLE_LIMIT, reactor=clock, parsePOSTFormSubmission=False
-        )
+        super().__init__(Resource(), timeout=IDLE_LIMIT, reactor=clock)
         self.answers = answers
         self.limits = limits or ConnectionLimits()
         self.connections = Connections(self.limits, clock)
