@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -61,6 +62,9 @@ class Link:
         self._lock = DeferredLock()
         self._open: tuple[Files, Connection] | None = None
         self._host = ""
+        self._failures = 0
+        self._failure: Away | None = None
+        """The last failure to open a session, and how many there have been."""
         self._users = 0
         self._timer: Any = None
         self._closing: set[Deferred[None]] = set()
@@ -71,14 +75,23 @@ class Link:
     async def use(self) -> AsyncIterator[tuple[Files, Connection]]:
         """Give the session, and the connection for commands; raise `DeliveryFailed`.
 
-        `Broken` is raised for an error of the block after which the session is over.
+        `Broken` is raised for an error of the block after which the session is over. Callers that
+        wait while another one opens the session share its failure: each try may take a minute.
         """
+        failures = self._failures
         async with self._lock:
             self._stop_timer()
             opened = self._open
             if opened is None or not opened[0].usable:
                 self._discard()
-                found = await self._until_closed(self._hosts.first(self._begin))
+                if self._failures != failures:
+                    assert self._failure is not None
+                    raise copy(self._failure)
+                try:
+                    found = await self._until_closed(self._hosts.first(self._begin))
+                except Away as away:
+                    self._failures, self._failure = self._failures + 1, away
+                    raise
                 self._host, self._open = found
                 opened = found[1]
             self._users += 1

@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Connection
+from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.files import Files
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.link import Broken, Link
@@ -170,3 +170,37 @@ async def test_cancelled_while_opening(tmp_path: Path) -> None:
     await use()
     await link.close()
     assert connections.alive() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
+    """A sweep and a pull that come together do not try a silent host one after the other."""
+    connections = Connections(tmp_path / "bin")
+    silent: list[Deferred[None]] = []
+
+    async def connect() -> Connection:
+        silent.append(Deferred())
+        await silent[-1]
+        return await connections.connect()
+
+    link = Link(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS, KEPT_SECONDS)
+    errors: list[DeliveryFailed] = []
+
+    async def use() -> None:
+        try:
+            async with link.use() as (sftp, _):
+                await sftp.lstat(b"/")
+        except Away as away:
+            errors.append(away)
+
+    together = [Deferred.fromCoroutine(use()) for _ in range(3)]
+    silent[0].errback(Away("The system does not answer."))
+    for using in together:
+        await using
+    assert [error.what for error in errors] == ["The system does not answer."] * 3
+    assert len(silent) == 1
+    later = Deferred.fromCoroutine(use())
+    silent[1].callback(None)
+    await later
+    assert len(errors) == 3
+    await link.close()
