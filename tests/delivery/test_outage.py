@@ -71,11 +71,13 @@ class Site:
         self.far = Far(root, threads)
         self.first, self.second = self.guarded(), self.guarded()
 
-    def guarded(self, name: str = "host:/images", machine: str = "here") -> GuardedDirectory:
+    def guarded(
+        self, name: str = "host:/images", machine: str = "here", random: float = 0.5
+    ) -> GuardedDirectory:
         """Return the directory as another process sees it."""
         symptom = "its host does not answer"
         breaker = SystemBreaker(
-            "alpha", name, symptom, self.store, machine, self.clock, lambda: 0.5, WAITS
+            "alpha", name, symptom, self.store, machine, self.clock, lambda: random, WAITS
         )
         return GuardedDirectory(self.far, breaker)
 
@@ -208,6 +210,16 @@ async def test_waits_grow(site: Site) -> None:
     await site.first.reach()
     await site.trip()
     assert await site.postponed(site.second) == 16
+
+
+@pytest.mark.parametrize(("random", "seconds"), [(0.0, 8), (1.0, 24)])
+@pytest_twisted.ensureDeferred
+async def test_waits_are_spread(site: Site, random: float, seconds: float) -> None:
+    """Machines that have found a system away together do not all come back together."""
+    site.far.error = AWAY
+    with pytest.raises(RetryLater) as caught:
+        await site.guarded(random=random).free_space()
+    assert caught.value.at - site.clock.seconds() == seconds
 
 
 @pytest.mark.parametrize("error", [NoSpace("Full."), DeliveryFailed("No."), Unexplained("255")])
