@@ -24,6 +24,9 @@ _SETTINGS = ("env", "entry", "cmd", "workdir")
 META_LIMIT = 1 << 20
 """Bytes of a metadata file that is read."""
 
+_SUPERBLOCK = 96
+"""Bytes of the superblock of squashfs."""
+
 _log = Logger()
 
 
@@ -58,14 +61,11 @@ class Target:
         the file at first sight. That is by its size and its `modified`; a file that differs in the
         latter, touched or restored from a backup, is known by its digest, which may take minutes:
         `say` is told. Of a file of the original gateway nothing is recorded: it only has to exist,
-        and not be empty, as a delivery to a full disk left it there.
+        and to be as long as its superblock says, other than what a full disk has left there.
         """
         name = f"{held.id}.squashfs"
         there = await self.directory.exists(name)
-        if there is None:
-            return None
-        if there.size == 0:
-            _log.warn("{name} in {directory} is empty", name=name, directory=self.name)
+        if there is None or await self._is_cut(there, held):
             return None
         if held.sha256 is None:
             return held if held.size in {None, there.size} else None
@@ -85,6 +85,22 @@ class Target:
             directory=self.name,
         )
         return None
+
+    async def _is_cut(self, file: InstalledFile, record: ImageRecord) -> bool:
+        """Return whether a file is empty or, if its record does not say its size, cut short.
+
+        The superblock (squashfs 4.0) begins with "hsqs"; the length of the file system, which the
+        file may exceed by padding, is at offset 40.
+        """
+        is_cut = file.size == 0
+        if not is_cut and record.size is None:
+            head = await self.directory.head(file.name, _SUPERBLOCK)
+            length = int.from_bytes(head[40:48], "little")
+            is_cut = head.startswith(b"hsqs") and max(length, _SUPERBLOCK) > file.size
+        if is_cut:
+            what = "{name} in {directory} is cut short or empty"
+            _log.warn(what, name=file.name, directory=self.name)
+        return is_cut
 
     async def describes(self, held: ImageRecord) -> bool:
         """Say whether the metadata of a READY record lies there, and says what the record says.

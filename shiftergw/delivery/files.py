@@ -97,3 +97,18 @@ class Files(Protocol):
 
 OpenFiles = Callable[["Connection", "IReactorTime", float], Awaitable[Files]]
 """Begins a session over a connection; gives a server up that owes an answer for some seconds."""
+
+
+async def beginning_of(files: Files, path: bytes, size: int) -> bytes | None:
+    """Return the first `size` bytes of a file, fewer if it ends before; None if it is absent."""
+    state = await files.lstat(path)
+    if state is None or not state.is_file:
+        return None
+    (content,) = await files.pieces(path, [(0, min(size, state.size or 0))])
+    return content
+
+
+async def small_file(files: Files, path: bytes, limit: int) -> bytes | None:
+    """Return the content of a file; None if it is absent or has more than `limit` bytes."""
+    content = await beginning_of(files, path, limit + 1)
+    return None if content is None or len(content) > limit else content

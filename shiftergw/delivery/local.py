@@ -99,6 +99,11 @@ class LocalDirectory:
         with _errors():
             return await self._calls.run(_read, self._path(name), limit)
 
+    async def head(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file, fewer if it ends before; none if it is absent."""
+        with _errors():
+            return await self._calls.run(_head, self._path(name), size)
+
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         with _errors():
@@ -269,6 +274,13 @@ def _read(path: Path, limit: int) -> bytes | None:
         return None
     with path.open("rb") as file:
         return file.read(limit)
+
+
+def _head(path: Path, size: int) -> bytes:
+    if _installed(path) is None:
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def _list(directory: Path, call: Call) -> list[InstalledFile]:

@@ -212,6 +212,10 @@ class GuardedDirectory:
         """See the port."""
         return await self._guarded(self._directory.read(name, limit))
 
+    async def head(self, name: str, size: int) -> bytes:
+        """See the port."""
+        return await self._guarded(self._directory.head(name, size))
+
     async def remove(self, name: str) -> None:
         """See the port."""
         await self._guarded(self._directory.remove(name))

@@ -17,14 +17,10 @@ from twisted.internet.defer import DeferredLock
 from shiftergw.delivery import proof, refusals
 from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
+from shiftergw.delivery.files import Files, OpenFiles, beginning_of, small_file
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.proof import NoDigest
-from shiftergw.delivery.reading import (
-    SourceFile,
-    close_source,
-    closed_at_end,
-    open_source,
-)
+from shiftergw.delivery.reading import SourceFile, close_source, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.stripes import Stripes
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.delivery.channel import Connection
-    from shiftergw.delivery.files import Files, OpenFiles
     from shiftergw.delivery.hosts import Hosts
     from shiftergw.plumbing.threads import Threads
 
@@ -220,13 +215,14 @@ class RemoteDirectory:
     @_again
     async def read(self, name: str, limit: int) -> bytes | None:
         """Return the content of a small file; None if it is absent or larger."""
-        path = self._path(name)
         async with self._session() as (files, _):
-            found = await files.lstat(path)
-            if found is None or not found.is_file or not 0 <= (found.size or 0) <= limit:
-                return None
-            (content,) = await files.pieces(path, [(0, found.size or 0)])
-        return content
+            return await small_file(files, self._path(name), limit)
+
+    @_again
+    async def head(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file, fewer if it ends before; none if it is absent."""
+        async with self._session() as (files, _):
+            return await beginning_of(files, self._path(name), size) or b""
 
     @_again
     async def remove(self, name: str) -> None:

@@ -262,6 +262,10 @@ class ImageDirectory(Swept, Protocol):
         """Return the content of a small file; None if it is absent or larger than `limit` bytes."""
         ...
 
+    async def head(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file: `size`, or fewer if it is shorter or absent."""
+        ...
+
     async def remove(self, name: str) -> None:
         """Remove the file; it need not exist."""
         ...

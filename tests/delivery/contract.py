@@ -216,14 +216,18 @@ class ImageDirectoryContract:
     ) -> None:
         """A small file is read whole; what is absent, too large or a symlink is not."""
         assert await directory.read(META, 100) is None
+        assert await directory.head(META, 100) == b""
         for content in (b"", b"FORMAT: squashfs\n", b"x" * 100):
             await directory.write(content, META)
             assert await directory.read(META, 100) == content
+            assert await directory.head(META, 7) == content[:7]
+            assert await directory.head(META, 1000) == content
         assert await directory.read(META, 99) is None
         (root / META).unlink()
         (tmp_path / "secret").write_bytes(b"secret")
         (root / META).symlink_to(tmp_path / "secret")
         assert await directory.read(META, 100) is None
+        assert await directory.head(META, 100) == b""
 
     @pytest_twisted.ensureDeferred
     async def test_symlink_is_no_file(

@@ -104,6 +104,7 @@ async def until(holds: Callable[[], object]) -> None:
         lambda d, source: d.install(source, IMAGE, SHA256, ignore),
         lambda d, _: d.write(b"ENV:", META),
         lambda d, _: d.read(META, 100),
+        lambda d, _: d.head(IMAGE, 100),
         lambda d, _: d.remove(META),
         lambda d, _: d.list(),
         lambda d, _: d.digest(IMAGE),
