@@ -5,6 +5,7 @@ Says that it is ready, waits for a line on standard input, and prints one JSON v
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -132,4 +133,5 @@ def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # the exit of each of many processes is cheaper
     react(lambda reactor: Deferred.fromCoroutine(main(reactor, *sys.argv[1:])))
