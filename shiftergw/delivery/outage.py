@@ -8,17 +8,19 @@ unavailable, nothing is held back.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import random as system_random
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from shiftergw.delivery.channel import Away, Unexplained
+from shiftergw.delivery.ssh import silent
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
+from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
     ImageDirectory,
@@ -39,6 +41,13 @@ PROBE_SECONDS = 90.0
 
 PROBE_CONTENT = bytes(1 << 16)
 """What a probe writes: more than one packet, because some networks lose only full ones."""
+
+
+FIRST_SECONDS = 10.0
+"""Seconds in which a system of one host answers a pull's first requests, unless it is slow.
+
+A pull holds a slot meanwhile, and nobody may know yet that the system is away.
+"""
 
 
 class WritableDirectory(ImageDirectory, Protocol):
@@ -89,7 +98,7 @@ class SystemBreaker:
         self._key = f"unreachable system {directory_name} {machine}"
         self._symptom = symptom
         self._breakers = breakers
-        self._clock = clock
+        self.clock = clock
         self._random = random
         self._waits = waits
         self._probe_end = 0.0
@@ -98,7 +107,7 @@ class SystemBreaker:
 
     async def check(self) -> bool:
         """Return whether the caller is the probe; raise `RetryLater` while the breaker is open."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         try:
             breaker = await self._breakers.check_breaker(self._key, now, PROBE_SECONDS)
         except Unavailable:
@@ -116,7 +125,7 @@ class SystemBreaker:
 
     async def trip(self, away: Away) -> RetryLater:
         """Hold pulls back after a failure; return until when the one that failed waits."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         seconds = min(self._waits.first * 2.0 ** min(self._trips, 20), self._waits.longest)
         at = now + self._spread(seconds)
         self._log.warn(
@@ -138,12 +147,12 @@ class SystemBreaker:
         self._trips = 0
         self._log.info("the system {system} answers again", system=self._system)
         with suppress(Unavailable):
-            await self._breakers.close_breaker(self._key, self._clock.seconds())
+            await self._breakers.close_breaker(self._key, self.clock.seconds())
 
     async def end_probe(self) -> None:
         """Let the next probe follow at once: this one was given up before it had a result."""
         with suppress(Unavailable):
-            now = self._clock.seconds()
+            now = self.clock.seconds()
             await self._breakers.end_probe(self._key, self._probe_end, now)
 
     def _failure(self) -> DeliveryFailed:
@@ -164,15 +173,28 @@ class SystemBreaker:
 class GuardedDirectory:
     """Keeps the port `ImageDirectory` over a directory whose system may be away."""
 
-    def __init__(self, directory: WritableDirectory, breaker: SystemBreaker) -> None:
-        """Raise `RetryLater` where `directory` raises `Away`, and trip `breaker`."""
+    def __init__(
+        self,
+        directory: WritableDirectory,
+        breaker: SystemBreaker,
+        first_seconds: float | None = None,
+    ) -> None:
+        """Raise `RetryLater` where `directory` raises `Away`, and trip `breaker`.
+
+        A system that does not answer the first requests of a pull within `first_seconds` counts as
+        away, too. A probe has more time; if it needs it, the system is slow, and has it from then
+        on. None: there is no such limit.
+        """
         self._directory = directory
         self._breaker = breaker
+        self._first_seconds = first_seconds
+        self._has_delivered = False
 
     async def reach(self) -> None:
         """See the port. A probe writes a small file and removes it."""
         if not await self._breaker.check():
             return
+        began = self._breaker.clock.seconds()
         try:
             await self._guarded(self._directory.try_writing(PROBE_CONTENT))
         except RetryLater:
@@ -182,7 +204,19 @@ class GuardedDirectory:
             raise
         except PullError:
             pass  # a refusal is an answer, and the pull will meet it again
+        seconds = self._breaker.clock.seconds() - began
+        if self._first_seconds is not None and seconds >= self._first_seconds:
+            self._first_seconds = None
         await self._breaker.close()
+
+    async def _answered_soon(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        """Return what `work`, one of the first requests of a pull, returns."""
+        has_delivered, self._has_delivered = self._has_delivered, False
+        if self._first_seconds is None or has_delivered:
+            # A delivery that has just ended would be made again for want of a few seconds.
+            return await self._guarded(work)
+        seconds = self._first_seconds
+        return await self._guarded(within(seconds, self._breaker.clock, work, silent))
 
     async def _guarded(self, work: Awaitable[T]) -> T:
         try:
@@ -194,15 +228,17 @@ class GuardedDirectory:
 
     async def free_space(self) -> int:
         """See the port."""
-        return await self._guarded(self._directory.free_space())
+        return await self._answered_soon(self._directory.free_space())
 
     async def exists(self, name: str) -> InstalledFile | None:
         """See the port."""
-        return await self._guarded(self._directory.exists(name))
+        return await self._answered_soon(self._directory.exists(name))
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """See the port."""
-        return await self._guarded(self._directory.install(source, name, sha256, report))
+        verification = await self._guarded(self._directory.install(source, name, sha256, report))
+        self._has_delivered = True
+        return verification
 
     async def write(self, content: bytes, name: str) -> None:
         """See the port."""

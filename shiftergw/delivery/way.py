@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shiftergw.delivery import openssh, ssh
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker
+from shiftergw.delivery.outage import FIRST_SECONDS, GuardedDirectory, SystemBreaker
 from shiftergw.delivery.remote import IDLE_SECONDS, RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -107,11 +107,13 @@ def guarded(
 ) -> GuardedDirectory:
     """Return the image directory of a system for which pulls wait while it does not answer."""
     symptom = "its host does not answer"
+    first_seconds = None
     if system.access_type == "local":
         symptom = "its image directory does not answer"
     elif len(system.host) > 1:
         symptom = "none of its hosts answers"
+    elif system.ssh is not None:
+        first_seconds = max(FIRST_SECONDS, system.ssh.connect_seconds or 0)
     name = system.directory_name
-    return GuardedDirectory(
-        directory, SystemBreaker(system.name, name, symptom, breakers, machine, clock)
-    )
+    breaker = SystemBreaker(system.name, name, symptom, breakers, machine, clock)
+    return GuardedDirectory(directory, breaker, first_seconds)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.channel import Away, Unexplained
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import (
+    FIRST_SECONDS,
     PROBE_SECONDS,
     GuardedDirectory,
     SystemBreaker,
@@ -131,6 +132,35 @@ async def test_a_failure_is_a_wait(site: Site) -> None:
     assert later.what == what
     assert later.remedy == "Mend it."
     assert later.detail == "The system cannot be reached. refused"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_system_is_given_up_soon(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first request has a short limit, until a probe shows that the system is only slow."""
+    site.first._first_seconds = FIRST_SECONDS
+    answer: Deferred[int] = Deferred()
+    monkeypatch.setattr(site.far, "free_space", lambda: answer)
+    outcome: list[Any] = []
+    asking = Deferred.fromCoroutine(site.first.free_space()).addBoth(outcome.append)
+    site.clock.advance(FIRST_SECONDS - 1)
+    assert outcome == []
+    site.clock.advance(1)
+    await asking
+    assert outcome[0].check(RetryLater)
+    site.clock.advance(16)
+
+    async def slow(_: bytes) -> None:
+        site.clock.advance(FIRST_SECONDS)
+
+    monkeypatch.setattr(site.far, "try_writing", slow)
+    await site.first.reach()
+    answer = Deferred()
+    asking = Deferred.fromCoroutine(site.first.free_space())
+    site.clock.advance(2 * FIRST_SECONDS)
+    answer.callback(17)
+    assert await asking == 17
 
 
 @pytest_twisted.ensureDeferred
