@@ -245,3 +245,4 @@ async def listening(site: Site) -> AsyncIterator[int]:
         await port.stopListening()
         while set(anything.getReaders()) - before:  # connections whose other end has gone
             await deferLater(anything, 0.002, int)
+        site.stopFactory()  # once more, for the journal of the requests that have just hung up
