@@ -28,6 +28,9 @@ DOCKER_HUB = "registry-1.docker.io"
 DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io"})
 """What users write for it; the configuration knows them."""
 
+_NAME_LIMIT = 200
+"""Bytes of the name of a file: temporary ones have longer names, and 255 is the file system's."""
+
 SYSTEM = "local"
 """What the system is called when there is no configuration."""
 
@@ -61,8 +64,7 @@ def convert(
     plain_http = plain_http or image.lower().startswith("http://")
     _, image = image_of(image)
     out = out.absolute()
-    if not out.parent.is_dir():
-        raise Misused(f"{out.parent} is not a directory.")
+    _check_replaceable(out)
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
         config = _config(config_file, ImageReference.parse(image), plain_http, scratch)
@@ -83,6 +85,19 @@ def convert(
         return DONE
 
     run(command)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise `Misused` unless `out` may become a file: it is renamed there, whatever is in place."""
+    if not out.parent.is_dir():
+        raise Misused(f"{out.parent} is not a directory.")
+    if len(os.fsencode(out.name)) > _NAME_LIMIT:
+        raise Misused(f"The name of OUT is longer than {_NAME_LIMIT} bytes.")
+    if out.exists() and not out.is_file():
+        raise Misused(
+            f"{out} is a directory, a device or another special file: name a new file, or a regular"
+            " one to replace."
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -150,6 +151,23 @@ def test_misuse(arguments: list[str], tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "link to a device", "long name"])
+def test_what_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    """A device, such as `/dev/null`, and a directory stay what they are."""
+    out = tmp_path / ("o" * 201 if kind == "long name" else "o")
+    if kind == "directory":
+        out.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(out)
+    elif kind == "link to a device":
+        out.symlink_to("/dev/null")
+    before = sorted(tmp_path.iterdir())
+    result = CliRunner().invoke(main, ["convert", "--plain-http", "127.0.0.1:1/a:1", str(out)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {'The name' if kind == 'long name' else out}")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
