@@ -88,7 +88,9 @@ def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
 
 
 @click.command(short_help="Show the last look-ups (admins).")
-@click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Rows."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @of_one_system
 @click.pass_obj

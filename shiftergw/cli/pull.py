@@ -236,7 +236,7 @@ async def _poll(remote: Remote, clock: Any, wish: Wish, display: Display | Line)
         except NoGateway as error:
             if clock.seconds() > deadline:
                 raise
-            display.say(f"{error.message} Trying on.")
+            display.say(f"{error.message} Still trying.")
             await deferLater(clock, INTERVAL, int)
 
 

@@ -109,6 +109,7 @@ async def test_rm_allow() -> None:
         ["autoexpire", "x:1"],
         ["metrics", "--limit", "0"],
         ["metrics", "--limit", "many"],
+        ["metrics", "--limit", "9" * 30],
     ],
 )
 def test_misuse(arguments: list[str]) -> None:

@@ -136,13 +136,13 @@ async def test_all_are_away_for_a_while(
 
         def is_told() -> bool:
             printed.append(capsys.readouterr().err)
-            return "Trying on." in "".join(printed)
+            return "Still trying." in "".join(printed)
 
         await until(is_told)
         second.fake.pulls = [READY]
         second.start()
         assert await pulling == 0
-    assert "".join([*printed, capsys.readouterr().err]).count("Trying on.") == 1
+    assert "".join([*printed, capsys.readouterr().err]).count("Still trying.") == 1
 
 
 @pytest_twisted.ensureDeferred
