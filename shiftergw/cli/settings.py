@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from shiftergw.cli.exits import Misused
 from shiftergw.cli.hosts import is_host
 from shiftergw.errors import printable
+from shiftergw.plumbing.files import read_whole
 
 UDIROOT = Path("/etc/shifter/udiRoot.conf")
 """The configuration of the site's Shifter clients."""
@@ -69,7 +70,7 @@ class Settings:
 
     def _unknown(self, what: str, option: str, variable: str, key: str) -> Misused:
         try:
-            self.udiroot.read_bytes()
+            read_whole(self.udiroot)
         except OSError as error:
             why = f" (which cannot be read: {error.strerror})"
         else:
@@ -149,9 +150,10 @@ def read_udiroot(path: Path) -> dict[str, str]:
     stands there more than once add up, with a blank between them.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        content, _ = read_whole(path)
     except OSError:
         return {}
+    text = content.decode("utf-8", "replace").replace("\r\n", "\n")
     found: dict[str, str] = {}
     for line in text.replace("\\\n", " ").splitlines():
         key, sign, value = line.partition("=")

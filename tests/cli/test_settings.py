@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,16 @@ def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
         nothing.found_gateways()
     with pytest.raises(Misused, match="--system NAME"):
         nothing.found_system()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_udiroot_without_an_end(kind: str, tmp_path: Path) -> None:
+    """A pipe without a writer, or an endless device, is not read."""
+    path = Path("/dev/zero")
+    if kind == "pipe":
+        os.mkfifo(path := tmp_path / "pipe")
+    with pytest.raises(Misused, match="cannot be read: Not a regular file"):
+        Settings(udiroot=path).found_gateways()
 
 
 def test_systems() -> None:
