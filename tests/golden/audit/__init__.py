@@ -1,0 +1,1 @@
+"""A directory for `PYTHONPATH`: its `sitecustomize` notes what a program names."""

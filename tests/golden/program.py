@@ -1,0 +1,263 @@
+"""Every name of the program that the golden tests use.
+
+No other module of this package imports `shiftergw`, but `options`. Whoever renames or moves a part
+of the program changes these two; the recorded data stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from shiftergw import recovery
+from shiftergw.attempt import Attempt
+from shiftergw.auth.mock import MockAuthenticator
+from shiftergw.cli import logins
+from shiftergw.cli.exits import code_of
+from shiftergw.delivery import known_hosts_file
+from shiftergw.errors import (
+    ChildFailed,
+    GatewayError,
+    PullError,
+    RetryLater,
+    Unavailable,
+)
+from shiftergw.gateway import Gateway
+from shiftergw.model import (
+    Expired,
+    Failed,
+    ImageRecord,
+    ImageReference,
+    Origin,
+    Progress,
+    PullRequest,
+    Ready,
+    WorkerMachine,
+)
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.threads import Threads
+from shiftergw.states import State
+from shiftergw.store import waits
+from shiftergw.store.sqlite import database as sqlite_database
+from shiftergw.store.sqlite.store import SqliteStore
+from shiftergw.web.api import MethodNotAllowed, make_site
+from tests.configurations import loaded
+from tests.web.fakes import FakeGateway, Wire, in_no_thread, site_of
+from tests.work.fakes import Queue
+from tests.workbench import running_bench
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["Progress", "State", "Unavailable", "code_of", "running_bench"]
+
+
+@asynccontextmanager
+async def sqlite_store(reactor: Any, path: Path) -> AsyncIterator[SqliteStore]:
+    """Run the store of a SQLite file while the context lives."""
+    store = SqliteStore(reactor, path)
+    await store.startService()
+    try:
+        yield store
+    finally:
+        await store.stopService()
+
+
+class _Groups:
+    """Users whose only group is their primary one."""
+
+    async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
+        """Return the groups of a user."""
+        return frozenset({gid})
+
+
+def gateway_site(
+    store: SqliteStore, clock: IReactorTime, reactor: Any, key_file: Path, **changes: Any
+) -> Any:
+    """Return the site of a gateway with mock authentication, whose admin is root.
+
+    It offers no work to workers. One worker machine has a job. `changes` are of the configuration.
+    """
+    config = loaded(changes).config
+    queue = Queue(0)
+    queue.crew = [
+        WorkerMachine("node1", "0.1.0", ("mycluster",), 2, (), leaving=False, heard=clock.seconds())
+    ]
+    seal = Seal.from_file(key_file)
+    gateway = Gateway(config, store, lambda: seal, lambda: None, clock, queue)
+    people = {name: MockAuthenticator(name, _Groups(), ["root"]) for name in config.systems}
+    return make_site(gateway, people, reactor, in_no_thread)
+
+
+def errors() -> Iterator[GatewayError]:
+    """Yield an error of each class that has a code of its own."""
+    classes: list[type[GatewayError]] = [GatewayError]
+    for kind in classes:
+        classes += [sub for sub in kind.__subclasses__() if sub not in classes]
+        if "code" not in vars(kind) or not kind.__module__.startswith("shiftergw."):
+            continue
+        if issubclass(kind, ChildFailed):
+            yield kind("text", exit_code=1, signal=None, stderr="")
+        elif issubclass(kind, RetryLater):
+            yield kind(1.0, "why", PullError("text"))
+        elif issubclass(kind, MethodNotAllowed):
+            yield kind(b"PUT", "GET")
+        else:
+            yield kind("text")
+
+
+def refusal(error: GatewayError, path: str = "/api/list/mycluster/") -> Any:
+    """Return the HTTP answer to a request that ends in an error."""
+    return Wire(site_of(FakeGateway(raises=error))).ask(path)
+
+
+def fake_gateway() -> FakeGateway:
+    """Return a gateway in memory: an image, a pull that failed, and one that waits."""
+    failed = ImageRecord(
+        key="2",
+        system="mycluster",
+        pulltag="broken:1",
+        status=State.FAILURE,
+        status_message="It broke.",
+        stage="PULLING",
+        cause="It broke.",
+        remedy="Mend it.",
+        retryable=False,
+    )
+    waits = ImageRecord(
+        key="3", system="mycluster", pulltag="app:1", status_message="Waits.", last_pull=1.5
+    )
+    return FakeGateway(pulls=[failed], waiting=[waits])
+
+
+def pull_request(tag: str, uid: int, **members: Any) -> PullRequest:
+    """Return a request for an image on the system `mycluster`."""
+    reference = ImageReference.parse(tag)
+    return PullRequest("mycluster", "docker", reference, uid, request_id="1a2b3c4d", **members)
+
+
+def ready_end(image_id: str) -> Ready:
+    """Return the end of a pull whose image is delivered, with all that a record can say of it."""
+    origin = Origin("hub", "lib/app", f"sha256:{image_id}", private=False)
+    report = {"entries": 3, "verification": {"method": "sha256", "reason": ""}}
+    changes = {
+        "user_acl": (),
+        "group_acl": (),
+        "private": False,
+        "env": ("A=1",),
+        "entry": ("/bin/run",),
+        "cmd": ("--help",),
+        "workdir": "/work",
+        "labels": {"a": "b"},
+        "expiration": 1_000_900.0,
+        "location": "hub",
+        "origin": origin,
+        "size": 4096,
+        "sha256": "c" * 64,
+        "modified": 1_000_000,
+        "options": "ae48017929c7",
+        "report": report,
+    }
+    return Ready(image_id, changes, untagged_until=1_002_000.0, directory="/images")
+
+
+def failed_end(*, own: bool = False) -> Failed:
+    """Return the end of work that failed."""
+    return Failed("PULLING", "The registry has no such image.", "Check it.", False, own)
+
+
+def expired_end() -> Expired:
+    """Return the end of a removal."""
+    return Expired()
+
+
+def schema_scripts() -> list[Path]:
+    """Return the scripts that make a SQLite file, and bring one up to date."""
+    return sorted(Path(sqlite_database.__file__).parent.glob("*.sql"))
+
+
+def broker_sender(url: str) -> Any:
+    """Return what sends the gateway's messages to worker machines."""
+    link = import_module("shiftergw.work.celery_link")
+    return link.Sender(broker_app(url))
+
+
+def broker_app(url: str) -> Any:
+    """Return Celery as the gateway sets it up."""
+    return import_module("shiftergw.work.celery_app").make_app(url)
+
+
+def worker_machine(url: str, argv: list[str]) -> Any:
+    """Return Celery of a worker machine with one slot that runs `argv` for each job."""
+    return import_module("shiftergw.work.celery_worker").make_worker(url, 1, argv)
+
+
+def broker_queue(reactor: Any, url: str) -> Any:
+    """Return the gateway's queue of the worker machines, not started."""
+    return import_module("shiftergw.work.celery_queue").CeleryQueue(reactor, url)
+
+
+@contextmanager
+def reported_messages() -> Iterator[list[str]]:
+    """Yield a list to which each report of a worker is added: the state, and its message."""
+    messages: list[str] = []
+    entered, say = Attempt.entered, Attempt.say
+
+    def note_state(attempt: Attempt, state: State, message: str) -> None:
+        messages.append(f"{state}: {message}")
+        entered(attempt, state, message)
+
+    def note_message(attempt: Attempt, message: str) -> None:
+        messages.append(message)
+        say(attempt, message)
+
+    with patch.object(Attempt, "entered", note_state), patch.object(Attempt, "say", note_message):
+        yield messages
+
+
+def waiting_message(not_before: float, why: str, now: float) -> str:
+    """Return the message of a pull that is postponed."""
+    return waits.waiting_message(not_before, why, now)
+
+
+def notice(omitted: list[str]) -> str:
+    """Return what users of a READY image are told that lacks some settings."""
+    report = {"metadata": omitted}
+    return ImageRecord(status=State.READY, report=report).notice
+
+
+def requeue_message(loss: str, *, died: bool) -> str:
+    """Return the message of a pull whose worker ended without a result."""
+    return recovery.status_message(loss, died=died)
+
+
+def checked_collections() -> set[str]:
+    """Return the collections for which `shiftergw check` wants to know a user's rights."""
+    return set(import_module("shiftergw.store.mongo.rights")._COLLECTIONS)
+
+
+def threads(reactor: Any) -> Threads:
+    """Return threads for work on files; they run."""
+    pool = Threads(reactor, 2, "golden")
+    pool.startService()
+    return pool
+
+
+def keep_login(home: Path, system: str, location: str, credential: str) -> None:
+    """Keep a login in the file of a user."""
+    file = logins.LoginFile(home)
+    file.change(lambda content: logins.replaced(content, system, location, credential))
+
+
+def add_known_host(path: Path, line: str) -> None:
+    """Add a line to a list of known hosts."""
+    known_hosts_file.add(path, [line])
+
+
+def seal_of(path: Path) -> Seal:
+    """Return what opens sealed logins with the key in a file."""
+    return Seal.read(path)
