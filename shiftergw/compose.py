@@ -251,9 +251,12 @@ async def convert(
     out: Path,
     options: SquashOptions | None,
     watcher: Watcher,
+    *,
+    link: bool,
 ) -> dict[str, object]:
     """Convert one image to `out` with no service at all; scratch lies where `config` says.
 
+    With `link` the file that was made there may become `out`; systems could get it, too, otherwise.
     Return what the command prints: id, bytes, entries, dropped, seconds per stage. Stages overlap:
     layers are indexed while they are fetched.
     """
@@ -263,7 +266,17 @@ async def convert(
     await services.startService()
     try:
         return await _convert(
-            reactor, config, system, reference, out, options, watcher, threads, readers, source
+            reactor,
+            config,
+            system,
+            reference,
+            out,
+            options,
+            watcher,
+            threads,
+            readers,
+            source,
+            link=link,
         )
     finally:
         await services.stopService()
@@ -280,6 +293,8 @@ async def _convert(
     threads: Threads,
     readers: Threads,
     source: RegistryClient,
+    *,
+    link: bool,
 ) -> dict[str, object]:
     mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
     for directory in (config.cache_directory, config.expand_directory):
@@ -298,7 +313,7 @@ async def _convert(
         await pipeline.check_space(image)
         chosen_options = options or chosen.squash_options(config)
         async with pipeline.convert(image, image_config, None, chosen_options, watcher) as built:
-            await place(built.path, out, built.sha256, threads, watcher.report)
+            await place(built.path, out, built.sha256, threads, watcher.report, link=link)
         return image, built, resolved
 
     limits = config.wait_limits()

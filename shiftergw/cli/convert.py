@@ -78,8 +78,11 @@ def convert(
 
         # Made where a signal is a cancellation, so that none leaves it behind.
         with _directory(scratch), Display() as display:
+            # A site's own converted files are delivered from where they lie.
+            scratch_only = config_file is None
+            shown = Shown(display)
             result = await compose.convert(
-                reactor, config, name, image, out, options, Shown(display)
+                reactor, config, name, image, out, options, shown, link=scratch_only
             )
         click.echo(json.dumps(result))
         return DONE

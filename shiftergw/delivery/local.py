@@ -130,12 +130,17 @@ class LocalDirectory:
         return self._directory / name
 
 
-async def place(source: Path, target: Path, sha256: str, threads: Threads, report: Report) -> None:
+async def place(
+    source: Path, target: Path, sha256: str, threads: Threads, report: Report, *, link: bool
+) -> None:
     """Put a finished file at `target`: temporary name, checked, 0600, fsync, rename, fsync.
 
-    Raises `DeliveryFailed` and `NoSpace`; cancellable between two pieces.
+    With `link` the file may be another name of `source`, which nobody else may use then: whoever
+    gets `target` may write into it. Raises `DeliveryFailed` and `NoSpace`; cancellable between two
+    pieces.
     """
-    await _placed(source, target, sha256, DiskCalls(str(target.parent), threads), report, None)
+    calls = DiskCalls(str(target.parent), threads)
+    await _placed(source, target, sha256, calls, report, None, link=link)
 
 
 async def _placed(
@@ -145,6 +150,8 @@ async def _placed(
     calls: DiskCalls,
     report: Report,
     stripes: LocalStripes | None,
+    *,
+    link: bool = True,
 ) -> None:
     """Put a file at `target`, as `place` does."""
     temporary = _temporary(target)
@@ -153,7 +160,9 @@ async def _placed(
         if stripes is not None:
             made = await stripes.make(temporary, (await calls.run(source.stat)).st_size)
         tell = partial(calls.call_reactor, report)
-        await calls.run_long(partial(_place, source, temporary, target, sha256, tell, made))
+        copy = partial(_copy, source, temporary, sha256, tell, made)
+        may_link = link and not made
+        await calls.run_long(partial(_place, source, temporary, target, copy, may_link))
 
 
 def _temporary(target: Path) -> Path:
@@ -164,15 +173,14 @@ def _place(
     source: Path,
     temporary: Path,
     target: Path,
-    sha256: str,
-    tell: Callable[[Progress], None],
-    made: bool,
+    copy: Callable[[Call], None],
+    may_link: bool,
     call: Call,
 ) -> None:
-    """Put a file in its place by way of `temporary`: one that was `made`, empty, or a new one."""
+    """Put a file in its place by way of `temporary`, which `copy` writes unless a link will do."""
     with removed_on_error(temporary):
-        if made or not _link(source, temporary):
-            _copy(source, temporary, sha256, tell, made, call)
+        if not (may_link and _link(source, temporary)):
+            copy(call)
         call.go_on()
         put_in_place(temporary, target)
         # Renaming one name of a file to another of its names does nothing, not even this.

@@ -81,6 +81,8 @@ def test_convert_with_a_configuration(
     assert json.loads(first.stdout)["id"] == digest.hex
     assert "Listn" in first.stderr
     assert list(out.parent.iterdir()) == [out]
+    # The converted file that the site keeps is another one: who gets OUT may write into it.
+    assert out.stat().st_nlink == 1
     wrong = shiftergw("convert", "--config", str(config), "--system", "s", "a/b:1", str(out))
     assert (wrong.returncode, wrong.stdout) == (2, "")
 

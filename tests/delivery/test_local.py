@@ -112,7 +112,7 @@ async def test_another_file_system(directory: LocalDirectory, elsewhere: Path, r
 async def test_place_anywhere(threads: Threads, tmp_path: Path) -> None:
     """A converted file can be put under any name, with the same promises."""
     source = converted(tmp_path / "converted")
-    await place(source, tmp_path / "my image.squashfs", SHA256, threads, ignore)
+    await place(source, tmp_path / "my image.squashfs", SHA256, threads, ignore, link=False)
     assert (tmp_path / "my image.squashfs").read_bytes() == CONTENT
     assert names(tmp_path) == ["converted", "my image.squashfs"]
 
