@@ -306,5 +306,5 @@ def make_site(
     limits: ConnectionLimits | None = None,
 ) -> Site:
     """Return the web site of a gateway; `authenticators` has one for each of its systems."""
-    lists = Lists(in_thread, list_limits or ListLimits())
+    lists = Lists(in_thread, list_limits or ListLimits(), clock)
     return Site(Api(gateway, authenticators, clock, lists), clock, limits)

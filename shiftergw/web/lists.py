@@ -13,15 +13,19 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
+from twisted.internet.task import deferLater
 
 from shiftergw.errors import TooMany, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.web import render
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import InThread, Spool, SpoolRoom
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
 
 T = TypeVar("T")
 
@@ -50,10 +54,15 @@ class Lists:
     """Builds lists, one page of records after the other."""
 
     def __init__(
-        self, in_thread: InThread, limits: ListLimits, room: SpoolRoom | None = None
+        self,
+        in_thread: InThread,
+        limits: ListLimits,
+        clock: IReactorTime,
+        room: SpoolRoom | None = None,
     ) -> None:
         """Write long lists to files, `in_thread`."""
         self._in_thread = in_thread
+        self._clock = clock
         self._limits = limits
         self._room = room or SpoolRoom()
         self._building = DeferredSemaphore(BUILDING)
@@ -122,6 +131,9 @@ class Lists:
         lock = self._users.setdefault(uid, DeferredLock())
         try:
             async with lock, self._building:
+                # Lists that fail at once would otherwise be built one inside the other, as many as
+                # wait: more than the depth that Python allows.
+                await deferLater(self._clock, 0)
                 yield
         finally:
             self._requests -= Counter([uid])  # drops those without requests

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import TooMany, Unavailable
 from shiftergw.model import ImageRecord
@@ -24,6 +25,7 @@ from shiftergw.web.lists import (
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import SpoolRoom
 from tests.web.fakes import in_no_thread
+from tests.work.waiting import until
 
 ID = "a" * 64
 
@@ -42,7 +44,7 @@ async def paged(*pages: Sequence[ImageRecord]) -> AsyncIterator[Sequence[ImageRe
 
 def lists(limits: ListLimits | None = None, room: SpoolRoom | None = None) -> Lists:
     """Return what puts lists together."""
-    return Lists(in_no_thread, limits or ListLimits(), room)
+    return Lists(in_no_thread, limits or ListLimits(), reactor, room)
 
 
 def rows(answer: Answer) -> list[dict[str, Any]]:
@@ -109,37 +111,36 @@ async def test_all_lists_share_their_room() -> None:
 async def test_few_are_put_together_at_a_time() -> None:
     """One for each user, two in all; who hangs up leaves the queue, and who fails does, too."""
     gates: list[Deferred[None]] = []
+    begun: list[int] = []
 
-    async def held(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
+    async def gated(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
         gate: Deferred[None] = Deferred()
         gates.append(gate)
         begun.append(user)
         await gate
         yield [image(1)]
 
-    begun: list[int] = []
-    mine = lists()
-    asked = [
-        Deferred.fromCoroutine(mine.images(user, held(user), labels=False))
+    slow = lists()
+    requests = [
+        Deferred.fromCoroutine(slow.images(user, gated(user), labels=False))
         for user in (1, 1, 1, 2, 3)
     ]
     assert BUILDING == 2
-    assert begun == [1, 2]
-    asked[1].cancel()
+    await until(lambda: begun == [1, 2])
+    requests[1].cancel()
     with pytest.raises(CancelledError):
-        await asked[1]
+        await requests[1]
     gates[0].errback(Unavailable("away"))
     with pytest.raises(Unavailable):
-        await asked[0]
-    assert begun == [1, 2, 3]
-    for gate in gates[1:]:
+        await requests[0]
+    await until(lambda: begun == [1, 2, 3])
+    gates[1].callback(None)
+    await until(lambda: begun == [1, 2, 3, 1])
+    for gate in gates[2:]:
         gate.callback(None)
-    gates[-1].callback(None)
-    for one in asked[2:]:
-        assert len(rows(await one)) == 1
-    assert begun == [1, 2, 3, 1]
-    assert mine._users == {}
-    await succeed(None)
+    for request in requests[2:]:
+        assert len(rows(await request)) == 1
+    assert slow._users == {}
 
 
 @pytest_twisted.ensureDeferred
@@ -171,3 +172,27 @@ async def test_requests_for_lists_are_bounded() -> None:
     assert [len(rows(await request)) for request in requests[:-2]] == [1] * (MOST_REQUESTS - 2)
     assert len(rows(await requests[-1])) == 1
     assert len(rows(await ask(1))) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_lists_that_fail_at_once() -> None:
+    """When the first ones have failed after a while, those that wait fail one after the other."""
+    gates: list[Deferred[None]] = [Deferred() for _ in range(BUILDING)]
+
+    async def failing(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
+        for gate in gates[user : user + 1]:
+            await gate
+        for error in [Unavailable("The store is away.")]:
+            raise error
+        yield []
+
+    slow = lists()
+    requests = [
+        Deferred.fromCoroutine(slow.images(user, failing(user), labels=False))
+        for user in range(MOST_REQUESTS)
+    ]
+    for gate in gates:
+        gate.callback(None)
+    for request in requests:
+        with pytest.raises(Unavailable, match="away"):
+            await request
