@@ -60,7 +60,7 @@ async def offer_again_and_again(queue: CeleryQueue) -> None:
     """Offer short jobs, each when the one before has ended."""
     for n in range(20):
         await queue.offer(key_of(f"short-a{n}"), SYSTEM)
-        await until(lambda: queue.slots(SYSTEM) == 1)
+        await until(lambda: queue.slots(SYSTEM) == 2)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ async def test_an_alarm(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, place: Path
 ) -> None:
     """It is known before anybody asks for something; a job goes on; afterwards all is as before."""
-    await until(lambda: queue.slots(SYSTEM) == 1, START_SECONDS)
+    await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     await queue.offer(key_of("sleep-1"), SYSTEM)
     await until((place / "sleep-1").exists)
     with alarm(broker):
@@ -113,7 +113,7 @@ async def test_an_alarm_that_nobody_has_told_yet(
     broker: RabbitMQ, queue: CeleryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An offer that is made just then fails within its limit, and says why."""
-    await until(lambda: queue.slots(SYSTEM) == 1, START_SECONDS)
+    await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     monkeypatch.setattr(celery_link, "CONFIRM_SECONDS", 0.5)
     monkeypatch.setattr(celery_link, "TELL_SECONDS", 60.0)
     with alarm(broker), pytest.raises(Unavailable) as caught:
@@ -126,7 +126,7 @@ async def test_a_queue_that_is_full(
     broker: RabbitMQ, queue: CeleryQueue, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An offer is refused, with the reason; others have their turn; later it is tried again."""
-    await until(lambda: queue.slots(SYSTEM) == 1, START_SECONDS)
+    await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     policy = '{"max-length":0,"overflow":"reject-publish"}'
     broker.ctl("set_policy", "--apply-to", "queues", "none", f"^{SYSTEM}$", policy)
     try:
@@ -135,11 +135,11 @@ async def test_a_queue_that_is_full(
     finally:
         broker.ctl("clear_policy", "none")
     assert "as long as it may be" in caught.value.detail
-    assert (queue.slots(SYSTEM), queue.slots(OTHER)) == (0, 1)
+    assert (queue.slots(SYSTEM), queue.slots(OTHER)) == (0, 2)
     assert queue.trouble() is None
     await queue.offer(key_of("short-b"), OTHER)
     monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.1)
-    await until(lambda: queue.slots(SYSTEM) == 1)
+    await until(lambda: queue.slots(SYSTEM) == 2)
     await queue.offer(key_of("short-c"), SYSTEM)
     await until((place / "short-c-done").exists)
 
