@@ -440,7 +440,8 @@ async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
     os.mkfifo(gate)
     binary = script(
         tmp_path / "mksquashfs",
-        f"while read -r _ <{gate}; do dd bs=512 count=1 status=none of=/dev/null; done",
+        # Open for both: a pipe without a writer for a moment would be at its end.
+        f"exec 3<>{gate}; while read -r _ <&3; do dd bs=512 count=1 status=none of=/dev/null; done",
     )
     tar = tar_of_tree(directory(**{f"{n}": file(b"") for n in range(100)}))
     program = Mksquashfs(binary, Watched(threads, looks), real, clock)
