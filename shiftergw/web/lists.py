@@ -130,10 +130,12 @@ class Lists:
         self._requests[uid] += 1
         lock = self._users.setdefault(uid, DeferredLock())
         try:
+            must_wait = lock.locked or not self._building.tokens
             async with lock, self._building:
-                # Lists that fail at once would otherwise be built one inside the other, as many as
-                # wait: more than the depth that Python allows.
-                await deferLater(self._clock, 0)
+                if must_wait:
+                    # Lists that fail at once would otherwise be built one inside the other, as many
+                    # as wait: more than the depth that Python allows.
+                    await deferLater(self._clock, 0)
                 yield
         finally:
             self._requests -= Counter([uid])  # drops those without requests
