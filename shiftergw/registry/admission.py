@@ -145,26 +145,28 @@ class Admission:
             yield
 
     @asynccontextmanager
-    async def pace(self, kind: str) -> AsyncIterator[None]:
+    async def pace(self, kind: str) -> AsyncIterator[bool]:
         """Admit the reading of a body, whose pace is proven within this context.
 
-        `kind` is "documents" or "layers". Raises `RetryLater` if these were too slow a moment ago.
+        `kind` is "documents" or "layers". Yields whether the body is a probe of their pace. Raises
+        `RetryLater` if they were too slow a moment ago.
         """
         key = f"slow {kind} {self._location} {self._machine}"
-        async with self._held_back(key, lambda error: error.slow):
-            yield
+        async with self._held_back(key, lambda error: error.slow) as probes:
+            yield probes
 
     @asynccontextmanager
     async def _held_back(
         self, key: str, trips: Callable[[Interrupted], bool]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[bool]:
         """Admit what happens within this context; the errors that `trips` names trip the breaker.
 
-        Its probe trips it at once; otherwise `later` does, when the quick tries are spent.
+        Yields whether it is a probe. A probe trips it at once; otherwise `later` does, when the
+        quick tries are spent.
         """
         async with self._admitted(key) as probes:
             try:
-                yield
+                yield probes
             except Interrupted as error:
                 if trips(error) or (probes and not error.lasting):
                     error.breaker = key

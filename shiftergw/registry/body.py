@@ -67,6 +67,8 @@ class Body(Protocol):
         self.ended: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self.proven: Promise[None] = Promise()
         """Kept at the end of the first window; after `ended` has fired if that is earlier."""
+        self.first_window: float | None = None
+        """Seconds of the first window, if it is not as long as the others."""
         self._take = take
         self._clock = clock
         self._pace = pace
@@ -153,7 +155,10 @@ class Body(Protocol):
     def _start_window(self) -> None:
         self._window_start = self._received
         if self._pace.rate:
-            self._window_call = self._clock.callLater(self._pace.window, self._window_over)
+            window = self._pace.window
+            if self.first_window is not None and not self.proven.is_kept:
+                window = self.first_window
+            self._window_call = self._clock.callLater(window, self._window_over, window)
 
     def _stop_watch(self) -> None:
         for call in (self._idle_call, self._window_call):
@@ -165,16 +170,17 @@ class Body(Protocol):
         self._idle_call = None
         self._fail(Failure(Interrupted(f"{self._who} sent nothing for {self._pace.idle:g} s.")))
 
-    def _window_over(self) -> None:
+    def _window_over(self, window: float) -> None:
         self._window_call = None
         received = self._received - self._window_start
-        if received < self._pace.rate * self._pace.window:
+        if received < self._pace.rate * window:
             least = f"{amount(round(self._pace.rate))} a second are the least (`RegistryLeastRate`)"
-            what = f"{self._describe_slowness(received, self._pace.window)}; {least}."
+            what = f"{self._describe_slowness(received, window)}; {least}."
             self._fail(Failure(Interrupted(what, why="too slow", slow=True)))
         else:
-            self._start_window()
             self.proven.keep(None)
+            if self._idle_call is not None and self._window_call is None:
+                self._start_window()  # nobody has stopped, paused or resumed it
 
     def _total_over(self) -> None:
         self._total_call = None

@@ -51,8 +51,9 @@ class Limits:
     at the end of all redirects, `idle` between two bytes of a body, `document` for a body that
     fits into memory (manifest, configuration, token), `documents` for all manifests and the
     configuration of one image, `explanation` for a body that explains a status.
-    In each `window` at least `rate` bytes per second of a body must arrive, and in each
-    `document_window` of one that fits into memory; a rate of 0 is no limit.
+    In each `window` at least `rate` bytes per second of a body must arrive, in each
+    `document_window` of one that fits into memory, and in each `probe_window` where bodies of this
+    kind were too slow a moment ago; a rate of 0 is no limit.
     """
 
     connect: float = 30.0
@@ -64,7 +65,8 @@ class Limits:
     explanation: float = 10.0
     rate: float = 10_000.0
     window: float = 60.0
-    document_window: float = 10.0
+    document_window: float = 3.0
+    probe_window: float = 1.5
 
 
 class _EnoughError(Exception):
@@ -214,7 +216,7 @@ class Transport:
         if sink is not None:
             sink.registerProducer(body, True)
         try:
-            async with self._paced(response, "layers"):
+            async with self._paced(response, "layers", limits.window) as body.first_window:
                 body.read(response)
                 await body.proven.kept()
                 if body.ended.called:
@@ -229,16 +231,19 @@ class Transport:
                 sink.unregisterProducer()
 
     @asynccontextmanager
-    async def _paced(self, response: IResponse, kind: str) -> AsyncIterator[None]:
-        """Admit the reading of a body, as `Admission.pace`; close it if it is not admitted."""
+    async def _paced(self, response: IResponse, kind: str, window: float) -> AsyncIterator[float]:
+        """Admit the reading of a body, as `Admission.pace`; close it if it is not admitted.
+
+        Yields the first window of the body: a probe occupies a worker, so it has little time.
+        """
         if self._admission is None:
-            yield
+            yield window
             return
         admitted = False
         try:
-            async with self._admission.pace(kind):
+            async with self._admission.pace(kind) as probes:
                 admitted = True
-                yield
+                yield min(window, self.limits.probe_window) if probes else window
         finally:
             if not admitted:
                 self.discard(response)
@@ -251,10 +256,12 @@ class Transport:
         """
         limits = self.limits
         pace = Pace(limits.idle, limits.rate, limits.document_window, limits.document)
-        async with self._paced(response, "documents"):
-            return await self._content(response, limit, pace)
+        async with self._paced(response, "documents", limits.document_window) as window:
+            return await self._content(response, limit, pace, window)
 
-    async def _content(self, response: IResponse, limit: int, pace: Pace) -> bytes:
+    async def _content(
+        self, response: IResponse, limit: int, pace: Pace, first_window: float | None = None
+    ) -> bytes:
         content = io.BytesIO()
 
         def keep(data: bytes) -> None:
@@ -263,7 +270,9 @@ class Transport:
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            await Body(keep, self.clock, pace, self.who).read(response)
+            body = Body(keep, self.clock, pace, self.who)
+            body.first_window = first_window
+            await body.read(response)
         return content.getvalue()[: limit + 1]
 
     async def explanation(self, response: IResponse) -> str:

@@ -54,12 +54,16 @@ def read(body: Body, response: Any) -> None:
 
 
 def reading(
-    response: Any, take: Callable[[bytes], object], pace: Pace = PACE
+    response: Any,
+    take: Callable[[bytes], object],
+    pace: Pace = PACE,
+    first_window: float | None = None,
 ) -> tuple[Body, Clock, list[object]]:
     """Return a body being read, its clock, and where its end will be."""
     clock = Clock()
     ends: list[object] = []
     body = Body(take, clock, pace, "It")
+    body.first_window = first_window
     body.ended.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
     read(body, response)
     return body, clock, ends
@@ -254,3 +258,18 @@ def test_cancelling(late: Failure) -> None:
     assert len(ends) == 1
     assert response.calls == ["resume", "stop"]
     assert clock.getDelayedCalls() == []
+
+
+def test_the_first_window_may_be_shorter() -> None:
+    """A probe shows soon whether it is fast enough; afterwards the usual window counts."""
+    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body.dataReceived(b"x" * 400)
+    clock.advance(4)
+    assert body.proven.is_kept
+    drip(body, clock, 600, 11)
+    assert ends == []
+    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body.dataReceived(b"x" * 399)
+    clock.advance(4)
+    assert isinstance(ends[0], Interrupted)
+    assert "399 bytes in 4 s" in ends[0].what

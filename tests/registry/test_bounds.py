@@ -13,10 +13,14 @@ from twisted.internet.task import Clock
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
 from shiftergw.model import ImageReference, Login
+from shiftergw.postponement import Breaker
+from shiftergw.registry.admission import Admission, NoBreakers, Shared
 from shiftergw.registry.client import RegistryClient
 from shiftergw.registry.documents import Documents
+from shiftergw.registry.location import Location
+from shiftergw.registry.proxy import Proxies
 from shiftergw.registry.retry import Interrupted, Patience
-from shiftergw.registry.transport import Limits
+from shiftergw.registry.transport import Limits, Transport
 from tests.raw_servers import Answer, answering, endless
 from tests.registry.network import Network, Sink, a_client
 
@@ -250,3 +254,28 @@ async def test_documents_share_their_time() -> None:
     with pytest.raises(RegistryUnavailable, match="It took more than 10 s"):
         await second
     assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_probe_of_a_slow_registry_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It occupies a worker, so it has less time than the first slow document had."""
+    clock = Clock()
+    response: Any = SimpleNamespace()
+    windows: list[float] = []
+
+    class SlowLately(NoBreakers):
+        async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+            return Breaker(key, now, "slow", 1) if key.startswith("slow") else None
+
+    admission = Admission("test", Shared(SlowLately()), ONCE, clock, lambda: 0.5)
+    location = Location("test", "http://a.test")
+    for optional in (None, admission):
+        transport = Transport(clock, location, Proxies({}, None), Limits(), optional)
+
+        async def read(*arguments: Any) -> bytes:
+            windows.append(arguments[-1])
+            return b""
+
+        monkeypatch.setattr(transport, "_content", read)
+        await transport.read(response, 1)
+    assert windows == [3.0, 1.5]
