@@ -219,11 +219,11 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         return Worker(store, pull, removal, reactor, runner, *limits)
 
     # A pull that waits for its system uses neither its converted file nor its part meanwhile.
-    kept = SCRATCH_KEPT + config.delivery_wait
+    seconds_kept = SCRATCH_KEPT + config.delivery_wait
     places: dict[str, tuple[Swept, float]] = {
-        f"system {name}": (directory, kept) for name, directory in directories.items()
+        f"system {name}": (directory, seconds_kept) for name, directory in directories.items()
     }
-    places["ExpandDirectory"] = (builder, kept)
+    places["ExpandDirectory"] = (builder, seconds_kept)
     places["CacheDirectory"] = (caches, config.keep_layers)
     scratch = Scratch(places, reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.

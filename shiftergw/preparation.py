@@ -54,8 +54,8 @@ class Preparation(Service):
         """Refuse one image directory under two names: leases, readers, blocks go by the name."""
         local = [one for one in self._config.systems.values() if one.access_type == "local"]
         places = await gather_or_cancel(self._place_of(system) for system in local)
-        found = zip(local, places, strict=True)
-        check_one_name((system, place) for system, place in found if place is not None)
+        directories = zip(local, places, strict=True)
+        check_one_name((system, place) for system, place in directories if place is not None)
 
     async def _place_of(self, system: System) -> tuple[int, int] | None:
         """Return what tells a directory apart; None, and a line in the log, if nothing does now.

@@ -38,15 +38,15 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     if not text or target.scheme != "http" or _is_excepted(target.hostname or "", excepted):
         return None
     try:
-        found = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = found.hostname or "", found.port or PORT
+        parsed = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parsed.hostname or "", parsed.port or PORT
     except ValueError:
         raise Misused(_NOT_A_PROXY) from None
-    if found.scheme != "http" or not is_host(host):
+    if parsed.scheme != "http" or not is_host(host):
         raise Misused(_NOT_A_PROXY)
-    if found.username is None:
+    if parsed.username is None:
         return Proxy(host, port)
-    login = f"{unquote(found.username)}:{unquote(found.password or '')}"
+    login = f"{unquote(parsed.username)}:{unquote(parsed.password or '')}"
     return Proxy(host, port, f"Basic {b64encode(login.encode()).decode()}")
 
 

@@ -1,8 +1,8 @@
-"""What is done again when a connection breaks: a question, and a delivery that gets further.
+"""Repeat requests and deliveries whose connection broke, while that costs little time.
 
-Only what costs little is done again here, since it holds a slot of a worker. A host that is silent
-for `QUICK_SECONDS` is given up for the others of its system; a system without others is away, and
-whoever delivers to it may come back later.
+A delivery holds a slot of a worker. A host that is silent for `QUICK_SECONDS` is given up, and the
+other hosts of its system are tried; a system without other hosts counts as away, and its pulls try
+again later.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ async def place(
 ) -> None:
     """Put a finished file at `target`: temporary name, checked, 0600, fsync, rename, fsync.
 
-    With `link` the file may be another name of `source`, which nobody else may use then: whoever
-    gets `target` may write into it. Raises `DeliveryFailed` and `NoSpace`; cancellable between two
+    With `link` the file may be another name of `source`, which nothing else may use then: the user
+    of `target` may write into it. Raises `DeliveryFailed` and `NoSpace`; cancellable between two
     pieces.
     """
     calls = DiskCalls(str(target.parent), threads)
@@ -292,11 +292,11 @@ def _head(path: Path, size: int) -> bytes:
 
 
 def _list(directory: Path, call: Call) -> list[InstalledFile]:
-    found = []
+    files = []
     for name in sorted(filter(_NAME.fullmatch, os.listdir(directory))):  # noqa: PTH208 - names
         call.go_on()
-        found.append(_installed(directory / name))
-    return [file for file in found if file is not None]
+        files.append(_installed(directory / name))
+    return [file for file in files if file is not None]
 
 
 def _digest(path: Path, call: Call) -> str:

@@ -72,10 +72,10 @@ def unreadable(document: Mapping[str, Any]) -> list[str]:
 
 def _is(form: Callable[[Any], Any], value: Any) -> bool:
     fit = form(value)
-    one = is_text(value) and fit == [value]
+    is_single = is_text(value) and fit == [value]
     if isinstance(fit, list) and isinstance(value, list) and len(fit) == len(value):
         return all(map(_is_same, fit, value))
-    return one or _is_same(fit, value)
+    return is_single or _is_same(fit, value)
 
 
 def _is_same(fit: object, value: object) -> bool:
