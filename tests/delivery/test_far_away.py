@@ -49,15 +49,17 @@ async def test_speed(sshd: Sshd, threads: Threads, tmp_path: Path) -> None:
     """Several sessions are nearly as fast as the link, one carries a window in a round trip."""
     source = tmp_path / "converted"
     source.write_bytes(os.urandom(SIZE))
-    seconds = {}
+    seconds: dict[float, float] = {}
     with source.open("rb") as file:
-        for rate in (1.0, RATE):
+        # The fastest of three: other processes may have the processors meanwhile.
+        for rate in (1.0, RATE, RATE, RATE):
             async with files_at_a_distance(sshd, threads, rate) as files:
                 content = SourceFile(file.fileno(), SIZE, threads)
                 target = tmp_path / "there"
                 began = time.monotonic()
                 await files.upload(os.fsencode(target), content, None, lambda _: None)
-                seconds[rate] = time.monotonic() - began
+                took = time.monotonic() - began
+                seconds[rate] = min(took, seconds.get(rate, took))
                 assert cmp(target, source, shallow=False)
     assert seconds[1.0] > SIZE / WINDOW * ROUND_TRIP
     assert seconds[1.0] > 1.8 * seconds[RATE]
