@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from twisted.internet.threads import deferToThread
+
 from tests import children
 from tests.parts import free_port, lacking, listens, need, wait_for_port
 from tests.patience import patient
@@ -74,6 +76,14 @@ class RabbitMQ:
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
+
+    async def control(self, *arguments: str) -> bytes:
+        """Run `rabbitmqctl` in a thread and return what it prints.
+
+        On a busy machine it takes longer than a gateway waits for a sign of its worker machines: a
+        gateway that runs in the test's own reactor must go on hearing them meanwhile.
+        """
+        return await deferToThread(self.ctl, *arguments)
 
     def __enter__(self) -> Self:
         """Start it."""

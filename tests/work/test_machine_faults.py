@@ -85,14 +85,14 @@ async def test_lines_that_break(
     """The line on which a machine tells is opened again, while its job goes on; so are all."""
     machine = start("one")
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
-    listed = broker.ctl("list_connections", "pid", "client_properties").decode()
+    listed = (await broker.control("list_connections", "pid", "client_properties")).decode()
     (line,) = [one for one in listed.splitlines() if f"tells of one-{system}" in one]
     await queue.offer(key_of("sleep-1"), system)
     await until((tmp_path / "one" / "sleep-1").exists)
-    broker.ctl("close_connection", line.partition("\t")[0], "an admin does not like it")
+    await broker.control("close_connection", line.partition("\t")[0], "an admin does not like it")
     closed = time.time()
     await until(lambda: any(one.heard > closed + TELL_SECONDS for one in queue.machines()), 15)
-    broker.ctl("close_all_connections", "an admin likes nobody")
+    await broker.control("close_all_connections", "an admin likes nobody")
     await until(lambda: queue.trouble() is not None)
     await until(lambda: queue.trouble() is None, 20)
     assert queue.slots(system) == 0
@@ -113,12 +113,15 @@ async def test_time_limits_outlive_the_connection(
     option: str,
 ) -> None:
     """A job that hangs is killed at its limit although the connection was lost meanwhile."""
-    limit = scaled(5)
+    began = time.monotonic()
+    await broker.control("list_connections")
+    # The job has to outlive the next command, which takes as long as this one.
+    limit = scaled(5) + 2 * (time.monotonic() - began)
     machine = start("one", "group-polite", option, f"{limit:.0f}")
     await is_up(machine)
     send(sender, system, "sleep-1")
     await until((tmp_path / "one" / "sleep-1").exists)
-    broker.ctl("close_all_connections", "an admin likes nobody")
+    await broker.control("close_all_connections", "an admin likes nobody")
     job = int((tmp_path / "one" / "sleep-1").read_text())
     assert alive(job)
     await until(lambda: not alive(job), limit + 20)
@@ -133,8 +136,8 @@ async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None
 
     The queues of systems are quorum queues here, which have always refused such limits.
     """
-    broker.ctl("add_vhost", "four", "--default-queue-type", "quorum")
-    broker.ctl("set_permissions", "-p", "four", broker.user, ".*", ".*", ".*")
+    await broker.control("add_vhost", "four", "--default-queue-type", "quorum")
+    await broker.control("set_permissions", "-p", "four", broker.user, ".*", ".*", ".*")
     url = f"{broker.url[:-1]}four"
     env = {"BROKER": url, "TRACES": str(tmp_path)}
     machine = WorkerMachine("four", "alpha,beta", 2, tmp_path / "log", env)
@@ -147,11 +150,11 @@ async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None
         await until((tmp_path / "short-1-done").exists)
         await until((tmp_path / "short-2-done").exists)
         names = ("name", "type", "durable", "exclusive")
-        listed = broker.ctl("list_queues", "-p", "four", *names, "--formatter", "json")
+        listed = await broker.control("list_queues", "-p", "four", *names, "--formatter", "json")
         kinds = {one["name"]: one["type"] for one in json.loads(listed)}
         assert (kinds["alpha"], kinds["beta"]) == ("quorum", "quorum")
         assert all(one["durable"] or one["exclusive"] for one in json.loads(listed))
-        listed = broker.ctl(
+        listed = await broker.control(
             "list_channels", "-p", "four", "global_prefetch_count", "--formatter", "json"
         )
         assert {one["global_prefetch_count"] for one in json.loads(listed)} == {0}
