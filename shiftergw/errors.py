@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
-    from shiftergw.postponement import WaitCause
+    from shiftergw.states import WaitCause
 
 FOREIGN_TEXT_LIMIT = 300
 """Characters of foreign text that an error repeats."""

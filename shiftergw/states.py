@@ -7,6 +7,10 @@ it reads one of `POLLED`, and takes every other word for the end.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+WaitCause = Literal["registry", "pull", "system"]
+"""What a pull waits for: its registry, another pull of this site, or its system."""
 
 
 class State(StrEnum):

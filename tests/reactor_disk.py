@@ -69,13 +69,13 @@ _PROGRAM = "looks for a program in PATH: starting it would hang where this does"
 _CERTIFICATES = "reads the certificates that the configuration names, once, before all else"
 
 ALLOWED = {
-    "delivery/openssh.py:_start": _PROGRAM,
+    "ssh/openssh.py:_start": _PROGRAM,
     "plumbing/process.py:run_command": _PROGRAM,
-    "squash/check.py:unsquashfs_of": _PROGRAM,
-    "store/mongo/address.py:_parsed": _CERTIFICATES,
-    "store/mongo/tls.py:client_tls": _CERTIFICATES,
-    "checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
-    "trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",
+    "build/check.py:unsquashfs_of": _PROGRAM,
+    "mongo/address.py:_parsed": _CERTIFICATES,
+    "mongo/tls.py:client_tls": _CERTIFICATES,
+    "app/checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
+    "app/trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",
 }
 """What may touch a disk on the reactor's thread, and why: a function, a file, or a package."""
 
@@ -159,7 +159,7 @@ def blocking_caller(frame: FrameType | None) -> str | None:
         if file.startswith(OURS):
             place = file[len(OURS) :]
             function = f"{place}:{frame.f_code.co_name}"
-            if not ALLOWED.keys().isdisjoint({function, place, place.partition("/")[0]}):
+            if not ALLOWED.keys().isdisjoint({function, place, place.rpartition("/")[0]}):
                 return None
             innermost = innermost or function
             runs = runs or bool(frame.f_code.co_flags & COROUTINE)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import children, reaper
-from tests.service import until
+from tests.running_service import until
 
 ROOT = Path(__file__).parent.parent
 GONE_SECONDS = 20.0
@@ -49,13 +49,13 @@ running.freeze()
 """,
     "rabbitmq": "from tests.rabbitmq import RabbitMQ; running = RabbitMQ().__enter__()",
     "service": """
-from tests.service import Service, until
+from tests.running_service import Service, until
 location = {"remotetype": "dockerv2", "url": "http://127.0.0.1:1"}
 running = Service(root, {"registry": location}).__enter__()
 until(running.workers, 60, "the first worker")
 """,
     "agent": """
-from tests.delivery.test_ssh_keys import agent
+from tests.ssh.test_keys import agent
 running = agent()
 running.__enter__()
 """,

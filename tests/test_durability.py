@@ -12,6 +12,8 @@ from typing import Any
 import pytest_twisted
 from twisted.internet import reactor
 
+from shiftergw.cache.blob_cache import BlobFiles
+from shiftergw.cache.blobs import BlobPaths, sweep
 from shiftergw.cli.logins import LoginFile
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.image import Descriptor, Digest
@@ -19,11 +21,9 @@ from shiftergw.plumbing.files import write_private
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import BlobSink
-from shiftergw.registry.blobs import BlobPaths, sweep
-from shiftergw.registry.cache import BlobFiles
 from shiftergw.store.sqlite.database import open_database
+from tests.build.site import Site
 from tests.durability import watched_disk
-from tests.squash.site import Site
 
 real: Any = reactor
 

@@ -20,12 +20,12 @@ from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
 from shiftergw.model import ImageReference, Login
-from shiftergw.registry.retry import Patience
-from shiftergw.registry.transport import Limits
-from shiftergw.store.mongo.address import Address
-from shiftergw.store.mongo.connect import Servers
-from shiftergw.work.celery_app import make_app, reach
-from shiftergw.work.celery_faults import fault
+from shiftergw.mongo.address import Address
+from shiftergw.mongo.connect import Servers
+from shiftergw.sources.registry.retry import Patience
+from shiftergw.sources.registry.transport import Limits
+from shiftergw.work.celery.app import make_app, reach
+from shiftergw.work.celery.faults import fault
 from tests.certificates import Authority
 from tests.images import make_image, tar_of
 from tests.impostors import (
@@ -37,7 +37,7 @@ from tests.impostors import (
     listening,
 )
 from tests.registries import Ask, FakeRegistry
-from tests.registry.network import REACTOR, ConnectProxy, Network, a_client
+from tests.sources.registry.network import REACTOR, ConnectProxy, Network, a_client
 
 PASSWORD = "s3cret"
 LOGIN = Login("alice", PASSWORD)

@@ -15,7 +15,7 @@ from tests.parts import lacking
 
 TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
 COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
-LONG = [*TLS, "tests/registry", "tests/store/mongo/test_login.py"]
+LONG = [*TLS, "tests/sources/registry", "tests/mongo/test_login.py"]
 WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test_api.py"]
 ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if ALL else 100

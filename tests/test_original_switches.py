@@ -11,8 +11,8 @@ import pytest_twisted
 from shiftergw.model import Ready
 from shiftergw.states import State
 from tests.configurations import loaded
+from tests.job.workbench import CONFIG, Bench, running_bench
 from tests.web.fakes import READY, FakeGateway, Wire, site_of
-from tests.workbench import CONFIG, Bench, running_bench
 
 ALICE = 2001
 

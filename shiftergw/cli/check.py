@@ -19,7 +19,7 @@ from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shiftergw.checkup import Finding
+    from shiftergw.app.checkup import Finding
 
 UNBROKEN = 1000
 """Characters of a line where there is no terminal."""
@@ -45,7 +45,7 @@ def check(config_file: Path | None, database: bool) -> None:
 
     async def command(reactor: Any) -> int:
         # `--help` shall not load the service.
-        from shiftergw.checkup import checkup, contents  # noqa: PLC0415
+        from shiftergw.app.checkup import checkup, contents  # noqa: PLC0415
 
         # A file or a pipe has no width: nothing needs to be broken there.
         width = None if sys.stdout.isatty() else UNBROKEN

@@ -74,7 +74,7 @@ def convert(
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
     async def command(reactor: Any) -> int:
-        from shiftergw import compose  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app import compose  # noqa: PLC0415 - `--help` shall not load the service
 
         # Made where a signal is a cancellation, so that none leaves it behind.
         with _directory(scratch), Display() as display:

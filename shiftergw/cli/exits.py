@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from twisted.internet.defer import CancelledError, Deferred
 
+from shiftergw.app.reactor import run_main
 from shiftergw.cli.output import while_read
 from shiftergw.cli.start import code_of_unwritten, drop_unwritten
 from shiftergw.errors import (
@@ -23,7 +24,6 @@ from shiftergw.errors import (
     printable,
 )
 from shiftergw.plumbing.signals import ENDING
-from shiftergw.reactor import run_main
 
 DONE = 0
 FAILED = 1

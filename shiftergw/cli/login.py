@@ -14,8 +14,8 @@ from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, repl
 from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
+from shiftergw.model.prefixes import registry_name
 from shiftergw.plumbing.signals import Interrupted
-from shiftergw.transports import registry_name
 
 PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""

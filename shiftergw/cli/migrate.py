@@ -34,7 +34,7 @@ def migrate(config_file: Path | None) -> None:
         raise Misused("The configuration has no MongoDBURI: there is nowhere to copy to.")
 
     async def command(reactor: Any) -> int:
-        from shiftergw import migration  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app import migration  # noqa: PLC0415 - `--help` shall not load the service
 
         counts = await migration.migrate(reactor, config, lambda text: click.echo(text, err=True))
         all_of_it = ", ".join(f"{count} {what}" for what, count in counts.items())

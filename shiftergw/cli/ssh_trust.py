@@ -27,7 +27,7 @@ from shiftergw.errors import ConfigurationError, printable
 from shiftergw.plumbing.signals import Interrupted
 
 if TYPE_CHECKING:
-    from shiftergw.trust import Host, Key
+    from shiftergw.app.trust import Host, Key
 
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _WIDTH = 19
@@ -69,7 +69,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
     hosts: list[Host] = []
 
     async def command(reactor: Any) -> int:
-        from shiftergw import trust  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app import trust  # noqa: PLC0415 - `--help` shall not load the service
 
         hosts.extend(await trust.look(found, reactor))
         return DONE
@@ -146,7 +146,7 @@ def _warnings(host: Host, system: System) -> Iterator[str]:
 
 def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
     """Add the new keys with these fingerprints."""
-    from shiftergw import trust  # noqa: PLC0415 - as above
+    from shiftergw.app import trust  # noqa: PLC0415 - as above
 
     _add(
         trust.file_of(system),
@@ -160,7 +160,7 @@ def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str])
 
 def _asked(hosts: Sequence[Host], system: System) -> int:
     """Add the new keys of each host to which the answer is yes."""
-    from shiftergw import trust  # noqa: PLC0415 - as above
+    from shiftergw.app import trust  # noqa: PLC0415 - as above
 
     asked = [host for host in hosts if host.new]
     if not asked:
@@ -184,7 +184,7 @@ def _asked(hosts: Sequence[Host], system: System) -> int:
 
 
 def _add(file: Path, keys: Sequence[Key]) -> None:
-    from shiftergw import trust  # noqa: PLC0415 - as above
+    from shiftergw.app import trust  # noqa: PLC0415 - as above
 
     if keys:
         trust.add(file, [key.line for key in keys])

@@ -54,8 +54,7 @@ from shiftergw.config.values import (
 )
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits
-from shiftergw.model import ImageReference
-from shiftergw.postponement import PostponeLimits, WaitLimits
+from shiftergw.model import ImageReference, PostponeLimits, WaitLimits
 
 __all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.logger import Logger
 
-from shiftergw.delivery.channel import Away
 from shiftergw.delivery.link import Broken
+from shiftergw.plumbing.channel import Away
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

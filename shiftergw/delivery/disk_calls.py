@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from shiftergw.delivery.channel import Away
 from shiftergw.errors import duration
+from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.timing import shielded, within
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
-    from shiftergw.delivery.sftp_packets import Attributes, FileSystem
+    from shiftergw.plumbing.channel import Connection
+    from shiftergw.sftp.packets import Attributes, FileSystem
 
 MODE = 0o600
 """Of every delivered file: the runtime reads them as root."""

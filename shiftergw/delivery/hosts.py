@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from shiftergw.delivery.channel import Away
 from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
+    from shiftergw.plumbing.channel import Connection
 
 Connect = Callable[[], Awaitable["Connection"]]
 """Makes a connection to one host; raises `DeliveryFailed`, and can be cancelled."""

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
-from shiftergw.delivery.channel import Away
-from shiftergw.delivery.extra_logins import ExtraLogins
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.timing import pause, shielded
+from shiftergw.sftp.packets import Refused
+from shiftergw.ssh.extra_logins import ExtraLogins
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files, OpenFiles
     from shiftergw.delivery.hosts import Connect, Hosts
+    from shiftergw.plumbing.channel import Connection
 
 KEPT_SECONDS = 30.0
 """Time for which a connection that nobody uses is kept for the next one."""

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from shiftergw.delivery.channel import Away
 from shiftergw.delivery.disk_calls import HANG_SECONDS, Call, DiskCalls
 from shiftergw.delivery.proof import patience
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
+from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error, sync_directory
 from shiftergw.ports import InstalledFile, Report, Verification
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from shiftergw.delivery.channel import Away, Unexplained
-from shiftergw.delivery.ssh import silent
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
+from shiftergw.plumbing.channel import Away, Unexplained
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
@@ -28,6 +27,7 @@ from shiftergw.ports import (
     Report,
     Verification,
 )
+from shiftergw.ssh.connection import silent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,20 +10,20 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away, Busy, Full, NotStarted, Unexplained
 from shiftergw.delivery.remote_program import NoCommands, malformed
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
+from shiftergw.plumbing.channel import Away, Busy, Full, NotStarted, Unexplained
 from shiftergw.plumbing.timing import pause
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
     from shiftergw.delivery.reading import SourceFile
+    from shiftergw.plumbing.channel import Connection
 
 SLOWEST = 20_000_000
 """Bytes that a system reads, hashes or brings to its disks in a second, if it is slow."""

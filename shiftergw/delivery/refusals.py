@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away
-from shiftergw.delivery.sftp_packets import Attributes, Refused
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
+from shiftergw.plumbing.channel import Away
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Attributes, Refused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
+    from shiftergw.plumbing.channel import Connection
 
 _ALMOST_FULL = 8 << 20  # bytes left at which a write that fails is for want of space
 _FULL = re.compile("No space left|Disk quota exceeded|Disc quota exceeded")

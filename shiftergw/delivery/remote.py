@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.delivery import proof, refusals
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
 from shiftergw.delivery.files import Files, OpenFiles, beginning_of, small_file
 from shiftergw.delivery.link import Link
 from shiftergw.delivery.proof import NoDigest
 from shiftergw.delivery.reading import SourceFile, close_source, closed_at_end, open_source
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.stripes import Stripes
 from shiftergw.delivery.upload import CHOSEN, Upload, Verify, reading
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile, Report, Verification
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.hosts import Hosts
+    from shiftergw.plumbing.channel import Connection
     from shiftergw.plumbing.threads import Threads
 
 IDLE_SECONDS = 30.0

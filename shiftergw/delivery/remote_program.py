@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away, Full, Unexplained
 from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.channel import Away, Full, Unexplained
 from shiftergw.plumbing.timing import pause
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from shiftergw.delivery.channel import Channel, Connection
+    from shiftergw.plumbing.channel import Channel, Connection
 
 LAST_SECONDS = 2.0
 """Seconds from the end of a program to that of its channel: its shell may still be busy."""

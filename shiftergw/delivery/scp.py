@@ -17,12 +17,12 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.delivery import proof
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.remote_program import Program
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.shell import silent
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 
 UNDER_WAY = 8 << 20
 """Bytes that are sent and may not be there yet: those in the buffers and windows between."""

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import scp_programs as programs
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.remote_program import Program, malformed
 from shiftergw.delivery.scp import Sink
-from shiftergw.delivery.sftp_packets import Attributes, FileSystem, Refused
 from shiftergw.delivery.shell import Shell, silent
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Attributes, FileSystem, Refused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
+    from shiftergw.plumbing.channel import Connection
 
 STRETCH = 128 << 20
 """Bytes of the rest of a file that are sent before they are copied to their place."""

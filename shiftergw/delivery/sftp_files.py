@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from shiftergw.delivery import proof, refusals, sftp_lanes
-from shiftergw.delivery import sftp_packets as packets
+from shiftergw.delivery import proof, refusals
 from shiftergw.delivery.files import MODE
-from shiftergw.delivery.outgoing import REACH, Outgoing
-from shiftergw.delivery.sftp import Sftp
-from shiftergw.delivery.sftp_packets import Attributes, FileSystem, Refused
-from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.sftp import lanes as sftp_lanes
+from shiftergw.sftp import packets
+from shiftergw.sftp.client import Sftp
+from shiftergw.sftp.outgoing import REACH, Outgoing
+from shiftergw.sftp.packets import Attributes, FileSystem, Refused
+from shiftergw.sftp.session import IN_FLIGHT
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.reading import SourceFile
+    from shiftergw.plumbing.channel import Connection
 
 _log = Logger()
 

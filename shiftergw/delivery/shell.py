@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from shiftergw.delivery.channel import Away, Full
 from shiftergw.delivery.remote_program import Program, malformed, started
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
+from shiftergw.plumbing.channel import Away, Full
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
+    from shiftergw.plumbing.channel import Connection
 
 P = TypeVar("P", bound=Program)
 

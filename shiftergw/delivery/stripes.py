@@ -16,18 +16,18 @@ from twisted.logger import Logger
 
 from shiftergw.delivery.disk_calls import DiskCalls
 from shiftergw.delivery.files import MODE
-from shiftergw.delivery.sftp_packets import Attributes, Refused
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import ChildFailed, DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.process import Command, run_command
+from shiftergw.sftp.packets import Attributes, Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
+    from shiftergw.plumbing.channel import Connection
     from shiftergw.plumbing.threads import Threads
 
 WORTHWHILE = 16 << 20

@@ -19,10 +19,10 @@ from shiftergw.ports import Verification
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import Files
     from shiftergw.delivery.reading import SourceFile
     from shiftergw.delivery.stripes import Stripes
+    from shiftergw.plumbing.channel import Connection
     from shiftergw.ports import Report
 
 Verify = Literal["sha256", "sample"]

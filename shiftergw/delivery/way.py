@@ -6,7 +6,6 @@ import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.delivery import openssh, ssh
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import FIRST_SECONDS, GuardedDirectory, SystemBreaker
@@ -14,15 +13,17 @@ from shiftergw.delivery.remote import IDLE_SECONDS, RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.stripes import LocalStripes
+from shiftergw.ssh import connection as ssh
+from shiftergw.ssh import openssh
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.config import System
-    from shiftergw.delivery.channel import Connection
     from shiftergw.delivery.files import OpenFiles
     from shiftergw.delivery.hosts import Connect
     from shiftergw.delivery.outage import WritableDirectory
+    from shiftergw.plumbing.channel import Connection
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import BreakerStore
 

@@ -26,7 +26,7 @@ from shiftergw.ports.people import (
     UsedCredentials,
     UserDirectory,
 )
-from shiftergw.ports.queue import JobQueue
+from shiftergw.ports.queue import JobEnd, JobQueue, QueueTrouble, runner_name
 from shiftergw.ports.store import BreakerStore, ImageStore
 
 __all__ = [
@@ -41,8 +41,10 @@ __all__ = [
     "ImageSource",
     "ImageStore",
     "InstalledFile",
+    "JobEnd",
     "JobQueue",
     "Layer",
+    "QueueTrouble",
     "Report",
     "Say",
     "Swept",
@@ -50,4 +52,5 @@ __all__ = [
     "UsedCredentials",
     "UserDirectory",
     "Verification",
+    "runner_name",
 ]

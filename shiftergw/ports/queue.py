@@ -1,13 +1,49 @@
-"""The seam to the workers."""
+"""The seam to the workers: the queue of jobs, and the values that it reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shiftergw.jobs import JobEnd, QueueTrouble
     from shiftergw.model import WorkerMachine
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """The end of the job on the record `key` in the process `runner` (`ImageRecord.runner`).
+
+    `loss` describes the end of a worker that did not report the job as done; it is empty for a job
+    that is done. `died` means that the worker ended at its job without an order to stop.
+    """
+
+    key: str
+    runner: str = ""
+    loss: str = ""
+    died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTrouble:
+    """The reason why work does not proceed, since a time: `what` for users, `detail` for admins.
+
+    `grave` means that no pull proceeds; otherwise pulls are only slow.
+    """
+
+    what: str
+    detail: str
+    since: float
+    grave: bool = True
+
+    def __str__(self) -> str:
+        """Return both texts, for the log."""
+        return f"{self.what} {self.detail}".strip()
+
+
+def runner_name(host: str, pid: int) -> str:
+    """Return the name of a worker process in records."""
+    return f"{host}:{pid}"
 
 
 class JobQueue(Protocol):

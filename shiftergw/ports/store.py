@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from shiftergw.model import (
+        Breaker,
         Expired,
         Failed,
         ImageRecord,
+        PostponeLimits,
         Progress,
         PullRequest,
         QueueLimits,
         Ready,
     )
-    from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
-    from shiftergw.states import State
+    from shiftergw.states import State, WaitCause
 
 
 class BreakerStore(Protocol):

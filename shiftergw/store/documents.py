@@ -12,8 +12,7 @@ from typing import Any
 
 from shiftergw.errors import Superseded
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
-from shiftergw.postponement import WaitCause
-from shiftergw.states import State
+from shiftergw.states import State, WaitCause
 from shiftergw.store.forms import number_of, time_in
 from shiftergw.store.waits import waiting_message
 

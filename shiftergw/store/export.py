@@ -14,7 +14,7 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.store.mongo.database import Document
+from shiftergw.mongo.database import Document
 from shiftergw.store.mongo.queries import BLOCKS, METRICS, place
 from shiftergw.store.mongo.records import IMAGES, storable
 from shiftergw.store.sqlite.database import open_alone

@@ -27,10 +27,10 @@ WRITE_SECONDS = 0.5
 KEPT_SECONDS = 365 * 86400.0
 """Age of the oldest row, counted from the newest."""
 
-Row = dict[str, Any]
+LookupRow = dict[str, Any]
 """What is to be kept: its `system`, its `time` in seconds since 1970, and whatever else."""
 
-Write = Callable[[Sequence[Row]], Coroutine[Deferred[Any], Any, None]]
+Write = Callable[[Sequence[LookupRow]], Coroutine[Deferred[Any], Any, None]]
 """Writes rows in their order, or none; raises `Unavailable`. Called once at a time."""
 
 
@@ -43,7 +43,7 @@ class LookupRows:
         """Hand the rows to `write`."""
         self._write_rows = write
         self._clock = clock
-        self._waiting: list[Row] = []
+        self._waiting: list[LookupRow] = []
         self._dropped = 0
         self._turn = DeferredLock()
         self._rest: Deferred[None] | None = None
@@ -96,7 +96,7 @@ class LookupRows:
             self._rest = None
 
 
-def oldest_kept(rows: Sequence[Row]) -> float:
+def oldest_kept(rows: Sequence[LookupRow]) -> float:
     """Return the time before which rows are too old, once these have come."""
     times = [row["time"] for row in rows if row.get("time") is not None]
     return max(times, default=0.0) - KEPT_SECONDS

@@ -14,14 +14,14 @@ import bson
 from bson.errors import BSONError
 
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable, printable
+from shiftergw.mongo.address import Address
+from shiftergw.mongo.connect import HOST_SECONDS, Servers
+from shiftergw.mongo.database import COMMAND_SECONDS, Database, Document, Query
+from shiftergw.mongo.links import Links
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.store.export import Export, Part, parts
 from shiftergw.store.mongo import queries as mongo_queries
-from shiftergw.store.mongo.address import Address
-from shiftergw.store.mongo.connect import HOST_SECONDS, Servers
-from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Document, Query
-from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.queries import LEASES, MIGRATION, STATE
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import LOOK_SECONDS

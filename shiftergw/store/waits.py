@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
+from shiftergw.model import Breaker, PostponeLimits
+from shiftergw.states import WaitCause
 
 BREAKER_LIFE = 3600.0
 """Seconds after its time for which the entry of a breaker counts."""

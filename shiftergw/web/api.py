@@ -16,9 +16,9 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, NotAllowed, NotFound, printable
-from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Session
 from shiftergw.ports import Authenticator, Unproved
+from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.journal import Journal, Line

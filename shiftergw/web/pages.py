@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from shiftergw.errors import Unavailable
-from shiftergw.gateway import Gateway
+from shiftergw.service.gateway import Gateway
 from shiftergw.web import render
 from shiftergw.web.render import Answer
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from shiftergw.jobs import JobEnd, runner_name
+from shiftergw.ports import JobEnd, runner_name
 from shiftergw.work.process import (
     KILL_SECONDS,
     LEAVE_SECONDS,

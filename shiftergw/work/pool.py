@@ -23,9 +23,9 @@ from twisted.logger import Logger
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
-from shiftergw.jobs import JobEnd, QueueTrouble, runner_name
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.timing import shielded
+from shiftergw.ports import JobEnd, QueueTrouble, runner_name
 from shiftergw.work.process import LONGEST_START, START_SECONDS, WorkerProcess
 
 STOP_SECONDS = 5.0

@@ -15,7 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
-from shiftergw.jobs import EXHAUSTED_CODE
+from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE
 
 START_SECONDS = 60.0
 """How long a worker may take until it is ready, unless earlier ones took longer."""

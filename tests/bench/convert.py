@@ -34,10 +34,10 @@ from isal import igzip
 from rich.console import Console
 from rich.table import Table
 
+from shiftergw.build.mksquashfs import arguments
 from shiftergw.image import ContentReport, SquashOptions
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import Directory
-from shiftergw.squash.mksquashfs import arguments
 
 LAYERS = 3
 MIB = 1 << 20

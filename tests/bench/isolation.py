@@ -40,7 +40,7 @@ from rich.table import Table
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, entry, json_bytes, make_image, tar_of, write_layout
 from tests.registries import DockerRegistry
-from tests.service import ALICE, FINAL, Service
+from tests.running_service import ALICE, FINAL, Service
 
 SYSTEMS = ("near", "far")
 READY_IMAGE = "lib/ready:1"

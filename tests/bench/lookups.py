@@ -27,7 +27,7 @@ from shiftergw.auth.munge import encode
 from tests.images import entry, oci_layout, tar_of
 from tests.munged import Munged
 from tests.registries import DockerRegistry
-from tests.service import ALICE, SYSTEM, Service
+from tests.running_service import ALICE, SYSTEM, Service
 
 IMAGE = "lib/app:1"
 PATH = f"/api/lookup/{SYSTEM}/docker/lib%2Fapp%3A1/"

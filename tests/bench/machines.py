@@ -20,7 +20,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.end_to_end.test_celery import Cluster
 from tests.images import entry, make_image, tar_of
 from tests.rabbitmq import RabbitMQ
-from tests.service import FINAL, until
+from tests.running_service import FINAL, until
 
 BAR = 1.8
 

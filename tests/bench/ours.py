@@ -13,10 +13,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from shiftergw.build.whole import SquashBuilder
 from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions
 from shiftergw.plumbing.threads import Threads
-from shiftergw.squash.build import SquashBuilder
-from tests.squash.site import Arrived
+from tests.build.site import Arrived
 
 
 async def convert(reactor: Any, directory: Path, request: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from tests.images import entry, oci_layout, tar_of
 from tests.registries import DockerRegistry
-from tests.service import ALICE, FINAL, SYSTEM, Service
+from tests.running_service import ALICE, FINAL, SYSTEM, Service
 from tests.sshd import Sshd
 
 SMALL, LARGE = "lib/small:1", "lib/large:1"

@@ -28,9 +28,9 @@ from bson.objectid import ObjectId
 from rich.console import Console
 from rich.table import Table
 
-from shiftergw.gateway import PAGE
+from shiftergw.app.reactor import run_main
 from shiftergw.ports import ImageStore
-from shiftergw.reactor import run_main
+from shiftergw.service.gateway import PAGE
 from tests import mongod
 from tests.store.places import mongo_running, running
 

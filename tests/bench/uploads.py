@@ -18,11 +18,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from shiftergw.delivery.channel import Channel
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.reading import SourceFile
-from shiftergw.delivery.ssh import Account, SshConnection, connect
+from shiftergw.plumbing.channel import Channel
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import Account, SshConnection, connect
 from tests.parts import need
 from tests.sshd import Sshd
 

@@ -14,7 +14,7 @@ from tests.images import entry, oci_layout, tar_of
 from tests.munged import Munged
 from tests.parts import need
 from tests.registries import USER, DockerRegistry
-from tests.service import SYSTEM, Service, until
+from tests.running_service import SYSTEM, Service, until
 
 IMAGE = "closed/lib/app:1"
 LOGIN = ("login", "closed", "--username", USER.user, "--password-stdin")

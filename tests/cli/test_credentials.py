@@ -22,9 +22,9 @@ from shiftergw.auth.munge import MungeAuthenticator, decode_own
 from shiftergw.auth.users import HostUsers
 from shiftergw.cli.credentials import payload
 from shiftergw.errors import NotAllowed
-from shiftergw.gateway import Gateway
 from shiftergw.model import ImageRecord, Login, Session
 from shiftergw.plumbing.threads import Threads
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw

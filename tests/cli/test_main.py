@@ -40,4 +40,4 @@ def test_users_do_not_wait_for_the_gateway_s_parts(command: str) -> None:
     made = subprocess.run(argv, capture_output=True, text=True, check=True)
     modules = set(made.stderr.split())
     assert f"shiftergw.cli.{'pull' if command == 'pull' else 'images'}" in modules
-    assert not modules & {"shiftergw.compose", "shiftergw.config", "pydantic", "twisted.conch"}
+    assert not modules & {"shiftergw.app.compose", "shiftergw.config", "pydantic", "twisted.conch"}

@@ -25,9 +25,9 @@ from shiftergw.cli.main import main
 from shiftergw.cli.pull import Wish
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, Unavailable
-from shiftergw.gateway import Gateway
 from shiftergw.model import ImageRecord, Session
 from shiftergw.plumbing.threads import Threads
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from tests.cli.command import shiftergw

@@ -14,8 +14,7 @@ import pytest
 from shiftergw.config import Config, Loaded
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits, Platform, SquashOptions
-from shiftergw.model import ImageReference
-from shiftergw.postponement import PostponeLimits
+from shiftergw.model import ImageReference, PostponeLimits
 from tests.configurations import BASE, EVERY_KEY, SMALLEST, changed, loaded
 
 

@@ -16,7 +16,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from shiftergw.config import Config
 from shiftergw.config.document import Section
-from shiftergw.work.celery_app import make_app
+from shiftergw.work.celery.app import make_app
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 SAMPLES = sorted(CONF.glob("*.json"))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shiftergw.config.ssh_options import CIPHERS, SshOptions, translated
-from shiftergw.delivery import ssh_ciphers
 from shiftergw.errors import ConfigurationError
+from shiftergw.ssh import ciphers as ssh_ciphers
 from tests.configurations import BASE, loaded
 
 GCM, GCM_256, CTR, *_, CTR_256 = CIPHERS

@@ -12,10 +12,10 @@ from twisted.internet import reactor as global_reactor
 
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.openssh import Account, OpenSsh
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.openssh import Account, OpenSsh
 from tests.parts import need
 from tests.sshd import Sshd
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as global_reactor
 
-from shiftergw.delivery.channel import Channel, Connection
-from shiftergw.delivery.ssh import Account, SshConnection, connect
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import Account, SshConnection, connect
 from tests.sshd import Sshd
 
 reactor: Any = global_reactor

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shiftergw.delivery import ssh
-from shiftergw.delivery.channel import Connection
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Connect, Hosts
-from shiftergw.delivery.openssh import OpenSsh
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh import connection as ssh
+from shiftergw.ssh.openssh import OpenSsh
 from tests.delivery import native
 from tests.delivery.far import FIRST_PAUSE, IDLE_SECONDS, account_on, reactor
 from tests.sshd import Sshd

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.again import QUICK_SECONDS, TRIES, Tries, asked_again
-from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.link import Broken, Link
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
+from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 
 CUT = Broken("a", DeliveryFailed("The connection to the system broke."))

@@ -16,17 +16,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery import local
-from shiftergw.delivery.channel import Away
 from shiftergw.delivery.disk_calls import HANG_SECONDS, MOST_HANGING, Call, DiskCalls
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
+from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
+from tests.job.workbench import SISTER, running_bench
 from tests.parts import HungDisk
 from tests.patience import patient, scaled
-from tests.workbench import SISTER, running_bench
 
 reactor: Any = global_reactor
 

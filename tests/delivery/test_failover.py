@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import pytest_twisted
 
-from shiftergw.delivery.channel import Connection
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.timing import pause
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import reactor

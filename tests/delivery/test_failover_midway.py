@@ -15,12 +15,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.outgoing import REACH
-from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.timing import pause
+from shiftergw.sftp import packets
+from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.session import IN_FLIGHT
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.far import reactor, sftp_server
 from tests.delivery.several import System

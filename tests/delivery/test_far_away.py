@@ -13,8 +13,8 @@ import pytest_twisted
 
 from shiftergw.delivery.reading import SourceFile
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.sftp_lanes import RATE
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sftp.lanes import RATE
 from tests.delivery.native import connected, reactor
 from tests.distance import Distance
 from tests.sshd import Sshd

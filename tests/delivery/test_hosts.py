@@ -9,9 +9,9 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.channel import Away
 from shiftergw.delivery.hosts import ALL_SECONDS, HOST_SECONDS, SHUNNED_SECONDS, Connect, Hosts
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Away
 
 DOWN = Away("The system cannot be reached.", detail="refused")
 UNKNOWN = DeliveryFailed("The system's host key is not known.", remedy="Add it.", detail="ed25519")

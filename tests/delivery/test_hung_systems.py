@@ -14,22 +14,22 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
-from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.hosts import Connect
 from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
-from shiftergw.delivery.outgoing import REACH
 from shiftergw.errors import RetryLater
 from shiftergw.model import ImageRecord, Progress
+from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BreakerStore, Verification
-from shiftergw.registry.admission import NoBreakers
+from shiftergw.sftp.outgoing import REACH
+from shiftergw.sources.registry.admission import NoBreakers
 from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names
 from tests.delivery.far import sftp_server
 from tests.delivery.several import System
+from tests.job.workbench import SISTER, Bench, running_bench
 from tests.patience import patient, scaled
 from tests.sshd import Sshd
-from tests.workbench import SISTER, Bench, running_bench
 
 reactor: Any = global_reactor
 

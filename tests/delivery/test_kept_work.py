@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
-from shiftergw import compose
+from shiftergw.app import compose
 from shiftergw.config import Config
 from shiftergw.delivery import way
 from shiftergw.delivery.outage import SystemBreaker, Waits

@@ -8,16 +8,16 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Away, Connection
 from shiftergw.delivery.files import Files
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.link import Broken, Link
-from shiftergw.delivery.openssh import OpenSsh
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
+from shiftergw.ssh.openssh import OpenSsh
 from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, reactor, without_ssh
 
 KEPT_SECONDS = 0.2

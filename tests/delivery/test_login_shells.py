@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from shiftergw.delivery.outgoing import REACH
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.ports import Verification
+from shiftergw.sftp.outgoing import REACH
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.login_shells import server_with_shell
 from tests.delivery.several import System

@@ -12,7 +12,6 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.channel import Away, Unexplained
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import (
     FIRST_SECONDS,
@@ -22,9 +21,10 @@ from shiftergw.delivery.outage import (
     Waits,
 )
 from shiftergw.errors import DeliveryFailed, NoSpace, RetryLater, Unavailable
+from shiftergw.model import Breaker
+from shiftergw.plumbing.channel import Away, Unexplained
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
-from shiftergw.postponement import Breaker
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.delivery.contract import META, ImageDirectoryContract
 

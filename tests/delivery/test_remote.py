@@ -11,8 +11,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.channel import Connection
 from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from tests.delivery.contract import ImageDirectoryContract

@@ -18,13 +18,13 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.openssh import Account
-from shiftergw.delivery.outgoing import REACH
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.sftp_session import IN_FLIGHT
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.session import IN_FLIGHT
+from shiftergw.ssh.openssh import Account
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.parts import need, need_root

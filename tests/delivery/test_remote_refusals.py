@@ -15,8 +15,6 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.openssh import Account
-from shiftergw.delivery.outgoing import REACH
 from shiftergw.delivery.proof import far_sha256, patience
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
@@ -26,6 +24,8 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
+from shiftergw.sftp.outgoing import REACH
+from shiftergw.ssh.openssh import Account
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     NOBODY,

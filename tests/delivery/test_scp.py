@@ -13,9 +13,9 @@ from twisted.python.failure import Failure
 
 from shiftergw.delivery.proof import patience
 from shiftergw.delivery.scp import UNDER_WAY, Sink
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
-from tests.delivery.test_sftp import Wire, blocks, error_of
+from shiftergw.sftp.packets import Refused
+from tests.sftp.test_client import Wire, blocks, error_of
 
 IDLE_SECONDS = 30.0
 SIZE = 2_500_000

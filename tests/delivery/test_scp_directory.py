@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.files import Files
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.openssh import Account
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
-from shiftergw.delivery.ssh import SshConnection, connect
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import SshConnection, connect
+from shiftergw.ssh.openssh import Account
 from tests.delivery.contract import (
     CONTENT,
     IMAGE,

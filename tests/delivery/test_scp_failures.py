@@ -19,15 +19,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.channel import Connection
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp import UNDER_WAY
 from shiftergw.delivery.scp_files import ScpFiles
-from shiftergw.delivery.ssh import connect
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
+from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import connect
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import FIRST_PAUSE, NOBODY, account_on, connection, reactor, without_ssh
 from tests.delivery.native import account

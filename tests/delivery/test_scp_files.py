@@ -11,14 +11,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.reading import SourceFile
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, far_directory, reactor, without_ssh
 from tests.parts import need

@@ -12,14 +12,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery import sftp_packets as packets
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Verification
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
 from tests.delivery.far import NOBODY, connection, far_directory, reactor, without_ssh

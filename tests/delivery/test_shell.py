@@ -16,13 +16,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from shiftergw.delivery import scp_programs
-from shiftergw.delivery import sftp_packets as packets
-from shiftergw.delivery.channel import Channel, Connection
-from shiftergw.delivery.sftp_packets import Refused
 from shiftergw.delivery.shell import Shell
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Channel, Connection
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Refused
 from tests.delivery.far import NOBODY, connection, reactor, without_ssh
-from tests.delivery.test_sftp import Wire, error_of
+from tests.sftp.test_client import Wire, error_of
 
 IDLE_SECONDS = 20.0
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.ssh import SshConnection, connect
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import SshConnection, connect
 from tests.delivery.contract import ImageDirectoryContract
 from tests.delivery.native import account, reactor
 from tests.sshd import Sshd

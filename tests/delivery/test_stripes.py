@@ -18,7 +18,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.delivery.openssh import Account
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.stripes import WORTHWHILE, LocalStripes
 from shiftergw.errors import DeliveryFailed
@@ -26,6 +25,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageDirectory
+from shiftergw.ssh.openssh import Account
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.sshd import Sshd

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery.hosts import HOST_SECONDS, Connect
-from shiftergw.delivery.ssh import SshConnection
 from shiftergw.delivery.way import hosts_of, way_to
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.connection import SshConnection
 from tests.configurations import loaded
 from tests.delivery.native import reactor, run
 from tests.patience import patient

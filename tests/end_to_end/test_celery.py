@@ -24,7 +24,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import free_port, need
 from tests.rabbitmq import RabbitMQ
-from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.running_service import ALICE, BOB, FINAL, SYSTEM, Service, until
 from tests.wiretap import Wiretap
 from tests.work.machines import WorkerMachine
 

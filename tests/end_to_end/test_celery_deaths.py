@@ -14,7 +14,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.end_to_end.test_celery import Cluster
 from tests.images import entry, make_image, tar_of
 from tests.rabbitmq import RabbitMQ
-from tests.service import SYSTEM, until
+from tests.running_service import SYSTEM, until
 
 SOON = 35.0
 """Seconds. A second attempt takes about two on an idle machine."""

@@ -24,13 +24,13 @@ from urllib.parse import quote
 import pymongo
 import pytest
 
-from shiftergw.worker import MAX_ATTEMPTS
+from shiftergw.rules.attempts import MAX_ATTEMPTS
 from tests import mongod
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
 from tests.patience import patient
-from tests.service import FINAL, SYSTEM, Service, until
+from tests.running_service import FINAL, SYSTEM, Service, until
 
 SLOW_SECONDS = 15.0
 """How long no request takes: a call or two of the store that are given up, and a slow machine."""

@@ -19,7 +19,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
 from tests.patience import patient
-from tests.service import SYSTEM, Service, until
+from tests.running_service import SYSTEM, Service, until
 
 ADMIN = "good:root:root::0:0"
 SOON = 30.0

@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, compress, descriptor, entry, json_bytes, make_image, tar_of
 from tests.parts import need, small_disk
-from tests.service import BOB, Service
+from tests.running_service import BOB, Service
 
 WITH_LOGIN = "good:alice:users:secret:2001:2100"
 MALLORY = "good:mallory:users:other:2666:2100"

@@ -20,7 +20,7 @@ from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
 from tests.patience import patient
 from tests.registries import DockerRegistry
-from tests.service import ALICE, FINAL, Service, until
+from tests.running_service import ALICE, FINAL, Service, until
 from tests.sshd import Sshd
 
 HERE, NEAR, FAR = SYSTEMS = ("here", "near", "far")

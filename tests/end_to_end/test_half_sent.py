@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.patience import patient
-from tests.service import ALICE, SYSTEM, Service
+from tests.running_service import ALICE, SYSTEM, Service
 
 FEW = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
 LOCATIONS = {"registry.example.com": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.service import Service
+from tests.running_service import Service
 
 NOWHERE = {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
-from tests.service import ALICE, BOB, FINAL, SYSTEM, Service, until
+from tests.running_service import ALICE, BOB, FINAL, SYSTEM, Service, until
 from tests.sshd import Sshd
 
 FAR = "far"

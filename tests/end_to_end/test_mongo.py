@@ -20,7 +20,7 @@ from tests.images import entry, make_image, tar_of
 from tests.munged import Munged
 from tests.parts import need
 from tests.patience import patient
-from tests.service import ALICE, SYSTEM, Service, until
+from tests.running_service import ALICE, SYSTEM, Service, until
 
 NAME = "lib/app:1"
 CLOSED = "closed/app:1"

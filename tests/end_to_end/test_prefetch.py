@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.client_double import ShifterImg
-from tests.service import ALICE, SYSTEM, Service
+from tests.running_service import ALICE, SYSTEM, Service
 
 LOCATIONS = {"registry.example.com": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 

@@ -18,7 +18,7 @@ from shiftergw.oci.meta import read_meta
 from tests.images import entry, oci_index_layout, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.service import ALICE, BOB, Service, until
+from tests.running_service import ALICE, BOB, Service, until
 
 
 def simple_layers(seed: bytes = b"") -> list[bytes]:

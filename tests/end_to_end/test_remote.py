@@ -17,7 +17,7 @@ from tests.end_to_end.test_pull import flip, listing, simple_layers
 from tests.images import oci_layout
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.service import SYSTEM, Service, until
+from tests.running_service import SYSTEM, Service, until
 from tests.sshd import Sshd
 
 

@@ -26,7 +26,7 @@ from tests.munged import Munged
 from tests.parts import lacking, need
 from tests.patience import patient
 from tests.registries import SECOND_USER, USER, DockerRegistry
-from tests.service import Service, until
+from tests.running_service import Service, until
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.delivery.far import without_ssh
 from tests.images import entry, oci_layout, tar_of
 from tests.parts import need
 from tests.registries import DockerRegistry
-from tests.service import SYSTEM, Service
+from tests.running_service import SYSTEM, Service
 
 LFS = """#!/bin/sh
 echo "$@" >> {log}

@@ -18,7 +18,7 @@ from tests.end_to_end.faulty import FaultyRegistry
 from tests.end_to_end.test_mongo import converter, gateway
 from tests.images import entry, make_image, tar_of
 from tests.parts import need
-from tests.service import SYSTEM, Service, until
+from tests.running_service import SYSTEM, Service, until
 from tests.store.original import IN_ORDER, NOW, document
 
 ROOT = "good:root:root::0:0"

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.faulty import FaultyRegistry
 from tests.images import MadeImage, entry, make_image, tar_of
 from tests.parts import free_port, need
-from tests.service import ALICE, BOB, Service, until
+from tests.running_service import ALICE, BOB, Service, until
 
 CAROL = "good:carol:users::2003:2100"
 NO_LIMIT = 10**9

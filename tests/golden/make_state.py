@@ -27,7 +27,7 @@ from tests.golden import program, wire
 from tests.golden.registry import PASSWORDS, Registry, image_of
 from tests.golden.state import STATES, record
 from tests.parts import need
-from tests.service import ALICE, SYSTEM, Service, until
+from tests.running_service import ALICE, SYSTEM, Service, until
 
 ADMIN = "good:root:root::0:0"
 ALICE_WITH_LOGIN = f"good:alice:users:{PASSWORDS['alice']}:2001:2100"

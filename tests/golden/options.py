@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from shiftergw import tap
+from shiftergw.app import tap
 from shiftergw.cli.main import main
 from shiftergw.config import Config, file_of_environment
 from shiftergw.config.document import Section

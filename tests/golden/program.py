@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from shiftergw import recovery
-from shiftergw.attempt import Attempt
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.cli import logins
 from shiftergw.cli.exits import code_of
-from shiftergw.delivery import known_hosts_file
 from shiftergw.errors import (
     ChildFailed,
     GatewayError,
@@ -26,7 +23,7 @@ from shiftergw.errors import (
     RetryLater,
     Unavailable,
 )
-from shiftergw.gateway import Gateway
+from shiftergw.job.attempt import Attempt
 from shiftergw.model import (
     Expired,
     Failed,
@@ -40,15 +37,18 @@ from shiftergw.model import (
 )
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
+from shiftergw.service import recovery
+from shiftergw.service.gateway import Gateway
+from shiftergw.ssh import known_hosts_file
 from shiftergw.states import State
 from shiftergw.store import waits
 from shiftergw.store.sqlite import database as sqlite_database
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import MethodNotAllowed, make_site
 from tests.configurations import loaded
+from tests.job.workbench import running_bench
 from tests.web.fakes import FakeGateway, Wire, in_no_thread, site_of
 from tests.work.fakes import Queue
-from tests.workbench import running_bench
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -182,23 +182,23 @@ def schema_scripts() -> list[Path]:
 
 def broker_sender(url: str) -> Any:
     """Return what sends the gateway's messages to worker machines."""
-    link = import_module("shiftergw.work.celery_link")
+    link = import_module("shiftergw.work.celery.link")
     return link.Sender(broker_app(url))
 
 
 def broker_app(url: str) -> Any:
     """Return Celery as the gateway sets it up."""
-    return import_module("shiftergw.work.celery_app").make_app(url)
+    return import_module("shiftergw.work.celery.app").make_app(url)
 
 
 def worker_machine(url: str, argv: list[str]) -> Any:
     """Return Celery of a worker machine with one slot that runs `argv` for each job."""
-    return import_module("shiftergw.work.celery_worker").make_worker(url, 1, argv)
+    return import_module("shiftergw.work.celery.worker").make_worker(url, 1, argv)
 
 
 def broker_queue(reactor: Any, url: str) -> Any:
     """Return the gateway's queue of the worker machines, not started."""
-    return import_module("shiftergw.work.celery_queue").CeleryQueue(reactor, url)
+    return import_module("shiftergw.work.celery.queue").CeleryQueue(reactor, url)
 
 
 @contextmanager

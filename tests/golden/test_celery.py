@@ -19,7 +19,7 @@ from tests.golden import program, wire
 from tests.golden.records import check, mask
 from tests.golden.state import STATES
 from tests.patience import patient
-from tests.service import SYSTEM
+from tests.running_service import SYSTEM
 from tests.work.waiting import until
 
 MASKS = {

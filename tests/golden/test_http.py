@@ -23,7 +23,7 @@ from tests.golden.records import check, mask
 from tests.golden.registry import PASSWORDS, image_of
 from tests.golden.state import DATABASE, restore
 from tests.patience import patient
-from tests.service import ALICE, BOB
+from tests.running_service import ALICE, BOB
 from tests.web.fakes import listening
 
 STATE = "0.1.0"

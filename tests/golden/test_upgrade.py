@@ -29,7 +29,7 @@ from tests.golden.records import check, mask, plain_name
 from tests.golden.registry import Registry, image_of
 from tests.golden.state import DATABASE, STATES, TREES, restore
 from tests.patience import patient
-from tests.service import ALICE, BOB, FINAL, Service, until
+from tests.running_service import ALICE, BOB, FINAL, Service, until
 
 AUDIT = Path(__file__).with_name("audit")
 MASKS = {

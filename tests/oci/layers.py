@@ -11,13 +11,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from shiftergw.build.stream import stream
 from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.compression import whole
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import Entry, index_layer
 from shiftergw.oci.tree import Leaf, walk
-from shiftergw.squash.stream import stream
 from tests.images import compress, entry, tar_of
 
 Layer = Sequence[tuple[tarfile.TarInfo, bytes]]

@@ -13,6 +13,7 @@ from threading import Event, Thread
 import pytest
 import zstandard
 
+from shiftergw.build.stream import stream
 from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci import budget
@@ -22,7 +23,6 @@ from shiftergw.oci.compression import Stopped, unpacked, whole
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
 from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
-from shiftergw.squash.stream import stream
 from tests.images import entry, tar_of
 from tests.oci.layers import indexed, planned, symlink
 from tests.tracing import untraced

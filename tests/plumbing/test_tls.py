@@ -21,7 +21,7 @@ from shiftergw.plumbing import tls
 from shiftergw.plumbing.tls import CertificateRefused, ClientTls
 from tests.certificates import Authority
 from tests.impostors import Listener, host_name, listening
-from tests.registry.network import REACTOR
+from tests.sources.registry.network import REACTOR
 
 
 class Speaker(Protocol):

@@ -8,9 +8,8 @@ import pytest
 import pytest_twisted
 
 from shiftergw.errors import Superseded, TooMany
-from shiftergw.model import ImageRecord, Progress, QueueLimits, Ready
+from shiftergw.model import ImageRecord, PostponeLimits, Progress, QueueLimits, Ready
 from shiftergw.ports import ImageStore
-from shiftergw.postponement import PostponeLimits
 from shiftergw.states import IllegalStepError, State
 from tests.store import hammer
 from tests.store.places import Place

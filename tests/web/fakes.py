@@ -14,8 +14,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from shiftergw.errors import NotAuthenticated, NotFound
-from shiftergw.gateway import Gateway
 from shiftergw.model import ImageRecord, Session, WorkerMachine
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits

@@ -25,10 +25,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from shiftergw.auth.mock import MockAuthenticator
-from shiftergw.gateway import Gateway
 from shiftergw.model import ANONYMOUS, Expired, Failed, ImageReference, PullRequest, Ready
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.web.api import ROUTES, Names, make_site

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 from twisted.internet.task import Clock
 
-from shiftergw.gateway import Gateway
 from shiftergw.model import Session
 from shiftergw.ports import Unproved
+from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import ROUTES, Names, make_site
 from tests.web.fakes import (

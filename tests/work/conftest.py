@@ -16,9 +16,9 @@ from twisted.internet import reactor
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from shiftergw.work.celery_app import make_app
-from shiftergw.work.celery_link import Sender
-from shiftergw.work.celery_queue import CeleryQueue
+from shiftergw.work.celery.app import make_app
+from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.queue import CeleryQueue
 from shiftergw.work.pool import WorkerPool
 from tests.rabbitmq import RabbitMQ
 from tests.work.pools import WORKERS, Make

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.jobs import JobEnd, QueueTrouble
 from shiftergw.model import WorkerMachine
+from shiftergw.ports import JobEnd, QueueTrouble
 
 
 class Queue:

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from shiftergw.work.celery_worker import make_worker
+from shiftergw.work.celery.worker import make_worker
 
 WORKERS = Path(__file__).with_name("workers.py")
 

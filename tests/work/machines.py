@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from shiftergw.work.celery_link import Sender
+from shiftergw.work.celery.link import Sender
 from tests import children
 from tests.work.contract import key_of
 from tests.work.waiting import until

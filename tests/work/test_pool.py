@@ -16,7 +16,7 @@ from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.errors import Unavailable
-from shiftergw.jobs import JobEnd
+from shiftergw.ports import JobEnd
 from shiftergw.work import pool, process
 from shiftergw.work.pool import WorkerPool
 from shiftergw.work.process import Lines

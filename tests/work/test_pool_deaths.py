@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.jobs import JobEnd, runner_name
+from shiftergw.ports import JobEnd, runner_name
 from shiftergw.work import pool, process
 from shiftergw.work.pool import WorkerPool
 from tests.work.pools import WORKERS, Make, pid_of

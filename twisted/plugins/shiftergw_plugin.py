@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 shiftergw = ServiceMaker(
     "shiftergw",
-    "shiftergw.tap",
+    "shiftergw.app.tap",
     "The image gateway: container images to squashfs files on HPC clusters.",
     "shiftergw",
 )

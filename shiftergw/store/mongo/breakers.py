@@ -6,9 +6,9 @@ from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
-from shiftergw.postponement import Breaker
+from shiftergw.model import Breaker
+from shiftergw.mongo.database import Database, Document
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.queries import BREAKERS
 from shiftergw.store.mongo.records import TRIES, storable, too_busy
 from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_possible, trip_entry

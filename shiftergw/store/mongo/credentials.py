@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
+from shiftergw.mongo.database import Database, Document
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.queries import CREDENTIALS
 
 

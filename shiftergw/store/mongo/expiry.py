@@ -12,8 +12,8 @@ from contextlib import suppress
 from pymongo.errors import DuplicateKeyError
 from twisted.logger import Logger
 
+from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document, Query
 from shiftergw.store.mongo.queries import STATE
 from shiftergw.store.mongo.records import IMAGES, READY
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from shiftergw.errors import Superseded
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
+from shiftergw.mongo.database import Database, Document
 from shiftergw.states import IllegalStepError, State, check_step
 from shiftergw.store import documents, forms
 from shiftergw.store.documents import FINISHING, MOVED, Change
 from shiftergw.store.forms import time_in
 from shiftergw.store.mongo import images, places, queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import (
     IMAGES,
     OWN,

@@ -6,11 +6,11 @@ import math
 from collections.abc import Collection
 
 from shiftergw.model import ImageRecord
+from shiftergw.mongo.database import Database, Document
 from shiftergw.store import documents, forms
 from shiftergw.store.documents import MOVED, Change
 from shiftergw.store.forms import number_of, time_in
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import (
     IMAGES,
     READY,

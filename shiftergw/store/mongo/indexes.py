@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable, printable
+from shiftergw.mongo.database import Database
+from shiftergw.mongo.links import Links
 from shiftergw.plumbing.timing import shielded, within
-from shiftergw.store.mongo.database import Database
-from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.queries import INDEXES, MIGRATION, fact
 from shiftergw.store.mongo.records import IMAGES
 

@@ -10,12 +10,12 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import Unavailable
+from shiftergw.mongo.address import Address
+from shiftergw.mongo.connect import HOST_SECONDS, Servers, apart, is_apart
+from shiftergw.mongo.database import COMMAND_SECONDS, Database, Query
+from shiftergw.mongo.links import Links
 from shiftergw.store.mongo import expiry
-from shiftergw.store.mongo.address import Address
-from shiftergw.store.mongo.connect import HOST_SECONDS, Servers, apart, is_apart
-from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Query
 from shiftergw.store.mongo.indexes import Indexes
-from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.queries import METRICS
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.rights import COMMAND, Rights, rights

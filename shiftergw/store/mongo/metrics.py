@@ -9,10 +9,10 @@ from typing import Any
 from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
+from shiftergw.mongo.database import Database, Query
 from shiftergw.store.forms import number_of
-from shiftergw.store.lookups import Row, oldest_kept
+from shiftergw.store.lookups import LookupRow, oldest_kept
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Query
 from shiftergw.store.mongo.queries import METRICS
 from shiftergw.store.mongo.records import storable
 
@@ -32,7 +32,7 @@ class Metrics:
         self._kept = kept
         self._tidied: float | None = None
 
-    async def write(self, rows: Sequence[Row]) -> None:
+    async def write(self, rows: Sequence[LookupRow]) -> None:
         """Add rows, and remove old ones now and then."""
         if not rows:
             return

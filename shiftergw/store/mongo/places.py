@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from pymongo.errors import DuplicateKeyError
 
+from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.store.documents import follows, holder_of, is_over
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document, Query
 from shiftergw.store.mongo.queries import BLOCKS, LEASES, place
 from shiftergw.store.mongo.records import TRIES, document_at, too_busy
 

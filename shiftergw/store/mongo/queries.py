@@ -10,9 +10,9 @@ from typing import Any
 
 from bson.objectid import ObjectId
 
+from shiftergw.mongo.database import Document, Query
 from shiftergw.ports import CREDENTIAL_SECONDS
 from shiftergw.states import State
-from shiftergw.store.mongo.database import Document, Query
 from shiftergw.store.mongo.records import IMAGES, READY
 
 LEASES = "shiftergw.leases"

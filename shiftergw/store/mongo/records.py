@@ -16,11 +16,11 @@ from bson.objectid import ObjectId
 
 from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord
+from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
 from shiftergw.store.forms import is_text, readable
-from shiftergw.store.mongo.database import Database, Document, Query
 
 IMAGES = "images"
 

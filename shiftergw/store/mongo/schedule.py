@@ -8,10 +8,10 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.model import ImageRecord
+from shiftergw.mongo.database import Database, Document
 from shiftergw.states import State
 from shiftergw.store.forms import time_in
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import key_of, records_of
 from shiftergw.store.turns import NOBODY, Flight, in_turn
 

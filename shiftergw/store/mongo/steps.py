@@ -13,14 +13,13 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.errors import Superseded, TooMany, Unavailable
-from shiftergw.model import ImageRecord, PullRequest, QueueLimits
+from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
+from shiftergw.mongo.database import Database, Document
 from shiftergw.plumbing.timing import pause
-from shiftergw.postponement import PostponeLimits, WaitCause
-from shiftergw.states import POLLED, IllegalStepError, State, check_restart, check_step
+from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Database, Document
 from shiftergw.store.mongo.records import (
     IMAGES,
     OWN,

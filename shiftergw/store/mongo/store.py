@@ -17,10 +17,23 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, Failed, ImageRecord, Progress, PullRequest, QueueLimits, Ready
+from shiftergw.model import (
+    Breaker,
+    Expired,
+    Failed,
+    ImageRecord,
+    PostponeLimits,
+    Progress,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
+from shiftergw.mongo.address import Address
+from shiftergw.mongo.connect import HOST_SECONDS, WHAT, Servers
+from shiftergw.mongo.database import COMMAND_SECONDS, Database, Query
+from shiftergw.mongo.links import Links
 from shiftergw.plumbing.rounds import Rounds
-from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
-from shiftergw.states import State
+from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
 from shiftergw.store.mongo import (
@@ -34,11 +47,7 @@ from shiftergw.store.mongo import (
     schedule,
     steps,
 )
-from shiftergw.store.mongo.address import Address
-from shiftergw.store.mongo.connect import HOST_SECONDS, WHAT, Servers
-from shiftergw.store.mongo.database import COMMAND_SECONDS, Database, Query
 from shiftergw.store.mongo.indexes import Indexes
-from shiftergw.store.mongo.links import Links
 from shiftergw.store.mongo.metrics import ROWS_KEPT, Metrics
 from shiftergw.store.mongo.records import (
     IMAGES,

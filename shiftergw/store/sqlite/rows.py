@@ -9,8 +9,7 @@ from typing import Any
 
 from shiftergw.model import ImageRecord
 from shiftergw.store.documents import Change
-from shiftergw.store.lookups import Row as LookupRow
-from shiftergw.store.lookups import oldest_kept
+from shiftergw.store.lookups import LookupRow, oldest_kept
 from shiftergw.store.sqlite import queries
 
 Row = tuple[str, str]

@@ -9,12 +9,20 @@ import sqlite3
 from typing import Any
 
 from shiftergw.errors import TooMany
-from shiftergw.model import Expired, Failed, ImageRecord, PullRequest, QueueLimits, Ready
-from shiftergw.postponement import PostponeLimits, WaitCause
+from shiftergw.model import (
+    Expired,
+    Failed,
+    ImageRecord,
+    PostponeLimits,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
 from shiftergw.states import (
     POLLED,
     IllegalStepError,
     State,
+    WaitCause,
     check_restart,
     check_step,
 )

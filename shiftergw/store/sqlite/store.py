@@ -19,13 +19,21 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, Failed, ImageRecord, Progress, PullRequest, QueueLimits, Ready
+from shiftergw.model import (
+    Breaker,
+    Expired,
+    Failed,
+    ImageRecord,
+    PostponeLimits,
+    Progress,
+    PullRequest,
+    QueueLimits,
+    Ready,
+)
 from shiftergw.plumbing.threads import Threads
-from shiftergw.postponement import Breaker, PostponeLimits, WaitCause
-from shiftergw.states import State
+from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
-from shiftergw.store.lookups import LookupRows
-from shiftergw.store.lookups import Row as LookupRow
+from shiftergw.store.lookups import LookupRow, LookupRows
 from shiftergw.store.sqlite import breakers, images, queries, rows, steps
 from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
@@ -322,9 +330,8 @@ class SqliteStore(Service):
     async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
         values = (directory, json.dumps(list(image_ids)))
-        return (
-            await self._read(lambda db: db.execute(queries.BLOCKED, values).fetchone()) is not None
-        )
+        row = await self._read(lambda db: db.execute(queries.BLOCKED, values).fetchone())
+        return row is not None
 
     async def expires(
         self,

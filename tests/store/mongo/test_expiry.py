@@ -11,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from shiftergw.housekeeping import Housekeeping, Schedule
 from shiftergw.plumbing.timing import pause
+from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.states import State
 from shiftergw.store.forms import number_of
 from shiftergw.store.mongo import expiry as mongo_expiry

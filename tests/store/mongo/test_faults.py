@@ -12,12 +12,11 @@ from twisted.internet import reactor
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
-from shiftergw.model import Expired, Progress, QueueLimits
+from shiftergw.model import Expired, PostponeLimits, Progress, QueueLimits
+from shiftergw.mongo.connect import HOST_SECONDS
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
-from shiftergw.postponement import PostponeLimits
 from shiftergw.states import State
-from shiftergw.store.mongo.connect import HOST_SECONDS
 from shiftergw.store.mongo.store import MongoStore
 from tests.mongod import Mongod, any_server, database
 from tests.parts import free_port

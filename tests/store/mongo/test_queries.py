@@ -11,8 +11,8 @@ import pytest_twisted
 from bson.objectid import ObjectId
 from twisted.internet.defer import Deferred
 
+from shiftergw.mongo.database import Query
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.database import Query
 from shiftergw.store.mongo.queries import INDEXES, METRICS
 from shiftergw.store.mongo.records import IMAGES
 from tests import mongod

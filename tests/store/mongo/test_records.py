@@ -12,7 +12,7 @@ from shiftergw.errors import NotStorable
 from shiftergw.model import Progress, Ready
 from shiftergw.states import State
 from tests import mongod
-from tests.store.mongo.puppets import answering, serving
+from tests.mongo.puppets import answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, NOW, begun, failure, request
 

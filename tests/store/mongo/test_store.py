@@ -15,9 +15,9 @@ from twisted.logger import capturedLogs
 
 from shiftergw.errors import Superseded, Unavailable
 from shiftergw.model import Expired, Progress, Ready
+from shiftergw.mongo import database as mongo_database
 from shiftergw.ports import ImageStore
 from shiftergw.states import State
-from shiftergw.store.mongo import database as mongo_database
 from shiftergw.store.mongo.queries import CREDENTIALS
 from shiftergw.store.mongo.store import MongoStore
 from tests import mongod

@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
-from shiftergw.store.mongo.links import Links
+from shiftergw.mongo.links import Links
 from tests.certificates import Authority
+from tests.mongo.puppets import Serve, answering, serving
 from tests.patience import patient, scaled
-from tests.store.mongo.puppets import Serve, answering, serving
 from tests.store.places import mongo_running
 from tests.store.pulls import ID, all_of
 

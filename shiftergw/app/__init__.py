@@ -1,0 +1,1 @@
+"""The configuration and the parts, wired; what starts a process."""

@@ -1,0 +1,259 @@
+"""The checks behind `shiftergw check`: what the gateway would need if it started here now.
+
+Nothing is changed on this machine; in the image directory of a remote system a small file is made
+and removed again, since nothing else tells whether the account may write there. What counts is what
+the user who runs the check may do: run it as the gateway's user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from shiftergw.app.checkup.contents import contents
+from shiftergw.app.checkup.database import state
+from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
+from shiftergw.app.checkup.hosts import remote_directory
+from shiftergw.app.checkup.machines import broker
+from shiftergw.app.checkup.secrets import secrets
+from shiftergw.app.checkup.users import users
+from shiftergw.app.preparation import check_one_name, identity
+from shiftergw.build import mksquashfs
+from shiftergw.build.check import unsquashfs_of
+from shiftergw.config import Config, Loaded, Location, System
+from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
+from shiftergw.plumbing import listening
+from shiftergw.plumbing.files import broken_link, is_read_only, nearest
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.timing import within
+from shiftergw.sources.registry import location as registry
+from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.transport import Limits, Transport
+
+_READ_ONLY = "its file system is mounted read-only"
+_MOUNT = "Mount it for writing, or name another directory."
+
+__all__ = ["Finding", "Level", "checkup", "contents"]
+
+
+async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
+    """Return all findings about a configuration and what it names, in the order of the file."""
+    config = loaded.config
+    findings = [*_configuration(loaded), *secrets(loaded), *_directories(config)]
+    findings += await state(config, reactor)
+    findings += await broker(config, reactor)
+    findings += [finding async for finding in _programs(config, reactor)]
+    findings += [finding async for finding in users(config, reactor)]
+    for looked in await gather_or_cancel(
+        remote_directory(system, reactor)
+        for system in config.systems.values()
+        if system.access_type == "remote"
+    ):
+        findings += looked
+    findings += await gather_or_cancel(
+        _registry(location, environ, reactor) for location in config.locations.values()
+    )
+    return findings + await _listeners(config, reactor)
+
+
+def _tried(name: str, check: Callable[[], object]) -> Finding | None:
+    try:
+        check()
+    except GatewayError as error:
+        return failure(name, error)
+    return None
+
+
+def _configuration(loaded: Loaded) -> Iterator[Finding]:
+    name = "configuration"
+    yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
+    kept = _tried(name, loaded.config.check_kept)
+    yield kept or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
+
+
+def _directories(config: Config) -> Iterator[Finding]:
+    """Yield what there is to say about every directory that the gateway writes in."""
+    for name, path in (
+        ("StateDirectory", config.state_directory),
+        ("CacheDirectory", config.cache_directory),
+        ("ExpandDirectory", config.expand_directory),
+    ):
+        yield _private_directory(name, path)
+    for system in config.systems.values():
+        if system.access_type == "local":
+            yield _image_directory(system)
+    shared = _tried("image directories", partial(_check_names, config))
+    if shared is not None:
+        yield shared
+
+
+def _check_names(config: Config) -> None:
+    """Raise `ConfigurationError` as the start does for one image directory under two names."""
+    places: list[tuple[System, tuple[int, int]]] = []
+    for system in config.systems.values():
+        if system.access_type == "local":
+            with suppress(OSError):  # `_image_directory` says more
+                places.append((system, identity(system.image_dir)))
+    check_one_name(places)
+
+
+def _private_directory(name: str, path: Path) -> Finding:
+    """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
+    existing = nearest(path)
+    if link := broken_link(path):
+        what = f"{path} cannot be made: {link} is a symbolic link that leads nowhere"
+    elif not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        absent = "" if path == existing else f"{path} cannot be made: "
+        reason = "you may not write to it" if existing.is_dir() else "it is no directory"
+        what = f"{absent}{existing}: {reason}"
+        if is_read_only(existing):
+            what = f"{absent}{existing}: {_READ_ONLY}"
+            return Finding(name, Level.FAILURE, what, _MOUNT)
+    elif path == existing and os.geteuid() not in {0, path.stat().st_uid}:
+        what = f"{path} belongs to another user"
+    else:
+        return _space(name, path, existing)
+    remedy = "Make it a directory that belongs to the gateway's user, or name another one."
+    return Finding(name, Level.FAILURE, what, remedy)
+
+
+def _image_directory(system: System) -> Finding:
+    name, path = f"imageDir of {system.name}", system.image_dir
+    if nearest(path) != path or not path.is_dir():
+        remedy = "Make it, for the gateway's user, on the file system that the nodes see."
+        return Finding(name, Level.FAILURE, f"{path}: there is no such directory for you", remedy)
+    if is_read_only(path):
+        return Finding(name, Level.FAILURE, f"{path}: {_READ_ONLY}", _MOUNT)
+    if not os.access(path, os.W_OK | os.X_OK):
+        remedy = "Give it to the gateway's user."
+        return Finding(name, Level.FAILURE, f"{path} is not writable", remedy)
+    if stat.S_IMODE(path.stat().st_mode) & stat.S_IWOTH:
+        remedy = "Take the permission to write from everybody else: chmod o-w."
+        return Finding(name, Level.WARNING, f"everybody may write to {path}", remedy)
+    return _space(name, path, path)
+
+
+def _space(name: str, path: Path, existing: Path) -> Finding:
+    free = shutil.disk_usage(existing).free
+    text = f"{path}{'' if path == existing else ' will be made'}: {amount(free)} free"
+    return of_free_space(name, text, free)
+
+
+async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
+    try:
+        found = await mksquashfs.version(config.mksquashfs, reactor, reactor)
+        warning = mksquashfs.check_version(found)
+    except GatewayError as error:
+        yield failure("mksquashfs", error)
+    else:
+        version = ".".join(map(str, found))
+        yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
+    unsquashfs = unsquashfs_of(config.mksquashfs)
+    path = shutil.which(unsquashfs)
+    if path is None:
+        remedy = "Install squashfs-tools: every image is checked with it."
+        yield Finding("unsquashfs", Level.FAILURE, f"{unsquashfs} is not there", remedy)
+    else:
+        yield Finding("unsquashfs", Level.OK, path)
+
+
+async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:
+    """Ask a registry whether it is one: `GET /v2/` (distribution-spec, "Determining Support")."""
+    name = f"registry {location.name}"
+    remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
+    try:
+        asked = registry.Location(
+            location.name, location.url, location.ca_certificate, location.trusted_hosts
+        )
+        transport = Transport(reactor, asked, Proxies(environ), Limits(connect=NETWORK_LIMIT))
+        try:
+            status = await within(
+                NETWORK_LIMIT,
+                reactor,
+                _status(transport, f"{asked.base}/v2/"),
+                lambda: TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s."),
+            )
+        finally:
+            await transport.close()
+    except RegistryUntrusted as error:  # knows best
+        return failure(name, error)
+    except GatewayError as error:
+        return replace(failure(name, error), remedy=remedy)
+    text = f"{asked.base} answers with HTTP status {status}"
+    if status in {200, 401}:
+        return Finding(name, Level.OK, text)
+    return Finding(name, Level.FAILURE, text, remedy)
+
+
+async def _status(transport: Transport, url: str) -> int:
+    response = await transport.request("GET", url, {})
+    transport.discard(response)
+    status: int = response.code
+    return status
+
+
+async def _listeners(config: Config, reactor: Any) -> list[Finding]:
+    """Listen at all addresses at once, as the gateway does, and stop."""
+    ports: list[Any] = []
+    try:
+        return [await _listening(text, reactor, ports) for text in config.listen]
+    finally:
+        for port in ports:
+            await port.stopListening()
+
+
+async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
+    """Say whether the gateway's address is free, or a gateway answers there already.
+
+    A port that was opened is added to `ports`.
+    """
+    name = f"Listen {text}"
+    try:
+        ports.append(await serverFromString(reactor, text).listen(Factory()))
+    except CannotListenError as error:
+        if await _answers(text, reactor):
+            return Finding(name, Level.OK, "a gateway answers there")
+        # Of other endpoints than tcp we cannot tell whether it is a gateway that listens there.
+        level = Level.FAILURE if text.startswith("tcp:") else Level.WARNING
+        remedy = listening.remedy(error)
+        if level is Level.WARNING:
+            remedy = f"Unless it is the gateway that listens there: {remedy}"
+        return Finding(name, level, printable(str(error)), remedy)
+    except listening.ERRORS as error:
+        return failure(name, listening.refused(text, error))
+    return Finding(name, Level.OK, "free")
+
+
+async def _answers(text: str, reactor: Any) -> bool:
+    """Say whether a gateway is alive at a tcp endpoint of this machine."""
+    kind, _, rest = text.partition(":")
+    number, *options = rest.split(":")
+    interface = dict(option.partition("=")[::2] for option in options).get("interface", "127.0.0.1")
+    if kind != "tcp" or not number.isdigit():
+        return False
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    asking = Agent(reactor, pool=pool).request(
+        b"HEAD", f"http://{interface}:{number}/livez".encode()
+    )
+    try:
+        response = await within(
+            NETWORK_LIMIT, reactor, asking, lambda: TimedOut("The gateway does not answer.")
+        )
+        return bool(response.headers.getRawHeaders(b"server") == [b"shiftergw"])
+    except CancelledError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the Agent raises: no gateway of ours
+        return False

@@ -1,0 +1,125 @@
+"""The checks of where the state is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.compose import state_file
+from shiftergw.config import Config
+from shiftergw.errors import GatewayError, printable
+from shiftergw.mongo.connect import MEND_LOGIN
+from shiftergw.plumbing.files import file_system_of
+from shiftergw.store.mongo.look import look_at
+from shiftergw.store.mongo.rights import Rights
+from shiftergw.store.sqlite import look as sqlite_look
+
+REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
+CLOCK = (
+    "Have all machines keep time by NTP: gateways and workers judge by their own clocks whose"
+    " heartbeat is older than HeartbeatLimit, and take such work over."
+)
+
+CHECK_SECONDS = 60.0
+"""Seconds to look for damage in the SQLite file."""
+
+SHOWN = 6
+"""How many rights that the gateway lacks are named."""
+
+SWITCH = (
+    "Set ScheduledExpiry to true, and dates that have passed or are absent count from that moment;"
+    " or to false."
+)
+
+
+async def state(config: Config, reactor: Any) -> list[Finding]:
+    """Return whether the state is safe where it lies, or that a MongoDB server lets us in.
+
+    And whether images expire by themselves.
+    """
+    if config.mongodb_uri is not None and config.mongodb is not None:
+        try:
+            look = await look_at(reactor, config.mongodb_uri, config.mongodb)
+        except GatewayError as error:
+            return [failed("MongoDB", error)]
+        indexes = f", {len(look.missing)} indexes to be made" if look.missing else ""
+        text = f"database {config.mongodb}: {look.records} records{indexes}"
+        clock = [] if look.clock is None else [Finding("clock", Level.WARNING, look.clock, CLOCK)]
+        return [
+            Finding("MongoDB", Level.OK, text),
+            *clock,
+            _rights(look.rights, config.mongodb),
+            expiry(config, taken_over=look.taken_over),
+        ]
+    name = "file system of the state"
+    kind = file_system_of(config.state_directory)
+    try:
+        config.check_state_file_system(kind)
+        where = Finding(name, Level.OK, kind)
+    except GatewayError as error:
+        where = failure(name, error)
+    return [where, *_integrity(state_file(config)), expiry(config, taken_over=False)]
+
+
+def _integrity(path: Path) -> Iterator[Finding]:
+    """Look for damage in the SQLite file, if there is one."""
+    if not os.path.exists(path):  # noqa: PTH110 - False also where nobody may look
+        return
+    name = "integrity of the state"
+    try:
+        is_complete = sqlite_look.check(path, CHECK_SECONDS)
+    except GatewayError as error:
+        yield failure(name, error)
+        return
+    if is_complete:
+        yield Finding(name, Level.OK, "no damage in its tables and indexes")
+    else:
+        text = f"no damage in the part that was read within {CHECK_SECONDS:.0f} s"
+        yield Finding(name, Level.OK, text)
+
+
+def failed(name: str, error: GatewayError) -> Finding:
+    """Return what is wrong with a MongoDB server, and what to do."""
+    found = failure(name, error)
+    return found if error.remedy == MEND_LOGIN else replace(found, remedy=REMEDY)
+
+
+def _rights(rights: Rights, database: str) -> Finding:
+    """Return whether the gateway may write in its database, and make indexes there.
+
+    Nothing is tried: it would leave something behind.
+    """
+    name = "rights in MongoDB"
+    if rights.user is None:
+        return Finding(name, Level.OK, "nobody has to log in: whoever reaches the server may write")
+    user = printable(rights.user) or "the user of MongoDBURI"
+    remedy = f"Give the user of MongoDBURI the role readWrite on {database}."
+    if rights.enough is None:
+        text = f"whether {user} may write is not proven: the server does not say"
+        return Finding(name, Level.WARNING, text, remedy)
+    if rights.enough:
+        return Finding(name, Level.OK, f"{user} may write, and make indexes")
+    more = f" and {len(rights.lacking) - SHOWN} more" if len(rights.lacking) > SHOWN else ""
+    text = f"{user} may not: {', '.join(rights.lacking[:SHOWN])}{more}"
+    return Finding(name, Level.FAILURE, text, remedy)
+
+
+def expiry(config: Config, *, taken_over: bool) -> Finding:
+    """Return whether images expire by themselves; `taken_over`: it never began there so far."""
+    name, wanted = "scheduled expiry", config.scheduled_expiry
+    if wanted is False:
+        return Finding(name, Level.OK, "off: ScheduledExpiry is false")
+    if config.image_expiration_timeout is None:
+        after = "on, but without ImageExpirationTimeout images get no expiration"
+    else:
+        after = "on"
+    if not taken_over:
+        return Finding(name, Level.OK, after)
+    if wanted:
+        text = f"{after}; dates that have passed or are absent count from the gateway's start"
+        return Finding(name, Level.OK, text)
+    return Finding(name, Level.WARNING, "off: another program has filled the database", SWITCH)

@@ -1,0 +1,98 @@
+"""Check each system's munge daemon, its users and its admins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.compose import users_of
+from shiftergw.auth import munge
+from shiftergw.auth.libmunge import Status
+from shiftergw.auth.limited import Limited
+from shiftergw.auth.listing import ListedUsers
+from shiftergw.auth.munge_socket import trouble_of
+from shiftergw.auth.users import Users
+from shiftergw.config import Config, System
+from shiftergw.errors import GatewayError, Unavailable, printable
+from shiftergw.plumbing.threads import Threads
+
+MUNGE_LIMIT = 10.0
+"""Seconds for a munge daemon to make and read a credential."""
+
+CLOCK_LIMIT = 30.0
+"""Seconds by which the clocks of a munge daemon and this machine may differ without a word."""
+
+MUNGE_TTL = 300.0
+"""Seconds for which a credential is valid by default, before and after the time in it."""
+
+_CLOCK = (
+    "Set the clocks by NTP on this machine and on the system's nodes, and restart munged. With"
+    " clocks that differ, users' credentials count as expired, or as not valid yet."
+)
+
+
+async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
+    """Yield what there is to say of how each system's users are known."""
+    threads = Threads(reactor, 4, "check")
+    threads.startService()
+    try:
+        for name, directory in users_of(config, threads, reactor).items():
+            system = config.systems[name]
+            munged = config.authentication == "munge"
+            if munged and system.munge_socket_path is not None:
+                yield await _munge(name, system.munge_socket_path, threads, reactor)
+            if isinstance(directory, ListedUsers):
+                listing = await _listing(name, directory)
+                yield listing
+                if listing.level == Level.FAILURE:
+                    continue
+            if munged:  # with mock, an admin is whoever says the name
+                yield await _admins(system, directory)
+    finally:
+        await threads.stopService()
+
+
+async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Finding:
+    """Have a credential made and read by a system's munge daemon, and compare its clock."""
+    name = f"munge of {name}"
+
+    def late() -> Unavailable:
+        trouble = trouble_of(socket, Status.TIMEOUT)
+        return Unavailable(trouble.what, remedy=trouble.remedy)
+
+    try:
+        ahead = await Limited(threads, 1, MUNGE_LIMIT, reactor, late).run(munge.try_daemon, socket)
+    except GatewayError as error:
+        return failure(name, error)
+    if abs(ahead) <= CLOCK_LIMIT:
+        return Finding(name, Level.OK, f"{socket} answers")
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"{socket} answers, but its clock is {abs(ahead):,.0f} s {way} this machine's"
+    return Finding(name, Level.FAILURE if abs(ahead) > MUNGE_TTL else Level.WARNING, text, _CLOCK)
+
+
+async def _listing(name: str, users: ListedUsers) -> Finding:
+    name = f"users of {name}"
+    try:
+        listing = await users.read()
+    except GatewayError as error:
+        remedy = "Run groupsCommand as the gateway's user: it prints what getent prints."
+        return replace(failure(name, error), remedy=remedy)
+    return Finding(name, Level.OK, f"{len(listing.users)} users, {len(listing.groups)} groups")
+
+
+async def _admins(system: System, users: Users) -> Finding:
+    """Say which admins are nobody; a name is one that the system knows."""
+    name = f"admins of {system.name}"
+    names = [one for one in system.admins if isinstance(one, str)]
+    try:
+        unknown = [one for one in names if await users.uid_of(one) is None]
+    except GatewayError as error:
+        return failure(name, error)
+    if unknown:
+        text = f"{printable(', '.join(unknown))}: no such user, so nobody is meant"
+        return Finding(name, Level.WARNING, text, "Correct the name, or write the uid.")
+    return Finding(name, Level.OK, printable(", ".join(map(str, system.admins))) or "nobody")

@@ -1,0 +1,138 @@
+"""What `twistd shiftergw` and `twist shiftergw` run: options, and the service."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from shiftergw import __version__
+from shiftergw.app import compose
+from shiftergw.app.log import start_logging
+from shiftergw.config import Config, Loaded, file_of_environment
+from shiftergw.errors import ConfigurationError, GatewayError
+from shiftergw.plumbing.listening import remedy
+
+_log = Logger()
+
+
+class Options(usage.Options):
+    """The command line of the service."""
+
+    synopsis = "[--config FILE]"
+    longdesc = "The image gateway. See the README for its configuration."
+    optParameters = [  # noqa: N815, RUF012 - the name and form that usage.Options reads
+        ["config", "c", None, "imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH)"],
+    ]
+
+    loaded: Loaded
+    file: Path
+
+    def postOptions(self) -> None:
+        """Read the configuration; a fault in it ends the start with a clear text."""
+        try:
+            self.file = Path(self["config"] or file_of_environment(os.environ)).absolute()
+            self.loaded = Config.load(self.file, os.environ)
+        except ConfigurationError as error:
+            # A UsageError would put the options in front, which are right.
+            sys.exit(f"shiftergw cannot start: {error}")
+
+
+class GatewayService(Service):
+    """The gateway's parts; a start that fails ends the process with exit code 1."""
+
+    def __init__(self, parts: Service, options: Options, reactor: Any) -> None:
+        """Wrap `parts`."""
+        self._parts = parts
+        self._options = options
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Start the parts in their order once the reactor runs; the last of them listen.
+
+        Not before: `twist` starts the service first, and then the log that we are to filter.
+        """
+        super().startService()
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        gc.freeze()  # what is imported by now lives as long as the process
+        start_logging(self._options.loaded.config.log_level)
+        self._heed_hangup()
+        for warning in self._options.loaded.warnings:
+            _log.warn("configuration: {warning}", warning=warning)
+        starting: Deferred[None] = self._parts.startService()
+        starting.addCallbacks(self._started, self._give_up)
+
+    def _heed_hangup(self) -> None:
+        """Stop in order when the terminal is closed, unless `nohup` has SIGHUP ignored.
+
+        The reactor heeds SIGINT and SIGTERM only; by default SIGHUP ends the process at once.
+        """
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(
+                signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._stop_after_hangup)
+            )
+
+    def _stop_after_hangup(self) -> None:
+        _log.info("received SIGHUP, shutting down")
+        with suppress(ReactorNotRunning):  # it stops already
+            self._reactor.stop()
+
+    def _started(self, _: None) -> None:
+        _log.info(
+            "shiftergw {version} with {file}: listening on {where}",
+            version=__version__,
+            file=str(self._options.file),
+            where=", ".join(self._options.loaded.config.listen),
+        )
+
+    def _give_up(self, failure: Failure) -> None:
+        """End the process: a gateway that does not listen must not look alive."""
+        if failure.check(CancelledError):
+            return  # told to stop before it had started
+        deaf = failure.value
+        if isinstance(deaf, CannotListenError):
+            failure = Failure(ConfigurationError(f"{str(deaf).rstrip('.')}.", remedy=remedy(deaf)))
+        if failure.check(GatewayError):
+            _log.critical("cannot start: {error}", error=failure.value)
+            sys.stderr.write(f"shiftergw cannot start: {failure.value}\n")
+        else:
+            _log.failure("cannot start", failure)
+            sys.stderr.write(f"shiftergw cannot start: {failure.getErrorMessage()}\n")
+        # twistd has no way to end with an exit code once the reactor runs; this runs last of all.
+        atexit.register(os._exit, 1)
+        with suppress(ReactorNotRunning):  # somebody has ended it already
+            self._reactor.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the parts in reverse order."""
+        super().stopService()
+        stopping: Deferred[None] = self._parts.stopService()
+        return stopping
+
+
+def makeService(options: Options, reactor: Any = None) -> Service:
+    """Return the service; opens nothing, because twistd forks after this.
+
+    Ends the process where the configuration is found wrong only now.
+    """
+    if reactor is None:
+        from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+    try:
+        parts = compose.gateway(reactor, options.loaded.config, options.file)
+    except ConfigurationError as error:
+        sys.exit(f"shiftergw cannot start: {error}")
+    return GatewayService(parts, options, reactor)

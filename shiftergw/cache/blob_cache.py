@@ -1,0 +1,276 @@
+"""The compressed layers of this machine, as files named by their digests (`cache.blobs`).
+
+A blob that lies there is trusted by its size: its digest was checked before it got its name, and
+hashing all blobs again would cost every pull as much as the index of the layers does. That index
+checks each layer's `diff_id` anyway; who finds a layer wrong there calls `discard`, which looks
+whether the blob is damaged: an image may be wrong by itself, and its layers may be others', too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from shiftergw.cache import blobs
+from shiftergw.cache.blobs import BlobPaths
+from shiftergw.cache.partial import BlobWriter, PartialBlob, disk_errors
+from shiftergw.errors import BlobCorrupt, NoSpace, RegistryUnavailable, RetryLater, amount
+from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
+from shiftergw.plumbing.files import free_space, nearest, private_directory
+from shiftergw.plumbing.locks import POLL_SECONDS, unlock
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import BlobCache, Download
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+PATIENCE = 20.0
+"""Seconds for which a pull occupies a worker while another pull downloads the same layer."""
+
+DOWNLOAD_WAIT = 12 * 3600.0
+"""Seconds that one pull may wait altogether for downloads of other pulls."""
+
+
+class BlobCaches:
+    """All caches of this machine: that of what everybody may read, and of each private repository.
+
+    Blobs of a private repository lie apart: naming a digest in a manifest of one's own must not be
+    a way to somebody else's content.
+    """
+
+    def __init__(self, directory: Path, threads: Threads, clock: IReactorTime) -> None:
+        """Keep all below `directory`, which is made, and closed to others, when first used."""
+        self._directory = directory
+        self._threads = threads
+        self._clock = clock
+        self._caches: dict[Path, BlobFiles] = {}
+
+    def of(self, image: ResolvedImage) -> BlobCache:
+        """Return the cache that an image's blobs belong in."""
+        place = self._directory
+        if image.private:
+            origin = f"{image.location}\n{image.repository}".encode()
+            place = place / blobs.PRIVATE / hashlib.sha256(origin).hexdigest()[:32]
+        new = BlobFiles(place, self._threads, self._clock, self._directory)
+        return self._caches.setdefault(place, new)
+
+    async def sweep(self, before: float) -> int:
+        """Remove blobs that were last used before this time, and are not now; return how many."""
+        return await self._threads.run(blobs.sweep, self._directory, before)
+
+
+class BlobFiles:
+    """The `BlobCache` of this machine; any number of processes may share the directory."""
+
+    def __init__(
+        self, directory: Path, threads: Threads, clock: IReactorTime, root: Path | None = None
+    ) -> None:
+        """Keep blobs below `directory`, which is made, and closed to others, when first used.
+
+        Where there is no room, unused blobs below `root` make way, be they of other caches.
+        """
+        self._directory = directory
+        self._threads = threads
+        self._clock = clock
+        self._root = root or directory
+        self._inodes: dict[Path, list[int]] = {}
+        """The inodes of the blobs in use: another process may remove and replace a damaged file."""
+
+    @asynccontextmanager
+    async def get(
+        self,
+        blob: Descriptor,
+        download: Download,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
+    ) -> AsyncIterator[Path]:
+        """Give the file of a blob, downloading what of it is missing."""
+        paths = BlobPaths.of(self._directory, blob.digest)
+        async with AsyncExitStack() as use:
+            if not await self._hold(use, paths, blob.size):
+                await self._threads.run(self._make_directory, paths.whole.parent)
+                async with self._locked(blob, paths, report):
+                    if not await self._hold(use, paths, blob.size):
+                        await self._download(use, blob, paths, download, report, begun)
+            report(blob.size)
+            yield paths.whole
+
+    async def _hold(self, use: AsyncExitStack, paths: BlobPaths, size: int) -> bool:
+        """Mark a blob as in use until `use` ends; return whether it is there."""
+        held = await self._threads.acquire(partial(blobs.hold, paths.whole, size), _close)
+        if held is not None:
+            use.push_async_callback(self._threads.release, _close, held)
+            inode = (await self._threads.run(os.fstat, held)).st_ino
+            inodes = self._inodes.setdefault(paths.whole, [])
+            inodes.append(inode)
+            use.callback(self._forget_inode, paths.whole, inode)
+        return held is not None
+
+    def _forget_inode(self, path: Path, inode: int) -> None:
+        self._inodes[path].remove(inode)
+        if not self._inodes[path]:
+            del self._inodes[path]
+
+    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
+        """Refuse blobs that cannot fit, even if all unused blobs were removed."""
+        missing, room = await self._threads.run(self._space, wanted)
+        if missing > room:
+            raise NoSpace(
+                f"The image's layers need {amount(missing)} and the gateway's cache has"
+                f" {amount(room)} for them."
+            )
+
+    def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:
+        """Return the missing bytes of these blobs, and the bytes of room for them.
+
+        Removes nothing: the sizes are what a manifest claims, and it may claim anything.
+        """
+        missing = 0
+        distinct = {BlobPaths.of(self._directory, one.digest): one.size for one in wanted}
+        for blob, size in distinct.items():
+            if not blobs.is_whole(blob.whole, size):
+                missing += max(0, size - blobs.size_of(blob.partial))
+        room = free_space(nearest(self._root))
+        if missing > room:
+            room += blobs.removable(self._root, {blob.whole for blob in distinct})
+        return missing, room
+
+    def _make_room(self, paths: BlobPaths, size: int, is_full: bool) -> bool:
+        return blobs.make_room_for_growth(self._root, size, {paths.whole}, is_full=is_full)
+
+    async def discard(self, digest: Digest) -> bool:
+        """See the port. Waits for other processes that work on the blob, `PATIENCE` at most."""
+        stop, blob = Event(), BlobPaths.of(self._directory, digest)
+        end = self._clock.seconds() + PATIENCE
+        while True:
+            inodes = set(self._inodes.get(blob.whole, ()))
+            is_gone = await self._threads.run_until(
+                stop.set, blobs.discard, blob, digest, stop, inodes
+            )
+            if is_gone is not None or self._clock.seconds() >= end:
+                return bool(is_gone)
+            await pause(POLL_SECONDS, self._clock)
+
+    async def give_up(self, digest: Digest) -> None:
+        """Remove what a broken download left, unless somebody is at it now."""
+        await self._threads.run(blobs.give_up, BlobPaths.of(self._directory, digest))
+
+    def _make_directory(self, directory: Path) -> None:
+        with disk_errors():
+            private_directory(self._directory)
+            private_directory(directory)
+
+    @asynccontextmanager
+    async def _locked(
+        self, blob: Descriptor, paths: BlobPaths, report: Callable[[int], None]
+    ) -> AsyncIterator[None]:
+        """Hold the blob's lock; report how much another process has downloaded until then.
+
+        Raises `RetryLater` if that takes long, since the wait holds a worker.
+        """
+        lock, unlock_blob = partial(blobs.lock, paths), partial(unlock, paths.lock)
+        end = self._clock.seconds() + PATIENCE
+        while (locked := await self._threads.acquire(lock, unlock_blob)) is None:
+            if self._clock.seconds() >= end:
+                raise _downloaded_elsewhere(self._clock.seconds() + PATIENCE)
+            report(min(await self._threads.run(blobs.size_of, paths.partial), blob.size))
+            await pause(POLL_SECONDS, self._clock)
+        try:
+            yield
+        finally:
+            await self._threads.release(unlock_blob, locked)
+
+    async def _download(
+        self,
+        use: AsyncExitStack,
+        blob: Descriptor,
+        paths: BlobPaths,
+        download: Download,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
+    ) -> None:
+        """Download the blob, whose lock we hold, and mark it as in use until `use` ends."""
+        kept, resumed = await self._fetch(blob, paths, download, report, begun)
+        if not kept and resumed:
+            # The part that an earlier download left was damaged: start again from nothing.
+            kept, _ = await self._fetch(blob, paths, download, report, begun)
+        if not kept or not await self._hold(use, paths, blob.size):
+            raise BlobCorrupt(
+                "A layer arrived with other bytes than its digest says.", detail=str(blob.digest)
+            )
+
+    async def _fetch(
+        self,
+        blob: Descriptor,
+        paths: BlobPaths,
+        download: Download,
+        report: Callable[[int], None],
+        begun: Callable[[Opening], None],
+    ) -> tuple[bool, bool]:
+        """Download what is missing; say whether the digest was right, and whether it resumed."""
+        unfinished = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
+        try:
+            await self._threads.run_until(unfinished.interrupt, unfinished.open)
+            report(unfinished.start)
+            begun(unfinished.arriving.open)
+            resumed = unfinished.start > 0
+            if unfinished.start < blob.size:
+                resumed = await self._stream(unfinished, blob, download, report)
+            return await self._threads.run(unfinished.keep, paths.whole), resumed
+        finally:
+            await self._threads.release(unfinished.close)
+
+    async def _stream(
+        self,
+        unfinished: PartialBlob,
+        blob: Descriptor,
+        download: Download,
+        report: Callable[[int], None],
+    ) -> bool:
+        """Run the download into the file; say whether it went on from what was there."""
+        call: Any = None
+
+        def stop() -> None:
+            # Not at once: the writer may be called by the very download that is to be cancelled.
+            nonlocal call
+            call = self._clock.callLater(0, lambda: running.cancel())  # noqa: PLW0108 - not yet made
+
+        writer = BlobWriter(unfinished, blob, self._threads, report, stop)
+        running = Deferred.fromCoroutine(_run(download(unfinished.start, writer)))
+        try:
+            await running
+            await writer.finish()
+        except Exception as error:
+            if writer.failure is not None and writer.failure is not error:
+                raise writer.failure from error
+            raise
+        finally:
+            if call is not None and call.active():
+                call.cancel()
+            await writer.settle()
+        return writer.resumed
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _downloaded_elsewhere(at: float) -> RetryLater:
+    failure = RegistryUnavailable("Another pull that downloads the same layer did not end.")
+    why = "another pull that downloads the same layer"
+    return RetryLater(at, why, failure, limit=DOWNLOAD_WAIT)
+
+
+async def _run(download: Awaitable[None]) -> None:
+    await download

@@ -1,0 +1,52 @@
+"""The work of kind expire: the files of an image go, unless another record still needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shiftergw.errors import DeliveryFailed
+from shiftergw.job.attempt import Attempt
+from shiftergw.job.targets import Target
+from shiftergw.model import Expired
+from shiftergw.ports import ImageStore
+
+
+class Removal:
+    """Removes the files of records that are EXPIRING."""
+
+    def __init__(self, store: ImageStore, targets: Mapping[str, Target]) -> None:
+        """Work on the image directories of `targets` (system name → target)."""
+        self._store = store
+        self._targets = targets
+
+    async def run(self, attempt: Attempt) -> Expired:
+        """Remove the files, under the lease that whoever delivers the same image waits for.
+
+        What is READY elsewhere with the same files, another type or a system that shares the
+        directory, keeps them. An image that was pulled anew meanwhile is no longer EXPIRING: then
+        `confirm` raises `Superseded`.
+        """
+        record = attempt.record
+        target = self._targets[record.system]
+        if record.id is not None:
+            await target.directory.reach()
+            await attempt.lease(target.name, record.id)
+            if not await self._store.find_id(target.systems, record.id):
+                await self._check_mounted(target)
+                await attempt.confirm()
+                await target.remove(record.id)
+        return Expired()
+
+    async def _check_mounted(self, target: Target) -> None:
+        """Refuse a directory that is empty though images should lie there.
+
+        It would have its files back once it is mounted again, and nobody would remove them then.
+        """
+        if await target.directory.list():
+            return
+        for system in target.systems:
+            if await self._store.list(system, limit=1):
+                raise DeliveryFailed(
+                    "The system's image directory is empty.",
+                    remedy="Tell the site's support: is its file system mounted?",
+                )

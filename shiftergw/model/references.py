@@ -1,0 +1,57 @@
+"""The names of images: `[location/]repository[:tag][@digest]`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from shiftergw.errors import BadRequest, printable
+from shiftergw.image import Digest
+from shiftergw.model.prefixes import check_registry_name, registry_name
+
+REFERENCE_LIMIT = 512
+"""Characters of a reference: repository 255, tag 128, digest and punctuation."""
+
+# distribution-spec, "Pulling manifests": <name> and <reference>; a leading host[:port] allowed.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
+_NAME = rf"(?:{_HOST}/)?{_COMPONENT}(?:/{_COMPONENT})*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_REFERENCE = re.compile(rf"({_NAME})(?::({_TAG}))?(?:@([a-z0-9]+:[0-9a-f]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """What a user calls an image: `[location/]repository[:tag][@digest]`.
+
+    `name` still carries the location's name, if the user wrote one.
+    """
+
+    name: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read and normalise a reference; raise `BadRequest` with the grammar if it is none.
+
+        Without tag and digest the tag is `latest`. A port of a registry is not a tag. A prefix that
+        names a registry, such as `docker://`, is left out.
+        """
+        text = registry_name(text)
+        check_registry_name(text)
+        match = _REFERENCE.fullmatch(text) if len(text) <= REFERENCE_LIMIT else None
+        if match is None:
+            raise BadRequest(
+                f"{printable(text, 120)!r} is not an image reference.",
+                remedy="Write `[location/]repository[:tag][@sha256:…]`, the repository in"
+                " lower case, for example `ubuntu:24.04`.",
+            )
+        digest = Digest.parse(match[3]) if match[3] else None
+        return cls(match[1], match[2] or ("" if digest else "latest"), digest)
+
+    def __str__(self) -> str:
+        """Return the normalised text: what records keep as their tag."""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")

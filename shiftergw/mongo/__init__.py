@@ -1,0 +1,1 @@
+"""A MongoDB driver around txmongo: addresses, login, TLS, connections."""

@@ -1,1 +1,0 @@
-"""Registries and the cache of their blobs."""

@@ -1,0 +1,1 @@
+"""What the gateway process does."""

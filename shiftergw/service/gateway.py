@@ -1,0 +1,289 @@
+"""The rules of the service for one session: list, lookup, pull, queue, expire, metrics.
+
+Nothing here works on images: a pull becomes a record in the store, and a worker takes it from
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from shiftergw.config import Config
+from shiftergw.errors import (
+    BadRequest,
+    NotAllowed,
+    NotFound,
+    NoWorkers,
+    Unavailable,
+    printable,
+)
+from shiftergw.model import (
+    IMAGE_TYPES,
+    ImageRecord,
+    ImageReference,
+    PullRequest,
+    Session,
+    WorkerMachine,
+)
+from shiftergw.plumbing.seal import Seal
+from shiftergw.plumbing.timing import within
+from shiftergw.ports import ImageStore, JobQueue
+from shiftergw.rules.access import may_expire
+from shiftergw.service.claims import Claims, concerns
+from shiftergw.service.housekeeping import expire_due, put_off
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+PAGE = 250
+"""Records of a list that are dealt with at once: others are answered between two pages."""
+
+QUEUE_PAGE = 500
+"""The same for the queue. Its records are short, but each page sorts all that follow."""
+
+
+READY_SECONDS = 5.0
+"""How long the database may take to say that it is ready: monitoring does not wait for long."""
+
+
+class Gateway:
+    """Answers the requests of sessions from the store."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: ImageStore,
+        seal: Callable[[], Seal],
+        wake: Callable[[], None],
+        clock: IReactorTime,
+        queue: JobQueue,
+    ) -> None:
+        """Use `seal` for logins in flight; call `wake` when there is new work for the `queue`."""
+        self._config = config
+        self._store = store
+        self._wake = wake
+        self._clock = clock
+        self._queue = queue
+        self._claims = Claims(config, store, seal, wake, clock, queue.trouble)
+
+    @property
+    def systems(self) -> Collection[str]:
+        """Return the names of the configured systems."""
+        return self._config.systems.keys()
+
+    @property
+    def allows_anonymous(self) -> bool:
+        """Say whether requests without a credential are answered, about public images."""
+        return self._config.allow_anonymous
+
+    @property
+    def shows_labels(self) -> bool:
+        """Say whether answers have the labels of images."""
+        return self._config.enable_labels
+
+    async def ready(self) -> None:
+        """Return if the gateway can do its work; raise `Unavailable` with the reason.
+
+        Worker machines that are away are no reason: no other gateway would have them, and look-ups
+        are answered.
+        """
+        await within(READY_SECONDS, self._clock, self._store.ready(), _late)
+        trouble = self._queue.trouble() if self._config.broker_url is None else None
+        if trouble is not None and trouble.grave:
+            raise NoWorkers(trouble.what, detail=trouble.detail)
+
+    async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield the READY images of the session's system that its user may read, in pages."""
+        page = await self._store.list(session.system, limit=PAGE)
+        while page:
+            yield [record for record in page if record.may_be_read_by(session)]
+            page = await self._store.list(session.system, page[-1].key, PAGE)
+
+    async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
+        """Return the READY image of this name and put off its expiration.
+
+        Raises `NotFound` also for an image that this user may not read.
+        """
+        _check_type(itype)
+        now = self._clock.seconds()
+        record = await self._store.find(session.system, itype, _names(text))
+        if record is None or not record.may_be_read_by(session):
+            raise _no_image(session, text)
+        await put_off(self._store, record, now, self._config.image_expiration_timeout)
+        if self._config.metrics:
+            await self._store.record_lookup(
+                {
+                    "user": session.user,
+                    "uid": session.uid,
+                    "system": session.system,
+                    "type": itype,
+                    "tag": text,
+                    "id": record.id,
+                    "time": now,
+                }
+            )
+        return record
+
+    async def pull(
+        self,
+        session: Session,
+        itype: str,
+        text: str,
+        user_acl: tuple[int, ...],
+        group_acl: tuple[int, ...],
+        request_id: str,
+    ) -> ImageRecord:
+        """Return the state of this image, starting work on it if there is reason to.
+
+        See `Claims`. Raises `BadRequest` before anything is stored.
+        """
+        request = replace(
+            _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
+        )
+        return await self._claims.pull(session, request, text)
+
+    def told(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
+        """Return what this user's poll of a pull was answered last, and do nothing.
+
+        Raises `Unavailable` if there was no such poll.
+        """
+        return self._claims.told(_request(session, itype, text, request_id))
+
+    async def expire(self, session: Session, itype: str, text: str) -> None:
+        """Take a tag away; with its last tag an image's files are removed.
+
+        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for one
+        that others may read too.
+        """
+        _check_type(itype)
+        names = _names(text)
+        record = await self._store.find(session.system, itype, names)
+        if record is None or not (session.admin or record.may_be_read_by(session)):
+            raise _no_image(session, text)
+        if not may_expire(session, record):
+            raise NotAllowed(
+                "Only an admin expires an image that others may use too.",
+                remedy="It expires by itself when nobody has used it for long enough.",
+            )
+        tag = next(name for name in names if name in record.tags)
+        left = await self._store.untag(record.key, tag)
+        if left is None:
+            raise _no_image(session, text)
+        self._wake()
+
+    async def autoexpire(self, session: Session) -> Sequence[str]:
+        """Expire the system's images whose time is up; return their ids. For admins."""
+        _check_admin(session)
+        expired = await expire_due(self._store, self._clock.seconds(), {session.system})
+        if expired:
+            self._wake()
+        return [record.id or record.unusable_id for record in expired]
+
+    async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
+        """Remove an image with all its tags now, and refuse it from now on. For admins.
+
+        On all systems that share the image directory: the files are the same. Returns what it was
+        called, as `type:tag`.
+        """
+        _check_admin(session)
+        directory, systems = self._config.directory_of(session.system)
+        await self._store.block(directory, image_id, session.uid, self._clock.seconds())
+        names: list[str] = []
+        for record in await self._store.find_id(systems, image_id):
+            if await self._store.expire(record.key) is not None:
+                names += [f"{record.itype}:{tag}" for tag in record.tags]
+        self._wake()
+        return names
+
+    async def allow(self, session: Session, image_id: str) -> None:
+        """Take back what `take_down` forbids; raise `NotFound` if it does not. For admins."""
+        _check_admin(session)
+        directory, _ = self._config.directory_of(session.system)
+        if not await self._store.allow(directory, image_id):
+            raise NotFound(
+                "This image is not blocked.", remedy="Check the id: 64 hexadecimal digits."
+            )
+
+    async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the last `limit` look-ups of the session's system, oldest first. For admins."""
+        _check_admin(session)
+        if not self._config.metrics or limit <= 0:
+            return []
+        return await self._store.lookups(session.system, limit)
+
+    async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
+        """Return the machines that work for the session's system, and what each has in work.
+
+        The names of images; of other systems only that there is something. For admins.
+        """
+        _check_admin(session)
+        machines = [one for one in self._queue.machines() if session.system in one.systems]
+        return [
+            (machine, [await self._name_of_job(key, session.system) for key in machine.jobs])
+            for machine in machines
+        ]
+
+    async def _name_of_job(self, key: str, system: str) -> str:
+        record = await self._store.get(key)
+        if record is None or record.system != system:
+            return "(of another system)"
+        return record.pulltag or ""
+
+    async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
+        """Yield work in progress and failures that this user may see, oldest first, in pages."""
+        page = await self._store.queue(session.system, limit=QUEUE_PAGE)
+        while page:
+            yield [
+                self._claims.explained(record)
+                for record in page
+                if session.admin or concerns(session, record)
+            ]
+            page = await self._store.queue(session.system, page[-1].key, QUEUE_PAGE)
+
+
+def _late() -> Unavailable:
+    return Unavailable("The gateway's database does not answer.")
+
+
+def _request(session: Session, itype: str, text: str, request_id: str) -> PullRequest:
+    _check_type(itype)
+    return PullRequest(
+        system=session.system,
+        itype=itype,
+        reference=ImageReference.parse(text),
+        requested_by=session.uid,
+        request_id=request_id,
+        requester=printable(session.user, 60),
+        by_admin=session.admin,
+    )
+
+
+def _no_image(session: Session, text: str) -> NotFound:
+    return NotFound(
+        f"There is no image {printable(text)} on {session.system}.",
+        remedy="Pull it first, or check its name in the list of images.",
+    )
+
+
+def _check_admin(session: Session) -> None:
+    if not session.admin:
+        raise NotAllowed(f"Only admins of {session.system} may do this.")
+
+
+def _check_type(itype: str) -> None:
+    if itype not in IMAGE_TYPES:
+        raise BadRequest(
+            f"{printable(itype, 40)!r} is not an image type.",
+            remedy=f"Image types are {' and '.join(sorted(IMAGE_TYPES))}.",
+        )
+
+
+def _names(text: str) -> list[str]:
+    """Return what an image of this name may be stored as: normalised first, then literally."""
+    try:
+        normalised = str(ImageReference.parse(text))
+    except BadRequest:
+        return [text]
+    return list(dict.fromkeys([normalised, text]))

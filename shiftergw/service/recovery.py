@@ -1,0 +1,267 @@
+"""Requeue work whose worker ended without a result; fail work when no worker can start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from shiftergw.errors import GatewayError, Superseded
+from shiftergw.model import Failed, ImageRecord
+from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.rounds import Rounds
+from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
+from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED, name_of, trace_of
+from shiftergw.service.dispatch import Dispatch
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+GATEWAY = "gateway"
+"""The runner of an attempt that the gateway begins only to end the work."""
+
+STOP_SECONDS = 10.0
+"""How long the stop waits until the store has the last ends."""
+
+INTERVAL = 5.0
+"""Seconds between two looks at whether workers can start."""
+
+HANDOVER_SECONDS = 60.0
+"""How long work waits at least, and no other gateway has any in work, before it fails.
+
+Another gateway takes up what it did not accept itself within seconds, and restarts within a minute.
+"""
+
+MINUTES = 120.0
+"""Times of at least so many seconds are shown in minutes."""
+
+PAGE = 500
+"""Records of the queue that are read at once."""
+
+MOST_FAILED = 1000
+"""The most pulls that fail in one round because no worker can start."""
+
+
+class Recovery(Service):
+    """Requeues the record of each job that ended without a result, as soon as its worker is gone.
+
+    Start it before the queue and stop it after the queue: a queue reports ends while it drains.
+    """
+
+    _log = Logger()
+
+    def __init__(self, store: ImageStore, dispatch: Dispatch, clock: IReactorTime) -> None:
+        """Have `dispatch` offer a record again only after the end of its job is settled."""
+        self._store = store
+        self._dispatch = dispatch
+        self._clock = clock
+        self._settling: set[Deferred[None]] = set()
+        self._early_deaths: dict[str, int] = {}
+        """By the key of a record, how many workers died in a row before they had begun it."""
+
+    def job_ended(self, end: JobEnd) -> None:
+        """Begin to settle the end of a job in the store, and return at once."""
+        self._dispatch.begin_settling(end.key)
+        settling = Deferred.fromCoroutine(self._settle(end))
+        self._settling.add(settling)
+        settling.addErrback(self._report, end)
+
+        def settled(_: None) -> None:
+            self._settling.discard(settling)
+            self._dispatch.end_settling(end.key)
+
+        settling.addCallback(settled)
+
+    def stopService(self) -> Deferred[None]:
+        """Fire when all ends are settled, or after `STOP_SECONDS`."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._finish())
+
+    async def _finish(self) -> None:
+        unsettled = list(self._settling)
+
+        def cancel() -> None:
+            for settling in unsettled:
+                settling.cancel()
+
+        timer = self._clock.callLater(STOP_SECONDS, cancel)
+        for settling in unsettled:
+            await settling
+        if timer.active():
+            timer.cancel()
+
+    def _report(self, failure: Failure, end: JobEnd) -> None:
+        """Log why a record was not requeued; `Dispatch` does it once its heartbeat is old."""
+        if failure.check(GatewayError, CancelledError):
+            stopped = "the gateway stopped before its database was available"
+            self._log.error(
+                "record {key} of worker {runner} was not requeued: {error}",
+                key=end.key,
+                runner=end.runner,
+                error=stopped if failure.check(CancelledError) else failure.value,
+            )
+        else:
+            self._log.failure("record {key} was not requeued", failure, key=end.key)
+
+    async def _settle(self, end: JobEnd) -> None:
+        record = await patiently(
+            lambda _: self._store.get(end.key), self._clock, f"the end of the job on {end.key}"
+        )
+        if record is None or not record.in_flight or not end.runner:
+            self._early_deaths.pop(end.key, None)
+            return
+        if record.runner is None and end.died:
+            await self._count_early_death(record, end)
+            return
+        self._early_deaths.pop(end.key, None)
+        if record.runner != end.runner:
+            return
+        loss = end.loss or "left the record without an end"
+        died = end.died or not end.loss
+        try:
+            record = await patiently(
+                lambda _: self._store.requeue(
+                    end.key, record.attempt, status_message(loss, died=died), died=died
+                ),
+                self._clock,
+                f"the requeueing of {end.key}",
+            )
+        except Superseded:
+            return
+        self._log.warn(
+            "requeued: {what}, {trace}: worker {runner} {loss} ({deaths} of {most} deaths)",
+            what=name_of(record),
+            trace=trace_of(record),
+            runner=end.runner,
+            loss=loss,
+            deaths=record.deaths,
+            most=MAX_ATTEMPTS,
+        )
+        if record.deaths >= MAX_ATTEMPTS:
+            await self._give_up(record, loss)
+
+    async def _count_early_death(self, record: ImageRecord, end: JobEnd) -> None:
+        """Count a worker that died between its offer of a record and the begin of an attempt.
+
+        The store counts no death without an attempt, so the record would be offered for ever.
+        """
+        deaths = self._early_deaths[end.key] = self._early_deaths.get(end.key, 0) + 1
+        self._log.warn(
+            "worker {runner} {loss} before it began {what}, {trace}",
+            runner=end.runner,
+            loss=end.loss,
+            what=name_of(record),
+            trace=trace_of(record),
+        )
+        if deaths >= MAX_ATTEMPTS:
+            del self._early_deaths[end.key]
+            await self._give_up(record, end.loss)
+
+    async def _give_up(self, record: ImageRecord, loss: str) -> None:
+        cause = f"{MAX_ATTEMPTS} workers died on this image; the last one {loss}."
+        remedy = "Tell the site's support: the log of the gateway says more."
+        await _fail(self._store, record, cause, remedy, self._clock.seconds())
+
+
+def status_message(loss: str, *, died: bool) -> str:
+    """Return the status message of a record that waits for the next worker."""
+    if died:
+        return f"The worker {loss}; another one takes over."
+    return STOPPED
+
+
+class WorkerShortage(Rounds):
+    """Fails the pulls that wait while no worker has been able to start for too long.
+
+    Unless another gateway on the same store has workers: it takes the pulls up. It shows that when
+    it has work in progress, or when it takes a pull within `HANDOVER_SECONDS`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: ImageStore,
+        queue: JobQueue,
+        clock: IReactorTime,
+        limit: float,
+        systems: Collection[str],
+        heartbeat_limit: float,
+        interval: float = INTERVAL,
+    ) -> None:
+        """Fail pulls once the trouble of `queue` has lasted for `limit` seconds.
+
+        Work on one of the `systems` with a heartbeat younger than `heartbeat_limit` has a worker.
+        """
+        super().__init__(self._look, clock, interval, "worker shortage")
+        self._store = store
+        self._queue = queue
+        self._limit = limit
+        self._systems = systems
+        self._heartbeat_limit = heartbeat_limit
+        self._handover = min(HANDOVER_SECONDS, limit)
+        self._idle_since: float | None = None
+        """Since when no look has seen work in progress."""
+
+    async def _look(self) -> None:
+        trouble, now = self._queue.trouble(), self._clock.seconds()
+        if trouble is None or not trouble.grave:
+            self._idle_since = None
+            return
+        # Between two pulls of another gateway a single look may find none in progress.
+        if await self._has_work_in_progress(now - self._heartbeat_limit):
+            self._idle_since = None
+            return
+        if self._idle_since is None:
+            self._idle_since = now
+        if now - trouble.since < self._limit or now - self._idle_since < self._handover:
+            return
+        requeued = await self._store.stale(now, now - 1)  # only those without any heartbeat
+        waiting = await self._store.waiting(now, MOST_FAILED)
+        for record in (*requeued, *waiting):
+            since = max(record.last_pull or 0.0, record.not_before or 0.0)
+            if record.status is State.PENDING and now - since >= self._handover:
+                await self._end(record, trouble, now)
+
+    async def _has_work_in_progress(self, since: float) -> bool:
+        """Return whether any work has a heartbeat that is later than `since`."""
+        for system in self._systems:
+            page = await self._store.queue(system, limit=PAGE)
+            while page:
+                for record in page:
+                    if record.runner is not None and (record.last_heartbeat or 0) > since:
+                        return True
+                page = await self._store.queue(system, page[-1].key, PAGE)
+        return False
+
+    async def _end(self, record: ImageRecord, trouble: QueueTrouble, now: float) -> None:
+        seconds = now - trouble.since
+        duration = f"{seconds:.0f} s" if seconds < MINUTES else f"{seconds / 60:.0f} minutes"
+        cause = f"For {duration} no worker could start on the gateway's machine."
+        remedy = "Pull again once the gateway's admins have mended it; its log has the reason."
+        if await _fail(self._store, record, cause, remedy, now):
+            self._log.error(
+                "FAILURE: {what}, {trace}: no worker can start: {why}",
+                what=name_of(record),
+                trace=trace_of(record),
+                why=trouble.detail,
+            )
+
+
+async def _fail(
+    store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float
+) -> bool:
+    """End work in FAILURE; return False if another process has begun it meanwhile."""
+    begun = await store.begin(record.key, GATEWAY, now, math.inf)
+    if begun is None:
+        return False
+    own = record.sealed is not None or record.kind == "acl"
+    outcome = Failed(str(State.PENDING), cause, remedy, retryable=True, own=own)
+    await store.finish(record.key, begun.attempt, outcome, now)
+    return True

@@ -1,0 +1,1 @@
+"""An SFTP client over any channel."""

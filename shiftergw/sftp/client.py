@@ -1,0 +1,171 @@
+"""The files of a system by SFTP: what a session can be asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from shiftergw.sftp import packets
+from shiftergw.sftp.packets import Attributes, FileSystem, Refused, malformed, string
+from shiftergw.sftp.session import Session, expect
+
+_READ_ONLY = 1  # SSH2_FXE_STATVFS_ST_RDONLY
+_READ = 32768
+_READS = 64
+
+
+class Sftp(Session):
+    """The files. Paths are bytes; methods raise `Refused` and `DeliveryFailed`."""
+
+    async def open(self, path: bytes, flags: int, mode: int | None = 0o600) -> bytes:
+        """Open a file and return its handle; a new one gets `mode`, or what the server gives it."""
+        attributes = packets.NO_ATTRIBUTES if mode is None else packets.mode_only(mode)
+        body = string(path) + flags.to_bytes(4, "big") + attributes
+        return await self.handle(packets.OPEN, body)
+
+    async def close_handle(self, handle: bytes) -> None:
+        """Close a file."""
+        await self.do(packets.CLOSE, string(handle))
+
+    async def lstat(self, path: bytes) -> Attributes | None:
+        """Return the attributes of what has this name, links not followed; None: nothing has."""
+        try:
+            kind, body = await self.ask(packets.LSTAT, string(path))
+            return expect(packets.ATTRS, kind, body).attributes()
+        except Refused as refused:
+            if refused.status == packets.NO_SUCH_FILE:
+                return None
+            raise
+
+    async def fstat(self, handle: bytes) -> Attributes:
+        """Return the attributes of an open file."""
+        kind, body = await self.ask(packets.FSTAT, string(handle))
+        return expect(packets.ATTRS, kind, body).attributes()
+
+    async def set_mode(self, handle: bytes, mode: int) -> None:
+        """Set the mode of an open file."""
+        await self.do(packets.FSETSTAT, string(handle) + packets.mode_only(mode))
+
+    async def set_mode_of(self, path: bytes, mode: int) -> None:
+        """Set the mode of the file that has this name."""
+        await self.do(packets.SETSTAT, string(path) + packets.mode_only(mode))
+
+    async def sync(self, handle: bytes, patience: float) -> None:
+        """Have what was written brought to the disk, which may take so many seconds."""
+        await self.extended(packets.FSYNC, string(handle), patience)
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file; it need not exist."""
+        try:
+            await self.do(packets.REMOVE, string(path))
+        except Refused as refused:
+            if refused.status != packets.NO_SUCH_FILE:
+                raise
+
+    async def rename(self, old: bytes, new: bytes) -> None:
+        """Replace `new` by `old`, atomically if the server can.
+
+        Otherwise `new` is removed first, but only after a rename was refused because `new` exists:
+        not if the server forbids renames, nor if `old` is gone.
+        """
+        names = string(old) + string(new)
+        if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
+            await self._rename_plainly(old, new)
+
+    async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
+        """Make a request; return False if the server lacks or forbids it."""
+        try:
+            await request
+        except Refused as refused:
+            if refused.status in packets.NOT_OFFERED:
+                return False
+            raise
+        return True
+
+    async def _rename_plainly(self, old: bytes, new: bytes) -> None:
+        names = string(old) + string(new)
+        try:
+            await self.do(packets.RENAME, names)
+        except Refused as refused:
+            if refused.status in packets.NOT_OFFERED:
+                raise
+            if await self.lstat(old) is None or await self.lstat(new) is None:
+                raise
+            await self.remove(new)
+            await self.do(packets.RENAME, names)
+
+    async def file_system(self, path: bytes) -> FileSystem:
+        """Return the state of the file system of this path."""
+        if packets.STATVFS not in self.extensions:
+            raise Refused(packets.UNSUPPORTED, "no statvfs")
+        kind, body = await self.ask(packets.EXTENDED, string(packets.STATVFS) + string(path))
+        expect(packets.EXTENDED_REPLY, kind, body)
+        values = [body.long() for _ in range(10)]
+        _block, fragment, _all, _free, blocks, files, _free_files, free_files, _id, flags = values
+        # File systems that create inodes on demand report 0 inodes in all.
+        return FileSystem(
+            fragment * blocks, free_files if files else None, bool(flags & _READ_ONLY)
+        )
+
+    async def list(
+        self, path: bytes, wanted: Callable[[bytes], bool]
+    ) -> list[tuple[bytes, Attributes]]:
+        """Return name and attributes of the entries of a directory whose name is `wanted`."""
+        handle = await self.handle(packets.OPENDIR, string(path))
+        found = []
+        try:
+            while True:
+                kind, body = await self.ask(packets.READDIR, string(handle))
+                expect(packets.NAME, kind, body)
+                count = body.number()
+                if not count:  # instead of EOF, and as often as it is asked for
+                    break
+                for _ in range(count):
+                    name, _long, attributes = body.string(), body.string(), body.attributes()
+                    if wanted(name):
+                        found.append((name, attributes))
+        except Refused as refused:
+            if refused.status != packets.EOF:
+                raise
+        await self.close_handle(handle)
+        return found
+
+    async def read(self, handle: bytes, offset: int, length: int) -> bytes:
+        """Return `length` bytes of a file; fewer only at its end."""
+        pieces = []
+        while length:
+            wanted = min(length, _READ)
+            place = offset.to_bytes(8, "big") + wanted.to_bytes(4, "big")
+            try:
+                kind, body = await self.ask(packets.READ, string(handle) + place)
+            except Refused as refused:
+                if refused.status == packets.EOF:
+                    break
+                raise
+            piece = expect(packets.DATA, kind, body).string()
+            if not 0 < len(piece) <= wanted:
+                raise malformed(f"{len(piece)} bytes where {wanted} were asked for")
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+    async def read_through(self, handle: bytes, size: int, take: Callable[[bytes], None]) -> None:
+        """Give the first `size` bytes of a file to `take` in order, reading ahead."""
+        reads: deque[Deferred[bytes]] = deque()
+        offset = 0
+        try:
+            while offset < size or reads:
+                while offset < size and len(reads) < _READS:
+                    length = min(_READ, size - offset)
+                    reads.append(Deferred.fromCoroutine(self.read(handle, offset, length)))
+                    offset += length
+                take(await reads[0])
+                reads.popleft()
+        finally:
+            for read in reads:
+                read.addErrback(lambda _: None)
+                read.cancel()

@@ -1,0 +1,1 @@
+"""Container registries: OCI distribution-spec v1.1, "Pull"."""

@@ -1,0 +1,288 @@
+"""Hold requests back after a 429, or while a host is unreachable: circuit breakers.
+
+All processes of a site share the breakers, by the store. A 429 opens the breaker of (registry,
+login or anonymous, machine), because registries count requests by login, or by the address of the
+machine. A host that cannot be reached has a breaker of (host, machine), and a registry that sends
+its documents or its layers too slowly one of (registry, machine). When the time of a breaker has
+come, one request, its probe, is sent: if the registry answers it, and fast enough, the breaker
+closes. A probe that ends without an answer opens the breaker again, for longer each time; one that
+is cancelled makes way for the next. While the store is unavailable, requests are sent unchecked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, DeferredLock
+
+from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
+from shiftergw.model import Breaker, Login
+from shiftergw.plumbing.promise import Promise
+from shiftergw.sources.registry.retry import Interrupted, Patience
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.ports import BreakerStore
+
+PROBE_SECONDS = 90.0
+"""Seconds after which another request may probe: time to connect and to read a response head.
+
+Only a process that dies leaves its probe to run so long.
+"""
+
+PROBE_POLL = 4.0
+"""Seconds, on average, after which a pull that waits for another process's probe tries again."""
+
+FIRST_FAILURES = 3
+"""Failures in a row that a new breaker stands for: the quick tries before it."""
+
+STORE_PAUSE = 30.0
+"""Seconds without checks after one that the store did not answer.
+
+A check may take 5 s until it fails, and all requests to a location would wait for it in turn.
+"""
+
+
+class RateLimited(RetryLater):
+    """The registry limits the requests of this login, or anonymous ones."""
+
+
+class NoBreakers:
+    """A `BreakerStore` that holds nothing back: for conversions outside the service."""
+
+    async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
+        """Hold nothing back."""
+
+    async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
+        """Do nothing."""
+
+    async def close_breaker(self, key: str, now: float) -> None:
+        """Do nothing."""
+
+    async def end_probe(self, key: str, end: float, at: float) -> None:
+        """Do nothing."""
+
+
+def _no_fingerprint(_: Login) -> str:
+    return "login"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The breakers that the processes of a site share, and the names in their keys.
+
+    `machine` is the host name of the machine that sends the requests. `fingerprint` returns a keyed
+    digest of a login: the login cannot be computed from it.
+    """
+
+    breakers: BreakerStore = field(default_factory=NoBreakers)
+    machine: str = ""
+    fingerprint: Callable[[Login], str] = _no_fingerprint
+
+
+class Admission:
+    """Admits requests to one location, or raises `RetryLater` with the time to try again."""
+
+    def __init__(
+        self,
+        location: str,
+        shared: Shared,
+        patience: Patience,
+        clock: IReactorTime,
+        random: Callable[[], float],
+    ) -> None:
+        """Use the breakers of `location`.
+
+        `patience` sets the waits where the registry does not name a time.
+        """
+        self._location = location
+        self._breakers = shared.breakers
+        self._machine = shared.machine
+        self._fingerprint = shared.fingerprint
+        self._patience = patience
+        self._clock = clock
+        self._random = random
+        self._trips: dict[str, int] = {}
+        """By key, how often in a row a breaker has tripped; without those that are closed."""
+        self._checking = DeferredLock()
+        self._probes: dict[str, Promise[None]] = {}
+        self._own_until: dict[str, float] = {}
+        """By key, the end of the time in which this process is the one to probe."""
+        self._next_check = 0.0
+
+    @asynccontextmanager
+    async def request(self, login: Login | None) -> AsyncIterator[None]:
+        """Admit a request with this login, which is sent within this context.
+
+        Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment,
+        and after a probe without an answer that closes the breaker.
+        """
+        account = "anonymous" if login is None else self._fingerprint(login)
+        key = f"limit {self._location} {account} {self._machine}"
+        async with self._admitted(key, limits=True) as probes:
+            try:
+                yield
+            except Interrupted as error:
+                if error.limited or (probes and not error.lasting):
+                    error.breaker = key
+                    if probes or (error.retry_after or 0) > self._patience.quick:
+                        raise await self.later(error, 0) from error
+                raise
+
+    @asynccontextmanager
+    async def host(self, host: str) -> AsyncIterator[None]:
+        """Admit a request to `host` (`host:port`), whose response head arrives within this context.
+
+        Raises `RetryLater` if the host could not be reached a moment ago.
+        """
+        key = f"unreachable {host} {self._machine}"
+        async with self._held_back(key, lambda error: error.unreachable):
+            yield
+
+    @asynccontextmanager
+    async def pace(self, kind: str) -> AsyncIterator[bool]:
+        """Admit the reading of a body, whose pace is proven within this context.
+
+        `kind` is "documents" or "layers". Yields whether the body is a probe of their pace. Raises
+        `RetryLater` if they were too slow a moment ago.
+        """
+        key = f"slow {kind} {self._location} {self._machine}"
+        async with self._held_back(key, lambda error: error.slow) as probes:
+            yield probes
+
+    @asynccontextmanager
+    async def _held_back(
+        self, key: str, trips: Callable[[Interrupted], bool]
+    ) -> AsyncIterator[bool]:
+        """Admit what happens within this context; the errors that `trips` names trip the breaker.
+
+        Yields whether it is a probe. A probe trips it at once; otherwise `later` does, when the
+        quick tries are spent.
+        """
+        async with self._admitted(key) as probes:
+            try:
+                yield probes
+            except Interrupted as error:
+                if trips(error) or (probes and not error.lasting):
+                    error.breaker = key
+                    if probes:
+                        raise await self.later(error, 0) from error
+                raise
+
+    async def later(self, error: Interrupted, seconds: float) -> RetryLater:
+        """Return the `RetryLater` of a request that failed and is to wait for so many seconds.
+
+        Trips the breaker of `error`, if any, which holds other requests back for the same time. Its
+        wait grows with each probe that fails.
+        """
+        requested = error.retry_after or 0
+        if error.breaker:
+            failures = FIRST_FAILURES + self._trips.get(error.breaker, 0)
+            seconds = max(self._patience.backoff(failures, self._random()), requested)
+        now = self._clock.seconds()
+        kind = RateLimited if error.limited else RetryLater
+        later = kind(
+            now + seconds,
+            f"{self._location} ({error.why})",
+            error,
+            registry=self._location if requested and requested >= seconds else "",
+            fixed=bool(error.breaker or requested),
+        )
+        if error.breaker:
+            self._own_until.pop(error.breaker, None)
+            with suppress(Unavailable):
+                await self._breakers.trip_breaker(error.breaker, later.at, later.why, now)
+        return later
+
+    @asynccontextmanager
+    async def _admitted(self, key: str, *, limits: bool = False) -> AsyncIterator[bool]:
+        """Give whether the request within this context is a probe; its success closes the breaker.
+
+        So does an error that waiting would not mend. A probe that is cancelled, or held back by
+        another breaker, is followed by the next one. Other requests of this process wait for the
+        probe.
+        """
+        probe = await self._admit(key, limits=limits)
+        if probe is None:
+            yield False
+            return
+        try:
+            try:
+                yield True
+            except CancelledError:
+                await self._end_probe(key, self._clock.seconds())
+                raise
+            except RetryLater as error:
+                await self._end_probe(key, error.at)
+                raise
+            except Exception:
+                await self._close(key)  # a refusal is an answer
+                raise
+            await self._close(key)
+        finally:
+            del self._probes[key]
+            probe.keep(None)
+
+    async def _admit(self, key: str, *, limits: bool) -> Promise[None] | None:
+        """Return the promise that a probe keeps at its end; None if the request is no probe.
+
+        Waits for the end of a probe that this process has sent. Raises as `_check`.
+        """
+        while True:
+            async with self._checking:
+                running = self._probes.get(key)
+                if running is None:
+                    if await self._check(key, limits=limits) is None:
+                        return None
+                    self._probes[key] = Promise()
+                    return self._probes[key]
+            await running.kept()
+
+    async def _check(self, key: str, *, limits: bool) -> Breaker | None:
+        """Return the breaker that a request probes, if any; raise `RetryLater` if it must wait."""
+        now = self._clock.seconds()
+        breaker = await self._stored(key, now)
+        if breaker is None:
+            self._trips.pop(key, None)
+            return None
+        self._trips[key] = breaker.trips
+        if breaker.until <= now:
+            self._own_until[key] = now + PROBE_SECONDS
+            return breaker
+        if not breaker.probed:
+            registry, at = self._location if limits else "", breaker.until
+        elif self._own_until.get(key, 0) > now:
+            return breaker  # the probe of this process may be repeated
+        else:
+            registry, at = "", min(breaker.until, now + PROBE_POLL * (0.5 + self._random()))
+        failure = RegistryUnavailable(
+            f"Requests to the registry {self._location!r} are held back: {breaker.why}."
+        )
+        kind = RateLimited if limits else RetryLater
+        raise kind(at, breaker.why, failure, registry=registry, fixed=True)
+
+    async def _stored(self, key: str, now: float) -> Breaker | None:
+        """Return the breaker of a key; None if it is closed or the store is unavailable."""
+        if now < self._next_check:
+            return None
+        try:
+            return await self._breakers.check_breaker(key, now, PROBE_SECONDS)
+        except Unavailable:
+            self._next_check = self._clock.seconds() + STORE_PAUSE
+            return None
+
+    async def _end_probe(self, key: str, at: float) -> None:
+        """Let the next probe follow at a time, unless the breaker has tripped again."""
+        end = self._own_until.pop(key, None)
+        if end is not None:
+            with suppress(Unavailable):
+                await self._breakers.end_probe(key, end, at)
+
+    async def _close(self, key: str) -> None:
+        self._own_until.pop(key, None)
+        with suppress(Unavailable):
+            await self._breakers.close_breaker(key, self._clock.seconds())

@@ -1,0 +1,197 @@
+"""The ways to one location and to the hosts it sends us to: addresses, TLS, proxies, the pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.x509 import load_pem_x509_certificates
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from shiftergw.errors import ConfigurationError, RegistryUntrusted
+from shiftergw.plumbing.files import read_whole
+from shiftergw.plumbing.http_heads import BoundedHeads
+from shiftergw.plumbing.tls import ClientTls
+from shiftergw.sources.registry.guard import GuardedEndpoint, Kind, kind_of, kind_of_name
+from shiftergw.sources.registry.location import Location, WebOrigin
+from shiftergw.sources.registry.proxy import ConnectEndpoint, Proxies, Proxy
+from shiftergw.sources.registry.resolver import Resolver
+from shiftergw.sources.registry.retry import Interrupted
+
+KEPT_CONNECTIONS = 6
+"""Idle connections kept for further requests, for each host."""
+
+
+def client_tls(location: Location) -> ClientTls:
+    """Return the TLS of a location: it trusts its `cacert`, or the system's authorities.
+
+    The file also judges the hosts that the location sends us to: one that needs both holds both.
+    Raises `ConfigurationError` if it cannot be read. Blocks, shortly.
+    """
+    if location.cacert is None:
+        return ClientTls()
+    try:
+        return ClientTls(load_pem_x509_certificates(read_whole(location.cacert)[0]))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The sslcacert of the location {location.name!r} cannot be read as certificates in"
+            f" PEM: {location.cacert}."
+        ) from error
+
+
+@implementer(IBodyProducer)
+class _Content:
+    """The body of a request, from memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.length = len(content)
+        self._content = content
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._content)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything has been written already."""
+
+    def resumeProducing(self) -> None:
+        """Everything has been written already."""
+
+    def stopProducing(self) -> None:
+        """Everything has been written already."""
+
+
+@implementer(IAgentEndpointFactory)
+class Connections:
+    """Sends single requests, and judges where they go; see `guard`."""
+
+    def __init__(
+        self, reactor: Any, location: Location, proxies: Proxies, connect_limit: float
+    ) -> None:
+        """Open nothing; `connect_limit` in seconds."""
+        self._who = f"The registry {location.name!r}"
+        self._reactor = reactor
+        self._location = location
+        self._origin = location.origin
+        self._proxies = proxies
+        self._limit = connect_limit
+        self._resolver = Resolver(reactor)
+        self._tls = client_tls(location)
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = KEPT_CONNECTIONS
+        self._agent: IAgent = Agent.usingEndpointFactory(reactor, self, self._pool)
+        self._proxied: IAgent | None = None
+        # Where the location itself lies, it may send us, and anywhere public.
+        self._reachable: set[Kind] = {"global"}
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that wait for further requests, now and as they come."""
+        self._pool.cachedConnectionTimeout = 0
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+    def check(self, here: WebOrigin) -> None:
+        """Raise `RegistryUntrusted` for a place that we must not even try to reach."""
+        if here.scheme != "https" and here != self._origin:
+            raise RegistryUntrusted(
+                f"{self._who} sends the gateway to a place without TLS.", detail=here.authority
+            )
+        kind = kind_of_name(here.host)
+        if kind is not None and not self._may_reach(here, kind):
+            raise self._not_public(here)
+
+    def _may_reach(self, here: WebOrigin, kind: Kind) -> bool:
+        if here.host == self._origin.host:
+            self._reachable.add(kind)
+        return kind in self._reachable or self._location.trusts(here)
+
+    def _not_public(self, here: WebOrigin) -> RegistryUntrusted:
+        return RegistryUntrusted(
+            f"{self._who} sends the gateway to an address that is not public.",
+            remedy="Tell the site's support; where that is meant to be, the location's"
+            " `trustedHosts` can list the host.",
+            detail=here.authority,
+        )
+
+    def send(
+        self, method: str, url: str, headers: Headers, content: bytes | None
+    ) -> Deferred[IResponse]:
+        """Send one request to a place that `check` has passed; return its answer."""
+        here = WebOrigin.of(url)
+        agent = self._agent
+        proxy = self._proxies.proxy_for(here)
+        if proxy is not None and here.scheme == "http":
+            # Plain http goes through a proxy by naming the whole URL (RFC 9112, absolute-form).
+            agent = self._proxied = self._proxied or ProxyAgent(
+                BoundedHeads(self._to_proxy(proxy)), self._reactor, self._pool
+            )
+            if proxy.authorization is not None:
+                headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
+        return agent.request(
+            method.encode("ascii"),
+            url.encode("ascii"),
+            headers,
+            None if content is None else _Content(content),
+        )
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return the way to an origin: direct or by CONNECT, with TLS for https."""
+        here = WebOrigin.of(uri.toBytes().decode("ascii"))
+        proxy = self._proxies.proxy_for(here)
+        if proxy is not None:
+            endpoint: IStreamClientEndpoint = ConnectEndpoint(
+                self._to_proxy(proxy), proxy, here, lambda: self._judge_proxied(here)
+            )
+        else:
+            endpoint = GuardedEndpoint(
+                self._reactor,
+                here.host,
+                here.port,
+                self._limit,
+                lambda address: self._may_reach(here, kind_of(address)),
+                lambda: self._not_public(here),
+            )
+        if here.scheme == "https":
+            endpoint = wrapClientTLS(self._tls.to(here.host), endpoint)
+        return BoundedHeads(endpoint)
+
+    async def _judge_proxied(self, here: WebOrigin) -> None:
+        """Raise unless a proxy may be asked for a host, by the addresses that its name has here.
+
+        Where the registry's own name has none here either, only the proxy resolves names, and
+        `ProxiedHosts` alone decides.
+        """
+        if (
+            here.host == self._origin.host
+            or self._location.trusts(here)
+            or self._proxies.lists(here)
+        ):
+            return
+        addresses = await self._resolver.addresses(here.host)
+        if not all(self._may_reach(here, kind_of(address)) for address in addresses):
+            raise self._not_public(here)
+        if addresses:
+            return
+        if self._proxies.has_list:
+            raise RegistryUntrusted(
+                f"{self._who} sends the gateway to a host that the site's proxy may not be asked"
+                " for.",
+                remedy="Tell the site's support: its name has no address on the gateway's machine;"
+                " where that is meant to be, `ProxiedHosts` can list it.",
+                detail=here.authority,
+            )
+        if await self._resolver.addresses(self._origin.host):
+            raise Interrupted(
+                f"{self._who} sends the gateway to a host whose name has no address.",
+                remedy="Try again later; if it lasts, tell the site's support: where only the proxy"
+                " can resolve it, `ProxiedHosts` can list it.",
+                detail=here.authority,
+            )
+
+    def _to_proxy(self, proxy: Proxy) -> HostnameEndpoint:
+        return HostnameEndpoint(self._reactor, proxy.host, proxy.port, timeout=self._limit)

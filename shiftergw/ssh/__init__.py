@@ -1,0 +1,1 @@
+"""An SSH client on Twisted Conch."""

@@ -1,0 +1,157 @@
+"""A host whose SSH server limits the sessions of one login (`MaxSessions` of OpenSSH).
+
+The SFTP session alone may use up the limit, and a command then finds no room. Commands run over a
+further login instead, which stays open as long as the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.channel import Away, Busy, Full
+from shiftergw.plumbing.timing import pause
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.plumbing.channel import Channel, Connection
+
+T = TypeVar("T")
+
+MOST_EXTRA = 3
+"""Further logins beside the first, at most."""
+
+_LOGIN_PAUSE = 10  # times as long as a login took that failed, before the next one
+_PAUSES = (0.05, 0.2)  # before a further login: a session that ended counts for a moment
+
+
+class ExtraLogins:
+    """A `Connection` with one login, and further logins where that one has no room."""
+
+    def __init__(
+        self, first: Connection, connect: Callable[[], Awaitable[Connection]], clock: IReactorTime
+    ) -> None:
+        """Use `first`; `connect` makes further connections to the same host."""
+        self._first = first
+        self._connect = connect
+        self._clock = clock
+        self._extra: list[Connection] = []
+        self._lock = DeferredLock()
+        self._login: Deferred[Connection] | None = None
+        self._failure: DeliveryFailed | None = None  # of the latest login
+        self._next_login = 0.0  # on the clock
+        self._commands = 0  # running
+        self._closed = False
+
+    @property
+    def usable(self) -> bool:
+        """Return whether the first login is not known to have broken."""
+        return self._first.usable
+
+    @property
+    def window(self) -> int:
+        """Return the window of the first login, as `Connection` says."""
+        return self._first.window
+
+    async def open_subsystem(self, name: str) -> Channel:
+        """Start a subsystem over the first login."""
+        return await self._first.open_subsystem(name)
+
+    async def open_command(self, argv: Sequence[str]) -> Channel:
+        """Start a program over a login that has room, or over a new login.
+
+        Raises `Busy` instead of `Full` while programs run that were started here.
+        """
+        try:
+            channel = await self._open_or_log_in(argv)
+        except Full as full:
+            if not self._commands:
+                raise
+            raise Busy(full.what, remedy=full.remedy, detail=full.detail) from full
+        self._commands += 1
+        channel.closed.addBoth(self._on_closed)
+        return channel
+
+    def _on_closed(self, result: T) -> T:
+        self._commands -= 1
+        return result
+
+    async def _open_or_log_in(self, argv: Sequence[str]) -> Channel:
+        """Start a program, after short pauses over a new login; raise `Full` without one."""
+        for seconds in _PAUSES:
+            with suppress(Full):
+                return await self._open(argv)
+            await pause(seconds, self._clock)
+        async with self._lock:
+            try:
+                return await self._open(argv)
+            except Full as full:
+                if self._closed:
+                    raise _closed_error() from None
+                if len(self._extra) == MOST_EXTRA:
+                    raise
+                if self._clock.seconds() < self._next_login:
+                    raise self._no_login(full) from self._failure
+                extra = await self._log_in(full)
+        return await extra.open_command(argv)
+
+    async def _open(self, argv: Sequence[str]) -> Channel:
+        """Start a program over an existing login; raise `Full` if none has room."""
+        self._extra = [connection for connection in self._extra if connection.usable]
+        for connection in self._extra:
+            with suppress(Full, Away):
+                return await connection.open_command(argv)
+        return await self._first.open_command(argv)
+
+    async def _log_in(self, full: Full) -> Connection:
+        """Return a further connection; raise `Full` if the host makes none.
+
+        A host that does not answer a login costs the login's whole limit, so that the caller's own
+        would pass if each of its attempts made one.
+        """
+        begun = self._clock.seconds()
+        self._login = Deferred.fromCoroutine(self._connection())
+        try:
+            extra = await self._login
+        except CancelledError:
+            if self._closed:
+                raise _closed_error() from None
+            raise
+        except DeliveryFailed as error:
+            now = self._clock.seconds()
+            self._failure, self._next_login = error, now + _LOGIN_PAUSE * (now - begun)
+            raise self._no_login(full) from error
+        finally:
+            self._login = None
+        self._extra.append(extra)
+        return extra
+
+    def _no_login(self, full: Full) -> Full:
+        error = self._failure
+        assert error is not None
+        detail = f"{full.detail}; no further login: {error.what} {error.detail}".strip()
+        return Full(full.what, remedy=full.remedy, detail=detail)
+
+    async def _connection(self) -> Connection:
+        return await self._connect()
+
+    async def close(self) -> None:
+        """Close all logins; return when they are closed. Never fails."""
+        self._closed = True
+        if self._login is not None:
+            self._login.cancel()
+        # First the connections: whoever holds the lock may wait for one of them.
+        for connection in [*self._extra, self._first]:
+            await connection.close()
+        async with self._lock:
+            for connection in self._extra:
+                await connection.close()
+
+
+def _closed_error() -> DeliveryFailed:
+    return DeliveryFailed("The connection to the system was closed.")

@@ -1,0 +1,312 @@
+"""The site's own `ssh` as the connection: for jump hosts, certificates, Kerberos.
+
+Each channel is one child process. What it may ask is forbidden (`BatchMode`), and host keys are
+checked strictly, whatever else the site's configuration of OpenSSH says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.channel import Away, NotStarted, Unexplained
+from shiftergw.plumbing.timing import shielded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twisted.internet.interfaces import IReactorProcess, IReactorTime
+
+    from shiftergw.plumbing.channel import Buffer, Channel
+
+CONNECT_SECONDS = 30.0
+"""Limit on reaching the system's sshd."""
+
+KILL_AFTER = 2.0
+"""Seconds between SIGTERM and SIGKILL, and that others may hold a dead child's output open."""
+
+_STDERR_KEPT = 4096
+_PIPE_SIZE = 1 << 20
+_FAILED = 255  # ssh itself failed, not the program on the far side
+_UNREACHABLE = (
+    "Connection refused", "No route to host", "Network is unreachable",
+    "Connection timed out", "Operation timed out", "banner exchange",
+)  # fmt: skip
+_BROKEN = (
+    "losed by ", "reset by peer", "Broken pipe", "client_loop", "kex_exchange", "ssh_dispatch",
+    "mux_client", "Connection to ", "ssh: ", "Bad packet", "Corrupted MAC",
+)  # fmt: skip
+_NOT_STARTED = ("exec request failed on channel", "subsystem request failed on channel")
+
+_TRUST = "`shiftergw ssh-trust SYSTEM` shows its key's fingerprint"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where to log in, as whom and how; `options` are more arguments of ssh.
+
+    `port` 22 leaves it to OpenSSH's configuration, as None leaves the other two.
+    """
+
+    host: str
+    user: str
+    port: int = 22
+    key: Path | None = None
+    known_hosts: Path | None = None
+    options: Sequence[str] = ()
+
+
+class OpenSsh:
+    """Keeps the protocol `Connection` with one `ssh` for each channel."""
+
+    window = 0
+
+    def __init__(
+        self,
+        account: Account,
+        env: Mapping[str, str],
+        reactor: IReactorProcess,
+        clock: IReactorTime,
+        idle_seconds: float,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        """Run the `ssh` in the PATH of `env`; nothing runs yet."""
+        self._account = account
+        # What ssh says is told apart by its words.
+        self._env = {**env, "LC_ALL": "C"}
+        self._reactor = reactor
+        self._clock = clock
+        self._limits = (connect_seconds, idle_seconds)
+        self._children: set[_Child] = set()
+
+    @property
+    def usable(self) -> bool:
+        """Say yes: each channel connects by itself."""
+        return True
+
+    async def open_subsystem(self, name: str) -> Channel:
+        """Start `ssh -s`; what becomes of it the channel's `closed` tells."""
+        return self._start(["-s"], name)
+
+    async def open_command(self, argv: Sequence[str]) -> Channel:
+        """Start a program; ssh hands one text to a shell there, so each word is quoted."""
+        return self._start([], shlex.join(argv))
+
+    async def close(self) -> None:
+        """End every child, and return when they are gone."""
+        for child in list(self._children):
+            child.lose()
+            await shielded(child.gone)
+
+    def arguments(self) -> list[str]:
+        """Return the options of every ssh: ours come first, and the first of two counts."""
+        account, (connect, idle) = self._account, self._limits
+        options = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "NoHostAuthenticationForLocalhost": "no",
+            "ConnectTimeout": f"{max(1, round(connect))}",
+            "ServerAliveInterval": f"{max(1, int(idle / 3))}",
+            "ServerAliveCountMax": "2",
+            "ClearAllForwardings": "yes",
+            "ForwardAgent": "no",
+            "EscapeChar": "none",
+            "LogLevel": "INFO",
+        }
+        if account.known_hosts is not None:
+            options["UserKnownHostsFile"] = _quoted(account.known_hosts)
+            options["GlobalKnownHostsFile"] = "none"
+        if account.key is not None:
+            options["IdentitiesOnly"] = "yes"
+        arguments = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        if account.key is not None:
+            arguments += ["-i", str(account.key)]
+        if account.port != 22:  # noqa: PLR2004 - the default
+            arguments += ["-p", str(account.port)]
+        return [*arguments, "-l", account.user, "-T", *account.options]
+
+    def _start(self, options: Sequence[str], command: str) -> _Child:
+        program = shutil.which("ssh", path=self._env.get("PATH", os.defpath))
+        if program is None:
+            raise DeliveryFailed(
+                "The gateway cannot reach the system.",
+                remedy="Tell the site's support: the gateway's machine has no ssh program.",
+            )
+        words = ["ssh", *self.arguments(), *options, "--", self._account.host, command]
+        argv = [word.encode("utf-8", "surrogateescape") for word in words]
+        child = _Child(self._clock, self._children.discard)
+        try:
+            self._reactor.spawnProcess(child, program, argv, env=self._env)
+        except OSError as error:
+            raise DeliveryFailed(
+                "The gateway cannot reach the system.", detail=f"ssh cannot be started: {error}"
+            ) from error
+        self._children.add(child)
+        return child
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as ssh reads it in an option: several would be told apart by blanks."""
+    return '"' + str(path).replace("%", "%%") + '"'
+
+
+class _Child(ProcessProtocol):
+    """One ssh; keeps the protocol `Channel`."""
+
+    def __init__(self, clock: IReactorTime, forget: Callable[[_Child], None]) -> None:
+        self.closed: Deferred[int | None] = Deferred()
+        self.gone: Deferred[None] = Deferred()
+        self.stderr = ""
+        self._said = b""
+        self._clock = clock
+        self._forget = forget
+        self._calls: list[Any] = []
+        self._lost = False
+        self._unread: list[bytes] = []
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_eof: Callable[[], None] | None = None
+        self._ended = False
+        self._anything: Any = None  # the transport: more interfaces than one
+
+    def connectionMade(self) -> None:
+        self._anything = self.transport
+        # Fewer turns for the same bytes; the size that is allowed may be smaller.
+        for pipe in self._anything.pipes.values():
+            with suppress(OSError):
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+    def write(self, data: Buffer) -> None:
+        self.writeSequence((data,))
+
+    def writeSequence(self, data: Iterable[Buffer]) -> None:
+        if not self._lost:
+            self._anything.write(b"".join(data))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        stdin = self._anything.pipes.get(0)
+        if stdin is None:
+            producer.stopProducing()
+        else:
+            stdin.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        stdin = self._anything.pipes.get(0)
+        if stdin is not None:
+            stdin.unregisterProducer()
+
+    def receive(self, data: Callable[[bytes], None], eof: Callable[[], None] | None = None) -> None:
+        self._on_data, self._on_eof = data, eof
+        unread, self._unread = self._unread, []
+        for piece in unread:
+            data(piece)
+        if self._ended and eof is not None:
+            eof()
+
+    def end_input(self) -> None:
+        self._anything.closeStdin()
+
+    def lose(self) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._signal("TERM")
+        self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
+
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessExitedAlready):
+            self._anything.signalProcess(name)
+
+    def outReceived(self, data: bytes) -> None:
+        if self._on_data is not None:
+            self._on_data(data)
+        elif not self._lost:
+            self._unread.append(data)
+
+    def outConnectionLost(self) -> None:
+        self._ended = True
+        if self._on_eof is not None:
+            self._on_eof()
+
+    def errReceived(self, data: bytes) -> None:
+        self._said = (self._said + data)[-_STDERR_KEPT:]
+        self.stderr = printable(b" | ".join(self._said.split(b"\n")[-4:]).strip(b" |\r"))
+
+    def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
+        # A process that ssh left behind may hold its pipes; `processEnded` waits for them.
+        self._calls.append(self._clock.callLater(KILL_AFTER, self._drop_pipes))
+
+    def _drop_pipes(self) -> None:
+        for pipe in list(self._anything.pipes.values()):
+            # `loseConnection` would first write what nobody reads.
+            pipe.connectionLost(Failure(ConnectionAborted()))
+
+    def processEnded(self, reason: Any) -> None:
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        self._forget(self)
+        lost, self._lost = self._lost, True
+        self._close(reason.value, lost)
+        self.gone.callback(None)
+
+    def _close(self, end: Any, lost: bool) -> None:
+        if self.closed.called:  # cancelled
+            return
+        if lost:
+            self.closed.callback(None)
+        elif end.signal is not None:
+            text = f"ssh was killed by signal {end.signal}"
+            self.closed.errback(Away("The connection to the system broke.", detail=text))
+        elif end.exitCode == _FAILED:
+            self.closed.errback(_failure(self._said.decode("utf-8", "replace"), self.stderr))
+        else:
+            self.closed.callback(end.exitCode)
+
+
+def _failure(said: str, detail: str) -> DeliveryFailed:
+    """Return what ssh's own failure means, by its words."""
+    kind: type[DeliveryFailed] = DeliveryFailed
+    if any(words in said for words in _NOT_STARTED):
+        kind, what = NotStarted, "The system's SSH server does not start what the gateway needs."
+        remedy = "the gateway's user must be allowed it"
+    elif "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+        what = "The system shows another host key than the one that is known."
+        remedy = f"somebody may be between; {_TRUST}, and the old one"
+    elif "REVOKED" in said:
+        what = "The system shows a host key that was revoked."
+        remedy = "the system needs another host key"
+    elif "Host key verification failed" in said:
+        what = "The system's host key is not known."
+        remedy = f"{_TRUST}, and adds the key after somebody has compared that with the host's own"
+    elif "UNPROTECTED PRIVATE KEY" in said:
+        what = "The gateway's key for the system can be read by others."
+        remedy = "set its mode to 0600"
+    elif "Permission denied (" in said or "Too many authentication failures" in said:
+        what = "The system refused the gateway's login."
+        remedy = "add the gateway's key to the account's authorized_keys"
+    elif "Could not resolve hostname" in said:
+        kind, what = Away, "The name of the system's host has no address."
+        remedy = "correct `host`, or the name servers of the gateway's machine"
+    elif any(words in said for words in _UNREACHABLE):
+        kind, what = Away, "The system cannot be reached."
+        remedy = "see whether it is up, and its name and port"
+    elif "Timeout, server" in said:
+        kind, what, remedy = Away, "The system stopped answering.", ""
+    else:
+        # Programs end with 255, too: Perl's `die` does.
+        kind = Away if any(words in said for words in _BROKEN) else Unexplained
+        what, remedy = "The connection to the system broke.", ""
+    told = f"Tell the site's support: {remedy}." if remedy else None
+    return kind(what, remedy=told, detail=detail)

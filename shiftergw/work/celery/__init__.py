@@ -1,0 +1,1 @@
+"""Worker machines: record keys carried by Celery."""

@@ -1,0 +1,34 @@
+"""What `celery -A shiftergw.work.celery worker -Q SYSTEM,...` runs: a worker machine.
+
+The configuration is the gateway's, named by `$GWCONFIG` or `$CONFIG_PATH` as for the gateway.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+
+from shiftergw.config import Config, file_of_environment
+from shiftergw.errors import ConfigurationError
+from shiftergw.work.celery.worker import make_worker
+
+
+def _configured() -> tuple[str, int, list[str], Collection[str]]:
+    """Return the broker, the slots, what runs each job, and the systems there are.
+
+    A fault ends the start, in words.
+    """
+    try:
+        file = file_of_environment(os.environ).absolute()
+        config = Config.load(file, os.environ).config
+        config.check_kept()
+    except ConfigurationError as error:
+        sys.exit(f"shiftergw worker cannot start: {error}")
+    if config.broker_url is None:
+        sys.exit(f"shiftergw worker cannot start: {file} has no BrokerURL")
+    argv = [sys.executable, "-m", "shiftergw.runner", "--with-caller", "--config", str(file)]
+    return config.broker_url, config.worker_threads, argv, config.systems
+
+
+app = make_worker(*_configured())

@@ -1,0 +1,481 @@
+"""The checks behind `shiftergw check`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from shiftergw.app.checkup import Finding, Level, checkup
+from shiftergw.config import Config
+from shiftergw.errors import ConfigurationError
+from shiftergw.plumbing.listening import Listener
+from tests.certificates import Authority
+from tests.cli.command import shiftergw
+from tests.delivery.far import sftp_server
+from tests.impostors import listening as tls_listening
+from tests.mongod import Mongod
+from tests.munged import Munged, clock_off_by
+from tests.parts import free_port, need, need_root, small_disk
+from tests.sshd import Sshd
+from tests.web.fakes import FakeGateway, listening, site_of
+
+
+class Registry(Resource):
+    """Answers `/v2/` with one status."""
+
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def __init__(self, status: int = 200) -> None:
+        """Answer with `status`."""
+        super().__init__()
+        self._status = status
+
+    def render_GET(self, request: Any) -> bytes:
+        """Answer."""
+        request.setResponseCode(self._status if request.path == b"/v2/" else 404)
+        return b"{}"
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+
+    return reactor
+
+
+def document(root: Path, registry: int, port: int) -> dict[str, Any]:
+    """Return a configuration that is fine, with its registry and its port on the loopback."""
+    (root / "images").mkdir(exist_ok=True)
+    return {
+        "Platforms": {"s": {"accesstype": "local", "local": {"imageDir": "images"}}},
+        "Locations": {"reg": {"remotetype": "dockerv2", "url": f"http://127.0.0.1:{registry}"}},
+        "DefaultImageLocation": "reg",
+        "CacheDirectory": "cache",
+        "ExpandDirectory": "expand",
+        "StateDirectory": "state",
+        "Authentication": "mock",
+        "Listen": f"tcp:{port}:interface=127.0.0.1",
+    }
+
+
+async def findings(root: Path, changed: dict[str, Any]) -> dict[str, Finding]:
+    """Return the findings by name; of a name that is there twice, the last one."""
+    loaded = Config.from_document(changed, base=root, environ={})
+    return {finding.name: finding for finding in await checkup(_reactor(), loaded, {})}
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_is_well(tmp_path: Path) -> None:
+    """On a machine that is fit everything is fine, and nothing is made."""
+    need("mksquashfs")
+    async with listening(Site(Registry(401))) as registry:  # type: ignore[arg-type]  # any site
+        found = await findings(tmp_path, document(tmp_path, registry, free_port()))
+    # Root, who runs the tests in a container, is told that the result is true for root.
+    kept = [f for f in found.values() if f.name != "user" and "free" not in f.text]
+    grave = [f for f in kept if f.level != "ok"]
+    assert grave == []
+    assert {"configuration", "mksquashfs", "unsquashfs", "registry reg", "imageDir of s"} < set(
+        found
+    )
+    assert "will be made" in found["StateDirectory"].text
+    assert found["scheduled expiry"].text.startswith("on, but without ImageExpirationTimeout")
+    assert set(os.listdir(tmp_path)) == {"images"}  # noqa: PTH208
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_keeps_the_gateway_from_working(tmp_path: Path) -> None:
+    """Each thing that is wrong is a failure that says what to do."""
+    (tmp_path / "file").write_text("")
+    changed = document(tmp_path, free_port(), free_port()) | {
+        "examiner": "/usr/bin/examiner",
+        "CacheDirectory": "file",
+        "ExpandDirectory": "file/expand",
+        "StateDirectory": "x" * 300,  # what cannot even be looked at, as behind a closed directory
+        "Mksquashfs": str(tmp_path / "file"),
+        "Listen": "tcp:no-number:interface=127.0.0.1",
+    }
+    changed["Platforms"]["s"]["local"]["imageDir"] = "y" * 300
+    found = await findings(tmp_path, changed)
+    for name in (
+        "CacheDirectory",
+        "ExpandDirectory",
+        "mksquashfs",
+        "imageDir of s",
+        "registry reg",
+    ):
+        assert found[name].level == "failure", found[name]
+        assert found[name].remedy
+    assert "examiner" in found["configuration"].text
+    assert "cannot be made" in found["ExpandDirectory"].text
+    assert str(tmp_path / "file") in found["ExpandDirectory"].text
+    assert found["Listen tcp:no-number:interface=127.0.0.1"].level == "failure"
+
+
+@pytest.mark.parametrize(
+    ("transport", "transfer"), [("conch", "sftp"), ("openssh", "sftp"), ("conch", "scp")]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_remote_system(tmp_path: Path, transport: str, transfer: str) -> None:
+    """The gateway logs in to a remote system and looks at its image directory."""
+    changed = document(tmp_path, free_port(), free_port())
+    with Sshd() as sshd:
+        ssh = {
+            "username": sshd.user,
+            "imageDir": str(tmp_path / "images"),
+            "key": str(sshd.key),
+            "port": sshd.port,
+            "knownHosts": str(sshd.known_hosts),
+            "transport": transport,
+            "transfer": transfer,
+        }
+        system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
+        there = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        gone = {**system, "ssh": {**ssh, "imageDir": str(tmp_path / "nowhere")}}
+        not_there = await findings(tmp_path, changed | {"Platforms": {"s": gone}})
+        sealed = {**system, "ssh": {**ssh, "imageDir": "/proc"}}  # nobody makes files there
+        closed = await findings(tmp_path, changed | {"Platforms": {"s": sealed}})
+        no_key = {**system, "ssh": {**ssh, "key": str(tmp_path / "no key")}}
+        keyless = await findings(tmp_path, changed | {"Platforms": {"s": no_key}})
+        half = {**system, "ssh": {**ssh, "key": f"{sshd.key}.pub"}}
+        public = await findings(tmp_path, changed | {"Platforms": {"s": half}})
+        unnamed = {**system, "host": ["no-such-host.invalid"]}
+        nameless = await findings(tmp_path, changed | {"Platforms": {"s": unnamed}})
+        sshd.known_hosts.write_text("")
+        unknown = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+        sshd.stop()
+        down = await findings(tmp_path, changed | {"Platforms": {"s": system}})
+    assert "free" in there["imageDir of s"].text
+    assert os.listdir(tmp_path / "images") == []  # noqa: PTH208
+    assert closed["imageDir of s"].level == "failure"
+    assert "must own `imageDir`" in closed["imageDir of s"].remedy
+    assert keyless["imageDir of s"].level == "failure"
+    for found in (closed, keyless, not_there):
+        assert "site's support" not in found["imageDir of s"].remedy, "who reads it is that"
+    for found, what in ((not_there, "it is not there"), (down, "cannot be reached")):
+        assert found["imageDir of s"].level == "failure"
+        assert what in found["imageDir of s"].text
+    assert "is a public key" in public["imageDir of s"].text
+    assert "without .pub" in public["imageDir of s"].remedy
+    assert "has no address" in nameless["imageDir of s"].text
+    assert "`host`" in nameless["imageDir of s"].remedy
+    assert "later" not in nameless["imageDir of s"].remedy
+    assert "host key is not known" in unknown["imageDir of s"].text
+    assert "`shiftergw ssh-trust s` shows" in unknown["imageDir of s"].remedy
+
+
+def several(sshd: Sshd, images: Path, transport: str, hosts: list[str]) -> dict[str, Any]:
+    """Return a system whose hosts are addresses of one server, where it listens."""
+    key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
+    known = sshd.root / "known"
+    known.write_text("".join(f"[{host}]:{sshd.port} {key}" for host in ("127.0.0.1", "127.0.0.2")))
+    ssh = {
+        "username": sshd.user,
+        "imageDir": str(images),
+        "key": str(sshd.key),
+        "port": sshd.port,
+        "knownHosts": str(known),
+        "transport": transport,
+    }
+    return {"Platforms": {"s": {"accesstype": "remote", "host": hosts, "ssh": ssh}}}
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_a_remote_system_of_several_hosts(tmp_path: Path, transport: str) -> None:
+    """Each host is looked at; one that is down is a warning as long as another one works."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "images" / f"{'0' * 64}.squashfs").write_text("")
+    # Where nobody listens, and where the host key is not known.
+    hosts = ["127.0.0.3", "127.0.0.1", "127.0.0.2", "localhost"]
+    with Sshd("ListenAddress 127.0.0.2") as sshd:
+        system = several(sshd, tmp_path / "images", transport, hosts)
+        found = await findings(tmp_path, changed | system)
+        sshd.stop()
+        down = await findings(tmp_path, changed | system)
+    there = {host: found[f"imageDir of s on {host}"] for host in hosts}
+    assert "cannot be reached" in there["127.0.0.3"].text
+    assert "host key is not known" in there["localhost"].text
+    assert [there[host].level for host in ("127.0.0.3", "localhost")] == ["warning"] * 2
+    for host in ("127.0.0.1", "127.0.0.2"):
+        assert there[host].text.startswith(f"{host}:{tmp_path}/images: ")
+    assert "imageDir of s" not in found
+    assert {down[f"imageDir of s on {host}"].level for host in hosts} == {"failure"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_hosts_with_different_directories(tmp_path: Path) -> None:
+    """Hosts that do not see the same files are told of."""
+    need_root()
+    changed = document(tmp_path, free_port(), free_port())
+    images, other, script = tmp_path / "images", tmp_path / "other", tmp_path / "script"
+    other.mkdir()
+    (other / f"{'0' * 64}.squashfs").write_text("")
+    elsewhere = f"mount --bind {other} {images} && exec {sftp_server()}"
+    script.write_text(
+        f"""#!/bin/sh
+        case "$SSH_CONNECTION" in *" 127.0.0.2 "*) exec unshare -m sh -c '{elsewhere}' ;; esac
+        exec {sftp_server()}
+        """
+    )
+    script.chmod(0o755)
+    with Sshd("ListenAddress 127.0.0.2", f"ForceCommand {script}") as sshd:
+        system = several(sshd, images, "conch", ["127.0.0.1", "127.0.0.2"])
+        found = (await findings(tmp_path, changed | system))["imageDir of s"]
+    assert found.level == "warning"
+    assert found.text == "127.0.0.1 and 127.0.0.2 do not see the same files there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_with_a_wrong_certificate(tmp_path: Path) -> None:
+    """What is wrong with it is said, and what to do about that."""
+    authority = Authority(tmp_path)
+    async with tls_listening(authority.server_file(common_name="localhost")) as server:
+        wanted = document(tmp_path, server.port, free_port())
+        wanted["Locations"]["reg"] |= {
+            "url": f"https://localhost:{server.port}",
+            "sslcacert": str(authority.pem),
+        }
+        finding = (await findings(tmp_path, wanted))["registry reg"]
+    assert finding.level == "failure"
+    assert "names no host" in finding.text
+    assert "subjectAltName" in finding.remedy
+    assert server.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_is_none(tmp_path: Path) -> None:
+    """Another answer than 200 or 401 is no registry's."""
+    async with listening(Site(Registry(404))) as port:  # type: ignore[arg-type]  # any site
+        found = await findings(tmp_path, document(tmp_path, port, free_port()))
+    assert found["registry reg"].level == "failure"
+    assert "404" in found["registry reg"].text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """A gateway that answers there is fine; anything else is in the way."""
+    async with (
+        listening(Site(Registry())) as registry,  # type: ignore[arg-type]  # any site
+        listening(site_of(FakeGateway(), _reactor())) as ours,
+    ):
+        found = await findings(tmp_path, document(tmp_path, registry, ours))
+        assert found[f"Listen tcp:{ours}:interface=127.0.0.1"].text == "a gateway answers there"
+        found = await findings(tmp_path, document(tmp_path, registry, registry))
+        assert found[f"Listen tcp:{registry}:interface=127.0.0.1"].level == "failure"
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("tcp:99999:interface=127.0.0.1", "port must be 0-65535"),
+        ("unix:/nosuch/socket", "/nosuch/socket.lock: No such file or directory"),
+        ("ssl:0:interface=127.0.0.1:privateKey=/nosuch:certKey=/nosuch", "/nosuch: No such file"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_where_nobody_can_listen(tmp_path: Path, listen: str, words: str) -> None:
+    """It is a failure with a cause and a remedy, for the check as for the start."""
+    changed = document(tmp_path, free_port(), 1) | {"Listen": listen}
+    finding = (await findings(tmp_path, changed))[f"Listen {listen}"]
+    assert finding.level == "failure"
+    assert words in finding.text
+    assert finding.remedy
+    config = Config.from_document(changed, base=tmp_path, environ={}).config
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        await Listener(config.listen[0], site_of(FakeGateway()), _reactor()).startService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_address_twice(tmp_path: Path) -> None:
+    """The gateway listens at all addresses at once, and so does the check."""
+    port = free_port()
+    texts = [f"tcp:{port}:interface=127.0.0.1", f"tcp:{port}:interface=localhost"]
+    changed = document(tmp_path, free_port(), 1) | {"Listen": texts}
+    found = await findings(tmp_path, changed)
+    levels = [str(found[f"Listen {text}"].level) for text in texts]
+    assert levels == ["ok", "failure"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_names_of_one_image_directory(tmp_path: Path) -> None:
+    """The start refuses them, and the check says so before."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "link").symlink_to("images")
+    changed["Platforms"]["t"] = {"accesstype": "local", "local": {"imageDir": "link"}}
+    found = (await findings(tmp_path, changed))["image directories"]
+    assert found.level == "failure"
+    assert "the same directory" in found.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_directories_where_nothing_can_be_made(tmp_path: Path) -> None:
+    """A link that leads nowhere, a file system mounted read-only, and a full one are named."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "cache").symlink_to("gone")
+    with (
+        small_disk(tmp_path / "state", "size=64k"),
+        small_disk(tmp_path / "expand", "size=1m,ro"),
+        small_disk(tmp_path / "images", "size=1m,ro"),
+    ):
+        found = await findings(tmp_path, changed)
+    for name, words in (
+        ("CacheDirectory", "cache is a symbolic link that leads nowhere"),
+        ("ExpandDirectory", "mounted read-only"),
+        ("imageDir of s", "mounted read-only"),
+        ("StateDirectory", "free"),
+    ):
+        assert found[name].level == "failure", found[name]
+        assert words in found[name].text
+    assert "make room" in found["StateDirectory"].remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_is_taken(tmp_path: Path) -> None:
+    """Of a unix socket we cannot tell who listens there: a warning."""
+    name = f"Listen unix:{tmp_path}/socket"
+    changed = document(tmp_path, free_port(), 1) | {"Listen": name.partition(" ")[2]}
+    assert (await findings(tmp_path, changed))[name].text == "free"
+    taken = _reactor().listenUNIX(f"{tmp_path}/socket", site_of(FakeGateway()))
+    try:
+        assert (await findings(tmp_path, changed))[name].level == "warning"
+    finally:
+        await taken.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_directory_that_everybody_writes(tmp_path: Path) -> None:
+    """Others could put images there: a warning."""
+    changed = document(tmp_path, free_port(), free_port())
+    (tmp_path / "images").chmod(0o777)
+    assert (await findings(tmp_path, changed))["imageDir of s"].level == "warning"
+
+
+@pytest_twisted.ensureDeferred
+async def test_users(tmp_path: Path) -> None:
+    """Each system's munged is tried, its users are listed, and its admins are known there."""
+    listing = [sys.executable, "-c", "print('alice:x:2001:2100:::\\nusers:x:2100:')"]
+    with Munged() as munged:
+        changed = document(tmp_path, free_port(), free_port()) | {"Authentication": "munge"}
+        system = changed["Platforms"]["s"] | {"mungeSocketPath": str(munged.socket)}
+        changed["Platforms"] = {
+            "s": system | {"admins": ["root", 7]},
+            "unlisted": system | {"admins": ["no-such-user", "root"]},
+            "listed": system | {"groupsCommand": listing, "admins": ["alice", "root"]},
+            "away": system | {"mungeSocketPath": "nowhere"},
+            "broken": system | {"groupsCommand": ["false"], "admins": ["root"]},
+        }
+        with Munged(env=clock_off_by("-1h")) as slow, Munged() as ended:
+            ended.stop(signal.SIGKILL)
+            late, gone = (
+                {"mungeSocketPath": str(slow.socket)},
+                {"mungeSocketPath": str(ended.socket)},
+            )
+            changed["Platforms"] |= {"late": system | late, "gone": system | gone}
+            found = await findings(tmp_path, changed)
+    assert found["munge of late"].level == "failure"
+    assert re.search(
+        r"its clock is 3,[56]\d\d s behind this machine's", found["munge of late"].text
+    )
+    assert "NTP" in found["munge of late"].remedy
+    assert "no munged listens at this socket any more" in found["munge of gone"].text
+    assert "there is no such socket" in found["munge of away"].text
+    assert found["munge of s"] == Finding("munge of s", Level.OK, f"{munged.socket} answers")
+    assert found["munge of away"].level == "failure"
+    assert "mungeSocketPath" in found["munge of away"].remedy
+    assert found["users of listed"].text == "1 users, 1 groups"
+    assert found["users of broken"].level == "failure"
+    assert "groupsCommand" in found["users of broken"].remedy
+    assert found["admins of s"].text == "root, 7"
+    assert "no-such-user: no such user" in found["admins of unlisted"].text
+    assert "root: no such user" in found["admins of listed"].text
+    assert "admins of broken" not in found
+    assert {found[f"admins of {name}"].level for name in ("listed", "unlisted")} == {"warning"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mongodb_server(tmp_path: Path) -> None:
+    """The gateway logs in and looks, and makes nothing; what is wrong is told without a secret."""
+    changed = document(tmp_path, free_port(), free_port()) | {"MongoDB": "images"}
+    with Mongod(tmp_path / "mongod", "--standalone") as server:
+        found = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+        assert (found.level, found.remedy) == ("ok", "")
+        assert found.text == "database images: 0 records, 15 indexes to be made"
+        free = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["rights in MongoDB"]
+        assert (free.level, "nobody has to log in" in free.text) == ("ok", True)
+        with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
+            assert "images" not in client.list_database_names()
+            client["images"]["images"].insert_one({"system": "s", "status": "READY"})
+            await _is_told_of_expiry(changed | {"MongoDBURI": server.uri}, tmp_path)
+            assert "shiftergw.state" not in client["images"].list_collection_names()
+        stranger = server.uri.replace("127.", "stranger:p%40ss@127.")
+        refused = (await findings(tmp_path, changed | {"MongoDBURI": stranger}))["MongoDB"]
+    away = (await findings(tmp_path, changed | {"MongoDBURI": server.uri}))["MongoDB"]
+    nowhere = "mongodb://me:p%40ss@localhost/?tls=true&tlsCAFile=/nowhere/ca.pem"
+    wrong = (await findings(tmp_path, changed | {"MongoDBURI": nowhere}))["MongoDB"]
+    assert "let the gateway do" in refused.text
+    assert "does not answer" not in refused.text
+    assert refused.remedy.startswith("Correct user, password and authSource in MongoDBURI")
+    for found, told in ((refused, "login is refused"), (away, "efused"), (wrong, "No such file")):
+        assert found.level == "failure"
+        assert told in found.text
+        assert "MongoDBURI" in found.remedy
+        assert "p%40ss" not in found.text
+        assert "p@ss" not in found.text
+
+
+async def _is_told_of_expiry(changed: dict[str, Any], root: Path) -> None:
+    """Check what is told of a database that another program has filled."""
+    for wanted, level, told in (
+        (None, "warning", "off: another program has filled the database"),
+        (True, "ok", "count from the gateway's start"),
+        (False, "ok", "off: ScheduledExpiry is false"),
+    ):
+        found = (await findings(root, changed | {"ScheduledExpiry": wanted}))["scheduled expiry"]
+        assert (found.level, told in found.text) == (level, True)
+        assert ("ScheduledExpiry" in found.remedy) is (wanted is None)
+
+
+@pytest.mark.parametrize("fit", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_the_command(tmp_path: Path, fit: bool) -> None:
+    """A table of what was found and what to do; exit code 0, or 1 if something is in the way."""
+    need("mksquashfs")
+    async with listening(Site(Registry())) as registry:  # type: ignore[arg-type]  # any site
+        wanted = document(tmp_path, registry, free_port()) | {"Listn": "x"}
+        if not fit:
+            (tmp_path / "images").rmdir()
+        config = tmp_path / "imagemanager.json"
+        config.write_text(json.dumps(wanted))
+        result = await deferToThread(shiftergw, "check", "--config", str(config))
+    assert result.returncode == (0 if fit else 1), result.stdout
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("warning") and "Listn" in line for line in lines)
+    assert any("→ Make it" in line for line in lines) is not fit
+
+
+@pytest.mark.parametrize("command", ["check", "migrate"])
+def test_the_configuration_of_the_environment(command: str) -> None:
+    """Without `--config` it is the gateway's own."""
+    env = {"PATH": os.environ["PATH"], "GWCONFIG": "/nonexistent.json"}
+    result = shiftergw(command, env=env)
+    assert (result.returncode, "/nonexistent.json" in result.stderr) == (2, True)
+    result = shiftergw(command, env={"PATH": os.environ["PATH"]})
+    assert (result.returncode, "GWCONFIG" in result.stderr) == (2, True)
+
+
+def test_a_configuration_that_cannot_be_read() -> None:
+    """Without a configuration there is nothing to check: exit code 2."""
+    result = shiftergw("check", "--config", "/nonexistent.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "cannot be read" in result.stderr

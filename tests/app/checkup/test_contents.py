@@ -1,0 +1,299 @@
+"""`shiftergw check --database` explains a database before anything is done to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.app.checkup import Finding, contents
+from shiftergw.app.checkup.contents import FRESH_SECONDS
+from shiftergw.config import Config
+from shiftergw.mongo import database as mongo_database
+from shiftergw.store.survey import Lot
+from tests import mongod
+from tests.cli.command import shiftergw
+from tests.configurations import SMALLEST
+from tests.parts import free_port
+from tests.sshd import Sshd
+from tests.store.original import ROUND, SYSTEMS, image_id, records, rows
+from tests.store.places import running
+from tests.store.pulls import OTHER_ID, begun, pulled, request
+
+
+@pytest.fixture(scope="module")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URI of a server."""
+    with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def taken(mongodb: str) -> Iterator[tuple[str, Any]]:
+    """Return a database of the original: its name, and pymongo's way there."""
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many([one for _, one in records(3 * len(ROUND))])
+        db["metrics"].insert_many(rows(7))
+        yield name, db
+
+
+def document(root: Path, **changes: Any) -> dict[str, Any]:
+    """Return a configuration of the original's two systems, with image directories below `root`."""
+    for system in SYSTEMS:
+        (root / system).mkdir(exist_ok=True)
+    platforms = {
+        system: {"accesstype": "local", "local": {"imageDir": str(root / system)}}
+        for system in SYSTEMS
+    }
+    directories = {"StateDirectory": str(root / "state"), "ImageExpirationTimeout": "90:00:00:00"}
+    return {**SMALLEST, **directories, "Platforms": platforms, **changes}
+
+
+async def told(root: Path, **changes: Any) -> list[Finding]:
+    """Return all findings about a configuration's database."""
+    loaded = Config.from_document(document(root, **changes), base=root, environ={})
+    return await contents(reactor, loaded.config)
+
+
+def by_name(found: list[Finding], name: str) -> Finding:
+    """Return the only finding of a name."""
+    (one,) = [finding for finding in found if finding.name == name]
+    return one
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_of_the_original(
+    mongodb: str, taken: tuple[str, Any], tmp_path: Path
+) -> None:
+    """Every record is in one of the lots; what is odd has examples; nothing is written."""
+    name, db = taken
+    before = str(mongod.everything(db))
+    found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+    assert str(mongod.everything(db)) == before
+    assert [*db["images"].index_information()] == ["_id_"]
+    assert by_name(found, "database").text == (
+        f"MongoDB, database {name}: 300 records, 300 of them by another program; 7 rows of look-ups"
+    )
+    assert by_name(found, "indexes").text.startswith("15 to be made at the start: shiftergw_claim")
+    assert by_name(found, "scheduled expiry").level == "warning"
+    wanted = Counter(kind.lot for kind, _ in records(300))
+    lots = [one.text for one in found if one.name == "records"]
+    assert sum(int(text.split()[0]) for text in lots) == 300
+    for lot, count in wanted.items():
+        assert any(text.startswith(f"{count} {lot}") for text in lots), lot
+    assert {one.level for one in found if Lot.LISTED in one.text} == {"ok"}
+    assert {one.level for one in found if Lot.LEFT in one.text} == {"warning"}
+    odd = {one.text.partition(": ")[2]: one for one in found if one.name == "odd"}
+    open_to_all = next(one for text, one in odd.items() if text.startswith("private without"))
+    assert open_to_all.text.startswith("9: ")
+    assert re.search(r"\(alpha/docker:lib/app:\d+ \([0-9a-f]{24}\), .*…\)$", open_to_all.text)
+    assert "--user" in open_to_all.remedy
+    assert by_name(found, "unknown members").text == "kept: blob 3, site_note 3"
+    for system in SYSTEMS:
+        own = [one for _, one in records(300) if one.get("system") == system]
+        states = Counter(str(one.get("status", "none")) for one in own)
+        numbers = by_name(found, f"records of {system}").text.split(", ")
+        assert sorted(numbers) == sorted(f"{word} {count}" for word, count in states.items())
+    assert by_name(found, "records of others").text == "none 9, gone 3"
+    assert len(found) < 50
+    assert max(len(one.text) for one in found) < 1000
+    assert all(one.text.isprintable() for one in found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_records(
+    mongodb: str, taken: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come in pieces, and none is missing."""
+    monkeypatch.setattr(mongo_database, "BATCH", 7)
+    found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=taken[0])
+    assert "300 records" in by_name(found, "database").text
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_only_read(tmp_path: Path) -> None:
+    """A user of the database who may write nothing there is enough."""
+    root = tmp_path / "mongod"
+    login = "looker:p%40ss@"
+    server = mongod.Mongod(root, "--standalone", "--sync-on-commit", login=login)
+    with server, pymongo.MongoClient[dict[str, Any]]("127.0.0.1", server.port) as client:
+        client["images"]["images"].insert_many([one for _, one in records(100)])
+        roles = [{"role": "read", "db": "images"}]
+        client.admin.command("createUser", "looker", pwd="p@ss", roles=roles)
+    try:
+        server.start("--auth")
+        found = await told(tmp_path, MongoDBURI=server.uri, MongoDB="images")
+    finally:
+        server.kill()
+    assert "100 records" in by_name(found, "database").text
+    assert "p@ss" not in str(found)
+    assert "p%40ss" not in str(found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_away(tmp_path: Path) -> None:
+    """Nothing else is told then, and what to do."""
+    uri = f"mongodb://me:p%40ss@127.0.0.1:{free_port()}/"
+    (found,) = await told(tmp_path, MongoDBURI=uri, MongoDB="images")
+    assert (found.name, found.level) == ("database", "failure")
+    assert "MongoDBURI" in found.remedy
+    assert "p%40ss" not in found.text
+
+
+def deliver(directory: Path, n: int, size: int | None = 5) -> None:
+    """Put the files of a record's image into an image directory; without a size no image."""
+    (directory / f"{image_id(n)}.meta").write_text("FORMAT: squashfs\n")
+    if size is not None:
+        (directory / f"{image_id(n)}.squashfs").write_bytes(b"x" * size)
+
+
+@pytest_twisted.ensureDeferred
+async def test_files(mongodb: str, tmp_path: Path) -> None:
+    """What lies in the image directories is compared with what the records say."""
+    with mongod.database(mongodb) as (name, db):
+        two = {"system": "alpha", "status": "READY", "tag": ["x:1"]}
+        sizes = {1: None, 2: 5, 3: 7, 4: 5, 5: None, 6: None}
+        db["images"].insert_many(
+            [{**two, "id": image_id(n), "size": size} for n, size in sizes.items()]
+        )
+        changes = {"MongoDBURI": mongodb, "MongoDB": name}
+        where = f"files in {tmp_path / 'alpha'}"
+        empty = by_name(await told(tmp_path, **changes), where)
+        assert empty.text.startswith("of 6 images, 6 have no file (")
+        assert "mounted" in empty.remedy
+        for n, size in {1: 9, 2: 5, 3: 5, 4: None, 6: 0}.items():
+            deliver(tmp_path / "alpha", n, size)
+        deliver(tmp_path / "alpha", 5)
+        (tmp_path / "alpha" / f"{image_id(5)}.meta").unlink()
+        found = await told(tmp_path, **changes)
+        assert by_name(found, where).text == (
+            f"of 6 images, 1 have no file ({image_id(4)}),"
+            f" 1 have an empty file ({image_id(6)}),"
+            f" 1 have a file of another size than recorded ({image_id(3)}),"
+            f" 1 have no metadata ({image_id(5)})"
+        )
+        assert by_name(found, where).level == "warning"
+        assert f"files in {tmp_path / 'beta'}" not in {one.name for one in found}
+        db["images"].delete_many({"id": {"$in": [image_id(n) for n in (3, 4, 5, 6)]}})
+        assert by_name(await told(tmp_path, **changes), where).text == "all 2 images are there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_no_record_names(mongodb: str, tmp_path: Path) -> None:
+    """Images that nobody could look up are counted, unless they may be on their way."""
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many(
+            {"system": "alpha", "status": status, "tag": ["x:1"], "id": image_id(n)}
+            for n, status in ((1, "READY"), (2, "EXPIRING"), (3, "EXPIRED"))
+        )
+        db["images"].insert_one({"system": "beta", "status": "READY", "id": image_id(5)})
+        (tmp_path / "alpha").mkdir(exist_ok=True)
+        for n in range(1, 7):
+            deliver(tmp_path / "alpha", n)
+        then = time.time() - 2 * FRESH_SECONDS
+        for n in range(1, 6):
+            os.utime(tmp_path / "alpha" / f"{image_id(n)}.squashfs", (then, then))
+        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        more = by_name(found, f"more files in {tmp_path / 'alpha'}")
+        assert more.text == (
+            f"2 images that no record names, 10 bytes ({image_id(4)}, {image_id(5)})"
+        )
+        assert more.level == "warning"
+        db["images"].delete_many({"system": "alpha"})
+        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        assert by_name(found, f"more files in {tmp_path / 'alpha'}").text.startswith("5 images")
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_of_remote_systems(mongodb: str, tmp_path: Path) -> None:
+    """A remote directory is listed once for all its systems; one out of reach is a warning."""
+    (tmp_path / "images").mkdir()
+    deliver(tmp_path / "images", 1)
+    with Sshd() as sshd, mongod.database(mongodb) as (name, db):
+        db["images"].insert_many(
+            {"system": system, "status": "READY", "tag": ["x:1"], "id": image_id(n)}
+            for system, n in (("alpha", 1), ("beta", 2))
+        )
+        ssh = {
+            "username": sshd.user, "imageDir": str(tmp_path / "images"), "key": str(sshd.key),
+            "port": sshd.port, "knownHosts": str(sshd.known_hosts),
+        }  # fmt: skip
+        system = {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}
+        changes = {
+            "MongoDBURI": mongodb,
+            "MongoDB": name,
+            "Platforms": dict.fromkeys(SYSTEMS, system),
+        }
+        where = f"files in 127.0.0.1:{tmp_path / 'images'}"
+        there = by_name(await told(tmp_path, **changes), where)
+        assert there.text == f"of 2 images, 1 have no file ({image_id(2)})"
+        sshd.stop()
+        away = by_name(await told(tmp_path, **changes), where)
+    assert away.level == "warning"
+    assert "cannot be reached" in away.text
+    assert "not looked at" in away.remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_claims_that_cannot_be_told_apart(mongodb: str, tmp_path: Path) -> None:
+    """What would keep the gateway from taking pulls in is a failure."""
+    with mongod.database(mongodb) as (name, db):
+        db["images"].insert_many(
+            {"system": "alpha", "status": word, "claim": None} for word in ("READY", "FAILURE")
+        )
+        found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+    assert [one.level for one in found if "claim" in one.text and one.name == "odd"] == ["failure"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_sqlite(tmp_path: Path) -> None:
+    """A SQLite file is told of in the same way, while its gateway runs too; none is made."""
+    found = await told(tmp_path)
+    assert by_name(found, "database").text.endswith("shiftergw.sqlite will be made")
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir()
+    async with running(tmp_path / "state" / "shiftergw.sqlite") as store:
+        await pulled(store, request("x:1"))
+        await begun(store, request("y:1"))
+        await pulled(store, request("z:1", system="gone"), OTHER_ID)
+        await store.record_lookup({"system": "alpha", "time": 5.0})
+        await store.lookups("alpha", 1)
+        found = await told(tmp_path)
+    assert by_name(found, "database").text.endswith("3 records; 1 rows of look-ups")
+    assert {one.text for one in found if one.name == "records"} == {
+        f"1 {Lot.LISTED}",
+        *(one.text for one in found if Lot.FLYING in one.text or Lot.ELSEWHERE in one.text),
+    }
+    assert by_name(found, "records of others").text == "gone 1"
+    assert await told(tmp_path) == found
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["shiftergw.sqlite"]
+    (tmp_path / "state" / "shiftergw.sqlite").write_text("no database at all, of nobody")
+    (broken,) = await told(tmp_path)
+    assert (broken.name, broken.level) == ("database", "failure")
+
+
+def test_the_command(mongodb: str, taken: tuple[str, Any], tmp_path: Path) -> None:
+    """A table and exit code 0; 1 where the gateway would not work."""
+    name, _ = taken
+    config = tmp_path / "imagemanager.json"
+    config.write_text(json.dumps(document(tmp_path, MongoDBURI=mongodb, MongoDB=name)))
+    result = shiftergw("check", "--database", "--config", str(config))
+    assert result.returncode == 0, result.stderr
+    assert "300 records" in result.stdout
+    assert "→ Set ScheduledExpiry to true" in result.stdout
+    assert len(result.stdout.splitlines()) < 70
+    away = f"mongodb://127.0.0.1:{free_port()}/"
+    config.write_text(json.dumps(document(tmp_path, MongoDBURI=away, MongoDB=name)))
+    result = shiftergw("check", "--database", "--config", str(config))
+    assert result.returncode == 1
+    assert "failure  database" in result.stdout

@@ -1,0 +1,80 @@
+"""What `shiftergw check` says of how deliveries to a remote system are verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+
+from shiftergw.app.checkup.finding import Finding, Level
+from shiftergw.app.checkup.hosts import remote_directory
+from shiftergw.config import Config
+from tests.delivery.far import sftp_server
+from tests.delivery.login_shells import server_with_shell
+from tests.sshd import Sshd
+
+reactor: Any = global_reactor
+
+
+async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
+    """Return what is found on a system whose account this server lets in, by name."""
+    images = root / "images"
+    images.mkdir(exist_ok=True)
+    ssh = {
+        "username": sshd.user,
+        "imageDir": str(images),
+        "key": str(sshd.key),
+        "port": sshd.port,
+        "knownHosts": str(sshd.known_hosts),
+        **more,
+    }
+    document = {
+        "Locations": {"reg": {"remotetype": "dockerv2", "url": "http://127.0.0.1:1"}},
+        "DefaultImageLocation": "reg",
+        "Authentication": "mock",
+        "Platforms": {"s": {"accesstype": "remote", "host": ["127.0.0.1"], "ssh": ssh}},
+        "CacheDirectory": "cache",
+        "ExpandDirectory": "expand",
+    }
+    config = Config.from_document(document, base=root, environ={}).config
+    found = await remote_directory(config.systems["s"], reactor)
+    assert list(images.iterdir()) == []
+    return {finding.name: finding for finding in found}
+
+
+@pytest.mark.parametrize("transport", ["conch", "openssh"])
+@pytest_twisted.ensureDeferred
+async def test_account_without_commands(tmp_path: Path, transport: str) -> None:
+    """That deliveries are checked by samples only is a warning, with the reason."""
+    with Sshd("ForceCommand internal-sftp") as sshd:
+        found = await findings(sshd, tmp_path, transport=transport)
+    assert found["imageDir of s"].level != Level.FAILURE
+    weaker = found["deliveries to s"]
+    assert weaker.level == Level.WARNING
+    assert "samples only: the account runs no commands" in weaker.text
+    assert "sha256sum" in weaker.remedy
+
+
+@pytest.mark.parametrize("transfer", ["sftp", "scp"])
+@pytest_twisted.ensureDeferred
+async def test_account_that_greets(tmp_path: Path, transfer: str) -> None:
+    """A greeting causes no warning; samples that the configuration asks for are reported."""
+    with server_with_shell(tmp_path / "home", "bash", ".bashrc", "echo Welcome") as sshd:
+        found = await findings(sshd, tmp_path, transfer=transfer)
+        assert list(found) == ["imageDir of s"]
+        chosen = await findings(sshd, tmp_path, transfer=transfer, verify="sample")
+    assert '"verify" is "sample"' in chosen["deliveries to s"].text
+    assert chosen["deliveries to s"].level == Level.OK
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_of_old(tmp_path: Path) -> None:
+    """What the SFTP server lacks that makes deliveries less safe is a warning."""
+    server = f"Subsystem sftp {sftp_server()} -P fsync"
+    with Sshd(server) as sshd:
+        found = await findings(sshd, tmp_path)
+    assert found["deliveries to s"].level == Level.WARNING
+    assert "no fsync" in found["deliveries to s"].text

@@ -1,0 +1,64 @@
+"""`shiftergw check` looks at the broker and the machines there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from shiftergw.app.checkup.finding import Finding
+from shiftergw.app.checkup.machines import broker as findings
+from shiftergw.work.celery import look as celery_look
+from tests.configurations import loaded
+from tests.rabbitmq import RabbitMQ
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import until
+
+CHANGES = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images"}
+
+
+async def look(**changes: Any) -> dict[str, Finding]:
+    """Return what is found, by name."""
+    config = loaded(CHANGES | changes).config
+    return {one.name: one for one in await findings(config, reactor)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_broker() -> None:
+    """There is nothing to say."""
+    assert await look() == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it lets us in, which systems have nobody, which machines are of another version."""
+    with monkeypatch.context() as impatient:
+        impatient.setattr(celery_look, "LISTEN_SECONDS", 0.2)
+        alone = await look(BrokerURL=broker.url)
+    assert (alone["BrokerURL"].level, alone["workers of mycluster"].level) == ("ok", "warning")
+    env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
+    machine = WorkerMachine("checked", "mycluster", 1, tmp_path / "log", env)
+    try:
+        await until(lambda: " ready." in (tmp_path / "log").read_text(), 40)
+        monkeypatch.setattr("shiftergw.app.checkup.machines.__version__", "99")
+        found = await look(BrokerURL=broker.url)
+        assert list(found) == ["BrokerURL", "worker machine celery@checked"]
+        assert found["BrokerURL"].text == "the broker answers; worker machines: 1"
+        assert found["worker machine celery@checked"].level == "warning"
+    finally:
+        machine.kill()
+    wrong = await look(BrokerURL=broker.url.replace(broker.password, "guessed-wrong"))
+    assert wrong["BrokerURL"].level == "failure"
+    assert "guessed-wrong" not in str(wrong)
+    assert "BrokerURL" in wrong["BrokerURL"].remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_is_away() -> None:
+    """It is said so, without its password."""
+    away = await look(BrokerURL="amqp://user:unsaid@127.0.0.1:1//")
+    assert "Nothing listens" in away["BrokerURL"].text
+    assert "unsaid" not in str(away)

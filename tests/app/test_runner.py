@@ -1,0 +1,79 @@
+"""The process that runs jobs, when its caller is gone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import children
+from tests.patience import patient
+
+PROGRAM = """
+import sys
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from shiftergw.app import compose, runner
+from shiftergw.app.reactor import run_main
+
+kind = sys.argv[1]
+
+class Services(MultiService):
+    def startService(self):
+        return succeed(None)
+
+class Worker:
+    def late(self, key):
+        pass
+
+    async def run(self, key):
+        sys.stderr.write("begun\\n")
+        sys.stderr.flush()
+        while True:
+            try:
+                await Deferred()
+            except CancelledError:
+                if kind == "quick":
+                    raise
+
+    async def abandon(self):
+        sys.stderr.write("abandoned\\n")
+        sys.stderr.flush()
+        if kind == "away":
+            await Deferred()
+        return True
+
+compose.worker = lambda reactor, config: (Services(), Worker)
+runner.CLEANUP_SECONDS, runner.KILL_SECONDS = 0.1, 1.0 if kind == "away" else 1000.0
+sys.exit(run_main(lambda reactor: runner.work(reactor, None, with_caller=True)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("hanging", b"abandoned"), ("away", b"abandoned"), ("quick", b"")],
+)
+def test_a_job_whose_caller_is_killed(kind: str, words: bytes) -> None:
+    """One whose clean-up hangs gives its record up before it is killed; the store may hang, too."""
+    process = children.start(
+        [sys.executable, "-c", PROGRAM, kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert process.stdout.readline() == b'{"ready": true}\n'
+        process.stdin.write(b'{"record": "1"}\n')
+        process.stdin.flush()
+        assert process.stderr.readline() == b"begun\n"
+        _, said = process.communicate(timeout=patient(20))
+    finally:
+        process.kill()
+    assert words in said
+    assert (b"abandoned" in said) is (words != b"")
+    assert (process.returncode == -signal.SIGKILL) is (kind != "quick")

@@ -1,0 +1,494 @@
+"""Running `mksquashfs`: its version, its arguments, and every way in which it can end."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import sys
+import tarfile
+import termios
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.task import Clock, deferLater
+
+from shiftergw.build.mksquashfs import IDLE_LIMIT, Mksquashfs, arguments, check_version, version
+from shiftergw.errors import (
+    ConfigurationError,
+    ConversionFailed,
+    GatewayError,
+    LayerInvalid,
+    NoSpace,
+)
+from shiftergw.image import SquashOptions
+from shiftergw.oci.compression import Stopped
+from shiftergw.oci.tree import Directory
+from shiftergw.plumbing.process import cpu_seconds
+from shiftergw.plumbing.threads import Threads
+from tests import images
+from tests.build.parts import (
+    TIME,
+    content_of,
+    directory,
+    file,
+    listing_of,
+    open_descriptors,
+    plan_of,
+    running_in,
+    script,
+    tar_of_tree,
+)
+from tests.parts import need, small_disk
+from tests.patience import scaled
+from tests.work.waiting import until
+
+real: Any = reactor
+Write = Callable[[int, Event, Callable[[int, int], None]], None]
+
+
+def writing(data: bytes, then: BaseException | None = None) -> Write:
+    """Return a writer of this tar, which raises `then` after it."""
+
+    def write(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+        rest = memoryview(data)
+        while rest and not stop.is_set():
+            rest = rest[os.write(descriptor, rest) :]
+            report(len(data) - len(rest), len(data) - len(rest))
+        if then is not None:
+            raise then
+
+    return write
+
+
+def endless(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+    """Write one file without an end."""
+    info = tarfile.TarInfo("f")
+    info.size = 2**40
+    done = os.write(descriptor, info.tobuf(tarfile.GNU_FORMAT))
+    while not stop.is_set():
+        done += os.write(descriptor, bytes(65536))
+        report(done, done)
+
+
+def options(**members: Any) -> SquashOptions:
+    """Return options of a fast and small conversion."""
+    return SquashOptions(**{"memory": "64M", "level": 1, **members})
+
+
+class Conversion:
+    """One conversion with its output file and what it reported."""
+
+    def __init__(self, tmp_path: Path, threads: Threads, binary: str | None = None) -> None:
+        """Prepare to run `binary`, else the real program."""
+        self.output = tmp_path / "image"
+        self.reports: list[int] = []
+        self.program = Mksquashfs(binary or need("mksquashfs"), threads, real, real)
+
+    async def run(self, write: Write, *extra: str, epoch: int = TIME, **members: Any) -> None:
+        """Convert what `write` writes."""
+        plan = plan_of(directory())
+        argv = arguments(options(extra=extra, **members), plan, self.output, Event())
+        await self.program.run(argv, epoch, self.output, write, self.reports.append)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_version_is_read() -> None:
+    """The installed program says its version, and it is new enough."""
+    found = await version(need("mksquashfs"), real, real)
+    assert check_version(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers"),
+    [
+        ("mksquashfs version 4.3 (2014/05/12)", (4, 3)),
+        ("mksquashfs version 4.6.1 (2023/03/25)", (4, 6, 1)),
+        ("mksquashfs version 4.5.1-git.2 (2022/03/17)", (4, 5, 1)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_versions_of_all_kinds(tmp_path: Path, said: str, numbers: tuple[int, ...]) -> None:
+    """Releases of two and three numbers and builds from git are understood."""
+    binary = script(tmp_path / "mksquashfs", f"echo '{said}'")
+    assert await version(binary, real, real) == numbers
+
+
+@pytest.mark.parametrize("text", ["exit 1", "echo hello", "kill -9 $$"])
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_is_no_mksquashfs(tmp_path: Path, text: str) -> None:
+    """A program that fails or says no version is the operator's to replace, by its key."""
+    with pytest.raises(ConfigurationError, match="`Mksquashfs`"):
+        await version(script(tmp_path / "mksquashfs", text), real, real)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_is_missing() -> None:
+    """A missing program is the operator's to install."""
+    with pytest.raises(ConfigurationError, match=r"Install squashfs-tools 4\.5"):
+        await version("no-such-mksquashfs", real, real)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_does_not_answer(tmp_path: Path) -> None:
+    """A program that hangs is given up after ten seconds."""
+    clock = Clock()
+    binary = script(tmp_path / "mksquashfs", "exec sleep 60")
+    running = Deferred.fromCoroutine(version(binary, real, clock))
+    clock.advance(10)
+    with pytest.raises(ConfigurationError, match="ran longer than 10 s"):
+        await running
+
+
+@pytest.mark.parametrize("old", [(4, 3), (4, 4), (4, 4, 1), (3, 9)])
+def test_versions_that_read_no_tar_are_refused(old: tuple[int, ...]) -> None:
+    """Before 4.5 there is no -tar: the operator is told what to do."""
+    with pytest.raises(ConfigurationError, match="Enterprise Linux") as caught:
+        check_version(old)
+    assert "`Mksquashfs`" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("found", "warns"),
+    [((4, 5), 0), ((4, 6, 1), 0), ((4, 7), 1), ((4, 7, 5), 1), ((4, 7, 6), 0), ((5, 0), 0)],
+)
+def test_versions_with_races_are_named(found: tuple[int, ...], warns: bool) -> None:
+    """4.7 to 4.7.5 have data races; the operator hears of it and may go on."""
+    assert bool(check_version(found)) == warns
+
+
+@pytest.mark.parametrize(
+    ("compressor", "level", "expected"),
+    [
+        ("gzip", 5, ["-Xcompression-level", "5"]),
+        ("gzip", None, []),
+        ("zstd", 3, ["-Xcompression-level", "3"]),
+        ("lzo", 7, ["-Xcompression-level", "7"]),
+        ("lz4", 5, []),
+        ("lz4", 9, ["-Xhc"]),
+        ("xz", 5, []),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_every_compressor_is_understood(
+    tmp_path: Path, threads: Threads, compressor: str, level: int | None, expected: list[str]
+) -> None:
+    """Each compressor gets the level in its own words, and the program accepts them."""
+    shaped = arguments(
+        options(compressor=compressor, level=level), plan_of(directory()), Path("o"), Event()
+    )
+    assert [word for word in shaped if word.startswith("-X")] == expected[:1]
+    assert all(word in shaped for word in expected)
+    conversion = Conversion(tmp_path, threads)
+    tar = tar_of_tree(directory(a=file(bytes(200_000))))
+    await conversion.run(writing(tar), compressor=compressor, level=level)
+    assert content_of(conversion.output)["a"][2] == bytes(200_000)
+
+
+def test_extra_arguments_have_the_last_word() -> None:
+    """Raw arguments of the configuration stand last; processors are named only if configured."""
+    plan = plan_of(directory())
+    argv = arguments(options(extra=("-b", "1M")), plan, Path("out"), Event())
+    assert argv[-2:] == ["-b", "1M"]
+    assert "-processors" not in argv
+    assert arguments(options(processors=2), plan, Path("out"), Event())[-2:] == ["-processors", "2"]
+
+
+def test_duplicates_are_sought_where_that_is_cheap() -> None:
+    """Many files of one size would be compared pairwise for minutes: then they are not."""
+    few = Directory(children={b"%d" % n: file(b"x" * (n % 10)) for n in range(10_000)})
+    assert "-no-duplicates" not in arguments(options(), plan_of(few), Path("out"), Event())
+    many = directory(deep=Directory(children={b"%d" % n: file(b"x") for n in range(15_000)}))
+    assert "-no-duplicates" in arguments(options(), plan_of(many), Path("out"), Event())
+
+
+def test_counting_of_sizes_can_be_stopped() -> None:
+    """The plan of a large image has millions of files."""
+    stop = Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        arguments(options(), plan_of(directory()), Path("out"), stop)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_result_holds_what_was_written(tmp_path: Path, threads: Threads) -> None:
+    """The file holds the entries of the stream, owned by root below a root that all may enter."""
+    conversion = Conversion(tmp_path, threads)
+    await conversion.run(
+        writing(images.tar_of([images.entry("d", mode=0o750), images.entry("d/f", b"data", uid=7)]))
+    )
+    assert content_of(conversion.output)["d/f"] == (b"0", 0o644, b"data")
+    assert [line.split()[:2] for line in listing_of(conversion.output)] == [
+        [b"drwxr-xr-x", b"0/0"],
+        [b"drwxr-x---", b"0/0"],
+        [b"-rw-r--r--", b"0/0"],
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_stream_gives_the_same_bytes(tmp_path: Path, threads: Threads) -> None:
+    """Neither the moment nor the number of processors nor the memory shows in the result."""
+    tree = directory(a=file(bytes(1_000_000)), b=directory(c=file(b"c"), d=file(b"d")))
+    tar = tar_of_tree(tree)
+    results = set()
+    for members in ({"processors": 1}, {"processors": 3, "memory": "256M"}):
+        conversion = Conversion(tmp_path, threads)
+        await conversion.run(writing(tar), **members)
+        results.add(conversion.output.read_bytes())
+        await deferLater(real, 1.1)  # another second, which the result must not show
+    assert len(results) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_progress_is_reported(tmp_path: Path, threads: Threads) -> None:
+    """The last report names all bytes, and no report goes back."""
+    conversion = Conversion(tmp_path, threads)
+    tar = tar_of_tree(directory(a=file(bytes(3_000_000))))
+    await conversion.run(writing(tar))
+    assert conversion.reports[-1] == len(tar)
+    assert conversion.reports == sorted(conversion.reports)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "what"),
+    [
+        ("kill -9 $$", ConversionFailed, "memory ran out"),
+        ("kill -11 $$", ConversionFailed, "killed by signal 11"),
+        ("echo 'FATAL ERROR: bad' >&2; exit 1", ConversionFailed, "failed with code 1"),
+        ("cat >/dev/null; exit 2", ConversionFailed, "failed with code 2"),
+        ("echo 'FATAL ERROR: Out of memory (x)' >&2; exit 1", ConversionFailed, "little memory"),
+        ("echo 'Write failed because No space left' >&2; exit 1", NoSpace, "no disk space"),
+        (
+            "echo 'Could not resolve hardlink a, b' >&2; cat >/dev/null",
+            ConversionFailed,
+            "left something",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_every_bad_end_is_told(
+    tmp_path: Path, threads: Threads, text: str, kind: type[GatewayError], what: str
+) -> None:
+    """However the program ends, the user reads what happened, and the broken pipe is not it."""
+    conversion = Conversion(tmp_path, threads, script(tmp_path / "mksquashfs", text))
+    with pytest.raises(kind, match=what) as caught:
+        await conversion.run(writing(tar_of_tree(directory(a=file(bytes(3_000_000))))))
+    assert str(tmp_path) not in str(caught.value)
+    assert caught.value.detail.isprintable()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_program_that_went_missing(tmp_path: Path, threads: Threads) -> None:
+    """A program that cannot be started ends the writer too."""
+    with pytest.raises(ConversionFailed, match="cannot be started"):
+        await Conversion(tmp_path, threads, str(tmp_path / "none")).run(endless)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_without_its_target_is_a_failure(tmp_path: Path, threads: Threads) -> None:
+    """The program drops such a link and exits with 0; that is no success."""
+    tar = images.tar_of(
+        [images.entry("a", b"a"), images.entry("b", b"", type=b"1", linkname="none")]
+    )
+    conversion = Conversion(tmp_path, threads)
+    with pytest.raises(ConversionFailed, match="left something out") as caught:
+        await conversion.run(writing(tar))
+    assert "hardlink b" in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_cut_short_is_a_failure(tmp_path: Path, threads: Threads) -> None:
+    """A stream that lacks its end is refused by the program, and that is heard."""
+    tar = tar_of_tree(directory(a=file(bytes(300_000))))
+    with pytest.raises(ConversionFailed, match="failed with code 1"):
+        await Conversion(tmp_path, threads).run(writing(tar[:200_000]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_writers_own_error_wins(tmp_path: Path, threads: Threads) -> None:
+    """When the stream cannot be made, that is the failure, not the program's complaint."""
+    tar = tar_of_tree(directory(a=file(bytes(3_000_000))))
+    conversion = Conversion(tmp_path, threads)
+    with pytest.raises(LayerInvalid, match="broken layer"):
+        await conversion.run(writing(tar[:100_000], LayerInvalid("A broken layer.")))
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_ends_both(tmp_path: Path, threads: Threads) -> None:
+    """A cancelled conversion has neither a process nor a thread left, nor a descriptor."""
+    before = open_descriptors()
+    conversion = Conversion(tmp_path, threads)
+    running = Deferred.fromCoroutine(conversion.run(endless))
+    await deferLater(real, 0.3)
+    assert running_in(tmp_path)
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert running_in(tmp_path) == []
+    assert not conversion.output.exists()
+    assert open_descriptors() == before
+
+
+class Watched(Threads):
+    """Threads of another pool; tells when somebody has heard how far a program is."""
+
+    def __init__(self, threads: Threads, looks: DeferredQueue[Any]) -> None:
+        """Put each answer into `looks`."""
+        super().__init__(real, 1, "unused")
+        self._threads = threads
+        self._looks = looks
+
+    def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Begin it there."""
+
+        def tell(result: Any) -> Any:
+            if isinstance(result, tuple):
+                real.callLater(0, self._looks.put, result)  # after whoever has asked
+            return result
+
+        return self._threads.begin(function, *args, **kwargs).addCallback(tell)
+
+
+@pytest.mark.parametrize("text", ["", "cat >/dev/null"])
+@pytest_twisted.ensureDeferred
+async def test_a_frozen_program_is_stopped(tmp_path: Path, threads: Threads, text: str) -> None:
+    """A program that neither reads nor writes nor ends for ten minutes is a failure."""
+    clock = Clock()
+    binary = script(tmp_path / "mksquashfs", text + "\nwhile :; do sleep 0.1; done")
+    output = tmp_path / "image"
+    tar = tar_of_tree(directory(a=file(bytes(300_000))))
+    looks: DeferredQueue[Any] = DeferredQueue()
+    watched = Watched(threads, looks)
+    program = Mksquashfs(binary, watched, real, clock)
+    running = Deferred.fromCoroutine(
+        program.run([str(output)], TIME, output, writing(tar), lambda _: None)
+    )
+    await deferLater(real, 0.3)
+
+    async def advance(seconds: float) -> None:
+        clock.advance(seconds)
+        await looks.get()
+
+    await advance(1)
+    output.write_bytes(b"progress")
+    for _ in range(2):
+        await advance(IDLE_LIMIT - 1)
+        assert running_in(tmp_path)
+        output.write_bytes(output.read_bytes() + b"more")
+    await advance(1)
+    clock.advance(IDLE_LIMIT)
+    with pytest.raises(ConversionFailed, match="no progress for 10 minutes"):
+        await running
+    assert running_in(tmp_path) == []
+    assert clock.getDelayedCalls() == []
+
+
+def waiting(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+    """Write nothing until told to stop."""
+    del descriptor, report
+    stop.wait()
+
+
+def _has_worked(pid: int, seconds: float) -> bool:
+    return cpu_seconds(pid) > seconds
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_is_progress(tmp_path: Path, threads: Threads) -> None:
+    """A program that neither reads nor writes, but computes, is not frozen."""
+    clock = Clock()
+    looks: DeferredQueue[Any] = DeferredQueue()
+    mark = tmp_path / "pid"
+    binary = script(tmp_path / "mksquashfs", f"echo $$ >{mark}; while :; do :; done")
+    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    running = Deferred.fromCoroutine(
+        program.run(["-"], TIME, tmp_path / "image", waiting, lambda _: None)
+    )
+    await until(lambda: mark.exists() and mark.read_text())
+    pid = int(mark.read_text())
+    for _ in range(4):
+        enough = cpu_seconds(pid) + 0.3
+        await until(partial(_has_worked, pid, enough), 60)
+        clock.advance(IDLE_LIMIT - 1)
+        await looks.get()
+        assert not running.called
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+
+
+@pytest_twisted.ensureDeferred
+async def test_entries_are_progress(tmp_path: Path, threads: Threads) -> None:
+    """A program that reads nothing but headers for a long time is not frozen."""
+    clock = Clock()
+    looks: DeferredQueue[Any] = DeferredQueue()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    binary = script(
+        tmp_path / "mksquashfs",
+        # Open for both: a pipe without a writer for a moment would be at its end.
+        f"exec 3<>{gate}; while read -r _ <&3; do dd bs=512 count=1 status=none of=/dev/null; done",
+    )
+    tar = tar_of_tree(directory(**{f"{n}": file(b"") for n in range(100)}))
+    program = Mksquashfs(binary, Watched(threads, looks), real, clock)
+    pipes: list[int] = []
+
+    def headers(descriptor: int, stop: Event, report: Callable[[int, int], None]) -> None:
+        os.write(descriptor, tar)
+        report(0, len(tar))
+        pipes.append(descriptor)
+        stop.wait()
+
+    def holds(size: int) -> bool:
+        unread = fcntl.ioctl(pipes[0], termios.FIONREAD, bytes(4))
+        return int.from_bytes(unread, sys.byteorder) == size
+
+    running = Deferred.fromCoroutine(
+        program.run(["-"], TIME, tmp_path / "image", headers, lambda _: None)
+    )
+    await until(lambda: pipes)
+    for n in range(1, 5):
+        await threads.run(gate.write_text, "go\n")
+        await until(partial(holds, len(tar) - n * 512), 60)
+        clock.advance(IDLE_LIMIT - 1)
+        await looks.get()
+        assert not running.called
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_is_named(tmp_path: Path, threads: Threads) -> None:
+    """A real file system without space ends as `NoSpace`, whose retry may help."""
+    place = tmp_path / "small"
+    with small_disk(place, "size=2m"):
+        conversion = Conversion(place, threads)
+        noise = os.urandom(4_000_000)
+        with pytest.raises(NoSpace) as caught:
+            await conversion.run(writing(images.tar_of({"noise": noise})))
+        assert caught.value.retryable
+
+
+@pytest_twisted.ensureDeferred
+async def test_bulk_data_does_not_stop_the_reactor(tmp_path: Path, threads: Threads) -> None:
+    """While a conversion runs, the reactor answers within a small part of a second."""
+    worst = 0.0
+    conversion = Conversion(tmp_path, threads)
+    noise = io.BytesIO(os.urandom(1 << 20)).getvalue() * 20
+    running = Deferred.fromCoroutine(conversion.run(writing(images.tar_of({"noise": noise}))))
+    ended: list[None] = []
+    running.addCallback(lambda _: ended.append(None))
+    while not ended:
+        start = time.monotonic()
+        await deferLater(real, 0.005)
+        worst = max(worst, time.monotonic() - start)
+    assert worst < scaled(0.5)

@@ -1,0 +1,431 @@
+"""From layers to a converted file: built once, checked, shared, and swept when nobody needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from shiftergw.build import whole as build
+from shiftergw.build.converted import ConvertedFiles
+from shiftergw.build.whole import SquashBuilder
+from shiftergw.errors import (
+    BlobCorrupt,
+    ConversionFailed,
+    ImageTooLarge,
+    LayerInvalid,
+    NoSpace,
+    RetryLater,
+)
+from shiftergw.image import BuildLimits, Digest, LayerFile, SquashOptions, StageLimits
+from shiftergw.model import Progress
+from shiftergw.plumbing.locks import file_lock
+from shiftergw.plumbing.threads import Threads
+from tests import images
+from tests.build.parts import content_of, mounted, open_descriptors, running_in, script
+from tests.build.site import ID, OTHER, REAL, TREE, Site
+from tests.parts import lacking, need, small_disk
+from tests.work.waiting import until
+
+real: Any = reactor
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_become_one_file(site: Site) -> None:
+    """The file holds the merged tree with its data; it lies alone with its sidecar, private."""
+    async with site.build(site.two) as built:
+        content = content_of(built.path)
+        data = built.path.read_bytes()
+        mode = built.path.stat().st_mode & 0o777
+    assert content["usr/bin/tool"] == (tarfile.REGTYPE, 0o755, b"#!tool")
+    assert content["usr/bin/through"] == (tarfile.REGTYPE, 0o644, b"4")
+    assert content["closed"][1:] == (0o644, b"5")
+    assert content["new\nline"][2] == b"1"
+    assert content["a -> b"][2] == b"2"
+    assert content["\udcff\udc80"][2] == b"3"
+    assert content["bin"][2] == "usr/bin"
+    assert len(content["data"][2]) == 500_000
+    assert "gone" not in content
+    assert (built.size, built.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert mode == 0o600
+    base = built.path.stem
+    assert base.startswith(ID + "-")
+    assert site.names == [f"{base}.json", f"{base}.squashfs"]
+    assert site.converted.stat().st_mode & 0o777 == 0o700
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_told_on_the_way(site: Site) -> None:
+    """States in order, progress in bytes of each stage up to its end, seconds of each stage."""
+    layers = site.two
+    built = await site.built(layers)
+    assert site.states == ["EXAMINATION", "CONVERSION"]
+    stages = {progress.stage: progress for progress in site.progress}
+    compressed = sum(layer.path.stat().st_size for layer in layers)
+    assert stages["index"] == Progress("index", compressed, compressed)
+    assert stages["squash"] == Progress("squash", built.report.size, built.report.size)
+    assert set(built.seconds) == {"index", "plan", "squash", "check"}
+    assert built.report.modes >= 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_built_file_is_used_again(site: Site) -> None:
+    """The second build of the same finds the file, verifies it, and says the same of it."""
+    layers = site.two
+    first = await site.built(layers)
+    inode = first.path.stat().st_ino
+    site.states.clear()
+    second = await site.built(layers)
+    assert (second.path, second.size, second.sha256) == (first.path, first.size, first.sha256)
+    assert second.report == first.report
+    assert second.path.stat().st_ino == inode
+    assert set(second.seconds) == {"verify"}
+    assert site.states == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_options_have_files_of_their_own(site: Site) -> None:
+    """Other options are another file; what does not shape the bytes is not another option."""
+    layers = site.two
+    gzip = await site.built(layers)
+    zstd = await site.built(layers, compressor="zstd", level=3)
+    assert gzip.path != zstd.path
+    assert content_of(gzip.path) == content_of(zstd.path)
+    again = await site.built(layers, processors=1, memory="128M")
+    assert again.path == gzip.path
+    assert set(again.seconds) == {"verify"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_image_gives_the_same_bytes(site: Site, tmp_path: Path) -> None:
+    """Another machine, another moment, another number of processors: the same bytes."""
+    layers = site.two
+    first = await site.built(layers)
+    (tmp_path / "other").mkdir()
+    await deferLater(real, 1.1)
+    elsewhere = Site(tmp_path / "other", site.builder._threads)
+    second = await elsewhere.built(layers, processors=1)
+    assert second.sha256 == first.sha256
+    assert second.path != first.path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_conversion_elsewhere_holds_no_worker(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while a pull that waits for the same conversion is to come again."""
+    monkeypatch.setattr(build, "PATIENCE", 0.3)
+    files = ConvertedFiles(site.converted, ID, SquashOptions(level=1, memory="64M").key)
+    await site.built(site.two)
+    async with file_lock(files.lock, site.builder._threads, real):
+        with pytest.raises(RetryLater) as caught:
+            await site.built(site.two)
+    assert caught.value.why == "the same conversion for another pull"
+    assert isinstance(caught.value.failure, ConversionFailed)
+    await site.built(site.two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_askers_build_once(site: Site) -> None:
+    """Askers of the same wait for the one that builds, and all get its file."""
+    layers = site.two
+    running = [Deferred.fromCoroutine(site.built(layers)) for _ in range(4)]
+    results = await gatherResults(running)
+    assert len({built.sha256 for built in results}) == 1
+    assert sorted(set(built.seconds) == {"verify"} for built in results) == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert [state for state in site.states if state != "WAITING"] == ["EXAMINATION", "CONVERSION"]
+    assert site.states.count("WAITING") == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_waiting_asker_takes_over(tmp_path: Path, threads: Threads) -> None:
+    """When the one that builds is cancelled, the next one builds."""
+    (tmp_path / "bin").mkdir()
+    once = tmp_path / "once"
+    hang_once = f"mkdir {once} 2>/dev/null && while :; do sleep 0.1; done"
+    binary = script(tmp_path / "bin" / "mksquashfs", f'{REAL}; {hang_once}; exec "$real" "$@"')
+    site = Site(tmp_path, threads, binary)
+    layers = site.two
+    first = Deferred.fromCoroutine(site.built(layers))
+    while not once.exists():
+        await deferLater(real, 0.01)
+    second = Deferred.fromCoroutine(site.built(layers))
+    await deferLater(real, 0.05)
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    assert "squash" in (await second).seconds
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_id_is_never_a_path(site: Site) -> None:
+    """What is not 64 hexadecimal digits makes no file name."""
+    for bad in ("", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n"):
+        with pytest.raises(ValueError, match="names no converted file"):
+            await site.built([], image_id=bad)
+    assert not site.converted.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_without_layers(site: Site) -> None:
+    """No layer, or an empty one, is an empty file system."""
+    assert content_of((await site.built([])).path) == {}
+    empty = await site.built([site.layer([])], image_id=OTHER)
+    assert content_of(empty.path) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_layer_stops_everything(site: Site) -> None:
+    """A layer that is no archive, or not the one promised, fails and leaves nothing."""
+    good, broken = site.layer(TREE), site.layer([images.entry("x", b"x")])
+    broken.path.write_bytes(b"no archive at all" * 100)
+    with pytest.raises(LayerInvalid):
+        await site.built([good, broken])
+    with pytest.raises(BlobCorrupt):
+        await site.built([LayerFile(good.path, Digest.of(b"other"))])
+    await until(lambda: site.names == [])  # a lock that came too late goes in a thread
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_vanished(site: Site, tmp_path: Path) -> None:
+    """A layer's file that is not there was damaged, which whoever fetched it can mend."""
+    with pytest.raises(BlobCorrupt) as caught:
+        await site.built([LayerFile(tmp_path / "none")])
+    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("kill -9 $$", "killed from outside"),
+        ("echo broken >&2; exit 1", "failed with code 1"),
+        (f'{REAL}; "$real" "$@"; truncate -s 1000 "$2"', "not what was planned"),
+        (f'{REAL}; "$real" "$@"; : > "$2"', "not what was planned"),
+        ("cat >/dev/null", "not what was planned"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failed_conversion_leaves_nothing(
+    tmp_path: Path, threads: Threads, text: str, what: str
+) -> None:
+    """However `mksquashfs` fails, also with a good exit code, no file remains and it is told."""
+    (tmp_path / "bin").mkdir()
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
+    with pytest.raises(ConversionFailed, match=what):
+        await site.built(site.two)
+    assert site.names == []
+    assert running_in(tmp_path / "bin") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_wrong_tree_is_never_delivered(tmp_path: Path, threads: Threads) -> None:
+    """A `mksquashfs` that makes a sound file of something else is found out."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "other").write_text("other")
+    (tmp_path / "bin").mkdir()
+    text = f'cat >/dev/null; {REAL}; exec "$real" {tmp_path}/tree "$2" -noappend -all-root -quiet'
+    site = Site(tmp_path, threads, script(tmp_path / "bin" / "mksquashfs", text))
+    with pytest.raises(ConversionFailed, match="not what was planned"):
+        await site.built(site.two)
+    assert site.names == []
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.1, 0.3])
+@pytest_twisted.ensureDeferred
+async def test_cancelling_leaves_nothing(tmp_path: Path, threads: Threads, after: float) -> None:
+    """Whenever a build is cancelled: no process, no file, no lock, no descriptor remains."""
+    await threads.run(int)
+    descriptors = open_descriptors()
+    site = Site(tmp_path, threads)
+    noise = [images.entry(f"noise-{n}", os.urandom(3_000_000)) for n in range(4)]
+    layers = [site.layer(noise, "plain")]
+    running = Deferred.fromCoroutine(site.built(layers, compressor="xz", level=None))
+    await deferLater(real, after)
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert running_in(tmp_path) == []
+    # A lock that a thread takes after the cancellation is released in a thread, too.
+    await until(lambda: not site.converted.exists() or site.names == [])
+    await until(lambda: open_descriptors() == descriptors)
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_a_hung_conversion(tmp_path: Path, threads: Threads) -> None:
+    """A `mksquashfs` that does nothing does not hold a cancelled build."""
+    (tmp_path / "bin").mkdir()
+    binary = script(tmp_path / "bin" / "mksquashfs", "while :; do sleep 0.1; done")
+    site = Site(tmp_path, threads, binary)
+    running = Deferred.fromCoroutine(site.built(site.two))
+    await deferLater(real, 0.5)
+    assert site.states == ["EXAMINATION", "CONVERSION"]
+    running.cancel()
+    with pytest.raises(CancelledError):
+        await running
+    assert running_in(tmp_path / "bin") == []
+    assert site.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_of_the_user_of_the_file_is_the_users(site: Site) -> None:
+    """What the body of the context raises passes through as it is; the file stays."""
+    with pytest.raises(FileNotFoundError):
+        async with site.build(site.two):
+            raise FileNotFoundError
+    assert len(site.names) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk(tmp_path: Path, threads: Threads) -> None:
+    """A disk without space ends as `NoSpace`, from `mksquashfs` and from our own writing."""
+    place = tmp_path / "small"
+    with small_disk(place, "size=2m,nr_inodes=10"):
+        site = Site(tmp_path, threads)
+        site.builder = SquashBuilder(place, need("mksquashfs"), threads, threads, real, real)
+        with pytest.raises(NoSpace):
+            await site.built([site.layer([images.entry("noise", os.urandom(4_000_000))])])
+        assert list(place.iterdir()) == []
+        for number in range(20):
+            try:
+                (place / f"{number}").touch()
+            except OSError:
+                break
+        with pytest.raises(NoSpace):
+            await site.built(site.two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_surely_does_not_fit_is_refused(site: Site) -> None:
+    """Layers of an exabyte are refused, small ones are not; nothing is written."""
+    await site.builder.check_space(1000)
+    with pytest.raises(NoSpace):
+        await site.builder.check_space(1 << 60)
+
+
+def zeros(size: int) -> bytes:
+    """Return a zstd frame of a tar with one file of so many zeros, some bytes for each 128 KiB."""
+    info = tarfile.TarInfo("zeros")
+    info.size = size
+    head = info.tobuf(tarfile.GNU_FORMAT)
+    piece = 1 << 17
+    blocks = (piece << 3 | 2).to_bytes(3, "little") + b"\0"
+    last = (1024 << 3 | 3).to_bytes(3, "little") + b"\0"
+    frame = struct.pack("<IBB", 0xFD2FB528, 0, 0x58) + (512 << 3).to_bytes(3, "little") + head
+    return frame + blocks * (size // piece) + last
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_examination_has_a_limit_of_time(site: Site, tmp_path: Path) -> None:
+    """Half a terabyte of zeros in 16 MB ends soon, and the error names the key."""
+    path = tmp_path / "zeros"
+    path.write_bytes(zeros(1 << 39))
+    limits = BuildLimits(layers_size=1 << 50, stages=StageLimits(examination=0.3))
+    started = time.process_time()
+    with pytest.raises(ImageTooLarge, match=r"Examining .* longer than 0\.3 seconds") as caught:
+        await site.built([LayerFile(path)], limits=limits)
+    assert "`StageLimits.examination`" in caught.value.remedy
+    assert time.process_time() - started < 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_conversion_has_a_limit_of_time(tmp_path: Path, threads: Threads) -> None:
+    """A program that works on and on is stopped, and leaves nothing."""
+    slow = script(tmp_path / "mksquashfs", "cat >/dev/null; exec sleep 60")
+    site = Site(tmp_path, threads, slow)
+    limits = BuildLimits(stages=StageLimits(conversion=0.3))
+    with pytest.raises(ImageTooLarge, match="Converting") as caught:
+        await site.built(site.two, limits=limits)
+    assert "`StageLimits.conversion`" in caught.value.remedy
+    assert site.names == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_unused_files_make_way(tmp_path: Path, threads: Threads) -> None:
+    """Where the disk is full, what was converted for others and is not in use goes.
+
+    Not for the size that a manifest claims, but for layers that have arrived.
+    """
+    site = Site(tmp_path, threads)
+    noise = [site.layer([images.entry("noise", os.urandom(600_000))]) for _ in range(3)]
+    with small_disk(site.converted, "size=2m"):
+        async with site.build([noise[0]]) as used:
+            unused = await site.built([noise[1]], image_id=OTHER)
+            await site.builder.check_space(3_600_000)
+            with pytest.raises(NoSpace):
+                await site.builder.check_space(4_800_000)
+            assert unused.path.exists()
+            await site.built(noise[1:], image_id="ef" * 32, limits=BuildLimits())
+            assert not unused.path.exists()
+            assert used.path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_removed_is_told(site: Site) -> None:
+    """A sweep that meets what is no file of ours says so as everything else here does."""
+    site.converted.mkdir(exist_ok=True)
+    site.converted.joinpath(f"{'0' * 64}-{'0' * 12}.squashfs").mkdir()
+    with pytest.raises(ConversionFailed, match="could not read or write its own files"):
+        await site.builder.sweep(math.inf)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_kernel_reads_the_same(site: Site, tmp_path: Path) -> None:
+    """Mounted, the file shows data, links, modes and owners as planned."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    async with site.build(site.two) as built:
+        with mounted("-t", "squashfs", "-o", "loop,ro", str(built.path), str(place)) as done:
+            if not done:
+                lacking("only root may mount, where there are loop devices")
+            tool, alias = place / "usr/bin/tool", place / "bin/alias"
+            assert tool.read_bytes() == b"#!tool"
+            assert tool.samefile(alias)
+            assert tool.stat().st_nlink == 2
+            assert tool.stat().st_mtime == 1_700_000_000
+            assert (place / "data").read_bytes() == TREE[8][1]
+            assert (place / "a -> b").read_bytes() == b"2"
+            assert sorted(os.fsencode(path.name) for path in place.iterdir()) == [
+                b"a -> b", b"bin", b"closed", b"data", b"new\nline", b"usr", b"\xff\x80",
+            ]  # fmt: skip
+            assert place.stat().st_mode & 0o777 == 0o755
+            assert {path.lstat().st_uid for path in place.rglob("*")} == {0}
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_lie_in_the_order_of_the_manifest(site: Site) -> None:
+    """Whichever is examined first: the upper one's file is seen, be it in a larger layer."""
+    small = site.layer([images.entry("name", b"small")])
+    large = site.layer([images.entry("name", b"large"), images.entry("data", os.urandom(99_999))])
+    for layers, wanted in (([small, large], b"large"), ([large, small], b"small")):
+        async with site.build(layers, image_id=Digest.of(wanted).hex) as built:
+            assert content_of(built.path)["name"][2] == wanted
+
+
+@pytest_twisted.ensureDeferred
+async def test_entries_of_all_layers_together_are_bounded(site: Site) -> None:
+    """Layers that rewrite the same few paths again and again do not fill the memory."""
+    layers = [
+        site.layer([images.entry(f"{n}", b"%d" % number) for n in range(5)]) for number in range(4)
+    ]
+    with pytest.raises(ImageTooLarge, match="together"):
+        async with site.build(layers, limits=BuildLimits(entries=5)):
+            raise AssertionError
+    async with site.build(layers[:3], limits=BuildLimits(entries=5)) as built:
+        assert built.report.entries == 5

@@ -1,0 +1,163 @@
+"""Reading a blob on its way: never more than is there, and no end before it is whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from shiftergw.cache.arriving import Arriving
+from shiftergw.errors import BlobCorrupt
+from shiftergw.oci.compression import Stopped, unpacked
+from tests.images import compress
+
+CONTENT = os.urandom(400_000) + bytes(400_000)
+STOP = Event()
+
+Beside = Callable[[Callable[[], object]], Future[object]]
+"""Runs a function in another thread."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a file that has, on the disk, more than is proven to be there."""
+    found = tmp_path / "blob"
+    found.write_bytes(CONTENT)
+    return found
+
+
+@pytest.fixture
+def beside() -> Iterator[Beside]:
+    """Give what runs a function in another thread."""
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit
+
+
+def test_no_more_is_read_than_is_there(path: Path) -> None:
+    """Whatever the file has beyond it, which may be of an earlier try."""
+    arriving = Arriving(path)
+    arriving.grown(10)
+    with arriving.open(STOP) as reader:
+        assert reader.read(4) == CONTENT[:4]
+        buffer = bytearray(100)
+        assert reader.readinto(buffer) == 6
+        assert buffer == CONTENT[4:10] + bytes(94)
+        arriving.grown(12)
+        assert reader.read(100) == CONTENT[10:12]
+
+
+def test_the_end_comes_with_the_whole(path: Path, beside: Beside) -> None:
+    """Who has read all bytes waits until they are proven."""
+    arriving = Arriving(path)
+    arriving.grown(len(CONTENT))
+    with arriving.open(STOP) as reader:
+        assert reader.read(len(CONTENT)) == CONTENT
+        end = beside(lambda: reader.read(1))
+        assert not end.done()
+        arriving.complete()
+        assert end.result(5) == b""
+        assert reader.readinto(bytearray(1)) == 0
+        reader.seek(7)
+        assert reader.read(3) == CONTENT[7:10]
+
+
+def test_a_reader_waits_for_bytes(path: Path, beside: Beside) -> None:
+    """It gets what comes."""
+    arriving = Arriving(path)
+    with arriving.open(STOP) as reader:
+        first = beside(lambda: reader.read(100))
+        assert not first.done()
+        arriving.grown(3)
+        assert first.result(5) == CONTENT[:3]
+
+
+def test_what_is_lost_stays_lost(path: Path, beside: Beside) -> None:
+    """Who reads, or comes later, is told so, however much comes then."""
+    arriving = Arriving(path)
+    arriving.grown(5)
+    with arriving.open(STOP) as reader:
+        assert reader.read(5) == CONTENT[:5]
+        waiting = beside(lambda: reader.read(1))
+        arriving.lose()
+        with pytest.raises(BlobCorrupt):
+            waiting.result(5)
+        arriving.grown(len(CONTENT))
+        arriving.complete()
+        arriving.lose()  # its writer closes the file
+        with pytest.raises(BlobCorrupt):
+            reader.read(1)
+    with arriving.open(STOP) as later, pytest.raises(BlobCorrupt):
+        later.read(1)
+
+
+def test_what_is_whole_is_not_lost(path: Path) -> None:
+    """Its writer may close the file."""
+    arriving = Arriving(path)
+    arriving.grown(len(CONTENT))
+    with arriving.open(STOP) as reader:
+        arriving.complete()
+        arriving.lose()
+        assert reader.read(len(CONTENT)) == CONTENT
+        assert reader.read(1) == b""
+
+
+def test_a_file_that_is_cut_has_not_ended(path: Path) -> None:
+    """The writer may begin anew between the reader's look and his reading."""
+    arriving = Arriving(path)
+    arriving.grown(10)
+    with arriving.open(STOP) as reader:
+        path.write_bytes(b"")
+        with pytest.raises(BlobCorrupt, match="began anew"):
+            reader.read(4)
+        with pytest.raises(BlobCorrupt, match="began anew"):
+            reader.readinto(bytearray(4))
+
+
+def test_who_comes_too_late_is_told(path: Path) -> None:
+    """The file has another name by then, and another file perhaps this one."""
+    arriving = Arriving(path)
+    arriving.grown(len(CONTENT))
+    arriving.complete()
+    with pytest.raises(BlobCorrupt, match="no longer on its way"):
+        arriving.open(STOP)
+    path.rename(path.with_name("whole"))
+    with pytest.raises(BlobCorrupt, match="no longer on its way"):
+        arriving.open(STOP)
+
+
+def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
+    """While it waits, soon after its flag is set."""
+    stop, arriving = Event(), Arriving(path)
+    with arriving.open(stop) as reader:
+        waiting = beside(lambda: reader.read(1))
+        assert not waiting.done()
+        stop.set()
+        with pytest.raises(Stopped):
+            waiting.result(5)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
+@pytest.mark.parametrize("step", [1, 3, 1000, 300_000])
+def test_any_compression_is_unpacked_on_its_way(
+    path: Path, beside: Beside, compression: str, step: int
+) -> None:
+    """The same bytes come out as from the whole file, in whatever pieces it came."""
+    blob = compress(CONTENT, compression)
+    path.write_bytes(blob)
+    arriving = Arriving(path)
+    reader = arriving.open(STOP)
+    told: list[int] = []
+    unpacking = beside(lambda: b"".join(unpacked(lambda _: reader, STOP, told.append)))
+    for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
+        arriving.grown(size)
+        while reader.tell() < size:
+            time.sleep(0.001)
+    assert not unpacking.done()
+    arriving.complete()
+    assert unpacking.result(20) == CONTENT
+    assert told[-1] == len(blob)

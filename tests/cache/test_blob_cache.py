@@ -1,0 +1,942 @@
+"""The blob cache: one download per blob, resumed, hashed in threads, never more than promised."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThread
+from twisted.protocols.basic import FileSender
+
+from shiftergw.cache import blob_cache as cache_module
+from shiftergw.cache import partial as partial_module
+from shiftergw.cache.blob_cache import BlobCaches, BlobFiles
+from shiftergw.cache.partial import MOST_WAITING, BlobWriter, PartialBlob
+from shiftergw.errors import (
+    BlobCorrupt,
+    NoSpace,
+    PullError,
+    RegistryUnavailable,
+    RetryLater,
+    Unavailable,
+)
+from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.locks import try_lock, unlock
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import BlobCache, BlobSink, Download
+from tests.parts import small_disk
+from tests.work.waiting import until
+
+reactor: Any = global_reactor
+
+CONTENT = os.urandom(300_000)
+BLOB = Descriptor(Digest.of(CONTENT), len(CONTENT))
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """Give a pool of threads that runs while the test does."""
+    pool = Threads(reactor, 4, "test")
+    pool.startService()
+    yield pool
+    pytest_twisted.blockon(pool.stopService())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, threads: Threads) -> BlobFiles:
+    """Give an empty cache."""
+    return BlobFiles(tmp_path / "cache", threads, reactor)
+
+
+def place(tmp_path: Path, suffix: str = "", blob: Descriptor = BLOB) -> Path:
+    """Return where the cache keeps a blob, or what belongs to it."""
+    return tmp_path / "cache" / blob.digest.algorithm / (blob.digest.hex + suffix)
+
+
+def leave_partial(tmp_path: Path, content: bytes) -> None:
+    """Put there what an earlier download got."""
+    path = place(tmp_path, ".partial")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+
+
+class Source:
+    """A source of one blob that knows what it was asked for, and may be told to misbehave."""
+
+    def __init__(
+        self, content: bytes = CONTENT, piece: int = 1000, *, resumes: bool = True
+    ) -> None:
+        """Send `content` in pieces; a source that does not resume begins at 0 always."""
+        self.asked: list[int] = []
+        self._content = content
+        self._piece = piece
+        self._resumes = resumes
+
+    async def __call__(self, offset: int, sink: BlobSink) -> None:
+        """Send everything from `offset`, with a turn of the reactor now and then."""
+        self.asked.append(offset)
+        begin = offset if self._resumes else 0
+        sink.begin(begin)
+        for start in range(begin, len(self._content), self._piece):
+            sink.write(self._content[start : start + self._piece])
+            if start % (16 * self._piece) == 0:
+                await pause(0, reactor)
+
+
+def refuse(offset: int, sink: BlobSink) -> Awaitable[None]:
+    """Stand for a download that must not happen."""
+    raise AssertionError("a download of what is there")
+
+
+def ignore(_: object) -> None:
+    """Hear a report."""
+
+
+async def got(
+    cache: BlobCache,
+    blob: Descriptor,
+    download: Download,
+    report: Callable[[int], None],
+    begun: Callable[[Opening], None] = lambda _: None,
+) -> Path:
+    """Return where a blob lies, once it does."""
+    async with cache.get(blob, download, report, begun) as path:
+        return path
+
+
+def test_it_keeps_the_port(cache: BlobFiles) -> None:
+    """The type checker sees that this is a `BlobCache`, and its sink a `BlobSink`."""
+    port: BlobCache = cache
+    sink: type[BlobSink] = BlobWriter
+    assert port is cache
+    assert sink is BlobWriter
+
+
+@pytest_twisted.ensureDeferred
+async def test_downloads_once(tmp_path: Path, cache: BlobFiles) -> None:
+    """A blob is downloaded, kept 0600 in a private directory, and not asked for again."""
+    source, reports = Source(), list[int]()
+    path = await got(cache, BLOB, source, reports.append)
+    assert path == place(tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert reports == sorted(reports)
+    assert (reports[0], reports[-1]) == (0, len(CONTENT))
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+    assert await got(cache, BLOB, refuse, ignore) == path
+    assert source.asked == [0]
+
+
+class Follower:
+    """Reads a blob on its way, in a thread."""
+
+    def __init__(self, threads: Threads) -> None:
+        """Have read nothing yet."""
+        self.openings: list[Opening] = []
+        self.read = b""
+        self._threads = threads
+
+    def begin(self) -> Deferred[None]:
+        """Read to the end."""
+        return self._threads.begin(self._read)
+
+    def _read(self) -> None:
+        with self.openings[-1](threading.Event()) as reader:
+            while piece := reader.read(1 << 20):
+                self.read += piece
+
+    async def has(self, size: int) -> None:
+        """Return once so much was read."""
+        while len(self.read) < size:
+            await pause(0.01, reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blob_is_read_on_its_way(
+    tmp_path: Path, threads: Threads, cache: BlobFiles
+) -> None:
+    """From its beginning, also where a download resumes; what lies there is not on its way."""
+    leave_partial(tmp_path, CONTENT[:100_000])
+    follower = Follower(threads)
+
+    async def waits(offset: int, sink: BlobSink) -> None:
+        following.append(follower.begin())
+        await follower.has(100_000)
+        await Source()(offset, sink)
+
+    following: list[Deferred[None]] = []
+    await got(cache, BLOB, waits, ignore, follower.openings.append)
+    await following[0]
+    assert follower.read == CONTENT
+    await got(cache, BLOB, refuse, ignore, follower.openings.append)
+    assert len(follower.openings) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_read_of_a_blob_that_is_another_has_no_end(
+    threads: Threads, cache: BlobFiles
+) -> None:
+    """However many bytes came: a reader learns that they were the wrong ones."""
+    follower = Follower(threads)
+
+    async def wrong(offset: int, sink: BlobSink) -> None:
+        await Source(CONTENT[::-1])(offset, sink)
+        following.append(follower.begin())
+        await follower.has(len(CONTENT))
+
+    following: list[Deferred[None]] = []
+    with pytest.raises(BlobCorrupt, match="other bytes than its digest"):
+        await got(cache, BLOB, wrong, ignore, follower.openings.append)
+    with pytest.raises(BlobCorrupt, match="came to nothing"):
+        await following[0]
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT])
+@pytest_twisted.ensureDeferred
+async def test_any_algorithm_and_size(
+    tmp_path: Path, cache: BlobFiles, algorithm: str, content: bytes
+) -> None:
+    """Digests of every algorithm work, and so does a blob of no bytes."""
+    digest = Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
+    blob = Descriptor(digest, len(content))
+    path = await got(cache, blob, Source(content), ignore)
+    assert path == place(tmp_path, blob=blob)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_resumes(tmp_path: Path, cache: BlobFiles, resumes: bool) -> None:
+    """What an earlier download left is hashed and kept, or replaced if the source starts anew."""
+    leave_partial(tmp_path, CONTENT[:123_456])
+    source, reports = Source(resumes=resumes), list[int]()
+    path = await got(cache, BLOB, source, reports.append)
+    assert path.read_bytes() == CONTENT
+    assert source.asked == [123_456]
+    assert reports[0] == 123_456
+
+
+@pytest_twisted.ensureDeferred
+async def test_whole_partial_needs_no_source(tmp_path: Path, cache: BlobFiles) -> None:
+    """A download that was complete but not yet renamed is taken as it is."""
+    leave_partial(tmp_path, CONTENT)
+    path = await got(cache, BLOB, refuse, ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "left", [b"\0" * 5000, b"\0" * len(CONTENT), CONTENT + b"more", b"\0" * (len(CONTENT) + 1)]
+)
+@pytest_twisted.ensureDeferred
+async def test_damaged_partial_is_replaced(tmp_path: Path, cache: BlobFiles, left: bytes) -> None:
+    """A damaged rest of an earlier download costs a second try, not the pull."""
+    leave_partial(tmp_path, left)
+    source = Source()
+    path = await got(cache, BLOB, source, ignore)
+    assert path.read_bytes() == CONTENT
+    assert source.asked[-1] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_source_that_starts_again(tmp_path: Path, cache: BlobFiles) -> None:
+    """After a broken connection a source goes on, goes back to its start, or to 0."""
+    leave_partial(tmp_path, CONTENT[:1000])
+
+    async def restless(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(b"\0" * 5000)
+        await pause(0.01, reactor)
+        sink.begin(offset)
+        sink.write(b"\0" * 7000)
+        sink.begin(offset)
+        sink.write(CONTENT[1000:50_000])
+        sink.begin(50_000)
+        sink.write(b"\0")
+        sink.begin(0)
+        sink.begin(0)
+        await pause(0.01, reactor)
+        sink.write(CONTENT[:60_000])
+        await pause(0.01, reactor)
+        sink.begin(60_000)
+        sink.write(CONTENT[60_000:])
+
+    path = await got(cache, BLOB, restless, ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_part_that_was_not_asked_for(cache: BlobFiles) -> None:
+    """Bytes from somewhere else are refused."""
+
+    async def elsewhere(_: int, sink: BlobSink) -> None:
+        sink.begin(77)
+
+    with pytest.raises(BlobCorrupt, match="not asked for"):
+        await got(cache, BLOB, elsewhere, ignore)
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_digest(tmp_path: Path, cache: BlobFiles) -> None:
+    """Other bytes than the digest says are never kept, nor resumed from."""
+    with pytest.raises(BlobCorrupt, match="digest") as caught:
+        await got(cache, BLOB, Source(CONTENT[::-1]), ignore)
+    assert caught.value.detail == str(BLOB.digest)
+    assert list(place(tmp_path).parent.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_digest_after_starting_anew_is_final(tmp_path: Path, cache: BlobFiles) -> None:
+    """Only a resumed download gets a second try: otherwise the source itself is wrong."""
+    leave_partial(tmp_path, CONTENT[:1000])
+    source = Source(CONTENT[::-1], resumes=False)
+    with pytest.raises(BlobCorrupt):
+        await got(cache, BLOB, source, ignore)
+    assert source.asked == [1000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_blob_that_ends_early(tmp_path: Path, cache: BlobFiles) -> None:
+    """Fewer bytes than promised are an error; they stay for the next download to resume."""
+    with pytest.raises(BlobCorrupt, match="ended early"):
+        await got(cache, BLOB, Source(CONTENT[:1000]), ignore)
+    assert place(tmp_path, ".partial").read_bytes() == CONTENT[:1000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_than_promised_ends_a_download_at_once(tmp_path: Path, cache: BlobFiles) -> None:
+    """One byte too many ends an endless source, also one that does not listen."""
+    sent = 0
+
+    async def endless(_: int, sink: BlobSink) -> None:
+        nonlocal sent
+        while True:
+            try:
+                sink.write(b"x" * 10_000)
+            except BlobCorrupt:
+                with pytest.raises(BlobCorrupt):
+                    sink.begin(0)
+            sent += 1
+            await pause(0, reactor)
+
+    with pytest.raises(BlobCorrupt, match="more than the manifest says"):
+        await got(cache, BLOB, endless, ignore)
+    assert sent < 40
+    assert place(tmp_path, ".partial").stat().st_size <= len(CONTENT)
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_than_promised_before_the_first_wait(cache: BlobFiles) -> None:
+    """A source that sends everything in its first turn is told as well."""
+
+    async def hasty(_: int, sink: BlobSink) -> None:
+        sink.write(CONTENT + b"x")
+
+    with pytest.raises(BlobCorrupt, match="more than the manifest says"):
+        await got(cache, BLOB, hasty, ignore)
+
+
+@pytest_twisted.ensureDeferred
+async def test_failure_of_the_source(tmp_path: Path, cache: BlobFiles) -> None:
+    """What the source raises comes through; what it sent before is resumed."""
+
+    async def breaks(_: int, sink: BlobSink) -> None:
+        sink.write(CONTENT[:5000])
+        await pause(0.1, reactor)
+        raise RegistryUnavailable("gone")
+
+    with pytest.raises(RegistryUnavailable):
+        await got(cache, BLOB, breaks, ignore)
+    source = Source()
+    path = await got(cache, BLOB, source, ignore)
+    assert path.read_bytes() == CONTENT
+    assert source.asked == [5000]
+
+
+class Producer:
+    """A producer as fast as it may be, which counts what is asked of it."""
+
+    def __init__(self, sink: BlobSink, size: int, done: Deferred[None]) -> None:
+        """Send `size` bytes of zeros to `sink`."""
+        self._sink = sink
+        self._left = size
+        self._done = done
+        self._paused = False
+        self.pauses = 0
+
+    def run(self) -> None:
+        """Send until paused or done."""
+        while self._left and not self._paused:
+            self._left -= 65_536
+            self._sink.write(b"\0" * 65_536)
+        if not self._left:
+            self._sink.unregisterProducer()
+            self._done.callback(None)
+
+    def pauseProducing(self) -> None:
+        """Stop for now."""
+        self._paused = True
+        self.pauses += 1
+
+    def resumeProducing(self) -> None:
+        """Go on, in a later turn as a transport does."""
+        self._paused = False
+        reactor.callLater(0, self.run)
+
+
+@pytest_twisted.ensureDeferred
+async def test_fast_source_is_paused(cache: BlobFiles) -> None:
+    """No more than a few MiB wait in memory, and the reactor's thread neither hashes nor writes."""
+    size = 64 << 20
+    blob = Descriptor(Digest("sha256", hashlib.sha256(b"\0" * size).hexdigest()), size)
+    most, sent, reported = 0, 0, 0
+    pauses: list[int] = []
+
+    def report(done: int) -> None:
+        nonlocal reported
+        reported = done
+
+    async def fast(_: int, sink: BlobSink) -> None:
+        class Counting:
+            def __getattr__(self, name: str) -> object:
+                return getattr(sink, name)
+
+            def write(self, data: bytes) -> None:
+                nonlocal most, sent
+                sent += len(data)
+                most = max(most, sent - reported)
+                sink.write(data)
+
+        done: Deferred[None] = Deferred()
+        producer = Producer(Counting(), size, done)  # type: ignore[arg-type]
+        sink.registerProducer(producer, streaming=True)
+        producer.run()
+        await done
+        pauses.append(producer.pauses)
+
+    await got(cache, blob, fast, report)
+    assert pauses[0] > 3
+    assert most <= MOST_WAITING + 2 * 65_536
+
+
+@pytest_twisted.ensureDeferred
+async def test_producer_registered_while_much_waits(cache: BlobFiles) -> None:
+    """A producer that takes over from a broken one is paused at once if the disk is behind."""
+    content = b"\0" * (MOST_WAITING + 65_536)
+    blob = Descriptor(Digest.of(content), len(content))
+
+    async def takes_over(_: int, sink: BlobSink) -> None:
+        sink.write(content[:-65_536] + b"\0")
+        done: Deferred[None] = Deferred()
+        producer = Producer(sink, 65_536, done)
+        sink.registerProducer(producer, streaming=True)
+        assert producer.pauses == 1
+        sink.begin(len(content) - 65_536 + 1)
+        with pytest.raises(BlobCorrupt):
+            sink.write(b"\0" * 65_536)
+        done.callback(None)
+
+    with pytest.raises(BlobCorrupt):
+        await got(cache, blob, takes_over, ignore)
+
+
+@pytest_twisted.ensureDeferred
+async def test_pull_producer(cache: BlobFiles) -> None:
+    """A file can be sent into the cache by Twisted's own sender, piece by piece."""
+
+    async def file(_: int, sink: BlobSink) -> None:
+        await FileSender().beginFileTransfer(BytesIO(CONTENT), sink)
+
+    path = await got(cache, BLOB, file, ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_callers_of_one_process_share_a_download(cache: BlobFiles) -> None:
+    """Ten callers get one download; those who wait hear how far it is."""
+    source, reports = Source(piece=2000), list[int]()
+
+    async def slowly(offset: int, sink: BlobSink) -> None:
+        await source(offset, sink)
+        await pause(0.25, reactor)
+
+    paths = await gather_or_cancel(got(cache, BLOB, slowly, reports.append) for _ in range(10))
+    assert len(set(paths)) == 1
+    assert source.asked == [0]
+    assert reports.count(len(CONTENT)) >= 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_waits_takes_over(cache: BlobFiles) -> None:
+    """When the downloading caller is cancelled, one who waits goes on from what is there."""
+    begun = Deferred[None]()
+
+    async def half(_: int, sink: BlobSink) -> None:
+        begun.callback(None)
+        sink.write(CONTENT[:150_000])
+        await Deferred()
+
+    first = Deferred.fromCoroutine(got(cache, BLOB, half, ignore))
+    await begun
+    source = Source()
+    second = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
+    await pause(0.2, reactor)
+    first.cancel()
+    path = await second
+    assert path.read_bytes() == CONTENT
+    assert source.asked == [150_000]
+    with pytest.raises(CancelledError):
+        await first
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_while_waiting(cache: BlobFiles) -> None:
+    """One who waits can give up; the download goes on."""
+    source = Source()
+    first = Deferred.fromCoroutine(got(cache, BLOB, source, ignore))
+    second = Deferred.fromCoroutine(got(cache, BLOB, refuse, ignore))
+    await pause(0, reactor)
+    second.cancel()
+    with pytest.raises(CancelledError):
+        await second
+    assert (await first).read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancellation_waits_for_the_thread(tmp_path: Path, threads: Threads) -> None:
+    """Nothing writes any more once the cancellation is through, however often one cancels."""
+    partial = GatedBlob(tmp_path / "p", BLOB)
+    partial.open()
+    writer = BlobWriter(partial, BLOB, threads, ignore, lambda: None)
+    writer.write(CONTENT[:10])
+    while not partial.entered.is_set():
+        await pause(0.01, reactor)
+    writer.write(CONTENT[10:20])
+    ended = []
+
+    async def settle() -> None:
+        try:
+            await writer.settle()
+        finally:
+            ended.append(True)
+
+    settling = Deferred.fromCoroutine(settle())
+    settling.cancel()
+    settling.cancel()
+    await pause(0.05, reactor)
+    assert ended == []
+    partial.gate.set()
+    with pytest.raises(CancelledError):
+        await settling
+    assert (tmp_path / "p").read_bytes() == CONTENT[:10]
+    partial.close()
+
+
+class GatedBlob(PartialBlob):
+    """A file that writes when the gate opens."""
+
+    def __init__(self, path: Path, blob: Descriptor) -> None:
+        """Close the gate."""
+        super().__init__(path, blob)
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+
+    def append(self, pieces: list[bytes]) -> None:
+        """Wait for the gate, then write."""
+        self.entered.set()
+        assert self.gate.wait(10)
+        super().append(pieces)
+
+
+def test_hashing_what_is_there_can_be_interrupted(tmp_path: Path) -> None:
+    """A large rest of a download is not hashed to its end for a caller who has gone."""
+    (tmp_path / "p").write_bytes(CONTENT)
+    partial = PartialBlob(tmp_path / "p", BLOB)
+    partial.interrupt()
+    partial.open()
+    assert partial.start == 0
+    partial.close()
+    partial.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk(number: int) -> None:
+    """A full disk is called so, with the path for admins only."""
+    with pytest.raises(NoSpace) as caught, partial_module.disk_errors():
+        raise OSError(number, "full", "/some/path")
+    assert "/some/path" not in str(caught.value)
+    assert "/some/path" in caught.value.detail
+
+
+def make_read_only(suffix: str) -> None:
+    """Make the next write to our open file of this name fail."""
+    for link in Path("/proc/self/fd").iterdir():
+        if link.is_symlink() and str(link.readlink()).endswith(suffix):
+            null = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null, int(link.name))
+            os.close(null)
+
+
+@pytest_twisted.ensureDeferred
+async def test_disk_that_fails_ends_the_download(cache: BlobFiles, tmp_path: Path) -> None:
+    """When writing fails, the source is cancelled and the reason is the disk's."""
+    cancelled = []
+
+    async def waits(_: int, sink: BlobSink) -> None:
+        make_read_only(".partial")
+        sink.write(CONTENT[:100])
+        try:
+            await Deferred()
+        except CancelledError:
+            cancelled.append(True)
+            raise
+
+    with pytest.raises(PullError, match="cannot read or write"):
+        await got(cache, BLOB, waits, ignore)
+    assert cancelled == [True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopped_threads(tmp_path: Path) -> None:
+    """With its threads stopped in the middle of a download, it fails instead of waiting."""
+    pool = Threads(reactor, 1, "stopping")
+    pool.startService()
+    cache = BlobFiles(tmp_path / "cache", pool, reactor)
+
+    async def stops(_: int, sink: BlobSink) -> None:
+        await pool.stopService()
+        sink.write(CONTENT)
+        await Deferred()
+
+    with pytest.raises(Unavailable):
+        await got(cache, BLOB, stops, ignore)
+
+
+@pytest_twisted.ensureDeferred
+async def test_partial_that_is_a_symlink(tmp_path: Path, cache: BlobFiles) -> None:
+    """A symlink in the place of a file is not followed."""
+    path = place(tmp_path, ".partial")
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PullError):
+        await got(cache, BLOB, Source(), ignore)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_of_another_size_is_replaced(tmp_path: Path, cache: BlobFiles) -> None:
+    """A blob that was cut short on disk is downloaded again."""
+    path = await got(cache, BLOB, Source(), ignore)
+    path.write_bytes(CONTENT[:-1])
+    assert (await got(cache, BLOB, Source(), ignore)).read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_size_in_a_manifest_harms_nobody(cache: BlobFiles) -> None:
+    """A manifest that lies about a size fails by itself and leaves the good blob where it is."""
+    path = await got(cache, BLOB, Source(), ignore)
+    for size in (len(CONTENT) - 1, len(CONTENT) + 1):
+        with pytest.raises(BlobCorrupt):
+            await got(cache, Descriptor(BLOB.digest, size), Source(), ignore)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_give_up(tmp_path: Path, cache: BlobFiles) -> None:
+    """What a broken download left goes, but not from under somebody who is at it."""
+    await cache.give_up(BLOB.digest)
+    leave_partial(tmp_path, b"half")
+    lock = place(tmp_path, ".lock")
+    held = try_lock(lock)
+    assert held is not None
+    await cache.give_up(BLOB.digest)
+    assert place(tmp_path, ".partial").exists()
+    unlock(lock, held)
+    await cache.give_up(BLOB.digest)
+    assert list(lock.parent.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_discard(cache: BlobFiles) -> None:
+    """A damaged blob is downloaded again; discarding what is not there is no error."""
+    await cache.discard(BLOB.digest)
+    path = await got(cache, BLOB, Source(), ignore)
+    path.write_bytes(bytes(len(CONTENT)))
+    await cache.discard(BLOB.digest)
+    assert list(path.parent.iterdir()) == []
+    source = Source()
+    await got(cache, BLOB, source, ignore)
+    assert source.asked == [0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sound_blob_is_not_discarded(cache: BlobFiles) -> None:
+    """An image that is wrong by itself takes no layer from the build of another one."""
+    async with cache.get(BLOB, Source(), ignore, ignore) as path:
+        await cache.discard(BLOB.digest)
+        assert path.read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_discard_leaves_a_download_alone(
+    tmp_path: Path, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody is at a blob, it is his."""
+    monkeypatch.setattr("shiftergw.cache.blob_cache.PATIENCE", 0.0)
+    path = await got(cache, BLOB, Source(), ignore)
+    path.write_bytes(bytes(len(CONTENT)))
+    held = try_lock(place(tmp_path, ".lock"))
+    assert held is not None
+    await cache.discard(BLOB.digest)
+    assert path.exists()
+    unlock(place(tmp_path, ".lock"), held)
+
+
+OTHER_PROCESS = """
+import pathlib, sys, time
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from shiftergw.image import Descriptor, Digest
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.cache.blob_cache import BlobFiles
+
+directory, digest, source, go = sys.argv[1:]
+content = pathlib.Path(source).read_bytes()
+
+async def main(reactor):
+    async def download(offset, sink):
+        sink.begin(offset)
+        sink.write(content[offset:100_000])
+        print("half", flush=True)
+        while not pathlib.Path(go).exists():
+            await pause(0.02, reactor)
+        sink.write(content[100_000:])
+    threads = Threads(reactor, 2, "other")
+    threads.startService()
+    cache = BlobFiles(pathlib.Path(directory), threads, reactor)
+    blob = Descriptor(Digest.parse(digest), len(content))
+    async with cache.get(blob, download, lambda size: None, lambda opening: None):
+        pass
+    await threads.stopService()
+
+task.react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
+    """Give another process in the middle of a download, and what makes it go on."""
+    (tmp_path / "source").write_bytes(CONTENT)
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "cache"), str(BLOB.digest),
+            str(tmp_path / "source"), str(tmp_path / "go"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    yield process, (tmp_path / "go").touch
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_processes_share_a_download(
+    cache: BlobFiles, other_process: tuple[subprocess.Popen[str], Callable[[], None]]
+) -> None:
+    """While another process downloads, its progress is reported; its result is used."""
+    process, go_on = other_process
+
+    def report(size: int) -> None:
+        if size == 100_000:
+            go_on()
+
+    path = await got(cache, BLOB, refuse, report)
+    assert path.read_bytes() == CONTENT
+    assert process.wait(10) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_download_elsewhere_holds_no_worker(
+    cache: BlobFiles,
+    other_process: tuple[subprocess.Popen[str], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a while the pull is to come again, and finds what the other one has fetched then."""
+    process, go_on = other_process
+    monkeypatch.setattr(cache_module, "PATIENCE", 0.3)
+    with pytest.raises(RetryLater) as caught:
+        await got(cache, BLOB, refuse, ignore)
+    assert caught.value.why == "another pull that downloads the same layer"
+    assert caught.value.limit == cache_module.DOWNLOAD_WAIT
+    go_on()
+    await deferToThread(process.wait, 10)
+    assert (await got(cache, BLOB, refuse, ignore)).read_bytes() == CONTENT
+
+
+@pytest_twisted.ensureDeferred
+async def test_download_of_a_killed_process_is_resumed(
+    cache: BlobFiles, other_process: tuple[subprocess.Popen[str], Callable[[], None]]
+) -> None:
+    """When the other process dies, the next one goes on from what it left."""
+    process, _ = other_process
+    source, reports = Source(), list[int]()
+
+    def report(size: int) -> None:
+        reports.append(size)
+        if size == 100_000:
+            process.kill()
+
+    path = await got(cache, BLOB, source, report)
+    assert path.read_bytes() == CONTENT
+    assert source.asked == [100_000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_surely_does_not_fit_is_refused(tmp_path: Path, cache: BlobFiles) -> None:
+    """Only what is still missing counts, each blob once."""
+    huge = Descriptor(Digest.of(b"huge"), 1 << 60)
+    with pytest.raises(NoSpace):
+        await cache.check_space([BLOB, huge])
+    partial = place(tmp_path, ".partial", huge)
+    partial.parent.mkdir(parents=True)
+    with partial.open("wb") as file:
+        file.truncate(1 << 42)  # a hole, of course
+    almost = Descriptor(Digest.of(b"huge"), (1 << 42) + 1)
+    await cache.check_space([BLOB, almost, almost])
+    assert [path.name for path in partial.parent.iterdir()] == [partial.name]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_used_stays(tmp_path: Path, threads: Threads, cache: BlobFiles) -> None:
+    """While a context lives the sweep leaves its blob, and no longer."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+    later = time.time() + 1
+    async with cache.get(BLOB, Source(), ignore, ignore) as path:
+        async with cache.get(BLOB, refuse, ignore, ignore):
+            assert await caches.sweep(later) == 0
+        assert await caches.sweep(later) == 0
+        assert path.exists()
+    assert await caches.sweep(later) == 1
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_unused_blobs_make_way(tmp_path: Path, threads: Threads) -> None:
+    """On a full disk those of another repository go, as bytes arrive; what is in use stays."""
+    root = tmp_path / "cache"
+    contents = [bytes([n]) * 400_000 for n in range(3)]
+    other, mine, wanted = (Descriptor(Digest.of(one), len(one)) for one in contents)
+    with small_disk(root, "size=1m"):
+        caches = BlobCaches(root, threads, reactor)
+        cache = caches.of(resolved("public", private=False))
+        secret = caches.of(resolved("secret", private=True))
+        gone = await got(secret, other, Source(contents[0]), ignore)
+        async with cache.get(mine, Source(contents[1]), ignore, ignore) as path:
+            await cache.check_space([mine, wanted])
+            assert gone.exists()
+            await got(cache, wanted, Source(contents[2]), ignore)
+            assert not gone.exists()
+            assert path.read_bytes() == contents[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_false_size_costs_nobody_anything(tmp_path: Path, threads: Threads) -> None:
+    """A blob that claims more than it has evicts no other, however much that is."""
+    root = tmp_path / "cache"
+    content = bytes(400_000)
+    victim = Descriptor(Digest.of(content), len(content))
+    small = b"few bytes"
+    with small_disk(root, "size=1m"):
+        caches = BlobCaches(root, threads, reactor)
+        path = await got(caches.of(resolved("a", private=True)), victim, Source(content), ignore)
+        cache = caches.of(resolved("b", private=True))
+        false = Descriptor(Digest.of(small), 900_000)
+        await cache.check_space([false])
+        with pytest.raises(BlobCorrupt, match="ended early"):
+            await got(cache, false, Source(small), ignore)
+        with pytest.raises(NoSpace):
+            await cache.check_space([Descriptor(Digest.of(small), 1_100_000)])
+        assert path.read_bytes() == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_false_size_is_said_at_the_second_try(cache: BlobFiles) -> None:
+    """Bytes that have the digest are the blob: the source is not at fault, nor asked again."""
+    small = b"few bytes"
+    asked = []
+
+    async def twice(offset: int, sink: BlobSink) -> None:
+        for _ in range(2):
+            asked.append(offset)
+            sink.begin(0)
+            sink.write(small)
+            await until(lambda: cast("BlobWriter", sink)._writing is None)
+
+    with pytest.raises(BlobCorrupt, match="says that a layer has 900000 bytes; it has 9"):
+        await got(cache, Descriptor(Digest.of(small), 900_000), twice, ignore)
+    assert len(asked) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_quota_makes_others_go(
+    tmp_path: Path, threads: Threads, cache: BlobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails though the disk has room is tried again once another blob is gone."""
+    other = b"other"
+    path = await got(cache, Descriptor(Digest.of(other), 5), Source(other), ignore)
+    write = os.write
+
+    def limited(descriptor: int, data: Any) -> int:
+        if isinstance(data, memoryview) and path.exists():  # not the reactor's own
+            raise OSError(errno.EDQUOT, "quota")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", limited)
+        small = Descriptor(Digest.of(b"mine"), 4)
+        assert (await got(cache, small, Source(b"mine"), ignore)).exists()
+    assert not path.exists()
+
+
+def resolved(repository: str, *, private: bool) -> ResolvedImage:
+    """Return an image of a repository."""
+    digest = Digest.of(b"manifest")
+    return ResolvedImage(digest, digest, BLOB, (BLOB,), "registry", repository, private)
+
+
+@pytest_twisted.ensureDeferred
+async def test_private_repositories_share_no_blobs(tmp_path: Path, threads: Threads) -> None:
+    """A digest in a manifest of one's own is no way to what another repository holds."""
+    caches = BlobCaches(tmp_path / "cache", threads, reactor)
+    images = [
+        resolved("public", private=False),
+        resolved("mine", private=True),
+        resolved("theirs", private=True),
+    ]
+    paths = [await got(caches.of(one), BLOB, Source(), ignore) for one in images]
+    assert len(set(paths)) == 3
+    other = caches.of(resolved("public too", private=False))
+    assert await got(other, BLOB, refuse, ignore) == paths[0]
+    assert await got(caches.of(images[1]), BLOB, refuse, ignore) == paths[1]

@@ -1,0 +1,647 @@
+"""From layers on their way to a squashfs file: the real cache and builder, watched."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from threading import Event
+from typing import Any, NoReturn, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.logger import capturedLogs, formatEvent
+
+from shiftergw.build import whole as build
+from shiftergw.cache import blobs
+from shiftergw.cache.blob_cache import BlobFiles
+from shiftergw.errors import (
+    BlobCorrupt,
+    ImageNotFound,
+    ImageTooLarge,
+    LayerInvalid,
+    ManifestInvalid,
+    RegistryDenied,
+    RetryLater,
+    TimedOut,
+)
+from shiftergw.image import (
+    BuildLimits,
+    BuiltImage,
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Platform,
+    ResolvedImage,
+    SquashOptions,
+    StageLimits,
+)
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.model import ImageReference, Progress
+from shiftergw.oci import budget
+from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.threads import Threads
+from shiftergw.plumbing.timing import pause
+from shiftergw.ports import BlobSink, Layer
+from shiftergw.states import State, check_step
+from tests.build.site import ABOVE, TREE, Site
+from tests.images import compress, entry, tar_of
+from tests.work.waiting import until
+
+OPTIONS = SquashOptions(level=1, memory="64M")
+PULLING = "Pulling layers"
+real: Any = reactor
+
+Send = Callable[[int, BlobSink], Awaitable[None]]
+
+
+class Told:
+    """A `Watcher` that remembers the states and what was said about them."""
+
+    def __init__(self) -> None:
+        """Nothing was told yet."""
+        self.stages = [(State.PENDING, "")]
+        self.progress: list[Progress] = []
+
+    @property
+    def words(self) -> list[str]:
+        """Return what was said."""
+        return [words for _, words in self.stages[1:]]
+
+    def entered(self, state: State, message: str) -> None:
+        """Remember."""
+        check_step(self.stages[-1][0], state)
+        self.stages.append((state, message))
+
+    def report(self, progress: Progress) -> None:
+        """Remember."""
+        self.progress.append(progress)
+
+    def say(self, message: str) -> None:
+        """Forget."""
+
+    def may_wait(self, later: RetryLater) -> bool:
+        """Wait until some time."""
+        return later.at < 100
+
+
+class Line:
+    """A pipeline of real parts; its source sends each layer as it is told to."""
+
+    def __init__(self, directory: Path, threads: Threads, site: Site | None = None) -> None:
+        """Keep everything below `directory`, or with the builder of another site."""
+        self.threads = threads
+        self.site = site or Site(directory, threads)
+        self.cache_place = directory / "cache" / "sha256"
+        self.cache = BlobFiles(directory / "cache", threads, real)
+        self.sends: dict[Digest, Send] = {}
+        self.answer: ResolvedImage | None = None
+        self.config = ImageConfig()
+        self.pipeline = Pipeline(
+            cast("Any", self), lambda _: self.cache, self.site.builder, BuildLimits(), real
+        )
+
+    async def blob(
+        self, _image: Any, blob: Descriptor, _login: Any, _say: Any, offset: int, sink: BlobSink
+    ) -> None:
+        """Be the source of a blob."""
+        await self.sends[blob.digest](offset, sink)
+
+    async def resolve(self, *_: Any) -> tuple[ResolvedImage | None, ImageConfig]:
+        """Be the source of a manifest."""
+        return self.answer, ImageConfig()
+
+    def image(self, *blobs: bytes) -> ResolvedImage:
+        """Return an image of these layers, which are sent at once unless `sends` says otherwise."""
+        layers = tuple(Descriptor(Digest.of(blob), len(blob)) for blob in blobs)
+        for layer, blob in zip(layers, blobs, strict=True):
+            self.sends.setdefault(layer.digest, sending(blob))
+        identity = Digest.of("".join(str(layer.digest) for layer in layers).encode())
+        return ResolvedImage(identity, identity, layers[0], layers, "registry", "lib/app", False)
+
+    async def convert(self, image: ResolvedImage, told: Told | None = None) -> int:
+        """Convert an image; return how many entries it has."""
+        return (await self.built(image, told or Told())).report.entries
+
+    async def built(self, image: ResolvedImage, told: Told) -> BuiltImage:
+        """Convert an image, and end the use at once."""
+        async with self.pipeline.convert(image, self.config, None, OPTIONS, told) as built:
+            return built
+
+    def left(self) -> list[str]:
+        """Return what lies in the cache."""
+        place = self.cache_place
+        return sorted(path.name for path in place.iterdir()) if place.exists() else []
+
+    def read_so_far(self) -> list[int]:
+        """Return how much those have read who read a blob on its way."""
+        found = []
+        for path in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if str(path.readlink()).endswith(".partial"):
+                    lines = Path("/proc/self/fdinfo", path.name).read_text().splitlines()
+                    info = dict(line.split() for line in lines)
+                    if int(info["flags:"], 8) & os.O_ACCMODE == os.O_RDONLY:
+                        found.append(int(info["pos:"]))
+        return found
+
+
+def sending(blob: bytes, gate: Promise[None] | None = None) -> Send:
+    """Return what sends a blob, the second half of it once the gate is open."""
+
+    async def send(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        half = len(blob) // 2
+        if offset < half:
+            sink.write(blob[offset:half])
+        if gate is not None:
+            await gate.kept()
+        sink.write(blob[max(offset, half) :])
+
+    return send
+
+
+@pytest_twisted.async_yield_fixture()
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    """Give a pipeline whose builder runs the real `mksquashfs`."""
+    threads = Threads(real, 6, "test")
+    threads.startService()
+    yield Line(tmp_path, threads)
+    await threads.stopService()
+
+
+TARS = tar_of(TREE), tar_of(ABOVE)
+LOWER, UPPER = compress(TARS[0]), compress(TARS[1], "zstd")
+PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
+    """Whoever watches hears of the download until all is there, and of the build from then on."""
+    gate: Promise[None] = Promise()
+    image = line.image(LOWER, UPPER)
+    line.sends[image.layers[0].digest] = sending(LOWER, gate)
+    told = Told()
+    converting = Deferred.fromCoroutine(line.built(image, told))
+    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    assert told.words == [PULLING]
+    assert {one.stage for one in told.progress} == {"fetch"}
+    gate.keep(None)
+    built = await converting
+    assert built.report.entries > len(TREE) - 2
+    assert set(built.seconds) == {"fetch", "index", "plan", "squash", "check"}
+    assert told.words == [PULLING, "Examining image", "Converting image"]
+    assert line.left() == sorted(layer.digest.hex for layer in image.layers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_anothers_conversion_is_told_so(line: Line) -> None:
+    """One of two converts; the other is told what it waits for, by a step that is allowed."""
+    image = line.image(LOWER, UPPER)
+    both = [Told(), Told()]
+    await gatherResults([Deferred.fromCoroutine(line.convert(image, told)) for told in both])
+    assert sorted(told.words for told in both) == [
+        [PULLING, "Examining image", "Converting image"],
+        [PULLING, "Waiting for the same conversion for another pull"],
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_for_layers_that_arrive_elsewhere(line: Line, tmp_path: Path) -> None:
+    """Of two pulls of one image, from two places, the quicker one converts; the other finds it."""
+    gate: Promise[None] = Promise()
+    slow, quick = line, Line(tmp_path / "elsewhere", line.threads, line.site)
+    image = quick.image(LOWER)
+    slow.sends[image.layers[0].digest] = sending(LOWER, gate)
+    told = Told()
+    converting = Deferred.fromCoroutine(slow.convert(image, told))
+    await until(lambda: slow.read_so_far() == [len(LOWER) // 2])
+    entries = await quick.convert(image)
+    assert not converting.called
+    gate.keep(None)
+    assert await converting == entries
+    assert told.words == [PULLING, "Examining image"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_given_to_whom_the_layers_are_refused(line: Line) -> None:
+    """The converted file of another pull lies there; it is his who can fetch what it is made of."""
+    image = line.image(LOWER, UPPER)
+    await line.convert(image)
+    (line.cache_place / image.layers[1].digest.hex).unlink()
+
+    async def refuse(_offset: int, _sink: BlobSink) -> None:
+        raise RegistryDenied("No.")
+
+    line.sends[image.layers[1].digest] = refuse
+    with pytest.raises(RegistryDenied):
+        await line.convert(image)
+    assert line.left() == [image.layers[0].digest.hex]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_is_to_wait_keeps_what_it_has(line: Line) -> None:
+    """The halves of all layers stay, and the next attempt goes on from there."""
+    image = line.image(LOWER, UPPER)
+    offsets: list[int] = []
+
+    async def wait(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(LOWER[:1000])
+        raise RetryLater(1.0, "registry (rate limit)", RegistryDenied("No."))
+
+    async def resume(offset: int, sink: BlobSink) -> None:
+        offsets.append(offset)
+        await sending(LOWER)(0, sink)
+
+    line.sends[image.layers[0].digest] = wait
+    with pytest.raises(RetryLater):
+        await line.convert(image)
+    line.sends[image.layers[0].digest] = resume
+    await line.convert(image)
+    assert offsets == [1000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_would_wait_too_long_leaves_nothing(line: Line) -> None:
+    """It has failed, and no halves stay."""
+    image = line.image(LOWER)
+
+    async def wait(offset: int, sink: BlobSink) -> None:
+        sink.begin(offset)
+        sink.write(LOWER[:1000])
+        raise RetryLater(200.0, "registry (rate limit)", RegistryDenied("No."))
+
+    line.sends[image.layers[0].digest] = wait
+    with pytest.raises(RetryLater):
+        await line.convert(image)
+    assert line.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_is_none_ends_the_other_downloads(line: Line) -> None:
+    """What has its digest and is no archive is told at once; no halves of the others stay."""
+    bad = compress(b"this is no archive. " * 1000)
+    image = line.image(bad, LOWER)
+    line.sends[image.layers[1].digest] = sending(LOWER, Promise())
+    with pytest.raises(LayerInvalid):
+        await line.convert(image)
+    assert line.left() == [image.layers[0].digest.hex]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_read_of_a_download_that_began_anew_is_void(line: Line) -> None:
+    """The first try has two files, and is as good an archive; the image is that of the second."""
+    two, one = tar_of([entry("a", b""), entry("b", b"")]), tar_of([entry("a", b"1" * 512)])
+    image = line.image(one)
+
+    async def hesitate(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(two[:1024])
+        await until(lambda: line.read_so_far() == [1024])
+        await sending(one)(0, sink)
+
+    line.sends[image.layers[0].digest] = hesitate
+    assert await line.convert(image) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
+    """Who reads them on their way finds no archive; that it is none is no fault of the image."""
+    tar = tar_of(TREE)
+    image = line.image(tar)
+
+    async def send(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(tar[:512])
+        await until(lambda: line.read_so_far() == [512])
+        sink.write(b"x" * 512)
+        await until(lambda: line.read_so_far() == [])
+        sink.write(tar[1024:])
+
+    line.sends[image.layers[0].digest] = send
+    with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
+        await line.convert(image)
+    assert line.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_much_on_its_way_is_not_too_much_yet(line: Line) -> None:
+    """Entries beyond the limit, in bytes that prove wrong, are no fault of the image either."""
+    line.pipeline._limits = BuildLimits(entries=3)
+    good, many = tar_of([entry("good", b"")]), tar_of([entry(f"{n}", b"") for n in range(10)])
+    image = line.image(good)
+
+    async def send(_: int, sink: BlobSink) -> None:
+        sink.begin(0)
+        sink.write(many[:512])
+        await until(lambda: line.read_so_far() == [512])
+        sink.write(many[512:5120])
+        await until(lambda: line.read_so_far() == [])
+        await sending(good)(0, sink)
+
+    line.sends[image.layers[0].digest] = send
+    assert await line.convert(image) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_layers_are_refused_by_the_manifest(line: Line) -> None:
+    """Before any of them is asked for; the error names the limit and its key."""
+    line.answer = line.image(LOWER, UPPER, LOWER)
+    line.pipeline._limits = BuildLimits(layers=2)
+    with pytest.raises(ImageTooLarge, match=r"has 3 layers, .* at most 2\.") as caught:
+        await line.pipeline.resolve(ImageReference("app"), Platform(), None, Told())
+    assert "`MaxLayers`" in caught.value.remedy
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -> None:
+    """Two hundred times a small blob cost no more than one, and count as two hundred."""
+    tar = tar_of([entry("zeros", bytes(1 << 20))])
+    blob = compress(tar)
+    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
+    with pytest.raises(ImageTooLarge, match="unpack to more than"):
+        await line.convert(line.image(*[blob] * 200))
+    line.pipeline._limits = BuildLimits(layers_size=200 * len(tar))
+    assert await line.convert(line.image(*[blob] * 200)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_at_several_places_is_unpacked_for_each(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`MaxRatio` limits what is unpacked again where symlinks lead the same files elsewhere."""
+    monkeypatch.setattr(budget, "RATIO_FREE", 3 << 20)
+    zeros = compress(tar_of([entry("d/zeros", bytes(1 << 20))]))
+    moves = [
+        tar_of([entry(f"d{n}"), entry("d", type=tarfile.SYMTYPE, linkname=f"d{n}")])
+        for n in range(4)
+    ]
+    moved = [blob for move in moves for blob in (move, zeros)]
+    limits = BuildLimits(ratio=1)
+    line.pipeline._limits = limits
+    with pytest.raises(ImageTooLarge, match="unpack to more than") as caught:
+        await line.convert(line.image(*moved))
+    assert "`MaxRatio`" in caught.value.remedy
+    assert await line.convert(line.image(*moved[:4])) > 0
+    assert await line.convert(line.image(*[zeros] * 4)) > 0
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_its_registry_lacks(line: Line, foreign: bool) -> None:
+    """One with addresses elsewhere is called foreign, only once the registry does not have it."""
+    image = line.image(LOWER, UPPER)
+    layers = (image.layers[0], replace(image.layers[1], has_urls=foreign))
+    assert await line.convert(replace(image, layers=layers)) > 0
+
+    async def lack(_: int, __: BlobSink) -> None:
+        raise ImageNotFound("The registry has no such layer.")
+
+    other = line.image(compress(tar_of([entry("other", b"1")])))
+    line.sends[other.layers[0].digest] = lack
+    other = replace(other, layers=(replace(other.layers[0], has_urls=foreign),))
+    kind = ManifestInvalid if foreign else ImageNotFound
+    with pytest.raises(kind, match="foreign layer" if foreign else "no such layer"):
+        await line.convert(other)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "examination"])
+@pytest_twisted.ensureDeferred
+async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
+    """A download that drips ends, and the error names the key; an examination starts with all."""
+    image = line.image(LOWER)
+    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
+    converting = Deferred.fromCoroutine(line.convert(image))
+    if stage == "fetch":
+        with pytest.raises(
+            TimedOut, match=r"Fetching the image took longer than 0.3 seconds"
+        ) as caught:
+            await converting
+        assert "`StageLimits.fetch`" in caught.value.remedy
+    else:  # it waits for the layer, which is the download's time
+        await pause(0.6, real)
+        assert not converting.called
+        converting.cancel()
+        with pytest.raises(CancelledError):
+            await converting
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blob_may_be_several_layers(line: Line) -> None:
+    """It is downloaded once."""
+    image = line.image(LOWER, UPPER, LOWER)
+    assert await line.convert(image) >= await line.convert(line.image(LOWER, UPPER))
+    assert len(line.left()) == 2
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path: Path) -> None:
+    """Fill a file with zeros."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def forget_converted(directory: Path) -> None:
+    """Remove the converted files, as if they had not been used for long."""
+    for path in directory.rglob("*.squashfs"):
+        path.unlink()
+
+
+def halve(path: Path) -> None:
+    """Cut a file in two."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("config", [PROVEN, ImageConfig()], ids=["diff_ids", "none"])
+@pytest.mark.parametrize("damage", [flip, zero, halve])
+@pytest_twisted.ensureDeferred
+async def test_a_layer_damaged_in_the_cache_is_fetched_again(
+    line: Line, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
+) -> None:
+    """The same pull goes on with the right bytes, and its stages never go back."""
+    line.config = config
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    damage(line.cache_place / image.layers[0].digest.hex)
+    told = Told()
+    with capturedLogs() as log:
+        assert await line.convert(image, told) == entries
+    texts = [formatEvent(event) for event in log]
+    # One of another size is fetched as if it had never been there, unless it is hashed first.
+    is_told = damage is not halve or config is not PROVEN
+    assert any("damaged in the cache" in text for text in texts) is is_told
+    assert Digest.of((line.cache_place / image.layers[0].digest.hex).read_bytes()) == (
+        image.layers[0].digest
+    )
+    for (before, _), (after, _) in pairwise(told.stages):
+        check_step(before, after)
+
+
+class DiscardingCache(BlobFiles):
+    """A cache whose first blob proves damaged to another process as soon as it is given."""
+
+    discards = 1
+
+    @asynccontextmanager
+    async def get(self, blob: Descriptor, *args: Any) -> AsyncIterator[Path]:
+        """Give the file of a blob, which is gone by then."""
+        async with super().get(blob, *args) as path:
+            if self.discards:
+                self.discards -= 1
+                flip(path)
+                assert await BlobFiles(self._directory, self._threads, real).discard(blob.digest)
+            yield path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_another_pull_discards_is_fetched_again(
+    line: Line, tmp_path: Path
+) -> None:
+    """Also just before it is opened: the file of a blob in use goes if it is damaged."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    line.cache = DiscardingCache(tmp_path / "cache", line.threads, real)
+    assert await line.convert(image) == entries
+    assert line.cache.discards == 0
+
+
+class LayerRemover(Told):
+    """A watcher that removes a file when the conversion begins for the first time."""
+
+    def __init__(self, path: Path) -> None:
+        """Remove `path`."""
+        super().__init__()
+        self._path = path
+        self.removals = 0
+
+    def entered(self, state: State, message: str) -> None:
+        """Remove the file before `mksquashfs` starts."""
+        super().entered(state, message)
+        if message == "Converting image" and not self.removals:
+            self._path.unlink()
+            self.removals += 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
+    line: Line,
+) -> None:
+    """What was read of it was right; it is read once more for the data of its files."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    remover = LayerRemover(line.cache_place / image.layers[1].digest.hex)
+    assert await line.convert(image, remover) > 0
+    assert remover.removals == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cache_that_damages_layers_ends_the_pull(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are fetched once more, not for ever; and the image is not to blame."""
+    image = line.image(LOWER)
+    path = line.cache_place / image.layers[0].digest.hex
+    tries: list[None] = []
+
+    async def examine_damaged(layers: Sequence[Layer], *_: Any) -> NoReturn:
+        tries.append(None)
+        await layers[0].arrived()
+        flip(path)
+        raise LayerInvalid("A layer cannot be read.")
+
+    monkeypatch.setattr(build, "examine_layers", examine_damaged)
+    with pytest.raises(BlobCorrupt, match="cache damages"):
+        await line.convert(image)
+    assert len(tries) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_hangs_stops_nothing_else(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reactor goes on, and a pull that waits for the cache's disk can be cancelled."""
+    hangs, answers = Event(), Event()
+
+    def hold(*_: Any) -> None:
+        hangs.set()
+        answers.wait()
+
+    monkeypatch.setattr(blobs, "hold", hold)
+    running = Deferred.fromCoroutine(line.convert(line.image(LOWER)))
+    while not hangs.is_set():
+        await pause(0.01, real)
+    try:
+        running.cancel()
+        with pytest.raises(CancelledError):
+            await running
+    finally:
+        answers.set()
+
+
+@pytest.mark.parametrize("damage", [flip, zero, halve])
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_converted_file_is_made_again(
+    line: Line, damage: Callable[[Path], None]
+) -> None:
+    """Its digest is another one: it is not delivered."""
+    image, told = line.image(LOWER, UPPER), Told()
+    first = await line.built(image, Told())
+    damage(first.path)
+    with capturedLogs() as log:
+        again = await line.built(image, told)
+    assert again.sha256 == first.sha256
+    assert any("is damaged, and is made again" in formatEvent(event) for event in log)
+    assert (State.CONVERSION, "Converting image") in told.stages
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
+    """It ends at once, and what is there of them stays for the next one to go on from."""
+    image = line.image(LOWER)
+    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    converting = Deferred.fromCoroutine(line.convert(image))
+    await until(lambda: line.read_so_far() == [len(LOWER) // 2])
+    converting.cancel()
+    with pytest.raises(CancelledError):
+        await converting
+    assert line.read_so_far() == []
+    half = line.cache_place / f"{image.layers[0].digest.hex}.partial"
+    assert half.stat().st_size == len(LOWER) // 2
+    line.sends[image.layers[0].digest] = sending(LOWER)
+    assert await line.convert(image) > 0
+
+
+@pytest.mark.parametrize("damage", [flip, zero])
+@pytest.mark.parametrize("is_same_image", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_two_pulls_recover_from_one_damaged_layer(
+    line: Line, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
+) -> None:
+    """One of them removes the layer, and the other one finds it removed or replaced."""
+    line.config = PROVEN
+    image = line.image(LOWER, UPPER)
+    entries = await line.convert(image)
+    forget_converted(tmp_path)
+    damage(line.cache_place / image.layers[0].digest.hex)
+    first = Deferred.fromCoroutine(line.convert(image))
+    if not is_same_image:
+        image, line.config = line.image(LOWER), ImageConfig(diff_ids=PROVEN.diff_ids[:1])
+    second = Deferred.fromCoroutine(line.convert(image))
+    numbers = await gatherResults([first, second], consumeErrors=True)
+    assert entries in numbers

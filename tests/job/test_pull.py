@@ -1,0 +1,433 @@
+"""A pull of private, shared and blocked images: the rules, on real files."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
+
+from shiftergw.delivery.local import LocalDirectory
+from shiftergw.errors import Unavailable
+from shiftergw.image import Digest
+from shiftergw.model import ANONYMOUS, ImageRecord
+from shiftergw.plumbing import patience
+from shiftergw.ports import Verification
+from shiftergw.states import State
+from tests.job.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
+
+ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
+OTHER = Digest.of(b"another manifest")
+
+
+async def private_image(bench: Bench, **members: object) -> ImageRecord:
+    """Have Alice pull her private image."""
+    bench.source.private = True
+    return await bench.pull(login="alice:secret", **members)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
+    """Who is among the readers shows with the manifest's HEAD alone that he may still be."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.asked.clear()
+        record = await bench.pull(login="alice:secret")
+        assert bench.source.asked == ["head"]
+        assert record.user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_record_of_a_weaker_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says how the delivered file was verified, and why by samples only."""
+    install = LocalDirectory.install
+
+    async def with_samples(*arguments: Any) -> Verification:
+        await install(*arguments)
+        return Verification("samples", "the account runs no commands")
+
+    async with running_bench(tmp_path) as bench:
+        record = await bench.pull("lib/app:1")
+        assert record.report is not None
+        assert record.report["verification"] == {"method": "sha256", "reason": ""}
+        bench.image_path.unlink()
+        monkeypatch.setattr(LocalDirectory, "install", with_samples)
+        record = await bench.pull("lib/app:1")
+        assert record.report is not None
+        assert record.report["verification"] == {
+            "method": "samples",
+            "reason": "the account runs no commands",
+        }
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) -> None:
+    """Record and metadata say the same; what is left out is in the report, the log, the answer."""
+    async with running_bench(tmp_path) as bench:
+        bench.source.config = replace(
+            bench.source.config, cmd=("echo", "it's"), env=("A=1", "B=a\nb")
+        )
+        with capturedLogs() as events:
+            record = await bench.pull()
+        assert (record.cmd, record.env) == (None, ("A=1",))
+        assert (bench.meta().cmd, bench.meta().env) == (None, ("A=1",))
+        assert record.report is not None
+        assert record.report["metadata"] == ["CMD", "ENV B"]
+        assert record.notice.endswith(": CMD, ENV B")
+        assert [event["names"] for event in events if "names" in event] == ["CMD, ENV B"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_labels_that_do_not_fit(tmp_path: Path, *, enabled: bool) -> None:
+    """The record has those that fit and names the others, if the site has labels in records."""
+    async with running_bench(tmp_path, ENABLE_LABELS=enabled, MaxRecordSize="1 KiB") as bench:
+        labels = {"a": "x" * 2000, "b": "short"}
+        bench.source.config = replace(bench.source.config, labels=labels)
+        record = await bench.pull()
+        assert record.labels == ({"b": "short"} if enabled else None)
+        assert record.report is not None
+        assert record.report["metadata"] == (["LABEL a"] if enabled else [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delivery_has_a_limit_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs ends as a failure that may be tried again, and names the key."""
+
+    async def hang(*_: Any) -> Verification:
+        await Deferred[None]()
+        raise AssertionError
+
+    async with running_bench(tmp_path, StageLimits={"transfer": 0.2}) as bench:
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalDirectory, "install", hang)
+            record = await bench.pull()
+        assert (record.status, record.retryable) == (State.FAILURE, True)
+        assert record.cause == "Transferring the image took longer than 0.2 seconds."
+        assert "`StageLimits.transfer`" in (record.remedy or "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
+    """Before anything is downloaded; the failure names the limit's key."""
+    async with running_bench(tmp_path) as bench:
+        bench.source.config = replace(bench.source.config, env=("A=" + "\x01" * 20_000,))
+        record = await bench.pull()
+        assert record.status is State.FAILURE
+        assert "in its record, which may have 65.5 kB" in (record.cause or "")
+        assert "`MaxRecordSize`" in (record.remedy or "")
+        assert bench.cache.given == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_user_shows_that_he_may_read_the_blobs(tmp_path: Path) -> None:
+    """Manifest and blobs, at the place where the record came from; then he is added."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.asked.clear()
+        bench.cache.given.clear()
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert bench.source.asked == ["resolve", "prove"]
+        assert record.user_acl == bench.meta().user_acl == (ALICE, BOB)
+        assert bench.cache.given == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_who_may_not_read_the_blobs_is_refused(tmp_path: Path) -> None:
+    """The manifest alone is no proof; the failure is his own."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.blobs_are_closed = True
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.status, record.own_failure) == (State.FAILURE, True)
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_acl_is_changed_without_the_registry(tmp_path: Path) -> None:
+    """Work of kind acl: record and metadata change, by replacement; the registry is not asked."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        before = bench.meta_path.stat().st_ino
+        bench.source.asked.clear()
+        record = await bench.pull(user_acl=(CAROL,), group_acl=(2300,), kind="acl")
+        assert bench.source.asked == []
+        assert (record.user_acl, record.group_acl) == ((CAROL, ALICE), (2300,))
+        assert (bench.meta().user_acl, bench.meta().group_acl) == ((CAROL, ALICE), (2300,))
+        assert bench.meta_path.stat().st_ino != before
+        record = await bench.pull(user_acl=(ALICE,), kind="acl")
+        assert (record.user_acl, record.group_acl) == ((ALICE,), ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_admin_changes_it_too(tmp_path: Path) -> None:
+    """And is among the readers from then on; the puller of record stays."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        record = await bench.pull(uid=ROOT, user_acl=(CAROL,), kind="acl", by_admin=True)
+        assert (record.user_acl, record.requested_by) == ((CAROL, ROOT), ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acl_that_cannot_be_delivered_is_a_failure(tmp_path: Path) -> None:
+    """Record and metadata stay as they were, together."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        gone = bench.images.rename(bench.images.with_name("away"))
+        failed = await bench.pull(user_acl=(CAROL,), kind="acl")
+        gone.rename(bench.images)
+        assert failed.status is State.FAILURE
+        found = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert found is not None
+        assert found.user_acl == bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_image_is_not_ready_without_its_metadata(tmp_path: Path) -> None:
+    """Metadata that cannot be written is a failure of the pull, and the next pull mends it."""
+    async with running_bench(tmp_path) as bench:
+        bench.meta_path.mkdir()  # no file can take its place
+        failed = await private_image(bench)
+        assert failed.status is State.FAILURE
+        assert await bench.store.list(SYSTEM) == []
+        bench.meta_path.rmdir()
+        record = await private_image(bench)
+        assert (record.status, bench.meta().user_acl) == (State.READY, (ALICE,))
+
+
+@pytest_twisted.ensureDeferred
+async def test_systems_with_one_directory_share_the_acl(tmp_path: Path) -> None:
+    """The same files have the same readers in every record, whichever system changed them."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        there = await bench.pull(uid=BOB, login="bob:other", system=SISTER)
+        here = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert here is not None
+        assert here.user_acl == there.user_acl == bench.meta().user_acl == (ALICE, BOB)
+        assert bench.builder.built == 1
+        assert (there.env, there.size, there.origin) == (here.env, here.size, here.origin)
+        assert there.requested_by == ALICE
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_acl_follows_a_moved_tag(tmp_path: Path) -> None:
+    """A new image under a private tag has the readers of the old one."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench, user_acl=(CAROL,))
+        bench.source.manifest, bench.source.index = OTHER, OTHER
+        record = await bench.pull(login="alice:secret")
+        assert (record.id, record.user_acl) == (OTHER.hex, (CAROL, ALICE))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> None:
+    """Batch jobs hold the id: it expires after `KeepUntagged` at the earliest."""
+    async with running_bench(tmp_path, KeepUntagged="30:00:00:00") as bench:
+        await bench.pull()
+        bench.source.manifest, bench.source.index = OTHER, OTHER
+        await bench.pull()
+        (old,) = await bench.store.find_id([SYSTEM], MANIFEST.hex)
+        assert old.tags == ()
+        assert old.expiration is not None
+        assert old.expiration > reactor.seconds() + 29 * 86400
+        assert (bench.images / f"{MANIFEST.hex}.squashfs").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
+    """By the id of the image, or by the digest of an index that leads to it."""
+    async with running_bench(tmp_path) as bench:
+        for digest in (bench.source.manifest, bench.source.index):
+            await bench.store.block("images", digest.hex, ROOT, 1000.0)
+            record = await bench.pull()
+            assert record.status is State.FAILURE
+            assert "taken this image down" in (record.cause or "")
+            await bench.store.allow("images", digest.hex)
+        assert bench.cache.given == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> None:
+    """Between the look and the end of the pull there is time for an admin."""
+    async with running_bench(tmp_path) as bench:
+        bench.builder.on_build = lambda: bench.store.block("images", MANIFEST.hex, ROOT, 1000.0)
+        record = await bench.claim()
+        await bench.worker.run(record.key)
+        (removal,) = await bench.store.waiting(math.inf, 5)
+        assert removal.status is State.EXPIRING
+        await bench.worker.run(removal.key)
+        assert list(bench.images.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_on_an_acl_lets_nobody_in_without_proof(tmp_path: Path) -> None:
+    """The tag may mean another's image by the time that the work begins."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        record = await bench.pull(uid=BOB, user_acl=(CAROL,), kind="acl")
+        assert (record.status, record.own_failure) == (State.FAILURE, True)
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_readers_do_not_follow_a_tag_to_another_place(tmp_path: Path) -> None:
+    """Where a reference means another repository than before, the old readers have no say."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        bench.source.repository = "elsewhere/app"
+        bench.source.manifest = bench.source.index = OTHER
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.user_acl, record.requested_by) == ((BOB,), BOB)
+
+
+@pytest_twisted.ensureDeferred
+async def test_record_and_metadata_do_not_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the store fails after the metadata was written, that goes back to what it was."""
+    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.5)
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+
+        async def away(*_: object) -> None:
+            raise Unavailable("The store is away.")
+
+        bench.store.set_access = away  # type: ignore[method-assign, assignment]
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert record.status is State.FAILURE
+        assert bench.meta().user_acl == (ALICE,)
+
+
+@pytest.mark.parametrize(
+    "method", ["find", "find_id", "blocked", "lease", "heartbeat", "set_access", "release"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_is_away_for_a_moment(tmp_path: Path, method: str) -> None:
+    """Wherever that is in the middle of a pull, it ends READY, and the metadata says the same."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        ask = getattr(bench.store, method)
+        calls: list[object] = []
+
+        async def away_once(*arguments: Any, **named: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise Unavailable("The store is away.")
+            return await ask(*arguments, **named)
+
+        setattr(bench.store, method, away_once)
+        bench.source.manifest = bench.source.index = OTHER
+        record = await bench.pull(uid=BOB, login="bob:other")
+        assert (record.status, record.user_acl) == (State.READY, (ALICE, BOB))
+        assert bench.meta().user_acl == (ALICE, BOB)
+        assert calls
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_no_reader(tmp_path: Path) -> None:
+    """A private image whose repository was opened meanwhile is public for whoever asks."""
+    async with running_bench(tmp_path, PrivateImagesWithoutAcl="public") as bench:
+        await private_image(bench)
+        bench.source.private = False
+        record = await bench.pull(uid=ANONYMOUS)
+        assert (record.status, record.private, record.user_acl) == (State.READY, False, ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_on_its_way_out_keeps_its_readers(tmp_path: Path) -> None:
+    """Pulled anew under another name, by another user: its puller and readers stay."""
+    async with running_bench(tmp_path) as bench:
+        mine = await private_image(bench, user_acl=(CAROL,))
+        assert await bench.store.expire(mine.key) is not None
+        record = await bench.pull("lib/app:2", uid=BOB, login="bob:other")
+        assert (record.status, record.user_acl) == (State.READY, (CAROL, ALICE, BOB))
+        assert (record.requested_by, bench.meta().user_acl) == (ALICE, (CAROL, ALICE, BOB))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_was_touched_stays(tmp_path: Path) -> None:
+    """Same bytes with another time cost no second request, and the record follows."""
+    async with running_bench(tmp_path) as bench:
+        record = await bench.pull()
+        assert record.modified == int(bench.image_path.stat().st_mtime)
+        os.utime(bench.image_path, (1, 1))
+        bench.source.asked.clear()
+        record = await bench.pull()
+        assert (record.modified, bench.source.asked, bench.builder.built) == (1, ["head"], 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_was_swapped_is_delivered_anew(tmp_path: Path) -> None:
+    """Other bytes of the same size are found out by their digest, once for all records."""
+    async with running_bench(tmp_path) as bench:
+        await bench.pull()
+        await bench.pull(system=SISTER)
+        bench.image_path.write_bytes(b"squashfz")
+        os.utime(bench.image_path, (1, 1))
+        bench.source.asked.clear()
+        with capturedLogs() as events:
+            record = await bench.pull()
+        warnings = [event for event in events if event["log_level"] is LogLevel.warn]
+        assert len(warnings) == 1
+        assert bench.source.asked == ["head", "resolve"]
+        assert bench.image_path.read_bytes() == b"squashfs"
+        assert record.modified == int(bench.image_path.stat().st_mtime)
+        assert (await bench.pull(system=SISTER)).modified == record.modified
+        assert bench.builder.built == 2
+
+
+@pytest.mark.parametrize("damage", [b"USERACL: 2009\n", b"", None])
+@pytest_twisted.ensureDeferred
+async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes | None) -> None:
+    """Also metadata that is gone: the image is there, so nothing is fetched or converted."""
+    async with running_bench(tmp_path) as bench:
+        await private_image(bench)
+        whole = bench.meta_path.read_bytes()
+        if damage is None:
+            bench.meta_path.unlink()
+        else:
+            bench.meta_path.write_bytes(damage)
+        bench.source.asked.clear()
+        record = await bench.pull(login="alice:secret")
+        assert record.status is State.READY
+        assert bench.meta_path.read_bytes() == whole
+        assert (bench.source.asked, bench.builder.built) == (["head"], 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_turned_private_meanwhile_is_not_given_away(tmp_path: Path) -> None:
+    """Removed, and delivered anew as another's private image while a pull waits for its lease.
+
+    Bob has only shown that a manifest like it is at a place of his own: he has to bring its bytes.
+    """
+    async with running_bench(tmp_path) as bench:
+        public = await bench.pull()
+        lease = bench.store.lease
+
+        async def after_others(*arguments: Any) -> bool:
+            bench.store.lease = lease  # type: ignore[method-assign]
+            gone = await bench.store.expire(public.key)
+            assert gone is not None
+            await bench.worker.run(gone.key)
+            assert not bench.image_path.exists()
+            bench.source.repository = "lib/app"
+            record = await private_image(bench)
+            assert (record.private, record.user_acl) == (True, (ALICE,))
+            bench.cache.given.clear()
+            return await lease(*arguments)
+
+        bench.store.lease = after_others  # type: ignore[method-assign, assignment]
+        bench.source.repository = "bob/copy"
+        await bench.pull("bob/copy:1", uid=BOB, login="bob:other")
+        assert bench.cache.given == [LAYER.digest]

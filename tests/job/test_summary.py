@@ -1,0 +1,77 @@
+"""Tests of the line that tells how a pull went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twisted.internet.task import Clock
+
+from shiftergw.job.summary import Timeline, summary
+from shiftergw.model import ImageRecord, Progress
+from shiftergw.rules.attempts import name_of
+from shiftergw.states import State
+
+RECORD = ImageRecord(
+    key="k",
+    system="cluster",
+    pulltag="lib/app:1",
+    attempt=1,
+    requested_by=2001,
+    requester="alice",
+    request_id="1a2b3c4d",
+    last_pull=997.5,
+)
+
+
+def test_a_pull() -> None:
+    """Who, what, system, bytes, seconds by stage, outcome and request stand in one line."""
+    clock = Clock()
+    clock.advance(1000)
+    timeline = Timeline(clock, "PULLING")
+    clock.advance(1)
+    timeline.enter("PULLING")
+    timeline.report(Progress("fetch", 27_500_000, 27_500_000))
+    clock.advance(2)
+    timeline.enter("CONVERSION")
+    timeline.report(Progress("build", 99, 100))
+    clock.advance(4)
+    timeline.enter("EXAMINATION")
+    clock.advance(0.01)
+    timeline.enter("TRANSFER")
+    clock.advance(0.5)
+    assert summary(RECORD, timeline, "READY", 25_100_000, "") == (
+        "READY: docker:lib/app:1 on cluster for alice(2001), request 1a2b3c4d, attempt 1:"
+        " layers 27.5 MB, image 25.1 MB, 7.5 s"
+        " (waited 2.5 s, PULLING 3.0 s, CONVERSION 4.0 s, TRANSFER 0.5 s)"
+    )
+
+
+def test_a_failure() -> None:
+    """The cause and its details stand behind; foreign text breaks no line."""
+    timeline = Timeline(Clock(), "PULLING")
+    unknown = replace(RECORD, requester=None, request_id=None, last_pull=None, attempt=2)
+    assert summary(unknown, timeline, "FAILURE", None, "It broke.\nREADY: x\x1b[2J") == (
+        "FAILURE: docker:lib/app:1 on cluster for uid 2001, attempt 2: 0.0 s:"
+        r" It broke.\x0aREADY: x\x1b[2J"
+    )
+
+
+def test_names() -> None:
+    """Removals and changes of readers are called that."""
+    assert name_of(replace(RECORD, kind="acl")) == "readers of docker:lib/app:1 on cluster"
+    removal = replace(RECORD, kind="expire", tags=("lib/app:1", "lib/app:2"))
+    assert name_of(removal) == "removal of lib/app:1, lib/app:2 on cluster"
+    assert name_of(replace(removal, tags=(), id="abc")) == "removal of abc on cluster"
+    line = summary(removal, Timeline(Clock(), "EXPIRING"), str(State.EXPIRED), None, "")
+    assert "waited" not in line
+
+
+def test_a_clock_that_is_set_back() -> None:
+    """No stage takes less than nothing."""
+    clock = Clock()
+    clock.advance(100)
+    timeline = Timeline(clock, "PULLING")
+    clock.rightNow = 40
+    timeline.enter("TRANSFER")
+    clock.advance(3)
+    assert timeline.seconds() == {"PULLING": 0.0, "TRANSFER": 3.0}

@@ -1,0 +1,187 @@
+"""What goes over the wire to a MongoDB server, and which of several is believed."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from bson.objectid import ObjectId
+from pymongo.errors import AutoReconnect
+from twisted.internet import reactor
+
+from shiftergw.errors import Unavailable
+from shiftergw.model import Expired, Progress, QueueLimits
+from shiftergw.mongo.address import Address
+from shiftergw.mongo.connect import Servers
+from shiftergw.mongo.links import Links
+from shiftergw.states import State
+from tests.mongo.puppets import answering, serving
+from tests.mongod import Mongod
+from tests.store.places import mongo_running
+from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
+from tests.store.wire import Wire
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Return a server that is a replica set of its own."""
+    with Mongod(tmp_path_factory.mktemp("member"), "--sync-on-commit") as running:
+        yield running
+
+
+KEPT = {"images", "shiftergw.blocks", "shiftergw.leases", "shiftergw.credentials"}
+QUICK = {"shiftergw.turns", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("options", "durable", "agreed"),
+    [
+        ("", {"w": "majority", "j": True}, {"w": "majority", "j": False}),
+        ("?w=1&journal=false", {"w": "majority", "j": False}, {"w": "majority", "j": False}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_how_safe_writes_are(
+    member: Mongod, options: str, durable: dict[str, Any], agreed: dict[str, Any]
+) -> None:
+    """Claims, steps, leases and blocks outlive a change of the primary server, whatever `w` says.
+
+    A credential that was used does, too; only what does no harm when it is forgotten is quick.
+    """
+    concerns: dict[tuple[str, str], list[Any]] = defaultdict(list)
+
+    def seen(_: int, command: dict[str, Any]) -> None:
+        name, collection = next(iter(command.items()))
+        concern = command["writeConcern"]
+        if "wtimeout" in concern:
+            assert 0 < concern.pop("wtimeout") < 5000
+        assert collection in {*KEPT, *QUICK}
+        concerns[collection, name].append(concern)
+
+    with Wire(member.port, seen=seen) as wire:
+        async with mongo_running(wire.uri + options, f"safe{len(options)}") as store:
+            ready = await pulled(store, request("x:1"))
+            await pulled(store, request("x:1"), "b" * 64)
+            failing = await begun(store, request("y:1"))
+            await store.advance(failing.key, 1, State.TRANSFER, "", NOW)
+            await store.lease("/images", ID, f"{failing.key}/1", NOW, 10)
+            await store.lease("/images", ID, f"{failing.key}/2", NOW, 10)
+            await store.finish(failing.key, 1, failure(), NOW)
+            await store.block("/images", ID, 0, NOW)
+            await store.allow("/images", ID)
+            await store.set_access(["alpha"], ID, True, (), ())
+            assert await store.expire(ready.key) is not None
+            await store.begin(ready.key, "n", NOW, LIMIT)
+            await store.finish(ready.key, 2, Expired(), NOW)
+            await store.abandon((await store.claim(request("z:1"), NOW, QueueLimits(9, 9)))[0].key)
+            await store.remove(ready.key)
+            assert await store.use(b"1" * 32, NOW)
+            await store.note_used([b"2" * 32], NOW)
+            kept = {where: [*said] for where, said in concerns.items() if where[0] in KEPT}
+            concerns.clear()
+            record = await begun(store, request("q:1"))
+            concerns.clear()
+            await store.heartbeat(record.key, 1, Progress(), NOW)
+            assert concerns.pop(("images", "update")) == [{"w": 1}]
+    settled = kept["images", "update"]
+    assert settled.count({"w": 1}) == 2  # that nothing is left to do: said twice, it is no lie
+    kept["images", "update"] = [one for one in settled if one != {"w": 1}]
+    assert kept.pop(("shiftergw.credentials", "insert")) == [agreed, durable]
+    assert {where for where, _ in kept} == KEPT - {"shiftergw.credentials"}
+    assert {name for _, name in kept} == {"insert", "update", "findAndModify", "delete"}
+    assert all(one == durable for said in kept.values() for one in said)
+
+
+def primary(**more: Any) -> Any:
+    """Return what answers as a primary of a set, and otherwise that it has found nothing."""
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        name = next(iter(command))
+        if name == "isMaster":
+            return {"ismaster": True, "setName": "rs0", "hosts": ["a", "b", "c"]} | more
+        return {"cursor": {"id": 0, "firstBatch": []}, "n": 1}
+
+    return answering(answer)
+
+
+@pytest.mark.parametrize(("w", "enough"), [(2, False), (3, True), ("most", True)])
+@pytest_twisted.ensureDeferred
+async def test_a_number_that_is_not_most(w: object, enough: bool) -> None:
+    """What the URI says of safety holds, or is refused: two of five forget a lease."""
+    with serving(primary(passives=["d"], arbiters=["e"])) as host:
+        async with mongo_running(f"mongodb://{host}/?w={w}", "images") as store:
+            if enough:
+                assert await store.lease("/images", ID, "k/1", NOW, 10)
+                return
+            with pytest.raises(Unavailable) as caught:
+                await store.lease("/images", ID, "k/1", NOW, 10)
+            assert "w=2 of MongoDBURI is not most of its 5 members" in caught.value.detail
+
+
+class Member:
+    """A member of a set: what it says of itself can change, and it may keep answers back."""
+
+    def __init__(self, term: int) -> None:
+        """Be the primary, elected in this term."""
+        self.said: dict[str, Any] = {"ismaster": True, "electionId": ObjectId(f"{term:024x}")}
+        self.answers = threading.Event()
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Answer a greeting at once."""
+        if "isMaster" in command:
+            return {"setName": "rs0", **self.said}
+        self.answers.wait(30)
+        return {"n": 1}
+
+    def step_down(self) -> None:
+        """Be the primary no more."""
+        self.said["ismaster"] = False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_primary_of_the_past() -> None:
+    """One that was cut off from the others may not know yet that another was elected.
+
+    What it is asked is asked of the new one as soon as that is found, and the old one never again.
+    """
+    old, new = Member(1), Member(2)
+    with serving(answering(old.answer)) as first, serving(answering(new.answer)) as second:
+        servers = Servers(reactor, Address.parse(f"mongodb://{first},{second}"))
+        links = Links(servers.open, reactor, 5)
+        link = await links.take()
+        waiting = link.command("images", {"ping": 1})
+        old.step_down()
+        assert await links.take() is link
+        with pytest.raises(AutoReconnect, match="another server is the primary"):
+            await waiting
+        assert (await links.take()).open
+        new.step_down()
+        old.said["ismaster"] = True
+        with pytest.raises(Unavailable) as caught:
+            await servers.open()
+        assert f"{first}: another was elected since" in caught.value.detail
+        await links.close()
+        old.answers.set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_behind_an_index() -> None:
+    """A server answers one command of a connection at a time, and an index may take an hour."""
+    made = threading.Event()
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        if "createIndexes" in command:
+            made.wait(30)
+        return {"ismaster": True, "cursor": {"id": 0, "firstBatch": []}, "n": 0}
+
+    with serving(answering(answer)) as host:
+        async with mongo_running(f"mongodb://{host}/", "images", 1) as store:
+            for _ in range(20):
+                await all_of(store.find_id(["alpha"], ID) for _ in range(20))
+            assert not made.is_set()
+            made.set()
+            assert await store.lease("/images", ID, "k/1", NOW, 10)

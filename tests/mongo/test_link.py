@@ -1,0 +1,159 @@
+"""A connection to a MongoDB server, without the server: answers, pieces of them, and no answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+import pytest
+from bson.datetime_ms import DatetimeMS
+from pymongo.errors import AutoReconnect, DuplicateKeyError, NotPrimaryError, OperationFailure
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from txmongo.protocol import Msg
+
+from shiftergw.mongo.link import LONGEST_ANSWER, Link, check
+
+
+def linked() -> tuple[Link, StringTransport]:
+    """Return a link to nobody."""
+    link, transport = Link(), StringTransport()
+    link.makeConnection(transport)
+    return link, transport
+
+
+def answer(number: int, **body: Any) -> bytes:
+    """Return the bytes of an answer to a command."""
+    content: bytes = Msg.create({"ok": 1, **body}, response_to=number).encode(99)
+    return content
+
+
+def result(waiting: Deferred[Any]) -> Any:
+    """Return what a Deferred has fired with, or fail with what it failed with."""
+    found: list[Any] = []
+    waiting.addBoth(found.append)
+    assert found, "it has not fired"
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    return found[0]
+
+
+def test_a_command() -> None:
+    """It goes out with the name of its database, and its answer comes to it."""
+    link, transport = linked()
+    waiting = link.command("images", {"ping": 1})
+    sent = bson.decode(transport.value()[21:])
+    assert sent == {"ping": 1, "$db": "images"}
+    assert link.busy == 1
+    link.dataReceived(answer(1, n=5))
+    assert result(waiting) == {"ok": 1, "n": 5}
+    assert link.busy == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17, 100, 10_000])
+def test_answers_in_pieces(size: int) -> None:
+    """However the bytes of answers fall, each comes whole to whom it is for."""
+    link, _ = linked()
+    waiting = [link.command("images", {"find": str(n)}) for n in range(9)]
+    order = [2, 0, 1, 8, 7, 3, 5, 4, 6]
+    content = b"".join(answer(n + 1, text="x" * 40 * n) for n in order)
+    for start in range(0, len(content), size):
+        link.dataReceived(content[start : start + size])
+    assert [result(one)["text"] for one in waiting] == ["x" * 40 * n for n in range(9)]
+
+
+def test_values_that_python_has_not() -> None:
+    """Text that is no UTF-8 and dates that are none are read all the same, as well as they can."""
+    link, _ = linked()
+    waiting = link.command("images", {"find": "images"})
+    content = answer(1, text="??", date=DatetimeMS(2**60))
+    link.dataReceived(content.replace(b"??", b"\xff\xfe"))
+    assert result(waiting) == {"ok": 1, "text": "\ufffd\ufffd", "date": DatetimeMS(2**60)}
+
+
+def test_an_answer_that_is_no_document() -> None:
+    """Its connection is given up, and who waits for it hears so at once."""
+    link, transport = linked()
+    waiting = link.command("images", {"ping": 1})
+    content = answer(1, text="??")
+    link.dataReceived(content.replace(b"\2text\0", b"\x42text\0"))
+    assert transport.disconnecting
+    link.connectionLost(Failure(ConnectionDone()))
+    with pytest.raises(AutoReconnect, match="cannot be read"):
+        result(waiting)
+
+
+def test_an_answer_that_nobody_waits_for() -> None:
+    """The caller may be gone, or never have been: the next answer finds its own."""
+    link, _ = linked()
+    gone, waiting = (link.command("images", {"ping": 1}) for _ in range(2))
+    gone.cancel()
+    with pytest.raises(CancelledError):
+        result(gone)
+    assert link.busy == 1
+    link.dataReceived(answer(1) + answer(77) + answer(2, n=2))
+    assert result(waiting)["n"] == 2
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0" * 16,
+        b"\xff" * 16,
+        (15).to_bytes(4, "little") + b"\0" * 20,
+        (LONGEST_ANSWER + 1).to_bytes(4, "little") + b"\0" * 20,
+        (16).to_bytes(4, "little") + b"\0" * 12,
+        (30).to_bytes(4, "little") + b"\0" * 8 + (2013).to_bytes(4, "little") + b"\1" * 14,
+        b"HTTP/1.0 400 Bad Request\r\n\r\n",
+    ],
+)
+def test_what_is_no_answer(garbage: bytes) -> None:
+    """A connection on which something else comes is given up; nobody waits for ever."""
+    link, transport = linked()
+    waiting = link.command("images", {"ping": 1})
+    link.dataReceived(garbage)
+    assert not link.open
+    assert transport.disconnecting
+    link.connectionLost(Failure(ConnectionDone()))
+    with pytest.raises(AutoReconnect, match="server"):
+        result(waiting)
+
+
+def test_a_connection_that_is_lost() -> None:
+    """Who waits hears why, and so does who comes later; that it is lost can be waited for."""
+    link, _ = linked()
+    waiting = link.command("images", {"ping": 1})
+    link.connectionLost(Failure(ConnectionDone("gone")))
+    for one in (waiting, link.command("images", {"ping": 1})):
+        with pytest.raises(AutoReconnect, match="gone"):
+            result(one)
+    assert link.lost.called
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"ok": 0, "code": 11000, "errmsg": "E11000"}, DuplicateKeyError),
+        ({"ok": 1, "writeErrors": [{"code": 11000, "errmsg": "E11000"}]}, DuplicateKeyError),
+        ({"ok": 0, "code": 10107, "errmsg": "not primary"}, NotPrimaryError),
+        ({"ok": 0, "code": 13435, "errmsg": "not primary"}, NotPrimaryError),
+        ({"ok": 1, "writeConcernError": {"code": 91, "errmsg": "stops"}}, NotPrimaryError),
+        ({"ok": 1, "writeConcernError": {"code": 64, "errmsg": "too few"}}, OperationFailure),
+        ({"ok": 0, "code": 13, "errmsg": "not authorized"}, OperationFailure),
+        ({"ok": 1, "writeErrors": [{"code": 121, "errmsg": "validation"}]}, OperationFailure),
+        ({}, OperationFailure),
+    ],
+)
+def test_answers_that_are_errors(said: dict[str, Any], expected: type[Exception]) -> None:
+    """Each kind of error is told apart, wherever in the answer it stands."""
+    with pytest.raises(expected) as caught:
+        check(said)
+    assert type(caught.value) is expected
+
+
+def test_answers_that_are_none() -> None:
+    """What went well is passed on."""
+    for said in ({"ok": 1}, {"ok": 1.0, "n": 0, "writeErrors": []}):
+        assert check(said) is said

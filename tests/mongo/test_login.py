@@ -1,0 +1,193 @@
+"""The conversation of a login, message by message as the RFCs print it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from shiftergw.mongo.address import Login
+from shiftergw.mongo.login import MOST_KEYS, LoginFailed, SaltedPasswords, Scram, mechanism_of
+from shiftergw.plumbing.timing import pause
+
+# RFC 7677, section 3.
+SHA256 = (
+    "rOprNGfwEbeRWgbNEkqO",
+    "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+    (
+        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+        "p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+    ),
+    "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+)
+# MongoDB's Authentication specification: SHA-1 of its own digest of the password.
+SHA1 = (
+    "fyko+d2lbbFgONRv9qkxdawL",
+    "r=fyko+d2lbbFgONRv9qkxdawLHo+Vgk7qvUOKUwuWLIWg4l/9SraGMHEE,s=rQ9ZY3MntBeuP3E1TDVC4w==,i=10000",
+    (
+        "c=biws,r=fyko+d2lbbFgONRv9qkxdawLHo+Vgk7qvUOKUwuWLIWg4l/9SraGMHEE,"
+        "p=MC2T8BvbmWRckDw8oWl5IVghwCY="
+    ),
+    "v=UMWeI25JD1yNYZRMpZ4VHvhZ9e0=",
+)
+USER = Login("user", "pencil")
+reactor: Any = installed_reactor
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "conversation"), [("SCRAM-SHA-256", SHA256), ("SCRAM-SHA-1", SHA1)]
+)
+@pytest_twisted.ensureDeferred
+async def test_the_printed_conversations(
+    mechanism: str, conversation: tuple[str, str, str, str]
+) -> None:
+    """We say what the specifications print, and believe what they let the server answer."""
+    nonce, challenge, proof, signature = conversation
+    scram = Scram(USER, mechanism, nonce)
+    assert scram.first().decode() == f"n,,n=user,r={nonce}"
+    proved = await scram.prove(challenge.encode(), SaltedPasswords(reactor))
+    assert proved.message.decode() == proof
+    proved.check(signature.encode())
+    for wrong in (signature[:-2] + "A=", "e=other-error", "", signature.replace("v=", "x=")):
+        with pytest.raises(LoginFailed, match="itself"):
+            proved.check(wrong.encode())
+
+
+@pytest.mark.parametrize(
+    ("challenge", "told"),
+    [
+        (SHA256[1].replace("r=rO", "r=RO"), "not for us"),
+        ("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", "not for us"),
+        (SHA256[1].replace("i=4096", "i=4095"), "4095 rounds of PBKDF2, and 4096 to 1000000 are"),
+        (SHA256[1].replace("i=4096", "i=99999999999"), "99999999999 rounds"),
+        (SHA256[1].replace("i=4096", "i=1000001"), "set its scramSHA256IterationCount"),
+        (SHA256[1].replace("i=4096", f"i={'9' * 5000}"), "cannot be read"),
+        (SHA256[1].replace("s=", f"s={'QUFB' * 2000}"), "cannot be read"),
+        (SHA256[1].replace("i=4096", "i=many"), "cannot be read"),
+        (re.sub(",s=[^,]*", "", SHA256[1]), "cannot be read"),
+        (re.sub(",s=[^,]*", ",s=?", SHA256[1]), "cannot be read"),
+        ("", "cannot be read"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_challenges_that_are_none(challenge: str, told: str) -> None:
+    """A server that is none, or another's answer, gets no proof of the password."""
+    scram = Scram(USER, "SCRAM-SHA-256", SHA256[0])
+    with pytest.raises(LoginFailed, match=told):
+        await scram.prove(challenge.encode("utf-8", "surrogateescape"), SaltedPasswords(reactor))
+
+
+def test_every_conversation_is_another() -> None:
+    """What was heard once is worth nothing; a user's name cannot add to the message."""
+    login = Login("a,r=b=c", "x")
+    messages = {Scram(login, "SCRAM-SHA-256").first() for _ in range(20)}
+    assert len(messages) == 20
+    assert all(message.startswith(b"n,,n=a=2Cr=3Db=3Dc,r=") for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("told", "offered", "expected"),
+    [
+        (None, ["SCRAM-SHA-1", "SCRAM-SHA-256"], "SCRAM-SHA-256"),
+        (None, ["SCRAM-SHA-1"], "SCRAM-SHA-1"),
+        (None, [], "SCRAM-SHA-256"),
+        (None, None, "SCRAM-SHA-1"),
+        ("SCRAM-SHA-1", ["SCRAM-SHA-256"], "SCRAM-SHA-1"),
+        ("MONGODB-X509", None, "MONGODB-X509"),
+    ],
+)
+def test_mechanisms(told: str | None, offered: list[str] | None, expected: str) -> None:
+    """What the URI says counts; else the best that the server has of this user."""
+    assert mechanism_of(Login("u", "p", mechanism=told), offered) == expected
+
+
+def test_a_login_shows_no_password() -> None:
+    """Whatever is logged of a login, it is not the password."""
+    assert "pencil" not in repr(USER) + repr(Scram(USER, "SCRAM-SHA-256"))
+
+
+class Derivations:
+    """PBKDF2 that tells in which threads it ran, and can be held up."""
+
+    def __init__(self) -> None:
+        """Hold nothing up."""
+        self.threads: list[threading.Thread] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._derive = hashlib.pbkdf2_hmac
+
+    def __call__(self, *inputs: Any) -> bytes:
+        """Derive a key."""
+        self.threads.append(threading.current_thread())
+        assert self.go_on.wait(30)
+        return self._derive(*inputs)
+
+
+@pytest.fixture
+def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
+    """Return what derives keys in this test."""
+    made = Derivations()
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", made)
+    yield made
+    made.go_on.set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_are_derived_in_threads_and_once(derivations: Derivations) -> None:
+    """Logins at the same time share one derivation, later ones its key; another salt has its own.
+
+    So has another password, and another number of rounds.
+    """
+    passwords = SaltedPasswords(reactor)
+    inputs = ("sha256", b"pencil", b"salt", 5000)
+    keys = await gatherResults(Deferred.fromCoroutine(passwords.derive(*inputs)) for _ in range(3))
+    assert keys == [hashlib.pbkdf2_hmac(*inputs)] * 3
+    del derivations.threads[1:]
+    assert await passwords.derive(*inputs) == keys[0]
+    assert derivations.threads != [threading.main_thread()]
+    assert len(derivations.threads) == 1
+    others = [
+        ("sha1", *inputs[1:]),
+        ("sha256", b"pen", b"salt", 5000),
+        ("sha256", b"pencil", b"sal", 5000),
+        ("sha256", b"pencil", b"salt", 5001),
+    ]
+    assert len({await passwords.derive(*other) for other in others} | {keys[0]}) == 5
+    assert len(derivations.threads) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_reactor_goes_on_meanwhile(derivations: Derivations) -> None:
+    """A million rounds hold nobody up; who gives up waiting leaves the key to the next one."""
+    derivations.go_on.clear()
+    passwords = SaltedPasswords(reactor)
+    first = Deferred.fromCoroutine(passwords.derive("sha256", b"x", b"salt", 5000))
+    first.addErrback(lambda _: None)
+    await pause(0.01, reactor)
+    first.cancel()
+    second = Deferred.fromCoroutine(passwords.derive("sha256", b"x", b"salt", 5000))
+    await pause(0.01, reactor)
+    assert not second.called
+    derivations.go_on.set()
+    await second
+    assert len(derivations.threads) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_few_keys_are_kept(derivations: Derivations) -> None:
+    """A server that invents salts fills no memory."""
+    passwords = SaltedPasswords(reactor)
+    for number in range(3 * MOST_KEYS):
+        await passwords.derive("sha256", b"x", b"%d" % number, 5000)
+    await passwords.derive("sha256", b"x", b"%d" % number, 5000)
+    assert len(derivations.threads) == 3 * MOST_KEYS
+    await passwords.derive("sha256", b"x", b"0", 5000)
+    assert len(derivations.threads) == 3 * MOST_KEYS + 1

@@ -1,1 +1,0 @@
-"""The promises of what speaks to registries and keeps their blobs."""

@@ -1,0 +1,608 @@
+"""The rules of list, lookup, pull and queue, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from shiftergw.errors import (
+    BadRequest,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    NoWorkers,
+    TooMany,
+    Unavailable,
+)
+from shiftergw.model import (
+    ANONYMOUS,
+    Failed,
+    ImageRecord,
+    Login,
+    Progress,
+    Ready,
+    Session,
+    WorkerMachine,
+)
+from shiftergw.plumbing.seal import Seal
+from shiftergw.ports import QueueTrouble
+from shiftergw.service import gateway as gateway_module
+from shiftergw.service.gateway import READY_SECONDS, Gateway
+from shiftergw.states import State
+from shiftergw.store.sqlite.store import SqliteStore
+from tests.configurations import loaded
+from tests.work.fakes import Queue
+
+ID = "a" * 64
+ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
+BOB = Session("mycluster", "bob", 2002, "users", 2100, frozenset({2100}))
+ADMIN = Session("mycluster", "root", 0, "root", 0, frozenset({0}), admin=True)
+NOBODY = Session("mycluster", "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
+START = 1_000_000.0
+BROKER = {"BrokerURL": "amqp://b/", "MongoDBURI": "mongodb://m/", "MongoDB": "images"}
+
+
+class Bench:
+    """A gateway on a store, a clock, and what it woke."""
+
+    def __init__(self, store: SqliteStore, **changes: Any) -> None:
+        """Configure the gateway with `changes`."""
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.store = store
+        self.seal = Seal(b"k" * 32)
+        self.queue = Queue(0)
+        self.woken = 0
+        config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
+        self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    async def pull(
+        self, session: Session, image: str = "app:1", users: tuple[int, ...] = ()
+    ) -> Any:
+        """Ask for an image."""
+        return await self.gateway.pull(session, "docker", image, users, (), "request")
+
+    async def end(self, outcome: Ready | Failed) -> None:
+        """End whatever is in flight."""
+        (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
+        now = self.clock.seconds()
+        begun = await self.store.begin(waiting.key, "here:1", now, 60)
+        assert begun is not None
+        await self.store.finish(begun.key, begun.attempt, outcome, now)
+
+
+READY = Ready(ID, {"private": False, "user_acl": (), "group_acl": ()})
+PRIVATE = Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": (2300,)})
+DENIED = Failed("PULLING", "refused", "log in", retryable=False, own=True)
+BROKEN = Failed("PULLING", "broken", "wait", retryable=True)
+
+
+@pytest_twisted.async_yield_fixture()
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Open a store."""
+    opened = SqliteStore(reactor, tmp_path / "store.sqlite")
+    await opened.startService()
+    yield opened
+    await opened.stopService()
+
+
+@pytest.fixture
+def bench(store: SqliteStore) -> Bench:
+    """Return a gateway on an empty store."""
+    return Bench(store)
+
+
+async def listed(bench: Bench, session: Session) -> list[ImageRecord]:
+    """Return the images that a user sees in the list."""
+    return [record async for page in bench.gateway.list(session) for record in page]
+
+
+async def queued(bench: Bench, session: Session) -> list[ImageRecord]:
+    """Return what a user sees of the queue."""
+    return [record async for page in bench.gateway.queue(session) for record in page]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
+    """New work is claimed, its creator sees INIT, and somebody is woken to do it."""
+    record = await bench.pull(ALICE)
+    assert (record.status, record.id, bench.woken) == (State.INIT, None, 1)
+    again = await bench.pull(BOB)
+    assert (again.key, again.status, bench.woken) == (record.key, State.PENDING, 1)
+    assert again.location == "registry.example.com"  # which registry has how many slots
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fresh_image_needs_no_work(bench: Bench) -> None:
+    """Within `PullUpdateTimeout` a READY image is the answer; later its tag is looked at again."""
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    bench.clock.advance(299)
+    assert (await bench.pull(BOB)).status is State.READY
+    bench.clock.advance(2)
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_several_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images are in it, each once, also where a user may see none of a page."""
+    monkeypatch.setattr(gateway_module, "PAGE", 2)
+    for number in range(7):
+        await bench.pull(ALICE, f"x:{number}")
+        hidden = number in (2, 3)
+        rights = {"private": hidden, "user_acl": (2001,), "group_acl": ()}
+        await bench.end(Ready(f"{number:064x}", rights))
+    assert sorted(int(one.id or "", 16) for one in await listed(bench, ALICE)) == [*range(7)]
+    assert sorted(int(one.id or "", 16) for one in await listed(bench, BOB)) == [0, 1, 4, 5, 6]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_shown_and_then_tried_again(bench: Bench) -> None:
+    """Whoever polls sees the failure for `FailureHold` seconds; then a new pull may start."""
+    await bench.pull(ALICE)
+    await bench.end(BROKEN)
+    for session in (ALICE, BOB):
+        shown = await bench.pull(session)
+        assert (shown.status, shown.cause) == (State.FAILURE, "broken")
+    bench.clock.advance(11)
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_user_s_refusal_blocks_nobody(bench: Bench) -> None:
+    """What failed with a user's own credentials is shown to him alone."""
+    await bench.pull(ALICE)
+    await bench.end(DENIED)
+    assert (await bench.pull(ALICE)).status is State.FAILURE
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_image_is_seen_by_its_readers_alone(bench: Bench) -> None:
+    """By uid or by any group; to everybody else there is no such image."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    assert (await bench.gateway.lookup(ALICE, "docker", "app:1")).id == ID
+    grouped = replace(BOB, groups=frozenset({2300}))
+    assert (await bench.gateway.lookup(grouped, "docker", "app:1")).id == ID
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(BOB, "docker", "app:1")
+    assert [r.id for r in await listed(bench, ALICE)] == [ID]
+    assert await listed(bench, BOB) == []
+    # He may try with credentials of his own.
+    assert (await bench.pull(BOB)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_acl_starts_work_for_a_private_image(bench: Bench) -> None:
+    """The same readers are no change; others are; a public image has no ACL to change."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    same = await bench.gateway.pull(ALICE, "docker", "app:1", (2001,), (2300,), "r")
+    assert same.status is State.READY
+    changed = await bench.pull(ALICE, users=(2009,))
+    assert (changed.status, changed.kind) == (State.INIT, "acl")
+    await bench.end(READY)
+    assert (await bench.pull(ALICE, users=(2009,))).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_puller_and_admin_start_work_on_an_acl(bench: Bench) -> None:
+    """A reader who names others is told READY: else his client would ask for ever."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    reader = replace(BOB, groups=frozenset({2300}))
+    assert (await bench.pull(reader, users=(2009,))).status is State.READY
+    admin = replace(ADMIN, groups=frozenset({2300}))
+    changed = await bench.pull(admin, users=(2009,))
+    assert (changed.status, changed.kind, changed.by_admin) == (State.INIT, "acl", True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_acl_with_the_caller_must_be_deliverable(bench: Bench) -> None:
+    """A thousand others and oneself are one too many for the runtime: refused at the door."""
+    with pytest.raises(BadRequest):
+        await bench.pull(ALICE, users=tuple(range(10_000, 11_000)))
+    assert (await bench.pull(ALICE, users=tuple(range(10_000, 10_999)))).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_work_is_bounded_polls_are_not(store: SqliteStore) -> None:
+    """Beyond a user's share, or the queue's, new pulls are refused; polls and READY never."""
+    bench = Bench(store, QueueLimit=3, UserLimits={"waiting": 2, "running": 1})
+    await bench.pull(ALICE, "app:0")
+    await bench.end(READY)
+    await bench.pull(ALICE, "app:1")
+    await bench.pull(ALICE, "app:2")
+    with pytest.raises(TooMany):
+        await bench.pull(ALICE, "app:3")
+    assert (await bench.pull(BOB, "app:3")).status is State.INIT
+    with pytest.raises(TooMany):
+        await bench.pull(BOB, "app:4")
+    for session in (ALICE, BOB):
+        assert (await bench.pull(session, "app:1")).status is State.PENDING
+        assert (await bench.pull(session, "app:0")).status is State.READY
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poll_is_not_refused_for_want_of_room(store: SqliteStore) -> None:
+    """The work that he waited for ended as another's own failure, and he is at his limit."""
+    bench = Bench(store, UserLimits={"waiting": 1, "running": 1})
+    await bench.pull(ALICE)
+    assert (await bench.pull(BOB)).status is State.PENDING
+    await bench.end(DENIED)
+    await bench.pull(BOB, "other:1")
+    assert (await bench.pull(BOB)).status is State.PENDING
+    with pytest.raises(TooMany):
+        await bench.pull(BOB, "third:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_ready_is_an_answer_for_a_while(store: SqliteStore) -> None:
+    """Also where `PullUpdateTimeout` is 0: else each poll would start new work."""
+    bench = Bench(store, PullUpdateTimeout=0)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    bench.clock.advance(5)
+    assert (await bench.pull(ALICE)).status is State.READY
+    bench.clock.advance(6)
+    assert (await bench.pull(ALICE)).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_on_private_images_is_their_readers_matter(bench: Bench) -> None:
+    """Neither a change of readers nor a removal shows to strangers; no failure shows an ACL."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    changing = await bench.pull(ALICE, users=(2009,))
+    assert changing.kind == "acl"
+    assert await queued(bench, BOB) == []
+    seen = await bench.pull(BOB)
+    assert (seen.status, seen.user_acl, seen.request_id) == (State.PENDING, (), None)
+    await bench.end(PRIVATE)
+    (ready,) = await bench.store.list("mycluster")
+    assert await bench.store.expire(ready.key) is not None
+    assert await queued(bench, BOB) == []
+    assert [record.status for record in await queued(bench, ALICE)] == [State.EXPIRING]
+    await bench.pull(ALICE, "open:1", users=(2050,))
+    (_, waiting) = await bench.store.waiting(START, 5)
+    begun = await bench.store.begin(waiting.key, "here:1", START, 60)
+    assert begun is not None
+    await bench.store.finish(begun.key, 1, BROKEN, START)
+    failed = await bench.pull(BOB, "open:1")
+    assert (failed.cause, failed.user_acl, failed.request_id) == ("broken", (), None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
+    """With what its asker was told last; who asks for the first time is told to come again."""
+    await bench.pull(ALICE)
+
+    async def away(*_: Any) -> Any:
+        raise Unavailable("The store is away.")
+
+    bench.store.find_work = away  # type: ignore[method-assign, assignment]
+    assert (await bench.pull(ALICE)).status is State.INIT
+    for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
+        with pytest.raises(Unavailable):
+            await bench.pull(session, image)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_have_sent_an_old_credential_learns_nothing_new(bench: Bench) -> None:
+    """He is told what he was told last of his own poll, whatever it is by now, or to come again."""
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    told = bench.gateway.told(ALICE, "docker", "app:1", "r")
+    assert (told.status, told.id) == (State.INIT, None)
+    for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
+        with pytest.raises(Unavailable):
+            bench.gateway.told(session, "docker", image, "r")
+    with pytest.raises(BadRequest):
+        bench.gateway.told(ALICE, "unknown", "app:1", "r")
+    assert (await bench.pull(ALICE)).status is State.READY
+    with pytest.raises(Unavailable):  # his wait has ended
+        bench.gateway.told(ALICE, "docker", "app:1", "r")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_sent_no_credential_reads_what_is_public(bench: Bench) -> None:
+    """He may pull, without an ACL; private images are not there for him, open ones neither."""
+    assert (await bench.pull(NOBODY)).status is State.INIT
+    await bench.end(READY)
+    assert (await bench.gateway.lookup(NOBODY, "docker", "app:1")).id == ID
+    await bench.pull(ALICE, "open:1")
+    await bench.end(Ready("b" * 64, {"private": True, "user_acl": (), "group_acl": ()}))
+    assert (await bench.gateway.lookup(BOB, "docker", "open:1")).id == "b" * 64
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(NOBODY, "docker", "open:1")
+    with pytest.raises(NotAuthenticated):
+        await bench.pull(NOBODY, "app:2", users=(2001,))
+    with pytest.raises(NotAllowed):
+        await bench.gateway.expire(NOBODY, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tag_is_expired_by_those_who_may(bench: Bench) -> None:
+    """An admin any; a user what he alone may read; to a stranger there is no such image."""
+    await bench.pull(ALICE)
+    await bench.end(PRIVATE)
+    with pytest.raises(NotFound):
+        await bench.gateway.expire(BOB, "docker", "app:1")
+    with pytest.raises(NotAllowed):  # his group reads it too
+        await bench.gateway.expire(ALICE, "docker", "app:1")
+    woken = bench.woken
+    await bench.gateway.expire(ADMIN, "docker", "app:1")
+    assert bench.woken == woken + 1
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(ALICE, "docker", "app:1")
+    (removal,) = await bench.store.waiting(START, 5)
+    assert (removal.status, removal.id) == (State.EXPIRING, ID)
+    with pytest.raises(NotFound):
+        await bench.gateway.expire(ADMIN, "docker", "app:1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_tag_of_several_goes_alone(bench: Bench) -> None:
+    """The image and its other tags stay, and nothing is removed."""
+    for tag in ("app:1", "app:2"):
+        await bench.pull(ALICE, tag)
+        await bench.end(Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": ()}))
+    await bench.gateway.expire(ALICE, "docker", "app:1")
+    assert (await bench.gateway.lookup(ALICE, "docker", "app:2")).tags == ("app:2",)
+    assert await bench.store.waiting(START, 5) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_due_is_expired_on_demand(store: SqliteStore) -> None:
+    """By admins, of their system; what a look-up has renewed stays."""
+    bench = Bench(store, ImageExpirationTimeout="10:00:00:00")
+    for number, tag in enumerate(("app:1", "app:2")):
+        await bench.pull(ALICE, tag)
+        image_id = f"{number}" * 64
+        await bench.end(Ready(image_id, {"private": False, "expiration": START + 100}))
+    bench.clock.advance(200)
+    await bench.gateway.lookup(ALICE, "docker", "app:2")
+    with pytest.raises(NotAllowed):
+        await bench.gateway.autoexpire(ALICE)
+    assert await bench.gateway.autoexpire(replace(ADMIN, system="other")) == []
+    assert await bench.gateway.autoexpire(ADMIN) == ["0" * 64]
+    assert await bench.gateway.autoexpire(ADMIN) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_taken_down(bench: Bench) -> None:
+    """With all its tags, for good; only an admin takes that back."""
+    for tag in ("app:1", "app:2"):
+        await bench.pull(ALICE, tag)
+        await bench.end(READY)
+    with pytest.raises(NotAllowed):
+        await bench.gateway.take_down(ALICE, ID)
+    assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
+    directory = loaded().config.directory_of("mycluster")[0]
+    assert await bench.store.blocked(directory, {ID})
+    assert await listed(bench, ALICE) == []
+    with pytest.raises(NotAllowed):
+        await bench.gateway.allow(ALICE, ID)
+    await bench.gateway.allow(ADMIN, ID)
+    with pytest.raises(NotFound):
+        await bench.gateway.allow(ADMIN, ID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics_are_for_admins(store: SqliteStore) -> None:
+    """Of their system alone, the last ones, oldest first; none while metrics are off."""
+    bench = Bench(store, Metrics=True)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    for _ in range(3):
+        await bench.gateway.lookup(ALICE, "docker", "app:1")
+        bench.clock.advance(1)
+    with pytest.raises(NotAllowed):
+        await bench.gateway.metrics(ALICE, 10)
+    rows = await bench.gateway.metrics(ADMIN, 2)
+    assert [row["time"] for row in rows] == [START + 1, START + 2]
+    assert await bench.gateway.metrics(ADMIN, 0) == []
+    assert await bench.gateway.metrics(replace(ADMIN, system="other"), 10) == []
+    assert await Bench(store).gateway.metrics(ADMIN, 10) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_found_normalised_and_literally(bench: Bench) -> None:
+    """Without a tag the tag is `latest`, in pull and lookup alike."""
+    await bench.pull(ALICE, "app")
+    await bench.end(READY)
+    for name in ("app", "app:latest"):
+        assert (await bench.gateway.lookup(BOB, "docker", name)).tags == ("app:latest",)
+    with pytest.raises(NotFound):
+        await bench.gateway.lookup(BOB, "docker", "No Reference")
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_names_and_types_store_nothing(bench: Bench) -> None:
+    """A malformed reference or type is the requester's fault, before anything is stored."""
+    for itype, name in (("docker", "A b"), ("docker", "../x"), ("local", "app:1")):
+        with pytest.raises(BadRequest):
+            await bench.gateway.pull(ALICE, itype, name, (), (), "r")
+    assert await bench.store.queue("mycluster") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lookup_puts_off_the_expiration(store: SqliteStore) -> None:
+    """Each lookup renews it, but writes only when that moves it by an hour or more."""
+    bench = Bench(store, ImageExpirationTimeout="10:00:00:00", Metrics=True)
+    await bench.pull(ALICE)
+    await bench.end(READY)
+    first = await bench.gateway.lookup(ALICE, "docker", "app:1")
+    bench.clock.advance(60)
+    await bench.gateway.lookup(ALICE, "docker", "app:1")
+    second = await store.get(first.key)
+    bench.clock.advance(4000)
+    await bench.gateway.lookup(ALICE, "docker", "app:1")
+    third = await store.get(first.key)
+    assert second is not None
+    assert third is not None
+    assert second.expiration == START + 864_000
+    assert third.expiration == START + 60 + 4000 + 864_000
+    rows = await store.lookups("mycluster", 10)
+    assert [(row["user"], row["id"]) for row in rows] == [("alice", ID)] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> None:
+    """The login for the image's location goes with the record, sealed; no other one does."""
+    logins = {
+        "default": Login("alice", "secret"),
+        "registry.example.com": Login("alice", "pass:word"),
+    }
+    record = await bench.pull(replace(ALICE, logins=logins))
+    stored = await bench.store.get(record.key)
+    assert stored is not None
+    assert stored.sealed is not None
+    assert "pass" not in stored.sealed
+    assert bench.seal.open(stored.sealed, stored.claim or "") == "alice:pass:word"
+    other = await bench.pull(replace(ALICE, logins={"elsewhere": Login("a", "b")}), "app:2")
+    assert other.sealed is None
+    by_default = await bench.pull(replace(ALICE, logins={"default": Login("a", "b")}), "app:3")
+    assert by_default.sealed is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
+    """Own work and work without a login; an admin sees all, nobody sees another's readers."""
+    secret = replace(ALICE, logins={"default": Login("alice", "secret")})
+    await bench.pull(secret, "secret:1", users=(2007,))
+    bench.clock.advance(1)
+    await bench.pull(ALICE, "open:1")
+
+    async def seen(session: Session) -> list[str | None]:
+        return [record.pulltag for record in await queued(bench, session)]
+
+    assert await seen(BOB) == ["open:1"]
+    assert await seen(ALICE) == await seen(ADMIN) == ["secret:1", "open:1"]
+    assert (await bench.pull(ALICE, "secret:1")).user_acl == (2007,)
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_with_another_s_login_tells_nothing(bench: Bench) -> None:
+    """He waits for it, but does not read how large the image is, or that it exists at all."""
+    record = await bench.pull(replace(ALICE, logins={"default": Login("alice", "secret")}))
+    begun = await bench.store.begin(record.key, "here:1", START, 60)
+    assert begun is not None
+    await bench.store.advance(record.key, 1, State.CONVERSION, "Converting image", START)
+    await bench.store.heartbeat(record.key, 1, Progress("squash", 5, 10), START)
+    seen = await bench.pull(BOB)
+    assert (seen.status, seen.stage, seen.total, seen.request_id) == (State.PENDING, None, 0, None)
+    assert (await bench.pull(ALICE)).total == 10
+    assert (await bench.pull(ADMIN)).status is State.CONVERSION
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> None:
+    """Whoever claims what was refreshed a moment ago gives his claim back and takes the image."""
+    await bench.pull(ALICE)
+    bench.clock.advance(1)
+    store, gateway = bench.store, bench.gateway
+    claim = store.claim
+
+    async def slow_claim(*arguments: Any) -> Any:
+        await bench.end(READY)  # between this caller's look and his claim
+        return await claim(*arguments)
+
+    known = gateway._claims._work
+
+    async def nothing_known(*_: Any, **__: Any) -> None:
+        gateway._claims._work = known  # type: ignore[method-assign]
+
+    gateway._claims._work = nothing_known  # type: ignore[method-assign]
+    store.claim = slow_claim  # type: ignore[method-assign, assignment]
+    record = await bench.pull(BOB)
+    assert (record.status, record.id) == (State.READY, ID)
+    assert await store.queue("mycluster") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers(bench: Bench) -> None:
+    """An admin sees his system's machines and what they have in work; others' are none of his."""
+    await bench.pull(ALICE)
+    (record,) = await bench.store.waiting(START, 5)
+    mine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
+    bench.queue.crew = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
+    assert await bench.gateway.workers(ADMIN) == [(mine, ["app:1", "(of another system)"])]
+    with pytest.raises(NotAllowed):
+        await bench.gateway.workers(ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
+    """Pulls wait for them, or are refused if the site wants so; who waits already is answered."""
+    waits = Bench(store)
+    waits.queue.away = QueueTrouble("No broker.", "it is away", 0.0)
+    assert (await waits.pull(ALICE)).status is State.INIT
+    refuses = Bench(store, **BROKER, BrokerAway="refuse")
+    refuses.queue.away = waits.queue.away
+    (entry,) = await queued(waits, ALICE)
+    assert entry.status_message == "No broker."
+    assert (await waits.pull(ALICE)).status_message == "No broker."
+    assert (await refuses.pull(ALICE)).status is State.PENDING
+    with pytest.raises(Unavailable, match="No worker") as caught:
+        await refuses.pull(ALICE, "other:1")
+    assert caught.value.http_status == 503
+    assert "broker" not in str(caught.value)
+    refuses.queue.away = None
+    assert (await refuses.pull(ALICE, "other:1")).status is State.INIT
+
+
+@pytest_twisted.ensureDeferred
+async def test_ready(store: SqliteStore) -> None:
+    """The gateway can do its work unless no worker of its own can start; machines may be away."""
+    own, machines = Bench(store), Bench(store, **BROKER)
+    await own.gateway.ready()
+    own.queue.away = QueueTrouble("They are slow.", "", START, grave=False)
+    await own.gateway.ready()
+    own.queue.away = machines.queue.away = QueueTrouble("No worker can start.", "why", START)
+    await machines.gateway.ready()
+    with pytest.raises(NoWorkers, match="No worker can start") as caught:
+        await own.gateway.ready()
+    assert (caught.value.http_status, caught.value.code) == (503, "no-workers")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
+    """What happened to it, and what keeps it from the workers; what is in work says neither."""
+    bench = Bench(store)
+    await bench.pull(ALICE)
+    (record,) = await store.waiting(START, 1)
+    bench.queue.away = QueueTrouble("No worker can start.", "secret detail", START)
+    assert (await bench.pull(ALICE)).status_message == "No worker can start."
+    await store.begin(record.key, "node:1", START, 60)
+    assert (await bench.pull(ALICE)).status_message == "PULLING"
+    await store.requeue(record.key, 1, "It was killed.", died=True)
+    assert (await bench.pull(ALICE)).status_message == "It was killed. No worker can start."
+    bench.queue.away = None
+    assert (await bench.pull(ALICE)).status_message == "It was killed."
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_has_a_time_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that never answers is not ready, and monitoring gets to know it."""
+
+    async def hang() -> None:
+        await Deferred()
+
+    monkeypatch.setattr(bench.store, "ready", hang)
+    asking = Deferred.fromCoroutine(bench.gateway.ready())
+    bench.clock.advance(READY_SECONDS)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await asking

@@ -1,0 +1,226 @@
+"""Polls as `shifterimg` sends them, with the worker that does the work: every loop ends.
+
+The rules and the worker meet in the store, so do their misunderstandings: a record that the one
+writes and the other does not find starts the same pull for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from shiftergw.errors import GatewayError
+from shiftergw.job.targets import meta_of
+from shiftergw.model import ImageRecord, Login, Session
+from shiftergw.oci.meta import read_meta
+from shiftergw.service.gateway import Gateway
+from shiftergw.states import State
+from tests.configurations import loaded
+from tests.job.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
+from tests.matrices import examples
+from tests.store.places import sqlite_place
+from tests.store.pulls import OF_THE_ORIGINAL
+from tests.work.fakes import Queue
+
+ALICE = Session(SYSTEM, "alice", 2001, "users", 2100, frozenset({2100}))
+BOB = Session(SYSTEM, "bob", 2002, "users", 2100, frozenset({2100}))
+ROOT = Session(SYSTEM, "root", 0, "root", 0, frozenset({0}), admin=True)
+LOGINS = {"default": Login("somebody", "secret")}
+APP = "lib/app:1"
+
+
+class Loops:
+    """A gateway in front of a worker."""
+
+    def __init__(self, bench: Bench, root: Path) -> None:
+        """Serve the two systems of the bench."""
+        self.bench = bench
+        self.put = sqlite_place(bench.store, root / "store.sqlite").put
+        sister = {"accesstype": "local", "local": {"imageDir": "/images"}}
+        config = loaded({f"Platforms/{SISTER}": sister}).config
+        self.gateway = Gateway(
+            config,
+            bench.store,
+            lambda: bench.seal,
+            lambda: None,
+            reactor,
+            Queue(0),
+        )
+
+    async def poll(
+        self,
+        session: Session,
+        image: str = APP,
+        users: tuple[int, ...] = (),
+        itype: str = "docker",
+    ) -> ImageRecord:
+        """Send one poll."""
+        return await self.gateway.pull(session, itype, image, users, (), "request")
+
+    async def work(self) -> None:
+        """Do all that waits, side by side."""
+        waiting = await self.bench.store.waiting(math.inf, 10)
+        await gatherResults(
+            [Deferred.fromCoroutine(self.bench.worker.run(record.key)) for record in waiting],
+            consumeErrors=True,
+        )
+
+    async def pull(self, *arguments: Any) -> ImageRecord:
+        """Poll to the end, which one piece of work must bring, and which the next poll repeats."""
+        if (await self.poll(*arguments)).status not in {State.READY, State.FAILURE}:
+            await self.work()
+        ended = await self.poll(*arguments)
+        assert ended.status in {State.READY, State.FAILURE}
+        assert (await self.poll(*arguments)).status is ended.status
+        assert await self.bench.store.waiting(math.inf, 10) == []
+        return ended
+
+    async def check_readers(self) -> Sequence[ImageRecord]:
+        """Return the READY records; all of them, and the metadata, must let the same users in."""
+        records = await self.bench.store.find_id([SYSTEM, SISTER], MANIFEST.hex)
+        delivered = self.bench.meta() if records else None
+        for record in records:
+            assert delivered == read_meta(meta_of(record).content)
+        return records
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"status": "EXPIRED", "private": True, "userACL": [2009], "tag": [APP]},
+        {"status": "EXPIRED", "id": None},
+        {"status": "FAILURE", "last_pull": None},
+        {"status": "FAILURE", "id": None, "private": True, "userACL": [2009], "last_pull": 1.0},
+        {"status": "INIT", "id": None, "tag": []},
+        {"status": "PENDING", "id": None, "tag": [], "last_pull": 1.0},
+        {"status": "TRANSFER", "last_heartbeat": 1.0},
+        {"status": "EXPIRING", "tag": [APP]},
+        {"status": "READY", "id": MANIFEST.hex, "itype": "custom", "tag": [APP]},
+        {"status": "READY", "id": MANIFEST.hex, "tag": [APP], "last_pull": None},
+        {"status": "READY", "id": "f" * 64, "tag": APP, "private": True, "userACL": [2001]},
+        {"status": "SUCCESS", "id": "f" * 64, "tag": [APP], "private": True, "userACL": None},
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_an_original_left_is_in_nobody_s_way(
+    tmp_path: Path, left: dict[str, Any]
+) -> None:
+    """Ended, lost or other records of the tag neither hide work in flight nor repeat it."""
+    async with running_bench(tmp_path) as bench:
+        loops = Loops(bench, tmp_path)
+        document = OF_THE_ORIGINAL | {"system": SYSTEM, "pulltag": APP} | left
+        loops.put("1" * 24, {name: value for name, value in document.items() if value is not None})
+        assert (await loops.poll(ALICE)).status is State.INIT
+        assert (await loops.poll(BOB)).status is State.PENDING
+        await loops.work()
+        assert (await loops.poll(ALICE)).id == MANIFEST.hex
+        assert bench.builder.built == 1
+        await loops.check_readers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_types_share_an_image_and_keep_their_tags(tmp_path: Path) -> None:
+    """The same tag of another type is another tag; each has an end of its own, and its look-up."""
+    async with running_bench(tmp_path) as bench:
+        loops = Loops(bench, tmp_path)
+        for _ in range(2):
+            for itype in ("docker", "custom"):
+                assert (await loops.pull(ALICE, APP, (), itype)).itype == itype
+        for itype in ("docker", "custom"):
+            assert (await loops.gateway.lookup(BOB, itype, APP)).tags == (APP,)
+        assert bench.builder.built == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_expired_is_pulled_and_expired_again(tmp_path: Path) -> None:
+    """The record of the first removal is not taken for the image of the second pull."""
+    async with running_bench(tmp_path) as bench:
+        loops = Loops(bench, tmp_path)
+        for _ in range(3):
+            assert (await loops.pull(ALICE)).status is State.READY
+            await loops.gateway.expire(ROOT, "docker", APP)
+            await loops.work()
+            assert list(bench.images.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_pulls_of_one_image_at_once(tmp_path: Path) -> None:
+    """Other tags, systems and readers, side by side: one ACL in the end, with all who proved it."""
+    async with running_bench(tmp_path) as bench:
+        loops = Loops(bench, tmp_path)
+        bench.source.private = True
+        alice, bob = replace(ALICE, logins=LOGINS), replace(BOB, logins=LOGINS)
+        await loops.poll(alice, APP, (2009,))
+        await loops.poll(bob, "lib/app:2")
+        await loops.poll(replace(bob, system=SISTER))
+        await loops.work()
+        here, there = await loops.check_readers()
+        assert {*here.tags, *there.tags} == {APP, "lib/app:2"}
+        assert {ALICE.uid, BOB.uid} <= set(here.user_acl or ())
+        assert here.user_acl == there.user_acl == bench.meta().user_acl
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One user's whole poll loop, or the end of his image."""
+
+    session: Session
+    image: str
+    itype: str
+    users: tuple[int, ...] = ()
+    expire: bool = False
+
+
+SESSIONS = st.builds(
+    lambda session, system, logins: replace(session, system=system, logins=logins),
+    st.sampled_from([ALICE, BOB, ROOT]),
+    st.sampled_from([SYSTEM, SISTER]),
+    st.sampled_from([LOGINS, LOGINS, {}]),
+)
+WISHES = st.builds(
+    Wish,
+    SESSIONS,
+    st.sampled_from([APP, "lib/app:2"]),
+    st.sampled_from(["docker", "docker", "custom"]),
+    st.sampled_from([(), (2001,), (2009,), (2001, 2002)]),
+    st.sampled_from([False, False, False, False, True]),
+)
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(st.lists(WISHES, min_size=3, max_size=8), st.sampled_from([True, True, False]))
+@pytest_twisted.ensureDeferred
+async def test_every_loop_ends(wishes: list[Wish], private: bool) -> None:
+    """Whoever asks for whatever, after whomever: one piece of work, and one word on who may read.
+
+    Records of all tags, types and systems, and the delivered metadata, say the same.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        async with running_bench(Path(directory)) as bench:
+            loops = Loops(bench, Path(directory))
+            bench.source.private = private
+            refused = set()
+            for wish in wishes:
+                if wish.expire:
+                    with suppress(GatewayError):  # who may not, or nothing to expire
+                        await loops.gateway.expire(wish.session, wish.itype, wish.image)
+                    await loops.work()
+                else:
+                    ended = await loops.pull(wish.session, wish.image, wish.users, wish.itype)
+                    whose = wish.session.uid, wish.session.system, wish.itype, wish.image
+                    if private and not wish.session.logins:
+                        refused.add(whose)  # and told so again while the failure holds
+                    assert ended.status is State.READY or whose in refused
+                await loops.check_readers()

@@ -1,0 +1,275 @@
+"""A body is taken to its end, within limits, at its taker's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+
+from shiftergw.errors import RegistryUnavailable
+from shiftergw.sources.registry.body import FREE_PIECES, LEAST_PIECE, Body, Pace
+from shiftergw.sources.registry.retry import Interrupted
+
+PACE = Pace(10)
+DONE = Failure(ResponseDone())
+
+
+class Response:
+    """An `IResponse` that has its first bytes, and resumes the network as Twisted's does."""
+
+    def __init__(self, *first: bytes) -> None:
+        """Keep what is delivered at once."""
+        self.first = first
+        self.calls: list[str] = []
+
+    def deliverBody(self, body: Any) -> None:
+        """Deliver what is there."""
+        body.makeConnection(self)
+        for data in self.first:
+            body.dataReceived(data)
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """Note it."""
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        """Note it."""
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        """Note it."""
+        self.calls.append("stop")
+
+
+def read(body: Body, response: Any) -> None:
+    """Begin."""
+    body.read(response)
+
+
+def reading(
+    response: Any,
+    take: Callable[[bytes], object],
+    pace: Pace = PACE,
+    first_window: float | None = None,
+) -> tuple[Body, Clock, list[object]]:
+    """Return a body being read, its clock, and where its end will be."""
+    clock = Clock()
+    ends: list[object] = []
+    body = Body(take, clock, pace, "It")
+    body.first_window = first_window
+    body.ended.addCallbacks(ends.append, lambda failure: ends.append(failure.value))
+    read(body, response)
+    return body, clock, ends
+
+
+def test_the_end() -> None:
+    """What came is taken in order; nothing is left on the clock."""
+    taken: list[bytes] = []
+    body, clock, ends = reading(Response(b"a"), taken.append)
+    body.dataReceived(b"b")
+    body.connectionLost(DONE)
+    assert (taken, ends, clock.getDelayedCalls()) == ([b"a", b"b"], [None], [])
+
+
+def test_broken_off() -> None:
+    """Any other end than the announced one is an interruption."""
+    body, clock, ends = reading(Response(), len)
+    body.connectionLost(Failure(ConnectionLost()))
+    assert isinstance(ends[0], Interrupted)
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_stall() -> None:
+    """Silence for longer than the limit closes the connection; every byte starts it anew."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    for _ in range(5):
+        clock.advance(9)
+        body.dataReceived(b"x")
+    assert ends == []
+    clock.advance(10)
+    assert isinstance(ends[0], Interrupted)
+    assert response.calls[-1] == "stop"
+
+
+def test_a_pause_is_no_stall() -> None:
+    """Time for which the taker pauses does not count, that after it does."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    body.pauseProducing()
+    body.pauseProducing()
+    clock.advance(100)
+    assert ends == []
+    body.resumeProducing()
+    body.resumeProducing()
+    clock.advance(9)
+    assert ends == []
+    clock.advance(1)
+    assert isinstance(ends[0], Interrupted)
+    assert response.calls == ["resume", "pause", "pause", "resume", "resume", "stop"]
+
+
+RATED = Pace(idle=10, rate=100, window=60)
+
+
+def drip(body: Body, clock: Clock, size: int, times: int) -> None:
+    """Receive so many bytes every five seconds, so many times."""
+    for _ in range(times):
+        clock.advance(5)
+        body.dataReceived(b"x" * size)
+
+
+def test_a_drip() -> None:
+    """A body that brings too little in one window is interrupted, and says how little it was."""
+    response = Response()
+    body, clock, ends = reading(response, len, RATED)
+    drip(body, clock, 600, 11)
+    drip(body, clock, 1, 12)
+    assert ends == []
+    drip(body, clock, 1, 2)
+    assert isinstance(ends[0], Interrupted)
+    assert ends[0].what == (
+        "It is too slow: it sent 12 bytes in 60 s; 100 bytes a second are the least"
+        " (`RegistryLeastRate`)."
+    )
+    assert ends[0].slow
+    assert response.calls[-1] == "stop"
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_slow_line() -> None:
+    """A body that keeps to the least rate may take as long as it takes."""
+    body, clock, ends = reading(Response(), len, RATED)
+    drip(body, clock, 600, 1000)
+    body.connectionLost(DONE)
+    assert (ends, clock.getDelayedCalls()) == ([None], [])
+
+
+def test_no_least_rate() -> None:
+    """A rate of 0 is no limit; silence is one all the same."""
+    body, clock, ends = reading(Response(), len, Pace(idle=10))
+    drip(body, clock, 1, 100)
+    assert ends == []
+    clock.advance(10)
+    assert "sent nothing for 10 s" in str(ends[0])
+
+
+def test_a_pause_begins_a_new_window() -> None:
+    """A taker that is slower than the network does not make the network slow."""
+    body, clock, ends = reading(Response(), len, RATED)
+    for _ in range(10):
+        drip(body, clock, 1, 11)
+        body.pauseProducing()
+        clock.advance(1000)
+        body.resumeProducing()
+    assert ends == []
+
+
+def test_a_document_that_takes_too_long() -> None:
+    """A limit on the whole body is final: no other try is made of it."""
+    body, clock, ends = reading(Response(), len, Pace(idle=10, rate=1, window=60, total=90))
+    drip(body, clock, 6, 17)
+    assert ends == []
+    drip(body, clock, 6, 1)
+    assert isinstance(ends[0], RegistryUnavailable)
+    assert not isinstance(ends[0], Interrupted)
+    assert ends[0].what == "It is too slow: it sent 102 bytes in 90 s."
+    assert clock.getDelayedCalls() == []
+
+
+def test_crumbs() -> None:
+    """Each piece costs time of the processor: many small ones are refused, some are not."""
+    body, clock, ends = reading(Response(), len)
+    for _ in range(FREE_PIECES):
+        body.dataReceived(b"x")
+    assert ends == []
+    body.dataReceived(b"x")
+    assert isinstance(ends[0], RegistryUnavailable)
+    assert not isinstance(ends[0], Interrupted)
+    assert clock.getDelayedCalls() == []
+
+
+def test_many_pieces_of_a_fair_size() -> None:
+    """There may be any number of them."""
+    body, _, ends = reading(Response(), len)
+    for _ in range(3 * FREE_PIECES):
+        body.dataReceived(b"x" * LEAST_PIECE)
+    body.connectionLost(DONE)
+    assert ends == [None]
+
+
+def test_paused_at_the_first_bytes() -> None:
+    """A taker that pauses while it is handed what is there stays paused."""
+    response = Response(b"a")
+    bodies: list[Body] = []
+    body = Body(lambda _: bodies[0].pauseProducing(), Clock(), PACE, "It")
+    bodies.append(body)
+    read(body, response)
+    assert response.calls[-2:] == ["resume", "pause"]
+
+
+def test_a_taker_that_fails() -> None:
+    """What it raises is the end; it gets nothing more, and the connection is closed."""
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        taken.append(data)
+        raise ValueError(data)
+
+    response = Response(b"a", b"b")
+    body, clock, ends = reading(response, take)
+    body.dataReceived(b"c")
+    body.connectionLost(DONE)
+    assert taken == [b"a"]
+    assert isinstance(ends[0], ValueError)
+    assert len(ends) == 1
+    assert response.calls[-1] == "stop"
+    assert clock.getDelayedCalls() == []
+
+
+def test_stopped_before_the_start() -> None:
+    """A taker that wants nothing gets nothing."""
+    taken: list[bytes] = []
+    clock = Clock()
+    body = Body(taken.append, clock, PACE, "It")
+    body.stopProducing()
+    response = Response(b"a")
+    read(body, response)
+    body.ended.addErrback(lambda failure: None)
+    assert (taken, response.calls, clock.getDelayedCalls()) == ([], ["resume", "stop"], [])
+
+
+@pytest.mark.parametrize("late", [DONE, Failure(ConnectionLost())])
+def test_cancelling(late: Failure) -> None:
+    """A cancelled body closes its connection and does not mind how that ends."""
+    response = Response()
+    body, clock, ends = reading(response, len)
+    body.ended.cancel()
+    body.resumeProducing()
+    body.connectionLost(late)
+    assert isinstance(ends[0], CancelledError)
+    assert len(ends) == 1
+    assert response.calls == ["resume", "stop"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_first_window_may_be_shorter() -> None:
+    """A probe shows soon whether it is fast enough; afterwards the usual window counts."""
+    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body.dataReceived(b"x" * 400)
+    clock.advance(4)
+    assert body.proven.is_kept
+    drip(body, clock, 600, 11)
+    assert ends == []
+    body, clock, ends = reading(Response(), len, RATED, first_window=4)
+    body.dataReceived(b"x" * 399)
+    clock.advance(4)
+    assert isinstance(ends[0], Interrupted)
+    assert "399 bytes in 4 s" in ends[0].what

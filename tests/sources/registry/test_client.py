@@ -1,0 +1,773 @@
+"""Images of a registry are resolved, checked and streamed whole, whatever the network does."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+
+from shiftergw.errors import (
+    BlobCorrupt,
+    GatewayError,
+    ImageNotFound,
+    ManifestInvalid,
+    NoMatchingPlatform,
+    NoSpace,
+    RegistryDenied,
+    RegistryUnavailable,
+    RetryLater,
+)
+from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
+from shiftergw.model import ImageReference, Login
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.timing import pause
+from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
+from shiftergw.sources.registry.retry import Interrupted, Patience
+from tests.images import (
+    INDEX,
+    MANIFEST,
+    MadeImage,
+    descriptor,
+    json_bytes,
+    make_image,
+    make_index,
+    tar_of,
+)
+from tests.registries import Ask, FakeRegistry
+from tests.sources.registry.network import PUBLIC, REACTOR, SHORT, Network, Sink, a_client
+
+AMD64 = Platform()
+IMAGE = make_image([tar_of({"a": b"a" * 5000}), tar_of({"b": b"b"})], config={"Cmd": ["/bin/sh"]})
+ARM64 = make_image([tar_of({"a": b"arm"})], architecture="arm64")
+LAYER = make_image([tar_of({"big": bytes(range(256)) * 4000})], compression="plain")
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+@asynccontextmanager
+async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
+    """Run a registry, and a client of it."""
+    await registry.start()
+    try:
+        async with a_client(f"http://{registry.host}", **options) as client:
+            yield client
+    finally:
+        await registry.stop()
+
+
+async def resolve(
+    client: RegistryClient, reference: str = "team/app", platform: Platform = AMD64
+) -> ResolvedImage:
+    """Return what an anonymous user's reference means."""
+    image, _ = await client.resolve(ImageReference.parse(reference), platform, None, quiet)
+    return image
+
+
+def layer_of(image: MadeImage) -> tuple[Descriptor, bytes]:
+    """Return the descriptor and the bytes of the first layer."""
+    one = image.document["layers"][0]
+    digest = Digest.parse(one["digest"])
+    return Descriptor(digest, one["size"], one["mediaType"]), image.blobs[digest]
+
+
+async def fetch(client: RegistryClient, image: MadeImage, sink: Sink, offset: int = 0) -> None:
+    """Download the first layer of an image."""
+    blob, _ = layer_of(image)
+    resolved = ResolvedImage(image.digest, image.digest, blob, (blob,), "test", "team/app")
+    await client.blob(resolved, blob, None, quiet, offset, sink)
+
+
+# resolve
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tag() -> None:
+    """A tag means its manifest: layers, configuration, digest, and where it came from."""
+    registry = FakeRegistry(IMAGE)
+    async with serving(registry) as client:
+        image, config = await client.resolve(ImageReference.parse("team/app"), AMD64, None, quiet)
+    assert image.digest == image.source_digest == IMAGE.digest
+    assert [str(one.digest) for one in image.layers] == [
+        one["digest"] for one in IMAGE.document["layers"]
+    ]
+    assert (image.location, image.repository, image.private) == ("test", "team/app", False)
+    assert config.cmd == ("/bin/sh",)
+    first = registry.asked[0]
+    assert first.path == "/v2/team/app/manifests/latest"
+    assert INDEX in (first.header("Accept") or "")
+    assert (first.header("User-Agent") or "").startswith("shiftergw/")
+    assert first.header("Authorization") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index() -> None:
+    """Of an index the manifest for the platform is taken; the tag's own digest is kept."""
+    registry = FakeRegistry(IMAGE, ARM64)
+    index = registry.add(make_index([IMAGE, ARM64]), INDEX, "both")
+    async with serving(registry) as client:
+        image = await resolve(client, "team/app:both", Platform("arm64"))
+        with pytest.raises(NoMatchingPlatform, match="ppc64le"):
+            await resolve(client, "team/app:both", Platform("ppc64le"))
+    assert (image.digest, image.source_digest) == (ARM64.digest, index)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tag_that_moves_meanwhile() -> None:
+    """The tag is asked once; what its answer named is what is fetched, by digest, to the end."""
+    registry = FakeRegistry(IMAGE, ARM64)
+    index = registry.add(make_index([IMAGE]), INDEX, "moving")
+
+    def move(ask: Ask) -> None:
+        if not ask.path.endswith("/moving"):
+            registry.tags["moving"] = str(ARM64.digest)
+
+    registry.misbehave = move
+    blob, content = layer_of(IMAGE)
+    sink = Sink()
+    async with serving(registry) as client:
+        image = await resolve(client, "team/app:moving")
+        await client.blob(image, blob, None, quiet, 0, sink)
+    assert (image.digest, image.source_digest) == (IMAGE.digest, index)
+    assert bytes(sink.content) == content
+    assert [ask.path.endswith("/moving") for ask in registry.asked].count(True) == 1
+
+
+def nested(registry: FakeRegistry, depth: int) -> None:
+    """Serve `IMAGE` below this many indexes as `deep`."""
+    content, media_type = IMAGE.manifest, MANIFEST
+    for _ in range(depth):
+        entry = descriptor(content, media_type, platform={"architecture": "amd64", "os": "linux"})
+        content = json_bytes({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+        media_type = INDEX
+        registry.add(content, INDEX, "deep")
+
+
+@pytest_twisted.ensureDeferred
+async def test_nested_indexes() -> None:
+    """Indexes may hold indexes, four deep."""
+    registry = FakeRegistry(IMAGE)
+    async with serving(registry) as client:
+        nested(registry, 4)
+        assert (await resolve(client, "team/app:deep")).digest == IMAGE.digest
+        nested(registry, 5)
+        with pytest.raises(ManifestInvalid, match="nested"):
+            await resolve(client, "team/app:deep")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_candidate() -> None:
+    """A candidate that is missing, or has no file system, gives way to the next."""
+    empty, gone = make_image([]), make_image([tar_of({"gone": b""})])
+    registry = FakeRegistry(IMAGE, empty)
+    registry.add(make_index([gone, empty, IMAGE]), INDEX, "some")
+    registry.add(make_index([gone, empty]), INDEX, "none")
+    async with serving(registry) as client:
+        assert (await resolve(client, "team/app:some")).digest == IMAGE.digest
+        with pytest.raises(ImageNotFound, match=str(gone.digest)):
+            await resolve(client, "team/app:none")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_candidate_nobody_vouched_for() -> None:
+    """Where the index names no platform, the configuration decides."""
+    registry = FakeRegistry(IMAGE, ARM64)
+    entries = [descriptor(one.manifest, one.media_type) for one in (IMAGE, ARM64)]
+    registry.add(json_bytes({"schemaVersion": 2, "manifests": entries}), INDEX, "bare")
+    async with serving(registry) as client:
+        image = await resolve(client, "team/app:bare", Platform("arm64"))
+        assert image.digest == ARM64.digest
+        with pytest.raises(NoMatchingPlatform):
+            await resolve(client, "team/app:latest", Platform("arm64"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_without_end() -> None:
+    """An index with a thousand entries costs some requests, not a thousand."""
+    registry = FakeRegistry(IMAGE)
+    images = [make_image([tar_of({str(n): b""})]) for n in range(1000)]
+    registry.add(make_index(images), INDEX, "many")
+    async with serving(registry) as client:
+        with pytest.raises(ImageNotFound):
+            await resolve(client, "team/app:many")
+    assert len(registry.asked) == 32
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_digest() -> None:
+    """A digest wins over the tag beside it, and is checked."""
+    registry = FakeRegistry(IMAGE, ARM64)
+    reference = f"team/app:ignored@{IMAGE.digest}"
+    async with serving(registry) as client:
+        assert (await resolve(client, reference)).source_digest == IMAGE.digest
+        assert registry.asked[0].path == f"/v2/team/app/manifests/{IMAGE.digest}"
+        registry.documents[str(IMAGE.digest)] = (ARM64.manifest, MANIFEST)
+        with pytest.raises(BlobCorrupt):
+            await resolve(client, reference)
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_bytes_than_named() -> None:
+    """Manifests, their children and configurations that are not what was named are refused."""
+    registry = FakeRegistry(IMAGE)
+    registry.tags["lying"] = str(ARM64.digest)
+    registry.documents[str(ARM64.digest)] = (IMAGE.manifest, MANIFEST)
+    registry.add(make_index([ARM64]), INDEX, "child")
+    wrong_size = {**descriptor(IMAGE.manifest, MANIFEST), "size": len(IMAGE.manifest) - 1}
+    registry.add(json_bytes({"schemaVersion": 2, "manifests": [wrong_size]}), INDEX, "size")
+    async with serving(registry) as client:
+        for tag in ("lying", "size"):
+            with pytest.raises(BlobCorrupt):
+                await resolve(client, f"team/app:{tag}")
+        with pytest.raises(BlobCorrupt):
+            await resolve(client, "team/app:child", Platform("arm64"))
+        config = IMAGE.document["config"]["digest"]
+        registry.blobs[config] = registry.blobs[config].replace(b"/bin/sh", b"/bin/no")
+        with pytest.raises(BlobCorrupt, match="configuration"):
+            await resolve(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_names_no_digest() -> None:
+    """Without `Docker-Content-Digest` the digest is that of the bytes that came."""
+
+    def misbehave(ask: Ask) -> object:
+        if "/manifests/" in ask.path:
+            return ask.answer(200, IMAGE.manifest, Content_Type="text/plain; charset=utf-8")
+        return None
+
+    async with serving(FakeRegistry(IMAGE, misbehave=misbehave)) as client:
+        image = await resolve(client)
+    assert image.digest == image.source_digest == IMAGE.digest
+
+
+@pytest.mark.parametrize(("name", "repository"), [("ubuntu", "library/ubuntu"), ("a/b", "a/b")])
+@pytest_twisted.ensureDeferred
+async def test_docker_hub(name: str, repository: str) -> None:
+    """On Docker Hub a name of one component means one of `library`."""
+    registry = await FakeRegistry(IMAGE).start()
+    network = Network({"registry-1.docker.io": [PUBLIC]})
+    try:
+        port = registry.host.rpartition(":")[2]
+        async with a_client(f"http://docker.io:{port}", network) as client:
+            image = await resolve(client, name)
+    finally:
+        await registry.stop()
+    assert image.repository == repository
+    assert registry.asked[0].path == f"/v2/{repository}/manifests/latest"
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_large() -> None:
+    """Neither manifest nor configuration may be larger than its limit."""
+    registry = FakeRegistry(IMAGE)
+    registry.add(b" " * (4 << 20) + IMAGE.manifest, MANIFEST, "large")
+    config = {**IMAGE.document["config"], "size": (8 << 20) + 1}
+    registry.add(json_bytes({**IMAGE.document, "config": config}), MANIFEST, "config")
+    async with serving(registry) as client:
+        for tag in ("large", "config"):
+            with pytest.raises(ManifestInvalid, match="larger"):
+                await resolve(client, f"team/app:{tag}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_layers_without_diff_ids() -> None:
+    """The configuration has one `diff_id` for each layer, or none at all."""
+    registry = FakeRegistry()
+    for tag, diff_ids in {"none": [], "two": [str(IMAGE.digest)] * 2}.items():
+        content = json_bytes(
+            {"architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+        )
+        registry.blobs[str(Digest.of(content))] = content
+        layers = IMAGE.document["layers"][:1]
+        config = descriptor(content, "application/vnd.oci.image.config.v1+json")
+        manifest = {"schemaVersion": 2, "config": config, "layers": layers}
+        registry.add(json_bytes(manifest), MANIFEST, tag)
+    async with serving(registry) as client:
+        assert len((await resolve(client, "team/app:none")).layers) == 1
+        with pytest.raises(ManifestInvalid, match="diff_ids"):
+            await resolve(client, "team/app:two")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_there() -> None:
+    """A missing tag is named, with the registry's own words in print, and is not tried again."""
+
+    def misbehave(ask: Ask) -> object:
+        return ask.answer(
+            404, b'{"errors":[{"message":"no\\u001b[31m such \\n tag"},{"code":"X"}]}'
+        )
+
+    registry = FakeRegistry(misbehave=misbehave)
+    async with serving(registry) as client:
+        with pytest.raises(ImageNotFound) as caught:
+            await resolve(client, "team/app:absent")
+    assert "has no image team/app:absent (" in caught.value.what
+    assert r"no\x1b[31m such \x0a tag; X" in caught.value.what
+    assert len(registry.asked) == 1
+
+
+@pytest.mark.parametrize("status", [404, 403])
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_the_gateway_does_not_have(status: int) -> None:
+    """Where the name begins with a host that is no location, its user is told that it is none."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"{}"))
+    reference = ImageReference.parse("ghcr.io/team/app:1")
+    async with serving(registry) as client:
+        for login in (None, Login("alice", "word")):
+            with pytest.raises((ImageNotFound, RegistryDenied)) as caught:
+                await client.resolve(reference, AMD64, login, quiet)
+            assert "ghcr.io is meant to be a registry" in caught.value.remedy
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"errors":1}', b'{"errors":[1]}', b"{}", b""])
+@pytest_twisted.ensureDeferred
+async def test_errors_without_words(body: bytes) -> None:
+    """An error body of any other shape says nothing."""
+    async with serving(FakeRegistry(misbehave=lambda ask: ask.answer(404, body))) as client:
+        with pytest.raises(ImageNotFound, match=r"image team/app:latest\."):
+            await resolve(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_statuses() -> None:
+    """A status that makes no sense is final."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(418, b"teapot"))
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUnavailable, match="418"):
+            await resolve(client)
+    assert len(registry.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_location() -> None:
+    """A location that the configuration has no more is a clear error."""
+    async with serving(FakeRegistry()) as client:
+        resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, layer_of(IMAGE)[0], (), "old", "x")
+        with pytest.raises(ImageNotFound, match="'old'"):
+            await client.blob(resolved, layer_of(IMAGE)[0], None, quiet, 0, Sink())
+
+
+# head
+
+
+@pytest_twisted.ensureDeferred
+async def test_head() -> None:
+    """One request without a body tells what a tag means now."""
+    registry = FakeRegistry(IMAGE)
+    async with serving(registry) as client:
+        reference = ImageReference.parse("team/app")
+        assert await client.head(reference, None, quiet) == IMAGE.digest
+        assert [(one.method, one.path) for one in registry.asked] == [
+            ("HEAD", "/v2/team/app/manifests/latest")
+        ]
+        with pytest.raises(ImageNotFound):
+            await client.head(ImageReference.parse("team/app:absent"), None, quiet)
+
+
+@pytest.mark.parametrize(
+    ("status", "digest"), [(200, None), (200, "sha256:../../x"), (405, None), (501, None)]
+)
+@pytest_twisted.ensureDeferred
+async def test_head_without_a_digest(status: int, digest: str | None) -> None:
+    """A registry that does not tell is no error."""
+    fields = {} if digest is None else {"Docker_Content_Digest": digest}
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"", **fields))
+    async with serving(registry) as client:
+        assert await client.head(ImageReference.parse("team/app"), None, quiet) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_layer() -> None:
+    """A layer that the registry has lost is told apart from an image that was never there."""
+    async with serving(FakeRegistry()) as client:
+        with pytest.raises(ImageNotFound, match="part of team/app") as caught:
+            await fetch(client, LAYER, Sink())
+    assert "Push" in caught.value.remedy
+
+
+# Being asked to wait, and broken connections.
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_down() -> None:
+    """429 with `Retry-After` is waited for, and the user reads why."""
+    said: list[str] = []
+
+    def misbehave(ask: Ask) -> object:
+        body = b'{"errors":[{"message":"too many"}]}'
+        return not ask.registry.asked and ask.answer(429, body, Retry_After="1")
+
+    registry = FakeRegistry(IMAGE, misbehave=misbehave)
+    async with serving(registry) as client:
+        started = REACTOR.seconds()
+        reference = ImageReference.parse("team/app")
+        image, _ = await client.resolve(reference, AMD64, None, said.append)
+    assert image.digest == IMAGE.digest
+    assert REACTOR.seconds() - started >= 1
+    assert said == ["waiting 1 s: The registry 'test' asked to slow down: too many"]
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+@pytest_twisted.ensureDeferred
+async def test_a_registry_that_stays_away(status: int) -> None:
+    """After three answers of this kind the pull is to wait, and others are not held back."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"<html>"))
+    async with serving(registry) as client:
+        with pytest.raises(RetryLater, match=f"status {status}") as caught:
+            await resolve(client)
+    assert len(registry.asked) == 3
+    assert (caught.value.why, caught.value.registry) == (f"test (status {status})", "")
+    assert not caught.value.fixed
+
+
+@pytest_twisted.ensureDeferred
+async def test_hang_ups_and_silence() -> None:
+    """A connection that is closed, reset or silent before the answer is tried again."""
+
+    def misbehave(ask: Ask) -> object:
+        return {1: ask.hang_up, 2: lambda: ask.hang_up(reset=True), 3: lambda: True}.get(
+            ask.nth, lambda: None
+        )()
+
+    registry = FakeRegistry(IMAGE, misbehave=misbehave)
+    async with serving(registry, patience=Patience(tries=4, first=0.01)) as client:
+        reference = ImageReference.parse("team/app")
+        assert (await client.resolve(reference, AMD64, None, quiet))[0].digest == IMAGE.digest
+    assert sum(one.path.endswith("/latest") for one in registry.asked) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_listens() -> None:
+    """A refused connection is named as such, without host and port."""
+    registry = await FakeRegistry().start()
+    await registry.stop()
+    async with a_client(f"http://{registry.host}") as client:
+        with pytest.raises(RetryLater, match=r"'test'.*refused") as caught:
+            await resolve(client)
+    assert caught.value.why == "test (unreachable)"
+    assert registry.host not in str(caught.value)
+    assert registry.host in caught.value.detail
+
+
+# blob
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_blob() -> None:
+    """A layer streams into the sink, as it is stored."""
+    registry = FakeRegistry(IMAGE)
+    sink = Sink()
+    async with serving(registry) as client:
+        await fetch(client, IMAGE, sink)
+    assert sink.content == layer_of(IMAGE)[1]
+    assert sink.begun == [0]
+    assert sink.producer is None
+    assert registry.asked[0].header("Accept-Encoding") == "identity"
+    assert registry.asked[0].header("Range") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_blobs_of_a_public_image_come_without_a_login() -> None:
+    """Where the manifest is open and the layers are not, nothing private looks like public."""
+    registry = FakeRegistry(IMAGE)
+    blob, _ = layer_of(IMAGE)
+
+    def close(ask: Ask) -> object:
+        basic = 'Basic realm="x"'
+        return "/blobs/" in ask.path and ask.answer(401, WWW_Authenticate=basic)
+
+    registry.misbehave = close
+    resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied):
+            await client.blob(resolved, blob, Login("a", "b"), quiet, 0, Sink())
+        with pytest.raises(RegistryDenied):
+            await client.prove(resolved, Login("a", "b"), quiet)
+    assert all(ask.header("Authorization") is None for ask in registry.asked)
+
+
+@pytest_twisted.ensureDeferred
+async def test_resuming() -> None:
+    """What the sink has is not fetched again."""
+    registry = FakeRegistry(LAYER)
+    content = layer_of(LAYER)[1]
+    sink = Sink(content[:1000])
+    async with serving(registry) as client:
+        await fetch(client, LAYER, sink, 1000)
+    assert sink.content == content
+    assert sink.begun == [1000]
+    assert registry.asked[0].header("Range") == "bytes=1000-"
+
+
+def cut(ask: Ask, *, reset: bool = False) -> object:
+    """Break off after a third of what is asked for, twice."""
+    if ask.nth > 2:
+        return None
+    content = ask.registry.blobs[ask.path.rpartition("/")[2]]
+    start = int((ask.header("Range") or "bytes=0-")[6:-1])
+    rest = content[start:]
+    fields = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+    ask.begin(rest[: len(rest) // 3], len(rest), 206 if start else 200, **fields if start else {})
+    if reset:
+        REACTOR.callLater(0.05, ask.hang_up, reset=True)
+        return True
+    return ask.hang_up()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_broken_off(reset: bool) -> None:
+    """A body that ends early is taken up where it ended, never for whole."""
+    registry = FakeRegistry(LAYER, misbehave=lambda ask: cut(ask, reset=reset))
+    sink = Sink()
+    async with serving(registry) as client:
+        await fetch(client, LAYER, sink)
+    assert sink.content == layer_of(LAYER)[1]
+    assert len(sink.begun) == 3
+    assert sink.begun == sorted(sink.begun)
+    assert [one.header("Range") is None for one in registry.asked] == [True, False, False]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_of_unknown_length() -> None:
+    """A body that ends with its connection is whole if nothing is missing, and broken otherwise."""
+    content = layer_of(LAYER)[1]
+
+    def misbehave(ask: Ask) -> object:
+        channel: Any = ask.request.channel
+        length = 1000 if ask.nth == 1 else len(content)
+        channel.transport.write(b"HTTP/1.0 200 OK\r\n\r\n" + content[:length])
+        return ask.hang_up()
+
+    sink = Sink()
+    async with serving(FakeRegistry(misbehave=misbehave)) as client:
+        await fetch(client, LAYER, sink)
+    assert sink.content == content
+    assert sink.begun == [0, 0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stall() -> None:
+    """A body that stands still for too long is asked for again."""
+    content = layer_of(LAYER)[1]
+
+    def misbehave(ask: Ask) -> object:
+        return ask.nth == 1 and ask.begin(content[:5000], len(content))
+
+    registry = FakeRegistry(LAYER, misbehave=misbehave)
+    sink = Sink()
+    said: list[str] = []
+    async with serving(registry) as client:
+        blob, _ = layer_of(LAYER)
+        resolved = ResolvedImage(LAYER.digest, LAYER.digest, blob, (blob,), "test", "team/app")
+        await client.blob(resolved, blob, None, said.append, 0, sink)
+    assert sink.begun == [0, 5000]
+    assert sink.content == content
+    assert said == ["waiting 1 s: The registry 'test' sent nothing for 0.3 s."]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_short_blob() -> None:
+    """A registry that has fewer bytes than the manifest says is not believed."""
+    content = layer_of(LAYER)[1]
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content[:-1]))
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUnavailable, match=f"{len(content) - 1} bytes"):
+            await fetch(client, LAYER, Sink())
+    assert len(registry.asked) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_ranges_ignored() -> None:
+    """A registry that answers a `Range` with everything is taken from the beginning."""
+    content = layer_of(LAYER)[1]
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content))
+    sink = Sink(content[:1000])
+    async with serving(registry) as client:
+        await fetch(client, LAYER, sink, 1000)
+    assert sink.begun == [0]
+    assert sink.content == content
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["bytes 999-1023/1024", "bytes 0-1023999/1024000", "bytes 1000-1023/1024", "nonsense", ""],
+)
+@pytest_twisted.ensureDeferred
+async def test_another_part(told: str) -> None:
+    """A part that was not asked for is refused, and the blob fetched from its beginning."""
+    content = layer_of(LAYER)[1]
+
+    def misbehave(ask: Ask) -> object:
+        return ask.header("Range") is not None and ask.answer(206, b"x" * 24, Content_Range=told)
+
+    registry = FakeRegistry(LAYER, misbehave=misbehave)
+    sink = Sink(content[:1000])
+    async with serving(registry) as client:
+        await fetch(client, LAYER, sink, 1000)
+    assert sink.content == content
+    assert sink.begun == [0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_part_unasked() -> None:
+    """A partial answer to a request for everything is refused for good."""
+    registry = FakeRegistry(
+        misbehave=lambda ask: ask.answer(206, b"xx", Content_Range="bytes 5-6/9")
+    )
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUnavailable, match="another part"):
+            await fetch(client, LAYER, Sink())
+    assert len(registry.asked) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_beyond_the_end() -> None:
+    """416 means to begin anew."""
+    content = layer_of(LAYER)[1]
+    registry = FakeRegistry(LAYER)
+    sink = Sink(content)
+    async with serving(registry) as client:
+        await fetch(client, LAYER, sink, len(content))
+    assert sink.begun == [0]
+    assert sink.content == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_that_refuses() -> None:
+    """What the sink raises ends the download, wherever it raises it."""
+    registry = FakeRegistry(LAYER)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise NoSpace("Full.")
+
+    async with serving(registry) as client:
+        writing, beginning = Sink(), Sink()
+        writing.on_write = full
+        beginning.begin = full  # type: ignore[method-assign]
+        for sink in (writing, beginning):
+            with pytest.raises(NoSpace):
+                await fetch(client, LAYER, sink)
+            assert sink.producer is None
+    assert len(registry.asked) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_that_stops() -> None:
+    """A sink that stops its producer ends the download as cancelled."""
+    sink = Sink()
+    sink.on_write = lambda _: sink.producer.stopProducing()
+    async with serving(FakeRegistry(LAYER)) as client:
+        with pytest.raises(CancelledError):
+            await fetch(client, LAYER, sink)
+
+
+@pytest_twisted.ensureDeferred
+async def test_back_pressure() -> None:
+    """While the sink pauses, nothing comes, and the wait is not taken for a stall."""
+    image = make_image([tar_of({"big": bytes(30_000_000)})], compression="plain")
+    sink = Sink()
+    paused_at: list[int] = []
+
+    def pause_once(_: bytes) -> None:
+        if not paused_at:
+            sink.producer.pauseProducing()
+            paused_at.append(len(sink.content))
+            REACTOR.callLater(2 * SHORT.idle, go_on)
+
+    def go_on() -> None:
+        paused_at.append(len(sink.content))
+        sink.producer.resumeProducing()
+
+    sink.on_write = pause_once
+    async with serving(FakeRegistry(image)) as client:
+        await fetch(client, image, sink)
+    assert len(sink.content) == layer_of(image)[0].size
+    assert sink.begun == [0]
+    assert paused_at[1] - paused_at[0] < 1 << 20
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling() -> None:
+    """A cancelled download ends at once, as cancelled, wherever it is; its connection too."""
+    content = layer_of(LAYER)[1]
+
+    def misbehave(ask: Ask) -> object:
+        if ask.nth == 1:
+            return True  # no header
+        return ask.begin(content[:5000], len(content)) if ask.nth == 2 else ask.answer(503)
+
+    registry = FakeRegistry(misbehave=misbehave)
+    async with serving(registry, patience=Patience(first=60, quick=600)) as client:
+        for number, expected in enumerate((0, 5000, 0), 1):
+            sink = Sink()
+            running = Deferred.fromCoroutine(fetch(client, LAYER, sink))
+            while len(registry.asked) < number or len(sink.content) < expected:
+                await pause(0.01, REACTOR)
+            await pause(0.1, REACTOR)  # the last one's answer arrives, and a wait begins
+            running.cancel()
+            with pytest.raises(CancelledError):
+                await running
+            assert len(sink.content) == expected
+            assert sink.producer is None
+    assert len(registry.asked) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_blobs_at_once() -> None:
+    """No more than six blobs are fetched at a time."""
+    content = layer_of(LAYER)[1]
+    at_once: list[int] = []
+
+    def misbehave(ask: Ask) -> object:
+        at_once.append(1 + sum(not one.request.finished for one in ask.registry.asked))
+        REACTOR.callLater(0.05, ask.answer, 200, content)
+        return True
+
+    async with serving(FakeRegistry(misbehave=misbehave)) as client:
+        await gather_or_cancel(fetch(client, LAYER, Sink()) for _ in range(20))
+    assert len(at_once) == 20
+    assert max(at_once) == PARALLEL_BLOBS
+
+
+@pytest_twisted.ensureDeferred
+async def test_content_coding_is_left_alone() -> None:
+    """A blob that a server calls gzip-coded arrives as it was sent."""
+    content = gzip.compress(b"layer")
+    blob = Descriptor(Digest.of(content), len(content))
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, content, Content_Encoding="gzip"))
+    sink = Sink()
+    async with serving(registry) as client:
+        resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
+        await client.blob(resolved, blob, None, quiet, 0, sink)
+    assert sink.content == content
+
+
+@pytest_twisted.ensureDeferred
+async def test_corrupt_is_the_sinks_to_say() -> None:
+    """More bytes than the descriptor has end in what the sink raises: `BlobCorrupt`."""
+    sink = Sink()
+
+    def too_many(_: bytes) -> None:
+        if len(sink.content) > layer_of(LAYER)[0].size:
+            raise BlobCorrupt("More.")
+
+    sink.on_write = too_many
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(200, layer_of(LAYER)[1] + b"x"))
+    async with serving(registry) as client:
+        with pytest.raises(BlobCorrupt):
+            await fetch(client, LAYER, sink)
+
+
+def test_interruptions_are_errors_of_the_program() -> None:
+    """What is raised after the last try is a `RegistryUnavailable`, to be retried by the user."""
+    assert issubclass(Interrupted, RegistryUnavailable)
+    assert Interrupted.retryable
+    assert issubclass(Interrupted, GatewayError)

@@ -1,0 +1,171 @@
+"""Tries are bounded, short waits are waited here, and longer ones are the caller's."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from shiftergw.errors import ImageNotFound, RetryLater
+from shiftergw.sources.registry.retry import PROGRESS, Interrupted, Patience, with_retries
+
+
+class Tries:
+    """Fails with each of `failures`, then succeeds."""
+
+    def __init__(self, *failures: Exception) -> None:
+        """Have not been tried."""
+        self.failures = list(failures)
+        self.count = 0
+        self.reached = 0
+        self.takes = 0
+        self.random = 0.5
+        self.said: list[str] = []
+        self.clock = Clock()
+
+    async def attempt(self) -> str:
+        """Fail or succeed."""
+        self.count += 1
+        self.clock.advance(self.takes)
+        if self.failures:
+            raise self.failures.pop(0)
+        return "good"
+
+    async def later(self, error: Interrupted, seconds: float) -> RetryLater:
+        """Name the time."""
+        return RetryLater(self.clock.seconds() + seconds, "test", error)
+
+    def run(self, patience: Patience = Patience()) -> Deferred[object]:  # noqa: B008
+        """Begin; a failure is the result."""
+        running: Deferred[object] = Deferred.fromCoroutine(
+            with_retries(
+                self.attempt,
+                patience=patience,
+                clock=self.clock,
+                random=lambda: self.random,
+                say=self.said.append,
+                later=self.later,
+                reached=lambda: self.reached,
+            )
+        )
+        return running.addErrback(lambda failure: failure.value)
+
+    def waits_for(self) -> list[float]:
+        """Return in how many seconds the next try begins."""
+        return [call.getTime() - self.clock.seconds() for call in self.clock.getDelayedCalls()]
+
+
+def interrupted(retry_after: float | None = None, *, lasting: bool = False) -> Interrupted:
+    """Return a failure that may pass."""
+    return Interrupted("The registry is busy.", retry_after=retry_after, lasting=lasting)
+
+
+@pytest.mark.parametrize(("random", "wait"), [(0.0, 0.5), (0.5, 1.0), (0.9, 1.4)])
+def test_waits_are_spread(random: float, wait: float) -> None:
+    """Pulls that were interrupted together do not come again together."""
+    tries = Tries(interrupted())
+    tries.random = random
+    tries.run()
+    assert tries.waits_for() == [pytest.approx(wait)]
+    assert Patience().backoff(2, random) == pytest.approx(2 * wait)
+
+
+def test_waits_double() -> None:
+    """Without a word from the registry the waits are 1 and 2 seconds, and 4 are too long."""
+    tries = Tries(*[interrupted()] * 5)
+    running = tries.run(Patience(tries=9))
+    for number, wait in enumerate((1.0, 2.0), 1):
+        tries.clock.advance(wait - 0.01)
+        assert tries.count == number
+        tries.clock.advance(0.01)
+    later = running.result
+    assert isinstance(later, RetryLater)
+    assert (tries.count, later.at, later.what) == (3, 3.0 + 4.0, "The registry is busy.")
+    assert tries.said == [f"waiting {wait} s: The registry is busy." for wait in (1, 2)]
+
+
+@pytest.mark.parametrize("asked", [0, 0.5, 1])
+def test_the_registry_cannot_shorten_a_wait(asked: float) -> None:
+    """Our own is the least; `Retry-After: 0` does not hammer."""
+    tries = Tries(interrupted(asked))
+    running = tries.run()
+    assert tries.waits_for() == [1.0]
+    tries.clock.advance(1.0)
+    assert running.result == "good"
+
+
+def test_the_registry_names_a_short_wait() -> None:
+    """A short one is kept to here."""
+    tries = Tries(interrupted(1.75))
+    tries.run()
+    assert tries.waits_for() == [1.75]
+
+
+@pytest.mark.parametrize("asked", [3, 900, 86400])
+def test_the_registry_names_a_long_wait(asked: float) -> None:
+    """A longer one is the caller's, at once, however few the tries were."""
+    tries = Tries(interrupted(asked))
+    later = tries.run().result
+    assert isinstance(later, RetryLater)
+    assert (tries.count, later.at) == (1, asked)
+
+
+def test_tries_are_bounded() -> None:
+    """After three the pull is to wait, even if the wait is short."""
+    tries = Tries(*[interrupted() for _ in range(5)])
+    running = tries.run(Patience(first=0.01))
+    tries.clock.pump([1.0] * 10)
+    assert isinstance(running.result, RetryLater)
+    assert tries.count == 3
+
+
+def test_a_slow_try_is_not_repeated_at_once() -> None:
+    """A registry that keeps us waiting for a minute gets no second minute of the same worker."""
+    tries = Tries(*[interrupted() for _ in range(5)])
+    tries.takes = 60
+    later = tries.run().result
+    assert isinstance(later, RetryLater)
+    assert (tries.count, later.at) == (1, 60 + 8)
+
+
+def test_what_time_does_not_mend() -> None:
+    """What is wrong with the answer itself is raised after the last try."""
+    tries = Tries(*[interrupted(lasting=True) for _ in range(5)])
+    last = tries.failures[2]
+    running = tries.run()
+    tries.clock.pump([2.0] * 10)
+    assert running.result is last
+
+
+def test_progress_forgives() -> None:
+    """A download that gets on may be interrupted more often."""
+    tries = Tries(*[interrupted() for _ in range(8)])
+    running = tries.run()
+    for _ in range(8):
+        tries.reached += PROGRESS
+        tries.clock.advance(2)
+    assert running.result == "good"
+
+
+def test_waits_grow_to_a_limit() -> None:
+    """However often something failed, five minutes are the longest wait that nobody asked for."""
+    patience = Patience()
+    assert [patience.backoff(n, 0.5) for n in (1, 2, 3, 9, 10_000)] == [1, 2, 4, 256, 300]
+
+
+def test_other_failures_are_final() -> None:
+    """What does not get better by waiting is raised at once."""
+    tries = Tries(ImageNotFound("No."))
+    assert isinstance(tries.run().result, ImageNotFound)
+    assert (tries.count, tries.said) == (1, [])
+
+
+def test_a_wait_can_be_cancelled() -> None:
+    """Cancelling leaves nothing behind."""
+    tries = Tries(interrupted())
+    running = tries.run()
+    running.addErrback(lambda failure: isinstance(failure, Failure))
+    running.cancel()
+    assert tries.clock.getDelayedCalls() == []
+    assert tries.count == 1

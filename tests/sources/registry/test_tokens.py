@@ -1,0 +1,562 @@
+"""Nobody first, then the login; tokens are got, kept, renewed once, and never shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
+
+from shiftergw.errors import (
+    GatewayError,
+    ImageNotFound,
+    RegistryDenied,
+    RegistryUnavailable,
+    RegistryUntrusted,
+)
+from shiftergw.image import Digest, Platform, ResolvedImage
+from shiftergw.model import ImageReference, Login
+from shiftergw.oci.challenge import Challenge
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.location import Location
+from shiftergw.sources.registry.proxy import Proxies
+from shiftergw.sources.registry.tokens import Access, Tokens
+from shiftergw.sources.registry.transport import Limits, Transport
+from tests.certificates import Authority
+from tests.images import make_image, tar_of
+from tests.registries import Ask, FakeRegistry
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
+
+IMAGE = make_image([tar_of({"a": b"a"}), tar_of({"b": b"b"})])
+ALICE = Login("alice", "pä:ss wörd")
+REFERENCE = ImageReference.parse("team/app")
+SECRETS = ("wörd", base64.b64encode("alice:pä:ss wörd".encode()).decode(), "token-")
+
+
+class TokenRegistry(FakeRegistry):
+    """A registry with a token service at `/token`.
+
+    `public` says whether nobody's token is good. `granted` keeps the queries of all tokens; a
+    token is good until `revoked`. `service` answers in place of the token service.
+    """
+
+    def __init__(self, *, public: bool) -> None:
+        """Have given no token yet."""
+        super().__init__(IMAGE, misbehave=self._misbehave)
+        self.public = public
+        self.granted: list[dict[str, list[str]]] = []
+        self.good: set[str] = set()
+        self.realm = ""
+        self.scope = ',scope="repository:team/app:pull"'
+        self.answer: dict[str, Any] = {}
+        self.member = "token"
+        self.service: Any = lambda _: None
+
+    def revoke(self) -> None:
+        """Let every token be bad from now on."""
+        self.good.clear()
+
+    def _misbehave(self, ask: Ask) -> object:
+        if ask.path.startswith("/token"):
+            return self.service(ask) or self._token(ask)
+        authorization = ask.header("Authorization") or ""
+        if authorization.removeprefix("Bearer ") in self.good:
+            return None
+        realm = self.realm or f"http://{self.host}/token?x=1"
+        challenge = f'Bearer realm="{realm}",service="the registry"{self.scope}'
+        return ask.answer(401, b'{"errors":[]}', WWW_Authenticate=challenge)
+
+    def _token(self, ask: Ask) -> object:
+        query = parse_qs(urlsplit(ask.path).query)
+        self.granted.append(query)
+        login = ask.header("Authorization")
+        if login is not None and login != f"Basic {SECRETS[1]}":
+            return ask.answer(401)
+        token = f"token-{len(self.granted)}"
+        if login is not None or self.public:
+            self.good.add(token)
+        body = json.dumps({self.member: token, **self.answer}).encode()
+        return ask.answer(200, body, Content_Type="application/json; charset=utf-8")
+
+    def paths(self) -> list[str]:
+        """Return what was asked for, without queries."""
+        return [ask.path.partition("?")[0].rpartition("/")[2] for ask in self.asked]
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+@asynccontextmanager
+async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[RegistryClient]:
+    """Run a registry, and a client of it."""
+    await registry.start()
+    try:
+        async with a_client(f"http://{registry.host}", **options) as client:
+            yield client
+    finally:
+        await registry.stop()
+
+
+async def resolve(client: RegistryClient, login: Login | None = None) -> ResolvedImage:
+    """Return what the image is."""
+    return (await client.resolve(REFERENCE, Platform(), login, quiet))[0]
+
+
+async def fetch(
+    client: RegistryClient, image: ResolvedImage, login: Login | None = None, layer: int = 0
+) -> None:
+    """Download one layer."""
+    sink = Sink()
+    await client.blob(image, image.layers[layer], login, quiet, 0, sink)
+    assert Digest.of(bytes(sink.content)) == image.layers[layer].digest
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_shown(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test in which a secret gets into the log."""
+    caplog.set_level(logging.DEBUG)
+    events: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: Any) -> None:
+        events.append(str({key: str(value) for key, value in event.items()}))
+
+    globalLogPublisher.addObserver(observe)
+    yield
+    globalLogPublisher.removeObserver(observe)
+    shown = "".join(events) + caplog.text
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+def all_of(error: BaseException | None) -> str:
+    """Return everything that an error and its causes could show."""
+    text = ""
+    while error is not None:
+        text += f"{error!r} {error} {vars(error)}"
+        error = error.__cause__
+    return text
+
+
+# Bearer
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobodys_token() -> None:
+    """A public image is read with a token for nobody, got once for all its parts."""
+    registry = TokenRegistry(public=True)
+    async with serving(registry) as client:
+        image = await resolve(client, ALICE)
+        await fetch(client, image)
+    assert not image.private
+    assert registry.granted == [
+        {
+            "x": ["1"],
+            "client_id": ["shiftergw"],
+            "service": ["the registry"],
+            "scope": ["repository:team/app:pull"],
+        }
+    ]
+    assert registry.paths()[:3] == ["latest", "token", "latest"]
+    assert registry.asked[1].header("Authorization") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_for_the_login() -> None:
+    """Where nobody's token is refused the user's login gets one, and the image is private."""
+    registry = TokenRegistry(public=False)
+    async with serving(registry) as client:
+        image = await resolve(client, ALICE)
+        asked = len(registry.asked)
+        await fetch(client, image, ALICE)
+    assert image.private
+    assert [query.get("account") for query in registry.granted] == [None, ["alice"]]
+    # The blob of a private image is asked for with the login's token from the start.
+    assert len(registry.asked) == asked + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_denied() -> None:
+    """Without a login, or with a wrong one, the error says what would help."""
+    registry = TokenRegistry(public=False)
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied, match="team/app") as without:
+            await resolve(client)
+        wrong = Login("alice", "wörd")
+        with pytest.raises(RegistryDenied) as refused:
+            await resolve(client, wrong)
+    assert "`shifterimg login test`" in without.value.remedy
+    assert "log in anew" in refused.value.remedy
+    assert not [secret for secret in SECRETS if secret in all_of(refused.value)]
+    assert len(registry.asked) <= 9
+
+
+@pytest_twisted.ensureDeferred
+async def test_401_for_ever() -> None:
+    """A registry that refuses what it grants is asked a few times, not for ever."""
+    registry = TokenRegistry(public=False)
+    registry.good = _Nothing()
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied):
+            await resolve(client, ALICE)
+    assert registry.paths() == ["latest", "token", "latest"] * 2
+
+
+class _Nothing(set[str]):
+    """Holds nothing, whatever is put into it."""
+
+    def add(self, element: str) -> None:
+        """Forget it."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_renewal_in_the_middle_of_a_pull() -> None:
+    """A token that goes bad between two layers is renewed once."""
+    registry = TokenRegistry(public=True)
+    async with serving(registry) as client:
+        image = await resolve(client)
+        registry.revoke()
+        await fetch(client, image)
+        await fetch(client, image, layer=1)
+    assert len(registry.granted) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_renewal_for_all() -> None:
+    """Six blobs whose token goes bad at the same moment get one new token."""
+    registry = TokenRegistry(public=True)
+    async with serving(registry) as client:
+        image = await resolve(client)
+        registry.revoke()
+        await gather_or_cancel(fetch(client, image, layer=n % 2) for n in range(6))
+    assert len(registry.granted) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_tokens_belong_to_a_login() -> None:
+    """Another user's token is never used, nor is one for another repository."""
+    registry = TokenRegistry(public=False)
+    async with serving(registry) as client:
+        image = await resolve(client, ALICE)
+        with pytest.raises(RegistryDenied):
+            await fetch(client, image, Login("bob", "other"))
+        with pytest.raises(RegistryDenied):
+            await fetch(client, image)
+
+
+@pytest.mark.parametrize(
+    ("answer", "member", "scope"),
+    [
+        ({}, "access_token", ""),
+        ({"expires_in": 300, "issued_at": "2024-01-01T00:00:00Z"}, "token", ""),
+        ({"expires_in": None, "access_token": "other"}, "token", ',scope=""'),
+        ({"expires_in": "soon"}, "token", ""),
+        ({"expires_in": -5}, "token", ""),
+        ({"expires_in": True}, "token", ""),
+        ({"expires_in": 10**400}, "token", ""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_token_services_answer(answer: dict[str, Any], member: str, scope: str) -> None:
+    """`token` and `access_token` are understood, any lifetime, and a challenge without scope."""
+    registry = TokenRegistry(public=True)
+    registry.answer, registry.member, registry.scope = answer, member, scope
+    async with serving(registry) as client:
+        await fetch(client, await resolve(client))
+    assert [query["scope"] for query in registry.granted] == [["repository:team/app:pull"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", "no JSON object"),
+        (b"[1]", "no JSON object"),
+        (b"\xff", "no JSON object"),
+        (b"{}", "no token"),
+        (b'{"token": 5}', "no token"),
+        (b'{"token": "a\\r\\nX: y"}', "no token"),
+        (b'{"token": "' + b"x" * 300_000 + b'"}', "no JSON object"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_token(body: bytes, expected: str) -> None:
+    """An answer without a token that could be sent is an error, not a header."""
+    registry = TokenRegistry(public=True)
+    registry.service = lambda ask: ask.answer(200, body)
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUnavailable, match=expected):
+            await resolve(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_service_in_trouble() -> None:
+    """503 is waited for; a status without sense is an error."""
+    registry = TokenRegistry(public=True)
+    registry.service = lambda ask: ask.nth == 1 and ask.answer(503)
+    async with serving(registry) as client:
+        await resolve(client)
+        registry.revoke()
+        registry.service = lambda ask: ask.answer(599)
+        with pytest.raises(RegistryUnavailable, match="599"):
+            await resolve(client)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest_twisted.ensureDeferred
+async def test_oauth2(status: int) -> None:
+    """A token service that knows no GET is asked by POST, the password in the body."""
+    registry = TokenRegistry(public=False)
+    forms: list[dict[str, list[str]]] = []
+
+    def service(ask: Ask) -> object:
+        if ask.method == "GET":
+            return ask.answer(status)
+        assert ask.request.content is not None
+        forms.append(parse_qs(ask.request.content.read().decode()))
+        registry.good.add("token-x")
+        return ask.answer(200, b'{"access_token": "token-x", "refresh_token": "r"}')
+
+    registry.service = service
+    async with serving(registry) as client:
+        image = await resolve(client, ALICE)
+    assert image.private
+    assert forms == [
+        {
+            "grant_type": ["password"],
+            "client_id": ["shiftergw"],
+            "username": ["alice"],
+            "password": ["pä:ss wörd"],
+            "service": ["the registry"],
+            "scope": ["repository:team/app:pull"],
+        }
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redirected_password() -> None:
+    """A POST that holds the password is never redirected."""
+    registry = TokenRegistry(public=False)
+    registry.service = lambda ask: ask.answer(
+        *((404,) if ask.method == "GET" else (307,)), Location="/elsewhere"
+    )
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUntrusted):
+            await resolve(client, ALICE)
+    assert "elsewhere" not in registry.paths()
+
+
+@pytest.mark.parametrize(
+    ("realm", "expected"),
+    [
+        ("http://127.0.0.1:1/token", "without TLS"),
+        ("http://auth.example/token", "without TLS"),
+        ("https://10.0.0.1/token", "not public"),
+        ("https://[::ffff:169.254.169.254]/token", "not public"),
+        ("token", "no URL"),
+        ("file:///etc/passwd", "no URL"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_realms_that_are_refused(realm: str, expected: str) -> None:
+    """A token service is by https and not in a foreign private network."""
+    registry = TokenRegistry(public=False)
+    registry.realm = realm
+    async with serving(registry) as client:
+        with pytest.raises(RegistryUntrusted, match=expected):
+            await resolve(client, ALICE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_service_elsewhere(tmp_path: Path) -> None:
+    """A login goes to the token service that the registry names, by TLS, and no further."""
+    authority = Authority(tmp_path)
+    names = ["registry.example", "auth.example", "spy.example"]
+    network = Network({name: [PUBLIC] for name in names})
+    registry, service, spy = (
+        TokenRegistry(public=False),
+        TokenRegistry(public=False),
+        FakeRegistry(misbehave=lambda ask: ask.answer(200, b'{"token": "token-spy"}')),
+    )
+    try:
+        for one in (registry, service, spy):
+            await one.start(authority.options(*names))
+        ports = [one.host.rpartition(":")[2] for one in (registry, service, spy)]
+        registry.realm = f"https://auth.example:{ports[1]}/token"
+        registry.good = service.good
+        url = f"https://registry.example:{ports[0]}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert (await resolve(client, ALICE)).private
+            service.service = lambda ask: ask.answer(
+                307, Location=f"https://spy.example:{ports[2]}/token"
+            )
+            registry.revoke()
+            with pytest.raises(RegistryDenied):
+                await resolve(client, ALICE)
+    finally:
+        for one in (registry, service, spy):
+            await one.stop()
+    assert spy.asked
+    assert {ask.header("Authorization") for ask in spy.asked} == {None}
+
+
+# Basic, and hidden repositories
+
+
+def basic(ask: Ask) -> object:
+    """Want Alice's login."""
+    if ask.header("Authorization") == f"Basic {SECRETS[1]}":
+        return None
+    return ask.answer(401, WWW_Authenticate='Negotiate, Basic realm="x", charset="UTF-8"')
+
+
+@pytest_twisted.ensureDeferred
+async def test_basic() -> None:
+    """A login with colons and letters of any language is sent as UTF-8."""
+    registry = FakeRegistry(IMAGE, misbehave=basic)
+    async with serving(registry) as client:
+        image = await resolve(client, ALICE)
+        assert image.private
+        await fetch(client, image, ALICE)
+        with pytest.raises(RegistryDenied):
+            await resolve(client)
+        with pytest.raises(RegistryDenied):
+            await resolve(client, Login("alice", "wrong"))
+
+
+@pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"', '"'])
+@pytest_twisted.ensureDeferred
+async def test_unknown_schemes(challenge: str) -> None:
+    """A challenge that we cannot answer is a refusal."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(401, WWW_Authenticate=challenge))
+    async with serving(registry) as client:
+        with pytest.raises(RegistryDenied):
+            await resolve(client, ALICE)
+    assert len(registry.asked) == 2
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest_twisted.ensureDeferred
+async def test_hidden_from_nobody(status: int) -> None:
+    """Where nobody is answered 403 or 404 and then challenged, the login is tried too."""
+    registry = TokenRegistry(public=False)
+    challenge = registry.misbehave
+
+    def hide(ask: Ask) -> object:
+        if ask.header("Authorization") == "Bearer token-1":
+            return ask.answer(status, b'{"errors":[{"message":"hidden"}]}')
+        return challenge(ask)
+
+    registry.misbehave = hide
+    async with serving(registry) as client:
+        assert (await resolve(client, ALICE)).private
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (404, 404, ImageNotFound),
+        (404, 401, ImageNotFound),
+        (404, 403, ImageNotFound),
+        (401, 404, ImageNotFound),
+        (401, 403, RegistryDenied),
+        (403, 403, RegistryDenied),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_refused_twice(first: int, second: int, expected: type[GatewayError]) -> None:
+    """What is refused with the login too is named by what is known of it."""
+    fields = {"WWW_Authenticate": 'Basic realm="x"'}
+
+    def misbehave(ask: Ask) -> object:
+        status = first if len(ask.registry.asked) == 0 else second
+        return ask.answer(status, b'{"errors":[{"message":"no entry"}]}', **fields)
+
+    async with serving(FakeRegistry(misbehave=misbehave)) as client:
+        with pytest.raises(expected) as caught:
+            await resolve(client, ALICE)
+    assert caught.type is expected
+
+
+# The cache itself
+
+
+def tokens_with(clock: Clock, life: float | None) -> tuple[Tokens, list[str]]:
+    """Return a cache whose token service gives `token-N` for `life` seconds."""
+    given: list[str] = []
+
+    class Service(Transport):
+        async def request(self, *args: Any, **kwargs: Any) -> Any:
+            given.append(f"token-{len(given)}")
+            return _Ok()
+
+        async def read(self, *_: Any) -> bytes:
+            return json.dumps({"token": given[-1], "expires_in": life}).encode()
+
+    location = Location("test", "https://registry.example")
+    transport = Service(REACTOR, location, Proxies({}), Limits())
+    return Tokens(transport, clock), given
+
+
+class _Ok:
+    """An answer."""
+
+    code = 200
+
+
+CHALLENGE = Challenge("bearer", {"realm": "https://auth.example/"})
+
+
+def obtain(tokens: Tokens, access: Access, refused: str | None = None) -> str | None:
+    """Get an authorization at once."""
+    results: list[str | None] = []
+    Deferred.fromCoroutine(tokens.obtain([CHALLENGE], access, refused)).addCallback(results.append)
+    return results[0]
+
+
+@pytest.mark.parametrize(("life", "used"), [(300, 290), (None, 50), (8, 4), (10**6, 3590)])
+def test_tokens_are_used_until_shortly_before_their_end(life: float | None, used: float) -> None:
+    """Without a word they live for a minute, and never longer than an hour."""
+    clock = Clock()
+    tokens, _ = tokens_with(clock, life)
+    access = Access("team/app")
+    assert tokens.held(access) is None
+    assert obtain(tokens, access) == "Bearer token-0"
+    clock.advance(used - 0.1)
+    assert tokens.held(access) == "Bearer token-0"
+    assert obtain(tokens, access) == "Bearer token-0"
+    clock.advance(0.2)
+    assert tokens.held(access) is None
+    assert obtain(tokens, access) == "Bearer token-1"
+
+
+def test_old_tokens_are_forgotten() -> None:
+    """A worker that lives for months does not keep what it had in its first week."""
+    clock = Clock()
+    tokens, _ = tokens_with(clock, 60)
+    for number in range(100):
+        obtain(tokens, Access(f"team/{number}", ALICE))
+        clock.advance(60)
+    assert len(tokens._grants) == 1
+
+
+def test_nothing_shows_a_secret() -> None:
+    """Neither logins nor grants have their secrets in their text."""
+    tokens, given = tokens_with(Clock(), 60)
+    access = Access("team/app", ALICE)
+    obtain(tokens, access)
+    shown = f"{access!r} {tokens._grants!r} {tokens!r}"
+    assert "team/app" in shown
+    assert given[0] not in shown
+    assert "wörd" not in shown

@@ -1,0 +1,386 @@
+"""Requests go where they may go, by TLS that is checked, and credentials go no further."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+
+from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted, RetryLater
+from shiftergw.image import Descriptor, Digest, ResolvedImage
+from shiftergw.model import ImageReference, Login
+from shiftergw.plumbing.timing import pause
+from shiftergw.sources.registry.client import RegistryClient
+from shiftergw.sources.registry.retry import Patience
+from tests.certificates import Authority
+from tests.images import make_image, tar_of
+from tests.registries import Ask, FakeRegistry
+from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
+
+IMAGE = make_image([tar_of({"a": b"a"})])
+LAYER = Digest.parse(IMAGE.document["layers"][0]["digest"])
+LOGIN = Login("alice", "s3cret")
+REFERENCE = ImageReference.parse("team/app")
+ONCE = Patience(tries=1)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return an authority that the clients of these tests trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+async def head(client: RegistryClient, login: Login | None = None) -> Digest | None:
+    """Ask for the digest of an image."""
+    return await client.head(REFERENCE, login, quiet)
+
+
+async def fetch(client: RegistryClient, login: Login | None = None) -> bytes:
+    """Return the image's layer; with a login the image is private."""
+    blob = Descriptor(LAYER, len(IMAGE.blobs[LAYER]))
+    private = login is not None
+    image = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app", private)
+    sink = Sink()
+    await client.blob(image, blob, login, quiet, 0, sink)
+    return bytes(sink.content)
+
+
+@asynccontextmanager
+async def listening(
+    *registries: FakeRegistry, certificates: Sequence[CertificateOptions | None] = ()
+) -> AsyncIterator[list[int]]:
+    """Start registries, each with its certificate; give their ports."""
+    for number, registry in enumerate(registries):
+        await registry.start(certificates[number] if certificates else None)
+    try:
+        yield [int(registry.host.rpartition(":")[2]) for registry in registries]
+    finally:
+        for registry in registries:
+            await registry.stop()
+
+
+def to(url: str, status: int = 307) -> Any:
+    """Return a misbehaviour that redirects blobs."""
+    return lambda ask: "/blobs/" in ask.path and ask.answer(status, b"over there", Location=url)
+
+
+def basic(ask: Ask) -> bool:
+    """Want a login."""
+    return ask.header("Authorization") is None and ask.answer(
+        401, WWW_Authenticate='Basic realm="test"'
+    )
+
+
+# TLS
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(authority: Authority) -> None:
+    """A certificate of the location's own authority, for its own name, is good."""
+    registry = FakeRegistry(IMAGE)
+    network = Network({"registry.example": [PUBLIC]})
+    async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert await head(client) == IMAGE.digest
+            assert await fetch(client) == IMAGE.blobs[LAYER]
+    assert network.reached == [(PUBLIC, port)]
+    assert registry.asked[0].header("Host") == f"registry.example:{port}"
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "expected"),
+    [
+        ("registry.example", False, "not trusted"),
+        ("other.example", True, "is for other.example, not for registry.example"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_certificates(
+    name: str, trusted: bool, expected: str, authority: Authority, tmp_path: Path
+) -> None:
+    """A certificate of an unknown authority, or for another name, ends it at once and clearly."""
+    cacert = authority.pem if trusted else Authority(tmp_path).pem
+    registry = FakeRegistry(IMAGE)
+    network = Network({"registry.example": [PUBLIC]})
+    async with (
+        listening(registry, certificates=[authority.options(name)]) as [port],
+        a_client(f"https://registry.example:{port}", network, cacert=cacert) as client,
+    ):
+        with pytest.raises(RegistryUntrusted, match=f"'test' .*{expected}"):
+            await head(client)
+    assert registry.asked == []
+    assert len(network.reached) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_systems_authorities(authority: Authority) -> None:
+    """Without a file of its own a location is judged by the system's authorities."""
+    network = Network({"registry.example": [PUBLIC]})
+    registry = FakeRegistry(IMAGE)
+    async with (
+        listening(registry, certificates=[authority.options("registry.example")]) as [port],
+        a_client(f"https://registry.example:{port}", network) as client,
+    ):
+        with pytest.raises(RegistryUntrusted):
+            await head(client)
+
+
+@asynccontextmanager
+async def a_server(protocol: type[Protocol]) -> AsyncIterator[int]:
+    """Run a server of this protocol; give its port."""
+    factory = Factory.forProtocol(protocol)
+    factory.noisy = False
+    port = REACTOR.listenTCP(0, factory, interface="127.0.0.1")
+    yield port.getHost().port
+    await port.stopListening()
+
+
+class Plain(Protocol):
+    """Answers whatever comes in the clear."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert b"GET" not in data
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        self.transport.loseConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_tls_at_all() -> None:
+    """A server that does not speak TLS is named so; nothing is sent to it in the clear."""
+    network = Network({"registry.example": [PUBLIC]})
+    async with a_server(Plain) as port:
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, patience=ONCE) as client:
+            with pytest.raises(RegistryUnavailable, match="TLS"):
+                await head(client, LOGIN)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+@pytest_twisted.ensureDeferred
+async def test_a_cacert_that_is_none(content: bytes | None, tmp_path: Path) -> None:
+    """A file that is missing, or holds no certificate, is a fault of the configuration."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="'test'"):
+        async with a_client("https://registry.example", cacert=file):
+            pass
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest_twisted.ensureDeferred
+async def test_redirects_drop_credentials(status: int, authority: Authority) -> None:
+    """A blob may lie on another host, which never sees what was for the registry."""
+    storage = FakeRegistry(IMAGE)
+    names = ["registry.example", "cdn.example"]
+    network = Network({name: [PUBLIC] for name in names})
+    registry = FakeRegistry(IMAGE)
+    certificates = [authority.options(*names), authority.options(*names)]
+    async with listening(registry, storage, certificates=certificates) as [port, other]:
+        signed = f"https://cdn.example:{other}/blobs/{LAYER}?sig=a%2Fb"
+        registry.misbehave = lambda ask: basic(ask) or to(signed, status)(ask)
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
+    assert registry.asked[-1].header("Authorization") is not None
+    assert [ask.header("Authorization") for ask in storage.asked] == [None]
+    assert storage.asked[0].path == f"/blobs/{LAYER}?sig=a%2Fb"
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_port_is_another_origin() -> None:
+    """An http location may be what it is, and no other port beside it."""
+    registry, other = FakeRegistry(IMAGE), FakeRegistry()
+    async with listening(registry, other) as [port, other_port]:
+        registry.misbehave = lambda ask: basic(ask) or to(f"http://localhost:{other_port}/x")(ask)
+        async with a_client(f"http://localhost:{port}") as client:
+            with pytest.raises(RegistryUntrusted, match="without TLS"):
+                await fetch(client, LOGIN)
+    assert other.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_origin_keeps_credentials() -> None:
+    """A redirect within the registry is followed as it was asked, relative URLs included."""
+    registry = FakeRegistry(IMAGE)
+    moved = f"/moved/blobs/{LAYER}"
+    registry.misbehave = lambda ask: basic(ask) or (ask.path != moved and to(moved)(ask))
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        assert await fetch(client, LOGIN) == IMAGE.blobs[LAYER]
+    assert registry.asked[-1].header("Authorization") is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("http://cdn.example/x", "from https to http"),
+        ("http://registry.example:{port}/x", "from https to http"),
+        ("ftp://cdn.example/x", "no URL"),
+        ("https://user:password@cdn.example/x", "no URL"),
+        ("https://cdn.example/ x", "no URL"),
+        ("https://127.0.0.1:{port}/x", "not public"),
+        ("https://[::1]/x", "not public"),
+        ("https://[::ffff:127.0.0.1]:{port}/x", "not public"),
+        ("https://2130706433/x", "not public"),
+        ("https://localhost:{port}/x", "not public"),
+        ("https://169.254.169.254/latest/meta-data", "not public"),
+        ("https://10.0.0.1/x", "not public"),
+        ("https://[fd00::1]/x", "not public"),
+        ("https://inside.example/x", "not public"),
+        ("https://mapped.example/x", "not public"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_redirects_that_are_refused(target: str, expected: str, authority: Authority) -> None:
+    """Never down to http, never into a network that is not public, by text or by resolved name."""
+    network = Network(
+        {
+            "registry.example": [PUBLIC],
+            "cdn.example": [PUBLIC],
+            "inside.example": ["10.0.0.1", "127.0.0.1", "fd00::1"],
+            "mapped.example": ["::ffff:127.0.0.1"],
+        }
+    )
+    registry = FakeRegistry(IMAGE)
+    async with listening(registry, certificates=[authority.options("registry.example")]) as [port]:
+        registry.misbehave = to(target.format(port=port))
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            with pytest.raises(RegistryUntrusted, match=expected) as caught:
+                await fetch(client)
+    assert network.reached == [(PUBLIC, port)]
+    assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_public_address_of_several(authority: Authority) -> None:
+    """Of a host's addresses only the public ones are ever connected to."""
+    names = {"registry.example": [PUBLIC], "cdn.example": ["127.0.0.1", "8.8.8.8", "10.0.0.1"]}
+    network = Network(names)
+    registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
+    certificates = [authority.options(*names), authority.options(*names)]
+    async with listening(registry, storage, certificates=certificates) as [port, other]:
+        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, cacert=authority.pem) as client:
+            assert await fetch(client) == IMAGE.blobs[LAYER]
+    assert network.reached == [(PUBLIC, port), ("8.8.8.8", other)]
+
+
+@pytest.mark.parametrize(
+    ("home", "there", "trusted", "reached"),
+    [
+        ("10.0.0.1", "10.0.0.2", (), True),
+        ("10.0.0.1", "127.0.0.1", (), False),
+        ("10.0.0.1", "169.254.169.254", (), False),
+        (PUBLIC, "10.0.0.2", ("cdn.example",), True),
+        (PUBLIC, "10.0.0.2", ("cdn.example:1",), False),
+        (PUBLIC, "10.0.0.2", ("other.example",), False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_private_networks_on_purpose(
+    home: str, there: str, trusted: tuple[str, ...], reached: bool, authority: Authority
+) -> None:
+    """A registry in a private network may send us within it; a listed host may be anywhere."""
+    names = {"registry.example": [home], "cdn.example": [there]}
+    network = Network(names)
+    registry, storage = FakeRegistry(IMAGE), FakeRegistry(IMAGE)
+    certificates = [authority.options(*names), authority.options(*names)]
+    async with listening(registry, storage, certificates=certificates) as [port, other]:
+        registry.misbehave = to(f"https://cdn.example:{other}/blobs/{LAYER}")
+        async with a_client(
+            f"https://registry.example:{port}",
+            network,
+            cacert=authority.pem,
+            trusted_hosts=trusted,
+        ) as client:
+            if reached:
+                assert await fetch(client) == IMAGE.blobs[LAYER]
+            else:
+                with pytest.raises(RegistryUntrusted):
+                    await fetch(client)
+    assert ((there, other) in network.reached) == reached
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_redirects() -> None:
+    """Five redirects are followed, not more."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(302, Location=f"{ask.path}x"))
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        with pytest.raises(RegistryUntrusted, match="more than 5"):
+            await fetch(client)
+    assert len(registry.asked) == 6
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redirect_to_nowhere() -> None:
+    """A redirect without a target ends where it began, and is not followed for ever."""
+    registry = FakeRegistry(misbehave=lambda ask: ask.answer(302))
+    async with listening(registry) as [port], a_client(f"http://localhost:{port}") as client:
+        with pytest.raises(RegistryUntrusted):
+            await fetch(client)
+    assert len(registry.asked) <= 6
+
+
+# Names and limits
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_name() -> None:
+    """A name that does not exist is named as such, with the location's name."""
+    async with a_client("https://absent.example", Network({}), patience=ONCE) as client:
+        with pytest.raises(RetryLater, match="'test' cannot be found"):
+            await head(client)
+
+
+class Mute(Protocol):
+    """Accepts a connection and says nothing."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_before_tls() -> None:
+    """A server that accepts and says nothing is given up, or cancelled, like any other."""
+    network = Network({"registry.example": [PUBLIC]})
+    async with a_server(Mute) as port:
+        url = f"https://registry.example:{port}"
+        async with a_client(url, network, patience=ONCE) as client:
+            with pytest.raises(RetryLater, match="does not answer"):
+                await head(client)
+            running = Deferred.fromCoroutine(head(client))
+            await pause(0.05, REACTOR)
+            running.cancel()
+            with pytest.raises(CancelledError):
+                await running
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_a_look_up() -> None:
+    """A cancelled look-up is a cancellation and no unknown name."""
+
+    class Slow(Network):
+        def resolveHostName(self, receiver: Any, name: str, **options: Any) -> Any:
+            receiver.resolutionBegan(self)
+            return self
+
+    async with a_client("https://registry.example", Slow({})) as client:
+        running = Deferred.fromCoroutine(head(client))
+        running.cancel()
+        with pytest.raises(CancelledError):
+            await running

@@ -1,1 +1,0 @@
-"""Tests of the conversion to squashfs."""

@@ -1,0 +1,127 @@
+"""What an SSH server says before its version, and before it lets the gateway in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.conch.ssh.common import NS
+from twisted.internet import reactor as global_reactor
+from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.task import LoopingCall
+
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.channels import Channels
+from shiftergw.ssh.connection import Account, connect
+from shiftergw.ssh.greeting import LONGEST_LINE, MOST_BYTES, MOST_LINES, Greeting
+from shiftergw.ssh.host_keys import host_keys
+from shiftergw.ssh.login import MOST_BANNER_BYTES, Login
+from tests.sshd import make_key
+
+reactor: Any = global_reactor
+
+VERSION = b"SSH-2.0-Test"
+SECONDS = 0.5
+
+
+@given(
+    lines=st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=5),
+    rest=st.binary(max_size=20),
+    length=st.integers(1, 30),
+    newline=st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_any_lines(lines: list[bytes], rest: bytes, length: int, newline: bytes) -> None:
+    """The version is found behind any lines, and what follows it is returned, however it is cut."""
+    greeting = Greeting([b"2.0"])
+    lines = [line for line in lines if not line.startswith(b"SSH-")]
+    stream = b"".join(line + b"\n" for line in lines) + VERSION + newline + rest
+    pieces = [stream[at : at + length] for at in range(0, len(stream), length)]
+    for number, piece in enumerate(pieces, 1):
+        greeted = greeting.feed(piece)
+        if greeted is not None:
+            version, after = greeted
+            assert (version, after + b"".join(pieces[number:])) == (VERSION, rest)
+            return
+    raise AssertionError("no version")
+
+
+def test_limits() -> None:
+    """The limits are those of OpenSSH's client; a further or a longer line is refused."""
+    greeting = Greeting([b"2.0"])
+    assert greeting.feed(b"x\n" * MOST_LINES + b"x" * LONGEST_LINE) is None
+    with pytest.raises(DeliveryFailed) as caught:
+        greeting.feed(b"\n")
+    assert "no version in the first lines" in caught.value.detail
+    with pytest.raises(DeliveryFailed):
+        Greeting([b"2.0"]).feed(b"x" * (LONGEST_LINE + 1))
+    line = b"x" * LONGEST_LINE + b"\n"
+    with pytest.raises(DeliveryFailed):
+        Greeting([b"2.0"]).feed(line * (MOST_BYTES // LONGEST_LINE + 1))
+    for version in (b"SSH-1.5-old", b"SSH-", VERSION + b"x" * 255):
+        with pytest.raises(DeliveryFailed):
+            Greeting([b"2.0"]).feed(version + b"\n")
+
+
+class Endless(Protocol):
+    """A server that greets until the connection is closed, some bytes at a time."""
+
+    pieces: Iterator[bytes]
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        self._loop = LoopingCall(self._say)
+        self._loop.start(0.001)
+
+    def _say(self) -> None:
+        assert self.transport is not None
+        self.transport.write(next(self.pieces))
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Stop."""
+        self._loop.stop()
+
+
+@pytest.mark.parametrize("piece", [b"Welcome!\r\n" * 100, b"x" * 1000, b"x"])
+@pytest_twisted.ensureDeferred
+async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: bytes) -> None:
+    """A server that never comes to its version is given up by lines, bytes or time."""
+    factory = ServerFactory()
+    factory.protocol = type("Said", (Endless,), {"pieces": cycle([piece])})
+    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port = listening.getHost().port
+    known = tmp_path / "known_hosts"
+    known.touch()
+    account = Account("127.0.0.1", port, "u", make_key(tmp_path / "id"), None, known)
+    seconds = SECONDS if piece == b"x" else 100
+    expected = "does not answer" if piece == b"x" else "no version in the first lines"
+    try:
+        for attempt in (
+            connect(account, reactor, threads, connect_seconds=seconds),
+            host_keys("127.0.0.1", port, reactor, seconds=seconds),
+        ):
+            with pytest.raises(DeliveryFailed) as caught:
+                await attempt
+            assert expected in f"{caught.value.what} {caught.value.detail}"
+    finally:
+        await listening.stopListening()
+
+
+@pytest.mark.parametrize("banner", [b"", b"x" * 30_000])
+def test_banners_without_end(banner: bytes) -> None:
+    """Banners during the login are limited."""
+    login = Login("u", (), Channels())
+
+    def greet() -> None:
+        for _ in range(1 + MOST_BANNER_BYTES // (len(banner) or 1)):
+            login.packetReceived(53, NS(banner) + NS(b""))
+
+    with pytest.raises(DeliveryFailed) as caught:
+        greet()
+    assert "banners without end" in caught.value.detail

@@ -1,0 +1,195 @@
+"""Adding to a file of known hosts: what was there stays, and what is added OpenSSH finds."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from shiftergw.errors import ConfigurationError
+from shiftergw.plumbing.locks import try_lock, unlock
+from shiftergw.ssh import known_hosts_file
+from shiftergw.ssh.known_hosts import KnownHosts
+from shiftergw.ssh.known_hosts_file import add, check_addable, check_host, line_of
+from tests.parts import need, need_root
+from tests.sshd import make_key, public
+
+LINE = "h ssh-ed25519 AAAA"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a file that is not there, nor its directory."""
+    return tmp_path / ".ssh" / "known_hosts"
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_file_and_directory_are_made(path: Path) -> None:
+    """What is absent is made, for its owner alone, and nothing else is left beside it."""
+    before = os.umask(0)
+    try:
+        add(path, [LINE])
+    finally:
+        os.umask(before)
+    assert path.read_text() == f"{LINE}\n"
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "between"),
+    [
+        (b"", b""),
+        (b"one\n", b""),
+        (b"one", b"\n"),
+        (b"one\r\n\xff\xfe \0 # odd\n\n\x0b", b"\n"),
+    ],
+)
+def test_lines_stay_as_they_are(tmp_path: Path, content: bytes, between: bytes) -> None:
+    """Every byte that was there is there still, and a last line without an end gets one."""
+    path = tmp_path / "known_hosts"
+    path.write_bytes(content)
+    path.chmod(0o644)
+    add(path, [LINE, f"{LINE}B"])
+    assert path.read_bytes() == content + between + f"{LINE}\n{LINE}B\n".encode()
+    assert mode(path) == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_line_twice(path: Path) -> None:
+    """A line that is there is not added once more, and the file is left alone."""
+    add(path, [LINE])
+    before = path.stat()
+    add(path, [LINE])
+    assert path.stat() == before
+    add(path, [LINE, "other"])
+    assert path.read_text() == f"{LINE}\nother\n"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_a_link(tmp_path: Path, there: bool) -> None:
+    """Where known_hosts is a link, the file that it leads to is changed, or made."""
+    (tmp_path / "far").mkdir()
+    target = tmp_path / "far" / "hosts"
+    if there:
+        target.write_text("one\n")
+    link = tmp_path / "known_hosts"
+    link.symlink_to("far/hosts")
+    add(link, [LINE])
+    assert link.is_symlink()
+    assert target.read_text() == ("one\n" if there else "") + f"{LINE}\n"
+
+
+def test_openssh_finds_it(tmp_path: Path, path: Path) -> None:
+    """The lines are those that `ssh` and our own SSH look for: with a port, and without one."""
+    key = public(make_key(tmp_path / "key"))
+    blob = base64.b64decode(key.split()[1])
+    add(path, [line_of("H.example", 22, blob), line_of("fd00::1", 2222, blob)])
+    assert path.read_text() == f"h.example {key}\n[fd00::1]:2222 {key}\n"
+    for name in "h.example", "[fd00::1]:2222":
+        argv = [need("ssh-keygen"), "-F", name, "-f", str(path)]
+        assert key in subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+    known = KnownHosts.read([path], must_exist=True)
+    known.check("h.example", 22, blob)
+    known.check("FD00::1", 2222, blob)
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a,b", "*", "!a", "|1|a|b", "@revoked", "#a", "a\nb"])
+def test_hosts_that_would_be_something_else(host: str) -> None:
+    """A host whose name means another thing in the file is refused."""
+    with pytest.raises(ConfigurationError, match="no name or address"):
+        check_host(host)
+
+
+def refused(path: Path) -> ConfigurationError:
+    """Return the error for a file that cannot be changed; it is told before, too."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_addable(path)
+    with pytest.raises(ConfigurationError) as again:
+        add(path, [LINE])
+    assert str(again.value) == str(caught.value)
+    return caught.value
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A device, a pipe that nobody reads, or a directory, is left alone."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in Path("/dev/null"), tmp_path / "pipe", tmp_path:
+        assert "is no file" in refused(path).what
+    (tmp_path / "loop").symlink_to("loop")
+    assert "cannot be changed" in refused(tmp_path / "loop").what
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """One directory is made, not a whole path that is perhaps misspelled."""
+    with pytest.raises(ConfigurationError, match="cannot be changed: No such file"):
+        add(tmp_path / "one" / "two" / "known_hosts", [LINE])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_belongs_to_another_user(tmp_path: Path) -> None:
+    """Root does not take a file from its owner, nor makes one that its reader cannot read."""
+    need_root()
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    for path in home / "known_hosts", home / ".ssh" / "known_hosts":
+        assert "belongs to another user" in refused(path).what
+    file = tmp_path / "known_hosts"
+    file.write_text("one\n")
+    os.chown(file, 12345, 12345)
+    assert "belongs to another user" in refused(file).what
+    assert file.read_text() == "one\n"
+    assert list(home.iterdir()) == []
+
+
+def test_a_directory_without_permission(tmp_path: Path) -> None:
+    """Somebody who may not write there is told so, and nothing is left behind."""
+    need_root()
+    tmp_path.chmod(0o755)
+    child = os.fork()
+    if not child:  # another user, in a process of his own
+        try:
+            os.setuid(12345)
+            refused(tmp_path / "known_hosts")
+        except BaseException:  # noqa: BLE001 - told by the exit status
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_at_once(path: Path) -> None:
+    """What others add at the same time is not lost."""
+    lines = [f"h{number} ssh-ed25519 AAAA" for number in range(20)]
+    adding = [threading.Thread(target=add, args=(path, [line])) for line in lines]
+    for thread in adding:
+        thread.start()
+    for thread in adding:
+        thread.join()
+    assert sorted(path.read_text().splitlines()) == sorted(lines)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_lock_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for another one's change has a limit, and then nothing has changed."""
+    monkeypatch.setattr(known_hosts_file, "LOCK_SECONDS", 0.2)
+    path = tmp_path / "known_hosts"
+    lock = tmp_path / ".known_hosts.lock"
+    held = try_lock(lock)
+    assert held is not None
+    try:
+        with pytest.raises(ConfigurationError, match="has not ended"):
+            add(path, [LINE])
+    finally:
+        unlock(lock, held)
+    assert not path.exists()

@@ -1,0 +1,216 @@
+"""The machine's own `ssh` as the connection, to OpenSSH's server."""
+
+# ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from shiftergw.errors import DeliveryFailed, TimedOut
+from shiftergw.plumbing.channel import Channel
+from shiftergw.plumbing.timing import pause, within
+from shiftergw.ssh.openssh import KILL_AFTER, Account, OpenSsh
+from tests.delivery.far import account_on, connection, reactor, without_ssh
+from tests.parts import free_port
+from tests.patience import patient
+from tests.sshd import Sshd, make_key, public
+
+
+@pytest.fixture(scope="module")
+def sshd() -> Iterator[Sshd]:
+    """Run a server."""
+    with Sshd() as running:
+        yield running
+
+
+async def output(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]:
+    """Return what a program prints, and its exit status."""
+    try:
+        channel: Channel = await over.open_command(argv)
+        said = bytearray()
+        channel.receive(said.extend)
+        channel.end_input()
+        status = await channel.closed
+        return bytes(said), status
+    finally:
+        await over.close()
+
+
+@pytest.mark.parametrize(
+    "word", ["plain", "", "two words", "$HOME", "`id`", "a'b", 'a"b', "*", "; id", "-n", "a\nb"]
+)
+@pytest_twisted.ensureDeferred
+async def test_words_stay_words(sshd: Sshd, word: str) -> None:
+    """Nothing in an argument is more than an argument, though a shell reads it there."""
+    said, status = await output(connection(account_on(sshd)), ["printf", "[%s]", word, "end"])
+    assert (said, status) == (f"[{word}][end]".encode(), 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_exit_status(sshd: Sshd) -> None:
+    """The far program's exit status and its last words arrive."""
+    over = connection(account_on(sshd))
+    channel: Channel = await over.open_command(["sh", "-c", "echo no >&2; exit 3"])
+    channel.receive(lambda _: None)
+    assert await channel.closed == 3
+    assert "no" in channel.stderr
+    await over.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_both_ways(sshd: Sshd) -> None:
+    """Bytes arrive as they were sent, also those that wait before somebody listens."""
+    content = os.urandom(3_000_000)
+    over = connection(account_on(sshd))
+    channel: Channel = await over.open_command(["cat"])
+    said = bytearray()
+    channel.receive(said.extend)
+    channel.writeSequence([content[:1_000_000], memoryview(content)[1_000_000:]])
+    channel.end_input()
+    assert await channel.closed == 0
+    assert said == content
+    await over.close()
+
+
+def unknown(sshd: Sshd, tmp_path: Path) -> Account:
+    """Know no host key."""
+    (tmp_path / "known").touch()
+    return account_on(sshd, known_hosts=tmp_path / "known")
+
+
+def changed(sshd: Sshd, tmp_path: Path) -> Account:
+    """Know another host key."""
+    key = make_key(tmp_path / "other")
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{sshd.port} {public(key)}\n")
+    return account_on(sshd, known_hosts=tmp_path / "known")
+
+
+def revoked(sshd: Sshd, tmp_path: Path) -> Account:
+    """Know that the host key was revoked."""
+    (tmp_path / "known").write_text(f"@revoked * {public(sshd.host_key('ed25519'))}\n")
+    return account_on(sshd, known_hosts=tmp_path / "known")
+
+
+def refused(sshd: Sshd, tmp_path: Path) -> Account:
+    """Have a key that the server does not."""
+    return account_on(sshd, key=make_key(tmp_path / "stranger"))
+
+
+def open_to_others(sshd: Sshd, tmp_path: Path) -> Account:
+    """Have a key that others can read."""
+    key = tmp_path / "shared"
+    key.write_bytes(sshd.key.read_bytes())
+    key.chmod(0o644)
+    return account_on(sshd, key=key)
+
+
+def no_listener(sshd: Sshd, tmp_path: Path) -> Account:
+    """Have a port where nobody listens."""
+    return account_on(sshd, port=free_port())
+
+
+def no_passphrase(sshd: Sshd, tmp_path: Path) -> Account:
+    """Have a key that wants a passphrase: nobody is asked for it."""
+    return account_on(sshd, key=make_key(tmp_path / "locked", passphrase="secret"))
+
+
+@pytest.mark.parametrize(
+    ("account", "what"),
+    [
+        (unknown, "host key is not known"),
+        (changed, "another host key"),
+        (revoked, "revoked"),
+        (refused, "refused the gateway's login"),
+        (open_to_others, "can be read by others"),
+        (no_listener, "cannot be reached"),
+        (no_passphrase, "refused the gateway's login"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_refusals(
+    sshd: Sshd, tmp_path: Path, account: Callable[[Sshd, Path], Account], what: str
+) -> None:
+    """Every way not to get in is told apart; the host and ssh's own words are for admins."""
+    over = connection(account(sshd, tmp_path))
+    with pytest.raises(DeliveryFailed) as caught:
+        await output(over, ["true"])
+    assert what in caught.value.what
+    assert ("ssh-trust SYSTEM" in caught.value.remedy) == (account in {unknown, changed})
+    assert "127.0.0.1" not in str(caught.value)
+    assert caught.value.detail
+    assert caught.value.detail.isprintable()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"],
+        ["-o", "NoHostAuthenticationForLocalhost=yes"],  # where a tunnel begins, say
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_options_cannot_weaken_the_check(
+    sshd: Sshd, tmp_path: Path, options: list[str]
+) -> None:
+    """A site's own options never turn off the check of host keys."""
+    (tmp_path / "known").touch()
+    over = connection(account_on(sshd, known_hosts=tmp_path / "known", options=options))
+    with pytest.raises(DeliveryFailed, match="not known"):
+        await output(over, ["true"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
+    """A host is a host, whatever it begins with."""
+    over = connection(Account(f"-oProxyCommand=touch {tmp_path}/owned", "user"))
+    with pytest.raises(DeliveryFailed):
+        await output(over, ["true"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_ssh(tmp_path: Path) -> None:
+    """A machine without ssh is told so."""
+    over = connection(Account("nowhere", "user"), {"PATH": str(tmp_path)})
+    with pytest.raises(DeliveryFailed, match="no ssh program"):
+        await over.open_command(["true"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_ends_everything(sshd: Sshd) -> None:
+    """After `close` no child is left, whatever it was at."""
+    over = connection(account_on(sshd))
+    channels: list[Channel] = [
+        await over.open_command(["sleep", "1000"]),
+        await over.open_subsystem("sftp"),
+    ]
+    await over.close()
+    assert over._children == set()
+    for channel in channels:
+        assert channel.closed.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
+    """A process of ssh's that hangs and holds its full pipes does not hold up the gateway."""
+    env = without_ssh(
+        tmp_path / "bin",
+        before=f"exec 3<&0; sleep 1000 & echo $! > {tmp_path}/pid; exec sleep 1000",
+    )
+    over = connection(Account("system", "nobody"), env)
+    channel: Channel = await over.open_command(["true"])
+    channel.receive(lambda _: None)
+    channel.write(bytes(8 << 20))
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+        await pause(0.01, reactor)
+    try:
+        await within(patient(5 * KILL_AFTER), reactor, over.close(), lambda: TimedOut("It hangs."))
+        assert channel.closed.called
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

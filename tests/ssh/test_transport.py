@@ -1,0 +1,319 @@
+"""What goes over the wire: algorithms, host keys, rekeying, and what a server may not do."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.conch.ssh.common import NS
+from twisted.internet.protocol import Protocol, ServerFactory
+
+from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ssh.channels import Channels
+from shiftergw.ssh.ciphers import CIPHERS, MACS
+from shiftergw.ssh.connection import Account, connect
+from shiftergw.ssh.kex import STRICT_SERVER
+from shiftergw.ssh.known_hosts import KnownHosts, fingerprint
+from shiftergw.ssh.login import Login
+from shiftergw.ssh.transport import Transport
+from tests.delivery.native import connected, reactor, refusal, run
+from tests.sshd import Sshd, make_key, public
+
+CONTENT = os.urandom(3_000_001)
+
+RIGHT = [f"{cipher} {mac}" for cipher in ("aes128-ctr", "aes192-ctr", "aes256-ctr")
+         for mac in ("hmac-sha2-256", "hmac-sha2-512")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pair", [*RIGHT, "aes128-gcm@openssh.com hmac-sha2-512", "aes256-gcm@openssh.com hmac-sha1"]
+)
+@pytest_twisted.ensureDeferred
+async def test_ciphers(threads: Threads, pair: str) -> None:
+    """Each cipher and MAC that we offer carries data both ways; GCM needs no MAC in common."""
+    cipher, mac = pair.split()
+    with Sshd(f"Ciphers {cipher}", f"MACs {mac}") as sshd:
+        async with connected(sshd, threads) as connection:
+            assert cipher in connection.ciphers
+            assert await run(connection, "cat", given=CONTENT) == (0, CONTENT)
+
+
+def test_all_ciphers_are_tested() -> None:
+    """The table above leaves nothing out that we offer."""
+    offered = {name.decode() for name in (*CIPHERS, *MACS)}
+    assert offered == {*" ".join(RIGHT).split(), "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_fastest_cipher_is_chosen(threads: Threads) -> None:
+    """With a server as it comes, the fastest cipher is used both ways."""
+    with Sshd() as sshd:
+        async with connected(sshd, threads) as connection:
+            assert connection.ciphers == "aes128-gcm@openssh.com / aes128-gcm@openssh.com"
+
+
+@pytest.mark.parametrize(
+    "name", ["curve25519-sha256", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521"]
+)
+@pytest_twisted.ensureDeferred
+async def test_key_exchanges(threads: Threads, name: str) -> None:
+    """Each key exchange that we offer leads to a connection."""
+    with Sshd(f"KexAlgorithms {name}") as sshd:
+        async with connected(sshd, threads) as connection:
+            assert (await run(connection, "true"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("Ciphers chacha20-poly1305@openssh.com", "chacha20"),
+        ("Ciphers aes128-ctr\nMACs hmac-sha2-256-etm@openssh.com", "hmac-sha2-256-etm"),
+        ("KexAlgorithms diffie-hellman-group14-sha1", "group14-sha1"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_in_common(threads: Threads, setting: str, what: str) -> None:
+    """A server that offers nothing that is safe without more is refused; the error says why."""
+    with Sshd(setting) as sshd:
+        error = await refusal(sshd, threads)
+    assert "no algorithm in common" in error.what
+    assert what in error.detail
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa:256", "ecdsa:384", "ecdsa:521", "rsa:2048"])
+@pytest_twisted.ensureDeferred
+async def test_host_keys(threads: Threads, kind: str) -> None:
+    """Host keys of each type are accepted if known; that of another server is not."""
+    with Sshd(host_keys=[kind]) as sshd:
+        async with connected(sshd, threads) as connection:
+            assert (await run(connection, "true"))[0] == 0
+        line = f"[127.0.0.1]:{sshd.port} {public(make_key(sshd.root / 'other'))}\n"
+        sshd.known_hosts.write_text(line)
+        assert "has changed" in (await refusal(sshd, threads)).what
+
+
+@pytest.mark.parametrize("algorithm", ["rsa-sha2-256", "rsa-sha2-512"])
+@pytest_twisted.ensureDeferred
+async def test_rsa_host_key_with_sha2(threads: Threads, algorithm: str) -> None:
+    """An RSA host key signs with either SHA-2."""
+    with Sshd(f"HostKeyAlgorithms {algorithm}", host_keys=["rsa:2048"]) as sshd:
+        async with connected(sshd, threads) as connection:
+            assert (await run(connection, "true"))[0] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_rsa_host_key_with_sha1(threads: Threads) -> None:
+    """An RSA host key that signs with SHA-1 only is refused, though it is known."""
+    with Sshd("HostKeyAlgorithms ssh-rsa", host_keys=["rsa:2048"]) as sshd:
+        error = await refusal(sshd, threads)
+    assert "no algorithm in common" in error.what
+    assert "ssh-rsa" in error.detail
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa:384", "rsa:2048"])
+@pytest_twisted.ensureDeferred
+async def test_server_with_several_keys(threads: Threads, kind: str) -> None:
+    """A server that has several keys is asked for one that is known."""
+    with Sshd(host_keys=["rsa:2048", "ecdsa:384", "ed25519"]) as sshd:
+        known = f"[127.0.0.1]:{sshd.port} {public(sshd.host_key(kind))}\n"
+        sshd.known_hosts.write_text(known)
+        async with connected(sshd, threads) as connection:
+            assert (await run(connection, "true"))[0] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_and_revoked_host_keys(threads: Threads) -> None:
+    """An unknown key and a revoked one are refused, by errors that name its fingerprint."""
+    with Sshd() as sshd:
+        line = sshd.known_hosts.read_text()
+        shown = fingerprint(_blob(public(sshd.host_key("ed25519"))))
+        for text, what in ("", "is not known"), (f"{line}@revoked {line}", "has been revoked"):
+            sshd.known_hosts.write_text(text)
+            error = await refusal(sshd, threads)
+            assert what in error.what
+            assert shown in error.detail
+            assert sshd.known_hosts.read_text() == text
+        assert "Accepted" not in sshd.log.read_text()
+
+
+def _blob(key: str) -> bytes:
+    return base64.b64decode(key.split()[1])
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_asks_for_new_keys(threads: Threads) -> None:
+    """New keys in the middle of streams both ways change none of their bytes."""
+    content = os.urandom(16 << 20)
+    for cipher in "aes128-gcm@openssh.com", "aes128-ctr":
+        with Sshd("RekeyLimit 1M", f"Ciphers {cipher}", "LogLevel DEBUG1") as sshd:
+            async with connected(sshd, threads) as connection:
+                status, said = await run(connection, "cat", given=content)
+            assert (status, hashlib.sha256(said).digest()) == (0, hashlib.sha256(content).digest())
+            assert sshd.log.read_text().count("SSH2_MSG_NEWKEYS received") > 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After much was sent with one key we ask for another, and no byte is lost."""
+    monkeypatch.setattr(Transport, "rekey_bytes", 1 << 20)
+    content = os.urandom(8 << 20)
+    with Sshd("LogLevel DEBUG1") as sshd:
+        async with connected(sshd, threads) as connection:
+            assert await run(connection, "cat", given=content) == (0, content)
+        assert sshd.log.read_text().count("SSH2_MSG_NEWKEYS received") > 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_strict_key_exchange(threads: Threads) -> None:
+    """With OpenSSH the key exchange is the strict one, which CVE-2023-48795 does not touch."""
+    with Sshd("LogLevel DEBUG3") as sshd:
+        async with connected(sshd, threads):
+            pass
+        assert "will use strict KEX ordering" in sshd.log.read_text()
+
+
+class Scripted(Protocol):
+    """A server that says what the test wants and listens to nothing."""
+
+    said = b""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self.said)
+
+
+async def scripted(said: bytes, threads: Threads, tmp_path: Path, seconds: float = 10) -> str:
+    """Return how the connection to a server that says this fails."""
+    key = tmp_path / "id"
+    if not key.exists():
+        make_key(key)
+    known = tmp_path / "known_hosts"
+    known.touch()
+    factory = ServerFactory.forProtocol(Scripted)
+    factory.protocol = type("Said", (Scripted,), {"said": said})
+    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    try:
+        port = listening.getHost().port
+        with pytest.raises(DeliveryFailed) as caught:
+            await connect(
+                Account("127.0.0.1", port, "u", key=key, known_hosts=known),
+                reactor,
+                threads,
+                connect_seconds=seconds,
+            )
+    finally:
+        await listening.stopListening()
+    return f"{caught.value.what} {caught.value.detail}"
+
+
+def packet(kind: int, payload: bytes = b"") -> bytes:
+    """Return a packet as it is before there are keys."""
+    padding = 8 - (6 + len(payload)) % 8 + 8
+    head = struct.pack(">LBB", 2 + len(payload) + padding, padding, kind)
+    return head + payload + bytes(padding)
+
+
+def kexinit(*extra: bytes) -> bytes:
+    """Return a server's KEXINIT that agrees with ours."""
+    lists = [
+        b",".join((b"curve25519-sha256", *extra)), b"ssh-ed25519",
+        CIPHERS[0], CIPHERS[0], MACS[0], MACS[0], b"none", b"none", b"", b"",
+    ]  # fmt: skip
+    return packet(20, bytes(16) + b"".join(map(NS, lists)) + bytes(5))
+
+
+VERSION = b"SSH-2.0-Test\r\n"
+
+NONSENSE = [
+    b"HTTP/1.1 400 Bad Request\r\n" * 2000,
+    b"SSH-1.5-old\n",
+    b"SSH-\n",
+    VERSION + bytes(100),
+    VERSION + b"\xff" * 100,
+    VERSION + struct.pack(">LBB", 12, 200, 20) + bytes(10),
+    VERSION + packet(20),
+    VERSION + packet(20, b"\xff" * 30),
+    VERSION + packet(21),
+    VERSION + packet(31, bytes(20)),
+    VERSION + packet(6, NS(b"ssh-userauth")),
+    VERSION + packet(52),
+    VERSION + packet(94, bytes(20)),
+    VERSION + kexinit() + packet(21),
+    VERSION + kexinit() + kexinit(),
+    VERSION + kexinit() + packet(31, NS(b"") * 3),
+    VERSION + kexinit() + packet(31, b"\xff" * 50),
+    VERSION + packet(2, NS(b"")) + kexinit(STRICT_SERVER),
+    VERSION + kexinit(STRICT_SERVER) + packet(2, NS(b"")),
+    VERSION + kexinit(STRICT_SERVER) + packet(7, bytes(4)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(NONSENSE)))
+@pytest_twisted.ensureDeferred
+async def test_nonsense(threads: Threads, tmp_path: Path, number: int) -> None:
+    """A server that does not keep to the protocol is an error at once, not a traceback."""
+    said = await scripted(NONSENSE[number], threads, tmp_path)
+    assert "SSH" in said or "host key" in said
+    assert "not answer" not in said
+
+
+@pytest_twisted.ensureDeferred
+async def test_message_put_into_the_strict_exchange(threads: Threads, tmp_path: Path) -> None:
+    """What an attacker puts in before or within a strict key exchange ends it."""
+    ignored = packet(2, NS(b""))
+    within = await scripted(VERSION + kexinit(STRICT_SERVER) + ignored, threads, tmp_path)
+    assert "within the first key exchange" in within
+    before = await scripted(VERSION + ignored + kexinit(STRICT_SERVER), threads, tmp_path)
+    assert "before the first key exchange" in before
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_before_the_version(threads: Threads, tmp_path: Path) -> None:
+    """A server may say something before its version, but not without an end."""
+    said = await scripted(b"Welcome\r\nto SSH\r\n" + VERSION + packet(21), threads, tmp_path)
+    assert "new keys out of turn" in said
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_that_says_nothing(threads: Threads, tmp_path: Path) -> None:
+    """A server that accepts and is silent is given up within the limit."""
+    assert "does not answer" in await scripted(b"", threads, tmp_path, seconds=0.3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_host_key_that_did_not_sign(threads: Threads, tmp_path: Path) -> None:
+    """A known host key that another shows, without being able to sign, is refused."""
+    host = make_key(tmp_path / "host")
+    blob = _blob(public(host))
+    half = bytes(31) + b"\x09"
+    signature = NS(b"ssh-ed25519") + NS(bytes(64))
+    answer = packet(31, NS(blob) + NS(half) + NS(signature))
+    factory = ServerFactory()
+    factory.protocol = type("Said", (Scripted,), {"said": VERSION + kexinit() + answer})
+    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port = listening.getHost().port
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{port} {public(host)}\n")
+    KnownHosts.read([known], must_exist=True).check("127.0.0.1", port, blob)
+    key = make_key(tmp_path / "id")
+    try:
+        with pytest.raises(DeliveryFailed) as caught:
+            await connect(Account("127.0.0.1", port, "u", key, None, known), reactor, threads)
+    finally:
+        await listening.stopListening()
+    assert "did not sign" in caught.value.detail
+
+
+def test_service_that_was_not_asked_for() -> None:
+    """A server cannot begin the login anew once it is over."""
+    channels = Channels()
+    transport = Transport("h", 22, KnownHosts("", "nowhere"), Login("u", (), channels))
+    transport.instance = transport.service = channels
+    with pytest.raises(DeliveryFailed):
+        transport.ssh_SERVICE_ACCEPT(NS(channels.name))

@@ -1,0 +1,134 @@
+"""Jobs that die on worker machines, and machines on which none can start: what gateways hear."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from shiftergw.ports import JobEnd, runner_name
+from shiftergw.work import errand
+from shiftergw.work.celery.queue import CeleryQueue
+from shiftergw.work.errand import Errand, JobLost, StartLimit
+from tests.work.contract import key_of
+from tests.work.machines import Start
+from tests.work.pools import WORKERS, pid_of
+from tests.work.waiting import until
+
+START_SECONDS = 40
+KEY = key_of("x")
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("job", "how"),
+    [
+        ("crash", "was killed by signal 9, perhaps because the machine ran out of memory"),
+        ("fail", "ended with exit code 3"),
+        ("leave", "ended with exit code 0"),
+    ],
+)
+async def test_a_job_that_dies(
+    system: str, start: Start, queue: CeleryQueue, tmp_path: Path, job: str, how: str
+) -> None:
+    """The gateway hears of it at once, once; the machine takes the next job."""
+    start("one")
+    ends: list[JobEnd] = []
+    queue.on_end = ends.append
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    await queue.offer(key_of(job), system)
+    await until(lambda: ends)
+    name = runner_name(socket.gethostname(), pid_of(tmp_path / "one" / job))
+    assert ends == [JobEnd(key_of(job), name, how, died=True)]
+    await until(lambda: queue.slots(system) == 1)
+    assert queue.trouble(system) is None
+    await queue.offer(key_of("short-1"), system)
+    await until(lambda: len(ends) == 2)
+    assert ends[1] == JobEnd(key_of("short-1"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_worker_can_start_on_a_machine(
+    system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+) -> None:
+    """It takes no job for a while, and says why; when one succeeds all is well again."""
+    machine = start("one", slots=2)
+    (tmp_path / "one" / "sick").touch()
+    ends: list[JobEnd] = []
+    queue.on_end = ends.append
+    await until(lambda: queue.slots(system) == 2, START_SECONDS)
+    await queue.offer(key_of("short-1"), system)
+    await until(lambda: ends)
+    assert (ends[0].key, ends[0].loss, ends[0].died) == (
+        key_of("short-1"),
+        "ended with exit code 1",
+        False,
+    )
+    trouble = queue.trouble(system)
+    assert trouble is not None
+    assert "No worker can start on the worker machines" in trouble.what
+    assert "exit code 1" in trouble.detail
+    assert (queue.slots(system), queue.machines()[0].slots) == (0, 0)
+    assert "A worker ended with exit code 1; the next one starts in 1 s" in machine.log.read_text()
+    await until(lambda: queue.slots(system) == 1)
+    await queue.offer(key_of("short-2"), system)
+    await until(lambda: len(ends) == 2)
+    (tmp_path / "one" / "sick").unlink()
+    await until(lambda: queue.slots(system) == 1)
+    await queue.offer(key_of("short-3"), system)
+    await until(lambda: len(ends) == 3)
+    assert ends[2] == JobEnd(key_of("short-3"))
+    await until(lambda: queue.slots(system) == 2)
+    assert queue.trouble(system) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_machine_serves_a_system(system: str, start: Start, queue: CeleryQueue) -> None:
+    """Its pulls say so; those of others do not, and the broker is well."""
+    machine = start("one")
+    await until(lambda: queue.slots(system) == 1, START_SECONDS)
+    await until(lambda: queue.trouble("elsewhere"))
+    assert "No worker machine serves elsewhere" in str(queue.trouble("elsewhere"))
+    assert queue.trouble(system) is None
+    assert queue.trouble() is None
+    machine.tell(signal.SIGTERM)
+    await until(lambda: "No worker machine serves" in str(queue.trouble(system)), 20)
+
+
+def make(tmp_path: Path, kind: str, start: StartLimit | None = None) -> Errand:
+    """Return what runs one job with a worker of a kind."""
+    return Errand([sys.executable, str(WORKERS), kind, str(tmp_path)], None, None, start)
+
+
+def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one has twice the time, up to a limit."""
+    monkeypatch.setattr(errand, "START_SECONDS", 0.1)
+    monkeypatch.setattr(errand, "LONGEST_START", 0.3)
+    start = StartLimit()
+    for seconds in ("0.1", "0.2", "0.3", "0.3"):
+        with pytest.raises(JobLost) as caught:
+            make(tmp_path, "mute", start).run(KEY)
+        end = caught.value.end
+        assert (end.loss, end.died) == (f"did not get ready within {seconds} s", False)
+
+
+def test_a_program_that_is_missing(tmp_path: Path) -> None:
+    """It is a start that failed."""
+    with pytest.raises(JobLost, match="cannot be started: No such file") as caught:
+        Errand([str(tmp_path / "none")], None, None).run(KEY)
+    assert not caught.value.end.died
+
+
+def test_a_loss_between_processes(tmp_path: Path) -> None:
+    """It says the same on the other side."""
+    with pytest.raises(JobLost) as caught:
+        make(tmp_path, "fleeting").run(KEY)
+    lost = pickle.loads(pickle.dumps(caught.value))
+    assert lost.end == caught.value.end
+    assert (lost.end.loss, lost.end.died) == ("ended with exit code 1", True)
+    assert str(lost) == f"worker {lost.end.runner} of record {KEY} ended with exit code 1"

@@ -1,0 +1,66 @@
+"""Worker machines on a real broker keep the contract: one job to a slot, and nothing in reserve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from shiftergw.work.celery.queue import CeleryQueue
+from tests.rabbitmq import RabbitMQ
+from tests.work.contract import SYSTEM, QueueContract
+from tests.work.machines import WorkerMachine
+from tests.work.waiting import until
+
+START_SECONDS = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory in which `traces` is where the jobs of now leave their traces."""
+    return tmp_path_factory.mktemp("celery")
+
+
+@pytest.fixture(scope="module")
+def machine(broker: RabbitMQ, place: Path) -> Iterator[WorkerMachine]:
+    """Return a worker machine with two slots."""
+    env = {"BROKER": broker.url, "TRACES": str(place / "traces")}
+    machine = WorkerMachine("first", SYSTEM, 2, place / "log", env)
+    yield machine
+    machine.kill()
+
+
+@pytest.fixture
+def traces(place: Path, tmp_path: Path) -> Path:
+    """Return where jobs leave their traces."""
+    link = place / "traces"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path)
+    return tmp_path
+
+
+def wait(condition: object, seconds: float = START_SECONDS) -> None:
+    """Wait in a fixture."""
+    pytest_twisted.blockon(Deferred.fromCoroutine(until(condition, seconds)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def queue(broker: RabbitMQ, machine: WorkerMachine, traces: Path) -> Iterator[CeleryQueue]:
+    """Return a running queue with two slots."""
+    queue = CeleryQueue(reactor, broker.url)
+    queue.startService()
+    wait(lambda: queue.slots(SYSTEM) == 2)
+    yield queue
+    for one in queue.machines():
+        for key in one.jobs:
+            pytest_twisted.blockon(Deferred.fromCoroutine(queue.cancel(key)))
+    wait(lambda: not any(one.jobs for one in queue.machines()))
+    pytest_twisted.blockon(queue.stopService())
+
+
+class TestCelery(QueueContract):
+    """The contract, on a worker machine."""
