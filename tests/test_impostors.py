@@ -20,8 +20,8 @@ from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
 from shiftergw.model import ImageReference, Login
-from shiftergw.mongo.address import Address
-from shiftergw.mongo.connect import Servers
+from shiftergw.mongo.address import MongoAddress
+from shiftergw.mongo.connector import PrimaryConnector
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.transport import Limits
 from shiftergw.work.celery.app import make_app, reach
@@ -128,7 +128,7 @@ async def to_mongodb(host: str, port: int, authority: Authority) -> str:
     """Log in to a MongoDB server."""
     uri = f"mongodb://alice:{PASSWORD}@{host}:{port}/?tls=true&tlsCAFile={authority.pem}"
     with pytest.raises(Unavailable) as caught:
-        await Servers(REACTOR, Address.parse(uri), LIMIT).open()
+        await PrimaryConnector(REACTOR, MongoAddress.parse(uri), LIMIT).open()
     return f"Unavailable: {caught.value.detail}"
 
 

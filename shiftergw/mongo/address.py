@@ -39,7 +39,7 @@ _SECRETS = re.compile(r"((?:password|properties)=)[^&;]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class MongoHost:
     """A server's name and port; without a port it is the path of a socket on this machine."""
 
     name: str
@@ -51,14 +51,14 @@ class Host:
         return name if self.port is None else f"{name}:{self.port}"
 
     @classmethod
-    def parse(cls, text: str) -> Host:
+    def parse(cls, text: str) -> MongoHost:
         """Read `host:port`, as a server names others."""
         name, _, port = text.rpartition(":")
         return cls(name.strip("[]"), int(port)) if name and port.isdigit() else cls(text, 27017)
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class MongoLogin:
     """Who we are to the server: a user of the database `source`. `mechanism` None: see there."""
 
     user: str
@@ -68,7 +68,7 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
+class MongoTls:
     """How the server's certificate is judged, and which is ours."""
 
     authorities: Path | None = None
@@ -79,20 +79,20 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class MongoAddress:
     """Everything that a MongoDBURI says and we keep.
 
     `concern` is what makes a write safe: by default it has reached the journals of most members.
     """
 
-    hosts: tuple[Host, ...]
-    login: Login | None = None
-    tls: Tls | None = None
+    hosts: tuple[MongoHost, ...]
+    login: MongoLogin | None = None
+    tls: MongoTls | None = None
     replica_set: str | None = None
     concern: Mapping[str, Any] = field(default_factory=lambda: {"w": "majority", "j": True})
 
     @classmethod
-    def parse(cls, uri: str) -> Address:
+    def parse(cls, uri: str) -> MongoAddress:
         """Read a URI, and look for the files that it names; blocks, shortly.
 
         Raises `ConfigurationError` that says what is wrong, and never a secret of the URI.
@@ -110,7 +110,7 @@ class Address:
             if options.get(name.lower()):
                 raise _wrong(f"{name}: {why}")
         return cls(
-            hosts=tuple(Host(name, port) for name, port in found["nodelist"]),
+            hosts=tuple(MongoHost(name, port) for name, port in found["nodelist"]),
             login=_login(found, options),
             tls=_tls(options),
             replica_set=options.get("replicaset"),
@@ -146,7 +146,7 @@ def _why(uri: str, error: Exception) -> str:
     return printable(f"a secret in it cannot be read ({type(error).__name__})")
 
 
-def _login(found: Mapping[str, Any], options: Mapping[str, Any]) -> Login | None:
+def _login(found: Mapping[str, Any], options: Mapping[str, Any]) -> MongoLogin | None:
     user, mechanism = found["username"], options.get("authmechanism")
     if mechanism == "DEFAULT":
         mechanism = None
@@ -162,17 +162,17 @@ def _login(found: Mapping[str, Any], options: Mapping[str, Any]) -> Login | None
         raise _wrong("authMechanism: PLAIN sends the password as it is: it needs tls=true")
     elsewhere = mechanism in {X509, PLAIN}
     source = _EXTERNAL if elsewhere else found["database"] or "admin"
-    return Login(
+    return MongoLogin(
         user or "", found["password"] or "", options.get("authsource") or source, mechanism
     )
 
 
-def _tls(options: Mapping[str, Any]) -> Tls | None:
+def _tls(options: Mapping[str, Any]) -> MongoTls | None:
     if not options.get("tls"):
         return None
     authorities, own = options.get("tlscafile"), options.get("tlscertificatekeyfile")
     insecure = bool(options.get("tlsinsecure"))
-    return Tls(
+    return MongoTls(
         authorities=None if authorities is None else Path(authorities),
         own=None if own is None else Path(own),
         own_password=options.get("tlscertificatekeyfilepassword"),

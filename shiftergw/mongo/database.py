@@ -23,9 +23,9 @@ from pymongo.errors import (
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import NotStorable, Unavailable, printable
-from shiftergw.mongo.connect import WHAT, not_let_in
-from shiftergw.mongo.link import Link, check
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.connection import MongoConnection, check
+from shiftergw.mongo.connector import NO_ANSWER, login_refused
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.timing import within
 
 COMMAND_SECONDS = 5.0
@@ -79,7 +79,7 @@ class Database:
     def __init__(
         self,
         clock: Any,
-        links: Links,
+        links: ConnectionPool,
         name: str,
         concern: Mapping[str, Any],
         seconds: float = COMMAND_SECONDS,
@@ -117,7 +117,7 @@ class Database:
             # What is still to come on this connection is for nobody.
             link.abort("the server does not answer")
             detail = f"MongoDB: no answer to {next(iter(body))} within {seconds:g} s"
-            return Unavailable(WHAT, detail=detail)
+            return Unavailable(NO_ANSWER, detail=detail)
 
         waiting = _sent(link, self._name, body)
         if seconds > self._seconds:
@@ -247,7 +247,7 @@ class Database:
         return await self._twice({**body, **concern}, self._seconds)
 
 
-def _sent(link: Link, name: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+def _sent(link: MongoConnection, name: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
     """Send a command; raise `NotStorable` if no message holds it: nothing is sent then."""
     try:
         return link.command(name, body)
@@ -269,9 +269,9 @@ def _translated() -> Iterator[None]:
         raise
     except OperationFailure as error:
         if error.code in _NOT_ALLOWED:
-            raise not_let_in(f"the user of MongoDBURI may not do this: {error}") from error
+            raise login_refused(f"the user of MongoDBURI may not do this: {error}") from error
         if error.code in _NOT_TAKEN:
             raise _not_storable(error) from error
-        raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error
+        raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {error}")) from error
     except PyMongoError as error:
-        raise Unavailable(WHAT, detail=printable(f"MongoDB: {error}")) from error
+        raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {error}")) from error

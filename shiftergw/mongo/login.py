@@ -18,7 +18,7 @@ from pymongo.saslprep import saslprep
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from shiftergw.mongo.address import Login
+from shiftergw.mongo.address import MongoLogin
 from shiftergw.plumbing.timing import shielded
 
 DIGESTS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
@@ -47,7 +47,7 @@ class LoginFailed(Exception):
     """The server does not know this user and password, or is not the one that does."""
 
 
-def mechanism_of(login: Login, offered: list[str] | None) -> str:
+def mechanism_of(login: MongoLogin, offered: list[str] | None) -> str:
     """Return how to log in: as told, else the best of what the server offers this user."""
     if login.mechanism is not None:
         return login.mechanism
@@ -107,7 +107,7 @@ class SaltedPasswords:
 class Scram:
     """The client's side of one conversation."""
 
-    def __init__(self, login: Login, mechanism: str, nonce: str = "") -> None:
+    def __init__(self, login: MongoLogin, mechanism: str, nonce: str = "") -> None:
         """Begin; `nonce` is for tests."""
         self._digest = DIGESTS[mechanism]
         self._password = _password(login, self._digest)
@@ -150,7 +150,7 @@ class Scram:
         return hmac.digest(key, text, self._digest)
 
 
-def _password(login: Login, digest: str) -> bytes:
+def _password(login: MongoLogin, digest: str) -> bytes:
     if digest == "sha256":
         return str(saslprep(login.password)).encode()
     # What servers before SCRAM kept of a password, and still derive SHA-1's from.

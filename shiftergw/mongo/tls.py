@@ -9,12 +9,12 @@ from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.mongo.address import Tls
+from shiftergw.mongo.address import MongoTls
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.tls import ClientTls
 
 
-def client_tls(tls: Tls) -> ClientTls:
+def client_tls(tls: MongoTls) -> ClientTls:
     """Return the TLS of connections to the servers of a URI.
 
     Reads the files that `tls` names, and blocks so long; raises `ConfigurationError`.

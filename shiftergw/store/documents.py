@@ -13,7 +13,7 @@ from typing import Any
 from shiftergw.errors import Superseded
 from shiftergw.model import Failed, Progress, PullRequest, Ready, document_of
 from shiftergw.states import State, WaitCause
-from shiftergw.store.forms import number_of, time_in
+from shiftergw.store.legacy_documents import read_number, read_time
 from shiftergw.store.waits import waiting_message
 
 _OF_THE_ORIGINAL = {
@@ -26,22 +26,22 @@ _OF_THE_ORIGINAL = {
 }
 """Members that the original writes into each new record; what is READY says what is true."""
 
-MOVED = "moved"
+MOVED_TAGS = "moved"
 """Member of a record that is to go: those of its tags that another image has got meanwhile.
 
 It keeps its tags as they were, but would come back without these.
 """
 
-FINISHING = "finishing"
+UNFINISHED_STEPS = "finishing"
 """Member of a record that became READY while the rest of its `finish` is still to be done."""
 
-EARLIER = "earlier"
+EARLIER_ATTEMPTS = "earlier"
 """Member of a record whose removal was asked for: how many attempts there had been by then.
 
 A removal that waits has none yet; those to come are counted on from these.
 """
 
-OURS = frozenset({"_id", MOVED, FINISHING, EARLIER})
+INTERNAL_MEMBERS = frozenset({"_id", MOVED_TAGS, UNFINISHED_STEPS, EARLIER_ATTEMPTS})
 """Members of documents that no record has."""
 
 CLOCK_TOLERANCE = 5.0
@@ -109,13 +109,13 @@ def is_over(document: Mapping[str, Any] | None, attempt: int) -> bool:
         return True
     if is_requeued(document):
         return True
-    works = document.get("claim") is not None or FINISHING in document
-    return not works or (number_of(document.get("attempt")) or 0) > attempt
+    works = document.get("claim") is not None or UNFINISHED_STEPS in document
+    return not works or (read_number(document.get("attempt")) or 0) > attempt
 
 
 def is_requeued(document: Mapping[str, Any]) -> bool:
     """Return whether the last attempt at work in flight has ended without a result."""
-    begun = (number_of(document.get("attempt")) or 0) > 0
+    begun = (read_number(document.get("attempt")) or 0) > 0
     return begun and document.get("claim") is not None and document.get("runner") is None
 
 
@@ -189,16 +189,16 @@ def requeued(document: Mapping[str, Any], message: str, *, died: bool) -> Change
 
 
 def _deaths(document: Mapping[str, Any]) -> int:
-    return int(number_of(document.get("deaths")) or 0)
+    return int(read_number(document.get("deaths")) or 0)
 
 
 def _attempts(document: Mapping[str, Any]) -> int:
-    return int(max(number_of(document.get(name)) or 0 for name in ("attempt", EARLIER)))
+    return int(max(read_number(document.get(name)) or 0 for name in ("attempt", EARLIER_ATTEMPTS)))
 
 
 def may_begin(document: Mapping[str, Any], now: float, limit: float) -> bool:
     """Return whether the next attempt may begin: nobody works on it, and its time has come."""
-    if time_in(document, "not_before") > now + CLOCK_TOLERANCE:
+    if read_time(document, "not_before") > now + CLOCK_TOLERANCE:
         return False
     beat = document.get("last_heartbeat")
     return not document.get("attempt") or beat is None or now - beat >= limit
@@ -214,7 +214,7 @@ def postponed(
         "status_message": waiting_message(not_before, why, now),
         "not_before": not_before,
         "waits_for": why,
-        name: time_in(document, name) + max(0.0, not_before - now),
+        name: read_time(document, name) + max(0.0, not_before - now),
     }
     return Change(document_of(changes), ("runner", "last_heartbeat", *_PROGRESS))
 
@@ -269,7 +269,7 @@ def expiring(document: Mapping[str, Any], key: str) -> Change:
         "attempt": 0,
     }
     earlier = _attempts(document)
-    kept = {EARLIER: earlier} if earlier else {}
+    kept = {EARLIER_ATTEMPTS: earlier} if earlier else {}
     return Change({**document_of(changes), **kept}, ("last_heartbeat",))
 
 
@@ -298,7 +298,7 @@ def taken_back(message: str, tags: Sequence[str]) -> Change:
 
 def untagged(document: Mapping[str, Any], tags: Sequence[str], until: float) -> Change:
     """Return the change that leaves these tags; without any, the files stay `until` at least."""
-    if tags or until <= time_in(document, "expiration"):
+    if tags or until <= read_time(document, "expiration"):
         return Change({"tag": list(tags)})
     return Change({"tag": list(tags), "expiration": until})
 

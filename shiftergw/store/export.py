@@ -15,7 +15,7 @@ from bson.objectid import ObjectId
 
 from shiftergw.errors import ConfigurationError, printable
 from shiftergw.mongo.database import Document
-from shiftergw.store.mongo.queries import BLOCKS, METRICS, place
+from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, place
 from shiftergw.store.mongo.records import IMAGES, storable
 from shiftergw.store.sqlite.database import open_alone
 from shiftergw.store.sqlite.faults import translated
@@ -90,7 +90,7 @@ def parts(before: float) -> list[Part]:
     return [
         Part("images", IMAGES, "images", _IMAGES, "", _image),
         Part("blocks", BLOCKS, "blocks", _BLOCKS, "", _block),
-        Part("look-ups", METRICS, "lookups", _LOOKUPS, 0, rows.document),
+        Part("look-ups", LOOKUPS, "lookups", _LOOKUPS, 0, rows.document),
     ]
 
 

@@ -14,10 +14,10 @@ import bson
 from bson.errors import BSONError
 
 from shiftergw.errors import ConfigurationError, GatewayError, Unavailable, printable
-from shiftergw.mongo.address import Address
-from shiftergw.mongo.connect import HOST_SECONDS, Servers
+from shiftergw.mongo.address import MongoAddress
+from shiftergw.mongo.connector import HOST_SECONDS, PrimaryConnector
 from shiftergw.mongo.database import COMMAND_SECONDS, Database, Document, Query
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.store.export import Export, Part, parts
@@ -226,10 +226,10 @@ async def migrate(
     patience: float = PATIENCE,
 ) -> dict[str, int]:
     """Copy a file, known as `origin`, into the database `name`; see `Migration.run`."""
-    address = Address.parse(uri)
-    servers = Servers(reactor, address, HOST_SECONDS)
+    address = MongoAddress.parse(uri)
+    servers = PrimaryConnector(reactor, address, HOST_SECONDS)
     source = await threads.run(_opened, path)
-    links = Links(servers.open, reactor, COMMAND_SECONDS)
+    links = ConnectionPool(servers.open, reactor, COMMAND_SECONDS)
     try:
         db = Database(reactor, links, name, address.concern)
         return await Migration(source, origin, threads, db, say).run(patience)

@@ -14,8 +14,8 @@ from typing import Any
 from shiftergw.errors import printable
 from shiftergw.model import IMAGE_TYPES, MEMBERS
 from shiftergw.states import State
-from shiftergw.store import forms
-from shiftergw.store.documents import OURS
+from shiftergw.store import legacy_documents
+from shiftergw.store.documents import INTERNAL_MEMBERS
 
 READY = (str(State.READY), "SUCCESS")
 """The words for what is READY; the second is an old one of the original."""
@@ -109,9 +109,9 @@ class Survey:
         self.records += 1
         if document.get("attempt") is None:
             self.others += 1
-        read = forms.readable(document)
+        read = legacy_documents.read_document(document)
         name = _name(read)
-        lot = self._lot(read) if forms.is_text(document.get("status")) else Lot.NO_RECORD
+        lot = self._lot(read) if legacy_documents.is_text(document.get("status")) else Lot.NO_RECORD
         if not keyed and lot in _RUN:
             lot = Lot.KEYLESS
         self.lots.setdefault(lot, Tally()).add(name)
@@ -149,24 +149,30 @@ class Survey:
 
     def _members(self, document: Mapping[str, Any]) -> None:
         for name in document:
-            if name not in MEMBERS and name not in OURS:
+            if name not in MEMBERS and name not in INTERNAL_MEMBERS:
                 shown = printable(str(name), 60)
                 _count(self.unknown, shown if shown in self.unknown else _rest(self.unknown, shown))
-        self.misread.update(forms.unreadable(document))
+        self.misread.update(legacy_documents.unreadable_members(document))
 
     def _oddities(
         self, document: Mapping[str, Any], read: Mapping[str, Any], lot: Lot
     ) -> Iterator[Oddity]:
-        if lot not in {Lot.NO_RECORD, Lot.ELSEWHERE} and forms.unreadable(document):
+        if lot not in {Lot.NO_RECORD, Lot.ELSEWHERE} and legacy_documents.unreadable_members(
+            document
+        ):
             yield Oddity.FORM
         if lot not in _RUN:
             return
-        if forms.is_text(document.get("tag")):
+        if legacy_documents.is_text(document.get("tag")):
             yield Oddity.TEXT_TAG
         readers = [*(read.get("userACL") or ()), *(read.get("groupACL") or ())]
         if read.get("private") and not readers:
             yield Oddity.OPEN
-        if read.get("private") is not False and readers and {*readers} == {forms.NOBODY}:
+        if (
+            read.get("private") is not False
+            and readers
+            and {*readers} == {legacy_documents.INVALID_UID}
+        ):
             yield Oddity.NOBODY
         itype = read.get("itype")
         if itype not in IMAGE_TYPES:

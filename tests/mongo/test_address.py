@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.mongo.address import PLAIN, X509, Address, Host, Login, Tls
+from shiftergw.mongo.address import PLAIN, X509, MongoAddress, MongoHost, MongoLogin, MongoTls
 
 SECRET = "hunter2"
 
 
 def test_the_samples() -> None:
     """The URI of the original's samples is one host, and nothing else."""
-    address = Address.parse("mongodb://mongodb/")
-    assert address == Address((Host("mongodb", 27017),))
+    address = MongoAddress.parse("mongodb://mongodb/")
+    assert address == MongoAddress((MongoHost("mongodb", 27017),))
     assert address.concern == {"w": "majority", "j": True}
 
 
@@ -23,14 +23,14 @@ def test_everything(tmp_path: Path) -> None:
     """Hosts, credentials, TLS, replica set and write concern are read."""
     for name in ("ca", "own"):
         (tmp_path / name).touch()
-    address = Address.parse(
+    address = MongoAddress.parse(
         f"mongodb://me:p%40{SECRET}@one:1,two,[::1]:3,%2Frun%2Fm.sock/there?replicaSet=rs0"
         f"&w=2&journal=false&tls=true&tlsCAFile={tmp_path}/ca&tlsCertificateKeyFile={tmp_path}/own"
         f"&tlsCertificateKeyFilePassword={SECRET}&authMechanism=SCRAM-SHA-1"
     )
     assert [str(host) for host in address.hosts] == ["one:1", "two:27017", "[::1]:3", "/run/m.sock"]
-    assert address.login == Login("me", f"p@{SECRET}", "there", "SCRAM-SHA-1")
-    assert address.tls == Tls(tmp_path / "ca", tmp_path / "own", SECRET)
+    assert address.login == MongoLogin("me", f"p@{SECRET}", "there", "SCRAM-SHA-1")
+    assert address.tls == MongoTls(tmp_path / "ca", tmp_path / "own", SECRET)
     assert (address.replica_set, address.concern) == ("rs0", {"w": 2, "j": False})
     assert SECRET not in repr(address)
 
@@ -38,36 +38,42 @@ def test_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("mongodb://me:x@h", Login("me", "x", "admin")),
-        ("mongodb://me:x@h/db", Login("me", "x", "db")),
-        ("mongodb://me:x@h/db?authSource=other", Login("me", "x", "other")),
-        ("mongodb://me:x@h/db?authMechanism=DEFAULT", Login("me", "x", "db")),
-        ("mongodb://h/?authMechanism=MONGODB-X509", Login("", "", "$external", X509)),
-        ("mongodb://CN=me@h/?authMechanism=MONGODB-X509", Login("CN=me", "", "$external", X509)),
-        ("mongodb://me:x@h/?authMechanism=PLAIN&tls=true", Login("me", "x", "$external", PLAIN)),
+        ("mongodb://me:x@h", MongoLogin("me", "x", "admin")),
+        ("mongodb://me:x@h/db", MongoLogin("me", "x", "db")),
+        ("mongodb://me:x@h/db?authSource=other", MongoLogin("me", "x", "other")),
+        ("mongodb://me:x@h/db?authMechanism=DEFAULT", MongoLogin("me", "x", "db")),
+        ("mongodb://h/?authMechanism=MONGODB-X509", MongoLogin("", "", "$external", X509)),
+        (
+            "mongodb://CN=me@h/?authMechanism=MONGODB-X509",
+            MongoLogin("CN=me", "", "$external", X509),
+        ),
+        (
+            "mongodb://me:x@h/?authMechanism=PLAIN&tls=true",
+            MongoLogin("me", "x", "$external", PLAIN),
+        ),
         ("mongodb://h/db", None),
     ],
 )
-def test_logins(uri: str, expected: Login | None) -> None:
+def test_logins(uri: str, expected: MongoLogin | None) -> None:
     """A user is known where authSource says, else the database, else `admin`."""
-    assert Address.parse(uri).login == expected
+    assert MongoAddress.parse(uri).login == expected
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("tls=true", Tls()),
-        ("ssl=true", Tls()),
-        ("tls=true&tlsInsecure=true", Tls(any_certificate=True, any_name=True)),
-        ("tls=true&tlsAllowInvalidCertificates=true", Tls(any_certificate=True)),
-        ("tls=true&tlsAllowInvalidHostnames=true", Tls(any_name=True)),
+        ("tls=true", MongoTls()),
+        ("ssl=true", MongoTls()),
+        ("tls=true&tlsInsecure=true", MongoTls(any_certificate=True, any_name=True)),
+        ("tls=true&tlsAllowInvalidCertificates=true", MongoTls(any_certificate=True)),
+        ("tls=true&tlsAllowInvalidHostnames=true", MongoTls(any_name=True)),
         ("tls=false", None),
         ("readPreference=secondary&maxPoolSize=9&connectTimeoutMS=1&appName=x", None),
     ],
 )
-def test_tls(options: str, expected: Tls | None) -> None:
+def test_tls(options: str, expected: MongoTls | None) -> None:
     """Certificates are checked unless the URI says otherwise."""
-    assert Address.parse(f"mongodb://h/?{options}").tls == expected
+    assert MongoAddress.parse(f"mongodb://h/?{options}").tls == expected
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_tls(options: str, expected: Tls | None) -> None:
 def test_what_is_refused(uri: str, told: str) -> None:
     """Each fault is told in words, with the key, and without a secret."""
     with pytest.raises(ConfigurationError, match=told) as caught:
-        Address.parse(uri)
+        MongoAddress.parse(uri)
     assert str(caught.value).startswith("MongoDBURI: ")
     assert SECRET not in str(caught.value) + caught.value.detail
     assert caught.value.__context__ is None or caught.value.__suppress_context__
@@ -110,4 +116,4 @@ def test_what_is_refused(uri: str, told: str) -> None:
 def test_hosts_as_servers_name_them() -> None:
     """Members of a replica set are told as host:port."""
     told = ["db1.example.com:27018", "[::1]:5", "db1"]
-    assert [str(Host.parse(one)) for one in told] == [*told[:2], "db1:27017"]
+    assert [str(MongoHost.parse(one)) for one in told] == [*told[:2], "db1:27017"]

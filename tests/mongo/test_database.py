@@ -15,9 +15,9 @@ from twisted.internet import reactor
 
 from shiftergw.errors import Unavailable
 from shiftergw.model import Expired, Progress, QueueLimits
-from shiftergw.mongo.address import Address
-from shiftergw.mongo.connect import Servers
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.address import MongoAddress
+from shiftergw.mongo.connector import PrimaryConnector
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.states import State
 from tests.mongo.puppets import answering, serving
 from tests.mongod import Mongod
@@ -150,8 +150,8 @@ async def test_a_primary_of_the_past() -> None:
     """
     old, new = Member(1), Member(2)
     with serving(answering(old.answer)) as first, serving(answering(new.answer)) as second:
-        servers = Servers(reactor, Address.parse(f"mongodb://{first},{second}"))
-        links = Links(servers.open, reactor, 5)
+        servers = PrimaryConnector(reactor, MongoAddress.parse(f"mongodb://{first},{second}"))
+        links = ConnectionPool(servers.open, reactor, 5)
         link = await links.take()
         waiting = link.command("images", {"ping": 1})
         old.step_down()

@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from shiftergw.mongo.address import Login
+from shiftergw.mongo.address import MongoLogin
 from shiftergw.mongo.login import MOST_KEYS, LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.plumbing.timing import pause
 
@@ -37,7 +37,7 @@ SHA1 = (
     ),
     "v=UMWeI25JD1yNYZRMpZ4VHvhZ9e0=",
 )
-USER = Login("user", "pencil")
+USER = MongoLogin("user", "pencil")
 reactor: Any = installed_reactor
 
 
@@ -87,7 +87,7 @@ async def test_challenges_that_are_none(challenge: str, told: str) -> None:
 
 def test_every_conversation_is_another() -> None:
     """What was heard once is worth nothing; a user's name cannot add to the message."""
-    login = Login("a,r=b=c", "x")
+    login = MongoLogin("a,r=b=c", "x")
     messages = {Scram(login, "SCRAM-SHA-256").first() for _ in range(20)}
     assert len(messages) == 20
     assert all(message.startswith(b"n,,n=a=2Cr=3Db=3Dc,r=") for message in messages)
@@ -106,7 +106,7 @@ def test_every_conversation_is_another() -> None:
 )
 def test_mechanisms(told: str | None, offered: list[str] | None, expected: str) -> None:
     """What the URI says counts; else the best that the server has of this user."""
-    assert mechanism_of(Login("u", "p", mechanism=told), offered) == expected
+    assert mechanism_of(MongoLogin("u", "p", mechanism=told), offered) == expected
 
 
 def test_a_login_shows_no_password() -> None:

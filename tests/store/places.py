@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 
 from shiftergw.ports import ImageStore
-from shiftergw.store.mongo.metrics import ROWS_KEPT
+from shiftergw.store.mongo.lookups import ROWS_KEPT
 from shiftergw.store.mongo.store import MongoStore
 from shiftergw.store.sqlite.store import LOOKUPS_KEPT, SqliteStore
 

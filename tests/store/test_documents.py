@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.store.documents import FINISHING, is_over
+from shiftergw.store.documents import UNFINISHED_STEPS, is_over
 
 CLAIM = {"claim": "alpha/docker/x:1"}
 
@@ -17,7 +17,7 @@ CLAIM = {"claim": "alpha/docker/x:1"}
         (None, True),
         ({"attempt": 1}, True),
         ({"attempt": 1, "claim": None}, True),
-        ({"attempt": 1, FINISHING: {}}, False),
+        ({"attempt": 1, UNFINISHED_STEPS: {}}, False),
         ({"attempt": 1, "runner": "node:1", **CLAIM}, False),
         ({"attempt": 1, **CLAIM}, True),  # it was requeued
         ({"attempt": 2, **CLAIM}, True),

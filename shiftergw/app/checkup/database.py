@@ -12,7 +12,7 @@ from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.app.compose import state_file
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError, printable
-from shiftergw.mongo.connect import MEND_LOGIN
+from shiftergw.mongo.connector import LOGIN_REMEDY
 from shiftergw.plumbing.files import file_system_of
 from shiftergw.store.mongo.look import look_at
 from shiftergw.store.mongo.rights import Rights
@@ -85,7 +85,7 @@ def _integrity(path: Path) -> Iterator[Finding]:
 def failed(name: str, error: GatewayError) -> Finding:
     """Return what is wrong with a MongoDB server, and what to do."""
     found = failure(name, error)
-    return found if error.remedy == MEND_LOGIN else replace(found, remedy=REMEDY)
+    return found if error.remedy == LOGIN_REMEDY else replace(found, remedy=REMEDY)
 
 
 def _rights(rights: Rights, database: str) -> Finding:

@@ -22,9 +22,9 @@ from shiftergw.errors import Superseded
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import IllegalStepError, State, check_step
-from shiftergw.store import documents, forms
-from shiftergw.store.documents import FINISHING, MOVED, Change
-from shiftergw.store.forms import time_in
+from shiftergw.store import documents, legacy_documents
+from shiftergw.store.documents import MOVED_TAGS, UNFINISHED_STEPS, Change
+from shiftergw.store.legacy_documents import read_time
 from shiftergw.store.mongo import images, places, queries
 from shiftergw.store.mongo.records import (
     IMAGES,
@@ -65,7 +65,7 @@ def _end(document: Document, outcome: Ready | Expired | Failed, now: float) -> C
     match outcome:
         case Expired() if old is State.EXPIRING:
             gone = documents.expired(now)
-            return Change(gone.members, (*gone.without, MOVED))
+            return Change(gone.members, (*gone.without, MOVED_TAGS))
         case Failed() if old is State.EXPIRING:
             return documents.put_off(outcome, now)
         case Failed():
@@ -87,12 +87,12 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     held = await _held(db, *place[:2], outcome.id)
     rest = {"tag": place[2], "until": outcome.untagged_until, "directory": outcome.directory}
     if held is None:
-        own = {FINISHING: {**rest, "since": now}}
+        own = {UNFINISHED_STEPS: {**rest, "since": now}}
         home = await change(db, pull, OWN, _ready(pull, [], place[2], outcome, now, own))
     else:
         tags = await _tags_of(db, held)
         await owned(db, key_of(pull), pull["attempt"])
-        pins = ("status", "tag", "claim", MOVED)
+        pins = ("status", "tag", "claim", MOVED_TAGS)
         home = await change(db, held, pins, _ready(held, tags, place[2], outcome, now, {}))
     if home is None:
         return None
@@ -112,7 +112,7 @@ async def _held(db: Database, system: str, itype: str, image_id: str) -> Documen
     found = await _of_image(db, system, itype, image_id)
     going = [one for one in found if one.get("status") == State.EXPIRING]
     candidates = [one for one in found if is_ready(one)] or going
-    return max(candidates, key=lambda one: (time_in(one, "last_pull"), key_of(one)), default=None)
+    return max(candidates, key=lambda one: (read_time(one, "last_pull"), key_of(one)), default=None)
 
 
 async def _of_image(db: Database, system: str, itype: str, image_id: str) -> list[Document]:
@@ -122,7 +122,7 @@ async def _of_image(db: Database, system: str, itype: str, image_id: str) -> lis
 
 async def _tags_of(db: Database, held: Document) -> list[str]:
     if is_ready(held):
-        return forms.tags_of(held)
+        return legacy_documents.read_tags(held)
     return await images.tags_left(db, held)
 
 
@@ -142,7 +142,7 @@ def _ready(
     tags = tags if tag is None or tag in tags else [*tags, tag]
     return Change(
         {**back.members, **ready.members, "tag": tags, **more},
-        (*back.without, *ready.without, MOVED),
+        (*back.without, *ready.without, MOVED_TAGS),
     )
 
 
@@ -182,7 +182,9 @@ async def _settle(
 
 def _are_twins(home: Document, other: Document) -> bool:
     """Say whether two pulls of one image, which ended at the same time, have made these."""
-    return FINISHING in home and other.get("kind") is not None and other.get("id") == home["id"]
+    return (
+        UNFINISHED_STEPS in home and other.get("kind") is not None and other.get("id") == home["id"]
+    )
 
 
 async def _united(db: Database, home: Document) -> Document:
@@ -195,27 +197,27 @@ async def _united(db: Database, home: Document) -> Document:
         found = await _of_image(db, home["system"], home["itype"], home["id"])
         oldest, *others = [one for one in found if is_ready(one)] or [home]
         twins = [one for one in others if one.get("kind") is not None]
-        if not twins or FINISHING not in home:
+        if not twins or UNFINISHED_STEPS not in home:
             return home
         twin = twins[-1]
-        tags = forms.tags_of(oldest)
-        tags += [tag for tag in forms.tags_of(twin) if tag not in tags]
-        newer = twin if time_in(twin, "last_pull") >= time_in(oldest, "last_pull") else oldest
+        tags = legacy_documents.read_tags(oldest)
+        tags += [tag for tag in legacy_documents.read_tags(twin) if tag not in tags]
+        newer = twin if read_time(twin, "last_pull") >= read_time(oldest, "last_pull") else oldest
         access = {name: newer[name] for name in _ACCESS if name in newer}
         merged = await change(db, oldest, ("status", "tag"), Change({**access, "tag": tags}))
         if merged is None:
             continue
         await db.delete(IMAGES, pinned(twin, "status", "tag"))
         if home["_id"] in {oldest["_id"], twin["_id"]}:
-            home = {**merged, FINISHING: home[FINISHING]}
+            home = {**merged, UNFINISHED_STEPS: home[UNFINISHED_STEPS]}
     raise too_busy()
 
 
 async def _settled(db: Database, pull: Document, home: Document) -> Document:
     """Note that nothing is left to do of the end of a pull."""
     number = {"_id": pull["_id"]}
-    await db.update(IMAGES, number, {"$unset": {FINISHING: ""}}, durable=False)
-    return {name: value for name, value in home.items() if name != FINISHING}
+    await db.update(IMAGES, number, {"$unset": {UNFINISHED_STEPS: ""}}, durable=False)
+    return {name: value for name, value in home.items() if name != UNFINISHED_STEPS}
 
 
 async def _withdraw(
@@ -230,7 +232,9 @@ async def _withdraw(
 async def mend(db: Database, before: float) -> None:
     """Do the rest of what became READY before this time, and whose process died then."""
     for home in await db.find(queries.unfinished(before)):
-        rest = home[FINISHING]
-        if is_ready(home) and (rest["tag"] is None or rest["tag"] in forms.tags_of(home)):
-            await _settle(db, home, rest, time_in(home, "last_pull"), {})
+        rest = home[UNFINISHED_STEPS]
+        if is_ready(home) and (
+            rest["tag"] is None or rest["tag"] in legacy_documents.read_tags(home)
+        ):
+            await _settle(db, home, rest, read_time(home, "last_pull"), {})
         await _settled(db, home, home)

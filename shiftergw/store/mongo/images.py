@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document
-from shiftergw.store import documents, forms
-from shiftergw.store.documents import MOVED, Change
-from shiftergw.store.forms import number_of, time_in
+from shiftergw.store import documents, legacy_documents
+from shiftergw.store.documents import MOVED_TAGS, Change
+from shiftergw.store.legacy_documents import read_number, read_time
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
@@ -29,13 +29,13 @@ from shiftergw.store.mongo.records import (
 async def take_tag(db: Database, carrier: Document, tag: str, until: float, than: float) -> None:
     """Take a tag from a READY record as it was read, or as it is by now if pulled before `than`."""
     for _ in range(TRIES):
-        left = [one for one in forms.tags_of(carrier) if one != tag]
+        left = [one for one in legacy_documents.read_tags(carrier) if one != tag]
         untagged = documents.untagged(carrier, left, until)
         pins = ("status", "tag", "last_pull", "expiration")
         if await change(db, carrier, pins, untagged) is not None:
             return
         now = await document_at(db, key_of(carrier))
-        if now is None or not is_ready(now) or tag not in forms.tags_of(now):
+        if now is None or not is_ready(now) or tag not in legacy_documents.read_tags(now):
             return
         if now.get("last_pull") != carrier.get("last_pull") and not pulled_by(now, than):
             return
@@ -45,21 +45,21 @@ async def take_tag(db: Database, carrier: Document, tag: str, until: float, than
 
 def pulled_by(document: Document, time: float) -> bool:
     """Say whether an image was pulled at this time at the latest."""
-    return time_in(document, "last_pull") <= time
+    return read_time(document, "last_pull") <= time
 
 
 async def keep_away(db: Database, system: str, itype: str, tag: str) -> None:
     """Note in the records that are to go that a tag is another image's now."""
     losing = queries.losing(system, itype, tag)
-    await db.update(IMAGES, losing, {"$addToSet": {MOVED: tag}}, many=True)
+    await db.update(IMAGES, losing, {"$addToSet": {MOVED_TAGS: tag}}, many=True)
 
 
 async def tags_left(db: Database, document: Document) -> list[str]:
     """Return the tags with which a record that is to go would come back."""
     left = []
-    for tag in forms.tags_of(document):
+    for tag in legacy_documents.read_tags(document):
         place = (document["system"], document["itype"], tag)
-        if tag in document.get(MOVED, ()):
+        if tag in document.get(MOVED_TAGS, ()):
             continue
         if await db.first(queries.with_tag(*place)) is None:
             left.append(tag)
@@ -70,9 +70,9 @@ async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
     """Take a tag from a READY record; with the last one the files are to go."""
     for _ in range(TRIES):
         document = await _ready(db, key)
-        if document is None or tag not in forms.tags_of(document):
+        if document is None or tag not in legacy_documents.read_tags(document):
             return None
-        left = [other for other in forms.tags_of(document) if other != tag]
+        left = [other for other in legacy_documents.read_tags(document) if other != tag]
         changes = Change({"tag": left})
         if not left:
             going = documents.expiring(document, key)
@@ -89,7 +89,7 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
         document = await _ready(db, key)
         if document is None:
             return None
-        expiration = number_of(document.get("expiration"))
+        expiration = read_number(document.get("expiration"))
         if expired_at is not None and (expiration is None or expiration > expired_at):
             return None
         pins = ("status", "claim") if expired_at is None else ("status", "claim", "expiration")

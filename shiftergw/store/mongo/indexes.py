@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable, printable
 from shiftergw.mongo.database import Database
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.timing import shielded, within
 from shiftergw.store.mongo.queries import INDEXES, MIGRATION, fact
 from shiftergw.store.mongo.records import IMAGES
@@ -39,7 +39,7 @@ class Indexes:
 
     _log = Logger()
 
-    def __init__(self, db: Database, links: Links, seconds: float) -> None:
+    def __init__(self, db: Database, links: ConnectionPool, seconds: float) -> None:
         """Let nobody wait longer than `seconds`."""
         self._db = db
         self._links = links

@@ -10,13 +10,18 @@ from typing import Any
 from bson.objectid import ObjectId
 
 from shiftergw.errors import Unavailable
-from shiftergw.mongo.address import Address
-from shiftergw.mongo.connect import HOST_SECONDS, Servers, apart, is_apart
+from shiftergw.mongo.address import MongoAddress
+from shiftergw.mongo.connector import (
+    HOST_SECONDS,
+    PrimaryConnector,
+    describe_clock_gap,
+    is_clock_apart,
+)
 from shiftergw.mongo.database import COMMAND_SECONDS, Database, Query
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.store.mongo import expiry
 from shiftergw.store.mongo.indexes import Indexes
-from shiftergw.store.mongo.queries import METRICS
+from shiftergw.store.mongo.queries import LOOKUPS
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.rights import COMMAND, Rights, rights
 from shiftergw.store.survey import Survey
@@ -57,11 +62,11 @@ async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Look:
         return await _look(*there, name)
 
 
-async def _look(db: Database, links: Links, servers: Servers, name: str) -> Look:
-    records, rows = await db.count(IMAGES, {}), await db.count(METRICS, {})
+async def _look(db: Database, links: ConnectionPool, servers: PrimaryConnector, name: str) -> Look:
+    records, rows = await db.count(IMAGES, {}), await db.count(LOOKUPS, {})
     missing = await Indexes(db, links, COMMAND_SECONDS).missing()
     taken_over = await expiry.is_taken_over(db)
-    clock = apart(servers.ahead) if is_apart(servers.ahead) else None
+    clock = describe_clock_gap(servers.ahead) if is_clock_apart(servers.ahead) else None
     return Look(records, missing, taken_over, rows, await _rights(db, name), clock)
 
 
@@ -75,10 +80,10 @@ async def _rights(db: Database, name: str) -> Rights:
 @asynccontextmanager
 async def _connected(
     reactor: Any, uri: str, name: str
-) -> AsyncIterator[tuple[Database, Links, Servers]]:
-    address = Address.parse(uri)
-    servers = Servers(reactor, address, HOST_SECONDS)
-    links = Links(servers.open, reactor, COMMAND_SECONDS)
+) -> AsyncIterator[tuple[Database, ConnectionPool, PrimaryConnector]]:
+    address = MongoAddress.parse(uri)
+    servers = PrimaryConnector(reactor, address, HOST_SECONDS)
+    links = ConnectionPool(servers.open, reactor, COMMAND_SECONDS)
     try:
         yield Database(reactor, links, name, address.concern), links, servers
     finally:

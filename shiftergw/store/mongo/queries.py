@@ -21,7 +21,7 @@ BREAKERS = "shiftergw.breakers"
 TURNS = "shiftergw.turns"
 STATE = "shiftergw.state"
 CREDENTIALS = "shiftergw.credentials"
-METRICS = "metrics"
+LOOKUPS = "metrics"
 
 MIGRATION = "migration"
 """The key in `STATE` of what is known of a migration into this database."""
@@ -43,7 +43,7 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_attempt": {"key": {"attempt": 1}},
         "shiftergw_finishing": {"key": {"finishing.since": 1}, "sparse": True},
     },
-    METRICS: {
+    LOOKUPS: {
         "shiftergw_system": {"key": {"system": 1, "_id": 1}},
         "shiftergw_time": {"key": {"time": 1}},
     },
@@ -224,4 +224,4 @@ def place(directory: str, image_id: str) -> str:
 
 def rows_of(system: str, limit: int) -> Query:
     """Ask for the last rows of look-up metrics of a system, newest first."""
-    return Query(METRICS, {"system": system}, {"_id": -1}, limit)
+    return Query(LOOKUPS, {"system": system}, {"_id": -1}, limit)

@@ -20,7 +20,7 @@ from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
-from shiftergw.store.forms import is_text, readable
+from shiftergw.store.legacy_documents import is_text, read_document
 
 IMAGES = "images"
 
@@ -52,7 +52,7 @@ def record_of(document: Mapping[str, Any]) -> ImageRecord:
     What is READY without an image id, or a system, is nothing that anybody could use: it reads as
     a FAILURE.
     """
-    read = readable(document)
+    read = read_document(document)
     if is_ready(read) and not {"id", "system"} <= read.keys():
         read["status"] = State.FAILURE
     stored: Any = document.get("id")

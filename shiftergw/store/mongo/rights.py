@@ -11,7 +11,7 @@ from shiftergw.store.mongo.queries import (
     BREAKERS,
     CREDENTIALS,
     LEASES,
-    METRICS,
+    LOOKUPS,
     STATE,
     TURNS,
 )
@@ -19,7 +19,7 @@ from shiftergw.store.mongo.records import IMAGES
 
 COMMAND = {"connectionStatus": 1, "showPrivileges": True}
 
-_COLLECTIONS = (IMAGES, METRICS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS)
+_COLLECTIONS = (IMAGES, LOOKUPS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS)
 _ACTIONS = ("find", "insert", "update", "remove", "listIndexes", "createIndex")
 _ROLES = ("readWrite", "dbOwner")
 _ROLES_ANYWHERE = ("readWriteAnyDatabase", "root")

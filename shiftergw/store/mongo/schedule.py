@@ -10,10 +10,10 @@ from bson.objectid import ObjectId
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import State
-from shiftergw.store.forms import time_in
+from shiftergw.store.fair_schedule import REMOVALS_UID, InFlight, fair_schedule
+from shiftergw.store.legacy_documents import read_time
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import key_of, records_of
-from shiftergw.store.turns import NOBODY, Flight, in_turn
 
 
 async def waiting(
@@ -32,7 +32,7 @@ async def waiting(
     turns = await db.find(queries.served(uids)) if uids else []
     times = {turn["_id"]: turn["served"] for turn in turns}
     in_order = [_flight(flight, times) for flight in sorted(flights, key=key_of)]
-    keys = in_turn(in_order, limit, running_per_user, offered, without, share, system_shares)
+    keys = fair_schedule(in_order, limit, running_per_user, offered, without, share, system_shares)
     # What was begun since we looked waits no more.
     records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
     return [records[key] for key in keys if key in records]
@@ -72,19 +72,19 @@ def _is_quiet(record: ImageRecord, before: float) -> bool:
 
 def _is_due(document: Document, now: float) -> bool:
     """Return whether work is not postponed beyond a time."""
-    return time_in(document, "not_before") <= now
+    return read_time(document, "not_before") <= now
 
 
-def _flight(document: Document, served: Mapping[int, float]) -> Flight:
+def _flight(document: Document, served: Mapping[int, float]) -> InFlight:
     uid = _uid(document)
     postponed = _is_postponed(document.get("not_before"), document.get("status"))
     waits = not document.get("attempt") or postponed
-    registry = None if uid == NOBODY else document.get("location")
+    registry = None if uid == REMOVALS_UID else document.get("location")
     system = document.get("system") or ""
-    return Flight(key_of(document), waits, uid, system, registry, served.get(uid))
+    return InFlight(key_of(document), waits, uid, system, registry, served.get(uid))
 
 
 def _uid(document: Document) -> int:
     """Return whose turn it is with this work; removals are nobody's."""
     going = document.get("status") == State.EXPIRING
-    return NOBODY if going else document.get("requested_by") or 0
+    return REMOVALS_UID if going else document.get("requested_by") or 0

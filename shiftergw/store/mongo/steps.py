@@ -19,6 +19,7 @@ from shiftergw.plumbing.timing import pause
 from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
 from shiftergw.store import documents
 from shiftergw.store.documents import Change
+from shiftergw.store.fair_schedule import REMOVALS_UID
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
@@ -35,7 +36,6 @@ from shiftergw.store.mongo.records import (
     too_busy,
     update_of,
 )
-from shiftergw.store.turns import NOBODY
 from shiftergw.store.waits import check_postponed
 
 LOOKS = 6
@@ -182,7 +182,7 @@ async def begin(
             raise
         if begun is not None:
             tried.times.clear()
-            uid = NOBODY if state is State.EXPIRING else document.get("requested_by") or 0
+            uid = REMOVALS_UID if state is State.EXPIRING else document.get("requested_by") or 0
             await _serve(db, uid, now)
             return record_of(begun)
     raise too_busy()

@@ -28,10 +28,10 @@ from shiftergw.model import (
     QueueLimits,
     Ready,
 )
-from shiftergw.mongo.address import Address
-from shiftergw.mongo.connect import HOST_SECONDS, WHAT, Servers
+from shiftergw.mongo.address import MongoAddress
+from shiftergw.mongo.connector import HOST_SECONDS, NO_ANSWER, PrimaryConnector
 from shiftergw.mongo.database import COMMAND_SECONDS, Database, Query
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
@@ -48,7 +48,7 @@ from shiftergw.store.mongo import (
     steps,
 )
 from shiftergw.store.mongo.indexes import Indexes
-from shiftergw.store.mongo.metrics import ROWS_KEPT, Metrics
+from shiftergw.store.mongo.lookups import ROWS_KEPT, LookupCollection
 from shiftergw.store.mongo.records import (
     IMAGES,
     READY,
@@ -66,10 +66,10 @@ LOOK_SECONDS = 10.0
 class _Open:
     """What there is while the store is open."""
 
-    links: Links
+    links: ConnectionPool
     db: Database
     indexes: Indexes
-    metrics: Metrics
+    metrics: LookupCollection
     lookups: LookupRows
     look: Rounds
 
@@ -103,13 +103,13 @@ class MongoStore(Service):
 
     def startService(self) -> None:
         """Return at once, whether the server is there or not; raise `ConfigurationError`."""
-        address = Address.parse(self._uri)
+        address = MongoAddress.parse(self._uri)
         clock, seconds = self._reactor, self._seconds
-        servers = Servers(self._reactor, address, min(HOST_SECONDS, seconds))
+        servers = PrimaryConnector(self._reactor, address, min(HOST_SECONDS, seconds))
         super().startService()
-        links = Links(servers.open, clock, seconds)
+        links = ConnectionPool(servers.open, clock, seconds)
         db = Database(clock, links, self._database, address.concern, seconds)
-        indexes, metrics = Indexes(db, links, seconds), Metrics(db, self._rows_kept)
+        indexes, metrics = Indexes(db, links, seconds), LookupCollection(db, self._rows_kept)
 
         async def look() -> None:
             with suppress(Unavailable):  # the log knows
@@ -135,7 +135,7 @@ class MongoStore(Service):
     @property
     def _there(self) -> _Open:
         if self._open is None:
-            raise Unavailable(WHAT, detail="MongoDB: the store is not open")
+            raise Unavailable(NO_ANSWER, detail="MongoDB: the store is not open")
         return self._open
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
-from shiftergw.store import documents, forms
+from shiftergw.store import documents, legacy_documents
 from shiftergw.store.documents import Change
 from shiftergw.store.sqlite import queries, rows
 
@@ -38,7 +38,7 @@ def taken_back(
     place = document["system"], document["itype"]
     tags = [
         tag
-        for tag in forms.tags_of(document)
+        for tag in legacy_documents.read_tags(document)
         if db.execute(queries.CARRIERS, (*place, tag, key)).fetchone() is None
     ]
     return documents.taken_back(message, tags)
@@ -50,16 +50,16 @@ def take_tag(
     """Take a tag, (system, type, tag), from all READY records but one."""
     for key, text in db.execute(queries.CARRIERS, (*place, new_owner)).fetchall():
         document = json.loads(text)
-        left = [tag for tag in forms.tags_of(document) if tag != place[2]]
+        left = [tag for tag in legacy_documents.read_tags(document) if tag != place[2]]
         rows.change(db, key, document, documents.untagged(document, left, untagged_until))
 
 
 def untag(db: sqlite3.Connection, key: str, tag: str) -> ImageRecord | None:
     """Take a tag from a READY record; with the last one the files are to go."""
     document = _ready(db, key)
-    if document is None or tag not in forms.tags_of(document):
+    if document is None or tag not in legacy_documents.read_tags(document):
         return None
-    left = [other for other in forms.tags_of(document) if other != tag]
+    left = [other for other in legacy_documents.read_tags(document) if other != tag]
     document["tag"] = left
     return rows.change(db, key, document, Change({}) if left else documents.expiring(document, key))
 

@@ -7,7 +7,7 @@ index of what has ended.
 
 from __future__ import annotations
 
-from shiftergw.store.turns import NOBODY
+from shiftergw.store.fair_schedule import REMOVALS_UID
 
 GET = "SELECT key, document FROM images WHERE key = ?"
 
@@ -65,13 +65,13 @@ QUEUE = """
     ) ORDER BY key LIMIT ?3
 """
 
-# All that in_turn() must know; the index has it, so that no document is read.
+# All that fair_schedule() must know; the index has it, so that no document is read.
 # Versions that know no postponed work leave `not_before` as it is when they begin the work.
 FLIGHTS = f"""
     WITH flight AS (
         SELECT key,
             ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AND status = 'PENDING' AS waits,
-            CASE status WHEN 'EXPIRING' THEN {NOBODY} ELSE ifnull(requested_by, 0) END AS uid,
+            CASE status WHEN 'EXPIRING' THEN {REMOVALS_UID} ELSE ifnull(requested_by, 0) END AS uid,
             system, CASE status WHEN 'EXPIRING' THEN NULL ELSE location END AS registry
         FROM images INDEXED BY images_turns
         WHERE claim IS NOT NULL AND ifnull(not_before, 0) <= ?

@@ -26,10 +26,10 @@ from shiftergw.states import (
     check_restart,
     check_step,
 )
-from shiftergw.store import documents, forms
+from shiftergw.store import documents, legacy_documents
 from shiftergw.store.documents import Change
+from shiftergw.store.fair_schedule import REMOVALS_UID
 from shiftergw.store.sqlite import images, queries, rows
-from shiftergw.store.turns import NOBODY
 from shiftergw.store.waits import check_postponed
 
 
@@ -71,7 +71,7 @@ def begin(
     state = State(document["status"])
     check_restart(state)
     uid = document.get("requested_by") or 0
-    db.execute(queries.SERVE, (NOBODY if state is State.EXPIRING else uid, now))
+    db.execute(queries.SERVE, (REMOVALS_UID if state is State.EXPIRING else uid, now))
     return rows.change(db, key, document, documents.begun(document, runner, now))
 
 
@@ -173,7 +173,7 @@ def _deliver(
     if held is not None:
         db.execute(queries.REMOVE, (key,))
         key, document = held
-    tags = forms.tags_of(document)
+    tags = legacy_documents.read_tags(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
     ready = documents.ready(outcome, now)

@@ -33,12 +33,12 @@ from shiftergw.model import (
 from shiftergw.plumbing.threads import Threads
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
+from shiftergw.store.fair_schedule import InFlight, fair_schedule
 from shiftergw.store.lookups import LookupRow, LookupRows
 from shiftergw.store.sqlite import breakers, images, queries, rows, steps
 from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
 from shiftergw.store.sqlite.lane import Lane, reading, writing
-from shiftergw.store.turns import Flight, in_turn
 
 T = TypeVar("T")
 
@@ -255,9 +255,9 @@ class SqliteStore(Service):
         def chosen(db: sqlite3.Connection) -> Sequence[ImageRecord]:
             db.execute("BEGIN")  # nothing is begun between the two reads
             try:
-                flights = [Flight(*row) for row in db.execute(queries.FLIGHTS, (now,))]
+                flights = [InFlight(*row) for row in db.execute(queries.FLIGHTS, (now,))]
                 shares = (share, system_shares)
-                keys = in_turn(flights, limit, running_per_user, offered, without, *shares)
+                keys = fair_schedule(flights, limit, running_per_user, offered, without, *shares)
                 return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
             finally:
                 db.execute("COMMIT")

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs, formatEvent
 from shiftergw.plumbing.timing import pause
 from shiftergw.service.housekeeping import Housekeeping, Schedule
 from shiftergw.states import State
-from shiftergw.store.forms import number_of
+from shiftergw.store.legacy_documents import read_number
 from shiftergw.store.mongo import expiry as mongo_expiry
 from tests import mongod
 from tests.store.original import NOW, ROUND, SYSTEMS, records
@@ -91,7 +91,7 @@ async def test_switched_on(
         assert await store.expires(True, NOW, KEPT) is True
         after = list(db["images"].find().sort("_id", 1))
         for old, new in zip(before, after, strict=True):
-            date, number = old.get("expiration"), number_of(old.get("expiration"))
+            date, number = old.get("expiration"), read_number(old.get("expiration"))
             is_ready = old.get("status") in ("READY", "SUCCESS", ["READY"])
             if is_ready and (date is None or (number is not None and number < NOW)):
                 old["expiration"] = NOW + KEPT

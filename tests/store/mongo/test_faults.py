@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
 from shiftergw.model import Expired, PostponeLimits, Progress, QueueLimits
-from shiftergw.mongo.connect import HOST_SECONDS
+from shiftergw.mongo.connector import HOST_SECONDS
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.states import State

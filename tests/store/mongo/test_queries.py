@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.mongo.database import Query
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.queries import INDEXES, METRICS
+from shiftergw.store.mongo.queries import INDEXES, LOOKUPS
 from shiftergw.store.mongo.records import IMAGES
 from tests import mongod
 from tests.store.places import mongo_running
@@ -60,7 +60,7 @@ for _name, _ask in QUESTIONS.items():
             ASKED.append((_name, _one.collection, _one.filter))
         else:
             ASKED.append((_name, IMAGES, _one))
-ASKED.append(("old rows", METRICS, {"time": {"$lt": 5.0}}))
+ASKED.append(("old rows", LOOKUPS, {"time": {"$lt": 5.0}}))
 
 TWO_SETS = {"of_files", "own_ended_before"}
 """The server that comes with the tests takes one set or range of values with an index, not two."""

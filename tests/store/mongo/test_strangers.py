@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import Unavailable
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 from tests.certificates import Authority
 from tests.mongo.puppets import Serve, answering, serving
 from tests.patience import patient, scaled
@@ -146,7 +146,7 @@ async def test_a_fault_of_our_own() -> None:
     async def open_link() -> Any:
         raise ZeroDivisionError
 
-    links = Links(open_link, reactor, SECONDS)
+    links = ConnectionPool(open_link, reactor, SECONDS)
     with capturedLogs() as log:
         waiting = [Deferred.fromCoroutine(links.take()) for _ in range(3)]
         for one in waiting:

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
 
-NOBODY = -2
+REMOVALS_UID = -2
 """Whose turn it is when files are removed: no user has this uid, not even one without a name."""
 
 
-class Flight(NamedTuple):
+class InFlight(NamedTuple):
     """A record in flight that is not postponed.
 
     `registry` is the location that it pulls from, if that is recorded and the work contacts it;
@@ -31,8 +31,8 @@ class Flight(NamedTuple):
     served: float | None
 
 
-def in_turn(
-    flights: Iterable[Flight],
+def fair_schedule(
+    flights: Iterable[InFlight],
     limit: int,
     running_per_user: int | None,
     offered: Collection[str],
@@ -64,13 +64,13 @@ def in_turn(
 
     def may_begin(uid: int, system: str) -> bool:
         return system not in without and (
-            running_per_user is None or uid == NOBODY or users[uid] < running_per_user
+            running_per_user is None or uid == REMOVALS_UID or users[uid] < running_per_user
         )
 
     def shares_exceeded(uid: int, system: str, registry: str | None) -> int:
         most, most_of_system = share or math.inf, (system_shares or {}).get(system, math.inf)
         return (
-            (uid != NOBODY and users[uid] >= most)
+            (uid != REMOVALS_UID and users[uid] >= most)
             + (registry is not None and registries[registry] >= most)
             + (systems[system] >= most_of_system)
         )

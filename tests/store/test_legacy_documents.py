@@ -10,7 +10,14 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 
 from shiftergw.model import ImageRecord, Session
-from shiftergw.store.forms import NOBODY, number_of, readable, tags_of, time_in, unreadable
+from shiftergw.store.legacy_documents import (
+    INVALID_UID,
+    read_document,
+    read_number,
+    read_tags,
+    read_time,
+    unreadable_members,
+)
 from tests.store.original import IN_ORDER, document, records
 
 
@@ -21,10 +28,10 @@ from tests.store.original import IN_ORDER, document, records
         ("tag", ["x:1", 5, None], ["x:1"]),
         ("userACL", [5.0, 6], [5, 6]),
         ("userACL", [5, "6"], [5]),
-        ("userACL", ["6"], [NOBODY]),
-        ("userACL", [-1, 2**32, True, 5.5], [NOBODY]),
-        ("userACL", "5", [NOBODY]),
-        ("groupACL", {"5": 5}, [NOBODY]),
+        ("userACL", ["6"], [INVALID_UID]),
+        ("userACL", [-1, 2**32, True, 5.5], [INVALID_UID]),
+        ("userACL", "5", [INVALID_UID]),
+        ("groupACL", {"5": 5}, [INVALID_UID]),
         ("userACL", [], []),
         ("private", 0, False),
         ("private", "false", True),
@@ -42,7 +49,7 @@ from tests.store.original import IN_ORDER, document, records
 )  # fmt: skip
 def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
     """A value in a form that is not ours is read as far as it can be."""
-    assert readable({member: value}) == {member: read}
+    assert read_document({member: value}) == {member: read}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +66,8 @@ def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
 )  # fmt: skip
 def test_what_cannot_be_read(member: str, value: Any) -> None:
     """It counts as absent, and is told of."""
-    assert readable({member: value, "more": value}) == {"more": value}
-    assert unreadable({member: value, "more": value}) == [member]
+    assert read_document({member: value, "more": value}) == {"more": value}
+    assert unreadable_members({member: value, "more": value}) == [member]
 
 
 def test_what_is_in_order() -> None:
@@ -69,17 +76,17 @@ def test_what_is_in_order() -> None:
     Whoever is let in where others are named is one of them.
     """
     own = document(5, IN_ORDER)
-    assert (readable(own), unreadable(own)) == (own, [])
+    assert (read_document(own), unreadable_members(own)) == (own, [])
     stranger = Session("alpha", "me", 7, "users", 7, frozenset({7}))
     for kind, one in records(100):
-        record = ImageRecord.from_document(readable(one))
+        record = ImageRecord.from_document(read_document(one))
         if one.get("userACL") or one.get("groupACL"):
             assert record.may_be_read_by(stranger) is (one["private"] == 0), kind.name
 
 
 def test_times_and_tags() -> None:
     """A member that is absent, or no number, says no time."""
-    assert [time_in({"at": at}, "at") for at in (5, 5.5, None, "5", True)] == [5, 5.5, 0, 0, 0]
-    assert time_in({}, "at") == 0
-    assert number_of(float("nan")) is None
-    assert [tags_of({"tag": tag}) for tag in ("x", ["x", 1], None, 5)] == [["x"], ["x"], [], []]
+    assert [read_time({"at": at}, "at") for at in (5, 5.5, None, "5", True)] == [5, 5.5, 0, 0, 0]
+    assert read_time({}, "at") == 0
+    assert read_number(float("nan")) is None
+    assert [read_tags({"tag": tag}) for tag in ("x", ["x", 1], None, 5)] == [["x"], ["x"], [], []]

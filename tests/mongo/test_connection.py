@@ -14,12 +14,12 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from txmongo.protocol import Msg
 
-from shiftergw.mongo.link import LONGEST_ANSWER, Link, check
+from shiftergw.mongo.connection import LONGEST_ANSWER, MongoConnection, check
 
 
-def linked() -> tuple[Link, StringTransport]:
+def linked() -> tuple[MongoConnection, StringTransport]:
     """Return a link to nobody."""
-    link, transport = Link(), StringTransport()
+    link, transport = MongoConnection(), StringTransport()
     link.makeConnection(transport)
     return link, transport
 

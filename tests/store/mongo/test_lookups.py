@@ -10,7 +10,7 @@ import pytest_twisted
 from bson.objectid import ObjectId
 
 from shiftergw.store import lookups
-from shiftergw.store.mongo import metrics as mongo_metrics
+from shiftergw.store.mongo import lookups as mongo_lookups
 from shiftergw.store.mongo.store import MongoStore
 from tests import mongod
 from tests.store.places import mongo_running
@@ -54,7 +54,7 @@ async def test_rows_are_bounded_in_number(
     mongodb: str, named: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the number kept, old rows of any system go, when it is looked at."""
-    monkeypatch.setattr(mongo_metrics, "TIDY_SECONDS", 0)
+    monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
     async with mongo_running(mongodb, named[0], rows_kept=10) as store:
         await record(store, *range(7), system="beta")
         await kept(store)
@@ -70,7 +70,7 @@ async def test_rows_are_bounded_in_age(
     mongodb: str, named: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is a year older than the newest goes, the others stay."""
-    monkeypatch.setattr(mongo_metrics, "TIDY_SECONDS", 0)
+    monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
     year = int(lookups.KEPT_SECONDS)
     async with mongo_running(mongodb, named[0]) as store:
         await record(store, 0, 5, 9)

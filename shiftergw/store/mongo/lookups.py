@@ -10,10 +10,10 @@ from bson.objectid import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.mongo.database import Database, Query
-from shiftergw.store.forms import number_of
+from shiftergw.store.legacy_documents import read_number
 from shiftergw.store.lookups import LookupRow, oldest_kept
 from shiftergw.store.mongo import queries
-from shiftergw.store.mongo.queries import METRICS
+from shiftergw.store.mongo.queries import LOOKUPS
 from shiftergw.store.mongo.records import storable
 
 ROWS_KEPT = 1_000_000
@@ -23,7 +23,7 @@ TIDY_SECONDS = 3600.0
 """How often a process looks for rows that are too old, or too many."""
 
 
-class Metrics:
+class LookupCollection:
     """The collection of rows; those of one process stand in the order of their coming."""
 
     def __init__(self, db: Database, kept: int = ROWS_KEPT) -> None:
@@ -38,7 +38,7 @@ class Metrics:
             return
         documents = [{"_id": ObjectId(), **storable(row)} for row in rows]
         with suppress(DuplicateKeyError):  # sent twice
-            await self._db.insert(METRICS, documents, durable=False)
+            await self._db.insert(LOOKUPS, documents, durable=False)
         now = self._db.clock.seconds()
         if self._tidied is None or now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
@@ -47,15 +47,15 @@ class Metrics:
     async def _tidy(self, oldest: float) -> None:
         await self._remove({"time": {"$lt": oldest}})
         # All of them are counted without being read.
-        surplus = await self._db.count(METRICS, {}) - self._kept
+        surplus = await self._db.count(LOOKUPS, {}) - self._kept
         if surplus > 0:
-            query = Query(METRICS, {}, {"_id": 1}, members=("_id",), skip=surplus)
+            query = Query(LOOKUPS, {}, {"_id": 1}, members=("_id",), skip=surplus)
             first_kept = await self._db.first(query)
             if first_kept is not None:
                 await self._remove({"_id": {"$lt": first_kept["_id"]}})
 
     async def _remove(self, wanted: dict[str, Any]) -> None:
-        await self._db.delete(METRICS, wanted, many=True, durable=False)
+        await self._db.delete(LOOKUPS, wanted, many=True, durable=False)
 
     async def last(self, system: str, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` rows of a system, oldest first."""
@@ -72,5 +72,5 @@ def _plain(value: object) -> object:
     """Return a value as JSON can hold it, whoever wrote the row."""
     if value is None or isinstance(value, str | bool):
         return value
-    number = number_of(value)
+    number = read_number(value)
     return str(value) if number is None else number

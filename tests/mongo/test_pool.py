@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
-from shiftergw.mongo.links import Links
+from shiftergw.mongo.pool import ConnectionPool
 
 
 class Server:
@@ -21,7 +21,7 @@ class Server:
         """Nobody has asked yet."""
         self.clock = Clock()
         self.attempts: list[Deferred[Any]] = []
-        self.links = Links(self._open, self.clock, 5)
+        self.links = ConnectionPool(self._open, self.clock, 5)
 
     async def _open(self) -> Any:
         attempt: Deferred[Any] = Deferred()

@@ -44,7 +44,7 @@ _GOES_AWAY = frozenset({11600, 11602, 10107, 13435, 13436, 189, 91})
 """What a server says that is no primary any more, or stops: ask again, perhaps another one."""
 
 
-class Link(MongoSenderProtocol, MongoReceiverProtocol):
+class MongoConnection(MongoSenderProtocol, MongoReceiverProtocol):
     """Answers come in the order of the commands: the server works on one of them at a time."""
 
     def __init__(self) -> None:

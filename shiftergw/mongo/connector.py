@@ -20,8 +20,8 @@ from twisted.logger import Logger
 
 from shiftergw import __version__
 from shiftergw.errors import Unavailable, printable
-from shiftergw.mongo.address import PLAIN, X509, Address, Host, Login
-from shiftergw.mongo.link import Link, check
+from shiftergw.mongo.address import PLAIN, X509, MongoAddress, MongoHost, MongoLogin
+from shiftergw.mongo.connection import MongoConnection, check
 from shiftergw.mongo.login import LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.mongo.tls import client_tls
 from shiftergw.plumbing.timing import within
@@ -32,9 +32,9 @@ HOST_SECONDS = 3.0
 ADDRESS_SECONDS = 0.1
 """How long one address of a host is tried alone before the next one is tried as well."""
 
-WHAT = "The gateway's database does not answer."
-NOT_LET_IN = "The gateway's database does not let the gateway do what it must."
-MEND_LOGIN = (
+NO_ANSWER = "The gateway's database does not answer."
+ACCESS_REFUSED = "The gateway's database does not let the gateway do what it must."
+LOGIN_REMEDY = (
     "Tell the site's support: correct user, password and authSource in MongoDBURI, or give that"
     " user the role readWrite on the database."
 )
@@ -54,17 +54,17 @@ class NotUsableError(Exception):
     """This host is none that we can use now, and why."""
 
 
-def not_let_in(detail: str) -> Unavailable:
+def login_refused(detail: str) -> Unavailable:
     """Return what to say when a server is there, and knows our user or his rights not."""
-    return Unavailable(NOT_LET_IN, remedy=MEND_LOGIN, detail=printable(f"MongoDB: {detail}"))
+    return Unavailable(ACCESS_REFUSED, remedy=LOGIN_REMEDY, detail=printable(f"MongoDB: {detail}"))
 
 
-class Servers:
+class PrimaryConnector:
     """Opens links to whichever host of an address is the primary."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: Address, seconds: float = HOST_SECONDS) -> None:
+    def __init__(self, reactor: Any, address: MongoAddress, seconds: float = HOST_SECONDS) -> None:
         """Wait `seconds` for each host; raise `ConfigurationError` for unreadable certificates.
 
         Reads them now, and blocks so long.
@@ -74,17 +74,17 @@ class Servers:
         self._tls = None if address.tls is None else client_tls(address.tls)
         self._seconds = seconds
         self._passwords = SaltedPasswords(reactor)
-        self._primary: Host | None = None
-        self._members: tuple[Host, ...] = ()
+        self._primary: MongoHost | None = None
+        self._members: tuple[MongoHost, ...] = ()
         self._election: ObjectId | None = None
-        self._logged: set[tuple[Host, str]] = set()
+        self._logged: set[tuple[MongoHost, str]] = set()
         self.ahead: float | None = None
         """By how many seconds our clock is ahead of the server's, if it tells its time."""
 
-    async def open(self) -> Link:
+    async def open(self) -> MongoConnection:
         """Return a link to the primary; raise `Unavailable` that says of each host why not."""
         why: list[str] = []
-        tried: list[Host] = []
+        tried: list[MongoHost] = []
         refused = False
         while (host := self._next(tried)) is not None:
             tried.append(host)
@@ -103,10 +103,10 @@ class Servers:
             except Exception as error:  # noqa: BLE001 - what is no server may say anything
                 why.append(f"{host}: it cannot be used: {self._told(host, error)}")
         if refused:
-            raise not_let_in("; ".join(why))
-        raise Unavailable(WHAT, detail=printable(f"MongoDB: {'; '.join(why)}"))
+            raise login_refused("; ".join(why))
+        raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {'; '.join(why)}"))
 
-    def _told(self, host: Host, error: Exception) -> str:
+    def _told(self, host: MongoHost, error: Exception) -> str:
         """Return what kind of error it is; the first of its kind is logged as a whole."""
         kind = type(error).__name__
         if (host, kind) not in self._logged:
@@ -114,13 +114,13 @@ class Servers:
             self._log.failure("MongoDB: {host}", host=str(host))
         return kind
 
-    def _next(self, tried: list[Host]) -> Host | None:
+    def _next(self, tried: list[MongoHost]) -> MongoHost | None:
         """Return the host to try now: the primary, if a server has named it, then all others."""
         known = (self._primary, *self._address.hosts, *self._members)
         return next((host for host in known if host is not None and host not in tried), None)
 
-    async def _open_at(self, host: Host) -> Link:
-        factory = Factory.forProtocol(Link)
+    async def _open_at(self, host: MongoHost) -> MongoConnection:
+        factory = Factory.forProtocol(MongoConnection)
         factory.noisy = False
         try:
             link: Any = await self._endpoint(host).connect(factory)
@@ -131,11 +131,11 @@ class Servers:
         except BaseException:
             link.abort("it is not the primary")
             raise
-        found: Link = link
+        found: MongoConnection = link
         found.server = str(host)
         return found
 
-    def _endpoint(self, host: Host) -> IStreamClientEndpoint:
+    def _endpoint(self, host: MongoHost) -> IStreamClientEndpoint:
         if host.port is None:
             return UNIXClientEndpoint(self._reactor, host.name, timeout=self._seconds)
         endpoint = HostnameEndpoint(
@@ -143,7 +143,7 @@ class Servers:
         )
         return endpoint if self._tls is None else wrapClientTLS(self._tls.to(host.name), endpoint)
 
-    async def _greet(self, host: Host, link: Link) -> None:
+    async def _greet(self, host: MongoHost, link: MongoConnection) -> None:
         """Return if the host is the primary, of the right set, and knows us."""
         login = self._address.login
         greeting: dict[str, Any] = {"isMaster": 1, "helloOk": True, "client": _WHO}
@@ -155,11 +155,11 @@ class Servers:
         if self._address.replica_set not in {None, name}:
             raise NotUsableError(f"it is a member of {name or 'no replica set'}")
         if name is not None:
-            self._members = tuple(map(Host.parse, answer.get("hosts") or ()))
+            self._members = tuple(map(MongoHost.parse, answer.get("hosts") or ()))
             self._check_most(answer)
         if not (answer.get("isWritablePrimary") or answer.get("ismaster")):
             named = answer.get("primary")
-            self._primary = Host.parse(named) if named else None
+            self._primary = MongoHost.parse(named) if named else None
             raise NotUsableError("it is not the primary")
         self._check_newest(answer)
         self._primary = host
@@ -172,10 +172,10 @@ class Servers:
         there = answer.get("localTime")
         if not isinstance(there, datetime):
             return
-        told = is_apart(self.ahead)
+        told = is_clock_apart(self.ahead)
         self.ahead = self._reactor.seconds() - there.replace(tzinfo=UTC).timestamp()
-        if is_apart(self.ahead) and not told:
-            self._log.warn("MongoDB: {apart}", apart=apart(self.ahead))
+        if is_clock_apart(self.ahead) and not told:
+            self._log.warn("MongoDB: {apart}", apart=describe_clock_gap(self.ahead))
 
     def _check_most(self, answer: Mapping[str, Any]) -> None:
         """Raise if a write that has reached as many members as the URI says can be forgotten."""
@@ -194,12 +194,12 @@ class Servers:
         self._election = election
 
 
-def is_apart(ahead: float | None) -> TypeGuard[float]:
+def is_clock_apart(ahead: float | None) -> TypeGuard[float]:
     """Say whether clocks differ by more than they may."""
     return ahead is not None and abs(ahead) > CLOCK_SECONDS
 
 
-def apart(ahead: float) -> str:
+def describe_clock_gap(ahead: float) -> str:
     """Return how far our clock is from the server's, in words."""
     word = "ahead of" if ahead > 0 else "behind"
     return f"the clock of this machine is {abs(ahead):.0f} s {word} that of the database"
@@ -219,7 +219,7 @@ def _said(error: BaseException) -> str:
 
 
 async def log_in(
-    link: Link, login: Login, offered: list[str] | None, passwords: SaltedPasswords
+    link: MongoConnection, login: MongoLogin, offered: list[str] | None, passwords: SaltedPasswords
 ) -> None:
     """Return once the server knows who we are; raise `LoginFailed`."""
     mechanism = mechanism_of(login, offered)

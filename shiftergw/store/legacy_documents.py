@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-NOBODY = 2**32 - 1
+INVALID_UID = 2**32 - 1
 """A uid, and a gid, that no process can have."""
 
 _ORIGIN = ("location", "repository", "source_digest")
 _ID = re.compile("[0-9a-f]{64}")
 
 
-def number_of(value: object) -> float | None:
+def read_number(value: object) -> float | None:
     """Return a finite number, else None; one that MongoDB keeps as a decimal is as good as any."""
     if isinstance(value, bool):
         return None
@@ -40,17 +40,17 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and isinstance(value, Hashable)
 
 
-def time_in(document: Mapping[str, Any], name: str) -> float:
+def read_time(document: Mapping[str, Any], name: str) -> float:
     """Return the time that a member of a document says; 0 if it says none."""
-    return number_of(document.get(name)) or 0
+    return read_number(document.get(name)) or 0
 
 
-def tags_of(document: Mapping[str, Any]) -> list[str]:
+def read_tags(document: Mapping[str, Any]) -> list[str]:
     """Return the tags of a document; the original has both a list and a bare string."""
     return _texts(document.get("tag")) or []
 
 
-def readable(document: Mapping[str, Any]) -> dict[str, Any]:
+def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document without what in it cannot be read."""
     read: dict[str, Any] = {}
     for name, value in document.items():
@@ -61,7 +61,7 @@ def readable(document: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def unreadable(document: Mapping[str, Any]) -> list[str]:
+def unreadable_members(document: Mapping[str, Any]) -> list[str]:
     """Return the names of members that cannot be read, or not wholly."""
     return [
         name
@@ -83,7 +83,7 @@ def _is_same(fit: object, value: object) -> bool:
 
 
 def _same_number(fit: object, value: object) -> bool:
-    return number_of(fit) is not None and fit == number_of(value)
+    return read_number(fit) is not None and fit == read_number(value)
 
 
 def _text(value: Any) -> str | None:
@@ -97,7 +97,7 @@ def _id(value: Any) -> str | None:
 
 def _word(value: object) -> str | None:
     """Read what is text here, and may be a number there."""
-    return str(value) if number_of(value) is not None else _text(value)
+    return str(value) if read_number(value) is not None else _text(value)
 
 
 def _status(value: Any) -> str:
@@ -119,7 +119,7 @@ def _labels(value: object) -> dict[str, str] | None:
 
 
 def _whole(value: object) -> int | None:
-    number = number_of(value)
+    number = read_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
@@ -134,8 +134,8 @@ def _private(value: object) -> bool:
 def _readers(value: object) -> list[int]:
     """Return who is named; if that cannot be made out, nobody who exists."""
     named = value if isinstance(value, list) else [None]
-    known = [one for one in map(_whole, named) if one is not None and 0 <= one < NOBODY]
-    return known if known or not named else [NOBODY]
+    known = [one for one in map(_whole, named) if one is not None and 0 <= one < INVALID_UID]
+    return known if known or not named else [INVALID_UID]
 
 
 def _origin(value: object) -> dict[str, Any] | None:
@@ -159,7 +159,7 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
     **dict.fromkeys(
         ("last_pull", "expiration", "last_heartbeat", "not_before", "waited",
-         "waited_for_pulls", "waited_for_system"), number_of
+         "waited_for_pulls", "waited_for_system"), read_number
     ),
     **dict.fromkeys(
         ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole

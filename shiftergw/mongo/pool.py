@@ -14,8 +14,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import Unavailable
-from shiftergw.mongo.connect import WHAT
-from shiftergw.mongo.link import Link
+from shiftergw.mongo.connection import MongoConnection
+from shiftergw.mongo.connector import NO_ANSWER
 from shiftergw.plumbing.timing import pause, shielded, within
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ AWAY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 
 
-class Links:
+class ConnectionPool:
     """Hands out links: an idle one, else the one with the least to do, and opens one more."""
 
     _log = Logger()
 
     def __init__(
         self,
-        open_link: Callable[[], Coroutine[Deferred[Any], Any, Link]],
+        open_link: Callable[[], Coroutine[Deferred[Any], Any, MongoConnection]],
         clock: IReactorTime,
         seconds: float,
     ) -> None:
@@ -45,21 +45,21 @@ class Links:
         self._open_link = open_link
         self._clock = clock
         self._seconds = seconds
-        self._links: list[Link] = []
+        self._links: list[MongoConnection] = []
         self._opening: Deferred[None] | None = None
         self._away: Unavailable | None = None
         self._closed = False
         self.meetings = 0
         """How often the server was found, for the first time or after it was away."""
 
-    async def take(self) -> Link:
+    async def take(self) -> MongoConnection:
         """Return a link; raise `Unavailable` if there is none, and why.
 
         Who finds an attempt under way that then fails has another one made: the first one may have
         failed for what was before he came.
         """
         if self._closed:
-            raise Unavailable(WHAT, detail="MongoDB: the store is not open")
+            raise Unavailable(NO_ANSWER, detail="MongoDB: the store is not open")
         link = self._least_busy()
         if link is not None and not link.busy:
             return link
@@ -72,11 +72,11 @@ class Links:
             raise self._not_there()
         return link
 
-    def _least_busy(self) -> Link | None:
+    def _least_busy(self) -> MongoConnection | None:
         self._links = [link for link in self._links if link.open]
         return min(self._free(), key=attrgetter("busy"), default=None)
 
-    def _free(self) -> list[Link]:
+    def _free(self) -> list[MongoConnection]:
         return [link for link in self._links if not link.taken]
 
     def _begin_to_open(self) -> bool:
@@ -98,7 +98,7 @@ class Links:
             await shielded(self._opening)
 
     def _not_there(self) -> Unavailable:
-        away = self._away or Unavailable(WHAT, detail="MongoDB: no connection yet")
+        away = self._away or Unavailable(NO_ANSWER, detail="MongoDB: no connection yet")
         return Unavailable(away.what, remedy=away.remedy, detail=away.detail)
 
     async def _open(self) -> None:
@@ -111,7 +111,7 @@ class Links:
             self._note_away(error)
         except Exception as error:  # noqa: BLE001 - nobody must wait for what is no more tried
             self._log.failure("MongoDB: no connection")
-            self._note_away(Unavailable(WHAT, detail=f"MongoDB: {type(error).__name__}"))
+            self._note_away(Unavailable(NO_ANSWER, detail=f"MongoDB: {type(error).__name__}"))
         else:
             for other in self._links:
                 if other.server != link.server:
@@ -126,7 +126,7 @@ class Links:
     def _note_away(self, error: Unavailable) -> None:
         """Tell the log, once and whenever it is for another reason."""
         if self._away is None or self._away.what != error.what:
-            why = error.detail if error.what == WHAT else f"{error} {error.detail}"
+            why = error.detail if error.what == NO_ANSWER else f"{error} {error.detail}"
             self._log.warn("the database is away: {why}", why=why)
         self._away = error
 
@@ -146,4 +146,4 @@ class Links:
             link.abort("the store was closed")
         for link in self._links:
             with suppress(Unavailable):
-                await within(CLOSE_SECONDS, self._clock, link.lost, lambda: Unavailable(WHAT))
+                await within(CLOSE_SECONDS, self._clock, link.lost, lambda: Unavailable(NO_ANSWER))
