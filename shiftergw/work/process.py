@@ -51,7 +51,7 @@ LINES_LOGGED = 200
 """Lines of a worker that are logged for each job."""
 
 
-class Lines:
+class LineSplitter:
     """Cuts a stream into lines of bounded length."""
 
     def __init__(self, line: Callable[[bytes], object]) -> None:
@@ -111,8 +111,8 @@ class WorkerProcess(ProcessProtocol):
         self._logged = 0
         self._start_limit = START_SECONDS
         self._limit: Any = None
-        self._stdout = Lines(self._answer)
-        self._stderr = Lines(self._say)
+        self._stdout = LineSplitter(self._answer)
+        self._stderr = LineSplitter(self._say)
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], limit: float) -> None:
         """Start the process; kill it if it is not ready in `limit` seconds. Raises `OSError`."""

@@ -182,8 +182,8 @@ def schema_scripts() -> list[Path]:
 
 def broker_sender(url: str) -> Any:
     """Return what sends the gateway's messages to worker machines."""
-    link = import_module("shiftergw.work.celery.link")
-    return link.Sender(broker_app(url))
+    connections = import_module("shiftergw.work.celery.broker_connections")
+    return connections.MessageSender(broker_app(url))
 
 
 def broker_app(url: str) -> Any:

@@ -17,7 +17,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from shiftergw.work.celery.app import make_app
-from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from shiftergw.work.pool import WorkerPool
 from tests.rabbitmq import RabbitMQ
@@ -78,9 +78,9 @@ def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
 
 
 @pytest.fixture
-def sender(broker: RabbitMQ) -> Iterator[Sender]:
+def sender(broker: RabbitMQ) -> Iterator[MessageSender]:
     """Return what sends messages, without a look at who is free."""
-    sender = Sender(make_app(broker.url))
+    sender = MessageSender(make_app(broker.url))
     yield sender
     sender.close()
 

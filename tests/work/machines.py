@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.broker_connections import MessageSender
 from tests import children
 from tests.work.contract import key_of
 from tests.work.waiting import until
@@ -82,7 +82,7 @@ class WorkerMachine:
         self.kill()
 
 
-def send(sender: Sender, system: str, *names: str) -> None:
+def send(sender: MessageSender, system: str, *names: str) -> None:
     """Send jobs."""
     for name in names:
         sender.offer(str(uuid4()), key_of(name), system)

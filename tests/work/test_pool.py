@@ -19,7 +19,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.ports import JobEnd
 from shiftergw.work import pool, process
 from shiftergw.work.pool import WorkerPool
-from shiftergw.work.process import Lines
+from shiftergw.work.process import LineSplitter
 from tests.patience import patient
 from tests.work.contract import QueueContract
 from tests.work.pools import WORKERS, Make, pid_of
@@ -258,7 +258,7 @@ reactor.run()
 def test_lines(size: int) -> None:
     """Lines are the same however the stream is cut; a very long one comes in pieces."""
     lines: list[bytes] = []
-    cutter = Lines(lines.append)
+    cutter = LineSplitter(lines.append)
     stream = b"one\n\nthree\n"
     for start in range(0, len(stream), size):
         cutter.feed(stream[start : start + size])

@@ -21,13 +21,13 @@ async def broker(config: Config, reactor: Any) -> list[Finding]:
     """Return what there is to say; nothing where the gateway has its workers itself."""
     if config.broker_url is None:
         return []
-    from shiftergw.work.celery.look import look_at  # noqa: PLC0415 - an extra
+    from shiftergw.work.celery.inspection import inspect_broker  # noqa: PLC0415 - an extra
 
     try:
         found, queues = await within(
             LOOK_SECONDS,
             reactor,
-            look_at(reactor, config.broker_url, list(config.systems)),
+            inspect_broker(reactor, config.broker_url, list(config.systems)),
             lambda: Unavailable(
                 "The broker does not answer.", remedy="Look whether it hangs, and at the network."
             ),

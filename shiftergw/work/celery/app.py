@@ -11,7 +11,7 @@ from kombu.entity import Exchange
 
 from shiftergw.config.broker import BROKER_FILES
 from shiftergw.work.celery import tls as celery_tls  # noqa: F401 - has amqps: brokers verified
-from shiftergw.work.celery.crew import TELL_SECONDS
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 
 TASK = "shiftergw.convert"
 """The name of the one task; its one argument is a record's key."""
@@ -70,7 +70,7 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
         event_serializer="json",
         task_ignore_result=True,
         task_send_sent_event=False,
-        event_queue_ttl=TELL_SECONDS * 3,
+        event_queue_ttl=STATUS_SECONDS * 3,
         # Acknowledged when begun: the store recovers what is lost, and a conversion of hours would
         # outlast the time that a broker waits for an acknowledgement.
         task_acks_late=False,

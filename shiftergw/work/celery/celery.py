@@ -1,6 +1,10 @@
 """What `celery -A shiftergw.work.celery worker -Q SYSTEM,...` runs: a worker machine.
 
-The configuration is the gateway's, named by `$GWCONFIG` or `$CONFIG_PATH` as for the gateway.
+`celery -A PACKAGE` first looks for an attribute `app` or `celery` of the package, and passes over
+modules; then it imports `PACKAGE.celery`, which is this module. So `__init__.py` of this package
+must define neither name: `shiftergw.work.celery.app` is a module.
+
+`$GWCONFIG` or `$CONFIG_PATH` names the configuration file, which is the same as the gateway's.
 """
 
 from __future__ import annotations

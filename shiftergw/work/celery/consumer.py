@@ -21,7 +21,7 @@ from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
-from kombu.messaging import Consumer as Ear
+from kombu.messaging import Consumer as QueueConsumer
 
 from shiftergw.work.celery.app import CANCEL, TASK, is_key, reach, unread
 from shiftergw.work.celery.faults import fault
@@ -47,7 +47,7 @@ class CancelStep(bootsteps.ConsumerStep):
 
     requires = (TaskStep,)
 
-    def get_consumers(self, channel: Any) -> Sequence[Ear]:
+    def get_consumers(self, channel: Any) -> Sequence[QueueConsumer]:
         """Return the one that hears of it."""
         queue = Queue(
             f"shiftergw.machine.{uuid4()}",
@@ -57,7 +57,7 @@ class CancelStep(bootsteps.ConsumerStep):
             auto_delete=True,
         )
         options: dict[str, Any] = {"accept": ["json"], "no_ack": True, "on_decode_error": unread}
-        return [Ear(channel, [queue], callbacks=[self._hear], **options)]
+        return [QueueConsumer(channel, [queue], callbacks=[self._hear], **options)]
 
     def start(self, c: Any) -> None:
         """Listen."""

@@ -17,8 +17,8 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shielded, within
 from shiftergw.ports import JobEnd, QueueTrouble
 from shiftergw.work.celery.app import is_key, make_app
-from shiftergw.work.celery.crew import TELL_SECONDS, Crew, Machine
-from shiftergw.work.celery.link import Listener, Sender
+from shiftergw.work.celery.broker_connections import MessageSender, StatusListener
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS, MachineStatus, WorkerRegistry
 
 SEND_SECONDS = 15.0
 """How long an offer is waited for; the thread that makes it may take a little longer."""
@@ -32,7 +32,7 @@ TELLINGS = 30
 LINES_A_MINUTE = 100
 """Lines of the log about what is told on the broker: anybody may tell anything."""
 
-TOLD_SECONDS = TELL_SECONDS * 3
+TOLD_SECONDS = STATUS_SECONDS * 3
 """How long after the broker was reached every machine has told that it is there."""
 
 REFUSED_SECONDS = 15.0
@@ -56,11 +56,11 @@ class CeleryQueue(Service):
         self._clock = reactor
         app = make_app(broker_url)
         self._threads = Threads(reactor, 2, "broker")
-        self._sender = Sender(app)
-        self._listener = Listener(app, self._hear, self._change)
+        self._sender = MessageSender(app)
+        self._listener = StatusListener(app, self._hear, self._change)
         self._listening: Deferred[None] | None = None
         self._turn = DeferredLock()
-        self._crew = Crew()
+        self._crew = WorkerRegistry()
         self._open = False
         self._away: str | None = "it was not reached yet"
         self._changed_at = reactor.seconds()
@@ -197,7 +197,7 @@ class CeleryQueue(Service):
         self._threads.call_reactor(self._changed, away)
 
     def _told(self, told: Any) -> None:
-        machine = Machine.parse(told, self._clock.seconds())
+        machine = MachineStatus.parse(told, self._clock.seconds())
         if machine is None:
             self._say(LogLevel.warn, "somebody told nonsense on the broker")
             return

@@ -14,8 +14,8 @@ from celery.signals import celeryd_after_setup
 
 from shiftergw.errors import printable
 from shiftergw.work.celery.app import TASK, is_key, make_app
-from shiftergw.work.celery.gate import Gate, GateStep
-from shiftergw.work.errand import Errand, StartLimit
+from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
+from shiftergw.work.subprocess_job import StartLimit, SubprocessJob
 
 
 def make_worker(
@@ -26,8 +26,8 @@ def make_worker(
     A machine that is to serve another system than one of these (None: any) does not start.
     """
     app = make_app(broker_url, slots)
-    app.shiftergw_gate = Gate()
-    app.steps["consumer"].add(GateStep)
+    app.shiftergw_slot_gate = SlotGate()
+    app.steps["consumer"].add(SlotGateStep)
 
     def look(instance: Any, **_: Any) -> None:
         """Look at the queues that the command line names."""
@@ -54,7 +54,7 @@ def make_worker(
         before = signal.signal(signal.SIGTERM, _terminated)
         told = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Celery's word at the soft limit
         try:
-            Errand(argv, soft, hard, start).run(key)
+            SubprocessJob(argv, soft, hard, start).run(key)
         except _Terminated:
             # Celery knows why, and replaces this process.
             os._exit(128 + signal.SIGTERM)
@@ -65,7 +65,7 @@ def make_worker(
     app.task(
         convert,
         name=TASK,
-        Strategy="shiftergw.work.celery.gate:strategy",
+        Strategy="shiftergw.work.celery.slot_gate:strategy",
         ignore_result=True,
         send_events=False,
     )

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 
 from shiftergw.app.checkup.finding import Finding
 from shiftergw.app.checkup.machines import broker as findings
-from shiftergw.work.celery import look as celery_look
+from shiftergw.work.celery import inspection
 from tests.configurations import loaded
 from tests.rabbitmq import RabbitMQ
 from tests.work.machines import WorkerMachine
@@ -36,7 +36,7 @@ async def test_without_a_broker() -> None:
 async def test_a_broker(broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it lets us in, which systems have nobody, which machines are of another version."""
     with monkeypatch.context() as impatient:
-        impatient.setattr(celery_look, "LISTEN_SECONDS", 0.2)
+        impatient.setattr(inspection, "LISTEN_SECONDS", 0.2)
         alone = await look(BrokerURL=broker.url)
     assert (alone["BrokerURL"].level, alone["workers of mycluster"].level) == ("ok", "warning")
     env = {"BROKER": broker.url, "TRACES": str(tmp_path)}

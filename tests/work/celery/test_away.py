@@ -14,10 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.errors import Unavailable
-from shiftergw.work.celery import link as celery_link
+from shiftergw.work.celery import broker_connections
 from shiftergw.work.celery import queue as celery_queue
 from shiftergw.work.celery.app import make_app
-from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from tests.patience import patient
 from tests.rabbitmq import RabbitMQ
@@ -136,9 +136,9 @@ async def test_a_line_that_was_idle_for_long(
 ) -> None:
     """It may be cut by then, and nobody has noticed: what is sent next is not lost for that."""
     with Wiretap(broker.port) as wire:
-        sender = Sender(make_app(broker.url.replace(f":{broker.port}/", f":{wire.port}/")))
+        sender = MessageSender(make_app(broker.url.replace(f":{broker.port}/", f":{wire.port}/")))
         sender.offer(str(uuid4()), key_of("first"), system)
-        monkeypatch.setattr(celery_link, "IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(broker_connections, "IDLE_SECONDS", 0.0)
         wire.mute()
         sender.offer(str(uuid4()), key_of("second"), system)
         sender.close()

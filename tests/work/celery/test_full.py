@@ -18,8 +18,7 @@ from twisted.internet import reactor
 from shiftergw.app.checkup.finding import Finding
 from shiftergw.app.checkup.machines import broker as findings
 from shiftergw.errors import Unavailable
-from shiftergw.work.celery import crew
-from shiftergw.work.celery import link as celery_link
+from shiftergw.work.celery import broker_connections, worker_registry
 from shiftergw.work.celery import queue as celery_queue
 from shiftergw.work.celery.queue import CeleryQueue
 from tests.configurations import loaded
@@ -116,12 +115,12 @@ async def test_an_alarm_that_nobody_has_told_yet(
 ) -> None:
     """An offer that is made just then fails within its limit, and says why."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
-    monkeypatch.setattr(celery_link, "CONFIRM_SECONDS", 0.5)
+    monkeypatch.setattr(broker_connections, "CONFIRM_SECONDS", 0.5)
     # The line on which the gateway hears of alarms is deaf, and nobody misses the worker machine,
     # which cannot report during an alarm.
-    monkeypatch.setattr(celery_link.Listener, "_block", lambda *_: None)
-    monkeypatch.setattr(celery_link, "ECHO_SECONDS", patient(60))
-    monkeypatch.setattr(crew, "SILENT_SECONDS", patient(60))
+    monkeypatch.setattr(broker_connections.StatusListener, "_block", lambda *_: None)
+    monkeypatch.setattr(broker_connections, "ECHO_SECONDS", patient(60))
+    monkeypatch.setattr(worker_registry, "SILENT_SECONDS", patient(60))
     async with alarm(broker):
         assert queue.trouble() is None
         with pytest.raises(Unavailable) as caught:
@@ -212,7 +211,7 @@ async def test_a_broker_that_is_frozen_for_long(
     queue.startService()
     try:
         await until(lambda: queue.trouble() is None)
-        monkeypatch.setattr(celery_link, "ECHO_SECONDS", 2.5)
+        monkeypatch.setattr(broker_connections, "ECHO_SECONDS", 2.5)
         with broker.suspended():
             await until(queue.trouble)
             assert "does not answer in time" in str(queue.trouble())

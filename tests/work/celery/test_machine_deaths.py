@@ -12,9 +12,9 @@ import pytest
 import pytest_twisted
 
 from shiftergw.ports import JobEnd, runner_name
-from shiftergw.work import errand
+from shiftergw.work import subprocess_job
 from shiftergw.work.celery.queue import CeleryQueue
-from shiftergw.work.errand import Errand, JobLost, StartLimit
+from shiftergw.work.subprocess_job import JobLost, StartLimit, SubprocessJob
 from tests.work.contract import key_of
 from tests.work.machines import Start
 from tests.work.pools import WORKERS, pid_of
@@ -100,15 +100,15 @@ async def test_no_machine_serves_a_system(system: str, start: Start, queue: Cele
     await until(lambda: "No worker machine serves" in str(queue.trouble(system)), 20)
 
 
-def make(tmp_path: Path, kind: str, start: StartLimit | None = None) -> Errand:
+def make(tmp_path: Path, kind: str, start: StartLimit | None = None) -> SubprocessJob:
     """Return what runs one job with a worker of a kind."""
-    return Errand([sys.executable, str(WORKERS), kind, str(tmp_path)], None, None, start)
+    return SubprocessJob([sys.executable, str(WORKERS), kind, str(tmp_path)], None, None, start)
 
 
 def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one has twice the time, up to a limit."""
-    monkeypatch.setattr(errand, "START_SECONDS", 0.1)
-    monkeypatch.setattr(errand, "LONGEST_START", 0.3)
+    monkeypatch.setattr(subprocess_job, "START_SECONDS", 0.1)
+    monkeypatch.setattr(subprocess_job, "LONGEST_START", 0.3)
     start = StartLimit()
     for seconds in ("0.1", "0.2", "0.3", "0.3"):
         with pytest.raises(JobLost) as caught:
@@ -120,7 +120,7 @@ def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     """It is a start that failed."""
     with pytest.raises(JobLost, match="cannot be started: No such file") as caught:
-        Errand([str(tmp_path / "none")], None, None).run(KEY)
+        SubprocessJob([str(tmp_path / "none")], None, None).run(KEY)
     assert not caught.value.end.died
 
 

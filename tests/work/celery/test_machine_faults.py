@@ -13,10 +13,10 @@ import pytest_twisted
 from celery.worker import state
 from twisted.internet import reactor
 
-from shiftergw.work.celery.crew import TELL_SECONDS
-from shiftergw.work.celery.gate import Gate, GateStep
-from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
+from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 from tests.patience import scaled
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
@@ -52,7 +52,7 @@ async def test_two_machines_of_one_name(
 
 @pytest_twisted.ensureDeferred
 async def test_a_message_that_comes_again(
-    system: str, start: Start, queue: CeleryQueue, sender: Sender, tmp_path: Path
+    system: str, start: Start, queue: CeleryQueue, sender: MessageSender, tmp_path: Path
 ) -> None:
     """Its acknowledgement was lost with a connection: its job keeps its slot, and runs once."""
     start("one", slots=2)
@@ -91,7 +91,7 @@ async def test_lines_that_break(
     await until((tmp_path / "one" / "sleep-1").exists)
     await broker.control("close_connection", line.partition("\t")[0], "an admin does not like it")
     closed = time.time()
-    await until(lambda: any(one.heard > closed + TELL_SECONDS for one in queue.machines()), 15)
+    await until(lambda: any(one.heard > closed + STATUS_SECONDS for one in queue.machines()), 15)
     await broker.control("close_all_connections", "an admin likes nobody")
     await until(lambda: queue.trouble() is not None)
     await until(lambda: queue.trouble() is None, 20)
@@ -108,7 +108,7 @@ async def test_time_limits_outlive_the_connection(
     broker: RabbitMQ,
     system: str,
     start: Start,
-    sender: Sender,
+    sender: MessageSender,
     tmp_path: Path,
     option: str,
 ) -> None:
@@ -186,7 +186,7 @@ class Line:
         self.app = self.task_consumer = self.pool = self.qos = self
         self.hostname, self.num_processes, self.value = "celery@x", 1, 0
         self.timer = Timer()
-        self.shiftergw_gate = Gate()
+        self.shiftergw_slot_gate = SlotGate()
         self.name = name
         self.queues = [self]
         self.closed: list[str] = []
@@ -206,7 +206,7 @@ class Line:
 def test_a_message_that_had_not_begun() -> None:
     """When the connection is lost, its slot is free again: it comes once more."""
     line = Line("alpha")
-    gate = line.shiftergw_gate
+    gate = line.shiftergw_slot_gate
     gate.connected(line)
     gate.take("m1", key_of("x"))
     assert (gate.is_full(), line.closed) == (True, ["alpha"])
@@ -218,7 +218,7 @@ def test_a_message_that_had_not_begun() -> None:
 def test_one_timer_however_often_it_connects() -> None:
     """What a connection has begun ends with it."""
     line = Line("alpha")
-    step = GateStep(line)
+    step = SlotGateStep(line)
     for _ in range(3):
         step.start(line)
         step.stop(line)

@@ -17,11 +17,11 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.work.celery.app import CANCEL, TASK, make_app
+from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.faults import explained
-from shiftergw.work.celery.link import Sender
 from shiftergw.work.celery.queue import LINES_A_MINUTE, TELLINGS, CeleryQueue
 from tests.rabbitmq import RabbitMQ
-from tests.work.celery.test_crew import TOLD
+from tests.work.celery.test_worker_registry import TOLD
 from tests.work.contract import key_of
 from tests.work.machines import Start, is_up, send
 from tests.work.waiting import alive, until
@@ -36,7 +36,7 @@ def ready(broker: RabbitMQ, system: str) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_the_free_one_gets_the_next_job(
-    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """A busy machine reserves nothing; what has begun is acknowledged, and runs nowhere else."""
     busy = start("busy")
@@ -57,7 +57,7 @@ async def test_the_free_one_gets_the_next_job(
 
 @pytest_twisted.ensureDeferred
 async def test_the_slot_is_free_again(
-    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """After a job that ended, was cancelled, or died, however often; nothing is lost meanwhile."""
     await is_up(start("one"))
@@ -72,7 +72,7 @@ async def test_the_slot_is_free_again(
 
 @pytest_twisted.ensureDeferred
 async def test_one_of_two_jobs_on_a_record_is_cancelled(
-    system: str, start: Start, sender: Sender, tmp_path: Path
+    system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """The other one is a new attempt on another machine, which goes on."""
 
@@ -94,7 +94,7 @@ async def test_one_of_two_jobs_on_a_record_is_cancelled(
 
 @pytest_twisted.ensureDeferred
 async def test_time_limits(
-    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """At the soft limit a job is told to stop, at the hard one it is killed with its children."""
     machine = start("one", "group", "--soft-time-limit", "1", "--time-limit", "3")
@@ -110,7 +110,7 @@ async def test_time_limits(
 
 @pytest_twisted.ensureDeferred
 async def test_it_leaves_when_its_job_is_done(
-    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """SIGTERM drains a machine, however often: it ends its job, and takes no more."""
     machine = start("one")
@@ -156,7 +156,7 @@ FORGED: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest_twisted.ensureDeferred
 async def test_forged_messages(
-    broker: RabbitMQ, system: str, start: Start, sender: Sender, tmp_path: Path
+    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
 ) -> None:
     """Whatever is not exactly a record's key starts nothing, and stops nothing."""
     await is_up(start("one"))
@@ -273,7 +273,7 @@ def test_a_password_that_is_badly_written() -> None:
 def test_passwords_are_not_told(broker: RabbitMQ) -> None:
     """Neither an error's detail nor the set-up shows what stands in the broker's URL."""
     wrong = make_app(broker.url.replace(broker.password, "guessed-wrong"))
-    sender = Sender(wrong)
+    sender = MessageSender(wrong)
     with pytest.raises(Exception, match="does not answer") as caught:
         sender.offer(str(uuid4()), GOOD, "alpha")
     assert "guessed-wrong" not in repr(caught.value) + str(getattr(caught.value, "detail", ""))

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from shiftergw.app.checkup.machines import broker as findings
 from shiftergw.errors import Unavailable
 from shiftergw.work.celery.app import make_app
-from shiftergw.work.celery.link import Sender
+from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
 from tests.certificates import Authority
 from tests.configurations import loaded
@@ -184,7 +184,7 @@ async def test_an_expired_certificate(
     with showing(tls_broker, pem, authority.file("127.0.0.1", days=-1)):
         assert "has expired" in await refused(url)
         with pytest.raises(Unavailable) as caught:
-            Sender(make_app(url)).cancel(key_of("x"))
+            MessageSender(make_app(url)).cancel(key_of("x"))
         assert "has expired" in caught.value.detail
 
 
@@ -202,4 +202,4 @@ async def test_a_broker_that_asks_for_certificates(
     end = text.index("-----BEGIN CERTIFICATE-----")
     key.write_text(text[:end])
     ours.write_text(text[end:])
-    Sender(make_app(f"{url}&certfile={ours}&keyfile={key}")).cancel(key_of("x"))
+    MessageSender(make_app(f"{url}&certfile={ours}&keyfile={key}")).cancel(key_of("x"))

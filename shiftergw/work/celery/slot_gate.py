@@ -24,9 +24,9 @@ from shiftergw import __version__
 from shiftergw.ports import JobEnd
 from shiftergw.work.celery.app import TASK, is_key
 from shiftergw.work.celery.consumer import CancelStep, TaskStep
-from shiftergw.work.celery.crew import TELL_SECONDS
-from shiftergw.work.celery.voice import Voice
-from shiftergw.work.errand import JobLost
+from shiftergw.work.celery.status_publisher import StatusPublisher
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS
+from shiftergw.work.subprocess_job import JobLost
 
 LONGEST_BACKOFF = 60.0
 """Seconds; after a worker that could not start no job is taken for one second, then for two, …"""
@@ -35,14 +35,14 @@ _log = get_logger(__name__)
 _MESSAGE = re.compile(r"[0-9a-f-]{1,64}")
 
 
-class Gate:
+class SlotGate:
     """The slots of this machine, and who has them."""
 
     def __init__(self) -> None:
         """Have no consumer yet."""
         self._run = uuid4().hex
         self._consumer: Any = None
-        self._voice: Voice | None = None
+        self._voice: StatusPublisher | None = None
         self._queues: dict[str, Any] = {}
         self._open = False
         self._jobs: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Gate:
     def connected(self, consumer: Any) -> None:
         """Work for a consumer that has just connected, and consumes later, if it may."""
         self._consumer = consumer
-        self._voice = self._voice or Voice(consumer.app, consumer.hostname)
+        self._voice = self._voice or StatusPublisher(consumer.app, consumer.hostname)
         self._open = True
         # What had come and not begun when the connection was lost comes again.
         begun = {request.id for request in state.active_requests}
@@ -169,7 +169,7 @@ class Gate:
         consumer.consume()
 
 
-class GateStep(bootsteps.StartStopStep):
+class SlotGateStep(bootsteps.StartStopStep):
     """Connects the gate whenever the worker has connected to the broker."""
 
     # Who hears of us may at once tell us to stop a job.
@@ -182,22 +182,22 @@ class GateStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Open the gate, and tell of it from now on."""
-        gate = consumer.app.shiftergw_gate
+        gate = consumer.app.shiftergw_slot_gate
         gate.connected(consumer)
         gate.tell()
         if self._timer is not None:
             self._timer.cancel()  # of the connection before
-        self._timer = consumer.timer.call_repeatedly(TELL_SECONDS, gate.look)
+        self._timer = consumer.timer.call_repeatedly(STATUS_SECONDS, gate.look)
 
     def stop(self, consumer: Any) -> None:
         """Close the gate; the gateways hear of the jobs that go on for as long as we can tell."""
-        consumer.app.shiftergw_gate.left()
+        consumer.app.shiftergw_slot_gate.left()
 
     def shutdown(self, consumer: Any) -> None:
         """Tell no more."""
         if self._timer is not None:
             self._timer.cancel()
-        consumer.app.shiftergw_gate.ended()
+        consumer.app.shiftergw_slot_gate.ended()
 
 
 class JobRequest(Request):
@@ -205,7 +205,7 @@ class JobRequest(Request):
 
     def on_success(self, *arguments: Any, **options: Any) -> None:
         super().on_success(*arguments, **options)
-        self._app.shiftergw_gate.leave(self.id)
+        self._app.shiftergw_slot_gate.leave(self.id)
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
         # Celery wraps an exception that comes from another process.
@@ -214,12 +214,12 @@ class JobRequest(Request):
             super().on_failure(exc_info, *arguments, **options)
         finally:
             lost = error.end if isinstance(error, JobLost) else None
-            self._app.shiftergw_gate.leave(self.id, lost)
+            self._app.shiftergw_slot_gate.leave(self.id, lost)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         super().on_timeout(soft, timeout)
         if not soft:
-            self._app.shiftergw_gate.leave(self.id)
+            self._app.shiftergw_slot_gate.leave(self.id)
 
 
 def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
@@ -227,7 +227,7 @@ def strategy(task: Any, app: Celery, consumer: Any) -> Callable[..., None]:
 
     Times, limits, calls to follow and whatever else a message may ask for are nobody's to ask for.
     """
-    gate, machine = app.shiftergw_gate, consumer.controller
+    gate, machine = app.shiftergw_slot_gate, consumer.controller
     limits = {"soft": machine.soft_time_limit, "hard": machine.time_limit}
 
     def handle(message: Any, _: Any, ack: Any, reject: Any, callbacks: Any) -> None:

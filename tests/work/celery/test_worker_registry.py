@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from shiftergw.ports import JobEnd
-from shiftergw.work.celery.crew import (
+from shiftergw.work.celery.worker_registry import (
     FORGOTTEN_SECONDS,
     MOST_MACHINES,
     OFFER_SECONDS,
     REPLACED_SECONDS,
     SILENT_SECONDS,
-    Crew,
-    Machine,
+    MachineStatus,
+    WorkerRegistry,
 )
 
 TOLD: dict[str, Any] = {
@@ -28,16 +28,16 @@ TOLD: dict[str, Any] = {
 }
 
 
-def told(crew: Crew, now: float = 0.0, **changes: Any) -> None:
+def told(crew: WorkerRegistry, now: float = 0.0, **changes: Any) -> None:
     """Take in what a machine tells."""
-    machine = Machine.parse(TOLD | changes, now)
+    machine = MachineStatus.parse(TOLD | changes, now)
     assert machine is not None
     crew.told(machine)
 
 
 def test_slots_are_those_of_the_machines_for_a_system() -> None:
     """Machines add up; a job takes a slot; what another system's machines have is no help."""
-    crew = Crew()
+    crew = WorkerRegistry()
     assert crew.slots("alpha", 0) == 0
     told(crew)
     told(crew, hostname="celery@node2", systems=["alpha", "beta"], jobs={"m": "k"})
@@ -47,7 +47,7 @@ def test_slots_are_those_of_the_machines_for_a_system() -> None:
 
 def test_an_offer_takes_a_slot_until_it_is_taken() -> None:
     """From the moment it is made; once a machine has it, the machine's word counts."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew)
     crew.offered("m1", "k1", "alpha", 0)
     assert crew.slots("alpha", 1) == 1
@@ -62,7 +62,7 @@ def test_an_offer_takes_a_slot_until_it_is_taken() -> None:
 
 def test_a_short_job_is_noticed_by_its_end() -> None:
     """Also when nobody heard that it began."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew)
     crew.offered("m1", "k1", "alpha", 0)
     told(crew, ended=["m0", "m1"])
@@ -71,7 +71,7 @@ def test_a_short_job_is_noticed_by_its_end() -> None:
 
 def test_an_offer_that_nobody_takes_is_forgotten() -> None:
     """Its message has gone from the broker by then."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew)
     crew.offered("m1", "k1", "alpha", 0)
     told(crew, OFFER_SECONDS)
@@ -81,7 +81,7 @@ def test_an_offer_that_nobody_takes_is_forgotten() -> None:
 
 def test_a_slot_that_two_systems_share_is_given_once() -> None:
     """An offer takes the slot of a machine without choice first, so that the other stays free."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew, systems=["alpha", "beta"], slots=1)
     crew.offered("m1", "k1", "alpha", 0)
     assert (crew.slots("alpha", 0), crew.slots("beta", 0)) == (0, 0)
@@ -91,7 +91,7 @@ def test_a_slot_that_two_systems_share_is_given_once() -> None:
 
 def test_two_machines_of_one_name() -> None:
     """Both count; one that was started again counts once, and its old job is nobody's."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew, run="a", jobs={"m1": "k1"})
     told(crew, run="b")
     assert (crew.slots("alpha", 0), len(list(crew.machines(0)))) == (3, 2)
@@ -104,7 +104,7 @@ def test_two_machines_of_one_name() -> None:
 
 def test_a_silent_machine_has_no_slots() -> None:
     """It is shown for a while, and back when it tells again."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew)
     assert crew.slots("alpha", SILENT_SECONDS) == 0
     assert [one.name for one in crew.machines(SILENT_SECONDS)] == ["celery@node1"]
@@ -115,7 +115,7 @@ def test_a_silent_machine_has_no_slots() -> None:
 
 def test_who_works_on_what() -> None:
     """A machine's word counts, while it says something."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew, jobs={"m1": "k1"})
     assert crew.messages_of("k1", 1)
     assert not crew.messages_of("m1", 1)
@@ -124,7 +124,7 @@ def test_who_works_on_what() -> None:
 
 def test_a_machine_that_leaves_takes_no_more() -> None:
     """It only finishes what it has."""
-    crew = Crew()
+    crew = WorkerRegistry()
     told(crew, leaving=True)
     assert crew.slots("alpha", 0) == 0
 
@@ -151,34 +151,34 @@ def test_a_machine_that_leaves_takes_no_more() -> None:
 )
 def test_nonsense_is_not_believed(change: dict[str, Any]) -> None:
     """Whoever may write to the broker may tell anything."""
-    assert Machine.parse(TOLD, 0) is not None
-    assert Machine.parse(TOLD | change, 0) is None
-    assert Machine.parse({key: TOLD[key] for key in TOLD if key not in change}, 0) is None
+    assert MachineStatus.parse(TOLD, 0) is not None
+    assert MachineStatus.parse(TOLD | change, 0) is None
+    assert MachineStatus.parse({key: TOLD[key] for key in TOLD if key not in change}, 0) is None
 
 
 @pytest.mark.parametrize("change", [{"lost": {"m": 3}}, {"run": 3}])
 def test_nonsense_that_may_be_absent(change: dict[str, Any]) -> None:
     """Machines of an older version do not tell it, and are shown with theirs."""
-    assert Machine.parse(TOLD, 0) is not None
-    assert Machine.parse(TOLD | change, 0) is None
+    assert MachineStatus.parse(TOLD, 0) is not None
+    assert MachineStatus.parse(TOLD | change, 0) is None
 
 
 @pytest.mark.parametrize("said", [None, [], "x", 3, {}])
 def test_what_is_no_object_is_not_believed(said: Any) -> None:
     """Nor does it raise anything."""
-    assert Machine.parse(said, 0) is None
+    assert MachineStatus.parse(said, 0) is None
 
 
 def test_names_are_printable() -> None:
     """They go into logs and onto terminals."""
-    machine = Machine.parse(TOLD | {"hostname": "a\x1b[31m\nb"}, 0)
+    machine = MachineStatus.parse(TOLD | {"hostname": "a\x1b[31m\nb"}, 0)
     assert machine is not None
     assert machine.name.isprintable()
 
 
 def test_machines_are_bounded() -> None:
     """A flood of made-up machines takes no more memory than this."""
-    crew = Crew()
+    crew = WorkerRegistry()
     for n in range(MOST_MACHINES + 5):
         told(crew, hostname=f"celery@{n}")
     assert len(list(crew.machines(0))) == MOST_MACHINES
@@ -186,11 +186,11 @@ def test_machines_are_bounded() -> None:
 
 def test_ends_are_told_once() -> None:
     """Of jobs that were offered or seen before; those that were lost, whoever offered them."""
-    crew = Crew()
+    crew = WorkerRegistry()
     crew.offered("m1", "k1", "alpha", 0)
     told(crew, jobs={"m2": "k2"})
     lost = {"m3": ["k3", "node:1", "was killed by signal 9", True]}
-    machine = Machine.parse(TOLD | {"ended": ["m0", "m1", "m2", "m3"], "lost": lost}, 1.0)
+    machine = MachineStatus.parse(TOLD | {"ended": ["m0", "m1", "m2", "m3"], "lost": lost}, 1.0)
     assert machine is not None
     killed = JobEnd("k3", "node:1", "was killed by signal 9", died=True)
     assert crew.ends(machine) == [JobEnd("k1"), JobEnd("k2"), killed]
@@ -200,7 +200,7 @@ def test_ends_are_told_once() -> None:
 
 def test_a_system_whose_machines_are_broken() -> None:
     """It is, once all that serve it are; one that leaves is no help."""
-    crew = Crew()
+    crew = WorkerRegistry()
     assert crew.fault("alpha", 0) == ""
     told(crew, fault="ended with exit code 1", slots=0)
     assert crew.fault("alpha", 0) == "ended with exit code 1"
@@ -227,4 +227,4 @@ def test_a_system_whose_machines_are_broken() -> None:
 )
 def test_nonsense_about_losses(change: dict[str, Any]) -> None:
     """What cannot be read is thrown away as a whole."""
-    assert Machine.parse(TOLD | change, 0) is None
+    assert MachineStatus.parse(TOLD | change, 0) is None

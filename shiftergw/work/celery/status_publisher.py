@@ -10,16 +10,16 @@ from celery import Celery
 from celery.utils.log import get_logger
 
 from shiftergw.work.celery.app import STATUS, called, reach
-from shiftergw.work.celery.crew import TELL_SECONDS
 from shiftergw.work.celery.faults import fault
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 
 _log = get_logger(__name__)
 
-PAUSE_SECONDS = TELL_SECONDS * 2
+PAUSE_SECONDS = STATUS_SECONDS * 2
 """Between two attempts to open a line: one may take a while, and jobs end meanwhile."""
 
 
-class Voice:
+class StatusPublisher:
     """Tells by a connection of its own, so that a broker which takes nothing holds up no job."""
 
     def __init__(self, app: Celery, hostname: str) -> None:

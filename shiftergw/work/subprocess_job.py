@@ -24,7 +24,7 @@ from shiftergw.work.process import (
     LONGEST_START,
     START_SECONDS,
     STOPPED_CODE,
-    Lines,
+    LineSplitter,
     describe_exit,
 )
 
@@ -63,7 +63,7 @@ class StartLimit:
         self.seconds = min(LONGEST_START, self.seconds * 2)
 
 
-class Errand:
+class SubprocessJob:
     """A worker process with one job."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Errand:
         self._start = start or StartLimit()
         self._patience = KILL_SECONDS
         self._answers: list[Any] = []
-        self._lines = Lines(self._answer)
+        self._lines = LineSplitter(self._answer)
 
     def run(self, key: str) -> None:
         """Return when the job on a record is done; raise `JobLost` if its worker did not do it."""

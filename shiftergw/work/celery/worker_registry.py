@@ -10,13 +10,13 @@ from shiftergw.errors import printable
 from shiftergw.model import WorkerMachine
 from shiftergw.ports import JobEnd
 
-TELL_SECONDS = 2.0
+STATUS_SECONDS = 2.0
 """A worker machine tells its state so often, and whenever it changes."""
 
 SILENT_SECONDS = 15.0
 """A machine that has told nothing for so long gets no work."""
 
-REPLACED_SECONDS = TELL_SECONDS * 2.5
+REPLACED_SECONDS = STATUS_SECONDS * 2.5
 """The same for one beside which another of its name has been heard later: a restart, mostly."""
 
 FORGOTTEN_SECONDS = 3600.0
@@ -32,7 +32,7 @@ _LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineStatus:
     """What a worker machine told of itself, and when it was heard."""
 
     name: str
@@ -118,15 +118,15 @@ class _Offer:
 
 
 @dataclass(slots=True)
-class Crew:
+class WorkerRegistry:
     """All machines, and the offers that none of them has taken yet."""
 
-    _machines: dict[tuple[str, str], Machine] = field(default_factory=dict)
+    _machines: dict[tuple[str, str], MachineStatus] = field(default_factory=dict)
     _offers: dict[str, _Offer] = field(default_factory=dict)
     _reported: dict[str, None] = field(default_factory=dict)
     """The messages whose ends were returned by `ends`, the oldest first."""
 
-    def told(self, machine: Machine) -> bool:
+    def told(self, machine: MachineStatus) -> bool:
         """Take in what a machine has told; say whether it has more slots free than before."""
         place = (machine.name, machine.run)
         before = self._machines.get(place)
@@ -140,7 +140,7 @@ class Crew:
             return machine.free > 0
         return any(machine.free_for(one) > before.free_for(one) for one in machine.systems)
 
-    def ends(self, machine: Machine) -> list[JobEnd]:
+    def ends(self, machine: MachineStatus) -> list[JobEnd]:
         """Return the ends of jobs that this status is the first to report; call it before `told`.
 
         The key of a message that is unknown here (another gateway offered it) comes with its loss;
@@ -167,12 +167,12 @@ class Crew:
         faults = [one.fault for one in there if one.fault]
         return faults[0] if there and len(faults) == len(there) else ""
 
-    def has_fault(self, machine: Machine) -> bool:
+    def has_fault(self, machine: MachineStatus) -> bool:
         """Return whether this machine has told before that no worker can start there."""
         before = self._machines.get((machine.name, machine.run))
         return before is not None and bool(before.fault)
 
-    def knows(self, machine: Machine) -> bool:
+    def knows(self, machine: MachineStatus) -> bool:
         """Say whether this machine has told before, and of the same version."""
         before = self._machines.get((machine.name, machine.run))
         return before is not None and before.version == machine.version
@@ -215,7 +215,7 @@ class Crew:
             if job == key
         )
 
-    def machines(self, now: float) -> Iterable[Machine]:
+    def machines(self, now: float) -> Iterable[MachineStatus]:
         """Return the machines, by name; those that were silent for long are forgotten.
 
         So are those that were started again.
@@ -229,7 +229,7 @@ class Crew:
         }
         return sorted(self._machines.values(), key=lambda one: (one.name, one.run))
 
-    def _present(self, now: float) -> list[Machine]:
+    def _present(self, now: float) -> list[MachineStatus]:
         """Return the machines that are there."""
         last: dict[str, float] = {}
         for one in self._machines.values():

@@ -13,15 +13,15 @@ from twisted.internet.threads import deferToThread
 from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
 from shiftergw.work.celery.app import make_app, reach
-from shiftergw.work.celery.crew import TELL_SECONDS, Crew, Machine
+from shiftergw.work.celery.broker_connections import StatusListener
 from shiftergw.work.celery.faults import fault
-from shiftergw.work.celery.link import Listener
+from shiftergw.work.celery.worker_registry import STATUS_SECONDS, MachineStatus, WorkerRegistry
 
-LISTEN_SECONDS = TELL_SECONDS * 1.5
+LISTEN_SECONDS = STATUS_SECONDS * 1.5
 """Every machine has told something by then."""
 
 
-async def look_at(
+async def inspect_broker(
     reactor: Any, broker_url: str, systems: Sequence[str]
 ) -> tuple[Sequence[WorkerMachine], Mapping[str, Unavailable]]:
     """Return the machines that tell something within a moment, and which queues cannot be used.
@@ -31,9 +31,9 @@ async def look_at(
     told, changes, queues = await deferToThread(_look, broker_url, systems)
     if not changes or changes[-1] is not None:
         raise (changes and changes[-1]) or Unavailable("The broker does not answer.")
-    crew = Crew()
+    crew = WorkerRegistry()
     for one in told:
-        machine = Machine.parse(one, reactor.seconds())
+        machine = MachineStatus.parse(one, reactor.seconds())
         if machine is not None:
             crew.told(machine)
     return [one.seen() for one in crew.machines(reactor.seconds())], queues
@@ -51,7 +51,7 @@ def _look(
         if trouble is not None:
             listener.stop()
 
-    listener = Listener(app, told.append, changed)
+    listener = StatusListener(app, told.append, changed)
     end = Timer(LISTEN_SECONDS, listener.stop)
     end.start()
     try:

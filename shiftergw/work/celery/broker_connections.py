@@ -26,8 +26,8 @@ from shiftergw.work.celery.app import (
     reach,
     unread,
 )
-from shiftergw.work.celery.crew import OFFER_SECONDS, TELL_SECONDS
 from shiftergw.work.celery.faults import BLOCKED, fault
+from shiftergw.work.celery.worker_registry import OFFER_SECONDS, STATUS_SECONDS
 
 CONFIRM_SECONDS = 10.0
 """Limit on the broker's word that it has a message."""
@@ -45,7 +45,7 @@ LOOK_SECONDS = 0.2
 """How soon the listener notices that it is to stop."""
 
 
-class Sender:
+class MessageSender:
     """Sends messages over one connection, opened on use; one thread at a time uses it."""
 
     def __init__(self, app: Celery) -> None:
@@ -154,7 +154,7 @@ class Sender:
                 connection.collect(CONNECT_SECONDS)
 
 
-class Listener:
+class StatusListener:
     """Hears what the worker machines tell, and whether the broker works, until it is stopped.
 
     A broker that is full, or frozen, keeps its connections. So the listener sends itself something
@@ -217,7 +217,7 @@ class Listener:
             name,
             exchange=get_exchange(connection, name=self._app.conf.event_exchange),
             routing_key=STATUS.replace("-", "."),
-            message_ttl=TELL_SECONDS * 3,
+            message_ttl=STATUS_SECONDS * 3,
             **exclusive,
         )
         echoes = Queue(f"{name}.echo", exchange=Exchange(""), **exclusive)
@@ -232,7 +232,7 @@ class Listener:
         with Producer(channel, serializer="json") as producer:
             while not self._stopping.is_set():
                 now = time.monotonic()
-                if now - sent >= TELL_SECONDS and not self._blocked:
+                if now - sent >= STATUS_SECONDS and not self._blocked:
                     sent = now
                     producer.publish({}, routing_key=echoes.name, delivery_mode=1)
                 with suppress(TimeoutError):
