@@ -1,0 +1,154 @@
+"""Limits on the structure and the names of the program, measured by `tests.house`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from graphlib import CycleError
+
+import pytest
+
+from tests import house
+
+OWED = {
+    "app": 108,
+    "auth": 55,
+    "build": 62,
+    "cache": 42,
+    "cli": 90,
+    "conf": 3,
+    "config": 53,
+    "delivery": 167,
+    "errors": 16,
+    "image": 1,
+    "job": 88,
+    "model": 16,
+    "mongo": 70,
+    "oci": 87,
+    "plumbing": 58,
+    "ports": 18,
+    "rules": 20,
+    "service": 40,
+    "sftp": 57,
+    "sources": 109,
+    "ssh": 146,
+    "states": 2,
+    "store": 268,
+    "tests": 2457,
+    "web": 80,
+    "work": 126,
+}
+"""Vague identifiers that each room still has; a room without an entry has none."""
+
+OWED_CLASSES = {
+    "Access",
+    "Account",
+    "Address",
+    "Body",
+    "Busy",
+    "Call",
+    "Channel",
+    "Connection",
+    "Connections",
+    "Flight",
+    "Host",
+    "Interrupted",
+    "Line",
+    "Lines",
+    "Link",
+    "Listener",
+    "Location",
+    "Login",
+    "Proxy",
+    "Refused",
+    "Session",
+    "Stopped",
+    "Transport",
+}
+"""Names of public classes that still exist more than once."""
+
+
+@pytest.fixture(scope="module")
+def program() -> dict[str, str]:
+    """Return the files of the program by their places."""
+    return house.files("shiftergw")
+
+
+def test_rooms_and_arrows(program: dict[str, str]) -> None:
+    """The program has few rooms, few imports between them, few floors, and no circles."""
+    arrows = house.arrows_of(program)
+    floors = house.floors_of(arrows)
+    assert len(arrows) <= house.MOST_ROOMS
+    assert sum(map(len, arrows.values())) <= house.MOST_ARROWS
+    assert max(floors.values()) <= house.MOST_FLOORS
+
+
+def test_a_circle_is_detected() -> None:
+    """Two rooms that import each other raise an error."""
+    sources = {
+        "shiftergw/cache/x.py": "from shiftergw.build.y import b",
+        "shiftergw/build/y.py": "import shiftergw.cache.x",
+    }
+    assert house.arrows_of(sources) == {"cache": {"build"}, "build": {"cache"}}
+    with pytest.raises(CycleError):
+        house.floors_of(house.arrows_of(sources))
+
+
+def test_floors() -> None:
+    """The floor of a room is the longest chain of imports below it."""
+    arrows = {"app": {"web", "errors"}, "web": {"errors"}, "errors": set[str]()}
+    assert house.floors_of(arrows) == {"errors": 1, "web": 2, "app": 3}
+
+
+def test_functions_are_short(program: dict[str, str]) -> None:
+    """No function of the program is longer than one can read at a glance."""
+    assert house.long_functions(program, house.LONGEST_FUNCTION) == []
+    text = "def f():\n" + "    x = 1\n" * 60
+    assert house.long_functions({"a.py": text}, 60) == [(61, "a.py:1 f")]
+
+
+def test_no_new_vague_identifiers() -> None:
+    """No room has more identifiers that are pronouns, adverbs or bare participles than it owes."""
+    counts = Counter(found.room for found in house.vague_definitions(house.files()))
+    assert {room: n for room, n in counts.items() if n > OWED.get(room, 0)} == {}
+
+
+def test_the_allowed_identifiers_are_few() -> None:
+    """At most fifty identifiers are allowed although they look vague, each for a reason."""
+    assert len(house.ALLOWED) <= 50
+    assert all(len(reason) > 10 for reason in house.ALLOWED.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("one = 1", "one"),
+        ("_told = 1", "_told"),
+        ("def held(): ...", "held"),
+        ("def f(wanted): ...", "wanted"),
+        ("for other in x: ...", "other"),
+        ("[there for there in x]", "there"),
+        ("with x as opened: ...", "opened"),
+        ("class Refused: ...", "Refused"),
+        ("self.kept = 1", "kept"),
+        ("import x as again", "again"),
+        ("try: ...\nexcept OSError as gone: ...", "gone"),
+    ],
+)
+def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
+    """Wherever it is defined."""
+    vague = house.vague_definitions({"shiftergw/cache/x.py": source})
+    assert [(definition.room, definition.name) for definition in vague] == [("cache", name)]
+
+
+@pytest.mark.parametrize("name", ["layer", "is_closed", "feed", "done", "first", "told_at", "read"])
+def test_a_clear_identifier_is_not_detected(name: str) -> None:
+    """A noun, a verb, a predicate, or an allowed word."""
+    assert house.vague_definitions({"shiftergw/cache/x.py": f"{name} = 1"}) == []
+
+
+def test_class_names_are_unique(program: dict[str, str]) -> None:
+    """No public class of the program has the name of another one."""
+    assert house.repeated_classes(program).keys() <= OWED_CLASSES
+    assert house.repeated_classes(
+        {"shiftergw/a.py": "class Login: ...", "shiftergw/b.py": "class Login: ...\nclass _X: ..."}
+    ) == {"Login": ["shiftergw/a.py", "shiftergw/b.py"]}
