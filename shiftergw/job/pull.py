@@ -1,44 +1,67 @@
-"""The work of kinds pull and acl: from a reference to a delivered image that its readers may use.
+"""Carry out a pull: from a reference to a delivered image, or to another access list of one.
 
-The pipeline makes the file; here stand the rules around it: what is current already, who may read
-the result, in which order the files appear, and what the record says in the end.
+`rules.pull` decides what a pull needs and `rules.access` who may read the result; the pipeline
+makes the file. This module asks the registry and the store for what the decision depends on, and
+then does what was decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, NotStorable, Unavailable, amount, too_slow
+from shiftergw.errors import ImageBlocked, NoSpace, amount, too_slow
 from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.publication import Manifest, Publisher, facts_of
 from shiftergw.job.recordable import recordable
-from shiftergw.job.targets import FILE_FACTS, Target
-from shiftergw.model import ImageRecord, ImageReference, Login, Origin, Ready
-from shiftergw.plumbing.patience import patiently
+from shiftergw.job.targets import Target
+from shiftergw.model import ImageRecord, ImageReference, Login, Ready
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
 from shiftergw.rules import access
-from shiftergw.rules.access import Access
+from shiftergw.rules.pull import (
+    Build,
+    Prove,
+    Readers,
+    Reuse,
+    decide_from_manifest,
+    decide_from_tag,
+    should_ask_digest,
+)
 from shiftergw.states import State
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-T = TypeVar("T")
 
-_FACTS = (
-    "format", "arch", "os", "location", "remotetype", "replication", "env", "entry", "cmd",
-    "workdir", "labels", "origin", *FILE_FACTS,
-)  # fmt: skip
-"""What a record says of an image whoever pulled it, under whichever tag."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One pull: its attempt, the image directory it delivers to, and what the user asks for."""
+
+    attempt: Attempt
+    target: Target
+    reference: ImageReference
+    login: Login | None
+
+
+class _Obstacle(Enum):
+    """Why a delivered image cannot be reused after all, as seen under its lease."""
+
+    ACCESS = auto()
+    """The image has been removed, or the user has not proven access to it as it is now."""
+    FILE = auto()
+    """The file is not in the image directory as recorded."""
+    SETTINGS = auto()
+    """The metadata must be written, and only the registry knows all that it says."""
 
 
 class Pull:
@@ -58,105 +81,151 @@ class Pull:
         """Serve `targets` (system name → target)."""
         self._config = config
         self._store = store
+        self._publisher = Publisher(config, store, clock)
         self._pipeline = pipeline
         self._targets = targets
         self._seal = seal
         self._clock = clock
 
     async def run(self, attempt: Attempt) -> Ready:
-        """Do the work of a record to its good end, or raise why not.
+        """Do the work of a record of kind pull or acl; return what its READY record shall say.
 
-        The attempt's lease on the files is still held then: until the store knows of the end,
-        nobody else must touch them.
+        Raises a `GatewayError` if the pull fails, `Superseded` if another attempt has taken over.
+        The attempt still holds the lease on the image's files at the end: nothing else may touch
+        them until the store knows of the new record.
         """
-        record = attempt.record
-        target = self._targets[record.system]
-        await target.directory.reach()  # while the system is away the registry is not asked either
-        reference = ImageReference.parse(record.pulltag or "")
-        login = self._login(record)
-        current = await self._stored(
-            lambda: self._store.find(record.system, record.itype, [str(reference)])
+        request = attempt.record
+        target = self._targets[request.system]
+        await target.directory.reach()  # before the registry is asked: the system may be down
+        reference = ImageReference.parse(request.pulltag or "")
+        job = _Job(attempt, target, reference, self._login(request))
+        current = await self._publisher.query(
+            lambda: self._store.find(request.system, request.itype, [str(reference)])
         )
-        lost: set[str] = set()
-        if current is not None and (
-            access.is_about_readers(record, current)
-            or (
-                not self._lacks_labels(current)
-                and await self._is_unchanged(current, reference, login, attempt)
-            )
-        ):
-            ready = await self._reuse(attempt, target, current, lost)
-            if ready is not None:
-                return ready
+        missing_id = None
+        decision = decide_from_tag(request, current, await self._digest_of_tag(job, current))
+        if isinstance(decision, Readers | Reuse):
+            result = await self._reuse(job, decision.ready)
+            if isinstance(result, Ready):
+                return result
+            if result is _Obstacle.FILE:
+                missing_id = decision.ready.id
 
-        image, config = await self._pipeline.resolve(reference, target.platform, login, attempt)
+        manifest = await self._resolve(job)
+        ready = await self._publisher.records_of(target, manifest.image.id)
+        match decide_from_manifest(request, manifest.image, ready, missing_id):
+            case Reuse(record):
+                result = await self._reuse(job, record, manifest)
+            case Prove(record):
+                await self._pipeline.prove(manifest.image, job.login, attempt)
+                result = await self._reuse(job, record, manifest, proven=True)
+            case Build():
+                return await self._build(job, manifest, current)
+        return result if isinstance(result, Ready) else await self._build(job, manifest, current)
+
+    def _login(self, request: ImageRecord) -> Login | None:
+        if request.sealed is None:
+            return None
+        return Login.parse(self._seal.open(request.sealed, request.claim or ""))
+
+    async def _digest_of_tag(self, job: _Job, current: ImageRecord | None) -> str | None:
+        """Return what the tag means now, from one HEAD request; None if it would decide nothing."""
+        if not should_ask_digest(
+            job.attempt.record, current, stores_labels=self._config.enable_labels
+        ):
+            return None
+        job.attempt.entered(State.PULLING, "Getting manifest")
+        return await self._pipeline.head(job.reference, job.login, job.attempt)
+
+    async def _resolve(self, job: _Job) -> Manifest:
+        """Read the manifest and the configuration of the image.
+
+        Raises `ImageBlocked` if the system's admins have taken the image, or its index, down.
+        """
+        target = job.target
+        image, config = await self._pipeline.resolve(
+            job.reference, target.platform, job.login, job.attempt
+        )
         if not self._config.enable_labels:
             config = replace(config, labels={})
         config, omitted = recordable(config, self._config.max_record_size)
-        await self._check_allowed(image, target)
-        proven = False
-        for known in await self._held(target, image.id):
-            if image.id in lost:
-                break
-            if not proven and _wants_proof(record, known, image):
-                await self._pipeline.prove(image, login, attempt)
-                proven = True
-            if access.may_skip_bytes(record, known, image, proven=proven):
-                resolved = image, config
-                ready = await self._reuse(attempt, target, known, lost, resolved, proven=proven)
-                if ready is not None:
-                    return self._labelled(ready, config)
-        await self._check_space(image, target)
-        options = target.options
-        async with self._pipeline.convert(image, config, login, options, attempt) as built:
-            return await self._deliver(attempt, target, current, image, config, built, omitted)
-
-    async def _stored(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what the store says; one that is away for a moment ends no pull."""
-        return await patiently(lambda _: ask(), self._clock, "a pull")
-
-    async def _held(
-        self, target: Target, image_id: str, *, expiring: bool = False
-    ) -> Sequence[ImageRecord]:
-        """Return the records of an image where the target's files are."""
-        return await self._stored(
-            lambda: self._store.find_id(target.systems, image_id, expiring=expiring)
-        )
-
-    def _login(self, record: ImageRecord) -> Login | None:
-        if record.sealed is None:
-            return None
-        return Login.parse(self._seal.open(record.sealed, record.claim or ""))
-
-    async def _is_unchanged(
-        self,
-        current: ImageRecord,
-        reference: ImageReference,
-        login: Login | None,
-        attempt: Attempt,
-    ) -> bool:
-        """Ask the registry, in one request, whether the READY image is still what the tag means.
-
-        Not for a private image and a user who is not among its readers: what he must show first is
-        more than that the manifest is there. The original stored the digest of the index as the id,
-        and nothing of its origin.
-        """
-        if current.is_private and not access.is_reader(attempt.record, current):
-            return False
-        attempt.entered(State.PULLING, "Getting manifest")
-        digest = await self._pipeline.head(reference, login, attempt)
-        stored = current.origin.source_digest if current.origin else f"sha256:{current.id}"
-        return digest is not None and digest == stored
-
-    async def _check_allowed(self, image: ResolvedImage, target: Target) -> None:
         ids = {image.id, image.source_digest.hex}
-        if await self._stored(lambda: self._store.blocked(target.name, ids)):
+        if await self._publisher.query(lambda: self._store.blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
+        return Manifest(image, config, omitted)
+
+    async def _reuse(
+        self,
+        job: _Job,
+        candidate: ImageRecord,
+        manifest: Manifest | None = None,
+        *,
+        proven: bool = False,
+    ) -> Ready | _Obstacle:
+        """End a pull with the delivered file of `candidate`; write its metadata if that changes.
+
+        `manifest` is what the user has just read at the registry, if that was necessary; `proven`
+        says that the user may also read the blobs there. Takes the lease on the image's files and
+        reads their records again, since another job may have changed or removed the image while
+        this one waited. Returns the obstacle, and gives the lease back, if the image cannot be
+        reused.
+        """
+        assert candidate.id is not None
+        await job.attempt.lease(job.target.name, candidate.id)
+        result = await self._reuse_under_lease(job, candidate, candidate.id, manifest, proven)
+        if isinstance(result, _Obstacle):
+            await job.attempt.release()
+        return result
+
+    async def _reuse_under_lease(
+        self,
+        job: _Job,
+        candidate: ImageRecord,
+        image_id: str,
+        manifest: Manifest | None,
+        proven: bool,
+    ) -> Ready | _Obstacle:
+        attempt, target, request = job.attempt, job.target, job.attempt.record
+        records = await self._publisher.records_of(target, image_id)
+        if not records:
+            return _Obstacle.ACCESS
+        ready = next((record for record in records if record.key == candidate.key), records[0])
+        if manifest is None:
+            may_reuse = access.may_skip_registry(request, ready)
+            private = ready.is_private
+        else:
+            may_reuse = access.may_skip_bytes(request, ready, manifest.image, proven=proven)
+            private = manifest.image.private
+        if not may_reuse:
+            return _Obstacle.ACCESS
+        verified = await target.verify_file(ready, records, attempt.say)
+        if verified is None:
+            return _Obstacle.FILE
+        readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
+        if readers != access.of(ready) or not await target.has_metadata_of(ready):
+            config = None if manifest is None else manifest.config
+            complete = await target.add_missing_settings(ready, config)
+            if complete is None:
+                return _Obstacle.SETTINGS
+            await self._publisher.write_metadata(attempt, target, complete, readers, complete)
+        facts = facts_of(verified)
+        if manifest is not None:
+            facts |= self._labels(manifest.config)
+        return self._publisher.ready(target, image_id, facts, readers, puller)
+
+    async def _build(self, job: _Job, manifest: Manifest, current: ImageRecord | None) -> Ready:
+        """Download and convert the image, then deliver it."""
+        image, target = manifest.image, job.target
+        await self._check_space(image, target)
+        async with self._pipeline.convert(
+            image, manifest.config, job.login, target.options, job.attempt
+        ) as built:
+            return await self._deliver(job, manifest, built, current)
 
     async def _check_space(self, image: ResolvedImage, target: Target) -> None:
-        """Refuse early what surely does not fit, here or where it is to go.
+        """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
 
-        As in `ImageBuilder.check_space`, half of the layers' size is asked for.
+        As in `ImageBuilder.check_space`, an image needs at least half of its layers' size.
         """
         await self._pipeline.check_space(image)
         free = await target.directory.free_space()
@@ -166,207 +235,56 @@ class Pull:
                 f" directory has {amount(free)} left."
             )
 
-    async def _reuse(
-        self,
-        attempt: Attempt,
-        target: Target,
-        known: ImageRecord,
-        lost: set[str],
-        resolved: tuple[ResolvedImage, ImageConfig] | None = None,
-        *,
-        proven: bool = False,
-    ) -> Ready | None:
-        """End a pull whose image is there: nothing to download, metadata only if it is to change.
-
-        `resolved` is what a user has just read at the registry, `proven` that he may read its blobs
-        there; None, that he did not ask. None is returned if the file is not there after all, or if
-        he must read it there first: another may have removed or changed it before we held the
-        lease. The id of a file that is not there is `lost` from then on.
-        """
-        assert known.id is not None
-        image, config = resolved or (None, None)
-        await attempt.lease(target.name, known.id)
-        records = await self._held(target, known.id)
-        held = _same(known, records)
-        if held is None or not _is_trusted(attempt.record, held, image, proven=proven):
-            await attempt.release()
-            return None
-        found = await target.found(held, records, attempt.say)
-        if found is None:
-            lost.add(known.id)
-            await attempt.release()
-            return None
-        wanted_login = held.is_private if image is None else image.private
-        readers, puller = self._readers(attempt.record, held, None, private=wanted_login)
-        if readers != access.of(held) or not await target.describes(held):
-            whole = await target.completed(held, config)
-            if whole is None:  # the registry knows, and has not been asked
-                await attempt.release()
-                return None
-            attempt.entered(State.TRANSFER, "Transferring metadata")
-            wanted = _with(whole, readers)
-            await self._stored(lambda: self._install_meta(attempt, target, wanted, whole))
-        facts = {name: getattr(found, name) for name in _FACTS}
-        known_facts = {name: fact for name, fact in facts.items() if fact is not None}
-        return self._ready(target, known.id, known_facts, readers, puller)
-
     async def _deliver(
-        self,
-        attempt: Attempt,
-        target: Target,
-        current: ImageRecord | None,
-        image: ResolvedImage,
-        config: ImageConfig,
-        built: BuiltImage,
-        omitted: Sequence[str],
+        self, job: _Job, manifest: Manifest, built: BuiltImage, current: ImageRecord | None
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
+        attempt, target, image = job.attempt, job.target, manifest.image
         attempt.entered(State.TRANSFER, "Transferring image")
-        # Known since the conversion began, perhaps; the converted file stays for the next attempt.
+        # The system may be down since the conversion began; the next attempt finds the built file.
         await target.directory.reach()
         await attempt.lease(target.name, image.id)
         await attempt.confirm()
         name = f"{image.id}.squashfs"
         seconds = self._config.stage_limits.transfer
-        checked = await within(
+        verification = await within(
             seconds,
             self._clock,
             target.directory.install(built.path, name, built.sha256, attempt.report),
             partial(too_slow, "Transferring", seconds, "transfer"),
         )
-        there = await target.directory.exists(name)
-        known = await self._held(target, image.id, expiring=True)
-        held = _same(None, known)
+        file = await target.directory.exists(name)
+        records = await self._publisher.records_of(target, image.id, expiring=True)
+        ready = records[0] if records else None
         if current is not None and current.origin and not access.is_of(current.origin, image):
-            current = None  # the tag means another place by now: its readers there are not asked
-        readers, puller = self._readers(attempt.record, held, current, private=image.private)
-        facts: dict[str, Any] = {
-            "format": "squashfs",
-            "arch": config.architecture or target.platform.architecture,
-            "os": config.os or target.platform.os,
-            "location": image.location,
-            "remotetype": "dockerv2",
-            "ostcount": str(target.ost_count),
-            "replication": "1",
-            "env": config.env,
-            "entry": config.entrypoint or None,
-            "cmd": config.cmd or None,
-            "workdir": config.workdir or None,
-            "origin": Origin(
-                image.location, image.repository, str(image.source_digest), image.private
-            ),
+            current = None  # the tag now means another repository: its old readers do not count
+        readers, puller = self._publisher.access_after_pull(
+            attempt.record, ready, current, private=image.private
+        )
+        facts = {
+            **manifest.facts(target),
             "size": built.size,
             "sha256": built.sha256,
-            "modified": there.modified if there is not None else None,
+            "modified": file.modified if file is not None else None,
             "options": target.options.key,
         }
-        attempt.entered(State.TRANSFER, "Transferring metadata")
-        delivered = _with(replace(attempt.record, id=image.id, **facts), readers)
-        await self._stored(lambda: self._install_meta(attempt, target, delivered, held))
-        if omitted:
+        delivered = replace(attempt.record, id=image.id, **facts)
+        await self._publisher.write_metadata(attempt, target, delivered, readers, ready)
+        if manifest.omitted:
             self._log.warn(
                 "attempt {n} at {claim}: left out of the image's metadata: {names}",
                 n=attempt.record.attempt,
                 claim=attempt.record.claim,
-                names=", ".join(omitted),
+                names=", ".join(manifest.omitted),
             )
         facts["report"] = {
             **built.report.to_document(),
-            "metadata": list(omitted),
-            "verification": asdict(checked),
+            "metadata": list(manifest.omitted),
+            "verification": asdict(verification),
         }
-        return self._labelled(self._ready(target, image.id, facts, readers, puller), config)
+        facts |= self._labels(manifest.config)
+        return self._publisher.ready(target, image.id, facts, readers, puller)
 
-    def _lacks_labels(self, current: ImageRecord) -> bool:
-        """Say whether a READY image's labels are wanted, and were not when it was pulled.
-
-        Those of the original gateway stay as they are: their ids tell too little of the image.
-        """
-        return self._config.enable_labels and current.origin is not None and current.labels is None
-
-    def _labelled(self, ready: Ready, config: ImageConfig) -> Ready:
-        """Return an outcome with the image's labels, if the site wants them."""
-        if not self._config.enable_labels:
-            return ready
-        return replace(ready, changes={**ready.changes, "labels": config.labels})
-
-    async def _install_meta(
-        self, attempt: Attempt, target: Target, record: ImageRecord, held: ImageRecord | None
-    ) -> None:
-        """Deliver the metadata of a record, and say the same in all records of its files.
-
-        In this order: should we die in between, this
-        attempt's successor does both again. If the store is away then, the metadata goes back to
-        what was `held`, since the two must not part, and all is to be done again.
-        """
-        assert record.id is not None
-        meta = target.meta_of(record)
-        await attempt.confirm()
-        await target.directory.write(meta.content, f"{record.id}.meta")
-        readers = access.of(record)
-        try:
-            await self._store.set_access(
-                target.systems, record.id, readers.private, readers.user_acl, readers.group_acl
-            )
-        except (Unavailable, NotStorable):
-            if held is not None:
-                await target.directory.write(target.meta_of(held).content, f"{record.id}.meta")
-            raise
-
-    def _readers(
-        self,
-        record: ImageRecord,
-        held: ImageRecord | None,
-        previous: ImageRecord | None,
-        *,
-        private: bool,
-    ) -> tuple[Access, int | None]:
-        without_acl = self._config.private_images_without_acl
-        return access.after_pull(record, held, previous, private=private, without_acl=without_acl)
-
-    def _ready(
-        self,
-        target: Target,
-        image_id: str,
-        facts: Mapping[str, Any],
-        readers: Access,
-        puller: int | None,
-    ) -> Ready:
-        now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
-        changes = {
-            **facts,
-            **asdict(readers),
-            "requested_by": puller,
-            "expiration": None if timeout is None else now + timeout,
-        }
-        return Ready(image_id, changes, now + self._config.keep_untagged, target.name)
-
-
-def _wants_proof(asker: ImageRecord, known: ImageRecord, image: ResolvedImage) -> bool:
-    """Say whether the asker may have a private image once he has proven that he may read it."""
-    return (
-        known.is_private
-        and access.is_of(known.origin, image)
-        and not access.is_reader(asker, known)
-    )
-
-
-def _is_trusted(
-    asker: ImageRecord, held: ImageRecord, image: ResolvedImage | None, *, proven: bool
-) -> bool:
-    """Say whether the asker may have an image by what he has shown, as it is held now."""
-    if image is None:
-        return access.may_skip_registry(asker, held)
-    return access.may_skip_bytes(asker, held, image, proven=proven)
-
-
-def _same(known: ImageRecord | None, records: Sequence[ImageRecord]) -> ImageRecord | None:
-    """Return the record that was looked at as it is now, or another one of the same files."""
-    for record in records:
-        if known is not None and record.key == known.key:
-            return record
-    return records[0] if records else None
-
-
-def _with(record: ImageRecord, readers: Access) -> ImageRecord:
-    return replace(record, **asdict(readers))
+    def _labels(self, config: ImageConfig) -> dict[str, Any]:
+        """Return the image's labels as members of its record, if the site stores labels."""
+        return {"labels": config.labels} if self._config.enable_labels else {}

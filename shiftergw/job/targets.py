@@ -1,4 +1,4 @@
-"""Where the images of a system go."""
+"""The image directory of a system: what lies in it, and the metadata that is written into it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shiftergw.ports import ImageDirectory, InstalledFile, Say
 from shiftergw.rules.access import of
 
 FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
-"""What a record says of the delivered file, as it was made and as it lies there."""
+"""Members of a record that describe the delivered file."""
 
 _SETTINGS = ("env", "entry", "cmd", "workdir")
-"""What a runtime is told of an image besides its readers."""
+"""Members of a record that a runtime reads from the metadata, besides the readers."""
 
 META_LIMIT = 1 << 20
-"""Bytes of a metadata file that is read."""
+"""Bytes of a metadata file that are read at most."""
 
 _SUPERBLOCK = 96
 """Bytes of the superblock of squashfs."""
@@ -32,11 +32,12 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a system's images go, and how they are made.
+    """The image directory of a system, and how the images for it are made.
 
     `systems` are all systems that share the directory, this one included; `name` is the same for
-    all of them. `ost_count` is over how many OSTs new images are laid out; 0: as it comes, -1: all.
-    `names_readers` is false where the runtime is too old to read of them in the metadata.
+    all of them. New files are striped over `ost_count` OSTs (Lustre; 0: the directory's default,
+    -1: all). `names_readers` is false where the runtime is too old to read access lists from the
+    metadata.
     """
 
     name: str
@@ -48,37 +49,38 @@ class Target:
     names_readers: bool = True
 
     def meta_of(self, record: ImageRecord) -> MetaFile:
-        """Return the metadata of a record as it is written here; raise `AclTooLong`."""
+        """Return the metadata file of a record for this system; raise `AclTooLong`."""
         return meta_of(record, names_readers=self.names_readers)
 
-    async def found(
-        self, held: ImageRecord, records: Sequence[ImageRecord], say: Say
+    async def verify_file(
+        self, record: ImageRecord, records: Sequence[ImageRecord], notify: Say
     ) -> ImageRecord | None:
-        """Return what is known of a READY record's image file as it lies there now.
+        """Return a READY record with the current facts of its image file.
 
-        None if it is not there as recorded. `records` are all READY ones of the same files: each
-        system that shares the directory has its own, and only the one of the last delivery knows
-        the file at first sight. That is by its size and its `modified`; a file that differs in the
-        latter, touched or restored from a backup, is known by its digest, which may take minutes:
-        `say` is told. Of a file of the original gateway nothing is recorded: it only has to exist,
-        and to be as long as its superblock says, other than what a full disk has left there.
+        Returns None if the file is absent or differs from what was delivered. `records` are all
+        READY records of the same file: each system that shares the directory has its own, and only
+        that of the last delivery has the file's current size and time. If they match, the file is
+        not read. If only the time differs (the file was touched, or restored from a backup), the
+        digest decides; computing it may take minutes, and `notify` gets a line for the user. The
+        original gateway recorded nothing of a file: it must exist, and be as long as its superblock
+        says, because a full disk leaves shorter ones.
         """
-        name = f"{held.id}.squashfs"
-        there = await self.directory.exists(name)
-        if there is None or await self._is_cut(there, held):
+        name = f"{record.id}.squashfs"
+        file = await self.directory.exists(name)
+        if file is None or await self._is_cut_short(file, record):
             return None
-        if held.sha256 is None:
-            return held if held.size in {None, there.size} else None
-        fitting = [one for one in (held, *records) if one.sha256 and one.size == there.size]
-        for one in fitting:
-            if one.modified == there.modified is not None:
-                return _of_file(held, one, there)
-        if fitting:
-            say("Checking the image that is there")
+        if record.sha256 is None:
+            return record if record.size in {None, file.size} else None
+        same_size = [each for each in (record, *records) if each.sha256 and each.size == file.size]
+        for candidate in same_size:
+            if candidate.modified == file.modified is not None:
+                return _with_file_facts(record, candidate, file)
+        if same_size:
+            notify("Checking the image that is there")
             sha256 = await self.directory.digest(name)
-            for one in fitting:
-                if one.sha256 == sha256:
-                    return _of_file(held, one, there)
+            for candidate in same_size:
+                if candidate.sha256 == sha256:
+                    return _with_file_facts(record, candidate, file)
         _log.warn(
             "{name} in {directory} is not the file that was delivered there",
             name=name,
@@ -86,56 +88,56 @@ class Target:
         )
         return None
 
-    async def _is_cut(self, file: InstalledFile, record: ImageRecord) -> bool:
-        """Return whether a file is empty or, if its record does not say its size, cut short.
+    async def _is_cut_short(self, file: InstalledFile, record: ImageRecord) -> bool:
+        """Return whether a file is empty or, if its record does not say its size, too short.
 
         The superblock (squashfs 4.0) begins with "hsqs"; the length of the file system, which the
         file may exceed by padding, is at offset 40.
         """
-        is_cut = file.size == 0
-        if not is_cut and record.size is None:
+        is_short = file.size == 0
+        if not is_short and record.size is None:
             head = await self.directory.head(file.name, _SUPERBLOCK)
             length = int.from_bytes(head[40:48], "little")
-            is_cut = head.startswith(b"hsqs") and max(length, _SUPERBLOCK) > file.size
-        if is_cut:
-            what = "{name} in {directory} is cut short or empty"
-            _log.warn(what, name=file.name, directory=self.name)
-        return is_cut
+            is_short = head.startswith(b"hsqs") and max(length, _SUPERBLOCK) > file.size
+        if is_short:
+            text = "{name} in {directory} is cut short or empty"
+            _log.warn(text, name=file.name, directory=self.name)
+        return is_short
 
-    async def describes(self, held: ImageRecord) -> bool:
-        """Say whether the metadata of a READY record lies there, and says what the record says.
+    async def has_metadata_of(self, record: ImageRecord) -> bool:
+        """Return whether the metadata file of a READY record exists and agrees with the record.
 
-        What the original gateway wrote only has to exist.
+        Metadata that the original gateway wrote only has to exist.
         """
-        name = f"{held.id}.meta"
-        there = await self.directory.exists(name)
-        if there is None or held.sha256 is None:
-            return there is not None
-        content = self.meta_of(held).content
-        if there.size != len(content):
+        name = f"{record.id}.meta"
+        file = await self.directory.exists(name)
+        if file is None or record.sha256 is None:
+            return file is not None
+        content = self.meta_of(record).content
+        if file.size != len(content):
             return False
         return await self.directory.digest(name) == hashlib.sha256(content).hexdigest()
 
-    async def completed(
+    async def add_missing_settings(
         self, record: ImageRecord, config: ImageConfig | None
     ) -> ImageRecord | None:
         """Return a record with the settings of its image that the original did not store.
 
-        Its database has no CMD, and lacks other members in places. They are taken from the metadata
-        that lies there, else from `config`, which is what the registry says. Returns None if there
-        is neither.
+        The original's database has no CMD, and lacks other members in places. They come from the
+        metadata file, or else from `config`, the image's configuration at the registry. Returns
+        None if there is neither.
         """
-        lacking = [name for name in _SETTINGS if getattr(record, name) is None]
-        if record.sha256 is not None or not lacking:
+        missing = [name for name in _SETTINGS if getattr(record, name) is None]
+        if record.sha256 is not None or not missing:
             return record
-        meta = _readable_meta(await self.directory.read(f"{record.id}.meta", META_LIMIT))
+        meta = _parse_meta(await self.directory.read(f"{record.id}.meta", META_LIMIT))
         if meta is None and config is not None:
             meta = Meta(
                 entry=config.entrypoint, cmd=config.cmd, workdir=config.workdir, env=config.env
             )
         if meta is None:
             return None
-        settings: dict[str, Any] = {name: getattr(meta, name) for name in lacking}
+        settings: dict[str, Any] = {name: getattr(meta, name) for name in missing}
         return replace(record, **settings)
 
     async def remove(self, image_id: str) -> None:
@@ -145,7 +147,7 @@ class Target:
 
 
 def meta_of(record: ImageRecord, *, names_readers: bool = True) -> MetaFile:
-    """Return the metadata of a record; raise `AclTooLong`."""
+    """Return the metadata file of a record; raise `AclTooLong`."""
     access = of(record)
     return write_meta(
         env=record.env or (),
@@ -158,7 +160,8 @@ def meta_of(record: ImageRecord, *, names_readers: bool = True) -> MetaFile:
     )
 
 
-def _readable_meta(content: bytes | None) -> Meta | None:
+def _parse_meta(content: bytes | None) -> Meta | None:
+    """Return the parsed metadata file, or None if it is absent or unusable."""
     if content is None:
         return None
     try:
@@ -167,7 +170,9 @@ def _readable_meta(content: bytes | None) -> Meta | None:
         return None
 
 
-def _of_file(held: ImageRecord, one: ImageRecord, there: InstalledFile) -> ImageRecord:
-    """Return a record with what another one says of the file, and the time that it has now."""
-    facts = {name: getattr(one, name) for name in FILE_FACTS}
-    return replace(held, **{**facts, "modified": there.modified})
+def _with_file_facts(
+    record: ImageRecord, delivery: ImageRecord, file: InstalledFile
+) -> ImageRecord:
+    """Return `record` with what `delivery` says of the file, and with the file's current time."""
+    facts = {name: getattr(delivery, name) for name in FILE_FACTS}
+    return replace(record, **{**facts, "modified": file.modified})

@@ -169,7 +169,7 @@ class Place:
 
     async def found(self, held: ImageRecord, *others: ImageRecord) -> ImageRecord | None:
         """Look for the image of a record."""
-        return await self.target.found(held, (held, *others), self.said.append)
+        return await self.target.verify_file(held, (held, *others), self.said.append)
 
 
 @pytest_twisted.async_yield_fixture()
@@ -267,7 +267,7 @@ async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> No
     place.write(b"whatever it made", TOUCHED)
     place.meta.write_bytes(b"FORMAT: squashfs\nENTRY: [u'x']\n")
     assert await place.found(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
-    assert await place.target.describes(OF_THE_ORIGINAL)
+    assert await place.target.has_metadata_of(OF_THE_ORIGINAL)
     assert await place.found(RECORD, OF_THE_ORIGINAL) is None
 
 
@@ -303,37 +303,37 @@ async def test_what_the_original_did_not_store(place: Place) -> None:
     held = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))
     place.meta.write_bytes(b"FORMAT: squashfs\nCMD: ['sh', '-c']\nWORKDIR: /a\nENV: A=9\n")
     for known in (None, config):
-        whole = await place.target.completed(held, known)
+        whole = await place.target.add_missing_settings(held, known)
         assert whole == replace(held, cmd=("sh", "-c"), workdir="/a")
     for content in (b"FORMAT: squashfs\nCMD: ['sh'\n", b"#" * (META_LIMIT + 1), None):
         place.meta.unlink()
         if content is not None:
             place.meta.write_bytes(content)
-        whole = await place.target.completed(held, config)
+        whole = await place.target.add_missing_settings(held, config)
         assert whole == replace(held, entry=("/b",), cmd=("b",), workdir="/b")
-        assert await place.target.completed(held, None) is None
+        assert await place.target.add_missing_settings(held, None) is None
         place.meta.touch()
 
 
 @pytest_twisted.ensureDeferred
 async def test_our_own_records_are_complete(place: Place) -> None:
     """What such a record lacks the image lacks: nothing is read for it."""
-    assert await place.target.completed(RECORD, None) is RECORD
+    assert await place.target.add_missing_settings(RECORD, None) is RECORD
     complete = replace(OF_THE_ORIGINAL, env=(), entry=(), cmd=(), workdir="")
-    assert await place.target.completed(complete, None) is complete
+    assert await place.target.add_missing_settings(complete, None) is complete
 
 
 @pytest_twisted.ensureDeferred
 async def test_metadata_says_what_the_record_says(place: Place) -> None:
     """Byte by byte: another reader's number is as long as the right one."""
-    assert await place.target.describes(RECORD)
+    assert await place.target.has_metadata_of(RECORD)
     whole = place.meta.read_bytes()
     for damaged in (whole.replace(b"2001", b"2002"), whole[:-1], b""):
         place.meta.write_bytes(damaged)
-        assert not await place.target.describes(RECORD)
+        assert not await place.target.has_metadata_of(RECORD)
     place.meta.unlink()
-    assert not await place.target.describes(RECORD)
-    assert not await place.target.describes(OF_THE_ORIGINAL)
+    assert not await place.target.has_metadata_of(RECORD)
+    assert not await place.target.has_metadata_of(OF_THE_ORIGINAL)
 
 
 class Removals:

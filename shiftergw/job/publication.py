@@ -1,0 +1,166 @@
+"""Write the metadata and the access list of an image, and describe it in its new record."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shiftergw.config import Config
+from shiftergw.errors import NotStorable, Unavailable
+from shiftergw.image import ImageConfig, ResolvedImage
+from shiftergw.job.attempt import Attempt
+from shiftergw.job.targets import FILE_FACTS, Target
+from shiftergw.model import ImageRecord, Origin, Ready
+from shiftergw.plumbing.patience import patiently
+from shiftergw.ports import ImageStore
+from shiftergw.rules import access
+from shiftergw.rules.access import Access
+from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+T = TypeVar("T")
+
+
+_IMAGE_FACTS = (
+    "format", "arch", "os", "location", "remotetype", "replication", "env", "entry", "cmd",
+    "workdir", "labels", "origin", *FILE_FACTS,
+)  # fmt: skip
+"""Members of a record that depend on the image and its file only, not on its tags or its users."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a reference means at the registry; `omitted` settings do not fit into a record."""
+
+    image: ResolvedImage
+    config: ImageConfig
+    omitted: tuple[str, ...]
+
+    def facts(self, target: Target) -> dict[str, Any]:
+        """Return the members of a record that describe the image itself."""
+        image, config = self.image, self.config
+        return {
+            "format": "squashfs",
+            "arch": config.architecture or target.platform.architecture,
+            "os": config.os or target.platform.os,
+            "location": image.location,
+            "remotetype": "dockerv2",
+            "ostcount": str(target.ost_count),
+            "replication": "1",
+            "env": config.env,
+            "entry": config.entrypoint or None,
+            "cmd": config.cmd or None,
+            "workdir": config.workdir or None,
+            "origin": Origin(
+                image.location, image.repository, str(image.source_digest), image.private
+            ),
+        }
+
+
+def facts_of(record: ImageRecord) -> dict[str, Any]:
+    """Return what a record says of its image and file, without its tags and users."""
+    facts = {name: getattr(record, name) for name in _IMAGE_FACTS}
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+class Publisher:
+    """Publishes images: their metadata, the access lists of all records of a file, new records."""
+
+    def __init__(self, config: Config, store: ImageStore, clock: IReactorTime) -> None:
+        """Publish in `store` by the rules of `config`."""
+        self.store = store
+        self._config = config
+        self._clock = clock
+
+    async def query(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run a store query, retrying while the store is unavailable (at most a minute)."""
+        return await patiently(lambda _: call(), self._clock, "a pull")
+
+    async def records_of(
+        self, target: Target, image_id: str, *, expiring: bool = False
+    ) -> Sequence[ImageRecord]:
+        """Return the READY records of an image's files, of all systems that share the directory.
+
+        With `expiring`, records whose files a worker is about to remove come too.
+        """
+        return await self.query(
+            lambda: self.store.find_id(target.systems, image_id, expiring=expiring)
+        )
+
+    def access_after_pull(
+        self,
+        request: ImageRecord,
+        ready: ImageRecord | None,
+        previous: ImageRecord | None,
+        *,
+        private: bool,
+    ) -> tuple[Access, int | None]:
+        """Return who may read the image after a pull, and its puller of record.
+
+        See `rules.access.after_pull`, which gets the site's rule for private images without a list.
+        """
+        without_acl = self._config.private_images_without_acl
+        return access.after_pull(request, ready, previous, private=private, without_acl=without_acl)
+
+    async def write_metadata(
+        self,
+        attempt: Attempt,
+        target: Target,
+        record: ImageRecord,
+        readers: Access,
+        previous: ImageRecord | None,
+    ) -> None:
+        """Write an image's `.meta` file, then its access list into all records of its files.
+
+        In this order: after a crash in between, the next attempt repeats both. If the store stays
+        unavailable after the file was written, the metadata of `previous` is written back, because
+        file and records must agree; then the store's error is raised.
+        """
+        assert record.id is not None
+        attempt.entered(State.TRANSFER, "Transferring metadata")
+        content = target.meta_of(replace(record, **asdict(readers))).content
+        await self.query(
+            lambda: self._write(attempt, target, record.id or "", content, readers, previous)
+        )
+
+    async def _write(
+        self,
+        attempt: Attempt,
+        target: Target,
+        image_id: str,
+        content: bytes,
+        readers: Access,
+        previous: ImageRecord | None,
+    ) -> None:
+        name = f"{image_id}.meta"
+        await attempt.confirm()
+        await target.directory.write(content, name)
+        try:
+            await self.store.set_access(
+                target.systems, image_id, readers.private, readers.user_acl, readers.group_acl
+            )
+        except (Unavailable, NotStorable):
+            if previous is not None:
+                await target.directory.write(target.meta_of(previous).content, name)
+            raise
+
+    def ready(
+        self,
+        target: Target,
+        image_id: str,
+        facts: Mapping[str, Any],
+        readers: Access,
+        puller: int | None,
+    ) -> Ready:
+        """Return the good end of a pull: what the READY record says from now on."""
+        now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
+        changes = {
+            **facts,
+            **asdict(readers),
+            "requested_by": puller,
+            "expiration": None if timeout is None else now + timeout,
+        }
+        return Ready(image_id, changes, now + self._config.keep_untagged, target.name)
