@@ -53,7 +53,7 @@ class JobQueue(Protocol):
     """Called when a slot has become free."""
 
     on_end: Callable[[JobEnd], object]
-    """Called at the end of each job that the queue hears of, also while it drains."""
+    """Called at the end of each job that the queue hears of, also after its stop has begun."""
 
     def slots(self, system: str) -> int:
         """Return how many more jobs of a system may be offered now.
@@ -68,13 +68,6 @@ class JobQueue(Protocol):
 
     async def cancel(self, key: str) -> None:
         """Stop the job on this record if one of our workers runs it; else nothing happens."""
-        ...
-
-    async def drain(self, limit: float) -> None:
-        """Take no more; jobs that would end with us are waited for, and stopped after `limit` s.
-
-        Jobs on other machines go on.
-        """
         ...
 
     def machines(self) -> Sequence[WorkerMachine]:

@@ -320,10 +320,6 @@ class ImageStore(BreakerStore, Protocol):
         """Give the lease back; nothing happens if `holder` does not hold it."""
         ...
 
-    async def remove(self, key: str) -> None:
-        """Remove a record, whatever it says."""
-        ...
-
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """Keep one row of lookup metrics, for a year at most; nobody waits until it is written.
 

@@ -151,7 +151,7 @@ class WorkerPool(Service):
             await shielded(worker.gone)
 
     async def drain(self, limit: float) -> None:
-        """See `JobQueue`; returns when all workers are gone."""
+        """Take no more jobs; stop workers after `limit` seconds; return when all are gone."""
         self._open = False
         for call in (self._backoff, self._settling):
             if call is not None and call.active():

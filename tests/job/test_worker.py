@@ -28,6 +28,7 @@ from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.job.workbench import INDEX, LAYER, MANIFEST, SYSTEM, Bench, running_bench
 from tests.patience import patient
+from tests.store.places import remove_record
 
 
 @pytest_twisted.async_yield_fixture()
@@ -152,7 +153,7 @@ async def test_a_record_of_the_original_counts_as_current(bench: Bench) -> None:
     for name in ("squashfs", "meta"):
         path = bench.images / f"{MANIFEST.hex}.{name}"
         path.rename(bench.images / f"{INDEX.hex}.{name}")
-    await bench.store.remove(first.key)
+    await remove_record(bench.store, first.key)
     old = await bench.claim()
     begun = await bench.store.begin(old.key, "here:1", 1000.0, 60)
     assert begun is not None

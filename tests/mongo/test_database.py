@@ -78,7 +78,6 @@ async def test_how_safe_writes_are(
             await store.begin(ready.key, "n", NOW, LIMIT)
             await store.finish(ready.key, 2, Expired(), NOW)
             await store.abandon((await store.claim(request("z:1"), NOW, QueueLimits(9, 9)))[0].key)
-            await store.remove(ready.key)
             assert await store.use(b"1" * 32, NOW)
             await store.note_used([b"2" * 32], NOW)
             kept = {where: [*said] for where, said in concerns.items() if where[0] in KEPT}

@@ -10,7 +10,7 @@ import pytest_twisted
 
 from shiftergw.model import Expired, Origin, Progress, Ready
 from shiftergw.states import State
-from tests.store.places import Place
+from tests.store.places import Place, remove_record
 from tests.store.pulls import (
     ID,
     LIMIT,
@@ -337,7 +337,7 @@ class KeepContract:
             case "next":
                 assert await store.begin(one.key, "node:2", NOW + LIMIT, LIMIT) is not None
             case "removed":
-                await store.remove(one.key)
+                await remove_record(store, one.key)
         assert await store.lease("/images", ID, holder(other), NOW + LIMIT, 500)
         await store.release("/images", ID, holder(one))
         third = holder(await begun(store, request("n:1")))
@@ -367,17 +367,7 @@ class KeepContract:
             assert sum(answers) == 1
             await store.release("/images", ID, many[answers.index(True)])
             assert await store.lease("/images", ID, holder(dead), NOW, 10)
-            await store.remove(dead.key)
-
-    @pytest_twisted.ensureDeferred
-    async def test_remove(self, place: Place) -> None:
-        """A removed record is found by nothing; removing it again does no harm."""
-        store = place.store
-        record = await pulled(store, request())
-        await store.remove(record.key)
-        await store.remove(record.key)
-        assert await store.get(record.key) is None
-        assert await store.find("alpha", "docker", ["ubuntu:24.04"]) is None
+            await remove_record(store, dead.key)
 
     @pytest_twisted.ensureDeferred
     async def test_lookups(self, place: Place) -> None:

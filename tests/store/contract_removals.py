@@ -11,7 +11,7 @@ from shiftergw.errors import Superseded
 from shiftergw.model import Expired, ImageRecord, Progress, Ready
 from shiftergw.ports import ImageStore
 from shiftergw.states import IllegalStepError, State
-from tests.store.places import Place
+from tests.store.places import Place, remove_record
 from tests.store.pulls import (
     ID,
     LIMIT,
@@ -273,7 +273,7 @@ class TakenBackContract:
         place.put("1" * 24, OF_THE_ORIGINAL | {"status": "EXPIRING"})
         place.put("2" * 24, OF_THE_ORIGINAL)
         assert (await pulled(place.store, request("x:1"))).key == "2" * 24
-        await place.store.remove("2" * 24)
+        await remove_record(place.store, "2" * 24)
         back = await pulled(place.store, request("x:1"))
         assert (back.key, back.tags) == ("1" * 24, ("old:1", "x:1"))
 

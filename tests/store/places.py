@@ -16,6 +16,7 @@ from twisted.internet.defer import maybeDeferred
 
 from shiftergw.ports import ImageStore
 from shiftergw.store.mongo.lookups import ROWS_KEPT
+from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import MongoStore
 from shiftergw.store.sqlite.store import LOOKUPS_KEPT, SqliteStore
 
@@ -68,6 +69,15 @@ def sqlite_place(store: SqliteStore, path: Path) -> Place:
         return found
 
     return Place(store, put, document, ("sqlite", str(path)))
+
+
+async def remove_record(store: ImageStore, key: str) -> None:
+    """Remove a record behind the back of the port: no part of the program does that."""
+    if isinstance(store, MongoStore):
+        await store._db.delete(IMAGES, {"_id": ObjectId(key)})
+    else:
+        assert isinstance(store, SqliteStore)
+        await store._change("DELETE FROM images WHERE key = ?", key)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from shiftergw.store import export
 from shiftergw.store.migration import migrate
 from shiftergw.store.mongo import store as mongo
 from tests import mongod
-from tests.store.places import mongo_running, running, sqlite_place
+from tests.store.places import mongo_running, remove_record, running, sqlite_place
 from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request
 from tests.store.wire import Wire
 
@@ -284,7 +284,7 @@ async def test_the_second_time(site: Site) -> None:
     await fill(site)
     await site.migrate()
     async with mongo_running(site.uri, site.name) as store:
-        await store.remove("5" * 24)
+        await remove_record(store, "5" * 24)
     assert "copied into this database before" in await site.refusal(ConfigurationError)
     assert "Another file" in await site.refusal(ConfigurationError, origin="there")
     assert site.db["images"].count_documents({}) == 5

@@ -56,14 +56,3 @@ class QueueContract:
         await queue.cancel(key_of("unknown"))
         await queue.cancel(key_of("sleep-1"))
         await until(lambda: queue.slots(SYSTEM) == 2)
-
-    @pytest_twisted.ensureDeferred
-    async def test_drain(self, queue: JobQueue, traces: Path) -> None:
-        """Draining takes no more and lets running jobs end, wherever they are."""
-        await queue.offer(key_of("short-1"), SYSTEM)
-        await until((traces / "short-1").exists)
-        await queue.drain(20)
-        await until((traces / "short-1-done").exists)
-        assert queue.slots(SYSTEM) == 0
-        with pytest.raises(Unavailable):
-            await queue.offer(key_of("short-2"), SYSTEM)

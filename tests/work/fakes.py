@@ -43,9 +43,6 @@ class Queue:
         if self.deaf:
             await Deferred[None]()
 
-    async def drain(self, limit: float) -> None:
-        """See `JobQueue`."""
-
     def machines(self) -> Sequence[WorkerMachine]:
         """See `JobQueue`."""
         return self.crew

@@ -38,11 +38,14 @@ class TestWorkerPool(QueueContract):
 
 @pytest_twisted.ensureDeferred
 async def test_drain_waits(queue: WorkerPool, traces: Path) -> None:
-    """When a drain has returned the jobs have ended: they would have ended with the gateway."""
+    """A drained pool has let its jobs end, and takes no more."""
     await queue.offer("short-1")
     await queue.drain(20)
     assert (traces / "short-1-done").exists()
     assert queue._workers == []
+    assert queue.slots() == 0
+    with pytest.raises(Unavailable):
+        await queue.offer("short-2")
 
 
 @pytest_twisted.ensureDeferred

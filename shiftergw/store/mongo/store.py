@@ -53,7 +53,6 @@ from shiftergw.store.mongo.records import (
     IMAGES,
     READY,
     document_at,
-    id_of,
     record_of,
     records_of,
 )
@@ -369,10 +368,6 @@ class MongoStore(Service):
     async def release(self, directory: str, image_id: str, holder: str) -> None:
         """See `ImageStore`."""
         await places.release(self._db, directory, image_id, holder)
-
-    async def remove(self, key: str) -> None:
-        """See `ImageStore`."""
-        await self._db.delete(IMAGES, {"_id": id_of(key)})
 
     async def use(self, digest: bytes, now: float) -> bool:
         """See `UsedCredentials`."""

@@ -368,10 +368,6 @@ class SqliteStore(Service):
         values = (directory, image_id, holder)
         await self._note(lambda db: db.execute(queries.RELEASE, values).rowcount)
 
-    async def remove(self, key: str) -> None:
-        """See `ImageStore`."""
-        await self._change(queries.REMOVE, key)
-
     async def _add_lookups(self, lane: Lane, added: Sequence[LookupRow]) -> None:
         def add(db: sqlite3.Connection) -> None:
             if added:

@@ -155,10 +155,6 @@ class CeleryQueue(Service):
                     raise Unavailable("Its worker machine does not stop it.")
                 await pause(0.1, self._clock)
 
-    async def drain(self, limit: float) -> None:  # noqa: ARG002 - nothing here would end with us
-        """See `JobQueue`."""
-        self._open = False
-
     async def _send(self, act: Callable[..., None], *arguments: str) -> None:
         """Do what blocks, in a thread, one after the other; nobody waits long for one that hangs.
 

@@ -60,7 +60,6 @@ CALLS: dict[str, Callable[[ImageStore], Awaitable[object]]] = {
     "forget_ended": lambda store: store.forget_ended(NOW),
     "lease": lambda store: store.lease("/images", ID, "k/1", NOW, 9),
     "release": lambda store: store.release("/images", ID, "k/1"),
-    "remove": lambda store: store.remove(KEY),
     "lookups": lambda store: store.lookups("alpha", 9),
 }
 

@@ -45,7 +45,6 @@ DURABLE: dict[str, Write] = {
     "block": lambda store, *_: store.block("/images", ID, 0, NOW),
     "allow": lambda store, *_: store.allow("/images", ID),
     "forget_ended": lambda store, *_: store.forget_ended(NOW),
-    "remove": lambda store, _, ready: store.remove(ready),
 }
 
 PASSING: dict[str, Write] = {

@@ -219,7 +219,7 @@ async def test_a_store_that_is_not_open(path: Path) -> None:
     await store.startService()
     await store.stopService()
     with pytest.raises(Unavailable):
-        await store.remove("1" * 24)
+        await store.abandon("1" * 24)
 
 
 @pytest_twisted.ensureDeferred
