@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from shiftergw.auth.limited import Limited
 from shiftergw.auth.remembered import Remembered
 from shiftergw.errors import Unavailable, printable
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class HostUsers:
 
     def __init__(self, threads: Threads, clock: IReactorTime) -> None:
         """Ask in `threads`."""
-        asking = Limited(threads, PLACES, ASKING_LIMIT, clock, _late)
+        asking = BoundedThreadCalls(threads, PLACES, ASKING_LIMIT, clock, _late)
         ages = (CACHED_SECONDS, clock, LARGEST_AGE)
         self._accounts: Remembered[tuple[int, int], Account] = Remembered(
             lambda ids: asking.run(_account, *ids), *ages

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Superseded, Unavailable
 from shiftergw.job.summary import Timeline
 from shiftergw.model import ImageRecord, Postponed, Progress, WaitLimits
-from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
 from shiftergw.rules.waiting import decide
@@ -154,7 +154,7 @@ class Attempt:
             await self._write_news(now, due=True)
             await self._renew_leases(now, older_than=0)
 
-        await patiently(confirmed, self._clock, f"the word of {self.record.key}")
+        await retry_while_unavailable(confirmed, self._clock, f"the word of {self.record.key}")
 
     async def _write_news(self, now: float, *, due: bool) -> None:
         # One at a time: a slow store must not be told of an earlier stage after a later one.
@@ -194,7 +194,7 @@ class Attempt:
         Not for long: raises `RetryLater`, since the wait holds a worker.
         """
         until = self._clock.seconds() + PATIENCE
-        while not await patiently(
+        while not await retry_while_unavailable(
             lambda now: self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS),
             self._clock,
             f"the lease of {self.record.key}",

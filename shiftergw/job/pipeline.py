@@ -40,7 +40,7 @@ from shiftergw.image import (
 )
 from shiftergw.model import ImageReference, Login, Progress
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import BlobCache, ImageBuilder, ImageSource
 from shiftergw.states import STEPS, State
@@ -272,7 +272,7 @@ class Pipeline:
             if wanted.digest in unproven and await cache.discard(wanted.digest):
                 _log.warn("{blob} was damaged in the cache", blob=str(wanted.digest))
             download = partial(self._source.blob, image, wanted, login, watcher.say)
-            getting = cache.get(wanted, download, report, blob.arriving.keep)
+            getting = cache.get(wanted, download, report, blob.arriving.set_result)
             try:
                 path = await held.enter_async_context(getting)
             except ImageNotFound as error:
@@ -316,13 +316,13 @@ class _Blob:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
-        self.arriving: Promise[Opening | None] = Promise()
-        self.arrived: Promise[Path] = Promise()
+        self.arriving: SharedResult[Opening | None] = SharedResult()
+        self.arrived: SharedResult[Path] = SharedResult()
 
     def arrive(self, path: Path) -> None:
         """Let all who wait have the file."""
-        self.arriving.keep(None)
-        self.arrived.keep(path)
+        self.arriving.set_result(None)
+        self.arrived.set_result(path)
 
 
 class _Layer:
@@ -337,11 +337,11 @@ class _Layer:
         return self._blob.descriptor.size
 
     async def arriving(self) -> Opening | None:
-        opening = await self._blob.arriving.kept()
-        return None if self._blob.arrived.is_kept else opening
+        opening = await self._blob.arriving.wait()
+        return None if self._blob.arrived.is_set else opening
 
     async def arrived(self) -> Path:
-        return await self._blob.arrived.kept()
+        return await self._blob.arrived.wait()
 
 
 class _Forward:

@@ -12,7 +12,7 @@ from shiftergw.image import ImageConfig, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.targets import FILE_FACTS, Target
 from shiftergw.model import ImageRecord, Origin, Ready
-from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.ports import ImageStore
 from shiftergw.rules import access
 from shiftergw.rules.access import Access
@@ -77,7 +77,7 @@ class Publisher:
 
     async def query(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a store query, retrying while the store is unavailable (at most a minute)."""
-        return await patiently(lambda _: call(), self._clock, "a pull")
+        return await retry_while_unavailable(lambda _: call(), self._clock, "a pull")
 
     async def records_of(
         self, target: Target, image_id: str, *, expiring: bool = False

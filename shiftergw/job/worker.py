@@ -25,7 +25,7 @@ from shiftergw.job.removal import Removal
 from shiftergw.job.summary import summary
 from shiftergw.model import Expired, Failed, ImageRecord, Postponed, Ready, WaitLimits
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
-from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
 from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED, name_of, trace_of
@@ -97,7 +97,7 @@ class Worker:
         """
         limit = self._heartbeat_limit
         # Nobody else is told of it meanwhile: who offered it takes it for begun.
-        record = await patiently(
+        record = await retry_while_unavailable(
             lambda now: self._store.begin(key, self._runner, now, limit),
             self._clock,
             f"the begin of {key}",
@@ -207,7 +207,7 @@ class Worker:
                 record.key, record.attempt, at, why, now, limits, outcome.cause
             )
 
-        return await patiently(write, self._clock, f"the end of {record.claim}")
+        return await retry_while_unavailable(write, self._clock, f"the end of {record.claim}")
 
     async def _work(self, attempt: Attempt) -> Outcome:
         """Do the work; turn every error but cancellation and supersession into a reason."""

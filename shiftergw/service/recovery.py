@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from shiftergw.errors import GatewayError, Superseded
 from shiftergw.model import Failed, ImageRecord
-from shiftergw.plumbing.patience import patiently
+from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
 from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED, name_of, trace_of
@@ -110,7 +110,7 @@ class Recovery(Service):
             self._log.failure("record {key} was not requeued", failure, key=end.key)
 
     async def _settle(self, end: JobEnd) -> None:
-        record = await patiently(
+        record = await retry_while_unavailable(
             lambda _: self._store.get(end.key), self._clock, f"the end of the job on {end.key}"
         )
         if record is None or not record.in_flight or not end.runner:
@@ -125,7 +125,7 @@ class Recovery(Service):
         loss = end.loss or "left the record without an end"
         died = end.died or not end.loss
         try:
-            record = await patiently(
+            record = await retry_while_unavailable(
                 lambda _: self._store.requeue(
                     end.key, record.attempt, status_message(loss, died=died), died=died
                 ),

@@ -15,7 +15,7 @@ from shiftergw.errors import ImageTooLarge
 from shiftergw.image import BuildLimits, LayerFile, Opening
 from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost
-from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from tests.build.site import Arrived
 from tests.images import compress, entry, tar_of
@@ -29,7 +29,7 @@ class LateLayer(Arrived):
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Wait for a budget to postpone its verdict."""
         super().__init__(LayerFile(path))
-        self._excess: Promise[None] = Promise()
+        self._excess: SharedResult[None] = SharedResult()
         add = Budget.add
 
         def add_and_look(budget: Budget, cost: Cost, times: int) -> bool:
@@ -41,17 +41,17 @@ class LateLayer(Arrived):
         monkeypatch.setattr(Budget, "add", add_and_look)
 
     def _arrive(self) -> None:
-        if not self._excess.is_kept:
-            self._excess.keep(None)
+        if not self._excess.is_set:
+            self._excess.set_result(None)
 
     async def arriving(self) -> Opening | None:
         """Wait, and have arrived by then."""
-        await self._excess.kept()
+        await self._excess.wait()
         return None
 
     async def arrived(self) -> Path:
         """Wait for the arrival."""
-        await self._excess.kept()
+        await self._excess.wait()
         return await super().arrived()
 
 

@@ -45,7 +45,7 @@ from shiftergw.image import (
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.model import ImageReference, Progress
 from shiftergw.oci import budget
-from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BlobSink, Layer
@@ -152,7 +152,7 @@ class Line:
         return found
 
 
-def sending(blob: bytes, gate: Promise[None] | None = None) -> Send:
+def sending(blob: bytes, gate: SharedResult[None] | None = None) -> Send:
     """Return what sends a blob, the second half of it once the gate is open."""
 
     async def send(offset: int, sink: BlobSink) -> None:
@@ -161,7 +161,7 @@ def sending(blob: bytes, gate: Promise[None] | None = None) -> Send:
         if offset < half:
             sink.write(blob[offset:half])
         if gate is not None:
-            await gate.kept()
+            await gate.wait()
         sink.write(blob[max(offset, half) :])
 
     return send
@@ -184,7 +184,7 @@ PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
 @pytest_twisted.ensureDeferred
 async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
     """Whoever watches hears of the download until all is there, and of the build from then on."""
-    gate: Promise[None] = Promise()
+    gate: SharedResult[None] = SharedResult()
     image = line.image(LOWER, UPPER)
     line.sends[image.layers[0].digest] = sending(LOWER, gate)
     told = Told()
@@ -192,7 +192,7 @@ async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
     await until(lambda: line.read_so_far() == [len(LOWER) // 2])
     assert told.words == [PULLING]
     assert {one.stage for one in told.progress} == {"fetch"}
-    gate.keep(None)
+    gate.set_result(None)
     built = await converting
     assert built.report.entries > len(TREE) - 2
     assert set(built.seconds) == {"fetch", "index", "plan", "squash", "check"}
@@ -215,7 +215,7 @@ async def test_who_waits_for_anothers_conversion_is_told_so(line: Line) -> None:
 @pytest_twisted.ensureDeferred
 async def test_nobody_waits_for_layers_that_arrive_elsewhere(line: Line, tmp_path: Path) -> None:
     """Of two pulls of one image, from two places, the quicker one converts; the other finds it."""
-    gate: Promise[None] = Promise()
+    gate: SharedResult[None] = SharedResult()
     slow, quick = line, Line(tmp_path / "elsewhere", line.threads, line.site)
     image = quick.image(LOWER)
     slow.sends[image.layers[0].digest] = sending(LOWER, gate)
@@ -224,7 +224,7 @@ async def test_nobody_waits_for_layers_that_arrive_elsewhere(line: Line, tmp_pat
     await until(lambda: slow.read_so_far() == [len(LOWER) // 2])
     entries = await quick.convert(image)
     assert not converting.called
-    gate.keep(None)
+    gate.set_result(None)
     assert await converting == entries
     assert told.words == [PULLING, "Examining image"]
 
@@ -289,7 +289,7 @@ async def test_a_layer_that_is_none_ends_the_other_downloads(line: Line) -> None
     """What has its digest and is no archive is told at once; no halves of the others stay."""
     bad = compress(b"this is no archive. " * 1000)
     image = line.image(bad, LOWER)
-    line.sends[image.layers[1].digest] = sending(LOWER, Promise())
+    line.sends[image.layers[1].digest] = sending(LOWER, SharedResult())
     with pytest.raises(LayerInvalid):
         await line.convert(image)
     assert line.left() == [image.layers[0].digest.hex]
@@ -417,7 +417,7 @@ async def test_a_layer_that_its_registry_lacks(line: Line, foreign: bool) -> Non
 async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
     """A download that drips ends, and the error names the key; an examination starts with all."""
     image = line.image(LOWER)
-    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
     converting = Deferred.fromCoroutine(line.convert(image))
     if stage == "fetch":
@@ -614,7 +614,7 @@ async def test_a_damaged_converted_file_is_made_again(
 async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
     """It ends at once, and what is there of them stays for the next one to go on from."""
     image = line.image(LOWER)
-    line.sends[image.layers[0].digest] = sending(LOWER, Promise())
+    line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     converting = Deferred.fromCoroutine(line.convert(image))
     await until(lambda: line.read_so_far() == [len(LOWER) // 2])
     converting.cancel()

@@ -18,7 +18,7 @@ from shiftergw.delivery.local import LocalDirectory
 from shiftergw.errors import Unavailable
 from shiftergw.image import Digest
 from shiftergw.model import ANONYMOUS, ImageRecord
-from shiftergw.plumbing import patience
+from shiftergw.plumbing import retry
 from shiftergw.ports import Verification
 from shiftergw.states import State
 from tests.job.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
@@ -296,7 +296,7 @@ async def test_record_and_metadata_do_not_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the store fails after the metadata was written, that goes back to what it was."""
-    monkeypatch.setattr(patience, "AWAY_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.5)
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
 

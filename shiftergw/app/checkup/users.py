@@ -11,12 +11,12 @@ from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.app.compose import users_of
 from shiftergw.auth import munge
 from shiftergw.auth.libmunge import Status
-from shiftergw.auth.limited import Limited
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.users import Users
 from shiftergw.config import Config, System
 from shiftergw.errors import GatewayError, Unavailable, printable
+from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
 
 MUNGE_LIMIT = 10.0
@@ -64,7 +64,9 @@ async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Fin
         return Unavailable(trouble.what, remedy=trouble.remedy)
 
     try:
-        ahead = await Limited(threads, 1, MUNGE_LIMIT, reactor, late).run(munge.try_daemon, socket)
+        ahead = await BoundedThreadCalls(threads, 1, MUNGE_LIMIT, reactor, late).run(
+            munge.try_daemon, socket
+        )
     except GatewayError as error:
         return failure(name, error)
     if abs(ahead) <= CLOCK_LIMIT:

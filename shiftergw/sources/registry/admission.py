@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, DeferredLock
 
 from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
 from shiftergw.model import Breaker, Login
-from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.sources.registry.retry import Interrupted, Patience
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Admission:
         self._trips: dict[str, int] = {}
         """By key, how often in a row a breaker has tripped; without those that are closed."""
         self._checking = DeferredLock()
-        self._probes: dict[str, Promise[None]] = {}
+        self._probes: dict[str, SharedResult[None]] = {}
         self._own_until: dict[str, float] = {}
         """By key, the end of the time in which this process is the one to probe."""
         self._next_check = 0.0
@@ -225,10 +225,10 @@ class Admission:
             await self._close(key)
         finally:
             del self._probes[key]
-            probe.keep(None)
+            probe.set_result(None)
 
-    async def _admit(self, key: str, *, limits: bool) -> Promise[None] | None:
-        """Return the promise that a probe keeps at its end; None if the request is no probe.
+    async def _admit(self, key: str, *, limits: bool) -> SharedResult[None] | None:
+        """Return the result that a probe sets at its end; None if the request is not a probe.
 
         Waits for the end of a probe that this process has sent. Raises as `_check`.
         """
@@ -238,9 +238,9 @@ class Admission:
                 if running is None:
                     if await self._check(key, limits=limits) is None:
                         return None
-                    self._probes[key] = Promise()
+                    self._probes[key] = SharedResult()
                     return self._probes[key]
-            await running.kept()
+            await running.wait()
 
     async def _check(self, key: str, *, limits: bool) -> Breaker | None:
         """Return the breaker that a request probes, if any; raise `RetryLater` if it must wait."""

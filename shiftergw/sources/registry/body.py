@@ -14,7 +14,7 @@ from twisted.web.client import ResponseDone
 from zope.interface import implementer
 
 from shiftergw.errors import RegistryUnavailable, amount
-from shiftergw.plumbing.promise import Promise
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.sources.registry.retry import Interrupted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Body(Protocol):
         self, take: Callable[[bytes], object], clock: IReactorTime, pace: Pace, who: str
     ) -> None:
         self.ended: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self.proven: Promise[None] = Promise()
+        self.proven: SharedResult[None] = SharedResult()
         """Kept at the end of the first window; after `ended` has fired if that is earlier."""
         self.first_window: float | None = None
         """Seconds of the first window, if it is not as long as the others."""
@@ -122,7 +122,7 @@ class Body(Protocol):
             if not self._done:
                 self._finish()
                 self.ended.callback(None)
-                self.proven.keep(None)
+                self.proven.set_result(None)
         else:
             self._fail(Failure(Interrupted(f"{self._who} broke off in the middle of a transfer.")))
 
@@ -156,7 +156,7 @@ class Body(Protocol):
         self._window_start = self._received
         if self._pace.rate:
             window = self._pace.window
-            if self.first_window is not None and not self.proven.is_kept:
+            if self.first_window is not None and not self.proven.is_set:
                 window = self.first_window
             self._window_call = self._clock.callLater(window, self._window_over, window)
 
@@ -178,7 +178,7 @@ class Body(Protocol):
             what = f"{self._describe_slowness(received, window)}; {least}."
             self._fail(Failure(Interrupted(what, why="too slow", slow=True)))
         else:
-            self.proven.keep(None)
+            self.proven.set_result(None)
             if self._idle_call is not None and self._window_call is None:
                 self._start_window()  # nobody has stopped, paused or resumed it
 
@@ -204,4 +204,4 @@ class Body(Protocol):
             # Of what a response lends us this alone does not wait for the peer's farewell.
             self._to_network("stopProducing")
             self.ended.errback(reason)
-            self.proven.keep(None)
+            self.proven.set_result(None)

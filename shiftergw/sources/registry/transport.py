@@ -218,7 +218,7 @@ class Transport:
         try:
             async with self._paced(response, "layers", limits.window) as body.first_window:
                 body.read(response)
-                await body.proven.kept()
+                await body.proven.wait()
                 if body.ended.called:
                     await body.ended
                     return

@@ -265,7 +265,7 @@ def test_the_first_window_may_be_shorter() -> None:
     body, clock, ends = reading(Response(), len, RATED, first_window=4)
     body.dataReceived(b"x" * 400)
     clock.advance(4)
-    assert body.proven.is_kept
+    assert body.proven.is_set
     drip(body, clock, 600, 11)
     assert ends == []
     body, clock, ends = reading(Response(), len, RATED, first_window=4)
