@@ -17,7 +17,7 @@ from twisted.web.client import ResponseFailed
 from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
 from shiftergw.cli.proxy import Proxy
 from shiftergw.errors import amount, printable
-from shiftergw.plumbing.http_heads import HeadTooLong
+from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 
 ERROR_TEXT_LIMIT = 1000

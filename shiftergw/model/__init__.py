@@ -4,7 +4,6 @@ Everything is parsed once, at the door; inside, only these frozen values travel.
 """
 
 from shiftergw.model.postponement import Breaker, Postponed, PostponeLimits, WaitLimits
-from shiftergw.model.prefixes import registry_name
 from shiftergw.model.records import (
     MEMBERS,
     NOTICE_LIMIT,
@@ -50,5 +49,4 @@ __all__ = [
     "WaitLimits",
     "WorkerMachine",
     "document_of",
-    "registry_name",
 ]

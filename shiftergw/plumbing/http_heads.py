@@ -14,27 +14,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-MAX_BYTES = 64 << 10
-"""Bytes of a response head, 1xx responses before it included.
-
-Registries redirect to signed URLs of a few kilobytes, and send some dozen fields.
-"""
-
-MAX_LINES = 512
-
-MAX_LINE = 16_000
-"""Bytes of a line; a little less than Twisted's, which ends the connection without a reason."""
-
-
-class HeadTooLong(Exception):
-    """A server's response head is longer than any that makes sense."""
-
-    def __init__(self) -> None:
-        """Say what the limits are."""
-        super().__init__(
-            f"a response head of more than {MAX_BYTES} bytes or {MAX_LINES} lines, or"
-            f" with a line of more than {MAX_LINE} bytes"
-        )
+from shiftergw.plumbing.head_limits import MAX_BYTES, MAX_LINE, MAX_LINES, HeadTooLong
 
 
 @implementer(IStreamClientEndpoint)

@@ -1,8 +1,8 @@
 """TLS to servers: certificates are verified inside the handshake, before any byte is sent.
 
-All client connections of the program get their TLS here: `ClientTls` for Twisted,
-`blocking_context` for sockets of the standard library. Only a proven host name passes; whatever
-else happens during verification is a refusal.
+All client connections of Twisted get their TLS here; `tls_context.py` has it for sockets of the
+standard library. Only a proven host name passes; whatever else happens during verification is a
+refusal.
 
 Twisted's `optionsForClientTLS` is not used. Some of its versions (26.10 for one) accept a
 certificate whose names cannot be judged at all: without subjectAltName, with an e-mail address
@@ -12,9 +12,7 @@ also raises `CertificateError` and `ValueError`.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 from weakref import ref
 
@@ -236,24 +234,3 @@ def _description_of(certificate: x509.Certificate) -> str:
     subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
     text = f"subject {subject or 'empty'}, issuer {issuer}, serial {certificate.serial_number:x}"
     return printable(text)
-
-
-def blocking_context(
-    authorities: str | Path | None, certificate: str | None, key: str | None
-) -> ssl.SSLContext:
-    """Return a context for client sockets that block; `server_hostname` must be given to it.
-
-    `authorities` is a file of those that are trusted instead of the system's. Raises `OSError`,
-    `ssl.SSLError` among it, for files that cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies chain and host name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python's default: a certificate without DNS names is judged by its common name.
-    context.hostname_checks_common_name = False
-    if certificate is not None:
-        context.load_cert_chain(certificate, key)
-    if authorities is not None:
-        context.load_verify_locations(authorities)
-    else:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    return context

@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from twisted.internet import error as network
 
 from shiftergw.errors import PullError, RegistryUnavailable, RegistryUntrusted, printable
-from shiftergw.plumbing.http_heads import HeadTooLong
+from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.tls import CertificateRefused
 from shiftergw.sources.registry.retry import Interrupted
 

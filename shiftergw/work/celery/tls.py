@@ -15,7 +15,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.pyamqp import Connection as KombuConnection
 from kombu.transport.pyamqp import SSLTransport as KombuTransport
 
-from shiftergw.plumbing.tls import blocking_context
+from shiftergw.plumbing.tls_context import blocking_context
 
 # Under this name, so that no `amqps:` connection of this process is made otherwise, and logs show
 # the URL as it is.
