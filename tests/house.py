@@ -92,7 +92,10 @@ class Definition:
 
 def is_vague(name: str) -> bool:
     """Return whether an identifier is nothing but a pronoun, an adverb, or a bare participle."""
-    word = name.strip("_").lower()
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name)
+    if len(words) != 1:
+        return False
+    word = words[0].lower()
     if word in ALLOWED or word in NOUNS_LIKE_PARTICIPLES:
         return False
     if word in PRONOUNS or word in ADVERBS or word in IRREGULAR_PARTICIPLES:

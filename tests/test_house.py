@@ -140,7 +140,9 @@ def test_a_vague_identifier_is_detected(source: str, name: str) -> None:
     assert [(definition.room, definition.name) for definition in vague] == [("cache", name)]
 
 
-@pytest.mark.parametrize("name", ["layer", "is_closed", "feed", "done", "first", "told_at", "read"])
+@pytest.mark.parametrize(
+    "name", ["layer", "is_closed", "feed", "done", "first", "told_at", "read", "dataReceived"]
+)
 def test_a_clear_identifier_is_not_detected(name: str) -> None:
     """A noun, a verb, a predicate, or an allowed word."""
     assert house.vague_definitions({"shiftergw/cache/x.py": f"{name} = 1"}) == []
