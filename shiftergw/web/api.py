@@ -1,7 +1,7 @@
-"""The routes: what each path asks of the gateway, for whom, and what goes into the log about it.
+"""Routes: map each request to a call of the gateway, authenticate it, and log it.
 
-One request has one id: it stands in the answer's `X-Request-Id`, in its line of the log, and in
-the record of a pull that it started.
+Each request has an id. The answer's `X-Request-Id`, the log line of the request, and the record of
+a pull that the request started all contain it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from shiftergw.ports import Authenticator, Unproved
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render
 from shiftergw.web.connections import ConnectionLimits
-from shiftergw.web.journal import Journal, Line
+from shiftergw.web.journal import Journal, RequestLog
 from shiftergw.web.lists import ListLimits, Lists
 from shiftergw.web.pages import PAGES
-from shiftergw.web.parameters import Address
+from shiftergw.web.parameters import RequestPath
 from shiftergw.web.render import Answer
 from shiftergw.web.site import Call, Site
 from shiftergw.web.spool import InThread
@@ -39,15 +39,15 @@ class MethodNotAllowed(GatewayError):
     http_status = 405
     code = "method-not-allowed"
 
-    def __init__(self, method: bytes, allowed: str) -> None:
-        """`allowed` names the methods that are."""
-        super().__init__(f"{printable(method, 20)} is not possible here.", remedy=f"Use {allowed}.")
-        self.allowed = allowed
+    def __init__(self, method: bytes, methods: str) -> None:
+        """Refuse `method`; `methods` names those that the path has."""
+        super().__init__(f"{printable(method, 20)} is not possible here.", remedy=f"Use {methods}.")
+        self.methods = methods
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was understood: who asks for what."""
+class RoutedRequest:
+    """A request whose path, credential and route are known."""
 
     session: Session
     itype: str
@@ -59,107 +59,107 @@ class Asked:
     journal: Journal
 
 
-async def _list(gateway: Gateway, asked: Asked) -> Answer:
-    pages = gateway.list(asked.session)
-    return await asked.lists.images(asked.session.uid, pages, labels=gateway.shows_labels)
+async def _list(gateway: Gateway, request: RoutedRequest) -> Answer:
+    pages = gateway.list(request.session)
+    return await request.lists.images(request.session.uid, pages, labels=gateway.shows_labels)
 
 
-async def _lookup(gateway: Gateway, asked: Asked) -> Answer:
-    image = await gateway.lookup(asked.session, asked.itype, asked.image)
+async def _lookup(gateway: Gateway, request: RoutedRequest) -> Answer:
+    image = await gateway.lookup(request.session, request.itype, request.image)
     return render.answer(render.record(image, labels=gateway.shows_labels))
 
 
-async def _pull(gateway: Gateway, asked: Asked) -> Answer:
-    members = parameters.members(asked.body)
+async def _pull(gateway: Gateway, request: RoutedRequest) -> Answer:
+    members = parameters.members(request.body)
     image = await gateway.pull(
-        asked.session,
-        asked.itype,
-        asked.image,
+        request.session,
+        request.itype,
+        request.image,
         parameters.acl(members, "allowed_uids"),
         parameters.acl(members, "allowed_gids"),
-        asked.request_id,
+        request.request_id,
     )
-    news = asked.journal.is_news(asked.session, asked.itype, asked.image, image)
-    answer = render.answer(render.pulled(image, labels=gateway.shows_labels))
+    news = request.journal.is_news(request.session, request.itype, request.image, image)
+    answer = render.answer(render.pull_answer(image, labels=gateway.shows_labels))
     word = image.status.value
-    if image.request_id and image.request_id != asked.request_id:
+    if image.request_id and image.request_id != request.request_id:
         word += f" by request {printable(image.request_id, 40)}"
     return replace(answer, quiet=not news, word=word)
 
 
-async def _told(gateway: Gateway, asked: Asked) -> Answer:
-    image = gateway.told(asked.session, asked.itype, asked.image, asked.request_id)
-    answer = render.answer(render.pulled(image, labels=gateway.shows_labels))
+async def _last_answer(gateway: Gateway, request: RoutedRequest) -> Answer:
+    image = gateway.told(request.session, request.itype, request.image, request.request_id)
+    answer = render.answer(render.pull_answer(image, labels=gateway.shows_labels))
     return replace(answer, quiet=True)
 
 
-async def _queue(gateway: Gateway, asked: Asked) -> Answer:
-    return await asked.lists.build(
-        asked.session.uid,
-        gateway.queue(asked.session),
-        lambda image, _: render.to_json(render.queued(image)),
+async def _queue(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return await request.lists.build(
+        request.session.uid,
+        gateway.queue(request.session),
+        lambda image, _: render.to_json(render.queue_row(image)),
     )
 
 
-async def _import(_: Gateway, __: Asked) -> Answer:
+async def _import(_: Gateway, __: RoutedRequest) -> Answer:
     raise NotAllowed("Imports are not enabled.", remedy="Push the image to a registry, and pull.")
 
 
-async def _expire(gateway: Gateway, asked: Asked) -> Answer:
-    await gateway.expire(asked.session, asked.itype, asked.image)
+async def _expire(gateway: Gateway, request: RoutedRequest) -> Answer:
+    await gateway.expire(request.session, request.itype, request.image)
     return render.answer({"status": True})
 
 
-async def _autoexpire(gateway: Gateway, asked: Asked) -> Answer:
-    return render.answer({"status": list(await gateway.autoexpire(asked.session))})
+async def _autoexpire(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return render.answer({"status": list(await gateway.autoexpire(request.session))})
 
 
-async def _metrics(gateway: Gateway, asked: Asked) -> Answer:
-    return render.rows(await gateway.metrics(asked.session, parameters.limit(asked.query)))
+async def _metrics(gateway: Gateway, request: RoutedRequest) -> Answer:
+    return render.rows(await gateway.metrics(request.session, parameters.limit(request.query)))
 
 
-async def _workers(gateway: Gateway, asked: Asked) -> Answer:
-    found = await gateway.workers(asked.session)
-    return render.listing(render.machine(machine, jobs) for machine, jobs in found)
+async def _workers(gateway: Gateway, request: RoutedRequest) -> Answer:
+    machines = await gateway.workers(request.session)
+    return render.listing(render.machine_row(machine, jobs) for machine, jobs in machines)
 
 
-async def _take_down(gateway: Gateway, asked: Asked) -> Answer:
-    image_id = parameters.image_id(asked.image)
-    removed = await gateway.take_down(asked.session, image_id)
-    return render.answer({"status": True, "removed": list(removed)})
+async def _take_down(gateway: Gateway, request: RoutedRequest) -> Answer:
+    image_id = parameters.image_id(request.image)
+    names = await gateway.take_down(request.session, image_id)
+    return render.answer({"status": True, "removed": list(names)})
 
 
-async def _allow(gateway: Gateway, asked: Asked) -> Answer:
-    await gateway.allow(asked.session, parameters.image_id(asked.image))
+async def _allow(gateway: Gateway, request: RoutedRequest) -> Answer:
+    await gateway.allow(request.session, parameters.image_id(request.image))
     return render.answer({"status": True})
 
 
 class Names(Enum):
-    """What follows the system in a route's path."""
+    """What follows the system in the path of a route."""
 
-    NOTHING = auto()
+    SYSTEM = auto()  # nothing
     IMAGE = auto()  # type and reference
     ID = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One name under `/api`, the method it is asked with, and what its path names.
+    """A name below `/api`: its HTTP method, its handler, and what its path names.
 
-    The clients of old ask for some changes by GET. `unproved` answers requests whose credential
-    may have been used before: they must learn nothing new by it, and change nothing.
+    Existing clients request some `changes` by GET. `unproved_answer` handles requests whose
+    credential may have been used before: they must change nothing and reveal nothing new.
     """
 
     method: str
-    answer: Callable[[Gateway, Asked], Awaitable[Answer]]
-    names: Names = Names.NOTHING
+    answer: Callable[[Gateway, RoutedRequest], Awaitable[Answer]]
+    names: Names = Names.SYSTEM
     changes: bool = False
-    unproved: Callable[[Gateway, Asked], Awaitable[Answer]] | None = None
+    unproved_answer: Callable[[Gateway, RoutedRequest], Awaitable[Answer]] | None = None
 
-    def fits(self, address: Address) -> bool:
-        """Say whether a path names what this route needs."""
+    def fits(self, address: RequestPath) -> bool:
+        """Return whether a path names what this route needs."""
         return {
-            Names.NOTHING: not address.image,
+            Names.SYSTEM: not address.image,
             Names.IMAGE: bool(address.itype),
             Names.ID: bool(address.image) and not address.itype,
         }[self.names]
@@ -168,7 +168,7 @@ class Route:
 ROUTES = {
     "list": Route("GET", _list),
     "lookup": Route("GET", _lookup, Names.IMAGE),
-    "pull": Route("POST", _pull, Names.IMAGE, changes=True, unproved=_told),
+    "pull": Route("POST", _pull, Names.IMAGE, changes=True, unproved_answer=_last_answer),
     "doimport": Route("POST", _import, Names.IMAGE, changes=True),
     "expire": Route("GET", _expire, Names.IMAGE, changes=True),
     "autoexpire": Route("GET", _autoexpire, changes=True),
@@ -181,7 +181,7 @@ ROUTES = {
 
 
 class Api:
-    """Answers calls by the two tables above."""
+    """Answers calls from the routes of this module and the pages of `web.pages`."""
 
     _log = Logger()
 
@@ -192,7 +192,7 @@ class Api:
         clock: IReactorTime,
         lists: Lists,
     ) -> None:
-        """Know users by `authenticators`, one for each system."""
+        """Authenticate users by `authenticators`, one for each system."""
         self._gateway = gateway
         self._authenticators = authenticators
         self._clock = clock
@@ -200,39 +200,39 @@ class Api:
         self._journal = Journal(clock)
 
     async def __call__(self, call: Call) -> Answer:
-        """Return the answer to a call, whatever it is; raises nothing but a cancellation."""
-        started = self._clock.seconds()
-        line = Line(secrets.token_hex(4))
+        """Return the answer to a call; every error becomes an answer, except a cancellation."""
+        start = self._clock.seconds()
+        line = RequestLog(secrets.token_hex(4))
         outcome = None
         try:
             answer = await self._answer(call, line)
             outcome = answer.status
         finally:
-            self._journal.write(call, line, outcome, self._clock.seconds() - started)
+            self._journal.write(call, line, outcome, self._clock.seconds() - start)
         return replace(answer, headers={**answer.headers, "X-Request-Id": line.request_id})
 
     def only_reads(self, call: Call) -> bool:
-        """Say whether a call changes nothing."""
+        """Return whether a call changes nothing."""
         try:
-            route = ROUTES.get(Address.parse(call.path).page)
+            route = ROUTES.get(RequestPath.parse(call.path).page)
         except GatewayError:
             return True
         return route is None or not route.changes
 
-    def closed(self) -> None:
-        """Tell the log what it has not heard yet."""
+    def close(self) -> None:
+        """Log the counts that have not been logged yet."""
         self._journal.close()
 
-    async def _answer(self, call: Call, line: Line) -> Answer:
+    async def _answer(self, call: Call, line: RequestLog) -> Answer:
         try:
-            return await self._routed(call, line)
+            return await self._route(call, line)
         except CancelledError:
             raise
         except GatewayError as error:
             line.why = printable(f"{error.what} {error.detail}".strip(), 600)
-            headers = {"Allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
+            headers = {"Allow": error.methods} if isinstance(error, MethodNotAllowed) else {}
             return render.refusal(error, printable(call.path), **headers)
-        except Exception:  # noqa: BLE001 - a fault of ours must not be silence for the requester
+        except Exception:  # noqa: BLE001 - the client must get an answer also after a bug
             self._log.failure("request {request} failed", request=line.request_id)
             fault = GatewayError(
                 "Something went wrong in the gateway.",
@@ -240,8 +240,8 @@ class Api:
             )
             return render.refusal(fault, printable(call.path))
 
-    async def _routed(self, call: Call, line: Line) -> Answer:
-        address = Address.parse(call.path)
+    async def _route(self, call: Call, line: RequestLog) -> Answer:
+        address = RequestPath.parse(call.path)
         page = PAGES.get(address.page)
         if page is not None:
             line.quiet = True
@@ -249,20 +249,20 @@ class Api:
             return await page(self._gateway)
         route = ROUTES.get(address.page)
         if route is None or not route.fits(address):
-            raise parameters.nowhere(call.path)
+            raise parameters.path_not_found(call.path)
         _check_method(call, route.method, changes=route.changes)
         self._check_system(address)
         line.system, line.route = address.system, address.page
-        work = route.answer
+        handler = route.answer
         try:
             session = await self._session(call, address.system)
         except Unproved as error:
-            if route.unproved is None:
+            if route.unproved_answer is None:
                 raise
-            session, work = error.session, route.unproved
+            session, handler = error.session, route.unproved_answer
             line.why = printable(error.detail, 600)
         line.user = f"{session.user}({session.uid})"
-        asked = Asked(
+        request = RoutedRequest(
             session,
             address.itype,
             address.image,
@@ -272,11 +272,11 @@ class Api:
             self._lists,
             self._journal,
         )
-        answer = await work(self._gateway, asked)
+        answer = await handler(self._gateway, request)
         line.quiet, line.word = answer.quiet or not route.changes, answer.word
         return answer
 
-    def _check_system(self, address: Address) -> None:
+    def _check_system(self, address: RequestPath) -> None:
         if address.system not in self._gateway.systems:
             raise NotFound(
                 f"There is no system {printable(address.system, 60)!r}.",
@@ -291,10 +291,10 @@ class Api:
 
 
 def _check_method(call: Call, method: str, *, changes: bool = False) -> None:
-    """Raise `MethodNotAllowed` for another method; HEAD works where GET only reads."""
-    allowed = ["GET", "HEAD"] if method == "GET" and not changes else [method]
-    if call.method.decode("ascii", "replace") not in allowed:
-        raise MethodNotAllowed(call.method, ", ".join(allowed))
+    """Raise `MethodNotAllowed` unless the call uses `method`; HEAD works where GET only reads."""
+    methods = ["GET", "HEAD"] if method == "GET" and not changes else [method]
+    if call.method.decode("ascii", "replace") not in methods:
+        raise MethodNotAllowed(call.method, ", ".join(methods))
 
 
 def make_site(

@@ -1,4 +1,4 @@
-"""One connection of a client: refuses in JSON, and limits how long everything may take."""
+"""The server side of one HTTP connection: time limits, and errors in JSON."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ LINGER = 5.0
 """Seconds for which a refused client may continue to send; its bytes are dropped."""
 
 
-class Channel(HTTPChannel):
-    """One connection: refuses in JSON what cannot be parsed or is too large."""
+class RequestChannel(HTTPChannel):
+    """One connection: answers in JSON also what it cannot parse or what is too large."""
 
     totalHeadersSize = HEAD_LIMIT  # noqa: N815 - Twisted's name
     MAX_LENGTH = HEAD_LIMIT
     site: Site
     has_credential = False
-    _refused = False
+    _is_refused = False
     _incoming: Any = None
-    _unparsed = b""
+    _unparsed_bytes = b""
     _resumption: Any = None
 
     def connectionMade(self) -> None:
-        """Begin to wait for a request."""
+        """Register the connection and wait for a request."""
         super().connectionMade()
         assert self.transport is not None
         peer = getattr(self.transport.getPeer(), "host", "")
@@ -52,19 +52,19 @@ class Channel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse bytes, or drop them after the client was refused."""
-        if self._refused:
+        if self._is_refused:
             return
-        if self._unparsed:
-            self._unparsed += data
+        if self._unparsed_bytes:
+            self._unparsed_bytes += data
             return
         self._expect_request()
-        self._unparsed = data[SLICE:]
+        self._unparsed_bytes = data[SLICE:]
         super().dataReceived(data[:SLICE])
-        if self._unparsed:
+        if self._unparsed_bytes:
             self._continue_later()
 
     def _expect_request(self) -> None:
-        """Limit the time until a request is whole; a byte now and then does not extend it."""
+        """Limit the time until a request is complete; further bytes do not extend it."""
         if self._incoming is None and not self._handlingRequest:
             self._incoming = self.callLater(self.site.limits.request_seconds, self._too_slow)
 
@@ -92,22 +92,22 @@ class Channel(HTTPChannel):
         all other clients, and unsent answers would fill the memory.
         """
         self.site.connections.wait(self)
-        pipelined = b"".join([*self._dataBuffer, self.clearLineBuffer()])
+        pipelined_bytes = b"".join([*self._dataBuffer, self.clearLineBuffer()])
         self._dataBuffer: list[bytes] = []
         if not self.persistent:
             self._abortingCall = self.callLater(IDLE_LIMIT, self.forceAbortClient)
-            self._unparsed = b""
+            self._unparsed_bytes = b""
             super().requestDone(request)
             return
         super().requestDone(request)
-        self._unparsed = pipelined + self._unparsed
-        if self._unparsed:
+        self._unparsed_bytes = pipelined_bytes + self._unparsed_bytes
+        if self._unparsed_bytes:
             self._continue_later()
 
     def resumeProducing(self) -> None:
         """Continue after the client has received most of the bytes that were sent to it."""
         super().resumeProducing()
-        if self._unparsed:
+        if self._unparsed_bytes:
             self._continue_later()
 
     def _continue_later(self) -> None:
@@ -118,8 +118,8 @@ class Channel(HTTPChannel):
     def _continue(self) -> None:
         """Parse the next bytes, unless the client does not receive its answers."""
         self._resumption = None
-        if self._unparsed and not self._waitingForTransport:
-            data, self._unparsed = self._unparsed, b""
+        if self._unparsed_bytes and not self._waitingForTransport:
+            data, self._unparsed_bytes = self._unparsed_bytes, b""
             self._networkProducer.resumeProducing()
             self.dataReceived(data)
 
@@ -133,14 +133,14 @@ class Channel(HTTPChannel):
         super().connectionLost(reason)
 
     def make_way(self) -> None:
-        """Close at once, for others."""
-        self._refused = True
+        """Close at once, to make room for other connections."""
+        self._is_refused = True
         self._forget_limit()
         transport: Any = self.transport
         transport.abortConnection()
 
     def lineReceived(self, line: bytes) -> None:
-        """Parse a line of the head; its end counts, too, since short lines cost the most."""
+        """Parse a line of the head; its delimiter counts too, since short lines cost the most."""
         self._receivedHeaderSize += len(self.delimiter)
         try:
             super().lineReceived(line)
@@ -150,7 +150,7 @@ class Channel(HTTPChannel):
             self._respondToBadRequestAndDisconnect()
 
     def rawDataReceived(self, data: bytes) -> None:
-        """Take bytes of the body, or of pipelined requests; read few of those ahead.
+        """Receive bytes of the body or of pipelined requests; read few of the latter ahead.
 
         Twisted reads pipelined requests without a limit while a client does not receive its answer.
         """
@@ -166,7 +166,7 @@ class Channel(HTTPChannel):
         self._refuse(_head_too_large())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse; Twisted calls this for whatever it cannot parse, and for too large a head."""
+        """Refuse a head that Twisted cannot parse or that is too large."""
         if self._receivedHeaderSize > HEAD_LIMIT:
             self._refuse(_head_too_large())
         else:
@@ -177,11 +177,11 @@ class Channel(HTTPChannel):
 
         A connection closed on unread bytes is reset, and the answer may be lost with it.
         """
-        if self._refused:
+        if self._is_refused:
             return
-        self._refused = True
+        self._is_refused = True
         self._forget_limit()
-        self._unparsed = b""
+        self._unparsed_bytes = b""
         self.clearLineBuffer()
         self.setTimeout(None)
         answer = render.refusal(error)
@@ -204,7 +204,7 @@ def _head_too_large() -> TooLarge:
 
 
 def headers_of(answer: Answer) -> dict[bytes, bytes]:
-    """Return the headers of an answer, in full."""
+    """Return all headers of an answer."""
     return {
         b"Server": b"shiftergw",
         b"Date": datetimeToString(),

@@ -1,17 +1,18 @@
 """Limit the connections of a site, and choose which of them are closed to make room.
 
-A connection is *waiting* until a whole request has come, and again once its answer is written; in
-between it is *busy*. Only waiting connections are closed to make room: those that have shown no
-valid credential yet before others, and the oldest first, since an honest client sends its request
-as soon as it is connected.
+A connection is *waiting* until a complete request has arrived, and again after its answer was
+written; in between it is *busy*. Only waiting connections are closed to make room: first those
+without a valid credential so far, the oldest of them first, since an honest client sends its
+request as soon as it is connected.
 
-* One peer, unless it is a front proxy, has a share of `per_peer` connections: beyond that one makes
-  way that has waited for `GRACE` seconds, and beyond twice as many any.
-* Connections that wait without a credential are half of all: beyond that those make way that have
-  waited for `GRACE` seconds.
-* All together are at most `most`, which leaves descriptors for everything else. Beyond that those
-  make way that have waited for `GRACE` seconds; where none has, new connections stay in the
-  kernel's backlog until there is room. So a burst of honest clients waits, and none is refused.
+* A peer that is not a front proxy may have `per_peer` connections. Beyond that, a connection that
+  has waited for `GRACE` seconds is closed; beyond twice as many, any waiting connection.
+* Waiting connections without a credential may be half of all connections. Beyond that, those that
+  have waited for `GRACE` seconds are closed.
+* All connections together are at most `total`, which leaves descriptors for everything else. Beyond
+  that, connections that have waited for `GRACE` seconds are closed; if there are none, new
+  connections stay in the kernel's backlog until there is room. So a burst of honest clients waits,
+  and none is refused.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 GRACE = 2.0
-"""Seconds for which a connection may wait before it makes way because there are too many."""
+"""Seconds that a connection may wait before it can be closed to make room."""
 
 LOOK_AGAIN = 1.0
 """Seconds between two attempts to make room for connections in the backlog."""
 
 RESERVE = 256
-"""Descriptors for all else: workers, databases, munge, files, and bursts of these."""
+"""Descriptors for everything else: workers, databases, munge, files, and bursts of these."""
 
 ACCEPTED_AT_ONCE = 1
 """Connections that a port accepts in one turn of the reactor; Twisted adds up to 20."""
@@ -42,20 +43,20 @@ ACCEPTED_AT_ONCE = 1
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long a request may take to come in (seconds).
+    """How many connections there may be, and within how many seconds a request must arrive.
 
-    The peers in `proxies` have no share of their own: many users are behind each of them.
+    A peer in `proxies` has no limit of its own: many users are behind it.
     """
 
-    most: int = 1000
+    total: int = 1000
     per_peer: int = 250
     request_seconds: float = 30.0
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def without_credential(self) -> int:
-        """Return how many may wait that have shown no valid credential."""
-        return max(1, self.most // 2)
+        """Return how many connections without a valid credential may wait."""
+        return max(1, self.total // 2)
 
     @classmethod
     def within(
@@ -67,17 +68,17 @@ class ConnectionLimits:
         request_seconds: float,
         proxies: Iterable[str],
     ) -> ConnectionLimits:
-        """Return the limits that fit into so many descriptors of the process."""
-        most = max(1, min(connections, descriptors - min(RESERVE, descriptors // 2)))
+        """Return the limits for a process that may open so many file `descriptors`."""
+        total = max(1, min(connections, descriptors - min(RESERVE, descriptors // 2)))
         return cls(
-            most,
-            min(per_peer, max(1, most // 4)),
+            total,
+            min(per_peer, max(1, total // 4)),
             request_seconds,
             tuple(ip_network(text, strict=False) for text in proxies),
         )
 
     def is_proxy(self, peer: str) -> bool:
-        """Return whether a peer is a front proxy; one without an address is on this machine."""
+        """Return whether a peer is a front proxy, as is every peer without an IP address."""
         try:
             address = ip_address(peer.partition("%")[0])
         except ValueError:
@@ -87,8 +88,8 @@ class ConnectionLimits:
         return any(address in network for network in self.proxies)
 
 
-class Connection(Protocol):
-    """What is limited here: one connection of a client."""
+class ClientConnection(Protocol):
+    """One connection of a client, as the limits need it."""
 
     has_credential: bool
     """Whether one of its requests had a valid credential."""
@@ -98,31 +99,30 @@ class Connection(Protocol):
         ...
 
 
-class Connections:
-    """The connections of a site."""
+class ConnectionTable:
+    """The connections of a site: counts them, and closes some to make room."""
 
     _log = Logger()
 
     def __init__(self, limits: ConnectionLimits, clock: IReactorTime) -> None:
-        """Begin without any."""
         self._limits = limits
         self._clock = clock
-        self._shares: dict[Connection, str] = {}
-        self._by_share: dict[str, dict[Connection, None]] = {}
+        self._shares: dict[ClientConnection, str] = {}
+        self._by_share: dict[str, dict[ClientConnection, None]] = {}
         # In the order in which they began to wait, with the time.
-        self._waiting: dict[Connection, float] = {}
-        self._unknown: dict[Connection, None] = {}
-        self._closing: set[Connection] = set()
-        self._paused: set[Any] = set()
-        self._again: Any = None
+        self._waiting: dict[ClientConnection, float] = {}
+        self._unknown: dict[ClientConnection, None] = {}
+        self._closing: set[ClientConnection] = set()
+        self._paused_ports: set[Any] = set()
+        self._next_look: Any = None
         self._evictions = 0
 
     def __len__(self) -> int:
-        """Return how many there are, those that are about to close included."""
+        """Return the number of connections, including those that are being closed."""
         return len(self._shares)
 
-    def add(self, connection: Connection, peer: str, port: Any = None) -> None:
-        """Count a new connection, which waits; `port` is where it was accepted, if it can pause."""
+    def add(self, connection: ClientConnection, peer: str, port: Any = None) -> None:
+        """Count a new waiting connection; `port` accepted it, if it can stop accepting."""
         share = "" if self._limits.is_proxy(peer) else _share(peer)
         self._shares[connection] = share
         self._by_share.setdefault(share, {})[connection] = None
@@ -131,10 +131,10 @@ class Connections:
             port.numberAccepts = ACCEPTED_AT_ONCE
         if share:
             self._check_share(share)
-        if len(self._shares) - len(self._closing) >= self._limits.most and not self._make_room():
+        if len(self._shares) - len(self._closing) >= self._limits.total and not self._make_room():
             self._pause(port)
 
-    def wait(self, connection: Connection) -> None:
+    def wait(self, connection: ClientConnection) -> None:
         """Note that a connection waits for its next request."""
         self._waiting[connection] = self._clock.seconds()
         if not connection.has_credential:
@@ -142,13 +142,13 @@ class Connections:
             if len(self._unknown) > self._limits.without_credential:
                 self._evict_old(self._unknown)
 
-    def work(self, connection: Connection) -> None:
-        """Note that a whole request has come in, and is answered now."""
+    def work(self, connection: ClientConnection) -> None:
+        """Note that a complete request has arrived and is being answered."""
         self._waiting.pop(connection, None)
         self._unknown.pop(connection, None)
 
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that is closed, and take others in its place."""
+    def remove(self, connection: ClientConnection) -> None:
+        """Forget a closed connection, and accept others in its place."""
         self.work(connection)
         self._closing.discard(connection)
         share = self._shares.pop(connection, None)
@@ -156,43 +156,47 @@ class Connections:
             self._by_share[share].pop(connection, None)
             if not self._by_share[share]:
                 del self._by_share[share]
-        if self._paused and len(self._shares) < self._limits.most:
+        if self._paused_ports and len(self._shares) < self._limits.total:
             self._resume()
 
     def close(self) -> None:
-        """Stop looking for room: nothing is accepted any more."""
-        self._paused.clear()
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        """Stop looking for room, since no connection is accepted any more."""
+        self._paused_ports.clear()
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
 
     def _check_share(self, share: str) -> None:
-        """Have a connection of a peer make way if it has too many; the new one if all others work.
+        """Close a waiting connection of a peer that has too many.
 
-        An honest burst is over its share for a moment, until its requests are read.
+        An honest burst exceeds its share for a moment, until its requests are read.
         """
         excess = len(self._by_share[share].keys() - self._closing) - self._limits.per_peer
         if excess <= 0:
             return
-        waiting = [one for one in self._by_share[share] if one in self._waiting]
+        waiting = [peer for peer in self._by_share[share] if peer in self._waiting]
         before = self._clock.seconds() - GRACE
-        old = [one for one in waiting if self._waiting[one] <= before]
+        old = [peer for peer in waiting if self._waiting[peer] <= before]
         candidates = old or (waiting if excess > self._limits.per_peer else [])
         if candidates:
-            self._evict(min(candidates, key=lambda one: (one.has_credential, self._waiting[one])))
+            self._evict(min(candidates, key=self._eviction_order))
+
+    def _eviction_order(self, connection: ClientConnection) -> tuple[bool, float]:
+        """Return a key: without a credential first, then the longest wait first."""
+        return connection.has_credential, self._waiting[connection]
 
     def _make_room(self) -> bool:
-        """Have those make way that have waited for long; return whether there are any."""
+        """Close connections that have waited too long; return whether there were any."""
         return self._evict_old(self._unknown) or self._evict_old(self._waiting)
 
-    def _evict_old(self, connections: Iterable[Connection]) -> bool:
+    def _evict_old(self, connections: Iterable[ClientConnection]) -> bool:
         before = self._clock.seconds() - GRACE
-        old = [*takewhile(lambda one: self._waiting[one] <= before, connections)]
+        old = [*takewhile(lambda waiting: self._waiting[waiting] <= before, connections)]
         for connection in old:
             self._evict(connection)
         return bool(old)
 
-    def _evict(self, connection: Connection) -> None:
+    def _evict(self, connection: ClientConnection) -> None:
         self.work(connection)
         self._closing.add(connection)
         if self._evictions % 1000 == 0:
@@ -200,7 +204,7 @@ class Connections:
                 "many connections at once: closing idle or half-sent ones ({count} open, at most"
                 " {most})",
                 count=len(self._shares),
-                most=self._limits.most,
+                most=self._limits.total,
             )
         self._evictions += 1
         connection.make_way()
@@ -209,26 +213,26 @@ class Connections:
         if port is None:
             return
         port.stopReading()
-        self._paused.add(port)
-        if self._again is None:
-            self._again = self._clock.callLater(LOOK_AGAIN, self._look_again)
+        self._paused_ports.add(port)
+        if self._next_look is None:
+            self._next_look = self._clock.callLater(LOOK_AGAIN, self._look_again)
 
     def _look_again(self) -> None:
-        self._again = None
-        if len(self._shares) < self._limits.most or self._make_room():
+        self._next_look = None
+        if len(self._shares) < self._limits.total or self._make_room():
             self._resume()
-        elif self._paused:
-            self._again = self._clock.callLater(LOOK_AGAIN, self._look_again)
+        elif self._paused_ports:
+            self._next_look = self._clock.callLater(LOOK_AGAIN, self._look_again)
 
     def _resume(self) -> None:
-        for port in self._paused:
+        for port in self._paused_ports:
             if port.connected and not port.disconnecting:
                 port.startReading()
-        self._paused.clear()
+        self._paused_ports.clear()
 
 
 def _share(peer: str) -> str:
-    """Return whose share a peer's connections count to: a host has a whole /64 of IPv6."""
+    """Return the address, or the /64 network of an IPv6 host, whose share a peer belongs to."""
     address = ip_address(peer.partition("%")[0])
     if not isinstance(address, IPv6Address):
         return peer

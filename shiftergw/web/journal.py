@@ -1,9 +1,9 @@
-"""What the log says of requests.
+"""Log requests, and count those that are not worth a line.
 
-A line for each that changed something, was refused, or took long. A client that waits asks twice a
-second, and every container that starts looks its image up: of requests that brought nothing new the
-log has the numbers, once a minute. So it has of refused requests once a user has had many in that
-minute.
+A request that changed something, was refused, or took long gets a line. A waiting client polls
+twice a second, and every container that starts looks its image up: requests without news are
+counted, and the counts are logged once a minute. So are the refused requests of a user who had many
+in that minute.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 PERIOD = 60.0
-"""Seconds between two lines about requests that brought nothing new."""
+"""Seconds between two lines with the counts of requests without news."""
 
 SLOW = 1.0
-"""Seconds from which on every answer has its line: something keeps the gateway."""
+"""Seconds after which an answer is slow and gets a line: something keeps the gateway busy."""
 
 MOST_KEPT = 10_000
-"""Pulls whose last answer is remembered; the oldest go first."""
+"""Pulls whose last answer is remembered; the oldest are dropped first."""
 
 MOST_REFUSALS = 1000
 """Lines about refused requests of one user, or of all without a credential, in one period."""
 
-KEPT_SECONDS = 600.0
-"""How long after the last one a further request for the same image is no news."""
+NEWS_SECONDS = 600.0
+"""Seconds after which the same answer to the same pull is news again."""
 
 Pull = tuple[int, str, str, str]
-"""Whose it is (uid), and system, type and name of the image."""
+"""The uid of the user; the system, type and name of the image."""
 
 
 @dataclass(slots=True)
-class Line:
-    """What there is to say about one request; `quiet`: as long as it ends well, nothing.
+class RequestLog:
+    """What the log line of a request says; a `quiet` request is only counted if it succeeds.
 
-    `word` is what its answer says: the state of a pull, and the request that began the pull.
+    `word` is the content of the answer: the state of a pull, and the request that started the pull.
     """
 
     request_id: str
@@ -59,43 +59,42 @@ class Line:
 
 
 class Journal:
-    """Writes the lines, and counts what needs none."""
+    """Writes log lines about requests, and counts requests that need none."""
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
-        """Have nothing to tell yet."""
         self._clock = clock
-        self._told: OrderedDict[Pull, tuple[float, str]] = OrderedDict()
+        self._last_answers: OrderedDict[Pull, tuple[float, str]] = OrderedDict()
         self._quiet: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        """By user, how many requests were refused in this period."""
+        """By user, the number of refused requests in this period."""
         self._slowest = 0.0
-        self._since = 0.0
-        self._later: Any = None
+        self._period_start = 0.0
+        self._summary_call: Any = None
 
     def is_news(self, session: Session, itype: str, image: str, record: ImageRecord) -> bool:
-        """Say whether the answer to a pull is another one than its asker got last.
+        """Return whether the answer to a pull differs from the last one that the user got.
 
-        Work in flight is one answer whatever its stage: the workers tell of that.
+        Work in flight is one answer whatever its stage: the workers log stages.
         """
         pull = session.uid, session.system, itype, image
         now = self._clock.seconds()
-        said = "in flight" if record.status in POLLED else f"{record.status.value} {record.id}"
-        at, before = self._told.pop(pull, (0.0, ""))
-        self._told[pull] = now, said
-        if len(self._told) > MOST_KEPT:
-            self._told.popitem(last=False)
-        return said != before or at + KEPT_SECONDS < now
+        current = "in flight" if record.status in POLLED else f"{record.status.value} {record.id}"
+        at, before = self._last_answers.pop(pull, (0.0, ""))
+        self._last_answers[pull] = now, current
+        if len(self._last_answers) > MOST_KEPT:
+            self._last_answers.popitem(last=False)
+        return current != before or at + NEWS_SECONDS < now
 
-    def write(self, call: Call, line: Line, outcome: int | None, seconds: float) -> None:
-        """Put one request into the log; `outcome` is the answer's status, None if he hung up."""
+    def write(self, call: Call, line: RequestLog, outcome: int | None, seconds: float) -> None:
+        """Log one request; `outcome` is the status of the answer, None if the client hung up."""
         quiet = line.quiet and outcome == HTTPStatus.OK and seconds < SLOW
         if quiet and line.route:
             self._count(line.route, seconds)
         if outcome != HTTPStatus.OK and self._is_beyond_limit(line.user, seconds):
             quiet = True
-        # Put together here: the logger's own formatting costs a look-up as much as its store.
+        # Formatted here: the logger's own formatting costs as much as the store query of a look-up.
         text = " ".join(
             (
                 line.request_id,
@@ -114,15 +113,15 @@ class Journal:
         self._log.emit(level, "{text}{why}", text=text, why=why, request=line.request_id)
 
     def close(self) -> None:
-        """Tell at once what was counted."""
-        if self._later is not None:
-            self._later.cancel()
+        """Log the counts now."""
+        if self._summary_call is not None:
+            self._summary_call.cancel()
             self._sum_up()
 
     def _is_beyond_limit(self, user: str, seconds: float) -> bool:
-        """Count a refused request, and return whether the log has enough of this user's.
+        """Count a refused request; return whether this user already had `MOST_REFUSALS` lines.
 
-        A client in a loop would fill the disk of the log.
+        Otherwise a client in a loop would fill the disk of the log.
         """
         self._begin_period()
         self._refusals[user] += 1
@@ -132,9 +131,9 @@ class Journal:
         return True
 
     def _begin_period(self) -> None:
-        if self._later is None:
-            self._since = self._clock.seconds()
-            self._later = self._clock.callLater(PERIOD, self._sum_up)
+        if self._summary_call is None:
+            self._period_start = self._clock.seconds()
+            self._summary_call = self._clock.callLater(PERIOD, self._sum_up)
 
     def _count(self, route: str, seconds: float) -> None:
         self._begin_period()
@@ -146,11 +145,11 @@ class Journal:
             self._log.info(
                 "requests of the last {period:.0f} s that brought nothing new: {numbers};"
                 " the slowest took {slowest:.3f} s",
-                period=self._clock.seconds() - self._since,
+                period=self._clock.seconds() - self._period_start,
                 numbers=", ".join(f"{route} {n}" for route, n in self._quiet.most_common()),
                 slowest=self._slowest,
             )
-        self._later = None
+        self._summary_call = None
         self._quiet.clear()
         self._refusals.clear()
         self._slowest = 0.0

@@ -1,8 +1,8 @@
-"""Lists of images and of the queue: two are built at a time, in a bounded memory and disk space.
+"""Build lists of images and of the queue: two at a time, in bounded memory and disk space.
 
-A list contains the configuration of every user's images. So the size of a row, of a list, and of
-all lists together is bounded: records in old databases contain megabytes of environment.
-A request that waits for its list keeps its connection. So the number of requests is bounded, too:
+A list contains the configurations of all users' images. The size of a row, of a list, and of all
+lists together is limited, since records in old databases contain megabytes of environment. A
+request that waits for its list keeps its connection, so the number of requests is limited too:
 otherwise one user could occupy all connections of the gateway.
 """
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILDING = 2
-"""Lists that are built at a time; at most one of each user."""
+"""Lists that are built at the same time; at most one of each user."""
 
 MOST_REQUESTS = 100
-"""Requests for lists that are in work or wait; more are refused at once."""
+"""Requests for lists that are in progress or wait; further ones are refused at once."""
 
 MOST_REQUESTS_OF_USER = 25
-"""The same for each user: many jobs of one user may ask at once."""
+"""The same for each user; many jobs of a user may send requests at the same time."""
 
 SHORT = 1 << 16
-"""Bytes of an answer that is sent as it is, without a spool."""
+"""Bytes up to which an answer is sent without a spool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ListLimits:
 
 
 class Lists:
-    """Builds lists, one page of records after the other."""
+    """Builds lists page by page."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Lists:
         clock: IReactorTime,
         room: SpoolRoom | None = None,
     ) -> None:
-        """Write long lists to files, `in_thread`."""
+        """Write long lists to temporary files `in_thread`."""
         self._in_thread = in_thread
         self._clock = clock
         self._limits = limits
@@ -119,7 +119,7 @@ class Lists:
 
     @asynccontextmanager
     async def _turn(self, uid: int) -> AsyncIterator[None]:
-        """Wait for a free place among the lists that are built, and for the user's other list."""
+        """Wait until fewer than `BUILDING` lists, and none of this user, are being built."""
         if self._requests[uid] >= MOST_REQUESTS_OF_USER:
             raise TooMany(
                 f"{MOST_REQUESTS_OF_USER} requests of yours for lists are in work already.",

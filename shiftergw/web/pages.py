@@ -1,4 +1,4 @@
-"""The pages for people and for monitoring: answered without a credential."""
+"""Pages for people and for monitoring, which need no credential."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ PAGES: dict[str, Callable[[Gateway], Awaitable[Answer]]] = {
     "/livez": _alive,
     "/readyz": _ready,
 }
-"""What anybody may ask without a credential."""
+"""The pages that need no credential, by path."""

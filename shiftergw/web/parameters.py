@@ -1,4 +1,4 @@
-"""What comes in: path, credential and body of a request, as values or as a `BadRequest`."""
+"""Parse the path, credential, query and body of a request; raise `BadRequest` for bad input."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """What a path names: `/page`, or `/api/page/system[/itype/image]`; "" for what it lacks.
+class RequestPath:
+    """A parsed path: `/page` or `/api/page/system[/itype/image]`; parts that it lacks are "".
 
     In `/api/page/system/image` the image is an image id.
     """
@@ -38,37 +38,37 @@ class Address:
     image: str = ""
 
     @classmethod
-    def parse(cls, path: bytes) -> Address:
-        """Read a path; raise `NotFound` for one that cannot name anything.
+    def parse(cls, path: bytes) -> RequestPath:
+        """Parse a path; raise `NotFound` if it cannot name anything.
 
-        The whole path is decoded, once, and then cut: `%2F` and `/` are the same within an image's
-        name. One slash may follow. A name may begin with `//`: it is what `shifterimg` sends of
-        `docker://ubuntu`.
+        The whole path is percent-decoded once and then split: `%2F` and `/` are the same within the
+        name of an image. A trailing slash is allowed. A name may begin with `//`, since
+        `shifterimg` sends `docker://ubuntu` as type `docker` and name `//ubuntu`.
         """
         if path.lower().startswith((b"http://", b"https://")):  # RFC 9112 section 3.2.2
             path = b"/" + path.split(b"/", 3)[3] if path.count(b"/") > 2 else b"/"  # noqa: PLR2004
         try:
-            decoded = unquote_to_bytes(path).decode("utf-8")
+            text = unquote_to_bytes(path).decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadRequest("The path is not UTF-8.") from error
-        if not decoded.startswith("/"):
-            raise nowhere(path)
-        segments = decoded.removesuffix("/").split("/", 5)[1:]
-        if not all(segments) or decoded.endswith("//"):
-            raise nowhere(path)
+        if not text.startswith("/"):
+            raise path_not_found(path)
+        segments = text.removesuffix("/").split("/", 5)[1:]
+        if not all(segments) or text.endswith("//"):
+            raise path_not_found(path)
         if not segments or segments[0] != "api":
             if len(segments) > 1:
-                raise nowhere(path)
+                raise path_not_found(path)
             return cls(f"/{''.join(segments)}")
         name = segments[-1].removeprefix("//") if len(segments) == 5 else segments[-1]  # noqa: PLR2004
         if len(segments) not in {3, 4, 5} or name.startswith("/"):
-            raise nowhere(path)
+            raise path_not_found(path)
         if len(segments) == 4:  # noqa: PLR2004 - without a type
             return cls(segments[1], segments[2], image=segments[3])
         return cls(*segments[1:])
 
 
-def nowhere(path: bytes) -> NotFound:
+def path_not_found(path: bytes) -> NotFound:
     """Return the error for a path that names nothing."""
     return NotFound(
         f"There is nothing at {printable(path)!r}.",
@@ -77,11 +77,11 @@ def nowhere(path: bytes) -> NotFound:
 
 
 def credential(values: Sequence[bytes]) -> str:
-    """Return the credential from the values of the `authentication` header; exactly one counts."""
+    """Return the only value of the `authentication` header; raise `NotAuthenticated`."""
     remedy = "Send one header `authentication` with a fresh munge credential."
     if len(values) != 1 or not values[0]:
-        what = "more than one credential" if len(values) > 1 else "no credential"
-        raise NotAuthenticated(f"The request has {what}.", remedy=remedy)
+        number = "more than one credential" if len(values) > 1 else "no credential"
+        raise NotAuthenticated(f"The request has {number}.", remedy=remedy)
     try:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
@@ -89,7 +89,7 @@ def credential(values: Sequence[bytes]) -> str:
 
 
 def image_id(text: str) -> str:
-    """Return an image id: 64 hexadecimal digits in lower case."""
+    """Check an image id, which has 64 hexadecimal digits in lower case, and return it."""
     if _IMAGE_ID.fullmatch(text) is None:
         raise BadRequest(
             f"{printable(text, 80)!r} is not an image id.",
@@ -99,7 +99,7 @@ def image_id(text: str) -> str:
 
 
 def limit(query: bytes) -> int:
-    """Return the `limit` of a query string; 10 without one, as it always was."""
+    """Return the `limit` of a query string; the default, 10, is that of the original gateway."""
     try:
         values = parse_qs(query.decode("ascii"), max_num_fields=20).get("limit", ["10"])
         number = int(values[-1]) if _LIMIT.fullmatch(values[-1]) else None
@@ -111,32 +111,32 @@ def limit(query: bytes) -> int:
 
 
 def members(body: bytes) -> dict[str, Any]:
-    """Return the members of a JSON object; no body, and `null`, are an object without any."""
+    """Return the members of a JSON object; an empty body and `null` have none."""
     if not body.strip():
         return {}
     try:
-        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once)
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_members)
     except (ValueError, RecursionError) as error:
         raise BadRequest("The body is not JSON.") from error
-    if found is None:
+    if document is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise BadRequest("The body must be a JSON object.")
-    return found
+    return document
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_members(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in document:
             raise BadRequest(f"The body has the member {printable(name, 40)!r} twice.")
-        found[name] = value
-    return found
+        document[name] = value
+    return document
 
 
-def acl(found: dict[str, Any], name: str) -> tuple[int, ...]:
-    """Return the ids of a member such as `allowed_uids`: text `"1,2"`, or an array of integers."""
-    value = found.get(name, [])
+def acl(document: dict[str, Any], name: str) -> tuple[int, ...]:
+    """Return the ids of a member such as `allowed_uids`: text `"1,2"` or an array of integers."""
+    value = document.get(name, [])
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list):
         raise _bad_ids(name)

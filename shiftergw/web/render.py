@@ -1,8 +1,7 @@
-"""What goes out: records and errors as the JSON that the existing clients read.
+"""Render records and errors as the JSON that existing clients read.
 
-Those clients demand much (contract of the HTTP interface, sections 1 and 6): a record has all of
-its 13 members and none of them is null, `last_pull` has a decimal point, the top level is an
-object. Everything here is on one line and in ASCII.
+Existing clients are strict: a record has all of its 13 members and none of them is null,
+`last_pull` has a decimal point, and the top level is an object. All JSON is ASCII on one line.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from shiftergw.model import ImageRecord, WorkerMachine
 from shiftergw.web.spool import Spool
 
 JSON = b"application/json"
-"""Compared byte by byte by the clients: no charset may follow."""
+"""The content type; clients compare it byte by byte, so it has no charset."""
 
 MISSING = "MISSING"
-"""What stands for a member that the record lacks."""
+"""The value of a member that the record lacks."""
 
 RETRY_AFTER = 5.0
-"""Seconds told with a refusal that passes, unless the error knows better."""
+"""Seconds in `Retry-After` of a temporary refusal whose error names no time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer: status, whole body, and the headers that are not the same for all.
+    """One HTTP answer: status, complete body, and the headers that only some answers have.
 
-    A body that is too long to be kept stands in `spool`, which whoever sends it closes. For
-    the log are `word`, and `quiet`: the requester was told the same before.
+    A body that is too long for memory is in `spool`; the sender closes it. `word` and `quiet` are
+    for the log: a quiet answer repeats the last one to the same user.
     """
 
     status: int
@@ -51,7 +50,7 @@ def answer(document: Mapping[str, Any], status: int = 200, **headers: str) -> An
 
 
 def rows(documents: Sequence[Mapping[str, Any]]) -> Answer:
-    """Return rows as a bare array: metrics alone have this form, as they always had."""
+    """Return rows as a bare array, the form in which the original gateway sends metrics."""
     return Answer(HTTPStatus.OK, to_json(list(documents)))
 
 
@@ -66,7 +65,7 @@ def text(line: str, status: int = 200) -> Answer:
 
 
 def refusal(error: GatewayError, place: str = "", **headers: str) -> Answer:
-    """Return an error as its requester sees it; `place` is the path asked for."""
+    """Return an error as the client sees it; `place` is the requested path."""
     reason = HTTPStatus(error.http_status).phrase
     if error.http_status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'munge realm="shiftergw"'  # RFC 9110 section 15.5.2
@@ -83,7 +82,7 @@ def refusal(error: GatewayError, place: str = "", **headers: str) -> Answer:
 
 
 def retry_after(error: GatewayError) -> str | None:
-    """Return after how many whole seconds to ask again, if asking again may help."""
+    """Return the value of `Retry-After` in whole seconds, or None if a retry does not help."""
     seconds = error.retry_after
     if seconds is None and error.http_status in {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -94,7 +93,7 @@ def retry_after(error: GatewayError) -> str | None:
 
 
 def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
-    """Return the 13 members of a record, that of the `labels` as if there were none if not."""
+    """Return the 13 members of a record; without `labels` as if the image had nmachine."""
     return _without_null(
         {
             "id": image.id,
@@ -114,33 +113,33 @@ def record(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
     )
 
 
-def pulled(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
-    """Return the answer to a pull: the record, how far the work is, or why it failed."""
+def pull_answer(image: ImageRecord, *, labels: bool = False) -> dict[str, Any]:
+    """Return the answer to a pull: the record, with its progress or the reason of its failure."""
     return {**record(image, labels=labels), **_work(image)}
 
 
-def queued(image: ImageRecord) -> dict[str, Any]:
+def queue_row(image: ImageRecord) -> dict[str, Any]:
     """Return one row of the queue."""
     row = {"status": image.status.value, "image": image.pulltag}
-    said = {"status_message": image.status_message} if image.status_message else {}
-    return {**_without_null(row), **said, **_work(image)}
+    message = {"status_message": image.status_message} if image.status_message else {}
+    return {**_without_null(row), **message, **_work(image)}
 
 
-def machine(one: WorkerMachine, jobs: Sequence[str]) -> dict[str, Any]:
-    """Return one row of the workers: a machine, and the images that it has in work."""
+def machine_row(machine: WorkerMachine, jobs: Sequence[str]) -> dict[str, Any]:
+    """Return one row of the list of workers: a machine, and the images of its jobs."""
     return {
-        "name": one.name,
-        "version": one.version,
-        "systems": one.systems,
-        "slots": one.slots,
+        "name": machine.name,
+        "version": machine.version,
+        "systems": machine.systems,
+        "slots": machine.slots,
         "jobs": list(jobs),
-        "leaving": one.leaving,
-        "heard": one.heard,
+        "leaving": machine.leaving,
+        "heard": machine.heard,
     }
 
 
 def listing(rows: Iterable[dict[str, Any]]) -> Answer:
-    """Return rows as the object that the clients expect around a list."""
+    """Return rows in an object, as clients expect a list."""
     return answer({"list": list(rows)})
 
 

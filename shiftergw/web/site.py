@@ -1,9 +1,10 @@
-"""Twisted's HTTP server, held to what our clients can read.
+"""Twisted's HTTP server, restricted to what clients of the gateway can read.
 
-`twisted.web` answers much by itself: HTML for errors, a bare status line or a closed connection
-for what it cannot parse, 16 KiB for all headers. Here every answer is ours, JSON with its length;
-heads and bodies up to 64 KiB are read and no byte more is kept. A request has a limit of time until
-it is whole, an answer one until it is taken; how many connections there may be is in `connections`.
+`twisted.web` answers some requests itself: with HTML for errors, with a bare status line or a
+closed connection for what it cannot parse, and it limits all headers to 16 KiB. Here every answer
+is JSON with its length, and heads and bodies of up to 64 KiB are read. The time until a request is
+complete and the time until its answer is received are limited; `web.connections` limits the number
+of connections.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from twisted.web import server
 from twisted.web.resource import Resource
 
 from shiftergw.errors import TooLarge
-from shiftergw.web.channel import IDLE_LIMIT, Channel, headers_of
-from shiftergw.web.connections import ConnectionLimits, Connections
+from shiftergw.web.channel import IDLE_LIMIT, RequestChannel, headers_of
+from shiftergw.web.connections import ConnectionLimits, ConnectionTable
 from shiftergw.web.render import Answer
 from shiftergw.web.spool import Spool
 
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 BODY_LIMIT = 64 * 1024
-"""Bytes of a body: two lists of 1000 ids are 22 KiB."""
+"""Bytes of a body; two lists of 1000 ids have 22 KiB."""
 
 LEAST_RATE = 16 << 10
-"""Bytes a second that a client takes of a long list at least: all lists share their room."""
+"""Bytes a second at which a client must receive a long list, since all lists share their room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as it came in: nothing is decoded yet. `peer` is the address it came from."""
+    """One request before anything is decoded; `peer` is the address of the client."""
 
     method: bytes
     path: bytes
@@ -48,24 +49,24 @@ class Call:
     peer: str = ""
 
 
-class Answers(Protocol):
-    """Whoever knows the answer to a call; never raises anything but a cancellation."""
+class Application(Protocol):
+    """Answers calls; raises nothing but a cancellation."""
 
     def __call__(self, call: Call) -> Coroutine[Deferred[Any], Any, Answer]:
-        """Return the answer."""
+        """Return the answer to a call."""
         ...
 
     def only_reads(self, call: Call) -> bool:
-        """Say whether nobody but its requester cares how a call ends."""
+        """Return whether a call changes nothing, so that it ends when its client hangs up."""
         ...
 
-    def closed(self) -> None:
-        """Take note that nobody listens for calls any more."""
+    def close(self) -> None:
+        """Finish, after the last listener was closed."""
         ...
 
 
 _NO_CREDENTIAL = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND})
-"""Statuses of answers that say nothing about whether the credential is valid."""
+"""Statuses of answers that do not show whether the credential is valid."""
 
 
 def _body_too_large() -> TooLarge:
@@ -73,15 +74,15 @@ def _body_too_large() -> TooLarge:
 
 
 class Request(server.Request):
-    """One request, given whole to the site's `Answers`."""
+    """One request, which the site's `Application` answers once it is complete."""
 
-    channel: Channel
-    _received = 0
+    channel: RequestChannel
+    _body_size = 0
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Keep bytes of the body; raise `TooLarge` at the first one too many."""
-        self._received += len(data)
-        if self._received > BODY_LIMIT:
+        """Keep bytes of the body; raise `TooLarge` beyond `BODY_LIMIT`."""
+        self._body_size += len(data)
+        if self._body_size > BODY_LIMIT:
             raise _body_too_large()
         super().handleContentChunk(data)
 
@@ -97,9 +98,9 @@ class Request(server.Request):
         self.process()
 
     def process(self) -> None:
-        """Have the request answered.
+        """Answer the request.
 
-        A read ends when its requester hangs up; what changes something outlives him.
+        A call that only reads is cancelled when its client hangs up; a change is carried through.
         """
         assert self.content is not None
         call = Call(
@@ -110,24 +111,24 @@ class Request(server.Request):
             self.content.read(),
             getattr(self.client, "host", ""),
         )
-        gone: list[Failure] = []
-        answers = self.channel.site.answers
-        working = Deferred.fromCoroutine(answers(call))
+        hang_ups: list[Failure] = []
+        application = self.channel.site.application
+        working = Deferred.fromCoroutine(application(call))
 
-        def hung_up(reason: Failure) -> None:
-            gone.append(reason)
-            if answers.only_reads(call):
+        def note_hang_up(reason: Failure) -> None:
+            hang_ups.append(reason)
+            if application.only_reads(call):
                 working.cancel()
 
         def send(answer: Answer) -> None:
             if call.credentials and answer.status not in _NO_CREDENTIAL:
                 self.channel.has_credential = True
-            if not gone:
+            if not hang_ups:
                 self._send(answer)
             elif answer.spool is not None:
                 answer.spool.close()
 
-        self.notifyFinish().addErrback(hung_up)
+        self.notifyFinish().addErrback(note_hang_up)
         working.addCallback(send)
         working.addErrback(lambda failure: failure.trap(CancelledError) and None)
         working.addErrback(lambda failure: self._log.failure("no answer sent", failure))
@@ -143,7 +144,7 @@ class Request(server.Request):
             self._send_file(answer.spool)
 
     def _send_file(self, body: Spool) -> None:
-        """Send as fast as the client takes it, which has a limit for each piece and for all."""
+        """Send a file as the client receives it; each piece and the whole have a time limit."""
         if self.method == b"HEAD":
             body.close()
             self.write(b"")
@@ -153,50 +154,49 @@ class Request(server.Request):
         seconds = IDLE_LIMIT + len(body) / LEAST_RATE
         total = self.channel.callLater(seconds, self.channel.forceAbortClient)
 
-        def taken(data: bytes) -> bytes:
+        def extend_limit(data: bytes) -> bytes:
             if limit.active():
                 limit.reset(IDLE_LIMIT)
             return data
 
-        def ended(result: object) -> None:
+        def finish(result: object) -> None:
             for call in (limit, total):
                 if call.active():
                     call.cancel()
             body.close()
-            if not isinstance(result, Failure):  # he has hung up otherwise
+            if not isinstance(result, Failure):  # a failure means that the client hung up
                 self.finish()
 
-        FileSender().beginFileTransfer(body.open(), self, taken).addBoth(ended)
+        FileSender().beginFileTransfer(body.open(), self, extend_limit).addBoth(finish)
 
 
 class Site(server.Site):
     """The gateway's web site."""
 
-    protocol: Callable[[], Any] = Channel
+    protocol: Callable[[], Any] = RequestChannel
     requestFactory = Request  # noqa: N815 - Twisted's name
 
     def __init__(
-        self, answers: Answers, clock: IReactorTime, limits: ConnectionLimits | None = None
+        self, application: Application, clock: IReactorTime, limits: ConnectionLimits | None = None
     ) -> None:
-        """Answer with `answers`."""
         super().__init__(Resource(), timeout=IDLE_LIMIT, reactor=clock)
-        self.answers = answers
+        self.application = application
         self.limits = limits or ConnectionLimits()
-        self.connections = Connections(self.limits, clock)
+        self.connections = ConnectionTable(self.limits, clock)
 
     def getContentFile(self, length: int | None) -> io.BytesIO:
-        """Return where a body goes; raise `TooLarge` before it is sent if it says so itself."""
+        """Return a buffer for the body; raise `TooLarge` if `Content-Length` is too large."""
         if length is not None and length > BODY_LIMIT:
             raise _body_too_large()
         return io.BytesIO()
 
     def startFactory(self) -> None:
-        """Open no access log: there is one line of our own for each request."""
+        """Open no access log; `web.journal` logs requests."""
 
     def stopFactory(self) -> None:
-        """Pass on that the last listener is gone."""
+        """Close the connections and the application after the last listener."""
         self.connections.close()
-        self.answers.closed()
+        self.application.close()
 
     def log(self, request: Any) -> None:
         """Log nothing: see `startFactory`."""

@@ -1,4 +1,4 @@
-"""Bytes that are put together before they are sent, however many they become."""
+"""Buffer an answer of unknown size: in memory while it is short, else in a temporary file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import IO
 from shiftergw.errors import Unavailable
 
 InThread = Callable[[Callable[[bytes], int], bytes], Awaitable[int]]
-"""Calls a function that may block in a thread."""
+"""Calls a blocking function in a thread and returns its result."""
 
 MOST_IN_MEMORY = 1 << 20
-"""Bytes that are kept in memory; more go to a file that has no name."""
+"""Bytes of one spool in memory; a longer one is moved to an unnamed temporary file."""
 
 
 class SpoolRoom:
-    """Bytes of memory and of disk that all spools together may take."""
+    """Bytes of memory and of disk that all spools together may still use."""
 
     def __init__(self, memory: int = 16 << 20, disk: int = 1 << 30) -> None:
-        """Start with all of it free."""
         self.memory = memory
         self.disk = disk
 
 
 class Spool:
-    """Grows at its end, and is read once from its beginning."""
+    """A buffer that is appended to, and then read once from its beginning."""
 
     def __init__(
         self,
@@ -33,23 +32,23 @@ class Spool:
         most_in_memory: int = MOST_IN_MEMORY,
         room: SpoolRoom | None = None,
     ) -> None:
-        """Begin empty; what goes to a file is written `in_thread`."""
+        """Start empty; write to a file `in_thread`."""
         self._in_thread = in_thread
-        self._most = most_in_memory
+        self._memory_limit = most_in_memory
         self._room = room or SpoolRoom()
         self._file = SpooledTemporaryFile[bytes](most_in_memory)
         self._size = 0
         self.in_memory = True
-        """Whether reading it cannot block."""
+        """Whether the content is in memory, so that reading does not block."""
 
     def __len__(self) -> int:
-        """Return how many bytes there are."""
+        """Return the size in bytes."""
         return self._size
 
     async def write(self, data: bytes) -> None:
-        """Add bytes; raise `Unavailable` where there is no room for them."""
+        """Append bytes; raise `Unavailable` if there is no room for them."""
         size = len(data)
-        if self.in_memory and size <= min(self._room.memory, self._most - self._size):
+        if self.in_memory and size <= min(self._room.memory, self._memory_limit - self._size):
             self._room.memory -= size
             self._size += size
             self._file.write(data)
@@ -79,19 +78,19 @@ class Spool:
         self._size += size
 
     def _to_disk(self, data: bytes) -> int:
-        """Write all of it: what stayed in a buffer would fail when the answer is on its way."""
+        """Write and flush, so that a full disk fails here and not while the answer is sent."""
         self._file.rollover()
-        written = self._file.write(data)
+        count = self._file.write(data)
         self._file.flush()
-        return written
+        return count
 
     def open(self) -> IO[bytes]:
-        """Return the file, at its beginning."""
+        """Return the content as a file, positioned at its beginning."""
         self._file.seek(0)
         return self._file
 
     def close(self) -> None:
-        """Drop the content, and return its room to the other spools."""
+        """Drop the content and free its room for other spools."""
         self._file.close()
         if self.in_memory:
             self._room.memory += self._size

@@ -220,7 +220,7 @@ class Asked:
 def _paths(page: str, system: str, itype: str, image: str, image_id: str) -> list[str]:
     """Return the paths of a route, the one that fits first."""
     paths = {
-        Names.NOTHING: f"/api/{page}/{system}",
+        Names.SYSTEM: f"/api/{page}/{system}",
         Names.IMAGE: f"/api/{page}/{system}/{itype}/{image}",
         Names.ID: f"/api/{page}/{system}/{image_id}",
     }

@@ -17,18 +17,18 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.web import connections as rules
 from shiftergw.web.channel import IDLE_LIMIT, LINGER
-from shiftergw.web.connections import GRACE, LOOK_AGAIN, ConnectionLimits, Connections
+from shiftergw.web.connections import GRACE, LOOK_AGAIN, ConnectionLimits, ConnectionTable
 from tests.patience import patient
 from tests.web.fakes import FakeGateway, Reply, Wire, listening, site_of
 
-LIMITS = ConnectionLimits(most=8, per_peer=3, request_seconds=5)
+LIMITS = ConnectionLimits(total=8, per_peer=3, request_seconds=5)
 
 
 @dataclass(eq=False)
 class FakeConnection:
     """Remembers whether it made way."""
 
-    connections: Connections
+    connections: ConnectionTable
     has_credential: bool = False
     is_closed: bool = False
 
@@ -68,7 +68,7 @@ class Crowd:
         """Begin without any."""
         self.clock = Clock()
         self.port = FakePort()
-        self.all = Connections(limits, self.clock)
+        self.all = ConnectionTable(limits, self.clock)
 
     def connect(self, peer: str, *, has_credential: bool = False) -> FakeConnection:
         """Add one that waits for a request."""
@@ -103,7 +103,7 @@ def test_a_valid_credential_is_kept_longer() -> None:
 
 def test_an_honest_burst_of_a_peer() -> None:
     """It may have twice its share for a moment; then the oldest that waits makes way at once."""
-    crowd = Crowd(replace(LIMITS, most=100))
+    crowd = Crowd(replace(LIMITS, total=100))
     connections = [crowd.connect("10.0.0.1") for _ in range(6)]
     assert not any(one.is_closed for one in connections)
     crowd.connect("10.0.0.1")
@@ -112,7 +112,7 @@ def test_an_honest_burst_of_a_peer() -> None:
 
 def test_a_peer_whose_requests_all_work() -> None:
     """Then the new connection itself makes way."""
-    crowd = Crowd(replace(LIMITS, most=100))
+    crowd = Crowd(replace(LIMITS, total=100))
     for _ in range(6):
         crowd.all.work(crowd.connect("10.0.0.1"))
     assert crowd.connect("10.0.0.1").is_closed
@@ -133,7 +133,7 @@ def test_a_front_proxy_has_no_share() -> None:
 
 def test_a_host_has_one_share_of_all_its_addresses() -> None:
     """A /64 of IPv6 is one host's; an IPv4 address may be written as IPv6."""
-    crowd = Crowd(replace(LIMITS, most=100))
+    crowd = Crowd(replace(LIMITS, total=100))
     first, mapped = crowd.connect("2001:db8::1"), crowd.connect("::ffff:10.0.0.1")
     crowd.clock.advance(GRACE)
     for number in range(2, 5):
@@ -214,7 +214,7 @@ def test_limits_follow_from_descriptors(descriptors: int, most: int, per_peer: i
     limits = ConnectionLimits.within(
         descriptors, connections=1000, per_peer=250, request_seconds=30, proxies=[]
     )
-    assert (limits.most, limits.per_peer) == (most, per_peer)
+    assert (limits.total, limits.per_peer) == (most, per_peer)
 
 
 # A whole site, in memory.
@@ -342,7 +342,7 @@ async def test_half_sent_requests_shut_nobody_out(per_peer: int) -> None:
         with half_sent(port, 100):
             return [ask(port).status for _ in range(20)]
 
-    limits = ConnectionLimits(most=40, per_peer=per_peer)
+    limits = ConnectionLimits(total=40, per_peer=per_peer)
     assert await serve(limits, talk, FakeGateway()) == [200] * 20
 
 
@@ -362,5 +362,5 @@ async def test_many_honest_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> N
             thread.join(patient(60))
         return statuses
 
-    limits = ConnectionLimits(most=50, per_peer=1000)
+    limits = ConnectionLimits(total=50, per_peer=1000)
     assert await serve(limits, talk, FakeGateway()) == [200] * 150

@@ -14,7 +14,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord, Session
 from shiftergw.states import State
 from shiftergw.web import journal
-from shiftergw.web.journal import KEPT_SECONDS, PERIOD, SLOW
+from shiftergw.web.journal import NEWS_SECONDS, PERIOD, SLOW
 from tests.web.fakes import READY, FakeGateway, Wire, site_of
 
 PULL = "/api/pull/mycluster/docker/ubuntu%3A24.04/"
@@ -100,9 +100,9 @@ def test_everybody_has_his_own_lines(site: Site) -> None:
 def test_what_was_told_long_ago_is_news(site: Site) -> None:
     """A pull of the next hour has its line, even if its answer is the same."""
     site.pull(READY_NOW)
-    site.clock.advance(KEPT_SECONDS - 1)
+    site.clock.advance(NEWS_SECONDS - 1)
     site.pull(READY_NOW)
-    site.clock.advance(KEPT_SECONDS + 1)
+    site.clock.advance(NEWS_SECONDS + 1)
     site.pull(READY_NOW)
     assert len([line for line in site.lines() if "/api/pull/" in line]) == 2
 

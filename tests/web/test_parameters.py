@@ -8,31 +8,31 @@ import pytest
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound
 from shiftergw.web import parameters
-from shiftergw.web.parameters import Address
+from shiftergw.web.parameters import RequestPath
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        (b"/", Address("/")),
-        (b"/livez", Address("/livez")),
-        (b"/livez/", Address("/livez")),
-        (b"/api/list/s/", Address("list", "s")),
-        (b"/api/list/s", Address("list", "s")),
-        (b"/api/lookup/s/docker/x/", Address("lookup", "s", "docker", "x")),
-        (b"/api/lookup/s/docker/a%2Fb%3A1/", Address("lookup", "s", "docker", "a/b:1")),
-        (b"/api/pull/s/docker/%2F%2Fa%2Fb%3A1/", Address("pull", "s", "docker", "//a/b:1")),
-        (b"/api/pull/s/docker/https%3A%2F%2Fa/", Address("pull", "s", "docker", "https://a")),
-        (b"/api/lookup/s/docker/a/b:1", Address("lookup", "s", "docker", "a/b:1")),
-        (b"/api/lookup/s/docker/a%252Fb/", Address("lookup", "s", "docker", "a%2Fb")),
-        (b"/api/pull/s/custom/%C3%A9%2B%40/", Address("pull", "s", "custom", "é+@")),
-        (b"http://gateway:5000/api/list/s/", Address("list", "s")),
-        (b"http://gateway", Address("/")),
+        (b"/", RequestPath("/")),
+        (b"/livez", RequestPath("/livez")),
+        (b"/livez/", RequestPath("/livez")),
+        (b"/api/list/s/", RequestPath("list", "s")),
+        (b"/api/list/s", RequestPath("list", "s")),
+        (b"/api/lookup/s/docker/x/", RequestPath("lookup", "s", "docker", "x")),
+        (b"/api/lookup/s/docker/a%2Fb%3A1/", RequestPath("lookup", "s", "docker", "a/b:1")),
+        (b"/api/pull/s/docker/%2F%2Fa%2Fb%3A1/", RequestPath("pull", "s", "docker", "//a/b:1")),
+        (b"/api/pull/s/docker/https%3A%2F%2Fa/", RequestPath("pull", "s", "docker", "https://a")),
+        (b"/api/lookup/s/docker/a/b:1", RequestPath("lookup", "s", "docker", "a/b:1")),
+        (b"/api/lookup/s/docker/a%252Fb/", RequestPath("lookup", "s", "docker", "a%2Fb")),
+        (b"/api/pull/s/custom/%C3%A9%2B%40/", RequestPath("pull", "s", "custom", "é+@")),
+        (b"http://gateway:5000/api/list/s/", RequestPath("list", "s")),
+        (b"http://gateway", RequestPath("/")),
     ],
 )
-def test_a_path_is_decoded_once_and_cut(path: bytes, expected: Address) -> None:
+def test_a_path_is_decoded_once_and_cut(path: bytes, expected: RequestPath) -> None:
     """Five segments, one optional slash at the end, the image's own slashes either way."""
-    assert Address.parse(path) == expected
+    assert RequestPath.parse(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_a_path_is_decoded_once_and_cut(path: bytes, expected: Address) -> None:
 def test_a_path_that_names_nothing(path: bytes) -> None:
     """Empty segments, doubled slashes and paths of another length are not found."""
     with pytest.raises(NotFound):
-        Address.parse(path)
+        RequestPath.parse(path)
 
 
 def test_a_path_that_is_not_text() -> None:
     """Bytes that are not UTF-8 are the requester's fault."""
     with pytest.raises(BadRequest):
-        Address.parse(b"/api/lookup/s/docker/%ff/")
+        RequestPath.parse(b"/api/lookup/s/docker/%ff/")
 
 
 def test_one_credential_counts() -> None:

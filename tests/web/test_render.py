@@ -72,9 +72,9 @@ def test_last_pull_has_a_decimal_point() -> None:
 def test_a_pull_tells_progress_only_where_there_is_some() -> None:
     """Stage and bytes stand beside the record while work runs, and only then."""
     running = replace(READY, status=State.PULLING, stage="fetch", done=5, total=9)
-    extra = {k: v for k, v in render.pulled(running).items() if k not in MEMBERS}
+    extra = {k: v for k, v in render.pull_answer(running).items() if k not in MEMBERS}
     assert extra == {"stage": "fetch", "done": 5, "total": 9}
-    assert set(render.pulled(READY)) == MEMBERS
+    assert set(render.pull_answer(READY)) == MEMBERS
 
 
 def test_a_failure_tells_cause_and_remedy() -> None:
@@ -88,7 +88,7 @@ def test_a_failure_tells_cause_and_remedy() -> None:
         retryable=False,
         request_id="ab12",
     )
-    answer = render.pulled(failed)
+    answer = render.pull_answer(failed)
     assert answer["cause"] == "No such tag."
     assert answer["remedy"] == "Check it."
     assert answer["retryable"] is False
@@ -100,7 +100,7 @@ def test_what_jobs_do_without_is_told() -> None:
     lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
     said = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
     assert render.record(lacking)["status_message"] == said
-    assert render.pulled(lacking)["notice"] == said
+    assert render.pull_answer(lacking)["notice"] == said
     reports: list[dict[str, object]] = [
         {"metadata": "CMD"},
         {"metadata": []},
@@ -109,7 +109,7 @@ def test_what_jobs_do_without_is_told() -> None:
     ]
     for report in reports:
         plain = replace(READY, report=report)
-        assert render.pulled(plain) == render.pulled(READY)
+        assert render.pull_answer(plain) == render.pull_answer(READY)
 
 
 def test_secrets_and_owners_stay_inside() -> None:
@@ -117,7 +117,7 @@ def test_secrets_and_owners_stay_inside() -> None:
     record = replace(
         READY, sealed="SECRET", requested_by=4711, runner="host7:99", claim="c", key="the-key"
     )
-    for shown in (render.pulled(record), render.queued(record), render.record(record)):
+    for shown in (render.pull_answer(record), render.queue_row(record), render.record(record)):
         text = json.dumps(shown)
         assert not any(word in text for word in ("SECRET", "4711", "host7", "the-key"))
 
@@ -125,10 +125,10 @@ def test_secrets_and_owners_stay_inside() -> None:
 def test_a_row_of_the_queue() -> None:
     """The queue tells the state and the tag asked for."""
     waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
-    assert render.queued(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
-    assert render.queued(ImageRecord())["image"] == "MISSING"
+    assert render.queue_row(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
+    assert render.queue_row(ImageRecord())["image"] == "MISSING"
     stuck = ImageRecord(status=State.PULLING, status_message="waiting 6 s: no answer")
-    assert render.queued(stuck)["status_message"] == "waiting 6 s: no answer"
+    assert render.queue_row(stuck)["status_message"] == "waiting 6 s: no answer"
 
 
 def test_a_refusal_is_one_line_of_json() -> None:

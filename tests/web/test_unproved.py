@@ -45,7 +45,7 @@ def wire(gateway: FakeGateway) -> Wire:
     return Wire(site)
 
 
-NAMES = {Names.NOTHING: "", Names.IMAGE: "docker/a:1/", Names.ID: f"{IMAGE_ID}/"}
+NAMES = {Names.SYSTEM: "", Names.IMAGE: "docker/a:1/", Names.ID: f"{IMAGE_ID}/"}
 
 
 @pytest.mark.parametrize("name", sorted({*ROUTES} - {"pull"}))
