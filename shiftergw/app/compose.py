@@ -103,9 +103,10 @@ def gateway(reactor: Any, config: Config, config_file: Path) -> Service:
         config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
     )
     keeping: list[Service] = []
-    if config.authentication == "munge" and not isinstance(store, SqliteStore):
-        # Others may use the same store: a credential counts once for all of them.
-        once = Once(authenticators, store, reactor)
+    used_credentials = store.used_credentials
+    if config.authentication == "munge" and used_credentials is not None:
+        # Several gateways may share the store: a credential counts once for all of them.
+        once = Once(authenticators, used_credentials, reactor)
         authenticators = dict.fromkeys(authenticators, once)
         keeping = [once.rounds]
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         QueueLimits,
         Ready,
     )
+    from shiftergw.ports.people import UsedCredentials
     from shiftergw.states import State, WaitCause
 
 
@@ -63,6 +64,14 @@ class ImageStore(BreakerStore, Protocol):
     no longer in flight, it changes nothing and raises `Superseded`. A store that cannot be reached
     raises `Unavailable`. A step against the table of `states` raises `IllegalStepError`.
     """
+
+    @property
+    def used_credentials(self) -> UsedCredentials | None:
+        """Return the used credentials that all gateways on this store share.
+
+        None if the store serves a single gateway, which can remember them in its own memory.
+        """
+        ...
 
     async def ready(self) -> None:
         """Return if records can be read and written; raise `Unavailable` with the reason.
@@ -148,11 +157,14 @@ class ImageStore(BreakerStore, Protocol):
         is READY again, and its removal superseded. Claim, sealed credentials, runner and progress
         go. `last_pull` is `now`.
 
-        Expired: a record that is EXPIRING becomes EXPIRED, and `last_pull` is `now`. Failed: it is
-        READY again, since its files are still there, and expires `now`; any other record becomes a
-        FAILURE.
+        Expired: a record that is EXPIRING becomes EXPIRED, and `last_pull` is `now`.
 
-        What is READY again has lost those of its tags that another READY record has got meanwhile.
+        Failed: a pull becomes a FAILURE. A removal stays EXPIRING, because its files are still
+        there: its runner is removed, its heartbeat is `now`, and `stale` lists it for the next
+        attempt once that heartbeat is old.
+
+        A record that becomes READY again loses the tags that another READY record has got
+        meanwhile.
         """
         ...
 

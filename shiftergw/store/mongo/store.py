@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from twisted.application.service import Service
@@ -30,9 +29,10 @@ from shiftergw.model import (
 )
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import HOST_SECONDS, NO_ANSWER, PrimaryConnector
-from shiftergw.mongo.database import COMMAND_SECONDS, Database, Query
+from shiftergw.mongo.database import COMMAND_SECONDS, Database
 from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.rounds import Rounds
+from shiftergw.ports import UsedCredentials
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.lookups import LookupRows
@@ -44,6 +44,7 @@ from shiftergw.store.mongo import (
     images,
     places,
     queries,
+    reads,
     schedule,
     steps,
 )
@@ -51,10 +52,8 @@ from shiftergw.store.mongo.indexes import Indexes
 from shiftergw.store.mongo.lookups import ROWS_KEPT, LookupCollection
 from shiftergw.store.mongo.records import (
     IMAGES,
-    READY,
     document_at,
     record_of,
-    records_of,
 )
 
 LOOK_SECONDS = 10.0
@@ -71,10 +70,6 @@ class _Open:
     metrics: LookupCollection
     lookups: LookupRows
     look: Rounds
-
-
-LARGEST_PAGE = 32
-"""Records of one page of a list: the driver reads whole answers, and records may be large."""
 
 
 class MongoStore(Service):
@@ -141,9 +136,6 @@ class MongoStore(Service):
     def _db(self) -> Database:
         return self._there.db
 
-    async def _records(self, query: Query) -> Sequence[ImageRecord]:
-        return records_of(await self._db.find(query))
-
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
     ) -> tuple[ImageRecord, bool]:
@@ -200,53 +192,23 @@ class MongoStore(Service):
 
     async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
         """See `ImageStore`."""
-        for tag in tags:
-            query = queries.with_tag(system, itype, tag)
-            newest = await self._db.first(query)
-            if newest is None:
-                continue
-            found = record_of(newest)
-            if found.status is State.READY:
-                return found
-            usable = [one for one in await self._records(query) if one.status is State.READY]
-            if usable:
-                return usable[0]
-        return None
+        return await reads.find(self._db, system, itype, tags)
 
     async def find_id(
         self, systems: Collection[str], image_id: str, *, expiring: bool = False
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        found = await self._records(queries.of_image(systems, image_id))
-        words = [State.READY, State.EXPIRING] if expiring else [State.READY]
-        return [one for word in words for one in found if one.status is word]
+        return await reads.find_id(self._db, systems, image_id, expiring=expiring)
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        flying = await self._records(queries.in_flight(f"{system}/{itype}/{tag}"))
-        return [*flying, *await self._records(queries.failures_of(system, itype, tag))]
+        return await reads.find_work(self._db, system, itype, tag)
 
     async def list(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        if limit is not None:
-            limit = min(limit, LARGEST_PAGE)
-        while True:
-            found = await self._page(system, after, limit)
-            # What cannot be used is none; only the page after the last one is empty.
-            usable = [one for one in found if one.status is State.READY]
-            if usable or not found:
-                return usable
-            after = found[-1].key
-
-    async def _page(self, system: str, after: str, limit: int | None) -> Sequence[ImageRecord]:
-        found = [
-            one
-            for word in READY
-            for one in await self._records(queries.ready_on(word, system, after, limit or 0))
-        ]
-        return sorted(found, key=_key)[:limit]
+        return await reads.list_ready(self._db, system, after, limit)
 
     async def queue(
         self,
@@ -255,11 +217,7 @@ class MongoStore(Service):
         limit: int | None = None,  # noqa: ARG002 - no index has the work of a system by its key
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        flying = await self._records(queries.flying_on(system))
-        failed = await self._records(queries.failed_on(system))
-        # A record that failed between the two is in both.
-        records = {one.key: one for one in (*flying, *failed) if one.key > after}
-        return sorted(records.values(), key=_key)
+        return await reads.list_queue(self._db, system, after)
 
     async def ready(self) -> None:
         """See `ImageStore`."""
@@ -310,9 +268,7 @@ class MongoStore(Service):
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        asked = [queries.expired(word, now, systems, limit or 0) for word in READY]
-        found = [one for query in asked for one in await self._records(query)]
-        return sorted(found, key=lambda one: (one.expiration or 0, one.key))[:limit]
+        return await reads.list_expired(self._db, now, systems, limit)
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""
@@ -369,6 +325,11 @@ class MongoStore(Service):
         """See `ImageStore`."""
         await places.release(self._db, directory, image_id, holder)
 
+    @property
+    def used_credentials(self) -> UsedCredentials:
+        """See `ImageStore`."""
+        return self
+
     async def use(self, digest: bytes, now: float) -> bool:
         """See `UsedCredentials`."""
         return await credentials.use(self._db, digest, now)
@@ -386,6 +347,3 @@ class MongoStore(Service):
         there = self._there
         await there.lookups.settle()
         return await there.metrics.last(system, limit)
-
-
-_key = attrgetter("key")

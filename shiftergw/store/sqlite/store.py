@@ -35,7 +35,7 @@ from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule
 from shiftergw.store.lookups import LookupRow, LookupRows
-from shiftergw.store.sqlite import breakers, images, queries, rows, steps
+from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
 from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
 from shiftergw.store.sqlite.lane import Lane, reading, writing
@@ -48,6 +48,8 @@ LOOKUPS_KEPT = 100_000
 
 class SqliteStore(Service):
     """An `ImageStore` in one file. It asks no clock, and removes nothing by itself."""
+
+    used_credentials = None
 
     def __init__(
         self,
@@ -350,18 +352,8 @@ class SqliteStore(Service):
         self, directory: str, image_id: str, holder: str, now: float, seconds: float
     ) -> bool:
         """See `ImageStore`."""
-
-        def take(db: sqlite3.Connection) -> bool:
-            db.execute(queries.FORGET_LEASES, (now,))
-            held = db.execute(queries.HOLDER, (directory, image_id)).fetchone()
-            if held is not None and not documents.follows(holder, held[0]):
-                key, attempt = documents.holder_of(held[0])
-                if not documents.is_over(rows.document_at(db, key), attempt):
-                    return False
-            db.execute(queries.LEASE, (directory, image_id, holder, now + seconds))
-            return True
-
-        return await self._note(take)
+        values = directory, image_id, holder, now, seconds
+        return await self._note(lambda db: leases.take(db, *values))
 
     async def release(self, directory: str, image_id: str, holder: str) -> None:
         """See `ImageStore`."""

@@ -42,6 +42,15 @@ async def test_each_counts_once(mongodb: str, named: Named) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_gateways_on_one_database_share_used_credentials(mongodb: str, named: Named) -> None:
+    """The port of the store gives access to the credentials that all gateways have used."""
+    name, _ = named
+    async with mongo_running(mongodb, name) as store, mongo_running(mongodb, name) as other:
+        assert await store.used_credentials.use(ONE, NOW)
+        assert not await other.used_credentials.use(ONE, NOW)
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_is_noted_later(mongodb: str, named: Named) -> None:
     """It was used, as what was noted before it still is."""
     name, _ = named

@@ -9,11 +9,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
 
 from shiftergw.errors import ConfigurationError
 from shiftergw.store.sqlite import database, look
 from shiftergw.store.sqlite.database import SCHEMA, open_alone, open_database
 from shiftergw.store.sqlite.faults import explained
+from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.store.survey import Survey
 
 
@@ -97,3 +99,8 @@ def _open_with_a_limit(path: Path) -> None:
     with explained(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA max_page_count = 2")
         database._upgrade(db, path)
+
+
+def test_one_gateway_shares_no_used_credentials(tmp_path: Path) -> None:
+    """The file serves a single gateway, which remembers used credentials in its own memory."""
+    assert SqliteStore(reactor, tmp_path / "store.sqlite").used_credentials is None

@@ -1,0 +1,99 @@
+"""Look-ups and lists of records in MongoDB, read without a change of anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from operator import attrgetter
+
+from shiftergw.model import ImageRecord
+from shiftergw.mongo.database import Database, Query
+from shiftergw.states import State
+from shiftergw.store.mongo import queries
+from shiftergw.store.mongo.records import READY, record_of, records_of
+
+LARGEST_PAGE = 32
+"""Records on one page of a list: the driver reads whole answers, and records may be large."""
+
+_by_key = attrgetter("key")
+
+
+async def _records(db: Database, query: Query) -> Sequence[ImageRecord]:
+    return records_of(await db.find(query))
+
+
+async def find(db: Database, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
+    """Return the newest READY record that carries the first of `tags` that any carries."""
+    for tag in tags:
+        query = queries.with_tag(system, itype, tag)
+        newest = await db.first(query)
+        if newest is None:
+            continue
+        record = record_of(newest)
+        if record.status is State.READY:
+            return record
+        # The newest document is unusable: an older one may do.
+        for candidate in await _records(db, query):
+            if candidate.status is State.READY:
+                return candidate
+    return None
+
+
+async def find_id(
+    db: Database, systems: Collection[str], image_id: str, *, expiring: bool
+) -> Sequence[ImageRecord]:
+    """Return the READY records of an image, and then the EXPIRING ones if `expiring` is set."""
+    records = await _records(db, queries.of_image(systems, image_id))
+    states = [State.READY, State.EXPIRING] if expiring else [State.READY]
+    return [record for state in states for record in records if record.status is state]
+
+
+async def find_work(db: Database, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
+    """Return the record in flight and the FAILUREs of a tag, newest first."""
+    in_flight = await _records(db, queries.in_flight(f"{system}/{itype}/{tag}"))
+    return [*in_flight, *await _records(db, queries.failures_of(system, itype, tag))]
+
+
+async def list_ready(
+    db: Database, system: str, after: str, limit: int | None
+) -> Sequence[ImageRecord]:
+    """Return one page of a system's READY records in the order of their keys.
+
+    Documents that are READY but unusable are left out. Only the page after the last one is empty.
+    """
+    if limit is not None:
+        limit = min(limit, LARGEST_PAGE)
+    while True:
+        records = [
+            record
+            for word in READY
+            for record in await _records(db, queries.ready_on(word, system, after, limit or 0))
+        ]
+        page = sorted(records, key=_by_key)[:limit]
+        usable = [record for record in page if record.status is State.READY]
+        if usable or not page:
+            return usable
+        after = page[-1].key
+
+
+async def list_queue(db: Database, system: str, after: str) -> Sequence[ImageRecord]:
+    """Return a system's records in flight or failed in the order of their keys.
+
+    There is no limit, because no index has the work of a system by its key.
+    """
+    in_flight = await _records(db, queries.flying_on(system))
+    failures = await _records(db, queries.failed_on(system))
+    # A record that fails between the two queries is in both answers.
+    records = {record.key: record for record in (*in_flight, *failures) if record.key > after}
+    return sorted(records.values(), key=_by_key)
+
+
+async def list_expired(
+    db: Database, now: float, systems: Collection[str] | None, limit: int | None
+) -> Sequence[ImageRecord]:
+    """Return READY records whose expiration has passed, the earliest first."""
+    records = [
+        record
+        for word in READY
+        for record in await _records(db, queries.expired(word, now, systems, limit or 0))
+    ]
+    return sorted(records, key=lambda record: (record.expiration or 0, record.key))[:limit]
