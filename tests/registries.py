@@ -20,17 +20,17 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from shiftergw.image import Digest
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 from shiftergw.plumbing.timing import pause
 from tests import children
 from tests.images import MadeImage
 from tests.parts import free_port, need, wait_for_port
 from tests.patience import patient
 
-USER = Login("alice", "s3:crét")
+USER = RegistryLogin("alice", "s3:crét")
 """Who may log in to a `DockerRegistry` with `private`."""
 
-SECOND_USER = Login("bob", "b0b:s")
+SECOND_USER = RegistryLogin("bob", "b0b:s")
 """And who else."""
 
 _HTPASSWD = (

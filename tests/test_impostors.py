@@ -19,7 +19,7 @@ from shiftergw.cli.exits import NoGateway
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import RegistryUntrusted, RetryLater, Unavailable
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
 from shiftergw.sources.registry.retry import Patience
@@ -40,7 +40,7 @@ from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import REACTOR, ConnectProxy, Network, a_client
 
 PASSWORD = "s3cret"
-LOGIN = Login("alice", PASSWORD)
+LOGIN = RegistryLogin("alice", PASSWORD)
 REFERENCE = ImageReference.parse("team/app")
 IMAGE = make_image([tar_of({"a": b"a"})])
 LIMIT = 20.0
@@ -70,7 +70,7 @@ def quiet(_: str) -> None:
 
 
 async def registry_error(
-    url: str, authority: Authority, login: Login | None = None, **environment: str
+    url: str, authority: Authority, login: RegistryLogin | None = None, **environment: str
 ) -> str:
     """Return why a registry cannot be used; `RegistryUntrusted` begins with that name."""
     async with a_client(

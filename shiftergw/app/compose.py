@@ -38,8 +38,7 @@ from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
 from shiftergw.job.worker import Worker
-from shiftergw.model import ImageReference
-from shiftergw.model import Login as RegistryLogin
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices

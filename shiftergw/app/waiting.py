@@ -9,7 +9,7 @@ from shiftergw.errors import RetryLater, duration
 from shiftergw.model import WaitLimits
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Say
-from shiftergw.rules.waiting import decide
+from shiftergw.rules.waiting import decide_wait
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -22,7 +22,7 @@ async def run_with_waits(
 ) -> T:
     """Return what `work` returns; after `RetryLater`, wait here and run it again.
 
-    For conversions outside the service, which occupy no slot of a worker. Raises as `decide`.
+    For conversions outside the service, which occupy no slot of a worker. Raises as `decide_wait`.
     """
     waited = 0.0
     while True:
@@ -30,7 +30,7 @@ async def run_with_waits(
             return await work()
         except RetryLater as later:
             now = clock.seconds()
-            wait = decide(waited, later, now, limits)
+            wait = decide_wait(waited, later, now, limits)
         seconds = wait.not_before - now
         say(f"waiting {duration(seconds)} for {wait.why}")
         waited += seconds

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from shiftergw.errors import NotAuthenticated
-from shiftergw.model import Login, Session
+from shiftergw.model import RegistryLogin, Session
 from shiftergw.ports import UserDirectory
 
 DEFAULT_ID = 65534
@@ -51,6 +51,6 @@ class MockAuthenticator:
             group=group,
             gid=gid,
             groups=await self._groups.groups(user, uid, gid),
-            logins={"default": Login(user, token)} if token else {},
+            logins={"default": RegistryLogin(user, token)} if token else {},
             admin=not self._admins.isdisjoint({user, uid}),
         )

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 
 from shiftergw.errors import BadRequest
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 
 
-def logins(payload: bytes) -> Mapping[str, Login]:
+def logins(payload: bytes) -> Mapping[str, RegistryLogin]:
     """Return the logins of a payload; other members are ignored. Raises `BadRequest`."""
     if not payload.strip():
         return {}
@@ -40,14 +40,14 @@ def _document(payload: bytes) -> object:
     return value
 
 
-def _logins(document: object) -> dict[str, Login] | None:
+def _logins(document: object) -> dict[str, RegistryLogin] | None:
     """Return the logins of a document, or None if it has another shape."""
     locations = document.get("authorized_locations", {}) if isinstance(document, dict) else None
     if not isinstance(locations, dict):
         return None
     if not all(_is_login(place, text) for place, text in locations.items()):
         return None
-    return {place: Login.parse(text) for place, text in locations.items()}
+    return {place: RegistryLogin.parse(text) for place, text in locations.items()}
 
 
 def _is_login(place: object, text: object) -> bool:

@@ -113,8 +113,8 @@ def _story(error: ChildFailed | TimedOut) -> str:
 def difference(listing: IO[bytes], root: Directory, stop: Event) -> str | None:
     """Return the first difference between the output of `unsquashfs -lln` and a plan, in words.
 
-    Blocks; keeps no more of the listing than one chunk and one entry. Raises `Stopped` soon after
-    `stop` is set, unless the listing is slow: end its writer too.
+    Blocks; keeps no more of the listing than one chunk and one entry. Raises `StopRequested` soon
+    after `stop` is set, unless the listing is slow: end its writer too.
     """
     data, at = b"", 0
     for mode, size, minute, text in stoppable(_planned(root, stop), stop):

@@ -13,7 +13,7 @@ from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile, Opening
 from shiftergw.model import Progress
 from shiftergw.oci.budget import Budget, LayerBudget
-from shiftergw.oci.compression import whole
+from shiftergw.oci.compression import opening_of
 from shiftergw.oci.tar import LayerIndex, index_layer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import ticking
@@ -63,7 +63,7 @@ async def examine_layers(
             if early is None:
                 cost.reset()  # other layers must not pay for them
         path = await layer.arrived()
-        entries = await read(layer, cost, whole(path)) if early is None else early
+        entries = await read(layer, cost, opening_of(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
 
     async def set_stored() -> None:

@@ -109,7 +109,7 @@ def check_version(found: tuple[int, ...]) -> str:
 def arguments(options: SquashOptions, plan: Plan, output: Path, stop: Event) -> list[str]:
     """Return what follows the program's name; `extra` stands last and so has the last word.
 
-    Raises `Stopped` soon after `stop` is set.
+    Raises `StopRequested` soon after `stop` is set.
 
     lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
     """

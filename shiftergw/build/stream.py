@@ -17,7 +17,7 @@ from threading import Event
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
 from shiftergw.oci.budget import stoppable, stoppable_sorted
-from shiftergw.oci.compression import PIECE, Stopped, unpacked, whole
+from shiftergw.oci.compression import PIECE, StopRequested, decompress, opening_of
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END, header, padding
 from shiftergw.oci.sparse import SparseMap
@@ -47,8 +47,8 @@ def stream(
     Blocks while the reader is slow: run it in a thread. `report` is told, from that thread, how
     many of `plan.report.size` bytes are done, and how many bytes of the archive. The same plan
     gives the same bytes. Raises `BrokenPipeError` once the reader is gone, `LayerInvalid` if a
-    layer is no longer what was indexed, and `Stopped` soon after `stop` is set, unless the pipe is
-    full: end its reader too.
+    layer is no longer what was indexed, and `StopRequested` soon after `stop` is set, unless the
+    pipe is full: end its reader too.
     """
     with suppress(OSError):  # not a pipe, or this user's pipes hold too much already
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -66,7 +66,7 @@ def _archive(plan: Plan, layers: Sequence[LayerFile], stop: Event) -> Generator[
         yield from _links(path, leaf, contents)
     for number, files in sorted(contents.by_layer.items()):
         ordered = stoppable_sorted(files, stop, lambda file: file[2].offset)
-        with closing(unpacked(whole(layers[number].path), stop)) as pieces:
+        with closing(decompress(opening_of(layers[number].path), stop)) as pieces:
             source = _Source(pieces)
             for prefix, name, leaf in ordered:
                 path = prefix + name
@@ -208,5 +208,5 @@ def _write_all(
 def _write(fd: int, data: memoryview, stop: Event) -> None:
     while data:
         if stop.is_set():
-            raise Stopped
+            raise StopRequested
         data = data[os.write(fd, data) :]

@@ -13,7 +13,7 @@ from threading import Condition, Event
 from typing import Any
 
 from shiftergw.errors import BlobCorrupt
-from shiftergw.oci.compression import Stopped
+from shiftergw.oci.compression import StopRequested
 
 _LOOK_SECONDS = 0.1
 """Seconds after which a reader that waits for bytes looks whether it is to stop."""
@@ -67,7 +67,7 @@ class Arriving:
                 if self._is_lost:
                     break
                 if stop.is_set():
-                    raise Stopped
+                    raise StopRequested
                 self._changed.wait(_LOOK_SECONDS)
             if self._is_lost:
                 raise _lost()

@@ -18,7 +18,7 @@ from shiftergw.model import ImageRecord, Postponed, Progress, WaitLimits
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
-from shiftergw.rules.waiting import decide
+from shiftergw.rules.waiting import decide_wait
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Attempt:
             "pull": self.record.waited_for_pulls,
             "system": self.record.waited_for_system,
         }[later.cause]
-        return decide(waited, later, self._clock.seconds(), self._waits)
+        return decide_wait(waited, later, self._clock.seconds(), self._waits)
 
     # What goes to the store.
 

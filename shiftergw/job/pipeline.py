@@ -38,7 +38,7 @@ from shiftergw.image import (
     ResolvedImage,
     SquashOptions,
 )
-from shiftergw.model import ImageReference, Login, Progress
+from shiftergw.model import ImageReference, Progress, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.timing import within
@@ -105,7 +105,7 @@ class Pipeline:
         self._clock = clock
 
     async def head(
-        self, reference: ImageReference, login: Login | None, watcher: Watcher
+        self, reference: ImageReference, login: RegistryLogin | None, watcher: Watcher
     ) -> str | None:
         """Return the digest that the reference answers now, or None if the source does not say."""
         digest = await self._source.head(reference, login, watcher.say)
@@ -115,7 +115,7 @@ class Pipeline:
         self,
         reference: ImageReference,
         platform: Platform,
-        login: Login | None,
+        login: RegistryLogin | None,
         watcher: Watcher,
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means for this platform.
@@ -132,7 +132,9 @@ class Pipeline:
             )
         return image, config
 
-    async def prove(self, image: ResolvedImage, login: Login | None, watcher: Watcher) -> None:
+    async def prove(
+        self, image: ResolvedImage, login: RegistryLogin | None, watcher: Watcher
+    ) -> None:
         """Return if this login may read every blob of a resolved image; raise the refusal."""
         watcher.entered(State.PULLING, "Checking your access to the image")
         await self._source.prove(image, login, watcher.say)
@@ -147,7 +149,7 @@ class Pipeline:
         self,
         image: ResolvedImage,
         config: ImageConfig,
-        login: Login | None,
+        login: RegistryLogin | None,
         options: SquashOptions,
         watcher: Watcher,
     ) -> AsyncIterator[BuiltImage]:
@@ -182,7 +184,7 @@ class Pipeline:
         stack: AsyncExitStack,
         image: ResolvedImage,
         config: ImageConfig,
-        login: Login | None,
+        login: RegistryLogin | None,
         options: SquashOptions,
         watcher: Watcher,
     ) -> BuiltImage:
@@ -248,7 +250,7 @@ class Pipeline:
         image: ResolvedImage,
         blobs: Iterable[_Blob],
         unproven: AbstractSet[Digest],
-        login: Login | None,
+        login: RegistryLogin | None,
         watcher: Watcher,
         held: AsyncExitStack,
     ) -> None:

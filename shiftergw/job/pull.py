@@ -23,11 +23,12 @@ from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Manifest, Publisher, facts_of
 from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
-from shiftergw.model import ImageRecord, ImageReference, Login, Ready
+from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
 from shiftergw.rules import access
+from shiftergw.rules.access import Access
 from shiftergw.rules.pull import (
     Build,
     Prove,
@@ -50,7 +51,7 @@ class _Job:
     attempt: Attempt
     target: Target
     reference: ImageReference
-    login: Login | None
+    login: RegistryLogin | None
 
 
 class _Obstacle(Enum):
@@ -123,10 +124,10 @@ class Pull:
                 return await self._build(job, manifest, current)
         return result if isinstance(result, Ready) else await self._build(job, manifest, current)
 
-    def _login(self, request: ImageRecord) -> Login | None:
+    def _login(self, request: ImageRecord) -> RegistryLogin | None:
         if request.sealed is None:
             return None
-        return Login.parse(self._seal.open(request.sealed, request.claim or ""))
+        return RegistryLogin.parse(self._seal.open(request.sealed, request.claim or ""))
 
     async def _digest_of_tag(self, job: _Job, current: ImageRecord | None) -> str | None:
         """Return what the tag means now, from one HEAD request; None if it would decide nothing."""
@@ -194,7 +195,7 @@ class Pull:
             may_reuse = access.may_skip_registry(request, ready)
             private = ready.is_private
         else:
-            may_reuse = access.may_skip_bytes(request, ready, manifest.image, proven=proven)
+            may_reuse = access.may_skip_download(request, ready, manifest.image, proven=proven)
             private = manifest.image.private
         if not may_reuse:
             return _Obstacle.ACCESS
@@ -202,7 +203,7 @@ class Pull:
         if verified is None:
             return _Obstacle.FILE
         readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
-        if readers != access.of(ready) or not await target.has_metadata_of(ready):
+        if readers != Access.from_record(ready) or not await target.has_metadata_of(ready):
             config = None if manifest is None else manifest.config
             complete = await target.add_missing_settings(ready, config)
             if complete is None:
@@ -256,7 +257,11 @@ class Pull:
         file = await target.directory.exists(name)
         records = await self._publisher.records_of(target, image.id, expiring=True)
         ready = records[0] if records else None
-        if current is not None and current.origin and not access.is_of(current.origin, image):
+        if (
+            current is not None
+            and current.origin
+            and not access.is_origin_of(current.origin, image)
+        ):
             current = None  # the tag now means another repository: its old readers do not count
         readers, puller = self._publisher.access_after_pull(
             attempt.record, ready, current, private=image.private

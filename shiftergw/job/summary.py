@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.errors import amount, printable
 from shiftergw.model import ImageRecord, Progress
-from shiftergw.rules.attempts import name_of, trace_of
+from shiftergw.rules.attempts import describe_attempt, describe_work
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -77,7 +77,10 @@ def summary(record: ImageRecord, timeline: Timeline, ended: str, size: int | Non
         stages.insert(0, f"waited {waited:.1f} s")
     figures = ", ".join([*amounts, f"{timeline.total():.1f} s"])
     parts = [
-        f"{ended}: {name_of(record)} for {_user_of(record)}, {trace_of(record)}: {figures}",
+        (
+            f"{ended}: {describe_work(record)} for {_user_of(record)},"
+            f" {describe_attempt(record)}: {figures}"
+        ),
         f" ({', '.join(stages)})" if stages else "",
         f": {printable(why, CAUSE_LIMIT)}" if why else "",
     ]

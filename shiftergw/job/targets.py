@@ -13,7 +13,7 @@ from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.model import ImageRecord
 from shiftergw.oci.meta import Meta, MetaFile, Unusable, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Say
-from shiftergw.rules.access import of
+from shiftergw.rules.access import Access
 
 FILE_FACTS = ("size", "sha256", "modified", "options", "report", "ostcount")
 """Members of a record that describe the delivered file."""
@@ -148,13 +148,13 @@ class Target:
 
 def meta_of(record: ImageRecord, *, names_readers: bool = True) -> MetaFile:
     """Return the metadata file of a record; raise `AclTooLong`."""
-    access = of(record)
+    access = Access.from_record(record)
     return write_meta(
         env=record.env or (),
         entry=record.entry or (),
         cmd=record.cmd or (),
         workdir=record.workdir or "",
-        private=access.restricted and names_readers,
+        private=access.is_restricted and names_readers,
         user_acl=access.user_acl,
         group_acl=access.group_acl,
     )

@@ -28,7 +28,7 @@ from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore
-from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED, name_of, trace_of
+from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED_MESSAGE, describe_attempt, describe_work
 from shiftergw.states import State
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Worker:
         """
         if self._working is None:
             return False
-        await self._requeue(self._working[0], STOPPED, died=True)
+        await self._requeue(self._working[0], STOPPED_MESSAGE, died=True)
         return True
 
     async def run(self, key: str) -> None:
@@ -104,14 +104,16 @@ class Worker:
         )
         if record is None:
             return
-        self._log.info("begins: {what}, {trace}", what=name_of(record), trace=trace_of(record))
+        self._log.info(
+            "begins: {what}, {trace}", what=describe_work(record), trace=describe_attempt(record)
+        )
         attempt = Attempt(record, self._store, self._clock, limit, self._waits)
         try:
             outcome = await self._outcome(attempt)
             if outcome is not None:
                 await self._finish(attempt, outcome)
         except CancelledError:
-            await self._requeue(record, STOPPED, died=False)
+            await self._requeue(record, STOPPED_MESSAGE, died=False)
             raise
         except Unavailable:
             # Counted, since the work is done again: it may have cost hours.
@@ -137,15 +139,15 @@ class Worker:
         except Unavailable as error:
             self._log.error(
                 "not requeued: {what}, {trace}: {error}",
-                what=name_of(record),
-                trace=trace_of(record),
+                what=describe_work(record),
+                trace=describe_attempt(record),
                 error=error,
             )
         else:
             self._log.warn(
                 "requeued: {what}, {trace}: {message}",
-                what=name_of(record),
-                trace=trace_of(record),
+                what=describe_work(record),
+                trace=describe_attempt(record),
                 message=message,
             )
 
@@ -245,7 +247,7 @@ class Worker:
         record = attempt.record
         if not isinstance(error, GatewayError):
             self._log.failure(
-                "fault: {what}, {trace}", what=name_of(record), trace=trace_of(record)
+                "fault: {what}, {trace}", what=describe_work(record), trace=describe_attempt(record)
             )
             attempt.why = f"{type(error).__name__}; its traceback is in the line before"
             error = GatewayError("The gateway met a fault of its own.")

@@ -20,9 +20,9 @@ from shiftergw.model.references import REFERENCE_LIMIT, ImageReference
 from shiftergw.model.requests import (
     ANONYMOUS,
     IMAGE_TYPES,
-    Login,
     PullRequest,
     QueueLimits,
+    RegistryLogin,
     Session,
 )
 
@@ -37,7 +37,6 @@ __all__ = [
     "Failed",
     "ImageRecord",
     "ImageReference",
-    "Login",
     "Origin",
     "PostponeLimits",
     "Postponed",
@@ -45,6 +44,7 @@ __all__ = [
     "PullRequest",
     "QueueLimits",
     "Ready",
+    "RegistryLogin",
     "Session",
     "WaitLimits",
     "WorkerMachine",

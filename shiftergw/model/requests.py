@@ -15,14 +15,14 @@ IMAGE_TYPES = frozenset({"docker", "custom"})
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class RegistryLogin:
     """A user's login for one location; never shown."""
 
     user: str
     password: str = field(repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Login:
+    def parse(cls, text: str) -> RegistryLogin:
         """Split `user:password` at the first colon; the password may hold more."""
         user, _, password = text.partition(":")
         return cls(user, password)
@@ -38,7 +38,7 @@ class Session:
     group: str
     gid: int
     groups: frozenset[int] = frozenset()
-    logins: Mapping[str, Login] = field(default_factory=dict, repr=False)
+    logins: Mapping[str, RegistryLogin] = field(default_factory=dict, repr=False)
     admin: bool = False
 
 

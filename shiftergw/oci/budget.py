@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from shiftergw.errors import ImageTooLarge, amount
 from shiftergw.image import RATIO_FREE, BuildLimits
-from shiftergw.oci.compression import Stopped
+from shiftergw.oci.compression import StopRequested
 
 T = TypeVar("T")
 
@@ -35,20 +35,20 @@ _SAMPLES = 16
 
 
 def stoppable(items: Iterable[T], stop: Event) -> Iterator[T]:
-    """Yield the items; raise `Stopped` soon after `stop` is set, also if there are none."""
+    """Yield the items; raise `StopRequested` soon after `stop` is set, also if there are none."""
     rest = iter(items)
     if stop.is_set():  # many loops over nothing are a long one, too
-        raise Stopped
+        raise StopRequested
     while stretch := list(islice(rest, _STRETCH)):
         if stop.is_set():
-            raise Stopped
+            raise StopRequested
         yield from stretch
 
 
 def stoppable_sorted(
     items: Sequence[T], stop: Event, key: Callable[[T], Any] | None = None
 ) -> Iterator[T]:
-    """Yield the items in ascending order of `key`; raise `Stopped` soon after `stop` is set.
+    """Yield the items in ascending order of `key`; raise `StopRequested` soon after `stop` is set.
 
     The sort of millions of items is one call of many seconds, in which no other thread of the
     process runs either. So many items are first divided among buckets, which are sorted one by one.
@@ -170,7 +170,7 @@ class Budget:
             )
 
     def count_steps(self, steps: int) -> None:
-        """Count steps of path look-ups, one for each name; raise `Stopped` if the flag is set."""
+        """Count steps of path lookups, one per name; raise `StopRequested` if the flag is set."""
         self._steps += steps
         if self._steps > self.limits.path_steps:
             raise ImageTooLarge.beyond(
@@ -181,12 +181,12 @@ class Budget:
         self.check_stop()
 
     def check_stop(self) -> None:
-        """Raise `Stopped` if the caller's flag is set."""
+        """Raise `StopRequested` if the caller's flag is set."""
         if self._stop.is_set():
-            raise Stopped
+            raise StopRequested
 
     def stoppable(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items; raise `Stopped` soon after the caller's flag is set."""
+        """Yield the items; raise `StopRequested` soon after the caller's flag is set."""
         return stoppable(items, self._stop)
 
 
@@ -206,11 +206,11 @@ class LayerBudget:
     def update(self, cost: Cost, stop: Event | None = None) -> None:
         """Set the cost of this reading so far; raise `ImageTooLarge` beyond a limit.
 
-        Waits for the other layers to arrive if `MaxRatio` depends on them; raises `Stopped` soon
-        after `stop` is set.
+        Waits for the other layers to arrive if `MaxRatio` depends on them; raises `StopRequested`
+        soon after `stop` is set.
         """
         stop = stop or Event()
         while not self._image.add(cost.add(self._cost, -1), self._times):
             if stop.wait(_LOOK_SECONDS):
-                raise Stopped
+                raise StopRequested
         self._cost = cost

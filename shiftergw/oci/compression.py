@@ -39,11 +39,11 @@ _LARGE_WINDOWS = BoundedSemaphore(2)
 _LOOK_SECONDS = 0.1
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The caller's flag ended the work; the caller sees its own cancellation instead."""
 
 
-def whole(path: Path) -> Opening:
+def opening_of(path: Path) -> Opening:
     """Return how a blob is opened that lies there.
 
     Opening raises `BlobCorrupt` where it is gone: another pull has found it damaged.
@@ -58,21 +58,21 @@ def whole(path: Path) -> Opening:
     return opened
 
 
-def unpacked(
+def decompress(
     opening: Opening, stop: Event, report: Callable[[int], None] | None = None
 ) -> Generator[bytes, None, None]:
-    """Yield the whole uncompressed stream of a blob in pieces of at most some 256 KiB.
+    """Yield the whole uncompressed stream of a blob in pieces of at most about 256 KiB.
 
-    Blocks: run it in a thread, close it when done early. `report` is told the compressed bytes
-    read so far. Raises `LayerInvalid` for a blob that is damaged, cut short, followed by other
-    bytes or in need of too much memory, and `Stopped` soon after `stop` is set, also while the
-    blob has much to read and nothing comes out of it.
+    Blocks: run it in a thread, and close it if you stop early. Calls `report` with the compressed
+    bytes read so far. Raises `LayerInvalid` if the blob is damaged, ends too early, has bytes
+    after its end or needs too much memory, and `StopRequested` soon after `stop` is set, even while
+    the blob yields no output.
     """
     with opening(stop) as blob, _damage_told():
         source = _Source(blob, stop)
         for piece in _pieces(source):
             if stop.is_set():
-                raise Stopped
+                raise StopRequested
             if report is not None:
                 report(source.position)
             yield piece
@@ -89,9 +89,9 @@ class _Source:
         """Bytes that have been read."""
 
     def check_stop(self) -> None:
-        """Raise `Stopped` if the caller's flag is set."""
+        """Raise `StopRequested` if the caller's flag is set."""
         if self._stop.is_set():
-            raise Stopped
+            raise StopRequested
 
     def begins_with(self) -> bytes:
         """Return the first bytes, which the next read returns again."""
@@ -115,7 +115,7 @@ class _Window:
         self._is_large = False
 
     def claim(self, size: int) -> None:
-        """Wait until a window of this size is allowed; raise `Stopped` if the flag is set."""
+        """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set."""
         if size <= LARGE_WINDOW or self._is_large:
             return
         while not _LARGE_WINDOWS.acquire(timeout=_LOOK_SECONDS):

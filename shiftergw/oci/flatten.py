@@ -41,7 +41,7 @@ def flatten(indexes: Iterable[LayerIndex], budget: Budget, keep_setuid: bool) ->
 
     Empties each index as it goes, so that entries and tree are not in memory twice. Raises
     `LayerInvalid` for what leaves the root or cannot be, `ImageTooLarge` beyond the limits of
-    `budget`, and `Stopped` soon after its flag is set.
+    `budget`, and `StopRequested` soon after its flag is set.
     """
     root = Directory()
     for number, index in enumerate(indexes):

@@ -16,7 +16,7 @@ from threading import Event
 from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.image import Digest, Opening
 from shiftergw.oci.budget import Cost, LayerBudget
-from shiftergw.oci.compression import unpacked
+from shiftergw.oci.compression import decompress
 from shiftergw.oci.extended import LIMIT, Extended
 from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
 from shiftergw.oci.paths import PATH_LIMIT, clean
@@ -83,10 +83,10 @@ def index_layer(
 ) -> LayerIndex:
     """Read a layer once, from its first byte to its last, and return its index.
 
-    Blocks: run it in a thread. `report` is told, from that thread, the compressed bytes read so
-    far, and `budget` what the layer costs. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt`
-    where the uncompressed stream is not what `diff_id` says, and `Stopped` (`oci.compression`) soon
-    after `stop` is set.
+    Blocks: run it in a thread. From that thread it calls `report` with the compressed bytes read so
+    far, and updates `budget`. Raises `LayerInvalid`, `ImageTooLarge`, `BlobCorrupt` if the
+    uncompressed stream does not have the digest `diff_id`, and `StopRequested` soon after `stop` is
+    set.
     """
     index = LayerIndex()
     entries, names, stored = index.entries, 0, 0
@@ -105,7 +105,7 @@ def index_layer(
             budget.update(Cost(size, len(entries), names, stored), stop)
 
     budget.reset()
-    with closing(unpacked(opening, stop, read)) as pieces:
+    with closing(decompress(opening, stop, read)) as pieces:
         stream = _Stream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
             entries.append(entry)

@@ -64,7 +64,7 @@ class Leaf:
 def walk(root: Directory, stop: Event | None = None) -> Iterator[tuple[bytes, Directory | Leaf]]:
     """Yield (path, node) for everything below `root`: parents first, names in bytewise order.
 
-    Raises `Stopped` soon after `stop` is set.
+    Raises `StopRequested` soon after `stop` is set.
 
     This is the order in which squashfs keeps and `unsquashfs` lists a tree. A path has no leading
     slash. The walk keeps its own stack: a path of 4,095 bytes is deeper than Python recurses.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     )
     from shiftergw.model import (
         ImageReference,
-        Login,
         Progress,
+        RegistryLogin,
     )
 
 Report = Callable[["Progress"], None]
@@ -117,17 +117,19 @@ class ImageSource(Protocol):
     `RegistryUnavailable`, `RegistryUntrusted`, `ManifestInvalid`, `NoMatchingPlatform`.
     """
 
-    async def head(self, reference: ImageReference, login: Login | None, say: Say) -> Digest | None:
+    async def head(
+        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+    ) -> Digest | None:
         """Return the digest that the reference answers now, in one request; None: not told."""
         ...
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: Login | None, say: Say
+        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means now for this platform, and its configuration."""
         ...
 
-    async def prove(self, image: ResolvedImage, login: Login | None, say: Say) -> None:
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
         """Return if this login may read every blob of a resolved image, none of which is sent."""
         ...
 
@@ -135,7 +137,7 @@ class ImageSource(Protocol):
         self,
         image: ResolvedImage,
         blob: Descriptor,
-        login: Login | None,
+        login: RegistryLogin | None,
         say: Say,
         offset: int,
         sink: BlobSink,

@@ -1,1 +1,1 @@
-"""Decisions as pure functions of values."""
+"""Decisions of the gateway as pure functions of values: no I/O, no clock."""

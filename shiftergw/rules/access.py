@@ -1,7 +1,7 @@
-"""Who may read an image, and who may change that: the rules, as functions of what is known.
+"""Who may read an image, and who may change its access list (ACL), as pure functions.
 
-An image's ACL belongs to its files, (image directory, id): every record of them says the same, and
-so does the `.meta` beside them.
+An ACL belongs to the files of an image, (image directory, image id). All records of these files and
+the `.meta` file beside them carry the same ACL.
 """
 
 from __future__ import annotations
@@ -14,156 +14,168 @@ from shiftergw.model import ANONYMOUS, ImageRecord, Origin, Session
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may read an image: everybody, or the users and groups that are named.
+    """Who may read an image: everybody, or the users and groups of its ACL.
 
-    A private image that names nobody is open: so the original had it, and so a site may have it.
+    A private image with an empty ACL is open to everybody. The original gateway wrote such images,
+    and a site may configure them (`PrivateImagesWithoutAcl`).
     """
 
     private: bool
     user_acl: tuple[int, ...] = ()
     group_acl: tuple[int, ...] = ()
 
+    @classmethod
+    def from_record(cls, record: ImageRecord) -> Access:
+        """Return the access that a record grants."""
+        return cls(record.is_private, record.user_acl or (), record.group_acl or ())
+
     @property
-    def restricted(self) -> bool:
-        """Say whether anybody is kept out."""
+    def is_restricted(self) -> bool:
+        """Return whether the ACL excludes anybody."""
         return self.private and bool(self.user_acl or self.group_acl)
 
 
 PUBLIC = Access(private=False)
 
 
-def of(record: ImageRecord) -> Access:
-    """Return what a record says."""
-    return Access(record.is_private, record.user_acl or (), record.group_acl or ())
+def may_replace(uid: int | None, *, admin: bool, ready: ImageRecord) -> bool:
+    """Return whether a user may replace, and thereby shrink, the ACL of a READY image.
 
-
-def may_replace(uid: int | None, *, admin: bool, held: ImageRecord) -> bool:
-    """Return whether a user may replace the ACL of an image that is there, and shrink it.
-
-    The puller of record and admins may. A record of the original has no puller: there, those may
-    who are on its list, and anybody if it has none. Members of a group that is on the list are not
-    counted: a worker does not know the groups of a user.
+    Admins and the puller of record (`requested_by`) may. Records of the original gateway have no
+    puller: their ACL may be replaced by the users in it, or by anybody if it is empty. Members of a
+    group in the ACL may not, because a worker does not know a user's groups.
     """
-    if admin or held.requested_by is not None:
-        return admin or (held.requested_by == uid and uid != ANONYMOUS)
-    return not of(held).restricted or uid in (held.user_acl or ())
+    if admin or ready.requested_by is not None:
+        return admin or (ready.requested_by == uid and uid != ANONYMOUS)
+    return not Access.from_record(ready).is_restricted or uid in (ready.user_acl or ())
 
 
-def asks_for_change(
-    session: Session, users: tuple[int, ...], groups: tuple[int, ...], held: ImageRecord
+def would_change_readers(
+    session: Session, users: tuple[int, ...], groups: tuple[int, ...], ready: ImageRecord
 ) -> bool:
-    """Say whether a pull that names readers is to change those of a READY image.
+    """Return whether a pull that names `users` and `groups` changes the ACL of a READY image.
 
-    It is not if the image is public, or if this user may only add himself and has been added: then
-    the client would ask for ever.
+    It does not if the image is public, or if the user may only add themselves and is in the ACL
+    already: otherwise a client that repeats its request would wait forever.
     """
-    if not held.is_private or not (users or groups):
+    if not ready.is_private or not (users or groups):
         return False
-    if not may_replace(session.uid, admin=session.admin, held=held):
+    if not may_replace(session.uid, admin=session.admin, ready=ready):
         return False
-    now = of(held)
-    # The asker himself is always among the readers, whether he names himself or not.
+    current = Access.from_record(ready)
+    # A pull always adds its own user to the ACL.
     return ({*users, session.uid}, set(groups)) != (
-        {*now.user_acl, session.uid},
-        set(now.group_acl),
+        {*current.user_acl, session.uid},
+        set(current.group_acl),
     )
 
 
 def may_expire(session: Session, record: ImageRecord) -> bool:
-    """Say whether a user may expire a tag: an admin any, others what they alone may read."""
-    alone = record.is_private and record.user_acl == (session.uid,) and not record.group_acl
-    return session.admin or bool(alone)
+    """Return whether a user may expire a tag: admins always, others if nobody else may read it."""
+    is_only_reader = (
+        record.is_private and record.user_acl == (session.uid,) and not record.group_acl
+    )
+    return session.admin or is_only_reader
 
 
-def is_reader(asker: ImageRecord, known: ImageRecord) -> bool:
-    """Say whether the asker is one of the users who are named; his groups are not known here."""
-    return asker.requested_by is not None and asker.requested_by in (known.user_acl or ())
+def is_reader(request: ImageRecord, ready: ImageRecord) -> bool:
+    """Return whether the user of a pull is in the user ACL; groups are not known here."""
+    return request.requested_by is not None and request.requested_by in (ready.user_acl or ())
 
 
-def is_about_readers(asker: ImageRecord, known: ImageRecord) -> bool:
-    """Say whether the work is to change the ACL only, by one who may without the registry."""
-    return asker.kind == "acl" and (
-        bool(asker.by_admin)
-        or (known.requested_by is not None and known.requested_by == asker.requested_by)
+def changes_only_readers(request: ImageRecord, ready: ImageRecord) -> bool:
+    """Return whether the job only changes the ACL and its user may do so without the registry."""
+    return request.kind == "acl" and (
+        bool(request.by_admin)
+        or (ready.requested_by is not None and ready.requested_by == request.requested_by)
     )
 
 
-def may_skip_registry(asker: ImageRecord, held: ImageRecord) -> bool:
-    """Say whether the registry need not be asked who may read an image that is there."""
-    return not held.is_private or is_reader(asker, held) or is_about_readers(asker, held)
+def may_skip_registry(request: ImageRecord, ready: ImageRecord) -> bool:
+    """Return whether a READY image may be used without asking the registry for permission."""
+    return not ready.is_private or is_reader(request, ready) or changes_only_readers(request, ready)
 
 
-def is_of(origin: Origin | None, image: ResolvedImage) -> bool:
-    """Say whether an image is known to come from the repository that another was resolved in."""
+def is_origin_of(origin: Origin | None, image: ResolvedImage) -> bool:
+    """Return whether `origin` is known and is the repository in which `image` was resolved."""
     return origin is not None and (origin.location, origin.repository) == (
         image.location,
         image.repository,
     )
 
 
-def may_skip_bytes(
-    asker: ImageRecord, held: ImageRecord, image: ResolvedImage, *, proven: bool
+def may_skip_download(
+    request: ImageRecord, ready: ImageRecord, image: ResolvedImage, *, proven: bool
 ) -> bool:
-    """Say whether one who has just read a manifest may have the delivered image without its bytes.
+    """Return whether a user who has just read the manifest may reuse the delivered image.
 
-    A public one always. A private one only where it came from, and only if he is among its readers
-    or has `proven` that he may read its blobs there: a copy of a manifest elsewhere proves nothing.
+    A public image: always. A private image: only if it came from the repository of `image`, and
+    only if the user is in its user ACL or has `proven` at the registry that they may read its
+    blobs. A copy of a manifest in another repository proves nothing.
     """
-    if not held.is_private:
+    if not ready.is_private:
         return True
-    return is_of(held.origin, image) and (proven or is_reader(asker, held))
+    return is_origin_of(ready.origin, image) and (proven or is_reader(request, ready))
 
 
 def after_pull(
-    asker: ImageRecord,
-    held: ImageRecord | None,
+    request: ImageRecord,
+    ready: ImageRecord | None,
     previous: ImageRecord | None,
     *,
     private: bool,
     without_acl: str,
 ) -> tuple[Access, int | None]:
-    """Return who may read an image after this pull, and its puller of record.
+    """Return who may read an image after a pull, and its puller of record.
 
-    `asker` is the record of the pull, `held` what is known of the image, `previous` the image that
-    the tag meant before: its ACL goes along with the tag. `private` says that the registry wanted
-    a login for it. `without_acl` is the configuration's `PrivateImagesWithoutAcl`.
+    A public image stays public. The ACL of a private image is replaced if the puller of record or
+    an admin names another one. Every other user who has proven access is only added to it.
 
-    A public image stays public. Of a private one the puller of record and admins replace the ACL
-    by naming one; everybody else who has shown that he has access only adds himself.
+    Args:
+        request: the record of the pull.
+        ready: the READY record of the image, if there is one.
+        previous: the READY record of the image that the tag meant before. A new image takes over
+            its ACL.
+        private: whether the registry required a login.
+        without_acl: the site's `PrivateImagesWithoutAcl`: "public" leaves a private image open
+            until somebody names an ACL.
+
     """
-    if not private or (held is not None and not held.is_private):
-        return PUBLIC, asker.requested_by if held is None else held.requested_by
-    known = held or (previous if previous is not None and previous.is_private else None)
-    now = Access(private=True) if known is None else of(known)
-    asked = Access(private=True, user_acl=asker.user_acl or (), group_acl=asker.group_acl or ())
-    replaces = asked.restricted and (
-        known is None or may_replace(asker.requested_by, admin=bool(asker.by_admin), held=known)
+    if not private or (ready is not None and not ready.is_private):
+        return PUBLIC, request.requested_by if ready is None else ready.requested_by
+    source = ready or (previous if previous is not None and previous.is_private else None)
+    current = Access(private=True) if source is None else Access.from_record(source)
+    requested = Access(True, request.user_acl or (), request.group_acl or ())
+    replaces = requested.is_restricted and (
+        source is None
+        or may_replace(request.requested_by, admin=bool(request.by_admin), ready=source)
     )
-    puller = _puller_of_record(asker, known, replaces=replaces)
+    puller = _puller_of_record(request, source, replaces=replaces)
     if replaces:
-        now = asked
-    elif not now.restricted and without_acl == "public":
-        return now, puller
-    asked_by = () if asker.requested_by in {None, ANONYMOUS} else (asker.requested_by,)
-    users = (*now.user_acl, *asked_by)
-    return Access(True, tuple(dict.fromkeys(users)), tuple(dict.fromkeys(now.group_acl))), puller
+        current = requested
+    elif not current.is_restricted and without_acl == "public":
+        return current, puller
+    requester = () if request.requested_by in {None, ANONYMOUS} else (request.requested_by,)
+    users = dict.fromkeys((*current.user_acl, *requester))
+    return Access(True, tuple(users), tuple(dict.fromkeys(current.group_acl))), puller
 
 
 def _puller_of_record(
-    asker: ImageRecord, known: ImageRecord | None, *, replaces: bool
+    request: ImageRecord, ready: ImageRecord | None, *, replaces: bool
 ) -> int | None:
-    """Return who may replace the list of a private image after this pull.
+    """Return who may replace the ACL of a private image after this pull.
 
-    Where the original has left a list without a puller, a user who is added to it must not come to
-    own it by that: the list is then its only user's, or the admins' alone (`ANONYMOUS`).
+    An ACL that the original gateway wrote has no puller of record. A user who is added to it must
+    not become its owner that way, so its only user becomes the owner, or with several users nobody
+    but the admins (`ANONYMOUS`).
     """
-    if known is None or (replaces and known.requested_by is None):
-        return asker.requested_by
-    if known.requested_by is not None:
-        return known.requested_by
-    users = known.user_acl or ()
-    if not of(known).restricted:
-        return asker.requested_by
-    if asker.requested_by in users:
+    if ready is None or (replaces and ready.requested_by is None):
+        return request.requested_by
+    if ready.requested_by is not None:
+        return ready.requested_by
+    users = ready.user_acl or ()
+    if not Access.from_record(ready).is_restricted:
+        return request.requested_by
+    if request.requested_by in users:
         return None
     return users[0] if len(users) == 1 else ANONYMOUS

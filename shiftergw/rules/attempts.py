@@ -1,4 +1,4 @@
-"""How many attempts a record gets, and how the log names a record and its attempt."""
+"""The limit on attempts at one record, and how the log names a record and its attempt."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from shiftergw.errors import printable
 from shiftergw.model import ImageRecord
 
 MAX_ATTEMPTS = 5
-"""Workers that may die on one record before it is given up."""
+"""Workers that may die on one record before the gateway gives it up."""
 
-STOPPED = "The worker was stopped; the pull starts again when a worker is free."
+STOPPED_MESSAGE = "The worker was stopped; the pull starts again when a worker is free."
 
 
-def name_of(record: ImageRecord) -> str:
-    """Return what is worked on, for the log."""
+def describe_work(record: ImageRecord) -> str:
+    """Return the image and the system of a record's work, for the log."""
     if record.kind == "expire":
-        what = f"removal of {', '.join(record.tags) or record.id}"
+        work = f"removal of {', '.join(record.tags) or record.id}"
     else:
         readers = "readers of " if record.kind == "acl" else ""
-        what = f"{readers}{record.itype}:{record.pulltag}"
-    return f"{printable(what)} on {record.system}"
+        work = f"{readers}{record.itype}:{record.pulltag}"
+    return f"{printable(work)} on {record.system}"
 
 
-def trace_of(record: ImageRecord) -> str:
-    """Return by what a record's lines in the log are found: its request, and its attempt."""
+def describe_attempt(record: ImageRecord) -> str:
+    """Return the request and the attempt number that identify a record's log lines."""
     request = f"request {printable(record.request_id, 40)}, " if record.request_id else ""
     return f"{request}attempt {record.attempt}"

@@ -58,7 +58,7 @@ def should_ask_digest(
       of the original gateway, which have no origin, stay as they are: their ids tell too little of
       the image.
     """
-    if current is None or access.is_about_readers(request, current):
+    if current is None or access.changes_only_readers(request, current):
         return False
     if stores_labels and current.origin is not None and current.labels is None:
         return False
@@ -75,7 +75,7 @@ def decide_from_tag(
     """
     if current is None:
         return None
-    if access.is_about_readers(request, current):
+    if access.changes_only_readers(request, current):
         return Readers(current)
     delivered = current.origin.source_digest if current.origin else f"sha256:{current.id}"
     return Reuse(current) if digest == delivered else None
@@ -95,9 +95,9 @@ def decide_from_manifest(
     if image.id == missing_id:
         return Build()
     for record in ready:
-        if access.may_skip_bytes(request, record, image, proven=False):
+        if access.may_skip_download(request, record, image, proven=False):
             return Reuse(record)
     for record in ready:
-        if access.may_skip_bytes(request, record, image, proven=True):
+        if access.may_skip_download(request, record, image, proven=True):
             return Prove(record)
     return Build()

@@ -6,21 +6,21 @@ from shiftergw.errors import PullError, RegistryUnavailable, RetryLater, duratio
 from shiftergw.model import Postponed, WaitLimits
 
 LONGEST_STEP = 300.0
-"""The longest wait in seconds where no registry has named a time."""
+"""Seconds of the longest wait if the registry named no time."""
 
 SHORTEST_STEP = 1.0
 """Seconds that each wait counts for at least.
 
-The time that a source named may have passed before the attempt has ended; a pull whose waits count
-nothing would never reach its limit.
+The time that a source named may have passed before the attempt has ended. If such waits counted
+nothing, a pull would never reach its limit.
 """
 
 
-def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponed:
-    """Return how long a pull waits now that has waited `waited` seconds before.
+def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponed:
+    """Return until when a pull waits that has waited `waited` seconds before.
 
-    Where no registry has named a time, the pull waits as long as all its waits before together.
-    Raises `PullError` if the pull would wait longer than its limit.
+    If the registry named no time, each wait is as long as all waits before it together, at most
+    `LONGEST_STEP`. Raises `PullError` if the pull would wait longer than its limit.
     """
     wait = max(SHORTEST_STEP, later.at - now)
     if not later.fixed:
@@ -29,12 +29,12 @@ def decide(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> 
     if later.limit is not None:
         limit = later.limit
     if waited + wait > limit:
-        raise _too_long(waited, later, wait, limit)
+        raise _limit_error(waited, later, wait, limit)
     return Postponed(now + wait, later.why, later.cause)
 
 
-def _too_long(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
-    """Return the error of a pull that would wait too long."""
+def _limit_error(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
+    """Return the error of a pull that would wait `wait` seconds more, and so beyond its limit."""
     failure = later.failure
     if later.system:
         spent = f"The pull waited {duration(waited)} for it, and" if waited else "A pull"

@@ -16,7 +16,7 @@ from shiftergw.model import ANONYMOUS, ImageRecord, PullRequest, QueueLimits, Se
 from shiftergw.oci.meta import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
-from shiftergw.rules.access import asks_for_change
+from shiftergw.rules.access import would_change_readers
 from shiftergw.service.housekeeping import put_off
 from shiftergw.service.polls import LastAnswers
 from shiftergw.states import State
@@ -155,7 +155,7 @@ class Claims:
         fresh = max(self._config.pull_update_timeout, LEAST_FRESH)
         if (record.last_pull or 0) + fresh < now:
             return None
-        if asks_for_change(session, request.user_acl, request.group_acl, record):
+        if would_change_readers(session, request.user_acl, request.group_acl, record):
             return None
         await put_off(self._store, record, now, self._config.image_expiration_timeout)
         return record
@@ -171,7 +171,7 @@ class Claims:
         return (
             record is not None
             and (session.admin or record.requested_by == session.uid)
-            and asks_for_change(session, request.user_acl, request.group_acl, record)
+            and would_change_readers(session, request.user_acl, request.group_acl, record)
         )
 
     def _login(self, session: Session, location: str) -> str | None:

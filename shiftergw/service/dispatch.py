@@ -16,7 +16,7 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
-from shiftergw.rules.attempts import name_of, trace_of
+from shiftergw.rules.attempts import describe_attempt, describe_work
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -129,8 +129,8 @@ class Dispatch(Rounds):
         """Requeue work whose worker vanished or hangs, and stop that worker if it is here."""
         self._log.warn(
             "requeued: {what}, {trace}: worker {runner} gives no sign of life",
-            what=name_of(record),
-            trace=trace_of(record),
+            what=describe_work(record),
+            trace=describe_attempt(record),
             runner=record.runner,
         )
         message = "The worker of this pull has vanished; another one takes over."

@@ -16,7 +16,7 @@ from shiftergw.model import Failed, ImageRecord
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import ImageStore, JobEnd, JobQueue, QueueTrouble
-from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED, name_of, trace_of
+from shiftergw.rules.attempts import MAX_ATTEMPTS, STOPPED_MESSAGE, describe_attempt, describe_work
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.states import State
 
@@ -136,8 +136,8 @@ class Recovery(Service):
             return
         self._log.warn(
             "requeued: {what}, {trace}: worker {runner} {loss} ({deaths} of {most} deaths)",
-            what=name_of(record),
-            trace=trace_of(record),
+            what=describe_work(record),
+            trace=describe_attempt(record),
             runner=end.runner,
             loss=loss,
             deaths=record.deaths,
@@ -156,8 +156,8 @@ class Recovery(Service):
             "worker {runner} {loss} before it began {what}, {trace}",
             runner=end.runner,
             loss=end.loss,
-            what=name_of(record),
-            trace=trace_of(record),
+            what=describe_work(record),
+            trace=describe_attempt(record),
         )
         if deaths >= MAX_ATTEMPTS:
             del self._early_deaths[end.key]
@@ -173,7 +173,7 @@ def status_message(loss: str, *, died: bool) -> str:
     """Return the status message of a record that waits for the next worker."""
     if died:
         return f"The worker {loss}; another one takes over."
-    return STOPPED
+    return STOPPED_MESSAGE
 
 
 class WorkerShortage(Rounds):
@@ -248,8 +248,8 @@ class WorkerShortage(Rounds):
         if await _fail(self._store, record, cause, remedy, now):
             self._log.error(
                 "FAILURE: {what}, {trace}: no worker can start: {why}",
-                what=name_of(record),
-                trace=trace_of(record),
+                what=describe_work(record),
+                trace=describe_attempt(record),
                 why=trouble.detail,
             )
 

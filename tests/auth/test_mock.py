@@ -7,7 +7,7 @@ import pytest_twisted
 
 from shiftergw.auth.mock import DEFAULT_ID, MockAuthenticator
 from shiftergw.errors import NotAuthenticated
-from shiftergw.model import Login, Session
+from shiftergw.model import RegistryLogin, Session
 from shiftergw.ports import Authenticator
 
 
@@ -30,14 +30,24 @@ def authenticator(*admins: str | int) -> Authenticator:
         ("good:alice:users", DEFAULT_ID, DEFAULT_ID, {}),
         ("good:alice:users:", DEFAULT_ID, DEFAULT_ID, {}),
         ("good:alice:users::2001:2100", 2001, 2100, {}),
-        ("good:alice:users:secret:2001:2100", 2001, 2100, {"default": Login("alice", "secret")}),
-        ("good:alice:users:secret", DEFAULT_ID, DEFAULT_ID, {"default": Login("alice", "secret")}),
+        (
+            "good:alice:users:secret:2001:2100",
+            2001,
+            2100,
+            {"default": RegistryLogin("alice", "secret")},
+        ),
+        (
+            "good:alice:users:secret",
+            DEFAULT_ID,
+            DEFAULT_ID,
+            {"default": RegistryLogin("alice", "secret")},
+        ),
         ("good:alice:users::0:0", 0, 0, {}),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_good_credentials(
-    credential: str, uid: int, gid: int, logins: dict[str, Login]
+    credential: str, uid: int, gid: int, logins: dict[str, RegistryLogin]
 ) -> None:
     """A credential names user and group, and perhaps a token and ids; nobody is root unsaid."""
     session = await authenticator().authenticate(credential, "perlmutter")

@@ -25,7 +25,7 @@ from shiftergw.auth.libmunge import LARGEST, Decoded, Library, Munge, Programs
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import Account, HostUsers
 from shiftergw.errors import BadRequest, GatewayError, NotAuthenticated, Unavailable
-from shiftergw.model import Login, Session
+from shiftergw.model import RegistryLogin, Session
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -255,8 +255,8 @@ async def test_logins(munged: Munged, threads: Threads, munge: Munge) -> None:
     credential = munged.encode(json.dumps(payload).encode())
     session = await authenticator(munged, threads, munge).authenticate(credential, "perlmutter")
     assert session.logins == {
-        "default": Login("alice", "s3cret"),
-        "reg.example.com:5000": Login("a", "b:c"),
+        "default": RegistryLogin("alice", "s3cret"),
+        "reg.example.com:5000": RegistryLogin("a", "b:c"),
     }
     assert "s3cret" not in repr(session)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shiftergw.auth.payload import logins
 from shiftergw.errors import BadRequest
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 
 
 def written_by_the_client(locations: dict[str, str]) -> bytes:
@@ -37,7 +37,7 @@ def written_by_the_client(locations: dict[str, str]) -> bytes:
 def test_what_the_client_writes(locations: dict[str, tuple[str, str]]) -> None:
     """Whatever a user types, control characters and colons included, arrives as he typed it."""
     payload = written_by_the_client({name: ":".join(login) for name, login in locations.items()})
-    assert logins(payload) == {name: Login(*login) for name, login in locations.items()}
+    assert logins(payload) == {name: RegistryLogin(*login) for name, login in locations.items()}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_no_logins(payload: bytes) -> None:
 def test_bytes_of_another_encoding() -> None:
     """A password from a terminal of old is read byte by byte."""
     payload = b'{"authorized_locations":{"default":"m\xfcller:pass\xe9"}}'
-    assert logins(payload) == {"default": Login("müller", "passé")}
+    assert logins(payload) == {"default": RegistryLogin("müller", "passé")}
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_other_shapes(payload: bytes) -> None:
 def test_anything(payload: bytes) -> None:
     """Whatever comes, it is understood or refused."""
     with suppress(BadRequest):
-        assert all(isinstance(login, Login) for login in logins(payload).values())
+        assert all(isinstance(login, RegistryLogin) for login in logins(payload).values())

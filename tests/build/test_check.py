@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.build.check import check, difference, unsquashfs_of
 from shiftergw.errors import ConversionFailed
-from shiftergw.oci.compression import Stopped
+from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tree import Directory, Leaf, walk
 from shiftergw.plumbing.threads import Threads
 from tests.build.parts import TIME, directory, file, link, plan_of, script, squash_tar, tar_of_tree
@@ -295,5 +295,5 @@ def test_a_comparison_can_be_stopped() -> None:
     """Also before the first line of the listing, while the names of the root are sorted."""
     stop = Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         difference(io.BytesIO(), Directory(), stop)

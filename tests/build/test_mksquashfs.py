@@ -30,7 +30,7 @@ from shiftergw.errors import (
     NoSpace,
 )
 from shiftergw.image import SquashOptions
-from shiftergw.oci.compression import Stopped
+from shiftergw.oci.compression import StopRequested
 from shiftergw.oci.tree import Directory
 from shiftergw.plumbing.process import cpu_seconds
 from shiftergw.plumbing.threads import Threads
@@ -214,7 +214,7 @@ def test_counting_of_sizes_can_be_stopped() -> None:
     """The plan of a large image has millions of files."""
     stop = Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         arguments(options(), plan_of(directory()), Path("out"), stop)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from shiftergw.build.stream import stream
 from shiftergw.errors import LayerInvalid
 from shiftergw.image import LayerFile
-from shiftergw.oci.compression import PIECE, Stopped
+from shiftergw.oci.compression import PIECE, StopRequested
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END
 from shiftergw.oci.tree import REGULAR, Leaf
@@ -199,7 +199,7 @@ def test_the_flag_ends_the_stream(tmp_path: Path) -> None:
     plan, layers = planned(tmp_path, tar_of({f"f{n}": NOISE for n in range(20)}))
     stop = threading.Event()
     path = tmp_path / "out"
-    with path.open("wb") as out, pytest.raises(Stopped):
+    with path.open("wb") as out, pytest.raises(StopRequested):
         stream(plan, layers, out.fileno(), stop, lambda done, _: stop.set() if done else None)
     assert path.stat().st_size < 3 * len(NOISE)
 
@@ -210,7 +210,7 @@ def test_a_flag_that_is_set_before_writes_nothing(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     path = tmp_path / "out"
-    with path.open("wb") as out, pytest.raises(Stopped):
+    with path.open("wb") as out, pytest.raises(StopRequested):
         stream(plan, layers, out.fileno(), stop, lambda _, __: None)
     assert path.stat().st_size == 0
 

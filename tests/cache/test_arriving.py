@@ -13,7 +13,7 @@ import pytest
 
 from shiftergw.cache.arriving import Arriving
 from shiftergw.errors import BlobCorrupt
-from shiftergw.oci.compression import Stopped, unpacked
+from shiftergw.oci.compression import StopRequested, decompress
 from tests.images import compress
 
 CONTENT = os.urandom(400_000) + bytes(400_000)
@@ -137,7 +137,7 @@ def test_a_reader_is_stopped(path: Path, beside: Beside) -> None:
         waiting = beside(lambda: reader.read(1))
         assert not waiting.done()
         stop.set()
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             waiting.result(5)
 
 
@@ -152,7 +152,7 @@ def test_any_compression_is_unpacked_on_its_way(
     arriving = Arriving(path)
     reader = arriving.open(STOP)
     told: list[int] = []
-    unpacking = beside(lambda: b"".join(unpacked(lambda _: reader, STOP, told.append)))
+    unpacking = beside(lambda: b"".join(decompress(lambda _: reader, STOP, told.append)))
     for size in (*range(step, min(len(blob), 20 * step), step), len(blob)):
         arriving.grown(size)
         while reader.tell() < size:

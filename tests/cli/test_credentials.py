@@ -22,7 +22,7 @@ from shiftergw.auth.munge import MungeAuthenticator, decode_own
 from shiftergw.auth.users import HostUsers
 from shiftergw.cli.credentials import payload
 from shiftergw.errors import NotAllowed
-from shiftergw.model import ImageRecord, Login, Session
+from shiftergw.model import ImageRecord, RegistryLogin, Session
 from shiftergw.plumbing.threads import Threads
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
@@ -143,10 +143,10 @@ async def test_logins_go_along(user: User) -> None:
         *(f"{key}={user.munged.munge(payload=login)}" for key, login in kept.items()),
     )
     logins = {
-        "default": Login("ann", "one"),
-        "reg.example:5000": Login("bob", 't:w"o\\\x07'),
-        "old": Login("ann", "grün"),
-        "twice": Login("ann", "last"),
+        "default": RegistryLogin("ann", "one"),
+        "reg.example:5000": RegistryLogin("bob", 't:w"o\\\x07'),
+        "old": RegistryLogin("ann", "grün"),
+        "twice": RegistryLogin("ann", "last"),
     }
     for command in (["images"], ["pull", "x:1"], ["expire", "x:1"], ["queue"]):
         assert await user.run(*command, gateways=FakeGateway()) == 0
@@ -169,7 +169,10 @@ async def test_old_and_used_logins_count(user: User) -> None:
         user.keep(f"mycluster:old={past.encode(b'ann:old')}", f"mycluster:used={used}")
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
-    assert session.logins == {"old": Login("ann", "old"), "used": Login("ann", "used")}
+    assert session.logins == {
+        "old": RegistryLogin("ann", "old"),
+        "used": RegistryLogin("ann", "used"),
+    }
 
 
 @pytest_twisted.ensureDeferred
@@ -183,7 +186,7 @@ async def test_logins_of_others_are_left_out(user: User, stranger: Munged) -> No
     )
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
-    assert session.logins == {"good": Login("ann", "x")}
+    assert session.logins == {"good": RegistryLogin("ann", "x")}
     warnings = user.said.splitlines()
     assert [line.split(":")[:2] for line in warnings] == [
         ["Warning", f" the login for {name} is left out"]
@@ -213,7 +216,9 @@ async def test_a_file_that_others_can_read(user: User) -> None:
     user.keep(f"mycluster:default={user.munged.encode(b'ann:x')}")
     user.file.chmod(0o644)
     assert await user.run("pull", "x:1", gateways=FakeGateway(pulls=[WORKING, READY])) == 0
-    assert [session.logins for session in user.sessions] == [{"default": Login("ann", "x")}] * 2
+    assert [session.logins for session in user.sessions] == [
+        {"default": RegistryLogin("ann", "x")}
+    ] * 2
     assert user.said.count("Warning: ") == 1
     assert f"chmod 600 {user.file}" in user.said
 

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.job.summary import Timeline, summary
 from shiftergw.model import ImageRecord, Progress
-from shiftergw.rules.attempts import name_of
+from shiftergw.rules.attempts import describe_work
 from shiftergw.states import State
 
 RECORD = ImageRecord(
@@ -58,10 +58,10 @@ def test_a_failure() -> None:
 
 def test_names() -> None:
     """Removals and changes of readers are called that."""
-    assert name_of(replace(RECORD, kind="acl")) == "readers of docker:lib/app:1 on cluster"
+    assert describe_work(replace(RECORD, kind="acl")) == "readers of docker:lib/app:1 on cluster"
     removal = replace(RECORD, kind="expire", tags=("lib/app:1", "lib/app:2"))
-    assert name_of(removal) == "removal of lib/app:1, lib/app:2 on cluster"
-    assert name_of(replace(removal, tags=(), id="abc")) == "removal of abc on cluster"
+    assert describe_work(removal) == "removal of lib/app:1, lib/app:2 on cluster"
+    assert describe_work(replace(removal, tags=(), id="abc")) == "removal of abc on cluster"
     line = summary(removal, Timeline(Clock(), "EXPIRING"), str(State.EXPIRED), None, "")
     assert "waited" not in line
 

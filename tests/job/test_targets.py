@@ -28,7 +28,7 @@ from shiftergw.oci.manifest import parse_config
 from shiftergw.oci.meta import Meta, read_meta
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import InstalledFile
-from shiftergw.rules.access import of
+from shiftergw.rules.access import Access
 from tests.parts import need
 
 # What breaks lines, lists and numbers, and what would be an ACL if it came to stand on a line.
@@ -89,7 +89,7 @@ def test_record_and_metadata_let_the_same_users_in(
     record = _record(config, private=private, user_acl=users, group_acl=groups)
     meta = read_meta(meta_of(record).content)
     assert _lets_in(meta, session) is record.may_be_read_by(session)
-    restricted = of(record).restricted
+    restricted = Access.from_record(record).is_restricted
     assert meta.user_acl == ((users or ()) if restricted else None)
     assert meta.group_acl == ((groups or ()) if restricted else None)
 

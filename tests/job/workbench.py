@@ -31,7 +31,7 @@ from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
 from shiftergw.job.worker import Worker
-from shiftergw.model import ImageRecord, ImageReference, Login, PullRequest
+from shiftergw.model import ImageRecord, ImageReference, PullRequest, RegistryLogin
 from shiftergw.oci.meta import read_meta
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
@@ -61,20 +61,22 @@ class Source:
         self.blobs_are_closed = False
         self.manifest, self.index, self.config = MANIFEST, INDEX, CONFIG
 
-    def _answer(self, what: str, login: Login | None) -> None:
+    def _answer(self, what: str, login: RegistryLogin | None) -> None:
         self.asked.append(what)
         if self.refuses is not None:
             raise self.refuses
         if self.private and login is None:
             raise RegistryDenied("The registry refused the image.")
 
-    async def head(self, reference: ImageReference, login: Login | None, say: Any) -> Digest:
+    async def head(
+        self, reference: ImageReference, login: RegistryLogin | None, say: Any
+    ) -> Digest:
         """Answer the index's digest."""
         self._answer("head", login)
         return self.index
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: Login | None, say: Any
+        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Any
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Answer the image."""
         self._answer("resolve", login)
@@ -93,7 +95,7 @@ class Source:
             self.config,
         )
 
-    async def prove(self, image: ResolvedImage, login: Login | None, say: Any) -> None:
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Any) -> None:
         """Let a login read the blobs, or not."""
         self._answer("prove", login)
         if self.blobs_are_closed:

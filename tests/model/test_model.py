@@ -12,9 +12,9 @@ from shiftergw.model import (
     REFERENCE_LIMIT,
     ImageRecord,
     ImageReference,
-    Login,
     Origin,
     PullRequest,
+    RegistryLogin,
     Session,
     document_of,
 )
@@ -99,10 +99,10 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
 
 def test_login() -> None:
     """The password may hold colons; neither shows in a representation."""
-    login = Login.parse("alice:pa:ss")
+    login = RegistryLogin.parse("alice:pa:ss")
     assert (login.user, login.password) == ("alice", "pa:ss")
     assert "pa:ss" not in repr(login)
-    assert Login.parse("alice") == Login("alice", "")
+    assert RegistryLogin.parse("alice") == RegistryLogin("alice", "")
 
 
 def test_pull_request() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from shiftergw.build.stream import stream
 from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci.budget import Budget
-from shiftergw.oci.compression import whole
+from shiftergw.oci.compression import opening_of
 from shiftergw.oci.flatten import Plan, flatten
 from shiftergw.oci.tar import Entry, index_layer
 from shiftergw.oci.tree import Leaf, walk
@@ -44,7 +44,9 @@ def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(tar)
         file.flush()
-        return index_layer(whole(Path(file.name)), None, Budget(limits).layer(), Event()).entries
+        return index_layer(
+            opening_of(Path(file.name)), None, Budget(limits).layer(), Event()
+        ).entries
 
 
 def planned(
@@ -61,7 +63,9 @@ def planned(
             file.write(compress(tar, compression))
         layers.append(LayerFile(Path(file.name)))
     budget = Budget(limits)
-    indexes = (index_layer(whole(layer.path), None, budget.layer(), Event()) for layer in layers)
+    indexes = (
+        index_layer(opening_of(layer.path), None, budget.layer(), Event()) for layer in layers
+    )
     return flatten(indexes, budget, keep_setuid), layers
 
 

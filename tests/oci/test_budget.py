@@ -19,7 +19,7 @@ from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost, stoppable, stoppable_sorted
 from shiftergw.oci.changeset import _Layer, apply_layer
-from shiftergw.oci.compression import Stopped, unpacked, whole
+from shiftergw.oci.compression import StopRequested, decompress, opening_of
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
 from shiftergw.oci.tree import REGULAR, SYMLINK, Directory, Leaf, walk
@@ -129,7 +129,7 @@ def test_a_layer_that_is_read_again_counts_once(tmp_path: Path) -> None:
     path.write_bytes(tar_of([entry("a", b""), entry("b", b"")]))
     part = Budget(BuildLimits(layers_entries=2)).layer()
     for _ in range(2):
-        assert len(index_layer(whole(path), None, part, Event()).entries) == 2
+        assert len(index_layer(opening_of(path), None, part, Event()).entries) == 2
 
 
 def test_a_layer_beyond_the_limit_leaves_the_others_theirs(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_a_layer_beyond_the_limit_leaves_the_others_theirs(tmp_path: Path) -> No
     budget = Budget(BuildLimits(layers_entries=5))
     parts = [budget.layer(), budget.layer()]
     with pytest.raises(ImageTooLarge):
-        index_layer(whole(paths[0]), None, parts[0], Event())
+        index_layer(opening_of(paths[0]), None, parts[0], Event())
     parts[0].reset()
-    assert len(index_layer(whole(paths[1]), None, parts[1], Event()).entries) == 1
+    assert len(index_layer(opening_of(paths[1]), None, parts[1], Event()).entries) == 1
 
 
 def test_what_was_read_in_vain_can_always_be_taken_back() -> None:
@@ -173,7 +173,7 @@ def test_a_wait_for_other_layers_can_be_stopped() -> None:
     """They may never arrive."""
     stop = Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         Budget(BuildLimits(), stored=None).layer().update(Cost(size=9 * 10**9), stop)
 
 
@@ -230,7 +230,7 @@ def ends_when_told(work: Callable[[Event], object]) -> None:
     def run() -> None:
         try:
             work(stop)
-        except Stopped:
+        except StopRequested:
             ended.append("stopped")
         spent.append(time.thread_time())
 
@@ -255,7 +255,7 @@ def test_what_unpacks_to_nothing_can_be_stopped(tmp_path: Path, kind: str) -> No
     path.write_bytes(BARREN[kind]())
     if "zeros" in kind:
         os.truncate(path, 2_000_000_000)
-    ends_when_told(lambda stop: list(unpacked(whole(path), stop)))
+    ends_when_told(lambda stop: list(decompress(opening_of(path), stop)))
 
 
 def test_walking_of_paths_can_be_stopped() -> None:
@@ -289,7 +289,7 @@ def test_links_to_what_stands_behind_them_can_be_stopped(
 
     monkeypatch.setattr(_Layer, "finish", finish_when_told)
     index = LayerIndex([*links, entry_at(b"%d" % count)])
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         apply_layer(Directory(), index, 0, Budget(BuildLimits(), stop))
 
 
@@ -341,7 +341,7 @@ def test_many_empty_directories_can_be_stopped() -> None:
     """The flag is checked for each of them, though nothing is in them."""
     stop = Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         list(stoppable([], stop))
 
 

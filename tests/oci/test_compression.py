@@ -13,7 +13,7 @@ import zstandard
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci import compression
-from shiftergw.oci.compression import Stopped, unpacked, whole
+from shiftergw.oci.compression import StopRequested, decompress, opening_of
 
 PLAIN = b"".join(b"line %d\n" % n for n in range(200_000))
 HALF = len(PLAIN) // 2
@@ -37,7 +37,7 @@ def read(tmp_path: Path, blob: bytes) -> bytes:
     """Return the uncompressed bytes of a blob."""
     path = tmp_path / "blob"
     path.write_bytes(blob)
-    return b"".join(unpacked(whole(path), Event()))
+    return b"".join(decompress(opening_of(path), Event()))
 
 
 WHOLE: dict[str, Callable[[], bytes]] = {
@@ -115,10 +115,10 @@ def test_the_flag_stops_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["gzip"]())
     stop = Event()
-    pieces = unpacked(whole(path), stop)
+    pieces = decompress(opening_of(path), stop)
     assert PLAIN.startswith(next(pieces))
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         next(pieces)
 
 
@@ -127,7 +127,7 @@ def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["zstd"]())
     told: list[int] = []
-    for _ in unpacked(whole(path), Event(), told.append):
+    for _ in decompress(opening_of(path), Event(), told.append):
         pass
     assert told == sorted(told)
     assert told[-1] == path.stat().st_size
@@ -174,7 +174,7 @@ def test_few_large_windows_at_a_time(
     """A stream with a large one waits for the end of another, and hears its flag meanwhile."""
     path = tmp_path / "blob"
     path.write_bytes(long_window(PLAIN, 27) if kind == "window" else single_segment(PLAIN))
-    others = [unpacked(whole(path), Event()) for _ in range(2)]
+    others = [decompress(opening_of(path), Event()) for _ in range(2)]
     for pieces in others:
         next(pieces)
     refused, stop = Event(), Event()
@@ -189,8 +189,8 @@ def test_few_large_windows_at_a_time(
 
     def wait() -> None:
         try:
-            next(unpacked(whole(path), stop))
-        except Stopped:
+            next(decompress(opening_of(path), stop))
+        except StopRequested:
             ends.append("stopped")
         ends.append("ended")
         refused.set()
@@ -204,7 +204,7 @@ def test_few_large_windows_at_a_time(
     waiting.join()
     assert ends == ["stopped", "ended"]
     others[0].close()
-    assert b"".join(unpacked(whole(path), Event())).startswith(PLAIN)
+    assert b"".join(decompress(opening_of(path), Event())).startswith(PLAIN)
     others[1].close()
 
 

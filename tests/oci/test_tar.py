@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shiftergw.errors import BlobCorrupt, ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, Digest
 from shiftergw.oci.budget import Budget
-from shiftergw.oci.compression import Stopped, whole
+from shiftergw.oci.compression import StopRequested, opening_of
 from shiftergw.oci.header import BLOCK, END, header, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK, Entry, index_layer
 from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
@@ -181,10 +181,10 @@ def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
     tar = tar_of({"a": b"1"}) + b"after the end" * 50_000
     path = tmp_path / "layer"
     path.write_bytes(compress(tar, compression))
-    index = index_layer(whole(path), Digest.of(tar), Budget(LIMITS).layer(), Event())
+    index = index_layer(opening_of(path), Digest.of(tar), Budget(LIMITS).layer(), Event())
     assert [path_of(e) for e in index.entries] == [b"a"]
     with pytest.raises(BlobCorrupt):
-        index_layer(whole(path), Digest.of(b""), Budget(LIMITS).layer(), Event())
+        index_layer(opening_of(path), Digest.of(b""), Budget(LIMITS).layer(), Event())
 
 
 @pytest.mark.parametrize("tar", [b"", END, bytes(BLOCK), bytes(10240)])
@@ -287,8 +287,8 @@ def test_indexing_stops_when_told(tmp_path: Path) -> None:
         told.append(read)
         stop.set()
 
-    with pytest.raises(Stopped):
-        index_layer(whole(path), None, Budget(LIMITS).layer(), stop, report)
+    with pytest.raises(StopRequested):
+        index_layer(opening_of(path), None, Budget(LIMITS).layer(), stop, report)
     assert len(told) == 1
 
 

@@ -156,16 +156,16 @@ def test_a_list_of_the_original_without_a_puller(
     found = after_pull(pull(uid, named), held, None, private=True, without_acl="owner")
     assert found == (Access(True, after), puller)
     known = image(after, (), puller)
-    assert not access.asks_for_change(session(uid), named, (), known), "it would poll for ever"
+    assert not access.would_change_readers(session(uid), named, (), known), "it would poll for ever"
 
 
 def test_an_admin_replaces_a_list_of_the_original() -> None:
     """Also where nobody owns it any more."""
     for puller in (None, ANONYMOUS):
         held = image((ALICE, BOB), (), puller)
-        assert access.may_replace(ROOT, admin=True, held=held)
+        assert access.may_replace(ROOT, admin=True, ready=held)
         assert readers(pull(ROOT, (CAROL,), admin=True), held) == Access(True, (CAROL, ROOT))
-    assert not access.may_replace(ANONYMOUS, admin=False, held=image((ALICE, BOB), (), ANONYMOUS))
+    assert not access.may_replace(ANONYMOUS, admin=False, ready=image((ALICE, BOB), (), ANONYMOUS))
 
 
 def test_a_site_may_keep_private_images_open() -> None:
@@ -197,7 +197,7 @@ def test_nobody_but_puller_and_admin_lets_others_in_or_out(
     if uid != ALICE and not admin:
         assert {*found.user_acl} == {*users, ALICE, BOB}
         assert found.group_acl == groups
-    asked_again = access.asks_for_change(
+    asked_again = access.would_change_readers(
         session(uid, admin=admin),
         asked_users,
         asked_groups,
@@ -210,12 +210,12 @@ def test_a_change_is_asked_for_by_those_who_may() -> None:
     """Others' wishes are no reason to work; nor is what holds already, in another order."""
     held = image((ALICE, BOB), (2300,))
     alice, bob = session(ALICE), session(BOB)
-    assert access.asks_for_change(alice, (CAROL,), (), held)
-    assert not access.asks_for_change(alice, (BOB,), (2300,), held)
-    assert not access.asks_for_change(alice, (), (), held)
-    assert not access.asks_for_change(bob, (CAROL,), (), held)
-    assert access.asks_for_change(session(ROOT, admin=True), (CAROL,), (), held)
-    assert not access.asks_for_change(alice, (CAROL,), (), image((), private=False))
+    assert access.would_change_readers(alice, (CAROL,), (), held)
+    assert not access.would_change_readers(alice, (BOB,), (2300,), held)
+    assert not access.would_change_readers(alice, (), (), held)
+    assert not access.would_change_readers(bob, (CAROL,), (), held)
+    assert access.would_change_readers(session(ROOT, admin=True), (CAROL,), (), held)
+    assert not access.would_change_readers(alice, (CAROL,), (), image((), private=False))
 
 
 @pytest.mark.parametrize(
@@ -260,4 +260,4 @@ def test_who_has_an_image_without_its_bytes(
 ) -> None:
     """Everybody a public one; a private one its readers, and who may read it where it is from."""
     held = replace(image((ALICE,), private=private), origin=origin)
-    assert access.may_skip_bytes(pull(uid), held, READ, proven=proven) is expected
+    assert access.may_skip_download(pull(uid), held, READ, proven=proven) is expected

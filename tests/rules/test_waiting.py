@@ -17,7 +17,7 @@ from shiftergw.errors import DeliveryFailed, PullError, RegistryUnavailable, Ret
 from shiftergw.model import ImageRecord, PostponeLimits, WaitLimits
 from shiftergw.plumbing.timing import pause
 from shiftergw.rules.attempts import MAX_ATTEMPTS
-from shiftergw.rules.waiting import decide
+from shiftergw.rules.waiting import decide_wait
 from shiftergw.states import State
 from tests.job.workbench import Bench, running_bench
 
@@ -44,14 +44,14 @@ def later(
 
 def test_a_wait_within_the_limit() -> None:
     """The pull waits until the time that was named."""
-    wait = decide(0, later(900, registry="ghcr.io"), NOW, LIMITS)
+    wait = decide_wait(0, later(900, registry="ghcr.io"), NOW, LIMITS)
     assert (wait.not_before, wait.why) == (NOW + 900, "ghcr.io (rate limit)")
 
 
 def test_a_wait_beyond_the_limit() -> None:
     """The pull fails with both times in words, and with what helps; the log learns the rest."""
     with pytest.raises(RegistryUnavailable) as caught:
-        decide(0, later(21600, registry="ghcr.io"), NOW, LIMITS)
+        decide_wait(0, later(21600, registry="ghcr.io"), NOW, LIMITS)
     assert caught.value.what == "ghcr.io asks to wait 6 hours; at most 15 minutes are waited."
     assert "RegistryWait" in caught.value.remedy
     assert "shiftergw login ghcr.io" in caught.value.remedy
@@ -61,15 +61,15 @@ def test_a_wait_beyond_the_limit() -> None:
 
 def test_all_waits_count() -> None:
     """What was waited before is told, and counts."""
-    decide(600, later(300, registry="ghcr.io"), NOW, LIMITS)
+    decide_wait(600, later(300, registry="ghcr.io"), NOW, LIMITS)
     with pytest.raises(RegistryUnavailable, match="and the pull waited 10 minutes before"):
-        decide(600, later(301, registry="ghcr.io"), NOW, LIMITS)
+        decide_wait(600, later(301, registry="ghcr.io"), NOW, LIMITS)
 
 
 def test_what_stays_away() -> None:
     """The failure's own words remain, with how long it was waited."""
     with pytest.raises(RegistryUnavailable, match="cannot be reached") as caught:
-        decide(870, later(40), NOW, LIMITS)
+        decide_wait(870, later(40), NOW, LIMITS)
     assert "waited 14.5 minutes for it, and may wait 15 minutes" in caught.value.remedy
 
 
@@ -78,24 +78,26 @@ def test_waits_that_nobody_named_grow() -> None:
     waits, waited = [], 0.0
     while True:
         try:
-            wait = decide(waited, later(4, fixed=False), NOW, WaitLimits(2000)).not_before - NOW
+            wait = (
+                decide_wait(waited, later(4, fixed=False), NOW, WaitLimits(2000)).not_before - NOW
+            )
         except PullError:
             break
         waits.append(wait)
         waited += wait
     assert waits == [4, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300]
-    assert decide(500, later(4), NOW, LIMITS).not_before == NOW + 4
+    assert decide_wait(500, later(4), NOW, LIMITS).not_before == NOW + 4
 
 
 @pytest.mark.parametrize("seconds", [0, -30])
 def test_a_time_that_has_passed(seconds: float) -> None:
     """A wait counts for a second at least, so that a pull reaches its limit some day."""
-    assert decide(0, later(seconds), NOW, LIMITS).not_before == NOW + 1
-    decide(899, later(seconds), NOW, LIMITS)
+    assert decide_wait(0, later(seconds), NOW, LIMITS).not_before == NOW + 1
+    decide_wait(899, later(seconds), NOW, LIMITS)
     with pytest.raises(PullError):
-        decide(899.5, later(seconds), NOW, LIMITS)
+        decide_wait(899.5, later(seconds), NOW, LIMITS)
     with pytest.raises(PullError):
-        decide(0, later(seconds), NOW, WaitLimits(0))
+        decide_wait(0, later(seconds), NOW, WaitLimits(0))
 
 
 @pytest.mark.parametrize(
@@ -109,17 +111,17 @@ def test_a_system_that_stays_away(waited: float, words: str) -> None:
     def of(seconds: float) -> RetryLater:
         return RetryLater(NOW + seconds, "the system x", failure, fixed=True, system="x")
 
-    assert decide(1000, of(800), NOW, LIMITS).cause == "system"
+    assert decide_wait(1000, of(800), NOW, LIMITS).cause == "system"
     with pytest.raises(DeliveryFailed, match="system x") as caught:
-        decide(waited, of(1801 - waited), NOW, LIMITS)
+        decide_wait(waited, of(1801 - waited), NOW, LIMITS)
     assert caught.value.remedy == (f"{words} 30 minutes (the site can raise `DeliveryWait`). Wait.")
 
 
 def test_a_limit_of_its_own() -> None:
     """What waits for something else than a registry has a limit of its own, and its own words."""
-    decide(1000, later(30, limit=3600), NOW, LIMITS)
+    decide_wait(1000, later(30, limit=3600), NOW, LIMITS)
     with pytest.raises(RegistryUnavailable) as caught:
-        decide(3590, later(30, limit=3600), NOW, LIMITS)
+        decide_wait(3590, later(30, limit=3600), NOW, LIMITS)
     assert "RegistryWait" not in caught.value.remedy
 
 

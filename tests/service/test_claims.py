@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet import reactor
 
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.service.test_gateway import ALICE, BROKEN, DENIED, PRIVATE, Bench
 
-LOGGED_IN = replace(ALICE, logins={"default": Login("ann", "hush")})
-ELSEWHERE = replace(ALICE, logins={"other": Login("ann", "hush")})
+LOGGED_IN = replace(ALICE, logins={"default": RegistryLogin("ann", "hush")})
+ELSEWHERE = replace(ALICE, logins={"other": RegistryLogin("ann", "hush")})
 
 
 @pytest_twisted.async_yield_fixture()

@@ -26,9 +26,9 @@ from shiftergw.model import (
     ANONYMOUS,
     Failed,
     ImageRecord,
-    Login,
     Progress,
     Ready,
+    RegistryLogin,
     Session,
     WorkerMachine,
 )
@@ -463,8 +463,8 @@ async def test_a_lookup_puts_off_the_expiration(store: SqliteStore) -> None:
 async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> None:
     """The login for the image's location goes with the record, sealed; no other one does."""
     logins = {
-        "default": Login("alice", "secret"),
-        "registry.example.com": Login("alice", "pass:word"),
+        "default": RegistryLogin("alice", "secret"),
+        "registry.example.com": RegistryLogin("alice", "pass:word"),
     }
     record = await bench.pull(replace(ALICE, logins=logins))
     stored = await bench.store.get(record.key)
@@ -472,16 +472,18 @@ async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> 
     assert stored.sealed is not None
     assert "pass" not in stored.sealed
     assert bench.seal.open(stored.sealed, stored.claim or "") == "alice:pass:word"
-    other = await bench.pull(replace(ALICE, logins={"elsewhere": Login("a", "b")}), "app:2")
+    other = await bench.pull(replace(ALICE, logins={"elsewhere": RegistryLogin("a", "b")}), "app:2")
     assert other.sealed is None
-    by_default = await bench.pull(replace(ALICE, logins={"default": Login("a", "b")}), "app:3")
+    by_default = await bench.pull(
+        replace(ALICE, logins={"default": RegistryLogin("a", "b")}), "app:3"
+    )
     assert by_default.sealed is not None
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
     """Own work and work without a login; an admin sees all, nobody sees another's readers."""
-    secret = replace(ALICE, logins={"default": Login("alice", "secret")})
+    secret = replace(ALICE, logins={"default": RegistryLogin("alice", "secret")})
     await bench.pull(secret, "secret:1", users=(2007,))
     bench.clock.advance(1)
     await bench.pull(ALICE, "open:1")
@@ -497,7 +499,7 @@ async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
 @pytest_twisted.ensureDeferred
 async def test_work_with_another_s_login_tells_nothing(bench: Bench) -> None:
     """He waits for it, but does not read how large the image is, or that it exists at all."""
-    record = await bench.pull(replace(ALICE, logins={"default": Login("alice", "secret")}))
+    record = await bench.pull(replace(ALICE, logins={"default": RegistryLogin("alice", "secret")}))
     begun = await bench.store.begin(record.key, "here:1", START, 60)
     assert begun is not None
     await bench.store.advance(record.key, 1, State.CONVERSION, "Converting image", START)

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from shiftergw.errors import GatewayError
 from shiftergw.job.targets import meta_of
-from shiftergw.model import ImageRecord, Login, Session
+from shiftergw.model import ImageRecord, RegistryLogin, Session
 from shiftergw.oci.meta import read_meta
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
@@ -37,7 +37,7 @@ from tests.work.fakes import Queue
 ALICE = Session(SYSTEM, "alice", 2001, "users", 2100, frozenset({2100}))
 BOB = Session(SYSTEM, "bob", 2002, "users", 2100, frozenset({2100}))
 ROOT = Session(SYSTEM, "root", 0, "root", 0, frozenset({0}), admin=True)
-LOGINS = {"default": Login("somebody", "secret")}
+LOGINS = {"default": RegistryLogin("somebody", "secret")}
 APP = "lib/app:1"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, DeferredLock
 
 from shiftergw.errors import RegistryUnavailable, RetryLater, Unavailable
-from shiftergw.model import Breaker, Login
+from shiftergw.model import Breaker, RegistryLogin
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.sources.registry.retry import Interrupted, Patience
 
@@ -67,7 +67,7 @@ class NoBreakers:
         """Do nothing."""
 
 
-def _no_fingerprint(_: Login) -> str:
+def _no_fingerprint(_: RegistryLogin) -> str:
     return "login"
 
 
@@ -81,7 +81,7 @@ class Shared:
 
     breakers: BreakerStore = field(default_factory=NoBreakers)
     machine: str = ""
-    fingerprint: Callable[[Login], str] = _no_fingerprint
+    fingerprint: Callable[[RegistryLogin], str] = _no_fingerprint
 
 
 class Admission:
@@ -115,7 +115,7 @@ class Admission:
         self._next_check = 0.0
 
     @asynccontextmanager
-    async def request(self, login: Login | None) -> AsyncIterator[None]:
+    async def request(self, login: RegistryLogin | None) -> AsyncIterator[None]:
         """Admit a request with this login, which is sent within this context.
 
         Raises `RetryLater` if the breaker is open; also after a 429 that names more than a moment,

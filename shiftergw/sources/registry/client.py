@@ -10,7 +10,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from shiftergw.errors import ImageNotFound, ManifestInvalid, NoMatchingPlatform, PullError
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform, ResolvedImage
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.oci.manifest import (
     Index,
     Manifest,
@@ -62,7 +62,9 @@ class _Registry:
         self.admission = admission
         self._tokens = Tokens(self.transport, reactor)
 
-    def repository(self, name: str, login: Login | None, *, private: bool = False) -> Repository:
+    def repository(
+        self, name: str, login: RegistryLogin | None, *, private: bool = False
+    ) -> Repository:
         return Repository(
             self.transport,
             self._tokens,
@@ -116,13 +118,15 @@ class RegistryClient:
         for registry in self._registries.values():
             await registry.transport.close()
 
-    async def head(self, reference: ImageReference, login: Login | None, say: Say) -> Digest | None:
+    async def head(
+        self, reference: ImageReference, login: RegistryLogin | None, say: Say
+    ) -> Digest | None:
         """Return the digest that the reference answers now; None if the registry does not tell."""
         _, documents = self._visit(reference, login, say)
         return await documents.head(_wanted(reference))
 
     async def resolve(
-        self, reference: ImageReference, platform: Platform, login: Login | None, say: Say
+        self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
     ) -> tuple[ResolvedImage, ImageConfig]:
         """Return what the reference means now for this platform, and its configuration.
 
@@ -149,7 +153,7 @@ class RegistryClient:
         )
         return resolved, config
 
-    async def prove(self, image: ResolvedImage, login: Login | None, say: Say) -> None:
+    async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
         """Return if this login may read every layer of a resolved image, in one request for each.
 
         Its configuration was read when it was resolved.
@@ -162,7 +166,7 @@ class RegistryClient:
         self,
         image: ResolvedImage,
         blob: Descriptor,
-        login: Login | None,
+        login: RegistryLogin | None,
         say: Say,
         offset: int,
         sink: BlobSink,
@@ -190,7 +194,7 @@ class RegistryClient:
             reached=lambda: download.reached,
         )
 
-    def _repository(self, image: ResolvedImage, login: Login | None) -> Repository:
+    def _repository(self, image: ResolvedImage, login: RegistryLogin | None) -> Repository:
         """Return where the blobs of an image are.
 
         What was resolved without a login counts as public: its blobs must come without one too.
@@ -209,7 +213,7 @@ class RegistryClient:
             ) from None
 
     def _visit(
-        self, reference: ImageReference, login: Login | None, say: Say
+        self, reference: ImageReference, login: RegistryLogin | None, say: Say
     ) -> tuple[str, Documents]:
         location, name = self._locate(reference)
         registry = self._registry(location)

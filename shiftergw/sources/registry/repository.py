@@ -12,7 +12,7 @@ from shiftergw.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import parse_challenges
 from shiftergw.sources.registry.admission import Admission, RateLimited
 from shiftergw.sources.registry.tokens import Access, Tokens
@@ -42,7 +42,7 @@ class Repository:
         tokens: Tokens,
         base: str,
         name: str,
-        login: Login | None,
+        login: RegistryLogin | None,
         admission: Admission,
         *,
         private: bool = False,
@@ -112,13 +112,13 @@ class Repository:
         )
 
     async def _ask_as(
-        self, login: Login | None, method: str, path: str, headers: Mapping[str, str]
+        self, login: RegistryLogin | None, method: str, path: str, headers: Mapping[str, str]
     ) -> IResponse:
         async with self._admission.request(login):
             return await self._answer(login, method, path, headers)
 
     async def _answer(
-        self, login: Login | None, method: str, path: str, headers: Mapping[str, str]
+        self, login: RegistryLogin | None, method: str, path: str, headers: Mapping[str, str]
     ) -> IResponse:
         access = Access(self.name, login)
         authorization = self._tokens.held(access)
@@ -140,7 +140,7 @@ class Repository:
         said = await self._transport.explanation(response)
         return _RefusedError(response.code, said)
 
-    def _failure(self, refused: _RefusedError, path: str, login: Login | None) -> PullError:
+    def _failure(self, refused: _RefusedError, path: str, login: RegistryLogin | None) -> PullError:
         who = self._transport.who
         said = f" ({refused.text})" if refused.text else ""
         if refused.status == HTTPStatus.NOT_FOUND:

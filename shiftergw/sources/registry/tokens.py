@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.errors import RegistryUnavailable, RegistryUntrusted
-from shiftergw.model import Login
+from shiftergw.model import RegistryLogin
 from shiftergw.oci.challenge import Challenge
 from shiftergw.sources.registry.location import WebOrigin
 from shiftergw.sources.registry.transport import Transport
@@ -58,7 +58,7 @@ class Access:
     """What a grant is for: reading one repository, as nobody or with a login."""
 
     repository: str
-    login: Login | None = None
+    login: RegistryLogin | None = None
 
 
 class Tokens:
@@ -128,7 +128,9 @@ class Tokens:
             return None
         raise self._not_understood(f"answered with status {status}")
 
-    async def _get(self, realm: str, asked: Mapping[str, str], login: Login | None) -> _Answer:
+    async def _get(
+        self, realm: str, asked: Mapping[str, str], login: RegistryLogin | None
+    ) -> _Answer:
         """Ask as the distribution project specifies ("Token Authentication")."""
         account = {} if login is None else {"account": login.user}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode({**asked, **account})}"
@@ -137,7 +139,7 @@ class Tokens:
         )
         return response.code, await self._transport.read(response, TOKEN_LIMIT)
 
-    async def _post(self, realm: str, asked: Mapping[str, str], login: Login) -> _Answer:
+    async def _post(self, realm: str, asked: Mapping[str, str], login: RegistryLogin) -> _Answer:
         """Ask as OAuth2 specifies (RFC 6749, section 4.3)."""
         form = {
             **asked,
@@ -174,7 +176,7 @@ class Tokens:
         return RegistryUnavailable(f"{self._transport.who} has a token service that {what}.")
 
 
-def basic(login: Login) -> str:
+def basic(login: RegistryLogin) -> str:
     """Return a login as an `Authorization` field (RFC 7617, UTF-8)."""
     pair = f"{login.user}:{login.password}".encode()
     return f"Basic {base64.b64encode(pair).decode('ascii')}"

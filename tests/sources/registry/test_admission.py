@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.errors import RetryLater, Unavailable
 from shiftergw.image import Platform
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import pause
@@ -30,7 +30,7 @@ from tests.sources.registry.network import PUBLIC, REACTOR, Network, a_client
 from tests.store.places import running
 
 IMAGE = make_image([tar_of({"a": b"a"})])
-ALICE, BOB = Login("alice", "one"), Login("bob", "two")
+ALICE, BOB = RegistryLogin("alice", "one"), RegistryLogin("bob", "two")
 SEAL = Seal(bytes(32))
 PATIENCE = Patience(first=0.01, quick=0.5)
 TOO_MANY = b'{"errors":[{"message":"too many"}]}'
@@ -58,7 +58,7 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
-async def resolve(client: RegistryClient, login: Login | None = None) -> bool:
+async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> bool:
     """Resolve an image; return whether it counts as private."""
     reference = ImageReference.parse("team/app")
     return (await client.resolve(reference, Platform(), login, quiet))[0].private

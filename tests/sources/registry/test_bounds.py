@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import Breaker, ImageReference, Login
+from shiftergw.model import Breaker, ImageReference, RegistryLogin
 from shiftergw.sources.registry.admission import Admission, NoBreakers, Shared
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.documents import Documents
@@ -37,7 +37,7 @@ MEMORY = 16 << 20
 """Bytes that the sockets of both sides may hold, and ours before they are counted."""
 
 
-async def resolve(client: RegistryClient, login: Login | None = None) -> None:
+async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> None:
     """Look an image up."""
     await client.resolve(REFERENCE, Platform("linux", "amd64"), login, lambda _: None)
 

@@ -23,7 +23,7 @@ from shiftergw.errors import (
     RetryLater,
 )
 from shiftergw.image import Descriptor, Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
@@ -320,7 +320,7 @@ async def test_a_registry_that_the_gateway_does_not_have(status: int) -> None:
     registry = FakeRegistry(misbehave=lambda ask: ask.answer(status, b"{}"))
     reference = ImageReference.parse("ghcr.io/team/app:1")
     async with serving(registry) as client:
-        for login in (None, Login("alice", "word")):
+        for login in (None, RegistryLogin("alice", "word")):
             with pytest.raises((ImageNotFound, RegistryDenied)) as caught:
                 await client.resolve(reference, AMD64, login, quiet)
             assert "ghcr.io is meant to be a registry" in caught.value.remedy
@@ -487,9 +487,9 @@ async def test_blobs_of_a_public_image_come_without_a_login() -> None:
     resolved = ResolvedImage(IMAGE.digest, IMAGE.digest, blob, (blob,), "test", "team/app")
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied):
-            await client.blob(resolved, blob, Login("a", "b"), quiet, 0, Sink())
+            await client.blob(resolved, blob, RegistryLogin("a", "b"), quiet, 0, Sink())
         with pytest.raises(RegistryDenied):
-            await client.prove(resolved, Login("a", "b"), quiet)
+            await client.prove(resolved, RegistryLogin("a", "b"), quiet)
     assert all(ask.header("Authorization") is None for ask in registry.asked)
 
 

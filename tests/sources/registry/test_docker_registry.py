@@ -10,7 +10,7 @@ import pytest_twisted
 
 from shiftergw.errors import ImageNotFound, RegistryDenied
 from shiftergw.image import Digest, Platform
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.location import Location
@@ -111,7 +111,7 @@ async def test_a_login(private: DockerRegistry, tmp_path: Path) -> None:
         sink = Sink()
         await client.blob(image, image.layers[0], USER, quiet, 0, sink)
         assert Digest.of(bytes(sink.content)) == image.layers[0].digest
-        for login in (None, Login("alice", "wrong"), Login("mallory", "x")):
+        for login in (None, RegistryLogin("alice", "wrong"), RegistryLogin("mallory", "x")):
             with pytest.raises(RegistryDenied):
                 await client.resolve(reference, Platform(), login, quiet)
 

@@ -26,7 +26,7 @@ from shiftergw.errors import (
     RegistryUntrusted,
 )
 from shiftergw.image import Digest, Platform, ResolvedImage
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.oci.challenge import Challenge
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sources.registry.client import RegistryClient
@@ -40,7 +40,7 @@ from tests.registries import Ask, FakeRegistry
 from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_client
 
 IMAGE = make_image([tar_of({"a": b"a"}), tar_of({"b": b"b"})])
-ALICE = Login("alice", "pä:ss wörd")
+ALICE = RegistryLogin("alice", "pä:ss wörd")
 REFERENCE = ImageReference.parse("team/app")
 SECRETS = ("wörd", base64.b64encode("alice:pä:ss wörd".encode()).decode(), "token-")
 
@@ -110,13 +110,13 @@ async def serving(registry: FakeRegistry, **options: Any) -> AsyncIterator[Regis
         await registry.stop()
 
 
-async def resolve(client: RegistryClient, login: Login | None = None) -> ResolvedImage:
+async def resolve(client: RegistryClient, login: RegistryLogin | None = None) -> ResolvedImage:
     """Return what the image is."""
     return (await client.resolve(REFERENCE, Platform(), login, quiet))[0]
 
 
 async def fetch(
-    client: RegistryClient, image: ResolvedImage, login: Login | None = None, layer: int = 0
+    client: RegistryClient, image: ResolvedImage, login: RegistryLogin | None = None, layer: int = 0
 ) -> None:
     """Download one layer."""
     sink = Sink()
@@ -194,7 +194,7 @@ async def test_denied() -> None:
     async with serving(registry) as client:
         with pytest.raises(RegistryDenied, match="team/app") as without:
             await resolve(client)
-        wrong = Login("alice", "wörd")
+        wrong = RegistryLogin("alice", "wörd")
         with pytest.raises(RegistryDenied) as refused:
             await resolve(client, wrong)
     assert "`shifterimg login test`" in without.value.remedy
@@ -251,7 +251,7 @@ async def test_tokens_belong_to_a_login() -> None:
     async with serving(registry) as client:
         image = await resolve(client, ALICE)
         with pytest.raises(RegistryDenied):
-            await fetch(client, image, Login("bob", "other"))
+            await fetch(client, image, RegistryLogin("bob", "other"))
         with pytest.raises(RegistryDenied):
             await fetch(client, image)
 
@@ -432,7 +432,7 @@ async def test_basic() -> None:
         with pytest.raises(RegistryDenied):
             await resolve(client)
         with pytest.raises(RegistryDenied):
-            await resolve(client, Login("alice", "wrong"))
+            await resolve(client, RegistryLogin("alice", "wrong"))
 
 
 @pytest.mark.parametrize("challenge", ["", "Negotiate", 'Digest realm="x"', '"'])

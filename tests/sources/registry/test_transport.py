@@ -15,7 +15,7 @@ from twisted.internet.ssl import CertificateOptions
 
 from shiftergw.errors import ConfigurationError, RegistryUnavailable, RegistryUntrusted, RetryLater
 from shiftergw.image import Descriptor, Digest, ResolvedImage
-from shiftergw.model import ImageReference, Login
+from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing.timing import pause
 from shiftergw.sources.registry.client import RegistryClient
 from shiftergw.sources.registry.retry import Patience
@@ -26,7 +26,7 @@ from tests.sources.registry.network import PUBLIC, REACTOR, Network, Sink, a_cli
 
 IMAGE = make_image([tar_of({"a": b"a"})])
 LAYER = Digest.parse(IMAGE.document["layers"][0]["digest"])
-LOGIN = Login("alice", "s3cret")
+LOGIN = RegistryLogin("alice", "s3cret")
 REFERENCE = ImageReference.parse("team/app")
 ONCE = Patience(tries=1)
 
@@ -41,12 +41,12 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
-async def head(client: RegistryClient, login: Login | None = None) -> Digest | None:
+async def head(client: RegistryClient, login: RegistryLogin | None = None) -> Digest | None:
     """Ask for the digest of an image."""
     return await client.head(REFERENCE, login, quiet)
 
 
-async def fetch(client: RegistryClient, login: Login | None = None) -> bytes:
+async def fetch(client: RegistryClient, login: RegistryLogin | None = None) -> bytes:
     """Return the image's layer; with a login the image is private."""
     blob = Descriptor(LAYER, len(IMAGE.blobs[LAYER]))
     private = login is not None
