@@ -316,7 +316,7 @@ async def _convert(
         return image, built, resolved
 
     limits = config.wait_limits()
-    image, built, resolved = await run_with_waits(build, reactor, limits, watcher.say)
+    image, built, resolved = await run_with_waits(build, reactor, limits, watcher.notify)
     report = built.report.to_document()
     return {
         "id": image.id,

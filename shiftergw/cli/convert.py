@@ -188,7 +188,7 @@ class Shown:
         """Show on `display`."""
         self._display = display
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Show that a stage begins."""
         self._display.stage(message or state.value)
 
@@ -196,7 +196,7 @@ class Shown:
         """Show how far it is."""
         self._display.bytes(progress.done, progress.total)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Show what it waits for."""
         self._display.say(message)
 

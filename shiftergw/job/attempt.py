@@ -85,7 +85,7 @@ class Attempt:
 
     # The pipeline's `Watcher`.
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Note a new stage."""
         self._state, self._message, self._progress = state, message, Progress()
         self.timeline.enter(str(state))
@@ -95,7 +95,7 @@ class Attempt:
         self._progress = progress
         self.timeline.report(progress)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Note what the stage waits for."""
         self._message = message
 
@@ -206,7 +206,7 @@ class Attempt:
                 now = self._clock.seconds()
                 why = "another delivery of this image"
                 raise RetryLater(now + PATIENCE, why, failure, limit=LEASE_WAIT)
-            self.say("Waiting for another delivery of this image")
+            self.notify("Waiting for another delivery of this image")
             await pause(1, self._clock)
         self._leases[directory, image_id] = self._clock.seconds()
 

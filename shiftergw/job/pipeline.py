@@ -65,7 +65,7 @@ _BUILDING = {
 class Watcher(Protocol):
     """Whoever follows one image through the pipeline; its methods are cheap and never raise."""
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Hear that a stage begins."""
         ...
 
@@ -73,7 +73,7 @@ class Watcher(Protocol):
         """Hear how far the stage is."""
         ...
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Hear what the stage waits for, in one line for the user."""
         ...
 
@@ -108,7 +108,7 @@ class Pipeline:
         self, reference: ImageReference, login: RegistryLogin | None, watcher: Watcher
     ) -> str | None:
         """Return the digest that the reference answers now, or None if the source does not say."""
-        digest = await self._source.head(reference, login, watcher.say)
+        digest = await self._source.head(reference, login, watcher.notify)
         return None if digest is None else str(digest)
 
     async def resolve(
@@ -122,8 +122,8 @@ class Pipeline:
 
         Raises `ImageTooLarge` for too many layers, before any of them is asked for.
         """
-        watcher.entered(State.PULLING, "Getting manifest")
-        image, config = await self._source.resolve(reference, platform, login, watcher.say)
+        watcher.enter_stage(State.PULLING, "Getting manifest")
+        image, config = await self._source.resolve(reference, platform, login, watcher.notify)
         if len(image.layers) > self._limits.layers:
             raise ImageTooLarge.beyond(
                 f"The image has {len(image.layers)} layers, and the gateway takes at most"
@@ -136,8 +136,8 @@ class Pipeline:
         self, image: ResolvedImage, login: RegistryLogin | None, watcher: Watcher
     ) -> None:
         """Return if this login may read every blob of a resolved image; raise the refusal."""
-        watcher.entered(State.PULLING, "Checking your access to the image")
-        await self._source.prove(image, login, watcher.say)
+        watcher.enter_stage(State.PULLING, "Checking your access to the image")
+        await self._source.prove(image, login, watcher.notify)
 
     async def check_space(self, image: ResolvedImage) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine's disks."""
@@ -204,7 +204,13 @@ class Pipeline:
         stages = _Stages(watcher)
         seconds: dict[str, float] = {}
         building = self._builder.build(
-            image.id, config.created, layers, options, self._limits, stages.report, stages.entered
+            image.id,
+            config.created,
+            layers,
+            options,
+            self._limits,
+            stages.report,
+            stages.enter_stage,
         )
         doubtful = False
         async with AsyncExitStack() as held:  # the layers, until the file is built
@@ -259,7 +265,7 @@ class Pipeline:
         Those that are `unproven` are not taken from the cache before their digest was checked.
         The largest first: a long one begun last would be waited for.
         """
-        watcher.entered(State.PULLING, "Pulling layers")
+        watcher.enter_stage(State.PULLING, "Pulling layers")
         cache = self._cache_of(image)
         done: dict[Digest, int] = {}
         waits: list[RetryLater] = []
@@ -273,7 +279,7 @@ class Pipeline:
 
             if wanted.digest in unproven and await cache.discard(wanted.digest):
                 _log.warn("{blob} was damaged in the cache", blob=str(wanted.digest))
-            download = partial(self._source.blob, image, wanted, login, watcher.say)
+            download = partial(self._source.blob, image, wanted, login, watcher.notify)
             getting = cache.get(wanted, download, report, blob.arriving.set_result)
             try:
                 path = await held.enter_async_context(getting)
@@ -353,16 +359,16 @@ class _Forward:
         self._watcher = watcher
         self._furthest = State.PENDING
         self.report = watcher.report
-        self.say = watcher.say
+        self.notify = watcher.notify
         self.may_wait = watcher.may_wait
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Report a stage, or only its message if a later stage was reported before."""
         if self._furthest == state or state in STEPS[self._furthest]:
             self._furthest = state
-            self._watcher.entered(state, message)
+            self._watcher.enter_stage(state, message)
         else:
-            self.say(message)
+            self.notify(message)
 
 
 class _Stages:
@@ -380,13 +386,13 @@ class _Stages:
         """Tell from now on how far the build is."""
         self._are_all_here = True
         if self._stage is not None:
-            self._watcher.entered(*_BUILDING[self._stage])
+            self._watcher.enter_stage(*_BUILDING[self._stage])
 
-    def entered(self, stage: str) -> None:
+    def enter_stage(self, stage: str) -> None:
         """Hear from the builder that a stage begins."""
         self._stage = stage
         if self._are_all_here:
-            self._watcher.entered(*_BUILDING[stage])
+            self._watcher.enter_stage(*_BUILDING[stage])
 
     def report(self, progress: Progress) -> None:
         """Hear from the builder how far it is."""

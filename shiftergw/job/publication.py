@@ -120,7 +120,7 @@ class Publisher:
         file and records must agree; then the store's error is raised.
         """
         assert record.id is not None
-        attempt.entered(State.TRANSFER, "Transferring metadata")
+        attempt.enter_stage(State.TRANSFER, "Transferring metadata")
         content = target.meta_of(replace(record, **asdict(readers))).content
         await self.query(
             lambda: self._write(attempt, target, record.id or "", content, readers, previous)
@@ -154,8 +154,12 @@ class Publisher:
         facts: Mapping[str, Any],
         readers: Access,
         puller: int | None,
+        manifest: Manifest | None,
     ) -> Ready:
-        """Return the good end of a pull: what the READY record says from now on."""
+        """Return the good end of a pull: what the READY record says from now on.
+
+        The labels come from `manifest`, if the pull has read it and the site stores labels.
+        """
         now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
         changes = {
             **facts,
@@ -163,4 +167,6 @@ class Publisher:
             "requested_by": puller,
             "expiration": None if timeout is None else now + timeout,
         }
+        if manifest is not None and self._config.enable_labels:
+            changes["labels"] = manifest.config.labels
         return Ready(image_id, changes, now + self._config.keep_untagged, target.name)

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
 from shiftergw.config import Config
 from shiftergw.errors import ImageBlocked, NoSpace, amount, too_slow
-from shiftergw.image import BuiltImage, ImageConfig, ResolvedImage
+from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.publication import Manifest, Publisher, facts_of
@@ -135,7 +135,7 @@ class Pull:
             job.attempt.record, current, stores_labels=self._config.enable_labels
         ):
             return None
-        job.attempt.entered(State.PULLING, "Getting manifest")
+        job.attempt.enter_stage(State.PULLING, "Getting manifest")
         return await self._pipeline.head(job.reference, job.login, job.attempt)
 
     async def _resolve(self, job: _Job) -> Manifest:
@@ -199,7 +199,7 @@ class Pull:
             private = manifest.image.private
         if not may_reuse:
             return _Obstacle.ACCESS
-        verified = await target.verify_file(ready, records, attempt.say)
+        verified = await target.verify_file(ready, records, attempt.notify)
         if verified is None:
             return _Obstacle.FILE
         readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
@@ -210,9 +210,7 @@ class Pull:
                 return _Obstacle.SETTINGS
             await self._publisher.write_metadata(attempt, target, complete, readers, complete)
         facts = facts_of(verified)
-        if manifest is not None:
-            facts |= self._labels(manifest.config)
-        return self._publisher.ready(target, image_id, facts, readers, puller)
+        return self._publisher.ready(target, image_id, facts, readers, puller, manifest)
 
     async def _build(self, job: _Job, manifest: Manifest, current: ImageRecord | None) -> Ready:
         """Download and convert the image, then deliver it."""
@@ -241,7 +239,7 @@ class Pull:
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt, target, image = job.attempt, job.target, manifest.image
-        attempt.entered(State.TRANSFER, "Transferring image")
+        attempt.enter_stage(State.TRANSFER, "Transferring image")
         # The system may be down since the conversion began; the next attempt finds the built file.
         await target.directory.reach()
         await attempt.lease(target.name, image.id)
@@ -287,9 +285,4 @@ class Pull:
             "metadata": list(manifest.omitted),
             "verification": asdict(verification),
         }
-        facts |= self._labels(manifest.config)
-        return self._publisher.ready(target, image.id, facts, readers, puller)
-
-    def _labels(self, config: ImageConfig) -> dict[str, Any]:
-        """Return the image's labels as members of its record, if the site stores labels."""
-        return {"labels": config.labels} if self._config.enable_labels else {}
+        return self._publisher.ready(target, image.id, facts, readers, puller, manifest)

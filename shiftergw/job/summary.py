@@ -1,4 +1,4 @@
-"""The one line of the log that tells how a pull, or a removal, went."""
+"""The log line that reports the end of a pull or a removal: who, what, how much, how long."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 CAUSE_LIMIT = 1200
-"""Characters of a cause, and of what belongs to it: a tool's last words, an answer of a server."""
+"""Characters of a cause, with its detail: the last output of a tool, the reply of a server."""
 
 _QUIET_SECONDS = 0.05
-"""A stage, or a wait, that took less is left out."""
+"""Stages and waits that took less time are left out."""
 
 
 class Timeline:
     """Measures the stages of one attempt, and counts the bytes of its layers."""
 
     def __init__(self, clock: IReactorTime, stage: str) -> None:
-        """Begin now, in `stage`."""
+        """Start measuring in `stage`."""
         self._clock = clock
         self._seconds: dict[str, float] = {}
         self._stage = stage
         self.began = self._since = clock.seconds()
         self.fetched = 0
-        """Bytes of layers, those that were in the cache included."""
+        """Bytes of layers, including those from the cache."""
 
     def enter(self, stage: str) -> None:
-        """Note that a stage begins; one that comes again goes on."""
+        """Start measuring a stage, or continue with it if it has been measured before."""
         self._count()
         self._stage = stage
 
     def report(self, progress: Progress) -> None:
-        """Note how far a stage is."""
+        """Count the bytes of layers that a progress report of the fetch stage contains."""
         if progress.stage == "fetch":
             self.fetched = max(self.fetched, progress.done)
 
     def seconds(self) -> dict[str, float]:
-        """Return for each stage so far how many seconds it took, in the order of their begin."""
+        """Return the seconds that each stage has taken, in the order in which they began."""
         self._count()
         return dict(self._seconds)
 
@@ -51,17 +51,19 @@ class Timeline:
 
     def _count(self) -> None:
         now = self._clock.seconds()
-        # A clock that was set back takes nothing away.
-        passed = max(0.0, now - self._since)
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + passed
+        elapsed = max(0.0, now - self._since)  # the clock may have been set back
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + elapsed
         self._since = now
 
 
-def summary(record: ImageRecord, timeline: Timeline, ended: str, size: int | None, why: str) -> str:
-    """Return how an attempt at a record went.
+def summary(
+    record: ImageRecord, timeline: Timeline, result: str, size: int | None, cause: str
+) -> str:
+    """Return the log line for the end of an attempt.
 
-    `ended` is the state in which it left the record, or a word for why it left it in flight;
-    `size` is the image file's in bytes, if there is one; `why` the cause of a failure.
+    `result` is the state in which the attempt left the record, or the reason why it left the record
+    in flight; `size` is that of the image file in bytes, if there is one; `cause` is that of a
+    failure.
     """
     amounts = [
         *([f"layers {amount(timeline.fetched)}"] if timeline.fetched else []),
@@ -77,12 +79,10 @@ def summary(record: ImageRecord, timeline: Timeline, ended: str, size: int | Non
         stages.insert(0, f"waited {waited:.1f} s")
     figures = ", ".join([*amounts, f"{timeline.total():.1f} s"])
     parts = [
-        (
-            f"{ended}: {describe_work(record)} for {_user_of(record)},"
-            f" {describe_attempt(record)}: {figures}"
-        ),
+        f"{result}: {describe_work(record)} for {_user_of(record)}, ",
+        f"{describe_attempt(record)}: {figures}",
         f" ({', '.join(stages)})" if stages else "",
-        f": {printable(why, CAUSE_LIMIT)}" if why else "",
+        f": {printable(cause, CAUSE_LIMIT)}" if cause else "",
     ]
     return "".join(parts)
 
@@ -93,9 +93,9 @@ def _user_of(record: ImageRecord) -> str:
 
 
 def _waited(record: ImageRecord, timeline: Timeline) -> float:
-    """Return the seconds between the request and its first attempt; 0 for other attempts.
+    """Return the seconds between the request and its first attempt; 0 for later attempts.
 
-    A removal has no time of its request.
+    Removals do not record when they were requested.
     """
     if record.kind == "expire" or record.attempt != 1 or record.last_pull is None:
         return 0.0

@@ -80,7 +80,7 @@ class Claims:
         self._polls.keep(poll, record)
         return record
 
-    def told(self, request: PullRequest) -> ImageRecord:
+    def last_answer(self, request: PullRequest) -> ImageRecord:
         """Return what the asker was told last of this pull; raise `Unavailable` if nothing was."""
         last = self._polls.last((request.requested_by, request.claim))
         if last is None:

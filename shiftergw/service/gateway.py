@@ -144,12 +144,12 @@ class Gateway:
         )
         return await self._claims.pull(session, request, text)
 
-    def told(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
+    def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
         """Return what this user's poll of a pull was answered last, and do nothing.
 
         Raises `Unavailable` if there was no such poll.
         """
-        return self._claims.told(_request(session, itype, text, request_id))
+        return self._claims.last_answer(_request(session, itype, text, request_id))
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
         """Take a tag away; with its last tag an image's files are removed.

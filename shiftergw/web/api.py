@@ -88,7 +88,7 @@ async def _pull(gateway: Gateway, request: RoutedRequest) -> Answer:
 
 
 async def _last_answer(gateway: Gateway, request: RoutedRequest) -> Answer:
-    image = gateway.told(request.session, request.itype, request.image, request.request_id)
+    image = gateway.last_answer(request.session, request.itype, request.image, request.request_id)
     answer = render.answer(render.pull_answer(image, labels=gateway.shows_labels))
     return replace(answer, quiet=True)
 

@@ -205,17 +205,20 @@ def broker_queue(reactor: Any, url: str) -> Any:
 def reported_messages() -> Iterator[list[str]]:
     """Yield a list to which each report of a worker is added: the state, and its message."""
     messages: list[str] = []
-    entered, say = Attempt.entered, Attempt.say
+    enter_stage, notify = Attempt.enter_stage, Attempt.notify
 
     def note_state(attempt: Attempt, state: State, message: str) -> None:
         messages.append(f"{state}: {message}")
-        entered(attempt, state, message)
+        enter_stage(attempt, state, message)
 
     def note_message(attempt: Attempt, message: str) -> None:
         messages.append(message)
-        say(attempt, message)
+        notify(attempt, message)
 
-    with patch.object(Attempt, "entered", note_state), patch.object(Attempt, "say", note_message):
+    with (
+        patch.object(Attempt, "enter_stage", note_state),
+        patch.object(Attempt, "notify", note_message),
+    ):
         yield messages
 
 

@@ -91,7 +91,7 @@ async def until(said: Callable[[], object]) -> None:
 @pytest_twisted.ensureDeferred
 async def test_news_are_written_once(bench: Bench) -> None:
     """Stage, message and progress reach the store; nothing new is no write."""
-    bench.attempt.entered(State.PULLING, "Pulling layers")
+    bench.attempt.enter_stage(State.PULLING, "Pulling layers")
     bench.attempt.report(Progress("fetch", 5, 10))
     await bench.attempt.write()
     record = await bench.stored()
@@ -102,8 +102,8 @@ async def test_news_are_written_once(bench: Bench) -> None:
     bench.clock.advance(1)
     await bench.attempt.write()
     assert (await bench.stored()).last_heartbeat == beat
-    bench.attempt.entered(State.CONVERSION, "Converting image")
-    bench.attempt.say("Waiting")
+    bench.attempt.enter_stage(State.CONVERSION, "Converting image")
+    bench.attempt.notify("Waiting")
     await bench.attempt.write()
     record = await bench.stored()
     assert (record.status, record.status_message) == (State.CONVERSION, "Waiting")
@@ -208,7 +208,7 @@ async def test_the_loop_ends_when_a_newer_attempt_has_taken_over(bench: Bench) -
     loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: lost.append(True)))
     later = bench.clock.seconds() + 2 * LIMIT
     assert await bench.store.begin(bench.record.key, "other:1", later, LIMIT) is not None
-    bench.attempt.say("news")
+    bench.attempt.notify("news")
     bench.clock.advance(WRITE_SECONDS)
     await loop
     assert lost == [True]
@@ -220,7 +220,7 @@ async def test_the_loop_outlives_a_store_that_is_away(bench: Bench) -> None:
     """The work goes on without its store, and the next round tries again."""
     bench.store.away = True
     loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: None))
-    bench.attempt.say("unheard")
+    bench.attempt.notify("unheard")
     bench.clock.advance(WRITE_SECONDS)
     await until(bench.clock.getDelayedCalls)
     bench.store.away = False
@@ -247,9 +247,9 @@ async def test_stages_reach_a_slow_store_in_their_order(bench: Bench) -> None:
         await advance(key, number, state, *rest)
 
     bench.store.advance = slowly  # type: ignore[method-assign, assignment]
-    attempt.entered(State.CONVERSION, "")
+    attempt.enter_stage(State.CONVERSION, "")
     first = Deferred.fromCoroutine(attempt.write())
-    attempt.entered(State.TRANSFER, "")
+    attempt.enter_stage(State.TRANSFER, "")
     second = Deferred.fromCoroutine(attempt.confirm())
     assert not second.called
     slow.callback(None)

@@ -74,7 +74,7 @@ class Told:
         """Return what was said."""
         return [words for _, words in self.stages[1:]]
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Remember."""
         check_step(self.stages[-1][0], state)
         self.stages.append((state, message))
@@ -83,7 +83,7 @@ class Told:
         """Remember."""
         self.progress.append(progress)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Forget."""
 
     def may_wait(self, later: RetryLater) -> bool:
@@ -530,9 +530,9 @@ class LayerRemover(Told):
         self._path = path
         self.removals = 0
 
-    def entered(self, state: State, message: str) -> None:
+    def enter_stage(self, state: State, message: str) -> None:
         """Remove the file before `mksquashfs` starts."""
-        super().entered(state, message)
+        super().enter_stage(state, message)
         if message == "Converting image" and not self.removals:
             self._path.unlink()
             self.removals += 1

@@ -304,16 +304,16 @@ async def test_who_may_have_sent_an_old_credential_learns_nothing_new(bench: Ben
     """He is told what he was told last of his own poll, whatever it is by now, or to come again."""
     await bench.pull(ALICE)
     await bench.end(READY)
-    told = bench.gateway.told(ALICE, "docker", "app:1", "r")
-    assert (told.status, told.id) == (State.INIT, None)
+    answer = bench.gateway.last_answer(ALICE, "docker", "app:1", "r")
+    assert (answer.status, answer.id) == (State.INIT, None)
     for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
         with pytest.raises(Unavailable):
-            bench.gateway.told(session, "docker", image, "r")
+            bench.gateway.last_answer(session, "docker", image, "r")
     with pytest.raises(BadRequest):
-        bench.gateway.told(ALICE, "unknown", "app:1", "r")
+        bench.gateway.last_answer(ALICE, "unknown", "app:1", "r")
     assert (await bench.pull(ALICE)).status is State.READY
     with pytest.raises(Unavailable):  # his wait has ended
-        bench.gateway.told(ALICE, "docker", "app:1", "r")
+        bench.gateway.last_answer(ALICE, "docker", "app:1", "r")
 
 
 @pytest_twisted.ensureDeferred

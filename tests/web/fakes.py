@@ -106,7 +106,7 @@ class FakeGateway:
         image = self.pulls.pop(0) if len(self.pulls) > 1 else self.pulls[0]
         return replace(image, pulltag=text)
 
-    def told(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
+    def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
         """Return the first of `pulls`."""
         self.asked.append(("told", session, itype, text, request_id))
         return replace(self.pulls[0], pulltag=text)
