@@ -37,9 +37,7 @@ class Layer:
 
 
 LAYERS = {
-    "vocabulary": Layer(
-        ("errors", "states", "image", "image_prefixes", "model", "ports", "__version__")
-    ),
+    "vocabulary": Layer(("errors", "states", "image", "names", "model", "ports", "__version__")),
     "rules": Layer(("rules",), ("vocabulary",)),
     "configuration": Layer(("config",), ("vocabulary",), ("pydantic",)),
     "formats": Layer(

@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shiftergw.errors import ChildFailed
+from shiftergw.names import HIGHEST_ID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +141,7 @@ class Library:
         """Return what the daemon says, as `Munge` says."""
         payload, length = ctypes.c_void_p(), ctypes.c_int()
         # munge.h: (uid_t) -1 unless the credential could be read.
-        uid, gid = ctypes.c_uint32(2**32 - 1), ctypes.c_uint32(2**32 - 1)
+        uid, gid = ctypes.c_uint32(HIGHEST_ID + 1), ctypes.c_uint32(HIGHEST_ID + 1)
         context = self._context(socket)
         try:
             status = self._asking.munge_decode(
@@ -236,7 +237,7 @@ def _times(made_at: int, read_at: int) -> tuple[float | None, float | None]:
 
 def _id(value: int) -> int:
     """Return a uid or gid; (uid_t) -1 is nobody's."""
-    return -1 if value >= 2**32 - 1 else value
+    return -1 if value > HIGHEST_ID else value
 
 
 @functools.cache

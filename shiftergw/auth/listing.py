@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from shiftergw.auth.users import Account
 from shiftergw.errors import GatewayError, Unavailable, printable
+from shiftergw.names import HIGHEST_ID
 from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -49,7 +50,6 @@ LARGEST = 64 << 20
 
 _USER_FIELDS = 7
 _GROUP_FIELDS = 4
-_LARGEST_ID = 2**32 - 2
 _LONGEST_NAME = 256
 
 
@@ -114,7 +114,7 @@ def _understood(fields: Sequence[str], listing: Listing) -> bool:
 def _id(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):  # noqa: PLR2004 - 2**32
         return None
-    return int(text) if int(text) <= _LARGEST_ID else None
+    return int(text) if int(text) <= HIGHEST_ID else None
 
 
 class ListedUsers(Service):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from shiftergw.errors import NotAuthenticated
 from shiftergw.model import RegistryLogin, Session
+from shiftergw.names import HIGHEST_ID
 from shiftergw.ports import UserDirectory
 
 DEFAULT_ID = 65534
@@ -14,7 +15,6 @@ DEFAULT_ID = 65534
 
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$-]{0,255}")
 _ID = re.compile(r"[0-9]{1,10}")
-_LARGEST_ID = 2**32 - 2
 
 
 class MockAuthenticator:
@@ -41,7 +41,7 @@ class MockAuthenticator:
         token = parts[2] if len(parts) > 2 else ""  # noqa: PLR2004 - the third word
         ids = parts[3:] or [str(DEFAULT_ID)] * 2
         named = _NAME.fullmatch(user) and _NAME.fullmatch(group)
-        if not named or not all(_ID.fullmatch(one) and int(one) <= _LARGEST_ID for one in ids):
+        if not named or not all(_ID.fullmatch(one) and int(one) <= HIGHEST_ID for one in ids):
             raise NotAuthenticated("The credential names no user, or its ids are no ids.")
         uid, gid = int(ids[0]), int(ids[1])
         return Session(

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.answers import is_image_id
 from shiftergw.cli.exits import DONE, Misused, run
 from shiftergw.cli.images import image_of
 from shiftergw.cli.options import of_one_system
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
+from shiftergw.names import is_image_id
 
 
 @click.command()

@@ -6,15 +6,10 @@ prints one makes it `printable`.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from shiftergw.names import MISSING, is_image_id
 from shiftergw.states import State
-
-MISSING = "MISSING"
-"""The original gateway's word for a member that a record lacks."""
-
-_IMAGE_ID = re.compile("[0-9a-f]{64}")
 
 _TEXTS = (
     *("status", "status_message", "id", "system", "itype", "type", "image", "user"),
@@ -29,11 +24,6 @@ _LATEST = 253_402_214_400
 
 class NotUnderstood(Exception):
     """An answer is none of a gateway's."""
-
-
-def is_image_id(value: object) -> bool:
-    """Say whether a value is an image id: 64 hexadecimal digits in lower case."""
-    return isinstance(value, str) and _IMAGE_ID.fullmatch(value) is not None
 
 
 def document(answer: Any) -> dict[str, Any]:

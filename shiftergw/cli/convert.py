@@ -22,11 +22,8 @@ from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
 from shiftergw.errors import GatewayError, RetryLater
 from shiftergw.image import SquashOptions
 from shiftergw.model import ImageReference, Progress
+from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.states import State
-
-DOCKER_HUB = "registry-1.docker.io"
-DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io"})
-"""What users write for it; the configuration knows them."""
 
 _NAME_LIMIT = 200
 """Bytes of the name of a file: temporary ones have longer names, and 255 is the file system's."""
@@ -139,7 +136,7 @@ def default_document(
     host, slash, _ = reference.name.partition("/")
     # As Docker has it: a first part with a dot or a port is a host, another one belongs to a name.
     if slash and ("." in host or ":" in host or host == "localhost"):
-        if host not in DOCKER_HUB_NAMES:
+        if host not in DOCKER_HUB_ALIASES:
             urls[host] = f"{'http' if plain_http else 'https'}://{host}"
     elif plain_http:
         raise Misused("--plain-http needs an IMAGE that begins with its registry's host.")

@@ -14,7 +14,7 @@ from shiftergw.cli.options import of_one_system
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings, check_text
 from shiftergw.errors import printable
-from shiftergw.image_prefixes import registry_name
+from shiftergw.names import registry_name
 
 
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:

@@ -14,7 +14,7 @@ from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, repl
 from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
-from shiftergw.image_prefixes import registry_name
+from shiftergw.names import registry_name
 from shiftergw.plumbing.signals import Interrupted
 
 PASSWORD_LIMIT = 64 * 1024

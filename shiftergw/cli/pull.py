@@ -14,7 +14,6 @@ import click
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from shiftergw.cli.answers import MISSING, is_image_id
 from shiftergw.cli.exits import (
     DONE,
     FAILED,
@@ -34,6 +33,7 @@ from shiftergw.cli.progress import Display, Line, Lines
 from shiftergw.cli.remote import Remote, shuffled
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
+from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
 from shiftergw.states import POLLED, State
 
 INTERVAL = 0.5
@@ -41,9 +41,6 @@ INTERVAL = 0.5
 
 PATIENCE = 60.0
 """Seconds for which all gateways may be silent in the middle of a pull: they may be restarting."""
-
-HIGHEST_ID = 2**32 - 2
-"""The last uid or gid; 2**32 - 1 means "none" to the kernel."""
 
 _ID_LENGTH = 100
 """Characters of a number that may be an id, with zeros in front."""

@@ -55,12 +55,9 @@ from shiftergw.config.values import (
 from shiftergw.errors import BadRequest, ConfigurationError
 from shiftergw.image import BuildLimits
 from shiftergw.model import ImageReference, PostponeLimits, WaitLimits
+from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 
 __all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
-
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io"})
-_DOCKER_HUB_REGISTRY = "registry-1.docker.io"
-"""What users call Docker's registry, and the host that serves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +213,8 @@ class Config(Section):
         first, slash, rest = reference.name.partition("/")
         if slash and first in self.locations:
             return first, rest
-        if slash and first in _DOCKER_HUB and _DOCKER_HUB_REGISTRY in self.locations:
-            return _DOCKER_HUB_REGISTRY, rest
+        if slash and first in DOCKER_HUB_ALIASES and DOCKER_HUB in self.locations:
+            return DOCKER_HUB, rest
         if slash and ":" in first:  # a port; no repository's name has one
             raise BadRequest(
                 f"This gateway has no registry {first}.",

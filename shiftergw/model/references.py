@@ -8,7 +8,7 @@ from typing import Self
 
 from shiftergw.errors import BadRequest, printable
 from shiftergw.image import Digest
-from shiftergw.image_prefixes import check_registry_name, registry_name
+from shiftergw.names import check_registry_name, registry_name
 
 REFERENCE_LIMIT = 512
 """Characters of a reference: repository 255, tag 128, digest and punctuation."""

@@ -13,11 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shiftergw.errors import PullError, printable
+from shiftergw.names import ACL_LIMIT, HIGHEST_ID
 
-ACL_LIMIT = 1000
-"""Ids that the runtime reads of one list; it aborts on more."""
-
-_LARGEST_ID = 2**32 - 2
 _BLANKS = " \t\v\f\r\n"
 _FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
 _LIST_STARTS = ("['", "[u'")
@@ -143,8 +140,8 @@ def _list_text(words: Sequence[str]) -> str | None:
 def _ids(ids: Sequence[int]) -> str:
     if len(ids) > ACL_LIMIT:
         raise AclTooLong(f"The image has {len(ids)} readers; the runtime reads {ACL_LIMIT}.")
-    if any(not 0 <= one <= _LARGEST_ID for one in ids):
-        raise ValueError("an id is between 0 and 2**32 - 2")
+    if any(not 0 <= one <= HIGHEST_ID for one in ids):
+        raise ValueError(f"an id is between 0 and {HIGHEST_ID}")
     return ",".join(str(one) for one in ids)
 
 

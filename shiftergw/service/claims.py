@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shiftergw.config import Config
 from shiftergw.errors import BadRequest, NotAuthenticated, TooMany, Unavailable
 from shiftergw.model import ANONYMOUS, ImageRecord, PullRequest, QueueLimits, Session
-from shiftergw.oci.meta import ACL_LIMIT
+from shiftergw.names import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import would_change_readers

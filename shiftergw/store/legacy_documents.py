@@ -7,15 +7,15 @@ Only with readers it is not so: an image whose readers cannot be made out is nob
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-INVALID_UID = 2**32 - 1
+from shiftergw.names import HIGHEST_ID, is_image_id
+
+INVALID_UID = HIGHEST_ID + 1
 """A uid, and a gid, that no process can have."""
 
 _ORIGIN = ("location", "repository", "source_digest")
-_ID = re.compile("[0-9a-f]{64}")
 
 
 def read_number(value: object) -> float | None:
@@ -92,7 +92,7 @@ def _text(value: Any) -> str | None:
 
 def _id(value: Any) -> str | None:
     """Read an image id, if it is one that files can have."""
-    return value if is_text(value) and _ID.fullmatch(value) else None
+    return value if is_text(value) and is_image_id(value) else None
 
 
 def _word(value: object) -> str | None:

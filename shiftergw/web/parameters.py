@@ -10,17 +10,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from shiftergw.errors import BadRequest, NotAuthenticated, NotFound, printable
-
-ACL_LIMIT = 1000
-"""Ids in one list: with more, the runtime refuses the image."""
-
-HIGHEST_ID = 2**32 - 2
-"""The last uid or gid; 2**32 - 1 means "none" to the kernel."""
+from shiftergw.names import ACL_LIMIT, HIGHEST_ID, is_image_id
 
 MOST_ROWS = 10_000
 """Rows of metrics in one answer."""
 
-_IMAGE_ID = re.compile("[0-9a-f]{64}")
 _LIMIT = re.compile("-?[0-9]{1,9}", re.ASCII)
 _NUMBER = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
 
@@ -90,7 +84,7 @@ def credential(values: Sequence[bytes]) -> str:
 
 def image_id(text: str) -> str:
     """Check an image id, which has 64 hexadecimal digits in lower case, and return it."""
-    if _IMAGE_ID.fullmatch(text) is None:
+    if not is_image_id(text):
         raise BadRequest(
             f"{printable(text, 80)!r} is not an image id.",
             remedy="An image id is 64 hexadecimal digits in lower case, as a look-up gives it.",

@@ -15,13 +15,11 @@ from typing import Any
 
 from shiftergw.errors import GatewayError
 from shiftergw.model import ImageRecord, WorkerMachine
+from shiftergw.names import MISSING
 from shiftergw.web.spool import Spool
 
 JSON = b"application/json"
 """The content type; clients compare it byte by byte, so it has no charset."""
-
-MISSING = "MISSING"
-"""The value of a member that the record lacks."""
 
 RETRY_AFTER = 5.0
 """Seconds in `Retry-After` of a temporary refusal whose error names no time."""

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import PullError
-from shiftergw.oci.meta import ACL_LIMIT, AclTooLong, Meta, Unusable, read_meta, write_meta
+from shiftergw.names import ACL_LIMIT
+from shiftergw.oci.meta import AclTooLong, Meta, Unusable, read_meta, write_meta
 
 # What breaks lines, lists and numbers comes up far more often than by chance.
 TEXT = st.text(

@@ -8,14 +8,13 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from shiftergw.errors import ConfigurationError
+from shiftergw.names import DOCKER_HUB
 
 _PORTS = {"https": 443, "http": 80}
 _NOT_IN_URLS = re.compile(r"[^!-~]")
 _LONGEST_LABEL = 63
 _LONGEST_HOST = 253
 """Characters of a part of a host name, and of all of it (RFC 1035, section 2.3.4)."""
-
-_DOCKER_HUB = "registry-1.docker.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class Location:
             ) from error
         # Docker Hub's name is a web site; its registry lives elsewhere.
         if origin.host == "docker.io":
-            return WebOrigin(origin.scheme, _DOCKER_HUB, origin.port)
+            return WebOrigin(origin.scheme, DOCKER_HUB, origin.port)
         return origin
 
     @property

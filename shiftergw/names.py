@@ -1,8 +1,11 @@
-"""Prefixes of image names that users know from other tools: `docker://`, `oci://`, `https://`.
+"""Names, ids and numbers that the command line, the gateway and its workers must agree on.
 
-A prefix that stands for a registry is removed from the name. Other prefixes stand for the user's
-own files, or for another kind of service (containers-transports(5), Apptainer); the gateway reads
-registries only.
+Users know prefixes of image names from other tools: `docker://`, `oci://`, `https://`. A prefix
+that stands for a registry is removed from the name. Other prefixes stand for the user's own files,
+or for another kind of service (containers-transports(5), Apptainer); the gateway reads registries
+only.
+
+This module imports little, because the command line needs it before anything else.
 """
 
 from __future__ import annotations
@@ -10,6 +13,23 @@ from __future__ import annotations
 import re
 
 from shiftergw.errors import BadRequest, printable
+
+DOCKER_HUB = "registry-1.docker.io"
+"""The host that serves Docker Hub's registry."""
+
+DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io"})
+"""The hosts that users write for Docker Hub; neither of them serves a registry."""
+
+HIGHEST_ID = 2**32 - 2
+"""The highest uid or gid: to the kernel, 2**32 - 1 means "no user" or "no group"."""
+
+ACL_LIMIT = 1000
+"""Ids in one access list; the runtime aborts if its `.meta` file has more."""
+
+MISSING = "MISSING"
+"""What the HTTP interface writes for a member that a record lacks."""
+
+_IMAGE_ID = re.compile("[0-9a-f]{64}")
 
 _REGISTRY = re.compile("(?:(?:docker|oci|https?):)?//", re.IGNORECASE)
 """`shifterimg` takes `docker:` for the type, and sends the rest of `docker://ubuntu`."""
@@ -28,6 +48,11 @@ _UNSUPPORTED = (
 
 _LOGIN = re.compile("[^/]*@[^/]*/")
 _HUB_PAGE = re.compile("hub.docker.com/", re.IGNORECASE)
+
+
+def is_image_id(value: object) -> bool:
+    """Return whether a value is an image id: the 64 hexadecimal digits of a SHA-256 digest."""
+    return isinstance(value, str) and _IMAGE_ID.fullmatch(value) is not None
 
 
 def registry_name(text: str) -> str:
