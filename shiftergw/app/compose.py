@@ -33,10 +33,11 @@ from shiftergw.delivery.local import place
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.way import guarded, image_directory
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
-from shiftergw.job.pipeline import Pipeline, Watcher
+from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.targets import Target
+from shiftergw.job.watcher import Watcher
 from shiftergw.job.worker import Worker
 from shiftergw.model import ImageReference, RegistryLogin
 from shiftergw.plumbing import descriptors

@@ -32,7 +32,7 @@ _IMAGE_FACTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Resolution:
     """What a reference means at the registry; `omitted` settings do not fit into a record."""
 
     image: ResolvedImage
@@ -154,11 +154,11 @@ class Publisher:
         facts: Mapping[str, Any],
         readers: Access,
         puller: int | None,
-        manifest: Manifest | None,
+        resolution: Resolution | None,
     ) -> Ready:
         """Return the good end of a pull: what the READY record says from now on.
 
-        The labels come from `manifest`, if the pull has read it and the site stores labels.
+        The labels come from `resolution`, if the pull has read it and the site stores labels.
         """
         now, timeout = self._clock.seconds(), self._config.image_expiration_timeout
         changes = {
@@ -167,6 +167,6 @@ class Publisher:
             "requested_by": puller,
             "expiration": None if timeout is None else now + timeout,
         }
-        if manifest is not None and self._config.enable_labels:
-            changes["labels"] = manifest.config.labels
+        if resolution is not None and self._config.enable_labels:
+            changes["labels"] = resolution.config.labels
         return Ready(image_id, changes, now + self._config.keep_untagged, target.name)

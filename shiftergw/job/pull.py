@@ -20,7 +20,7 @@ from shiftergw.errors import ImageBlocked, NoSpace, amount, too_slow
 from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
-from shiftergw.job.publication import Manifest, Publisher, facts_of
+from shiftergw.job.publication import Publisher, Resolution, facts_of
 from shiftergw.job.recordable import recordable
 from shiftergw.job.targets import Target
 from shiftergw.model import ImageRecord, ImageReference, Ready, RegistryLogin
@@ -66,7 +66,7 @@ class _Obstacle(Enum):
 
 
 class Pull:
-    """Brings one image at a time to where its system looks for it."""
+    """Delivers images, one at a time, and changes their access lists."""
 
     _log = Logger()
 
@@ -112,17 +112,17 @@ class Pull:
             if result is _Obstacle.FILE:
                 missing_id = decision.ready.id
 
-        manifest = await self._resolve(job)
-        ready = await self._publisher.records_of(target, manifest.image.id)
-        match decide_from_manifest(request, manifest.image, ready, missing_id):
+        resolution = await self._resolve(job)
+        ready = await self._publisher.records_of(target, resolution.image.id)
+        match decide_from_manifest(request, resolution.image, ready, missing_id):
             case Reuse(record):
-                result = await self._reuse(job, record, manifest)
+                result = await self._reuse(job, record, resolution)
             case Prove(record):
-                await self._pipeline.prove(manifest.image, job.login, attempt)
-                result = await self._reuse(job, record, manifest, proven=True)
+                await self._pipeline.prove(resolution.image, job.login, attempt)
+                result = await self._reuse(job, record, resolution, proven=True)
             case Build():
-                return await self._build(job, manifest, current)
-        return result if isinstance(result, Ready) else await self._build(job, manifest, current)
+                return await self._build(job, resolution, current)
+        return result if isinstance(result, Ready) else await self._build(job, resolution, current)
 
     def _login(self, request: ImageRecord) -> RegistryLogin | None:
         if request.sealed is None:
@@ -138,7 +138,7 @@ class Pull:
         job.attempt.enter_stage(State.PULLING, "Getting manifest")
         return await self._pipeline.head(job.reference, job.login, job.attempt)
 
-    async def _resolve(self, job: _Job) -> Manifest:
+    async def _resolve(self, job: _Job) -> Resolution:
         """Read the manifest and the configuration of the image.
 
         Raises `ImageBlocked` if the system's admins have taken the image, or its index, down.
@@ -153,19 +153,19 @@ class Pull:
         ids = {image.id, image.source_digest.hex}
         if await self._publisher.query(lambda: self._store.blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
-        return Manifest(image, config, omitted)
+        return Resolution(image, config, omitted)
 
     async def _reuse(
         self,
         job: _Job,
         candidate: ImageRecord,
-        manifest: Manifest | None = None,
+        resolution: Resolution | None = None,
         *,
         proven: bool = False,
     ) -> Ready | _Obstacle:
         """End a pull with the delivered file of `candidate`; write its metadata if that changes.
 
-        `manifest` is what the user has just read at the registry, if that was necessary; `proven`
+        `resolution` is what the user has just read at the registry, if that was necessary; `proven`
         says that the user may also read the blobs there. Takes the lease on the image's files and
         reads their records again, since another job may have changed or removed the image while
         this one waited. Returns the obstacle, and gives the lease back, if the image cannot be
@@ -173,7 +173,7 @@ class Pull:
         """
         assert candidate.id is not None
         await job.attempt.lease(job.target.name, candidate.id)
-        result = await self._reuse_under_lease(job, candidate, candidate.id, manifest, proven)
+        result = await self._reuse_under_lease(job, candidate, candidate.id, resolution, proven)
         if isinstance(result, _Obstacle):
             await job.attempt.release()
         return result
@@ -183,7 +183,7 @@ class Pull:
         job: _Job,
         candidate: ImageRecord,
         image_id: str,
-        manifest: Manifest | None,
+        resolution: Resolution | None,
         proven: bool,
     ) -> Ready | _Obstacle:
         attempt, target, request = job.attempt, job.target, job.attempt.record
@@ -191,12 +191,12 @@ class Pull:
         if not records:
             return _Obstacle.ACCESS
         ready = next((record for record in records if record.key == candidate.key), records[0])
-        if manifest is None:
+        if resolution is None:
             may_reuse = access.may_skip_registry(request, ready)
             private = ready.is_private
         else:
-            may_reuse = access.may_skip_download(request, ready, manifest.image, proven=proven)
-            private = manifest.image.private
+            may_reuse = access.may_skip_download(request, ready, resolution.image, proven=proven)
+            private = resolution.image.private
         if not may_reuse:
             return _Obstacle.ACCESS
         verified = await target.verify_file(ready, records, attempt.notify)
@@ -204,22 +204,22 @@ class Pull:
             return _Obstacle.FILE
         readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
         if readers != Access.from_record(ready) or not await target.has_metadata_of(ready):
-            config = None if manifest is None else manifest.config
+            config = None if resolution is None else resolution.config
             complete = await target.add_missing_settings(ready, config)
             if complete is None:
                 return _Obstacle.SETTINGS
             await self._publisher.write_metadata(attempt, target, complete, readers, complete)
         facts = facts_of(verified)
-        return self._publisher.ready(target, image_id, facts, readers, puller, manifest)
+        return self._publisher.ready(target, image_id, facts, readers, puller, resolution)
 
-    async def _build(self, job: _Job, manifest: Manifest, current: ImageRecord | None) -> Ready:
+    async def _build(self, job: _Job, resolution: Resolution, current: ImageRecord | None) -> Ready:
         """Download and convert the image, then deliver it."""
-        image, target = manifest.image, job.target
+        image, target = resolution.image, job.target
         await self._check_space(image, target)
         async with self._pipeline.convert(
-            image, manifest.config, job.login, target.options, job.attempt
+            image, resolution.config, job.login, target.options, job.attempt
         ) as built:
-            return await self._deliver(job, manifest, built, current)
+            return await self._deliver(job, resolution, built, current)
 
     async def _check_space(self, image: ResolvedImage, target: Target) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
@@ -235,10 +235,10 @@ class Pull:
             )
 
     async def _deliver(
-        self, job: _Job, manifest: Manifest, built: BuiltImage, current: ImageRecord | None
+        self, job: _Job, resolution: Resolution, built: BuiltImage, current: ImageRecord | None
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
-        attempt, target, image = job.attempt, job.target, manifest.image
+        attempt, target, image = job.attempt, job.target, resolution.image
         attempt.enter_stage(State.TRANSFER, "Transferring image")
         # The system may be down since the conversion began; the next attempt finds the built file.
         await target.directory.reach()
@@ -265,7 +265,7 @@ class Pull:
             attempt.record, ready, current, private=image.private
         )
         facts = {
-            **manifest.facts(target),
+            **resolution.facts(target),
             "size": built.size,
             "sha256": built.sha256,
             "modified": file.modified if file is not None else None,
@@ -273,16 +273,16 @@ class Pull:
         }
         delivered = replace(attempt.record, id=image.id, **facts)
         await self._publisher.write_metadata(attempt, target, delivered, readers, ready)
-        if manifest.omitted:
+        if resolution.omitted:
             self._log.warn(
                 "attempt {n} at {claim}: left out of the image's metadata: {names}",
                 n=attempt.record.attempt,
                 claim=attempt.record.claim,
-                names=", ".join(manifest.omitted),
+                names=", ".join(resolution.omitted),
             )
         facts["report"] = {
             **built.report.to_document(),
-            "metadata": list(manifest.omitted),
+            "metadata": list(resolution.omitted),
             "verification": asdict(verification),
         }
-        return self._publisher.ready(target, image.id, facts, readers, puller, manifest)
+        return self._publisher.ready(target, image.id, facts, readers, puller, resolution)

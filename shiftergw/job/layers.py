@@ -1,0 +1,142 @@
+"""Bring the layers of an image into the cache, while the builder reads them on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from shiftergw.errors import ImageNotFound, ManifestInvalid, PullError, RetryLater
+from shiftergw.image import Descriptor, Digest, ImageConfig, Opening, ResolvedImage
+from shiftergw.job.watcher import Watcher
+from shiftergw.model import Progress, RegistryLogin
+from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.shared_result import SharedResult
+from shiftergw.ports import BlobCache, ImageSource, Layer
+from shiftergw.states import State
+
+_log = Logger()
+
+
+class LayerDownloads:
+    """The layers of one image, which arrive in the cache once `fetch` runs."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        cache: BlobCache,
+        image: ResolvedImage,
+        config: ImageConfig,
+        login: RegistryLogin | None,
+    ) -> None:
+        """Download from `source` with `login`."""
+        self._source = source
+        self._cache = cache
+        self._image = image
+        self._login = login
+        self._blobs = {layer.digest: _Blob(layer) for layer in image.layers}
+        digests = [layer.digest for layer in image.layers]
+        diff_ids = config.diff_ids or (None,) * len(digests)
+        pairs = list(zip(digests, diff_ids, strict=True))
+        layers = {
+            (digest, diff_id): _Layer(self._blobs[digest], diff_id) for digest, diff_id in pairs
+        }
+        self.layers: Sequence[Layer] = [layers[pair] for pair in pairs]
+        """In the image's order; the same blob with the same `diff_id` is the same object."""
+        self._unverifiable = {digest for digest, diff_id in pairs if diff_id is None}
+        """Blobs of layers without a `diff_id`: reading them does not verify them."""
+
+    async def fetch(self, watcher: Watcher, stack: AsyncExitStack) -> None:
+        """Bring all blobs into the cache, each once; they stay there until `stack` ends.
+
+        The largest come first: a large one that starts last would delay the end. Blobs that the
+        builder cannot verify are only taken from the cache after their digest was checked. Raises
+        `RetryLater` for the latest time that the source names, after all other layers have arrived.
+        """
+        watcher.enter_stage(State.PULLING, "Pulling layers")
+        sizes: dict[Digest, int] = {}
+        waits: list[RetryLater] = []
+
+        async def fetch_blob(blob: _Blob) -> None:
+            descriptor = blob.descriptor
+
+            def report(size: int) -> None:
+                sizes[descriptor.digest] = size
+                watcher.report(Progress("fetch", sum(sizes.values()), self._image.download_size))
+
+            digest = descriptor.digest
+            if digest in self._unverifiable and await self._cache.discard(digest):
+                _log.warn("{blob} was damaged in the cache", blob=str(digest))
+            download = partial(
+                self._source.blob, self._image, descriptor, self._login, watcher.notify
+            )
+            cached = self._cache.get(descriptor, download, report, blob.opening.set_result)
+            try:
+                path = await stack.enter_async_context(cached)
+            except ImageNotFound as error:
+                raise _missing_blob(descriptor, error) from error
+            except RetryLater as later:
+                waits.append(later)  # the other layers arrive meanwhile
+                return
+            blob.opening.set_result(None)
+            blob.path.set_result(path)
+
+        by_size = sorted(self._blobs.values(), key=lambda blob: -blob.descriptor.size)
+        await gather_or_cancel(map(fetch_blob, by_size))
+        if waits:
+            raise max(waits, key=lambda later: later.at)
+
+    async def remove_partial_files(self) -> None:
+        """Remove what broken downloads of these blobs left in the cache."""
+        for digest in self._blobs:
+            await self._cache.give_up(digest)
+
+    async def drop_damaged(self) -> bool:
+        """Remove damaged blobs from the cache; return whether there were any."""
+        return any([await self._cache.discard(digest) for digest in self._blobs])
+
+
+def _missing_blob(blob: Descriptor, error: ImageNotFound) -> PullError:
+    """Return the error for a blob that its registry does not have."""
+    if not blob.has_urls:
+        return error
+    return ManifestInvalid(
+        "A layer of the image is not in its registry, but to be fetched from elsewhere (a foreign"
+        " layer); the gateway does not follow such addresses.",
+        remedy="Push the image with all its layers to a registry.",
+        detail=error.detail,
+    )
+
+
+class _Blob:
+    """A blob on its way: first how to read it as it arrives, then its file."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self.opening: SharedResult[Opening | None] = SharedResult()
+        self.path: SharedResult[Path] = SharedResult()
+
+
+class _Layer:
+    """Implements the port `Layer`.
+
+    One blob may be several layers with different `diff_id`s, of which at most one can be right.
+    """
+
+    def __init__(self, blob: _Blob, diff_id: Digest | None) -> None:
+        self._blob = blob
+        self.diff_id = diff_id
+
+    @property
+    def size(self) -> int:
+        return self._blob.descriptor.size
+
+    async def arriving(self) -> Opening | None:
+        opening = await self._blob.opening.wait()
+        return None if self._blob.path.is_set else opening
+
+    async def arrived(self) -> Path:
+        return await self._blob.path.wait()

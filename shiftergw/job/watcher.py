@@ -1,0 +1,86 @@
+"""The observer of one image on its way through the pipeline, and what it hears of a conversion."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from shiftergw.errors import RetryLater
+from shiftergw.model import Progress
+from shiftergw.states import STEPS, State
+
+_BUILD_STAGES = {
+    "WAITING": (State.EXAMINATION, "Waiting for the same conversion for another pull"),
+    "EXAMINATION": (State.EXAMINATION, "Examining image"),
+    "CONVERSION": (State.CONVERSION, "Converting image"),
+}
+"""The state and the message for the user in each stage of the builder."""
+
+
+class Watcher(Protocol):
+    """Follows one image through the pipeline; its methods are cheap and never raise."""
+
+    def enter_stage(self, state: State, message: str) -> None:
+        """Take note that a stage begins; `message` is one line for the user."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Take note of how far the stage is."""
+        ...
+
+    def notify(self, message: str) -> None:
+        """Take note of what the stage waits for, in one line for the user."""
+        ...
+
+    def may_wait(self, later: RetryLater) -> bool:
+        """Return whether the image is tried again at the time that its source names."""
+        ...
+
+
+class ForwardWatcher:
+    """A watcher of work that may start again: it never reports an earlier stage."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        """Report to `watcher`."""
+        self._watcher = watcher
+        self._furthest = State.PENDING
+        self.report = watcher.report
+        self.notify = watcher.notify
+        self.may_wait = watcher.may_wait
+
+    def enter_stage(self, state: State, message: str) -> None:
+        """Report a stage, or only its message if a later stage was reported before."""
+        if self._furthest == state or state in STEPS[self._furthest]:
+            self._furthest = state
+            self._watcher.enter_stage(state, message)
+        else:
+            self.notify(message)
+
+
+class BuildWatcher:
+    """Reports a build that begins while its layers still arrive.
+
+    Until all layers have arrived, the watcher hears of the download only.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        """Report to `watcher`."""
+        self._watcher = watcher
+        self._stage: str | None = None
+        self._is_fetched = False
+
+    def end_fetch(self) -> None:
+        """Report the stage of the build, from now on: all layers have arrived."""
+        self._is_fetched = True
+        if self._stage is not None:
+            self._watcher.enter_stage(*_BUILD_STAGES[self._stage])
+
+    def enter_stage(self, stage: str) -> None:
+        """Take note that a stage of the build begins."""
+        self._stage = stage
+        if self._is_fetched:
+            self._watcher.enter_stage(*_BUILD_STAGES[stage])
+
+    def report(self, progress: Progress) -> None:
+        """Report how far the build is."""
+        if self._is_fetched:
+            self._watcher.report(progress)
