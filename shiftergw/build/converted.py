@@ -17,7 +17,6 @@ dies the kernel gives back both. All functions block: they run in threads.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -40,6 +39,7 @@ from shiftergw.plumbing.files import (
     sync_directory,
     write_private,
 )
+from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.locks import remove_unshared, tried_lock
 
 _NAME = re.compile(r"\.?([0-9a-f]{64}-[0-9a-f]{12})\.")
@@ -79,13 +79,7 @@ def hold(files: ConvertedFiles) -> int:
 
 def measure(path: Path, stop: Event) -> tuple[int, str]:
     """Return the size and the SHA-256 of a file; soon after `stop` is set, of a part of it."""
-    sha256, size = hashlib.sha256(), 0
-    chunk = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while (read := file.readinto(chunk)) and not stop.is_set():
-            sha256.update(chunk[:read])
-            size += read
-    return size, sha256.hexdigest()
+    return hash_file(path, should_stop=stop.is_set, piece_bytes=_CHUNK)
 
 
 def sync(path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +48,7 @@ from shiftergw.image import BuildLimits, BuiltImage, LayerFile, SquashOptions
 from shiftergw.model import Progress
 from shiftergw.oci.budget import Budget
 from shiftergw.oci.flatten import Plan, flatten
+from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.locks import POLL_SECONDS, file_lock, tried_file_lock
@@ -285,17 +291,12 @@ class SquashBuilder:
         seconds[stage] = self._clock.seconds() - start
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn what the operating system says of our own files into what the port may raise."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpace("A disk of the gateway is full.", detail=str(error)) from error
-        raise ConversionFailed(
-            "The gateway could not read or write its own files.", detail=str(error)
-        ) from error
+def _disk_errors() -> AbstractContextManager[None]:
+    """Turn errors about the gateway's own files into errors that the port may raise."""
+    return translated_disk_errors(
+        "A disk of the gateway is full.",
+        lambda _: ConversionFailed("The gateway could not read or write its own files."),
+    )
 
 
 def _make_room_for(layers: Sequence[LayerFile], directory: Path) -> None:

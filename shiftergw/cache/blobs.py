@@ -11,7 +11,6 @@ who use it: they would fail by it. All functions block; `lock` and `hold` only f
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -32,6 +31,7 @@ from shiftergw.plumbing.files import (
     sync_directory,
     total_space,
 )
+from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.locks import remove_unshared, tried_lock, try_lock, try_share
 
 PRIVATE = "private"
@@ -149,14 +149,8 @@ def _inode_of(path: Path) -> int:
 
 
 def _is_damaged(path: Path, digest: Digest, stop: Event) -> bool:
-    found = hashlib.new(digest.algorithm)
-    with path.open("rb", buffering=0) as file:
-        while not stop.is_set():
-            piece = file.read(_PIECE)
-            if not piece:
-                return found.hexdigest() != digest.hex
-            found.update(piece)
-    return False
+    _, content_hash = hash_file(path, digest.algorithm, should_stop=stop.is_set)
+    return content_hash != digest.hex and not stop.is_set()
 
 
 def sweep(root: Path, before: float) -> int:

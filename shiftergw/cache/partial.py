@@ -7,19 +7,19 @@ the disk is slower than the network.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.cache.arriving import Arriving
-from shiftergw.errors import BlobCorrupt, NoSpace, PullError
+from shiftergw.errors import BlobCorrupt, PullError
 from shiftergw.image import Descriptor
+from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
 from shiftergw.plumbing.files import put_in_place
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import shielded
@@ -34,20 +34,14 @@ Returns whether anything was removed. Blocks.
 """
 
 _PIECE = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn what the operating system says of the cache's disk into `NoSpace` or `PullError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoSpace("The gateway's disk for layers is full.", detail=str(error)) from error
-        raise PullError(
-            "The gateway cannot read or write its cache of layers.", detail=str(error)
-        ) from error
+def disk_errors() -> AbstractContextManager[None]:
+    """Turn errors of the cache's disk into `NoSpace` or `PullError`."""
+    return translated_disk_errors(
+        "The gateway's disk for layers is full.",
+        lambda _: PullError("The gateway cannot read or write its cache of layers."),
+    )
 
 
 class PartialBlob:
@@ -113,7 +107,7 @@ class PartialBlob:
             try:
                 return os.write(self._descriptor, data)
             except OSError as error:
-                if error.errno not in _FULL or not self._make_room(len(data), True):
+                if error.errno not in DISK_FULL or not self._make_room(len(data), True):
                     raise
 
     def _grow(self, size: int) -> None:

@@ -34,6 +34,7 @@ from shiftergw.cli.remote import Remote, shuffled
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
 from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
+from shiftergw.plumbing.gather import cancel_all
 from shiftergw.states import POLLED, State
 
 INTERVAL = 0.5
@@ -182,9 +183,7 @@ async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, wish: Wish) -
         try:
             ends = dict(zip(remotes, [await one for one in pulls], strict=True))
         finally:
-            for one in pulls:
-                one.addErrback(lambda _: None)
-                one.cancel()
+            cancel_all(pulls)
     for system, end in ends.items():
         if end.image_id:
             click.echo(f"{system}: {end.image_id}")

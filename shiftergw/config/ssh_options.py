@@ -18,11 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from shiftergw.errors import printable
-
-CIPHERS = (
-    "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr",
-)  # fmt: skip
-"""The ciphers of our own SSH, the fastest first."""
+from shiftergw.ssh.cipher_names import CIPHERS
 
 _HIGHEST_PORT = 65535
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

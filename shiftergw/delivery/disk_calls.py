@@ -14,12 +14,12 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import duration
 from shiftergw.plumbing.channel import Away
-from shiftergw.plumbing.timing import shielded, within
+from shiftergw.plumbing.timing import shielded, wait_to_end, within
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -106,33 +106,21 @@ class DiskCalls:
 
     async def _run(self, call: Call, function: Callable[[], T]) -> T:
         running = self._threads.begin(function)
+        return await wait_to_end(Deferred.fromCoroutine(self._watch(call, running)), call.stop)
+
+    async def _watch(self, call: Call, running: Deferred[T]) -> T:
+        """Return the result of a call; raise `Away` if it misses the deadline of its sign."""
         clock = self._threads.clock
-        cancelled: CancelledError | None = None
         while True:
-            left = max(0.0, call.deadline - clock.seconds())
+            remaining = max(0.0, call.deadline - clock.seconds())
             try:
-                result = await within(left, clock, shielded(running), _LateError)
+                return await within(remaining, clock, shielded(running), _LateError)
             except _LateError as late:
                 if call.deadline > clock.seconds():
                     continue  # there was a sign of life
                 call.stop()
                 self._leave(running)
-                raise cancelled or self._away(
-                    f"no sign of life for {duration(self._seconds)} or more"
-                ) from late
-            except CancelledError as error:
-                if running.called:
-                    raise
-                call.stop()
-                cancelled = error
-                continue
-            except Exception:
-                if cancelled is not None:
-                    raise cancelled from None
-                raise
-            if cancelled is not None:
-                raise cancelled
-            return result
+                raise self._away(f"no sign of life for {duration(self._seconds)} or more") from late
 
     def _leave(self, running: Deferred[Any]) -> None:
         """Count a thread as hanging until it ends."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import Away, no_answer
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Hosts:
                 break
             seconds = min(self._host_seconds, left)
             try:
-                begun = await within(seconds, self._clock, begin(self._ways[host]), _silent)
+                begun = await within(seconds, self._clock, begin(self._ways[host]), no_answer)
             except DeliveryFailed as error:
                 errors[host] = error
                 self._complain(host, error)
@@ -138,10 +138,3 @@ class Hosts:
 
 def _reason(error: DeliveryFailed) -> str:
     return " ".join(filter(None, [error.what, printable(error.detail)]))
-
-
-def _silent() -> Away:
-    return Away(
-        "The system does not answer.",
-        remedy="Try again later; if it lasts, tell the site's support.",
-    )

@@ -8,18 +8,20 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from shiftergw.delivery.disk_calls import HANG_SECONDS, Call, DiskCalls
 from shiftergw.delivery.proof import patience
-from shiftergw.errors import DeliveryFailed, NoSpace
+from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.disk_errors import translated_disk_errors
 from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error, sync_directory
+from shiftergw.plumbing.hashing import hash_file
 from shiftergw.ports import InstalledFile, Report, Verification
 
 if TYPE_CHECKING:
@@ -300,12 +302,7 @@ def _list(directory: Path, call: Call) -> list[InstalledFile]:
 
 
 def _digest(path: Path, call: Call) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            call.go_on()
-            digest.update(piece)
-    return digest.hexdigest()
+    return hash_file(path, should_stop=call.go_on)[1]
 
 
 def _sweep(directory: Path, before: float, call: Call) -> int:
@@ -324,19 +321,14 @@ def _sweep(directory: Path, before: float, call: Call) -> int:
     return removed
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Say what the operating system says, for users and for admins."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpace(
-                "The system's image directory has no space left.", detail=str(error)
-            ) from error
-        kind = Away if error.errno in _AWAY else DeliveryFailed
-        raise kind(
-            f"The system's image directory cannot be used: {error.strerror}.",
-            remedy="Tell the site's support: `shiftergw check` says more.",
-            detail=str(error),
-        ) from error
+def _errors() -> AbstractContextManager[None]:
+    """Turn errors of the image directory's file system into errors for users and admins."""
+    return translated_disk_errors("The system's image directory has no space left.", _unusable)
+
+
+def _unusable(error: OSError) -> DeliveryFailed:
+    kind = Away if error.errno in _AWAY else DeliveryFailed
+    return kind(
+        f"The system's image directory cannot be used: {error.strerror}.",
+        remedy="Tell the site's support: `shiftergw check` says more.",
+    )

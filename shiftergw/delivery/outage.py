@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
-from shiftergw.plumbing.channel import Away, Unexplained
+from shiftergw.plumbing.channel import Away, Unexplained, no_answer
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
@@ -27,7 +27,6 @@ from shiftergw.ports import (
     Report,
     Verification,
 )
-from shiftergw.ssh.connection import silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,7 +215,7 @@ class GuardedDirectory:
             # A delivery that has just ended would be made again for want of a few seconds.
             return await self._guarded(work)
         seconds = self._first_seconds
-        return await self._guarded(within(seconds, self._breaker.clock, work, silent))
+        return await self._guarded(within(seconds, self._breaker.clock, work, no_answer))
 
     async def _guarded(self, work: Awaitable[T]) -> T:
         try:

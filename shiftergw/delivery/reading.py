@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
+from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.timing import shielded
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class SourceFile:
     async def sha256(self, length: int) -> str:
         """Return the digest of the first `length` bytes, in hexadecimal."""
         stop = Event()
-        return await self._threads.run_until(stop.set, _digest, self._descriptor, length, stop)
+        _, digest = await self._threads.run_until(
+            stop.set, hash_file, self._descriptor, length=length, should_stop=stop.is_set
+        )
+        return digest
 
     @contextmanager
     def blocks(self, offset: int) -> Iterator[AsyncIterator[bytes]]:
@@ -95,21 +98,3 @@ def open_source(path: Path) -> tuple[int, int]:
 def close_source(opened: tuple[int, int]) -> None:
     """Close what `open_source` has opened."""
     os.close(opened[0])
-
-
-class Stopped(Exception):
-    """The caller was cancelled; he never sees this."""
-
-
-def _digest(descriptor: int, length: int, stop: Event) -> str:
-    digest = hashlib.sha256()
-    offset = 0
-    while offset < length:
-        if stop.is_set():
-            raise Stopped
-        piece = os.pread(descriptor, min(BLOCK, length - offset), offset)
-        if not piece:
-            break
-        digest.update(piece)
-        offset += len(piece)
-    return digest.hexdigest()

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from shiftergw.delivery import proof
 from shiftergw.delivery.remote_program import Program
-from shiftergw.delivery.shell import silent
+from shiftergw.delivery.shell import timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
@@ -82,7 +82,7 @@ class Sink(Program):
             view = memoryview(block)[: self._size - self._sent]
             for start in range(0, len(view), _PIECE):
                 while self._paused:
-                    await within(self._idle_seconds, self._clock, self.changed(), silent)
+                    await within(self._idle_seconds, self._clock, self.changed(), timed_out)
                 self.check()
                 piece = view[start : start + _PIECE]
                 self._sent += len(piece)
@@ -98,7 +98,7 @@ class Sink(Program):
             while self._answers < count:
                 await self.changed()
 
-        await within(seconds, self._clock, wait(), silent)
+        await within(seconds, self._clock, wait(), timed_out)
 
     def check(self) -> None:
         """Raise what is wrong; an end before the last answer is."""

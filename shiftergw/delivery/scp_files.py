@@ -16,7 +16,7 @@ from shiftergw.delivery import proof
 from shiftergw.delivery import scp_programs as programs
 from shiftergw.delivery.remote_program import Program, malformed
 from shiftergw.delivery.scp import Sink
-from shiftergw.delivery.shell import Shell, silent
+from shiftergw.delivery.shell import Shell, timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
@@ -170,7 +170,7 @@ class ScpFiles:
         async with self._shell.started(sink, text, *words):
             with source.blocks(begin) as blocks:
                 await sink.send(blocks)
-            await within(proof.patience(end - begin), self._clock, sink.finished(), silent)
+            await within(proof.patience(end - begin), self._clock, sink.finished(), timed_out)
 
     async def create(self, path: bytes, content: bytes) -> None:
         """Make a small file, as `Files` says."""
@@ -214,8 +214,8 @@ class ScpFiles:
         async with self._shell.started(reading, programs.READ, path, b"%d" % size):
             reading.give(b"")
             while reading.left:
-                await within(self._shell.idle_seconds, self._clock, reading.changed(), silent)
-            await within(self._shell.idle_seconds, self._clock, reading.finished(), silent)
+                await within(self._shell.idle_seconds, self._clock, reading.changed(), timed_out)
+            await within(self._shell.idle_seconds, self._clock, reading.finished(), timed_out)
 
 
 class _Reading(Program):

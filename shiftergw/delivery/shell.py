@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.delivery.remote_program import Program, malformed, started
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
-from shiftergw.plumbing.channel import Away, Full
+from shiftergw.plumbing.channel import Away, Full, stopped_answering
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Shell:
         async with self.started(Output(limit), text, *words) as program:
             program.give(given)
             seconds = max(seconds, self.idle_seconds)
-            await within(seconds, self._clock, program.finished(), silent)
+            await within(seconds, self._clock, program.finished(), timed_out)
         return bytes(program.said)
 
     @asynccontextmanager
@@ -134,8 +134,6 @@ async def run_once(
     return bytes(program.said)
 
 
-def silent() -> Away:
-    """Return the error for a system that owes an answer for too long."""
-    return Away(
-        "The system stopped answering.", detail="a program on the system did not end in time"
-    )
+def timed_out() -> Away:
+    """Return the error for a program on the system that exceeded its time limit."""
+    return stopped_answering("a program on the system did not end in time")

@@ -37,6 +37,19 @@ class NotStarted(DeliveryFailed):
     """The host starts no such program for this account, now or later."""
 
 
+def no_answer() -> Away:
+    """Return the error for a host that does not answer within a time limit."""
+    return Away(
+        "The system does not answer.",
+        remedy="Try again later; if it lasts, tell the site's support.",
+    )
+
+
+def stopped_answering(detail: str = "") -> Away:
+    """Return the error for a host that answered before and now exceeds a time limit."""
+    return Away("The system stopped answering.", detail=detail)
+
+
 class Channel(Protocol):
     """One program on the far side, with its standard input, output and error.
 

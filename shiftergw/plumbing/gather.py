@@ -12,6 +12,13 @@ from shiftergw.plumbing.timing import shielded
 T = TypeVar("T")
 
 
+def cancel_all(deferreds: Iterable[Deferred[Any]]) -> None:
+    """Cancel Deferreds that nobody waits for any more, and drop their results and errors."""
+    for deferred in deferreds:
+        deferred.addBoth(lambda _: None)
+        deferred.cancel()
+
+
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
     """Run all coroutines side by side and return their results in order.
 

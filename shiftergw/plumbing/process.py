@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 
 from shiftergw.errors import ChildFailed, TimedOut
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import wait_to_end
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorProcess, IReactorTime
@@ -222,19 +222,4 @@ async def run_command(
             ) from error
     if on_start is not None:
         on_start(watcher.pid)
-    cancelled: CancelledError | None = None
-    while True:
-        try:
-            finished = await shielded(watcher.ended)
-        except CancelledError as error:
-            if cancelled is None:
-                watcher.stop()
-            cancelled = error
-            continue
-        except Exception:
-            if cancelled is not None:
-                raise cancelled from None
-            raise
-        if cancelled is not None:
-            raise cancelled
-        return finished
+    return await wait_to_end(watcher.ended, watcher.stop)

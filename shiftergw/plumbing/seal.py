@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shiftergw.errors import ConfigurationError, GatewayError
+from shiftergw.plumbing.disk_errors import DISK_FULL
 from shiftergw.plumbing.files import nearest, read_whole, sync_directory
 
 _KEY_BYTES = 32
@@ -112,7 +113,7 @@ def _not_made(path: Path, error: OSError) -> ConfigurationError:
     what = (
         f"The secret key {path} is absent, and cannot be made in {path.parent}: {error.strerror}."
     )
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in DISK_FULL:
         return ConfigurationError(what, remedy="Make room on its file system.")
     if error.errno == errno.EROFS:
         return ConfigurationError(what, remedy="Mount its file system for writing.")

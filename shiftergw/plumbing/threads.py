@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from shiftergw.errors import Unavailable
-from shiftergw.plumbing.timing import shielded
+from shiftergw.plumbing.timing import shielded, wait_to_end
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -110,7 +110,7 @@ class Threads(Service):
         to end and then raises the cancellation, so that no thread outlives its caller's clean-up.
         For long work use `run_until`.
         """
-        return await self.run_until(_nothing, function, *args, **kwargs)
+        return await self.run_until(lambda: None, function, *args, **kwargs)
 
     async def run_until(
         self,
@@ -123,26 +123,4 @@ class Threads(Service):
 
         Raises `Unavailable` once the pool has stopped.
         """
-        running = self.begin(function, *args, **kwargs)
-        cancelled: CancelledError | None = None
-        while True:
-            try:
-                result = await shielded(running)
-            except CancelledError as error:
-                if running.called:
-                    raise
-                if cancelled is None:
-                    on_cancel()
-                cancelled = error
-                continue
-            except Exception:
-                if cancelled is not None:
-                    raise cancelled from None
-                raise
-            if cancelled is not None:
-                raise cancelled
-            return result
-
-
-def _nothing() -> None:
-    """Do nothing on cancellation: the work is short."""
+        return await wait_to_end(self.begin(function, *args, **kwargs), on_cancel)

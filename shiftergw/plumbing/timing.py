@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -98,6 +98,32 @@ def shielded(inner: Deferred[T]) -> Deferred[T]:
 
     inner.addBoth(pass_on)
     return outer
+
+
+async def wait_to_end(running: Deferred[T], on_cancel: Callable[[], object]) -> T:
+    """Return the result of `running`; wait for its end even if the caller is cancelled.
+
+    The first cancellation calls `on_cancel`, which should make `running` end soon. Whatever its
+    result, the cancellation is raised afterwards.
+    """
+    cancellation: CancelledError | None = None
+    while True:
+        try:
+            result = await shielded(running)
+        except CancelledError as error:
+            if running.called:
+                raise
+            if cancellation is None:
+                on_cancel()
+            cancellation = error
+            continue
+        except Exception:
+            if cancellation is not None:
+                raise cancellation from None
+            raise
+        if cancellation is not None:
+            raise cancellation
+        return result
 
 
 def abandonable(work: Deferred[T]) -> Deferred[T]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from shiftergw.model import ImageRecord
+from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLED
 
 if TYPE_CHECKING:
@@ -26,18 +26,17 @@ class LastAnswers:
 
     def __init__(self, clock: IReactorTime) -> None:
         """Remember nothing."""
-        self._clock = clock
-        self._kept: OrderedDict[Poll, tuple[float, ImageRecord]] = OrderedDict()
+        self._records: RecentValues[Poll, ImageRecord] = RecentValues(
+            MOST_KEPT, KEPT_SECONDS, clock
+        )
 
     def keep(self, poll: Poll, record: ImageRecord) -> None:
         """Remember an answer, unless it ended the polling."""
-        self._kept.pop(poll, None)
         if record.status in POLLED:
-            self._kept[poll] = self._clock.seconds(), record
-            if len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+            self._records.set(poll, record)
+        else:
+            self._records.discard(poll)
 
     def last(self, poll: Poll) -> ImageRecord | None:
         """Return what this poll was answered last, if it was not long ago."""
-        at, record = self._kept.get(poll, (0.0, None))
-        return record if at + KEPT_SECONDS > self._clock.seconds() else None
+        return self._records.get(poll)

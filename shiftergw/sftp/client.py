@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from shiftergw.plumbing.gather import cancel_all
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import Attributes, FileSystem, Refused, malformed, string
 from shiftergw.sftp.session import Session, expect
@@ -166,6 +167,4 @@ class Sftp(Session):
                 take(await reads[0])
                 reads.popleft()
         finally:
-            for read in reads:
-                read.addErrback(lambda _: None)
-                read.cancel()
+            cancel_all(reads)

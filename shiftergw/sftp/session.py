@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import Away, stopped_answering
 from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing import Flight, Outgoing
 from shiftergw.sftp.packets import Body, Refused, Splitter, malformed, string
@@ -318,7 +318,7 @@ class Session:
     def _on_silence(self) -> None:
         self._timer = None
         detail = f"an SFTP request without an answer for {self._idle_seconds:g} s or more"
-        self._fail(Away("The system stopped answering.", detail=detail))
+        self._fail(stopped_answering(detail))
 
     def _on_exit(self, status: int | None) -> None:
         said = f": {self._channel.stderr}" if self._channel.stderr else ""

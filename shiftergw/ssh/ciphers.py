@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.conch.ssh.transport import SSHCiphers
 
-_GCM_KEY = {b"aes128-gcm@openssh.com": 16, b"aes256-gcm@openssh.com": 32}
-_CTR_KEY = {b"aes128-ctr": 16, b"aes192-ctr": 24, b"aes256-ctr": 32}
+from shiftergw.ssh import cipher_names
+
+_GCM_KEY = {name.encode(): size for name, size in cipher_names.GCM_KEY_BYTES.items()}
+_CTR_KEY = {name.encode(): size for name, size in cipher_names.CTR_KEY_BYTES.items()}
 _MAC = {b"hmac-sha2-256": ("sha256", 32), b"hmac-sha2-512": ("sha512", 64)}
 
-CIPHERS = [*_GCM_KEY, *_CTR_KEY]
-"""The ciphers that we offer, the fastest first: those that CVE-2023-48795 does not touch."""
+CIPHERS = [name.encode() for name in cipher_names.CIPHERS]
+"""The ciphers that we offer, the fastest first, as the protocol has their names."""
 
 MACS = [*_MAC]
 """The MACs that we offer, for CTR; what GCM is sealed with is its own."""

@@ -13,7 +13,7 @@ from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, DNSLookupError
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away
+from shiftergw.plumbing.channel import Away, no_answer
 from shiftergw.plumbing.timing import abandonable, shielded, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.keys import Signer, agent_keys, read_key
@@ -108,7 +108,7 @@ class SshConnection:
             self._idle_seconds,
             self._clock,
             self._channels.open_session(request, argument),
-            silent,
+            no_answer,
         )
 
     def _look(self) -> None:
@@ -121,7 +121,7 @@ class SshConnection:
         else:
             self._silent += 1
         if self._silent > _ASK_TIMES:
-            self._transport.fail(silent())
+            self._transport.fail(no_answer())
             return
         if self._silent:
             self._channels.keep_alive()
@@ -155,7 +155,7 @@ async def connect(
             connect_seconds,
             reactor,
             _connect(account, reactor, known_hosts, signers, idle_seconds),
-            silent,
+            no_answer,
         )
     except DeliveryFailed as error:
         error.detail = f"{account.place}: {error.detail}" if error.detail else account.place
@@ -232,14 +232,6 @@ def _read_known_hosts(configured: Path | None) -> KnownHosts:
         return KnownHosts.read([configured], must_exist=True)
     files = filter(None, (user_file(), GLOBAL_FILE))
     return KnownHosts.read(files, must_exist=False)
-
-
-def silent() -> Away:
-    """Return the error of a server that says nothing within a limit."""
-    return Away(
-        "The system does not answer.",
-        remedy="Try again later; if it lasts, tell the site's support.",
-    )
 
 
 def _late_close() -> TimeoutError:

@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 from shiftergw.errors import DeliveryFailed, printable
+from shiftergw.plumbing.channel import no_answer
 from shiftergw.plumbing.timing import shielded, within
 from shiftergw.ssh.channels import Channels
-from shiftergw.ssh.connection import CONNECT_SECONDS, close, reach, silent
+from shiftergw.ssh.connection import CONNECT_SECONDS, close, reach
 from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.known_hosts import SIGNATURES, KnownHosts, Line, type_of
 from shiftergw.ssh.login import Login
@@ -120,7 +121,7 @@ async def host_keys(
             continue
         question = _Question(host, port, algorithms)
         try:
-            await within(seconds, reactor, _ask(question, host, port, reactor), silent)
+            await within(seconds, reactor, _ask(question, host, port, reactor), no_answer)
             found.append(question.key.blob)
         except _Lacking:
             pass

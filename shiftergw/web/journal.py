@@ -8,7 +8,7 @@ in that minute.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
 from shiftergw.model import ImageRecord, Session
+from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLED
 from shiftergw.web.site import Call
 
@@ -65,7 +66,7 @@ class Journal:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._last_answers: OrderedDict[Pull, tuple[float, str]] = OrderedDict()
+        self._last_answers: RecentValues[Pull, str] = RecentValues(MOST_KEPT, NEWS_SECONDS, clock)
         self._quiet: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         """By user, the number of refused requests in this period."""
@@ -79,13 +80,10 @@ class Journal:
         Work in flight is one answer whatever its stage: the workers log stages.
         """
         pull = session.uid, session.system, itype, image
-        now = self._clock.seconds()
-        current = "in flight" if record.status in POLLED else f"{record.status.value} {record.id}"
-        at, before = self._last_answers.pop(pull, (0.0, ""))
-        self._last_answers[pull] = now, current
-        if len(self._last_answers) > MOST_KEPT:
-            self._last_answers.popitem(last=False)
-        return current != before or at + NEWS_SECONDS < now
+        answer = "in flight" if record.status in POLLED else f"{record.status.value} {record.id}"
+        last_answer = self._last_answers.get(pull)
+        self._last_answers.set(pull, answer)
+        return answer != last_answer
 
     def write(self, call: Call, line: RequestLog, outcome: int | None, seconds: float) -> None:
         """Log one request; `outcome` is the status of the answer, None if the client hung up."""

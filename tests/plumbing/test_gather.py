@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.plumbing.gather import gather_or_cancel
+from shiftergw.plumbing.gather import cancel_all, gather_or_cancel
 from tests.plumbing import ends_of
 
 
@@ -108,3 +108,13 @@ async def test_a_failure_at_once() -> None:
     with pytest.raises(ValueError, match="at once"):
         await gather_or_cancel([fails(), other.run()])
     assert other.cancelled == 1
+
+
+def test_unneeded_work_is_cancelled_without_a_word() -> None:
+    """`cancel_all` cancels what still runs; no result or error of it is reported."""
+    cancelled: list[object] = []
+    running: Deferred[int] = Deferred(cancelled.append)
+    failed: Deferred[int] = Deferred()
+    failed.errback(KeyError("unheard"))
+    cancel_all([running, failed])
+    assert cancelled == [running]

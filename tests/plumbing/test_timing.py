@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.errors import TimedOut
-from shiftergw.plumbing.timing import pause, shielded, ticking, within
+from shiftergw.plumbing.timing import pause, shielded, ticking, wait_to_end, within
 
 
 def late() -> BaseException:
@@ -115,3 +115,31 @@ def test_ticks_come_while_the_block_lives() -> None:
     with pytest.raises(KeyError), ticking(2, clock, lambda: ticks.append(0)):
         raise KeyError
     assert clock.getDelayedCalls() == []
+
+
+def test_the_end_of_work_is_waited_for_despite_cancellation() -> None:
+    """The first cancellation asks the work to stop; it is raised once the work has ended."""
+    work: Deferred[int] = Deferred()
+    stops: list[str] = []
+    failures: list[Any] = []
+    waiting = Deferred.fromCoroutine(wait_to_end(work, lambda: stops.append("stop")))
+    waiting.addErrback(lambda failure: failures.append(failure.type))
+    waiting.cancel()
+    waiting.cancel()
+    assert (stops, failures) == (["stop"], [])
+    work.errback(KeyError("dropped"))
+    assert failures == [CancelledError]
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_ends_by_itself_is_not_stopped() -> None:
+    """Results and errors of work are passed on; `on_cancel` is not called."""
+    stops: list[str] = []
+    done: Deferred[int] = Deferred()
+    done.callback(3)
+    assert await wait_to_end(done, lambda: stops.append("stop")) == 3
+    broken: Deferred[int] = Deferred()
+    broken.errback(KeyError("own"))
+    with pytest.raises(KeyError):
+        await wait_to_end(broken, lambda: stops.append("stop"))
+    assert stops == []

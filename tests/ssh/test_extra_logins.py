@@ -18,12 +18,12 @@ from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.shell import Output
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Channel, Connection, Full
+from shiftergw.plumbing.channel import Away, Channel, Connection, Full, no_answer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import Verification
-from shiftergw.ssh.connection import CONNECT_SECONDS, silent
+from shiftergw.ssh.connection import CONNECT_SECONDS
 from shiftergw.ssh.extra_logins import MOST_EXTRA, ExtraLogins
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.several import System
@@ -181,7 +181,7 @@ def test_login_that_hangs() -> None:
     async def connect() -> Connection:
         nonlocal tries
         tries += 1
-        return await within(CONNECT_SECONDS, clock, Deferred(), silent)
+        return await within(CONNECT_SECONDS, clock, Deferred(), no_answer)
 
     over = ExtraLogins(Login(logins), connect, clock)
     assert started(over, clock).called

@@ -1,0 +1,41 @@
+"""Errors of the operating system become errors of the gateway."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from shiftergw.errors import DeliveryFailed, GatewayError, NoSpace
+from shiftergw.plumbing.disk_errors import translated_disk_errors
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "what"),
+    [
+        (errno.ENOSPC, NoSpace, "It is full."),
+        (errno.EDQUOT, NoSpace, "It is full."),
+        (errno.EIO, DeliveryFailed, "It failed: broken."),
+    ],
+)
+def test_translation(number: int, kind: type[GatewayError], what: str) -> None:
+    """A full disk or quota is `NoSpace`, everything else the caller's error; both have details."""
+    with (
+        pytest.raises(kind) as raised,
+        translated_disk_errors(
+            "It is full.", lambda error: DeliveryFailed(f"It failed: {error.strerror}.")
+        ),
+    ):
+        raise OSError(number, "broken", "/file")
+    assert raised.value.what == what
+    assert raised.value.detail == f"[Errno {number}] broken: '/file'"
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+def test_other_exceptions_pass() -> None:
+    """Only `OSError` is translated."""
+    with (
+        pytest.raises(ValueError, match="x"),
+        translated_disk_errors("Full.", lambda _: DeliveryFailed("Failed.")),
+    ):
+        raise ValueError("x")
