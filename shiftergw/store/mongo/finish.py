@@ -23,7 +23,8 @@ from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import IllegalStepError, State, check_step
 from shiftergw.store import documents, legacy_documents
-from shiftergw.store.documents import MOVED_TAGS, UNFINISHED_STEPS, Change
+from shiftergw.store.attempts import UNFINISHED_STEPS
+from shiftergw.store.documents import MOVED_TAGS, Change
 from shiftergw.store.legacy_documents import read_time
 from shiftergw.store.mongo import images, places, queries
 from shiftergw.store.mongo.records import (
@@ -64,13 +65,13 @@ def _end(document: Document, outcome: Ready | Expired | Failed, now: float) -> C
     old = State(document["status"])
     match outcome:
         case Expired() if old is State.EXPIRING:
-            gone = documents.expired(now)
+            gone = documents.end_removal(now)
             return Change(gone.members, (*gone.without, MOVED_TAGS))
         case Failed() if old is State.EXPIRING:
-            return documents.put_off(outcome, now)
+            return documents.defer_removal(outcome, now)
         case Failed():
             check_step(old, State.FAILURE)
-            return documents.failed(outcome, now)
+            return documents.fail(outcome, now)
         case Expired():
             raise IllegalStepError(f"no removal is {old}")
         case Ready():
@@ -135,10 +136,10 @@ def _ready(
     more: Mapping[str, Any],
 ) -> Change:
     """Return the change after which a document is the READY record of a delivered image."""
-    ready = documents.ready(outcome, now)
+    ready = documents.become_ready(outcome, now)
     back = Change({})
     if not is_ready(document) and document["status"] == State.EXPIRING:
-        back = documents.taken_back("", ())
+        back = documents.cancel_removal("", ())
     tags = tags if tag is None or tag in tags else [*tags, tag]
     return Change(
         {**back.members, **ready.members, "tag": tags, **more},

@@ -30,7 +30,7 @@ async def take_tag(db: Database, carrier: Document, tag: str, until: float, than
     """Take a tag from a READY record as it was read, or as it is by now if pulled before `than`."""
     for _ in range(TRIES):
         left = [one for one in legacy_documents.read_tags(carrier) if one != tag]
-        untagged = documents.untagged(carrier, left, until)
+        untagged = documents.replace_tags(carrier, left, until)
         pins = ("status", "tag", "last_pull", "expiration")
         if await change(db, carrier, pins, untagged) is not None:
             return
@@ -75,7 +75,7 @@ async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
         left = [other for other in legacy_documents.read_tags(document) if other != tag]
         changes = Change({"tag": left})
         if not left:
-            going = documents.expiring(document, key)
+            going = documents.request_removal(document, key)
             changes = Change({**going.members, "tag": left}, going.without)
         changed = await change(db, document, ("status", "tag", "claim"), changes)
         if changed is not None:
@@ -93,7 +93,7 @@ async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecor
         if expired_at is not None and (expiration is None or expiration > expired_at):
             return None
         pins = ("status", "claim") if expired_at is None else ("status", "claim", "expiration")
-        changed = await change(db, document, pins, documents.expiring(document, key))
+        changed = await change(db, document, pins, documents.request_removal(document, key))
         if changed is not None:
             return record_of(changed)
     raise too_busy()

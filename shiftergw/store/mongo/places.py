@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pymongo.errors import DuplicateKeyError
 
 from shiftergw.mongo.database import Database, Document, Query
-from shiftergw.store.documents import follows, holder_of, is_over
+from shiftergw.store.attempts import is_attempt_over, may_take_over, parse_holder
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import BLOCKS, LEASES, place
 from shiftergw.store.mongo.records import TRIES, document_at, too_busy
@@ -30,7 +30,7 @@ async def lease(
             held = await db.first(Query(LEASES, there))
             if held is None:
                 continue
-            if not (follows(holder, held["holder"]) or await _is_over(db, held["holder"])):
+            if not (may_take_over(holder, held["holder"]) or await _is_over(db, held["holder"])):
                 return False
             followed = {**there, "holder": held["holder"]}
             if not await db.update(LEASES, followed, {"$set": taken}):
@@ -40,8 +40,8 @@ async def lease(
 
 
 async def _is_over(db: Database, holder: str) -> bool:
-    key, attempt = holder_of(holder)
-    return is_over(await document_at(db, key), attempt)
+    key, attempt = parse_holder(holder)
+    return is_attempt_over(await document_at(db, key), attempt)
 
 
 async def release(db: Database, directory: str, image_id: str, holder: str) -> None:

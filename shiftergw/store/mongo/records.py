@@ -18,7 +18,7 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
-from shiftergw.store import documents
+from shiftergw.store import attempts
 from shiftergw.store.documents import Change
 from shiftergw.store.legacy_documents import is_text, read_document
 
@@ -78,7 +78,7 @@ async def document_at(db: Database, key: str) -> Document | None:
 
 async def owned(db: Database, key: str, attempt: int) -> Document:
     """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    return documents.check_owned(await document_at(db, key), attempt)
+    return attempts.check_owner(await document_at(db, key), attempt)
 
 
 def pinned(document: Mapping[str, Any], *names: str) -> Document:

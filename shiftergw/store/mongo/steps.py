@@ -17,7 +17,7 @@ from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimit
 from shiftergw.mongo.database import Database, Document
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
-from shiftergw.store import documents
+from shiftergw.store import attempts, documents
 from shiftergw.store.documents import Change
 from shiftergw.store.fair_schedule import REMOVALS_UID
 from shiftergw.store.mongo import queries
@@ -63,7 +63,7 @@ async def claim(
         refusal = None if limits is None else await _refusal(db, request.requested_by, limits, 0)
         if refusal is None:
             document = {"_id": ObjectId(documents.new_key(now))}
-            document |= storable(documents.claimed(request, now))
+            document |= storable(documents.new_claim(request, now))
             if not await _is_added(db, document):
                 continue
             if limits is not None:
@@ -168,8 +168,8 @@ async def begin(
         if document is None or document.get("claim") is None:
             return None
         state = State(document["status"])
-        started = documents.begun(document, runner, now)
-        if not documents.may_begin(document, now, limit):
+        started = documents.begin_attempt(document, runner, now)
+        if not attempts.may_begin(document, now, limit):
             if not tried.is_left(document, runner):
                 return None
             started = Change({"last_heartbeat": now})
@@ -220,7 +220,7 @@ async def postpone(
                 pulls = await db.find(queries.postponed(document.get("location")))
             users = [pull.get("requested_by") for pull in pulls]
             check_postponed(len(pulls), users.count(document.get("requested_by")), limits, cause)
-        changes = documents.postponed(document, not_before, why, now, cause)
+        changes = documents.postpone(document, not_before, why, now, cause)
         postponed = await change(db, document, OWN, changes)
         if postponed is not None:
             return record_of(postponed)
@@ -237,7 +237,7 @@ async def advance(
         check_step(old, state)
         if State.PENDING in (old, state) or state not in POLLED:
             raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
-        changes = documents.advanced(state, message, now)
+        changes = documents.advance(state, message, now)
         if await change(db, document, OWN, changes) is not None:
             return
     raise too_busy()
@@ -247,7 +247,7 @@ async def requeue(db: Database, key: str, attempt: int, message: str, *, died: b
     """End an attempt without a result."""
     for _ in range(TRIES):
         document = await owned(db, key, attempt)
-        changes = documents.requeued(document, message, died=died)
+        changes = documents.requeue(document, message, died=died)
         ended = await change(db, document, OWN, changes)
         if ended is not None:
             return record_of(ended)

@@ -172,7 +172,7 @@ class MongoStore(Service):
         self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
     ) -> None:
         """See `ImageStore`."""
-        beat = documents.alive(progress, now, message)
+        beat = documents.heartbeat(progress, now, message)
         await steps.heartbeat(self._db, key, attempt, beat)
 
     async def finish(
@@ -287,7 +287,7 @@ class MongoStore(Service):
         group_acl: Sequence[int],
     ) -> None:
         """See `ImageStore`."""
-        change = documents.readable_by(private, user_acl, group_acl)
+        change = documents.set_access(private, user_acl, group_acl)
         await images.set_access(self._db, systems, image_id, change)
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:

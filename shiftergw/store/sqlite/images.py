@@ -41,7 +41,7 @@ def taken_back(
         for tag in legacy_documents.read_tags(document)
         if db.execute(queries.CARRIERS, (*place, tag, key)).fetchone() is None
     ]
-    return documents.taken_back(message, tags)
+    return documents.cancel_removal(message, tags)
 
 
 def take_tag(
@@ -51,7 +51,7 @@ def take_tag(
     for key, text in db.execute(queries.CARRIERS, (*place, new_owner)).fetchall():
         document = json.loads(text)
         left = [tag for tag in legacy_documents.read_tags(document) if tag != place[2]]
-        rows.change(db, key, document, documents.untagged(document, left, untagged_until))
+        rows.change(db, key, document, documents.replace_tags(document, left, untagged_until))
 
 
 def untag(db: sqlite3.Connection, key: str, tag: str) -> ImageRecord | None:
@@ -61,7 +61,9 @@ def untag(db: sqlite3.Connection, key: str, tag: str) -> ImageRecord | None:
         return None
     left = [other for other in legacy_documents.read_tags(document) if other != tag]
     document["tag"] = left
-    return rows.change(db, key, document, Change({}) if left else documents.expiring(document, key))
+    return rows.change(
+        db, key, document, Change({}) if left else documents.request_removal(document, key)
+    )
 
 
 def expire(db: sqlite3.Connection, key: str, expired_at: float | None) -> ImageRecord | None:
@@ -73,7 +75,7 @@ def expire(db: sqlite3.Connection, key: str, expired_at: float | None) -> ImageR
         expiration = document.get("expiration")
         if expiration is None or expiration > expired_at:
             return None
-    return rows.change(db, key, document, documents.expiring(document, key))
+    return rows.change(db, key, document, documents.request_removal(document, key))
 
 
 def renew(db: sqlite3.Connection, key: str, expiration: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from shiftergw.store import documents
+from shiftergw.store import attempts
 from shiftergw.store.sqlite import queries, rows
 
 
@@ -14,9 +14,9 @@ def take(
     """Take or renew a lease in the current transaction; return whether the holder has it."""
     db.execute(queries.FORGET_LEASES, (now,))
     lease = db.execute(queries.HOLDER, (directory, image_id)).fetchone()
-    if lease is not None and not documents.follows(holder, lease[0]):
-        key, attempt = documents.holder_of(lease[0])
-        if not documents.is_over(rows.document_at(db, key), attempt):
+    if lease is not None and not attempts.may_take_over(holder, lease[0]):
+        key, attempt = attempts.parse_holder(lease[0])
+        if not attempts.is_attempt_over(rows.document_at(db, key), attempt):
             return False
     db.execute(queries.LEASE, (directory, image_id, holder, now + seconds))
     return True

@@ -26,7 +26,7 @@ from shiftergw.states import (
     check_restart,
     check_step,
 )
-from shiftergw.store import documents, legacy_documents
+from shiftergw.store import attempts, documents, legacy_documents
 from shiftergw.store.documents import Change
 from shiftergw.store.fair_schedule import REMOVALS_UID
 from shiftergw.store.sqlite import images, queries, rows
@@ -44,7 +44,7 @@ def claim(
         _check_limits(db, request.requested_by, limits)
     place = (request.system, request.itype, request.tag)
     db.execute(queries.FORGET_EARLIER, (*place, request.requested_by))
-    return rows.add(db, documents.new_key(now), documents.claimed(request, now)), True
+    return rows.add(db, documents.new_key(now), documents.new_claim(request, now)), True
 
 
 def _check_limits(db: sqlite3.Connection, uid: int, limits: QueueLimits) -> None:
@@ -66,13 +66,13 @@ def begin(
     document = rows.document_at(db, key)
     if document is None or document.get("claim") is None:
         return None
-    if not documents.may_begin(document, now, limit):
+    if not attempts.may_begin(document, now, limit):
         return None
     state = State(document["status"])
     check_restart(state)
     uid = document.get("requested_by") or 0
     db.execute(queries.SERVE, (REMOVALS_UID if state is State.EXPIRING else uid, now))
-    return rows.change(db, key, document, documents.begun(document, runner, now))
+    return rows.change(db, key, document, documents.begin_attempt(document, runner, now))
 
 
 def postpone(
@@ -95,7 +95,7 @@ def postpone(
         values = document.get("requested_by"), document.get(place)
         together, own = db.execute(query, values).fetchone()
         check_postponed(together, own, limits, cause)
-    change = documents.postponed(document, not_before, why, now, cause)
+    change = documents.postpone(document, not_before, why, now, cause)
     return rows.change(db, key, document, change)
 
 
@@ -108,7 +108,7 @@ def advance(
     check_step(old, state)
     if State.PENDING in (old, state) or state not in POLLED:
         raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
-    rows.change(db, key, document, documents.advanced(state, message, now))
+    rows.change(db, key, document, documents.advance(state, message, now))
 
 
 def requeue(
@@ -116,7 +116,7 @@ def requeue(
 ) -> ImageRecord:
     """End an attempt without a result."""
     document = _owned(db, key, attempt)
-    return rows.change(db, key, document, documents.requeued(document, message, died=died))
+    return rows.change(db, key, document, documents.requeue(document, message, died=died))
 
 
 def heartbeat(db: sqlite3.Connection, key: str, attempt: int, change: Change) -> None:
@@ -142,7 +142,7 @@ def finish(
             return _deliver(db, key, document, outcome, now)
         case Failed():
             check_step(old, State.FAILURE)
-            return rows.change(db, key, document, documents.failed(outcome, now))
+            return rows.change(db, key, document, documents.fail(outcome, now))
         case Expired():
             raise IllegalStepError(f"no removal is {old}")
 
@@ -156,9 +156,9 @@ def _end_removal(
 ) -> ImageRecord:
     match outcome:
         case Expired():
-            return rows.change(db, key, document, documents.expired(now))
+            return rows.change(db, key, document, documents.end_removal(now))
         case Failed():
-            return rows.change(db, key, document, documents.put_off(outcome, now))
+            return rows.change(db, key, document, documents.defer_removal(outcome, now))
         case Ready():
             raise IllegalStepError("a removal does not end with an image")
 
@@ -176,7 +176,7 @@ def _deliver(
     tags = legacy_documents.read_tags(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
-    ready = documents.ready(outcome, now)
+    ready = documents.become_ready(outcome, now)
     record = rows.change(db, key, document, Change({**ready.members, "tag": tags}, ready.without))
     if tag is not None:
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
@@ -193,4 +193,4 @@ def abandon(db: sqlite3.Connection, key: str) -> None:
 
 def _owned(db: sqlite3.Connection, key: str, attempt: int) -> dict[str, Any]:
     """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    return documents.check_owned(rows.document_at(db, key), attempt)
+    return attempts.check_owner(rows.document_at(db, key), attempt)

@@ -179,7 +179,7 @@ class SqliteStore(Service):
         self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
     ) -> None:
         """See `ImageStore`."""
-        change = documents.alive(progress, now, message)
+        change = documents.heartbeat(progress, now, message)
         await self._note(lambda db: steps.heartbeat(db, key, attempt, change))
 
     async def finish(
@@ -318,7 +318,7 @@ class SqliteStore(Service):
         group_acl: Sequence[int],
     ) -> None:
         """See `ImageStore`."""
-        change = documents.readable_by(private, user_acl, group_acl)
+        change = documents.set_access(private, user_acl, group_acl)
         await self._work(lambda db: images.set_access(db, systems, image_id, change))
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:

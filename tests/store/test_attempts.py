@@ -1,4 +1,4 @@
-"""What is read from documents that an admin's hand may have touched."""
+"""The rules of attempts, also for documents that an admin has edited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shiftergw.store.documents import UNFINISHED_STEPS, is_over
+from shiftergw.store.attempts import UNFINISHED_STEPS, is_attempt_over
 
 CLAIM = {"claim": "alpha/docker/x:1"}
 
@@ -29,6 +29,8 @@ CLAIM = {"claim": "alpha/docker/x:1"}
         ({"attempt": [2], **CLAIM}, False),
     ],
 )
-def test_whether_the_first_attempt_is_over(document: dict[str, Any] | None, over: bool) -> None:
-    """A number that is none proves nothing: the lease ends by itself, and nobody's pull by it."""
-    assert is_over(document, 1) is over
+def test_an_attempt_is_over_only_if_the_record_proves_it(
+    document: dict[str, Any] | None, over: bool
+) -> None:
+    """An `attempt` that is not a number proves nothing: the lease then ends by its time."""
+    assert is_attempt_over(document, 1) is over
