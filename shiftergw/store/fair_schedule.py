@@ -1,7 +1,8 @@
-"""Whose turn it is: which of the work that waits may begin now, and in which order.
+"""Choose which waiting work may begin now, and in which order.
 
-Shares that cross, of users, systems and registries, are more than a query can keep without leaving
-a slot empty that somebody could have. So the store reads who has what, and this chooses.
+The shares of users, systems and registries overlap. No single query can enforce all of them and
+still leave no slot empty that some work could use. So the store reads what is in flight, and this
+module chooses.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from operator import itemgetter
 from typing import NamedTuple
 
 REMOVALS_UID = -2
-"""Whose turn it is when files are removed: no user has this uid, not even one without a name."""
+"""The uid under which removals of files are scheduled. No user has it, not even `anonymous`."""
 
 
 class InFlight(NamedTuple):
     """A record in flight that is not postponed.
 
-    `registry` is the location that it pulls from, if that is recorded and the work contacts it;
-    `served` is when the user's work was last begun, if it ever was.
+    `registry` is the location that it pulls from, or None if the work contacts no registry or the
+    location is not recorded. `served` is when the user's work was last begun, or None.
     """
 
     key: str
@@ -32,7 +33,7 @@ class InFlight(NamedTuple):
 
 
 def fair_schedule(
-    flights: Iterable[InFlight],
+    records: Iterable[InFlight],
     limit: int,
     running_per_user: int | None,
     offered: Collection[str],
@@ -40,27 +41,28 @@ def fair_schedule(
     share: int | None = None,
     system_shares: Mapping[str, int] | None = None,
 ) -> list[str]:
-    """Return the keys of at most `limit` records that wait, as `ImageStore.waiting` says.
+    """Return the keys of at most `limit` waiting records, as `ImageStore.waiting` promises.
 
-    `flights` are all records in flight that are not postponed, in the order of arrival.
+    `records` are all records in flight that are not postponed, in the order of arrival. `offered`
+    are the keys of records on their way to a worker; `without` are the systems without workers.
     """
     users: Counter[int] = Counter()
     systems: Counter[str] = Counter()
     registries: Counter[str | None] = Counter()
     served: dict[int, float] = {}
-    chosen: list[str] = []
+    keys: list[str] = []
     queues: dict[tuple[int, str, str | None], deque[str]] = {}
-    for flight in flights:
-        served[flight.uid] = -1.0 if flight.served is None else flight.served
-        if flight.waits and flight.key not in offered:
-            queue = queues.setdefault((flight.uid, flight.system, flight.registry), deque())
-            queue.append(flight.key)
+    for record in records:
+        served[record.uid] = -1.0 if record.served is None else record.served
+        if record.waits and record.key not in offered:
+            queue = queues.setdefault((record.uid, record.system, record.registry), deque())
+            queue.append(record.key)
             continue
-        users[flight.uid] += 1
-        systems[flight.system] += 1
-        registries[flight.registry] += 1
-        if flight.waits:
-            chosen.append(flight.key)
+        users[record.uid] += 1
+        systems[record.system] += 1
+        registries[record.registry] += 1
+        if record.waits:
+            keys.append(record.key)
 
     def may_begin(uid: int, system: str) -> bool:
         return system not in without and (
@@ -68,27 +70,27 @@ def fair_schedule(
         )
 
     def shares_exceeded(uid: int, system: str, registry: str | None) -> int:
-        most, most_of_system = share or math.inf, (system_shares or {}).get(system, math.inf)
+        limit, system_limit = share or math.inf, (system_shares or {}).get(system, math.inf)
         return (
-            (uid != REMOVALS_UID and users[uid] >= most)
-            + (registry is not None and registries[registry] >= most)
-            + (systems[system] >= most_of_system)
+            (uid != REMOVALS_UID and users[uid] >= limit)
+            + (registry is not None and registries[registry] >= limit)
+            + (systems[system] >= system_limit)
         )
 
-    while len(chosen) < limit:
-        heads = [
-            (shares_exceeded(uid, system, registry), users[uid], served[uid], queue[0], place)
-            for place, queue in queues.items()
-            for uid, system, registry in [place]
+    while len(keys) < limit:
+        candidates = [
+            (shares_exceeded(uid, system, registry), users[uid], served[uid], queue[0], queue_id)
+            for queue_id, queue in queues.items()
+            for uid, system, registry in [queue_id]
             if queue and may_begin(uid, system)
         ]
-        if not heads:
+        if not candidates:
             break
-        *_, key, place = min(heads, key=itemgetter(0, 1, 2, 3))
-        chosen.append(key)
-        queues[place].popleft()
-        uid, system, registry = place
+        *_, key, queue_id = min(candidates, key=itemgetter(0, 1, 2, 3))
+        keys.append(key)
+        queues[queue_id].popleft()
+        uid, system, registry = queue_id
         users[uid] += 1
         systems[system] += 1
         registries[registry] += 1
-    return chosen[:limit]
+    return keys[:limit]

@@ -1,7 +1,8 @@
-"""Documents that another program, or an admin's hand, has written: what in them can be read.
+"""Lenient reading of documents written by other programs.
 
-A member of a form that it cannot have counts as absent, so that one odd document harms no other.
-Only with readers it is not so: an image whose readers cannot be made out is nobody's.
+The original gateway, or an admin's editor, may have written a member in a form that it cannot
+have. Such a member counts as absent, so that one odd document harms no other. The lists of readers
+are the exception: if they cannot be read, nobody may read the image.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ from typing import Any
 from shiftergw.names import HIGHEST_ID, is_image_id
 
 INVALID_UID = HIGHEST_ID + 1
-"""A uid, and a gid, that no process can have."""
+"""A uid, and a gid, that no process can have: (uid_t) -1."""
 
 _ORIGIN = ("location", "repository", "source_digest")
 
 
 def read_number(value: object) -> float | None:
-    """Return a finite number, else None; one that MongoDB keeps as a decimal is as good as any."""
+    """Return a finite number, or None if the value is not one.
+
+    A decimal of BSON is a number as well.
+    """
     if isinstance(value, bool):
         return None
     if not isinstance(value, int | float):
-        # bson's decimals, whose package only sites with MongoDB need.
+        # No import of bson: only sites with MongoDB have that package.
         decimal = getattr(value, "to_decimal", None)
         if decimal is None or not decimal().is_finite():
             return None
@@ -34,77 +38,77 @@ def read_number(value: object) -> float | None:
 def is_text(value: object) -> bool:
     """Return whether a value is text.
 
-    JavaScript of a database (`bson.Code`) is a `str` for Python, but no query for text matches it,
-    and it cannot be hashed.
+    JavaScript code in a database (`bson.Code`) is a `str` for Python, but no query for text matches
+    it, and it cannot be hashed.
     """
     return isinstance(value, str) and isinstance(value, Hashable)
 
 
 def read_time(document: Mapping[str, Any], name: str) -> float:
-    """Return the time that a member of a document says; 0 if it says none."""
+    """Return the time in a member of a document, or 0 if it has none."""
     return read_number(document.get(name)) or 0
 
 
 def read_tags(document: Mapping[str, Any]) -> list[str]:
-    """Return the tags of a document; the original has both a list and a bare string."""
-    return _texts(document.get("tag")) or []
+    """Return the tags of a document; the original writes a list or a single string."""
+    return _read_texts(document.get("tag")) or []
 
 
 def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document without what in it cannot be read."""
-    read: dict[str, Any] = {}
+    """Return a document with its readable members only, each in its proper form."""
+    members: dict[str, Any] = {}
     for name, value in document.items():
-        form = _FORMS.get(name)
-        fit = value if form is None or value is None else form(value)
-        if fit is not None:
-            read[name] = fit
-    return read
+        read = _READERS.get(name)
+        member = value if read is None or value is None else read(value)
+        if member is not None:
+            members[name] = member
+    return members
 
 
 def unreadable_members(document: Mapping[str, Any]) -> list[str]:
-    """Return the names of members that cannot be read, or not wholly."""
+    """Return the names of members that cannot be read, or only in part."""
     return [
         name
         for name, value in document.items()
-        if value is not None and (form := _FORMS.get(name)) is not None and not _is(form, value)
+        if value is not None
+        and (read := _READERS.get(name)) is not None
+        and not _is_equivalent(read(value), value)
     ]
 
 
-def _is(form: Callable[[Any], Any], value: Any) -> bool:
-    fit = form(value)
-    is_single = is_text(value) and fit == [value]
-    if isinstance(fit, list) and isinstance(value, list) and len(fit) == len(value):
-        return all(map(_is_same, fit, value))
-    return is_single or _is_same(fit, value)
+def _is_equivalent(member: object, value: object) -> bool:
+    """Return whether a member holds all of the value that it was read from."""
+    if is_text(value) and member == [value]:
+        return True
+    if isinstance(member, list) and isinstance(value, list) and len(member) == len(value):
+        return all(map(_is_same, member, value))
+    return _is_same(member, value)
 
 
-def _is_same(fit: object, value: object) -> bool:
-    return (type(fit) is type(value) and fit == value) or _same_number(fit, value)
+def _is_same(member: object, value: object) -> bool:
+    is_same_number = read_number(member) is not None and member == read_number(value)
+    return is_same_number or (type(member) is type(value) and member == value)
 
 
-def _same_number(fit: object, value: object) -> bool:
-    return read_number(fit) is not None and fit == read_number(value)
-
-
-def _text(value: Any) -> str | None:
+def _read_text(value: Any) -> str | None:
     return value if is_text(value) else None
 
 
-def _id(value: Any) -> str | None:
-    """Read an image id, if it is one that files can have."""
+def _read_id(value: Any) -> str | None:
+    """Return an image id, if files can have it in their names."""
     return value if is_text(value) and is_image_id(value) else None
 
 
-def _word(value: object) -> str | None:
-    """Read what is text here, and may be a number there."""
-    return str(value) if read_number(value) is not None else _text(value)
+def _read_word(value: object) -> str | None:
+    """Return a text that other programs may write as a number."""
+    return str(value) if read_number(value) is not None else _read_text(value)
 
 
-def _status(value: Any) -> str:
+def _read_status(value: Any) -> str:
     return value if is_text(value) else "?"
 
 
-def _texts(value: Any) -> list[str] | None:
+def _read_texts(value: Any) -> list[str] | None:
     if is_text(value):
         return [value]
     if not isinstance(value, list):
@@ -112,65 +116,69 @@ def _texts(value: Any) -> list[str] | None:
     return [text for text in value if is_text(text)]
 
 
-def _labels(value: object) -> dict[str, str] | None:
+def _read_labels(value: object) -> dict[str, str] | None:
     if not isinstance(value, dict):
         return None
     return {name: text for name, text in value.items() if is_text(text)}
 
 
-def _whole(value: object) -> int | None:
+def _read_integer(value: object) -> int | None:
     number = read_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
-def _flag(value: object) -> bool | None:
+def _read_flag(value: object) -> bool | None:
     return bool(value) if isinstance(value, bool | int | float) else None
 
 
-def _private(value: object) -> bool:
-    return _flag(value) is not False
+def _read_private(value: object) -> bool:
+    return _read_flag(value) is not False
 
 
-def _readers(value: object) -> list[int]:
-    """Return who is named; if that cannot be made out, nobody who exists."""
-    named = value if isinstance(value, list) else [None]
-    known = [one for one in map(_whole, named) if one is not None and 0 <= one < INVALID_UID]
-    return known if known or not named else [INVALID_UID]
+def _read_uids(value: object) -> list[int]:
+    """Return the uids or gids of an access list.
+
+    If none of its entries can be read, return `INVALID_UID`, so that nobody may read the image.
+    """
+    entries = value if isinstance(value, list) else [None]
+    uids = [uid for uid in map(_read_integer, entries) if uid is not None]
+    valid_uids = [uid for uid in uids if 0 <= uid < INVALID_UID]
+    return valid_uids if valid_uids or not entries else [INVALID_UID]
 
 
-def _origin(value: object) -> dict[str, Any] | None:
-    if not isinstance(value, dict) or not all(is_text(value.get(n)) for n in _ORIGIN):
+def _read_origin(value: object) -> dict[str, Any] | None:
+    if not isinstance(value, dict) or not all(is_text(value.get(name)) for name in _ORIGIN):
         return None
-    return {**value, "private": _private(value.get("private", False))}
+    return {**value, "private": _read_private(value.get("private", False))}
 
 
-def _object(value: object) -> dict[str, Any] | None:
+def _read_object(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-_FORMS: Mapping[str, Callable[[Any], Any]] = {
+_READERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
         ("system", "itype", "pulltag", "status_message", "WORKDIR", "format", "arch", "os",
          "location", "remotetype", "claim", "kind", "runner", "sha256", "options", "stage",
          "cause", "remedy", "request_id", "requester", "sealed", "waits_for"),
-        _text,
+        _read_text,
     ),
-    **dict.fromkeys(("ostcount", "replication"), _word),
-    **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _texts),
+    **dict.fromkeys(("ostcount", "replication"), _read_word),
+    **dict.fromkeys(("tag", "ENV", "ENTRY", "CMD"), _read_texts),
     **dict.fromkeys(
         ("last_pull", "expiration", "last_heartbeat", "not_before", "waited",
          "waited_for_pulls", "waited_for_system"), read_number
     ),
     **dict.fromkeys(
-        ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _whole
+        ("attempt", "deaths", "requested_by", "size", "modified", "done", "total"), _read_integer
     ),
-    **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _flag),
-    **dict.fromkeys(("userACL", "groupACL"), _readers),
-    "id": _id,
-    "status": _status,
-    "private": _private,
-    "LABELS": _labels,
-    "origin": _origin,
-    "report": _object,
+    **dict.fromkeys(("by_admin", "retryable", "own_failure", "with_login"), _read_flag),
+    **dict.fromkeys(("userACL", "groupACL"), _read_uids),
+    "id": _read_id,
+    "status": _read_status,
+    "private": _read_private,
+    "LABELS": _read_labels,
+    "origin": _read_origin,
+    "report": _read_object,
 }  # fmt: skip
-"""Of each member that we read, how."""
+"""The reader of each known member: it returns None for a value that it cannot read."""

@@ -1,7 +1,8 @@
-"""Rows of lookup metrics on their way to the database: no lookup waits until one is written.
+"""A buffer of look-up rows on their way to the database: no look-up waits for the write.
 
-They are written some at a time, a moment after they came. What waits when the process dies is lost,
-and so is what a slow or broken database keeps waiting for too long: they must not pile up.
+A row says who looked up or pulled which image, and when. The buffer writes rows in batches, a
+moment after they came. A crash loses the rows in the buffer. If the database is slow or broken, the
+buffer drops new rows instead of growing without limit.
 """
 
 from __future__ import annotations
@@ -19,84 +20,87 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 ROWS_WAITING = 10_000
-"""Rows that wait to be written; those that come when so many wait are dropped."""
+"""Rows in the buffer at most; further rows are dropped."""
 
 WRITE_SECONDS = 0.5
-"""How long rows wait for others to be written with them."""
+"""Seconds for which a row waits, so that more rows are written with it."""
 
 KEPT_SECONDS = 365 * 86400.0
-"""Age of the oldest row, counted from the newest."""
+"""Age of the oldest row in the database, in seconds before the newest."""
 
 LookupRow = dict[str, Any]
-"""What is to be kept: its `system`, its `time` in seconds since 1970, and whatever else."""
+"""The members `system` and `time` (seconds since 1970), and any others."""
 
 Write = Callable[[Sequence[LookupRow]], Coroutine[Deferred[Any], Any, None]]
-"""Writes rows in their order, or none; raises `Unavailable`. Called once at a time."""
+"""Write all rows in their order, or none; raise `Unavailable`.
+
+`LookupBuffer` makes one call at a time.
+"""
 
 
-class LookupRows:
-    """Takes rows at once and writes them later."""
+class LookupBuffer:
+    """Accept rows at once and write them later."""
 
     _log = Logger()
 
     def __init__(self, write: Write, clock: IReactorTime) -> None:
-        """Hand the rows to `write`."""
+        """Write rows by `write`."""
         self._write_rows = write
         self._clock = clock
-        self._waiting: list[LookupRow] = []
+        self._rows: list[LookupRow] = []
         self._dropped = 0
-        self._turn = DeferredLock()
-        self._rest: Deferred[None] | None = None
-        self._soon: Deferred[None] | None = None
+        self._write_lock = DeferredLock()
+        self._pause: Deferred[None] | None = None
+        self._writer: Deferred[None] | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Note a row."""
-        if len(self._waiting) >= ROWS_WAITING:
+        """Add a row, or drop it if the buffer is full."""
+        if len(self._rows) >= ROWS_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(dict(row))
-        if self._soon is None:
-            self._soon = Deferred.fromCoroutine(self._write_soon())
+        self._rows.append(dict(row))
+        if self._writer is None:
+            self._writer = Deferred.fromCoroutine(self._write_batches())
 
-    async def settle(self) -> None:
-        """Return when none of the rows noted so far waits any more."""
-        if self._rest is not None:
-            self._rest.cancel()
-        # A caller who is cancelled must not take others' rows with him.
+    async def flush(self) -> None:
+        """Return when all rows that were added so far are written or lost."""
+        if self._pause is not None:
+            self._pause.cancel()
+        # The cancellation of one caller must not lose the rows of others.
         await shielded(Deferred.fromCoroutine(self._write()))
 
-    async def _write_soon(self) -> None:
-        while self._waiting:
-            await self._wait_for_others()
+    async def _write_batches(self) -> None:
+        while self._rows:
+            await self._wait_for_batch()
             await self._write()
-        self._soon = None
+        self._writer = None
 
     async def _write(self) -> None:
-        async with self._turn:
-            rows, self._waiting = self._waiting, []
-            lost, self._dropped = self._dropped, 0
+        async with self._write_lock:
+            rows, self._rows = self._rows, []
+            losses, self._dropped = self._dropped, 0
             try:
                 await self._write_rows(rows)
             except GatewayError as error:
-                lost += len(rows)
+                losses += len(rows)
                 self._log.warn("lookup metrics: {error} {detail}", error=error, detail=error.detail)
-            except Exception:  # noqa: BLE001 - one odd row must not be the last that is written
-                lost += len(rows)
+            except Exception:  # noqa: BLE001 - one odd row must not end the writing of all others
+                losses += len(rows)
                 self._log.failure("lookup metrics")
-            if lost:
-                self._log.warn("{n} rows of lookup metrics are lost", n=lost)
+            if losses:
+                self._log.warn("{n} rows of lookup metrics are lost", n=losses)
 
-    async def _wait_for_others(self) -> None:
-        self._rest = Deferred.fromCoroutine(pause(WRITE_SECONDS, self._clock))
+    async def _wait_for_batch(self) -> None:
+        self._pause = Deferred.fromCoroutine(pause(WRITE_SECONDS, self._clock))
         try:
-            await self._rest
+            await self._pause
         except CancelledError:
-            pass  # by `settle`
+            pass  # `flush` does not wait
         finally:
-            self._rest = None
+            self._pause = None
 
 
-def oldest_kept(rows: Sequence[LookupRow]) -> float:
-    """Return the time before which rows are too old, once these have come."""
+def cutoff_time(rows: Sequence[LookupRow]) -> float:
+    """Return the time before which other rows are too old, once these are written."""
     times = [row["time"] for row in rows if row.get("time") is not None]
     return max(times, default=0.0) - KEPT_SECONDS

@@ -1,4 +1,4 @@
-"""Rules of postponed work and of breakers, the same for every kind of store."""
+"""Rules of postponed work and of circuit breakers, the same for every kind of store."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from shiftergw.model import Breaker, PostponeLimits
 from shiftergw.states import WaitCause
 
 BREAKER_LIFE = 3600.0
-"""Seconds after its time for which the entry of a breaker counts."""
+"""Seconds for which the entry of a breaker counts after its time has come."""
 
 LONGEST_HOLD = 2 * 86400.0
 LONGEST_PROBE = 3600.0
-"""Seconds until the time of a breaker, and the end of a probe, that are possible at most.
+"""Seconds until the time of a breaker, and until the end of a probe, at most.
 
-Registries hold requests back for a day at most. A later time was written while the clock was ahead.
+Registries hold requests back for a day at most. A later time was written by a clock that was ahead.
 """
 
 _SECONDS_SHOWN = 120.0
+"""Waits up to this length, in seconds, are shown with seconds."""
+
 _DATE_SHOWN = 12 * 3600.0
+"""Waits from this length on, in seconds, are shown with the date."""
 
 
 def waiting_message(not_before: float, why: str, now: float) -> str:
@@ -30,34 +33,40 @@ def waiting_message(not_before: float, why: str, now: float) -> str:
     The time has seconds for short waits, and the date for long ones.
     """
     wait = not_before - now
-    form = "%H:%M:%S" if wait < _SECONDS_SHOWN else "%H:%M"
+    time_format = "%H:%M:%S" if wait < _SECONDS_SHOWN else "%H:%M"
     if wait > _DATE_SHOWN:
-        form = "%Y-%m-%d %H:%M"
-    return f"Waits until {time.strftime(form, time.localtime(not_before))} for {why}"
+        time_format = "%Y-%m-%d %H:%M"
+    return f"Waits until {time.strftime(time_format, time.localtime(not_before))} for {why}"
 
 
 def check_postponed(
-    together: int, of_user: int, limits: PostponeLimits, cause: WaitCause = "registry"
+    postponed: int, postponed_of_user: int, limits: PostponeLimits, cause: WaitCause = "registry"
 ) -> None:
-    """Raise `TooMany` if as many pulls are postponed as `limits` allow, of all users or of one."""
+    """Raise `TooMany` if one pull more must not be postponed.
+
+    `postponed` pulls wait for the same registry or system already, `postponed_of_user` of them for
+    the same user.
+    """
     place = "system" if cause == "system" else "registry"
-    if of_user >= limits.user:
-        raise TooMany(f"{of_user} of your pulls wait for this {place} already.")
-    if together >= limits.together:
-        raise TooMany(f"{together} pulls wait for this {place} already.")
+    if postponed_of_user >= limits.user:
+        raise TooMany(f"{postponed_of_user} of your pulls wait for this {place} already.")
+    if postponed >= limits.together:
+        raise TooMany(f"{postponed} pulls wait for this {place} already.")
 
 
 def is_possible(entry: Mapping[str, Any], now: float) -> bool:
-    """Return whether the times of a breaker's entry were written by a clock like this one.
+    """Return whether the times of a breaker's entry are within `LONGEST_HOLD` and `LONGEST_PROBE`.
 
-    Entries of a clock that was ahead would hold requests back until it is as late again.
+    A clock that was ahead wrote later ones. They would hold requests back until that time.
     """
-    possible: bool = entry["until"] <= now + LONGEST_HOLD and entry["probed"] <= now + LONGEST_PROBE
-    return possible
+    is_within: bool = (
+        entry["until"] <= now + LONGEST_HOLD and entry["probed"] <= now + LONGEST_PROBE
+    )
+    return is_within
 
 
 def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
-    """Return the breaker of an entry for a caller that does not probe it."""
+    """Return the breaker of an entry, as it is for a caller that does not probe it."""
     is_open = entry["until"] > now
     until = entry["until"] if is_open else entry["probed"]
     probed = not is_open and until > now
@@ -66,8 +75,7 @@ def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
 
 def is_due(entry: Mapping[str, Any], now: float) -> bool:
     """Return whether a breaker's time has come and no probe is under way."""
-    due: bool = max(entry["until"], entry["probed"]) <= now
-    return due
+    return max(float(entry["until"]), float(entry["probed"])) <= now
 
 
 def trip_entry(
@@ -75,8 +83,8 @@ def trip_entry(
 ) -> dict[str, Any]:
     """Return the entry of a breaker after a request has failed.
 
-    Failures while the breaker is open belong to the same outage, so `trips` stays. An entry that
-    has been due for `BREAKER_LIFE`, or that a wrong clock wrote, starts anew.
+    Failures while the breaker is open belong to the same outage, so `trips` stays. An entry starts
+    anew if it has been due for `BREAKER_LIFE`, or if a wrong clock wrote it.
     """
     if entry is None or entry["until"] <= now - BREAKER_LIFE or not is_possible(entry, now):
         return {"until": until, "why": why, "trips": 1, "probed": 0.0}

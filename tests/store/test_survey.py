@@ -38,7 +38,7 @@ def test_there_is_disorder_enough() -> None:
     """There are more than 50 kinds of disorder, no two by the same name, and a hundred in turn."""
     assert len({kind.name for kind in DISORDERS}) == len(DISORDERS) > 50
     assert len(ROUND) == 100
-    assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.FLYING}
+    assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.IN_FLIGHT}
     assert {oddity for kind in ROUND for oddity in kind.odd} == {*Oddity} - {Oddity.CLAIM}
 
 
@@ -47,7 +47,7 @@ def test_each_kind(kind: Disorder) -> None:
     """A record of each kind is in the lot, and as odd, as its kind says."""
     survey = surveyed(document(7, kind))
     assert {lot: tally.count for lot, tally in survey.lots.items()} == {kind.lot: 1}
-    assert survey.odd.keys() == kind.odd
+    assert survey.oddities.keys() == kind.odd
 
 
 def test_every_record_is_explained() -> None:
@@ -59,41 +59,43 @@ def test_every_record_is_explained() -> None:
         for oddity in kind.odd:
             odd[oddity] += 1
     del odd[Oddity.CLAIM]  # nobody but this program writes one
-    assert survey.records == survey.others == COUNT == sum(wanted.values())
+    assert survey.records == survey.foreign_records == COUNT == sum(wanted.values())
     found = {lot: tally.count for lot, tally in survey.lots.items()}
     assert found == {lot: count for lot, count in wanted.items() if count}
-    assert {oddity: tally.count for oddity, tally in survey.odd.items()} == odd
+    assert {oddity: tally.count for oddity, tally in survey.oddities.items()} == odd
     assert sum(survey.states.values()) == COUNT
-    assert survey.unknown == {"site_note": COUNT // 100, "blob": COUNT // 100}
-    assert all(len(tally.examples) <= 3 for tally in [*survey.lots.values(), *survey.odd.values()])
+    assert survey.unknown_members == {"site_note": COUNT // 100, "blob": COUNT // 100}
+    assert all(
+        len(tally.examples) <= 3 for tally in [*survey.lots.values(), *survey.oddities.values()]
+    )
 
 
 def test_what_is_in_several_records() -> None:
     """An image, or a tag, in three records of one type is told of once; of two types never."""
     first = document(7, SAME_ID)
     for itype in ("docker", "docker", "custom"):
-        first_odd = surveyed(first, first | {"itype": itype}, first).odd
+        first_odd = surveyed(first, first | {"itype": itype}, first).oddities
         assert (Oddity.SEVERAL_IDS in first_odd) is True
     survey = surveyed(*[document(7, SAME_TAG)] * 3)
-    assert survey.odd[Oddity.SEVERAL_TAGS].count == 1
+    assert survey.oddities[Oddity.SEVERAL_TAGS].count == 1
     two = surveyed(first, first | {"itype": "custom"})
-    assert {Oddity.SEVERAL_IDS, Oddity.SEVERAL_TAGS}.isdisjoint(two.odd)
+    assert {Oddity.SEVERAL_IDS, Oddity.SEVERAL_TAGS}.isdisjoint(two.oddities)
 
 
 def test_our_own_records() -> None:
     """What this program wrote is told apart, and its work in flight is."""
     own = document(7, KEYLESS) | {"attempt": 1, "moved": ["x:1"], "finishing": {"since": 5.0}}
     survey = surveyed(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
-    assert (survey.records, survey.others, survey.unknown) == (2, 0, {})
-    assert survey.lots[Lot.FLYING].count == 1
+    assert (survey.records, survey.foreign_records, survey.unknown_members) == (2, 0, {})
+    assert survey.lots[Lot.IN_FLIGHT].count == 1
 
 
 @pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
 def test_a_claim_twice(claim: Any) -> None:
     """What keeps the index of claims from being made is told of: null counts there, too."""
     one = document(7, IN_ORDER) | {"claim": claim}
-    assert Oddity.CLAIM not in surveyed(one, document(8, IN_ORDER)).odd
-    assert surveyed(one, one).odd[Oddity.CLAIM].count == 1
+    assert Oddity.CLAIM not in surveyed(one, document(8, IN_ORDER)).oddities
+    assert surveyed(one, one).oddities[Oddity.CLAIM].count == 1
 
 
 def test_names_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +103,7 @@ def test_names_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "NAMES", 5)
     odd = [{"system": f"s{n}\n", "status": "READY", f"m{n}\x1b": 1} for n in range(50)]
     survey = surveyed(*odd)
-    assert (len(survey.unknown), survey.unknown["others"]) == (6, 45)
+    assert (len(survey.unknown_members), survey.unknown_members["others"]) == (6, 45)
     assert (len(survey.states), survey.states["others", "others"]) == (6, 45)
-    assert all(name.isprintable() for name in survey.unknown)
-    assert all(one.isprintable() for one in survey.lots[Lot.ELSEWHERE].examples)
+    assert all(name.isprintable() for name in survey.unknown_members)
+    assert all(one.isprintable() for one in survey.lots[Lot.FOREIGN_SYSTEM].examples)

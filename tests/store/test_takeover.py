@@ -172,12 +172,12 @@ async def test_what_is_not_listed_is_not_found(store: MongoStore) -> None:
     """Neither by tag nor by id; and nobody waits for it."""
     for n, kind in numbered(*{*Lot} - LISTED - {Lot.KEYLESS}):
         one = document(n, kind)
-        if not isinstance(one.get("system"), str) or kind.lot is Lot.ELSEWHERE:
+        if not isinstance(one.get("system"), str) or kind.lot is Lot.FOREIGN_SYSTEM:
             continue
         assert await store.find(one["system"], "docker", [f"lib/app:{n}"]) is None, kind.name
         assert await store.find_id([one["system"]], image_id(n)) == [], kind.name
         work = await store.find_work(one["system"], "docker", f"lib/app:{n}")
-        assert [record.status for record in work] == [State.FAILURE] * (kind.lot is Lot.FAILED)
+        assert [record.status for record in work] == [State.FAILURE] * (kind.lot is Lot.FAILURES)
 
 
 @pytest_twisted.ensureDeferred
@@ -196,7 +196,7 @@ READERS = {
     "readers as doubles": (True, False, False),
     "readers as decimals": (True, False, False),
     "readers as text": (False, False, False),
-    "readers in one text": (False, False, False),
+    "readers in a text": (False, False, False),
     "a number as readers": (False, False, False),
 }
 """Whether its owner, a member of its group and a stranger may read it; all may read the others."""
@@ -299,7 +299,7 @@ async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[st
     """The new pull begins at once, and what was left behind is gone."""
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.LEFT, Lot.FAILED):
+        for n, kind in numbered(Lot.ABANDONED, Lot.FAILURES):
             request = wish(kind, n)
             claimed, created = await store.claim(request, NOW)
             assert created, kind.name
@@ -310,7 +310,7 @@ async def test_what_a_crash_left_is_pulled_again(mongodb: str, hundred: tuple[st
             assert started is not None
             done = await store.finish(started.key, 1, Ready(image_id(n)), NOW)
             assert done.key == claimed.key
-        stays = [document(n, kind)["_id"] for n, kind in numbered(Lot.NAMELESS, Lot.EXPIRED)]
+        stays = [document(n, kind)["_id"] for n, kind in numbered(Lot.UNNAMED, Lot.EXPIRED)]
         assert db["images"].count_documents({"_id": {"$in": stays}}) == len(stays)
 
 
@@ -319,7 +319,7 @@ async def test_what_is_no_record_is_in_nobodys_way(mongodb: str, hundred: tuple[
     """What was asked for in it is pulled as if it were not there, and it stays as it is."""
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.NO_RECORD):
+        for n, kind in numbered(Lot.NOT_A_RECORD):
             if kind.name in {"no status", "a list as status"}:
                 one = db["images"].find_one({"_id": document(n, kind)["_id"]})
                 done = await pulled(store, wish(kind, n), image_id(n), NOW)
@@ -354,11 +354,11 @@ async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, 
     """What was going, or is gone, comes back when the same image is pulled again."""
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        for n, kind in numbered(Lot.GOING, Lot.EXPIRED):
+        for n, kind in numbered(Lot.REMOVALS, Lot.EXPIRED):
             access = {"private": False, "user_acl": (), "group_acl": ()}
             done = await pulled(store, wish(kind, n), image_id(n), NOW, **access)
             assert done.tags == (f"lib/app:{n}",)
-            assert (done.key == f"{n:024x}") is (kind.lot is Lot.GOING)
+            assert (done.key == f"{n:024x}") is (kind.lot is Lot.REMOVALS)
             found = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
             assert found is not None
 

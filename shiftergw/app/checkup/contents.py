@@ -40,7 +40,7 @@ _UNNAMED = (
     " another program. Remove them by hand once no job uses them."
 )
 
-_QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.FLYING, Lot.FAILED, Lot.EXPIRED})
+_QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.IN_FLIGHT, Lot.FAILURES, Lot.EXPIRED})
 """Lots that need nobody's attention."""
 
 _HARMLESS = frozenset({Oddity.TEXT_TAG, Oddity.NO_DATE, Oddity.DUE})
@@ -49,7 +49,7 @@ _REMEDIES: Mapping[Lot | Oddity, str] = {
     Lot.KEYLESS: "Give the record a new key, an ObjectId.",
     Oddity.CLAIM: "Take the member from them, unless a gateway of this program wrote it.",
     Oddity.OPEN: "Name readers: pull them again with --user and --group.",
-    Oddity.NOBODY: "Pull them again with --user and --group, or correct the members.",
+    Oddity.NO_READER: "Pull them again with --user and --group, or correct the members.",
 }
 
 
@@ -99,7 +99,9 @@ def _own_expiry(config: Config) -> Finding:
 
 
 def _size(counted: Survey, rows: int) -> str:
-    others = f", {counted.others} of them by another program" if counted.others else ""
+    others = (
+        f", {counted.foreign_records} of them by another program" if counted.foreign_records else ""
+    )
     return f"{counted.records} records{others}; {rows} rows of look-ups"
 
 
@@ -134,16 +136,16 @@ def _records(counted: Survey) -> Iterator[Finding]:
             text = f"{tally.count} {lot}{examples}"
             yield Finding("records", level, text, _REMEDIES.get(lot, ""))
     for oddity in Oddity:
-        if oddity in counted.odd:
-            tally = counted.odd[oddity]
+        if oddity in counted.oddities:
+            tally = counted.oddities[oddity]
             level = Level.OK if oddity in _HARMLESS else Level.WARNING
             if oddity is Oddity.CLAIM:
                 level = Level.FAILURE
-            members = f"; {_numbers(counted.misread)}" if oddity is Oddity.FORM else ""
+            members = f"; {_numbers(counted.unreadable_members)}" if oddity is Oddity.FORM else ""
             text = f"{tally.count}: {oddity}{members}{_examples(tally)}"
             yield Finding("odd", level, text, _REMEDIES.get(oddity, ""))
-    if counted.unknown:
-        yield Finding("unknown members", Level.OK, f"kept: {_numbers(counted.unknown)}")
+    if counted.unknown_members:
+        yield Finding("unknown members", Level.OK, f"kept: {_numbers(counted.unknown_members)}")
 
 
 def _examples(tally: Tally) -> str:
@@ -160,7 +162,7 @@ async def _files(reactor: Any, config: Config, counted: Survey) -> list[Finding]
         directory = system.directory_name
         directories.setdefault(directory, system)
         wanted.setdefault(directory, {}).update(counted.files.get(name, {}))
-        named.setdefault(directory, set()).update(counted.named.get(name, ()))
+        named.setdefault(directory, set()).update(counted.image_ids.get(name, ()))
     found = await gather_or_cancel(
         _directory(reactor, system, wanted[name], named[name])
         for name, system in directories.items()

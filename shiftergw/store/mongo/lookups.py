@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from shiftergw.mongo.database import Database, Query
 from shiftergw.store.legacy_documents import read_number
-from shiftergw.store.lookups import LookupRow, oldest_kept
+from shiftergw.store.lookups import LookupRow, cutoff_time
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import LOOKUPS
 from shiftergw.store.mongo.records import storable
@@ -42,7 +42,7 @@ class LookupCollection:
         now = self._db.clock.seconds()
         if self._tidied is None or now - self._tidied >= TIDY_SECONDS:
             self._tidied = now
-            await self._tidy(oldest_kept(rows))
+            await self._tidy(cutoff_time(rows))
 
     async def _tidy(self, oldest: float) -> None:
         await self._remove({"time": {"$lt": oldest}})

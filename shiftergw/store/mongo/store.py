@@ -35,7 +35,7 @@ from shiftergw.plumbing.rounds import Rounds
 from shiftergw.ports import UsedCredentials
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
-from shiftergw.store.lookups import LookupRows
+from shiftergw.store.lookups import LookupBuffer
 from shiftergw.store.mongo import (
     breakers,
     credentials,
@@ -68,7 +68,7 @@ class _Open:
     db: Database
     indexes: Indexes
     metrics: LookupCollection
-    lookups: LookupRows
+    lookups: LookupBuffer
     look: Rounds
 
 
@@ -110,7 +110,7 @@ class MongoStore(Service):
                 await indexes.make()
 
         rounds = Rounds(look, clock, LOOK_SECONDS, "MongoDB")
-        lookups = LookupRows(metrics.write, clock)
+        lookups = LookupBuffer(metrics.write, clock)
         self._open = _Open(links, db, indexes, metrics, lookups, rounds)
         rounds.startService()
 
@@ -122,7 +122,7 @@ class MongoStore(Service):
     async def _close(self) -> None:
         there, self._open = self._open, None
         if there is not None:
-            await there.lookups.settle()
+            await there.lookups.flush()
             await there.links.close()
             await there.look.stopService()
 
@@ -345,5 +345,5 @@ class MongoStore(Service):
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
         there = self._there
-        await there.lookups.settle()
+        await there.lookups.flush()
         return await there.metrics.last(system, limit)

@@ -9,7 +9,7 @@ from typing import Any
 
 from shiftergw.model import ImageRecord
 from shiftergw.store.documents import Change
-from shiftergw.store.lookups import LookupRow, oldest_kept
+from shiftergw.store.lookups import LookupRow, cutoff_time
 from shiftergw.store.sqlite import queries
 
 Row = tuple[str, str]
@@ -69,7 +69,7 @@ def add_lookups(db: sqlite3.Connection, added: Sequence[LookupRow], kept: int) -
     values = [(row["system"], json.dumps(row)) for row in added]
     db.executemany(queries.ADD_LOOKUP, values)
     db.execute(queries.KEEP_LOOKUPS, (kept,))
-    db.execute(queries.FORGET_LOOKUPS, (oldest_kept(added),))
+    db.execute(queries.FORGET_LOOKUPS, (cutoff_time(added),))
 
 
 def _text(document: Mapping[str, Any]) -> str:

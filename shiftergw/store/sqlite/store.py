@@ -34,7 +34,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.states import State, WaitCause
 from shiftergw.store import documents
 from shiftergw.store.fair_schedule import InFlight, fair_schedule
-from shiftergw.store.lookups import LookupRow, LookupRows
+from shiftergw.store.lookups import LookupBuffer, LookupRow
 from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
 from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
@@ -70,7 +70,7 @@ class SqliteStore(Service):
         self._writer: Lane | None = None
         self._reader: Lane | None = None
         self._lister: Lane | None = None
-        self._lookups: LookupRows | None = None
+        self._lookups: LookupBuffer | None = None
 
     def startService(self) -> Deferred[None]:
         """Fire when the file is open; fail with `ConfigurationError` or `Unavailable`."""
@@ -82,7 +82,7 @@ class SqliteStore(Service):
         try:
             connection = await self._threads.run(open_checked, self._path, self._check_seconds)
             self._writer = Lane(self._threads, connection, writing, self._reactor)
-            self._lookups = LookupRows(partial(self._add_lookups, self._writer), self._reactor)
+            self._lookups = LookupBuffer(partial(self._add_lookups, self._writer), self._reactor)
             self._reader = await self._reading_lane()
             # A long listing must not hold up the look-ups.
             self._lister = await self._reading_lane()
@@ -104,7 +104,7 @@ class SqliteStore(Service):
         lookups, lanes = self._lookups, (self._lister, self._reader, self._writer)
         self._lookups = self._lister = self._reader = self._writer = None
         if lookups is not None:
-            await lookups.settle()
+            await lookups.flush()
         for lane in lanes:
             if lane is not None:
                 await lane.close()
@@ -378,7 +378,7 @@ class SqliteStore(Service):
             found = db.execute(queries.LOOKUPS, (system, max(0, limit))).fetchall()
             return [json.loads(text) for (text,) in reversed(found)]
 
-        await _opened(self._lookups).settle()
+        await _opened(self._lookups).flush()
         return await self._read(last)
 
 

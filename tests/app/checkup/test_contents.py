@@ -92,7 +92,7 @@ async def test_a_database_of_the_original(
     for lot, count in wanted.items():
         assert any(text.startswith(f"{count} {lot}") for text in lots), lot
     assert {one.level for one in found if Lot.LISTED in one.text} == {"ok"}
-    assert {one.level for one in found if Lot.LEFT in one.text} == {"warning"}
+    assert {one.level for one in found if Lot.ABANDONED in one.text} == {"warning"}
     odd = {one.text.partition(": ")[2]: one for one in found if one.name == "odd"}
     open_to_all = next(one for text, one in odd.items() if text.startswith("private without"))
     assert open_to_all.text.startswith("9: ")
@@ -272,7 +272,7 @@ async def test_sqlite(tmp_path: Path) -> None:
     assert by_name(found, "database").text.endswith("3 records; 1 rows of look-ups")
     assert {one.text for one in found if one.name == "records"} == {
         f"1 {Lot.LISTED}",
-        *(one.text for one in found if Lot.FLYING in one.text or Lot.ELSEWHERE in one.text),
+        *(one.text for one in found if Lot.IN_FLIGHT in one.text or Lot.FOREIGN_SYSTEM in one.text),
     }
     assert by_name(found, "records of others").text == "gone 1"
     assert await told(tmp_path) == found
