@@ -55,7 +55,7 @@ from shiftergw.sources.registry.location import Location
 from shiftergw.sources.registry.transport import Limits
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
-from shiftergw.work.pool import WorkerPool
+from shiftergw.work.pool import PoolOptions, WorkerPool
 
 if TYPE_CHECKING:
     from shiftergw.store.mongo.store import MongoStore
@@ -150,10 +150,7 @@ def _queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | Cele
         reactor,
         [sys.executable, "-m", "shiftergw.runner", "--config", str(config_file)],
         dict(os.environ),
-        config.worker_threads,
-        jobs_per_worker=JOBS_PER_WORKER,
-        warm=1,
-        systems=list(config.systems),
+        PoolOptions(config.worker_threads, JOBS_PER_WORKER, warm=1, systems=tuple(config.systems)),
     )
 
 

@@ -37,7 +37,7 @@ from shiftergw.app.reactor import run_main
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
-from shiftergw.work.process import KILL_SECONDS
+from shiftergw.work.worker_protocol import KILL_SECONDS
 
 CLEANUP_SECONDS = KILL_SECONDS / 2
 """Seconds that a record's clean-up may take after its caller was killed."""

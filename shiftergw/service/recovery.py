@@ -51,7 +51,7 @@ MOST_FAILED = 1000
 class Recovery(Service):
     """Requeues the record of each job that ended without a result, as soon as its worker is gone.
 
-    Start it before the queue and stop it after the queue: a queue reports ends while it drains.
+    Start it before the queue and stop it after the queue: a queue reports ends while it stops.
     """
 
     _log = Logger()

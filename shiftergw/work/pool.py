@@ -1,12 +1,6 @@
-"""The local worker processes: each takes one record at a time on its standard input.
+"""The local worker processes, each of which takes one record at a time from its standard input.
 
-A worker is any command that speaks lines of JSON. It reads `{"record": KEY}`, one at a time, and
-writes `{"ready": true}` once it has started and `{"done": KEY}` after each record. The end of its
-input means: stop after the current record; so no worker outlives a gateway that was killed. What
-it writes to standard error goes into the gateway's log.
-
-A worker that wants its own children to go with it leads a process group (`os.setpgrp`) by the time
-it says that it is ready.
+A worker is any command that speaks the protocol of `worker_protocol.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +9,7 @@ import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import Service
@@ -26,55 +21,59 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.timing import shielded
 from shiftergw.ports import JobEnd, QueueTrouble, runner_name
-from shiftergw.work.process import LONGEST_START, START_SECONDS, WorkerProcess
+from shiftergw.work.process import WorkerEnd, WorkerProcess, WorkerState
+from shiftergw.work.worker_protocol import LONGEST_START, START_SECONDS
 
 STOP_SECONDS = 5.0
-"""How long running jobs may go on when the service stops."""
+"""Seconds that running jobs may go on when the service stops."""
 
 LONGEST_BACKOFF = 60.0
 """Seconds; the wait before the next start begins at one second and doubles up to this."""
 
 SLOW_SECONDS = 10.0
-"""A start that takes longer is worth a word to those who wait."""
+"""A start that takes longer is reported to the users whose pulls wait for it."""
 
 SETTLED_SECONDS = 2.0
-"""The trouble ends when a worker has lived for so long after it was ready."""
+"""The trouble ends when a worker has lived for this long after it got ready."""
 
 YOUNG_SECONDS = 10.0
-"""A worker without a job that ends by itself sooner than this counts as a failed start."""
+"""A worker without a job that crashes sooner after it got ready counts as a failed start."""
 
 JOB_DEATHS = 5
-"""Workers that may die at their jobs, one after the other, before the next start is delayed.
+"""Workers that may die at their jobs, one after another, before the next start is delayed.
 
-An image is given up after so many deaths; the images of other users do not wait for that.
+An image is given up after this many deaths; the images of other users do not wait for that.
 """
 
 
-class WorkerPool(Service):
-    """A `JobQueue` of at most `size` processes, started when there is work for them.
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How many workers a pool runs, and for which systems."""
 
-    A worker is replaced after `jobs_per_worker` jobs, and at once when it dies at one. After a
-    start that failed the next one waits, ever longer. While no worker can start there are no slots,
-    and one start at a time is tried; the queue is in trouble until one succeeds.
+    size: int
+    """The largest number of worker processes."""
+    jobs_per_worker: int
+    """A worker is replaced after this many jobs."""
+    warm: int = 0
+    """Workers that are started before there is work: a start takes as long as a small image."""
+    systems: tuple[str, ...] = ()
+    """The systems that the pool reports to admins; every worker serves all of them."""
+
+
+class WorkerPool(Service):
+    """A `JobQueue` of local worker processes, which are started when there is work for them.
+
+    A worker is replaced after a number of jobs, and at once when it dies at a job. After a failed
+    start the next start waits, longer each time. While no worker can start, the pool has no slots
+    and tries one start at a time; the queue is in trouble until a start succeeds.
     """
 
     _log = Logger()
 
     def __init__(
-        self,
-        reactor: Any,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        size: int,
-        jobs_per_worker: int,
-        warm: int = 0,
-        systems: Sequence[str] = (),
+        self, reactor: Any, argv: Sequence[str], env: Mapping[str, str], options: PoolOptions
     ) -> None:
-        """Run `argv` with the environment `env` and no other.
-
-        So many workers are `warm`: started before there is work, since a start takes as long as a
-        small image does. They work for these `systems`.
-        """
+        """Run `argv` as each worker, with `env` as its whole environment."""
         self.on_idle: Callable[[], object] = lambda: None
         """Called when a slot has become free."""
         self.on_end: Callable[[JobEnd], object] = lambda _: None
@@ -83,201 +82,200 @@ class WorkerPool(Service):
         self._reactor = reactor
         self._argv = argv
         self._env = env
-        self._size = size
-        self._jobs_per_worker = jobs_per_worker
-        self._warm = min(warm, size)
-        self._systems = tuple(systems)
+        self._options = options
         self._workers: list[WorkerProcess] = []
         self._job_deaths = 0
         self._failed_starts = 0
         self._last_failure = ""
-        self._fault: QueueTrouble | None = None
+        self._trouble: QueueTrouble | None = None
         self._start_limit = START_SECONDS
         self._backoff: Any = None
         self._settling: Any = None
-        self._open = False
+        self._is_open = False
 
     def startService(self) -> None:
-        """Take offers from now on."""
+        """Start the warm workers and accept offers."""
         super().startService()
-        self._open = True
-        self._warm_up()
+        self._is_open = True
+        self._start_warm_workers()
 
     def stopService(self) -> Deferred[None]:
-        """Stop all workers; a job that does not end in a few seconds is stopped."""
+        """Fire when all workers have ended; stop the jobs that do not end in `STOP_SECONDS`."""
         super().stopService()
-        return Deferred.fromCoroutine(self.drain(STOP_SECONDS))
+        return Deferred.fromCoroutine(self._stop())
 
-    def slots(self, system: str = "") -> int:  # noqa: ARG002 - our workers serve every system
+    async def _stop(self) -> None:
+        self._is_open = False
+        for call in (self._backoff, self._settling):
+            if call is not None and call.active():
+                call.cancel()
+        self._backoff = self._settling = self._trouble = None
+        for worker in self._workers:
+            worker.leave()
+        stop_call = self._reactor.callLater(STOP_SECONDS, self._stop_workers)
+        try:
+            while self._workers:
+                await shielded(self._workers[0].closed)
+        finally:
+            if stop_call.active():
+                stop_call.cancel()
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def slots(self, system: str = "") -> int:  # noqa: ARG002 - each worker serves every system
         """See `JobQueue`."""
-        if not self._open or self._fault is not None:
+        if not self._is_open or self._trouble is not None:
             return 0
-        idle = sum(worker.idle for worker in self._workers)
-        return idle + (self._size - len(self._workers) if self._backoff is None else 0)
+        idle = sum(worker.is_idle for worker in self._workers)
+        if self._backoff is not None:
+            return idle
+        return idle + self._options.size - len(self._workers)
 
     async def offer(self, key: str, system: str = "") -> None:  # noqa: ARG002
         """See `JobQueue`."""
         if self.slots() <= 0:
             raise Unavailable("No worker is free.")
-        worker = next((worker for worker in self._workers if worker.idle), None)
+        worker = next((worker for worker in self._workers if worker.is_idle), None)
         if worker is None:
-            worker = self._start()
+            worker = self._start_worker()
         worker.take(key)
 
     def machines(self) -> Sequence[WorkerMachine]:
-        """See `JobQueue`: this one."""
-        jobs = tuple(worker.job for worker in self._workers if worker.job is not None)
-        now = self._reactor.seconds()
-        leaving = not self._open
-        slots = self._size if self._fault is None else self._count_ready()
-        return [WorkerMachine(self._host, __version__, self._systems, slots, jobs, leaving, now)]
+        """Return the gateway's own machine, with the workers of this pool."""
+        return [
+            WorkerMachine(
+                self._host,
+                __version__,
+                self._options.systems,
+                self._options.size if self._trouble is None else self._count_ready(),
+                tuple(worker.job for worker in self._workers if worker.job is not None),
+                not self._is_open,
+                self._reactor.seconds(),
+            )
+        ]
 
     def trouble(self, system: str = "") -> QueueTrouble | None:  # noqa: ARG002
         """See `JobQueue`."""
-        if self._fault is not None or self._count_ready():
-            return self._fault
-        starting = [one.started for one in self._workers if not (one.ready or one.leaving)]
-        since = min(starting, default=math.inf)
+        if self._trouble is not None or self._count_ready():
+            return self._trouble
+        states = (WorkerState.STARTING, WorkerState.OVERDUE)
+        starts = [worker.started_at for worker in self._workers if worker.state in states]
+        since = min(starts, default=math.inf)
         seconds = self._reactor.seconds() - since
-        if not self._open or seconds < SLOW_SECONDS:
+        if not self._is_open or seconds < SLOW_SECONDS:
             return None
         what = f"The gateway's workers take long to start ({seconds:.0f} s so far)."
         return QueueTrouble(what, "", since, grave=False)
 
     async def cancel(self, key: str) -> None:
-        """See `JobQueue`; returns when the worker that ran it is gone."""
+        """See `JobQueue`; returns when the worker that had the job has ended."""
         for worker in [worker for worker in self._workers if worker.job == key]:
             worker.stop()
-            await shielded(worker.gone)
+            await shielded(worker.closed)
 
-    async def drain(self, limit: float) -> None:
-        """Take no more jobs; stop workers after `limit` seconds; return when all are gone."""
-        self._open = False
-        for call in (self._backoff, self._settling):
-            if call is not None and call.active():
-                call.cancel()
-        self._backoff = self._settling = self._fault = None
-        for worker in self._workers:
-            worker.leave()
-        late = self._reactor.callLater(limit, self._stop_all)
-        try:
-            while self._workers:
-                await shielded(self._workers[0].gone)
-        finally:
-            if late.active():
-                late.cancel()
-
-    def _stop_all(self) -> None:
-        for worker in self._workers:
-            worker.stop()
-
-    def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._reactor, self._ready, self._done, self._gone)
+    def _start_worker(self) -> WorkerProcess:
+        worker = WorkerProcess(self._reactor, self._note_ready, self._note_done, self._note_end)
         try:
             worker.start(self._argv, self._env, self._start_limit)
         except OSError as error:
-            self._failed_start(f"cannot be started: {error.strerror}")
+            self._note_failed_start(f"cannot be started: {error.strerror}")
             raise Unavailable("No worker can be started.", detail=str(error)) from error
         self._workers.append(worker)
         return worker
 
-    def _warm_up(self) -> None:
-        # While no worker can start there is one attempt at a time, wanted or not.
-        wanted = 1 if self._fault is not None else self._warm
-        while self._open and self._backoff is None and len(self._workers) < wanted:
-            with suppress(Unavailable):  # then it is logged, and tried again after a while
-                self._start()
+    def _start_warm_workers(self) -> None:
+        number = min(self._options.warm, self._options.size)
+        if self._trouble is not None:
+            number = 1  # one attempt at a time shows when starts succeed again
+        while self._is_open and self._backoff is None and len(self._workers) < number:
+            with suppress(Unavailable):  # it is logged, and the backoff ends in a new attempt
+                self._start_worker()
 
     def _count_ready(self) -> int:
-        return sum(worker.ready and not worker.leaving for worker in self._workers)
+        return sum(worker.state is WorkerState.READY for worker in self._workers)
 
-    def _ready(self, _: WorkerProcess) -> None:
-        if self._open and self._settling is None and self._failed_starts:
+    def _note_ready(self, _: WorkerProcess) -> None:
+        if self._is_open and self._settling is None and self._failed_starts:
             self._settling = self._reactor.callLater(SETTLED_SECONDS, self._settle)
 
     def _settle(self) -> None:
-        """End the trouble if there is a worker that has started well."""
+        """End the trouble if a worker that got ready is still alive."""
         self._settling = None
         if self._count_ready() == 0:
             return
-        if self._fault is not None:
+        if self._trouble is not None:
             self._log.info("workers can start again")
-        self._fault, self._failed_starts = None, 0
+        self._trouble, self._failed_starts = None, 0
         self.on_idle()
 
-    def _done(self, worker: WorkerProcess, key: str) -> None:
+    def _note_done(self, worker: WorkerProcess, key: str) -> None:
         self._job_deaths = 0
-        self.on_end(JobEnd(key, self._name_of(worker)))
-        if worker.jobs_done >= self._jobs_per_worker:
+        self.on_end(JobEnd(key, runner_name(self._host, worker.pid)))
+        if worker.jobs_done >= self._options.jobs_per_worker:
             worker.leave()
-        if worker.idle:
+        if worker.is_idle:
             self.on_idle()
 
-    def _name_of(self, worker: WorkerProcess) -> str:
-        return runner_name(self._host, worker.pid)
-
-    def _gone(self, worker: WorkerProcess, how: str) -> None:
+    def _note_end(self, worker: WorkerProcess, end: WorkerEnd) -> None:
         self._workers.remove(worker)
-        if self._open and not worker.leaving:
-            if worker.job is None and self._has_started_well(worker):
-                self._log.warn("worker {pid} without a job {how}", pid=worker.pid, how=how)
-            elif worker.job is None or not worker.ready:
-                self._count_failed_start(worker, how)
-            else:
-                self._count_job_death(how)
+        if self._is_open and not end.is_ordered:
+            self._note_crash(worker, end)
         if worker.job is not None:
-            died = worker.ready and not worker.stopped
-            self.on_end(JobEnd(worker.job, self._name_of(worker), how, died))
-        if self._open:
-            self._judge()
-            self._warm_up()
+            name = runner_name(self._host, worker.pid)
+            died = worker.ready_at is not None and not end.is_stopped
+            self.on_end(JobEnd(worker.job, name, end.reason, died))
+        if self._is_open:
+            self._judge_starts()
+            self._start_warm_workers()
             self.on_idle()
 
-    def _has_started_well(self, worker: WorkerProcess) -> bool:
-        """Return whether a worker has done a job, or has lived long enough to do one."""
-        lived = self._reactor.seconds() - worker.ready_at if worker.ready else 0.0
-        return worker.jobs_done > 0 or lived > YOUNG_SECONDS
-
-    def _count_failed_start(self, worker: WorkerProcess, how: str) -> None:
-        if worker.overdue:
+    def _note_crash(self, worker: WorkerProcess, end: WorkerEnd) -> None:
+        """Log a worker that ended by itself, and count it as a failed start or a death at a job."""
+        if worker.ready_at is not None and worker.job is not None:
+            self._job_deaths += 1
+            excess = self._job_deaths - JOB_DEATHS
+            if excess > 0:
+                self._back_off(excess, end.reason)
+            return
+        age = 0.0 if worker.ready_at is None else self._reactor.seconds() - worker.ready_at
+        if worker.job is None and (worker.jobs_done > 0 or age > YOUNG_SECONDS):
+            self._log.warn("worker {pid} without a job {how}", pid=worker.pid, how=end.reason)
+            return
+        if end.is_overdue:
             self._start_limit = min(LONGEST_START, self._start_limit * 2)
         words = worker.last_words.rstrip(".")
-        self._failed_start(f"{how}: {words}" if words else how)
+        self._note_failed_start(f"{end.reason}: {words}" if words else end.reason)
 
-    def _count_job_death(self, how: str) -> None:
-        self._job_deaths += 1
-        beyond = self._job_deaths - JOB_DEATHS
-        if beyond > 0:
-            self._back_off(beyond, how)
-
-    def _failed_start(self, how: str) -> None:
-        if self._backoff is None:  # several at once count as one
+    def _note_failed_start(self, reason: str) -> None:
+        if self._backoff is None:  # several workers that fail at once count as one
             self._failed_starts += 1
-            self._back_off(self._failed_starts, how)
-        self._last_failure = how
-        self._judge()
+            self._back_off(self._failed_starts, reason)
+        self._last_failure = reason
+        self._judge_starts()
 
-    def _judge(self) -> None:
-        """Note that no worker can start, if the last start failed and no worker is there."""
+    def _judge_starts(self) -> None:
+        """Set the trouble if the last start failed and no other worker is ready."""
         if self._backoff is None or not self._failed_starts or self._count_ready():
             return
-        since = self._reactor.seconds() if self._fault is None else self._fault.since
+        since = self._reactor.seconds() if self._trouble is None else self._trouble.since
         what = (
             "No worker can start on the gateway's machine; its admins find the reason in the log."
         )
-        self._fault = QueueTrouble(what, f"A worker {self._last_failure}.", since)
+        self._trouble = QueueTrouble(what, f"A worker {self._last_failure}.", since)
 
-    def _back_off(self, times: int, how: str) -> None:
-        """Start no worker for a while, so that one that always dies cannot spin."""
+    def _back_off(self, failures: int, reason: str) -> None:
+        """Start no worker for a while, so that a worker that always dies uses little CPU."""
         if self._backoff is not None:
             return
-        seconds = min(LONGEST_BACKOFF, 2.0 ** (times - 1))
+        seconds = min(LONGEST_BACKOFF, 2.0 ** (failures - 1))
         self._log.error(
-            "A worker {how}; the next one starts in {seconds:g} s", how=how, seconds=seconds
+            "A worker {how}; the next one starts in {seconds:g} s", how=reason, seconds=seconds
         )
-        self._backoff = self._reactor.callLater(seconds, self._go_on)
+        self._backoff = self._reactor.callLater(seconds, self._end_backoff)
 
-    def _go_on(self) -> None:
+    def _end_backoff(self) -> None:
         self._backoff = None
-        self._warm_up()
+        self._start_warm_workers()
         self.on_idle()

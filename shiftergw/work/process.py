@@ -1,4 +1,4 @@
-"""One worker process: its lines in and out, and its end."""
+"""One worker process of the local pool: its states, its input and output lines, and its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,104 +17,116 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 
 from shiftergw.errors import printable
-from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE
-
-START_SECONDS = 60.0
-"""How long a worker may take until it is ready, unless earlier ones took longer."""
-
-LONGEST_START = 600.0
-"""Seconds; the limit of a start doubles up to this, each time that one reaches it."""
-
-LEAVE_SECONDS = 30.0
-"""How long a worker without a job may take to leave once its input has ended."""
-
-KILL_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL: a worker stops its own children and removes what is half done."""
+from shiftergw.states import IllegalStepError
+from shiftergw.work.worker_protocol import (
+    KILL_SECONDS,
+    LEAVE_SECONDS,
+    LINE_LIMIT,
+    START_SECONDS,
+    STOPPED_CODE,
+    LineSplitter,
+    describe_exit,
+)
 
 GONE_SECONDS = 5.0
-"""After SIGKILL; a process that is still there then hangs in the kernel."""
+"""Seconds after SIGKILL; a process that still exists then hangs in the kernel."""
 
 PIPE_SECONDS = 1.0
-"""How long a dead worker's output is read while some child of its still holds it open."""
-
-LINE_LIMIT = 4096
-"""Bytes of one line; longer ones come in pieces. A traceback is one line."""
-
-_LEVELS = {level.name.encode(): level for level in LogLevel.iterconstants()}
-"""What a line of a worker's log begins with."""
-
-STOPPED_CODE = 130
-"""The exit code of a worker that a signal has stopped in an orderly way."""
+"""Seconds for which the output of a dead worker is read while a child of its holds it open."""
 
 LAST_WORDS = 300
-"""Characters of the line that tells why a worker could not start."""
+"""Characters of the line that is shown as the reason why a worker could not start."""
 
 LINES_LOGGED = 200
 """Lines of a worker that are logged for each job."""
 
+_LEVELS = {level.name.encode(): level for level in LogLevel.iterconstants()}
+"""Log levels, by the word with which a line of a worker's log begins."""
 
-class LineSplitter:
-    """Cuts a stream into lines of bounded length."""
 
-    def __init__(self, line: Callable[[bytes], object]) -> None:
-        """Hand each line to `line`, without its end."""
-        self._line = line
-        self._rest = b""
+class WorkerState(Enum):
+    """The states of a worker process; a worker may have a job in each of them."""
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._line(line)
-        if len(self._rest) >= LINE_LIMIT:
-            line, self._rest = self._rest, b""
-            self._line(line)
+    STARTING = auto()  # spawned; a job on its input waits until it is ready
+    READY = auto()
+    LEAVING = auto()  # its input is closed: it exits after its job, if it has one
+    STOPPING = auto()  # SIGTERM is sent: it gives up its job
+    KILLED = auto()  # SIGKILL is sent, since it did not stop
+    OVERDUE = auto()  # SIGKILL is sent, since it did not get ready in time
+    EXITED = auto()  # the process has ended; its output may still be open
+    CLOSED = auto()
+
+
+S = WorkerState
+
+STEPS: dict[WorkerState, frozenset[WorkerState]] = {
+    S.STARTING: frozenset({S.READY, S.LEAVING, S.STOPPING, S.OVERDUE, S.EXITED}),
+    S.READY: frozenset({S.LEAVING, S.STOPPING, S.EXITED}),
+    # A worker that leaves may not have been ready yet, and its time limit goes on.
+    S.LEAVING: frozenset({S.STOPPING, S.OVERDUE, S.EXITED}),
+    S.STOPPING: frozenset({S.KILLED, S.EXITED}),
+    # A process that the kernel holds is closed without having exited.
+    S.KILLED: frozenset({S.EXITED, S.CLOSED}),
+    S.OVERDUE: frozenset({S.EXITED, S.CLOSED}),
+    S.EXITED: frozenset({S.CLOSED}),
+    S.CLOSED: frozenset(),
+}
+"""From each state, the states a single step may lead to."""
+
+ACTIVE = frozenset({S.STARTING, S.READY})
+"""The states in which a worker may be given a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """How a worker process ended."""
+
+    reason: str
+    """A phrase for the log, such as "was killed by signal 9"."""
+    is_ordered: bool
+    """Whether the pool had told the worker to leave or to stop; otherwise its end is a crash."""
+    is_stopped: bool
+    """Whether an order to stop, of this gateway or of another process, has ended the worker."""
+    is_overdue: bool
+    """Whether the worker was killed because it did not get ready in time."""
 
 
 class WorkerProcess(ProcessProtocol):
-    """A worker: starting, idle, at a job, or leaving."""
+    """A worker process; `STEPS` says how its state changes."""
 
     _log = Logger()
 
     def __init__(
         self,
         reactor: Any,
-        ready: Callable[[WorkerProcess], object],
-        done: Callable[[WorkerProcess, str], object],
-        gone: Callable[[WorkerProcess, str], object],
+        on_ready: Callable[[WorkerProcess], object],
+        on_done: Callable[[WorkerProcess, str], object],
+        on_end: Callable[[WorkerProcess, WorkerEnd], object],
     ) -> None:
-        """Call `ready` once it is, `done` after each job, with its key, and `gone` at the end.
-
-        `gone` is told how it ended.
-        """
+        """Call `on_ready` once, `on_done` after each job with its key, and `on_end` once."""
+        self.state = S.STARTING
         self.job: str | None = None
+        """The key of the record that this worker has."""
         self.jobs_done = 0
-        self.ready = False
-        self.ready_at = 0.0
-        self.leaving = False
-        """Whether it was told to end, so that its end is no crash."""
-        self.stopping = False
-        """Whether its job was told to end, too."""
-        self.stopped = False
-        """Whether it ended by an order to stop, of this gateway or of somebody else."""
-        self.overdue = False
-        """Whether it was killed because it did not get ready in time."""
+        self.started_at = reactor.seconds()
+        self.ready_at: float | None = None
         self.last_words = ""
-        """The last line of its standard error."""
-        self.gone: Deferred[None] = Deferred()
+        """The last line of its standard error before it was ready."""
+        self.closed: Deferred[None] = Deferred()
+        """Fires when the worker has ended and `on_end` was called."""
         self.pid = 0
-        self.started = reactor.seconds()
         self._reactor = reactor
-        self._tell_ready = ready
-        self._tell_done = done
-        self._tell_gone = gone
-        self._ended = False
+        self._on_ready = on_ready
+        self._on_done = on_done
+        self._on_end = on_end
+        self._last_state = S.STARTING
+        """The state of the living process before its latest step; in the end, that at its exit."""
         self._leads_group = False
         self._logged = 0
         self._start_limit = START_SECONDS
-        self._limit: Any = None
-        self._stdout = LineSplitter(self._answer)
-        self._stderr = LineSplitter(self._say)
+        self._timer: Any = None
+        self._stdout = LineSplitter(self._read_answer)
+        self._stderr = LineSplitter(self._log_line)
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], limit: float) -> None:
         """Start the process; kill it if it is not ready in `limit` seconds. Raises `OSError`."""
@@ -120,36 +134,36 @@ class WorkerProcess(ProcessProtocol):
         self._reactor.spawnProcess(self, argv[0], list(argv), env=dict(env))
 
     @property
-    def idle(self) -> bool:
-        """Say whether it can take a job."""
-        return self.job is None and not self.leaving
+    def is_idle(self) -> bool:
+        """Return whether the worker can take a job, now or once it is ready."""
+        return self.job is None and self.state in ACTIVE
 
     def take(self, key: str) -> None:
-        """Give it a job; a worker that still starts finds it on its input when it is ready."""
-        assert self.idle
+        """Give the worker a job; a worker that still starts reads it when it is ready."""
+        assert self.is_idle
         self.job, self._logged = key, 0
         self._transport.write(json.dumps({"record": key}).encode() + b"\n")
 
     def leave(self) -> None:
-        """End its input: it goes after its job."""
-        self.leaving = True
-        self._transport.closeStdin()
-        if self.job is None:
-            self._go_soon()
+        """Close the worker's input, so that it exits after its job."""
+        if self.state in ACTIVE:
+            self._step(S.LEAVING)
+            self._transport.closeStdin()
+            if self.job is None:
+                self._set_timer(LEAVE_SECONDS, self.stop)
 
     def stop(self) -> None:
-        """End it now: SIGTERM, then SIGKILL."""
-        self.leaving = True
-        if not self.stopping:
-            self.stopping = True
+        """Send SIGTERM, and SIGKILL if the worker does not end in time."""
+        if self.state in ACTIVE or self.state is S.LEAVING:
+            self._step(S.STOPPING)
             self._signal("TERM")
-            self._after(KILL_SECONDS, self._kill)
+            self._set_timer(KILL_SECONDS, self._kill)
 
-    # What the process tells.
+    # Called by Twisted.
 
     def connectionMade(self) -> None:
         self.pid = self._transport.pid
-        self._after(self._start_limit, self._too_late)
+        self._set_timer(self._start_limit, self._kill_overdue)
 
     def outReceived(self, data: bytes) -> None:
         self._stdout.feed(data)
@@ -161,97 +175,114 @@ class WorkerProcess(ProcessProtocol):
         if self._leads_group:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        self._after(PIPE_SECONDS, self._transport.loseConnection)
+        if self.state is not S.CLOSED:
+            self._step(S.EXITED)
+        self._set_timer(PIPE_SECONDS, self._transport.loseConnection)
 
     def processEnded(self, reason: Any) -> None:
-        end = reason.value
-        self.stopped = self.stopping or end.exitCode == STOPPED_CODE
-        if self.overdue:
-            how = f"did not get ready within {self._start_limit:g} s"
+        self._cancel_timer()
+        if self.state is S.CLOSED:
+            return
+        code = reason.value.exitCode
+        if self._last_state is S.OVERDUE:
+            text = f"did not get ready within {self._start_limit:g} s"
         elif reason.check(ProcessDone):
-            how = "ended by itself with exit code 0"
+            text = "ended by itself with exit code 0"
         else:
-            how = describe_exit(end.exitCode, end.signal)
-        self._end(how)
+            text = describe_exit(code, reason.value.signal)
+        self._close(text, has_stopped=code == STOPPED_CODE)
 
-    def _end(self, how: str) -> None:
-        self._disarm()
-        if not self._ended:
-            self._ended = True
-            self._tell_gone(self, how)
-            self.job = None
-            self.gone.callback(None)
+    def _close(self, reason: str, has_stopped: bool = False) -> None:
+        self._step(S.CLOSED)
+        ordered_stop = self._last_state in (S.STOPPING, S.KILLED)
+        end = WorkerEnd(
+            reason,
+            is_ordered=ordered_stop or self._last_state is S.LEAVING,
+            is_stopped=ordered_stop or has_stopped,
+            is_overdue=self._last_state is S.OVERDUE,
+        )
+        self._on_end(self, end)
+        self.job = None
+        self.closed.callback(None)
 
-    def _answer(self, line: bytes) -> None:
+    def _read_answer(self, line: bytes) -> None:
         try:
             answer = json.loads(line)
         except ValueError:
             answer = None
         if answer == {"ready": True}:
-            self._is_ready()
+            self._note_ready()
         elif self.job is not None and answer == {"done": self.job}:
             key, self.job = self.job, None
             self.jobs_done += 1
-            if self.leaving:
-                self._go_soon()
-            self._tell_done(self, key)
+            if self.state is S.LEAVING:
+                self._set_timer(LEAVE_SECONDS, self.stop)
+            self._on_done(self, key)
         else:
-            self._say(line)
+            self._log_line(line)
 
-    def _is_ready(self) -> None:
+    def _note_ready(self) -> None:
         with suppress(ProcessLookupError):
             self._leads_group = os.getpgid(self.pid) == self.pid
-        if not self.stopping and (self.job is not None or not self.leaving):
-            self._disarm()
-        self.ready = True
+        is_too_late = self.state is S.CLOSED or S.OVERDUE in (self.state, self._last_state)
+        if self.ready_at is not None or is_too_late:
+            return
+        # A process may be reaped before this line of its output is read: then it stays EXITED.
         self.ready_at = self._reactor.seconds()
-        self._tell_ready(self)
+        if self.state is S.STARTING:
+            self._step(S.READY)
+        if self.state is S.READY or (self.state is S.LEAVING and self.job is not None):
+            self._cancel_timer()
+        self._on_ready(self)
 
-    def _say(self, line: bytes) -> None:
-        """Put a line that is no answer into the log, unless there were too many."""
+    def _log_line(self, line: bytes) -> None:
+        """Log a line that is not an answer, unless this job has caused too many."""
         self._logged += 1
         word, blank, rest = line.partition(b" ")
         level = _LEVELS.get(word) if blank else None
         text = printable(rest if level else line, LINE_LIMIT)
-        if not self.ready and text.strip():
+        if self.ready_at is None and text.strip():
             self.last_words = text.strip()[:LAST_WORDS]
         if self._logged <= LINES_LOGGED:
             self._log.emit(level or LogLevel.info, "worker {pid}: {line}", pid=self.pid, line=text)
         elif self._logged == LINES_LOGGED + 1:
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self.pid)
 
-    # Its limits: one at a time.
+    def _step(self, state: WorkerState) -> None:
+        if state not in STEPS[self.state]:
+            raise IllegalStepError(f"no step leads from {self.state} to {state}")
+        if self.state not in (S.EXITED, S.CLOSED):
+            self._last_state = self.state
+        self.state = state
 
-    def _go_soon(self) -> None:
-        if not self.stopping:
-            self._after(LEAVE_SECONDS, self.stop)
+    # A worker has one timer: that of its state.
 
-    def _too_late(self) -> None:
+    def _set_timer(self, seconds: float, act: Callable[[], object]) -> None:
+        self._cancel_timer()
+        self._timer = self._reactor.callLater(seconds, act)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _kill_overdue(self) -> None:
         self._log.error("worker {pid} did not get ready", pid=self.pid)
-        self.overdue = True
+        self._step(S.OVERDUE)
         self._signal("KILL")
-        self._after(GONE_SECONDS, self._hangs)
-
-    def _after(self, seconds: float, act: Callable[[], object]) -> None:
-        self._disarm()
-        self._limit = self._reactor.callLater(seconds, act)
-
-    def _disarm(self) -> None:
-        if self._limit is not None and self._limit.active():
-            self._limit.cancel()
+        self._set_timer(GONE_SECONDS, self._give_up)
 
     def _kill(self) -> None:
         self._log.warn("worker {pid} did not stop and is killed", pid=self.pid)
+        self._step(S.KILLED)
         self._signal("KILL")
-        self._after(GONE_SECONDS, self._hangs)
+        self._set_timer(GONE_SECONDS, self._give_up)
 
-    def _hangs(self) -> None:
-        """Count it as gone: the kernel holds it, and nobody can wait for that."""
+    def _give_up(self) -> None:
+        """Count the worker as ended: the kernel holds it, and nothing can end that wait."""
         self._log.error(
             "worker {pid} is still there after SIGKILL; look at its disks", pid=self.pid
         )
-        self.stopped = self.stopping
-        self._end("hangs in the kernel")
+        self._close("hangs in the kernel")
 
     def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):
@@ -260,14 +291,3 @@ class WorkerProcess(ProcessProtocol):
     @property
     def _transport(self) -> Any:
         return self.transport
-
-
-def describe_exit(code: int | None, number: int | None) -> str:
-    """Return how a process ended, by its exit code or the signal that killed it."""
-    if number is None and code == EXHAUSTED_CODE:
-        return "ran out of file descriptors, memory, or threads"
-    if number is None:
-        return f"ended with exit code {code}"
-    if number == signal.SIGKILL:
-        return "was killed by signal 9, perhaps because the machine ran out of memory"
-    return f"was killed by signal {number}"

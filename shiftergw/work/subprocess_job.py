@@ -1,7 +1,7 @@
-"""One job in a worker process of its own, for a caller that may block.
+"""Run one job in a worker process, for a caller that may block.
 
-The worker speaks the same lines as in the pool. It is never left behind: whatever ends the caller
-ends it, and if the caller is killed the end of its input does.
+The worker speaks the protocol of `worker_protocol.py`. No worker outlives its caller: an exception
+in the caller ends the worker, and if the caller is killed, the worker sees the end of its input.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from shiftergw.ports import JobEnd, runner_name
-from shiftergw.work.process import (
+from shiftergw.work.worker_protocol import (
     KILL_SECONDS,
     LEAVE_SECONDS,
     LONGEST_START,
@@ -43,12 +44,22 @@ class JobLost(RuntimeError):
         return f"worker {self.end.runner} of record {self.end.key} {self.end.loss}"
 
 
-class _NotInTime(RuntimeError):
+class _TimeLimitExceeded(RuntimeError):
     """The worker took too long."""
 
 
-class _Gone(RuntimeError):
-    """The worker has closed its output: it has ended, or is about to."""
+class _OutputClosed(RuntimeError):
+    """The worker has closed its output: it has ended, or is about to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """The time limits of a job, in seconds; None means that there is no limit."""
+
+    soft: float | None = None
+    """After this the worker is told to end the job, and has `KILL_SECONDS` to do so."""
+    hard: float | None = None
+    """After this the worker is killed; it has no effect if there is a soft limit."""
 
 
 class StartLimit:
@@ -59,109 +70,101 @@ class StartLimit:
         self.seconds = START_SECONDS
 
     def raise_limit(self) -> None:
-        """Give the next start more time."""
+        """Double the limit, up to `LONGEST_START`."""
         self.seconds = min(LONGEST_START, self.seconds * 2)
 
 
 class SubprocessJob:
-    """A worker process with one job."""
+    """A job that runs in a worker process of its own."""
 
     def __init__(
-        self,
-        argv: Sequence[str],
-        soft: float | None,
-        hard: float | None,
-        start: StartLimit | None = None,
+        self, argv: Sequence[str], limits: JobLimits, start_limit: StartLimit | None = None
     ) -> None:
-        """Run `argv`; after `soft` seconds the worker is told that its job has taken too long.
+        """Prepare to run `argv` as the worker.
 
-        Then it has a moment to write that down and to clean up; after `hard` seconds it has none.
-        `start` is kept from one job to the next.
+        `start_limit` is shared by the jobs of a machine, so that each learns from earlier starts.
         """
         self._argv = argv
-        self._soft = soft
-        self._hard = hard
-        self._start = start or StartLimit()
-        self._patience = KILL_SECONDS
+        self._limits = limits
+        self._start_limit = start_limit or StartLimit()
+        self._kill_seconds = KILL_SECONDS
         self._answers: list[Any] = []
-        self._lines = LineSplitter(self._answer)
+        self._lines = LineSplitter(self._read_answer)
 
     def run(self, key: str) -> None:
         """Return when the job on a record is done; raise `JobLost` if its worker did not do it."""
-        # What it says goes where we say what we say: into the log of this machine.
+        # The worker inherits our standard error, so its log lines go into the log of this machine.
         try:
             process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except OSError as error:
             raise JobLost(JobEnd(key, "", f"cannot be started: {error.strerror}")) from error
-        ready, loss = False, ""
-        self._patience = KILL_SECONDS
+        is_ready, loss = False, ""
+        self._kill_seconds = KILL_SECONDS
         try:
-            self._until(process, {"ready": True}, self._start.seconds)
-            ready = True
-            self._work(process, key)
-        except _NotInTime:
-            self._patience = 0.0
-            if ready:
+            self._wait_for(process, {"ready": True}, self._start_limit.seconds)
+            is_ready = True
+            self._run_job(process, key)
+        except _TimeLimitExceeded:
+            self._kill_seconds = 0.0
+            if is_ready:
                 loss = "was killed at the time limit of this machine"
             else:
-                loss = f"did not get ready within {self._start.seconds:g} s"
-                self._start.raise_limit()
-        except (_Gone, BrokenPipeError):
+                loss = f"did not get ready within {self._start_limit.seconds:g} s"
+                self._start_limit.raise_limit()
+        except (_OutputClosed, BrokenPipeError):
             pass
         else:
             return
         finally:
-            stop(process, self._patience)
+            stop(process, self._kill_seconds)
         name = runner_name(socket.gethostname(), process.pid)
-        loss = loss or _describe(process.returncode)
-        died = ready and process.returncode != STOPPED_CODE
+        code = process.returncode
+        loss = loss or (describe_exit(None, -code) if code < 0 else describe_exit(code, None))
+        died = is_ready and code != STOPPED_CODE
         raise JobLost(JobEnd(key, name, loss, died))
 
-    def _work(self, process: subprocess.Popen[bytes], key: str) -> None:
-        self._write(process, {"record": key})
+    def _run_job(self, process: subprocess.Popen[bytes], key: str) -> None:
+        self._send(process, {"record": key})
         try:
-            self._until(process, {"done": key}, self._soft or self._hard)
-        except _NotInTime:
-            self._patience = 0.0
-            if not self._soft:
+            self._wait_for(process, {"done": key}, self._limits.soft or self._limits.hard)
+        except _TimeLimitExceeded:
+            self._kill_seconds = 0.0
+            if not self._limits.soft:
                 raise
-            self._write(process, {"late": key})
-            self._until(process, {"done": key}, KILL_SECONDS)
+            self._send(process, {"late": key})
+            self._wait_for(process, {"done": key}, KILL_SECONDS)
         assert process.stdin is not None
         process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             process.wait(LEAVE_SECONDS)
 
-    def _write(self, process: subprocess.Popen[bytes], order: Mapping[str, str]) -> None:
+    def _send(self, process: subprocess.Popen[bytes], order: Mapping[str, str]) -> None:
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
 
-    def _until(
-        self, process: subprocess.Popen[bytes], wanted: Any, limit: float | None = None
+    def _wait_for(
+        self, process: subprocess.Popen[bytes], answer: Any, limit: float | None = None
     ) -> None:
+        """Read the worker's output until it gives `answer`, for at most `limit` seconds."""
         assert process.stdout is not None
         deadline = time.monotonic() + (limit or 0.0)
-        while wanted not in self._answers:
-            left = max(0.0, deadline - time.monotonic()) if limit else None
-            if not select.select([process.stdout], [], [], left)[0]:
-                raise _NotInTime(f"The worker did not say {wanted} in time.")
+        while answer not in self._answers:
+            timeout = max(0.0, deadline - time.monotonic()) if limit else None
+            if not select.select([process.stdout], [], [], timeout)[0]:
+                raise _TimeLimitExceeded(f"The worker did not say {answer} in time.")
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
-                raise _Gone
+                raise _OutputClosed
             self._lines.feed(data)
 
-    def _answer(self, line: bytes) -> None:
+    def _read_answer(self, line: bytes) -> None:
         with suppress(ValueError):
             self._answers = [*self._answers[-1:], json.loads(line)]
 
 
-def _describe(code: int) -> str:
-    return describe_exit(None, -code) if code < 0 else describe_exit(code, None)
-
-
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """End a worker and its group: SIGTERM, then SIGKILL after `seconds`."""
+    """End a worker and its process group: send SIGTERM, then SIGKILL after `seconds`."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
@@ -172,13 +175,9 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-    finally:  # also if something ends us while we wait
-        _kill_group(process)
+    finally:  # also when an exception, such as that of a signal, ends the wait
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            process.kill()
     process.wait()
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        process.kill()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.delivery.far import sftp_server
 from tests.sshd import Sshd
-from tests.work.waiting import alive
+from tests.work.waiting import is_alive
 
 _SERVE = """#!/bin/sh
 case $SSH_ORIGINAL_COMMAND in internal-sftp*) ;; *) exec sh -c "$SSH_ORIGINAL_COMMAND";; esac
@@ -56,7 +56,7 @@ class Far:
 
     def left(self) -> list[int]:
         """Return those that run."""
-        return [pid for pid in self.begun if alive(pid)]
+        return [pid for pid in self.begun if is_alive(pid)]
 
 
 PLAIN = "exec $server"

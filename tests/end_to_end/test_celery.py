@@ -250,9 +250,9 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
         if time.monotonic() > next_cut and (LONG or not restarted):
             number = chance.randrange(MACHINES)
             if LONG and chance.random() < 0.3:
-                cluster.machines[number].tell_all(signal.SIGSTOP)
+                cluster.machines[number].signal_all(signal.SIGSTOP)
                 time.sleep(6)  # longer than its heartbeat may be away
-                cluster.machines[number].tell_all(signal.SIGCONT)
+                cluster.machines[number].signal_all(signal.SIGCONT)
             else:
                 cluster.cut(number)
                 cluster.start(number)
@@ -299,7 +299,7 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
     until(lambda: "sleep" in cluster.children(12), 60, "the conversion")
     cluster.sleep(0.3)
     machine = cluster.machines.pop(12)
-    machine.tell(signal.SIGKILL)
+    machine.send_signal(signal.SIGKILL)
     until(lambda: cluster.jobs(12) == [], 15, "the end of the job")
     machine.kill()
     cluster.start(12)
@@ -319,9 +319,9 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
     until(lambda: cluster.named(10)[0]["jobs"] == ["lib/other1:1"], 20, "the job")
     (row,) = cluster.named(10)
     assert (row["name"], row["slots"], row["systems"]) == ("celery@node10", 1, [SYSTEM])
-    cluster.machines[10].tell(signal.SIGTERM)
+    cluster.machines[10].send_signal(signal.SIGTERM)
     cluster.service.poll("lib/other2:1")
-    until(lambda: cluster.machines[10].ended, 30, "its end")
+    until(lambda: cluster.machines[10].has_ended, 30, "its end")
     assert cluster.service.poll("lib/other1:1")["status"] == "READY"
     assert cluster.service.poll("lib/other2:1")["status"] not in FINAL
     assert cluster.service.get(f"/api/workers/{SYSTEM}/", ALICE)[0] == 403

@@ -90,10 +90,10 @@ def test_a_machine_that_is_stopped_at_once(cluster: Cluster) -> None:
     busy = next(n for n in (1, 2) if "sleep" in cluster.children(n))
     machine = cluster.machines.pop(busy)
     try:
-        machine.tell(signal.SIGQUIT)
+        machine.send_signal(signal.SIGQUIT)
         done = cluster.service.pull("lib/app3:1", seconds=SOON)
         assert done["status"] == "READY"
-        until(lambda: machine.ended, 30, "the end of the machine")
+        until(lambda: machine.has_ended, 30, "the end of the machine")
         assert cluster.jobs(busy) == []
     finally:
         with suppress(ProcessLookupError):

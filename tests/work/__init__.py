@@ -1,1 +1,1 @@
-"""The promises of the queues of work."""
+"""Tests of `shiftergw.work`."""

@@ -1,4 +1,4 @@
-"""What the tests of queues share: worker machines, and assertions that show their values."""
+"""Fixtures for the tests of job queues: pools, worker machines, and their connections."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ from zope.interface import implementer
 from shiftergw.work.celery.app import make_app
 from shiftergw.work.celery.broker_connections import MessageSender
 from shiftergw.work.celery.queue import CeleryQueue
-from shiftergw.work.pool import WorkerPool
+from shiftergw.work.pool import PoolOptions, WorkerPool
 from tests.rabbitmq import RabbitMQ
-from tests.work.pools import WORKERS, Make
-from tests.work.waiting import alive
+from tests.work.pools import WORKERS, StartPool
+from tests.work.waiting import is_alive
 
+# Its assertions show their values, as those of test modules do.
 pytest.register_assert_rewrite("tests.work.contract")
 
-from tests.work.machines import Start, WorkerMachine  # noqa: E402 - it imports what is rewritten
+from tests.work.machines import StartMachine, WorkerMachine  # noqa: E402 - imports the contract
 
 
 @pytest.fixture
 def system() -> str:
-    """Return a system of this test alone: its queue is empty."""
+    """Return a system that only this test uses, so that its queue on the broker is empty."""
     return f"system-{uuid4().hex[:8]}"
 
 
 @pytest.fixture
-def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
-    """Return what starts machines of one slot; traces of their jobs lie in `tmp_path/NAME`."""
+def start_machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[StartMachine]:
+    """Return a function that starts machines; traces of their jobs lie in `tmp_path/NAME`."""
     machines: list[WorkerMachine] = []
 
-    def start(
+    def start_machine(
         name: str,
         kind: str = "group-polite",
         *options: str,
-        called: str = "",
+        hostname: str = "",
         systems: str = "",
         slots: int = 1,
     ) -> WorkerMachine:
@@ -53,17 +54,17 @@ def start(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[Start]:
         env = {"BROKER": broker.url, "TRACES": str(traces), "KIND": kind, "SYSTEMS": system}
         log = tmp_path / f"{name}.log"
         machine = WorkerMachine(
-            f"{called or name}-{system}", systems or system, slots, log, env, options=options
+            f"{hostname or name}-{system}", systems or system, slots, log, env, options=options
         )
         machines.append(machine)
         return machine
 
-    yield start
+    yield start_machine
     for machine in machines:
         machine.kill()
     for trace in tmp_path.glob("*/sleep*"):
         pid = int(trace.read_text())
-        if alive(pid):
+        if is_alive(pid):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -79,7 +80,7 @@ def queue(broker: RabbitMQ) -> Iterator[CeleryQueue]:
 
 @pytest.fixture
 def sender(broker: RabbitMQ) -> Iterator[MessageSender]:
-    """Return what sends messages, without a look at who is free."""
+    """Return a sender of messages, which does not look for free slots."""
     sender = MessageSender(make_app(broker.url))
     yield sender
     sender.close()
@@ -87,35 +88,35 @@ def sender(broker: RabbitMQ) -> Iterator[MessageSender]:
 
 @pytest.fixture
 def traces(tmp_path: Path) -> Path:
-    """Return where jobs leave their traces."""
+    """Return the directory in which jobs leave their traces."""
     return tmp_path
 
 
 @pytest.fixture
-def make(traces: Path) -> Iterator[Make]:
-    """Return what makes running pools."""
+def start_pool(traces: Path) -> Iterator[StartPool]:
+    """Return a function that starts pools; they are stopped after the test."""
     pools: list[WorkerPool] = []
 
-    def make(
+    def start_pool(
         kind: str = "good", size: int = 2, jobs_per_worker: int = 50, warm: int = 0
     ) -> WorkerPool:
         argv = [sys.executable, str(WORKERS), kind, str(traces)]
         env = {"PATH": os.environ["PATH"]}
-        made = WorkerPool(reactor, argv, env, size, jobs_per_worker, warm)
-        made.startService()
-        pools.append(made)
-        return made
+        pool = WorkerPool(reactor, argv, env, PoolOptions(size, jobs_per_worker, warm))
+        pool.startService()
+        pools.append(pool)
+        return pool
 
-    yield make
-    for made in pools:
-        if made.running:
-            pytest_twisted.blockon(made.stopService())
-        assert made._workers == []
+    yield start_pool
+    for pool in pools:
+        if pool.running:
+            pytest_twisted.blockon(pool.stopService())
+        assert pool._workers == []
 
 
 @pytest.fixture
 def log() -> Iterator[list[str]]:
-    """Return the lines that are logged."""
+    """Return a list to which each line of the log is added."""
     lines: list[str] = []
 
     @implementer(ILogObserver)

@@ -1,11 +1,13 @@
-"""What every queue of work promises. A queue's own test module runs this on it, by inheritance."""
+"""The promises of every job queue. The test module of a queue runs them by inheritance."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from shiftergw.errors import Unavailable
 from shiftergw.ports import JobQueue
@@ -14,20 +16,32 @@ from tests.work.waiting import until
 SYSTEM = "alpha"
 
 
+class QueueService(JobQueue, Protocol):
+    """A job queue that runs as a service."""
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the queue."""
+        ...
+
+
 def key_of(name: str) -> str:
-    """Return a record's key, of 24 hex digits as they all are, that says what its job does."""
+    """Return a record's key, 24 hex digits like all keys, that tells the worker what to do."""
     return name.ljust(12).encode().hex()
 
 
 class QueueContract:
-    """The heir provides `queue`, a running one with two slots, and `traces`, where jobs leave them.
+    """Tests that each job queue must pass.
 
-    The slots are for SYSTEM. Its workers are those of `tests.work.workers`.
+    The subclass's module provides two fixtures: `queue`, a running queue with two slots for SYSTEM
+    whose workers are those of `tests.work.workers`, and `traces`, the directory in which jobs leave
+    their traces.
     """
 
     @pytest_twisted.ensureDeferred
-    async def test_an_offer_is_run(self, queue: JobQueue, traces: Path) -> None:
-        """A record that was offered reaches a worker, and its slot is free again afterwards."""
+    async def test_an_offered_record_reaches_a_worker(
+        self, queue: QueueService, traces: Path
+    ) -> None:
+        """The job takes a slot, and the slot is free again when the job has ended."""
         assert queue.slots(SYSTEM) == 2
         await queue.offer(key_of("short-1"), SYSTEM)
         assert queue.slots(SYSTEM) == 1
@@ -35,8 +49,10 @@ class QueueContract:
         await until(lambda: queue.slots(SYSTEM) == 2)
 
     @pytest_twisted.ensureDeferred
-    async def test_no_more_than_the_slots(self, queue: JobQueue, traces: Path) -> None:
-        """Without a slot an offer is refused; jobs of two slots run side by side."""
+    async def test_offers_beyond_the_slots_are_refused(
+        self, queue: QueueService, traces: Path
+    ) -> None:
+        """Two slots run two jobs side by side; a third offer raises `Unavailable`."""
         await queue.offer(key_of("short-1"), SYSTEM)
         await queue.offer(key_of("short-2"), SYSTEM)
         assert queue.slots(SYSTEM) == 0
@@ -48,11 +64,26 @@ class QueueContract:
         assert not (traces / "short-3").exists()
 
     @pytest_twisted.ensureDeferred
-    async def test_cancel(self, queue: JobQueue, traces: Path) -> None:
-        """A job is stopped by its key; another key disturbs nobody."""
+    async def test_cancel_stops_the_job_of_a_record(
+        self, queue: QueueService, traces: Path
+    ) -> None:
+        """Cancelling the key of a record without a job has no effect on the jobs of others."""
         await queue.offer(key_of("sleep-1"), SYSTEM)
         await queue.offer(key_of("short-1"), SYSTEM)
         await until((traces / "sleep-1").exists)
         await queue.cancel(key_of("unknown"))
         await queue.cancel(key_of("sleep-1"))
         await until(lambda: queue.slots(SYSTEM) == 2)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_stopped_queue_lets_short_jobs_end(
+        self, queue: QueueService, traces: Path
+    ) -> None:
+        """After the stop the queue accepts no offers, and a short job still ends by itself."""
+        await queue.offer(key_of("short-1"), SYSTEM)
+        await until((traces / "short-1").exists)
+        await queue.stopService()
+        await until((traces / "short-1-done").exists)
+        assert queue.slots(SYSTEM) == 0
+        with pytest.raises(Unavailable):
+            await queue.offer(key_of("short-2"), SYSTEM)

@@ -1,4 +1,4 @@
-"""A queue of work in memory."""
+"""A job queue in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shiftergw.ports import JobEnd, QueueTrouble
 
 
 class Queue:
-    """A queue whose slots the test sets; it notes what it is told."""
+    """A `JobQueue` whose slots the test sets; it records offers and cancellations."""
 
     def __init__(self, slots: int) -> None:
         self.free = slots
@@ -38,7 +38,7 @@ class Queue:
         self.offered.append(key)
 
     async def cancel(self, key: str) -> None:
-        """See `JobQueue`; a deaf worker never goes."""
+        """See `JobQueue`; a deaf worker never ends."""
         self.cancelled.append(key)
         if self.deaf:
             await Deferred[None]()

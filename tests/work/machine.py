@@ -1,7 +1,8 @@
-"""A worker machine for tests, whose jobs are those of `tests.work.workers`.
+"""A worker machine for tests, which runs the workers of `tests.work.workers`.
 
-`celery -A tests.work.machine worker`, with the broker in BROKER and the traces of jobs in TRACES.
-There is the system in SYSTEMS, and one more with `-b` behind it.
+Start it by `celery -A tests.work.machine worker`. The environment variable BROKER has the URL of
+the broker, TRACES the directory for the traces of jobs, and SYSTEMS (if set) the name of a system:
+the configuration then has this system and another, whose name ends in `-b`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,6 @@ WORKERS = Path(__file__).with_name("workers.py")
 if "BROKER" in os.environ:
     kind = os.environ.get("KIND", "group-polite")
     argv = [sys.executable, str(WORKERS), kind, os.environ["TRACES"]]
-    begin = os.environ.get("SYSTEMS")
-    known = None if begin is None else [begin, f"{begin}-b"]
-    app = make_worker(os.environ["BROKER"], 1, argv, known)
+    name = os.environ.get("SYSTEMS")
+    systems = None if name is None else [name, f"{name}-b"]
+    app = make_worker(os.environ["BROKER"], 1, argv, systems)

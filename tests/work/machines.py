@@ -1,4 +1,4 @@
-"""Worker machines for tests: processes of Celery, started and stopped."""
+"""Start and stop worker machines, which are processes of Celery."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.work.waiting import until
 LEAVE_SECONDS = 30.0
 START_SECONDS = 40.0
 
-Start = Callable[..., "WorkerMachine"]
+StartMachine = Callable[..., "WorkerMachine"]
 
 
 class WorkerMachine:
-    """A machine in a process group of its own; what it says goes to `log`."""
+    """A worker machine in a process group of its own, whose output goes to `log`."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class WorkerMachine:
         app: str = "tests.work.machine",
         options: tuple[str, ...] = (),
     ) -> None:
-        """Start it."""
+        """Start the machine with `slots` slots for `systems`, which are separated by commas."""
         self.name = f"celery@{name}"
         self.log = log
         argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", name, "-Q", systems]
@@ -52,42 +52,42 @@ class WorkerMachine:
 
     @property
     def pid(self) -> int:
-        """Return the process that holds the connection."""
+        """Return the id of the main process, which has the connection to the broker."""
         return self._process.pid
 
     @property
-    def ended(self) -> bool:
-        """Say whether it has ended."""
+    def has_ended(self) -> bool:
+        """Return whether the main process has ended."""
         return self._process.poll() is not None
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the machine's main process."""
         self._process.send_signal(number)
 
-    def tell_all(self, number: signal.Signals) -> None:
-        """Send a signal to the machine's processes that are no jobs."""
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of the machine, except the workers."""
         os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """Cut its power: all its processes die at once, but those of jobs."""
+        """Kill all processes of the machine at once, except the workers."""
         with suppress(ProcessLookupError):
-            self.tell_all(signal.SIGKILL)
+            self.signal_all(signal.SIGKILL)
         self._process.wait(LEAVE_SECONDS)
 
     def stop(self) -> None:
-        """Let it finish what it has, and end; kill it if it does not."""
-        self.tell(signal.SIGTERM)
+        """Let the machine finish its jobs and end; kill it if it does not end in time."""
+        self.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVE_SECONDS)
         self.kill()
 
 
 def send(sender: MessageSender, system: str, *names: str) -> None:
-    """Send jobs."""
+    """Offer jobs to the machines of a system, whether they have slots or not."""
     for name in names:
         sender.offer(str(uuid4()), key_of(name), system)
 
 
-async def is_up(machine: WorkerMachine) -> None:
-    """Return once a machine is ready."""
+async def wait_until_ready(machine: WorkerMachine) -> None:
+    """Return once a machine has logged that it is ready."""
     await until(lambda: " ready." in machine.log.read_text(), START_SECONDS)

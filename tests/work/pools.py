@@ -1,4 +1,4 @@
-"""Pools of the workers of `tests.work.workers`."""
+"""Pools whose workers are those of `tests.work.workers`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from shiftergw.work.pool import WorkerPool
 
 WORKERS = Path(__file__).with_name("workers.py")
-Make = Callable[..., WorkerPool]
+StartPool = Callable[..., WorkerPool]
 
 
 def pid_of(trace: Path) -> int:
-    """Return the process that left a trace."""
+    """Return the process id of the worker that left a trace."""
     return int(trace.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Workers of the local pool that die, or cannot start: what is told at once, and what goes on."""
+"""Workers of the local pool that die or cannot start: what is reported, and how work goes on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import Unavailable
 from shiftergw.ports import JobEnd, runner_name
 from shiftergw.work import pool, process
-from shiftergw.work.pool import WorkerPool
-from tests.work.pools import WORKERS, Make, pid_of
-from tests.work.waiting import alive, until
+from shiftergw.work.pool import PoolOptions, WorkerPool
+from tests.work.pools import WORKERS, StartPool, pid_of
+from tests.work.waiting import is_alive, until
 
 
 @pytest_twisted.ensureDeferred
@@ -33,9 +33,11 @@ from tests.work.waiting import alive, until
         ("leave", "ended by itself with exit code 0"),
     ],
 )
-async def test_a_worker_that_dies(make: Make, key: str, how: str) -> None:
-    """The end of its job is reported at once, with the worker's name; its slot is free again."""
-    queue = make(size=1)
+async def test_the_death_of_a_worker_ends_its_job(
+    start_pool: StartPool, key: str, how: str
+) -> None:
+    """The end is reported at once, with the worker's name and the cause; the slot is free again."""
+    queue = start_pool(size=1)
     ends: list[JobEnd] = []
     queue.on_end = ends.append
     await queue.offer(key)
@@ -50,9 +52,11 @@ async def test_a_worker_that_dies(make: Make, key: str, how: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_image_that_kills_workers_slows_nobody_down(make: Make, log: list[str]) -> None:
-    """As many deaths as one image may cause cause no wait; more in a row do."""
-    queue = make(size=1)
+async def test_an_image_that_kills_workers_delays_no_other(
+    start_pool: StartPool, log: list[str]
+) -> None:
+    """`JOB_DEATHS` deaths in a row, which one image may cause, delay no start; one more does."""
+    queue = start_pool(size=1)
     for n in range(pool.JOB_DEATHS):
         await until(lambda: queue.slots() == 1)
         await queue.offer(f"crash-{n}")
@@ -68,9 +72,9 @@ async def test_one_image_that_kills_workers_slows_nobody_down(make: Make, log: l
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_is_killed_without_a_job(make: Make, traces: Path) -> None:
-    """No job ends, and the next offer is taken."""
-    queue = make(size=1)
+async def test_an_idle_worker_that_is_killed(start_pool: StartPool, traces: Path) -> None:
+    """Its death ends no job, and the next offer is accepted."""
+    queue = start_pool(size=1)
     ends: list[JobEnd] = []
     queue.on_end = ends.append
     await queue.offer("a")
@@ -82,17 +86,17 @@ async def test_a_worker_that_is_killed_without_a_job(make: Make, traces: Path) -
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("young", [True, False])
-async def test_a_warm_worker_that_is_killed(
-    make: Make, monkeypatch: pytest.MonkeyPatch, young: bool
+async def test_a_killed_warm_worker_is_replaced(
+    start_pool: StartPool, monkeypatch: pytest.MonkeyPatch, young: bool
 ) -> None:
-    """It is replaced at once, and no trouble, unless it had only just started."""
+    """A new one starts at once; only the death of a worker that has just started is a trouble."""
     if not young:
         monkeypatch.setattr(pool, "YOUNG_SECONDS", 0.0)
-    queue = make(warm=1)
-    (warm,) = queue._workers
-    await until(lambda: warm.ready)
-    os.kill(warm.pid, signal.SIGKILL)
-    await until(lambda: warm not in queue._workers)
+    queue = start_pool(warm=1)
+    (worker,) = queue._workers
+    await until(lambda: worker.ready_at is not None)
+    os.kill(worker.pid, signal.SIGKILL)
+    await until(lambda: worker not in queue._workers)
     assert (queue.trouble() is not None) is young
     assert len(queue._workers) == int(not young)
     await until(lambda: queue.trouble() is None)
@@ -106,20 +110,21 @@ async def test_a_warm_worker_that_is_killed(
         ("fleeting", "A worker ended with exit code 1."),
     ],
 )
-async def test_workers_that_cannot_live(
-    make: Make, kind: str, why: str, log: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_no_worker_can_start(
+    start_pool: StartPool, kind: str, why: str, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There are no slots, a reason is told, the job was lost without a death; starts go on rarely.
+    """The pool has no slots, reports the reason, and tries again after growing waits.
 
-    As soon as one succeeds all is well again.
+    The job of a worker that never got ready ends without a death. The trouble ends once a start
+    succeeds; then all slots are free.
     """
     waits: list[float] = []
-    queue = make(kind, size=3, warm=int(kind == "fleeting"))
-    monkeypatch.setattr(queue, "_reactor", _Impatient(waits))  # waits are noted, and over at once
+    queue = start_pool(kind, size=3, warm=int(kind == "fleeting"))
+    monkeypatch.setattr(queue, "_reactor", _FastReactor(waits))
     ends: list[JobEnd] = []
     queue.on_end = ends.append
-    woken: list[int] = []
-    queue.on_idle = lambda: woken.append(queue.slots())
+    idle_slots: list[int] = []
+    queue.on_idle = lambda: idle_slots.append(queue.slots())
     if kind == "stillborn":
         await queue.offer("a")
     await until(queue.trouble)
@@ -137,16 +142,16 @@ async def test_workers_that_cannot_live(
     assert [(end.key, end.died) for end in ends] == [("a", False)] * (kind == "stillborn")
     assert queue.trouble() is not None
     queue._argv = [*queue._argv[:2], "good", queue._argv[3]]
-    woken.clear()
+    idle_slots.clear()
     await until(lambda: queue.trouble() is None)
-    assert (queue.slots(), woken[-1], queue.machines()[0].slots) == (3, 3, 3)
+    assert (queue.slots(), idle_slots[-1], queue.machines()[0].slots) == (3, 3, 3)
     assert any("can start again" in line for line in log)
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_worker_that_cannot_start_is_no_trouble(make: Make, traces: Path) -> None:
-    """As long as another one works."""
-    queue = make(size=2)
+async def test_a_failed_start_beside_a_live_worker(start_pool: StartPool, traces: Path) -> None:
+    """A failed start is no trouble of the queue as long as another worker lives."""
+    queue = start_pool(size=2)
     await queue.offer("sleep-1")
     await until((traces / "sleep-1").exists)
     queue._argv = [*queue._argv[:2], "stillborn", queue._argv[3]]
@@ -158,15 +163,15 @@ async def test_one_worker_that_cannot_start_is_no_trouble(make: Make, traces: Pa
     await until(queue.trouble)
 
 
-class _Impatient:
-    """The reactor, but with the waits between two starts cut short and noted."""
+class _FastReactor:
+    """The reactor, except that backoffs between two starts end at once and are recorded."""
 
     def __init__(self, waits: list[float]) -> None:
         self._waits = waits
 
     def callLater(self, seconds: float, act: Callable[..., Any], *arguments: Any) -> Any:
         real: Any = reactor
-        if act.__name__ == "_go_on":
+        if act.__name__ == "_end_backoff":
             self._waits.append(seconds)
             return real.callLater(0, act, *arguments)
         return real.callLater(seconds, act, *arguments)
@@ -176,10 +181,12 @@ class _Impatient:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_program_that_is_missing(traces: Path) -> None:
-    """A worker that cannot be started at all is an `Unavailable`; once it is there all is well."""
+async def test_a_missing_worker_program(traces: Path) -> None:
+    """An offer raises `Unavailable`; once the program exists, the trouble ends by itself."""
     program = traces / "program"
-    queue = WorkerPool(reactor, [str(program), str(WORKERS), "good", str(traces)], {}, 2, 50)
+    queue = WorkerPool(
+        reactor, [str(program), str(WORKERS), "good", str(traces)], {}, PoolOptions(2, 50)
+    )
     queue.startService()
     with pytest.raises(Unavailable):
         await queue.offer("a")
@@ -193,15 +200,15 @@ async def test_a_program_that_is_missing(traces: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_never_gets_ready(
-    make: Make, monkeypatch: pytest.MonkeyPatch, log: list[str]
+async def test_a_worker_that_does_not_get_ready_is_killed(
+    start_pool: StartPool, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
-    """It is killed, which is told; each one after it has twice as long, up to a limit."""
+    """The log reports it, and each further start has twice the time, up to a limit."""
     monkeypatch.setattr(pool, "START_SECONDS", 0.1)
     monkeypatch.setattr(pool, "LONGEST_START", 0.4)
     waits: list[float] = []
-    queue = make("mute")
-    monkeypatch.setattr(queue, "_reactor", _Impatient(waits))
+    queue = start_pool("mute")
+    monkeypatch.setattr(queue, "_reactor", _FastReactor(waits))
     await queue.offer("a")
     await until(lambda: len(waits) == 4)
     for seconds in ("0.1", "0.2", "0.4"):
@@ -210,13 +217,13 @@ async def test_a_worker_that_never_gets_ready(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_that_is_slow(
-    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_slow_start(
+    start_pool: StartPool, traces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A word is had while it lasts, and the limit grows until the worker gets ready within it."""
+    """The queue reports it meanwhile, and the limit grows until the worker gets ready in time."""
     monkeypatch.setattr(pool, "START_SECONDS", 0.5)
     monkeypatch.setattr(pool, "SLOW_SECONDS", 0.1)
-    queue = make("slow")
+    queue = start_pool("slow")
     await queue.offer("a")
     await until(queue.trouble)
     trouble = queue.trouble()
@@ -230,33 +237,33 @@ async def test_a_start_that_is_slow(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_the_kernel_holds(
-    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_worker_that_hangs_in_the_kernel(
+    start_pool: StartPool, traces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stop does not wait for what not even SIGKILL ends; its job has ended for the queue."""
+    """`cancel` does not wait for a process that survives SIGKILL; its job counts as ended."""
     monkeypatch.setattr(process, "KILL_SECONDS", 0.1)
     monkeypatch.setattr(process, "GONE_SECONDS", 0.1)
-    queue = make("deaf")
+    queue = start_pool("deaf")
     ends: list[JobEnd] = []
     queue.on_end = ends.append
     await queue.offer("sleep")
     await until((traces / "sleep").exists)
     (worker,) = queue._workers
-    monkeypatch.setattr(worker, "_signal", lambda _: None)  # nothing reaches it
+    monkeypatch.setattr(worker, "_signal", lambda _: None)  # no signal reaches the process
     await queue.cancel("sleep")
     assert [(end.loss, end.died) for end in ends] == [("hangs in the kernel", False)]
     os.kill(pid_of(traces / "sleep"), signal.SIGKILL)
-    await until(lambda: not alive(pid_of(traces / "sleep")))
+    await until(lambda: not is_alive(pid_of(traces / "sleep")))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_is_slow_to_stop(
-    make: Make, traces: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_worker_that_stops_slowly(
+    start_pool: StartPool, traces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not taken for one that is slow to start."""
+    """The queue does not report it as a slow start."""
     monkeypatch.setattr(pool, "SLOW_SECONDS", 0.0)
     monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
-    queue = make("deaf")
+    queue = start_pool("deaf")
     await queue.offer("sleep")
     await until((traces / "sleep").exists)
     stopping = Deferred.fromCoroutine(queue.cancel("sleep"))
@@ -266,9 +273,9 @@ async def test_a_worker_that_is_slow_to_stop(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_child_that_holds_the_pipes(make: Make, traces: Path) -> None:
-    """A dead worker is noticed although a child of its keeps its output open."""
-    queue = make("good")
+async def test_a_child_that_holds_the_output_open(start_pool: StartPool, traces: Path) -> None:
+    """The death of a worker is reported although a child of its keeps its output open."""
+    queue = start_pool("good")
     ends: list[JobEnd] = []
     queue.on_end = ends.append
     await queue.offer("heir")

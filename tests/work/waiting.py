@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Wait for other processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.patience import patient
 
 
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Return once `condition` holds; fail when it takes too long."""
+    """Return once `condition` holds; fail after this many seconds."""
     clock: Any = reactor
     deadline = time.monotonic() + patient(seconds)
     while not condition():
@@ -22,8 +22,8 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
         await pause(0.01, clock)
 
 
-def alive(pid: int) -> bool:
-    """Say whether a process runs."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs."""
     try:
         os.kill(pid, 0)
         with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123

@@ -1,7 +1,7 @@
-"""Workers for the pool's tests: small programs that behave well, or each badly in its own way.
+"""Workers for tests: a small program that behaves well, or badly in a way that KIND names.
 
-`python workers.py KIND DIRECTORY`. A key may say what its job is to do: `sleep`, `crash`, ...
-It says so plainly, or in 24 hex digits.
+`python workers.py KIND DIRECTORY`. The key of a record tells the worker what its job does (`sleep`,
+`crash`, ...), as plain text or encoded in 24 hex digits.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import time
 from pathlib import Path
 
 SIGNALS = {"crash": signal.SIGKILL, "abort": signal.SIGABRT}
-"""By which a worker ends itself, by what its job says."""
+"""The signals by which a worker kills itself, by the first word of a key."""
 
 EXITS = {"leave": 0, "fail": 3}
-"""With which exit code."""
+"""The codes with which a worker exits, by the first word of a key."""
 
 
-def tell(answer: object) -> None:
-    """Write one line."""
+def write_answer(answer: object) -> None:
+    """Write one line to standard output."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
-def note(directory: Path, name: str) -> None:
-    """Leave a trace for the test."""
+def leave_trace(directory: Path, name: str) -> None:
+    """Write this process's id into a file that the test reads."""
     (directory / name).write_text(str(os.getpid()), encoding="utf-8")
 
 
-def plain(key: str) -> str:
-    """Return what a key says."""
+def decode_key(key: str) -> str:
+    """Return the text of a key."""
     if re.fullmatch("[0-9a-f]{24}", key):
         return bytes.fromhex(key).decode().strip()
     return key
 
 
 def die(key: str) -> None:
-    """End this process if the key says so."""
+    """End this process if the key names a signal or an exit code."""
     for word, number in SIGNALS.items():
         if key.startswith(word):
             os.kill(os.getpid(), number)
@@ -50,15 +50,15 @@ def die(key: str) -> None:
             sys.exit(code)
 
 
-def job(key: str, directory: Path) -> None:
-    """Do what the key says."""
-    note(directory, key)
+def run_job(key: str, directory: Path) -> None:
+    """Do what the text of a key says."""
+    leave_trace(directory, key)
     die(key)
     if key.startswith("sleep"):
         time.sleep(60)
     elif key.startswith("short"):
         time.sleep(0.5)
-        note(directory, f"{key}-done")
+        leave_trace(directory, f"{key}-done")
     elif key.startswith("noise"):
         sys.stderr.write("to the log\nwarn a.b: trouble\n\x1b[31mred\n" + "x" * 10_000 + "\n")
         sys.stderr.flush()
@@ -71,14 +71,14 @@ def job(key: str, directory: Path) -> None:
         (directory / "child").write_text(str(child.pid), encoding="utf-8")
         time.sleep(60)
     elif key.startswith("heir"):
-        # Holds our pipes open after our death.
+        # The child holds the pipes of this process open after its death.
         child = subprocess.Popen(["sleep", "60"])
         (directory / "child").write_text(str(child.pid), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(kind: str, directory: Path) -> None:
-    """Behave like `kind`."""
+    """Run as a worker of a kind until the end of input."""
     if kind == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "group-polite":
@@ -93,16 +93,16 @@ def main(kind: str, directory: Path) -> None:
         time.sleep(60)
     if kind == "slow":
         time.sleep(1.5)
-    tell({"ready": True})
+    write_answer({"ready": True})
     if kind == "fleeting":
         sys.exit(1)
     for line in sys.stdin:
         key = json.loads(line)["record"]
-        job(plain(key), directory)
-        tell({"done": key})
+        run_job(decode_key(key), directory)
+        write_answer({"done": key})
     if kind == "stubborn":
         time.sleep(60)
-    note(directory, f"left-{os.getpid()}")
+    leave_trace(directory, f"left-{os.getpid()}")
 
 
 if __name__ == "__main__":

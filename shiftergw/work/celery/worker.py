@@ -1,4 +1,4 @@
-"""A worker machine: Celery with our one task, whose jobs run in processes of their own."""
+"""A worker machine: Celery with one task, whose jobs run in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ from celery.signals import celeryd_after_setup
 from shiftergw.errors import printable
 from shiftergw.work.celery.app import TASK, is_key, make_app
 from shiftergw.work.celery.slot_gate import SlotGate, SlotGateStep
-from shiftergw.work.subprocess_job import StartLimit, SubprocessJob
+from shiftergw.work.subprocess_job import JobLimits, StartLimit, SubprocessJob
 
 
 def make_worker(
     broker_url: str, slots: int | None, argv: Sequence[str], systems: Collection[str] | None = None
 ) -> Celery:
-    """Return Celery for a machine with so many slots that runs `argv` for each job.
+    """Return Celery for a machine with this many slots, which runs `argv` for each job.
 
-    A machine that is to serve another system than one of these (None: any) does not start.
+    The machine does not start if its command line names a system that is not one of `systems`; if
+    that is None, any name will do.
     """
     app = make_app(broker_url, slots)
     app.shiftergw_slot_gate = SlotGate()
     app.steps["consumer"].add(SlotGateStep)
 
-    def look(instance: Any, **_: Any) -> None:
-        """Look at the queues that the command line names."""
-        named = instance.app.amqp.queues.consume_from
-        strange = sorted(name for name in named if systems is not None and name not in systems)
-        if strange:
+    def check_systems(instance: Any, **_: Any) -> None:
+        """Exit if the command line names a queue that is not the queue of a system."""
+        queues = instance.app.amqp.queues.consume_from
+        unknown = sorted(name for name in queues if systems is not None and name not in systems)
+        if unknown:
             sys.exit(
                 "shiftergw worker cannot start: no Platforms of the configuration:"
-                f" {printable(', '.join(strange))}; -Q names the systems that it serves:"
+                f" {printable(', '.join(unknown))}; -Q names the systems that it serves:"
                 f" {printable(', '.join(systems or ()))}"
             )
 
-    celeryd_after_setup.connect(look, weak=False)
+    celeryd_after_setup.connect(check_systems, weak=False)
 
-    start = StartLimit()
+    start_limit = StartLimit()
 
     def convert(key: str, soft: float | None = None, hard: float | None = None) -> None:
-        """Do the work of a record in a process of its own, within the limits of this machine.
+        """Run the job on a record in a process of its own, within time limits in seconds.
 
-        Celery forgets its own limits for a job as soon as the connection is lost.
+        The limits are enforced here because Celery forgets its own limits of a job when the
+        connection to the broker breaks.
         """
         if not is_key(key):
             return
-        before = signal.signal(signal.SIGTERM, _terminated)
-        told = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Celery's word at the soft limit
+        old_sigterm = signal.signal(signal.SIGTERM, _raise_terminated)
+        # Celery sends SIGUSR1 at the soft limit; the worker process gets its own notice from us.
+        old_sigusr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
-            SubprocessJob(argv, soft, hard, start).run(key)
+            SubprocessJob(argv, JobLimits(soft, hard), start_limit).run(key)
         except _Terminated:
-            # Celery knows why, and replaces this process.
+            # Celery has terminated this process itself, and replaces it.
             os._exit(128 + signal.SIGTERM)
         finally:
-            signal.signal(signal.SIGUSR1, told)
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGUSR1, old_sigusr1)
+            signal.signal(signal.SIGTERM, old_sigterm)
 
     app.task(
         convert,
@@ -73,8 +76,8 @@ def make_worker(
 
 
 class _Terminated(BaseException):
-    """The job was revoked."""
+    """The job was cancelled: Celery has sent SIGTERM to the process that runs it."""
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise _Terminated

@@ -14,9 +14,9 @@ import pytest_twisted
 from shiftergw.ports import JobEnd, runner_name
 from shiftergw.work import subprocess_job
 from shiftergw.work.celery.queue import CeleryQueue
-from shiftergw.work.subprocess_job import JobLost, StartLimit, SubprocessJob
+from shiftergw.work.subprocess_job import JobLimits, JobLost, StartLimit, SubprocessJob
 from tests.work.contract import key_of
-from tests.work.machines import Start
+from tests.work.machines import StartMachine
 from tests.work.pools import WORKERS, pid_of
 from tests.work.waiting import until
 
@@ -34,10 +34,10 @@ KEY = key_of("x")
     ],
 )
 async def test_a_job_that_dies(
-    system: str, start: Start, queue: CeleryQueue, tmp_path: Path, job: str, how: str
+    system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path, job: str, how: str
 ) -> None:
     """The gateway hears of it at once, once; the machine takes the next job."""
-    start("one")
+    start_machine("one")
     ends: list[JobEnd] = []
     queue.on_end = ends.append
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
@@ -54,10 +54,10 @@ async def test_a_job_that_dies(
 
 @pytest_twisted.ensureDeferred
 async def test_no_worker_can_start_on_a_machine(
-    system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+    system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
     """It takes no job for a while, and says why; when one succeeds all is well again."""
-    machine = start("one", slots=2)
+    machine = start_machine("one", slots=2)
     (tmp_path / "one" / "sick").touch()
     ends: list[JobEnd] = []
     queue.on_end = ends.append
@@ -88,21 +88,23 @@ async def test_no_worker_can_start_on_a_machine(
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_machine_serves_a_system(system: str, start: Start, queue: CeleryQueue) -> None:
+async def test_no_machine_serves_a_system(
+    system: str, start_machine: StartMachine, queue: CeleryQueue
+) -> None:
     """Its pulls say so; those of others do not, and the broker is well."""
-    machine = start("one")
+    machine = start_machine("one")
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await until(lambda: queue.trouble("elsewhere"))
     assert "No worker machine serves elsewhere" in str(queue.trouble("elsewhere"))
     assert queue.trouble(system) is None
     assert queue.trouble() is None
-    machine.tell(signal.SIGTERM)
+    machine.send_signal(signal.SIGTERM)
     await until(lambda: "No worker machine serves" in str(queue.trouble(system)), 20)
 
 
 def make(tmp_path: Path, kind: str, start: StartLimit | None = None) -> SubprocessJob:
     """Return what runs one job with a worker of a kind."""
-    return SubprocessJob([sys.executable, str(WORKERS), kind, str(tmp_path)], None, None, start)
+    return SubprocessJob([sys.executable, str(WORKERS), kind, str(tmp_path)], JobLimits(), start)
 
 
 def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,7 @@ def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     """It is a start that failed."""
     with pytest.raises(JobLost, match="cannot be started: No such file") as caught:
-        SubprocessJob([str(tmp_path / "none")], None, None).run(KEY)
+        SubprocessJob([str(tmp_path / "none")], JobLimits()).run(KEY)
     assert not caught.value.end.died
 
 

@@ -20,19 +20,19 @@ from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 from tests.patience import scaled
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
-from tests.work.machines import Start, WorkerMachine, is_up, send
-from tests.work.waiting import alive, until
+from tests.work.machines import StartMachine, WorkerMachine, send, wait_until_ready
+from tests.work.waiting import is_alive, until
 
 START_SECONDS = 40
 
 
 @pytest_twisted.ensureDeferred
 async def test_two_machines_of_one_name(
-    system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+    system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
     """Both work, their slots add up, and a job is stopped on whichever it runs."""
-    start("one", called="twin")
-    start("two", called="twin")
+    start_machine("one", hostname="twin")
+    start_machine("two", hostname="twin")
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
     assert len(queue.machines()) >= 2
     await queue.offer(key_of("sleep-1"), system)
@@ -46,16 +46,20 @@ async def test_two_machines_of_one_name(
     assert sorted(name for name, _ in ran) == ["one", "two"]
     for name in ("sleep-1", "sleep-2"):
         await queue.cancel(key_of(name))
-    assert not any(alive(int((tmp_path / name / one).read_text())) for name, one in ran)
+    assert not any(is_alive(int((tmp_path / name / one).read_text())) for name, one in ran)
     await until(lambda: queue.slots(system) == 2)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_message_that_comes_again(
-    system: str, start: Start, queue: CeleryQueue, sender: MessageSender, tmp_path: Path
+    system: str,
+    start_machine: StartMachine,
+    queue: CeleryQueue,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """Its acknowledgement was lost with a connection: its job keeps its slot, and runs once."""
-    start("one", slots=2)
+    start_machine("one", slots=2)
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
     message = str(uuid4())
     sender.offer(message, key_of("sleep-1"), system)
@@ -70,20 +74,20 @@ async def test_a_message_that_comes_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_system_that_does_not_exist(start: Start, system: str) -> None:
+async def test_a_system_that_does_not_exist(start_machine: StartMachine, system: str) -> None:
     """A machine for it, or for the queue that Celery takes by itself, does not start."""
-    machine = start("one", systems="misspelt")
-    await until(lambda: machine.ended, START_SECONDS)
+    machine = start_machine("one", systems="misspelt")
+    await until(lambda: machine.has_ended, START_SECONDS)
     assert "no Platforms of the configuration: misspelt" in machine.log.read_text()
     assert system in machine.log.read_text()
 
 
 @pytest_twisted.ensureDeferred
 async def test_lines_that_break(
-    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+    broker: RabbitMQ, system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
     """The line on which a machine tells is opened again, while its job goes on; so are all."""
-    machine = start("one")
+    machine = start_machine("one")
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     listed = (await broker.control("list_connections", "pid", "client_properties")).decode()
     (line,) = [one for one in listed.splitlines() if f"tells of one-{system}" in one]
@@ -107,7 +111,7 @@ async def test_lines_that_break(
 async def test_time_limits_outlive_the_connection(
     broker: RabbitMQ,
     system: str,
-    start: Start,
+    start_machine: StartMachine,
     sender: MessageSender,
     tmp_path: Path,
     option: str,
@@ -117,14 +121,14 @@ async def test_time_limits_outlive_the_connection(
     await broker.control("list_connections")
     # The job has to outlive the next command, which takes as long as this one.
     limit = scaled(5) + 2 * (time.monotonic() - began)
-    machine = start("one", "group-polite", option, f"{limit:.0f}")
-    await is_up(machine)
+    machine = start_machine("one", "group-polite", option, f"{limit:.0f}")
+    await wait_until_ready(machine)
     send(sender, system, "sleep-1")
     await until((tmp_path / "one" / "sleep-1").exists)
     await broker.control("close_all_connections", "an admin likes nobody")
     job = int((tmp_path / "one" / "sleep-1").read_text())
-    assert alive(job)
-    await until(lambda: not alive(job), limit + 20)
+    assert is_alive(job)
+    await until(lambda: not is_alive(job), limit + 20)
     sender.renew()
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1-done").exists)

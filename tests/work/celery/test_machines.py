@@ -23,8 +23,8 @@ from shiftergw.work.celery.queue import LINES_A_MINUTE, TELLINGS, CeleryQueue
 from tests.rabbitmq import RabbitMQ
 from tests.work.celery.test_worker_registry import TOLD
 from tests.work.contract import key_of
-from tests.work.machines import Start, is_up, send
-from tests.work.waiting import alive, until
+from tests.work.machines import StartMachine, send, wait_until_ready
+from tests.work.waiting import is_alive, until
 
 
 def ready(broker: RabbitMQ, system: str) -> int:
@@ -36,16 +36,20 @@ def ready(broker: RabbitMQ, system: str) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_the_free_one_gets_the_next_job(
-    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
+    broker: RabbitMQ,
+    system: str,
+    start_machine: StartMachine,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """A busy machine reserves nothing; what has begun is acknowledged, and runs nowhere else."""
-    busy = start("busy")
-    await is_up(busy)
+    busy = start_machine("busy")
+    await wait_until_ready(busy)
     send(sender, system, "sleep-1")
     await until((tmp_path / "busy" / "sleep-1").exists)
     send(sender, system, "next-1", "next-2")
     assert ready(broker, system) == 2
-    await is_up(start("free"))
+    await wait_until_ready(start_machine("free"))
     await until(lambda: len(list((tmp_path / "free").glob("next-*"))) == 2)
     busy.kill()
     send(sender, system, "next-3")
@@ -57,71 +61,83 @@ async def test_the_free_one_gets_the_next_job(
 
 @pytest_twisted.ensureDeferred
 async def test_the_slot_is_free_again(
-    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
+    broker: RabbitMQ,
+    system: str,
+    start_machine: StartMachine,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """After a job that ended, was cancelled, or died, however often; nothing is lost meanwhile."""
-    await is_up(start("one"))
+    await wait_until_ready(start_machine("one"))
     send(sender, system, "short-1", "crash-1", "sleep-1", "fail-1", "short-2")
     await until((tmp_path / "one" / "sleep-1").exists)
     assert ready(broker, system) == 2
     sender.cancel(key_of("sleep-1"))
     await until((tmp_path / "one" / "short-2-done").exists)
-    assert not alive(int((tmp_path / "one" / "sleep-1").read_text()))
+    assert not is_alive(int((tmp_path / "one" / "sleep-1").read_text()))
     assert ready(broker, system) == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_of_two_jobs_on_a_record_is_cancelled(
-    system: str, start: Start, sender: MessageSender, tmp_path: Path
+    system: str, start_machine: StartMachine, sender: MessageSender, tmp_path: Path
 ) -> None:
     """The other one is a new attempt on another machine, which goes on."""
 
     async def run(message: str, machine: str) -> int:
         """Return the process of a job on the record on a machine of its own."""
         trace = tmp_path / machine / "sleep-1"
-        await is_up(start(machine))
+        await wait_until_ready(start_machine(machine))
         sender.offer(message, key_of("sleep-1"), system)
         await until(lambda: trace.exists() and trace.stat().st_size)
         return int(trace.read_text())
 
     hung, new = await run("1", "hung"), await run("2", "new")
     sender.cancel(key_of("sleep-1"), "1")
-    await until(lambda: not alive(hung))
-    assert alive(new)
+    await until(lambda: not is_alive(hung))
+    assert is_alive(new)
     sender.cancel(key_of("sleep-1"))
-    await until(lambda: not alive(new))
+    await until(lambda: not is_alive(new))
 
 
 @pytest_twisted.ensureDeferred
 async def test_time_limits(
-    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
+    broker: RabbitMQ,
+    system: str,
+    start_machine: StartMachine,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """At the soft limit a job is told to stop, at the hard one it is killed with its children."""
-    machine = start("one", "group", "--soft-time-limit", "1", "--time-limit", "3")
-    await is_up(machine)
+    machine = start_machine("one", "group", "--soft-time-limit", "1", "--time-limit", "3")
+    await wait_until_ready(machine)
     send(sender, system, "child-1")
     child = tmp_path / "one" / "child"
     await until(lambda: child.exists() and child.stat().st_size)
-    await until(lambda: not alive(int(child.read_text())))
-    await until(lambda: not alive(int((tmp_path / "one" / "child-1").read_text())))
+    await until(lambda: not is_alive(int(child.read_text())))
+    await until(lambda: not is_alive(int((tmp_path / "one" / "child-1").read_text())))
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1-done").exists)
 
 
 @pytest_twisted.ensureDeferred
 async def test_it_leaves_when_its_job_is_done(
-    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
+    broker: RabbitMQ,
+    system: str,
+    start_machine: StartMachine,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """SIGTERM drains a machine, however often: it ends its job, and takes no more."""
-    machine = start("one")
-    await is_up(machine)
+    machine = start_machine("one")
+    await wait_until_ready(machine)
     send(sender, system, "short-1")
     await until((tmp_path / "one" / "short-1").exists)
-    machine.tell(signal.SIGTERM)
+    machine.send_signal(signal.SIGTERM)
     send(sender, system, "short-2")
     await until(lambda: "Warm shutdown" in machine.log.read_text())
-    machine.tell(signal.SIGTERM)
-    await until(lambda: machine.ended, 20)
+    machine.send_signal(signal.SIGTERM)
+    await until(lambda: machine.has_ended, 20)
     assert (tmp_path / "one" / "short-1-done").exists()
     assert not (tmp_path / "one" / "short-2").exists()
     assert ready(broker, system) == 1
@@ -156,10 +172,14 @@ FORGED: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest_twisted.ensureDeferred
 async def test_forged_messages(
-    broker: RabbitMQ, system: str, start: Start, sender: MessageSender, tmp_path: Path
+    broker: RabbitMQ,
+    system: str,
+    start_machine: StartMachine,
+    sender: MessageSender,
+    tmp_path: Path,
 ) -> None:
     """Whatever is not exactly a record's key starts nothing, and stops nothing."""
-    await is_up(start("one"))
+    await wait_until_ready(start_machine("one"))
     with Connection(broker.url) as connection, connection.Producer() as to:
         for body, changes in FORGED.values():
             headers = {"lang": "py", "task": TASK, "id": str(uuid4())} | changes
@@ -204,10 +224,10 @@ NOISE = {
 
 @pytest_twisted.ensureDeferred
 async def test_noise_on_the_lines_of_all(
-    broker: RabbitMQ, system: str, start: Start, queue: CeleryQueue, tmp_path: Path
+    broker: RabbitMQ, system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
     """No machine that listens for orders, and no gateway that listens for machines, minds it."""
-    machine = start("one")
+    machine = start_machine("one")
     await until(lambda: queue.slots(system) == 1, 40)
     await queue.offer(key_of("sleep-1"), system)
     await until((tmp_path / "one" / "sleep-1").exists)
@@ -223,7 +243,7 @@ async def test_noise_on_the_lines_of_all(
     assert changes == []
     said = machine.log.read_text()
     assert "Traceback" not in said
-    assert not machine.ended
+    assert not machine.has_ended
 
 
 def test_a_new_attempt_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,12 @@ def queue(broker: RabbitMQ, machine: WorkerMachine, traces: Path) -> Iterator[Ce
     queue.startService()
     wait(lambda: queue.slots(SYSTEM) == 2)
     yield queue
-    for one in queue.machines():
-        for key in one.jobs:
+    if not queue.running:
+        return
+    for status in queue.machines():
+        for key in status.jobs:
             pytest_twisted.blockon(Deferred.fromCoroutine(queue.cancel(key)))
-    wait(lambda: not any(one.jobs for one in queue.machines()))
+    wait(lambda: not any(status.jobs for status in queue.machines()))
     pytest_twisted.blockon(queue.stopService())
 
 

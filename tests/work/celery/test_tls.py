@@ -155,7 +155,7 @@ async def test_a_worker_machine_is_told_as_well(tls_broker: RabbitMQ, tmp_path: 
             START_SECONDS,
         )
         assert tls_broker.password not in machine.log.read_text()
-        assert not machine.ended
+        assert not machine.has_ended
         machine.stop()
         assert "Traceback" not in machine.log.read_text()
     finally:
