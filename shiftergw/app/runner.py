@@ -109,7 +109,7 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
         worker = make_worker()
         # A group of our own: whoever kills this process takes `mksquashfs` with it.
         os.setpgrp()
-        jobs = Jobs(caller_left, worker.late)
+        jobs = Jobs(caller_left, worker.time_out)
         StandardIO(jobs, reactor=reactor)
         jobs.tell({"ready": True})
         while (key := await jobs.keys.get()) is not None:

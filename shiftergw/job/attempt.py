@@ -1,7 +1,8 @@
-"""One attempt at a piece of work: what it tells the store, and how it learns that it is over.
+"""One attempt at a record: its progress and its heartbeats in the store, and its leases.
 
-The pipeline reports often and must not wait for the store; so it only leaves its news here, and
-one loop writes the latest of it every half second. The same loop keeps the attempt's leases.
+The pipeline reports often and must not wait for the store. So it leaves its reports here, and one
+loop writes the latest of them every half second. The same loop renews the attempt's leases, and
+notices when a newer attempt has taken over.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 WRITE_SECONDS = 0.5
-"""How often news reaches the store, if there is any."""
+"""Seconds between two writes of changed progress."""
 
 HUNG_SECONDS = 4 * 3600.0
-"""How long a stage may have no news until it counts as hung, and is left to a new attempt."""
+"""Seconds without any progress after which a stage counts as hung; then a new attempt starts."""
 
 _WAITS = WaitLimits()
 
 LEASE_SECONDS = 120.0
-"""How long a lease lives without being renewed."""
+"""Seconds for which a lease is valid without being renewed."""
 
 LEASE_WAIT = 3600.0
-"""How long a delivery waits for others of the same image, altogether."""
+"""Seconds that a pull waits for other deliveries of the same image, all its waits together."""
 
-PATIENCE = 20.0
-"""How long a delivery waits for another one with a worker in hand."""
+LEASE_PATIENCE = 20.0
+"""Seconds that a delivery waits for the lease before it gives its worker back."""
 
 
 class Attempt:
-    """The news of one attempt, and the loop that carries it to the store."""
+    """Reports one attempt to the store, and holds its leases."""
 
     _log = Logger()
 
@@ -55,7 +56,7 @@ class Attempt:
         heartbeat_limit: float,
         waits: WaitLimits = _WAITS,
     ) -> None:
-        """Speak for `record.attempt`."""
+        """Report for attempt `record.attempt`; `heartbeat_limit` is in seconds."""
         self.record = record
         self._store = store
         self._clock = clock
@@ -65,17 +66,17 @@ class Attempt:
         self._message = self._written_message = ""
         self._progress = self._written_progress = Progress()
         self.timeline = Timeline(clock, str(record.status))
-        self.why = ""
+        self.cause = ""
         """The cause of a failure, for the log."""
-        self._last_beat = self._last_news = clock.seconds()
+        self._last_beat = self._last_change = clock.seconds()
         self._writing = DeferredLock()
         self._leases: dict[tuple[str, str], float] = {}
-        self.lost = False
+        self.is_superseded = False
         """Whether a newer attempt has taken over."""
 
     @property
     def stage(self) -> str:
-        """Return the word of the stage that the attempt is in."""
+        """Return the state that names the stage of the attempt."""
         return str(self._state)
 
     @property
@@ -83,24 +84,24 @@ class Attempt:
         """Return the name under which this attempt holds leases."""
         return f"{self.record.key}/{self.record.attempt}"
 
-    # The pipeline's `Watcher`.
+    # `Watcher`, for the pipeline.
 
     def enter_stage(self, state: State, message: str) -> None:
-        """Note a new stage."""
+        """Begin a stage; `message` is one line for the user."""
         self._state, self._message, self._progress = state, message, Progress()
         self.timeline.enter(str(state))
 
     def report(self, progress: Progress) -> None:
-        """Note how far the stage is."""
+        """Replace the progress of the stage."""
         self._progress = progress
         self.timeline.report(progress)
 
     def notify(self, message: str) -> None:
-        """Note what the stage waits for."""
+        """Replace the line for the user, which says what the stage waits for."""
         self._message = message
 
     def may_wait(self, later: RetryLater) -> bool:
-        """Return whether the pull waits as long as its source asks; otherwise it fails."""
+        """Return whether the pull may wait as long as its source asks; otherwise it fails."""
         try:
             self.wait(later)
         except PullError:
@@ -108,7 +109,7 @@ class Attempt:
         return True
 
     def wait(self, later: RetryLater) -> Postponed:
-        """Return until when the pull waits; raise a `PullError` if that is too long."""
+        """Return the postponement that a source asks for; raise a `PullError` if it is too long."""
         waited = {
             "registry": self.record.waited,
             "pull": self.record.waited_for_pulls,
@@ -116,48 +117,53 @@ class Attempt:
         }[later.cause]
         return decide_wait(waited, later, self._clock.seconds(), self._waits)
 
-    # What goes to the store.
+    # The store.
 
-    async def keep_alive(self, on_lost: Callable[[], object]) -> None:
-        """Write news and heartbeats until cancelled; call `on_lost` once when superseded.
+    async def keep_alive(self, on_superseded: Callable[[], object]) -> None:
+        """Write progress and heartbeats until cancelled; call `on_superseded` once when superseded.
 
-        A store that is away is no reason to stop: the work goes on, and the next round tries again.
+        If the store is unavailable, the work goes on and the next round tries again.
         """
         while True:
             await pause(WRITE_SECONDS, self._clock)
             try:
                 await self.write()
             except Superseded:
-                self.lost = True
-                on_lost()
+                self.is_superseded = True
+                on_superseded()
                 return
             except Unavailable as error:
                 self._log.warn("heartbeat of {key}: {error}", key=self.record.key, error=error)
             except CancelledError:
                 raise
-            except Exception:  # noqa: BLE001 - a loop that ends in silence would look like death
+            except Exception:  # noqa: BLE001 - without heartbeats the attempt would count as dead
                 self._log.failure("heartbeat of {key}", key=self.record.key)
 
     async def write(self) -> None:
-        """Write what is new, or a heartbeat if one is due; raise `Superseded` if it is over."""
+        """Write changed progress, or a heartbeat if one is due; renew old leases.
+
+        Raises `Superseded` if a newer attempt has taken over, or a lease is lost.
+        """
         now = self._clock.seconds()
-        await self._write_news(now, due=now - self._last_beat >= self._beat_every)
+        await self._write_progress(now, due=now - self._last_beat >= self._beat_every)
         await self._renew_leases(now, older_than=LEASE_SECONDS / 4)
 
     async def confirm(self) -> None:
-        """Raise `Superseded` unless this attempt, and its leases, are still the ones that count.
+        """Raise `Superseded` unless this attempt and its leases are still valid.
 
-        Waits for a store that is away, as `lease` does.
+        Waits for a store that is unavailable, as `lease` does.
         """
 
-        async def confirmed(now: float) -> None:
-            await self._write_news(now, due=True)
+        async def write_and_renew(now: float) -> None:
+            await self._write_progress(now, due=True)
             await self._renew_leases(now, older_than=0)
 
-        await retry_while_unavailable(confirmed, self._clock, f"the word of {self.record.key}")
+        await retry_while_unavailable(
+            write_and_renew, self._clock, f"the heartbeat of {self.record.key}"
+        )
 
-    async def _write_news(self, now: float, *, due: bool) -> None:
-        # One at a time: a slow store must not be told of an earlier stage after a later one.
+    async def _write_progress(self, now: float, *, due: bool) -> None:
+        # One write at a time: a slow store must not get an earlier stage after a later one.
         async with self._writing:
             await self._write_latest(now, due=due)
 
@@ -166,12 +172,13 @@ class Attempt:
         state, message, progress = self._state, self._message, self._progress
         if state is not self._written_state:
             await self._store.advance(key, number, state, message, now)
-            self._last_news = now
+            self._last_change = now
         elif message != self._written_message or progress != self._written_progress:
             await self._store.heartbeat(key, number, progress, now, message)
-            self._last_news = now
-        elif now - self._last_news > HUNG_SECONDS:
-            # What hangs may not even be stopped: without heartbeats the whole worker will be.
+            self._last_change = now
+        elif now - self._last_change > HUNG_SECONDS:
+            # Cancelling may not help if the stage hangs; without heartbeats the whole worker is
+            # stopped.
             raise Superseded("The stage has had no news for hours.")
         elif due:
             await self._store.heartbeat(key, number, progress, now, message)
@@ -182,36 +189,36 @@ class Attempt:
         self._written_progress = progress
 
     async def _renew_leases(self, now: float, older_than: float) -> None:
-        """Renew leases by their own age: a stage that reports all the time is no reason not to."""
-        for place, taken in list(self._leases.items()):
-            # One may have been given back while another was being renewed.
-            if place in self._leases and now - taken >= older_than:
-                await self._take(*place)
+        """Renew leases by their own age, also while the stage reports all the time."""
+        for place, renewed_at in list(self._leases.items()):
+            # A lease may have been released while another was being renewed.
+            if place in self._leases and now - renewed_at >= older_than:
+                await self._renew(*place)
 
     async def lease(self, directory: str, image_id: str) -> None:
-        """Hold the lease on (image directory, id); wait while another delivery holds it.
+        """Acquire the lease on (image directory, id), waiting while another delivery holds it.
 
-        Not for long: raises `RetryLater`, since the wait holds a worker.
+        Raises `RetryLater` after `LEASE_PATIENCE`, since the wait occupies a worker.
         """
-        until = self._clock.seconds() + PATIENCE
+        deadline = self._clock.seconds() + LEASE_PATIENCE
         while not await retry_while_unavailable(
             lambda now: self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS),
             self._clock,
             f"the lease of {self.record.key}",
         ):
-            if self._clock.seconds() > until:
+            if self._clock.seconds() > deadline:
                 failure = DeliveryFailed(
                     "Another delivery of this image did not end.", remedy="Try again later."
                 )
                 now = self._clock.seconds()
                 why = "another delivery of this image"
-                raise RetryLater(now + PATIENCE, why, failure, limit=LEASE_WAIT)
+                raise RetryLater(now + LEASE_PATIENCE, why, failure, limit=LEASE_WAIT)
             self.notify("Waiting for another delivery of this image")
             await pause(1, self._clock)
         self._leases[directory, image_id] = self._clock.seconds()
 
     async def release(self) -> None:
-        """Give all leases back; while the store is away they end by themselves."""
+        """Release all leases; if the store is unavailable, they expire by themselves."""
         while self._leases:
             (directory, image_id), _ = self._leases.popitem()
             try:
@@ -219,7 +226,7 @@ class Attempt:
             except Unavailable as error:
                 self._log.warn("lease of {key}: {error}", key=self.record.key, error=error)
 
-    async def _take(self, directory: str, image_id: str) -> None:
+    async def _renew(self, directory: str, image_id: str) -> None:
         now = self._clock.seconds()
         if not await self._store.lease(directory, image_id, self.holder, now, LEASE_SECONDS):
             raise Superseded("Another delivery has taken this image directory's lease.")

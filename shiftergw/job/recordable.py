@@ -16,7 +16,7 @@ from shiftergw.image import ImageConfig
 from shiftergw.oci.meta import runtime_settings
 
 NAMES = 20
-"""Omitted settings, and omitted labels, that are named one by one."""
+"""The most omitted settings, and the most omitted labels, that are named."""
 
 NAME_LIMIT = 60
 """Characters of the name of an omitted label."""
@@ -26,8 +26,8 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
     """Return the configuration that a record stores, and the names of omitted settings.
 
     `limit` is in bytes of JSON, for environment, commands, working directory and labels together.
-    Of the labels as many as fit are stored, the shortest first. Raises `ImageTooLarge` if all but
-    the labels do not fit.
+    As many labels are stored as fit, the shortest first. Raises `ImageTooLarge` if the rest of the
+    configuration does not fit.
     """
     settings = runtime_settings(
         env=config.env, entry=config.entrypoint, cmd=config.cmd, workdir=config.workdir

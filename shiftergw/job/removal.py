@@ -1,4 +1,4 @@
-"""The work of kind expire: the files of an image go, unless another record still needs them."""
+"""The work of kind expire: remove the files of an image unless another record needs them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Removal:
         self._targets = targets
 
     async def run(self, attempt: Attempt) -> Expired:
-        """Remove the files, under the lease that whoever delivers the same image waits for.
+        """Remove the files under their lease, for which deliveries of the same image wait.
 
-        What is READY elsewhere with the same files, another type or a system that shares the
-        directory, keeps them. An image that was pulled anew meanwhile is no longer EXPIRING: then
-        `confirm` raises `Superseded`.
+        The files stay if another READY record needs them: that of another image type, or of a
+        system that shares the directory. If the image was pulled again meanwhile, its record is no
+        longer EXPIRING and `Attempt.confirm` raises `Superseded`.
         """
         record = attempt.record
         target = self._targets[record.system]
@@ -38,9 +38,10 @@ class Removal:
         return Expired()
 
     async def _check_mounted(self, target: Target) -> None:
-        """Refuse a directory that is empty though images should lie there.
+        """Raise `DeliveryFailed` if the directory is empty although it should contain images.
 
-        It would have its files back once it is mounted again, and nobody would remove them then.
+        Its file system is probably not mounted. Once it is, the files would be back, and no record
+        would be left to remove them.
         """
         if await target.directory.list():
             return

@@ -1,4 +1,4 @@
-"""One job: a record that waits is taken up, worked on by its kind, and its end is written down."""
+"""Run one job: begin a record, do the work of its kind, and write the outcome into the store."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ Outcome = Ready | Expired | Failed | Postponed
 
 SUPERSEDED = "superseded by another attempt"
 
-_WITH_REASON = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
+_WITH_CAUSE = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
 
-UNWRITTEN = "The gateway's database did not take the result; the pull starts again."
+UNWRITTEN_MESSAGE = "The gateway's database did not take the result; the pull starts again."
 
 REQUEUE_SECONDS = 4.0
-"""How long a worker that is told to stop waits until its record is requeued."""
+"""Seconds that a worker which is to stop spends on requeueing its record."""
 
 
 class Worker:
-    """Takes one record at a time from waiting to its end."""
+    """Works on one record at a time, from its begin to its outcome."""
 
     _log = Logger()
 
@@ -61,7 +61,7 @@ class Worker:
         heartbeat_limit: float,
         waits: WaitLimits | None = None,
     ) -> None:
-        """Do both kinds of work; `runner` names this process in the store."""
+        """Do pulls and removals; `runner` names this process in the store."""
         self._waits = waits or WaitLimits()
         self._store = store
         self._pull = pull
@@ -72,16 +72,16 @@ class Worker:
         self._working: tuple[ImageRecord, Deferred[Any]] | None = None
         self._overdue = False
 
-    def late(self, key: str) -> None:
-        """End the work on a record, if it goes on, as a failure: it has taken too long."""
+    def time_out(self, key: str) -> None:
+        """Fail a record that has taken too long, if this worker still works on it."""
         if self._working is not None and self._working[0].key == key:
             self._overdue = True
             self._working[1].cancel()
 
     async def abandon(self) -> bool:
-        """Requeue a record whose work does not end, before this process is killed for that.
+        """Requeue the record in work, before this process is killed because it does not stop.
 
-        Returns whether there is one. It counts as a death.
+        The attempt counts as a death. Returns whether there was a record in work.
         """
         if self._working is None:
             return False
@@ -89,14 +89,15 @@ class Worker:
         return True
 
     async def run(self, key: str) -> None:
-        """Do the work of a record, if it is still to be done, and write down how it ended.
+        """Do the work of a record, if it still waits, and write the outcome into the store.
 
-        Being cancelled requeues the record: the process is told to stop, and another attempt takes
-        the work up. So does an end that could not be written. Raises `Exhausted` if this process
-        had better end; then the record is left to whatever has started it.
+        If the job is cancelled because the process is to stop, or if the outcome cannot be written,
+        the record is requeued for another attempt. Raises `Exhausted` if this process should be
+        replaced; then whatever started the process requeues the record.
         """
         limit = self._heartbeat_limit
-        # Nobody else is told of it meanwhile: who offered it takes it for begun.
+        # The dispatcher already counts this job as started, so retry here instead of giving it
+        # back.
         record = await retry_while_unavailable(
             lambda now: self._store.begin(key, self._runner, now, limit),
             self._clock,
@@ -116,17 +117,17 @@ class Worker:
             await self._requeue(record, STOPPED_MESSAGE, died=False)
             raise
         except Unavailable:
-            # Counted, since the work is done again: it may have cost hours.
-            await self._requeue(record, UNWRITTEN, died=True)
+            # It counts as a death: the work, which may take hours, must not be repeated for ever.
+            await self._requeue(record, UNWRITTEN_MESSAGE, died=True)
             raise
         finally:
-            # Not before the end is written: what we delivered is nobody's until then.
+            # Only after the outcome is written: until then no record owns the delivered files.
             await attempt.release()
         if outcome is None:
-            self._say_ended(attempt, SUPERSEDED)
+            self._log_end(attempt, SUPERSEDED)
 
     async def _requeue(self, record: ImageRecord, message: str, *, died: bool) -> None:
-        """Give the record to the next attempt; briefly, since the process is about to end."""
+        """Give the record to the next attempt, or give up soon: the process is about to end."""
         try:
             await within(
                 REQUEUE_SECONDS,
@@ -152,7 +153,7 @@ class Worker:
             )
 
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
-        """Do the work while the attempt keeps its record alive; None if it was superseded."""
+        """Do the work while the attempt writes heartbeats; return None if it was superseded."""
         work = Deferred.fromCoroutine(self._work(attempt))
         self._working, self._overdue = (attempt.record, work), False
         pulse = Deferred.fromCoroutine(attempt.keep_alive(work.cancel))
@@ -161,13 +162,13 @@ class Worker:
         except Superseded:
             return None
         except CancelledError:
-            if attempt.lost:
+            if attempt.is_superseded:
                 return None
             if not self._overdue:
                 raise
-            late = TimedOut("The site's limit of time for one image was reached.")
-            attempt.why = late.what
-            return Failed(attempt.stage, late.what, late.remedy, late.retryable)
+            error = TimedOut("The site's limit of time for one image was reached.")
+            attempt.cause = error.what
+            return Failed(attempt.stage, error.what, error.remedy, error.retryable)
         finally:
             self._working = None
             pulse.cancel()
@@ -178,26 +179,26 @@ class Worker:
         record = attempt.record
         try:
             try:
-                ended = await self._written(record, outcome)
+                record = await self._write_outcome(record, outcome)
             except (CancelledError, Superseded, Unavailable):
                 raise
-            except TooMany as error:  # so many wait already that this pull cannot
-                attempt.why = error.what
+            except TooMany as error:  # too many postponed pulls: this one must not wait
+                attempt.cause = error.what
                 failure = PullError(error.what, remedy=error.remedy)
-                ended = await self._written(record, self._failed(attempt, failure))
-            except Exception as error:  # noqa: BLE001 - again and again it would be the same
+                record = await self._write_outcome(record, self._failed(attempt, failure))
+            except Exception as error:  # noqa: BLE001 - another attempt would meet it again
                 outcome = self._failed(attempt, error)
-                ended = await self._written(record, outcome)
+                record = await self._write_outcome(record, outcome)
         except Superseded:
-            self._say_ended(attempt, SUPERSEDED)
+            self._log_end(attempt, SUPERSEDED)
             return
-        self._say_ended(attempt, str(ended.status), ended.size)
+        self._log_end(attempt, str(record.status), record.size)
 
-    async def _written(self, record: ImageRecord, outcome: Outcome) -> ImageRecord:
-        """Write an end down, and return what remains.
+    async def _write_outcome(self, record: ImageRecord, outcome: Outcome) -> ImageRecord:
+        """Write an outcome into the store, and return the resulting record.
 
-        The store may be away for a moment, and the work may have cost hours. Leases live longer
-        than it is waited for.
+        Retries while the store is unavailable: the work may have taken hours. Leases are valid for
+        longer than these retries.
         """
 
         async def write(now: float) -> ImageRecord:
@@ -212,7 +213,10 @@ class Worker:
         return await retry_while_unavailable(write, self._clock, f"the end of {record.claim}")
 
     async def _work(self, attempt: Attempt) -> Outcome:
-        """Do the work; turn every error but cancellation and supersession into a reason."""
+        """Do the work; turn every error except cancellation and supersession into an outcome.
+
+        Raises `Exhausted` if this process lacks memory, threads or files.
+        """
         record = attempt.record
         try:
             if record.status is State.EXPIRING:
@@ -226,15 +230,15 @@ class Worker:
                 raise Exhausted(str(error)) from error
             if isinstance(error, RetryLater):
                 return self._postponed(attempt, error)
-            # One record's surprise must not end the worker.
+            # An unexpected error of one record must not end the worker.
             return self._failed(attempt, error)
 
     def _postponed(self, attempt: Attempt, later: RetryLater) -> Outcome:
-        """Return until when a pull waits, or its failure if that is too long.
+        """Return the postponement of a pull, or its failure if it would wait too long.
 
-        Removals have a way of their own to be tried again.
+        Removals are not postponed: the store repeats failed removals later.
         """
-        attempt.why = f"{later.why}: {later.what} {later.detail}".strip()
+        attempt.cause = f"{later.why}: {later.what} {later.detail}".strip()
         if attempt.record.status is State.EXPIRING:
             return self._failed(attempt, later.failure)
         try:
@@ -243,17 +247,17 @@ class Worker:
             return self._failed(attempt, error)
 
     def _failed(self, attempt: Attempt, error: Exception) -> Failed:
-        """Return the reason that an error is, and log the rest of it."""
+        """Return the failure that an error means; log the traceback of an unexpected one."""
         record = attempt.record
         if not isinstance(error, GatewayError):
             self._log.failure(
                 "fault: {what}, {trace}", what=describe_work(record), trace=describe_attempt(record)
             )
-            attempt.why = f"{type(error).__name__}; its traceback is in the line before"
+            attempt.cause = f"{type(error).__name__}; its traceback is in the line before"
             error = GatewayError("The gateway met a fault of its own.")
             return Failed(attempt.stage, error.what, error.remedy, retryable=False)
-        attempt.why = f"{error.what} {error.detail}".strip()
-        # What a login, or the lack of one, has to do with is this user's matter alone.
+        attempt.cause = f"{error.what} {error.detail}".strip()
+        # A failure that depends on the login, or on its absence, concerns this user alone.
         own = (
             record.sealed is not None
             or record.kind == "acl"
@@ -261,11 +265,11 @@ class Worker:
         )
         return Failed(attempt.stage, error.what, error.remedy, error.retryable, own=own)
 
-    def _say_ended(self, attempt: Attempt, ended: str, size: int | None = None) -> None:
+    def _log_end(self, attempt: Attempt, result: str, size: int | None = None) -> None:
         """Log the end of an attempt: who, what, how much, how long, and why it failed."""
-        why = attempt.why if ended in _WITH_REASON else ""
-        level = LogLevel.warn if why and ended != State.PENDING else LogLevel.info
-        text = summary(attempt.record, attempt.timeline, ended, size, why)
+        cause = attempt.cause if result in _WITH_CAUSE else ""
+        level = LogLevel.warn if cause and result != State.PENDING else LogLevel.info
+        text = summary(attempt.record, attempt.timeline, result, size, cause)
         self._log.emit(level, "{text}", text=text)
 
 

@@ -16,9 +16,9 @@ from twisted.internet.task import Clock
 from shiftergw.errors import DeliveryFailed, RetryLater, Superseded, Unavailable
 from shiftergw.job.attempt import (
     HUNG_SECONDS,
+    LEASE_PATIENCE,
     LEASE_SECONDS,
     LEASE_WAIT,
-    PATIENCE,
     WRITE_SECONDS,
     Attempt,
 )
@@ -188,7 +188,7 @@ async def test_a_lease_is_not_waited_for_without_end(bench: Bench) -> None:
     assert await bench.free_for_other(2 * LEASE_WAIT)
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
-    bench.clock.advance(PATIENCE + 1)
+    bench.clock.advance(LEASE_PATIENCE + 1)
     with pytest.raises(RetryLater) as caught:
         await taking
     later = caught.value
@@ -212,7 +212,7 @@ async def test_the_loop_ends_when_a_newer_attempt_has_taken_over(bench: Bench) -
     bench.clock.advance(WRITE_SECONDS)
     await loop
     assert lost == [True]
-    assert bench.attempt.lost
+    assert bench.attempt.is_superseded
 
 
 @pytest_twisted.ensureDeferred

@@ -421,11 +421,11 @@ async def test_work_that_takes_too_long(bench: Bench) -> None:
     running = Deferred.fromCoroutine(worker.run(record.key))
     while bench.source.asked == []:
         await pause(0.05, reactor)
-    worker.late("f" * 24)
+    worker.time_out("f" * 24)
     assert not running.called
-    worker.late(record.key)
+    worker.time_out(record.key)
     await running
-    worker.late(record.key)
+    worker.time_out(record.key)
     failed = await bench.store.get(record.key)
     assert failed is not None
     assert (failed.status, failed.stage) == (State.FAILURE, "PULLING")
