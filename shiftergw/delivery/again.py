@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.logger import Logger
 
 from shiftergw.delivery.link import Broken
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.channel import Away
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Tries:
             self._link.shun(away.host)
         if self._in_vain > TRIES or (silent and not self._has_other_host(away)):
             raise away
-        seconds = self._first_pause * 2 ** (self._in_vain - 1)
+        seconds = Backoff(self._first_pause).seconds(self._in_vain)
         _log.warn(
             "a delivery broke, and goes on in {seconds:g} s: {error} {detail}",
             seconds=seconds,

@@ -18,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.channel import Away, Unexplained, no_answer
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
@@ -125,7 +126,7 @@ class SystemBreaker:
     async def trip(self, away: Away) -> RetryLater:
         """Hold pulls back after a failure; return until when the one that failed waits."""
         now = self.clock.seconds()
-        seconds = min(self._waits.first * 2.0 ** min(self._trips, 20), self._waits.longest)
+        seconds = Backoff(self._waits.first, self._waits.longest).seconds(self._trips + 1)
         at = now + self._spread(seconds)
         self._log.warn(
             "the system {system} is away: {error} {detail}",

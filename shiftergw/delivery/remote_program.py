@@ -16,8 +16,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away, Full, Unexplained
-from shiftergw.plumbing.timing import pause
+from shiftergw.plumbing.channel import FULL_BACKOFF, Away, Full, Unexplained
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import Refused
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 LAST_SECONDS = 2.0
 """Seconds from the end of a program to that of its channel: its shell may still be busy."""
 
-_FULL_PAUSES = (0.05, 0.2, 1.0, 3.0)
+_FULL_TRIES = 4
 _STATUSES = frozenset(
     {packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.FAILURE, packets.UNSUPPORTED}
 )
@@ -183,10 +182,10 @@ async def started(
 
 async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[str]) -> Channel:
     """Start a program; retry if the host has no room: an ended program counts for a moment."""
-    for seconds in _FULL_PAUSES:
+    for failures in range(1, _FULL_TRIES + 1):
         with suppress(Full):
             return await connection.open_command(argv)
-        await pause(seconds, clock)
+        await FULL_BACKOFF.pause(failures, clock)
     return await connection.open_command(argv)
 
 

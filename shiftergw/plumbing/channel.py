@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from shiftergw.errors import DeliveryFailed
+from shiftergw.plumbing.backoff import Backoff
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -35,6 +36,13 @@ class Busy(Full):
 
 class NotStarted(DeliveryFailed):
     """The host starts no such program for this account, now or later."""
+
+
+FULL_BACKOFF = Backoff(0.05, factor=4)
+"""The pauses before a program is started again on a host that was full.
+
+A program that has just ended counts for a moment.
+"""
 
 
 def no_answer() -> Away:

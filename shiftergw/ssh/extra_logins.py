@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Busy, Full
-from shiftergw.plumbing.timing import pause
+from shiftergw.plumbing.channel import FULL_BACKOFF, Away, Busy, Full
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -27,7 +26,7 @@ MOST_EXTRA = 3
 """Further logins beside the first, at most."""
 
 _LOGIN_PAUSE = 10  # times as long as a login took that failed, before the next one
-_PAUSES = (0.05, 0.2)  # before a further login: a session that ended counts for a moment
+_TRIES = 2  # before a further login
 
 
 class ExtraLogins:
@@ -83,10 +82,10 @@ class ExtraLogins:
 
     async def _open_or_log_in(self, argv: Sequence[str]) -> Channel:
         """Start a program, after short pauses over a new login; raise `Full` without one."""
-        for seconds in _PAUSES:
+        for failures in range(1, _TRIES + 1):
             with suppress(Full):
                 return await self._open(argv)
-            await pause(seconds, self._clock)
+            await FULL_BACKOFF.pause(failures, self._clock)
         async with self._lock:
             try:
                 return await self._open(argv)

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from shiftergw import __version__
 from shiftergw.errors import Unavailable
 from shiftergw.model import WorkerMachine
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.timing import shielded
 from shiftergw.ports import JobEnd, QueueTrouble, runner_name
 from shiftergw.work.process import WorkerEnd, WorkerProcess, WorkerState
@@ -269,7 +270,7 @@ class WorkerPool(Service):
         """Start no worker for a while, so that a worker that always dies uses little CPU."""
         if self._backoff is not None:
             return
-        seconds = min(LONGEST_BACKOFF, 2.0 ** (failures - 1))
+        seconds = Backoff(1.0, LONGEST_BACKOFF).seconds(failures)
         self._log.error(
             "A worker {how}; the next one starts in {seconds:g} s", how=reason, seconds=seconds
         )

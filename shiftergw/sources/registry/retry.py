@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.errors import RegistryUnavailable, RetryLater
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Say
 
@@ -74,7 +75,7 @@ class Patience:
 
     def backoff(self, failures: int, random: float) -> float:
         """Return the seconds to wait after so many failures in a row; `random` is 0 to 1."""
-        return min(self.first * 2.0 ** min(failures - 1, 20) * (0.5 + random), self.longest)
+        return Backoff(self.first, self.longest).seconds(failures, 0.5 + random)
 
 
 async def with_retries(

@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError
 from shiftergw.errors import Superseded, TooMany, Unavailable
 from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimits
 from shiftergw.mongo.database import Database, Document
-from shiftergw.plumbing.timing import pause
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
 from shiftergw.store import attempts, documents
 from shiftergw.store.documents import Change
@@ -41,8 +41,8 @@ from shiftergw.store.waits import check_postponed
 LOOKS = 6
 """How often a queue that is full is looked at: others may be about to take theirs back."""
 
-LOOK_SECONDS = 0.02
-"""How long until the second look at most; until each further one it is twice as long."""
+LOOK_BACKOFF = Backoff(0.04)
+"""The longest pauses between two of these queries; the actual pauses are random."""
 
 
 async def claim(
@@ -74,7 +74,7 @@ async def claim(
         look += 1
         if look == LOOKS:
             raise refusal
-        await pause(LOOK_SECONDS * 2**look * random.random(), db.clock)  # noqa: S311 - no secret
+        await LOOK_BACKOFF.pause(look, db.clock, random.random())  # noqa: S311 - no secret
     raise too_busy()
 
 

@@ -16,6 +16,7 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer, Producer
 
 from shiftergw.errors import Unavailable
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.work.celery.app import (
     CANCEL,
     CONNECT_SECONDS,
@@ -185,7 +186,7 @@ class StatusListener:
 
     def run(self) -> None:
         """Listen, and connect again however often it takes."""
-        pause = 1.0
+        failures = 0
         while not self._stopping.is_set():
             connection = self._app.connection_for_read(
                 heartbeat=HEARTBEAT_SECONDS,
@@ -205,9 +206,9 @@ class StatusListener:
                 with suppress(Exception):
                     connection.collect(CONNECT_SECONDS)
             if time.monotonic() - began > LONGEST_PAUSE:
-                pause = 1.0
-            self._stopping.wait(pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
+                failures = 0
+            failures += 1
+            self._stopping.wait(Backoff(1.0, LONGEST_PAUSE).seconds(failures))
 
     def _listen(self, connection: Any) -> None:
         channel = connection.default_channel

@@ -23,6 +23,7 @@ from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
 from kombu.messaging import Consumer as QueueConsumer
 
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.work.celery.app import CANCEL, TASK, is_key, reach, unread
 from shiftergw.work.celery.faults import fault
 
@@ -88,7 +89,7 @@ class MachineConsumer(Consumer):
         """Tell other workers nothing."""
         options |= {"without_gossip": True, "without_heartbeat": True}
         super().__init__(*arguments, **options)
-        self._pause = 0.0
+        self._failures = 0
         self._reached = -LONGEST_PAUSE
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
@@ -116,7 +117,7 @@ class MachineConsumer(Consumer):
     def ensure_connected(self, conn: Any) -> Any:
         """Return the connection once it is there; say in words why it is not yet."""
         if time.monotonic() - self._reached > LONGEST_PAUSE:
-            self._pause = 0.0  # the last one did not end at once
+            self._failures = 0  # the last connection did not end at once
         while True:
             self._wait()
             try:
@@ -130,8 +131,8 @@ class MachineConsumer(Consumer):
 
     def _wait(self) -> None:
         """Wait for longer each time, unless the machine is told to leave."""
-        until = time.monotonic() + self._pause
+        until = time.monotonic() + Backoff(1.0, LONGEST_PAUSE).seconds(self._failures)
         while time.monotonic() < until:
             state.maybe_shutdown()
             time.sleep(0.1)
-        self._pause = min(LONGEST_PAUSE, self._pause * 2 or 1.0)
+        self._failures += 1

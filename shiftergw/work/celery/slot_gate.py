@@ -21,6 +21,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from shiftergw import __version__
+from shiftergw.plumbing.backoff import Backoff
 from shiftergw.ports import JobEnd
 from shiftergw.work.celery.app import TASK, is_key
 from shiftergw.work.celery.consumer import CancelStep, TaskStep
@@ -111,8 +112,8 @@ class SlotGate:
             self._fault, self._failed_starts, self._closed_until = "", 0, 0.0
             return
         self._fault = lost.loss
-        seconds = min(LONGEST_BACKOFF, 2.0**self._failed_starts)
         self._failed_starts += 1
+        seconds = Backoff(1.0, LONGEST_BACKOFF).seconds(self._failed_starts)
         self._closed_until = time.monotonic() + seconds
         _log.error("A worker %s; the next one starts in %g s", lost.loss, seconds)
 
