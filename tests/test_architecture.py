@@ -282,7 +282,10 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
         ("sources/registry/a.py", "import treq\nfrom shiftergw.sources.registry.b import c"),
         ("cli/main.py", "from shiftergw.auth.munge import encode\nfrom shiftergw import app"),
         ("app/reactor.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
-        ("delivery/way.py", "from shiftergw.ssh.login import x\nfrom shiftergw.sftp import client"),
+        (
+            "delivery/factory.py",
+            "from shiftergw.ssh.login import x\nfrom shiftergw.sftp import client",
+        ),
         ("job/pull.py", "from shiftergw.rules.access import Access"),
         ("runner.py", "from shiftergw.app.runner import main"),
         (

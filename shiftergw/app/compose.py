@@ -27,11 +27,10 @@ from shiftergw.auth.users import PLACES, HostUsers
 from shiftergw.build import mksquashfs
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
-from shiftergw.config import Config, System
+from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.delivery.disk_calls import MOST_HANGING
+from shiftergw.delivery.factory import SystemDelivery, local_delivery, ssh_delivery
 from shiftergw.delivery.local import place
-from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.way import guarded, image_directory
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.pull import Pull
@@ -185,12 +184,10 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     shared = Shared(store, machine, partial(_fingerprint, preparation))
     source = _registry(reactor, config, shared)
     builder = _builder(config.expand_directory, config, threads, readers, reactor)
-    opened = {
-        name: image_directory(reactor, system, disks, config.ost_count_of(name))
-        for name, system in config.systems.items()
-    }
     directories = {
-        name: guarded(opened[name], system, store, machine, reactor)
+        name: delivery_to(system, reactor, disks, config.ost_count_of(name)).guarded(
+            system, store, machine, reactor
+        )
         for name, system in config.systems.items()
     }
     targets = {
@@ -224,9 +221,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
     places["CacheDirectory"] = (caches, config.keep_layers)
     scratch = Scratch(places, reactor)
     # Closed before the scratch round ends, which may be waiting for a system that is down.
-    closed = [
-        ClosedAtStop(one.close) for one in opened.values() if isinstance(one, RemoteDirectory)
-    ]
+    closed = [ClosedAtStop(directory.close) for directory in directories.values()]
     parts = [
         disks,
         threads,
@@ -238,6 +233,17 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         *closed,
     ]
     return OrderedServices(parts), make
+
+
+def delivery_to(
+    system: System, reactor: Any, threads: Threads, ost_count: int = 0
+) -> SystemDelivery:
+    """Return how images are delivered to a system, by the kind of its section."""
+    match system.delivery:
+        case LocalDelivery() as section:
+            return local_delivery(section, reactor, threads, ost_count)
+        case SshDelivery() as section:
+            return ssh_delivery(section, system.host, reactor, threads, ost_count)
 
 
 async def convert(

@@ -52,7 +52,7 @@ class Preparation(Service):
 
     async def _check_shared(self) -> None:
         """Refuse one image directory under two names: leases, readers, blocks go by the name."""
-        local = [one for one in self._config.systems.values() if one.access_type == "local"]
+        local = [one for one in self._config.systems.values() if one.delivery.is_mounted]
         places = await gather_or_cancel(self._place_of(system) for system in local)
         directories = zip(local, places, strict=True)
         check_one_name((system, place) for system, place in directories if place is not None)

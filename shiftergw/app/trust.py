@@ -23,7 +23,7 @@ from shiftergw.ssh.known_hosts import (
 from shiftergw.ssh.known_hosts_file import add, check_addable, check_host, line_of
 
 if TYPE_CHECKING:
-    from shiftergw.config import Ssh, System
+    from shiftergw.config import SshDelivery, System
 
 __all__ = ["Host", "Key", "Verdict", "add", "check_addable", "file_of", "look"]
 
@@ -90,9 +90,9 @@ async def look(system: System, reactor: Any) -> list[Host]:
     )
 
 
-def _ssh(system: System) -> Ssh:
-    assert system.ssh is not None  # a remote system without it does not load
-    return system.ssh
+def _ssh(system: System) -> SshDelivery:
+    assert system.ssh_delivery is not None  # the command refuses other systems
+    return system.ssh_delivery
 
 
 async def _host(host: str, port: int, known: KnownHosts, seconds: float, reactor: Any) -> Host:

@@ -95,7 +95,7 @@ def _system(config_file: Path | None, name: str) -> System:
     system = config.systems.get(name)
     if system is None:
         raise Misused(f"There is no system {name!r}; there is: {', '.join(config.systems)}.")
-    if system.access_type != "remote":
+    if system.ssh_delivery is None:
         raise Misused(f"The system {name} is local: the gateway needs no SSH to it.")
     return system
 
@@ -123,7 +123,7 @@ def _warnings(host: Host, system: System) -> Iterator[str]:
     """Yield what an admin must see to, and why nothing is added."""
     if host.error is not None:
         yield f"{host.name}: {text_of(host.error)}"
-        if system.ssh is not None and system.ssh.transport == "openssh":
+        if system.ssh_delivery is not None and system.ssh_delivery.transport == "openssh":
             yield (
                 f"{host.name} was connected directly: jump hosts, and what else is in ssh's own"
                 " configuration, are not seen by this command. Add the key by hand where it cannot"

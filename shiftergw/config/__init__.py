@@ -27,9 +27,10 @@ from shiftergw.config.document import (
 )
 from shiftergw.config.leniency import lenient
 from shiftergw.config.sections import (
+    LocalDelivery,
     Location,
     Locations,
-    Ssh,
+    SshDelivery,
     Stages,
     System,
     Systems,
@@ -57,7 +58,15 @@ from shiftergw.image import BuildLimits
 from shiftergw.model import ImageReference, PostponeLimits, WaitLimits
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 
-__all__ = ["Config", "Loaded", "Location", "Ssh", "System", "file_of_environment"]
+__all__ = [
+    "Config",
+    "Loaded",
+    "LocalDelivery",
+    "Location",
+    "SshDelivery",
+    "System",
+    "file_of_environment",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from shiftergw.errors import ConfigurationError, printable
 
 if TYPE_CHECKING:
     from shiftergw.config import Config
-    from shiftergw.config.sections import Ssh
+    from shiftergw.config.sections import SshDelivery
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "fuse.sshfs",
@@ -97,7 +97,7 @@ def advice(document: Mapping[str, Any], config: Config) -> Iterator[str]:
         if isinstance(platform.get("admins"), str):
             yield f"{place('Platforms', name, 'admins')}: text is read as one name; write a list"
     yield from _shared_daemons(document)
-    for name, ssh in _remote(config):
+    for name, ssh in _ssh_deliveries(config):
         where = place("Platforms", name, "ssh")
         if ssh.transport == "conch":
             yield from (f"{where}.{warning}" for warning in ssh.options.warnings)
@@ -199,12 +199,12 @@ def only_local(endpoint: str) -> bool:
     return kind in {"tcp", "tcp6", "ssl"} and interface.is_loopback
 
 
-def _remote(config: Config) -> list[tuple[str, Ssh]]:
-    """Return how the remote systems are reached, by name."""
+def _ssh_deliveries(config: Config) -> list[tuple[str, SshDelivery]]:
+    """Return the names of the systems that are reached over SSH, and how."""
     return [
-        (name, one.ssh)
-        for name, one in config.systems.items()
-        if one.access_type == "remote" and one.ssh is not None
+        (name, system.ssh_delivery)
+        for name, system in config.systems.items()
+        if system.ssh_delivery is not None
     ]
 
 
@@ -212,7 +212,7 @@ def unusable_options(config: Config) -> list[str]:
     """Return a problem for every option that our own SSH cannot do without a value for."""
     return [
         f"{place('Platforms', name, 'ssh')}.{problem}"
-        for name, ssh in _remote(config)
+        for name, ssh in _ssh_deliveries(config)
         if ssh.transport == "conch"
         for problem in ssh.options.problems
     ]
@@ -221,7 +221,7 @@ def unusable_options(config: Config) -> list[str]:
 _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (
         lambda config: any(
-            ssh.transport == "conch" and ssh.options.jump for _, ssh in _remote(config)
+            ssh.transport == "conch" and ssh.options.jump for _, ssh in _ssh_deliveries(config)
         ),
         (
             'sshCmdOptions: only "transport": "openssh" goes over another host (-J, ProxyJump,'
@@ -231,7 +231,7 @@ _UNKEPT: tuple[tuple[Callable[[Config], bool], str], ...] = (
     (
         lambda config: any(
             ssh.transport == "openssh" and ssh.passphrase_file is not None
-            for _, ssh in _remote(config)
+            for _, ssh in _ssh_deliveries(config)
         ),
         (
             'passphraseFile: with "transport": "openssh" nobody types it in: remove it, and give'

@@ -64,18 +64,20 @@ class Squash(Section):
         return level
 
 
-class Local(Section):
+class LocalDelivery(Section):
     """`Platforms.S.local`: the image directory of a system that this machine sees."""
 
+    is_mounted: ClassVar[bool] = True
     image_dir: LocalPath = Field(alias="imageDir")
 
 
-class Ssh(Section):
+class SshDelivery(Section):
     """`Platforms.S.ssh`: how images reach a system that this machine does not see.
 
-    What the options of old configurations mean is in the properties, behind the keys.
+    The properties add what the options of old configurations mean; the keys have priority.
     """
 
+    is_mounted: ClassVar[bool] = False
     username: str = Field(alias="username", min_length=1)
     image_dir: RemotePath = Field(alias="imageDir")
     key: LocalPath | None = Field(None, alias="key")
@@ -134,6 +136,13 @@ def _expanded(path: Path | None) -> Path | None:
     return path
 
 
+Delivery = LocalDelivery | SshDelivery
+"""How images get into the image directory of a system: one section for each kind of system.
+
+`is_mounted` is true for a directory that this machine sees.
+"""
+
+
 class System(Section):
     """`Platforms.S`: one cluster, called `name`."""
 
@@ -144,8 +153,8 @@ class System(Section):
     name: str = ""
     munge_socket_path: LocalPath | None = Field(None, alias="mungeSocketPath")
     access_type: Literal["local", "remote"] = Field(alias="accesstype")
-    local: Local | None = Field(None, alias="local")
-    ssh: Ssh | None = Field(None, alias="ssh")
+    local: LocalDelivery | None = Field(None, alias="local")
+    ssh: SshDelivery | None = Field(None, alias="ssh")
     host: Texts = Field((), alias="host")
     admins: Users = Field((), alias="admins")
     architecture: Architecture = Field(Platform(), alias="architecture")
@@ -155,11 +164,21 @@ class System(Section):
     policy_file: str | None = Field(None, alias="policy_file")
 
     @property
-    def image_dir(self) -> Path:
-        """Return where the runtime looks for images: here, or on the system if it is remote."""
-        section = self.local if self.access_type == "local" else self.ssh
+    def delivery(self) -> Delivery:
+        """Return the section that `accesstype` selects."""
+        section = {"local": self.local, "remote": self.ssh}[self.access_type]
         assert section is not None  # a system without it does not load
-        return section.image_dir
+        return section
+
+    @property
+    def ssh_delivery(self) -> SshDelivery | None:
+        """Return how images reach the system over SSH, or None if they get there otherwise."""
+        return self.ssh if self.access_type == "remote" else None
+
+    @property
+    def image_dir(self) -> Path:
+        """Return the directory in which the runtime looks for images, as the system sees it."""
+        return self.delivery.image_dir
 
     @property
     def directory_name(self) -> str:
@@ -168,7 +187,7 @@ class System(Section):
         Leases and readers are kept under this name. Of several hosts the first stands in it,
         whichever is used: the others may come, go and change places.
         """
-        host = "" if self.access_type == "local" else f"{self.host[0]}:"
+        host = "" if self.delivery.is_mounted else f"{self.host[0]}:"
         return f"{host}{os.path.normpath(self.image_dir)}"
 
     def squash_options(self, config: Config) -> SquashOptions:

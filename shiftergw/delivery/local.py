@@ -72,11 +72,14 @@ class LocalDirectory:
         with _errors():
             return await self._calls.run(free_space, self._directory)
 
-    async def try_writing(self, content: bytes = b"shiftergw check\n") -> None:
-        """Make a small file there and remove it; raise why a delivery would fail."""
+    async def close(self) -> None:
+        """See the port: this directory holds nothing open."""
+
+    async def probe(self, content: bytes) -> None:
+        """Write a small file and remove it; raise why a delivery would fail."""
         path = _temporary(self._path(f"{'0' * 64}.meta"))
         with _errors():
-            await self._calls.run_long(partial(_try_writing, content, path))
+            await self._calls.run_long(partial(_probe, content, path))
 
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file; a symlink, or anything else, is none."""
@@ -240,7 +243,7 @@ def _write(content: bytes, target: Path, call: Call) -> None:
         put_in_place(temporary, target)
 
 
-def _try_writing(content: bytes, path: Path, call: Call) -> None:
+def _probe(content: bytes, path: Path, call: Call) -> None:
     with removed_on_error(path):
         _make(content, path)
         call.go_on()

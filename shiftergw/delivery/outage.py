@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import random as system_random
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -48,14 +48,6 @@ FIRST_SECONDS = 10.0
 
 A pull holds a slot meanwhile, and nobody may know yet that the system is away.
 """
-
-
-class WritableDirectory(ImageDirectory, Protocol):
-    """An `ImageDirectory` that can be tried."""
-
-    async def try_writing(self, content: bytes) -> None:
-        """Make a small file there and remove it; raise `Away` if nobody answers."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +167,7 @@ class GuardedDirectory:
 
     def __init__(
         self,
-        directory: WritableDirectory,
+        directory: ImageDirectory,
         breaker: SystemBreaker,
         first_seconds: float | None = None,
     ) -> None:
@@ -196,7 +188,7 @@ class GuardedDirectory:
             return
         began = self._breaker.clock.seconds()
         try:
-            await self._guarded(self._directory.try_writing(PROBE_CONTENT))
+            await self._guarded(self._directory.probe(PROBE_CONTENT))
         except RetryLater:
             raise
         except CancelledError:
@@ -208,6 +200,14 @@ class GuardedDirectory:
         if self._first_seconds is not None and seconds >= self._first_seconds:
             self._first_seconds = None
         await self._breaker.close()
+
+    async def probe(self, content: bytes) -> None:
+        """See the port."""
+        await self._guarded(self._directory.probe(content))
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._directory.close()
 
     async def _answered_soon(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
         """Return what `work`, one of the first requests of a pull, returns."""

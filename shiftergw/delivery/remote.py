@@ -117,8 +117,8 @@ class RemoteDirectory:
             return sys.maxsize
 
     @_again
-    async def try_writing(self, content: bytes = b"shiftergw check\n") -> None:
-        """Make a small file there and remove it; raise why a delivery would fail."""
+    async def probe(self, content: bytes) -> None:
+        """Write a small file and remove it; raise why a delivery would fail."""
         path = self._test_path()
         async with self._file_made(path) as (files, _):
             await files.create(path, content)

@@ -241,6 +241,21 @@ class ImageDirectory(Swept, Protocol):
         """
         ...
 
+    async def probe(self, content: bytes) -> None:
+        """Write a small file of this content and remove it; raise why a delivery would fail.
+
+        A file that stays behind, because the connection broke, is a temporary: `sweep` removes it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close connections and end child processes, and return once they have ended.
+
+        Calls that need a connection then fail with `DeliveryFailed`. May be called before the first
+        use, and more than once.
+        """
+        ...
+
     async def free_space(self) -> int:
         """Return the bytes that this gateway may still write there."""
         ...

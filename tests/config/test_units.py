@@ -53,7 +53,7 @@ def written(config: Config) -> Iterator[Path]:
     """Yield the directories in which the program writes."""
     yield from (config.state_directory, config.cache_directory, config.expand_directory)
     for system in config.systems.values():
-        if system.access_type == "local":
+        if system.delivery.is_mounted:
             yield system.image_dir
 
 
@@ -61,8 +61,8 @@ def secret_files(config: Config) -> Iterator[Path]:
     """Yield the files that the gateway's user must be able to read."""
     yield config.secret_key_file
     for system in config.systems.values():
-        if system.access_type == "remote" and system.ssh is not None:
-            files = (system.ssh.key, system.ssh.known_hosts, system.ssh.passphrase_file)
+        if (ssh := system.ssh_delivery) is not None:
+            files = (ssh.key, ssh.known_hosts, ssh.passphrase_file)
             yield from (path for path in files if path is not None)
 
 

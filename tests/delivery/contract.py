@@ -12,6 +12,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def ignore(progress: Progress) -> None:
 def names(root: Path) -> list[str]:
     """Return everything that lies in the directory."""
     return sorted(path.name for path in root.iterdir())
+
+
+def _open_channels() -> set[str]:
+    """Return the sockets and pipes that this process has open."""
+    targets = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of this iteration
+            targets.add(str(descriptor.readlink()))
+    return {target for target in targets if target.startswith(("socket:", "pipe:"))}
 
 
 class ImageDirectoryContract:
@@ -278,6 +288,29 @@ class ImageDirectoryContract:
         assert names(root) == sorted(kept)
 
     @pytest_twisted.ensureDeferred
+    async def test_probe(self, directory: ImageDirectory, root: Path) -> None:
+        """A probe of a directory that can be written succeeds and leaves nothing behind."""
+        await directory.write(b"x", META)
+        for content in (b"", b"probe\n", bytes(1 << 16)):
+            await directory.probe(content)
+        assert names(root) == [META]
+
+    @pytest_twisted.ensureDeferred
+    async def test_close(self, directory: ImageDirectory, root: Path) -> None:
+        """After `close` no connection or child process is left; it may be called again."""
+        before = _open_channels()
+        await directory.write(b"x", META)
+        await directory.close()
+        assert _open_channels() == before
+        await directory.close()
+        assert names(root) == [META]
+
+    @pytest_twisted.ensureDeferred
+    async def test_close_before_use(self, directory: ImageDirectory) -> None:
+        """A directory that was never used can be closed."""
+        await directory.close()
+
+    @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
         """The space is what an unprivileged user may still write."""
         status = os.statvfs(root)
@@ -293,6 +326,7 @@ class ImageDirectoryContract:
         for attempt in (
             directory.install(source, IMAGE, SHA256, ignore),
             directory.write(b"x", META),
+            directory.probe(b"x"),
             directory.list(),
             directory.free_space(),
         ):

@@ -99,7 +99,7 @@ async def until(holds: Callable[[], object]) -> None:
     "use",
     [
         lambda d, _: d.free_space(),
-        lambda d, _: d.try_writing(),
+        lambda d, _: d.probe(b"test"),
         lambda d, _: d.exists(IMAGE),
         lambda d, source: d.install(source, IMAGE, SHA256, ignore),
         lambda d, _: d.write(b"ENV:", META),

@@ -14,7 +14,7 @@ from twisted.internet import reactor as global_reactor
 
 from shiftergw.app import compose
 from shiftergw.config import Config
-from shiftergw.delivery import way
+from shiftergw.delivery import factory
 from shiftergw.delivery.outage import SystemBreaker, Waits
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.model import ImageReference, PullRequest
@@ -63,9 +63,9 @@ async def test_a_converted_image_waits_for_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host stops as the delivery begins: the next attempt delivers the same converted file."""
-    monkeypatch.setattr(way, "IDLE_SECONDS", scaled(1))
+    monkeypatch.setattr(factory, "IDLE_SECONDS", scaled(1))
     waits = Waits(first=0.5, longest=0.5, probe=0.5)
-    monkeypatch.setattr(way, "SystemBreaker", partial(SystemBreaker, waits=waits))
+    monkeypatch.setattr(factory, "SystemBreaker", partial(SystemBreaker, waits=waits))
     install = RemoteDirectory.install
     stopped = ExitStack()
     installs = 0

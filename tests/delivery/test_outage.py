@@ -55,10 +55,10 @@ class Far(LocalDirectory):
         self._use()
         return await super().free_space()
 
-    async def try_writing(self, content: bytes = b"") -> None:
+    async def probe(self, content: bytes) -> None:
         """Fail, or write."""
         self._use()
-        await super().try_writing(content)
+        await super().probe(content)
 
 
 class Site:
@@ -154,7 +154,7 @@ async def test_a_silent_system_is_given_up_soon(
     async def slow(_: bytes) -> None:
         site.clock.advance(FIRST_SECONDS)
 
-    monkeypatch.setattr(site.far, "try_writing", slow)
+    monkeypatch.setattr(site.far, "probe", slow)
     await site.first.reach()
     answer = Deferred()
     asking = Deferred.fromCoroutine(site.first.free_space())

@@ -46,7 +46,7 @@ async def reasons(directory: RemoteDirectory, source: Path) -> list[PullError]:
     attempts: list[Callable[[], Any]] = [
         lambda: directory.install(source, IMAGE, SHA256, ignore),
         lambda: directory.write(b"x", META),
-        directory.try_writing,
+        lambda: directory.probe(b"test"),
     ]
     found: list[PullError] = []
     for attempt in attempts:

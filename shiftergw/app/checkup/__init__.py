@@ -58,9 +58,9 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in users(config, reactor)]
     for looked in await gather_or_cancel(
-        remote_directory(system, reactor)
+        remote_directory(system, section, reactor)
         for system in config.systems.values()
-        if system.access_type == "remote"
+        if (section := system.ssh_delivery) is not None
     ):
         findings += looked
     findings += await gather_or_cancel(
@@ -93,7 +93,7 @@ def _directories(config: Config) -> Iterator[Finding]:
     ):
         yield _private_directory(name, path)
     for system in config.systems.values():
-        if system.access_type == "local":
+        if system.delivery.is_mounted:
             yield _image_directory(system)
     shared = _tried("image directories", partial(_check_names, config))
     if shared is not None:
@@ -104,7 +104,7 @@ def _check_names(config: Config) -> None:
     """Raise `ConfigurationError` as the start does for one image directory under two names."""
     places: list[tuple[System, tuple[int, int]]] = []
     for system in config.systems.values():
-        if system.access_type == "local":
+        if system.delivery.is_mounted:
             with suppress(OSError):  # `_image_directory` says more
                 places.append((system, identity(system.image_dir)))
     check_one_name(places)

@@ -14,9 +14,8 @@ from typing import Any
 
 from shiftergw.app.checkup.database import expiry, failed
 from shiftergw.app.checkup.finding import Finding, Level, failure
+from shiftergw.app.compose import delivery_to
 from shiftergw.config import Config, System
-from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.way import image_directory
 from shiftergw.errors import GatewayError, TimedOut, amount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
@@ -236,7 +235,7 @@ def _ids(ids: Collection[str]) -> str:
 async def _listed(reactor: Any, system: System) -> Iterable[InstalledFile]:
     threads = Threads(reactor, 2, "check")
     threads.startService()
-    directory = image_directory(reactor, system, threads)
+    directory = delivery_to(system, reactor, threads).directory
 
     def late() -> TimedOut:
         return TimedOut(f"The directory was not listed within {LIST_SECONDS:.0f} s.")
@@ -244,6 +243,5 @@ async def _listed(reactor: Any, system: System) -> Iterable[InstalledFile]:
     try:
         return await within(LIST_SECONDS, reactor, directory.list(), late)
     finally:
-        if isinstance(directory, RemoteDirectory):
-            await directory.close()
+        await directory.close()
         await threads.stopService()

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
-from shiftergw.config import System
+from shiftergw.config import SshDelivery, System
+from shiftergw.delivery.factory import ssh_directory
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.upload import CHOSEN
-from shiftergw.delivery.way import image_directory
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -27,6 +27,8 @@ from shiftergw.ssh.keys import check_not_public
 
 VERIFICATION_LIMIT = 30.0
 """Seconds for a program on the system; the start-up files of its shell may be slow."""
+
+_TEST_CONTENT = b"shiftergw check\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,10 @@ class _Host:
     more: Sequence[Finding] = ()
 
 
-async def remote_directory(system: System, reactor: Any) -> list[Finding]:
+async def remote_directory(system: System, section: SshDelivery, reactor: Any) -> list[Finding]:
     """Log in to every host of a system and look at its image directory there."""
     names = list(dict.fromkeys(system.host))
-    hosts = await gather_or_cancel(_host(system, name, reactor) for name in names)
+    hosts = await gather_or_cancel(_host(system, section, name, reactor) for name in names)
     findings = [host.directory for host in hosts]
     if any(finding.level != Level.FAILURE for finding in findings):
         # The gateway will work: it uses the hosts that do.
@@ -63,17 +65,16 @@ async def remote_directory(system: System, reactor: Any) -> list[Finding]:
     return findings
 
 
-async def _host(system: System, host: str, reactor: Any) -> _Host:
+async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -> _Host:
     name = f"imageDir of {system.name} on {host}"
     threads = Threads(reactor, 1, "check")
     threads.startService()
     alone = system.model_copy(update={"host": (host,)})
-    directory = image_directory(reactor, alone, threads)
-    assert isinstance(directory, RemoteDirectory)
+    directory = ssh_directory(section, [host], reactor, threads)
 
     async def look() -> tuple[int, Sequence[InstalledFile]]:
         free, files = await directory.free_space(), await directory.list()
-        await directory.try_writing()
+        await directory.probe(_TEST_CONTENT)
         return free, files
 
     try:
@@ -87,7 +88,7 @@ async def _host(system: System, host: str, reactor: Any) -> _Host:
         more = await _shortcomings(f"deliveries to {system.name} on {host}", directory, reactor)
         return _Host(host, finding, files, more)
     except GatewayError as error:
-        finding = failure(name, await threads.run(_cause, system, error))
+        finding = failure(name, await threads.run(_cause, section, error))
         command = f"ssh-trust {shlex.quote(system.name)}"
         remedy = finding.remedy.replace("ssh-trust SYSTEM", command)
         return _Host(host, replace(finding, remedy=remedy))
@@ -119,16 +120,16 @@ async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> 
     return findings
 
 
-def _cause(system: System, error: GatewayError) -> GatewayError:
-    """Return why a connection failed: `error`, unless `key` of the system is a public key. Blocks.
+def _cause(section: SshDelivery, error: GatewayError) -> GatewayError:
+    """Return why a connection failed: `error`, unless `key` of `section` is a public key. Blocks.
 
     OpenSSH itself complains of the key's mode, or of a login that was refused. With an agent a
     public key is right, so only a connection that failed is looked into.
     """
-    if system.ssh is not None and system.ssh.key_file is not None:
+    if section.key_file is not None:
         with suppress(OSError):
             try:
-                check_not_public(read_whole(system.ssh.key_file)[0], system.ssh.key_file)
+                check_not_public(read_whole(section.key_file)[0], section.key_file)
             except GatewayError as cause:
                 return cause
     return error

@@ -40,7 +40,9 @@ async def findings(sshd: Sshd, root: Path, **more: Any) -> dict[str, Finding]:
         "ExpandDirectory": "expand",
     }
     config = Config.from_document(document, base=root, environ={}).config
-    found = await remote_directory(config.systems["s"], reactor)
+    system = config.systems["s"]
+    assert system.ssh_delivery is not None
+    found = await remote_directory(system, system.ssh_delivery, reactor)
     assert list(images.iterdir()) == []
     return {finding.name: finding for finding in found}
 

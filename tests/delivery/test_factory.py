@@ -1,4 +1,4 @@
-"""The way to a system whose configuration says in options of `ssh` what has keys of its own now."""
+"""Connections by old configurations, in which options of `ssh` stand for what now has keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from shiftergw.delivery.factory import ssh_connect, ssh_hosts
 from shiftergw.delivery.hosts import HOST_SECONDS, Connect
-from shiftergw.delivery.way import hosts_of, way_to
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection
@@ -31,7 +31,9 @@ async def connected(sshd: Sshd, threads: Threads, *options: str) -> SshConnectio
     }
     config = loaded({"Platforms/other": system}).config
     config.check_kept()
-    connection = await way_to(config.systems["other"], "127.0.0.1", reactor, threads)()
+    section = config.systems["other"].ssh_delivery
+    assert section is not None
+    connection = await ssh_connect(section, "127.0.0.1", reactor, threads)()
     assert isinstance(connection, SshConnection)
     return connection
 
@@ -85,7 +87,9 @@ async def test_a_host_that_hangs_is_left_in_time(threads: Threads) -> None:
         "ssh": {"username": "u", "imageDir": "/i", "sshCmdOptions": ["-o", "ConnectTimeout=7"]},
     }
     clock = Clock()
-    hosts = hosts_of(loaded({"Platforms/other": system}).config.systems["other"], clock, threads)
+    section = loaded({"Platforms/other": system}).config.systems["other"].ssh_delivery
+    assert section is not None
+    hosts = ssh_hosts(section, ["a", "b"], clock, threads)
     tries: list[Connect] = []
 
     async def begin(connect: Connect) -> str:
