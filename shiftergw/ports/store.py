@@ -219,7 +219,7 @@ class ImageStore(BreakerStore, Protocol):
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        offered: Collection[str] = (),
+        offers: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
         system_shares: Mapping[str, int] | None = None,
@@ -237,7 +237,7 @@ class ImageStore(BreakerStore, Protocol):
         other work, and so does that of a system with its share of `system_shares`; the more shares
         it exceeds, the later. While others wait, none of them holds more slots than its share.
 
-        `offered` are keys of records on their way to a worker: they count as begun, and those that
+        `offers` are keys of records on their way to a worker: they count as begun, and those that
         are not begun yet come first.
         """
         ...
@@ -301,19 +301,20 @@ class ImageStore(BreakerStore, Protocol):
         """Say whether one of these ids is kept out of an image directory."""
         ...
 
-    async def expires(self, wanted: bool | None, now: float, kept: float | None) -> bool:
-        """Say whether images expire on schedule; `wanted` is what the configuration says of it.
+    async def expires(self, setting: bool | None, now: float, lifetime: float | None) -> bool:
+        """Return whether images expire on schedule; `setting` is the value of the configuration.
 
-        Where it says nothing (None) they do, but not in a database that another program has filled.
-        When it is first `wanted` there, what is READY and has no expiration, or one before `now`,
-        gets `now + kept`, or none if `kept` is None: nothing goes for what was before.
+        Without a setting (None) they do, except in a database that another program has filled. When
+        the setting is True there for the first time, READY records without an expiration, or with
+        one before `now`, get `now + lifetime`, or no expiration if `lifetime` is None. So nothing
+        is removed because of the time before.
         """
         ...
 
-    async def forget_ended(self, before: float, *, others: bool = True) -> int:
+    async def forget_ended(self, before: float, *, foreign: bool = True) -> int:
         """Remove FAILURE and EXPIRED records with an earlier `last_pull`; return how many.
 
-        `others`: also those that another program has written, and that no attempt has touched.
+        `foreign`: also those that another program has written and no attempt has changed.
         """
         ...
 

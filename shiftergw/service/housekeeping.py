@@ -76,7 +76,7 @@ class Housekeeping(Rounds):
         now, schedule = self._clock.seconds(), self._schedule
         expires = await self._store.expires(schedule.wanted, now, schedule.kept)
         self._tell(expires)
-        forgotten = await self._store.forget_ended(now - ENDED_KEPT, others=expires)
+        forgotten = await self._store.forget_ended(now - ENDED_KEPT, foreign=expires)
         if forgotten:
             self._log.info("{n} old failures and removals forgotten", n=forgotten)
         for record in await expire_due(self._store, now, schedule.systems) if expires else ():

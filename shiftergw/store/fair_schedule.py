@@ -36,14 +36,14 @@ def fair_schedule(
     records: Iterable[InFlight],
     limit: int,
     running_per_user: int | None,
-    offered: Collection[str],
+    offers: Collection[str],
     without: Collection[str] = (),
     share: int | None = None,
     system_shares: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Return the keys of at most `limit` waiting records, as `ImageStore.waiting` promises.
 
-    `records` are all records in flight that are not postponed, in the order of arrival. `offered`
+    `records` are all records in flight that are not postponed, in the order of arrival. `offers`
     are the keys of records on their way to a worker; `without` are the systems without workers.
     """
     users: Counter[int] = Counter()
@@ -54,7 +54,7 @@ def fair_schedule(
     queues: dict[tuple[int, str, str | None], deque[str]] = {}
     for record in records:
         served[record.uid] = -1.0 if record.served is None else record.served
-        if record.waits and record.key not in offered:
+        if record.waits and record.key not in offers:
             queue = queues.setdefault((record.uid, record.system, record.registry), deque())
             queue.append(record.key)
             continue

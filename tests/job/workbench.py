@@ -275,7 +275,7 @@ class Bench:
     async def age(self, key: str) -> None:
         """Make the last heartbeat of work in flight old, also where no attempt has it."""
         query = "UPDATE images SET document = json_set(document, '$.last_heartbeat', 0.0)"
-        await self.store._work(lambda db: db.execute(f"{query} WHERE key = ?", (key,)))
+        await self.store._write_durably(lambda db: db.execute(f"{query} WHERE key = ?", (key,)))
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until something holds."""

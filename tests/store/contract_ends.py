@@ -250,7 +250,7 @@ class KeepContract:
         await expiring(store, request("r:2"), f"{5:064x}")
         await store.claim(request("w:1"), NOW - 9)
         await begun(store, request("w:2"), NOW - 9)
-        assert await store.forget_ended(NOW + 5, others=False) == 2
+        assert await store.forget_ended(NOW + 5, foreign=False) == 2
         assert await store.forget_ended(NOW + 5) == 2
         assert await store.forget_ended(NOW + 5) == 0
         assert {record.pulltag for record in await store.queue("alpha")} == {

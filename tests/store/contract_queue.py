@@ -19,13 +19,13 @@ async def order(
     store: ImageStore,
     limit: int,
     of_user: int | None = None,
-    offered: Collection[str] = (),
+    offers: Collection[str] = (),
     without: Collection[str] = (),
     share: int | None = None,
     **system_shares: int,
 ) -> list[str | None]:
     """Return the tags of what waits, in turn; of a removal, that of its pull."""
-    records = await store.waiting(NOW + 99, limit, of_user, offered, without, share, system_shares)
+    records = await store.waiting(NOW + 99, limit, of_user, offers, without, share, system_shares)
     return [record.pulltag for record in records]
 
 
@@ -121,7 +121,7 @@ class QueueContract:
         await claimed(store, "beta", 1, 2, NOW + 5)
         assert await order(store, 2, without=["alpha"]) == ["beta-1:0", "beta-1:1"]
         assert await order(store, 9, without=["alpha", "beta"]) == []
-        named = await order(store, 9, offered=[first], without=["alpha"])
+        named = await order(store, 9, offers=[first], without=["alpha"])
         assert named == ["alpha-1:0", "beta-1:0", "beta-1:1"]
 
     @pytest_twisted.ensureDeferred
@@ -208,11 +208,11 @@ class QueueContract:
         store = place.store
         keys = await claimed(store, "down", 1, 3)
         await claimed(store, "up", 2, 1, NOW + 10)
-        offered = keys[1:2]
-        assert (await order(store, 9, None, offered, down=1))[:2] == ["down-1:1", "up-2:0"]
-        assert await order(store, 9, 1, offered) == ["down-1:1", "up-2:0"]
-        assert await order(store, 1, None, offered, down=2) == ["down-1:1"]
+        offers = keys[1:2]
+        assert (await order(store, 9, None, offers, down=1))[:2] == ["down-1:1", "up-2:0"]
+        assert await order(store, 9, 1, offers) == ["down-1:1", "up-2:0"]
+        assert await order(store, 1, None, offers, down=2) == ["down-1:1"]
         await store.begin(keys[1], "n", NOW + 20, LIMIT)
-        assert (await order(store, 9, None, offered, down=2))[:2] == ["up-2:0", "down-1:0"]
+        assert (await order(store, 9, None, offers, down=2))[:2] == ["up-2:0", "down-1:0"]
         await store.finish(keys[1], 1, failure(), NOW + 21)
-        assert (await order(store, 9, None, offered, down=1))[:2] == ["up-2:0", "down-1:0"]
+        assert (await order(store, 9, None, offers, down=1))[:2] == ["up-2:0", "down-1:0"]

@@ -15,10 +15,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 
 from shiftergw.ports import ImageStore
-from shiftergw.store.mongo.lookups import ROWS_KEPT
+from shiftergw.store.mongo.lookups import MAX_ROWS
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import MongoStore
-from shiftergw.store.sqlite.store import LOOKUPS_KEPT, SqliteStore
+from shiftergw.store.sqlite.store import MAX_LOOKUPS, SqliteStore
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def open_store(kind: str, location: str) -> SqliteStore | MongoStore:
 
 
 @asynccontextmanager
-async def running(path: Path, lookups_kept: int = LOOKUPS_KEPT) -> AsyncIterator[SqliteStore]:
+async def running(path: Path, max_lookups: int = MAX_LOOKUPS) -> AsyncIterator[SqliteStore]:
     """Run a store while the context lives."""
-    store = SqliteStore(reactor, path, lookups_kept)
+    store = SqliteStore(reactor, path, max_lookups)
     await store.startService()
     try:
         yield store
@@ -77,15 +77,15 @@ async def remove_record(store: ImageStore, key: str) -> None:
         await store._db.delete(IMAGES, {"_id": ObjectId(key)})
     else:
         assert isinstance(store, SqliteStore)
-        await store._change("DELETE FROM images WHERE key = ?", key)
+        await store._execute("DELETE FROM images WHERE key = ?", key)
 
 
 @asynccontextmanager
 async def mongo_running(
-    uri: str, name: str, seconds: float = 5.0, rows_kept: int = ROWS_KEPT
+    uri: str, name: str, seconds: float = 5.0, max_rows: int = MAX_ROWS
 ) -> AsyncIterator[MongoStore]:
     """Run a store on a database while the context lives."""
-    store = MongoStore(reactor, uri, name, seconds, rows_kept)
+    store = MongoStore(reactor, uri, name, seconds, max_rows)
     await maybeDeferred(store.startService)
     try:
         yield store

@@ -65,7 +65,7 @@ async def test_rows_are_written_together_and_soon(
 @pytest_twisted.ensureDeferred
 async def test_rows_are_bounded_in_number(path: Path) -> None:
     """Beyond the number kept, old rows go."""
-    async with running(path, lookups_kept=10) as store:
+    async with running(path, max_lookups=10) as store:
         await record(store, *range(7))
         await kept(store)
         await record(store, *range(7, 25))

@@ -16,7 +16,7 @@ from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import LOOKUPS
 from shiftergw.store.mongo.records import storable
 
-ROWS_KEPT = 1_000_000
+MAX_ROWS = 1_000_000
 """Rows of all systems; older ones go."""
 
 TIDY_SECONDS = 3600.0
@@ -26,7 +26,7 @@ TIDY_SECONDS = 3600.0
 class LookupCollection:
     """The collection of rows; those of one process stand in the order of their coming."""
 
-    def __init__(self, db: Database, kept: int = ROWS_KEPT) -> None:
+    def __init__(self, db: Database, kept: int = MAX_ROWS) -> None:
         """Keep about `kept` rows in `db`."""
         self._db = db
         self._kept = kept

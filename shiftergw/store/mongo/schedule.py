@@ -21,7 +21,7 @@ async def waiting(
     now: float,
     limit: int,
     running_per_user: int | None,
-    offered: Collection[str],
+    offers: Collection[str],
     without: Collection[str],
     share: int | None,
     system_shares: Mapping[str, int] | None,
@@ -32,7 +32,7 @@ async def waiting(
     turns = await db.find(queries.served(uids)) if uids else []
     times = {turn["_id"]: turn["served"] for turn in turns}
     in_order = [_flight(flight, times) for flight in sorted(flights, key=key_of)]
-    keys = fair_schedule(in_order, limit, running_per_user, offered, without, share, system_shares)
+    keys = fair_schedule(in_order, limit, running_per_user, offers, without, share, system_shares)
     # What was begun since we looked waits no more.
     records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
     return [records[key] for key in keys if key in records]

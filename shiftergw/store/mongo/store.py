@@ -49,7 +49,7 @@ from shiftergw.store.mongo import (
     steps,
 )
 from shiftergw.store.mongo.indexes import Indexes
-from shiftergw.store.mongo.lookups import ROWS_KEPT, LookupCollection
+from shiftergw.store.mongo.lookups import MAX_ROWS, LookupCollection
 from shiftergw.store.mongo.records import (
     IMAGES,
     document_at,
@@ -84,14 +84,14 @@ class MongoStore(Service):
         uri: str,
         name: str,
         seconds: float = COMMAND_SECONDS,
-        rows_kept: int = ROWS_KEPT,
+        max_rows: int = MAX_ROWS,
     ) -> None:
         """Keep everything in the database `name`; a command may take so many `seconds`."""
         self._reactor = reactor
         self._uri = uri
         self._database = name
         self._seconds = seconds
-        self._rows_kept = rows_kept
+        self._max_rows = max_rows
         self._open: _Open | None = None
         self._beginning = steps.Beginning()
 
@@ -103,7 +103,7 @@ class MongoStore(Service):
         super().startService()
         links = ConnectionPool(servers.open, clock, seconds)
         db = Database(clock, links, self._database, address.concern, seconds)
-        indexes, metrics = Indexes(db, links, seconds), LookupCollection(db, self._rows_kept)
+        indexes, metrics = Indexes(db, links, seconds), LookupCollection(db, self._max_rows)
 
         async def look() -> None:
             with suppress(Unavailable):  # the log knows
@@ -228,7 +228,7 @@ class MongoStore(Service):
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        offered: Collection[str] = (),
+        offers: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
         system_shares: Mapping[str, int] | None = None,
@@ -236,7 +236,7 @@ class MongoStore(Service):
         """See `ImageStore`."""
         shares = (share, system_shares)
         return await schedule.waiting(
-            self._db, now, limit, running_per_user, offered, without, *shares
+            self._db, now, limit, running_per_user, offers, without, *shares
         )
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
@@ -302,15 +302,15 @@ class MongoStore(Service):
         """See `ImageStore`."""
         return await places.is_blocked(self._db, directory, image_ids)
 
-    async def expires(self, wanted: bool | None, now: float, kept: float | None) -> bool:
+    async def expires(self, setting: bool | None, now: float, lifetime: float | None) -> bool:
         """See `ImageStore`."""
-        return await expiry.expires(self._db, wanted, now, kept)
+        return await expiry.expires(self._db, setting, now, lifetime)
 
-    async def forget_ended(self, before: float, *, others: bool = True) -> int:
+    async def forget_ended(self, before: float, *, foreign: bool = True) -> int:
         """See `ImageStore`."""
         await places.forget_leases(self._db, before)
         ended = 0
-        find = queries.ended_before if others else queries.own_ended_before
+        find = queries.ended_before if foreign else queries.own_ended_before
         for wanted in find(before):
             ended += (await self._db.delete(IMAGES, wanted, many=True))[0]
         return ended

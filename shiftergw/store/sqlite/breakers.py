@@ -1,4 +1,4 @@
-"""Breakers in SQLite: each function runs inside one transaction."""
+"""Circuit breakers in SQLite; each function runs inside one transaction."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _entry(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:
     return None if row is None else dict(zip(_MEMBERS, row, strict=True))
 
 
-def look(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, bool]:
-    """Return a breaker, and whether a probe is due; changes nothing."""
+def find(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, bool]:
+    """Return a breaker and whether a probe is due; change nothing."""
     entry = _entry(db, key)
     if entry is None or not is_possible(entry, now):
         return None, False
@@ -26,15 +26,15 @@ def look(db: sqlite3.Connection, key: str, now: float) -> tuple[Breaker | None, 
 
 
 def check(db: sqlite3.Connection, key: str, now: float, seconds: float) -> Breaker | None:
-    """Return a breaker, and make the caller its probe if one is due."""
-    breaker, due = look(db, key, now)
-    if due:
+    """Return a breaker; if a probe is due, the caller has to make it within `seconds`."""
+    breaker, is_probe_due = find(db, key, now)
+    if is_probe_due:
         db.execute(queries.PROBE_BREAKER, (now + seconds, key))
     return breaker
 
 
 def trip(db: sqlite3.Connection, key: str, until: float, why: str, now: float) -> None:
-    """Hold requests back until a time, and remove the entries that have expired."""
+    """Hold requests back until a time, and remove expired entries."""
     entry = {"key": key, **trip_entry(_entry(db, key), until, why, now)}
     db.execute(queries.FORGET_BREAKERS, (now - BREAKER_LIFE,))
     db.execute(queries.TRIP_BREAKER, entry)
@@ -46,5 +46,5 @@ def close(db: sqlite3.Connection, key: str, now: float) -> None:
 
 
 def end_probe(db: sqlite3.Connection, key: str, end: float, at: float) -> None:
-    """Let the next probe follow from a time on, if the probe is still the one until `end`."""
+    """Allow the next probe from the time `at` on, if the current probe is the one until `end`."""
     db.execute(queries.END_PROBE, (at, key, end))

@@ -67,7 +67,7 @@ QUEUE = """
 
 # All that fair_schedule() must know; the index has it, so that no document is read.
 # Versions that know no postponed work leave `not_before` as it is when they begin the work.
-FLIGHTS = f"""
+ALL_IN_FLIGHT = f"""
     WITH flight AS (
         SELECT key,
             ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AND status = 'PENDING' AS waits,

@@ -1,9 +1,9 @@
 """Images and work in one SQLite file, shared by the gateway and its workers on one machine.
 
-The file is in WAL mode: readers never wait for writers. Everything that writes begins with
-`BEGIN IMMEDIATE`, so that no transaction ever has to be given up half-way. What the work depends on
-is synced to disk with its commit; heartbeats, renewals, leases and metrics follow a little later,
-because after a power cut nobody is left whom they concern.
+The file is in WAL mode: readers never wait for writers. Each write starts with `BEGIN IMMEDIATE`,
+so no transaction has to be given up half-way. A commit that work depends on is synced to the disk
+at once. Heartbeats, renewals, leases and look-up rows are synced a little later: a power cut ends
+the processes that they concern as well.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from shiftergw.store.sqlite.lane import Lane, reading, writing
 
 T = TypeVar("T")
 
-LOOKUPS_KEPT = 100_000
-"""Rows of lookup metrics; older ones go."""
+MAX_LOOKUPS = 100_000
+"""Look-up rows in the file; the oldest ones are removed."""
 
 
 class SqliteStore(Service):
-    """An `ImageStore` in one file. It asks no clock, and removes nothing by itself."""
+    """An `ImageStore` in one file. It reads no clock, and removes nothing by itself."""
 
     used_credentials = None
 
@@ -55,16 +55,16 @@ class SqliteStore(Service):
         self,
         reactor: Any,
         path: Path,
-        lookups_kept: int = LOOKUPS_KEPT,
+        max_lookups: int = MAX_LOOKUPS,
         check_seconds: float | None = None,
     ) -> None:
-        """Keep everything in `path`, on a local file system.
+        """Store everything in the file `path`, which is on a local file system.
 
-        `check_seconds` is the time to look for damage at the start; without it nobody looks.
+        `check_seconds` limits the search for damage at the start; None means no search.
         """
         self._check_seconds = check_seconds
         self._path = path
-        self._lookups_kept = lookups_kept
+        self._max_lookups = max_lookups
         self._reactor = reactor
         self._threads = Threads(reactor, 3, "store")
         self._writer: Lane | None = None
@@ -73,7 +73,7 @@ class SqliteStore(Service):
         self._lookups: LookupBuffer | None = None
 
     def startService(self) -> Deferred[None]:
-        """Fire when the file is open; fail with `ConfigurationError` or `Unavailable`."""
+        """Open the file; fail with `ConfigurationError` or `Unavailable`."""
         super().startService()
         self._threads.startService()
         return Deferred.fromCoroutine(self._open())
@@ -83,20 +83,20 @@ class SqliteStore(Service):
             connection = await self._threads.run(open_checked, self._path, self._check_seconds)
             self._writer = Lane(self._threads, connection, writing, self._reactor)
             self._lookups = LookupBuffer(partial(self._add_lookups, self._writer), self._reactor)
-            self._reader = await self._reading_lane()
-            # A long listing must not hold up the look-ups.
-            self._lister = await self._reading_lane()
+            self._reader = await self._open_reader()
+            # A connection for long lists, so that look-ups do not wait for them.
+            self._lister = await self._open_reader()
         except BaseException:
             super().stopService()
             await self._close()
             raise
 
-    async def _reading_lane(self) -> Lane:
+    async def _open_reader(self) -> Lane:
         connection = await self._threads.run(open_reader, self._path)
         return Lane(self._threads, connection, reading, self._reactor)
 
     def stopService(self) -> Deferred[None]:
-        """Fire when what was asked for is done and the file is closed."""
+        """Finish all calls in progress and close the file."""
         super().stopService()
         return Deferred.fromCoroutine(self._close())
 
@@ -113,24 +113,28 @@ class SqliteStore(Service):
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await _opened(self._reader).run(work)
 
-    async def _few(self, query: str, *values: Any) -> Sequence[ImageRecord]:
+    async def _find_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
         return await self._read(lambda db: rows.records_of(db.execute(query, values)))
 
-    async def _many(self, query: str, *values: Any) -> Sequence[ImageRecord]:
+    async def _list_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
         lane = _opened(self._lister)
         return await lane.run(lambda db: rows.records_of(db.execute(query, values)))
 
-    async def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Write what must outlive a power cut."""
+    async def _list_page(self, query: str, *values: Any) -> Sequence[ImageRecord]:
+        lane = _opened(self._lister)
+        return await lane.run(lambda db: rows.page_of(db.execute(query, values)))
+
+    async def _write_durably(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Write data that must outlive a power cut."""
         return await _opened(self._writer).run(work, durable=True)
 
-    async def _note(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Write what need not."""
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Write data that a power cut may lose."""
         return await _opened(self._writer).run(work)
 
-    async def _change(self, query: str, *values: Any) -> int:
-        """Do what must outlive a power cut in one statement; return how many rows it changed."""
-        return await self._work(lambda db: db.execute(query, values).rowcount)
+    async def _execute(self, query: str, *values: Any) -> int:
+        """Run one statement durably; return how many rows it changed."""
+        return await self._write_durably(lambda db: db.execute(query, values).rowcount)
 
     async def ready(self) -> None:
         """See `ImageStore`."""
@@ -138,23 +142,26 @@ class SqliteStore(Service):
         for lane in lanes:
             if lane is not None and lane.damage is not None:
                 raise lane.damage
-        await self._few(queries.GET, "")  # not behind long lists
-        # An empty transaction takes the lock. After a failure only a real write proves anything.
+        await self._find_records(queries.GET, "")  # on the connection that serves no long lists
+        # An empty transaction takes the write lock. After a failure only a real write proves that
+        # the disk takes writes again.
         await writer.run(rewrite_version if writer.is_failing else lambda _: None)
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
     ) -> tuple[ImageRecord, bool]:
         """See `ImageStore`."""
-        return await self._work(lambda db: steps.claim(db, request, now, limits))
+        return await self._write_durably(lambda db: steps.claim(db, request, now, limits))
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._work(lambda db: steps.begin(db, key, runner, now, limit))
+        return await self._write_durably(lambda db: steps.begin(db, key, runner, now, limit))
 
     async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
         """See `ImageStore`."""
-        return await self._work(lambda db: steps.requeue(db, key, attempt, message, died=died))
+        return await self._write_durably(
+            lambda db: steps.requeue(db, key, attempt, message, died=died)
+        )
 
     async def postpone(
         self,
@@ -167,147 +174,145 @@ class SqliteStore(Service):
         cause: WaitCause = "registry",
     ) -> ImageRecord:
         """See `ImageStore`."""
-        return await self._work(
+        return await self._write_durably(
             lambda db: steps.postpone(db, key, attempt, not_before, why, now, limits, cause)
         )
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
         """See `ImageStore`."""
-        await self._work(lambda db: steps.advance(db, key, attempt, state, message, now))
+        await self._write_durably(lambda db: steps.advance(db, key, attempt, state, message, now))
 
     async def heartbeat(
         self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
     ) -> None:
         """See `ImageStore`."""
         change = documents.heartbeat(progress, now, message)
-        await self._note(lambda db: steps.heartbeat(db, key, attempt, change))
+        await self._write(lambda db: steps.heartbeat(db, key, attempt, change))
 
     async def finish(
         self, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
     ) -> ImageRecord:
         """See `ImageStore`."""
-        return await self._work(lambda db: steps.finish(db, key, attempt, outcome, now))
+        return await self._write_durably(lambda db: steps.finish(db, key, attempt, outcome, now))
 
     async def abandon(self, key: str) -> None:
         """See `ImageStore`."""
-        await self._work(lambda db: steps.abandon(db, key))
+        await self._write_durably(lambda db: steps.abandon(db, key))
 
     async def get(self, key: str) -> ImageRecord | None:
         """See `ImageStore`."""
-        return next(iter(await self._few(queries.GET, key)), None)
+        return next(iter(await self._find_records(queries.GET, key)), None)
 
     async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
         """See `ImageStore`."""
 
-        def first(db: sqlite3.Connection) -> ImageRecord | None:
+        def find_first(db: sqlite3.Connection) -> ImageRecord | None:
             for tag in tags:
                 row = db.execute(queries.FIND, (system, itype, tag)).fetchone()
                 if row is not None:
                     return rows.record_of(row)
             return None
 
-        return await self._read(first)
+        return await self._read(find_first)
 
     async def find_id(
         self, systems: Collection[str], image_id: str, *, expiring: bool = False
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        place = json.dumps(list(systems)), image_id
-        found = await self._few(queries.FIND_ID, *place)
-        return [*found, *await self._few(queries.FIND_EXPIRING, *place)] if expiring else found
+        values = json.dumps(list(systems)), image_id
+        records = await self._find_records(queries.FIND_ID, *values)
+        if expiring:
+            return [*records, *await self._find_records(queries.FIND_EXPIRING, *values)]
+        return records
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._few(queries.FIND_WORK, f"{system}/{itype}/{tag}", system, itype, tag)
+        return await self._find_records(
+            queries.FIND_WORK, f"{system}/{itype}/{tag}", system, itype, tag
+        )
 
     async def list(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         if limit is None:
-            return await self._many(queries.LIST, system, after, -1)
-        lane = _opened(self._lister)
-        return await lane.run(
-            lambda db: rows.page_of(db.execute(queries.PAGE, (system, after, limit)))
-        )
+            return await self._list_records(queries.LIST, system, after, -1)
+        return await self._list_page(queries.PAGE, system, after, limit)
 
     async def queue(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
         if limit is None:
-            return await self._many(queries.QUEUE, system, after, -1)
-        lane = _opened(self._lister)
-        return await lane.run(
-            lambda db: rows.page_of(db.execute(queries.QUEUE, (system, after, limit)))
-        )
+            return await self._list_records(queries.QUEUE, system, after, -1)
+        return await self._list_page(queries.QUEUE, system, after, limit)
 
     async def waiting(
         self,
         now: float,
         limit: int,
         running_per_user: int | None = None,
-        offered: Collection[str] = (),
+        offers: Collection[str] = (),
         without: Collection[str] = (),
         share: int | None = None,
         system_shares: Mapping[str, int] | None = None,
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
 
-        def chosen(db: sqlite3.Connection) -> Sequence[ImageRecord]:
-            db.execute("BEGIN")  # nothing is begun between the two reads
+        def choose(db: sqlite3.Connection) -> Sequence[ImageRecord]:
+            db.execute("BEGIN")  # both reads see the same state
             try:
-                flights = [InFlight(*row) for row in db.execute(queries.FLIGHTS, (now,))]
+                records = [InFlight(*row) for row in db.execute(queries.ALL_IN_FLIGHT, (now,))]
                 shares = (share, system_shares)
-                keys = fair_schedule(flights, limit, running_per_user, offered, without, *shares)
+                keys = fair_schedule(records, limit, running_per_user, offers, without, *shares)
                 return [rows.record_of(db.execute(queries.GET, (key,)).fetchone()) for key in keys]
             finally:
                 db.execute("COMMIT")
 
-        return await _opened(self._lister).run(chosen)
+        return await _opened(self._lister).run(choose)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        return await self._many(queries.STALE, now - limit)
+        return await self._list_records(queries.STALE, now - limit)
 
     async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
-        """See `ImageStore`. Most requests find none, and write nothing."""
-        breaker, due = await self._read(lambda db: breakers.look(db, key, now))
-        if not due:
+        """See `ImageStore`. Most calls find no breaker, and write nothing."""
+        breaker, is_due = await self._read(lambda db: breakers.find(db, key, now))
+        if not is_due:
             return breaker
-        return await self._note(lambda db: breakers.check(db, key, now, seconds))
+        return await self._write(lambda db: breakers.check(db, key, now, seconds))
 
     async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
         """See `ImageStore`."""
-        await self._note(lambda db: breakers.trip(db, key, until, why, now))
+        await self._write(lambda db: breakers.trip(db, key, until, why, now))
 
     async def close_breaker(self, key: str, now: float) -> None:
         """See `ImageStore`."""
-        await self._note(lambda db: breakers.close(db, key, now))
+        await self._write(lambda db: breakers.close(db, key, now))
 
     async def end_probe(self, key: str, end: float, at: float) -> None:
         """See `ImageStore`."""
-        await self._note(lambda db: breakers.end_probe(db, key, end, at))
+        await self._write(lambda db: breakers.end_probe(db, key, end, at))
 
     async def renew(self, key: str, expiration: float) -> None:
         """See `ImageStore`."""
-        await self._note(lambda db: images.renew(db, key, expiration))
+        await self._write(lambda db: images.renew(db, key, expiration))
 
     async def expired(
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
-        wanted = None if systems is None else json.dumps(list(systems))
-        most = -1 if limit is None else limit
-        return await self._many(queries.EXPIRED, now, wanted, wanted, most)
+        names = None if systems is None else json.dumps(list(systems))
+        limit = -1 if limit is None else limit
+        return await self._list_records(queries.EXPIRED, now, names, names, limit)
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._work(lambda db: images.untag(db, key, tag))
+        return await self._write_durably(lambda db: images.untag(db, key, tag))
 
     async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await self._work(lambda db: images.expire(db, key, expired_at))
+        return await self._write_durably(lambda db: images.expire(db, key, expired_at))
 
     async def set_access(
         self,
@@ -319,15 +324,15 @@ class SqliteStore(Service):
     ) -> None:
         """See `ImageStore`."""
         change = documents.set_access(private, user_acl, group_acl)
-        await self._work(lambda db: images.set_access(db, systems, image_id, change))
+        await self._write_durably(lambda db: images.set_access(db, systems, image_id, change))
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
         """See `ImageStore`."""
-        await self._change(queries.BLOCK, directory, image_id, uid, now)
+        await self._execute(queries.BLOCK, directory, image_id, uid, now)
 
     async def allow(self, directory: str, image_id: str) -> bool:
         """See `ImageStore`."""
-        return await self._change(queries.ALLOW, directory, image_id) > 0
+        return await self._execute(queries.ALLOW, directory, image_id) > 0
 
     async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
@@ -337,33 +342,33 @@ class SqliteStore(Service):
 
     async def expires(
         self,
-        wanted: bool | None,
+        setting: bool | None,
         now: float,  # noqa: ARG002 - see below
-        kept: float | None,  # noqa: ARG002
+        lifetime: float | None,  # noqa: ARG002
     ) -> bool:
-        """See `ImageStore`. No other program fills this file."""
-        return wanted is not False
+        """See `ImageStore`. No other program writes into this file."""
+        return setting is not False
 
-    async def forget_ended(self, before: float, *, others: bool = True) -> int:
+    async def forget_ended(self, before: float, *, foreign: bool = True) -> int:
         """See `ImageStore`."""
-        return await self._change(queries.FORGET_ENDED, before, others)
+        return await self._execute(queries.FORGET_ENDED, before, foreign)
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float
     ) -> bool:
         """See `ImageStore`."""
         values = directory, image_id, holder, now, seconds
-        return await self._note(lambda db: leases.take(db, *values))
+        return await self._write(lambda db: leases.take(db, *values))
 
     async def release(self, directory: str, image_id: str, holder: str) -> None:
         """See `ImageStore`."""
         values = (directory, image_id, holder)
-        await self._note(lambda db: db.execute(queries.RELEASE, values).rowcount)
+        await self._write(lambda db: db.execute(queries.RELEASE, values).rowcount)
 
-    async def _add_lookups(self, lane: Lane, added: Sequence[LookupRow]) -> None:
+    async def _add_lookups(self, lane: Lane, lookups: Sequence[LookupRow]) -> None:
         def add(db: sqlite3.Connection) -> None:
-            if added:
-                rows.add_lookups(db, added, self._lookups_kept)
+            if lookups:
+                rows.add_lookups(db, lookups, self._max_lookups)
 
         await lane.run(add)
 
@@ -373,16 +378,12 @@ class SqliteStore(Service):
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
-
-        def last(db: sqlite3.Connection) -> Sequence[dict[str, Any]]:
-            found = db.execute(queries.LOOKUPS, (system, max(0, limit))).fetchall()
-            return [json.loads(text) for (text,) in reversed(found)]
-
         await _opened(self._lookups).flush()
-        return await self._read(last)
+        return await self._read(lambda db: rows.last_lookups(db, system, limit))
 
 
-def _opened(part: T | None) -> T:
-    if part is None:
+def _opened(resource: T | None) -> T:
+    """Return a resource that exists while the file is open; raise `Unavailable` otherwise."""
+    if resource is None:
         raise Unavailable("The gateway's database is not open.")
-    return part
+    return resource

@@ -55,7 +55,7 @@ async def test_rows_are_bounded_in_number(
 ) -> None:
     """Beyond the number kept, old rows of any system go, when it is looked at."""
     monkeypatch.setattr(mongo_lookups, "TIDY_SECONDS", 0)
-    async with mongo_running(mongodb, named[0], rows_kept=10) as store:
+    async with mongo_running(mongodb, named[0], max_rows=10) as store:
         await record(store, *range(7), system="beta")
         await kept(store)
         await record(store, *range(7, 15))
@@ -81,7 +81,7 @@ async def test_rows_are_bounded_in_age(
 @pytest_twisted.ensureDeferred
 async def test_it_is_not_tidied_all_the_time(mongodb: str, named: tuple[str, Any]) -> None:
     """Rows are removed once an hour; in between they are only added."""
-    async with mongo_running(mongodb, named[0], rows_kept=5) as store:
+    async with mongo_running(mongodb, named[0], max_rows=5) as store:
         await record(store, *range(9))
         assert await kept(store) == list(range(4, 9))
         await record(store, *range(9, 20))

@@ -361,7 +361,7 @@ FEW = ("images_in_flight", "images_turns", "images_ended", "images_expiration")
         (queries.FIND_WORK, 4, ["images_in_flight", "images_ended"]),
         (queries.LIST, 3, ["images_listed (system=? AND key>?)"]),
         (queries.QUEUE, 3, ["images_in_flight", "images_ended"]),
-        (queries.FLIGHTS, 1, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
+        (queries.ALL_IN_FLIGHT, 1, ["images_turns", "turns USING INTEGER PRIMARY KEY"]),
         (queries.COUNT_WAITING, 0, ["images_turns (status=?)"]),
         (queries.COUNT_WAITING_OF_USER, 1, ["images_turns (status=? AND requested_by=? AND"]),
         (queries.COUNT_POSTPONED, 2, ["images_turns (status=?)"]),
