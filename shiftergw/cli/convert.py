@@ -197,6 +197,6 @@ class Shown:
         """Show what it waits for."""
         self._display.say(message)
 
-    def may_wait(self, later: RetryLater) -> bool:  # noqa: ARG002 - whatever it waits for
+    def may_wait(self, delay: RetryLater) -> bool:  # noqa: ARG002 - whatever it waits for
         """Keep what has arrived: a conversion that gives up may be started again."""
         return True

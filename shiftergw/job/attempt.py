@@ -100,22 +100,22 @@ class Attempt:
         """Replace the line for the user, which says what the stage waits for."""
         self._message = message
 
-    def may_wait(self, later: RetryLater) -> bool:
+    def may_wait(self, delay: RetryLater) -> bool:
         """Return whether the pull may wait as long as its source asks; otherwise it fails."""
         try:
-            self.wait(later)
+            self.wait(delay)
         except PullError:
             return False
         return True
 
-    def wait(self, later: RetryLater) -> Postponed:
+    def wait(self, delay: RetryLater) -> Postponed:
         """Return the postponement that a source asks for; raise a `PullError` if it is too long."""
-        waited = {
+        wait_seconds = {
             "registry": self.record.waited,
             "pull": self.record.waited_for_pulls,
             "system": self.record.waited_for_system,
-        }[later.cause]
-        return decide_wait(waited, later, self._clock.seconds(), self._waits)
+        }[delay.cause]
+        return decide_wait(wait_seconds, delay, self._clock.seconds(), self._waits)
 
     # The store.
 

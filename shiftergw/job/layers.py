@@ -73,13 +73,13 @@ class LayerDownloads:
             download = partial(
                 self._source.blob, self._image, descriptor, self._login, watcher.notify
             )
-            cached = self._cache.get(descriptor, download, report, blob.opening.set_result)
+            cache_entry = self._cache.get(descriptor, download, report, blob.opening.set_result)
             try:
-                path = await stack.enter_async_context(cached)
+                path = await stack.enter_async_context(cache_entry)
             except ImageNotFound as error:
                 raise _missing_blob(descriptor, error) from error
-            except RetryLater as later:
-                waits.append(later)  # the other layers arrive meanwhile
+            except RetryLater as delay:
+                waits.append(delay)  # the other layers arrive meanwhile
                 return
             blob.opening.set_result(None)
             blob.path.set_result(path)
@@ -87,7 +87,7 @@ class LayerDownloads:
         by_size = sorted(self._blobs.values(), key=lambda blob: -blob.descriptor.size)
         await gather_or_cancel(map(fetch_blob, by_size))
         if waits:
-            raise max(waits, key=lambda later: later.at)
+            raise max(waits, key=lambda delay: delay.at)
 
     async def remove_partial_files(self) -> None:
         """Remove what broken downloads of these blobs left in the cache."""

@@ -128,7 +128,7 @@ class Pipeline:
         forward = ForwardWatcher(watcher)
         async with AsyncExitStack() as stack:
             try:
-                built = await self._convert(stack, image, config, login, options, forward)
+                squashfs = await self._convert(stack, image, config, login, options, forward)
             except _CacheDamagedError as damage:
                 _log.warn(
                     "{image}: a layer was damaged in the cache, and is fetched again: {cause}",
@@ -136,13 +136,13 @@ class Pipeline:
                     cause=damage.__cause__,
                 )
                 try:
-                    built = await self._convert(stack, image, config, login, options, forward)
+                    squashfs = await self._convert(stack, image, config, login, options, forward)
                 except _CacheDamagedError:
                     raise BlobCorrupt(
                         "The gateway's cache damages layers.",
                         remedy="Tell the site's support: a disk or the memory may be failing.",
                     ) from damage
-            yield built
+            yield squashfs
 
     async def _convert(
         self,
@@ -189,11 +189,11 @@ class Pipeline:
                     raise
 
             try:
-                _, built = await gather_or_cancel([fetch(), build()])
+                _, squashfs = await gather_or_cancel([fetch(), build()])
             except CancelledError:
                 raise  # partial files stay: the next attempt resumes them
-            except RetryLater as later:
-                if not watcher.may_wait(later):
+            except RetryLater as delay:
+                if not watcher.may_wait(delay):
                     await downloads.remove_partial_files()
                 raise
             except Exception as error:
@@ -202,5 +202,5 @@ class Pipeline:
                 if is_damaged:
                     raise _CacheDamagedError from error
                 raise
-        assert built is not None
-        return replace(built, seconds={"fetch": fetch_seconds, **built.seconds})
+        assert squashfs is not None
+        return replace(squashfs, seconds={"fetch": fetch_seconds, **squashfs.seconds})

@@ -33,11 +33,11 @@ _IMAGE_FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a reference means at the registry; `omitted` settings do not fit into a record."""
+    """What a reference means at the registry; settings in `omissions` do not fit into a record."""
 
     image: ResolvedImage
     config: ImageConfig
-    omitted: tuple[str, ...]
+    omissions: tuple[str, ...]
 
     def facts(self, target: Target) -> dict[str, Any]:
         """Return the members of a record that describe the image itself."""

@@ -149,11 +149,11 @@ class Pull:
         )
         if not self._config.enable_labels:
             config = replace(config, labels={})
-        config, omitted = recordable(config, self._config.max_record_size)
+        config, omissions = recordable(config, self._config.max_record_size)
         ids = {image.id, image.source_digest.hex}
         if await self._publisher.query(lambda: self._store.blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
-        return Resolution(image, config, omitted)
+        return Resolution(image, config, omissions)
 
     async def _reuse(
         self,
@@ -199,8 +199,8 @@ class Pull:
             private = resolution.image.private
         if not may_reuse:
             return _Obstacle.ACCESS
-        verified = await target.verify_file(ready, records, attempt.notify)
-        if verified is None:
+        verified_record = await target.verify_file(ready, records, attempt.notify)
+        if verified_record is None:
             return _Obstacle.FILE
         readers, puller = self._publisher.access_after_pull(request, ready, None, private=private)
         if readers != Access.from_record(ready) or not await target.has_metadata_of(ready):
@@ -209,7 +209,7 @@ class Pull:
             if complete is None:
                 return _Obstacle.SETTINGS
             await self._publisher.write_metadata(attempt, target, complete, readers, complete)
-        facts = facts_of(verified)
+        facts = facts_of(verified_record)
         return self._publisher.ready(target, image_id, facts, readers, puller, resolution)
 
     async def _build(self, job: _Job, resolution: Resolution, current: ImageRecord | None) -> Ready:
@@ -218,8 +218,8 @@ class Pull:
         await self._check_space(image, target)
         async with self._pipeline.convert(
             image, resolution.config, job.login, target.options, job.attempt
-        ) as built:
-            return await self._deliver(job, resolution, built, current)
+        ) as squashfs:
+            return await self._deliver(job, resolution, squashfs, current)
 
     async def _check_space(self, image: ResolvedImage, target: Target) -> None:
         """Raise `NoSpace` if the image surely does not fit on this machine or on the system.
@@ -235,7 +235,7 @@ class Pull:
             )
 
     async def _deliver(
-        self, job: _Job, resolution: Resolution, built: BuiltImage, current: ImageRecord | None
+        self, job: _Job, resolution: Resolution, squashfs: BuiltImage, current: ImageRecord | None
     ) -> Ready:
         """Put the image, then its metadata, into the image directory; return the new record."""
         attempt, target, image = job.attempt, job.target, resolution.image
@@ -249,7 +249,7 @@ class Pull:
         verification = await within(
             seconds,
             self._clock,
-            target.directory.install(built.path, name, built.sha256, attempt.report),
+            target.directory.install(squashfs.path, name, squashfs.sha256, attempt.report),
             partial(too_slow, "Transferring", seconds, "transfer"),
         )
         file = await target.directory.exists(name)
@@ -266,23 +266,23 @@ class Pull:
         )
         facts = {
             **resolution.facts(target),
-            "size": built.size,
-            "sha256": built.sha256,
+            "size": squashfs.size,
+            "sha256": squashfs.sha256,
             "modified": file.modified if file is not None else None,
             "options": target.options.key,
         }
-        delivered = replace(attempt.record, id=image.id, **facts)
-        await self._publisher.write_metadata(attempt, target, delivered, readers, ready)
-        if resolution.omitted:
+        record = replace(attempt.record, id=image.id, **facts)
+        await self._publisher.write_metadata(attempt, target, record, readers, ready)
+        if resolution.omissions:
             self._log.warn(
                 "attempt {n} at {claim}: left out of the image's metadata: {names}",
                 n=attempt.record.attempt,
                 claim=attempt.record.claim,
-                names=", ".join(resolution.omitted),
+                names=", ".join(resolution.omissions),
             )
         facts["report"] = {
-            **built.report.to_document(),
-            "metadata": list(resolution.omitted),
+            **squashfs.report.to_document(),
+            "metadata": list(resolution.omissions),
             "verification": asdict(verification),
         }
         return self._publisher.ready(target, image.id, facts, readers, puller, resolution)

@@ -43,11 +43,11 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
     too_long = (
         f"LABEL {printable(name, NAME_LIMIT)}" for name in config.labels if name not in labels
     )
-    omitted = (
+    omissions = (
         *_first(settings.dropped, len(settings.dropped), "settings"),
         *_first(too_long, len(config.labels) - len(labels), "labels"),
     )
-    stored = replace(
+    record_config = replace(
         config,
         env=settings.env,
         entrypoint=settings.entry,
@@ -55,7 +55,7 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
         workdir=settings.workdir,
         labels=labels,
     )
-    return stored, omitted
+    return record_config, omissions
 
 
 def _fitting_labels(labels: Mapping[str, str], room: int) -> dict[str, str]:
@@ -71,8 +71,8 @@ def _fitting_labels(labels: Mapping[str, str], room: int) -> dict[str, str]:
 
 def _first(names: Iterable[str], count: int, noun: str) -> list[str]:
     """Return the first `NAMES` of `count` names, and how many more there are."""
-    more = [f"{count - NAMES} more {noun}"] if count > NAMES else []
-    return [*islice(names, NAMES), *more]
+    remainder = [f"{count - NAMES} more {noun}"] if count > NAMES else []
+    return [*islice(names, NAMES), *remainder]
 
 
 def _size(value: object) -> int:

@@ -26,8 +26,8 @@ class Timeline:
         self._clock = clock
         self._seconds: dict[str, float] = {}
         self._stage = stage
-        self.began = self._since = clock.seconds()
-        self.fetched = 0
+        self.start = self._stage_start = clock.seconds()
+        self.layer_bytes = 0
         """Bytes of layers, including those from the cache."""
 
     def enter(self, stage: str) -> None:
@@ -38,7 +38,7 @@ class Timeline:
     def report(self, progress: Progress) -> None:
         """Count the bytes of layers that a progress report of the fetch stage contains."""
         if progress.stage == "fetch":
-            self.fetched = max(self.fetched, progress.done)
+            self.layer_bytes = max(self.layer_bytes, progress.done)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds that each stage has taken, in the order in which they began."""
@@ -47,13 +47,13 @@ class Timeline:
 
     def total(self) -> float:
         """Return the seconds since the attempt began."""
-        return self._clock.seconds() - self.began
+        return self._clock.seconds() - self.start
 
     def _count(self) -> None:
         now = self._clock.seconds()
-        elapsed = max(0.0, now - self._since)  # the clock may have been set back
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + elapsed
-        self._since = now
+        seconds = max(0.0, now - self._stage_start)  # the clock may have been set back
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + seconds
+        self._stage_start = now
 
 
 def summary(
@@ -66,7 +66,7 @@ def summary(
     failure.
     """
     amounts = [
-        *([f"layers {amount(timeline.fetched)}"] if timeline.fetched else []),
+        *([f"layers {amount(timeline.layer_bytes)}"] if timeline.layer_bytes else []),
         *([f"image {amount(size)}"] if size is not None else []),
     ]
     stages = [
@@ -74,9 +74,9 @@ def summary(
         for stage, seconds in timeline.seconds().items()
         if seconds >= _QUIET_SECONDS
     ]
-    waited = _waited(record, timeline)
-    if waited >= _QUIET_SECONDS:
-        stages.insert(0, f"waited {waited:.1f} s")
+    wait_seconds = _seconds_until_begin(record, timeline)
+    if wait_seconds >= _QUIET_SECONDS:
+        stages.insert(0, f"waited {wait_seconds:.1f} s")
     figures = ", ".join([*amounts, f"{timeline.total():.1f} s"])
     parts = [
         f"{result}: {describe_work(record)} for {_user_of(record)}, ",
@@ -92,11 +92,11 @@ def _user_of(record: ImageRecord) -> str:
     return f"{printable(record.requester, 60)}({uid})" if record.requester else f"uid {uid}"
 
 
-def _waited(record: ImageRecord, timeline: Timeline) -> float:
+def _seconds_until_begin(record: ImageRecord, timeline: Timeline) -> float:
     """Return the seconds between the request and its first attempt; 0 for later attempts.
 
     Removals do not record when they were requested.
     """
     if record.kind == "expire" or record.attempt != 1 or record.last_pull is None:
         return 0.0
-    return max(0.0, timeline.began - record.last_pull)
+    return max(0.0, timeline.start - record.last_pull)

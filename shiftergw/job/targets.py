@@ -71,7 +71,11 @@ class Target:
             return None
         if record.sha256 is None:
             return record if record.size in {None, file.size} else None
-        same_size = [each for each in (record, *records) if each.sha256 and each.size == file.size]
+        same_size = [
+            candidate
+            for candidate in (record, *records)
+            if candidate.sha256 and candidate.size == file.size
+        ]
         for candidate in same_size:
             if candidate.modified == file.modified is not None:
                 return _with_file_facts(record, candidate, file)

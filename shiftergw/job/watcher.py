@@ -31,7 +31,7 @@ class Watcher(Protocol):
         """Take note of what the stage waits for, in one line for the user."""
         ...
 
-    def may_wait(self, later: RetryLater) -> bool:
+    def may_wait(self, delay: RetryLater) -> bool:
         """Return whether the image is tried again at the time that its source names."""
         ...
 

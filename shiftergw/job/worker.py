@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Outcome = Ready | Expired | Failed | Postponed
 
-SUPERSEDED = "superseded by another attempt"
+SUPERSEDED_RESULT = "superseded by another attempt"
 
 _WITH_CAUSE = frozenset({State.FAILURE, State.EXPIRING, State.PENDING})
 
@@ -124,7 +124,7 @@ class Worker:
             # Only after the outcome is written: until then no record owns the delivered files.
             await attempt.release()
         if outcome is None:
-            self._log_end(attempt, SUPERSEDED)
+            self._log_end(attempt, SUPERSEDED_RESULT)
 
     async def _requeue(self, record: ImageRecord, message: str, *, died: bool) -> None:
         """Give the record to the next attempt, or give up soon: the process is about to end."""
@@ -185,12 +185,12 @@ class Worker:
             except TooMany as error:  # too many postponed pulls: this one must not wait
                 attempt.cause = error.what
                 failure = PullError(error.what, remedy=error.remedy)
-                record = await self._write_outcome(record, self._failed(attempt, failure))
+                record = await self._write_outcome(record, self._failure_of(attempt, failure))
             except Exception as error:  # noqa: BLE001 - another attempt would meet it again
-                outcome = self._failed(attempt, error)
+                outcome = self._failure_of(attempt, error)
                 record = await self._write_outcome(record, outcome)
         except Superseded:
-            self._log_end(attempt, SUPERSEDED)
+            self._log_end(attempt, SUPERSEDED_RESULT)
             return
         self._log_end(attempt, str(record.status), record.size)
 
@@ -229,24 +229,24 @@ class Worker:
             if is_exhaustion(error):
                 raise Exhausted(str(error)) from error
             if isinstance(error, RetryLater):
-                return self._postponed(attempt, error)
+                return self._postpone(attempt, error)
             # An unexpected error of one record must not end the worker.
-            return self._failed(attempt, error)
+            return self._failure_of(attempt, error)
 
-    def _postponed(self, attempt: Attempt, later: RetryLater) -> Outcome:
+    def _postpone(self, attempt: Attempt, delay: RetryLater) -> Outcome:
         """Return the postponement of a pull, or its failure if it would wait too long.
 
         Removals are not postponed: the store repeats failed removals later.
         """
-        attempt.cause = f"{later.why}: {later.what} {later.detail}".strip()
+        attempt.cause = f"{delay.why}: {delay.what} {delay.detail}".strip()
         if attempt.record.status is State.EXPIRING:
-            return self._failed(attempt, later.failure)
+            return self._failure_of(attempt, delay.failure)
         try:
-            return attempt.wait(later)
+            return attempt.wait(delay)
         except PullError as error:
-            return self._failed(attempt, error)
+            return self._failure_of(attempt, error)
 
-    def _failed(self, attempt: Attempt, error: Exception) -> Failed:
+    def _failure_of(self, attempt: Attempt, error: Exception) -> Failed:
         """Return the failure that an error means; log the traceback of an unexpected one."""
         record = attempt.record
         if not isinstance(error, GatewayError):

@@ -86,9 +86,9 @@ class Told:
     def notify(self, message: str) -> None:
         """Forget."""
 
-    def may_wait(self, later: RetryLater) -> bool:
+    def may_wait(self, delay: RetryLater) -> bool:
         """Wait until some time."""
-        return later.at < 100
+        return delay.at < 100
 
 
 class Line:
