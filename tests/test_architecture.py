@@ -102,8 +102,8 @@ HOMES = {
 """What only these rooms, packages or modules of the program may import."""
 
 TOP_LEVEL = {
-    ".ci", ".git", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "conf", "pyproject.toml",
-    "shiftergw", "tests", "twisted",
+    ".ci", ".git", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+    "README.md", "SECURITY.md", "conf", "docs", "pyproject.toml", "shiftergw", "tests", "twisted",
 }  # fmt: skip
 
 

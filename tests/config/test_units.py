@@ -15,6 +15,7 @@ from tests.parts import need
 from tests.patience import patient
 
 CONF = Path(__file__).parent.parent.parent / "conf"
+DOCS = CONF.parent / "docs"
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 """What `ProtectHome=true` hides (systemd.exec(5))."""
 PRIVATE = (Path("/tmp"), Path("/var/tmp"))
@@ -27,6 +28,18 @@ PAIRS = [
     ("shiftergw", "workers"),
     ("shiftergw-worker", "workers"),
 ]
+PAGES = {
+    "shiftergw": ("running",),
+    "shiftergw-worker": ("workers",),
+    "local": ("running",),
+    "local-mongodb": ("takeover",),
+    "remote": ("remote",),
+    "workers": ("workers", "remote"),
+}
+"""The pages of the manual that describe a unit, or a sample."""
+COMMANDS = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""The blocks of commands on a page."""
+
 fits = pytest.mark.parametrize(("unit", "sample"), PAIRS)
 
 
@@ -36,6 +49,11 @@ def read(unit: str) -> configparser.ConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(CONF / f"{unit}.service")
     return parser
+
+
+def text_of(name: str) -> str:
+    """Return what the manual says about a unit, or a sample."""
+    return "\n".join((DOCS / f"{page}.md").read_text() for page in PAGES[name])
 
 
 def state_of(unit: str) -> Path:
@@ -97,10 +115,7 @@ def test_the_service_sees_its_files(unit: str, sample: str) -> None:
 def test_secret_files_are_made(unit: str, sample: str) -> None:
     """The page of a sample says how each secret is made that the gateway cannot make itself."""
     user = read(unit)["Service"]["User"]
-    pages = [CONF / f"{name}.md" for name in (sample, "remote")]
-    commands = re.findall(
-        r"^    (.*)$", "\n".join(page.read_text() for page in pages), re.MULTILINE
-    )
+    commands = [line for block in COMMANDS.findall(text_of(sample)) for line in block.splitlines()]
     for path in secret_files(config_of(unit, sample)):
         if is_within(path, (state_of(unit),)):
             continue
@@ -119,19 +134,14 @@ def test_one_user(unit: str, sample: str) -> None:
     names = re.compile(
         r"(?:sudo (?:-H )?-u|install -d -o|0600 -o|chown(?: root:)?|useradd [^\n]*nologin) ?(\w+)"
     )
-    pages = (f"{sample}.md", f"{unit}.service.md", "remote.md")
-    mentioned = {
-        name
-        for page in pages
-        for name in names.findall((CONF / page).read_text())
-        if name != "root"
-    }
+    text = text_of(unit) + text_of(sample) + text_of("remote")
+    mentioned = {name for name in names.findall(text) if name != "root"}
     assert mentioned == {user}
 
 
 def test_directories_of_the_samples_are_made() -> None:
     """What systemd does not make, the pages make: for the user of the unit."""
-    text = "".join(page.read_text() for page in CONF.glob("*.md"))
+    text = "".join(page.read_text() for page in DOCS.glob("*.md"))
     for unit in {name for name, _ in PAIRS}:
         for path in read(unit)["Service"]["ReadWritePaths"].split():
             command = rf"install -d -o shiftergw -g shiftergw -m 07[05]{{2}} {path.strip('-')}\n"

@@ -1,0 +1,90 @@
+"""Tests of the documents: the README is short, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = ROOT / "shiftergw"
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "conf/*.md", "docs/**/*.md", ".github/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+MOST_WORDS = 1200
+"""Words of the README, as wc(1) counts them."""
+
+_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FILE = re.compile(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md|json|service|yml))`")
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return the fragments that lead to the headings of a document, as GitHub makes them."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in _HEADING.findall(_BLOCK.sub("", text))
+    }
+
+
+def dead_links(path: Path, text: str) -> Iterator[str]:
+    """Yield the relative links of a document that lead to no file, or to no heading."""
+    for link in _LINK.findall(_BLOCK.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, fragment = link.partition("#")
+        target = path.parent / name if name else path
+        content = text if target == path else target.read_text() if target.is_file() else ""
+        if not target.exists() or (fragment and fragment not in anchors_of(content)):
+            yield link
+
+
+def test_readme_is_short() -> None:
+    """A newcomer reads the README in a few minutes."""
+    assert len((ROOT / "README.md").read_text().split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every relative link in a document leads to an existing file and heading."""
+    assert list(dead_links(path, path.read_text())) == []
+
+
+def test_dead_links_are_noticed() -> None:
+    """Links to absent files and headings fail the test; links in blocks of code do not count."""
+    text = (
+        "# A `b` heading!\n[a](#a-b-heading) [b](README.md) [c](docs/) [d](https://example.com/x)\n"
+        "[e](absent.md) [f](#absent) [g](README.md#absent)\n```\n[h](absent.md)\n```\n"
+    )
+    dead = list(dead_links(ROOT / "README.md", text))
+    assert dead == ["absent.md", "#absent", "README.md#absent"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_named_files_exist(path: Path) -> None:
+    """Every file of the program, the tests or the samples that a document names exists."""
+    names = {name.removeprefix("shiftergw/") for name in _FILE.findall(path.read_text())}
+    assert [n for n in names if not (ROOT / n).exists() and not (PROGRAM / n).exists()] == []
+
+
+def test_every_page_is_reachable() -> None:
+    """Links from the README lead to every page of the manual, directly or over other pages."""
+    reached: set[Path] = set()
+    pages = [ROOT / "README.md"]
+    while pages:
+        page = pages.pop()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        pages += [
+            (page.parent / link.partition("#")[0]).resolve()
+            for link in _LINK.findall(_BLOCK.sub("", page.read_text()))
+            if not re.match(r"[a-z]+:|#", link)
+        ]
+    assert set(ROOT.glob("docs/**/*.md")) <= reached
