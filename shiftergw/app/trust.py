@@ -14,7 +14,7 @@ from shiftergw.ssh.host_keys import Judged, Verdict, host_keys, judged
 from shiftergw.ssh.known_hosts import (
     GLOBAL_FILE,
     KnownHosts,
-    Line,
+    KnownHostsLine,
     fingerprint,
     name_of,
     type_of,
@@ -118,7 +118,7 @@ def _kind(blob: bytes) -> str:
     return printable(type_of(blob), 40)
 
 
-def _held(lines: Sequence[Line]) -> tuple[str, ...]:
+def _held(lines: Sequence[KnownHostsLine]) -> tuple[str, ...]:
     return tuple(
         f"{_kind(line.blob)} {fingerprint(line.blob)} ({printable(line.place)})" for line in lines
     )

@@ -15,7 +15,7 @@ from shiftergw.cli.options import of_one_system
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
 from shiftergw.names import registry_name
-from shiftergw.plumbing.signals import Interrupted
+from shiftergw.plumbing.signals import InterruptedBySignal
 
 PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""
@@ -43,7 +43,7 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     _read(file)  # what is wrong with it shall be told before anybody types a password
     try:
         content = _given(username) if password_stdin else _ask(location, username)
-    except Interrupted:
+    except InterruptedBySignal:
         tell_interrupted("\nInterrupted: nothing is kept.")
         raise
     credential = sealed(content, settings.munge_socket_of(system))

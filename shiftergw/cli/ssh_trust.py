@@ -24,7 +24,7 @@ from shiftergw.cli.options import config_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.config import Config, System, file_of_environment
 from shiftergw.errors import ConfigurationError, printable
-from shiftergw.plumbing.signals import Interrupted
+from shiftergw.plumbing.signals import InterruptedBySignal
 
 if TYPE_CHECKING:
     from shiftergw.app.trust import Host, Key
@@ -80,7 +80,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
             code = _decided(hosts, found, fingerprints)
         except ConfigurationError as error:
             raise Misused(text_of(error)) from error
-        except Interrupted:
+        except InterruptedBySignal:
             tell_interrupted("\nInterrupted: nothing more is added.")
             raise
     sys.exit(code)

@@ -36,11 +36,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Stopped(Exception):
+class DiskCallStopped(Exception):
     """The call was stopped; its caller is told something else."""
 
 
-class Call:
+class DiskCall:
     """A call in a thread that takes more than a moment; its methods are for that thread."""
 
     def __init__(self, clock: IReactorTime, seconds: float) -> None:
@@ -51,12 +51,12 @@ class Call:
         self.deadline = clock.seconds() + seconds
 
     def go_on(self, seconds: float | None = None) -> None:
-        """Give a sign of life; raise `Stopped` if nobody waits for the result any more.
+        """Give a sign of life; raise `DiskCallStopped` if nobody waits for the result any more.
 
         The next sign may take `seconds`, or as long as each.
         """
         if self._stop.is_set():
-            raise Stopped
+            raise DiskCallStopped
         self.deadline = self._clock.seconds() + max(seconds or 0, self._seconds)
 
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class DiskCalls:
         """
         return await self._run(self._call(), partial(function, *args, **kwargs))
 
-    async def run_long(self, function: Callable[[Call], T]) -> T:
+    async def run_long(self, function: Callable[[DiskCall], T]) -> T:
         """As `run`, for a function that gives signs of life, and ends soon when it is stopped."""
         call = self._call()
         return await self._run(call, partial(function, call))
@@ -99,16 +99,16 @@ class DiskCalls:
         """Have `function` called on the reactor's thread soon; for what runs in a thread."""
         self._threads.call_reactor(function, value)
 
-    def _call(self) -> Call:
+    def _call(self) -> DiskCall:
         if self._hanging >= self._most:
             raise self._away(f"{self._hanging} calls hang there already")
-        return Call(self._threads.clock, self._seconds)
+        return DiskCall(self._threads.clock, self._seconds)
 
-    async def _run(self, call: Call, function: Callable[[], T]) -> T:
+    async def _run(self, call: DiskCall, function: Callable[[], T]) -> T:
         running = self._threads.begin(function)
         return await wait_to_end(Deferred.fromCoroutine(self._watch(call, running)), call.stop)
 
-    async def _watch(self, call: Call, running: Deferred[T]) -> T:
+    async def _watch(self, call: DiskCall, running: Deferred[T]) -> T:
         """Return the result of a call; raise `Away` if it misses the deadline of its sign."""
         clock = self._threads.clock
         while True:

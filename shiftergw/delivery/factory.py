@@ -100,7 +100,7 @@ def ssh_connect(section: SshDelivery, host: str, reactor: Any, threads: Threads)
 
     async def connect_by_conch() -> Connection:
         return await ssh.connect(
-            ssh.Account(
+            ssh.SshAccount(
                 host,
                 section.login_port,
                 section.username,
@@ -116,7 +116,7 @@ def ssh_connect(section: SshDelivery, host: str, reactor: Any, threads: Threads)
         )
 
     async def connect_by_openssh() -> Connection:
-        account = openssh.Account(
+        account = openssh.OpensshAccount(
             host,
             section.username,
             section.port,

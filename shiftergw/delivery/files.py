@@ -23,7 +23,7 @@ MODE = 0o600
 class Files(Protocol):
     """A session with the files of a system. Paths are bytes, absolute, and never a shell's.
 
-    Methods raise `Refused` for a no, and `DeliveryFailed` once the session is over. They can be
+    Methods raise `SftpRefused` for a no, and `DeliveryFailed` once the session is over. They can be
     cancelled.
     """
 
@@ -49,7 +49,7 @@ class Files(Protocol):
     async def file_system(self, path: bytes) -> FileSystem:
         """Return the state of a directory's file system, for an unprivileged user.
 
-        Raises `Refused` if the system does not tell it.
+        Raises `SftpRefused` if the system does not tell it.
         """
         ...
 

@@ -13,7 +13,7 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.timing import pause, shielded
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.extra_logins import ExtraLogins
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Link:
         connection = ExtraLogins(await connect(), connect, self._clock)
         try:
             return await self._open_files(connection, self._clock, self._idle_seconds), connection
-        except Refused as refused:
+        except SftpRefused as refused:
             self._close(connection)
             raise DeliveryFailed(
                 "The system's files cannot be used.", detail=str(refused)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from shiftergw.delivery.disk_calls import HANG_SECONDS, Call, DiskCalls
+from shiftergw.delivery.disk_calls import HANG_SECONDS, DiskCall, DiskCalls
 from shiftergw.delivery.proof import patience
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
@@ -178,9 +178,9 @@ def _place(
     source: Path,
     temporary: Path,
     target: Path,
-    copy: Callable[[Call], None],
+    copy: Callable[[DiskCall], None],
     may_link: bool,
-    call: Call,
+    call: DiskCall,
 ) -> None:
     """Put a file in its place by way of `temporary`, which `copy` writes unless a link will do."""
     with removed_on_error(temporary):
@@ -214,7 +214,7 @@ def _copy(
     sha256: str,
     tell: Callable[[Progress], None],
     made: bool,
-    call: Call,
+    call: DiskCall,
 ) -> None:
     """Copy in pieces, hashing what is copied."""
     digest = hashlib.sha256()
@@ -235,7 +235,7 @@ def _copy(
         raise DeliveryFailed("The converted file changed before it was delivered.")
 
 
-def _write(content: bytes, target: Path, call: Call) -> None:
+def _write(content: bytes, target: Path, call: DiskCall) -> None:
     temporary = _temporary(target)
     with removed_on_error(temporary):
         _make(content, temporary)
@@ -243,7 +243,7 @@ def _write(content: bytes, target: Path, call: Call) -> None:
         put_in_place(temporary, target)
 
 
-def _probe(content: bytes, path: Path, call: Call) -> None:
+def _probe(content: bytes, path: Path, call: DiskCall) -> None:
     with removed_on_error(path):
         _make(content, path)
         call.go_on()
@@ -296,7 +296,7 @@ def _head(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _list(directory: Path, call: Call) -> list[InstalledFile]:
+def _list(directory: Path, call: DiskCall) -> list[InstalledFile]:
     files = []
     for name in sorted(filter(_NAME.fullmatch, os.listdir(directory))):  # noqa: PTH208 - names
         call.go_on()
@@ -304,11 +304,11 @@ def _list(directory: Path, call: Call) -> list[InstalledFile]:
     return [file for file in files if file is not None]
 
 
-def _digest(path: Path, call: Call) -> str:
+def _digest(path: Path, call: DiskCall) -> str:
     return hash_file(path, should_stop=call.go_on)[1]
 
 
-def _sweep(directory: Path, before: float, call: Call) -> int:
+def _sweep(directory: Path, before: float, call: DiskCall) -> int:
     removed = 0
     for entry in list(os.scandir(directory)):
         if _TEMPORARY.fullmatch(entry.name) is None:

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Unavailable
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.plumbing.channel import Away, Unexplained, no_answer
+from shiftergw.plumbing.channel import Away, UnexplainedExit, no_answer
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import (
     BreakerStore,
@@ -221,7 +221,7 @@ class GuardedDirectory:
     async def _guarded(self, work: Awaitable[T]) -> T:
         try:
             return await work
-        except Unexplained:
+        except UnexplainedExit:
             raise  # it may be the configuration, which no wait mends
         except Away as away:
             raise await self._breaker.trip(away) from away

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from shiftergw.delivery.remote_program import NoCommands, malformed
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
-from shiftergw.plumbing.channel import Away, Busy, Full, NotStarted, Unexplained
+from shiftergw.plumbing.channel import Away, HostBusy, HostFull, ProgramNotStarted, UnexplainedExit
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -69,7 +69,7 @@ async def far_sha256(
 ) -> str:
     """Return the SHA-256 of a file on the system; with `prefix`, of its first `size` bytes.
 
-    Raises `NoDigest` if the account cannot make one, `Refused` if the file cannot be read, and
+    Raises `NoDigest` if the account cannot make one, `SftpRefused` if the file cannot be read, and
     `DeliveryFailed` if that takes too long or the connection breaks: samples must not replace the
     digest then.
     """
@@ -85,13 +85,13 @@ async def far_sha256(
             ' slow, or its account is one that needs "verify": "sample".',
             detail=detail.strip(),
         ) from error
-    except (NoCommands, Unexplained) as error:
+    except (NoCommands, UnexplainedExit) as error:
         raise NoDigest("the account runs no commands", error.detail) from error
-    except NotStarted as error:
+    except ProgramNotStarted as error:
         raise NoDigest("the SSH server starts no commands") from error
-    except Full as error:
+    except HostFull as error:
         raise NoDigest("the SSH server starts no command beside SFTP", error.detail) from error
-    except Refused as refused:
+    except SftpRefused as refused:
         if refused.status == packets.UNSUPPORTED:
             raise NoDigest("the system has no sha256sum", str(refused)) from refused
         raise
@@ -109,7 +109,7 @@ async def _run_when_there_is_room(
     while True:
         try:
             return await _run_twice(connection, clock, text, *words, seconds=seconds)
-        except Busy:
+        except HostBusy:
             if clock.seconds() >= deadline:
                 raise
         await pause(_BUSY_PAUSE, clock)

@@ -11,7 +11,7 @@ from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 from shiftergw.plumbing.channel import Away
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Attributes, Refused
+from shiftergw.sftp.packets import Attributes, SftpRefused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -39,7 +39,10 @@ _TEST_SECONDS = 15.0
 
 
 async def explain(
-    files: Files, refused: Refused, directory: bytes, test: Callable[[], Awaitable[Refused | None]]
+    files: Files,
+    refused: SftpRefused,
+    directory: bytes,
+    test: Callable[[], Awaitable[SftpRefused | None]],
 ) -> DeliveryFailed | NoSpace:
     """Return the error for a refusal, with its real reason if the system tells that.
 
@@ -49,7 +52,7 @@ async def explain(
     error = _by_message(refused, directory)
     if error is not None:
         return error
-    with suppress(Refused):
+    with suppress(SftpRefused):
         file_system = await files.file_system(directory)
         if file_system.is_read_only:
             return read_only(refused, directory)
@@ -62,7 +65,9 @@ async def explain(
     return unusable(refused, directory)
 
 
-async def write_test(connection: Connection, clock: IReactorTime, path: bytes) -> Refused | None:
+async def write_test(
+    connection: Connection, clock: IReactorTime, path: bytes
+) -> SftpRefused | None:
     """Write a file of 1 MiB by a program on the system; return the refusal with its message.
 
     Returns None if the program succeeds, or the account runs no commands.
@@ -70,12 +75,12 @@ async def write_test(connection: Connection, clock: IReactorTime, path: bytes) -
     with suppress(DeliveryFailed, TimedOut):
         try:
             await run_once(connection, clock, WRITE_TEST, path, seconds=_TEST_SECONDS)
-        except Refused as refused:
+        except SftpRefused as refused:
             return refused
     return None
 
 
-def _by_message(refused: Refused, directory: bytes) -> DeliveryFailed | NoSpace | None:
+def _by_message(refused: SftpRefused, directory: bytes) -> DeliveryFailed | NoSpace | None:
     """Return the error that a message, or a status of a later SFTP version, names."""
     text = str(refused)
     if refused.status in {packets.NO_SPACE, packets.QUOTA_EXCEEDED} or _FULL.search(text):
@@ -94,7 +99,7 @@ async def directory_error(files: Files, directory: bytes) -> DeliveryFailed | No
         if await files.lstat(directory + b"/.") is not None:
             return None
         attributes = await files.lstat(directory)
-    except Refused as refused:
+    except SftpRefused as refused:
         return unusable(refused, directory)
     remedy = "make `imageDir` on the system for the account, or mount its file system"
     if attributes is None:
@@ -105,7 +110,7 @@ async def directory_error(files: Files, directory: bytes) -> DeliveryFailed | No
     return _unusable(reason, remedy, directory)
 
 
-def no_space(refused: Refused, why: str = "") -> NoSpace:
+def no_space(refused: SftpRefused, why: str = "") -> NoSpace:
     """Return the error for a disk, or a quota, that is full."""
     return NoSpace(
         "The system's image directory has no space left.",
@@ -114,13 +119,13 @@ def no_space(refused: Refused, why: str = "") -> NoSpace:
     )
 
 
-def read_only(refused: Refused, directory: bytes) -> DeliveryFailed:
+def read_only(refused: SftpRefused, directory: bytes) -> DeliveryFailed:
     """Return the error for a file system that is mounted read-only."""
     remedy = "mount it for writing there; a damaged one is mounted read-only by itself"
     return _unusable("its file system is read-only", remedy, directory, refused)
 
 
-def wrong_mode(refused: Refused, attributes: Attributes) -> DeliveryFailed:
+def wrong_mode(refused: SftpRefused, attributes: Attributes) -> DeliveryFailed:
     """Return the error for a file that cannot be closed to other users."""
     mode = attributes.permissions
     shown = "unknown" if mode is None else f"{mode:04o}"
@@ -132,7 +137,7 @@ def wrong_mode(refused: Refused, attributes: Attributes) -> DeliveryFailed:
     )
 
 
-def unusable(refused: Refused, directory: bytes) -> DeliveryFailed:
+def unusable(refused: SftpRefused, directory: bytes) -> DeliveryFailed:
     """Return the error for a directory in which something cannot be done."""
     reason = _REASONS.get(refused.status, "the system could not do what it was asked")
     remedy = _OWNER
@@ -142,7 +147,7 @@ def unusable(refused: Refused, directory: bytes) -> DeliveryFailed:
 
 
 def _unusable(
-    reason: str, remedy: str, directory: bytes, refused: Refused | None = None
+    reason: str, remedy: str, directory: bytes, refused: SftpRefused | None = None
 ) -> DeliveryFailed:
     where = directory.decode("utf-8", "backslashreplace")
     return DeliveryFailed(
@@ -152,7 +157,7 @@ def _unusable(
     )
 
 
-def swept(refused: Refused) -> Away:
+def swept(refused: SftpRefused) -> Away:
     """Return the error for a temporary that somebody took for one of a dead attempt."""
     return Away(
         "The file was removed on the system while it was delivered.",

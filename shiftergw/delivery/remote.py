@@ -27,7 +27,7 @@ from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile, Report, Verification
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,7 @@ class RemoteDirectory:
         async with self._session() as (files, _):
             try:
                 return (await files.file_system(self._directory)).free_bytes
-            except Refused as refused:
+            except SftpRefused as refused:
                 if refused.status not in packets.NOT_OFFERED:
                     raise
             await self._check_directory(files)
@@ -195,7 +195,7 @@ class RemoteDirectory:
                         try:
                             verification = await upload.run(files, connection)
                             await files.rename(temporary, path)
-                        except Refused as refused:
+                        except SftpRefused as refused:
                             if await self._lost(files, refused):
                                 raise refusals.swept(refused) from refused
                             raise
@@ -250,7 +250,7 @@ class RemoteDirectory:
         async with self._session() as (files, connection):
             found = await files.lstat(path)
             if found is None or not found.is_file or found.size is None:
-                raise Refused(packets.NO_SUCH_FILE, "")
+                raise SftpRefused(packets.NO_SUCH_FILE, "")
             # What is small is here sooner than a program there has begun.
             if self._verify == "sha256" and found.size > _SMALL:
                 with suppress(NoDigest):
@@ -325,11 +325,11 @@ class RemoteDirectory:
         async with self._link.use() as (files, connection):
             try:
                 yield files, connection
-            except Refused as refused:
+            except SftpRefused as refused:
                 raise await self._error(files, connection, refused) from refused
 
     async def _error(
-        self, files: Files, connection: Connection, refused: Refused
+        self, files: Files, connection: Connection, refused: SftpRefused
     ) -> DeliveryFailed | NoSpace:
         """Return the error for a refusal.
 
@@ -341,7 +341,7 @@ class RemoteDirectory:
                 files.close()
                 return error
 
-            async def test() -> Refused | None:
+            async def test() -> SftpRefused | None:
                 return await refusals.write_test(connection, self._clock, self._test_path())
 
             return await refusals.explain(files, refused, self._directory, test)
@@ -359,7 +359,7 @@ class RemoteDirectory:
             return await proof.far_sha256(connection, path, size, self._clock) == sha256
         return False
 
-    async def _lost(self, files: Files, refused: Refused) -> bool:
+    async def _lost(self, files: Files, refused: SftpRefused) -> bool:
         """Say whether a temporary is gone from a directory that is there."""
         if refused.status != packets.NO_SUCH_FILE:
             return False
@@ -382,12 +382,12 @@ class RemoteDirectory:
         try:
             try:
                 yield
-            except Refused as refused:
+            except SftpRefused as refused:
                 # Told now: a disk that is full has room again without the temporary.
                 raise await self._error(files, connection, refused) from refused
         except BaseException:
             if files.usable:
-                with suppress(Refused, DeliveryFailed, TimedOut):
+                with suppress(SftpRefused, DeliveryFailed, TimedOut):
                     await within(CLEAN_UP_SECONDS, self._clock, files.remove(temporary), _late)
             raise
 

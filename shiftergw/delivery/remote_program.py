@@ -1,8 +1,8 @@
 """Programs on a system: fixed shell texts, run by `sh` behind the account's login shell.
 
-The exit status of a text is 0, or 100 plus a status of `Refused`; those of other programs depend on
-their makers. It is part of the output (`FramedOutput`), because a forced command need not pass on
-the exit status of the channel.
+The exit status of a text is 0, or 100 plus a status of `SftpRefused`; those of other programs
+depend on their makers. It is part of the output (`FramedOutput`), because a forced command need
+not pass on the exit status of the channel.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.framed_output import FramedOutput, TooMuchNoise
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import FULL_BACKOFF, Away, Full, Unexplained
+from shiftergw.plumbing.channel import FULL_BACKOFF, Away, HostFull, UnexplainedExit
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -57,7 +57,7 @@ class Program(ABC):
     def __init__(self) -> None:
         """Make a program that has not begun."""
         self.frame = FramedOutput()
-        self._error: DeliveryFailed | Refused | None = None
+        self._error: DeliveryFailed | SftpRefused | None = None
         self._ended = False
         self._late_end: Any = None
         self._changed: Deferred[None] | None = None
@@ -144,11 +144,11 @@ class Program(ABC):
             self._error = NoCommands(": ".join(filter(None, details)))
         elif status is None:
             detail = f"a program was killed, exit status {channel_status}: {stderr}"
-            self._error = Refused(packets.FAILURE, detail)
+            self._error = SftpRefused(packets.FAILURE, detail)
         elif status - 100 in _STATUSES:
-            self._error = Refused(status - 100, stderr)
+            self._error = SftpRefused(status - 100, stderr)
         elif status:
-            self._error = Refused(packets.FAILURE, f"exit status {status}: {stderr}")
+            self._error = SftpRefused(packets.FAILURE, f"exit status {status}: {stderr}")
         else:
             self._ended = True
         self._wake()
@@ -160,7 +160,7 @@ class Program(ABC):
         error = failure.value
         if not isinstance(error, DeliveryFailed):
             error = Away("The connection to the system broke.", detail=repr(error))
-        elif isinstance(error, Unexplained) and self.frame.has_begun:
+        elif isinstance(error, UnexplainedExit) and self.frame.has_begun:
             # The account does run commands, whatever ended this one.
             detail = ": ".join(filter(None, ("a program was killed", error.detail)))
             error = Away(error.what, remedy=error.remedy, detail=detail)
@@ -183,7 +183,7 @@ async def started(
 async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[str]) -> Channel:
     """Start a program; retry if the host has no room: an ended program counts for a moment."""
     for failures in range(1, _FULL_TRIES + 1):
-        with suppress(Full):
+        with suppress(HostFull):
             return await connection.open_command(argv)
         await FULL_BACKOFF.pause(failures, clock)
     return await connection.open_command(argv)

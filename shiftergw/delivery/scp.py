@@ -22,7 +22,7 @@ from shiftergw.delivery.shell import timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 
 UNDER_WAY = 8 << 20
 """Bytes that are sent and may not be there yet: those in the buffers and windows between."""
@@ -57,7 +57,7 @@ class Sink(Program):
     async def send(self, blocks: AsyncIterable[bytes]) -> None:
         """Send the file, as much of the blocks as it is long, and return when the sink has it.
 
-        Blocks must not change afterwards. Raises `Refused`, and `OSError` if they are too few.
+        Blocks must not change afterwards. Raises `SftpRefused`, and `OSError` if they are too few.
         """
         await self._answered(_READY, self._idle_seconds)
         self._due = _BEGUN
@@ -126,7 +126,7 @@ class Sink(Program):
         self._line += data
         line, end, _ = self._line.partition(b"\n")
         if end and self._error is None:
-            self._error = Refused(packets.FAILURE, printable(bytes(line)))
+            self._error = SftpRefused(packets.FAILURE, printable(bytes(line)))
         elif len(line) > _LINE_LIMIT:
             raise no_scp(f"a line without end: {printable(bytes(line))}")
 

@@ -20,7 +20,7 @@ from shiftergw.delivery.shell import Shell, timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Attributes, FileSystem, Refused
+from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -89,14 +89,14 @@ class ScpFiles:
         said = await self._shell.run(programs.SPACE, path)
         found = _SPACE.search(said)
         if found is None:
-            raise Refused(packets.UNSUPPORTED, f"df says {printable(said)}")
+            raise SftpRefused(packets.UNSUPPORTED, f"df says {printable(said)}")
         return FileSystem(max(0, int(found[1])) * 1024)
 
     async def lstat(self, path: bytes) -> Attributes | None:
         """Return the attributes of a name, as `Files` says."""
         try:
             return _attributes(await self._shell.run(programs.LSTAT, path))
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status == packets.NO_SUCH_FILE:
                 return None
             raise
@@ -109,7 +109,7 @@ class ScpFiles:
             try:
                 said = await self._shell.run(programs.ENTRIES, path, limit=_LISTING_LIMIT)
                 break
-            except Refused as refused:
+            except SftpRefused as refused:
                 if refused.status != packets.FAILURE or not left:
                     raise
         found = []
@@ -237,7 +237,7 @@ class _Reading(Program):
         """Raise what is wrong; an end before the last byte is."""
         super().check()
         if self._ended and self.left:
-            raise Refused(packets.FAILURE, f"a file ended {self.left} bytes early")
+            raise SftpRefused(packets.FAILURE, f"a file ended {self.left} bytes early")
 
 
 def _attributes(said: bytes) -> Attributes:

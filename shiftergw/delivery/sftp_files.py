@@ -14,11 +14,10 @@ from shiftergw.delivery import proof, refusals
 from shiftergw.delivery.files import MODE
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.sftp import lanes as sftp_lanes
-from shiftergw.sftp import packets
+from shiftergw.sftp import packets, parallel_write
 from shiftergw.sftp.client import Sftp
-from shiftergw.sftp.outgoing import REACH, Outgoing
-from shiftergw.sftp.packets import Attributes, FileSystem, Refused
+from shiftergw.sftp.outgoing_file import REACH, OutgoingFile
+from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused
 from shiftergw.sftp.session import IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class SftpFiles:
         connection: Connection,
         clock: IReactorTime,
         idle_seconds: float,
-        rate: float = sftp_lanes.RATE,
+        rate: float = parallel_write.RATE,
     ) -> SftpFiles:
         """Begin a session over a connection, as `OpenFiles` says.
 
@@ -106,7 +105,7 @@ class SftpFiles:
     async def rename(self, old: bytes, new: bytes) -> None:
         """Rename a file, as `Files` says; servers that sync directories are few."""
         await self._sftp.rename(old, new)
-        with suppress(Refused):
+        with suppress(SftpRefused):
             directory = new.rpartition(b"/")[0] or b"/"
             async with self._opened(directory, packets.FOR_READING) as handle:
                 await self._sftp.sync(handle, proof.patience(0))
@@ -122,7 +121,7 @@ class SftpFiles:
         offset = start or 0
         async with self._opened(path, flags) as handle:
             with source.blocks(offset) as blocks:
-                outgoing = Outgoing(blocks, offset, lambda n: report(offset + n))
+                outgoing = OutgoingFile(blocks, offset, lambda n: report(offset + n))
                 await self._send(path, handle, outgoing, source.size - offset)
             await self._finish(path, handle, source.size)
 
@@ -130,7 +129,7 @@ class SftpFiles:
         """Make a small file, as `Files` says."""
         flags = packets.FOR_READING | packets.FOR_WRITING | packets.CREATE | packets.EXCLUSIVE
         async with self._opened(path, flags) as handle:
-            await self._sftp.write(handle, Outgoing(_once(content), 0, lambda _: None))
+            await self._sftp.write(handle, OutgoingFile(_once(content), 0, lambda _: None))
             await self._finish(path, handle, len(content))
             if await self._sftp.read(handle, 0, len(content) + 1) != content:
                 raise proof.differs()
@@ -145,14 +144,14 @@ class SftpFiles:
         async with self._opened(path, packets.FOR_READING) as handle:
             await self._sftp.read_through(handle, size, take)
 
-    async def _send(self, path: bytes, handle: bytes, outgoing: Outgoing, size: int) -> None:
+    async def _send(self, path: bytes, handle: bytes, outgoing: OutgoingFile, size: int) -> None:
         window = min(self._connection.window, IN_FLIGHT)
-        wanted = sftp_lanes.wanted(self._sftp.round_trip, window, size, self._rate)
-        more = min(wanted, sftp_lanes.MOST - self._more) - 1
+        sessions = parallel_write.session_count(self._sftp.round_trip, window, size, self._rate)
+        more = min(sessions, parallel_write.MOST_SESSIONS - self._more) - 1
         self._more += more
         try:
-            lanes = sftp_lanes.Lanes(self._begin, path, outgoing)
-            await lanes.write(self._sftp, handle, more)
+            write = parallel_write.ParallelWrite(self._begin, path, outgoing)
+            await write.run(self._sftp, handle, more)
         except DeliveryFailed:
             # Of one session or of all: what lies there is gone on with over another connection.
             self.close()
@@ -169,10 +168,10 @@ class SftpFiles:
         """Set the mode of a file; accept a refusal if the file has the mode already."""
         try:
             await self._sftp.set_mode(handle, MODE)
-        except Refused as refused:
+        except SftpRefused as refused:
             if (await self._attributes(path, handle)).permissions == MODE:
                 return
-            with suppress(Refused):
+            with suppress(SftpRefused):
                 await self._sftp.set_mode_of(path, MODE)
             attributes = await self._attributes(path, handle)
             if attributes.permissions != MODE:
@@ -182,7 +181,7 @@ class SftpFiles:
         """Return the attributes of an open file: by FSTAT, or by its name if that is refused."""
         try:
             return await self._sftp.fstat(handle)
-        except Refused as refused:
+        except SftpRefused as refused:
             attributes = await self._sftp.lstat(path)
             if attributes is None or not attributes.is_file:
                 raise
@@ -193,7 +192,7 @@ class SftpFiles:
         """Have a file brought to the disk, if the server has such a request."""
         try:
             await self._sftp.sync(handle, proof.patience(size))
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status not in packets.NOT_OFFERED:
                 raise
             self._has_sync = False
@@ -202,7 +201,7 @@ class SftpFiles:
         """Open a file, a new one with the right mode before anything is written to it."""
         try:
             return await self._sftp.open(path, flags, MODE)
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status not in packets.NOT_OFFERED or not flags & packets.CREATE:
                 raise
         # ProFTPD, where it forbids chmod, makes the file and then refuses to have opened it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shiftergw.delivery.remote_program import Program, malformed, started
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
-from shiftergw.plumbing.channel import Away, Full, stopped_answering
+from shiftergw.plumbing.channel import Away, HostFull, stopped_answering
 from shiftergw.plumbing.timing import within
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Output(Program):
 
 
 class Shell:
-    """Runs programs over a connection. It is over once one fails by other means than `Refused`."""
+    """Runs programs over a connection; every failure but `SftpRefused` ends it."""
 
     def __init__(self, connection: Connection, clock: IReactorTime, idle_seconds: float) -> None:
         """Give a system up that owes an answer for `idle_seconds`; nothing runs yet."""
@@ -88,7 +88,7 @@ class Shell:
             async with started(self._connection, self._clock, program, text, *words):
                 self._running.add(program)
                 yield program
-        except Full:
+        except HostFull:
             raise
         except DeliveryFailed as error:
             self._fail(error)
@@ -113,8 +113,8 @@ async def run_once(
 ) -> bytes:
     """Run a shell program that reads nothing, without a `Shell`; return what it prints.
 
-    Raises `Refused` with its exit status, `NoCommands` if it never began, `TimedOut` if it did not
-    end in time, and `DeliveryFailed`.
+    Raises `SftpRefused` with its exit status, `NoCommands` if it never began, `TimedOut` if it did
+    not end in time, and `DeliveryFailed`.
     """
 
     def late() -> TimedOut:

@@ -19,7 +19,7 @@ from shiftergw.delivery.files import MODE
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import ChildFailed, DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.process import Command, run_command
-from shiftergw.sftp.packets import Attributes, Refused
+from shiftergw.sftp.packets import Attributes, SftpRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,14 +59,15 @@ class Stripes:
     ) -> bool:
         """Make an empty file on a system, in place of what is there; say whether it is as asked.
 
-        If not, something else may lie there. Raises `Refused` and `DeliveryFailed` as `files` does.
+        If not, something else may lie there. Raises `SftpRefused` and `DeliveryFailed` as `files`
+        does.
         """
 
         async def run() -> None:
             count = b"%d" % self._count
             try:
                 await run_once(connection, clock, _SETSTRIPE, count, path, seconds=SECONDS)
-            except Refused as refused:
+            except SftpRefused as refused:
                 raise DeliveryFailed("lfs failed.", detail=str(refused)) from refused
 
         await files.remove(path)

@@ -54,7 +54,7 @@ class Upload:
     async def run(self, files: Files, connection: Connection) -> Verification:
         """Upload the file and compare it; return how it was compared.
 
-        A part that lies on the system is resumed as far as it is verified. Raises `Refused` and
+        A part that lies on the system is resumed as far as it is verified. Raises `SftpRefused` and
         `DeliveryFailed`, also for a source that cannot be read.
         """
         with reading():

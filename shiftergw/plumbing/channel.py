@@ -22,19 +22,19 @@ class Away(DeliveryFailed):
     """The host is not there now: down, cut off, silent. Another host or another time may do."""
 
 
-class Unexplained(Away):
+class UnexplainedExit(Away):
     """`ssh` ended with 255 and no known message: its connection or the far program failed."""
 
 
-class Full(DeliveryFailed):
+class HostFull(DeliveryFailed):
     """The host starts no more programs on this connection now; those that run go on."""
 
 
-class Busy(Full):
+class HostBusy(HostFull):
     """The host starts no more programs while others of this gateway run on it."""
 
 
-class NotStarted(DeliveryFailed):
+class ProgramNotStarted(DeliveryFailed):
     """The host starts no such program for this account, now or later."""
 
 

@@ -10,7 +10,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, `kill`, and a terminal that was closed."""
 
 
-class Interrupted(SystemExit):
+class InterruptedBySignal(SystemExit):
     """A signal has ended the program; `code` is 128 and its number, as shells have it."""
 
 
@@ -25,7 +25,7 @@ def heeded() -> tuple[signal.Signals, ...]:
 
 
 def raise_interrupted() -> None:
-    """Have the first signal raise `Interrupted`, and ignore later ones: it is cleaning up."""
+    """Have the first signal raise `InterruptedBySignal`; ignore later ones during clean-up."""
     for number in heeded():
         signal.signal(number, _interrupt)
 
@@ -37,4 +37,4 @@ def ignore(_number: int, _frame: FrameType | None) -> None:
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     for heeded_number in heeded():
         signal.signal(heeded_number, ignore)
-    raise Interrupted(exit_code(number))
+    raise InterruptedBySignal(exit_code(number))

@@ -10,16 +10,16 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Attributes, FileSystem, Refused, malformed, string
-from shiftergw.sftp.session import Session, expect
+from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused, malformed, string
+from shiftergw.sftp.session import SftpSession, expect
 
 _READ_ONLY = 1  # SSH2_FXE_STATVFS_ST_RDONLY
 _READ = 32768
 _READS = 64
 
 
-class Sftp(Session):
-    """The files. Paths are bytes; methods raise `Refused` and `DeliveryFailed`."""
+class Sftp(SftpSession):
+    """The files. Paths are bytes; methods raise `SftpRefused` and `DeliveryFailed`."""
 
     async def open(self, path: bytes, flags: int, mode: int | None = 0o600) -> bytes:
         """Open a file and return its handle; a new one gets `mode`, or what the server gives it."""
@@ -36,7 +36,7 @@ class Sftp(Session):
         try:
             kind, body = await self.ask(packets.LSTAT, string(path))
             return expect(packets.ATTRS, kind, body).attributes()
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status == packets.NO_SUCH_FILE:
                 return None
             raise
@@ -62,7 +62,7 @@ class Sftp(Session):
         """Remove a file; it need not exist."""
         try:
             await self.do(packets.REMOVE, string(path))
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status != packets.NO_SUCH_FILE:
                 raise
 
@@ -80,7 +80,7 @@ class Sftp(Session):
         """Make a request; return False if the server lacks or forbids it."""
         try:
             await request
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status in packets.NOT_OFFERED:
                 return False
             raise
@@ -90,7 +90,7 @@ class Sftp(Session):
         names = string(old) + string(new)
         try:
             await self.do(packets.RENAME, names)
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status in packets.NOT_OFFERED:
                 raise
             if await self.lstat(old) is None or await self.lstat(new) is None:
@@ -101,7 +101,7 @@ class Sftp(Session):
     async def file_system(self, path: bytes) -> FileSystem:
         """Return the state of the file system of this path."""
         if packets.STATVFS not in self.extensions:
-            raise Refused(packets.UNSUPPORTED, "no statvfs")
+            raise SftpRefused(packets.UNSUPPORTED, "no statvfs")
         kind, body = await self.ask(packets.EXTENDED, string(packets.STATVFS) + string(path))
         expect(packets.EXTENDED_REPLY, kind, body)
         values = [body.long() for _ in range(10)]
@@ -128,7 +128,7 @@ class Sftp(Session):
                     name, _long, attributes = body.string(), body.string(), body.attributes()
                     if wanted(name):
                         found.append((name, attributes))
-        except Refused as refused:
+        except SftpRefused as refused:
             if refused.status != packets.EOF:
                 raise
         await self.close_handle(handle)
@@ -142,7 +142,7 @@ class Sftp(Session):
             place = offset.to_bytes(8, "big") + wanted.to_bytes(4, "big")
             try:
                 kind, body = await self.ask(packets.READ, string(handle) + place)
-            except Refused as refused:
+            except SftpRefused as refused:
                 if refused.status == packets.EOF:
                     break
                 raise

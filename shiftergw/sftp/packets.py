@@ -56,7 +56,7 @@ def malformed(why: str) -> DeliveryFailed:
     return DeliveryFailed("The system's SFTP server does not keep the protocol.", detail=why)
 
 
-class Refused(Exception):
+class SftpRefused(Exception):
     """The server refused a request; `status` is the reason, as far as the protocol has one.
 
     `request` is the name of the request, such as `OPEN`, or empty.
@@ -140,7 +140,7 @@ def mode_only(mode: int) -> bytes:
     return struct.pack(">LL", _HAS_MODE, mode)
 
 
-class Body:
+class PacketBody:
     """Reads the body of a packet; raises `DeliveryFailed` where it is too short."""
 
     def __init__(self, packet: memoryview) -> None:
@@ -189,10 +189,10 @@ class Body:
                 self.string()
         return Attributes(size, mode, modified)
 
-    def status(self) -> Refused:
+    def status(self) -> SftpRefused:
         """Read a STATUS; servers of old leave its text out."""
         code = self.number()
-        return Refused(code, printable(self.string()) if self.left() else "")
+        return SftpRefused(code, printable(self.string()) if self.left() else "")
 
     def extensions(self) -> Mapping[bytes, bytes]:
         """Read what follows the version: names and their values."""
@@ -210,7 +210,7 @@ class Splitter:
         """Begin with nothing."""
         self._rest = b""
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Body]]:
+    def feed(self, data: bytes) -> Iterator[tuple[int, PacketBody]]:
         """Yield type and body of every packet that is whole now.
 
         Raises `DeliveryFailed` on a length that no packet has.
@@ -224,6 +224,6 @@ class Splitter:
             end = start + 4 + length
             if end > len(whole):
                 break
-            yield whole[start + 4], Body(whole[start + 5 : end])
+            yield whole[start + 4], PacketBody(whole[start + 5 : end])
             start = end
         self._rest = bytes(whole[start:])

@@ -20,8 +20,8 @@ from zope.interface import implementer
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, stopped_answering
 from shiftergw.sftp import packets
-from shiftergw.sftp.outgoing import Flight, Outgoing
-from shiftergw.sftp.packets import Body, Refused, Splitter, malformed, string
+from shiftergw.sftp.outgoing_file import InFlightWrites, OutgoingFile
+from shiftergw.sftp.packets import PacketBody, SftpRefused, Splitter, malformed, string
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -37,12 +37,12 @@ _LONG_WRITE = 7 * _PACKET
 _LONGEST_HANDLE = 256  # by the draft
 _END_SECONDS = 5.0  # in which a server that has nothing more to do ends
 
-_Waiting = Deferred[tuple[int, Body]] | tuple[Flight, int, int]
+_Waiting = Deferred[tuple[int, PacketBody]] | tuple[InFlightWrites, int, int]
 
 
 @implementer(IPushProducer)
-class Session:
-    """A session; `begin` makes one. Methods raise `Refused` and `DeliveryFailed`.
+class SftpSession:
+    """A session; `begin` makes one. Methods raise `SftpRefused` and `DeliveryFailed`.
 
     Paths are bytes. A method that is cancelled leaves its answer to be ignored.
     """
@@ -59,7 +59,7 @@ class Session:
         self._waiting: dict[int, _Waiting | None] = {}
         self._hello: Deferred[None] | None = None
         self.extensions: Mapping[bytes, bytes] = {}
-        self._flights: set[Flight] = set()
+        self._flights: set[InFlightWrites] = set()
         self._paused = False
         self._error: DeliveryFailed | None = None
         self.longest_write = _PACKET
@@ -73,7 +73,7 @@ class Session:
         channel: Channel,
         clock: IReactorTime,
         idle_seconds: float,
-        like: Session | None = None,
+        like: SftpSession | None = None,
     ) -> Self:
         """Greet the server; the channel is lost if that fails.
 
@@ -87,7 +87,7 @@ class Session:
             raise
         return session
 
-    async def _begin(self, like: Session | None) -> None:
+    async def _begin(self, like: SftpSession | None) -> None:
         self._hello = Deferred()
         self._channel.closed.addCallbacks(self._on_exit, self._on_failure)
         self._channel.receive(self._on_data)
@@ -98,7 +98,7 @@ class Session:
         if like is not None:
             self.longest_write = like.longest_write
         elif packets.LIMITS in self.extensions:
-            with suppress(Refused):
+            with suppress(SftpRefused):
                 self.longest_write = await self._longest_write()
 
     async def _longest_write(self) -> int:
@@ -132,7 +132,7 @@ class Session:
                 if late.active():
                     late.cancel()
 
-    async def write(self, handle: bytes, outgoing: Outgoing) -> None:
+    async def write(self, handle: bytes, outgoing: OutgoingFile) -> None:
         """Write pieces of a file until there are no more; return when all of these are answered.
 
         Several sessions may write the same file: where one fails, all do.
@@ -140,7 +140,7 @@ class Session:
         longest = self.longest_write
         if longest == _LONG_WRITE:  # then it fills packets of SSH to the last byte
             longest -= packets.write_overhead(handle)
-        flight = Flight(outgoing)
+        flight = InFlightWrites(outgoing)
         self._flights.add(flight)
         try:
             while True:
@@ -160,26 +160,26 @@ class Session:
         finally:
             self._flights.discard(flight)
 
-    def _write(self, flight: Flight, handle: bytes, offset: int, piece: memoryview) -> None:
+    def _write(self, flight: InFlightWrites, handle: bytes, offset: int, piece: memoryview) -> None:
         number = self._sent((flight, offset, len(piece)))
         flight.under_way += len(piece)
         head = packets.write_head(number, handle, offset, len(piece))
         self._channel.writeSequence((head, piece))
 
-    def _check(self, flight: Flight) -> None:
+    def _check(self, flight: InFlightWrites) -> None:
         if self._error is not None:
             raise copy.copy(self._error)
         if flight.error is not None:
             raise flight.error
 
-    async def _until(self, flight: Flight, under_way: int) -> None:
+    async def _until(self, flight: InFlightWrites, under_way: int) -> None:
         """Wait until no more than this is under way, and the channel takes more."""
         self._check(flight)
         flight.until = under_way
         flight.waiting = Deferred()
         await flight.waiting
 
-    def _wake(self, flight: Flight) -> None:
+    def _wake(self, flight: InFlightWrites) -> None:
         ready = flight.under_way <= flight.until and not (self._paused and flight.until)
         if ready or flight.error is not None:
             flight.wake()
@@ -210,10 +210,10 @@ class Session:
     async def extended(self, name: bytes, body: bytes, patience: float = 0) -> None:
         """Ask for what the protocol of old does not have; the server need not have it either."""
         if name not in self.extensions:
-            raise Refused(packets.UNSUPPORTED, name.decode())
+            raise SftpRefused(packets.UNSUPPORTED, name.decode())
         try:
             await self.do(packets.EXTENDED, string(name) + body, patience)
-        except Refused as refused:
+        except SftpRefused as refused:
             refused.request = name.decode()
             raise
 
@@ -223,14 +223,14 @@ class Session:
         if answer != packets.STATUS:
             raise malformed(f"type {answer} where a status was expected")
 
-    async def ask(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, Body]:
+    async def ask(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, PacketBody]:
         """Send a request and return type and body of its answer; raise what its status says.
 
         The answer may take `patience` seconds, if that is more than the idle limit.
         """
         if self._error is not None:
             raise copy.copy(self._error)
-        answer: Deferred[tuple[int, Body]] = Deferred(lambda _: self._ignore(number))
+        answer: Deferred[tuple[int, PacketBody]] = Deferred(lambda _: self._ignore(number))
         number = self._sent(answer)
         if patience:
             self._patience[number] = patience
@@ -239,7 +239,7 @@ class Session:
         self._channel.write(packets.request(kind, number, body))
         try:
             found = await answer
-        except Refused as refused:
+        except SftpRefused as refused:
             refused.request = packets.NAMES.get(kind, "")
             raise
         self.round_trip = min(self.round_trip, self._clock.seconds() - asked)
@@ -269,7 +269,7 @@ class Session:
         else:
             self._watch()
 
-    def _on_hello(self, kind: int, body: Body) -> None:
+    def _on_hello(self, kind: int, body: PacketBody) -> None:
         if kind != packets.VERSION or body.number() < 3:  # noqa: PLR2004 - the only version
             raise malformed(f"type {kind} as the first answer, or a version before 3")
         self.extensions = body.extensions()
@@ -278,7 +278,7 @@ class Session:
         if not waiting.called:
             waiting.callback(None)
 
-    def _on_answer(self, kind: int, body: Body) -> None:
+    def _on_answer(self, kind: int, body: PacketBody) -> None:
         number = body.number()
         if number not in self._waiting:
             raise malformed(f"an answer to request {number}, which was not made")
@@ -365,7 +365,7 @@ def _no_sftp(detail: str) -> DeliveryFailed:
     )
 
 
-def expect(wanted: int, kind: int, body: Body) -> Body:
+def expect(wanted: int, kind: int, body: PacketBody) -> PacketBody:
     """Return the body of an answer if it is of the wanted type."""
     if kind != wanted:
         raise malformed(f"type {kind} where {wanted} was expected")

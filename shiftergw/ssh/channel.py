@@ -18,7 +18,7 @@ from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.transport import LONGEST_DATA
 
 if TYPE_CHECKING:
-    from shiftergw.ssh.transport import Transport
+    from shiftergw.ssh.transport import SshTransport
 
 WINDOW = 2 << 20
 """Bytes that the server may send before we have read them."""
@@ -34,7 +34,7 @@ _STDERR_LIMIT = 280  # less than what is kept of foreign text
 class Wire(Protocol):
     """What a channel needs of its connection, named by its own number."""
 
-    transport: Transport
+    transport: SshTransport
 
     def adjust_window(self, channel: SshChannel, count: int) -> None:
         """Let the server send so many bytes more."""
@@ -182,7 +182,7 @@ class SshChannel:
             self._wire.send_eof(self)
         return sent or transport.exchanging
 
-    def _send_batch(self, transport: Transport) -> bool:
+    def _send_batch(self, transport: SshTransport) -> bool:
         for count in range(_BATCH):
             length = min(self._queued, self._longest)
             if length > self.remote_window:

@@ -27,13 +27,13 @@ from twisted.conch.ssh.service import SSHService
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import printable
-from shiftergw.plumbing.channel import Full, NotStarted
+from shiftergw.plumbing.channel import HostFull, ProgramNotStarted
 from shiftergw.ssh.channel import WINDOW, SshChannel
 from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.transport import LONGEST_DATA
 
 if TYPE_CHECKING:
-    from shiftergw.ssh.transport import Transport
+    from shiftergw.ssh.transport import SshTransport
 
 _DATA = 10  # where data begin in a packet of channel data
 _data_head = struct.Struct(">LL")
@@ -44,7 +44,7 @@ class Channels(SSHService):
     """Opens channels, and gives each what is meant for it."""
 
     name = b"ssh-connection"
-    transport: Transport
+    transport: SshTransport
 
     def __init__(self) -> None:
         """Begin without channels; the transport comes with the service's start."""
@@ -87,7 +87,7 @@ class Channels(SSHService):
             raise
         if not accepted:
             _give_up(channel)
-            raise NotStarted(
+            raise ProgramNotStarted(
                 "The system's SSH server does not start what the gateway needs.",
                 remedy="Tell the site's support: the gateway's user must be allowed it.",
                 detail=printable(f"{request.decode()} {argument}", 60),
@@ -181,7 +181,7 @@ class Channels(SSHService):
     def _not_opened(self, channel: SshChannel, rest: bytes) -> None:
         del self._channels[channel.number]
         channel.end(
-            Full(
+            HostFull(
                 "The system's SSH server opens no session.",
                 remedy="Try again later; if it lasts, tell the site's support: MaxSessions of the"
                 " system's sshd may be too low.",

@@ -18,8 +18,8 @@ from shiftergw.plumbing.timing import abandonable, shielded, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.keys import Signer, agent_keys, read_key
 from shiftergw.ssh.known_hosts import GLOBAL_FILE, KnownHosts, user_file
-from shiftergw.ssh.login import Login
-from shiftergw.ssh.transport import Transport
+from shiftergw.ssh.login import SshLogin
+from shiftergw.ssh.transport import SshTransport
 
 if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
@@ -36,7 +36,7 @@ _ASK_TIMES = 3  # a server is asked so often within the idle limit
 
 
 @dataclass(frozen=True)
-class Account:
+class SshAccount:
     """Where to log in, as whom, by which keys; no `key` means an agent's keys.
 
     `known_hosts` absent means the files that OpenSSH reads; `ciphers` are of ours, the best first,
@@ -61,7 +61,7 @@ class SshConnection:
     """A connection that is logged in; `ended` fires with the error that ended it, once."""
 
     def __init__(
-        self, transport: Transport, channels: Channels, clock: Any, idle_seconds: float
+        self, transport: SshTransport, channels: Channels, clock: Any, idle_seconds: float
     ) -> None:
         """Watch the connection from now on."""
         self._transport = transport
@@ -135,7 +135,7 @@ class SshConnection:
 
 
 async def connect(
-    account: Account,
+    account: SshAccount,
     reactor: Any,
     threads: Threads,
     *,
@@ -163,15 +163,15 @@ async def connect(
 
 
 async def _connect(
-    account: Account,
+    account: SshAccount,
     reactor: Any,
     known_hosts: KnownHosts,
     signers: Sequence[Signer],
     idle_seconds: float,
 ) -> SshConnection:
     channels = Channels()
-    login = Login(account.user, signers, channels)
-    transport = Transport(account.host, account.port, known_hosts, login, account.ciphers)
+    login = SshLogin(account.user, signers, channels)
+    transport = SshTransport(account.host, account.port, known_hosts, login, account.ciphers)
     await reach(account.host, account.port, transport, reactor)
     try:
         await login.done
@@ -184,7 +184,7 @@ async def _connect(
     return connection
 
 
-async def close(transport: Transport, clock: Any) -> None:
+async def close(transport: SshTransport, clock: Any) -> None:
     """End a connection in order if it has not ended, and return when it has; in a few seconds."""
     if transport.failure is None:
         transport.close(DeliveryFailed("The gateway closed the connection."))
@@ -195,7 +195,7 @@ async def close(transport: Transport, clock: Any) -> None:
         await transport.ended()
 
 
-async def reach(host: str, port: int, transport: Transport, reactor: Any) -> None:
+async def reach(host: str, port: int, transport: SshTransport, reactor: Any) -> None:
     """Connect a transport; raise `Away` if nobody is there. Cancellable."""
     try:
         await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))
@@ -220,7 +220,7 @@ def unknown_host(host: str) -> Away:
 
 
 async def _signers(
-    account: Account, threads: Threads, environment: Mapping[str, str]
+    account: SshAccount, threads: Threads, environment: Mapping[str, str]
 ) -> Sequence[Signer]:
     if account.key is None:
         return await agent_keys(environment, threads)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import FULL_BACKOFF, Away, Busy, Full
+from shiftergw.plumbing.channel import FULL_BACKOFF, Away, HostBusy, HostFull
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -64,14 +64,14 @@ class ExtraLogins:
     async def open_command(self, argv: Sequence[str]) -> Channel:
         """Start a program over a login that has room, or over a new login.
 
-        Raises `Busy` instead of `Full` while programs run that were started here.
+        Raises `HostBusy` instead of `HostFull` while programs run that were started here.
         """
         try:
             channel = await self._open_or_log_in(argv)
-        except Full as full:
+        except HostFull as full:
             if not self._commands:
                 raise
-            raise Busy(full.what, remedy=full.remedy, detail=full.detail) from full
+            raise HostBusy(full.what, remedy=full.remedy, detail=full.detail) from full
         self._commands += 1
         channel.closed.addBoth(self._on_closed)
         return channel
@@ -81,15 +81,15 @@ class ExtraLogins:
         return result
 
     async def _open_or_log_in(self, argv: Sequence[str]) -> Channel:
-        """Start a program, after short pauses over a new login; raise `Full` without one."""
+        """Start a program, after short pauses over a new login; raise `HostFull` without one."""
         for failures in range(1, _TRIES + 1):
-            with suppress(Full):
+            with suppress(HostFull):
                 return await self._open(argv)
             await FULL_BACKOFF.pause(failures, self._clock)
         async with self._lock:
             try:
                 return await self._open(argv)
-            except Full as full:
+            except HostFull as full:
                 if self._closed:
                     raise _closed_error() from None
                 if len(self._extra) == MOST_EXTRA:
@@ -100,15 +100,15 @@ class ExtraLogins:
         return await extra.open_command(argv)
 
     async def _open(self, argv: Sequence[str]) -> Channel:
-        """Start a program over an existing login; raise `Full` if none has room."""
+        """Start a program over an existing login; raise `HostFull` if none has room."""
         self._extra = [connection for connection in self._extra if connection.usable]
         for connection in self._extra:
-            with suppress(Full, Away):
+            with suppress(HostFull, Away):
                 return await connection.open_command(argv)
         return await self._first.open_command(argv)
 
-    async def _log_in(self, full: Full) -> Connection:
-        """Return a further connection; raise `Full` if the host makes none.
+    async def _log_in(self, full: HostFull) -> Connection:
+        """Return a further connection; raise `HostFull` if the host makes none.
 
         A host that does not answer a login costs the login's whole limit, so that the caller's own
         would pass if each of its attempts made one.
@@ -130,11 +130,11 @@ class ExtraLogins:
         self._extra.append(extra)
         return extra
 
-    def _no_login(self, full: Full) -> Full:
+    def _no_login(self, full: HostFull) -> HostFull:
         error = self._failure
         assert error is not None
         detail = f"{full.detail}; no further login: {error.what} {error.detail}".strip()
-        return Full(full.what, remedy=full.remedy, detail=detail)
+        return HostFull(full.what, remedy=full.remedy, detail=detail)
 
     async def _connection(self) -> Connection:
         return await self._connect()

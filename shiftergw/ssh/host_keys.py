@@ -18,9 +18,9 @@ from shiftergw.plumbing.timing import shielded, within
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.connection import CONNECT_SECONDS, close, reach
 from shiftergw.ssh.kex import broken_protocol
-from shiftergw.ssh.known_hosts import SIGNATURES, KnownHosts, Line, type_of
-from shiftergw.ssh.login import Login
-from shiftergw.ssh.transport import Transport
+from shiftergw.ssh.known_hosts import SIGNATURES, KnownHosts, KnownHostsLine, type_of
+from shiftergw.ssh.login import SshLogin
+from shiftergw.ssh.transport import SshTransport
 
 LONGEST_KEY = 8 << 10
 """Bytes of a host key; RSA with 16384 bits has a quarter of it."""
@@ -41,7 +41,7 @@ class Judged:
 
     blob: bytes
     verdict: Verdict
-    lines: Sequence[Line] = ()
+    lines: Sequence[KnownHostsLine] = ()
 
 
 def judged(host: str, port: int, blobs: Sequence[bytes], known: KnownHosts) -> list[Judged]:
@@ -86,12 +86,12 @@ class _Lacking(DeliveryFailed):
     """The server has no key of this kind."""
 
 
-class _Question(Transport):
+class _Question(SshTransport):
     """A connection that is done once the server has signed with a key of one kind."""
 
     def __init__(self, host: str, port: int, algorithms: Sequence[bytes]) -> None:
         self.key = _AnyKey(algorithms)
-        self.login = Login("", (), Channels())  # never begun
+        self.login = SshLogin("", (), Channels())  # never begun
         self.offered: Sequence[bytes] = ()
         super().__init__(host, port, self.key, self.login)
 

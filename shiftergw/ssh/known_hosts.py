@@ -84,7 +84,7 @@ class HostKeys(Protocol):
 
 
 @dataclass(frozen=True)
-class Line:
+class KnownHostsLine:
     """A line of a file: `marker` is empty, `@revoked` or `@cert-authority`.
 
     `place` says where it stands, for admins.
@@ -152,11 +152,11 @@ class KnownHosts:
         ordered = sorted(SIGNATURES, key=lambda kind: kind not in known)
         return [algorithm for kind in ordered for algorithm in SIGNATURES[kind]]
 
-    def keys(self, host: str, port: int) -> list[Line]:
+    def keys(self, host: str, port: int) -> list[KnownHostsLine]:
         """Return the lines with the keys that this host is known by; they may be revoked."""
         return list(self._about(host, port, ""))
 
-    def revoking(self, host: str, port: int, blob: bytes) -> list[Line]:
+    def revoking(self, host: str, port: int, blob: bytes) -> list[KnownHostsLine]:
         """Return the lines that revoke this key of the host."""
         return [line for line in self._about(host, port, "@revoked") if line.blob == blob]
 
@@ -195,12 +195,12 @@ class KnownHosts:
             detail=shown,
         )
 
-    def _about(self, host: str, port: int, marker: str) -> Iterator[Line]:
+    def _about(self, host: str, port: int, marker: str) -> Iterator[KnownHostsLine]:
         name = name_of(host, port)
         return (line for line in self._lines if line.marker == marker and line.names(name))
 
 
-def _parse(text: str, place: str) -> Iterator[Line]:
+def _parse(text: str, place: str) -> Iterator[KnownHostsLine]:
     for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -213,7 +213,7 @@ def _parse(text: str, place: str) -> Iterator[Line]:
         except (ValueError, Base64Error):
             understood = False
         if understood:
-            yield Line(f"{place}, line {number}", marker, hosts, blob)
+            yield KnownHostsLine(f"{place}, line {number}", marker, hosts, blob)
         elif marker == "@revoked":
             raise DeliveryFailed(
                 "The list of known hosts has a line that cannot be understood.",

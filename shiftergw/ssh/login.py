@@ -32,7 +32,7 @@ class _Answer:
     body: bytes
 
 
-class Login(SSHService):
+class SshLogin(SSHService):
     """Logs `user` in and then starts `service`; `done` tells the end, or why not."""
 
     name = b"ssh-userauth"

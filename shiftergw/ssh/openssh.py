@@ -21,7 +21,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from shiftergw.errors import DeliveryFailed, printable
-from shiftergw.plumbing.channel import Away, NotStarted, Unexplained
+from shiftergw.plumbing.channel import Away, ProgramNotStarted, UnexplainedExit
 from shiftergw.plumbing.timing import shielded
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _TRUST = "`shiftergw ssh-trust SYSTEM` shows its key's fingerprint"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OpensshAccount:
     """Where to log in, as whom and how; `options` are more arguments of ssh.
 
     `port` 22 leaves it to OpenSSH's configuration, as None leaves the other two.
@@ -75,7 +75,7 @@ class OpenSsh:
 
     def __init__(
         self,
-        account: Account,
+        account: OpensshAccount,
         env: Mapping[str, str],
         reactor: IReactorProcess,
         clock: IReactorTime,
@@ -279,7 +279,10 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
     """Return what ssh's own failure means, by its words."""
     kind: type[DeliveryFailed] = DeliveryFailed
     if any(words in said for words in _NOT_STARTED):
-        kind, what = NotStarted, "The system's SSH server does not start what the gateway needs."
+        kind, what = (
+            ProgramNotStarted,
+            "The system's SSH server does not start what the gateway needs.",
+        )
         remedy = "the gateway's user must be allowed it"
     elif "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         what = "The system shows another host key than the one that is known."
@@ -306,7 +309,7 @@ def _failure(said: str, detail: str) -> DeliveryFailed:
         kind, what, remedy = Away, "The system stopped answering.", ""
     else:
         # Programs end with 255, too: Perl's `die` does.
-        kind = Away if any(words in said for words in _BROKEN) else Unexplained
+        kind = Away if any(words in said for words in _BROKEN) else UnexplainedExit
         what, remedy = "The connection to the system broke.", ""
     told = f"Tell the site's support: {remedy}." if remedy else None
     return kind(what, remedy=told, detail=detail)

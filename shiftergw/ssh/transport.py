@@ -25,7 +25,7 @@ from shiftergw.ssh.kex import MALFORMED, KeyExchange, broken_protocol
 from shiftergw.ssh.known_hosts import HostKeys
 
 if TYPE_CHECKING:
-    from shiftergw.ssh.login import Login
+    from shiftergw.ssh.login import SshLogin
 
 MSG_CHANNEL_DATA = 94
 LONGEST_DATA = 32 << 10
@@ -69,7 +69,7 @@ def nothing_greeted() -> Away:
 
 
 @implementer(IPullProducer)
-class Transport(KeyExchange):
+class SshTransport(KeyExchange):
     """One SSH connection: sends and receives packets for the login, then for channels."""
 
     rekey_bytes = REKEY_BYTES
@@ -87,7 +87,7 @@ class Transport(KeyExchange):
         host: str,
         port: int,
         known_hosts: HostKeys,
-        login: Login,
+        login: SshLogin,
         ciphers: Sequence[str] = (),
     ) -> None:
         """Connect with the host that is known by this name, and log in."""

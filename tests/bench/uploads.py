@@ -22,7 +22,7 @@ from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.reading import SourceFile
 from shiftergw.plumbing.channel import Channel
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ssh.connection import Account, SshConnection, connect
+from shiftergw.ssh.connection import SshAccount, SshConnection, connect
 from tests.parts import need
 from tests.sshd import Sshd
 
@@ -145,7 +145,7 @@ class Uploads:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SshConnection]:
         sshd = self.sshd
-        account = Account(
+        account = SshAccount(
             "127.0.0.1", self.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts
         )
         made = await connect(account, self.reactor, self.threads, idle_seconds=IDLE_SECONDS)

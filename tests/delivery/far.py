@@ -15,7 +15,7 @@ from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ssh.openssh import Account, OpenSsh
+from shiftergw.ssh.openssh import OpenSsh, OpensshAccount
 from tests.parts import need
 from tests.sshd import Sshd
 
@@ -57,14 +57,14 @@ def without_ssh(
     return {**os.environ, "PATH": f"{directory}:{os.environ.get('PATH', os.defpath)}"}
 
 
-def account_on(sshd: Sshd, **changes: Any) -> Account:
+def account_on(sshd: Sshd, **changes: Any) -> OpensshAccount:
     """Return the account that a server of the tests lets in."""
     values = {"user": sshd.user, "port": sshd.port, "key": sshd.key, **changes}
-    return Account("127.0.0.1", **{"known_hosts": sshd.known_hosts, **values})
+    return OpensshAccount("127.0.0.1", **{"known_hosts": sshd.known_hosts, **values})
 
 
 def connection(
-    account: Account,
+    account: OpensshAccount,
     env: Mapping[str, str] = os.environ,
     idle_seconds: float = IDLE_SECONDS,
 ) -> OpenSsh:
@@ -73,7 +73,7 @@ def connection(
 
 
 def far_directory(
-    account: Account,
+    account: OpensshAccount,
     root: PurePosixPath,
     threads: Threads,
     env: Mapping[str, str] = os.environ,
@@ -103,5 +103,5 @@ def far_directory(
     )
 
 
-NOBODY = Account("nowhere", "nobody")
+NOBODY = OpensshAccount("nowhere", "nobody")
 """An account for an `ssh` that reads none of it."""

@@ -13,15 +13,15 @@ from twisted.internet import reactor as global_reactor
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ssh.connection import Account, SshConnection, connect
+from shiftergw.ssh.connection import SshAccount, SshConnection, connect
 from tests.sshd import Sshd
 
 reactor: Any = global_reactor
 
 
-def account(sshd: Sshd) -> Account:
+def account(sshd: Sshd) -> SshAccount:
     """Return the account of this user on a server of the tests."""
-    return Account("127.0.0.1", sshd.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts)
+    return SshAccount("127.0.0.1", sshd.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts)
 
 
 @asynccontextmanager

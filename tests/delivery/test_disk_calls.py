@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery import local
-from shiftergw.delivery.disk_calls import HANG_SECONDS, MOST_HANGING, Call, DiskCalls
+from shiftergw.delivery.disk_calls import HANG_SECONDS, MOST_HANGING, DiskCall, DiskCalls
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
 from shiftergw.plumbing.channel import Away
@@ -173,7 +173,7 @@ async def test_signs_of_life(timed: TimedThreads) -> None:
     """A call that gets on may take as long as it likes, and one step longer if it says so."""
     begun, steps = [Event() for _ in range(3)], [Event() for _ in range(3)]
 
-    def work(call: Call) -> str:
+    def work(call: DiskCall) -> str:
         for seconds, ready, step in zip((None, 100.0, None), begun, steps, strict=True):
             call.go_on(seconds)
             ready.set()

@@ -19,7 +19,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
-from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.far import reactor, sftp_server

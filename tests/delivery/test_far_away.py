@@ -14,7 +14,7 @@ import pytest_twisted
 from shiftergw.delivery.reading import SourceFile
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
-from shiftergw.sftp.lanes import RATE
+from shiftergw.sftp.parallel_write import RATE
 from tests.delivery.native import connected, reactor
 from tests.distance import Distance
 from tests.sshd import Sshd

@@ -21,7 +21,7 @@ from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import BreakerStore, Verification
-from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sources.registry.admission import NoBreakers
 from shiftergw.states import State
 from tests.delivery.contract import IMAGE, names

@@ -16,7 +16,7 @@ from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import pause
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from shiftergw.ssh.openssh import OpenSsh
 from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, reactor, without_ssh
 
@@ -107,7 +107,7 @@ async def test_host_that_refuses_to_begin(tmp_path: Path) -> None:
     """A host that says no before its files can be used is one that cannot be used."""
 
     async def refuses(connection: Connection, clock: object, seconds: float) -> Files:
-        raise Refused(packets.FAILURE, "a program was killed")
+        raise SftpRefused(packets.FAILURE, "a program was killed")
 
     connections = Connections(tmp_path / "bin")
     link = Link(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)

@@ -16,7 +16,7 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.ports import Verification
-from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.outgoing_file import REACH
 from tests.delivery.contract import IMAGE, META, ignore, names
 from tests.delivery.login_shells import server_with_shell
 from tests.delivery.several import System

@@ -22,7 +22,7 @@ from shiftergw.delivery.outage import (
 )
 from shiftergw.errors import DeliveryFailed, NoSpace, RetryLater, Unavailable
 from shiftergw.model import Breaker
-from shiftergw.plumbing.channel import Away, Unexplained
+from shiftergw.plumbing.channel import Away, UnexplainedExit
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
 from shiftergw.store.sqlite.store import SqliteStore
@@ -252,7 +252,7 @@ async def test_waits_are_spread(site: Site, random: float, seconds: float) -> No
     assert caught.value.at - site.clock.seconds() == seconds
 
 
-@pytest.mark.parametrize("error", [NoSpace("Full."), DeliveryFailed("No."), Unexplained("255")])
+@pytest.mark.parametrize("error", [NoSpace("Full."), DeliveryFailed("No."), UnexplainedExit("255")])
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_is_an_answer(site: Site, error: Exception) -> None:
     """It ends the pull that meets it, closes the breaker, and trips none."""

@@ -22,9 +22,9 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
-from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
-from shiftergw.ssh.openssh import Account
+from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.parts import need, need_root
@@ -65,7 +65,7 @@ def opens(threads: Threads) -> Iterator[Opens]:
     """Give what makes adapters that are closed afterwards."""
     made: list[RemoteDirectory] = []
 
-    def far(account: Account, root: Path, **more: Any) -> RemoteDirectory:
+    def far(account: OpensshAccount, root: Path, **more: Any) -> RemoteDirectory:
         made.append(far_directory(account, PurePosixPath(root), threads, **more))
         return made[-1]
 

@@ -24,8 +24,8 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import Verification
-from shiftergw.sftp.outgoing import REACH
-from shiftergw.ssh.openssh import Account
+from shiftergw.sftp.outgoing_file import REACH
+from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import (
     NOBODY,
@@ -62,7 +62,7 @@ def opens(threads: Threads) -> Iterator[Opens]:
     """Give what makes adapters that are closed afterwards."""
     made: list[RemoteDirectory] = []
 
-    def far(account: Account, root: Path, **more: Any) -> RemoteDirectory:
+    def far(account: OpensshAccount, root: Path, **more: Any) -> RemoteDirectory:
         made.append(far_directory(account, PurePosixPath(root), threads, **more))
         return made[-1]
 

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from shiftergw.delivery.proof import patience
 from shiftergw.delivery.scp import UNDER_WAY, Sink
 from shiftergw.errors import DeliveryFailed
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from tests.sftp.test_client import Wire, blocks, error_of
 
 IDLE_SECONDS = 30.0
@@ -151,7 +151,7 @@ def test_refusal(answers: int, kind: bytes) -> None:
     assert not sending.done.called
     sending.wire.says(b" left\n\0\0\0")
     error = sending.error()
-    assert isinstance(error, Refused)
+    assert isinstance(error, SftpRefused)
     assert str(error) == "status 4: scp: /f: No space left"
 
 
@@ -197,7 +197,7 @@ def test_end_before_the_last_answer(answers: int, status: int | None) -> None:
     sending.wire.stderr = "no such thing"
     sending.end(status)
     error = sending.error()
-    assert isinstance(error, DeliveryFailed if status == 0 else Refused)
+    assert isinstance(error, DeliveryFailed if status == 0 else SftpRefused)
     assert status == 0 or "no such thing" in str(error) or status is None
 
 
@@ -240,5 +240,5 @@ def test_any_bytes(pieces: list[bytes]) -> None:
     sending.clock.advance(IDLE_SECONDS)
     sending.clock.advance(IDLE_SECONDS + patience(SIZE))
     (end,) = ends
-    assert not isinstance(end, Failure) or end.check(DeliveryFailed, Refused)
+    assert not isinstance(end, Failure) or end.check(DeliveryFailed, SftpRefused)
     assert sending.clock.getDelayedCalls() == []

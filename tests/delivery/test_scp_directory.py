@@ -16,7 +16,7 @@ from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
-from shiftergw.ssh.openssh import Account
+from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import (
     CONTENT,
     IMAGE,
@@ -83,7 +83,7 @@ class TestBusybox(ImageDirectoryContract):
 
 
 @pytest.fixture(scope="module")
-def shared(sshd: Sshd) -> Iterator[Account]:
+def shared(sshd: Sshd) -> Iterator[OpensshAccount]:
     """Give an account whose logins are shared while something runs, and a little longer."""
     options = ("ControlMaster=auto", "ControlPersist=5", f"ControlPath={sshd.root}/shared")
     words = [word for option in options for word in ("-o", option)]
@@ -95,7 +95,9 @@ class TestSshd(ImageDirectoryContract):
     """The contract, over OpenSSH on both sides, with one login for all that is run."""
 
     @pytest.fixture
-    def directory(self, root: Path, threads: Threads, shared: Account) -> Iterator[RemoteDirectory]:
+    def directory(
+        self, root: Path, threads: Threads, shared: OpensshAccount
+    ) -> Iterator[RemoteDirectory]:
         """Give the adapter."""
         path = PurePosixPath(root)
         yield from closing(far_directory(shared, path, threads, open_files=ScpFiles.begin))

@@ -18,7 +18,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import IDLE_SECONDS, NOBODY, connection, far_directory, reactor, without_ssh
 from tests.parts import need
@@ -238,7 +238,7 @@ async def test_file_that_is_there(tmp_path: Path, threads: Threads) -> None:
         with source.open("rb") as file:
             there = SourceFile(file.fileno(), len(CONTENT), threads)
             await session.upload(bytes(path), there, 0, heard.append)
-            with pytest.raises(Refused):
+            with pytest.raises(SftpRefused):
                 await session.upload(bytes(tmp_path / "none"), there, 0, ignored)
     assert path.read_bytes() == CONTENT
     assert (path.stat().st_ino, path.stat().st_mode & 0o7777) == (inode, 0o600)
@@ -262,7 +262,7 @@ async def test_pieces(tmp_path: Path) -> None:
     async with files(tmp_path) as session:
         found = await session.pieces(bytes(path), places)
         assert found == [CONTENT[offset : offset + length] for offset, length in places]
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(SftpRefused) as caught:
             await session.pieces(bytes(tmp_path / "none"), places)
     assert caught.value.status == packets.NO_SUCH_FILE
 
@@ -278,7 +278,7 @@ async def test_reads_through(tmp_path: Path) -> None:
             found = bytearray()
             await session.read_through(bytes(path), length, found.extend)
             assert found == CONTENT[:length]
-        with pytest.raises(Refused):
+        with pytest.raises(SftpRefused):
             await session.read_through(bytes(path), size + 1, found.extend)
         assert session.usable
 
@@ -292,7 +292,7 @@ async def test_long_directory(tmp_path: Path) -> None:
         (place / f"{n}.{'x' * 100}").touch()
     async with files(tmp_path) as session:
         found = await session.entries(bytes(place), lambda name: name.startswith(b"1"))
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(SftpRefused) as caught:
             await session.entries(bytes(tmp_path / "none"), bool)
     assert {name for name, _ in found} == {
         path.name.encode() for path in place.iterdir() if path.name.startswith("1")

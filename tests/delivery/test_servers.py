@@ -19,7 +19,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory, Verification
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ImageDirectoryContract, ignore
 from tests.delivery.contract import names as names_in
 from tests.delivery.far import NOBODY, connection, far_directory, reactor, without_ssh
@@ -137,7 +137,7 @@ async def test_plain_rename_of_a_missing_file(tmp_path: Path, root: Path) -> Non
     over = connection(NOBODY, env)
     files = await SftpFiles.begin(over, reactor, 30.0)
     (root / IMAGE).write_bytes(b"old")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(SftpRefused) as caught:
         await files.rename(bytes(root / PART), bytes(root / IMAGE))
     assert caught.value.status == packets.NO_SUCH_FILE
     assert (root / IMAGE).read_bytes() == b"old"

@@ -20,7 +20,7 @@ from shiftergw.delivery.shell import Shell
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 from tests.delivery.far import NOBODY, connection, reactor, without_ssh
 from tests.sftp.test_client import Wire, error_of
 
@@ -116,7 +116,7 @@ def test_how_it_ends(status: int | None, reason: int) -> None:
     running.wire.says(b"output")
     running.end(status)
     error = running.error()
-    assert isinstance(error, Refused)
+    assert isinstance(error, SftpRefused)
     assert error.status == reason
     assert "cannot create" in str(error)
     assert running.shell.usable
@@ -217,7 +217,7 @@ def test_any_bytes(pieces: list[bytes], status: int | None) -> None:
     if not running.wire.lost:
         running.end(status)
     (end,) = ends
-    assert not isinstance(end, Failure) or end.check(DeliveryFailed, Refused)
+    assert not isinstance(end, Failure) or end.check(DeliveryFailed, SftpRefused)
     assert running.clock.getDelayedCalls() == []
 
 

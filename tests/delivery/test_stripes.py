@@ -25,7 +25,7 @@ from shiftergw.model import Progress
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageDirectory
-from shiftergw.ssh.openssh import Account
+from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.sshd import Sshd
@@ -91,7 +91,7 @@ def opens_far(root: Path, threads: Threads) -> Iterator[Callable[..., RemoteDire
     """Give what makes adapters of another machine, which are closed afterwards."""
     made: list[RemoteDirectory] = []
 
-    def far(account: Account, env: Mapping[str, str], ost_count: int) -> RemoteDirectory:
+    def far(account: OpensshAccount, env: Mapping[str, str], ost_count: int) -> RemoteDirectory:
         there = PurePosixPath(root)
         made.append(far_directory(account, there, threads, env, ost_count=ost_count))
         return made[-1]

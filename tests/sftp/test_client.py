@@ -21,8 +21,8 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Buffer, Channel
 from shiftergw.sftp import packets
 from shiftergw.sftp.client import Sftp
-from shiftergw.sftp.outgoing import Outgoing
-from shiftergw.sftp.packets import Refused, Splitter, string
+from shiftergw.sftp.outgoing_file import OutgoingFile
+from shiftergw.sftp.packets import SftpRefused, Splitter, string
 from shiftergw.sftp.session import IN_FLIGHT
 from tests.delivery.far import NOBODY, connection, reactor, without_ssh
 
@@ -206,7 +206,7 @@ def test_any_bytes(pieces: list[bytes]) -> None:
     session.close()
     assert len(ends) == len(waits)
     for end in ends:
-        assert not isinstance(end, Failure) or end.check(DeliveryFailed, Refused)
+        assert not isinstance(end, Failure) or end.check(DeliveryFailed, SftpRefused)
     assert clock.getDelayedCalls() == []
 
 
@@ -241,9 +241,9 @@ async def blocks(count: int, length: int = 1 << 20) -> AsyncIterator[bytes]:
         yield bytes(length)
 
 
-def outgoing(count: int, report: Callable[[int], None] = lambda _: None) -> Outgoing:
+def outgoing(count: int, report: Callable[[int], None] = lambda _: None) -> OutgoingFile:
     """Return so many blocks on their way."""
-    return Outgoing(blocks(count), 0, report)
+    return OutgoingFile(blocks(count), 0, report)
 
 
 def written(sent: bytes) -> tuple[list[int], int]:
@@ -297,7 +297,7 @@ def test_refused_write() -> None:
     numbers, _ = written(bytes(wire.sent))
     wire.says(answer(packets.STATUS, numbers[0], struct.pack(">L", 4) + string(b"full\n")))
     error = error_of(writing)
-    assert isinstance(error, Refused)
+    assert isinstance(error, SftpRefused)
     assert str(error) == "WRITE: status 4: full\\x0a"
     assert session.usable
     session.close()
@@ -404,7 +404,7 @@ def test_no_rename_at_all(status: int) -> None:
     for number in (1, 2):
         wire.says(answer(STATUS, number, struct.pack(">L", status)))
     error = error_of(renaming)
-    assert isinstance(error, Refused)
+    assert isinstance(error, SftpRefused)
     assert (error.request, error.status) == ("RENAME", status)
     kinds = [kind for kind, _ in Splitter().feed(bytes(wire.sent))]
     assert kinds == [packets.EXTENDED, packets.RENAME]

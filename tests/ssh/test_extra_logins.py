@@ -18,7 +18,7 @@ from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.shell import Output
 from shiftergw.errors import DeliveryFailed
-from shiftergw.plumbing.channel import Away, Channel, Connection, Full, no_answer
+from shiftergw.plumbing.channel import Away, Channel, Connection, HostFull, no_answer
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
@@ -125,7 +125,7 @@ class Login:
         if self.answer is not None:
             await self.answer
         if self.programs == self._room:
-            raise Full(f"no room for {argv}")
+            raise HostFull(f"no room for {argv}")
         self.programs += 1
         return Wire()
 
@@ -150,7 +150,7 @@ def test_logins_are_bounded() -> None:
     over = ExtraLogins(first, logins.connect, clock)
     for _ in range(1 + MOST_EXTRA):
         assert started(over, clock).called
-    assert isinstance(error_of(started(over, clock)), Full)
+    assert isinstance(error_of(started(over, clock)), HostFull)
     assert [login.programs for login in (first, *logins.made)] == [1] * (1 + MOST_EXTRA)
     logins.made[0].usable = False  # one that broke makes room for another
     assert started(over, clock).called
@@ -240,7 +240,7 @@ def test_closed_while_a_program_starts(is_extra: bool) -> None:
     assert Deferred.fromCoroutine(over.close()).called
     error = error_of(waiting)
     assert isinstance(error, DeliveryFailed)
-    assert not isinstance(error, Full)
+    assert not isinstance(error, HostFull)
     assert not any(login.usable for login in (first, *logins.made))
 
 

@@ -19,10 +19,10 @@ from twisted.internet.task import LoopingCall
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.channels import Channels
-from shiftergw.ssh.connection import Account, connect
+from shiftergw.ssh.connection import SshAccount, connect
 from shiftergw.ssh.greeting import LONGEST_LINE, MOST_BYTES, MOST_LINES, Greeting
 from shiftergw.ssh.host_keys import host_keys
-from shiftergw.ssh.login import MOST_BANNER_BYTES, Login
+from shiftergw.ssh.login import MOST_BANNER_BYTES, SshLogin
 from tests.sshd import make_key
 
 reactor: Any = global_reactor
@@ -98,7 +98,7 @@ async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: byt
     port = listening.getHost().port
     known = tmp_path / "known_hosts"
     known.touch()
-    account = Account("127.0.0.1", port, "u", make_key(tmp_path / "id"), None, known)
+    account = SshAccount("127.0.0.1", port, "u", make_key(tmp_path / "id"), None, known)
     seconds = SECONDS if piece == b"x" else 100
     expected = "does not answer" if piece == b"x" else "no version in the first lines"
     try:
@@ -116,7 +116,7 @@ async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: byt
 @pytest.mark.parametrize("banner", [b"", b"x" * 30_000])
 def test_banners_without_end(banner: bytes) -> None:
     """Banners during the login are limited."""
-    login = Login("u", (), Channels())
+    login = SshLogin("u", (), Channels())
 
     def greet() -> None:
         for _ in range(1 + MOST_BANNER_BYTES // (len(banner) or 1)):

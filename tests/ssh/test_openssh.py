@@ -15,7 +15,7 @@ import pytest_twisted
 from shiftergw.errors import DeliveryFailed, TimedOut
 from shiftergw.plumbing.channel import Channel
 from shiftergw.plumbing.timing import pause, within
-from shiftergw.ssh.openssh import KILL_AFTER, Account, OpenSsh
+from shiftergw.ssh.openssh import KILL_AFTER, OpenSsh, OpensshAccount
 from tests.delivery.far import account_on, connection, reactor, without_ssh
 from tests.parts import free_port
 from tests.patience import patient
@@ -78,31 +78,31 @@ async def test_bytes_both_ways(sshd: Sshd) -> None:
     await over.close()
 
 
-def unknown(sshd: Sshd, tmp_path: Path) -> Account:
+def unknown(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Know no host key."""
     (tmp_path / "known").touch()
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def changed(sshd: Sshd, tmp_path: Path) -> Account:
+def changed(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Know another host key."""
     key = make_key(tmp_path / "other")
     (tmp_path / "known").write_text(f"[127.0.0.1]:{sshd.port} {public(key)}\n")
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def revoked(sshd: Sshd, tmp_path: Path) -> Account:
+def revoked(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Know that the host key was revoked."""
     (tmp_path / "known").write_text(f"@revoked * {public(sshd.host_key('ed25519'))}\n")
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def refused(sshd: Sshd, tmp_path: Path) -> Account:
+def refused(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Have a key that the server does not."""
     return account_on(sshd, key=make_key(tmp_path / "stranger"))
 
 
-def open_to_others(sshd: Sshd, tmp_path: Path) -> Account:
+def open_to_others(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Have a key that others can read."""
     key = tmp_path / "shared"
     key.write_bytes(sshd.key.read_bytes())
@@ -110,12 +110,12 @@ def open_to_others(sshd: Sshd, tmp_path: Path) -> Account:
     return account_on(sshd, key=key)
 
 
-def no_listener(sshd: Sshd, tmp_path: Path) -> Account:
+def no_listener(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Have a port where nobody listens."""
     return account_on(sshd, port=free_port())
 
 
-def no_passphrase(sshd: Sshd, tmp_path: Path) -> Account:
+def no_passphrase(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
     """Have a key that wants a passphrase: nobody is asked for it."""
     return account_on(sshd, key=make_key(tmp_path / "locked", passphrase="secret"))
 
@@ -134,7 +134,7 @@ def no_passphrase(sshd: Sshd, tmp_path: Path) -> Account:
 )
 @pytest_twisted.ensureDeferred
 async def test_refusals(
-    sshd: Sshd, tmp_path: Path, account: Callable[[Sshd, Path], Account], what: str
+    sshd: Sshd, tmp_path: Path, account: Callable[[Sshd, Path], OpensshAccount], what: str
 ) -> None:
     """Every way not to get in is told apart; the host and ssh's own words are for admins."""
     over = connection(account(sshd, tmp_path))
@@ -168,7 +168,7 @@ async def test_options_cannot_weaken_the_check(
 @pytest_twisted.ensureDeferred
 async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
     """A host is a host, whatever it begins with."""
-    over = connection(Account(f"-oProxyCommand=touch {tmp_path}/owned", "user"))
+    over = connection(OpensshAccount(f"-oProxyCommand=touch {tmp_path}/owned", "user"))
     with pytest.raises(DeliveryFailed):
         await output(over, ["true"])
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +177,7 @@ async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_ssh(tmp_path: Path) -> None:
     """A machine without ssh is told so."""
-    over = connection(Account("nowhere", "user"), {"PATH": str(tmp_path)})
+    over = connection(OpensshAccount("nowhere", "user"), {"PATH": str(tmp_path)})
     with pytest.raises(DeliveryFailed, match="no ssh program"):
         await over.open_command(["true"])
 
@@ -203,7 +203,7 @@ async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
         tmp_path / "bin",
         before=f"exec 3<&0; sleep 1000 & echo $! > {tmp_path}/pid; exec sleep 1000",
     )
-    over = connection(Account("system", "nobody"), env)
+    over = connection(OpensshAccount("system", "nobody"), env)
     channel: Channel = await over.open_command(["true"])
     channel.receive(lambda _: None)
     channel.write(bytes(8 << 20))

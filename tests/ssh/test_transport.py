@@ -17,11 +17,11 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.ciphers import CIPHERS, MACS
-from shiftergw.ssh.connection import Account, connect
+from shiftergw.ssh.connection import SshAccount, connect
 from shiftergw.ssh.kex import STRICT_SERVER
 from shiftergw.ssh.known_hosts import KnownHosts, fingerprint
-from shiftergw.ssh.login import Login
-from shiftergw.ssh.transport import Transport
+from shiftergw.ssh.login import SshLogin
+from shiftergw.ssh.transport import SshTransport
 from tests.delivery.native import connected, reactor, refusal, run
 from tests.sshd import Sshd, make_key, public
 
@@ -161,7 +161,7 @@ async def test_server_asks_for_new_keys(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     """After much was sent with one key we ask for another, and no byte is lost."""
-    monkeypatch.setattr(Transport, "rekey_bytes", 1 << 20)
+    monkeypatch.setattr(SshTransport, "rekey_bytes", 1 << 20)
     content = os.urandom(8 << 20)
     with Sshd("LogLevel DEBUG1") as sshd:
         async with connected(sshd, threads) as connection:
@@ -202,7 +202,7 @@ async def scripted(said: bytes, threads: Threads, tmp_path: Path, seconds: float
         port = listening.getHost().port
         with pytest.raises(DeliveryFailed) as caught:
             await connect(
-                Account("127.0.0.1", port, "u", key=key, known_hosts=known),
+                SshAccount("127.0.0.1", port, "u", key=key, known_hosts=known),
                 reactor,
                 threads,
                 connect_seconds=seconds,
@@ -304,7 +304,7 @@ async def test_host_key_that_did_not_sign(threads: Threads, tmp_path: Path) -> N
     key = make_key(tmp_path / "id")
     try:
         with pytest.raises(DeliveryFailed) as caught:
-            await connect(Account("127.0.0.1", port, "u", key, None, known), reactor, threads)
+            await connect(SshAccount("127.0.0.1", port, "u", key, None, known), reactor, threads)
     finally:
         await listening.stopListening()
     assert "did not sign" in caught.value.detail
@@ -313,7 +313,7 @@ async def test_host_key_that_did_not_sign(threads: Threads, tmp_path: Path) -> N
 def test_service_that_was_not_asked_for() -> None:
     """A server cannot begin the login anew once it is over."""
     channels = Channels()
-    transport = Transport("h", 22, KnownHosts("", "nowhere"), Login("u", (), channels))
+    transport = SshTransport("h", 22, KnownHosts("", "nowhere"), SshLogin("u", (), channels))
     transport.instance = transport.service = channels
     with pytest.raises(DeliveryFailed):
         transport.ssh_SERVICE_ACCEPT(NS(channels.name))

@@ -28,9 +28,9 @@ from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Verification
-from shiftergw.sftp import lanes as sftp_lanes
-from shiftergw.sftp.lanes import MOST
-from shiftergw.sftp.outgoing import REACH
+from shiftergw.sftp import parallel_write
+from shiftergw.sftp.outgoing_file import REACH
+from shiftergw.sftp.parallel_write import MOST_SESSIONS
 from shiftergw.ssh.connection import connect
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
@@ -144,14 +144,14 @@ def hole_of(part: Path, source: Path) -> Iterator[int]:
         (0.05, 4 * WINDOW, 1 << 30, 2),
         (0.0001, WINDOW, 1 << 40, 1),
         (0.01, WINDOW, 1 << 40, 1),
-        (0.2, WINDOW, 1 << 40, MOST),
+        (0.2, WINDOW, 1 << 40, MOST_SESSIONS),
         (0.05, WINDOW, 3 << 20, 1),
         (0.05, WINDOW, 0, 1),
     ],
 )
 def test_how_many(round_trip: float, window: int, size: int, sessions: int) -> None:
     """A long way takes several sessions, if the server has small windows and the file is large."""
-    assert sftp_lanes.wanted(round_trip, window, size) == sessions
+    assert parallel_write.session_count(round_trip, window, size) == sessions
 
 
 @given(
@@ -162,7 +162,7 @@ def test_how_many(round_trip: float, window: int, size: int, sessions: int) -> N
 )
 def test_never_too_many(round_trip: float, window: int, size: int, rate: float) -> None:
     """Whatever is measured and told, there is a session, and no more than a server bears."""
-    assert 1 <= sftp_lanes.wanted(round_trip, window, size, rate) <= MOST
+    assert 1 <= parallel_write.session_count(round_trip, window, size, rate) <= MOST_SESSIONS
 
 
 @pytest_twisted.ensureDeferred
@@ -175,7 +175,7 @@ async def test_several_sessions(
     directory = opens(far.sshd)
     heard: list[Progress] = []
     await directory.install(source, IMAGE, sha256, heard.append)
-    assert len(far.begun) == MOST
+    assert len(far.begun) == MOST_SESSIONS
     assert far.left() == far.begun[:1]
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
@@ -184,11 +184,11 @@ async def test_several_sessions(
     assert done == sorted(done)
     assert done[-1] == LARGE
     await directory.install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == 2 * MOST - 1
+    assert len(far.begun) == 2 * MOST_SESSIONS - 1
 
 
 @pytest.mark.parametrize(
-    ("transport", "rate"), [("conch", sftp_lanes.RATE), ("openssh", UNREACHABLE)]
+    ("transport", "rate"), [("conch", parallel_write.RATE), ("openssh", UNREACHABLE)]
 )
 @pytest_twisted.ensureDeferred
 async def test_one_session(
@@ -215,7 +215,7 @@ async def test_server_that_opens_few(
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     said = [event["log_format"] for event in events if event["log_format"]]
     assert not any("samples only" in text for text in said)
-    assert sum("no further session" in text for text in said) == MOST - limit
+    assert sum("no further session" in text for text in said) == MOST_SESSIONS - limit
 
 
 @pytest_twisted.ensureDeferred
@@ -227,7 +227,7 @@ async def test_server_without_extensions(
     old = "limits,fsync,posix-rename,statvfs,fstatvfs"
     far = runs(f"server='{sftp_server()} -P {old}'; {SLOW_FIRST}")
     await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == MOST
+    assert len(far.begun) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
@@ -239,7 +239,7 @@ async def test_sessions_that_may_not_write(
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || exec $server -R; {SLOW_FIRST}")
     await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == MOST
+    assert len(far.begun) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
@@ -269,7 +269,7 @@ async def test_two_deliveries_at_once(
     others = [f"{digit * 64}.squashfs" for digit in "ab"]
     await gather_or_cancel(directory.install(source, name, sha256, ignore) for name in others)
     assert names(root) == others
-    assert len(far.begun) == MOST
+    assert len(far.begun) == MOST_SESSIONS
 
 
 @pytest_twisted.ensureDeferred
@@ -297,7 +297,7 @@ async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path
     running: Deferred[Verification] = Deferred()
 
     def report(progress: Progress) -> None:
-        if len(far.begun) == MOST:
+        if len(far.begun) == MOST_SESSIONS:
             running.cancel()
 
     running = Deferred.fromCoroutine(opens(far.sshd).install(source, IMAGE, sha256, report))
@@ -327,7 +327,7 @@ async def test_session_that_dies(
         assert not killed or names(root) == [part_of(root, sha256).name]
 
     await opens(far.sshd, before_connect=second).install(source, IMAGE, sha256, report)
-    assert len(far.begun) > MOST
+    assert len(far.begun) > MOST_SESSIONS
     assert min(heard[killed[0] :]) >= 8 << 20
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
@@ -340,7 +340,7 @@ async def test_session_that_stops(
     """The others get as far ahead of one that stopped as the reach, and then it is given up."""
     source, sha256 = large
     stops = f"[ $n != 3 ] || {slow('0', '1 << 20')}"
-    far = runs(f"{stops}; [ $n -ge {MOST} ] || {slow('5000000')}; {PLAIN}")
+    far = runs(f"{stops}; [ $n -ge {MOST_SESSIONS} ] || {slow('5000000')}; {PLAIN}")
     part = part_of(root, sha256)
     holes: list[int] = []
     directory = opens(

@@ -17,7 +17,7 @@ REACH = 16 << 20
 _REPORTED = 1 << 20
 
 
-class Outgoing:
+class OutgoingFile:
     """A file's bytes; `piece` hands them out."""
 
     def __init__(
@@ -95,10 +95,10 @@ class Outgoing:
             room.callback(None)
 
 
-class Flight:
+class InFlightWrites:
     """What one of those who send has under way: how many bytes, and how it goes."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
+    def __init__(self, outgoing: OutgoingFile) -> None:
         """Begin with nothing."""
         self.under_way = 0
         self.error: Exception | None = None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from shiftergw.sftp.outgoing import REACH, Flight, Outgoing
+from shiftergw.sftp.outgoing_file import REACH, InFlightWrites, OutgoingFile
 
 BLOCK = 4 << 20
 IN_REACH = REACH // BLOCK
@@ -30,7 +30,7 @@ def ignore(done: int) -> None:
 class Asker:
     """Somebody who asks for a piece at a time; `got` is what he was told, once he is."""
 
-    def __init__(self, out: Outgoing, longest: int = BLOCK) -> None:
+    def __init__(self, out: OutgoingFile, longest: int = BLOCK) -> None:
         """Ask at once."""
         self.out = out
         self.longest = longest
@@ -57,9 +57,9 @@ class Asker:
         return failure.value
 
 
-def full(report: Any = ignore) -> Outgoing:
+def full(report: Any = ignore) -> OutgoingFile:
     """Return a file of which as much is under way as may be."""
-    out = Outgoing(blocks(*(BLOCK for _ in range(2 * IN_REACH))), 0, report)
+    out = OutgoingFile(blocks(*(BLOCK for _ in range(2 * IN_REACH))), 0, report)
     for _ in range(IN_REACH):
         Asker(out)
     return out
@@ -75,7 +75,7 @@ def test_pieces(lengths: list[int], start: int, longest: list[int], seed: int) -
     """However many ask, and whichever is answered when, each byte goes once, within the reach."""
     chance = random.Random(seed)
     reports: list[int] = []
-    out = Outgoing(blocks(*lengths), start, reports.append)
+    out = OutgoingFile(blocks(*lengths), start, reports.append)
     askers = [Asker(out, length) for length in longest]
     under_way: dict[int, int] = {}
     end, total = start, 0
@@ -118,7 +118,7 @@ def test_reach() -> None:
 def test_reports_are_not_too_many() -> None:
     """What is answered is told each time that it is a good deal more."""
     reports: list[int] = []
-    out = Outgoing(blocks(BLOCK), 7, reports.append)
+    out = OutgoingFile(blocks(BLOCK), 7, reports.append)
     for _ in range(0, BLOCK, 1024):
         Asker(out, 1024)
     for offset in range(0, BLOCK, 1024):
@@ -131,7 +131,7 @@ def test_one_that_fails_ends_the_others() -> None:
     reports: list[int] = []
     out = full(reports.append)
     waiting, behind = Asker(out), Asker(out)
-    Flight(out).fail(ValueError("first"))
+    InFlightWrites(out).fail(ValueError("first"))
     out.stop(ValueError("second"))
     for asker in (waiting, behind, Asker(out)):
         assert str(asker.error) == "first"
@@ -157,6 +157,6 @@ def test_source_that_cannot_be_read() -> None:
         yield bytes(BLOCK)
         raise OSError("worn out")
 
-    out = Outgoing(broken(), 0, ignore)
+    out = OutgoingFile(broken(), 0, ignore)
     assert Asker(out).offset == 0
     assert str(Asker(out).error) == "worn out"

@@ -17,16 +17,16 @@ from twisted.logger import Logger
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Refused
+from shiftergw.sftp.packets import SftpRefused
 
 if TYPE_CHECKING:
     from shiftergw.sftp.client import Sftp
-    from shiftergw.sftp.outgoing import Outgoing
+    from shiftergw.sftp.outgoing_file import OutgoingFile
 
 RATE = 200_000_000
 """Bytes a second that sessions are opened for: 1 Gbit/s, and more, as windows are seldom full."""
 
-MOST = 6
+MOST_SESSIONS = 6
 """Sessions over one connection, at most; OpenSSH has room for 10, and commands run beside them."""
 
 _WORTHWHILE = 8 << 20  # bytes of a file that are worth another session
@@ -34,22 +34,22 @@ _WORTHWHILE = 8 << 20  # bytes of a file that are worth another session
 _log = Logger()
 
 
-def wanted(round_trip: float, window: int, size: int, rate: float = RATE) -> int:
+def session_count(round_trip: float, window: int, size: int, rate: float = RATE) -> int:
     """Return how many sessions bring `size` bytes at this rate, each a `window` in a round trip.
 
     A window of 0 is that of a connection where one session has to do.
     """
     if not window:
         return 1
-    needed = min(round_trip * rate / window, MOST)
+    needed = min(round_trip * rate / window, MOST_SESSIONS)
     return max(1, min(ceil(needed), size // _WORTHWHILE))
 
 
-class Lanes:
+class ParallelWrite:
     """Sessions that write one file; those beyond the first join it when they are open."""
 
     def __init__(
-        self, begin: Callable[[], Awaitable[Sftp]], path: bytes, outgoing: Outgoing
+        self, begin: Callable[[], Awaitable[Sftp]], path: bytes, outgoing: OutgoingFile
     ) -> None:
         """Write to the file that has this name in sessions that `begin` opens."""
         self._begin = begin
@@ -58,7 +58,7 @@ class Lanes:
         self._opening: set[Deferred[tuple[Sftp, bytes]]] = set()
         self._written = False
 
-    async def write(self, first: Sftp, handle: bytes, more: int) -> None:
+    async def run(self, first: Sftp, handle: bytes, more: int) -> None:
         """Return when everything is answered and the `more` sessions are closed.
 
         A server that opens fewer, or none, is no error. What goes wrong in one of them is.
@@ -80,7 +80,7 @@ class Lanes:
             if self._written:
                 return
             raise
-        except (DeliveryFailed, Refused) as error:
+        except (DeliveryFailed, SftpRefused) as error:
             _log.debug("no further session for a delivery: {error}", error=error)
             return
         finally:
