@@ -1,6 +1,6 @@
-"""What the gateway says about images themselves: digests, descriptors, layers, squashfs options.
+"""Frozen values that describe images: digests, descriptors, layers, squashfs options, limits.
 
-Plain frozen values. The rules of the formats live in `shiftergw.oci`.
+The rules of the formats are in `shiftergw.oci`.
 """
 
 from __future__ import annotations
@@ -12,34 +12,44 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 from shiftergw.errors import BadRequest, printable
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
-_LAYERS = 3
-"""Size of all layers together, as a multiple of the finished image."""
+_DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
+
+Compressor = Literal["gzip", "lzo", "lz4", "xz", "zstd"]
+COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
+"""The compressors of `mksquashfs`."""
+
+HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
+"""The highest compression level of each compressor that has levels; the lowest is 1."""
+
+GZIP_LEVEL = 5
+"""Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
 
 RATIO_FREE = 8 * 10**9
 """Bytes that the layers of an image may unpack to, however small they are compressed."""
 
+_LAYERS_FACTOR = 3
+"""Default limits on all layers together, as a multiple of those on the finished image."""
+
 _HEADERS = 1 << 20
 _HEADERS_PER_ENTRY = 8192
-"""Bytes of headers and padding that layers may have, and each entry more on average."""
-
-_DIGEST = re.compile(r"(sha256|sha384|sha512):([0-9a-f]+)")
+"""Bytes of headers and padding that the default limit grants: once, and for each entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A content digest, as the OCI image specification's descriptor grammar has it."""
+    """A content digest (OCI image-spec, "Descriptors", section "Digests")."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Read `sha256:<64 hex>` (or sha384, sha512); raise `BadRequest` for anything else."""
+        """Parse `sha256:<64 hex>` (or sha384, sha512); raise `BadRequest` for anything else."""
         match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
         if match is None or len(match[2]) != _DIGEST_LENGTHS[match[1]]:
             raise BadRequest(
@@ -54,13 +64,13 @@ class Digest:
         return cls("sha256", hashlib.sha256(content).hexdigest())
 
     def __str__(self) -> str:
-        """Return the canonical text."""
+        """Return the text that `parse` reads."""
         return f"{self.algorithm}:{self.hex}"
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on: Linux always, an architecture, perhaps a variant of it."""
+    """The platform of an image: Linux, an architecture, and perhaps a variant such as `v8`."""
 
     architecture: str = "amd64"
     variant: str = ""
@@ -68,7 +78,7 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read `amd64` or `arm64/v8`; raise `ValueError` for anything else."""
+        """Parse `amd64` or `arm64/v8`; raise `ValueError` for anything else."""
         match = re.fullmatch(r"([a-z0-9_]+)(?:/(v[0-9]+))?", text)
         if match is None:
             raise ValueError(f"{text!r} is not an architecture such as `amd64` or `arm64/v8`")
@@ -81,20 +91,20 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of a blob: its digest, its size in bytes, its media type."""
+    """A manifest's description of a blob: digest, size in bytes, and media type."""
 
     digest: Digest
     size: int
     media_type: str = ""
     has_urls: bool = field(default=False, compare=False)
-    """Whether the manifest names addresses outside of the registry; none of them is asked."""
+    """Whether the manifest lists URLs outside the registry. The gateway never requests them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
     """The parts of an image's configuration that a runtime reads, and the layers' `diff_ids`.
 
-    `created` is in seconds since 1970, 0 where the image does not say.
+    `created` is in seconds since 1970; 0 if the configuration has no usable date.
     """
 
     architecture: str = ""
@@ -110,11 +120,11 @@ class ImageConfig:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """What a reference meant at the moment it was resolved.
+    """The image that a reference named when the registry was asked.
 
-    `digest` is that of the manifest chosen for the platform: its hex is the image id.
-    `source_digest` is what the tag answered, an index or the manifest itself.
-    `private` says that the registry wanted the user's own login.
+    `digest` is that of the manifest chosen for the platform; its hex is the image id.
+    `source_digest` is the digest of the document that the tag names: an index, or the manifest
+    itself. `private` means that the registry required the user's own login.
     """
 
     digest: Digest
@@ -132,23 +142,24 @@ class ResolvedImage:
 
     @property
     def download_size(self) -> int:
-        """Return the bytes of all distinct layer blobs."""
+        """Return the total bytes of the distinct layer blobs."""
         return sum({layer.digest: layer.size for layer in self.layers}.values())
 
 
 Opening = Callable[[Event], BinaryIO]
-"""Opens a blob for a thread that reads it from its beginning, and may be told to stop.
+"""Opens a blob for reading from its first byte, in a thread that ends soon after the event is set.
 
-A blob may still be on its way: a read then waits for the next bytes, and no byte follows the last
-before the whole is there and has its digest. Where it comes to nothing a read raises `BlobCorrupt`.
+The blob may still be arriving. A read then waits for the next bytes, and the end of the file is
+reported only after the whole blob has arrived and has its digest. If the download fails for good, a
+read raises `BlobCorrupt`.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFile:
-    """A layer that lies in the cache: compressed as it came, with what it must unpack to.
+    """A compressed layer in the cache, and the digest of its uncompressed bytes.
 
-    Without `diff_id` (old manifests have none) the uncompressed bytes are not checked.
+    Without `diff_id` (old manifests have none) the uncompressed bytes are not verified.
     """
 
     path: Path
@@ -157,13 +168,14 @@ class LayerFile:
 
 @dataclass(frozen=True, slots=True)
 class SquashOptions:
-    """How `mksquashfs` is to compress; `extra` are raw arguments, appended last.
+    """How `mksquashfs` compresses an image.
 
-    `processors` 0 leaves the number to `mksquashfs`; `level` None to the compressor.
+    `processors` 0 leaves the number of threads to `mksquashfs`, `level` None leaves the level to
+    the compressor. `extra` are raw arguments, appended last.
     """
 
     compressor: str = "gzip"
-    level: int | None = 5
+    level: int | None = GZIP_LEVEL
     block_size: str = "128K"
     memory: str = "512M"
     processors: int = 0
@@ -172,14 +184,14 @@ class SquashOptions:
 
     @property
     def key(self) -> str:
-        """Return a short text that differs whenever the options give other bytes."""
+        """Return 12 hexadecimal digits that differ if the options may give different bytes."""
         shaping = {k: v for k, v in asdict(self).items() if k not in {"memory", "processors"}}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class StageLimits:
-    """Seconds that each stage of one image may take."""
+    """The longest time of each stage of one image, in seconds."""
 
     fetch: float = 12 * 3600
     examination: float = 3600
@@ -189,12 +201,13 @@ class StageLimits:
 
 @dataclass(frozen=True, slots=True)
 class BuildLimits:
-    """What an image may unpack to, and what its layers may cost on the way.
+    """Limits on a finished image, and on the work that its layers cause.
 
-    `size` (bytes of all files) and `entries` are of the finished image; `layers_size` (unpacked
-    bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` of all its
-    layers together, a layer that stands there several times counted as often. Beyond `RATIO_FREE`
-    bytes the layers unpack to at most `ratio` times what all of them take compressed.
+    `size` (bytes of all files) and `entries` limit the finished image. `layers_size` (unpacked
+    bytes, headers included), `layers_entries`, `names_size` (bytes) and `path_steps` limit all its
+    layers together; a layer that the image names several times counts each time. If the layers
+    unpack to more than `RATIO_FREE` bytes, they unpack to at most `ratio` times their compressed
+    size.
     """
 
     size: int = 200 * 10**9
@@ -209,27 +222,27 @@ class BuildLimits:
 
     @property
     def all_size(self) -> int:
-        """Return how much all layers may unpack to: three times the finished image if not set."""
+        """Return the unpacked bytes of all layers; by default three times the finished image."""
         if self.layers_size is not None:
             return self.layers_size
-        return _LAYERS * self.size + _HEADERS + self.all_entries * _HEADERS_PER_ENTRY
+        return _LAYERS_FACTOR * self.size + _HEADERS + self.all_entries * _HEADERS_PER_ENTRY
 
     @property
     def all_entries(self) -> int:
-        """Return how many entries all layers may have: three times the finished image's if not set.
+        """Return the entries of all layers; by default three times those of the finished image.
 
-        Later layers replace what earlier ones hold.
+        Layers may have more entries than the image, because upper layers replace lower ones.
         """
-        return self.layers_entries or _LAYERS * self.entries
+        return self.layers_entries or _LAYERS_FACTOR * self.entries
 
 
 @dataclass(slots=True)
 class ContentReport:
-    """What of an image went into the squashfs and what did not; counts of entries."""
+    """How many entries of an image are in the squashfs, and how many were dropped or changed."""
 
     entries: int = 0
     size: int = 0
-    """Bytes of all regular files, each inode once."""
+    """Bytes of all regular files; each inode counts once."""
     devices: int = 0
     """Device nodes, FIFOs and sockets, dropped."""
     under_dev: int = 0
@@ -248,9 +261,9 @@ class ContentReport:
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """A converted file that was checked against its plan, ready for delivery.
+    """A converted file that was verified against its plan and is ready for delivery.
 
-    `size` in bytes; `seconds` maps a stage's name to the wall time it took.
+    `size` is in bytes; `seconds` maps the name of each stage to its wall time.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Tests of the values about images: digests, platforms, squashfs options."""
+"""Tests of the values that describe images: digests, platforms, squashfs options, limits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DIGESTS = st.sampled_from([("sha256", 64), ("sha384", 96), ("sha512", 128)]).fla
 
 @given(DIGESTS)
 def test_digest_round_trip(parts: tuple[str, str]) -> None:
-    """A digest reads back from its own text."""
+    """Parsing the text of a digest returns the same digest."""
     algorithm, digits = parts
     digest = Digest.parse(f"{algorithm}:{digits}")
     assert (digest.algorithm, digest.hex) == (algorithm, digits)
@@ -61,21 +61,21 @@ def test_digest_round_trip(parts: tuple[str, str]) -> None:
         f"sha256::{HEX}",
     ],
 )
-def test_digest_grammar(text: str) -> None:
-    """What is no digest is refused: a digest becomes a file name."""
+def test_a_malformed_digest_is_rejected(text: str) -> None:
+    """Anything but a digest raises an error, because digests become file names."""
     with pytest.raises(BadRequest, match="is not a digest"):
         Digest.parse(text)
 
 
 @pytest.mark.parametrize("value", [None, 5, b"sha256:", ["sha256"], {}])
 def test_digest_of_another_type(value: Any) -> None:
-    """A JSON value of another type is refused like a wrong text."""
+    """A JSON value that is not a string raises the same error as a malformed digest."""
     with pytest.raises(BadRequest):
         Digest.parse(value)
 
 
 def test_digest_error_is_printable() -> None:
-    """A wrong digest is repeated escaped and cut."""
+    """The error repeats a malformed digest escaped and shortened."""
     with pytest.raises(BadRequest) as caught:
         Digest.parse("\x1b[2J\n" + "x" * 10_000)
     assert str(caught.value).isprintable()
@@ -98,7 +98,7 @@ def test_digest_of_content() -> None:
     ],
 )
 def test_platform(text: str, expected: Platform) -> None:
-    """An architecture, with its variant if there is one, reads and writes the same text."""
+    """Parsing an architecture, with or without a variant, keeps its text."""
     assert Platform.parse(text) == expected
     assert str(expected) == text
     assert expected.os == "linux"
@@ -107,14 +107,14 @@ def test_platform(text: str, expected: Platform) -> None:
 @pytest.mark.parametrize(
     "text", ["", "amd64/", "/v8", "AMD64", "arm64/8", "arm64/v8/x", "linux/arm64/v8", "a b", "a\n"]
 )
-def test_platform_grammar(text: str) -> None:
-    """What is no architecture is refused with the form that is."""
+def test_a_malformed_platform_is_rejected(text: str) -> None:
+    """The error shows what an architecture looks like."""
     with pytest.raises(ValueError, match="`amd64` or `arm64/v8`"):
         Platform.parse(text)
 
 
-def resolved(*layers: Descriptor) -> ResolvedImage:
-    """Return an image with these layers."""
+def image_of(*layers: Descriptor) -> ResolvedImage:
+    """Return a resolved image with these layers."""
     digest = Digest.of(b"manifest")
     return ResolvedImage(
         digest, Digest.of(b"index"), Descriptor(Digest.of(b"config"), 6), layers, "l", "r"
@@ -122,15 +122,15 @@ def resolved(*layers: Descriptor) -> ResolvedImage:
 
 
 def test_image_id() -> None:
-    """The id is the hex of the chosen manifest's digest, not of the index."""
-    assert resolved().id == hashlib.sha256(b"manifest").hexdigest()
+    """The image id is the hex of the manifest's digest, not of the index's."""
+    assert image_of().id == hashlib.sha256(b"manifest").hexdigest()
 
 
 def test_download_size_counts_a_blob_once() -> None:
-    """A layer that stands twice in an image is downloaded once."""
+    """A layer that an image names twice is downloaded once."""
     a, b = Descriptor(Digest.of(b"a"), 10), Descriptor(Digest.of(b"b"), 5)
-    assert resolved(a, b, a).download_size == 15
-    assert resolved().download_size == 0
+    assert image_of(a, b, a).download_size == 15
+    assert image_of().download_size == 0
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_download_size_counts_a_blob_once() -> None:
     ],
 )
 def test_options_key_differs(change: dict[str, Any]) -> None:
-    """Options that give other bytes have another key."""
+    """Options that change the bytes of the file change the key."""
     assert SquashOptions(**change).key != SquashOptions().key
 
 
 @pytest.mark.parametrize("change", [{"memory": "2G"}, {"processors": 3}])
 def test_options_key_ignores_resources(change: dict[str, Any]) -> None:
-    """Memory and processors do not shape the file, so they share its key."""
+    """Memory and processors do not change the bytes of the file, nor the key."""
     assert SquashOptions(**change).key == SquashOptions().key
 
 
-def test_options_key_is_a_name() -> None:
-    """The key is short, and the same in every process: it is part of a file's name."""
+def test_options_key_fits_into_a_file_name() -> None:
+    """The key is short, hexadecimal, and the same in every process."""
     assert SquashOptions().key == SquashOptions().key
     assert len(SquashOptions().key) == 12
     assert set(SquashOptions().key) <= set("0123456789abcdef")
@@ -172,12 +172,12 @@ def test_report_as_document() -> None:
 
 
 def test_default_limits() -> None:
-    """Without configuration an image may have 200 GB and five million entries."""
+    """By default an image may have 200 GB and five million entries."""
     assert BuildLimits() == BuildLimits(200_000_000_000, 5_000_000)
 
 
 def test_values_are_frozen() -> None:
-    """A built image is a fact: nobody changes it on its way."""
-    built = BuiltImage(Path("x"), 1, HEX, ContentReport())
+    """The attributes of a built image cannot be changed."""
+    image = BuiltImage(Path("x"), 1, HEX, ContentReport())
     with pytest.raises(AttributeError):
-        built.size = 2  # type: ignore[misc]
+        image.size = 2  # type: ignore[misc]

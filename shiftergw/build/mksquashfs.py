@@ -31,6 +31,7 @@ from shiftergw.errors import (
     TimedOut,
     printable,
 )
+from shiftergw.image import HIGHEST_LEVEL
 from shiftergw.oci.budget import stoppable
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, Directory
@@ -55,7 +56,6 @@ PAIRS_LIMIT = 100_000_000
 
 _STDERR_SHOWN = 1000  # characters
 _TIME_LIMIT = 2**32 - 1
-_LEVELS = {"gzip", "zstd", "lzo"}  # compressors with -Xcompression-level
 _LZ4_HIGH = 9  # the level from which lz4, which has none, is to compress "high"
 
 # What `mksquashfs` says when it leaves something out of the result, and then exits with 0.
@@ -116,7 +116,7 @@ def arguments(options: SquashOptions, plan: Plan, output: Path, stop: Event) -> 
     argv = ["-", str(output), "-tar", "-noappend", "-no-progress", "-quiet"]
     argv += ["-all-root", "-no-xattrs", "-root-mode", "755"]
     argv += ["-comp", options.compressor, "-b", options.block_size, "-mem", options.memory]
-    if options.level is not None and options.compressor in _LEVELS:
+    if options.level is not None and options.compressor in HIGHEST_LEVEL:
         argv += ["-Xcompression-level", str(options.level)]
     if options.level is not None and options.compressor == "lz4" and options.level >= _LZ4_HIGH:
         argv += ["-Xhc"]

@@ -18,9 +18,8 @@ from shiftergw.cli.exits import DONE, Misused, run, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.config import Config
-from shiftergw.config.sections import GZIP_LEVEL, HIGHEST_LEVEL
 from shiftergw.errors import GatewayError, RetryLater
-from shiftergw.image import SquashOptions
+from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
 from shiftergw.model import ImageReference, Progress
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.states import State
@@ -39,7 +38,7 @@ SYSTEM = "local"
 @click.option(
     "--compressor",
     metavar="NAME",
-    type=click.Choice(["gzip", "lzo", "lz4", "xz", "zstd"]),
+    type=click.Choice(COMPRESSORS),
     help="gzip, lzo, lz4, xz or zstd.",
 )
 @click.option("--level", type=click.IntRange(1, 22), help="Compression level.")

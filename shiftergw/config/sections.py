@@ -28,22 +28,23 @@ from shiftergw.config.values import (
     Texts,
     Users,
 )
-from shiftergw.image import Platform, SquashOptions, StageLimits
+from shiftergw.image import (
+    GZIP_LEVEL,
+    HIGHEST_LEVEL,
+    Compressor,
+    Platform,
+    SquashOptions,
+    StageLimits,
+)
 
 if TYPE_CHECKING:
     from shiftergw.config import Config
-
-HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
-"""The highest compression level of each compressor that has levels; the lowest is 1."""
-
-GZIP_LEVEL = 5
-"""Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
 
 
 class Squash(Section):
     """`Platforms.S.squashfs`: how images for a system are compressed."""
 
-    compressor: Literal["gzip", "lzo", "lz4", "xz", "zstd"] = Field("gzip", alias="compressor")
+    compressor: Compressor = Field("gzip", alias="compressor")
     level: int | None = Field(None, alias="level")
     block_size: BlockSize = Field("128K", alias="blockSize")
     memory: Memory = Field("512M", alias="memory")
