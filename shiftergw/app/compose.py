@@ -46,7 +46,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import Authenticator, Swept, runner_name
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.gateway import Gateway
-from shiftergw.service.housekeeping import SCRATCH_KEPT, Housekeeping, Schedule, Scratch
+from shiftergw.service.housekeeping import SCRATCH_SECONDS, Housekeeping, Schedule, Scratch
 from shiftergw.service.recovery import Recovery, WorkerShortage
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
@@ -213,7 +213,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
         return Worker(store, pull, removal, reactor, runner, *limits)
 
     # A pull that waits for its system uses neither its converted file nor its part meanwhile.
-    seconds_kept = SCRATCH_KEPT + config.delivery_wait
+    seconds_kept = SCRATCH_SECONDS + config.delivery_wait
     places: dict[str, tuple[Swept, float]] = {
         f"system {name}": (directory, seconds_kept) for name, directory in directories.items()
     }

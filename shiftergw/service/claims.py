@@ -1,7 +1,7 @@
-"""What a request to pull becomes: an answer that is there, or new work for the workers.
+"""Answer pull requests: with a record that exists already, or with new work for the workers.
 
-A poll of `shifterimg` is a pull request like any other, so every rule below must find what the last
-poll started, or how it ended.
+A poll of `shifterimg` is a pull request like any other. So every rule below must find the work that
+the first request started, or its result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shiftergw.names import ACL_LIMIT
 from shiftergw.plumbing.seal import Seal
 from shiftergw.ports import ImageStore, QueueTrouble
 from shiftergw.rules.access import would_change_readers
-from shiftergw.service.housekeeping import put_off
+from shiftergw.service.housekeeping import extend_expiration
 from shiftergw.service.polls import LastAnswers
 from shiftergw.states import State
 
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 
 LEAST_FRESH = 10.0
-"""Seconds for which what is READY is fresh at least: whoever polls must find what he waited for."""
+"""The least seconds for which a READY image is fresh: a polling client must see its result."""
 
 
 class Claims:
-    """Answers pulls, in this order.
+    """Answers pull requests with the first of these that exists.
 
-    Work in flight; a failure not older than `FailureHold`; the READY image if it is fresh and has
-    the ACL asked for; else new work, which one of all callers creates.
+    1. work in flight,
+    2. a failure not older than `FailureHold`,
+    3. the READY image, if it is fresh and has the requested access list,
+    4. new work, which exactly one of several concurrent callers creates.
     """
 
     def __init__(
@@ -45,9 +47,9 @@ class Claims:
         clock: IReactorTime,
         trouble: Callable[[str], QueueTrouble | None],
     ) -> None:
-        """Use `seal` for logins in flight; call `wake` when there is new work.
+        """Encrypt logins with `seal`; call `wake` when there is new work.
 
-        `trouble` says what keeps all work from being done, see `JobQueue`.
+        `trouble` returns what keeps the workers of a system from starting, see `JobQueue`.
         """
         self._config = config
         self._store = store
@@ -56,97 +58,99 @@ class Claims:
         self._clock = clock
         self._trouble = trouble
         self._limits = QueueLimits(config.queue_limit, config.waiting_per_user)
-        self._polls = LastAnswers(clock)
+        self._last_answers = LastAnswers(clock)
 
     async def pull(self, session: Session, request: PullRequest, text: str) -> ImageRecord:
-        """Return the record that answers a request for an image, which its asker called `text`.
+        """Return the record that answers a request; `text` is the image name as the user wrote it.
 
-        While the store is away, or when what he waited for has ended otherwise and there is no room
-        for work of his own, who has polled before is told what he was told last: a poll that is
-        refused would end his client's wait. Raises `TooMany` for new work alone.
+        If the store is unavailable or the queue is full, repeat the last answer to clients that are
+        already polling: an error would end their wait. Raises `TooMany` for new work only.
         """
         location, _ = self._config.locate(request.reference)
         request = replace(request, location=location)
         _check_readers(session, request)
         poll = session.uid, request.claim
         try:
-            record = await self._pulled(session, request, text, location)
+            record = await self._find_or_create(session, request, text, location)
         except (Unavailable, TooMany):
-            last = self._polls.last(poll)
-            if last is None:
+            answer = self._last_answers.get(poll)
+            if answer is None:
                 raise
-            return last
-        record = self.explained(record)
-        self._polls.keep(poll, record)
+            return answer
+        record = self.with_queue_trouble(record)
+        self._last_answers.remember(poll, record)
         return record
 
     def last_answer(self, request: PullRequest) -> ImageRecord:
-        """Return what the asker was told last of this pull; raise `Unavailable` if nothing was."""
-        last = self._polls.last((request.requested_by, request.claim))
-        if last is None:
-            raise Unavailable("The gateway cannot do this at the moment.")
-        return last
+        """Return the last answer to this user's poll of this pull.
 
-    async def _pulled(
+        Raises `Unavailable` if there was none.
+        """
+        answer = self._last_answers.get((request.requested_by, request.claim))
+        if answer is None:
+            raise Unavailable("The gateway cannot do this at the moment.")
+        return answer
+
+    async def _find_or_create(
         self, session: Session, request: PullRequest, text: str, location: str
     ) -> ImageRecord:
         login = self._login(session, location)
-        known = await self._work(session, request, with_login=login is not None)
-        known = known or await self._ready(session, request, text)
-        if known is not None:
-            return known
+        existing = await self._work(session, request, with_login=login is not None)
+        existing = existing or await self._ready(session, request, text)
+        if existing is not None:
+            return existing
         self._check_workers()
         if login is not None:
             request = replace(request, sealed=self._seal().close(login, request.claim))
-        if await self._is_about_readers(session, request, text):
+        if await self._changes_readers_only(session, request, text):
             request = replace(request, kind="acl")
-        record, created = await self._store.claim(request, self._clock.seconds(), self._limits)
-        if not created:
-            return _seen_by(session, record)
-        # Between our look and our claim somebody else's pull of this image may have ended.
-        known = await self._ready(session, request, text)
-        if known is not None:
+        record, is_new = await self._store.claim(request, self._clock.seconds(), self._limits)
+        if not is_new:
+            return _redact(session, record)
+        # Another user's pull of this image may have ended between our query and our claim.
+        existing = await self._ready(session, request, text)
+        if existing is not None:
             await self._store.abandon(record.key)
-            return known
+            return existing
         self._wake()
         return replace(record, status=State.INIT)
 
     def _check_workers(self) -> None:
-        """Refuse new work that no worker would hear of now, if the site wants it refused."""
+        """Raise `Unavailable` if no worker can be reached, and the site refuses new work then."""
         trouble = self._trouble("") if self._config.broker_away == "refuse" else None
         if trouble is not None:
             raise Unavailable("No worker can be reached just now.", detail=str(trouble))
 
-    def explained(self, record: ImageRecord) -> ImageRecord:
-        """Return a record that waits with what keeps it from every worker, if anything does."""
+    def with_queue_trouble(self, record: ImageRecord) -> ImageRecord:
+        """Add to the message of a waiting record what keeps the workers of its system from it."""
         trouble = self._trouble(record.system) if record.status is State.PENDING else None
         if trouble is None:
             return record
-        words = f"{record.status_message or ''} {trouble.what}".strip()
-        return replace(record, status_message=words)
+        message = f"{record.status_message or ''} {trouble.what}".strip()
+        return replace(record, status_message=message)
 
     async def _work(
         self, session: Session, request: PullRequest, *, with_login: bool
     ) -> ImageRecord | None:
-        """Return work in flight, or a failure that still counts, for this request.
+        """Return work in flight, or a recent failure, that answers this request.
 
-        What a user was refused without a login does not count once he has one: he was told to log
-        in and to try again.
+        A failure of a user without a login does not count once the user has one: its remedy was to
+        log in and to pull again.
         """
         oldest = self._clock.seconds() - self._config.failure_hold
         for record in await self._store.find_work(request.system, request.itype, request.tag):
             if record.in_flight:
-                return _seen_by(session, record)
+                return _redact(session, record)
             if record.own_failure and with_login and not record.with_login:
                 continue
-            if concerns(session, record) and (record.last_pull or 0) > oldest:
-                return _seen_by(session, record)
+            if may_see(session, record) and (record.last_pull or 0) > oldest:
+                return _redact(session, record)
         return None
 
     async def _ready(self, session: Session, request: PullRequest, text: str) -> ImageRecord | None:
-        """Return the READY image if it needs no work for this request.
+        """Return the READY image if this request needs no work.
 
-        Asked after `_work`: a pull that ends between the two looks is found READY by this one.
+        Called after `_work`: if a pull ends between the two queries, this one finds it READY.
         """
         now = self._clock.seconds()
         record = await self._store.find(request.system, request.itype, [request.tag, text])
@@ -157,13 +161,15 @@ class Claims:
             return None
         if would_change_readers(session, request.user_acl, request.group_acl, record):
             return None
-        await put_off(self._store, record, now, self._config.image_expiration_timeout)
+        await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         return record
 
-    async def _is_about_readers(self, session: Session, request: PullRequest, text: str) -> bool:
-        """Say whether the work is only to change who may read what lies there.
+    async def _changes_readers_only(
+        self, session: Session, request: PullRequest, text: str
+    ) -> bool:
+        """Return whether the work only changes the access list of a delivered image.
 
-        For this the puller of record and admins need no login at the registry.
+        For this, the puller of record and admins need no login at the registry.
         """
         if not (request.user_acl or request.group_acl):
             return False
@@ -175,7 +181,7 @@ class Claims:
         )
 
     def _login(self, session: Session, location: str) -> str | None:
-        """Return the login text for a location; the `default` login is the default location's."""
+        """Return the login for a location as text; `default` is that for the default location."""
         login = session.logins.get(location)
         if login is None and location == self._config.default_image_location:
             login = session.logins.get("default")
@@ -183,7 +189,7 @@ class Claims:
 
 
 def _check_readers(session: Session, request: PullRequest) -> None:
-    """Refuse an ACL that could not be delivered, before there is any work."""
+    """Raise an error for an access list that could not be delivered, before work is created."""
     if not (request.user_acl or request.group_acl):
         return
     if session.uid == ANONYMOUS:
@@ -197,10 +203,11 @@ def _check_readers(session: Session, request: PullRequest) -> None:
         )
 
 
-def concerns(session: Session, record: ImageRecord) -> bool:
-    """Say whether this user may see work or a failure: his own, or one that needs no rights.
+def may_see(session: Session, record: ImageRecord) -> bool:
+    """Return whether this user may see work or a failure.
 
-    The removal of an image concerns its readers.
+    Users see their own work, and pulls that use no login. The removal of an image is
+    visible to its readers.
     """
     if record.requested_by == session.uid:
         return True
@@ -209,15 +216,15 @@ def concerns(session: Session, record: ImageRecord) -> bool:
     return record.sealed is None and record.kind != "acl" and not record.own_failure
 
 
-def _seen_by(session: Session, record: ImageRecord) -> ImageRecord:
-    """Return work in flight as this user may see it.
+def _redact(session: Session, record: ImageRecord) -> ImageRecord:
+    """Return work in flight without the parts that this user may not see.
 
-    Whom another lets in is not his matter; nor, where the other uses a login, how far he is: that
-    tells of an image which he may not see.
+    Hide other users' access lists, and their progress if they use a login: it would reveal facts
+    about an image that this user may not read.
     """
     if session.admin or record.requested_by == session.uid:
         return record
-    if not concerns(session, record):
+    if not may_see(session, record):
         return ImageRecord(
             key=record.key,
             system=record.system,

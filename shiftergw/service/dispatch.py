@@ -1,4 +1,4 @@
-"""From the store to the workers: what waits is offered, what was left behind is offered again."""
+"""Offer waiting records to the job queue, and offer records of dead workers again."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 STOP_SECONDS = 30.0
-"""How long a worker that hangs is waited for: one in the kernel's hands cannot even be killed."""
+"""Seconds for a hung worker to stop: a process that is blocked in the kernel cannot be killed."""
 
 INTERVAL = 5.0
-"""Seconds between two rounds when nobody wakes it."""
+"""Seconds between two rounds, unless `wake` is called."""
 
 
 class Dispatch(Rounds):
-    """Offers records to the queue while it has slots, users in turn.
+    """Offers records to the queue while it has free slots, in fair order among users.
 
-    `wake` is called after a claim and whenever a slot becomes free. The store is the one truth: to
-    offer a record twice, or to lose an offer, costs time and does no harm.
+    `wake` is called after each claim and whenever a slot becomes free. The store decides who works
+    on a record, so an offer that is made twice, or lost, costs time but does no harm.
     """
 
     _log = Logger()
@@ -47,9 +47,10 @@ class Dispatch(Rounds):
         running_per_user: int | None = None,
         interval: float = INTERVAL,
     ) -> None:
-        """Take work up again whose heartbeat, or whose offer, is `heartbeat_limit` seconds old.
+        """Offer work again once its heartbeat or its offer is `heartbeat_limit` seconds old.
 
-        `systems` are all there are. No user has more than `running_per_user` pulls in work at once.
+        `systems` are all configured systems. At most `running_per_user` pulls of a user run at
+        once.
         """
         super().__init__(self._offer_work, clock, interval, "dispatch")
         self._store = store
@@ -57,66 +58,68 @@ class Dispatch(Rounds):
         self._limit = heartbeat_limit
         self._systems = systems
         self._running_per_user = running_per_user
-        self._offered: dict[str, float] = {}
-        """When records that nobody has begun yet were offered."""
-        self._unsettled: Counter[str] = Counter()
-        """By the key of its record, how many jobs have ended whose ends are not settled yet."""
+        self._offers: dict[str, float] = {}
+        """When each record was offered that no worker has begun yet, by its key."""
+        self._settling_jobs: Counter[str] = Counter()
+        """The number of ended jobs that are still being settled, by the key of the record."""
         self._stops: dict[str, Deferred[None]] = {}
-        """By the key of its record, the stop of each worker that hangs."""
+        """The stop of each hung worker, by the key of its record."""
 
     def stopService(self) -> Deferred[None]:
-        """Begin no other round; fire when the one under way, and all stops, have ended."""
-        ended = super().stopService()
+        """Start no new round; fire when the current one, and all stops of workers, have ended."""
+        round_end = super().stopService()
 
         async def finish() -> None:
-            await ended
+            await round_end
             for stop in list(self._stops.values()):
                 stop.cancel()
 
         return Deferred.fromCoroutine(finish())
 
     def begin_settling(self, key: str) -> None:
-        """Forget the offer of a record, since its job has ended, and make no other one for now.
+        """Stop offering a record whose job has ended, until `end_settling`.
 
-        The worker of the job may get the record again. Its new attempt would look like the one
-        whose end is being settled.
+        Otherwise the same worker might get the record again, and its new attempt would look like
+        the one whose end is being settled.
         """
-        self._offered.pop(key, None)
-        self._unsettled[key] += 1
+        self._offers.pop(key, None)
+        self._settling_jobs[key] += 1
 
     def end_settling(self, key: str) -> None:
-        """Offer the record again if it still waits."""
-        self._unsettled[key] -= 1
-        if not self._unsettled[key]:
-            del self._unsettled[key]
+        """Allow offers of the record again; one follows at once if it still waits."""
+        self._settling_jobs[key] -= 1
+        if not self._settling_jobs[key]:
+            del self._settling_jobs[key]
         self.wake()
 
     async def _offer_work(self) -> None:
         now = self._clock.seconds()
         stale = await self._store.stale(now, self._limit)
-        self._forget(now - self._limit)
-        await gather_or_cancel(self._take_back(one) for one in stale if one.runner is not None)
-        slots = {system: self._queue.slots(system) for system in self._systems}
-        without = [system for system, free in slots.items() if free <= 0]
-        if len(without) == len(slots):
-            return
-        most = sum(slots.values()) + len(self._offered)
-        waiting = await self._store.waiting(
-            now, most, self._running_per_user, self._offered.keys(), without, *self._shares()
+        self._forget_offers(now - self._limit)
+        await gather_or_cancel(
+            self._requeue_stale(record) for record in stale if record.runner is not None
         )
-        found = {record.key: record.system for record in (*stale, *waiting)}
-        self._offered = {key: at for key, at in self._offered.items() if key in found}
-        for key, system in found.items():
-            if key in self._offered or key in self._stops or key in self._unsettled:
+        slots = {system: self._queue.slots(system) for system in self._systems}
+        full_systems = [system for system, free in slots.items() if free <= 0]
+        if len(full_systems) == len(slots):
+            return
+        limit = sum(slots.values()) + len(self._offers)
+        waiting = await self._store.waiting(
+            now, limit, self._running_per_user, self._offers.keys(), full_systems, *self._shares()
+        )
+        candidates = {record.key: record.system for record in (*stale, *waiting)}
+        self._offers = {key: time for key, time in self._offers.items() if key in candidates}
+        for key, system in candidates.items():
+            if key in self._offers or key in self._stops or key in self._settling_jobs:
                 continue
             if self._queue.slots(system) <= 0:
                 continue
-            # Its job may have ended before the offer returns.
-            self._offered[key] = self._clock.seconds()
+            # Before the offer: its job may end before `offer` returns.
+            self._offers[key] = self._clock.seconds()
             try:
                 await self._queue.offer(key, system)
             except Unavailable as error:
-                self._offered.pop(key, None)
+                self._offers.pop(key, None)
                 self._log.warn(
                     "no worker took {key}: {error} {detail}",
                     key=key,
@@ -125,8 +128,8 @@ class Dispatch(Rounds):
                 )
                 return
 
-    async def _take_back(self, record: ImageRecord) -> None:
-        """Requeue work whose worker vanished or hangs, and stop that worker if it is here."""
+    async def _requeue_stale(self, record: ImageRecord) -> None:
+        """Requeue work whose worker vanished or hangs, and stop the worker if it runs here."""
         self._log.warn(
             "requeued: {what}, {trace}: worker {runner} gives no sign of life",
             what=describe_work(record),
@@ -137,25 +140,25 @@ class Dispatch(Rounds):
         try:
             await self._store.requeue(record.key, record.attempt, message, died=True)
         except Superseded:
-            return  # it has ended, or another gateway was quicker
-        # In the background: a stop may take half a minute, and others' work does not wait for it.
-        stop = Deferred.fromCoroutine(self._make_room(record.key))
+            return  # the attempt has ended, or another gateway has requeued it
+        # In the background: a stop may take half a minute, and must not delay other users' work.
+        stop = Deferred.fromCoroutine(self._stop_worker(record.key))
         self._stops[record.key] = stop
 
-        def ended(result: object) -> None:
+        def log_stop(result: object) -> None:
             self._stops.pop(record.key, None)
             if isinstance(result, Failure) and not result.check(CancelledError):
                 self._log.failure("the worker of {key}", result, key=record.key)
             self.wake()
 
-        stop.addBoth(ended)
+        stop.addBoth(log_stop)
 
     def _shares(self) -> tuple[int | None, Mapping[str, int]]:
-        """Return how many slots a user, a registry, and each system may have while others wait.
+        """Return how many slots a user or registry, and each system, may use while others wait.
 
-        All but one: the pulls from a slow registry, of a user with slow images, or to a system that
-        hangs, take a slot for a long time each. Systems with machines of their own take none from
-        others, and have no share.
+        All slots but one: pulls from a slow registry, of a user with slow images, or to a system
+        that hangs, each occupy a slot for a long time. Systems with machines of their own take no
+        slots from other systems, and have no limit.
         """
         machines = [machine for machine in self._queue.machines() if not machine.leaving]
         systems = {}
@@ -167,8 +170,8 @@ class Dispatch(Rounds):
         slots = sum(machine.slots for machine in machines)
         return slots - 1 if slots > 1 else None, systems
 
-    async def _make_room(self, key: str) -> None:
-        """Stop the worker that hangs on a record, if it is here; not even that may work."""
+    async def _stop_worker(self, key: str) -> None:
+        """Stop the hung worker of a record, if it runs here; log it if that fails."""
         try:
             await within(
                 STOP_SECONDS,
@@ -179,8 +182,10 @@ class Dispatch(Rounds):
         except Unavailable as error:
             self._log.error("the worker of {key}: {error}", key=key, error=error.what)
 
-    def _forget(self, before: float) -> None:
-        """Forget offers that were made before this time, unless a worker has the job."""
+    def _forget_offers(self, before: float) -> None:
+        """Forget offers from before this time, unless a worker has the job."""
         machines = [machine for machine in self._queue.machines() if machine.heard > before]
         jobs = {key for machine in machines for key in machine.jobs}
-        self._offered = {key: at for key, at in self._offered.items() if at > before or key in jobs}
+        self._offers = {
+            key: time for key, time in self._offers.items() if time > before or key in jobs
+        }

@@ -1,7 +1,6 @@
-"""The rules of the service for one session: list, lookup, pull, queue, expire, metrics.
+"""Answer the requests of a session: list, lookup, pull, queue, expire, metrics.
 
-Nothing here works on images: a pull becomes a record in the store, and a worker takes it from
-there.
+Nothing here touches images: a pull becomes a record in the store, and a worker does the work.
 """
 
 from __future__ import annotations
@@ -31,25 +30,24 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import ImageStore, JobQueue
 from shiftergw.rules.access import may_expire
-from shiftergw.service.claims import Claims, concerns
-from shiftergw.service.housekeeping import expire_due, put_off
+from shiftergw.service.claims import Claims, may_see
+from shiftergw.service.housekeeping import expire_due, extend_expiration
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
 PAGE = 250
-"""Records of a list that are dealt with at once: others are answered between two pages."""
+"""Records of a list that are processed at once; other requests are answered between two pages."""
 
 QUEUE_PAGE = 500
-"""The same for the queue. Its records are short, but each page sorts all that follow."""
-
+"""The same for the queue: its records are short, but each page sorts all records that follow."""
 
 READY_SECONDS = 5.0
-"""How long the database may take to say that it is ready: monitoring does not wait for long."""
+"""Seconds for the database to show that it is ready: monitoring does not wait for long."""
 
 
 class Gateway:
-    """Answers the requests of sessions from the store."""
+    """Answers the requests of sessions, from the store."""
 
     def __init__(
         self,
@@ -60,7 +58,7 @@ class Gateway:
         clock: IReactorTime,
         queue: JobQueue,
     ) -> None:
-        """Use `seal` for logins in flight; call `wake` when there is new work for the `queue`."""
+        """Encrypt logins with `seal`; call `wake` when there is new work for the `queue`."""
         self._config = config
         self._store = store
         self._wake = wake
@@ -75,34 +73,34 @@ class Gateway:
 
     @property
     def allows_anonymous(self) -> bool:
-        """Say whether requests without a credential are answered, about public images."""
+        """Return whether requests without a credential are answered, for public images."""
         return self._config.allow_anonymous
 
     @property
     def shows_labels(self) -> bool:
-        """Say whether answers have the labels of images."""
+        """Return whether answers contain the labels of images."""
         return self._config.enable_labels
 
     async def ready(self) -> None:
         """Return if the gateway can do its work; raise `Unavailable` with the reason.
 
-        Worker machines that are away are no reason: no other gateway would have them, and look-ups
-        are answered.
+        Unreachable worker machines are not a reason: another gateway could not reach them either,
+        and this one still answers look-ups.
         """
-        await within(READY_SECONDS, self._clock, self._store.ready(), _late)
+        await within(READY_SECONDS, self._clock, self._store.ready(), _database_is_late)
         trouble = self._queue.trouble() if self._config.broker_url is None else None
         if trouble is not None and trouble.grave:
             raise NoWorkers(trouble.what, detail=trouble.detail)
 
     async def list(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
-        """Yield the READY images of the session's system that its user may read, in pages."""
+        """Yield pages of the READY images on the session's system that its user may read."""
         page = await self._store.list(session.system, limit=PAGE)
         while page:
             yield [record for record in page if record.may_be_read_by(session)]
             page = await self._store.list(session.system, page[-1].key, PAGE)
 
     async def lookup(self, session: Session, itype: str, text: str) -> ImageRecord:
-        """Return the READY image of this name and put off its expiration.
+        """Return the READY image of this name, and extend its expiration.
 
         Raises `NotFound` also for an image that this user may not read.
         """
@@ -111,7 +109,7 @@ class Gateway:
         record = await self._store.find(session.system, itype, _names(text))
         if record is None or not record.may_be_read_by(session):
             raise _no_image(session, text)
-        await put_off(self._store, record, now, self._config.image_expiration_timeout)
+        await extend_expiration(self._store, record, now, self._config.image_expiration_timeout)
         if self._config.metrics:
             await self._store.record_lookup(
                 {
@@ -135,9 +133,9 @@ class Gateway:
         group_acl: tuple[int, ...],
         request_id: str,
     ) -> ImageRecord:
-        """Return the state of this image, starting work on it if there is reason to.
+        """Return the record of this image, starting work on it if necessary (see `Claims`).
 
-        See `Claims`. Raises `BadRequest` before anything is stored.
+        Raises `BadRequest` before anything is stored.
         """
         request = replace(
             _request(session, itype, text, request_id), user_acl=user_acl, group_acl=group_acl
@@ -145,17 +143,17 @@ class Gateway:
         return await self._claims.pull(session, request, text)
 
     def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
-        """Return what this user's poll of a pull was answered last, and do nothing.
+        """Return the last answer to this user's poll of a pull; start no work.
 
         Raises `Unavailable` if there was no such poll.
         """
         return self._claims.last_answer(_request(session, itype, text, request_id))
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
-        """Take a tag away; with its last tag an image's files are removed.
+        """Remove a tag; with its last tag, an image's files are removed too.
 
-        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for one
-        that others may read too.
+        Raises `NotFound` also for an image that this user may not read, and `NotAllowed` for an
+        image that other users may read too.
         """
         _check_type(itype)
         names = _names(text)
@@ -168,24 +166,23 @@ class Gateway:
                 remedy="It expires by itself when nobody has used it for long enough.",
             )
         tag = next(name for name in names if name in record.tags)
-        left = await self._store.untag(record.key, tag)
-        if left is None:
+        if await self._store.untag(record.key, tag) is None:
             raise _no_image(session, text)
         self._wake()
 
     async def autoexpire(self, session: Session) -> Sequence[str]:
-        """Expire the system's images whose time is up; return their ids. For admins."""
+        """Expire the images of the session's system that are due; return their ids. For admins."""
         _check_admin(session)
-        expired = await expire_due(self._store, self._clock.seconds(), {session.system})
-        if expired:
+        records = await expire_due(self._store, self._clock.seconds(), {session.system})
+        if records:
             self._wake()
-        return [record.id or record.unusable_id for record in expired]
+        return [record.id or record.unusable_id for record in records]
 
     async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
-        """Remove an image with all its tags now, and refuse it from now on. For admins.
+        """Remove an image with all its tags, and refuse to pull it from now on. For admins.
 
-        On all systems that share the image directory: the files are the same. Returns what it was
-        called, as `type:tag`.
+        This concerns all systems that share the image directory: the files are the same. Returns
+        the removed tags as `type:tag`.
         """
         _check_admin(session)
         directory, systems = self._config.directory_of(session.system)
@@ -198,7 +195,7 @@ class Gateway:
         return names
 
     async def allow(self, session: Session, image_id: str) -> None:
-        """Take back what `take_down` forbids; raise `NotFound` if it does not. For admins."""
+        """Allow an image again that `take_down` blocked, or raise `NotFound`. For admins."""
         _check_admin(session)
         directory, _ = self._config.directory_of(session.system)
         if not await self._store.allow(directory, image_id):
@@ -214,12 +211,14 @@ class Gateway:
         return await self._store.lookups(session.system, limit)
 
     async def workers(self, session: Session) -> Sequence[tuple[WorkerMachine, Sequence[str]]]:
-        """Return the machines that work for the session's system, and what each has in work.
+        """Return the worker machines of the session's system, with the images each works on.
 
-        The names of images; of other systems only that there is something. For admins.
+        The names of images of other systems are hidden. For admins.
         """
         _check_admin(session)
-        machines = [one for one in self._queue.machines() if session.system in one.systems]
+        machines = [
+            machine for machine in self._queue.machines() if session.system in machine.systems
+        ]
         return [
             (machine, [await self._name_of_job(key, session.system) for key in machine.jobs])
             for machine in machines
@@ -232,18 +231,18 @@ class Gateway:
         return record.pulltag or ""
 
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
-        """Yield work in progress and failures that this user may see, oldest first, in pages."""
+        """Yield pages of the work and failures that this user may see, oldest first."""
         page = await self._store.queue(session.system, limit=QUEUE_PAGE)
         while page:
             yield [
-                self._claims.explained(record)
+                self._claims.with_queue_trouble(record)
                 for record in page
-                if session.admin or concerns(session, record)
+                if session.admin or may_see(session, record)
             ]
             page = await self._store.queue(session.system, page[-1].key, QUEUE_PAGE)
 
 
-def _late() -> Unavailable:
+def _database_is_late() -> Unavailable:
     return Unavailable("The gateway's database does not answer.")
 
 
@@ -281,9 +280,9 @@ def _check_type(itype: str) -> None:
 
 
 def _names(text: str) -> list[str]:
-    """Return what an image of this name may be stored as: normalised first, then literally."""
+    """Return the tags under which an image may be stored: the canonical one, then `text` itself."""
     try:
-        normalised = str(ImageReference.parse(text))
+        canonical = str(ImageReference.parse(text))
     except BadRequest:
         return [text]
-    return list(dict.fromkeys([normalised, text]))
+    return list(dict.fromkeys([canonical, text]))

@@ -1,4 +1,4 @@
-"""What the gateway and its workers tidy up by themselves."""
+"""Expire images, forget old failures, and remove unused files."""
 
 from __future__ import annotations
 
@@ -24,36 +24,39 @@ INTERVAL = 600.0
 """Seconds between two rounds."""
 
 RENEWAL_STEP = 3600.0
-"""Seconds by which an expiration must move before a look-up writes it: a look-up is one read."""
+"""Seconds by which an expiration must move before a look-up writes it.
 
-ENDED_KEPT = 86400.0
-"""Seconds for which a failure can be asked about."""
+So most look-ups only read.
+"""
 
-SCRATCH_KEPT = 3600.0
-"""Seconds for which a converted file, or a temporary of a dead attempt, stays unused."""
+FAILURE_SECONDS = 86400.0
+"""Seconds for which clients can ask about a failure."""
+
+SCRATCH_SECONDS = 3600.0
+"""Seconds after its last use when a converted file or a temporary file is removed."""
 
 MOST_DUE = 1000
-"""Images that expire together: all that is in flight is looked through again and again."""
+"""The most images that expire in one round: many queries read all records in flight."""
 
 SWEEP_SECONDS = 120.0
-"""Seconds that the sweep of one image directory may take."""
+"""The time limit for the sweep of one directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What the configuration says of expiry, and for how many seconds images are `kept`.
+    """The configured expiry of images.
 
-    `wanted` is whether they expire by themselves; None: as the store sees fit. Those of other
-    systems than these stay (None: of all).
+    `enabled` says whether images expire by themselves (None: the store decides), `lifetime` is in
+    seconds from their last use, and `systems` names the systems whose images expire (None: all).
     """
 
-    wanted: bool | None = None
-    kept: float | None = None
+    enabled: bool | None = None
+    lifetime: float | None = None
     systems: Collection[str] | None = None
 
 
 class Housekeeping(Rounds):
-    """Expires images whose time is up, and forgets what ended more than a day ago."""
+    """Expires images that are due, and forgets failures and removals after a day."""
 
     _log = Logger()
 
@@ -65,20 +68,20 @@ class Housekeeping(Rounds):
         schedule: Schedule = Schedule(),
         interval: float = INTERVAL,
     ) -> None:
-        """Tidy up `store`; call `wake` when there are files to remove."""
+        """Work on `store`; call `wake` when there are files to remove."""
         super().__init__(self._tidy_up, clock, interval, "housekeeping")
         self._store = store
         self._wake = wake
         self._schedule = schedule
-        self._told: bool | None = None
+        self._logged_state: bool | None = None
 
     async def _tidy_up(self) -> None:
         now, schedule = self._clock.seconds(), self._schedule
-        expires = await self._store.expires(schedule.wanted, now, schedule.kept)
-        self._tell(expires)
-        forgotten = await self._store.forget_ended(now - ENDED_KEPT, foreign=expires)
-        if forgotten:
-            self._log.info("{n} old failures and removals forgotten", n=forgotten)
+        expires = await self._store.expires(schedule.enabled, now, schedule.lifetime)
+        self._log_change(expires)
+        count = await self._store.forget_ended(now - FAILURE_SECONDS, foreign=expires)
+        if count:
+            self._log.info("{n} old failures and removals forgotten", n=count)
         for record in await expire_due(self._store, now, schedule.systems) if expires else ():
             self._log.info(
                 "image {id} of {system} expires; its tags: {tags}",
@@ -88,14 +91,14 @@ class Housekeeping(Rounds):
             )
             self._wake()
 
-    def _tell(self, expires: bool) -> None:
+    def _log_change(self, expires: bool) -> None:
         """Log whether images expire by themselves, once and whenever that changes."""
-        if expires is self._told:
+        if expires is self._logged_state:
             return
-        self._told = expires
+        self._logged_state = expires
         if expires:
             self._log.info("images expire by themselves")
-        elif self._schedule.wanted is False:
+        elif self._schedule.enabled is False:
             self._log.info("images do not expire by themselves: ScheduledExpiry is false")
         else:
             self._log.warn(
@@ -107,27 +110,30 @@ class Housekeeping(Rounds):
 async def expire_due(
     store: ImageStore, now: float, systems: Collection[str] | None = None
 ) -> Sequence[ImageRecord]:
-    """Expire the images, of these systems or of all, whose expiration has passed; return them.
+    """Expire images whose expiration has passed, of these systems or of all; return their records.
 
-    No more than `MOST_DUE`: the others are due the next time, too.
+    At most `MOST_DUE`; the rest follows in the next round.
     """
     due = await store.expired(now, systems, MOST_DUE)
-    expired = [await store.expire(record.key, now) for record in due]
-    return [record for record in expired if record is not None]
+    records = [await store.expire(record.key, now) for record in due]
+    return [record for record in records if record is not None]
 
 
-async def put_off(store: ImageStore, record: ImageRecord, now: float, kept: float | None) -> None:
-    """Put off the expiration of an image that is in use; images are `kept` so many seconds.
+async def extend_expiration(
+    store: ImageStore, record: ImageRecord, now: float, lifetime: float | None
+) -> None:
+    """Set the expiration of an image that is in use to `lifetime` seconds from now.
 
-    Or leave that to the next time, if the store cannot write now: what was asked for is known.
+    If the store cannot write at the moment, the next use does it: the caller already has its
+    answer.
     """
-    if kept is not None and now + kept - (record.expiration or 0) > RENEWAL_STEP:
+    if lifetime is not None and now + lifetime - (record.expiration or 0) > RENEWAL_STEP:
         with suppress(Unavailable):
-            await store.renew(record.key, now + kept)
+            await store.renew(record.key, now + lifetime)
 
 
 class Scratch(Rounds):
-    """Removes what has not been of use for long; runs in the workers, which write it."""
+    """Removes files that have not been used for long; runs in the workers, which write them."""
 
     _log = Logger()
 
@@ -137,27 +143,27 @@ class Scratch(Rounds):
         clock: IReactorTime,
         interval: float = INTERVAL,
     ) -> None:
-        """Tidy up `places`: what is said of each in the log → what it is, how long it keeps."""
+        """Sweep `places`: name for the log → place, and seconds for which unused files stay."""
         super().__init__(self._tidy_up, clock, interval, "scratch")
         self._places = places
-        self._late: set[str] = set()
-        """Where a sweep was given up and has not ended: one in the kernel's hands may never."""
+        self._overdue: set[str] = set()
+        """Places whose last sweep timed out and still runs: it may be blocked in the kernel."""
 
     async def _tidy_up(self) -> None:
         now = self._clock.seconds()
-        removed = await gather_or_cancel(
-            self._swept(name, place, now - kept)
-            for name, (place, kept) in self._places.items()
-            if name not in self._late
+        counts = await gather_or_cancel(
+            self._sweep(name, place, now - seconds)
+            for name, (place, seconds) in self._places.items()
+            if name not in self._overdue
         )
-        if any(removed):
-            self._log.info("{n} unused files removed", n=sum(removed))
+        if any(counts):
+            self._log.info("{n} unused files removed", n=sum(counts))
 
-    async def _swept(self, name: str, place: Swept, before: float) -> int:
-        """Return how many files went from one place; what kept them from going is logged."""
+    async def _sweep(self, name: str, place: Swept, before: float) -> int:
+        """Sweep one place and return the number of removed files; log an error and return 0."""
         sweeping = Deferred.fromCoroutine(place.sweep(before))
         try:
-            return await within(SWEEP_SECONDS, self._clock, shielded(sweeping), _late)
+            return await within(SWEEP_SECONDS, self._clock, shielded(sweeping), _too_late)
         except GatewayError as error:
             self._log.warn(
                 "unused files of {name} stay: {error} {detail}",
@@ -168,10 +174,10 @@ class Scratch(Rounds):
             return 0
         finally:
             if not sweeping.called:
-                self._late.add(name)
-                sweeping.addBoth(lambda _: self._late.discard(name))
+                self._overdue.add(name)
+                sweeping.addBoth(lambda _: self._overdue.discard(name))
                 sweeping.cancel()
 
 
-def _late() -> TimedOut:
+def _too_late() -> TimedOut:
     return TimedOut(f"It did not answer within {SWEEP_SECONDS:.0f} s.")

@@ -1,42 +1,43 @@
-"""What those who poll were told last: an answer for them while the store is away."""
+"""Remember the last answers to polls, to repeat them while the store is unavailable."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from shiftergw.model import ImageRecord
-from shiftergw.plumbing.recent import RecentValues
 from shiftergw.states import POLLED
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-MOST_KEPT = 10_000
-"""Answers; the oldest go first."""
+CAPACITY = 10_000
+"""Answers that are remembered; the oldest are dropped first."""
 
-KEPT_SECONDS = 600.0
-"""How long a client is told the same: longer than any server takes to start again."""
+VALID_SECONDS = 600.0
+"""Seconds for which an answer may be repeated: longer than any server takes to restart."""
 
 Poll = tuple[int, str]
-"""Whose poll it is (uid), and of which claim."""
+"""The uid of the user who polls, and the claim."""
 
 
 class LastAnswers:
-    """Remembers the last answer to each poll that is to be asked again."""
+    """Remembers the last answer to each poll that a client will repeat."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """Remember nothing."""
-        self._records: RecentValues[Poll, ImageRecord] = RecentValues(
-            MOST_KEPT, KEPT_SECONDS, clock
-        )
+        """Start without answers."""
+        self._clock = clock
+        self._answers: OrderedDict[Poll, tuple[float, ImageRecord]] = OrderedDict()
 
-    def keep(self, poll: Poll, record: ImageRecord) -> None:
-        """Remember an answer, unless it ended the polling."""
+    def remember(self, poll: Poll, record: ImageRecord) -> None:
+        """Remember an answer, unless it ends the polling."""
+        self._answers.pop(poll, None)
         if record.status in POLLED:
-            self._records.set(poll, record)
-        else:
-            self._records.discard(poll)
+            self._answers[poll] = self._clock.seconds(), record
+            if len(self._answers) > CAPACITY:
+                self._answers.popitem(last=False)
 
-    def last(self, poll: Poll) -> ImageRecord | None:
-        """Return what this poll was answered last, if it was not long ago."""
-        return self._records.get(poll)
+    def get(self, poll: Poll) -> ImageRecord | None:
+        """Return the last answer to this poll, or None if it is older than `VALID_SECONDS`."""
+        time, record = self._answers.get(poll, (0.0, None))
+        return record if time + VALID_SECONDS > self._clock.seconds() else None

@@ -27,22 +27,22 @@ GATEWAY = "gateway"
 """The runner of an attempt that the gateway begins only to end the work."""
 
 STOP_SECONDS = 10.0
-"""How long the stop waits until the store has the last ends."""
+"""Seconds that the stop waits until the last ends of jobs are in the store."""
 
 INTERVAL = 5.0
-"""Seconds between two looks at whether workers can start."""
+"""Seconds between two checks whether workers can start."""
 
 HANDOVER_SECONDS = 60.0
-"""How long work waits at least, and no other gateway has any in work, before it fails.
+"""The least seconds that work waits before it fails, in case another gateway has workers.
 
-Another gateway takes up what it did not accept itself within seconds, and restarts within a minute.
+Another gateway starts work of this one within seconds, and restarts within a minute.
 """
 
 MINUTES = 120.0
-"""Times of at least so many seconds are shown in minutes."""
+"""Durations of at least this many seconds are shown in minutes."""
 
 PAGE = 500
-"""Records of the queue that are read at once."""
+"""Records of the queue that are read in one query."""
 
 MOST_FAILED = 1000
 """The most pulls that fail in one round because no worker can start."""
@@ -63,7 +63,7 @@ class Recovery(Service):
         self._clock = clock
         self._settling: set[Deferred[None]] = set()
         self._early_deaths: dict[str, int] = {}
-        """By the key of a record, how many workers died in a row before they had begun it."""
+        """How many workers in a row died before they began a record, by the record's key."""
 
     def job_ended(self, end: JobEnd) -> None:
         """Begin to settle the end of a job in the store, and return at once."""
@@ -72,11 +72,11 @@ class Recovery(Service):
         self._settling.add(settling)
         settling.addErrback(self._report, end)
 
-        def settled(_: None) -> None:
+        def forget(_: None) -> None:
             self._settling.discard(settling)
             self._dispatch.end_settling(end.key)
 
-        settling.addCallback(settled)
+        settling.addCallback(forget)
 
     def stopService(self) -> Deferred[None]:
         """Fire when all ends are settled, or after `STOP_SECONDS`."""
@@ -84,14 +84,14 @@ class Recovery(Service):
         return Deferred.fromCoroutine(self._finish())
 
     async def _finish(self) -> None:
-        unsettled = list(self._settling)
+        deferreds = list(self._settling)
 
         def cancel() -> None:
-            for settling in unsettled:
+            for settling in deferreds:
                 settling.cancel()
 
         timer = self._clock.callLater(STOP_SECONDS, cancel)
-        for settling in unsettled:
+        for settling in deferreds:
             await settling
         if timer.active():
             timer.cancel()
@@ -99,12 +99,12 @@ class Recovery(Service):
     def _report(self, failure: Failure, end: JobEnd) -> None:
         """Log why a record was not requeued; `Dispatch` does it once its heartbeat is old."""
         if failure.check(GatewayError, CancelledError):
-            stopped = "the gateway stopped before its database was available"
+            cancellation = "the gateway stopped before its database was available"
             self._log.error(
                 "record {key} of worker {runner} was not requeued: {error}",
                 key=end.key,
                 runner=end.runner,
-                error=stopped if failure.check(CancelledError) else failure.value,
+                error=cancellation if failure.check(CancelledError) else failure.value,
             )
         else:
             self._log.failure("record {key} was not requeued", failure, key=end.key)
@@ -147,9 +147,9 @@ class Recovery(Service):
             await self._give_up(record, loss)
 
     async def _count_early_death(self, record: ImageRecord, end: JobEnd) -> None:
-        """Count a worker that died between its offer of a record and the begin of an attempt.
+        """Count a worker that died after a record was offered to it and before it began an attempt.
 
-        The store counts no death without an attempt, so the record would be offered for ever.
+        The store counts deaths of attempts only, so the record would be offered for ever.
         """
         deaths = self._early_deaths[end.key] = self._early_deaths.get(end.key, 0) + 1
         self._log.warn(
@@ -177,10 +177,10 @@ def status_message(loss: str, *, died: bool) -> str:
 
 
 class WorkerShortage(Rounds):
-    """Fails the pulls that wait while no worker has been able to start for too long.
+    """Fails waiting pulls when no worker has been able to start for too long.
 
-    Unless another gateway on the same store has workers: it takes the pulls up. It shows that when
-    it has work in progress, or when it takes a pull within `HANDOVER_SECONDS`.
+    If another gateway on the same store has workers, it starts these pulls, and they do not fail.
+    It shows that by work in progress, or by starting a pull within `HANDOVER_SECONDS`.
     """
 
     _log = Logger()
@@ -197,9 +197,10 @@ class WorkerShortage(Rounds):
     ) -> None:
         """Fail pulls once the trouble of `queue` has lasted for `limit` seconds.
 
-        Work on one of the `systems` with a heartbeat younger than `heartbeat_limit` has a worker.
+        Work on one of the `systems` counts as in progress if its last heartbeat is at most
+        `heartbeat_limit` seconds old.
         """
-        super().__init__(self._look, clock, interval, "worker shortage")
+        super().__init__(self._check, clock, interval, "worker shortage")
         self._store = store
         self._queue = queue
         self._limit = limit
@@ -207,14 +208,14 @@ class WorkerShortage(Rounds):
         self._heartbeat_limit = heartbeat_limit
         self._handover = min(HANDOVER_SECONDS, limit)
         self._idle_since: float | None = None
-        """Since when no look has seen work in progress."""
+        """The time since which no check has seen work in progress."""
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         trouble, now = self._queue.trouble(), self._clock.seconds()
         if trouble is None or not trouble.grave:
             self._idle_since = None
             return
-        # Between two pulls of another gateway a single look may find none in progress.
+        # A single check may fall between two pulls of another gateway.
         if await self._has_work_in_progress(now - self._heartbeat_limit):
             self._idle_since = None
             return
@@ -222,20 +223,21 @@ class WorkerShortage(Rounds):
             self._idle_since = now
         if now - trouble.since < self._limit or now - self._idle_since < self._handover:
             return
-        requeued = await self._store.stale(now, now - 1)  # only those without any heartbeat
+        # No heartbeat is that old: these records have none at all.
+        without_heartbeat = await self._store.stale(now, now - 1)
         waiting = await self._store.waiting(now, MOST_FAILED)
-        for record in (*requeued, *waiting):
-            since = max(record.last_pull or 0.0, record.not_before or 0.0)
-            if record.status is State.PENDING and now - since >= self._handover:
+        for record in (*without_heartbeat, *waiting):
+            waiting_since = max(record.last_pull or 0.0, record.not_before or 0.0)
+            if record.status is State.PENDING and now - waiting_since >= self._handover:
                 await self._end(record, trouble, now)
 
-    async def _has_work_in_progress(self, since: float) -> bool:
-        """Return whether any work has a heartbeat that is later than `since`."""
+    async def _has_work_in_progress(self, oldest: float) -> bool:
+        """Return whether any work has a heartbeat after the time `oldest`."""
         for system in self._systems:
             page = await self._store.queue(system, limit=PAGE)
             while page:
                 for record in page:
-                    if record.runner is not None and (record.last_heartbeat or 0) > since:
+                    if record.runner is not None and (record.last_heartbeat or 0) > oldest:
                         return True
                 page = await self._store.queue(system, page[-1].key, PAGE)
         return False
@@ -257,11 +259,11 @@ class WorkerShortage(Rounds):
 async def _fail(
     store: ImageStore, record: ImageRecord, cause: str, remedy: str, now: float
 ) -> bool:
-    """End work in FAILURE; return False if another process has begun it meanwhile."""
-    begun = await store.begin(record.key, GATEWAY, now, math.inf)
-    if begun is None:
+    """End work in FAILURE; return False if a worker has begun it meanwhile."""
+    work = await store.begin(record.key, GATEWAY, now, math.inf)
+    if work is None:
         return False
     own = record.sealed is not None or record.kind == "acl"
     outcome = Failed(str(State.PENDING), cause, remedy, retryable=True, own=own)
-    await store.finish(record.key, begun.attempt, outcome, now)
+    await store.finish(record.key, work.attempt, outcome, now)
     return True

@@ -119,7 +119,7 @@ async def test_begun_work_is_forgotten(store: SqliteStore, clock: Clock) -> None
     await one_round(dispatch)
     await begin(store, keys[0], clock)
     await one_round(dispatch)
-    assert dispatch._offered == {}
+    assert dispatch._offers == {}
     assert queue.offered == list(keys)
 
 

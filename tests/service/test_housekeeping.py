@@ -20,8 +20,8 @@ from shiftergw.plumbing.timing import pause, shielded
 from shiftergw.ports import Swept
 from shiftergw.service import housekeeping
 from shiftergw.service.housekeeping import (
-    ENDED_KEPT,
-    SCRATCH_KEPT,
+    FAILURE_SECONDS,
+    SCRATCH_SECONDS,
     SWEEP_SECONDS,
     Housekeeping,
     Schedule,
@@ -58,7 +58,7 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     expand, images = tmp_path / "expand", tmp_path / "images"
     expand.mkdir()
     images.mkdir()
-    before, after = NOW - SCRATCH_KEPT - 1, NOW - SCRATCH_KEPT + 1
+    before, after = NOW - SCRATCH_SECONDS - 1, NOW - SCRATCH_SECONDS + 1
     stale = aged(images / f"{ID}.squashfs.partial.{'0' * 16}", before)
     fresh = aged(images / f"{ID}.squashfs.partial.{'1' * 16}", after)
     delivered = aged(images / f"{ID}.squashfs", before)
@@ -71,9 +71,9 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     builder = SquashBuilder(expand, "mksquashfs", threads, threads, reactor, clock)
     down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
     places: dict[str, tuple[Swept, float]] = {
-        "expand": (builder, SCRATCH_KEPT),
-        "down": (down, SCRATCH_KEPT),
-        "up": (LocalDirectory(images, threads), SCRATCH_KEPT),
+        "expand": (builder, SCRATCH_SECONDS),
+        "down": (down, SCRATCH_SECONDS),
+        "up": (LocalDirectory(images, threads), SCRATCH_SECONDS),
     }
     scratch = Scratch(places, clock)
     scratch.startService()
@@ -109,14 +109,14 @@ async def test_scratch_of_a_system_that_hangs(tmp_path: Path) -> None:
     """The others are tidied up meanwhile; rounds go on without it, until it answers after all."""
     images = tmp_path / "images"
     images.mkdir()
-    stale = aged(images / f"{ID}.meta.partial.{'0' * 16}", NOW - SCRATCH_KEPT - 1)
+    stale = aged(images / f"{ID}.meta.partial.{'0' * 16}", NOW - SCRATCH_SECONDS - 1)
     clock = Clock()
     clock.advance(NOW)
     threads = Threads(reactor, 1, "test")
     threads.startService()
     stuck = Stuck()
     up = LocalDirectory(images, threads)
-    scratch = Scratch({"stuck": (stuck, 0), "up": (up, SCRATCH_KEPT)}, clock)
+    scratch = Scratch({"stuck": (stuck, 0), "up": (up, SCRATCH_SECONDS)}, clock)
     scratch.startService()
     await until(lambda: not stale.exists())
     await threads.run(int)  # the one thread has told of what it did before
@@ -124,7 +124,7 @@ async def test_scratch_of_a_system_that_hangs(tmp_path: Path) -> None:
     for sweeps in (1, 1, 2):
         if sweeps == 2:
             stuck.asked[0].callback(0)
-        aged(stale, NOW - SCRATCH_KEPT - 1)
+        aged(stale, NOW - SCRATCH_SECONDS - 1)
         scratch.wake()
         await until(lambda: not stale.exists())
         assert len(stuck.asked) == sweeps
@@ -170,7 +170,7 @@ class Housekeeper:
 async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
     """A day after its end a failure is gone; a younger one can still be asked about."""
     keys = []
-    for tag, ended in (("old:1", NOW - ENDED_KEPT - 1), ("new:1", NOW)):
+    for tag, ended in (("old:1", NOW - FAILURE_SECONDS - 1), ("new:1", NOW)):
         record = await begun(store, request(tag), ended)
         await store.finish(record.key, record.attempt, failure(), ended)
         keys.append(record.key)
@@ -201,10 +201,10 @@ async def test_no_expiry_where_it_is_not_wanted(store: SqliteStore) -> None:
 
     Old failures of ours are forgotten all the same.
     """
-    record = await begun(store, request("old:1"), NOW - ENDED_KEPT - 1)
-    await store.finish(record.key, record.attempt, failure(), NOW - ENDED_KEPT - 1)
+    record = await begun(store, request("old:1"), NOW - FAILURE_SECONDS - 1)
+    await store.finish(record.key, record.attempt, failure(), NOW - FAILURE_SECONDS - 1)
     due = await pulled(store, request("due:1"), expiration=NOW)
-    keeper = Housekeeper(store, Schedule(wanted=False))
+    keeper = Housekeeper(store, Schedule(enabled=False))
     with capturedLogs() as logged:
         await keeper.round()
         await keeper.round()
