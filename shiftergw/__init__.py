@@ -1,3 +1,3 @@
 """An image gateway for HPC: registry in, one verified squashfs file on every cluster out."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0.dev0"

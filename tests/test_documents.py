@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from shiftergw import __version__
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "shiftergw"
@@ -71,6 +74,14 @@ def test_named_files_exist(path: Path) -> None:
     """Every file of the program, the tests or the samples that a document names exists."""
     names = {name.removeprefix("shiftergw/") for name in _FILE.findall(path.read_text())}
     assert [n for n in names if not (ROOT / n).exists() and not (PROGRAM / n).exists()] == []
+
+
+def test_one_version() -> None:
+    """The package, the program and the newest part of the changelog have the same version."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert (__version__, newest[1]) == (version, version)
 
 
 def test_every_page_is_reachable() -> None:
