@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ReactorNotRunning
 
 from shiftergw.errors import printable
-from shiftergw.plumbing.signals import exit_code, heeded
+from shiftergw.plumbing.signals import exit_code, handled_signals
 
 Main = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
 """A function of the reactor that returns an exit code."""
@@ -46,7 +46,7 @@ class _Run:
         self.code = exit_code(signal.SIGTERM)  # if that ends the reactor before it has begun
         self._reactor = reactor
         self._main = main
-        self._signals = heeded()
+        self._signals = handled_signals()
         """Determined before the reactor takes signals that were ignored."""
         self._interruption = 0
         self._running: Deferred[int] | None = None

@@ -33,9 +33,9 @@ from shiftergw.image import BuiltImage, ContentReport
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
-    nearest,
-    put_in_place,
+    nearest_existing,
     removed_on_error,
+    replace_durably,
     sync_directory,
     write_private,
 )
@@ -108,7 +108,7 @@ def verified(files: ConvertedFiles, stop: Event) -> BuiltImage | None:
 def install(files: ConvertedFiles, size: int, sha256: str, report: ContentReport) -> None:
     """Put a synced file in its place, and beside it what is known of it."""
     said = {"size": size, "sha256": sha256, "report": report.to_document()}
-    put_in_place(files.part, files.squashfs)
+    replace_durably(files.part, files.squashfs)
     with removed_on_error(files.squashfs):
         write_private(files.sidecar, json.dumps(said).encode())
 
@@ -128,7 +128,7 @@ def room_of(directory: Path) -> int:
     Files in use are counted, too.
     """
     present = chain.from_iterable(_groups(directory).values())
-    return free_space(nearest(directory)) + sum(map(_size, present))
+    return free_space(nearest_existing(directory)) + sum(map(_size, present))
 
 
 def make_room(directory: Path, needed: int) -> None:

@@ -36,7 +36,7 @@ from shiftergw.oci.budget import stoppable
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, Directory
 from shiftergw.plumbing.gather import gather_or_cancel
-from shiftergw.plumbing.process import Command, Finished, cpu_seconds, run_command
+from shiftergw.plumbing.process import Command, CommandOutput, cpu_seconds, run_command
 from shiftergw.plumbing.timing import ticking
 
 if TYPE_CHECKING:
@@ -298,10 +298,10 @@ class Mksquashfs:
         epoch: int,
         write: Callable[[int, Event, Callable[[int, int], None]], None],
         flow: _Flow,
-    ) -> Finished:
+    ) -> CommandOutput:
         reading, writing = os.pipe()
 
-        async def child() -> Finished:
+        async def child() -> CommandOutput:
             command = Command(argv, _environment(epoch), stdin=reading)
             running = Deferred.fromCoroutine(
                 run_command(command, self.reactor, self.clock, on_start=flow.start)

@@ -24,7 +24,7 @@ from shiftergw.cache.blobs import BlobPaths
 from shiftergw.cache.partial import BlobWriter, PartialBlob, disk_errors
 from shiftergw.errors import BlobCorrupt, NoSpace, RegistryUnavailable, RetryLater, amount
 from shiftergw.image import Descriptor, Digest, Opening, ResolvedImage
-from shiftergw.plumbing.files import free_space, nearest, private_directory
+from shiftergw.plumbing.files import free_space, nearest_existing, private_directory
 from shiftergw.plumbing.locks import POLL_SECONDS, unlock
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -140,7 +140,7 @@ class BlobFiles:
         for blob, size in distinct.items():
             if not blobs.is_whole(blob.whole, size):
                 missing += max(0, size - blobs.size_of(blob.partial))
-        room = free_space(nearest(self._root))
+        room = free_space(nearest_existing(self._root))
         if missing > room:
             room += blobs.removable(self._root, {blob.whole for blob in distinct})
         return missing, room

@@ -27,7 +27,7 @@ from shiftergw.image import Digest
 from shiftergw.plumbing.files import (
     closed_on_error,
     free_space,
-    nearest,
+    nearest_existing,
     sync_directory,
     total_space,
 )
@@ -174,7 +174,7 @@ def make_room(root: Path, needed: int, but: AbstractSet[Path], *, is_full: bool 
     that `statvfs` does not show. Returns whether any blob was removed.
     """
     with disk_errors():
-        disk, freed, used = nearest(root), 0, _last_used(root)
+        disk, freed, used = nearest_existing(root), 0, _last_used(root)
 
         def free() -> int:
             return freed if is_full else free_space(disk)
@@ -197,7 +197,7 @@ def make_room_for_growth(root: Path, size: int, but: AbstractSet[Path], *, is_fu
     Beside them a fiftieth of the disk stays free if it can: others write there, too.
     """
     with disk_errors():
-        disk = nearest(root)
+        disk = nearest_existing(root)
         reserve = total_space(disk) // RESERVE
         if not is_full and free_space(disk) >= size + reserve:
             return False

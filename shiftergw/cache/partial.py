@@ -20,7 +20,7 @@ from shiftergw.cache.arriving import Arriving
 from shiftergw.errors import BlobCorrupt, PullError
 from shiftergw.image import Descriptor
 from shiftergw.plumbing.disk_errors import DISK_FULL, translated_disk_errors
-from shiftergw.plumbing.files import put_in_place
+from shiftergw.plumbing.files import replace_durably
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import shielded
 
@@ -125,7 +125,7 @@ class PartialBlob:
                 self._path.unlink()
                 return False
             os.fsync(self._descriptor)
-            put_in_place(self._path, final)
+            replace_durably(self._path, final)
         self.arriving.complete()
         return True
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from shiftergw.plumbing.signals import heeded, raise_interrupted
+from shiftergw.plumbing.signals import handled_signals, raise_interrupted
 
 BROKEN_PIPE = 141
 """The exit code when nobody reads the output any more: as for programs that SIGPIPE ends."""
@@ -51,7 +51,7 @@ def main() -> None:
     finally:
         # Everything is cleaned up; a signal must not raise anything into the interpreter's end.
         # Handlers of ours would be gone there, and a second signal would change the exit code.
-        for number in heeded():
+        for number in handled_signals():
             signal.signal(number, signal.SIG_IGN)
 
 

@@ -20,7 +20,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.disk_errors import translated_disk_errors
-from shiftergw.plumbing.files import free_space, put_in_place, removed_on_error, sync_directory
+from shiftergw.plumbing.files import free_space, removed_on_error, replace_durably, sync_directory
 from shiftergw.plumbing.hashing import hash_file
 from shiftergw.ports import InstalledFile, Report, Verification
 
@@ -187,7 +187,7 @@ def _place(
         if not (may_link and _link(source, temporary)):
             copy(call)
         call.go_on()
-        put_in_place(temporary, target)
+        replace_durably(temporary, target)
         # Renaming one name of a file to another of its names does nothing, not even this.
         temporary.unlink(missing_ok=True)
 
@@ -240,7 +240,7 @@ def _write(content: bytes, target: Path, call: DiskCall) -> None:
     with removed_on_error(temporary):
         _make(content, temporary)
         call.go_on()  # what hung until its caller had left must replace nothing
-        put_in_place(temporary, target)
+        replace_durably(temporary, target)
 
 
 def _probe(content: bytes, path: Path, call: DiskCall) -> None:

@@ -1,6 +1,7 @@
-"""Where the file protocols meet the transports: programs on the far side, and byte streams to them.
+"""Programs on a remote host, and the byte streams to them.
 
-Two things keep these: our own SSH connection, and the site's `ssh` as a child process.
+The file protocols (SFTP, SCP) use these interfaces. Our own SSH connection and the site's `ssh` as
+a child process implement them.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Away(DeliveryFailed):
-    """The host is not there now: down, cut off, silent. Another host or another time may do."""
+    """The host is down, unreachable or silent; another host, or a later attempt, may succeed."""
 
 
 class UnexplainedExit(Away):
-    """`ssh` ended with 255 and no known message: its connection or the far program failed."""
+    """`ssh` exited with 255 and no known message: its connection or the remote program failed."""
 
 
 class HostFull(DeliveryFailed):
-    """The host starts no more programs on this connection now; those that run go on."""
+    """The host starts no more programs on this connection now; running programs are unaffected."""
 
 
 class HostBusy(HostFull):
-    """The host starts no more programs while others of this gateway run on it."""
+    """The host starts no more programs while other programs of this gateway run on it."""
 
 
 class ProgramNotStarted(DeliveryFailed):
-    """The host starts no such program for this account, now or later."""
+    """The host does not allow this account to start this program, now or later."""
 
 
 FULL_BACKOFF = Backoff(0.05, factor=4)
@@ -59,75 +60,75 @@ def stopped_answering(detail: str = "") -> Away:
 
 
 class Channel(Protocol):
-    """One program on the far side, with its standard input, output and error.
+    """One remote program with its standard input, output and error.
 
-    What is written waits here while the far side is slow: a producer is told. The end is told once,
-    by `closed`: with the program's exit status, or None where there is none (a subsystem, a
-    signal), or with `DeliveryFailed` when the connection ends first, or was never made. Who opened
-    the channel adds callbacks to it, and leaves nothing unhandled.
+    Written data is buffered here while the remote side is slow, and the producer is paused.
+    `closed` fires once, at the end: with the program's exit status; with None if there is no status
+    (a subsystem, a signal); with `DeliveryFailed` if the connection ended first or was never made.
+    The caller that opened the channel must handle this failure.
     """
 
     closed: Deferred[int | None]
     stderr: str
-    """The last that the program said on its standard error: one printable line, a few hundred
-    characters."""
+    """The end of the program's standard error: one printable line of a few hundred characters."""
 
     def write(self, data: Buffer) -> None:
-        """Send bytes, which must not be changed afterwards; nothing once closed."""
+        """Send bytes, which must not change afterwards. Does nothing once closed."""
         ...
 
     def writeSequence(self, data: Iterable[Buffer]) -> None:
-        """Send buffers one after the other, large ones without gluing them together."""
+        """Send buffers in order, without joining large ones."""
         ...
 
     def registerProducer(self, producer: IPushProducer | IPullProducer, streaming: bool) -> None:
-        """As `IConsumer`: pause the producer while much is waiting to be sent."""
+        """Pause the producer while much data waits to be sent (`IConsumer`)."""
         ...
 
     def unregisterProducer(self) -> None:
-        """As `IConsumer`."""
+        """Stop pausing and resuming the producer (`IConsumer`)."""
         ...
 
     def receive(self, data: Callable[[bytes], None], eof: Callable[[], None] | None = None) -> None:
-        """Give what the program says to `data`, also what waited; call `eof` at its end."""
+        """Pass the program's output, buffered output first, to `data`; call `eof` at its end."""
         ...
 
     def end_input(self) -> None:
-        """Tell the program that nothing more comes, after what is waiting is sent."""
+        """Close the program's standard input once the waiting data is sent."""
         ...
 
     def lose(self) -> None:
-        """Close the channel now, whatever is waiting; `closed` tells when it is."""
+        """Close the channel at once and drop the waiting data; `closed` fires when it is closed."""
         ...
 
 
 class Connection(Protocol):
-    """A host that programs can be started on. Opening raises `DeliveryFailed`; it can be cancelled.
+    """A connection to a host that starts programs. Opening raises `DeliveryFailed`. Cancellable.
 
-    A connection that broke stays broken: whoever keeps one makes another.
+    A broken connection stays broken: its owner must make a new one.
     """
 
     @property
     def usable(self) -> bool:
-        """Say whether it is not known to have broken."""
+        """Return whether the connection is not known to be broken."""
         ...
 
     @property
     def window(self) -> int:
-        """Return how many bytes one channel can have under way, if many channels share one login.
+        """Return how many bytes of one channel can be in flight, if channels share one login.
 
-        Zero: each is a login of its own, and more of them would cost more than they gain.
+        Zero means that each channel is a login of its own: further channels cost more than they
+        gain.
         """
         ...
 
     async def open_subsystem(self, name: str) -> Channel:
-        """Start what the server calls `name`, such as "sftp"."""
+        """Start a subsystem of the server, such as "sftp"."""
         ...
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start a program; each of `argv` stays one word, whatever is in it."""
+        """Start a program; each item of `argv` stays one word, whatever characters it has."""
         ...
 
     async def close(self) -> None:
-        """Close every channel, and return when nothing is left; never fails."""
+        """Close every channel, and return when all are closed. Never fails."""
         ...

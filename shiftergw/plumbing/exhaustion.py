@@ -8,7 +8,7 @@ import os
 EXHAUSTED_CODE = os.EX_OSERR
 """The exit code of a worker that ran out of file descriptors, memory, or threads."""
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_ERROR_NUMBERS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Exhausted(Exception):
@@ -17,13 +17,13 @@ class Exhausted(Exception):
 
 def is_exhaustion(error: BaseException) -> bool:
     """Return whether an error comes from a lack of file descriptors, memory, or threads."""
-    seen: set[int] = set()
+    visited_ids: set[int] = set()
     link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    while link is not None and id(link) not in visited_ids:
+        visited_ids.add(id(link))
         # Twisted's errors of connections keep the number in `osError`.
         number = getattr(link, "errno", None) or getattr(link, "osError", None)
-        if number in _EXHAUSTED or isinstance(link, MemoryError):
+        if number in _ERROR_NUMBERS or isinstance(link, MemoryError):
             return True
         if isinstance(link, RuntimeError) and "start new thread" in str(link):
             return True

@@ -1,4 +1,4 @@
-"""Wait for several things at once, and take all of them down when one fails."""
+"""Run coroutines concurrently, and cancel all of them when one fails."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ T = TypeVar("T")
 
 
 def cancel_all(deferreds: Iterable[Deferred[Any]]) -> None:
-    """Cancel Deferreds that nobody waits for any more, and drop their results and errors."""
+    """Cancel Deferreds whose results are no longer needed, and drop their results and errors."""
     for deferred in deferreds:
         deferred.addBoth(lambda _: None)
         deferred.cancel()
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
-    """Run all coroutines side by side and return their results in order.
+    """Run all coroutines concurrently and return their results in order.
 
-    When one fails, or the caller is cancelled, the others are cancelled, once, and waited for, and
-    the first failure is raised as it is. (`gatherResults` leaves the others running.)
+    When a coroutine fails or the caller is cancelled, the remaining coroutines are cancelled once,
+    and their ends are awaited. The first error is raised unchanged. (`gatherResults` would leave
+    the remaining coroutines running.)
     """
-    running = [Deferred.fromCoroutine(c) for c in coroutines]
-    together = gatherResults(running, consumeErrors=True)
+    running = [Deferred.fromCoroutine(coroutine) for coroutine in coroutines]
+    results = gatherResults(running, consumeErrors=True)
     try:
-        # Shielded, because a second cancellation would disturb the clean-up after the first.
-        return await shielded(together)
+        # Shielded: a second cancellation would disturb the clean-up after the first.
+        return await shielded(results)
     except FirstError as error:
         failure = error.subFailure.value
         assert failure is not None
         raise failure from failure.__cause__
     finally:
-        together.addErrback(lambda _: None)
-        for one in running:
-            one.cancel()
+        results.addErrback(lambda _: None)
+        for work in running:
+            work.cancel()
         await DeferredList(running, consumeErrors=True)

@@ -1,8 +1,8 @@
-"""Bound the response heads that Twisted's HTTP client reads.
+"""Limit the size of the response heads that Twisted's HTTP client reads.
 
-Twisted bounds a line (16 kB), but neither their number, nor the 1xx responses before the one that
-counts: a server that sends header lines without end fills the memory. A connection made through
-`BoundedHeads` is aborted instead.
+Twisted limits the length of a line (16 kB), but neither the number of lines nor the 1xx responses
+before the final response, so a server that sends header lines without end exhausts the memory.
+A connection made through `BoundedHeads` is aborted beyond the limits of `head_limits.py`.
 """
 
 from __future__ import annotations
@@ -19,31 +19,28 @@ from shiftergw.plumbing.head_limits import MAX_BYTES, MAX_LINE, MAX_LINES, HeadT
 
 @implementer(IStreamClientEndpoint)
 class BoundedHeads:
-    """An endpoint whose connections, made for `twisted.web.client`, have bounded heads.
-
-    Their requests fail with `HeadTooLong` beyond.
-    """
+    """An endpoint for `twisted.web.client` whose requests fail with `HeadTooLong` beyond limits."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        """Connect by `endpoint`."""
+        """Connect through `endpoint`."""
         self._endpoint = endpoint
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
-        """Return the connected protocol; fail as the endpoint does."""
+        """Return the connected protocol, or the failure of the endpoint."""
         connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
-        return connecting.addCallback(_bound)
+        return connecting.addCallback(_limit_heads)
 
 
-def _bound(connection: Any) -> Any:
+def _limit_heads(connection: Any) -> Any:
     head = _Head(connection)
-    # The pool keeps the connection object itself, so its methods are replaced on the object.
+    # The pool keeps the connection object, so its methods are replaced on this object.
     connection.request = head.request
     connection.dataReceived = head.receive
     return connection
 
 
 class _Head:
-    """Counts what arrives on one connection between a request and its response."""
+    """Counts the bytes and lines that arrive on a connection between request and response."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -57,19 +54,19 @@ class _Head:
         self._line = 0
 
     def request(self, request: Any) -> Deferred[Any]:
-        """Send a request, and return the response as soon as its head has arrived."""
+        """Send a request; return the response as soon as its head has arrived."""
         self._waiting = True
         self._requests += 1
         self._bytes = self._lines = self._line = 0
         response: Deferred[Any] = self._send(request)
-        return response.addBoth(self._answered)
+        return response.addBoth(self._end_head)
 
     def receive(self, data: bytes) -> None:
-        """Pass received bytes on, and abort the connection if the head goes on too long."""
+        """Pass received bytes on, and abort the connection if the head is too long."""
         requests = self._requests
         self._pass_on(data)
-        # The response fires while the last byte of its head is passed on; and if its body ends
-        # there, too, the next request may be on its way by now.
+        # The response fires while the last byte of its head is passed on. If its body ends there
+        # too, the next request may already be sent by now.
         if not self._waiting or self._requests != requests:
             return
         self._bytes += len(data)
@@ -81,6 +78,6 @@ class _Head:
             self._waiting = False
             self._connection.abort()
 
-    def _answered(self, result: Any) -> Any:
+    def _end_head(self, result: Any) -> Any:
         self._waiting = False
         return Failure(HeadTooLong()) if self._too_long else result

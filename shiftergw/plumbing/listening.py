@@ -1,4 +1,4 @@
-"""Why nobody can listen somewhere, and what to do about it."""
+"""Listen at endpoints, and explain why that fails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from twisted.internet.interfaces import IProtocolFactory
 from shiftergw.errors import ConfigurationError, printable
 
 PRIVILEGED = 1024
-"""Ports below need a privilege, unless the machine's `ip_unprivileged_port_start` says less."""
+"""Ports below need a privilege, unless `ip_unprivileged_port_start` of the machine is lower."""
 
 ERRORS = (ValueError, TypeError, LookupError, OverflowError, OSError)
-"""What Twisted raises, besides `CannotListenError`, for a place where nobody can listen."""
+"""What Twisted raises, besides `CannotListenError`, for an unusable endpoint."""
 
 
-def refused(text: str, error: Exception) -> ConfigurationError:
-    """Return the error for the text of an endpoint that one of `ERRORS` has refused."""
+def endpoint_error(text: str, error: Exception) -> ConfigurationError:
+    """Return the error for the text of an endpoint that raised one of `ERRORS`."""
     if isinstance(error, OSError) and error.filename is not None:
         file = error.filename2 or error.filename
         name = file.decode(errors="replace") if isinstance(file, bytes) else str(file)
@@ -47,10 +47,10 @@ class Listener(Service):
         try:
             self._endpoint = serverFromString(reactor, text)
         except ERRORS as error:
-            raise refused(text, error) from error
+            raise endpoint_error(text, error) from error
 
     def startService(self) -> Deferred[None]:
-        """Fire when it listens; fail with `CannotListenError` or `ConfigurationError`."""
+        """Start to listen; the result fails with `CannotListenError` or `ConfigurationError`."""
         super().startService()
         return Deferred.fromCoroutine(self._listen())
 
@@ -60,10 +60,10 @@ class Listener(Service):
         except CannotListenError:
             raise
         except ERRORS as error:
-            raise refused(self._text, error) from error
+            raise endpoint_error(self._text, error) from error
 
     def stopService(self) -> Deferred[None]:
-        """Fire when it does not listen any more."""
+        """Stop listening; the result fires when that is done."""
         super().stopService()
         return Deferred.fromCoroutine(self._close())
 
@@ -74,7 +74,7 @@ class Listener(Service):
 
 
 def remedy(error: CannotListenError) -> str:
-    """Return what whoever set the key `Listen` can do."""
+    """Return what the admin can do who set the key `Listen`."""
     number = getattr(error.socketError, "errno", None)
     if number == errno.EADDRINUSE:
         return "End what listens there, or change Listen."

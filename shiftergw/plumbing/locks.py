@@ -1,4 +1,4 @@
-"""Locks between processes, by `flock` on a file."""
+"""Locks between processes by `flock` on a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ POLL_SECONDS = 0.1
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock the file and return its descriptor, or None if another holds it.
+    """Lock the file and return its descriptor; None if another process holds the lock.
 
-    The file is made if absent and is removed by whoever releases the lock; so a lock that was
-    taken on a file which is no longer at `path` is worth nothing, and is tried again.
+    The file is created if absent, and removed when the lock is released. A lock on a file that is
+    no longer at `path` is therefore void, and the attempt is repeated.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -40,9 +40,9 @@ def try_lock(path: Path) -> int | None:
 
 
 def try_share(path: Path) -> int | None:
-    """Mark a file as in use for as long as the returned descriptor is open.
+    """Mark a file as in use while the returned descriptor is open.
 
-    None if it is not there, or about to be removed.
+    Returns None if the file is absent or about to be removed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -56,9 +56,9 @@ def try_share(path: Path) -> int | None:
 
 
 def remove_unshared(path: Path) -> bool:
-    """Remove a file unless somebody has marked it as in use; say whether it is gone."""
+    """Remove a file unless it is marked as in use; return whether it is gone."""
     try:
-        # For writing, though nothing is written: NFS gives exclusive locks to none else (flock(2)).
+        # Opened for writing because NFS gives exclusive locks to writers only (flock(2)).
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
@@ -72,7 +72,7 @@ def remove_unshared(path: Path) -> bool:
 
 
 def _flock(descriptor: int, operation: int) -> bool:
-    """Lock an open file; say whether nobody was in the way."""
+    """Lock an open file without waiting; return whether that succeeded."""
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -87,14 +87,14 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def unlock(path: Path, descriptor: int | None) -> None:
-    """Remove the lock's file and release the lock, if there is one.
+    """Remove the lock file and release the lock; do nothing without a descriptor.
 
     A file that cannot be removed stays behind, as after a crash; the next owner reuses it.
     """
     if descriptor is None:
         return
     with suppress(OSError):
-        # If somebody removed it meanwhile, the file there now is another's lock.
+        # If the file was removed meanwhile, the file there now is the lock of another process.
         if _is_at(path, descriptor):
             path.unlink()
     os.close(descriptor)
@@ -102,7 +102,7 @@ def unlock(path: Path, descriptor: int | None) -> None:
 
 @contextmanager
 def tried_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on `path` while the context lives, unless another does; say whether."""
+    """Try to lock `path` for the block; yield whether that succeeded."""
     descriptor = try_lock(path)
     try:
         yield descriptor is not None
@@ -112,8 +112,8 @@ def tried_lock(path: Path) -> Iterator[bool]:
 
 @asynccontextmanager
 async def tried_file_lock(path: Path, threads: Threads) -> AsyncIterator[bool]:
-    """As `tried_lock`, for the reactor's thread: the lock is taken and released in `threads`."""
-    descriptor = await _acquired(path, threads)
+    """Do what `tried_lock` does, in threads, for callers on the reactor's thread."""
+    descriptor = await _acquire(path, threads)
     try:
         yield descriptor is not None
     finally:
@@ -130,13 +130,13 @@ async def file_lock(
     limit: float = math.inf,
     late: Callable[[], Exception] = TimeoutError,
 ) -> AsyncIterator[None]:
-    """Hold the lock on `path` while the context lives; wait for it for `limit` seconds.
+    """Hold the lock on `path` during the block; wait for it for at most `limit` seconds.
 
-    The kernel releases the lock of a dead process. `waiting` is called once, if there is a wait,
-    and what `late` returns is raised after the limit.
-    The lock is taken and released in `threads`. Cancellable.
+    The kernel releases the locks of a dead process. `waiting` is called once before the first wait;
+    `late` makes the error that is raised after the limit. The lock is taken and released in
+    `threads`. Cancellable.
     """
-    descriptor = await _acquired(path, threads)
+    descriptor = await _acquire(path, threads)
     if descriptor is None and waiting is not None:
         waiting()
     end = clock.seconds() + limit
@@ -144,12 +144,12 @@ async def file_lock(
         if clock.seconds() >= end:
             raise late()
         await pause(POLL_SECONDS, clock)
-        descriptor = await _acquired(path, threads)
+        descriptor = await _acquire(path, threads)
     try:
         yield
     finally:
         await threads.release(unlock, path, descriptor)
 
 
-async def _acquired(path: Path, threads: Threads) -> int | None:
+async def _acquire(path: Path, threads: Threads) -> int | None:
     return await threads.acquire(partial(try_lock, path), partial(unlock, path))

@@ -1,4 +1,4 @@
-"""Run one command through the reactor, with limits and a clean end."""
+"""Run a child process to its end, with time limits and clean-up."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorProcess, IReactorTime
 
 STDERR_KEPT = 4096
-"""Bytes of the end of stderr that a failure carries."""
+"""Bytes of the end of stderr that an error carries."""
 
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
 PIPES_AFTER = 5.0
-"""Seconds after the child's end that its own children may still hold its output open."""
+"""Seconds after the child's end during which its own children may keep its output open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as data: the whole argv, the whole environment, the limits in seconds.
+    """A command: complete argv, complete environment, limits in seconds.
 
-    A name without a slash is looked up in the PATH of `env`. `stdin` and `stdout` are descriptors
-    that the child gets as its own; they stay open here, and close the child's end of a pipe soon.
-    Without them stdin is `/dev/null` and stdout is kept, at most `output_limit` bytes of it.
-    `total` limits the run, `idle` the time without any output that comes here (0: none).
+    A program name without a slash is looked up in the PATH of `env`. `stdin` and `stdout` are
+    descriptors for the child; they stay open in this process, so close the child's end of a pipe
+    soon. By default stdin is `/dev/null`, and at most `output_limit` bytes of stdout are collected.
+    `total` limits the whole run, `idle` the time without output to this process (0: no limit).
     """
 
     argv: Sequence[str]
@@ -51,27 +51,27 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A child that exited with 0: its standard output, and the end of its standard error."""
+class CommandOutput:
+    """The standard output of a child that exited with 0, and the end of its standard error."""
 
     stdout: bytes
     stderr: bytes
 
 
 class _Watcher(ProcessProtocol):
-    """Collects what a child prints and tells how it ended, once."""
+    """Collects the output of a child; `ended` fires once with its result."""
 
     def __init__(
         self, command: Command, clock: IReactorTime, on_stdout: Callable[[bytes], None] | None
     ) -> None:
-        self.ended: Deferred[Finished] = Deferred()
+        self.ended: Deferred[CommandOutput] = Deferred()
         self._command = command
         self._clock = clock
         self._on_stdout = on_stdout
         self._stdout = bytearray()
         self._stderr = bytearray()
-        self._late: str | None = None
-        self._broken: Exception | None = None
+        self._timeout_reason: str | None = None
+        self._callback_error: Exception | None = None
         self._calls: list[Any] = []
         self._idle: Any = None
 
@@ -85,14 +85,14 @@ class _Watcher(ProcessProtocol):
 
     @property
     def pid(self) -> int:
-        """Return the process id of the child, which has started."""
+        """Return the process id of the started child."""
         assert self.transport is not None
         pid: int = self.transport.pid
         return pid
 
     def _after(self, seconds: float, why: str) -> Any:
         def expire() -> None:
-            self._late = why
+            self._timeout_reason = why
             self.stop()
 
         call = self._clock.callLater(seconds, expire)
@@ -100,7 +100,7 @@ class _Watcher(ProcessProtocol):
         return call
 
     def stop(self) -> None:
-        """Ask the child to end, and make it end a little later."""
+        """Send SIGTERM to the child, and SIGKILL after `KILL_AFTER` seconds."""
         self._signal("TERM")
         self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
 
@@ -113,12 +113,12 @@ class _Watcher(ProcessProtocol):
         self._alive()
         if self._on_stdout is None:
             self._stdout += data[: self._command.output_limit - len(self._stdout)]
-        elif self._broken is None:
-            # Raised into the reactor it would be logged there, and the run would look well.
+        elif self._callback_error is None:
+            # The reactor would only log an error, and the run would look successful.
             try:
                 self._on_stdout(data)
             except Exception as error:  # noqa: BLE001 - it is raised again from `run_command`
-                self._broken = error
+                self._callback_error = error
                 self.stop()
 
     def errReceived(self, data: bytes) -> None:
@@ -131,7 +131,7 @@ class _Watcher(ProcessProtocol):
             self._idle.reset(self._command.idle)
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
-        # A child of the child may hold the pipes for ever; `processEnded` waits for them.
+        # A grandchild may keep the pipes open forever, and `processEnded` waits for them.
         assert self.transport is not None
         self._calls.append(self._clock.callLater(PIPES_AFTER, self.transport.loseConnection))
 
@@ -141,19 +141,19 @@ class _Watcher(ProcessProtocol):
                 call.cancel()
         program = os.path.basename(self._command.argv[0])  # noqa: PTH119
         stderr = bytes(self._stderr).decode("utf-8", "backslashreplace")
-        if self._broken is not None:
-            self.ended.errback(self._broken)
-        elif self._late is not None:
-            self.ended.errback(TimedOut(f"{program} {self._late}.", detail=stderr))
+        if self._callback_error is not None:
+            self.ended.errback(self._callback_error)
+        elif self._timeout_reason is not None:
+            self.ended.errback(TimedOut(f"{program} {self._timeout_reason}.", detail=stderr))
         elif reason.check(ProcessDone):
-            self.ended.callback(Finished(bytes(self._stdout), bytes(self._stderr)))
+            self.ended.callback(CommandOutput(bytes(self._stdout), bytes(self._stderr)))
         else:
             assert reason.check(ProcessTerminated), reason
             self.ended.errback(_failure(program, reason.value, stderr))
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the time of the processor that a process has taken; 0 if there is none (proc(5))."""
+    """Return the CPU time in seconds that a process has used; 0 if there is no such process."""
     try:
         stat = Path("/proc", str(pid), "stat").read_bytes()
     except OSError:
@@ -184,16 +184,16 @@ async def run_command(
     clock: IReactorTime,
     on_stdout: Callable[[bytes], None] | None = None,
     on_start: Callable[[int], None] | None = None,
-) -> Finished:
-    """Run a command to its end and return what it printed; `on_start` is told its process id.
+) -> CommandOutput:
+    """Run a command to its end and return its output; call `on_start` with its process id.
 
-    Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. `on_stdout` gets
-    the output as it comes, instead of having it kept; what it raises ends the child and is raised
-    here. When the caller is cancelled the child gets SIGTERM, then SIGKILL, and the cancellation
-    is raised once it is gone.
+    Raises `ChildFailed` (exit code, signal, cannot be started) and `TimedOut`. If `on_stdout` is
+    given, it gets the output as it arrives, and no output is collected; an error that it raises
+    ends the child and is raised here. When the caller is cancelled, the child gets SIGTERM, then
+    SIGKILL, and the cancellation is raised after its end.
     """
     watcher = _Watcher(command, clock, on_stdout)
-    # Twisted looks names up in our own PATH or in the child's, depending on how it forks.
+    # Twisted looks programs up in our PATH or in the child's, depending on how it forks.
     program = shutil.which(command.argv[0], path=command.env.get("PATH", os.defpath))
     if program is None:
         raise ChildFailed(

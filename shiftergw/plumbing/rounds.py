@@ -1,4 +1,4 @@
-"""Something that is done now and then, and at once when somebody asks for it."""
+"""A service that repeats one action, at intervals and on request."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ if TYPE_CHECKING:
 
 
 class Rounds(Service):
-    """Runs one coroutine again and again, never twice at once; no error ends it."""
+    """Runs one coroutine repeatedly, never concurrently; errors are logged and do not end it."""
 
     _log = Logger()
 
     def __init__(
         self, act: Callable[[], Awaitable[object]], clock: IReactorTime, interval: float, name: str
     ) -> None:
-        """Call `act` at the start, then `interval` seconds after the end of the last time."""
+        """Call `act` at the start, then `interval` seconds after the end of each call."""
         self.setName(name)
         self._act = act
         self._clock = clock
         self._interval = interval
-        self._woken = False
+        self._wake_requested = False
         self._sleep: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Begin the first round."""
+        """Start the first round."""
         super().startService()
         self._loop = Deferred.fromCoroutine(self._run())
 
     def stopService(self) -> Deferred[None]:
-        """Begin no other round; fire when the one under way has ended."""
+        """Start no further round; the result fires when the current round has ended."""
         super().stopService()
         self.wake()
         assert self._loop is not None
         return self._loop
 
     def wake(self) -> None:
-        """Begin a round now, or another one right after that under way."""
-        self._woken = True
+        """Start a round now, or right after the current round."""
+        self._wake_requested = True
         if self._sleep is not None:
             self._sleep.cancel()
 
     async def _run(self) -> None:
         while self.running:
-            self._woken = False
+            self._wake_requested = False
             try:
                 await self._act()
             except GatewayError as error:
                 self._log.warn(
                     "{name}: {error} {detail}", name=self.name, error=error, detail=error.detail
                 )
-            except Exception:  # noqa: BLE001 - whatever it was, the next round may do better
+            except Exception:  # noqa: BLE001 - the next round may succeed
                 self._log.failure("{name}", name=self.name)
-            if not self._woken:
+            if not self._wake_requested:
                 await self._rest()
 
     async def _rest(self) -> None:

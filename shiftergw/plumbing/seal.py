@@ -1,4 +1,4 @@
-"""Seal small secrets with a key that lies in a file of its own."""
+"""Encrypt small secrets with a key from a file of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.disk_errors import DISK_FULL
-from shiftergw.plumbing.files import nearest, read_whole, sync_directory
+from shiftergw.plumbing.files import nearest_existing, read_whole, sync_directory
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -25,7 +25,7 @@ _OWNER = "It must belong to the gateway's user, with mode 600."
 
 
 class Seal:
-    """Seals and opens short texts with AES-256-GCM; `context` binds a text to its purpose."""
+    """Encrypts and decrypts short texts with AES-256-GCM; `context` binds a text to its purpose."""
 
     def __init__(self, key: bytes) -> None:
         """Use a key of 32 bytes."""
@@ -34,9 +34,9 @@ class Seal:
 
     @classmethod
     def from_file(cls, path: Path) -> Seal:
-        """Read the key, making the file (0600) if it is absent. Blocks.
+        """Read the key; create the file (0600) if it is absent. Blocks.
 
-        Raises `ConfigurationError` if others can read it or it holds no key.
+        Raises `ConfigurationError` if other users can read the file or it holds no key.
         """
         try:
             _make_key(path)
@@ -70,35 +70,35 @@ class Seal:
 
     @staticmethod
     def check_file(path: Path, private_directories: Collection[Path]) -> None:
-        """Raise `ConfigurationError` if `from_file` would; make nothing. Blocks.
+        """Raise `ConfigurationError` if `from_file` would; create nothing. Blocks.
 
-        `private_directories` are made before the key is.
+        `private_directories` are created before the key is.
         """
         if os.path.lexists(path):
             Seal.read(path)
             return
         directory = path.parent
         if directory in private_directories:
-            directory = nearest(directory)
+            directory = nearest_existing(directory)
         if not os.access(directory, os.W_OK | os.X_OK):
             problem = errno.EACCES if directory.is_dir() else errno.ENOENT
             raise _not_made(path, OSError(problem, os.strerror(problem)))
 
     def close(self, text: str, context: str) -> str:
-        """Return the sealed text, in base64."""
+        """Return the encrypted text in base64."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, text.encode(), context.encode())
-        return base64.b64encode(sealed).decode("ascii")
+        ciphertext = nonce + self._cipher.encrypt(nonce, text.encode(), context.encode())
+        return base64.b64encode(ciphertext).decode("ascii")
 
     def fingerprint(self, text: str, context: str) -> str:
-        """Return a digest of a text, in hexadecimal; nobody without the key can test a guess."""
+        """Return a keyed digest of a text in hexadecimal; testing guesses needs the key."""
         message = b"\0".join([b"fingerprint", context.encode(), text.encode("utf-8", "replace")])
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:32]
 
-    def open(self, sealed: str, context: str) -> str:
-        """Return what was sealed; raise `GatewayError` if key, context or bytes are others."""
+    def open(self, ciphertext: str, context: str) -> str:
+        """Return the decrypted text; raise `GatewayError` if key, context or bytes do not match."""
         try:
-            raw = base64.b64decode(sealed)
+            raw = base64.b64decode(ciphertext)
             return self._cipher.decrypt(
                 raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.encode()
             ).decode()
@@ -110,22 +110,22 @@ class Seal:
 
 
 def _not_made(path: Path, error: OSError) -> ConfigurationError:
-    what = (
+    problem = (
         f"The secret key {path} is absent, and cannot be made in {path.parent}: {error.strerror}."
     )
     if error.errno in DISK_FULL:
-        return ConfigurationError(what, remedy="Make room on its file system.")
+        return ConfigurationError(problem, remedy="Make room on its file system.")
     if error.errno == errno.EROFS:
-        return ConfigurationError(what, remedy="Mount its file system for writing.")
+        return ConfigurationError(problem, remedy="Mount its file system for writing.")
     return ConfigurationError(
-        what,
+        problem,
         remedy=f"As root, with the name of the gateway's user in place of USER: head -c 32"
         f" /dev/urandom | base64 | install -m 0600 -o USER /dev/stdin {path}",
     )
 
 
 def _make_key(path: Path) -> None:
-    """Put a new key at `path` unless there is one; whole at once, whoever else does the same."""
+    """Create a new key at `path` unless there is one; atomic, also between processes."""
     if path.exists():
         return
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -1,6 +1,6 @@
-"""Services that start one after the other and stop in the reverse order.
+"""Services that start in order and stop in reverse order.
 
-Twisted's `MultiService` starts all at once and stops all at once, whatever they return.
+Twisted's `MultiService` starts and stops all of its services at once and awaits none of them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ class OrderedServices(Service):
     _log = Logger()
 
     def __init__(self, services: Sequence[Service]) -> None:
-        """Take the services in the order of their start."""
+        """Start `services` in this order."""
         self._services = list(services)
-        self._started: list[Service] = []
+        self._running_services: list[Service] = []
         self._starting: Deferred[None] | None = None
 
     def startService(self) -> Deferred[None]:
-        """Fire when the last one has started; on a failure stop those that had, and fail."""
+        """Start the services; on a failure stop the started ones, and fail."""
         super().startService()
         self._starting = Deferred.fromCoroutine(self._start())
         return self._starting
 
     async def _start(self) -> None:
         for service in self._services:
-            self._started.append(service)
+            self._running_services.append(service)
             try:
                 await maybeDeferred(service.startService)
             except BaseException:
@@ -40,9 +40,9 @@ class OrderedServices(Service):
                 raise
 
     def stopService(self) -> Deferred[None]:
-        """Fire when the first one has stopped; one that cannot stop does not keep the others.
+        """Stop the services; one that fails to stop is logged, and the others stop too.
 
-        A start that is under way is cancelled.
+        A start in progress is cancelled.
         """
         super().stopService()
         if self._starting is not None and not self._starting.called:
@@ -51,24 +51,24 @@ class OrderedServices(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        while self._started:
-            service = self._started.pop()
+        while self._running_services:
+            service = self._running_services.pop()
             if not service.running:
                 continue
             try:
                 await maybeDeferred(service.stopService)
-            except Exception:  # noqa: BLE001 - the others must stop all the same
+            except Exception:  # noqa: BLE001 - the other services must stop too
                 self._log.failure("{service} did not stop cleanly", service=service.name)
 
 
 class ClosedAtStop(Service):
-    """Closes something when it stops that opens itself on use."""
+    """Closes a resource, which opens itself on first use, when the service stops."""
 
     def __init__(self, close: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        """Await `close()` at the stop."""
+        """Call `close` at the stop."""
         self._close = close
 
     def stopService(self) -> Deferred[None]:
-        """Fire when it is closed."""
+        """Close the resource; the result fires when it is closed."""
         super().stopService()
         return Deferred.fromCoroutine(self._close())

@@ -1,4 +1,4 @@
-"""Signals that end a program in order: which they are, and what they do where no reactor runs."""
+"""Signals that end a program with clean-up, for programs in which no reactor runs yet."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from types import FrameType
 from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, `kill`, and a terminal that was closed."""
+"""Ctrl-C, `kill`, and the end of the terminal."""
 
 
 class InterruptedBySignal(SystemExit):
-    """A signal has ended the program; `code` is 128 and its number, as shells have it."""
+    """A signal ended the program; `code` is 128 plus its number, as in shells."""
 
 
 def exit_code(number: int) -> int:
-    """Return the exit code of a program that a signal has ended."""
+    """Return the exit code of a program that was ended by a signal."""
     return 128 + number
 
 
-def heeded() -> tuple[signal.Signals, ...]:
-    """Return those of `ENDING` that count: `nohup`, for one, has SIGHUP ignored."""
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals of `ENDING` that are not ignored; `nohup`, for example, ignores SIGHUP."""
     return tuple(number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 def raise_interrupted() -> None:
     """Have the first signal raise `InterruptedBySignal`; ignore later ones during clean-up."""
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, _interrupt)
 
 
 def ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing; unlike `SIG_IGN` this is not passed on to child processes."""
+    """Do nothing; unlike `SIG_IGN`, child processes do not inherit this handler."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    for heeded_number in heeded():
-        signal.signal(heeded_number, ignore)
+    for handled in handled_signals():
+        signal.signal(handled, ignore)
     raise InterruptedBySignal(exit_code(number))

@@ -1,4 +1,4 @@
-"""Our own thread pool: the reactor's is for name look-ups."""
+"""A thread pool of our own; the reactor's pool stays free for name look-ups."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class Threads(Service):
-    """A bounded pool of threads for work that would block the reactor."""
+    """A bounded thread pool for work that would block the reactor."""
 
     def __init__(self, reactor: Any, size: int, name: str) -> None:
-        """Make a pool of at most `size` threads; it starts with the service."""
+        """Create a pool of at most `size` threads, which starts with the service."""
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
         self.setName(name)
@@ -42,7 +42,7 @@ class Threads(Service):
         self._pool.start()
 
     def stopService(self) -> Deferred[None]:
-        """Wait for running work; no more is taken."""
+        """Accept no more work; the result fires when the running work has ended."""
         super().stopService()
         # `ThreadPool.stop` joins its threads, so it runs in a thread that is not one of them.
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._pool.stop)
@@ -50,49 +50,49 @@ class Threads(Service):
     def call_reactor(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Have `function` called on the reactor's thread soon; for what runs in the pool.
+        """Call `function` on the reactor's thread soon; for functions that run in the pool.
 
-        All such calls come before the result of the function that makes them.
+        These calls happen before the result of the calling function is delivered.
         """
         self._reactor.callFromThread(function, *args, **kwargs)
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Return the result of `function` to come; cancelling it does not end the function.
+        """Run `function` in a thread; return its result as a Deferred that cannot be cancelled.
 
         Raises `Unavailable` once the pool has stopped.
         """
-        if self._pool.joined:  # it would drop the call without a word
+        if self._pool.joined:  # the pool would silently drop the call
             raise Unavailable("The gateway is stopping.")
         return deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs)
 
     async def acquire(self, function: Callable[[], T], release: Callable[[T], object]) -> T:
-        """Return what `function` acquires in a thread, such as a locked file.
+        """Run `function` in a thread; return the resource that it acquires, such as a locked file.
 
-        A caller that is cancelled does not wait for the thread, which may hang. What the thread
-        acquires after that is passed to `release`, in a thread.
+        A cancelled caller does not wait for the thread, which may hang. A resource acquired after
+        the cancellation is passed to `release`, in a thread.
         """
 
-        def give_back(result: T | Failure) -> Deferred[object] | None:
-            return None if isinstance(result, Failure) else self._give_back(release, result)
+        def release_late(result: T | Failure) -> Deferred[object] | None:
+            return None if isinstance(result, Failure) else self._release(release, result)
 
         acquiring = self.begin(function)
         try:
             return await shielded(acquiring)
         except CancelledError:
-            acquiring.addBoth(give_back)
+            acquiring.addBoth(release_late)
             raise
 
     async def release(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call, in a thread, a function that releases what `acquire` returned.
+        """Call, in a thread, a function that releases a resource of `acquire`.
 
-        It is called in any case: a caller that is cancelled does not wait for its end, and once
-        this pool has stopped, a thread of the reactor calls it.
+        The function is always called: a cancelled caller does not wait for its end, and after the
+        stop of this pool the reactor's thread pool runs it.
         """
-        await shielded(self._give_back(function, *args, **kwargs))
+        await shielded(self._release(function, *args, **kwargs))
 
-    def _give_back(
+    def _release(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[object]:
         pool = self._reactor.getThreadPool() if self._pool.joined else self._pool
@@ -104,11 +104,11 @@ class Threads(Service):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Return what `function` returns in a thread.
+        """Run `function` in a thread; return its result or raise its error.
 
-        A thread cannot be interrupted: when the caller is cancelled, this waits for the function
-        to end and then raises the cancellation, so that no thread outlives its caller's clean-up.
-        For long work use `run_until`.
+        A thread cannot be interrupted. When the caller is cancelled, this method waits for the end
+        of the function and then raises the cancellation, so that no thread outlives the caller's
+        clean-up. For long work use `run_until`.
         """
         return await self.run_until(lambda: None, function, *args, **kwargs)
 
@@ -119,7 +119,7 @@ class Threads(Service):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """As `run`; `on_cancel` is called once on cancellation and makes `function` end soon.
+        """Do what `run` does; on cancellation call `on_cancel`, which makes `function` end soon.
 
         Raises `Unavailable` once the pool has stopped.
         """

@@ -1,4 +1,4 @@
-"""Limits on waits."""
+"""Pauses, timeouts and cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def pause(seconds: float, clock: IReactorTime) -> None:
-    """Return after this many seconds; cancellable."""
+    """Wait for this many seconds. Cancellable."""
     call: Any = None
     waiting: Deferred[None] = Deferred(lambda _: call.cancel())
     call = clock.callLater(seconds, waiting.callback, None)
@@ -24,15 +24,15 @@ async def pause(seconds: float, clock: IReactorTime) -> None:
 
 @contextmanager
 def ticking(seconds: float, clock: IReactorTime, tick: Callable[[], None]) -> Iterator[None]:
-    """Call `tick` every so many seconds while the block lives; it must be cheap and not raise."""
+    """Call `tick`, which must be fast and not raise, every `seconds` during the block."""
     call: Any = None
 
-    def again() -> None:
+    def run_tick() -> None:
         nonlocal call
-        call = clock.callLater(seconds, again)
+        call = clock.callLater(seconds, run_tick)
         tick()
 
-    call = clock.callLater(seconds, again)
+    call = clock.callLater(seconds, run_tick)
     try:
         yield
     finally:
@@ -47,18 +47,18 @@ async def within(
     *,
     since: Deferred[None] | None = None,
 ) -> T:
-    """Return what `work` returns, or cancel it after `seconds` and raise what `late` makes.
+    """Return the result of `work`; after `seconds` cancel it and raise the error of `late`.
 
-    The time counts from now, or from when `since` fires. Being cancelled from outside cancels the
-    work too and stays a cancellation.
+    The time counts from now, or from when `since` fires. Cancelling the caller cancels the work,
+    and stays a cancellation.
     """
     running = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-    expired = is_over = False
+    is_expired = is_over = False
     call: Any = None
 
     def expire() -> None:
-        nonlocal expired
-        expired = True
+        nonlocal is_expired
+        is_expired = True
         running.cancel()
 
     def begin(_: None) -> None:
@@ -74,7 +74,7 @@ async def within(
         return await running
     except Exception as error:
         # A cancelled request of twisted.web fails with its own wrapper, not with CancelledError.
-        if expired:
+        if is_expired:
             raise late() from error
         raise
     finally:
@@ -84,9 +84,9 @@ async def within(
 
 
 def shielded(inner: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred with the result of `inner`, whose cancelling leaves `inner` alone.
+    """Return a Deferred with the result of `inner`; cancelling it does not cancel `inner`.
 
-    A result that came too late for it stays in `inner`, for whoever waits next.
+    A result that arrives after that cancellation stays in `inner`, for the next caller.
     """
     outer: Deferred[T] = Deferred()
 
@@ -127,18 +127,18 @@ async def wait_to_end(running: Deferred[T], on_cancel: Callable[[], object]) -> 
 
 
 def abandonable(work: Deferred[T]) -> Deferred[T]:
-    """Return the result in a Deferred that is cancelled by `CancelledError`, and by nothing else.
+    """Return the result in a Deferred that always fails with `CancelledError` when cancelled.
 
-    What Twisted's clients and endpoints raise then depends on how far they were: it is wrapped, or
-    called a failed look-up.
+    Twisted's clients and endpoints raise various errors when they are cancelled: a wrapped
+    cancellation, or a failed look-up.
     """
-    abandoned = False
+    is_abandoned = False
 
     def abandon(_: Deferred[T]) -> None:
-        nonlocal abandoned
-        abandoned = True
+        nonlocal is_abandoned
+        is_abandoned = True
         work.cancel()
 
     outer: Deferred[T] = Deferred(abandon)
-    work.addBoth(lambda result: None if abandoned else outer.callback(result))
+    work.addBoth(lambda result: None if is_abandoned else outer.callback(result))
     return outer

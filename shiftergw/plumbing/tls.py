@@ -34,7 +34,7 @@ from zope.interface import implementer
 from shiftergw.errors import printable
 
 Fault = Literal["authority", "time", "names", "other"]
-"""What is wrong with a certificate: who signed it, its dates, its host names, or another thing."""
+"""The fault of a certificate: its signer, its dates, its host names, or something else."""
 
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _PROBLEMS: dict[int, tuple[Fault, str]] = {
@@ -69,13 +69,13 @@ _SHOWN_NAMES = 3
 
 
 class CertificateRefused(Exception):
-    """A server's certificate does not prove that the server is the host we wanted.
+    """A server's certificate does not prove that the server is the expected host.
 
-    `problem` completes "The certificate ..."; `certificate` says which one it is.
+    `problem` completes "The certificate ..."; `certificate` describes the certificate.
     """
 
     def __init__(self, fault: Fault, problem: str, certificate: str) -> None:
-        """Take what is wrong, in a word and in words."""
+        """Describe the problem, and derive the remedy from `fault`."""
         super().__init__(f"the server's certificate {problem}")
         self.fault = fault
         self.problem = problem
@@ -86,8 +86,9 @@ class CertificateRefused(Exception):
 class ClientTls:
     """Makes TLS connections to hosts whose certificates are verified.
 
-    `authorities` are trusted instead of the system's. `key` and `chain` are our own certificate,
-    the leaf first. `any_name` accepts every host name, `any_certificate` everything.
+    `authorities` are trusted instead of the system's authorities. `key` and `chain` are our own
+    certificate, the leaf first. `any_name` accepts every host name, `any_certificate` every
+    certificate.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class ClientTls:
         any_name: bool = False,
         any_certificate: bool = False,
     ) -> None:
-        """Read the system's authorities where they are to be used: this blocks, shortly."""
+        """Read the system's authorities if they are used, which blocks for a short time."""
         options: dict[str, Any] = {}
         if not any_certificate:
             options["trustRoot"] = (
                 platformTrust()
                 if authorities is None
                 else trustRootFromCertificates(
-                    [Certificate(X509.from_cryptography(each)) for each in authorities]
+                    [Certificate(X509.from_cryptography(authority)) for authority in authorities]
                 )
             )
         if key is not None:
@@ -119,7 +120,7 @@ class ClientTls:
         self._any_certificate = any_certificate
 
     def to(self, host: str) -> _Connections:
-        """Return what makes connections to a host, given as a name or an address."""
+        """Return the maker of connections to a host, given as a name or an address."""
         return _Connections(
             self._context, host, check_name=not self._any_name, check=not self._any_certificate
         )
@@ -143,13 +144,13 @@ class _Connections:
             connection.set_tlsext_host_name(self._identity.hostname)
         if not self._check:
             return connection
-        # Weak: the connection belongs to the protocol, and would keep it.
+        # A weak reference: the protocol owns the connection, and a cycle would keep both alive.
         protocol = ref(tlsProtocol)
 
-        def verify(_: SSL.Connection, shown: X509, error: int, depth: int, ok: int) -> bool:
+        def verify(_: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
             try:
-                refusal = self._refusal(shown.to_cryptography(), 0 if ok else error, depth)
-            except Exception:  # noqa: BLE001 - what cannot be judged is refused
+                refusal = self._refusal(certificate.to_cryptography(), 0 if ok else error, depth)
+            except Exception:  # noqa: BLE001 - refuse what cannot be verified
                 refusal = CertificateRefused("other", "cannot be read", "")
             if refusal is None:
                 return True
@@ -177,14 +178,14 @@ class _Connections:
         if not names:
             problem = f"names no host, and so not {self._host}"
         else:
-            shown = ", ".join(map(str, names[:_SHOWN_NAMES]))
-            more = "" if len(names) <= _SHOWN_NAMES else f" and {len(names) - _SHOWN_NAMES} more"
-            problem = f"is for {printable(shown)}{more}, not for {self._host}"
+            first_names = ", ".join(map(str, names[:_SHOWN_NAMES]))
+            rest = "" if len(names) <= _SHOWN_NAMES else f" and {len(names) - _SHOWN_NAMES} more"
+            problem = f"is for {printable(first_names)}{rest}, not for {self._host}"
         return CertificateRefused("names", problem, _description_of(certificate))
 
 
 def _identity_of(host: str) -> DNS_ID | IPAddress_ID | None:
-    """Return what a certificate must prove for a host; None for what no certificate can name."""
+    """Return the identity that a certificate must prove; None if no certificate can name it."""
     try:
         return IPAddress_ID(host)
     except ValueError:
@@ -209,7 +210,7 @@ def _names_of(certificate: x509.Certificate) -> list[Any]:
 
 
 def _matches(name: Any, identity: DNS_ID | IPAddress_ID) -> bool:
-    """Return whether a name of a certificate is the host's; wildcards as service-identity has."""
+    """Return whether a name of a certificate matches; service-identity handles wildcards."""
     if isinstance(identity, IPAddress_ID):
         return bool(name == identity.ip)
     if not isinstance(name, str):

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.plumbing.files import nearest, read_whole, write_private
+from shiftergw.plumbing.files import nearest_existing, read_whole, write_private
 from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 from shiftergw.ssh.known_hosts import name_of, type_of
 
@@ -67,7 +67,7 @@ def add(path: Path, lines: Sequence[str]) -> None:
 
 def _look(real: Path) -> os.stat_result | None:
     """Return the state of the file, None if it is to be made; raise if it is not ours to change."""
-    directory = nearest(real.parent)
+    directory = nearest_existing(real.parent)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:

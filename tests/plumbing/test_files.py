@@ -13,11 +13,11 @@ from shiftergw.plumbing.files import (
     file_system_of,
     free_space,
     mount_of,
-    nearest,
+    nearest_existing,
     private_directory,
-    put_in_place,
     read_whole,
     removed_on_error,
+    replace_durably,
     sync_directory,
     write_private,
 )
@@ -65,7 +65,7 @@ def test_putting_in_place_replaces(tmp_path: Path) -> None:
     """A rename replaces what was there."""
     (tmp_path / "new").write_text("new")
     (tmp_path / "old").write_text("old")
-    put_in_place(tmp_path / "new", tmp_path / "old")
+    replace_durably(tmp_path / "new", tmp_path / "old")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old").read_text() == "new"
 
@@ -149,8 +149,10 @@ def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
     """A directory that is still to be made has the space of the one it will lie in."""
     status = os.statvfs(tmp_path)
     missing = tmp_path / "not" / "yet"
-    assert nearest(missing) == tmp_path
-    assert nearest(tmp_path / ("x" * 300) / "y") == tmp_path, "what cannot be looked at is absent"
-    assert 0 < free_space(nearest(missing)) <= status.f_blocks * status.f_frsize
+    assert nearest_existing(missing) == tmp_path
+    assert nearest_existing(tmp_path / ("x" * 300) / "y") == tmp_path, (
+        "what cannot be looked at is absent"
+    )
+    assert 0 < free_space(nearest_existing(missing)) <= status.f_blocks * status.f_frsize
     with pytest.raises(FileNotFoundError):
         free_space(missing)

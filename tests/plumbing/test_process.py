@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 
 from shiftergw.errors import ChildFailed, TimedOut
-from shiftergw.plumbing.process import KILL_AFTER, PIPES_AFTER, Command, Finished, run_command
+from shiftergw.plumbing.process import KILL_AFTER, PIPES_AFTER, Command, CommandOutput, run_command
 from tests.plumbing import ends_of
 
 real: Any = reactor
@@ -26,7 +26,7 @@ def sh(script: str, **limits: Any) -> Command:
     return Command(["sh", "-c", script], ENV, **limits)
 
 
-async def ends(script: str, **limits: Any) -> Finished:
+async def ends(script: str, **limits: Any) -> CommandOutput:
     """Run a script with the real reactor and its real time."""
     return await run_command(sh(script, **limits), real, real)
 
@@ -40,7 +40,7 @@ async def appears(path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_output_is_returned() -> None:
     """A child that exits with 0 gives back what it printed, on both outputs."""
-    assert await ends("echo out; echo err >&2") == Finished(b"out\n", b"err\n")
+    assert await ends("echo out; echo err >&2") == CommandOutput(b"out\n", b"err\n")
 
 
 @pytest_twisted.ensureDeferred

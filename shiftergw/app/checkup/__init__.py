@@ -36,7 +36,7 @@ from shiftergw.build.check import unsquashfs_of
 from shiftergw.config import Config, Loaded, Location, System
 from shiftergw.errors import GatewayError, RegistryUntrusted, TimedOut, amount, printable
 from shiftergw.plumbing import listening
-from shiftergw.plumbing.files import broken_link, is_read_only, nearest
+from shiftergw.plumbing.files import broken_link, is_read_only, nearest_existing
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.timing import within
 from shiftergw.sources.registry import location as registry
@@ -112,7 +112,7 @@ def _check_names(config: Config) -> None:
 
 def _private_directory(name: str, path: Path) -> Finding:
     """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
-    existing = nearest(path)
+    existing = nearest_existing(path)
     if link := broken_link(path):
         what = f"{path} cannot be made: {link} is a symbolic link that leads nowhere"
     elif not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -132,7 +132,7 @@ def _private_directory(name: str, path: Path) -> Finding:
 
 def _image_directory(system: System) -> Finding:
     name, path = f"imageDir of {system.name}", system.image_dir
-    if nearest(path) != path or not path.is_dir():
+    if nearest_existing(path) != path or not path.is_dir():
         remedy = "Make it, for the gateway's user, on the file system that the nodes see."
         return Finding(name, Level.FAILURE, f"{path}: there is no such directory for you", remedy)
     if is_read_only(path):
@@ -233,7 +233,7 @@ async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
             remedy = f"Unless it is the gateway that listens there: {remedy}"
         return Finding(name, level, printable(str(error)), remedy)
     except listening.ERRORS as error:
-        return failure(name, listening.refused(text, error))
+        return failure(name, listening.endpoint_error(text, error))
     return Finding(name, Level.OK, "free")
 
 
