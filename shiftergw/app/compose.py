@@ -43,7 +43,7 @@ from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator, Swept, runner_name
+from shiftergw.ports import Authenticator, Sweepable, runner_name
 from shiftergw.service.dispatch import Dispatch
 from shiftergw.service.gateway import Gateway
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Housekeeping, Schedule, Scratch
@@ -214,7 +214,7 @@ def worker(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]
 
     # A pull that waits for its system uses neither its converted file nor its part meanwhile.
     seconds_kept = SCRATCH_SECONDS + config.delivery_wait
-    places: dict[str, tuple[Swept, float]] = {
+    places: dict[str, tuple[Sweepable, float]] = {
         f"system {name}": (directory, seconds_kept) for name, directory in directories.items()
     }
     places["ExpandDirectory"] = (builder, seconds_kept)

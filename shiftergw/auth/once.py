@@ -5,7 +5,7 @@ accepted is asked of the store that the gateways share, before anything else is 
 
 While the store is away, nobody can say whether a credential was used at another gateway. Then
 nothing happens on its strength: whoever may be told something all the same learns that from
-`Unproved`. The credential is owed to the store, which is told of it as soon as it is back.
+`ReplayUnchecked`. The credential is owed to the store, which is told of it as soon as it is back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shiftergw.auth.munge import digest_of, used_before
 from shiftergw.errors import Unavailable
 from shiftergw.model import Session
 from shiftergw.plumbing.rounds import Rounds
-from shiftergw.ports import CREDENTIAL_SECONDS, Authenticator, Unproved, UsedCredentials
+from shiftergw.ports import CREDENTIAL_SECONDS, Authenticator, ReplayUnchecked, UsedCredentials
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -49,7 +49,7 @@ class Once:
     async def authenticate(self, credential: str, system: str) -> Session:
         """Return the session of whoever made the credential, the first time that it is used.
 
-        Raises what `inner` raises, `NotAuthenticated` for a used one, and `Unproved`.
+        Raises what `inner` raises, `NotAuthenticated` for a used one, and `ReplayUnchecked`.
         """
         session = await self._inner[system].authenticate(credential, system)
         digest = digest_of(credential)
@@ -60,7 +60,7 @@ class Once:
             if len(self._owed) >= MOST_OWED:
                 raise
             self._owed[digest] = now
-            raise Unproved(error.what, session, detail=error.detail) from error
+            raise ReplayUnchecked(error.what, session, detail=error.detail) from error
         if not first:
             raise used_before()
         return session

@@ -55,20 +55,20 @@ async def examine_layers(
 
     async def index(layer: Layer) -> Examined:
         cost, early = budget.layer(times[layer]), None
-        opening = await layer.arriving()
+        opening = await layer.wait_for_opening()
         if opening is not None:
             # The digest of these bytes is not verified yet: the download may be damaged.
             with suppress(BlobCorrupt, LayerInvalid, ImageTooLarge):
                 early = await read(layer, cost, opening)
             if early is None:
                 cost.reset()  # other layers must not pay for them
-        path = await layer.arrived()
+        path = await layer.wait_for_file()
         entries = await read(layer, cost, opening_of(path)) if early is None else early
         return LayerFile(path, layer.diff_id), entries
 
     async def set_stored() -> None:
         for layer in order:
-            await layer.arrived()
+            await layer.wait_for_file()
         budget.set_stored(sum(layer.size for layer in order))
 
     async def index_all() -> list[Examined]:

@@ -100,7 +100,7 @@ class SquashBuilder:
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
-        entered: Callable[[str], None],
+        on_stage: Callable[[str], None],
     ) -> AsyncIterator[BuiltImage]:
         """See the port. One build at a time for each (id, options), whoever asks; others wait.
 
@@ -111,7 +111,7 @@ class SquashBuilder:
         seconds: dict[str, float] = {}
 
         async def examine() -> list[Examined]:
-            entered("EXAMINATION")
+            on_stage("EXAMINATION")
             with self._timed("index", seconds):
                 return await within(
                     limits.stages.examination,
@@ -125,9 +125,9 @@ class SquashBuilder:
 
         async def arrive_and_lock() -> None:
             for layer in layers:
-                await layer.arrived()
+                await layer.wait_for_file()
             arrived.callback(None)
-            wait = partial(entered, "WAITING")
+            wait = partial(on_stage, "WAITING")
             if not first:
                 wait()
                 await pause(HEAD_START_SECONDS, self._clock)
@@ -157,7 +157,7 @@ class SquashBuilder:
                     if built is None:
                         examined = examined or await examine()
                         built = await self._made(
-                            files, created, examined, options, limits, report, entered
+                            files, created, examined, options, limits, report, on_stage
                         )
                     held = await self._threads.acquire(partial(hold, files), os.close)
                     use.push_async_callback(self._threads.release, os.close, held)
@@ -210,7 +210,7 @@ class SquashBuilder:
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
-        entered: Callable[[str], None],
+        on_stage: Callable[[str], None],
     ) -> BuiltImage:
         seconds: dict[str, float] = {}
         layers = [layer for layer, _ in examined]
@@ -222,7 +222,7 @@ class SquashBuilder:
                 self._planned(examined, limits, options, files.part),
                 partial(_too_slow, "Planning", stages.examination, "examination"),
             )
-        entered("CONVERSION")
+        on_stage("CONVERSION")
 
         async def convert() -> tuple[int, str]:
             with self._timed("squash", seconds):

@@ -92,7 +92,7 @@ class BlobFiles:
         blob: Descriptor,
         download: Download,
         report: Callable[[int], None],
-        begun: Callable[[Opening], None],
+        on_start: Callable[[Opening], None],
     ) -> AsyncIterator[Path]:
         """Give the file of a blob, downloading what of it is missing."""
         paths = BlobPaths.of(self._directory, blob.digest)
@@ -101,7 +101,7 @@ class BlobFiles:
                 await self._threads.run(self._make_directory, paths.whole.parent)
                 async with self._locked(blob, paths, report):
                     if not await self._hold(use, paths, blob.size):
-                        await self._download(use, blob, paths, download, report, begun)
+                        await self._download(use, blob, paths, download, report, on_start)
             report(blob.size)
             yield paths.whole
 
@@ -121,22 +121,22 @@ class BlobFiles:
         if not self._inodes[path]:
             del self._inodes[path]
 
-    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
+    async def check_space(self, descriptors: Sequence[Descriptor]) -> None:
         """Refuse blobs that cannot fit, even if all unused blobs were removed."""
-        missing, room = await self._threads.run(self._space, wanted)
+        missing, room = await self._threads.run(self._space, descriptors)
         if missing > room:
             raise NoSpace(
                 f"The image's layers need {amount(missing)} and the gateway's cache has"
                 f" {amount(room)} for them."
             )
 
-    def _space(self, wanted: Sequence[Descriptor]) -> tuple[int, int]:
+    def _space(self, descriptors: Sequence[Descriptor]) -> tuple[int, int]:
         """Return the missing bytes of these blobs, and the bytes of room for them.
 
         Removes nothing: the sizes are what a manifest claims, and it may claim anything.
         """
         missing = 0
-        distinct = {BlobPaths.of(self._directory, one.digest): one.size for one in wanted}
+        distinct = {BlobPaths.of(self._directory, blob.digest): blob.size for blob in descriptors}
         for blob, size in distinct.items():
             if not blobs.is_whole(blob.whole, size):
                 missing += max(0, size - blobs.size_of(blob.partial))
@@ -197,13 +197,13 @@ class BlobFiles:
         paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
-        begun: Callable[[Opening], None],
+        on_start: Callable[[Opening], None],
     ) -> None:
         """Download the blob, whose lock we hold, and mark it as in use until `use` ends."""
-        kept, resumed = await self._fetch(blob, paths, download, report, begun)
+        kept, resumed = await self._fetch(blob, paths, download, report, on_start)
         if not kept and resumed:
             # The part that an earlier download left was damaged: start again from nothing.
-            kept, _ = await self._fetch(blob, paths, download, report, begun)
+            kept, _ = await self._fetch(blob, paths, download, report, on_start)
         if not kept or not await self._hold(use, paths, blob.size):
             raise BlobCorrupt(
                 "A layer arrived with other bytes than its digest says.", detail=str(blob.digest)
@@ -215,14 +215,14 @@ class BlobFiles:
         paths: BlobPaths,
         download: Download,
         report: Callable[[int], None],
-        begun: Callable[[Opening], None],
+        on_start: Callable[[Opening], None],
     ) -> tuple[bool, bool]:
         """Download what is missing; say whether the digest was right, and whether it resumed."""
         unfinished = PartialBlob(paths.partial, blob, partial(self._make_room, paths))
         try:
             await self._threads.run_until(unfinished.interrupt, unfinished.open)
             report(unfinished.start)
-            begun(unfinished.arriving.open)
+            on_start(unfinished.arriving.open)
             resumed = unfinished.start > 0
             if unfinished.start < blob.size:
                 resumed = await self._stream(unfinished, blob, download, report)

@@ -134,9 +134,9 @@ class _Layer:
     def size(self) -> int:
         return self._blob.descriptor.size
 
-    async def arriving(self) -> Opening | None:
+    async def wait_for_opening(self) -> Opening | None:
         opening = await self._blob.opening.wait()
         return None if self._blob.path.is_set else opening
 
-    async def arrived(self) -> Path:
+    async def wait_for_file(self) -> Path:
         return await self._blob.path.wait()

@@ -1,8 +1,8 @@
-"""Every seam of the program, as a `Protocol` with its contract.
+"""All seams of the program, each as a `Protocol` that states the contract.
 
-Methods are coroutines unless they only look at memory. Each raises classes of `shiftergw.errors`
-alone; adapters translate what their drivers raise. Twisted's types are named for the type checker
-only. Times are seconds since 1970 and come in as arguments.
+A method is a coroutine unless it only reads memory. Methods raise no exceptions but the classes of
+`shiftergw.errors`: adapters translate the errors of their drivers. Twisted's types are imported for
+the type checker only. Times are arguments, in seconds since 1970.
 """
 
 from shiftergw.ports.images import (
@@ -16,13 +16,13 @@ from shiftergw.ports.images import (
     Layer,
     Report,
     Say,
-    Swept,
+    Sweepable,
     Verification,
 )
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
     Authenticator,
-    Unproved,
+    ReplayUnchecked,
     UsedCredentials,
     UserDirectory,
 )
@@ -45,10 +45,10 @@ __all__ = [
     "JobQueue",
     "Layer",
     "QueueTrouble",
+    "ReplayUnchecked",
     "Report",
     "Say",
-    "Swept",
-    "Unproved",
+    "Sweepable",
     "UsedCredentials",
     "UserDirectory",
     "Verification",

@@ -1,4 +1,4 @@
-"""The seams of an image's way: source, cache, builder, image directory."""
+"""Ports to the stages of a pull: image source, blob cache, image builder, image directory."""
 
 from __future__ import annotations
 
@@ -28,109 +28,112 @@ if TYPE_CHECKING:
     )
 
 Report = Callable[["Progress"], None]
-"""Told how far a stage is, often; must be cheap and must not raise."""
+"""Receives the progress of a stage. It is called often: it must be cheap and must not raise."""
 
 Say = Callable[[str], None]
-"""Told in one line what a stage waits for, for the user's eyes (`status_message`)."""
+"""Receives one line that tells the user what a stage waits for (`status_message`)."""
 
 
 class BlobSink(Protocol):
-    """Takes a blob's bytes: an `IConsumer` that is first told where the bytes start."""
+    """Receives the bytes of a blob: an `IConsumer` that first gets the offset of the first byte."""
 
     def begin(self, offset: int) -> None:
-        """Take the bytes from `offset`: the one asked for, or 0 from a source that cannot resume.
+        """Expect the bytes from `offset` on.
 
-        May be called again, when a source starts anew after a broken connection.
+        It is the requested offset, or 0 if the source cannot resume. A source that starts again
+        after a broken connection calls this again.
         """
         ...
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As `IConsumer`: the producer to pause while the disk is slower than the network."""
+        """Register the producer that is paused while the disk is slower than the network."""
         ...
 
     def unregisterProducer(self) -> None:
-        """As `IConsumer`."""
+        """Forget the producer; see `IConsumer`."""
         ...
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes; raise `BlobCorrupt` on more than the descriptor's size."""
+        """Write the next bytes; raise `BlobCorrupt` if the blob exceeds its descriptor's size."""
         ...
 
 
 Download = Callable[[int, BlobSink], Awaitable[None]]
-"""Streams one blob from an offset into a sink; returns when the source has sent its last byte."""
+"""Streams one blob from an offset into a sink; returns after the source has sent the last byte."""
 
 
 class BlobCache(Protocol):
-    """The compressed layers of this machine, shared by all its jobs and processes."""
+    """The compressed layers on this machine, shared by all its jobs and processes."""
 
     def get(
         self,
         blob: Descriptor,
         download: Download,
         report: Callable[[int], None],
-        begun: Callable[[Opening], None],
+        on_start: Callable[[Opening], None],
     ) -> AbstractAsyncContextManager[Path]:
-        """Give the file of a blob; whole, and with the digest and size of its descriptor.
+        """Return a context with the file of a blob, complete and verified.
 
-        It stays while the context lives. One download per blob on the machine, whoever asks; the
-        others wait for it. `report` is told the bytes that lie there so far; `begun`, each time
-        that `download` begins here, how the blob is read on its way. Raises `BlobCorrupt`,
-        `NoSpace` and what `download` raises; a broken download leaves what it got for the next one
-        to resume.
+        The file has the digest and the size of the descriptor and is kept while the context is
+        open. A machine downloads a blob once at a time; other callers wait for that download.
+        Calls `report` with the bytes that are in the file so far, and `on_start` each time that
+        `download` starts in this process, with the means to read the blob while it arrives. Raises
+        `BlobCorrupt`, `NoSpace`, and the errors of `download`. The bytes of an interrupted
+        download stay on disk, and the next one resumes it.
         """
         ...
 
-    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
-        """Raise `NoSpace` for blobs that surely do not fit; removes nothing.
+    async def check_space(self, descriptors: Sequence[Descriptor]) -> None:
+        """Raise `NoSpace` if these blobs cannot fit; removes nothing.
 
-        Sizes are what a manifest claims. Room is made as bytes arrive: what is in use stays, and
-        what has been unused for longest goes first.
+        The sizes are only claims of a manifest. Space is freed while bytes arrive: blobs in use
+        stay, and the least recently used blobs are removed first.
         """
         ...
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove a blob if its bytes have another digest by now.
+        """Remove a blob whose bytes no longer have its digest; the blob need not be in the cache.
 
-        Returns whether they had, also if another pull has removed the bytes that are in use here.
-        The blob need not be there.
+        Returns whether the bytes were damaged. That is also true if another pull has removed the
+        bytes that this process uses.
         """
         ...
 
     async def give_up(self, digest: Digest) -> None:
-        """Remove what a broken download left, unless somebody is at it now."""
+        """Remove the bytes of an interrupted download, unless another process is resuming it."""
         ...
 
 
-class Swept(Protocol):
-    """Something that keeps files for as long as they may be of use again."""
+class Sweepable(Protocol):
+    """A cache or directory whose old files can be removed."""
 
     async def sweep(self, before: float) -> int:
-        """Remove what was last used before this time, and is not in use; return how many."""
+        """Remove files that are not in use and were last used before this time; return how many."""
         ...
 
 
 class ImageSource(Protocol):
-    """Something that holds images: a registry, an OCI layout, an archive.
+    """A source of images: a registry, an OCI layout, or an archive.
 
-    Anonymous access is tried first, then `login`. Raises `ImageNotFound`, `RegistryDenied`,
-    `RegistryUnavailable`, `RegistryUntrusted`, `ManifestInvalid`, `NoMatchingPlatform`.
+    It tries anonymous access first, then `login`, and calls `say` with what it waits for. Raises
+    `ImageNotFound`, `RegistryDenied`, `RegistryUnavailable`, `RegistryUntrusted`,
+    `ManifestInvalid`, `NoMatchingPlatform`.
     """
 
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, say: Say
     ) -> Digest | None:
-        """Return the digest that the reference answers now, in one request; None: not told."""
+        """Return a reference's present digest, in one request; None if the source omits it."""
         ...
 
     async def resolve(
         self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Say
     ) -> tuple[ResolvedImage, ImageConfig]:
-        """Return what the reference means now for this platform, and its configuration."""
+        """Return the image that a reference names now for this platform, and its configuration."""
         ...
 
     async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Say) -> None:
-        """Return if this login may read every blob of a resolved image, none of which is sent."""
+        """Return if the login may read every blob of an image; none of them is downloaded."""
         ...
 
     async def blob(
@@ -142,34 +145,37 @@ class ImageSource(Protocol):
         offset: int,
         sink: BlobSink,
     ) -> None:
-        """Stream a blob of a resolved image; a `Download` once its first arguments are bound."""
+        """Stream a blob of an image. With its first arguments bound this is a `Download`."""
         ...
 
 
 class Layer(Protocol):
-    """A layer of an image, which may still be on its way to this machine."""
+    """A layer of an image that may still be arriving on this machine."""
 
     @property
     def size(self) -> int:
-        """Return its bytes, compressed."""
+        """Return the compressed size in bytes."""
         ...
 
     @property
     def diff_id(self) -> Digest | None:
-        """Return what it must unpack to; old manifests do not say."""
+        """Return the digest of the uncompressed layer; None for old manifests, which have none."""
         ...
 
-    async def arriving(self) -> Opening | None:
-        """Return how it is read on its way, once it is, or None if it has arrived by then."""
+    async def wait_for_opening(self) -> Opening | None:
+        """Wait until the download starts, and return the means to read the layer meanwhile.
+
+        Returns None if the layer is complete by then.
+        """
         ...
 
-    async def arrived(self) -> Path:
-        """Return its file once the whole is there; never, if it does not come."""
+    async def wait_for_file(self) -> Path:
+        """Return the file once it is complete. If the download fails, this never returns."""
         ...
 
 
-class ImageBuilder(Swept, Protocol):
-    """Turns layers into one squashfs file."""
+class ImageBuilder(Sweepable, Protocol):
+    """Converts layers to one squashfs file."""
 
     def build(
         self,
@@ -179,32 +185,35 @@ class ImageBuilder(Swept, Protocol):
         options: SquashOptions,
         limits: BuildLimits,
         report: Report,
-        entered: Callable[[str], None],
+        on_stage: Callable[[str], None],
     ) -> AbstractAsyncContextManager[BuiltImage]:
-        """Build, or find, the converted file of (id, options); it stays while the context lives.
+        """Return a context with the converted file of (image id, options).
 
-        Layers are read on their way; what that gives counts once they have arrived. The same object
-        twice is the same layer twice: it is read once.
+        The file is built, or reused if it exists; it is kept while the context is open. Layers are
+        read while they arrive; the result is used only after they have arrived completely. The
+        same object twice in `layers` is the same layer twice, and is read once. `created` is the
+        creation time of the image in seconds since 1970.
 
-        `entered` is told "EXAMINATION" and "CONVERSION" as they begin, and "WAITING" where somebody
-        else is at the same file. Raises `LayerInvalid`, `BlobCorrupt` (a `diff_id`),
-        `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
+        Calls `on_stage` with "EXAMINATION" and "CONVERSION" when these stages start, and with
+        "WAITING" if another process is building the same file. Raises `LayerInvalid`,
+        `BlobCorrupt` (a `diff_id` differs), `ImageTooLarge`, `ConversionFailed`, `NoSpace`.
         """
         ...
 
     async def check_space(self, size: int) -> None:
-        """Raise `NoSpace` if what is made of `size` bytes of layers surely does not fit.
+        """Raise `NoSpace` if the image of `size` bytes of layers cannot fit.
 
-        Removes nothing: room is made once the layers have arrived.
+        Removes nothing: space is freed after the layers have arrived.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledFile:
-    """A file of an image directory: its name, its size in bytes, when it was last written.
+    """A file in an image directory; `size` is in bytes.
 
-    `modified` is in whole seconds since 1970, by the clock over there; None: nobody can tell.
+    `modified` is the time of the last write in whole seconds since 1970, by the system's clock;
+    None if the system does not report it.
     """
 
     name: str
@@ -216,35 +225,35 @@ class InstalledFile:
 class Verification:
     """How a delivered file was compared with the converted file.
 
-    `method` is `sha256` (by the digest of the whole file), `read-back` (every byte was read back
-    and compared) or `samples` (its size and pieces of it). `reason` says in a few words why the
-    system made no digest.
+    `method` is `sha256` (the digest of the whole file), `read-back` (every byte was read back and
+    compared) or `samples` (the size and some pieces). `reason` says in a few words why the system
+    computed no digest.
     """
 
     method: Literal["sha256", "read-back", "samples"]
     reason: str = ""
 
 
-class ImageDirectory(Swept, Protocol):
-    """The directory of one system in which the runtime looks for images.
+class ImageDirectory(Sweepable, Protocol):
+    """The directory of a system from which the runtime loads images.
 
-    Names are `<64 hex>.squashfs` and `<64 hex>.meta`, nothing else; a sweep removes none of them,
-    only the temporaries of writes that broke off. Raises `DeliveryFailed`, `NoSpace`, and
-    `RetryLater` if the system does not answer.
+    File names are `<64 hex>.squashfs` and `<64 hex>.meta`; any other name raises `ValueError`.
+    `sweep` removes none of these files, only temporary files of interrupted writes. Methods raise
+    `DeliveryFailed`, `NoSpace`, and `RetryLater` if the system does not answer.
     """
 
     async def reach(self) -> None:
-        """Return if the system may be used; raise `RetryLater` if it did not answer a moment ago.
+        """Return if the system may be used; raise `RetryLater` if it was silent a moment ago.
 
-        Nothing is sent to a system that is not known to be away. One that was away is tried, by one
-        caller of the whole site, once its time has come.
+        Sends nothing unless the system was silent. After the time of its breaker, one caller of
+        the whole site probes such a system.
         """
         ...
 
     async def probe(self, content: bytes) -> None:
-        """Write a small file of this content and remove it; raise why a delivery would fail.
+        """Write a small file with this content and remove it; raise why a delivery would fail.
 
-        A file that stays behind, because the connection broke, is a temporary: `sweep` removes it.
+        If the connection breaks, the file stays behind under a temporary name that `sweep` removes.
         """
         ...
 
@@ -257,7 +266,7 @@ class ImageDirectory(Swept, Protocol):
         ...
 
     async def free_space(self) -> int:
-        """Return the bytes that this gateway may still write there."""
+        """Return the bytes that the gateway can still write to the directory."""
         ...
 
     async def exists(self, name: str) -> InstalledFile | None:
@@ -265,22 +274,23 @@ class ImageDirectory(Swept, Protocol):
         ...
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
-        """Put the file there: temporary name, fsync, checked, mode 0600, renamed, fsync.
+        """Install a copy of the file `source`, and return how the copy was verified.
 
-        Returns how it was checked.
+        The copy is written under a temporary name with mode 0600, synced, verified (`sha256` is
+        its digest in hexadecimal), renamed, and the directory is synced.
         """
         ...
 
     async def write(self, content: bytes, name: str) -> None:
-        """Put a small file there, with the promises of `install`."""
+        """Write a small file, with the same guarantees as `install`."""
         ...
 
     async def read(self, name: str, limit: int) -> bytes | None:
-        """Return the content of a small file; None if it is absent or larger than `limit` bytes."""
+        """Return the content of a file; None if it is missing or larger than `limit` bytes."""
         ...
 
     async def head(self, name: str, size: int) -> bytes:
-        """Return the first bytes of a file: `size`, or fewer if it is shorter or absent."""
+        """Return the first `size` bytes of a file, or fewer if it is shorter or missing."""
         ...
 
     async def remove(self, name: str) -> None:
@@ -288,7 +298,7 @@ class ImageDirectory(Swept, Protocol):
         ...
 
     async def list(self) -> Sequence[InstalledFile]:
-        """Return the installed images and metadata."""
+        """Return the installed images and metadata files."""
         ...
 
     async def digest(self, name: str) -> str:

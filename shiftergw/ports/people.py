@@ -1,4 +1,4 @@
-"""The seams to users: who sent a credential, and in which groups he is."""
+"""Ports to users: who sent a credential, and the groups of a user."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ if TYPE_CHECKING:
     )
 
 CREDENTIAL_SECONDS = 7800.0
-"""How long a used credential is remembered: until no daemon would take it any more.
+"""Seconds for which a used credential is remembered: until no munge daemon would accept it.
 
-munge's longest lifetime is an hour, and a credential counts so long before and after the time that
-it names, lest clocks that differ do harm; ten minutes more for the clock of whoever remembers.
+munge's longest lifetime is one hour. Because clocks differ, a credential is valid for that long
+before and after its encode time. Ten more minutes allow for the gateway's own clock.
 """
 
 
-class Unproved(Unavailable):
-    """Who sent a credential is known, but not whether it was used before.
+class ReplayUnchecked(Unavailable):
+    """The user who encoded a credential is known, but not whether the credential was used before.
 
-    So nothing may be done on its strength.
+    The gateway must not act on such a credential.
     """
 
     def __init__(self, what: str, session: Session, *, detail: str) -> None:
-        """`session` is the sender's, if it is he who sent it."""
+        """`session` is that of the user who encoded the credential, not always of the sender."""
         super().__init__(what, detail=detail)
         self.session = session
 
 
 class Authenticator(Protocol):
-    """Knows who sent a credential."""
+    """Identifies the sender of a credential."""
 
     async def authenticate(self, credential: str, system: str) -> Session:
-        """Return the session, or raise `NotAuthenticated`, or `Unproved`."""
+        """Return the session of the sender on a system.
+
+        Raises `NotAuthenticated`, or `ReplayUnchecked` if the used credentials cannot be queried.
+        """
         ...
 
 
 class UsedCredentials(Protocol):
     """The credentials that were used at any of the gateways that share a store.
 
-    Each is named by a digest, and remembered for `CREDENTIAL_SECONDS`. A store that cannot be
-    reached raises `Unavailable`.
+    A credential is identified by its digest and remembered for `CREDENTIAL_SECONDS`. Methods raise
+    `Unavailable` if the store cannot be reached.
     """
 
     async def use(self, digest: bytes, now: float) -> bool:
-        """Note that a credential is used now; say whether it never was before."""
+        """Record that a credential is used now; return whether this is its first use."""
         ...
 
     async def note_used(self, digests: Collection[bytes], now: float) -> None:
-        """Note that credentials were used."""
+        """Record that credentials were used, without checking for earlier uses."""
         ...
 
 
@@ -60,5 +63,5 @@ class UserDirectory(Protocol):
     """The users and groups of a system."""
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
-        """Return the gids that the user is in, the primary one included."""
+        """Return the gids of all groups of a user, including the primary group `gid`."""
         ...

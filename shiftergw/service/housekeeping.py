@@ -15,7 +15,7 @@ from shiftergw.model import ImageRecord
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.rounds import Rounds
 from shiftergw.plumbing.timing import shielded, within
-from shiftergw.ports import ImageStore, Swept
+from shiftergw.ports import ImageStore, Sweepable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -139,7 +139,7 @@ class Scratch(Rounds):
 
     def __init__(
         self,
-        places: Mapping[str, tuple[Swept, float]],
+        places: Mapping[str, tuple[Sweepable, float]],
         clock: IReactorTime,
         interval: float = INTERVAL,
     ) -> None:
@@ -159,7 +159,7 @@ class Scratch(Rounds):
         if any(counts):
             self._log.info("{n} unused files removed", n=sum(counts))
 
-    async def _sweep(self, name: str, place: Swept, before: float) -> int:
+    async def _sweep(self, name: str, place: Sweepable, before: float) -> int:
         """Sweep one place and return the number of removed files; log an error and return 0."""
         sweeping = Deferred.fromCoroutine(place.sweep(before))
         try:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import GatewayError, NotAllowed, NotFound, printable
 from shiftergw.model import ANONYMOUS, Session
-from shiftergw.ports import Authenticator, Unproved
+from shiftergw.ports import Authenticator, ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.web import parameters, render
 from shiftergw.web.connections import ConnectionLimits
@@ -256,7 +256,7 @@ class Api:
         handler = route.answer
         try:
             session = await self._session(call, address.system)
-        except Unproved as error:
+        except ReplayUnchecked as error:
             if route.unproved_answer is None:
                 raise
             session, handler = error.session, route.unproved_answer

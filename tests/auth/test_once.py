@@ -17,7 +17,7 @@ from shiftergw.auth.once import Once
 from shiftergw.auth.users import HostUsers
 from shiftergw.errors import NotAuthenticated, Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import CREDENTIAL_SECONDS, Unproved
+from shiftergw.ports import CREDENTIAL_SECONDS, ReplayUnchecked
 from tests.munged import Munged
 
 reactor: Any = global_reactor
@@ -151,7 +151,7 @@ async def test_while_the_store_is_away(gateways: Gateways, daemons: tuple[Munged
     one, other, shared, _ = gateways
     shared.away = True
     credential = daemons[0].encode()
-    with pytest.raises(Unproved) as caught:
+    with pytest.raises(ReplayUnchecked) as caught:
         await one.authenticate(credential, SYSTEM)
     assert (caught.value.session.uid, caught.value.detail) == (os.getuid(), "the host")
     assert (caught.value.http_status, caught.value.retryable) == (503, True)
@@ -172,11 +172,11 @@ async def test_what_is_owed_has_an_end(
     one, _, shared, clock = gateways
     shared.away = True
     for _ in range(2):
-        with pytest.raises(Unproved):
+        with pytest.raises(ReplayUnchecked):
             await one.authenticate(daemons[0].encode(), SYSTEM)
     with pytest.raises(Unavailable) as caught:
         await one.authenticate(daemons[0].encode(), SYSTEM)
-    assert not isinstance(caught.value, Unproved)
+    assert not isinstance(caught.value, ReplayUnchecked)
     clock.ahead = CREDENTIAL_SECONDS + 1
     await one.settle()
     shared.away = False
@@ -193,7 +193,7 @@ async def test_many_that_are_owed(
     one, _, shared, _ = gateways
     shared.away = True
     for _ in range(5):
-        with pytest.raises(Unproved):
+        with pytest.raises(ReplayUnchecked):
             await one.authenticate(daemons[0].encode(), SYSTEM)
     shared.away = False
     await one.settle()

@@ -57,11 +57,11 @@ class Arrived:
         """Return the size of the file, if there is one."""
         return self._path.stat().st_size if self._path.exists() else 0
 
-    async def arriving(self) -> Opening | None:
+    async def wait_for_opening(self) -> Opening | None:
         """Be there."""
         return None
 
-    async def arrived(self) -> Path:
+    async def wait_for_file(self) -> Path:
         """Return the file."""
         return self._path
 

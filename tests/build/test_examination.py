@@ -44,15 +44,15 @@ class LateLayer(Arrived):
         if not self._excess.is_set:
             self._excess.set_result(None)
 
-    async def arriving(self) -> Opening | None:
+    async def wait_for_opening(self) -> Opening | None:
         """Wait, and have arrived by then."""
         await self._excess.wait()
         return None
 
-    async def arrived(self) -> Path:
+    async def wait_for_file(self) -> Path:
         """Wait for the arrival."""
         await self._excess.wait()
-        return await super().arrived()
+        return await super().wait_for_file()
 
 
 @pytest_twisted.ensureDeferred

@@ -561,7 +561,7 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
 
     async def examine_damaged(layers: Sequence[Layer], *_: Any) -> NoReturn:
         tries.append(None)
-        await layers[0].arrived()
+        await layers[0].wait_for_file()
         flip(path)
         raise LayerInvalid("A layer cannot be read.")
 

@@ -163,15 +163,15 @@ class Builder:
         options: SquashOptions,
         limits: BuildLimits,
         report: Any,
-        entered: Callable[[str], None],
+        on_stage: Callable[[str], None],
     ) -> AsyncIterator[BuiltImage]:
         """Write the file."""
         for layer in layers:
-            await layer.arrived()
-        entered("EXAMINATION")
+            await layer.wait_for_file()
+        on_stage("EXAMINATION")
         if self.fails is not None:
             raise self.fails
-        entered("CONVERSION")
+        on_stage("CONVERSION")
         self.built += 1
         if self.on_build is not None:
             await self.on_build()

@@ -17,7 +17,7 @@ from shiftergw.build.whole import SquashBuilder
 from shiftergw.delivery.local import LocalDirectory
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause, shielded
-from shiftergw.ports import Swept
+from shiftergw.ports import Sweepable
 from shiftergw.service import housekeeping
 from shiftergw.service.housekeeping import (
     FAILURE_SECONDS,
@@ -70,7 +70,7 @@ async def test_scratch_removes_what_the_dead_left(tmp_path: Path) -> None:
     threads.startService()
     builder = SquashBuilder(expand, "mksquashfs", threads, threads, reactor, clock)
     down = LocalDirectory(tmp_path / "gone", threads)  # which does not hold up the others
-    places: dict[str, tuple[Swept, float]] = {
+    places: dict[str, tuple[Sweepable, float]] = {
         "expand": (builder, SCRATCH_SECONDS),
         "down": (down, SCRATCH_SECONDS),
         "up": (LocalDirectory(images, threads), SCRATCH_SECONDS),
@@ -95,7 +95,7 @@ class Stuck:
         self.asked: list[Deferred[int]] = []
 
     async def sweep(self, before: float) -> int:
-        """See `Swept`; what is in the kernel's hands does not hear of a cancellation."""
+        """See `Sweepable`; what is in the kernel's hands does not hear of a cancellation."""
         self.asked.append(Deferred())
         while True:
             try:

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from shiftergw.model import Session
-from shiftergw.ports import Unproved
+from shiftergw.ports import ReplayUnchecked
 from shiftergw.service.gateway import Gateway
 from shiftergw.states import State
 from shiftergw.web.api import ROUTES, Names, make_site
@@ -29,7 +29,7 @@ class Unsure(FakeAuthenticator):
     async def authenticate(self, credential: str, system: str) -> Session:
         """Refuse what is none, and be unsure of the others."""
         session = await super().authenticate(credential, system)
-        raise Unproved("The database is away.", session, detail="10.0.0.1: refused")
+        raise ReplayUnchecked("The database is away.", session, detail="10.0.0.1: refused")
 
 
 @pytest.fixture
