@@ -11,6 +11,7 @@ from typing import Any
 
 import coverage
 import pytest
+from hypothesis import HealthCheck, settings
 from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
@@ -26,6 +27,12 @@ guard()
 # start: those that are interrupted on purpose would not hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing on a machine that is busy with other tests.
+settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy machine")
 
 # A process of xdist measures what it covers, if it is told to; the programs that it starts do not:
 # it would make them slow.

@@ -107,7 +107,7 @@ def test_too_long_a_payload(munged: Munged, munge: Munge) -> None:
     assert munge.encode(b"x" * (LARGEST + 1), munged.socket) == (Status.BAD_LENGTH, "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.one_of(st.binary(max_size=300), st.from_regex(rb"MUNGE:[A-Za-z0-9+/]{0,200}=?:")))
 def test_garbage(munged: Munged, text: bytes) -> None:
     """No text but a credential is one."""

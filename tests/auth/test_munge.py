@@ -234,7 +234,7 @@ async def test_no_credential(
     assert said in str(error)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.one_of(st.text(), st.from_regex(r"\AMUNGE:[A-Za-z0-9+/]{0,300}=?:\Z")))
 @pytest_twisted.ensureDeferred
 async def test_garbage(munged: Munged, text: str) -> None:

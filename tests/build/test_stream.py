@@ -95,7 +95,7 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
     assert b"Number of inodes %d\n" % plan.inodes in count
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(LAYERS)
 def test_random_images_come_out_of_mksquashfs_as_the_model_says(drawn: list[Layer]) -> None:
     """Nothing is dropped, doubled or renamed on the way, whatever the layers held."""

@@ -28,7 +28,7 @@ from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
 from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
 from tests.parts import need, need_root
-from tests.patience import patient
+from tests.patience import patient, scaled
 from tests.sshd import Sshd
 
 LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64")) << 20
@@ -234,7 +234,7 @@ async def test_frozen_server(sshd: Sshd, opens: Opens, root: Path, large: tuple[
             began.append(time.monotonic())
 
     account = account_on(sshd)
-    directory = opens(account, root, idle_seconds=IDLE_SECONDS, before_connect=thaw)
+    directory = opens(account, root, idle_seconds=scaled(IDLE_SECONDS), before_connect=thaw)
     with frozen:
         await directory.install(source, IMAGE, sha256, report)
     assert noticed[0] - began[0] < patient(NOTICED_WITHIN)

@@ -33,7 +33,7 @@ from tests.delivery.far import FIRST_PAUSE, NOBODY, account_on, connection, reac
 from tests.delivery.native import account
 from tests.delivery.test_scp_files import program_is
 from tests.parts import need, need_root
-from tests.patience import patient
+from tests.patience import patient, scaled
 from tests.sshd import Sshd
 
 LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
@@ -205,7 +205,7 @@ async def test_frozen_server(
             frozen.enter_context(sshd.suspended())
             began.append(time.monotonic())
 
-    directory = opens(sshd, transport, IDLE_SECONDS, before_connect=thaw)
+    directory = opens(sshd, transport, scaled(IDLE_SECONDS), before_connect=thaw)
     with frozen:
         await directory.install(source, IMAGE, sha256, report)
     assert noticed[0] - began[0] < patient(NOTICED_WITHIN)
@@ -234,7 +234,7 @@ async def test_frozen_scp(
             frozen.append(int((tmp_path / "pid").read_text()))
             os.kill(frozen[0], signal.SIGSTOP)
 
-    directory = opens(env, idle_seconds=IDLE_SECONDS, before_connect=again)
+    directory = opens(env, idle_seconds=scaled(IDLE_SECONDS), before_connect=again)
     try:
         await directory.install(source, IMAGE, sha256, report)
         assert IDLE_SECONDS / 2 < noticed[0] - began[0] < patient(NOTICED_WITHIN)

@@ -174,7 +174,7 @@ def test_indexes_are_freed_as_they_are_applied() -> None:
 # The model.
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(LAYERS)
 @untraced
 def test_random_layers_give_what_the_model_says(layers: list[Layer]) -> None:

@@ -199,7 +199,7 @@ WISHES = st.builds(
 )
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(WISHES, min_size=3, max_size=8), st.sampled_from([True, True, False]))
 @pytest_twisted.ensureDeferred
 async def test_every_loop_ends(wishes: list[Wish], private: bool) -> None:

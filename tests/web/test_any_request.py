@@ -328,7 +328,7 @@ def _check(asked: Asked, reply: Reply) -> None:
 STEPS = weighted((6, REQUESTS), (1, ENDS), (1, st.sampled_from([20.0, 400.0])))
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(steps=st.lists(STEPS, min_size=5, max_size=15), anonymous=st.booleans())
 @pytest_twisted.ensureDeferred
 async def test_any_requests(

@@ -366,7 +366,7 @@ def _check(reply: Reply) -> None:
         assert b"\n" not in reply.body
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(_PIECES)
 def test_any_bytes(data: bytes) -> None:
     """No stream of bytes makes a 5xx, an answer that is not ours, or a traceback."""
@@ -374,7 +374,7 @@ def test_any_bytes(data: bytes) -> None:
         _check(reply)
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
 def test_any_path(path: str) -> None:
     """No path makes a 5xx."""
@@ -384,7 +384,7 @@ def test_any_path(path: str) -> None:
         _check(reply)
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=80))
 def test_any_header(value: bytes) -> None:
     """No credential makes a 5xx."""
@@ -407,7 +407,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(st.one_of(_JSON.map(lambda v: json.dumps(v).encode()), st.binary(max_size=80)))
 def test_any_body(body: bytes) -> None:
     """No body makes a 5xx."""

@@ -15,6 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+LONG_SECONDS = 900
+"""How long a job sleeps that only its end by force ends, also on a busy machine."""
+
 SIGNALS = {"crash": signal.SIGKILL, "abort": signal.SIGABRT}
 """The signals by which a worker kills itself, by the first word of a key."""
 
@@ -55,7 +58,7 @@ def run_job(key: str, directory: Path) -> None:
     leave_trace(directory, key)
     die(key)
     if key.startswith("sleep"):
-        time.sleep(60)
+        time.sleep(LONG_SECONDS)
     elif key.startswith("short"):
         time.sleep(0.5)
         leave_trace(directory, f"{key}-done")
@@ -67,12 +70,12 @@ def run_job(key: str, directory: Path) -> None:
         sys.stderr.write("again\n" * 1000)
         sys.stderr.flush()
     elif key.startswith("child"):
-        child = subprocess.Popen(["sleep", "60"])
+        child = subprocess.Popen(["sleep", str(LONG_SECONDS)])
         (directory / "child").write_text(str(child.pid), encoding="utf-8")
-        time.sleep(60)
+        time.sleep(LONG_SECONDS)
     elif key.startswith("heir"):
         # The child holds the pipes of this process open after its death.
-        child = subprocess.Popen(["sleep", "60"])
+        child = subprocess.Popen(["sleep", str(LONG_SECONDS)])
         (directory / "child").write_text(str(child.pid), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -90,7 +93,7 @@ def main(kind: str, directory: Path) -> None:
         sys.stderr.write("Traceback:\nModuleNotFoundError: No module named 'x'\n")
         sys.exit(1)
     if kind == "mute":
-        time.sleep(60)
+        time.sleep(LONG_SECONDS)
     if kind == "slow":
         time.sleep(1.5)
     write_answer({"ready": True})
@@ -101,7 +104,7 @@ def main(kind: str, directory: Path) -> None:
         run_job(decode_key(key), directory)
         write_answer({"done": key})
     if kind == "stubborn":
-        time.sleep(60)
+        time.sleep(LONG_SECONDS)
     leave_trace(directory, f"left-{os.getpid()}")
 
 
