@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from shiftergw.auth.munge import encode
+from shiftergw.auth.munge_client import encode
 from shiftergw.errors import Unavailable
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -37,7 +37,7 @@ _REGISTRY = re.compile("(?:(?:docker|oci|https?):)?//", re.IGNORECASE)
 # `docker:24` is a tag of the repository `docker`, and `docker:5000/x` has a host and its port.
 _DOCKER = re.compile("docker:(?![0-9]{1,5}/)(?=[^@]*[:/])", re.IGNORECASE)
 
-_UNSUPPORTED = (
+_TARGETS = (
     (re.compile("(?:oci|dir):(?![0-9]{1,5}/)"), "a directory of your own"),
     (re.compile("(?:oci|docker)-archive:|tarball:|sif:|file:(?=/)"), "a file of your own"),
     (re.compile("docker-daemon:|containers-storage:|ostree:"), "images of your own machine"),
@@ -78,7 +78,7 @@ def check_registry_name(name: str) -> None:
             remedy="Write the name that stands on the page behind `docker pull`, such as"
             " `ubuntu:24.04`.",
         )
-    for pattern, target in _UNSUPPORTED:
+    for pattern, target in _TARGETS:
         if pattern.match(name):
             raise BadRequest(
                 f"{printable(name, 120)!r} names {target}; the gateway gets images from registries"

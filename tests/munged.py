@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
-from shiftergw.auth.munge import encode
+from shiftergw.auth.munge_client import encode
 from tests import children
 from tests.parts import accepts, lacking, need
 from tests.patience import patient
@@ -25,7 +25,7 @@ _KEY_BYTES = 128
 _ENCODE = """
 import os, sys
 from pathlib import Path
-from shiftergw.auth.munge import encode
+from shiftergw.auth.munge_client import encode
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]))
 print(encode(sys.stdin.buffer.read(), Path(sys.argv[1])))
 """

@@ -280,7 +280,10 @@ def test_imports_can_offend(place: str, source: str, wrong: str) -> None:
         ("config/ssh_options.py", "from shiftergw.ssh.cipher_names import CIPHERS"),
         ("plumbing/files.py", "from shiftergw.errors import TimedOut\nimport twisted.internet"),
         ("sources/registry/a.py", "import treq\nfrom shiftergw.sources.registry.b import c"),
-        ("cli/main.py", "from shiftergw.auth.munge import encode\nfrom shiftergw import app"),
+        (
+            "cli/main.py",
+            "from shiftergw.auth.munge_client import encode\nfrom shiftergw import app",
+        ),
         ("app/reactor.py", "from twisted.internet import reactor\nfrom shiftergw.web import api"),
         (
             "delivery/factory.py",

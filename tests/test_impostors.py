@@ -15,6 +15,8 @@ from celery import Celery
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 
+from shiftergw.cli.exchange import TlsUnproven
+from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import NoGateway
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -27,6 +29,7 @@ from shiftergw.sources.registry.transport import Limits
 from shiftergw.work.celery.app import make_app, reach
 from shiftergw.work.celery.faults import fault
 from tests.certificates import Authority
+from tests.cli.clients import with_standard_library
 from tests.images import make_image, tar_of
 from tests.impostors import (
     ADDRESS_IMPOSTORS,
@@ -155,8 +158,23 @@ async def to_gateway(host: str, port: int, authority: Authority) -> str:
         patch.setenv("SSL_CERT_FILE", str(authority.pem))
         url = f"https://{host}:{port}"
         with pytest.raises(NoGateway) as caught:
-            await Remote(REACTOR, Settings([url], ["mycluster"], "good:ann")).images()
+            await Remote(
+                TwistedExchange(REACTOR), Settings([url], ["mycluster"], "good:ann")
+            ).images()
     return f"NoGateway: {caught.value}"
+
+
+async def to_gateway_quickly(host: str, port: int, authority: Authority) -> str:
+    """Ask a gateway for its images by the client of the standard library.
+
+    It says nothing about a certificate that it refuses, and leaves that to `to_gateway`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.pem))
+        settings = Settings([f"https://{host}:{port}"], ["mycluster"], "good:ann")
+        with pytest.raises((NoGateway, TlsUnproven)) as caught:
+            await with_standard_library(settings, Remote.images)
+    return type(caught.value).__name__
 
 
 WAYS = [
@@ -167,6 +185,7 @@ WAYS = [
     to_mongodb,
     to_broker,
     to_gateway,
+    to_gateway_quickly,
 ]
 
 
@@ -185,6 +204,9 @@ async def refusal(
 
 def check_words(connect: Connect, said: str, impostor: Impostor) -> None:
     """Check that a refusal says what is wrong with the certificate."""
+    if connect is to_gateway_quickly:
+        assert said == "TlsUnproven"
+        return
     if connect is to_broker:  # in the words of Python's ssl
         assert "certificate" in said
         assert "verify failed" in said

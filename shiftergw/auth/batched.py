@@ -33,7 +33,7 @@ class _Call(Generic[A, T]):
     result: T | Failure = field(init=False)
 
 
-class Batched(Generic[A, T]):
+class BatchedCalls(Generic[A, T]):
     """Calls of one function in a thread that does nothing else, one batch after the other.
 
     A batch begins when a turn of the reactor has brought no further call, so batches are large

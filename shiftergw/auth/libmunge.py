@@ -1,9 +1,9 @@
-"""munge(7) through libmunge, or through its programs where the library is missing.
+"""Use munge(7) through libmunge, or through its programs where the library is missing.
 
-Both ways say the same: a status of `munge_err_t` (munge.h), which is also the exit code of the
-program `unmunge`, the numeric ids of whoever made the credential, and its payload. libmunge hands
-ids and payload out for credentials that are expired, rewound or replayed, too. Calls block; with a
-daemon that hangs libmunge gives up by itself after some 10 s.
+Both return the same: a status of `munge_err_t` (munge.h), which is also the exit code of the
+program `unmunge`, the numeric ids of the user who made the credential, and its payload. libmunge
+also returns ids and payload of credentials that are expired, rewound or replayed. Calls block; if
+the daemon hangs, libmunge gives up after some 10 s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-import subprocess
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM_LIMIT = 15.0
-"""Seconds that `munge` and `unmunge` may take; they give up by themselves before."""
+"""Seconds that `munge` and `unmunge` may take; normally they give up earlier by themselves."""
 
 LARGEST = 1 << 20
 """Bytes of the longest message to a daemon (MUNGE_MAXIMUM_REQ_LEN)."""
@@ -36,8 +35,8 @@ _OUTPUT = re.compile(
     rb"UID:[ \t]+[^\n]*\(([0-9]{1,10})\)\nGID:[ \t]+[^\n]*\(([0-9]{1,10})\)\n\n(.*)",
     re.DOTALL,
 )
-"""What `unmunge` prints for these keys: `name (number)` on each line, where a name may hold blanks
-and parentheses but no end of line, a blank line, and the payload as it is."""
+"""The output of `unmunge` for these keys: lines of the form `KEY: name (number)`, where a name may
+hold blanks and parentheses but no line break, a blank line, and the payload unchanged."""
 
 
 class Status(IntEnum):
@@ -64,15 +63,21 @@ class Status(IntEnum):
     UNAUTHORIZED = 18
 
 
+TROUBLE = frozenset(
+    {Status.SNAFU, Status.NO_MEMORY, Status.OVERFLOW, Status.SOCKET, Status.TIMEOUT}
+)
+"""Statuses for which the daemon or this program is at fault, not the credential."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a daemon said of a credential; ids and payload count for `SUCCESS` alone.
+    """A daemon's answer about a credential; ids and payload count only with `SUCCESS`.
 
-    `uid` and `gid` are -1 where the credential could not be read at all. `age` is the time in
-    seconds between the making and the reading, each by the clock of the daemon that did it;
-    negative for a credential of the future, None where the credential could not be read.
-    `made_at` is the former of the two, in seconds since 1970. `trouble` is for the log: why the
-    daemon could not be used.
+    `uid` and `gid` are -1 if the credential could not be read at all. `made_at` is the time when
+    the credential was made, in seconds since 1970 by the clock of the daemon that made it. `age` is
+    the time from then to the decoding in seconds, each by the clock of its daemon: negative for a
+    credential of the future. Both are None if the credential could not be read. `trouble` is for
+    the log: why the daemon could not be used.
     """
 
     status: Status
@@ -85,35 +90,35 @@ class Decoded:
 
 
 class Munge(Protocol):
-    """Makes and reads credentials; blocking."""
+    """Makes and reads credentials; blocking. Without a `socket` munge's default is used."""
 
     def encode(self, payload: bytes, socket: Path | None) -> tuple[Status, str]:
-        """Return the credential, with the daemon's own defaults; without a socket the usual one."""
+        """Return a status and a credential of the calling user, with the daemon's defaults."""
         ...
 
     def decode(self, credential: bytes, socket: Path | None) -> Decoded:
-        """Return what the daemon says of a credential; a NUL ends it."""
+        """Return the daemon's answer about a credential, which ends at its first NUL."""
         ...
 
 
 class Library:
-    """libmunge by ctypes; a context of its own for each call, so that threads share nothing."""
+    """libmunge through ctypes; each call has its own context, so threads share nothing."""
 
     def __init__(self) -> None:
-        """Load it; raise `OSError` where it is missing."""
-        # What does not block keeps Python's lock: taking it again may mean a wait.
+        """Load the library; raise `OSError` if it is missing."""
+        # Calls that do not block keep Python's lock: to take it again may mean a wait.
         munge: Any = ctypes.PyDLL(_LIBRARY)
-        asking: Any = ctypes.CDLL(_LIBRARY)
+        blocking: Any = ctypes.CDLL(_LIBRARY)
         munge.munge_ctx_create.restype = ctypes.c_void_p
         munge.munge_ctx_destroy.argtypes = [ctypes.c_void_p]
         munge.munge_ctx_destroy.restype = None
-        # Variadic: the fixed arguments are declared, and the others given as ctypes values.
+        # Variadic: the fixed arguments are declared; the further ones are passed as ctypes values.
         munge.munge_ctx_set.argtypes = [ctypes.c_void_p, ctypes.c_int]
         munge.munge_ctx_get.argtypes = [ctypes.c_void_p, ctypes.c_int]
-        asking.munge_encode.argtypes = [
+        blocking.munge_encode.argtypes = [
             ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int,
         ]  # fmt: skip
-        asking.munge_decode.argtypes = [
+        blocking.munge_decode.argtypes = [
             ctypes.c_char_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
             ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_uint32),
             ctypes.POINTER(ctypes.c_uint32),
@@ -122,29 +127,31 @@ class Library:
         libc.free.argtypes = [ctypes.c_void_p]
         libc.free.restype = None
         self._munge = munge
-        self._asking = asking
+        self._blocking = blocking
         self._free = libc.free
 
     def encode(self, payload: bytes, socket: Path | None) -> tuple[Status, str]:
-        """Return a credential, as `Munge` says."""
-        made = ctypes.c_void_p()
+        """Return a status and a credential, as `Munge` says."""
+        credential = ctypes.c_void_p()
         context = self._context(socket)
         try:
-            status = self._asking.munge_encode(ctypes.byref(made), context, payload, len(payload))
-            text = ctypes.string_at(made.value).decode("ascii") if made.value else ""
+            status = self._blocking.munge_encode(
+                ctypes.byref(credential), context, payload, len(payload)
+            )
+            text = ctypes.string_at(credential.value).decode() if credential.value else ""
         finally:
             self._munge.munge_ctx_destroy(context)
-            self._free(made)
+            self._free(credential)
         return _status(status), text
 
     def decode(self, credential: bytes, socket: Path | None) -> Decoded:
-        """Return what the daemon says, as `Munge` says."""
+        """Return the daemon's answer, as `Munge` says."""
         payload, length = ctypes.c_void_p(), ctypes.c_int()
         # munge.h: (uid_t) -1 unless the credential could be read.
         uid, gid = ctypes.c_uint32(HIGHEST_ID + 1), ctypes.c_uint32(HIGHEST_ID + 1)
         context = self._context(socket)
         try:
-            status = self._asking.munge_decode(
+            status = self._blocking.munge_decode(
                 credential,
                 context,
                 ctypes.byref(payload),
@@ -164,7 +171,7 @@ class Library:
         )
 
     def _time(self, context: ctypes.c_void_p, option: int) -> int:
-        """Return a time of the credential that was read last; 0 or -1 if it has none."""
+        """Return a time of the credential that was decoded last; 0 or -1 if it has none."""
         time = ctypes.c_long(0)  # time_t
         self._munge.munge_ctx_get(context, option, ctypes.byref(time))
         return time.value
@@ -179,27 +186,27 @@ class Library:
 
 
 class Programs:
-    """The programs `munge` and `unmunge`; what is secret goes through their standard input."""
+    """The programs `munge` and `unmunge`; secrets are passed through their standard input."""
 
     def encode(self, payload: bytes, socket: Path | None) -> tuple[Status, str]:
-        """Return a credential, as `Munge` says; raise `ChildFailed` without the program."""
-        if len(payload) > LARGEST:  # the program does not say so
+        """Return a status and a credential; raise `ChildFailed` if the program is missing."""
+        if len(payload) > LARGEST:  # the program does not report it
             return Status.BAD_LENGTH, ""
         code, output = _run(["munge", *_socket(socket)], payload)
         return _status(code), output.decode("ascii", "replace").strip()
 
     def decode(self, credential: bytes, socket: Path | None) -> Decoded:
-        """Return what the daemon says, as `Munge` says; raise `ChildFailed` without the program."""
+        """Return the daemon's answer; raise `ChildFailed` if the program is missing."""
         if len(credential) > LARGEST:
             return Decoded(Status.BAD_LENGTH)
         argv = ["unmunge", f"--keys={_KEYS}", *_socket(socket)]
         code, output = _run(argv, credential.partition(b"\0")[0])
-        found = _OUTPUT.fullmatch(output)
-        if found is None:
-            # A success that we cannot read must not count as one.
+        match = _OUTPUT.fullmatch(output)
+        if match is None:
+            # A success whose output cannot be read must not count as a success.
             return Decoded(_status(code) or Status.SNAFU)
-        times = _times(int(found[1] or 0), int(found[2] or 0))
-        return Decoded(_status(code), _id(int(found[3])), _id(int(found[4])), found[5], *times)
+        times = _times(int(match[1] or 0), int(match[2] or 0))
+        return Decoded(_status(code), _id(int(match[3])), _id(int(match[4])), match[5], *times)
 
 
 def _socket(socket: Path | None) -> list[str]:
@@ -207,10 +214,12 @@ def _socket(socket: Path | None) -> list[str]:
 
 
 def _run(argv: list[str], content: bytes) -> tuple[int, bytes]:
-    """Return exit code and output of a program; raise `ChildFailed` where there is none."""
+    """Return exit code and output of a program; raise `ChildFailed` if it is missing."""
+    import subprocess  # noqa: PLC0415 - loading it takes a while, and libmunge needs none
+
     problem = ""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             argv, input=content, capture_output=True, timeout=PROGRAM_LIMIT, check=False
         )
     except subprocess.TimeoutExpired:
@@ -218,7 +227,7 @@ def _run(argv: list[str], content: bytes) -> tuple[int, bytes]:
     except OSError as error:
         problem = error.strerror or "no such program"
     else:
-        return done.returncode, done.stdout
+        return process.returncode, process.stdout
     raise ChildFailed(
         f"{argv[0]} cannot be started: {problem}.", exit_code=None, signal=None, stderr=""
     )
@@ -229,20 +238,20 @@ def _status(code: int) -> Status:
 
 
 def _times(made_at: int, read_at: int) -> tuple[float | None, float | None]:
-    """Return when a credential was made, and its age; None for both if it could not be read."""
+    """Return the time when a credential was made, and its age; None if it could not be read."""
     if made_at <= 0 or read_at <= 0:
         return None, None
     return float(made_at), float(read_at - made_at)
 
 
 def _id(value: int) -> int:
-    """Return a uid or gid; (uid_t) -1 is nobody's."""
+    """Return a uid or gid; -1 for (uid_t) -1, which no user has."""
     return -1 if value > HIGHEST_ID else value
 
 
 @functools.cache
 def find_munge() -> Munge:
-    """Return libmunge, or where it is missing the programs."""
+    """Return libmunge, or the programs where the library is missing."""
     try:
         return Library()
     except OSError:

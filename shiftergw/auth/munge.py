@@ -1,18 +1,16 @@
-"""Credentials of munge(7): made and read for the command line, and understood for the gateway."""
+"""Munge identifies the caller: the gateway's authenticator for credentials of munge(7)."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from shiftergw.auth.batched import Batched
-from shiftergw.auth.libmunge import LARGEST, Decoded, Munge, Status, find_munge
+from shiftergw.auth.batched import BatchedCalls
+from shiftergw.auth.libmunge import LARGEST, TROUBLE, Decoded, Munge, Status, find_munge
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.payload import logins
 from shiftergw.auth.users import Users
@@ -23,19 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DECODING_LIMIT = 5.0
-"""Seconds until a daemon that does not answer counts as away; a healthy one takes a millisecond."""
+"""Seconds until a silent daemon counts as away; a healthy daemon answers in a millisecond."""
 
 _FORM = re.compile(r"MUNGE:[A-Za-z0-9+/]+={0,2}:")
 _NO_CREDENTIAL = "(null)"
-"""What `shifterimg` sends when the munge daemon beside it gave it no credential."""
-
-_AWAY = "munge does not answer on this machine."
-_AWAY_REMEDY = "See that munged runs (`systemctl status munge`), or tell the site's support."
-_DAMAGED = "This credential cannot be read on this machine."
-_LOG_IN = "Log in again: `shiftergw login`, or `shifterimg login`."
+"""The credential that `shifterimg` sends when the munge daemon of its machine is away."""
 
 _CLOCKS_DIFFER = "the clocks of the client's machine and the gateway's differ by that much."
-_NONE = (
+_NOT_MUNGE = (
     "This is no munge credential.",
     "Use a client that sends one, such as `shifterimg` or `shiftergw`.",
 )
@@ -69,93 +62,21 @@ _WRONG: dict[Status, tuple[str, str]] = {
         "Make it without a restriction (munge -u, -g).",
     ),
 }
-"""What is wrong with a credential, and what to do; every other bad one is none at all."""
-
-_TROUBLE = frozenset(
-    {Status.SNAFU, Status.NO_MEMORY, Status.OVERFLOW, Status.SOCKET, Status.TIMEOUT}
-)
-"""What is wrong with a daemon, or with us."""
-
-
-def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = None) -> str:
-    """Return a credential of the calling user with the daemon's own defaults; blocking.
-
-    Raises `Unavailable` when munge is away, and `NotAuthenticated` for a payload it does not take.
-    """
-    try:
-        status, credential = (munge or find_munge()).encode(payload, socket)
-    except ChildFailed as error:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
-    if status == Status.BAD_LENGTH:
-        raise NotAuthenticated(
-            "These are too many logins for one credential.",
-            remedy="Remove those that you do not need from ~/.udiRoot/.cred.",
-        )
-    if status != Status.SUCCESS or not credential:
-        raise _unusable(socket, status)
-    return credential
-
-
-def _unusable(socket: Path | None, status: Status) -> Unavailable:
-    """Return the error of a daemon that cannot be used; its cause is in the detail."""
-    trouble = trouble_of(socket, status)
-    return Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=trouble.what)
-
-
-def try_daemon(socket: Path, munge: Munge | None = None) -> float:
-    """Have a daemon make and read a credential; return by how many seconds its clock is ahead.
-
-    A clock that is behind gives a negative number. Blocks. Raises `Unavailable` with cause and
-    remedy.
-    """
-    munge = munge or find_munge()
-    try:
-        status, credential = munge.encode(b"", socket)
-        if status == Status.SUCCESS:
-            decoded = munge.decode(credential.encode(), socket)
-            if decoded.status == Status.SUCCESS and decoded.made_at is not None:
-                return decoded.made_at - time.time()
-            status = decoded.status
-    except ChildFailed as error:
-        raise Unavailable(
-            f"{error.what}",
-            remedy="Install munge: the library libmunge, or the programs munge and unmunge.",
-        ) from error
-    trouble = trouble_of(socket, status)
-    raise Unavailable(trouble.what, remedy=trouble.remedy)
-
-
-def decode_own(credential: str, socket: Path | None = None, munge: Munge | None = None) -> bytes:
-    """Return the payload of a credential that the calling user made once; blocking.
-
-    It may be expired or used (that is how `~/.udiRoot/.cred` keeps logins), but nobody else's.
-    Raises `NotAuthenticated`, and `Unavailable` when munge is away.
-    """
-    content = credential.encode("utf-8", "replace")
-    try:
-        decoded = (munge or find_munge()).decode(content, socket)
-    except ChildFailed as error:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
-    if decoded.status in _TROUBLE:
-        raise _unusable(socket, decoded.status)
-    if decoded.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
-        raise NotAuthenticated(_DAMAGED, remedy=_LOG_IN, detail=decoded.status.name)
-    if decoded.uid != os.getuid():
-        raise NotAuthenticated("This credential is another user's.", remedy=_LOG_IN)
-    return decoded.payload
+"""What is wrong with a credential, and what to do; `_NOT_MUNGE` holds for every other status."""
 
 
 def used_before() -> NotAuthenticated:
-    """Return what to say of a credential that was used, here or at another gateway."""
+    """Return the error for a credential that was used before, here or at another gateway."""
     what, remedy = _WRONG[Status.REPLAYED]
     return NotAuthenticated(what, remedy=remedy)
 
 
 def digest_of(credential: str) -> bytes:
-    """Return what a credential that a daemon has accepted is told by, however it is written.
+    """Return a digest that identifies a credential, for a credential that a daemon has accepted.
 
-    Daemons do not look at the bits that the last characters of base64 have too many, so that one
-    credential can be written in several ways. All of its bytes are under its MAC.
+    Daemons ignore the surplus bits of the last characters of base64, so one credential can be
+    written in several ways; their digest is the same. All of a credential's bytes are under its
+    MAC.
     """
     text = credential.strip().removeprefix("MUNGE:").rstrip(":=")
     content = base64.b64decode(text + "=" * (-len(text) % 4))
@@ -163,10 +84,10 @@ def digest_of(credential: str) -> bytes:
 
 
 class MungeAuthenticator:
-    """Knows the users of one system by the munge daemon that has the system's key.
+    """Identifies the users of one system through the munge daemon that has the system's key.
 
-    Each credential is given to the daemon once, and counts once: the daemon refuses it the second
-    time. Who it is says the credential's own uid and gid; names and groups come from `users`.
+    The daemon refuses a credential that it has decoded before, so each is decoded only once. The
+    credential holds uid and gid of its maker; names and groups come from `users`.
     """
 
     def __init__(
@@ -178,20 +99,20 @@ class MungeAuthenticator:
         reactor: Any,
         munge: Munge | None = None,
     ) -> None:
-        """Ask the daemon at `socket`; `admins` are uids, or names of `users`."""
+        """Use the daemon at `socket`; `admins` are uids, or names of `users`."""
         self._system = system
         self._socket = socket
         self._users = users
-        self._admin_uids = frozenset(one for one in admins if isinstance(one, int))
-        self._admin_names = [one for one in admins if isinstance(one, str)]
+        self._admin_uids = frozenset(admin for admin in admins if isinstance(admin, int))
+        self._admin_names = [admin for admin in admins if isinstance(admin, str)]
         self._munge = munge or find_munge()
-        self._decoding = Batched(self._decoded, DECODING_LIMIT, reactor, self._late)
+        self._decoding = BatchedCalls(self._decode_in_thread, DECODING_LIMIT, reactor, self._late)
 
     async def authenticate(self, credential: str, system: str) -> Session:
-        """Return the session of whoever made the credential.
+        """Return the session of the user who made the credential.
 
-        Raises `NotAuthenticated`, `BadRequest` for what it carries, and `Unavailable` while the
-        daemon or the directory of users is away.
+        Raises `NotAuthenticated` for an invalid credential, `BadRequest` for an invalid payload,
+        and `Unavailable` while the daemon or the directory of users is away.
         """
         if system != self._system:
             raise NotAuthenticated(f"The credential is not for {system}.")
@@ -222,7 +143,7 @@ class MungeAuthenticator:
             decoded = await self._decoding.run(credential.encode("ascii"))
         except ChildFailed as error:
             raise self._away(str(error)) from error
-        if decoded.status in _TROUBLE:
+        if decoded.status in TROUBLE:
             raise self._away(decoded.trouble or decoded.status.name)
         if decoded.status != Status.SUCCESS:
             raise self._wrong(decoded.status, decoded.age)
@@ -230,9 +151,9 @@ class MungeAuthenticator:
             raise self._away(f"{self._socket}: munged gave no uid or gid for a credential.")
         return decoded
 
-    def _decoded(self, credential: bytes) -> Decoded:
+    def _decode_in_thread(self, credential: bytes) -> Decoded:
         decoded = self._munge.decode(credential, self._socket)
-        if decoded.status in _TROUBLE:
+        if decoded.status in TROUBLE:
             trouble = trouble_of(self._socket, decoded.status)
             return replace(decoded, trouble=f"{trouble.what} {trouble.remedy}")
         return decoded
@@ -243,21 +164,20 @@ class MungeAuthenticator:
         return any([await self._users.uid_of(name) == uid for name in self._admin_names])
 
     def _wrong(self, status: Status, age: float | None = None) -> NotAuthenticated:
-        what, remedy = _WRONG.get(status, _NONE)
+        what, remedy = _WRONG.get(status, _NOT_MUNGE)
         return NotAuthenticated(what.format(system=self._system, age=_age_text(age)), remedy=remedy)
 
     def _late(self) -> Unavailable:
         return self._away(f"{self._socket}: munged did not answer within {DECODING_LIMIT:g} s.")
 
-    def _away(self, why: str) -> Unavailable:
+    def _away(self, detail: str) -> Unavailable:
         return Unavailable(
-            f"The gateway cannot check credentials of {self._system} at the moment.",
-            detail=why,
+            f"The gateway cannot check credentials of {self._system} at the moment.", detail=detail
         )
 
 
 def _age_text(age: float | None) -> str:
-    """Return how old a credential is, or when it will be made, for an error."""
+    """Return the age of a credential as an error message has it."""
     if age is None:
         return ""
     if age < 0:

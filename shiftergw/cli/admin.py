@@ -1,4 +1,4 @@
-"""expire, autoexpire, rm and metrics: what admins ask of the gateway, and owners of an image."""
+"""expire, autoexpire, rm and metrics: commands for admins, and for owners of an image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, run
+from shiftergw.cli.exits import DONE, Misused
 from shiftergw.cli.images import image_of
-from shiftergw.cli.options import of_one_system
+from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
+from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import printable
 from shiftergw.names import is_image_id
@@ -20,7 +21,7 @@ from shiftergw.names import is_image_id
 
 @click.command()
 @click.argument("image")
-@of_one_system
+@single_system_option
 @click.pass_obj
 def expire(settings: Settings, image: str) -> None:
     """Take the tag IMAGE away; an image without any tag is removed.
@@ -29,16 +30,16 @@ def expire(settings: Settings, image: str) -> None:
     """
     itype, name = image_of(image, settings.default_type())
 
-    async def command(reactor: Any) -> int:
-        await Remote(reactor, settings).expire(itype, name)
+    async def command(remote: Remote) -> int:
+        await remote.expire(itype, name)
         click.echo(f"{itype}:{name} is expired.")
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
-@click.command(short_help="Expire the images whose time is up (admins).")
-@of_one_system
+@click.command()
+@single_system_option
 @click.pass_obj
 def autoexpire(settings: Settings) -> None:
     """Expire the images whose time is up, and print their ids (admins).
@@ -46,36 +47,35 @@ def autoexpire(settings: Settings) -> None:
     The gateway does so by itself, too.
     """
 
-    async def command(reactor: Any) -> int:
-        ids = await Remote(reactor, settings).autoexpire()
+    async def command(remote: Remote) -> int:
+        ids = await remote.autoexpire()
         for image_id in ids:
             click.echo(printable(image_id))
         if not ids:
             click.echo("No image's time is up.", err=True)
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
 @click.command()
-@click.option("--now", "removed", metavar="ID", help="Remove the image, and refuse it from now on.")
-@click.option("--allow", "allowed", metavar="ID", help="Take that back: it may be pulled again.")
-@of_one_system
+@click.option("--now", "removal", metavar="ID", help="Remove the image, and refuse it from now on.")
+@click.option("--allow", "permission", metavar="ID", help="Take that back: it may be pulled again.")
+@single_system_option
 @click.pass_obj
-def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
+def rm(settings: Settings, removal: str | None, permission: str | None) -> None:
     """Take an image down at once: all its tags and files (admins).
 
     ID is the id that `lookup` prints: 64 hexadecimal digits.
     """
-    if (removed is None) == (allowed is None):
+    if (removal is None) == (permission is None):
         raise Misused("Give one of: --now ID, --allow ID.")
-    image_id = removed or allowed or ""
+    image_id = removal or permission or ""
     if not is_image_id(image_id):
         raise Misused(f"{image_id!r} is not an image id: 64 hexadecimal digits in lower case.")
 
-    async def command(reactor: Any) -> int:
-        remote = Remote(reactor, settings)
-        if removed is None:
+    async def command(remote: Remote) -> int:
+        if removal is None:
             await remote.allow(image_id)
             click.echo(f"{image_id} may be pulled again.")
             return DONE
@@ -84,15 +84,15 @@ def rm(settings: Settings, removed: str | None, allowed: str | None) -> None:
         click.echo(f"{image_id} is refused from now on.")
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
-@click.command(short_help="Show the last look-ups (admins).")
+@click.command()
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Rows."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@of_one_system
+@single_system_option
 @click.pass_obj
 def metrics(settings: Settings, limit: int, as_json: bool) -> None:
     """Show the last look-ups: who asked for which image, the newest last (admins).
@@ -100,23 +100,23 @@ def metrics(settings: Settings, limit: int, as_json: bool) -> None:
     There are none unless the gateway's configuration says `"Metrics": true`.
     """
 
-    async def command(reactor: Any) -> int:
-        rows = await Remote(reactor, settings).metrics(limit)
+    async def command(remote: Remote) -> int:
+        rows = await remote.metrics(limit)
         click.echo(json.dumps(rows) if as_json else metrics_table(rows), nl=as_json)
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
 def metrics_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line per look-up: when, who, which system, which image, which id."""
+    """Return one line per look-up: time, user, system, id and image."""
     lines = []
     for row in rows:
-        asked = row.get("time")
-        seconds = asked if isinstance(asked, (int, float)) else 0
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-        who = printable(f"{row.get('user')}({row.get('uid')})")
+        seconds = row.get("time")
+        seconds = seconds if isinstance(seconds, (int, float)) else 0
+        date = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+        user = printable(f"{row.get('user')}({row.get('uid')})")
         system, image_id = printable(str(row.get("system"))), printable(str(row.get("id")))
         image = printable(f"{row.get('type')}:{row.get('tag')}", 1000)
-        lines.append(f"{when} {who:20} {system:10} {image_id:.10} {image}\n")
+        lines.append(f"{date} {user:20} {system:10} {image_id:.10} {image}\n")
     return "".join(lines)

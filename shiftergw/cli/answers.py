@@ -1,7 +1,7 @@
-"""What a gateway's answers must be, before anything is made of them.
+"""Parse the answers of gateways, before any other code uses them.
 
-Members of other names are not read, and null is as good as absent. Texts may hold anything: whoever
-prints one makes it `printable`.
+Unknown members are ignored, and null counts as absent. Texts may hold anything, so the code that
+prints one passes it through `printable`.
 """
 
 from __future__ import annotations
@@ -22,62 +22,65 @@ _LATEST = 253_402_214_400
 """The last day of the year 9999, in seconds since 1970."""
 
 
-class NotUnderstood(Exception):
-    """An answer is none of a gateway's."""
+class InvalidAnswer(Exception):
+    """An answer does not have the form of a gateway's."""
 
 
-def document(answer: Any) -> dict[str, Any]:
-    """Return an answer that is an object; raise `NotUnderstood` for another."""
+def parse_object(answer: Any) -> dict[str, Any]:
+    """Return an answer that is an object; raise `InvalidAnswer` otherwise."""
     if not isinstance(answer, dict):
-        raise NotUnderstood
+        raise InvalidAnswer
     return answer
 
 
-def looked_up(answer: Any) -> str:
-    """Return the id of an image that was looked up; raise `NotUnderstood` if there is none."""
-    image_id = document(answer).get("id")
+def parse_image_id(answer: Any) -> str:
+    """Return the image id in the answer to a look-up; raise `InvalidAnswer` if it has none."""
+    image_id = parse_object(answer).get("id")
     if not is_image_id(image_id):
-        raise NotUnderstood
+        raise InvalidAnswer
     return str(image_id)
 
 
-def pulled(answer: Any) -> dict[str, Any]:
-    """Return the record that answers a pull; it has a status and, once it is READY, an id."""
+def parse_record(answer: Any) -> dict[str, Any]:
+    """Return the record in the answer to a pull.
+
+    Raises `InvalidAnswer` for a record without a status, or a READY one without an image id.
+    """
     record = _row(answer)
     if not isinstance(record.get("status"), str):
-        raise NotUnderstood
+        raise InvalidAnswer
     if record["status"] == State.READY.value and not is_image_id(record.get("id")):
-        raise NotUnderstood
+        raise InvalidAnswer
     return record
 
 
-def listed(answer: Any) -> list[dict[str, Any]]:
-    """Return the rows of a list of images or of the queue."""
-    return rows(document(answer).get("list"))
+def parse_list(answer: Any) -> list[dict[str, Any]]:
+    """Return the rows in a list of images, of pulls, or of machines; raise `InvalidAnswer`."""
+    return parse_rows(parse_object(answer).get("list"))
 
 
-def rows(answer: Any) -> list[dict[str, Any]]:
-    """Return rows whose members have the right types; raise `NotUnderstood` for others."""
+def parse_rows(answer: Any) -> list[dict[str, Any]]:
+    """Return rows whose members have the right types; raise `InvalidAnswer` otherwise."""
     if not isinstance(answer, list):
-        raise NotUnderstood
+        raise InvalidAnswer
     return [_row(row) for row in answer]
 
 
 def _row(answer: Any) -> dict[str, Any]:
-    row = {name: value for name, value in document(answer).items() if value is not None}
-    right = (
+    row = {name: value for name, value in parse_object(answer).items() if value is not None}
+    is_valid = (
         all(isinstance(row.get(name, ""), str) for name in _TEXTS)
         and all(_is_count(row.get(name, 0)) for name in _COUNTS)
         and all(row.get(name) == MISSING or _is_time(row.get(name, 0)) for name in _TIMES)
         and _is_tag(row.get("tag", []))
     )
-    if not right:
-        raise NotUnderstood
+    if not is_valid:
+        raise InvalidAnswer
     return row
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST  # True is none
+    return type(value) is int and 0 <= value <= _LARGEST  # `True` is an `int`, too
 
 
 def _is_time(value: object) -> bool:
@@ -85,5 +88,5 @@ def _is_time(value: object) -> bool:
 
 
 def _is_tag(value: object) -> bool:
-    """Say whether it is a tag, as look-ups have it, or the tags of an image."""
+    """Return whether a value is a tag, as in look-ups, or the list of tags of an image."""
     return all(isinstance(tag, str) for tag in (value if isinstance(value, list) else [value]))

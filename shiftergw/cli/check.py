@@ -12,9 +12,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from shiftergw.cli.exits import DONE, FAILED, Misused, run, text_of
+from shiftergw.cli.exits import DONE, FAILED, Misused, text_of
 from shiftergw.cli.options import config_option
 from shiftergw.cli.output import Console
+from shiftergw.cli.reactor import run
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 
@@ -27,7 +28,7 @@ UNBROKEN = 1000
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
-@click.command(short_help="Check the configuration and what it names.")
+@click.command()
 @config_option
 @click.option("--database", is_flag=True, help="Tell what is in the database, and change nothing.")
 def check(config_file: Path | None, database: bool) -> None:

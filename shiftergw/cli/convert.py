@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, run, text_of
+from shiftergw.cli.exits import DONE, Misused, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
+from shiftergw.cli.reactor import run
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError, RetryLater
 from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOptions
@@ -31,7 +32,7 @@ SYSTEM = "local"
 """What the system is called when there is no configuration."""
 
 
-@click.command(short_help="Make a squashfs file without any gateway.")
+@click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="imagemanager.json")
 @click.option("--system", "system", help="Whose architecture and squashfs options.")
 @click.option("--plain-http", is_flag=True, help="Speak http with the registry that IMAGE names.")

@@ -1,76 +1,80 @@
-"""Who asks: a fresh munge credential for each request, with the user's logins in it."""
+"""A fresh munge credential for each request, with the user's logins at registries in it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-from twisted.internet.threads import deferToThreadPool
 
-from shiftergw.auth.munge import decode_own, encode
-from shiftergw.cli.exits import Misused, NoGateway, Refused, text_of
-from shiftergw.cli.logins import LoginFile, home, kept
+from shiftergw.auth.munge_client import decode_own, encode
+from shiftergw.cli.exchange import Exchange
+from shiftergw.cli.exits import Misused, NoGateway, RequestRefused, text_of
+from shiftergw.cli.logins import LoginFile, credentials_of, home
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAuthenticated, Unavailable, printable
 
 
-def warned(text: str) -> None:
-    """Tell the user something that he may want to change."""
+def warn_user(text: str) -> None:
+    """Print a warning on standard error."""
     click.echo(text, err=True)
 
 
 class Credentials:
-    """Makes the credentials of one run for one system.
+    """Makes the credentials of one run of a command, for one system.
 
-    The stored logins are read once; each credential is a new one, since each counts once.
+    The stored logins are read once. Each request needs a new credential, since a gateway accepts
+    each only once.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, warn: Callable[[str], None]) -> None:
-        """Make none yet; `warn` of logins that are left out."""
-        self._reactor = reactor
+    def __init__(self, exchange: Exchange, settings: Settings, warn: Callable[[str], None]) -> None:
+        """Talk to munge in threads of `exchange`; `warn` of logins that are left out."""
+        self._exchange = exchange
         self._fixed = settings.credential
-        self._system = settings.found_system()
+        self._system = settings.single_system()
         self._socket = settings.munge_socket_of(self._system)
         self._warn = warn
         self._payload: bytes | None = None
 
     async def fresh(self) -> str:
-        """Return a credential; raise `NoGateway` while munge is away."""
+        """Return a new credential; raise `NoGateway` while munge is away.
+
+        The configured credential of mock authentication is always the same.
+        """
         if self._fixed:
             return self._fixed
+        # Munge's library gives up by itself after some seconds.
         if self._payload is None:
-            self._payload, warnings = await self._in_thread(
+            payload, warnings = await self._exchange.in_thread(
                 stored_payload, self._system, self._socket
             )
             for warning in warnings:
                 self._warn(f"Warning: {warning}")
-        made: str = await self._in_thread(sealed, self._payload, self._socket)
-        return made
-
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        """Call what talks to munge, which gives up by itself after some seconds."""
-        pool = self._reactor.getThreadPool()
-        return await deferToThreadPool(self._reactor, pool, function, *arguments)
+            self._payload = payload
+        else:
+            payload = self._payload
+        return await self._exchange.in_thread(seal, payload, self._socket)
 
 
-def sealed(payload: bytes, socket: Path | None) -> str:
-    """Return a credential of the calling user; raise `NoGateway` or `Refused`; blocking."""
+def seal(payload: bytes, socket: Path | None) -> str:
+    """Return a credential of the calling user; blocking.
+
+    Raises `NoGateway` while munge is away, and `RequestRefused` if munge rejects the payload.
+    """
     try:
         return encode(payload, socket)
     except Unavailable as error:
         raise NoGateway(text_of(error)) from error
     except NotAuthenticated as error:
-        raise Refused(text_of(error)) from error
+        raise RequestRefused(text_of(error)) from error
 
 
 def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[str]]:
-    """Return the payload with all logins of a system, and what to say of those left out; blocking.
+    """Return the payload with all logins of a system, and a warning for each that is left out.
 
-    A login that cannot be opened costs nothing but itself: most requests need none.
-    Raises `NoGateway` while munge is away.
+    A login that cannot be opened is left out, since most requests need none. Blocking. Raises
+    `NoGateway` while munge is away.
     """
     try:
         file = LoginFile(home())
@@ -78,7 +82,7 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
     except Misused as error:
         return b"", [f"{error.message} Your logins are left out."]
     logins, warnings = {}, [file.warning] if file.warning else []
-    for location, credential in kept(content, system).items():
+    for location, credential in credentials_of(content, system).items():
         try:
             login = decode_own(credential, socket)
         except Unavailable as error:
@@ -87,18 +91,18 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
             warnings.append(f"the login for {printable(location)} is left out: {error}")
         else:
             logins[location] = _text(login)
-    return payload(logins), warnings
+    return payload_of(logins), warnings
 
 
-def payload(logins: dict[str, str]) -> bytes:
-    """Return what a credential carries for these logins (`user:password` by location)."""
+def payload_of(logins: dict[str, str]) -> bytes:
+    """Return the payload of a credential for logins (`user:password`) by location."""
     if not logins:
         return b""
     return json.dumps({"authorized_locations": logins}, separators=(",", ":")).encode("ascii")
 
 
 def _text(login: bytes) -> str:
-    """Return a login as the terminal meant it; an encoding of old has a character per byte."""
+    """Decode a login as the user typed it: UTF-8, or else an encoding of one byte per character."""
     try:
         return login.decode("utf-8")
     except UnicodeDecodeError:

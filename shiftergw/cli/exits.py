@@ -1,19 +1,15 @@
-"""How a command ends: its exit codes, and a reactor around the commands that need one."""
+"""Exit codes of the commands, and the errors that end a command.
+
+Imports neither Twisted nor anything else that takes long to load.
+"""
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, NoReturn
 
 import click
-from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.app.reactor import run_main
-from shiftergw.cli.output import while_read
-from shiftergw.cli.start import code_of_unwritten, drop_unwritten
+from shiftergw.cli.start import drop_unwritten
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -23,7 +19,6 @@ from shiftergw.errors import (
     NotFound,
     printable,
 )
-from shiftergw.plumbing.signals import ENDING
 
 DONE = 0
 FAILED = 1
@@ -35,7 +30,8 @@ NO_GATEWAY = 3
 REFUSED = 4
 """Not allowed, or not found."""
 
-_LINE_LIMIT = 1000
+LINE_LIMIT = 1000
+"""Characters of a line on standard error."""
 
 _CODES: dict[type[GatewayError], int] = {
     BadRequest: MISUSED,
@@ -47,7 +43,7 @@ _CODES: dict[type[GatewayError], int] = {
 
 
 class Stop(click.ClickException):
-    """The end of a command, with what to say about it; its class knows the exit code."""
+    """The end of a command, with a message for the user; each subclass has an exit code."""
 
 
 class Misused(Stop):
@@ -57,17 +53,17 @@ class Misused(Stop):
 
 
 class NoGateway(Stop):
-    """A gateway that cannot be reached, or cannot work at the moment."""
+    """A gateway cannot be reached, or cannot work at the moment."""
 
     exit_code = NO_GATEWAY
 
 
-class Busy(NoGateway):
-    """A gateway that answers that it cannot do it now, such as one whose store is away."""
+class GatewayBusy(NoGateway):
+    """A gateway answers that it cannot do this now, for example while its store is away."""
 
 
-class Refused(Stop):
-    """The gateway refused."""
+class RequestRefused(Stop):
+    """The gateway, or this command itself, refuses the request."""
 
     exit_code = REFUSED
 
@@ -78,62 +74,23 @@ def code_of(error: GatewayError) -> int:
 
 
 def text_of(error: GatewayError) -> str:
-    """Return an error for whoever runs the work himself: the details are for him, too."""
-    # The end of a tool's standard error has lines, and names from an image in them.
-    details = [printable(line, _LINE_LIMIT) for line in error.detail.strip().split("\n")]
+    """Return the text of an error for the user who runs the work locally: with the details."""
+    # The end of a tool's standard error has several lines, with names from an image in them.
+    details = [printable(line, LINE_LIMIT) for line in error.detail.strip().split("\n")]
     return "\n".join(filter(None, [error.what, error.remedy, *details]))
 
 
-Command = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
-"""A command that wants a reactor and returns its exit code."""
+def report(error: Stop | GatewayError) -> int:
+    """Print an error on standard error and return its exit code."""
+    if isinstance(error, Stop):
+        error.show()
+        return error.exit_code
+    click.echo(f"Error: {text_of(error)}", err=True)
+    return code_of(error)
 
 
-def run(command: Command, interrupted: str = "Interrupted.") -> NoReturn:
-    """Run a command in a reactor of its own and exit; `interrupted` is said after a signal."""
-    sys.exit(_outcome(command, interrupted))
-
-
-def outcome(command: Command, interrupted: str = "Interrupted.") -> int:
-    """As `run`, but return the exit code: for what is to be asked when the reactor has ended."""
-    handlers = {number: signal.getsignal(number) for number in ENDING}
-    code = _outcome(command, interrupted)
-    if code == DONE:
-        # The reactor leaves handlers behind with which no signal would interrupt a question.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return code
-
-
-def _outcome(command: Command, interrupted: str) -> int:
-    return run_main(
-        lambda reactor: guarded(while_read(reactor, command(reactor)), interrupted),
-    )
-
-
-async def guarded(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:
-    """Return a command's exit code; an error we can explain is told in place of a traceback."""
-    try:
-        return await _explained(command, interrupted)
-    except OSError as error:
-        return code_of_unwritten(error)
-
-
-async def _explained(command: Coroutine[Deferred[Any], Any, int], interrupted: str) -> int:
-    try:
-        return await command
-    except CancelledError:
-        tell_interrupted(interrupted)
-        raise
-    except Stop as stop:
-        stop.show()
-        return stop.exit_code
-    except GatewayError as error:
-        click.echo(f"Error: {text_of(error)}", err=True)
-        return code_of(error)
-
-
-def tell_interrupted(text: str) -> None:
-    """Print what an interruption has left; the terminal may be what has gone."""
+def report_interruption(text: str) -> None:
+    """Print what an interruption leaves behind; the terminal itself may be gone."""
     with suppress(OSError):
         click.echo(text, err=True)
     drop_unwritten()

@@ -1,4 +1,4 @@
-"""Names and addresses of hosts, in the URLs that users write."""
+"""Check the names and addresses of hosts in URLs that users write."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ipaddress
 import re
 
 _NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\.?", re.IGNORECASE)
-"""RFC 1123, section 2.1; what Twisted connects to."""
+"""A host name by RFC 1123, section 2.1; Twisted connects to no others."""
 
 
 def is_host(text: str) -> bool:
-    """Return whether a text is the name of a host or an address, without brackets and port.
+    """Return whether a text is a host name or an IP address, without brackets and port.
 
-    A name may have letters beyond ASCII (IDNA), an address of IPv6 a zone (`fe80::1%eth0`).
+    A name may have letters beyond ASCII (IDNA), an IPv6 address may have a zone (`fe80::1%eth0`).
     """
     if ":" in text:
         address, _, zone = text.partition("%")

@@ -1,4 +1,4 @@
-"""images, lookup and queue: what a user asks about the images of a system."""
+"""images, lookup and queue: show the images of a system, and the pulls in its queue."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, run
-from shiftergw.cli.options import of_one_system
+from shiftergw.cli.exits import DONE, Misused
+from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
+from shiftergw.cli.requests import run_requests
 from shiftergw.cli.settings import Settings, check_text
 from shiftergw.errors import printable
 from shiftergw.names import registry_name
 
 
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:
-    """Split `[TYPE:]NAME` into type and name; without a type it is of the type `default`.
+    """Split `[TYPE:]NAME` into type and name; the default type is `default`.
 
-    What names a registry, such as `docker://`, is left out of the name.
+    Removes prefixes that stand for a registry, such as `docker://`, from the name. Raises `Misused`
+    for a text that cannot be the name of an image.
     """
     check_text(text, "The name of the image")
     word, colon, rest = text.partition(":")
@@ -40,17 +42,17 @@ def image_of(text: str, default: str = "docker") -> tuple[str, str]:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
-@of_one_system
+@single_system_option
 @click.pass_obj
 def images(settings: Settings, as_json: bool) -> None:
     """List the images of the system."""
 
-    async def command(reactor: Any) -> int:
-        records = await Remote(reactor, settings).images()
+    async def command(remote: Remote) -> int:
+        records = await remote.images()
         click.echo(json.dumps(records) if as_json else listing(records), nl=as_json)
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
 def listing(records: Iterable[Mapping[str, Any]]) -> str:
@@ -73,32 +75,32 @@ def listing(records: Iterable[Mapping[str, Any]]) -> str:
 
 @click.command()
 @click.argument("image")
-@of_one_system
+@single_system_option
 @click.pass_obj
 def lookup(settings: Settings, image: str) -> None:
     """Print the id of IMAGE."""
-    wanted = image_of(image, settings.default_type())
+    itype, name = image_of(image, settings.default_type())
 
-    async def command(reactor: Any) -> int:
-        click.echo(await Remote(reactor, settings).lookup(*wanted))
+    async def command(remote: Remote) -> int:
+        click.echo(await remote.lookup(itype, name))
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@of_one_system
+@single_system_option
 @click.pass_obj
 def queue(settings: Settings, as_json: bool) -> None:
     """Show the pulls that wait, work or have failed."""
 
-    async def command(reactor: Any) -> int:
-        rows = await Remote(reactor, settings).queue()
+    async def command(remote: Remote) -> int:
+        rows = await remote.queue()
         click.echo(json.dumps(rows) if as_json else queue_table(rows), nl=as_json)
         return DONE
 
-    run(command)
+    run_requests(settings, command)
 
 
 def queue_table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -8,10 +8,10 @@ from functools import partial
 
 import click
 
-from shiftergw.cli.credentials import sealed
-from shiftergw.cli.exits import Misused, Refused, tell_interrupted
-from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, home, kept, replaced
-from shiftergw.cli.options import of_one_system
+from shiftergw.cli.credentials import seal
+from shiftergw.cli.exits import Misused, RequestRefused, report_interruption
+from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, credentials_of, home, replaced
+from shiftergw.cli.options import single_system_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
 from shiftergw.names import registry_name
@@ -21,13 +21,13 @@ PASSWORD_LIMIT = 64 * 1024
 """Bytes of a password: tokens are long, files that were given by mistake are longer."""
 
 
-@click.command(short_help="Keep your login for a registry.")
+@click.command()
 @click.argument("location", default=DEFAULT)
 @click.option("-u", "--username", metavar="NAME", help="Your name there; asked for without it.")
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, for scripts."
 )
-@of_one_system
+@single_system_option
 @click.pass_obj
 def login(settings: Settings, location: str, username: str | None, password_stdin: bool) -> None:
     """Keep your login for a registry, for this client and for `shifterimg`.
@@ -36,7 +36,7 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     for the gateway's default registry. User and password are asked for on the terminal. Scripts
     give `--username NAME --password-stdin`.
     """
-    system = settings.found_system()
+    system = settings.single_system()
     location = location_of(location)
     check_key(system, location)
     file = LoginFile(home())
@@ -44,9 +44,9 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     try:
         content = _given(username) if password_stdin else _ask(location, username)
     except InterruptedBySignal:
-        tell_interrupted("\nInterrupted: nothing is kept.")
+        report_interruption("\nInterrupted: nothing is kept.")
         raise
-    credential = sealed(content, settings.munge_socket_of(system))
+    credential = seal(content, settings.munge_socket_of(system))
     file.change(partial(replaced, system=system, location=location, credential=credential))
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
 
@@ -106,19 +106,19 @@ def _check_user(user: bytes) -> None:
         raise Misused("A user has a name, without ':'. Nothing is kept.")
 
 
-@click.command(short_help="Forget your login for a registry.")
+@click.command()
 @click.argument("location", default=DEFAULT)
-@of_one_system
+@single_system_option
 @click.pass_obj
 def logout(settings: Settings, location: str) -> None:
     """Forget your login for LOCATION (without it, for the gateway's default registry)."""
-    system = settings.found_system()
+    system = settings.single_system()
     check_key(system, location)
     file = LoginFile(home())
-    logins = kept(_read(file), system)
+    logins = credentials_of(_read(file), system)
     if location not in logins:  # a name with a prefix may be in the file: `shifterimg` keeps any
         location = location_of(location)
     if location not in logins:
-        raise Refused(f"There is no login for {location} on {system} in {file.path}.")
+        raise RequestRefused(f"There is no login for {location} on {system} in {file.path}.")
     file.change(partial(replaced, system=system, location=location, credential=None))
     click.echo(f"The login for {location} on {system} is forgotten.", err=True)

@@ -15,7 +15,6 @@ import fcntl
 import os
 import pwd
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +84,7 @@ def check_key(system: str, location: str) -> None:
         raise Misused(f"{location!r} cannot be a location: no '=', no blanks, ASCII only.")
 
 
-def kept(content: bytes, system: str) -> Mapping[str, str]:
+def credentials_of(content: bytes, system: str) -> Mapping[str, str]:
     """Return the credentials of one system by location; of two for one location the last."""
     found = {}
     for line in BytesIO(content):
@@ -215,7 +214,7 @@ class LoginFile:
             os.close(descriptor)
 
     def _write(self, directory: int, content: bytes) -> None:
-        temporary = f"{FILE}.{secrets.token_hex(8)}"
+        temporary = f"{FILE}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
         descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:

@@ -4,43 +4,68 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
 import click
 
 from shiftergw import __version__
-from shiftergw.cli.options import Listed
+from shiftergw.cli.options import CommaList
 from shiftergw.cli.settings import UDIROOT, Settings, check_text, sockets_of, systems_of
 
 
-class Commands(click.Group):
-    """The commands, of which one that is asked for is imported alone: it begins sooner."""
+class CommandEntry(NamedTuple):
+    """The module of this package that has a command, and the line of `--help` about it."""
 
-    modules: ClassVar = {
-        "admin": ("expire", "autoexpire", "rm", "metrics"),
-        "check": ("check",),
-        "convert": ("convert",),
-        "images": ("images", "lookup", "queue"),
-        "login": ("login", "logout"),
-        "migrate": ("migrate",),
-        "pull": ("pull",),
-        "ssh_trust": ("ssh-trust",),
-        "workers": ("workers",),
-    }
-    """What each module of this package has."""
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "autoexpire": CommandEntry("admin", "Expire the images whose time is up (admins)."),
+    "check": CommandEntry("check", "Check the configuration and what it names."),
+    "convert": CommandEntry("convert", "Make a squashfs file without any gateway."),
+    "expire": CommandEntry(
+        "admin", "Take the tag IMAGE away; an image without any tag is removed."
+    ),
+    "images": CommandEntry("images", "List the images of the system."),
+    "login": CommandEntry("login", "Keep your login for a registry."),
+    "logout": CommandEntry("login", "Forget your login for a registry."),
+    "lookup": CommandEntry("images", "Print the id of IMAGE."),
+    "metrics": CommandEntry("admin", "Show the last look-ups (admins)."),
+    "migrate": CommandEntry("migrate", "Copy the gateway's state from SQLite to MongoDB."),
+    "pull": CommandEntry("pull", "Have the gateway get IMAGE, and wait until it is there."),
+    "queue": CommandEntry("images", "Show the pulls that wait, work or have failed."),
+    "rm": CommandEntry("admin", "Take an image down at once: all its tags and files (admins)."),
+    "ssh-trust": CommandEntry("ssh_trust", "Make a system's SSH host keys known."),
+    "workers": CommandEntry("workers", "Show the machines that do the work (admins)."),
+}
+
+
+class Commands(click.Group):
+    """The commands of `COMMANDS`; the module of a command is imported only to run it.
+
+    To import all of them takes half a second.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        return sorted(name for names in self.modules.values() for name in names)
+        """Return the names of the commands, sorted."""
+        return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; None leaves all loaded, among which click looks for similar names."""
-        every = cmd_name not in self.list_commands(ctx)
-        for module, names in self.modules.items():
-            if every or cmd_name in names:
-                loaded = import_module(f"shiftergw.cli.{module}")
-                for name in names:
-                    self.add_command(getattr(loaded, name.replace("-", "_")))
-        return self.commands.get(cmd_name)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; return None if there is no command of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            for name in COMMANDS:  # click looks for similar names among them
+                self.commands.setdefault(name, click.Command(name))
+            return None
+        module = import_module(f"shiftergw.cli.{entry.module}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries of the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +89,7 @@ class Commands(click.Group):
     metavar="[SYSTEM=]PATH",
     multiple=True,
     envvar="SHIFTERGW_MUNGE_SOCKET",
-    type=Listed(),
+    type=CommaList(),
     help="Of the munge daemon that knows you; munge's own default without it. Repeatable.",
 )
 @click.option(

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, run, text_of
+from shiftergw.cli.exits import DONE, Misused, text_of
 from shiftergw.cli.options import config_option
+from shiftergw.cli.reactor import run
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
 

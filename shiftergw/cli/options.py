@@ -1,4 +1,4 @@
-"""Options that more than one command has."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ import click
 from shiftergw.cli.settings import systems_of
 
 
-class Listed(click.types.StringParamType):
-    """A text; of an environment variable, each text of a list with commas.
+class CommaList(click.types.StringParamType):
+    """A text on the command line, a comma-separated list of texts in an environment variable.
 
-    A comma counts where `NAME=` follows it: a path may have some of its own.
+    Only a comma before `NAME=` separates two texts, since a path may contain commas.
     """
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Return the texts of an environment variable."""
+        """Return the texts in an environment variable."""
         return re.split(r",(?=[^,/=]+=)", rv)
 
 
-def _chosen(context: click.Context, _: click.Parameter, texts: Sequence[str]) -> None:
-    """Have the systems that the command itself names count before those named earlier."""
+def _choose_systems(context: click.Context, _: click.Parameter, texts: Sequence[str]) -> None:
+    """Let `--system` after the command take precedence over `--system` before it."""
     systems = systems_of(texts)
     if systems and not context.resilient_parsing:  # a shell that completes a word has no settings
         context.obj = replace(context.obj, systems=systems)
 
 
-def _chosen_one(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> None:
-    """Refuse several, wherever they are named."""
-    _chosen(context, option, texts)
+def _choose_system(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> None:
+    """Raise `Misused` for several systems, before or after the command."""
+    _choose_systems(context, option, texts)
     if not context.resilient_parsing and context.obj.systems:
-        context.obj.found_system()
+        context.obj.single_system()
 
 
-of_one_system = click.option(
+single_system_option = click.option(
     "--system",
     multiple=True,
     expose_value=False,
-    callback=_chosen_one,
+    callback=_choose_system,
     metavar="NAME",
     help="Name of the cluster.",
 )
 """The option of a command for one system."""
 
-of_systems = click.option(
+systems_option = click.option(
     "--system",
     multiple=True,
     expose_value=False,
-    callback=_chosen,
+    callback=_choose_systems,
     metavar="LIST",
     help="Names of the clusters, with commas; repeatable.",
 )
@@ -64,4 +64,4 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     help="imagemanager.json (else $GWCONFIG, else the one in $CONFIG_PATH).",
 )
-"""The option of a command that works on the gateway's own machine."""
+"""The option of a command that runs on the gateway's own machine."""

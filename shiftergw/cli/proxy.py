@@ -1,4 +1,4 @@
-"""The proxy of the environment, as libcurl, and so `shifterimg`, honours it."""
+"""The HTTP proxy of the environment, by the rules of libcurl, and so of `shifterimg`."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from shiftergw.cli.exits import Misused
 from shiftergw.cli.hosts import is_host
 
 PORT = 1080
-"""libcurl's, for a proxy without one."""
+"""libcurl's default port for a proxy."""
 
 _NOT_A_PROXY = "http_proxy is not http://HOST:PORT."
 
 
 @dataclass(frozen=True, slots=True)
-class Proxy:
-    """An HTTP proxy; `authorization` is the value of a header, or ""."""
+class GatewayProxy:
+    """An HTTP proxy; `authorization` is the value of `Proxy-Authorization`, or ""."""
 
     host: str
     port: int
     authorization: str = field(default="", repr=False)
 
 
-def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for a gateway's URL; only plain http goes through one.
+def proxy_for(url: str, environ: Mapping[str, str]) -> GatewayProxy | None:
+    """Return the proxy for a gateway's URL; only plain http goes through a proxy.
 
-    `http_proxy` counts in lower case alone: a CGI script's HTTP_PROXY comes from its caller.
-    `no_proxy` names hosts and domains without one. Raises `Misused` for what is no URL.
+    `http_proxy` counts in lower case only: a CGI script's HTTP_PROXY comes from its caller.
+    `no_proxy` lists hosts and domains that are reached directly. Raises `Misused` if `http_proxy`
+    is not a URL.
     """
     text = environ.get("http_proxy", "")
     target = urlsplit(url)
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY", "")
-    if not text or target.scheme != "http" or _is_excepted(target.hostname or "", excepted):
+    no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY", "")
+    if not text or target.scheme != "http" or _is_direct(target.hostname or "", no_proxy):
         return None
     try:
         parsed = urlsplit(text if "://" in text else f"http://{text}")
@@ -45,12 +46,12 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     if parsed.scheme != "http" or not is_host(host):
         raise Misused(_NOT_A_PROXY)
     if parsed.username is None:
-        return Proxy(host, port)
+        return GatewayProxy(host, port)
     login = f"{unquote(parsed.username)}:{unquote(parsed.password or '')}"
-    return Proxy(host, port, f"Basic {b64encode(login.encode()).decode()}")
+    return GatewayProxy(host, port, f"Basic {b64encode(login.encode()).decode()}")
 
 
-def _is_excepted(host: str, excepted: str) -> bool:
-    """Say whether a host is in a list of hosts, of domains (with or without a dot), or of `*`."""
-    names = [name.lower().lstrip(".") for name in re.split("[, ]+", excepted) if name]
+def _is_direct(host: str, no_proxy: str) -> bool:
+    """Return whether a list has the host, a domain of it (with or without a dot), or `*`."""
+    names = [name.lower().lstrip(".") for name in re.split("[, ]+", no_proxy) if name]
     return any(name in {"*", host} or (name and host.endswith(f".{name}")) for name in names)

@@ -14,6 +14,7 @@ import click
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
+from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import (
     DONE,
     FAILED,
@@ -24,12 +25,12 @@ from shiftergw.cli.exits import (
     NoGateway,
     Stop,
     code_of,
-    run,
     text_of,
 )
 from shiftergw.cli.images import image_of
-from shiftergw.cli.options import of_systems
+from shiftergw.cli.options import systems_option
 from shiftergw.cli.progress import Display, Line, Lines
+from shiftergw.cli.reactor import run
 from shiftergw.cli.remote import Remote, shuffled
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
@@ -109,7 +110,7 @@ def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
     return {member: ",".join(found) for member, found in ids.items() if found}
 
 
-@click.command(short_help="Have the gateway get IMAGE, and wait until it is there.")
+@click.command()
 @click.argument("image")
 @click.option(
     "--user",
@@ -122,7 +123,7 @@ def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
     "--group", "groups", metavar="LIST", multiple=True, help="Which groups may; as with --user."
 )
 @click.option("--nowait", is_flag=True, help="Ask once and do not wait.")
-@of_systems
+@systems_option
 @click.pass_obj
 def pull(
     settings: Settings, image: str, users: tuple[str, ...], groups: tuple[str, ...], nowait: bool
@@ -136,8 +137,8 @@ def pull(
     wish = Wish(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
 
     async def command(reactor: Any) -> int:
-        if len(settings.found_systems()) == 1:
-            return await pull_image(Remote(reactor, settings), reactor, wish)
+        if len(settings.system_names()) == 1:
+            return await pull_image(Remote(TwistedExchange(reactor), settings), reactor, wish)
         return await pull_for_each(remotes(reactor, settings), reactor, wish)
 
     run(command, "Interrupted. If the pull has begun it goes on; the same command shows it again.")
@@ -145,12 +146,13 @@ def pull(
 
 def remotes(reactor: Any, settings: Settings) -> dict[str, Remote]:
     """Return the gateways by system, all in one order: what shares a gateway shares its work."""
-    urls = shuffled(settings.found_gateways())
+    urls = shuffled(settings.gateway_urls())
+    exchange = TwistedExchange(reactor)
     return {
         system: Remote(
-            reactor, replace(settings, systems=[system]), partial(_warn_about, system), urls
+            exchange, replace(settings, systems=[system]), partial(_warn_about, system), urls
         )
-        for system in settings.found_systems()
+        for system in settings.system_names()
     }
 
 

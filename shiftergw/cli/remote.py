@@ -1,22 +1,21 @@
 """The gateway's HTTP interface, seen from the command line.
 
-As the existing client does it: the gateways are tried in random order until one answers with
-success, and the one that did is asked first from then on. Each request carries a credential of its
-own.
+As in `shifterimg`, the gateways are tried in random order until one answers with success, and that
+gateway is asked first from then on. Each request carries a credential of its own.
 """
 
 from __future__ import annotations
 
 import json
-import random
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from shiftergw.cli import answers
-from shiftergw.cli.credentials import Credentials, warned
+from shiftergw.cli.credentials import Credentials, warn_user
 from shiftergw.cli.exchange import Exchange
-from shiftergw.cli.exits import Busy, NoGateway, Refused, Stop
+from shiftergw.cli.exits import GatewayBusy, NoGateway, RequestRefused, Stop
 from shiftergw.cli.gateway_errors import host_of, silent
 from shiftergw.cli.settings import Settings
 
@@ -24,20 +23,20 @@ ANSWER_LIMIT = 60.0
 """Seconds for a whole request and its answer."""
 
 HEAD_LIMIT = 10.0
-"""Seconds for the head of an answer while another gateway is left to ask."""
+"""Seconds for the head of an answer while another gateway can still be tried."""
 
 POLL_LIMIT = 10.0
-"""Seconds for the answer to a poll while another gateway is left to ask."""
+"""Seconds for the answer to a poll while another gateway can still be tried."""
 
 BUSY_LIMIT = 10.0
-"""Seconds for which a gateway may say that it cannot do it now before others are asked."""
+"""Seconds for which a gateway may answer that it is busy before others are asked."""
 
 T = TypeVar("T")
 
 
 def shuffled(urls: Sequence[str]) -> Sequence[str]:
-    """Return the gateways in an order of chance."""
-    return random.sample(urls, len(urls))
+    """Return the gateways in random order."""
+    return sorted(urls, key=lambda _: os.urandom(8))  # the module `random` takes long to load
 
 
 class Remote:
@@ -45,49 +44,50 @@ class Remote:
 
     def __init__(
         self,
-        reactor: Any,
+        exchange: Exchange,
         settings: Settings,
-        warn: Callable[[str], None] = warned,
+        warn: Callable[[str], None] = warn_user,
         urls: Sequence[str] = (),
     ) -> None:
-        """Ask nothing yet; raise `Stop` if something needed is not known.
+        """Send requests by `exchange`, and none yet.
 
-        `urls` are the gateways in the order in which to try them, where that is decided.
+        `urls` are the gateways in the order in which to try them; without them the order is
+        random. Raises `Stop` if the settings name no system or no gateway.
         """
-        self._reactor = reactor
-        self._system = settings.found_system()
-        self._credentials = Credentials(reactor, settings, warn)
+        self._exchange = exchange
+        self._system = settings.single_system()
+        self._credentials = Credentials(exchange, settings, warn)
         self._limit = settings.answer_limit() or ANSWER_LIMIT
-        self._urls = urls or shuffled(settings.found_gateways())
-        self._exchange = Exchange(reactor)
+        self._urls = urls or shuffled(settings.gateway_urls())
         self._busy_since: float | None = None
 
     async def images(self) -> list[dict[str, Any]]:
         """Return the records of the system's images."""
-        return await self._first("GET", ["list"], answers.listed)
+        return await self._first("GET", ["list"], answers.parse_list)
 
     async def queue(self) -> list[dict[str, Any]]:
-        """Return what waits, works or has failed."""
-        return await self._first("GET", ["queue"], answers.listed)
+        """Return the records of pulls that wait, work or have failed."""
+        return await self._first("GET", ["queue"], answers.parse_list)
 
     async def lookup(self, itype: str, image: str) -> str:
         """Return the id of a READY image."""
-        return await self._first("GET", ["lookup", itype, image], answers.looked_up)
+        return await self._first("GET", ["lookup", itype, image], answers.parse_image_id)
 
     async def pull(self, itype: str, image: str, acl: Mapping[str, str]) -> dict[str, Any]:
-        """Ask for an image; return how far it is."""
+        """Request an image; return the record of its pull."""
         body = json.dumps(acl) if acl else ""
-        return await self._first("POST", ["pull", itype, image], answers.pulled, body=body)
+        return await self._first("POST", ["pull", itype, image], answers.parse_record, body=body)
 
     async def poll(
         self, itype: str, image: str, acl: Mapping[str, str], notify: Callable[[str], None]
     ) -> dict[str, Any]:
-        """Ask again for an image whose pull has begun, first the gateway that answered last.
+        """Return the record of a pull that has begun, first from the gateway that answered last.
 
-        If that one is silent the next is asked at once, and `notify` gets a line about it. A
-        gateway that says that it cannot do it now is alive: the others are asked only after
-        `BUSY_LIMIT` seconds of it. Raises the `NoGateway` of the first one if none answers, and
-        its refusal; a refusal by another counts as silence, for it may not have the system.
+        If that gateway is silent, the next is asked at once, and `notify` gets a line about it. A
+        gateway that answers that it is busy is alive: the next is asked only after `BUSY_LIMIT`
+        seconds of such answers. Raises the `NoGateway` of the first gateway if none answers, and
+        the first gateway's refusal; a refusal by another gateway counts as silence, since that
+        gateway may not serve the system.
         """
         body = json.dumps(acl) if acl else ""
         tail = self._tail(["pull", itype, image])
@@ -100,7 +100,7 @@ class Remote:
                 answer = await self._exchange.ask(
                     "POST", base, tail, credential=credential, body=body, limit=limit
                 )
-                record = self._understood(base, answers.pulled, answer)
+                record = self._accept(base, answers.parse_record, answer)
             except NoGateway as error:
                 if failure is None and self._may_recover(error):
                     raise
@@ -117,65 +117,65 @@ class Remote:
         raise failure
 
     def _may_recover(self, error: NoGateway) -> bool:
-        """Return whether a gateway is alive, and busy for less than `BUSY_LIMIT` seconds."""
-        if not isinstance(error, Busy):
+        """Return whether a gateway is alive, and has been busy for less than `BUSY_LIMIT` s."""
+        if not isinstance(error, GatewayBusy):
             return False
-        now = self._reactor.seconds()
+        now = self._exchange.seconds()
         if self._busy_since is None:
             self._busy_since = now
-        return bool(now < self._busy_since + BUSY_LIMIT)
+        return now < self._busy_since + BUSY_LIMIT
 
     async def expire(self, itype: str, image: str) -> None:
-        """Take a tag away."""
+        """Remove a tag from its image."""
         answer = await self._ask("GET", "expire", itype, image)
-        _check_done(answer.get("status"))
+        _check_success(answer.get("status"))
 
     async def autoexpire(self) -> list[str]:
-        """Expire what is due; return the ids."""
+        """Expire the images that are due; return their ids."""
         ids = (await self._ask("GET", "autoexpire")).get("status")
-        _check_done(isinstance(ids, list))
+        _check_success(isinstance(ids, list))
         return _texts(ids)
 
     async def take_down(self, image_id: str) -> list[str]:
-        """Remove and block an image; return what it was called, as `type:tag`."""
+        """Remove and block an image; return its tags, as `type:tag`."""
         answer = await self._ask("POST", "takedown", image_id)
-        _check_done(answer.get("status"))
+        _check_success(answer.get("status"))
         return _texts(answer.get("removed"))
 
     async def allow(self, image_id: str) -> None:
-        """Take the block of an image back."""
-        _check_done((await self._ask("POST", "allow", image_id)).get("status"))
+        """Unblock an image."""
+        _check_success((await self._ask("POST", "allow", image_id)).get("status"))
 
     async def metrics(self, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` look-ups, oldest first."""
-        return await self._first("GET", ["metrics"], answers.rows, query=f"?limit={limit}")
+        return await self._first("GET", ["metrics"], answers.parse_rows, query=f"?limit={limit}")
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Return the machines that work for the system, by name."""
-        return await self._first("GET", ["workers"], answers.listed)
+        """Return the worker machines of the system, sorted by name."""
+        return await self._first("GET", ["workers"], answers.parse_list)
 
     async def _ask(self, method: str, *path: str) -> dict[str, Any]:
-        return await self._first(method, path, answers.document)
+        return await self._first(method, path, answers.parse_object)
 
     async def _first(
         self,
         method: str,
         path: Sequence[str],
-        read: Callable[[Any], T],
+        parse: Callable[[Any], T],
         *,
         body: str = "",
         query: str = "",
     ) -> T:
-        """Return what `read` makes of the first answer of success that it understands.
+        """Return the first successful answer of a gateway, parsed by `parse`.
 
-        If there is none, raises what a gateway has refused with; if all are silent, one error with
-        a line for each.
+        If no gateway succeeds, raises the first refusal; if all are silent, one `NoGateway` with a
+        line for each.
         """
-        refusals: list[Stop] = []
+        errors: list[Stop] = []
         tail = self._tail(path, query)
         last = self._urls[-1]
         for base in self._urls:
-            # Gateways may share a munge daemon, to which each credential counts once.
+            # Gateways may share a munge daemon, which accepts each credential only once.
             credential = await self._credentials.fresh()
             try:
                 answer = await self._exchange.ask(
@@ -187,29 +187,30 @@ class Remote:
                     limit=self._limit,
                     head_limit=None if base == last else HEAD_LIMIT,
                 )
-                return self._understood(base, read, answer)
-            except Stop as refusal:
-                refusals.append(refusal)
-        answered = [error for error in refusals if not isinstance(error, NoGateway)]
-        if answered:
-            raise answered[0]
-        raise NoGateway("\n".join(dict.fromkeys(error.message for error in refusals)))
+                return self._accept(base, parse, answer)
+            except Stop as error:
+                errors.append(error)
+        refusals = [error for error in errors if not isinstance(error, NoGateway)]
+        if refusals:
+            raise refusals[0]
+        raise NoGateway("\n".join(dict.fromkeys(error.message for error in errors)))
 
     def _tail(self, path: Sequence[str], query: str = "") -> str:
         route, *image = path
         segments = ["api", route, self._system, *image]
         return "".join(f"/{quote(segment, safe='')}" for segment in segments) + f"/{query}"
 
-    def _understood(self, base: str, read: Callable[[Any], T], answer: Any) -> T:
-        """Return what `read` makes of an answer, and ask this gateway first from now on.
+    def _accept(self, base: str, parse: Callable[[Any], T], answer: Any) -> T:
+        """Parse the answer of a gateway, and ask this gateway first from now on.
 
-        The order is turned, not sorted: pulls for several systems stay together at one gateway.
+        The order is rotated, so that pulls for several systems stay together at one gateway.
+        Raises `NoGateway` for an answer that cannot be parsed.
         """
         try:
-            value = read(answer)
-        except answers.NotUnderstood:
-            why = "sent an answer that is not understood: is it a gateway?"
-            raise silent(base, why) from None
+            value = parse(answer)
+        except answers.InvalidAnswer:
+            problem = "sent an answer that is not understood: is it a gateway?"
+            raise silent(base, problem) from None
         index = self._urls.index(base)
         self._urls = [*self._urls[index:], *self._urls[:index]]
         return value
@@ -219,7 +220,7 @@ def _texts(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _check_done(done: object) -> None:
-    """Raise `Refused` where the original gateway refuses: with 200, and `false` or `null`."""
-    if done is not True:
-        raise Refused("The gateway has not done it: you may not, or there is no such image.")
+def _check_success(status: object) -> None:
+    """Raise `RequestRefused` where the original gateway refuses: with 200, `false` or `null`."""
+    if status is not True:
+        raise RequestRefused("The gateway has not done it: you may not, or there is no such image.")

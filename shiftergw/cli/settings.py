@@ -1,4 +1,4 @@
-"""Where the gateway is, which system is meant, and who asks."""
+"""Which gateway and system a command uses, and the credential or munge socket of the caller."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ UDIROOT = Path("/etc/shifter/udiRoot.conf")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line and the environment say; "" and () where they say nothing.
+    """The options of the command line and the environment; "" and () where there is none.
 
-    `credential` is for mock authentication and wins over munge. `munge_sockets` are by system, ""
-    stands for every other one.
+    `credential` is for mock authentication and takes precedence over munge. `munge_sockets` are by
+    system; "" stands for every system that is not listed. `udiroot` is read for what the options
+    leave open.
     """
 
     gateways: Sequence[str] = ()
@@ -31,58 +32,61 @@ class Settings:
     udiroot: Path = UDIROOT
     munge_sockets: Mapping[str, Path] = field(default_factory=dict)
 
-    def found_gateways(self) -> list[str]:
-        """Return the base URLs of the gateways, without a slash at their end."""
-        found = self.gateways or read_udiroot(self.udiroot).get("imageGateway", "").split()
-        if not found:
-            raise self._unknown("gateway", "--gateway URL", "SHIFTERGW_GATEWAY", "imageGateway")
-        return [_checked(url if "://" in url else f"http://{url}") for url in found]
+    def gateway_urls(self) -> list[str]:
+        """Return the base URLs of the gateways, without a slash at their end.
 
-    def found_systems(self) -> Sequence[str]:
-        """Return the names of the systems that are meant, at least one, each once."""
+        Raises `Misused` if there is no gateway, or an invalid URL.
+        """
+        urls = self.gateways or read_udiroot(self.udiroot).get("imageGateway", "").split()
+        if not urls:
+            raise self._missing("gateway", "--gateway URL", "SHIFTERGW_GATEWAY", "imageGateway")
+        return [_base_url(url if "://" in url else f"http://{url}") for url in urls]
+
+    def system_names(self) -> Sequence[str]:
+        """Return the names of the systems, each once; raise `Misused` if there is none."""
         if self.systems:
             return self.systems
-        found = read_udiroot(self.udiroot).get("system", "")
-        if not found:
-            raise self._unknown("system", "--system NAME", "SHIFTERGW_SYSTEM", "system")
-        return [found]
+        system = read_udiroot(self.udiroot).get("system", "")
+        if not system:
+            raise self._missing("system", "--system NAME", "SHIFTERGW_SYSTEM", "system")
+        return [system]
 
-    def found_system(self) -> str:
-        """Return the name of the one system that is meant; raise `Misused` for several."""
-        first, *others = self.found_systems()
-        if others:
-            named = ", ".join([first, *others])
-            raise Misused(f"This command is for one system, and {named} are named: choose one.")
-        return first
+    def single_system(self) -> str:
+        """Return the name of the only system; raise `Misused` for several, or none."""
+        systems = self.system_names()
+        if len(systems) > 1:
+            names = ", ".join(systems)
+            raise Misused(f"This command is for one system, and {names} are named: choose one.")
+        return systems[0]
 
     def munge_socket_of(self, system: str) -> Path | None:
-        """Return the socket of a system's munge daemon; None means munge's own default."""
+        """Return the socket of a system's munge daemon; None stands for munge's default."""
         return self.munge_sockets.get(system) or self.munge_sockets.get("")
 
     def default_type(self) -> str:
-        """Return the type of images that are named without one."""
+        """Return the type of an image whose name has no type."""
         return read_udiroot(self.udiroot).get("defaultImageType", "docker")
 
     def answer_limit(self) -> float | None:
-        """Return for how many seconds the site's clients wait for an answer, if it says so."""
+        """Return how long the site's clients wait for an answer, in seconds; None if unset."""
         text = read_udiroot(self.udiroot).get("gatewayTimeout", "")
         return (int(text) or None) if re.fullmatch("[0-9]{1,9}", text) else None
 
-    def _unknown(self, what: str, option: str, variable: str, key: str) -> Misused:
+    def _missing(self, thing: str, option: str, variable: str, key: str) -> Misused:
         try:
             read_whole(self.udiroot)
         except OSError as error:
-            why = f" (which cannot be read: {error.strerror})"
+            problem = f" (which cannot be read: {error.strerror})"
         else:
-            why = ""
-        place = printable(str(self.udiroot), 1000)
+            problem = ""
+        file = printable(str(self.udiroot), 1000)
         return Misused(
-            f"No {what} is known: use {option}, or set {variable}, or {key} in {place}{why}."
+            f"No {thing} is known: use {option}, or set {variable}, or {key} in {file}{problem}."
         )
 
 
-def _checked(url: str) -> str:
-    """Return the base URL of a gateway; raise `Misused` for what can be none."""
+def _base_url(url: str) -> str:
+    """Return the base URL of a gateway; raise `Misused` for a text that cannot be one."""
     wrong = f"{printable(url, 200)} is no address of a gateway: "
     if "@" in url:
         raise Misused("A gateway takes no login in its address: write http://HOST:PORT.")
@@ -105,21 +109,21 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def check_text(text: str, what: str) -> None:
-    """Raise `Misused` for an argument or variable, named by `what`, that is not valid UTF-8.
+def check_text(text: str, name: str) -> None:
+    """Raise `Misused` for an argument or variable that is not valid UTF-8.
 
-    Python keeps its other bytes as surrogates, which no request can carry.
+    Python keeps invalid bytes as surrogates, which no request can carry.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise Misused(
-            f"{what} is not UTF-8: look at the encoding of the terminal or script it comes from."
+            f"{name} is not UTF-8: look at the encoding of the terminal or script it comes from."
         ) from None
 
 
 def systems_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the names in comma lists, each once; raise `Misused` for a list with a gap."""
+    """Return the names in comma-separated lists, each once; raise `Misused` for an empty name."""
     texts = list(texts)
     for text in texts:
         check_text(text, "--system")
@@ -131,33 +135,36 @@ def systems_of(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def sockets_of(texts: Iterable[str]) -> dict[str, Path]:
-    """Return the sockets that `PATH` and `SYSTEM=PATH` name, by system, "" where none is named."""
-    found = {}
+    """Return the sockets in texts `SYSTEM=PATH` and `PATH`, by system; "" for a bare `PATH`.
+
+    Raises `Misused` if the system or the path is empty.
+    """
+    sockets = {}
     for text in filter(None, texts):
         system, sign, path = text.partition("=")
         if not sign or "/" in system:  # a path may hold the sign
             system, path = "", text
         elif not (system and path):
             raise Misused(f"--munge-socket {text}: write PATH, or SYSTEM=PATH.")
-        found[system] = Path(path)
-    return found
+        sockets[system] = Path(path)
+    return sockets
 
 
 def read_udiroot(path: Path) -> dict[str, str]:
-    """Return the keys of `udiRoot.conf`; nothing if there is no such file.
+    """Return the keys of `udiRoot.conf`; none if the file cannot be read.
 
-    `#` begins a comment line, a backslash at its end continues a line. The values of a key that
-    stands there more than once add up, with a blank between them.
+    `#` begins a comment line, and a backslash at the end of a line continues it. The values of a
+    repeated key are joined, with a blank between them.
     """
     try:
         content, _ = read_whole(path)
     except OSError:
         return {}
     text = content.decode("utf-8", "replace").replace("\r\n", "\n")
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in text.replace("\\\n", " ").splitlines():
         key, sign, value = line.partition("=")
         if sign and not line.lstrip().startswith("#"):
             key = key.strip()
-            found[key] = f"{found.get(key, '')} {value.strip()}".strip()
-    return found
+            values[key] = f"{values.get(key, '')} {value.strip()}".strip()
+    return values

@@ -16,12 +16,12 @@ from shiftergw.cli.exits import (
     FAILED,
     MISUSED,
     Misused,
-    outcome,
-    tell_interrupted,
+    report_interruption,
     text_of,
 )
 from shiftergw.cli.options import config_option
 from shiftergw.cli.prompts import terminal
+from shiftergw.cli.reactor import exit_code_of
 from shiftergw.config import Config, System, file_of_environment
 from shiftergw.errors import ConfigurationError, printable
 from shiftergw.plumbing.signals import InterruptedBySignal
@@ -42,7 +42,7 @@ _NOBODY = (
 )
 
 
-@click.command("ssh-trust", short_help="Make a system's SSH host keys known.")
+@click.command("ssh-trust")
 @config_option
 @click.option(
     "--fingerprint",
@@ -74,14 +74,14 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
         hosts.extend(await trust.look(found, reactor))
         return DONE
 
-    code = outcome(command, "Interrupted: nothing is added.")
+    code = exit_code_of(command, "Interrupted: nothing is added.")
     if code == DONE:
         try:
             code = _decided(hosts, found, fingerprints)
         except ConfigurationError as error:
             raise Misused(text_of(error)) from error
         except InterruptedBySignal:
-            tell_interrupted("\nInterrupted: nothing more is added.")
+            report_interruption("\nInterrupted: nothing more is added.")
             raise
     sys.exit(code)
 

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from shiftergw.auth.batched import MOST_TOGETHER, MOST_WAITING, Batched
+from shiftergw.auth.batched import MOST_TOGETHER, MOST_WAITING, BatchedCalls
 from shiftergw.errors import TimedOut
 from shiftergw.plumbing.timing import pause
 from tests.patience import patient
@@ -67,7 +67,7 @@ def late() -> TimedOut:
     return TimedOut("late")
 
 
-def start(batched: Batched[int, int], number: int) -> Deferred[int]:
+def start(batched: BatchedCalls[int, int], number: int) -> Deferred[int]:
     """Begin a call."""
     return Deferred.fromCoroutine(batched.run(number))
 
@@ -76,7 +76,7 @@ def start(batched: Batched[int, int], number: int) -> Deferred[int]:
 async def test_each_gets_his_own_result() -> None:
     """Each caller gets his own result, or his own error, and all are called in their order."""
     doubling = Doubling()
-    batched = Batched(doubling, LIMIT, reactor, late)
+    batched = BatchedCalls(doubling, LIMIT, reactor, late)
     running = [start(batched, number) for number in range(40)]
     with pytest.raises(ZeroDivisionError):
         await running[0]
@@ -89,7 +89,7 @@ async def test_each_gets_his_own_result() -> None:
 async def test_calls_that_come_together_are_made_together() -> None:
     """The reactor is woken once for many calls, those of several turns, too."""
     doubling, turns = Doubling(), Turns()
-    batched = Batched(doubling, LIMIT, turns, late)
+    batched = BatchedCalls(doubling, LIMIT, turns, late)
     running = [start(batched, number) for number in (1, 2)]
     turns.callLater(0, lambda: running.append(start(batched, 3)))
     turns.advance(0)
@@ -101,7 +101,7 @@ async def test_calls_that_come_together_are_made_together() -> None:
 async def test_a_batch_has_an_end() -> None:
     """What is too much for one batch is made in the next; the first ones do not wait for it."""
     doubling, turns = Doubling(), Turns()
-    batched = Batched(doubling, LIMIT, turns, late)
+    batched = BatchedCalls(doubling, LIMIT, turns, late)
     running = [start(batched, 1) for _ in range(MOST_TOGETHER + 1)]
     turns.advance(0)
     assert [await one for one in running[:-1]] == [2] * MOST_TOGETHER
@@ -116,7 +116,7 @@ async def test_a_batch_has_an_end() -> None:
 async def test_one_that_hangs() -> None:
     """All who wait are let go at the limit, the next at once; then all is well again."""
     doubling, turns = Doubling(), Turns()
-    batched = Batched(doubling, LIMIT, turns, late)
+    batched = BatchedCalls(doubling, LIMIT, turns, late)
     doubling.go.clear()
     running = [start(batched, 1) for _ in range(2)]
     turns.advance(0)
@@ -142,7 +142,7 @@ async def test_one_that_hangs() -> None:
 async def test_the_wait_for_others_counts() -> None:
     """The limit is on the whole of a wait, also where the batch before took most of it."""
     doubling, turns = Doubling(), Turns()
-    batched = Batched(doubling, LIMIT, turns, late)
+    batched = BatchedCalls(doubling, LIMIT, turns, late)
     doubling.go.clear()
     first = start(batched, 1)
     turns.advance(0)
@@ -166,7 +166,7 @@ async def test_the_wait_for_others_counts() -> None:
 async def test_callers_who_go_away() -> None:
     """They are let go at once; the call of one is not made if it has not begun."""
     doubling = Doubling()
-    batched = Batched(doubling, LIMIT, reactor, late)
+    batched = BatchedCalls(doubling, LIMIT, reactor, late)
     doubling.go.clear()
     running = [start(batched, number) for number in range(1, 5)]
     running[3].cancel()
@@ -184,7 +184,7 @@ async def test_callers_who_go_away() -> None:
 @pytest_twisted.ensureDeferred
 async def test_too_many_waiting_are_refused() -> None:
     """A flood of calls does not fill the memory."""
-    batched = Batched(Doubling(), LIMIT, reactor, late)
+    batched = BatchedCalls(Doubling(), LIMIT, reactor, late)
     running = [start(batched, 1) for _ in range(MOST_WAITING)]
     with pytest.raises(TimedOut):
         await batched.run(1)
@@ -197,13 +197,13 @@ def test_the_end_of_the_process() -> None:
 import time
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from shiftergw.auth.batched import Batched
+from shiftergw.auth.batched import BatchedCalls
 
 def hang(_):
     reactor.callFromThread(reactor.stop)
     time.sleep(1000)
 
-batched = Batched(hang, 1000, reactor, RuntimeError)
+batched = BatchedCalls(hang, 1000, reactor, RuntimeError)
 reactor.callWhenRunning(lambda: Deferred.fromCoroutine(batched.run(1)))
 reactor.run()
 """

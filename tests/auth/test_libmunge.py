@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shiftergw.auth import libmunge
 from shiftergw.auth.libmunge import LARGEST, Library, Munge, Programs, Status, find_munge
-from shiftergw.auth.munge import decode_own, encode
+from shiftergw.auth.munge_client import decode_own, encode
 from shiftergw.errors import NotAuthenticated, Unavailable
 from tests.munged import START_SECONDS, Munged, clock_off_by
 from tests.parts import need

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shiftergw.auth.libmunge import Status
-from shiftergw.auth.munge import try_daemon
+from shiftergw.auth.munge_client import try_daemon
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.errors import Unavailable
 from tests.munged import Munged, clock_off_by

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shiftergw.auth.munge import encode
+from shiftergw.auth.munge_client import encode
 from tests.images import entry, oci_layout, tar_of
 from tests.munged import Munged
 from tests.registries import DockerRegistry

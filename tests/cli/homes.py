@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from shiftergw.auth.munge import decode_own
+from shiftergw.auth.munge_client import decode_own
 from tests.cli.command import ENVIRONMENT, PROGRAM
 from tests.munged import Munged
 from tests.parts import lacking

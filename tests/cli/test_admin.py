@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from twisted.internet import reactor as global_reactor
 
 from shiftergw.cli.admin import metrics_table
-from shiftergw.cli.exits import NoGateway, Refused
+from shiftergw.cli.exchange_twisted import TwistedExchange
+from shiftergw.cli.exits import NoGateway, RequestRefused
 from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -163,12 +164,12 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
 @pytest.mark.parametrize(
     ("body", "method", "outcome"),
     [
-        (b'{"status": null}', _expire, Refused),  # the original gateway: no such tag
-        (b'{"status": false}', _expire, Refused),  # and: not an admin
+        (b'{"status": null}', _expire, RequestRefused),  # the original gateway: no such tag
+        (b'{"status": false}', _expire, RequestRefused),  # and: not an admin
         (b'{"status": true}', _expire, None),
         (b"[]", _expire, NoGateway),
-        (b'{"status": false}', Remote.autoexpire, Refused),
-        (b"{}", Remote.autoexpire, Refused),
+        (b'{"status": false}', Remote.autoexpire, RequestRefused),
+        (b"{}", Remote.autoexpire, RequestRefused),
         (b'{"status": ["a", 5]}', Remote.autoexpire, ["a"]),
         (b'[{"uid": 1, "id": null}]', _metrics, [{"uid": 1}]),
         (b'[{"uid": 1}, 2]', _metrics, NoGateway),
@@ -177,7 +178,7 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
         (b'[{"tag": 1}]', _metrics, NoGateway),
         (b"{}", _metrics, NoGateway),
         (b"odd", _take_down, NoGateway),
-        (b'{"status": 1}', _take_down, Refused),
+        (b'{"status": 1}', _take_down, RequestRefused),
         (b'{"status": true, "removed": ["a"]}', _take_down, ["a"]),
         (b'{"status": true, "removed": 5}', _take_down, []),
     ],
@@ -186,7 +187,7 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
 async def test_other_answers(body: bytes, method: Method, outcome: Any) -> None:
     """The original's way to refuse counts as a refusal; what is no answer is no gateway's."""
     async with answering(body) as url:
-        remote = Remote(reactor, Settings([url], ["mycluster"], "x"))
+        remote = Remote(TwistedExchange(reactor), Settings([url], ["mycluster"], "x"))
         if isinstance(outcome, type):
             with pytest.raises(outcome):
                 await method(remote)

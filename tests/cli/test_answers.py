@@ -15,7 +15,8 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.cli import answers
 from shiftergw.cli.admin import metrics_table
-from shiftergw.cli.answers import NotUnderstood
+from shiftergw.cli.answers import InvalidAnswer
+from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.images import listing, queue_table
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -39,10 +40,10 @@ OPTIONS = ("--system", "mycluster", "--credential", "x")
 )
 def test_what_is_no_id(answer: Any) -> None:
     """A look-up has an id or is not understood, and READY is nothing without one."""
-    with pytest.raises(NotUnderstood):
-        answers.looked_up(answer)
-    with pytest.raises(NotUnderstood):
-        answers.pulled({"status": "READY", **answer} if isinstance(answer, dict) else answer)
+    with pytest.raises(InvalidAnswer):
+        answers.parse_image_id(answer)
+    with pytest.raises(InvalidAnswer):
+        answers.parse_record({"status": "READY", **answer} if isinstance(answer, dict) else answer)
 
 
 @pytest.mark.parametrize(
@@ -71,29 +72,29 @@ def test_what_is_no_id(answer: Any) -> None:
 def test_members_of_the_wrong_type(member: dict[str, Any]) -> None:
     """Rows and records with one are not understood."""
     for read, answer in (
-        (answers.listed, {"list": [{"status": "INIT"}, {"status": "INIT", **member}]}),
-        (answers.rows, [member]),
-        (answers.pulled, {"status": "INIT", **member}),
+        (answers.parse_list, {"list": [{"status": "INIT"}, {"status": "INIT", **member}]}),
+        (answers.parse_rows, [member]),
+        (answers.parse_record, {"status": "INIT", **member}),
     ):
-        with pytest.raises(NotUnderstood):
+        with pytest.raises(InvalidAnswer):
             read(answer)
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"list": {}}, {"list": [5]}, {"list": "a"}])
 def test_what_is_no_list(answer: Any) -> None:
     """No list is not an empty one."""
-    with pytest.raises(NotUnderstood):
-        answers.listed(answer)
-    assert answers.listed({"list": []}) == []
+    with pytest.raises(InvalidAnswer):
+        answers.parse_list(answer)
+    assert answers.parse_list({"list": []}) == []
 
 
 def test_a_record_of_the_original() -> None:
     """What it lacks is the text MISSING, or null; members of other names are not looked at."""
     fresh = {"status": "INIT", "id": "MISSING", "tag": [], "last_pull": "MISSING", "ENV": "MISSING"}
-    assert answers.pulled(fresh) == fresh
-    assert answers.listed({"list": [{"tag": "MISSING", "id": None}]}) == [{"tag": "MISSING"}]
-    with pytest.raises(NotUnderstood):
-        answers.pulled({**fresh, "status": None})
+    assert answers.parse_record(fresh) == fresh
+    assert answers.parse_list({"list": [{"tag": "MISSING", "id": None}]}) == [{"tag": "MISSING"}]
+    with pytest.raises(InvalidAnswer):
+        answers.parse_record({**fresh, "status": None})
 
 
 JSON = st.recursive(
@@ -107,8 +108,8 @@ NAMES = ["status", "id", "tag", "last_pull", "time", "total", "done", "cause", "
 @given(st.dictionaries(st.sampled_from(NAMES), JSON))
 def test_any_row_is_printed_or_not_understood(row: dict[str, Any]) -> None:
     """Whatever a row holds, no table fails on it, and its lines are printable."""
-    with suppress(NotUnderstood):
-        understood = answers.rows([row])
+    with suppress(InvalidAnswer):
+        understood = answers.parse_rows([row])
         for table in (listing, queue_table, metrics_table):
             assert all(line.isprintable() for line in table(understood).split("\n"))
 
@@ -155,5 +156,7 @@ async def test_the_next_gateway_may_be_understood() -> None:
         ):
             urls = [odd, f"http://127.0.0.1:{port}"]
             for order in (urls, urls[::-1]):
-                remote = Remote(reactor, Settings(order, ["mycluster"], "good:ann"))
+                remote = Remote(
+                    TwistedExchange(reactor), Settings(order, ["mycluster"], "good:ann")
+                )
                 assert [row["id"] for row in await remote.images()] == [IMAGE_ID]

@@ -18,9 +18,10 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.threads import deferToThread
 
-from shiftergw.auth.munge import MungeAuthenticator, decode_own
+from shiftergw.auth.munge import MungeAuthenticator
+from shiftergw.auth.munge_client import decode_own
 from shiftergw.auth.users import HostUsers
-from shiftergw.cli.credentials import payload
+from shiftergw.cli.credentials import payload_of
 from shiftergw.errors import NotAllowed
 from shiftergw.model import ImageRecord, RegistryLogin, Session
 from shiftergw.plumbing.threads import Threads
@@ -107,7 +108,7 @@ async def test_who_asks_is_who_runs_the_command(user: User) -> None:
     (session,) = user.sessions
     assert (session.uid, session.gid, session.logins) == (os.getuid(), os.getgid(), {})
     assert user.said == ""
-    assert payload({}) == b""
+    assert payload_of({}) == b""
 
 
 @pytest_twisted.ensureDeferred
@@ -156,7 +157,7 @@ async def test_logins_go_along(user: User) -> None:
 
 def test_the_payload_is_that_of_the_other_client() -> None:
     """No blanks, and the one member."""
-    assert payload({"a:1": 'u:p"'}) == b'{"authorized_locations":{"a:1":"u:p\\""}}'
+    assert payload_of({"a:1": 'u:p"'}) == b'{"authorized_locations":{"a:1":"u:p\\""}}'
 
 
 @pytest_twisted.ensureDeferred

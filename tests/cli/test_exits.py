@@ -8,7 +8,8 @@ import sys
 import pytest
 import pytest_twisted
 
-from shiftergw.cli.exits import Refused, code_of, guarded
+from shiftergw.cli.exits import RequestRefused, code_of
+from shiftergw.cli.reactor import guarded
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -52,7 +53,7 @@ async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]
     error = ConversionFailed("It broke.", remedy="", detail="one \x1b[2J\ntwo")
     assert await guarded(_raise(error), "") == 1
     assert capsys.readouterr().err == "Error: It broke.\none \\x1b[2J\ntwo\n"
-    assert await guarded(_raise(Refused("No.")), "") == 4
+    assert await guarded(_raise(RequestRefused("No.")), "") == 4
     assert capsys.readouterr().err == "Error: No.\n"
 
 
@@ -65,7 +66,7 @@ async def test_faults_of_ours_are_traced() -> None:
 
 COMMAND = """
 import click
-from shiftergw.cli.exits import run
+from shiftergw.cli.reactor import run
 
 async def command(reactor):
     {}

@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 
 from shiftergw.cli import pull as commands
 from shiftergw.cli import remote as gateways
-from shiftergw.cli.exits import NoGateway, Refused
+from shiftergw.cli.exchange_twisted import TwistedExchange
+from shiftergw.cli.exits import NoGateway, RequestRefused
 from shiftergw.cli.pull import Wish
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -72,7 +73,7 @@ async def two_gateways(
         server.start()
     settings = Settings([server.url for server in servers], ["mycluster"], "good:ann")
     try:
-        yield *servers, Remote(reactor, settings, urls=settings.found_gateways())
+        yield *servers, Remote(TwistedExchange(reactor), settings, urls=settings.gateway_urls())
     finally:
         for server in servers:
             await server.die()
@@ -220,7 +221,7 @@ async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> No
         pulling = begin(remote)
         await until(lambda: len(first.fake.asked) >= 1)
         first.fake.raises = NotAllowed("No more.")
-        with pytest.raises(Refused, match="No more"):
+        with pytest.raises(RequestRefused, match="No more"):
             await pulling
         assert second.fake.asked == []
 

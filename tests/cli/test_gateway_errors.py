@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.cli import remote as gateways
-from shiftergw.cli.exchange import _Waiting, uri_of
-from shiftergw.cli.exits import Busy, Misused, NoGateway, Refused, Stop
+from shiftergw.cli.exchange import uri_of
+from shiftergw.cli.exchange_twisted import AnswerTimeout
+from shiftergw.cli.exits import GatewayBusy, Misused, NoGateway, RequestRefused, Stop
 from shiftergw.cli.gateway_errors import refused
 from shiftergw.cli.hosts import is_host
-from shiftergw.cli.proxy import Proxy
+from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
+from tests.cli.clients import both_clients, reactor
 from tests.cli.command import shiftergw
 from tests.parts import free_port
 from tests.raw_servers import answering, endless
 from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
 
-reactor: Any = global_reactor
 BASE = "http://gw.example:5000"
-PROXY = Proxy("proxy.example", 3128)
+PROXY = GatewayProxy("proxy.example", 3128)
 
 
-def remote_of(urls: Sequence[str]) -> Remote:
-    """Return a client that asks gateways in this order."""
-    return Remote(reactor, Settings(urls, ["mycluster"], "good:ann"), urls=urls)
+def settings_of(urls: Sequence[str]) -> Settings:
+    """Return the settings of a client of these gateways."""
+    return Settings(urls, ["mycluster"], "good:ann")
 
 
 @pytest.mark.parametrize(
     ("proxy", "status", "location", "answer", "kind", "words"),
     [
-        (None, 404, "", {"error": "No such image."}, Refused, "No such image."),
+        (None, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
         (None, 400, "", {"error": "No such type."}, Misused, "No such type."),
-        (None, 503, "", {"error": "No store."}, Busy, "gw.example:5000 cannot do this now: No st"),
+        (
+            None,
+            503,
+            "",
+            {"error": "No store."},
+            GatewayBusy,
+            "gw.example:5000 cannot do this now: No st",
+        ),
         (
             None,
             404,
@@ -53,11 +61,16 @@ def remote_of(urls: Sequence[str]) -> Remote:
         (None, 413, "", None, NoGateway, "413: is it a gateway?"),
         (None, 301, "https://x\x1b", None, NoGateway, "and names https://x\\x1b: is that the"),
         (PROXY, 403, "", None, NoGateway, "The proxy proxy.example:3128 (http_proxy) answers"),
-        (PROXY, 404, "", {"error": "No such image."}, Refused, "No such image."),
+        (PROXY, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
     ],
 )
 def test_answers_that_are_not_200(
-    proxy: Proxy | None, status: int, location: str, answer: Any, kind: type[Stop], words: str
+    proxy: GatewayProxy | None,
+    status: int,
+    location: str,
+    answer: Any,
+    kind: type[Stop],
+    words: str,
 ) -> None:
     """A gateway's own words are shown; without them the server that answers is named."""
     error = refused(BASE, proxy, status, location, answer)
@@ -65,51 +78,81 @@ def test_answers_that_are_not_200(
     assert words in error.message
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_another_protocol() -> None:
-    """A server that speaks no HTTP at the port of a gateway is not called a broken connection."""
+async def test_another_protocol(with_client: Any) -> None:
+    """The message for a server that does not speak HTTP says so."""
     async with answering(lambda send, _: send(b"SSH-2.0-OpenSSH_9.2\r\n")) as server:
         with pytest.raises(NoGateway, match="what it sent is not HTTP"):
-            await remote_of([f"http://127.0.0.1:{server.port}"]).images()
+            await with_client(settings_of([f"http://127.0.0.1:{server.port}"]), Remote.images)
 
 
 @pytest.mark.parametrize("proxy", ["127.0.0.1", "nosuch.invalid"])
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_a_proxy_that_cannot_be_reached(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_cannot_be_reached(
+    with_client: Any, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message names the proxy and its variable: the gateway is not at fault."""
     monkeypatch.setenv("http_proxy", f"http://{proxy}:{free_port()}")
     with pytest.raises(NoGateway, match=rf"gw.example:5000 .* proxy {proxy}:\d+ \(http_proxy\): "):
-        await remote_of([BASE]).images()
+        await with_client(settings_of([BASE]), Remote.images)
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_all_gateways_are_silent() -> None:
-    """The message has a line for each, for each may have a fault of its own."""
+async def test_all_gateways_are_silent(with_client: Any) -> None:
+    """The message has a line for each gateway, since each may have a fault of its own."""
     ports = [free_port() for _ in range(3)]
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
     with pytest.raises(NoGateway) as caught:
-        await remote_of([f"http://127.0.0.1:{port}" for port in ports]).images()
-    assert [f":{port} cannot" in line for port, line in zip(ports, str(caught.value).splitlines(),
-            strict=True)] == [True] * 3  # fmt: skip
+        await with_client(settings_of(urls), Remote.images, urls)
+    lines = str(caught.value).splitlines()
+    assert [f":{port} cannot" in line for port, line in zip(ports, lines, strict=True)] == [
+        True
+    ] * 3
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_the_first_gateway_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one is asked after `HEAD_LIMIT` seconds, not after those of a whole answer."""
+async def test_the_first_gateway_hangs(with_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next gateway is asked after `HEAD_LIMIT` seconds, not after those of a whole answer."""
     monkeypatch.setattr(gateways, "HEAD_LIMIT", 0.05)
+
+    async def two_lookups(remote: Remote) -> list[str]:
+        return [await remote.lookup("docker", "ubuntu:24.04") for _ in range(2)]
+
     async with (
         answering(endless(b"HTTP/1.1 200 OK\r\n", b"X", 0.02)) as hanging,
         listening(site_of(FakeGateway(), reactor)) as port,
     ):
-        remote = remote_of([f"http://127.0.0.1:{number}" for number in (hanging.port, port)])
-        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
-        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
+        urls = [f"http://127.0.0.1:{number}" for number in (hanging.port, port)]
+        assert await with_client(settings_of(urls), two_lookups, urls) == [IMAGE_ID] * 2
     assert len(hanging.heads) == 1
+
+
+@both_clients
+@pytest_twisted.ensureDeferred
+async def test_a_long_answer_is_not_given_up(
+    with_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the head has arrived, the limit on the head no longer counts."""
+    monkeypatch.setattr(gateways, "HEAD_LIMIT", 0.2)
+
+    def answer(send: Callable[[bytes], None], _: bytes) -> None:
+        send(b"HTTP/1.1 200 OK\r\n\r\n")
+        time.sleep(0.6)
+        send(b'{"list": []}')
+
+    async with answering(answer) as slow:
+        urls = [f"http://127.0.0.1:{port}" for port in (slow.port, free_port())]
+        assert await with_client(settings_of(urls), Remote.images, urls) == []
 
 
 def test_the_limit_of_the_head_does_not_count_for_the_body() -> None:
     """A long list that has begun is not given up."""
     clock, request = Clock(), Deferred[str]()
-    waiting = _Waiting(clock, limit=60, head_limit=10)
+    waiting = AnswerTimeout(clock, limit=60, head_limit=10)
     result = Deferred.fromCoroutine(waiting.result_of(request))
     clock.advance(9)
     waiting.begin_body()
@@ -122,14 +165,16 @@ def test_the_limit_of_the_head_does_not_count_for_the_body() -> None:
     assert result.called
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_a_gateway_at_an_address_of_ipv6() -> None:
-    """The address in brackets reaches it, with port and path."""
+async def test_a_gateway_at_an_ipv6_address(with_client: Any) -> None:
+    """A URL with the address in brackets, a port and a path reaches the gateway."""
     fake = FakeGateway()
     listener: Any = reactor.listenTCP(0, site_of(fake, reactor), interface="::1")
     try:
-        remote = remote_of([f"http://[::1]:{listener.getHost().port}"])
-        assert await remote.lookup("docker", "ubuntu:24.04") == IMAGE_ID
+        settings = settings_of([f"http://[::1]:{listener.getHost().port}"])
+        lists = await with_client(settings, Remote.images)
+        assert [row["id"] for row in lists] == [IMAGE_ID]
     finally:
         await listener.stopListening()
 

@@ -1,4 +1,4 @@
-"""What `--help` says."""
+"""The texts of `--help`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def help_of(*command: str) -> str:
 
 
 def test_every_command_has_a_whole_line() -> None:
-    """The list of commands cuts none of their texts off."""
-    assert "..." not in help_of().partition("Commands:")[2]
+    """The summary of each command fits into a line of its own."""
+    lines = help_of().partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == main.list_commands(click.Context(main))
 
 
 @pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
 def test_every_option_is_explained(name: str) -> None:
-    """An option without a text would be a riddle; each is told what it takes."""
+    """Each option of a command has a help text."""
 
     def options() -> Iterator[click.Option]:
         command = main.get_command(click.Context(main), name)
@@ -34,13 +35,16 @@ def test_every_option_is_explained(name: str) -> None:
             if isinstance(parameter, click.Option):
                 yield parameter
 
-    assert [one.name for one in options() if not one.help] == []
+    assert [option.name for option in options() if not option.help] == []
     assert "Usage: main" in help_of(name)
 
 
 def test_completion() -> None:
-    """A shell completes names of commands and of their options."""
-    for words, number, found in (("shiftergw ", "1", "pull"), ("shiftergw pull --", "2", "--user")):
+    """A shell completes the names of commands and of their options."""
+    for words, number, completion in (
+        ("shiftergw ", "1", "pull"),
+        ("shiftergw pull --", "2", "--user"),
+    ):
         env = {"_MAIN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
         result = CliRunner().invoke(main, env=env, prog_name="main")
-        assert f"plain,{found}" in result.output.splitlines()
+        assert f"plain,{completion}" in result.output.splitlines()

@@ -17,13 +17,15 @@ from twisted.web.server import Site
 from shiftergw.cli import exchange
 from shiftergw.cli import images as commands
 from shiftergw.cli import remote as client
-from shiftergw.cli.exits import Misused, NoGateway, Refused
+from shiftergw.cli.exchange_twisted import TwistedExchange
+from shiftergw.cli.exits import Misused, NoGateway, RequestRefused
 from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import BadRequest, NotAllowed, Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.states import State
+from tests.cli.clients import both_clients, reactor
 from tests.cli.command import ask
 from tests.parts import free_port
 from tests.raw_servers import Answer, answering, endless
@@ -142,111 +144,114 @@ def test_odd_records_are_printed_all_the_same() -> None:
     assert "\x1b" not in line
 
 
-# The client in this process.
+# Both clients in this process.
 
 
 def _settings(*urls: str, credential: str = "good:ann") -> Settings:
     return Settings(urls, ["mycluster"], credential)
 
 
-def _reactor() -> Any:
-    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
-
-    return reactor
-
-
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_gateways_are_tried_until_one_answers() -> None:
-    """Gateways that are away or refuse are passed over; the one that answered is kept."""
+async def test_gateways_are_tried_until_one_answers(with_client: Any) -> None:
+    """Gateways that are away or refuse are passed over; the one that answered is asked again."""
     good, bad = FakeGateway(), FakeGateway(raises=NotAllowed("No."))
+
+    async def five_lists(remote: Remote) -> list[int]:
+        return [len(await remote.images()) for _ in range(5)]
+
     async with (
-        listening(site_of(good, _reactor())) as first,
-        listening(site_of(bad, _reactor())) as second,
+        listening(site_of(good, reactor)) as first,
+        listening(site_of(bad, reactor)) as second,
     ):
         urls = [f"http://127.0.0.1:{port}" for port in (second, free_port(), first)]
-        remote = Remote(_reactor(), _settings(*urls))
-        for _ in range(5):
-            assert len(await remote.images()) == 1
+        assert await with_client(_settings(*urls), five_lists) == [1] * 5
     assert len(good.asked) == 5
     assert len(bad.asked) <= 1
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_is_worth_more_than_silence() -> None:
-    """If one gateway refuses and the other is away, the refusal is told."""
-    async with listening(site_of(FakeGateway(), _reactor())) as port:
+async def test_a_refusal_takes_precedence_over_silence(with_client: Any) -> None:
+    """If one gateway refuses and the other is away, the refusal is reported."""
+    async with listening(site_of(FakeGateway(), reactor)) as port:
         urls = [f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}"]
         for order in (urls, urls[::-1]):
-            remote = Remote(_reactor(), _settings(*order, credential="bad"))
-            with pytest.raises(Refused, match="not valid"):
-                await remote.images()
+            with pytest.raises(RequestRefused, match="not valid"):
+                await with_client(_settings(*order, credential="bad"), Remote.images)
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_nothing_answers() -> None:
-    """Without any gateway the error says which one and why."""
+async def test_no_gateway_answers(with_client: Any) -> None:
+    """The error names the gateway and the reason."""
     port = free_port()
     with pytest.raises(NoGateway, match=f"127.0.0.1:{port} cannot be reached: nothing listens"):
-        await Remote(_reactor(), _settings(f"http://127.0.0.1:{port}")).images()
+        await with_client(_settings(f"http://127.0.0.1:{port}"), Remote.images)
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_something_else_answers() -> None:
-    """A server that is no gateway counts as none, whatever it answers."""
+async def test_a_server_that_is_not_a_gateway_answers(with_client: Any) -> None:
+    """It counts as silent, whatever it answers."""
     for path in ("/livez?", "/?"):
-        async with listening(site_of(FakeGateway(), _reactor())) as port:
-            remote = Remote(_reactor(), _settings(f"http://127.0.0.1:{port}{path}"))
+        async with listening(site_of(FakeGateway(), reactor)) as port:
             with pytest.raises(NoGateway, match="is it a gateway"):
-                await remote.images()
+                await with_client(_settings(f"http://127.0.0.1:{port}{path}"), Remote.images)
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_something_else_refuses() -> None:
-    """A refusal in which nothing is said comes from no gateway: a wrong port, a proxy."""
+async def test_a_server_that_is_not_a_gateway_refuses(with_client: Any) -> None:
+    """A refusal without a message is not a gateway's: the port is wrong, or it is a proxy."""
     async with listening(Site(notFound())) as port:  # type: ignore[arg-type]  # any site
-        remote = Remote(_reactor(), _settings(f"http://127.0.0.1:{port}"))
         with pytest.raises(NoGateway, match="HTTP status 404: is it a gateway"):
-            await remote.images()
+            await with_client(_settings(f"http://127.0.0.1:{port}"), Remote.images)
 
 
+@both_clients
 @pytest_twisted.ensureDeferred
-async def test_a_gateway_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that does not come in time is given up, and is not taken for Ctrl-C."""
+async def test_a_gateway_that_is_too_slow(
+    with_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that does not come in time is given up, and does not look like Ctrl-C."""
     monkeypatch.setattr(client, "ANSWER_LIMIT", 0.05)
     fake = FakeGateway(held=Deferred())
-    async with listening(site_of(fake, _reactor())) as port:
+    async with listening(site_of(fake, reactor)) as port:
         with pytest.raises(NoGateway, match="did not answer"):
-            await Remote(_reactor(), _settings(f"http://127.0.0.1:{port}")).images()
+            await with_client(_settings(f"http://127.0.0.1:{port}"), Remote.images)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_request_can_be_cancelled() -> None:
-    """Cancelling ends the request as a cancellation, however treq wraps it."""
+    """Cancelling ends the request as a cancellation, at whatever point it is."""
     fake = FakeGateway(held=Deferred())
-    async with listening(site_of(fake, _reactor())) as port:
-        remote = Remote(_reactor(), _settings(f"http://127.0.0.1:{port}"))
-        asking = Deferred.fromCoroutine(remote.images())
+    async with listening(site_of(fake, reactor)) as port:
+        remote = Remote(TwistedExchange(reactor), _settings(f"http://127.0.0.1:{port}"))
+        request = Deferred.fromCoroutine(remote.images())
         while not fake.asked:
-            await deferLater(_reactor(), 0.01, int)
-        asking.cancel()
+            await deferLater(reactor, 0.01, int)
+        request.cancel()
         with pytest.raises(CancelledError):
-            await asking
+            await request
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
         (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), "response head of more than"),
+        (endless(b"HTTP/1.1 200 OK\r\n", b"x" * 60_000), "response head of more than"),
         (endless(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 60_000), "answer is longer than 1 MB"),
     ],
 )
+@both_clients
 @pytest_twisted.ensureDeferred
 async def test_an_answer_without_end(
-    answer: Answer, words: str, monkeypatch: pytest.MonkeyPatch
+    with_client: Any, answer: Answer, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head and a body are bounded, whatever listens where a gateway should."""
+    """Head and body are bounded, whatever server listens at the address of the gateway."""
     monkeypatch.setattr(exchange, "ANSWER_BYTES", 1_000_000)
     async with answering(answer) as server:
         with pytest.raises(NoGateway, match=words):
-            await Remote(_reactor(), _settings(f"http://127.0.0.1:{server.port}")).images()
+            await with_client(_settings(f"http://127.0.0.1:{server.port}"), Remote.images)
     assert server.sent < 16 << 20

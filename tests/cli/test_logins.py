@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shiftergw.cli import logins
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.logins import LoginFile, check_key, home, kept, replaced
+from shiftergw.cli.logins import LoginFile, check_key, credentials_of, home, replaced
 from tests.parts import lacking
 
 FIRST = "MUNGE:AwQDAAC1:"
@@ -80,7 +80,7 @@ def test_a_change_leaves_other_lines_as_they_are(lines: list[bytes], ended: bool
     key = b"mycluster:quay.io=MUNGE:"
     for credential in (SECOND, None):
         after = replaced(content, "mycluster", "quay.io", credential)
-        assert kept(after, "mycluster").get("quay.io") == credential
+        assert credentials_of(after, "mycluster").get("quay.io") == credential
         others = [line for line in content.split(b"\n") if not line.startswith(key)]
         left = [line for line in after.split(b"\n") if not line.startswith(key)]
         assert b"\n".join(left).rstrip(b"\n") == b"\n".join(others).rstrip(b"\n")
@@ -103,8 +103,8 @@ def test_a_login_takes_the_place_of_the_old_one() -> None:
 def test_locations_hold_colons() -> None:
     """A registry's port belongs to its location; other systems' logins are not ours."""
     content = f"s:reg:5000={FIRST}\ns2:reg:5000={SECOND}\ns:={SECOND}\nnonsense\n".encode()
-    assert kept(content, "s") == {"reg:5000": FIRST, "": SECOND}
-    assert kept(content, "reg") == {}
+    assert credentials_of(content, "s") == {"reg:5000": FIRST, "": SECOND}
+    assert credentials_of(content, "reg") == {}
 
 
 @pytest.mark.parametrize(

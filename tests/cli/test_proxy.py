@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.proxy import Proxy, proxy_for
+from shiftergw.cli.proxy import GatewayProxy, proxy_for
 from tests.cli.command import shiftergw
 from tests.parts import free_port
 from tests.web.fakes import IMAGE_ID, FakeGateway, listening, site_of
@@ -27,21 +27,21 @@ GATEWAY = "http://gw.site.example:5000/base"
     [
         ({}, None),
         ({"http_proxy": ""}, None),
-        ({"http_proxy": "http://proxy:3128"}, Proxy("proxy", 3128)),
-        ({"http_proxy": "http://proxy:3128/"}, Proxy("proxy", 3128)),
-        ({"http_proxy": "proxy"}, Proxy("proxy", 1080)),
-        ({"http_proxy": "http://[::1]:3128"}, Proxy("::1", 3128)),
-        ({"http_proxy": "http://u:p%40@proxy"}, Proxy("proxy", 1080, "Basic dTpwQA==")),
+        ({"http_proxy": "http://proxy:3128"}, GatewayProxy("proxy", 3128)),
+        ({"http_proxy": "http://proxy:3128/"}, GatewayProxy("proxy", 3128)),
+        ({"http_proxy": "proxy"}, GatewayProxy("proxy", 1080)),
+        ({"http_proxy": "http://[::1]:3128"}, GatewayProxy("::1", 3128)),
+        ({"http_proxy": "http://u:p%40@proxy"}, GatewayProxy("proxy", 1080, "Basic dTpwQA==")),
         ({"HTTP_PROXY": "http://proxy:3128"}, None),
         ({"http_proxy": "proxy", "no_proxy": "*"}, None),
         ({"http_proxy": "proxy", "no_proxy": "a, gw.site.example"}, None),
         ({"http_proxy": "proxy", "no_proxy": ".site.example"}, None),
         ({"http_proxy": "proxy", "NO_PROXY": "site.example"}, None),
-        ({"http_proxy": "proxy", "no_proxy": "te.example,,."}, Proxy("proxy", 1080)),
-        ({"http_proxy": "proxy", "no_proxy": "b", "NO_PROXY": "*"}, Proxy("proxy", 1080)),
+        ({"http_proxy": "proxy", "no_proxy": "te.example,,."}, GatewayProxy("proxy", 1080)),
+        ({"http_proxy": "proxy", "no_proxy": "b", "NO_PROXY": "*"}, GatewayProxy("proxy", 1080)),
     ],
 )
-def test_the_environment(environ: dict[str, str], found: Proxy | None) -> None:
+def test_the_environment(environ: dict[str, str], found: GatewayProxy | None) -> None:
     """The variables mean what they mean to libcurl."""
     assert proxy_for(GATEWAY, environ) == found
 

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from shiftergw.cli import pull as commands
+from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misused, NoGateway
 from shiftergw.cli.main import main
 from shiftergw.cli.pull import Wish
@@ -163,7 +164,10 @@ def test_who_cannot_be_given_access(item: str, why: str) -> None:
 
 
 def _remote(port: int) -> Remote:
-    return Remote(_reactor(), Settings([f"http://127.0.0.1:{port}"], ["mycluster"], "good:ann"))
+    return Remote(
+        TwistedExchange(_reactor()),
+        Settings([f"http://127.0.0.1:{port}"], ["mycluster"], "good:ann"),
+    )
 
 
 def _reactor() -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.options import Listed
+from shiftergw.cli.options import CommaList
 from shiftergw.cli.settings import Settings, read_udiroot, sockets_of, systems_of
 
 UDIROOT = """\
@@ -46,15 +46,15 @@ def test_udiroot(udiroot: Path) -> None:
 def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
     """Options win; without them the file counts; URLs get a scheme and lose their last slash."""
     from_file = Settings(udiroot=udiroot)
-    assert from_file.found_gateways() == [
+    assert from_file.gateway_urls() == [
         "http://one:5000",
         "http://two:5000",
         "http://three:5000",
         "https://four",
     ]
-    assert from_file.found_system() == "mycluster"
+    assert from_file.single_system() == "mycluster"
     told = Settings(["http://here"], ["s"], "c", udiroot)
-    assert (told.found_gateways(), told.found_system()) == (["http://here"], "s")
+    assert (told.gateway_urls(), told.single_system()) == (["http://here"], "s")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
 def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
     """An address that can be none is told at once, with what is expected and without passwords."""
     with pytest.raises(Misused) as told:
-        Settings(gateways=["http://good:5000", url]).found_gateways()
+        Settings(gateways=["http://good:5000", url]).gateway_urls()
     for word in words:
         assert word in str(told.value)
     assert "hush" not in str(told.value)
@@ -95,7 +95,7 @@ def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
 )  # fmt: skip
 def test_what_is_a_gateway(url: str, read: str) -> None:
     """A host is enough; a port, a path and addresses of IPv6 are good, too."""
-    assert Settings(gateways=[url]).found_gateways() == [read]
+    assert Settings(gateways=[url]).gateway_urls() == [read]
 
 
 def test_what_the_site_says_of_types_and_limits(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
     nothing = Settings(udiroot=tmp_path / "none")
     why = r"SHIFTERGW_GATEWAY, .*none \(which cannot be read: No such file or directory\)\."
     with pytest.raises(Misused, match=why):
-        nothing.found_gateways()
+        nothing.gateway_urls()
     with pytest.raises(Misused, match="--system NAME"):
-        nothing.found_system()
+        nothing.single_system()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -133,7 +133,7 @@ def test_udiroot_without_an_end(kind: str, tmp_path: Path) -> None:
     if kind == "pipe":
         os.mkfifo(path := tmp_path / "pipe")
     with pytest.raises(Misused, match="cannot be read: Not a regular file"):
-        Settings(udiroot=path).found_gateways()
+        Settings(udiroot=path).gateway_urls()
 
 
 def test_systems() -> None:
@@ -147,9 +147,9 @@ def test_systems() -> None:
 
 def test_one_system_is_one() -> None:
     """A command for one system does not choose among several; it names them."""
-    assert Settings(systems=["a"]).found_system() == "a"
+    assert Settings(systems=["a"]).single_system() == "a"
     with pytest.raises(Misused, match="for one system, and a, b are named"):
-        Settings(systems=["a", "b"]).found_system()
+        Settings(systems=["a", "b"]).single_system()
 
 
 def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
@@ -168,6 +168,6 @@ def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
 
 def test_a_variable_names_several_sockets() -> None:
     """With a comma before the next system; another comma belongs to the path."""
-    split = Listed().split_envvar_value
+    split = CommaList().split_envvar_value
     assert split("/run/munge,socket") == ["/run/munge,socket"]
     assert split("/run/m,a=/run/a,1,b=/run/b") == ["/run/m", "a=/run/a,1", "b=/run/b"]

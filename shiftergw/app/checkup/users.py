@@ -9,7 +9,7 @@ from typing import Any
 
 from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.app.compose import users_of
-from shiftergw.auth import munge
+from shiftergw.auth import munge_client
 from shiftergw.auth.libmunge import Status
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.munge_socket import trouble_of
@@ -65,7 +65,7 @@ async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Fin
 
     try:
         ahead = await BoundedThreadCalls(threads, 1, MUNGE_LIMIT, reactor, late).run(
-            munge.try_daemon, socket
+            munge_client.try_daemon, socket
         )
     except GatewayError as error:
         return failure(name, error)
