@@ -1,7 +1,7 @@
-"""The states of an image record and the one table of steps between them.
+"""The states of an image record, and the table of allowed steps between them.
 
-The words are those of the existing clients (contract of the HTTP interface): a client polls while
-it reads one of `POLLED`, and takes every other word for the end.
+The names are part of the HTTP interface: an existing client polls while it reads a state of
+`POLLED`, and treats every other state as final.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ WaitCause = Literal["registry", "pull", "system"]
 
 
 class State(StrEnum):
-    """What a record's `status` may say."""
+    """The values of a record's `status`."""
 
-    INIT = "INIT"  # claimed a moment ago; only the first answer of a pull shows it
+    INIT = "INIT"  # just claimed; only the first response to a pull shows it
     PENDING = "PENDING"  # waits for a worker
-    PULLING = "PULLING"  # a worker resolves and fetches
+    PULLING = "PULLING"  # a worker resolves the reference and downloads
     EXAMINATION = "EXAMINATION"  # layers are indexed and checked
     CONVERSION = "CONVERSION"  # mksquashfs runs
     TRANSFER = "TRANSFER"  # delivery into the image directory
@@ -33,18 +33,18 @@ S = State
 IN_FLIGHT = frozenset(
     {S.INIT, S.PENDING, S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER, S.EXPIRING}
 )
-"""States in which a record carries a claim and belongs to at most one attempt."""
+"""States in which a record has a claim and at most one attempt."""
 
 POLLED = frozenset({S.INIT, S.PENDING, S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER})
-"""States that keep a polling client waiting."""
+"""States in which clients poll."""
 
 _WORK = {S.PULLING, S.EXAMINATION, S.CONVERSION, S.TRANSFER}
 
 STEPS: dict[State, frozenset[State]] = {
     S.INIT: frozenset({S.PENDING}),
     S.PENDING: frozenset({S.PULLING, S.FAILURE}),
-    # Within one attempt work moves forward; a new attempt starts again at PULLING. An attempt that
-    # ends without a result leads back to PENDING.
+    # Within an attempt the stages move forward; the next attempt starts at PULLING again. An
+    # attempt that ends without a result leads back to PENDING.
     S.PULLING: frozenset({*_WORK, S.PENDING, S.READY, S.FAILURE}),
     S.EXAMINATION: frozenset({*(_WORK - {S.PULLING}), S.PENDING, S.READY, S.FAILURE}),
     S.CONVERSION: frozenset({S.CONVERSION, S.TRANSFER, S.PENDING, S.READY, S.FAILURE}),
@@ -54,11 +54,11 @@ STEPS: dict[State, frozenset[State]] = {
     S.FAILURE: frozenset(),
     S.EXPIRED: frozenset(),
 }
-"""From each state, the states a single step may lead to."""
+"""The states that a single step may lead to, from each state."""
 
 
 class IllegalStepError(Exception):
-    """A step that the table does not have: a fault of this program, never of its input."""
+    """A step that is not in the table: always a fault of this program, never of its input."""
 
 
 def check_step(old: State, new: State) -> None:

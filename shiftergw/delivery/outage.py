@@ -111,7 +111,7 @@ class SystemBreaker:
             self._probe_end = now + PROBE_SECONDS
             return True
         at = breaker.until
-        if breaker.probed:
+        if breaker.is_probed:
             at = min(at, now + self._spread(self._waits.probe))
         raise self._later(at, self._failure())
 

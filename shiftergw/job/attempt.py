@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import DeliveryFailed, PullError, RetryLater, Superseded, Unavailable
 from shiftergw.job.summary import Timeline
-from shiftergw.model import ImageRecord, Postponed, Progress, WaitLimits
+from shiftergw.model import ImageRecord, Postponement, Progress, WaitLimits
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import pause
 from shiftergw.ports import ImageStore
@@ -108,7 +108,7 @@ class Attempt:
             return False
         return True
 
-    def wait(self, delay: RetryLater) -> Postponed:
+    def wait(self, delay: RetryLater) -> Postponement:
         """Return the postponement that a source asks for; raise a `PullError` if it is too long."""
         wait_seconds = {
             "registry": self.record.waited,

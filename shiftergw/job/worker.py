@@ -23,7 +23,7 @@ from shiftergw.job.attempt import Attempt
 from shiftergw.job.pull import Pull
 from shiftergw.job.removal import Removal
 from shiftergw.job.summary import summary
-from shiftergw.model import Expired, Failed, ImageRecord, Postponed, Ready, WaitLimits
+from shiftergw.model import Expired, Failed, ImageRecord, Postponement, Ready, WaitLimits
 from shiftergw.plumbing.exhaustion import Exhausted, is_exhaustion
 from shiftergw.plumbing.retry import retry_while_unavailable
 from shiftergw.plumbing.timing import within
@@ -34,7 +34,7 @@ from shiftergw.states import State
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-Outcome = Ready | Expired | Failed | Postponed
+Outcome = Ready | Expired | Failed | Postponement
 
 SUPERSEDED_RESULT = "superseded by another attempt"
 
@@ -202,7 +202,7 @@ class Worker:
         """
 
         async def write(now: float) -> ImageRecord:
-            if not isinstance(outcome, Postponed):
+            if not isinstance(outcome, Postponement):
                 return await self._store.finish(record.key, record.attempt, outcome, now)
             limits = self._waits.limits_of(outcome.cause)
             at, why = outcome.not_before, outcome.why

@@ -1,9 +1,9 @@
-"""What the gateway says about requests: references, sessions, records, progress.
+"""Frozen values of requests and work: references, sessions, records, progress.
 
-Everything is parsed once, at the door; inside, only these frozen values travel.
+Input is parsed into these values once, where it enters the program.
 """
 
-from shiftergw.model.postponement import Breaker, Postponed, PostponeLimits, WaitLimits
+from shiftergw.model.postponement import Breaker, PostponeLimits, Postponement, WaitLimits
 from shiftergw.model.records import (
     MEMBERS,
     NOTICE_LIMIT,
@@ -39,7 +39,7 @@ __all__ = [
     "ImageReference",
     "Origin",
     "PostponeLimits",
-    "Postponed",
+    "Postponement",
     "Progress",
     "PullRequest",
     "QueueLimits",

@@ -1,4 +1,4 @@
-"""Value types of postponed pulls: their limits, their ends, and circuit breakers."""
+"""Values of postponed pulls: limits, the end of a postponed attempt, circuit breakers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from shiftergw.states import WaitCause
 
 @dataclass(frozen=True, slots=True)
 class PostponeLimits:
-    """How many pulls may wait for one registry, or for one system: of all users, and of each."""
+    """How many pulls may wait for one registry or one system: of all users, and of each user."""
 
-    together: int
+    total: int
     user: int
 
 
 @dataclass(frozen=True, slots=True)
 class WaitLimits:
-    """How many seconds one pull may wait altogether, and how many pulls may be postponed.
+    """How many seconds a pull may wait in total, and how many pulls may be postponed.
 
-    `seconds` and `postponed` are for waits for registries, the others for waits for systems.
+    `seconds` and `postponed` limit waits for registries; `delivery_seconds` and
+    `postponed_deliveries` limit waits for systems.
     """
 
     seconds: float = 900.0
@@ -28,7 +29,7 @@ class WaitLimits:
     postponed_deliveries: PostponeLimits | None = None
 
     def limits_of(self, cause: WaitCause) -> PostponeLimits | None:
-        """Return how many pulls may wait for this cause; None: any number."""
+        """Return how many pulls may wait for this cause; None means any number."""
         if cause == "pull":
             return None
         return self.postponed if cause == "registry" else self.postponed_deliveries
@@ -36,22 +37,23 @@ class WaitLimits:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A circuit breaker: requests with its `key` are held back `until` a time.
+    """A circuit breaker: it blocks requests with its `key` `until` a time.
 
-    `why` names the cause in words for the user. `trips` counts the failures in a row. `probed`
-    means that the requests wait for the probe of another process only, which may succeed soon.
+    `why` names the cause in words for the user. `trips` counts the consecutive failures.
+    `is_probed` means that the breaker is due and another process is probing, so that requests may
+    succeed soon.
     """
 
     key: str
     until: float
     why: str
     trips: int
-    probed: bool = False
+    is_probed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Postponed:
-    """The end of an attempt at work that is to wait until `not_before`.
+class Postponement:
+    """The end of an attempt whose work is to wait until `not_before`.
 
     `why` names the cause in words for the user.
     """

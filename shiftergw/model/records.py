@@ -1,4 +1,4 @@
-"""Records of the store: images, the work on them, and how that work ends."""
+"""Records of the store: images, the work on them, and the ends of that work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shiftergw.model.requests import ANONYMOUS, Session
 from shiftergw.states import State
 
 NOTICE_LIMIT = 500
-"""Characters of the names of settings that a notice repeats."""
+"""Characters of setting names in a notice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is: bytes done of bytes in all; `total` 0 means not known."""
+    """The progress of a stage in bytes; `total` 0 means unknown."""
 
     stage: str = ""
     done: int = 0
@@ -25,7 +25,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class WorkerMachine:
-    """A machine that works for the gateway, by what it last told; `jobs` are records' keys."""
+    """A worker machine as it last reported itself.
+
+    `jobs` are the keys of the records in work. `leaving` means that it accepts no more jobs.
+    `heard` is the time of the report.
+    """
 
     name: str
     version: str
@@ -38,7 +42,7 @@ class WorkerMachine:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an image came from; `source_digest` is what the tag answered there."""
+    """The repository that an image came from; `source_digest` is the digest of its tag there."""
 
     location: str
     repository: str
@@ -46,7 +50,7 @@ class Origin:
     private: bool = False
 
 
-# Members whose name in the stored document is not that of the attribute.
+# Attributes that have another name in the stored document.
 _WIRE_NAMES = {
     "status": "status",
     "tags": "tag",
@@ -62,10 +66,10 @@ _WIRE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """What the store holds of one image, or of one piece of work on it.
+    """An image in the store, or one piece of work on it.
 
-    Members and their names in the document are those of the original gateway where it had them.
-    `None` means that the document lacks the member. Times are seconds since 1970.
+    Members of the document that the original gateway has too carry its names (`_WIRE_NAMES`).
+    `None` means that the document lacks the member. Times are in seconds since 1970.
     """
 
     key: str = ""
@@ -97,9 +101,9 @@ class ImageRecord:
     kind: str = "pull"
     attempt: int = 0
     deaths: int = 0
-    """How many attempts ended because their worker died."""
+    """The number of attempts that ended because their worker died."""
     runner: str | None = None
-    """The process that has the attempt; None once the attempt has ended without a result."""
+    """The worker process of the attempt; None after an attempt that ended without a result."""
     last_heartbeat: float | None = None
     not_before: float | None = None
     waits_for: str | None = None
@@ -123,43 +127,48 @@ class ImageRecord:
     with_login: bool | None = None
     request_id: str | None = None
     requester: str | None = None
-    """The name of the user, for the log; only while work is in flight."""
+    """The name of the user, for the log; present only while work is in flight."""
     sealed: str | None = field(default=None, repr=False)
     report: dict[str, Any] | None = None
     unusable_id: str = ""
-    """What a record of the original has in the place of an id; no member of documents."""
+    """The invalid image id of a record that the original gateway wrote; not in documents."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ImageRecord:
-        """Read a stored document; members that we do not know are left where they are."""
-        found: dict[str, Any] = {}
+        """Parse a stored document, and ignore unknown members."""
+        values: dict[str, Any] = {}
         for name, wire_name in _MEMBERS:
             value = document.get(wire_name)
             if value is not None:
-                found[name] = tuple(value) if isinstance(value, list) else value
-        for name in ("tags", "entry", "cmd"):  # the original has both forms
-            if isinstance(found.get(name), str):
-                found[name] = (found[name],)
-        found["status"] = _state_of(found.get("status", State.PENDING))
-        if "origin" in found:
-            known = {f.name for f in fields(Origin)}
-            found["origin"] = Origin(**{k: v for k, v in found["origin"].items() if k in known})
-        found["key"] = str(document.get("_id", ""))
-        return cls(**found)
+                values[name] = tuple(value) if isinstance(value, list) else value
+        for name in ("tags", "entry", "cmd"):  # the original gateway wrote strings and lists
+            if isinstance(values.get(name), str):
+                values[name] = (values[name],)
+        values["status"] = _state_of(values.get("status", State.PENDING))
+        if "origin" in values:
+            # A later version may have written more members.
+            origin, names = values["origin"], {f.name for f in fields(Origin)}
+            values["origin"] = Origin(**{k: v for k, v in origin.items() if k in names})
+        values["key"] = str(document.get("_id", ""))
+        return cls(**values)
 
     @property
     def is_private(self) -> bool:
-        """Say whether the image is anybody's own; the original wrote null where it did not know."""
+        """Return whether the image is private.
+
+        The original gateway wrote null if it did not know; then an ACL makes the image private.
+        """
         return bool(self.user_acl or self.group_acl) if self.private is None else self.private
 
     def may_be_read_by(self, session: Session) -> bool:
-        """Say whether `session` may see and run this image."""
+        """Return whether a user may see and run this image."""
         if not self.is_private:
             return True
         if session.uid == ANONYMOUS:
             return False
         if not self.user_acl and not self.group_acl:
-            # Records of the original: private without any ACL is open, until pulled again.
+            # The original gateway wrote private records without an ACL; they are open to everybody
+            # until the image is pulled again.
             return True
         return session.uid in (self.user_acl or ()) or not session.groups.isdisjoint(
             self.group_acl or ()
@@ -167,19 +176,20 @@ class ImageRecord:
 
     @property
     def notice(self) -> str:
-        """Return what users of a READY image should know, in one line; mostly nothing.
+        """Return one line about settings that the image lost, for its users; mostly empty.
 
-        Settings that no `.meta` file can hold, and labels beyond `MaxRecordSize`, are left out.
+        An image loses settings that a `.meta` file cannot contain, and labels beyond
+        `MaxRecordSize`.
         """
-        omitted = (self.report or {}).get("metadata")
-        if self.status is not State.READY or not isinstance(omitted, list) or not omitted:
+        settings = (self.report or {}).get("metadata")
+        if self.status is not State.READY or not isinstance(settings, list) or not settings:
             return ""
-        names = printable(", ".join(map(str, omitted)), NOTICE_LIMIT)
+        names = printable(", ".join(map(str, settings)), NOTICE_LIMIT)
         return f"Jobs do without settings that the gateway cannot store: {names}"
 
     @property
     def in_flight(self) -> bool:
-        """Say whether somebody works, or is to work, on this record."""
+        """Return whether a job works on this record or will do so."""
         return self.claim is not None
 
 
@@ -188,21 +198,24 @@ _MEMBERS = tuple(
     for f in fields(ImageRecord)
     if f.name != "unusable_id"
 )
-"""Of each attribute, the name in the document."""
+"""The name in the document of each attribute."""
 
 MEMBERS = frozenset(wire_name for _, wire_name in _MEMBERS)
-"""The names of all members of a document that we know."""
+"""The names of all known members of a document."""
 
 
 def _state_of(word: str) -> State:
-    """Read a status of ours or of the original; other words of its are for work that is lost."""
+    """Parse a status of this gateway or of the original one.
+
+    Other states of the original belong to work that is lost: they count as FAILURE.
+    """
     if word == "SUCCESS":
         return State.READY
     return State(word) if word in State.__members__ else State.FAILURE
 
 
 def document_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate attribute names and values of `ImageRecord` to those of the document."""
+    """Translate attributes of `ImageRecord` to members of its document."""
     document: dict[str, Any] = {}
     for name, value in changes.items():
         plain = value
@@ -218,11 +231,11 @@ def document_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The good end of a piece of work: what `finish` writes into the READY record.
+    """The success of a pull: what `ImageStore.finish` writes into the READY record.
 
-    `changes` are attributes of `ImageRecord`, without tag, status, claim and progress.
-    A record that loses its last tag to this one does not expire before `untagged_until`.
-    If the id is blocked in this image `directory`, the record is EXPIRING at once.
+    `changes` are attributes of `ImageRecord`, without tag, status, claim and progress. A record
+    that loses its last tag to this one does not expire before `untagged_until`. If the image id is
+    blocked in this image `directory`, the record becomes EXPIRING at once.
     """
 
     id: str
@@ -233,12 +246,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The end of a removal: the files are gone, or are another record's."""
+    """The success of a removal: the files are removed, or belong to another record too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The bad end: cause and remedy for the user; `own` says it concerns this user alone."""
+    """The failure of a pull or removal, with cause and remedy for the user.
+
+    `own` means that the failure concerns only this user, for example their login.
+    """
 
     stage: str
     cause: str

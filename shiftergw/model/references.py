@@ -1,4 +1,4 @@
-"""The names of images: `[location/]repository[:tag][@digest]`."""
+"""References of images: `[location/]repository[:tag][@digest]`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shiftergw.image import Digest
 from shiftergw.names import check_registry_name, registry_name
 
 REFERENCE_LIMIT = 512
-"""Characters of a reference: repository 255, tag 128, digest and punctuation."""
+"""Characters of a reference: 255 of the repository, 128 of the tag, digest and punctuation."""
 
-# distribution-spec, "Pulling manifests": <name> and <reference>; a leading host[:port] allowed.
+# OCI distribution-spec, "Pulling manifests": <name> and <reference>, after an optional host[:port].
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 _NAME = rf"(?:{_HOST}/)?{_COMPONENT}(?:/{_COMPONENT})*"
@@ -23,9 +23,9 @@ _REFERENCE = re.compile(rf"({_NAME})(?::({_TAG}))?(?:@([a-z0-9]+:[0-9a-f]+))?")
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """What a user calls an image: `[location/]repository[:tag][@digest]`.
+    """A reference to an image: `[location/]repository[:tag][@digest]`.
 
-    `name` still carries the location's name, if the user wrote one.
+    `name` includes the location's name if the user wrote one.
     """
 
     name: str
@@ -34,10 +34,10 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read and normalise a reference; raise `BadRequest` with the grammar if it is none.
+        """Parse and normalize a reference; raise `BadRequest` with the grammar if it is invalid.
 
         Without tag and digest the tag is `latest`. A port of a registry is not a tag. A prefix that
-        names a registry, such as `docker://`, is left out.
+        stands for a registry, such as `docker://`, is removed.
         """
         text = registry_name(text)
         check_registry_name(text)
@@ -52,6 +52,6 @@ class ImageReference:
         return cls(match[1], match[2] or ("" if digest else "latest"), digest)
 
     def __str__(self) -> str:
-        """Return the normalised text: what records keep as their tag."""
+        """Return the normalized text, which records store as their tag."""
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")

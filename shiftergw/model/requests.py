@@ -1,4 +1,4 @@
-"""Users and their requests: sessions, logins, pulls."""
+"""Users and their requests: sessions, registry logins, pulls."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass, field
 from shiftergw.model.references import ImageReference
 
 ANONYMOUS = -1
-"""The uid of whoever sent no credential, where that is allowed: no user has it."""
+"""The uid of users without a credential, if the site permits them; no real user has it."""
 
 IMAGE_TYPES = frozenset({"docker", "custom"})
-"""The image types that live in records; `id` and `local` never ask the gateway."""
+"""The image types that records have; clients handle the types `id` and `local` themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
-    """A user's login for one location; never shown."""
+    """A user's login at one registry; the password is never shown."""
 
     user: str
     password: str = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> RegistryLogin:
-        """Split `user:password` at the first colon; the password may hold more."""
+        """Split `user:password` at the first colon; the password may contain more colons."""
         user, _, password = text.partition(":")
         return cls(user, password)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who asks, on which system, with which registry logins (location name → login)."""
+    """A user of a system, with registry logins by name of the location."""
 
     system: str
     user: str
@@ -44,7 +44,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many pulls may wait for a worker: of all users together, and of each."""
+    """How many pulls may wait for a worker: of all users together, and of each user."""
 
     waiting: int
     waiting_per_user: int
@@ -52,10 +52,10 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """One user's wish to have one image on one system.
+    """A user's request to have an image on a system.
 
-    `kind` is "pull", or "acl" for work on who may read what lies there, without the registry.
-    `location` is the name of the registry that the reference means.
+    `kind` is "pull", or "acl" for a change of the delivered image's readers without the registry.
+    `location` is the configured name of the registry. `sealed` is the user's encrypted login.
     """
 
     system: str
@@ -73,10 +73,10 @@ class PullRequest:
 
     @property
     def tag(self) -> str:
-        """Return the normalised reference, the key under which the result is found."""
+        """Return the normalized reference, under which clients look up the result."""
         return str(self.reference)
 
     @property
     def claim(self) -> str:
-        """Return the key that is unique among all work in flight."""
+        """Return the claim, a key that is unique among all work in flight."""
         return f"{self.system}/{self.itype}/{self.tag}"

@@ -1,4 +1,4 @@
-"""The seam to the one truth about images and work."""
+"""Port to the store: the only place where images and the state of jobs are recorded."""
 
 from __future__ import annotations
 
@@ -22,47 +22,49 @@ if TYPE_CHECKING:
 
 
 class BreakerStore(Protocol):
-    """Requests that are held back for a while, shared by all processes of a site."""
+    """Circuit breakers: they block requests to a failing peer, for all processes of a site."""
 
     async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
-        """Return the breaker that holds requests with this key back, or None if there is none.
+        """Return the breaker for requests with this key, or None if there is none.
 
-        If its `until` is later than `now`, the caller must not send any. Otherwise its time has
-        come and the caller is its probe: for `seconds` from now all others are still held back, and
-        read that as its `until`, with `probed`. Times that only a clock far ahead can have written
-        count as no breaker.
+        If its `until` is later than `now`, the caller must not send a request. Otherwise the
+        breaker is due and the caller is its probe: for the next `seconds` all other callers get a
+        breaker with `probed` set and with the end of the probe as its `until`. A breaker with a
+        time that only a clock far in the future can have written counts as none.
         """
         ...
 
     async def trip_breaker(self, key: str, until: float, why: str, now: float) -> None:
-        """Hold requests with this key back until a time; one that is open is never shortened.
+        """Block requests with this key until a time; never shorten a breaker that is not due.
 
-        `trips` rises if the breaker was due, which means that its probe has failed. An entry is
-        forgotten an hour after its time. No key may hold a login in clear.
+        `why` names the cause in words for the user. `trips` rises by one if the breaker was due,
+        because then its probe has failed. A breaker is deleted an hour after its time. A key must
+        not contain a login in plain text.
         """
         ...
 
     async def close_breaker(self, key: str, now: float) -> None:
-        """Remove a breaker whose time has come, after its probe has succeeded.
+        """Remove a due breaker after its probe has succeeded.
 
-        One that was tripped again meanwhile stays.
+        A breaker that has been tripped again stays.
         """
         ...
 
     async def end_probe(self, key: str, end: float, at: float) -> None:
-        """Let the next probe follow from `at` on: the one that would run until `end` has no result.
+        """Give up the probe that would run until `end`, and allow the next one at `at`.
 
-        A breaker with another probe, or that was tripped again meanwhile, stays as it is.
+        A breaker with another probe, or one that has been tripped again, stays as it is.
         """
         ...
 
 
 class ImageStore(BreakerStore, Protocol):
-    """The one truth about images and work. Each method is atomic.
+    """Records of images and of the work on them. Each method is atomic.
 
-    A *step* names the attempt that makes it; when a newer attempt has taken over, or the record is
-    no longer in flight, it changes nothing and raises `Superseded`. A store that cannot be reached
-    raises `Unavailable`. A step against the table of `states` raises `IllegalStepError`.
+    A *step* is a method with an attempt number. It changes nothing and raises `Superseded` if a
+    newer attempt has begun or the record is no longer in flight, and it raises `IllegalStepError`
+    if the table in `states` does not allow the change. All methods raise `Unavailable` if the
+    store cannot be reached.
     """
 
     @property
@@ -74,42 +76,43 @@ class ImageStore(BreakerStore, Protocol):
         ...
 
     async def ready(self) -> None:
-        """Return if records can be read and written; raise `Unavailable` with the reason.
+        """Return if records can be read and written; otherwise raise `Unavailable`.
 
-        A database that is found damaged raises `DatabaseDamaged` until it has been replaced.
+        Once a database has proved to be damaged, this raises `DatabaseDamaged` until the database
+        is replaced.
         """
         ...
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
     ) -> tuple[ImageRecord, bool]:
-        """Return the record in flight for `request.claim`, made now (PENDING) if there was none.
+        """Return the record in flight for `request.claim`, and whether this call created it.
 
-        The flag says that this caller created it. Creating it removes older FAILURE records of
-        the same system, type and tag that `request.requested_by` could see. Raises `TooMany`
-        instead of creating one record more than `limits` allow to wait.
+        A new record is PENDING. Creating it removes older FAILURE records of the same system, type
+        and tag that `request.requested_by` could see. Raises `TooMany` instead if as many records
+        wait as `limits` allow.
         """
         ...
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """Start the next attempt on a record and return it, or None if there is nothing to do.
 
-        Nothing to do: no such record, not in flight, a heartbeat younger than `limit` seconds, or
-        postponed until later (a few seconds are allowed for clocks that differ).
-        The attempt rises by one, the heartbeat is `now`, the state becomes PULLING; a record that
-        is EXPIRING stays so. If the attempt before has a runner but no living heartbeat, its worker
-        has vanished: `deaths` rises by one.
+        There is nothing to do if the record does not exist, is not in flight, has a heartbeat
+        younger than `limit` seconds, or is postponed (with a few seconds of tolerance, because
+        clocks differ). Otherwise the attempt number rises by one, the heartbeat is `now`, and the
+        state becomes PULLING; an EXPIRING record stays EXPIRING. If the previous attempt still has
+        a runner, its worker has vanished, and `deaths` rises by one.
         """
         ...
 
     async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
-        """End an attempt without a result, and return the record, which `begin` takes at once.
+        """End an attempt without a result and return the record; `begin` accepts it at once.
 
-        Runner, heartbeat and progress are removed, and later steps of this attempt are
-        `Superseded`, as is a second `requeue`. A pull becomes PENDING, with a message for the user.
-        `died` raises `deaths` by one: the worker died, and perhaps the image killed it. An orderly
-        stop does not count. A removal stays EXPIRING; if its worker died it keeps its heartbeat,
-        and is tried again when that is old.
+        Removes runner, heartbeat and progress. Later steps of this attempt raise `Superseded`, and
+        so does a second `requeue`. A pull becomes PENDING, with a message for the user. With `died`
+        (the worker died, perhaps because of the image) `deaths` rises by one; an orderly stop does
+        not count. A removal stays EXPIRING; if its worker died, it keeps its heartbeat and is
+        retried once that is old.
         """
         ...
 
@@ -123,27 +126,28 @@ class ImageStore(BreakerStore, Protocol):
         limits: PostponeLimits | None = None,
         cause: WaitCause = "registry",
     ) -> ImageRecord:
-        """End an attempt at a pull and have the work wait until `not_before`.
+        """End an attempt at a pull and postpone the record until `not_before`.
 
-        The record is PENDING again, without runner and heartbeat, and `begin` may take it up at
-        that time on any machine. Later steps of this attempt are `Superseded`, and its leases are
-        free. `why` names what the work waits for, in words for the user. `waited` grows by the time
-        until `not_before`; by `cause` it is `waited_for_pulls` or `waited_for_system` that grows.
-        The postponed record counts neither as a death nor towards `QueueLimits`.
+        The record becomes PENDING, without runner and heartbeat; at that time `begin` accepts it
+        from any machine. Later steps of this attempt raise `Superseded`, and its leases are free.
+        `why` tells the user what the pull waits for. `waited` grows by the time until
+        `not_before`; with the `cause` "pull" or "system", `waited_for_pulls` or
+        `waited_for_system` grows instead. A postponed record counts neither as a death nor towards
+        `QueueLimits`.
 
-        Raises `TooMany`, and changes nothing, if as many pulls of the record's registry
-        (`location`), or of its system where that is the cause, are postponed as `limits` allow.
+        Raises `TooMany`, and changes nothing, if as many pulls are postponed as `limits` allow: of
+        the record's registry (`location`), or of its system if that is the cause.
         """
         ...
 
     async def advance(self, key: str, attempt: int, state: State, message: str, now: float) -> None:
-        """Step to `state` with a message for the user; counts as a heartbeat."""
+        """Change the state, with a message for the user; this is also a heartbeat."""
         ...
 
     async def heartbeat(
         self, key: str, attempt: int, progress: Progress, now: float, message: str | None = None
     ) -> None:
-        """Say that the attempt lives and how far it is; `message` replaces the user's if given."""
+        """Record that the attempt is alive, its progress, and a `message` for the user if any."""
         ...
 
     async def finish(
@@ -151,65 +155,65 @@ class ImageStore(BreakerStore, Protocol):
     ) -> ImageRecord:
         """End the work and return the record that remains.
 
-        Ready: the one READY record of (system, type, id) gets the tag first; then the tag is taken
-        from every other record of the same system and type. A record that loses its last tag so
-        keeps its files until `outcome.untagged_until` at least. An EXPIRING record of the same id
-        is READY again, and its removal superseded. Claim, sealed credentials, runner and progress
-        go. `last_pull` is `now`.
+        Ready: adds the tag to the only READY record of (system, type, image id), then removes it
+        from all other records of the same system and type. A record that loses its last tag this
+        way keeps its files at least until `outcome.untagged_until`. An EXPIRING record of the same
+        id becomes READY again, and its removal is superseded. Claim, sealed credentials, runner
+        and progress are removed. `last_pull` is `now`.
 
-        Expired: a record that is EXPIRING becomes EXPIRED, and `last_pull` is `now`.
+        Expired: an EXPIRING record becomes EXPIRED, and `last_pull` is `now`.
 
         Failed: a pull becomes a FAILURE. A removal stays EXPIRING, because its files are still
         there: its runner is removed, its heartbeat is `now`, and `stale` lists it for the next
         attempt once that heartbeat is old.
 
-        A record that becomes READY again loses the tags that another READY record has got
-        meanwhile.
+        A record that becomes READY again loses the tags that another READY record has received
+        in the meantime.
         """
         ...
 
     async def abandon(self, key: str) -> None:
-        """Remove a record that was claimed and that no attempt has begun."""
+        """Remove a claimed record that no attempt has begun."""
         ...
 
     async def get(self, key: str) -> ImageRecord | None:
-        """Return the record with this key."""
+        """Return the record with this key, or None."""
         ...
 
     async def find(self, system: str, itype: str, tags: Sequence[str]) -> ImageRecord | None:
-        """Return the newest READY record that carries the first of `tags` that any carries."""
+        """Return the newest READY record of the first of `tags` that any READY record has."""
         ...
 
     async def find_id(
         self, systems: Collection[str], image_id: str, *, expiring: bool = False
     ) -> Sequence[ImageRecord]:
-        """Return the READY records of this image id on these systems, of any type.
+        """Return the READY records of an image id on these systems, of any type.
 
-        With `expiring` also those whose files are about to go, after the others.
+        With `expiring`, EXPIRING records follow, whose files are about to be removed.
         """
         ...
 
     async def find_work(self, system: str, itype: str, tag: str) -> Sequence[ImageRecord]:
-        """Return the record in flight and the FAILUREs of this tag, newest first."""
+        """Return the record in flight and the FAILURE records of a tag, newest first."""
         ...
 
     async def list(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
-        """Return the READY records of a system in the order of their keys, those after a key.
+        """Return the READY records of a system with keys after `after`, in key order.
 
-        No more than `limit`, and with a limit fewer where they are large, and very large ones
-        perhaps without environment, commands and labels: what is in memory at once is bounded. The
-        page after the last one is empty.
+        A page has at most `limit` records. To bound the memory in use, it may have fewer if they
+        are large, and very large records may lack environment, commands and labels. The page after
+        the last one is empty.
         """
         ...
 
     async def queue(
         self, system: str, after: str = "", limit: int | None = None
     ) -> Sequence[ImageRecord]:
-        """Return the records of a system in flight or failed, oldest first, those after a key.
+        """Return the records in flight or failed of a system, oldest first, after key `after`.
 
-        With a `limit`, a store may return the first of them only, about so many. The page after
+        With a `limit`, a store may return only about that many of the first ones. The page after
         the last one is empty.
         """
         ...
@@ -224,54 +228,56 @@ class ImageStore(BreakerStore, Protocol):
         share: int | None = None,
         system_shares: Mapping[str, int] | None = None,
     ) -> Sequence[ImageRecord]:
-        """Return at most `limit` records in flight that no attempt works on, fairest first.
+        """Return at most `limit` records in flight without an attempt, in fair order.
 
-        Those that are postponed beyond `now` are left out.
-
-        Fair: the users take turns, each user's own in the order of arrival, and none has more than
-        `running_per_user` begun. Removals (`kind` expire) are nobody's: this limit is not theirs.
-        What it holds back is passed over, and holds up nothing else; so is the work of the systems
+        Records that are postponed beyond `now` are skipped, and so are records of the systems
         `without` workers.
 
-        With `share`, work of a user, or of a registry, that has as many pulls begun comes after
-        other work, and so does that of a system with its share of `system_shares`; the more shares
-        it exceeds, the later. While others wait, none of them holds more slots than its share.
+        Fair order: users take turns, the records of a user come in the order of arrival, and a user
+        has at most `running_per_user` records begun. Further records of that user are skipped and
+        do not delay other users. Removals (`kind` expire) belong to no user and are not limited.
 
-        `offers` are keys of records on their way to a worker: they count as begun, and those that
-        are not begun yet come first.
+        With `share`, work of a user or a registry that has this many pulls begun comes after other
+        work, and so does work of a system that has its share of `system_shares` begun; the more
+        shares are exceeded, the later it comes. So none of them holds more slots than its share
+        while others wait.
+
+        `offers` are keys of records that were offered to a worker. They count as begun; those that
+        no attempt has begun yet come first.
         """
         ...
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
-        """Return begun work in flight whose heartbeat is older than `limit` seconds, or missing."""
+        """Return begun records whose heartbeat is missing or older than `limit` seconds."""
         ...
 
     async def renew(self, key: str, expiration: float) -> None:
-        """Set the expiration of a READY record, never to an earlier time."""
+        """Set the expiration of a READY record to a later time; never to an earlier one."""
         ...
 
     async def expired(
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
-        """Return READY records whose expiration has passed, the earliest first.
+        """Return at most `limit` READY records whose expiration has passed, the earliest first.
 
-        Those of these systems (None: of all), and no more than `limit`.
+        Only of these systems; None means all.
         """
         ...
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
-        """Take a tag from a READY record and return it; None if it is not READY or has no such tag.
+        """Remove a tag from a READY record and return the record.
 
-        With its last tag the record becomes EXPIRING, as by `expire`, but that tag is gone.
+        A record that loses its last tag becomes EXPIRING, as by `expire`, but without that tag.
+        Returns None if the record is not READY or does not have the tag.
         """
         ...
 
     async def expire(self, key: str, expired_at: float | None = None) -> ImageRecord | None:
-        """Make a READY record EXPIRING: work, of kind expire, that waits for a worker.
+        """Make a READY record EXPIRING: work of kind "expire" that waits for a worker.
 
-        Its tags stay written in it; no attempt at it gets the number of one that there was before.
-        None, and nothing happens, if it is not READY, or if `expired_at` is given and its
-        expiration is not that early (it was renewed meanwhile).
+        The record keeps its tags, and its attempt numbers go on from earlier ones. Returns None,
+        and changes nothing, if the record is not READY, or if its expiration is later than
+        `expired_at` because it was renewed in the meantime.
         """
         ...
 
@@ -285,20 +291,20 @@ class ImageStore(BreakerStore, Protocol):
     ) -> None:
         """Set who may read an image in all its READY records on these systems, of any type.
 
-        Also in those that are EXPIRING: they may be READY again.
+        EXPIRING records are changed too, because they may become READY again.
         """
         ...
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
-        """Keep an image id out of an image directory, by order of `uid`; the first order stays."""
+        """Block an image id in an image directory, by order of `uid`; keep an earlier order."""
         ...
 
     async def allow(self, directory: str, image_id: str) -> bool:
-        """Take a block back; say whether there was one."""
+        """Remove a block; return whether there was one."""
         ...
 
     async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
-        """Say whether one of these ids is kept out of an image directory."""
+        """Return whether one of these image ids is blocked in an image directory."""
         ...
 
     async def expires(self, setting: bool | None, now: float, lifetime: float | None) -> bool:
@@ -321,26 +327,27 @@ class ImageStore(BreakerStore, Protocol):
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float
     ) -> bool:
-        """Take or renew the lease on (image directory, id); False if another holds it.
+        """Take or renew the lease on (image directory, image id).
 
-        `holder` is `key/attempt`. A lease ends by `release`, after `seconds`, and with the attempt:
-        once a later one has begun, or the record is in flight no more, others may have it. A later
-        attempt at the same record takes it over even before that.
+        Returns False if another holder has it. `holder` is `key/attempt`. A lease ends with
+        `release`, after `seconds`, or with its attempt: when a later attempt has begun or the
+        record is no longer in flight. A later attempt on the same record takes over the lease even
+        before that.
         """
         ...
 
     async def release(self, directory: str, image_id: str, holder: str) -> None:
-        """Give the lease back; nothing happens if `holder` does not hold it."""
+        """Release a lease; do nothing if `holder` does not have it."""
         ...
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
-        """Keep one row of lookup metrics, for a year at most; nobody waits until it is written.
+        """Store a row of lookup metrics, for at most a year; do not wait until it is written.
 
-        `row` says its `system` and its `time`. A crash, or a store that is away or slow, may lose
-        it.
+        The row has the members `system` and `time`. It is lost if the process crashes, or if the
+        store is unavailable or slow.
         """
         ...
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
-        """Return the last `limit` rows of a system, oldest first."""
+        """Return the last `limit` rows of lookup metrics of a system, oldest first."""
         ...

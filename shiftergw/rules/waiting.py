@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shiftergw.errors import PullError, RegistryUnavailable, RetryLater, duration
-from shiftergw.model import Postponed, WaitLimits
+from shiftergw.model import Postponement, WaitLimits
 
 LONGEST_STEP = 300.0
 """Seconds of the longest wait if the registry named no time."""
@@ -16,7 +16,7 @@ nothing, a pull would never reach its limit.
 """
 
 
-def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponed:
+def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponement:
     """Return until when a pull waits that has waited `waited` seconds before.
 
     If the registry named no time, each wait is as long as all waits before it together, at most
@@ -30,7 +30,7 @@ def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits
         limit = later.limit
     if waited + wait > limit:
         raise _limit_error(waited, later, wait, limit)
-    return Postponed(now + wait, later.why, later.cause)
+    return Postponement(now + wait, later.why, later.cause)
 
 
 def _limit_error(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:

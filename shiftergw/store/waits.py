@@ -50,7 +50,7 @@ def check_postponed(
     place = "system" if cause == "system" else "registry"
     if postponed_of_user >= limits.user:
         raise TooMany(f"{postponed_of_user} of your pulls wait for this {place} already.")
-    if postponed >= limits.together:
+    if postponed >= limits.total:
         raise TooMany(f"{postponed} pulls wait for this {place} already.")
 
 

@@ -403,7 +403,7 @@ class BreakerContract:
         await store.end_probe(KEY, NOW + 36, NOW + 10)
         breaker = await store.check_breaker(KEY, NOW + 9, 30)
         assert breaker is not None
-        assert (breaker.until, breaker.trips, breaker.probed) == (NOW + 10, 1, True)
+        assert (breaker.until, breaker.trips, breaker.is_probed) == (NOW + 10, 1, True)
         probe = await store.check_breaker(KEY, NOW + 10, 30)
         assert probe is not None
         assert probe.until <= NOW + 10
@@ -429,7 +429,7 @@ class BreakerContract:
         await store.end_probe(KEY, NOW + 66, NOW + 40)
         tripped = await store.check_breaker(KEY, NOW + 41, 30)
         assert tripped is not None
-        assert (tripped.until, tripped.probed) == (NOW + 90, False)
+        assert (tripped.until, tripped.is_probed) == (NOW + 90, False)
 
     @pytest_twisted.ensureDeferred
     async def test_entries_of_a_clock_that_was_ahead(self, place: Place) -> None:

@@ -253,7 +253,7 @@ class Admission:
         if breaker.until <= now:
             self._own_until[key] = now + PROBE_SECONDS
             return breaker
-        if not breaker.probed:
+        if not breaker.is_probed:
             registry, at = self._location if limits else "", breaker.until
         elif self._own_until.get(key, 0) > now:
             return breaker  # the probe of this process may be repeated
