@@ -31,9 +31,9 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from shiftergw.app import compose
 from shiftergw.app.log import start_worker_logging
 from shiftergw.app.reactor import run_main
+from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
@@ -82,7 +82,7 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
 
     `with_caller`: the end of input stops a record that is in work.
     """
-    services, make_worker = compose.worker(reactor, config)
+    services, make_worker = worker_service(reactor, config)
     try:
         await services.startService()
     except GatewayError as error:

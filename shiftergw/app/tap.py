@@ -19,7 +19,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from shiftergw import __version__
-from shiftergw.app import compose
+from shiftergw.app.gateway import gateway_service
 from shiftergw.app.log import start_logging
 from shiftergw.config import Config, Loaded, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
@@ -132,7 +132,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     if reactor is None:
         from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
     try:
-        parts = compose.gateway(reactor, options.loaded.config, options.file)
+        parts = gateway_service(reactor, options.loaded.config, options.file)
     except ConfigurationError as error:
         sys.exit(f"shiftergw cannot start: {error}")
     return GatewayService(parts, options, reactor)

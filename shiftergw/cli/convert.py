@@ -64,23 +64,23 @@ def convert(
     _check_replaceable(out)
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
-        config = _config(config_file, ImageReference.parse(image), plain_http, scratch)
+        reference = ImageReference.parse(image)
+        config = _config(config_file, reference, plain_http, scratch)
     except GatewayError as error:
         raise Misused(text_of(error)) from error
     name = _system(config, system)
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
     async def command(reactor: Any) -> int:
-        from shiftergw.app import compose  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app.convert import Conversion, convert  # noqa: PLC0415 - `--help` shall not load the service
 
         # Made where a signal is a cancellation, so that none leaves it behind.
         with _directory(scratch), Display() as display:
             # A site's own converted files are delivered from where they lie.
             scratch_only = config_file is None
             shown = Shown(display)
-            result = await compose.convert(
-                reactor, config, name, image, out, options, shown, link=scratch_only
-            )
+            conversion = Conversion(reference, name, out, options, link=scratch_only)
+            result = await convert(reactor, config, conversion, shown)
         click.echo(json.dumps(result))
         return DONE
 

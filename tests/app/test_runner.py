@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from shiftergw.app import compose, runner
+from shiftergw.app import runner
 from shiftergw.app.reactor import run_main
 
 kind = sys.argv[1]
@@ -25,7 +25,7 @@ class Services(MultiService):
         return succeed(None)
 
 class Worker:
-    def late(self, key):
+    def time_out(self, key):
         pass
 
     async def run(self, key):
@@ -45,7 +45,7 @@ class Worker:
             await Deferred()
         return True
 
-compose.worker = lambda reactor, config: (Services(), Worker)
+runner.worker_service = lambda reactor, config: (Services(), Worker)
 runner.CLEANUP_SECONDS, runner.KILL_SECONDS = 0.1, 1.0 if kind == "away" else 1000.0
 sys.exit(run_main(lambda reactor: runner.work(reactor, None, with_caller=True)))
 """

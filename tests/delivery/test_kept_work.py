@@ -13,6 +13,7 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
 from shiftergw.app import compose
+from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
 from shiftergw.delivery import factory
 from shiftergw.delivery.outage import SystemBreaker, Waits
@@ -82,7 +83,7 @@ async def test_a_converted_image_waits_for_its_system(
         layer = tar_of([entry("etc"), entry("etc/issue", os.urandom(50_000))])
         registry.add("lib/app", make_image([layer]))
         config = configuration(tmp_path, sshd, registry)
-        services, make_worker = compose.worker(reactor, config)
+        services, make_worker = worker_service(reactor, config)
         await services.startService()
         store = SqliteStore(reactor, compose.state_file(config))
         await store.startService()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shiftergw.app import compose
 from shiftergw.app.checkup.finding import Finding, Level, failure
-from shiftergw.app.compose import users_of
 from shiftergw.auth import munge_client
 from shiftergw.auth.libmunge import Status
 from shiftergw.auth.listing import ListedUsers
@@ -39,18 +39,18 @@ async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
     threads = Threads(reactor, 4, "check")
     threads.startService()
     try:
-        for name, directory in users_of(config, threads, reactor).items():
-            system = config.systems[name]
-            munged = config.authentication == "munge"
-            if munged and system.munge_socket_path is not None:
+        directories = compose.users(config, threads, reactor)
+        uses_munge = config.authentication == "munge"
+        for name, system in config.systems.items():
+            if uses_munge and system.munge_socket_path is not None:
                 yield await _munge(name, system.munge_socket_path, threads, reactor)
-            if isinstance(directory, ListedUsers):
-                listing = await _listing(name, directory)
+            if name in directories.listings:
+                listing = await _listing(name, directories.listings[name])
                 yield listing
                 if listing.level == Level.FAILURE:
                     continue
-            if munged:  # with mock, an admin is whoever says the name
-                yield await _admins(system, directory)
+            if uses_munge:  # with mock, any caller may use the name of an admin
+                yield await _admins(system, directories.by_system[name])
     finally:
         await threads.stopService()
 

@@ -1,0 +1,100 @@
+"""Convert one image to a file without any service, behind `shiftergw convert`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shiftergw.app import compose
+from shiftergw.app.waiting import run_with_waits
+from shiftergw.build import mksquashfs
+from shiftergw.config import Config
+from shiftergw.delivery.local import place
+from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.watcher import Watcher
+from shiftergw.model import ImageReference
+from shiftergw.plumbing.files import private_directory
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What to convert: an image reference, for a system of the configuration, into the file `out`.
+
+    With `link`, the converted file itself may become `out`. Without, `out` is a copy, because the
+    site may still deliver the converted file to its systems.
+    """
+
+    reference: ImageReference
+    system: str
+    out: Path
+    options: SquashOptions
+    link: bool
+
+
+async def convert(
+    reactor: Any, config: Config, conversion: Conversion, watcher: Watcher
+) -> dict[str, object]:
+    """Convert one image; temporary files lie in the directories of `config`.
+
+    Returns what the command prints: id, bytes, entries, dropped, and the seconds of each stage.
+    Stages overlap: layers are indexed while they are fetched.
+    """
+    parts = compose.ConversionParts(reactor, config)
+    registry = compose.registry(reactor, config)
+    pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
+    services = OrderedServices([parts.threads, parts.readers, ClosedAtStop(registry.close)])
+    await services.startService()
+    try:
+        mksquashfs.check_version(await mksquashfs.version(config.mksquashfs, reactor, reactor))
+        for directory in (config.cache_directory, config.expand_directory):
+            await parts.threads.run(private_directory, directory)
+        start = time.monotonic()
+
+        async def build() -> tuple[ResolvedImage, BuiltImage, float]:
+            platform = config.systems[conversion.system].architecture
+            image, image_config = await pipeline.resolve(
+                conversion.reference, platform, None, watcher
+            )
+            resolve_seconds = time.monotonic() - start
+            await pipeline.check_space(image)
+            async with pipeline.convert(
+                image, image_config, None, conversion.options, watcher
+            ) as squashfs:
+                await place(
+                    squashfs.path,
+                    conversion.out,
+                    squashfs.sha256,
+                    parts.threads,
+                    watcher.report,
+                    link=conversion.link,
+                )
+            return image, squashfs, resolve_seconds
+
+        image, squashfs, resolve_seconds = await run_with_waits(
+            build, reactor, config.wait_limits(), watcher.notify
+        )
+        return _result(image, squashfs, resolve_seconds, time.monotonic() - start)
+    finally:
+        await services.stopService()
+
+
+def _result(
+    image: ResolvedImage, squashfs: BuiltImage, resolve_seconds: float, total: float
+) -> dict[str, object]:
+    """Return the JSON object that the command prints; times are in seconds."""
+    report = squashfs.report.to_document()
+    return {
+        "id": image.id,
+        "bytes": squashfs.size,
+        "entries": report.pop("entries"),
+        "dropped": {name: count for name, count in report.items() if name != "size" and count},
+        "seconds": {
+            "resolve": round(resolve_seconds, 3),
+            **{stage: round(seconds, 3) for stage, seconds in squashfs.seconds.items()},
+            "total": round(total, 3),
+        },
+    }

@@ -1,0 +1,103 @@
+"""Wire the gateway's process: web, authentication, rules, store, queue, housekeeping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+
+from shiftergw.app import compose
+from shiftergw.app.preparation import Preparation
+from shiftergw.auth.once import Once
+from shiftergw.auth.users import PLACES
+from shiftergw.config import Config
+from shiftergw.plumbing import descriptors
+from shiftergw.plumbing.listening import Listener
+from shiftergw.plumbing.services import OrderedServices
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import Authenticator
+from shiftergw.service.dispatch import Dispatch
+from shiftergw.service.gateway import Gateway
+from shiftergw.service.housekeeping import Housekeeping, Schedule
+from shiftergw.service.recovery import Recovery, WorkerShortage
+from shiftergw.store.sqlite.integrity import CHECK_SECONDS
+from shiftergw.web.api import make_site
+from shiftergw.web.connections import ConnectionLimits
+from shiftergw.web.lists import ListLimits
+
+
+def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
+    """Return the gateway's process as one service.
+
+    Raises `ConfigurationError` for what the configuration's own checks cannot see.
+    """
+    compose.registry(reactor, config)  # so that its errors end the start, not each worker
+    # At the start, each image directory may block one thread.
+    threads = Threads(reactor, 8 + len(config.systems), "gateway")
+    preparation = Preparation(config, threads, reactor)
+
+    store = compose.store(reactor, config, CHECK_SECONDS)
+    queue = compose.queue(reactor, config, config_file)
+    dispatch = Dispatch(
+        store,
+        queue,
+        reactor,
+        config.heartbeat_limit,
+        config.systems,
+        config.user_limits.running,
+    )
+    recovery = Recovery(store, dispatch, reactor)
+    queue.on_idle, queue.on_end = dispatch.wake, recovery.job_ended
+    # Only for a local pool: a broken installation must be repaired, but worker machines that are
+    # down may come back, so pulls wait for them.
+    shortage = WorkerShortage(
+        store, queue, reactor, config.worker_wait, config.systems, config.heartbeat_limit
+    )
+    schedule = Schedule(
+        config.scheduled_expiry, config.image_expiration_timeout, config.systems.keys()
+    )
+    housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
+
+    # The host's user database may block all its places; each listing is parsed beside them.
+    user_threads = Threads(reactor, PLACES + len(config.systems), "users")
+    users = compose.users(config, user_threads, reactor)
+    authenticators: dict[str, Authenticator] = {
+        name: compose.authenticator(config, system, users.by_system[name], reactor)
+        for name, system in config.systems.items()
+    }
+    credential_rounds: list[Service] = []
+    used_credentials = store.used_credentials
+    if config.authentication == "munge" and used_credentials is not None:
+        # Several gateways may share the store: a credential counts once for all of them.
+        once = Once(authenticators, used_credentials, reactor)
+        authenticators = dict.fromkeys(authenticators, once)
+        credential_rounds = [once.rounds]
+
+    rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
+    limits = config.web_limits
+    connections = ConnectionLimits.within(
+        descriptors.raise_limit(),
+        connections=limits.connections,
+        per_peer=limits.per_peer,
+        request_seconds=limits.request_time,
+        proxies=limits.proxies,
+    )
+    list_limits = ListLimits(config.max_record_size, config.max_list_size)
+    site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
+    return OrderedServices(
+        [
+            threads,
+            preparation,
+            store,
+            recovery,
+            queue,
+            dispatch,
+            *([] if config.broker_url else [shortage]),
+            housekeeping,
+            *credential_rounds,
+            user_threads,
+            *users.listings.values(),
+            *(Listener(text, site, reactor) for text in config.listen),
+        ]
+    )

@@ -1,0 +1,93 @@
+"""Wire a worker's process: registry, cache, builder, image directories, store."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.application.service import Service
+
+from shiftergw.app import compose
+from shiftergw.app.preparation import Preparation
+from shiftergw.config import Config
+from shiftergw.delivery.disk_calls import MOST_HANGING
+from shiftergw.job.pipeline import Pipeline
+from shiftergw.job.pull import Pull
+from shiftergw.job.removal import Removal
+from shiftergw.job.targets import Target
+from shiftergw.job.worker import Worker
+from shiftergw.model import RegistryLogin
+from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import ImageDirectory, Sweepable, runner_name
+from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
+from shiftergw.sources.registry.admission import Shared
+
+
+def worker_service(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:
+    """Return a worker process's services, and a function that returns the worker once they run."""
+    parts = compose.ConversionParts(reactor, config)
+    # Threads of their own, since an image directory that hangs keeps its threads.
+    disks = Threads(reactor, (MOST_HANGING + 2) * len(config.systems), "images")
+    preparation = Preparation(config, disks, reactor)
+    store = compose.store(reactor, config)
+    machine = socket.gethostname()
+
+    def fingerprint(login: RegistryLogin) -> str:
+        # Keyed, so that nobody without the site's key can test a guess of the password.
+        return preparation.seal().fingerprint(f"{login.user}:{login.password}", "registry login")
+
+    registry = compose.registry(reactor, config, Shared(store, machine, fingerprint))
+    pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
+    directories = {
+        name: compose.delivery_to(system, reactor, disks, config.ost_count_of(name)).guarded(
+            system, store, machine, reactor
+        )
+        for name, system in config.systems.items()
+    }
+    targets = _targets(config, directories)
+
+    def make_worker() -> Worker:
+        pull = Pull(config, store, pipeline, targets, preparation.seal(), reactor)
+        removal = Removal(store, targets)
+        runner = runner_name(machine, os.getpid())
+        limits = config.heartbeat_limit, config.wait_limits()
+        return Worker(store, pull, removal, reactor, runner, *limits)
+
+    # While a pull waits for its system, its converted file and its partial file are not used.
+    seconds = SCRATCH_SECONDS + config.delivery_wait
+    places: dict[str, tuple[Sweepable, float]] = {
+        f"system {name}": (directory, seconds) for name, directory in directories.items()
+    }
+    places["ExpandDirectory"] = (parts.builder, seconds)
+    places["CacheDirectory"] = (parts.caches, config.keep_layers)
+    services = [
+        disks,
+        parts.threads,
+        parts.readers,
+        preparation,
+        store,
+        ClosedAtStop(registry.close),
+        Scratch(places, reactor),
+        # Stopped before Scratch, whose sweep may be waiting for a system that is down.
+        *(ClosedAtStop(directory.close) for directory in directories.values()),
+    ]
+    return OrderedServices(services), make_worker
+
+
+def _targets(config: Config, directories: Mapping[str, ImageDirectory]) -> dict[str, Target]:
+    """Return the target of each system by its name."""
+    return {
+        name: Target(
+            system.directory_name,
+            directories[name],
+            system.architecture,
+            system.squash_options(config),
+            config.directory_of(name)[1],
+            config.ost_count_of(name),
+            not config.disable_acl_metadata,
+        )
+        for name, system in config.systems.items()
+    }
