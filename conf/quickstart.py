@@ -1,4 +1,7 @@
-"""The main job, once, on this machine; called by conf/quickstart inside its virtual environment."""
+"""Start a gateway on this machine and pull one image through it.
+
+conf/quickstart calls this script with the Python of its virtual environment.
+"""
 
 from __future__ import annotations
 
@@ -32,43 +35,46 @@ PIDS = {name: HOME / f"{name}.pid" for name in ("gateway", "registry", "munged")
 MUNGE = Path(
     f"/tmp/shiftergw-{os.getuid()}-{hashlib.sha256(bytes(HOME)).hexdigest()[:12]}"  # noqa: S108
 )
-"""Where the munge daemon has its files; `start_munged` says why not in HOME."""
+"""The directory of the munge daemon's files; `start_munged` says why it is not in HOME."""
 
 START_SECONDS = 30.0
 
 
 def say(text: str) -> None:
-    """Tell the user what happens now."""
+    """Print the next step on standard error."""
     sys.stderr.write(f"\033[1m==>\033[0m {text}\n")
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def answers(url: str) -> bool:
-    """Say whether something answers there with 200."""
-    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310
-        return bool(answer.status == 200)  # noqa: PLR2004
+def is_ready(url: str) -> bool:
+    """Return whether a URL answers with status 200."""
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+        return bool(response.status == 200)  # noqa: PLR2004
     return False
 
 
-def wait_for(url: str, what: str, log: Path) -> None:
-    """Return once `url` answers; end with the log's last lines if it does not."""
+def wait_for(url: str, name: str, log: Path) -> None:
+    """Wait until a URL answers; exit with the last lines of the log after `START_SECONDS`."""
     deadline = time.monotonic() + START_SECONDS
-    while not answers(url):
+    while not is_ready(url):
         if time.monotonic() > deadline:
             tail = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-            sys.exit("\n".join([*tail, f"{what} did not start; its log is {log}"]))
+            sys.exit("\n".join([*tail, f"{name} did not start; its log is {log}"]))
         time.sleep(0.1)
 
 
 def stop(name: str) -> None:
-    """Stop what an earlier run started, if it is still that program."""
+    """Stop a program of an earlier run and wait for its end.
+
+    The process id in the file may belong to another program by now; that one is left alone.
+    """
     pid_file = PIDS[name]
     with suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
@@ -84,19 +90,20 @@ def stop(name: str) -> None:
 def start_munged() -> Path:
     """Start a munge daemon with a key of its own and return its socket.
 
-    munged insists on a socket that everybody can reach, below directories that nobody else can
-    write to, and the system wants its name short: none of this is sure of the quickstart's home.
+    Its files are in a directory of /tmp: munged requires a socket that every user can reach, below
+    directories that only their owner can write to, and the kernel limits the length of a socket's
+    path. HOME may fail any of these.
     """
     remove_munge_directory()
     MUNGE.mkdir(mode=0o711)
-    MUNGE.chmod(0o711)  # whatever the umask
+    MUNGE.chmod(0o711)  # the umask may have removed bits
     key = MUNGE / "key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     program = shutil.which("munged", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    names = ("socket", "key-file", "log-file", "pid-file", "seed-file")
-    options = [f"--{name}={MUNGE / name.removesuffix('-file')}" for name in names]
+    files = ("socket", "key-file", "log-file", "pid-file", "seed-file")
+    options = [f"--{name}={MUNGE / name.removesuffix('-file')}" for name in files]
     socket_path, log = MUNGE / "socket", HOME / "munged.log"
     say(f"starting a munge daemon on {socket_path}")
     with log.open("ab") as out:
@@ -119,18 +126,22 @@ def start_munged() -> Path:
 
 
 def remove_munge_directory() -> None:
-    """Remove what an earlier run left; end if it is another user's."""
+    """Remove the munge directory of an earlier run; exit if it belongs to another user."""
     with suppress(FileNotFoundError):
         status = MUNGE.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             sys.exit(
-                f"{MUNGE} is not ours; remove it, or set SHIFTERGW_QUICKSTART to another place"
+                f"{MUNGE} is not a directory of this user: remove it, or set SHIFTERGW_QUICKSTART"
+                " to another place"
             )
         shutil.rmtree(MUNGE)
 
 
 def layer(*entries: tuple[str, bytes | str | None]) -> bytes:
-    """Return a tar: bytes make a file, `->x` a symlink, `=x` a hard link, None a directory."""
+    """Return a tar archive of (name, content).
+
+    Bytes make a file, `->TARGET` a symlink, `=TARGET` a hard link, None a directory.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in entries:
@@ -148,7 +159,7 @@ def layer(*entries: tuple[str, bytes | str | None]) -> bytes:
 
 
 def demonstration_layers() -> list[bytes]:
-    """Return three layers around busybox that use links and whiteouts."""
+    """Return three layers with busybox, links and whiteouts."""
     busybox = shutil.which("busybox") or sys.exit("busybox-static is not installed")
     return [
         layer(
@@ -185,7 +196,7 @@ def write_layout(directory: Path) -> None:
         "architecture": machine,
         "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Entrypoint": ["/bin/sh"], "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": [one["digest"] for one in layers]},
+        "rootfs": {"type": "layers", "diff_ids": [descriptor["digest"] for descriptor in layers]},
     }
     manifest = {
         "schemaVersion": 2,
@@ -200,7 +211,7 @@ def write_layout(directory: Path) -> None:
 
 
 def start_registry() -> str:
-    """Start a registry on the loopback, push the demonstration image, return its reference."""
+    """Start a registry on the loopback, push the demonstration image, and return its reference."""
     port = free_port()
     root = HOME / "registry"
     root.mkdir(exist_ok=True)
@@ -236,7 +247,7 @@ def start_registry() -> str:
 
 
 def host_of(image: str) -> str | None:
-    """Return the registry that an image's name begins with, as docker decides it."""
+    """Return the registry that an image's name begins with, by docker's rule, or None."""
     first, slash, _ = image.partition("/")
     is_host = bool(slash) and ("." in first or ":" in first or first == "localhost")
     return first if is_host else None
@@ -296,23 +307,21 @@ def start_gateway(configuration: Path, port: int) -> str:
     return url
 
 
-def show(url: str, image: str, munge_socket: Path) -> int:
-    """Pull the image with live progress and print what came of it; return an exit code."""
+def pull_and_show(url: str, image: str, munge_socket: Path) -> int:
+    """Pull the image, print the result, and return an exit code."""
     client = [
         str(BIN / "shiftergw"), "--gateway", url, "--system", SYSTEM,
         "--munge-socket", str(munge_socket),
     ]  # fmt: skip
     say(f"pulling {image}")
-    pulled = subprocess.run(
-        [*client, "pull", image], check=False, stdout=subprocess.PIPE, text=True
-    )
-    if pulled.returncode != 0:
+    pull = subprocess.run([*client, "pull", image], check=False, stdout=subprocess.PIPE, text=True)
+    if pull.returncode != 0:
         sys.stdout.write(
-            f"\nThe gateway goes on running at {url}; its log is {HOME / 'gateway.log'}.\n"
+            f"\nThe gateway keeps running at {url}; its log is {HOME / 'gateway.log'}.\n"
             "Stop it with:\n  conf/quickstart --stop\n"
         )
-        return pulled.returncode
-    image_id = pulled.stdout.strip()
+        return pull.returncode
+    image_id = pull.stdout.strip()
     path = HOME / "images" / f"{image_id}.squashfs"
     listing = subprocess.run(
         ["unsquashfs", "-lln", path],
@@ -325,10 +334,10 @@ def show(url: str, image: str, munge_socket: Path) -> int:
         f"size     {path.stat().st_size} bytes\nentries  {len(entries)}, the first of them:\n"
         + "".join(f"         {line}\n" for line in entries[:8])
     )
-    words = " ".join(client)
+    command = " ".join(client)
     sys.stdout.write(
-        f"\nThe gateway goes on running at {url}. Try:\n"
-        f"  {words} images\n  {words} pull {image}\n"
+        f"\nThe gateway keeps running at {url}. Try:\n"
+        f"  {command} images\n  {command} pull {image}\n"
         f'  curl -X POST -H "authentication: $(munge -n -S {munge_socket})"'
         f" {url}/api/pull/{SYSTEM}/docker/{image.replace('/', '%2F')}/\n"
         "Stop it with:\n  conf/quickstart --stop\n"
@@ -341,8 +350,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="conf/quickstart", description="Pull one image through a gateway on this machine."
     )
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="default: a small image of ours")
-    parser.add_argument("--stop", action="store_true", help="stop what an earlier run started")
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="default: a small local image")
+    parser.add_argument("--stop", action="store_true", help="stop the programs of an earlier run")
     arguments = parser.parse_args()
     for name in PIDS:
         stop(name)
@@ -355,7 +364,7 @@ def main() -> int:
     port = free_port()
     munge_socket = start_munged()
     url = start_gateway(write_configuration(image, port, munge_socket), port)
-    return show(url, image, munge_socket)
+    return pull_and_show(url, image, munge_socket)
 
 
 if __name__ == "__main__":
