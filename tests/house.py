@@ -70,6 +70,7 @@ ALLOWED: Mapping[str, str] = {
     "done": "bytes done so far (`Progress.done`), and the end of a task, as asyncio names it",
     "expected": "the usual name of a test's expected value",
     "munged": "the daemon of munge(7)",
+    "what": "what happened: the first of the three texts of an error (`GatewayError.what`)",
     "used": "bytes in use, beside `free` and `total`, as in `shutil.disk_usage`",
 }
 """Identifiers that look like pronouns, adverbs or bare participles and stay: word -> reason."""

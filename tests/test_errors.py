@@ -26,7 +26,7 @@ def tree(base: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]
     """Yield every class of the tree that `errors` defines."""
     yield base
     for child in base.__subclasses__():
-        if child.__module__ == errors.__name__:
+        if child.__module__.startswith(f"{errors.__name__}."):
             yield from tree(child)
 
 

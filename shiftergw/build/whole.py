@@ -313,6 +313,6 @@ def _size_of(layers: Sequence[LayerFile]) -> int:
 
 
 def _too_slow(work: str, seconds: float, stage: str) -> ImageTooLarge:
-    return ImageTooLarge.beyond(
+    return ImageTooLarge.for_limit(
         f"{work} the image took longer than {duration(seconds)}.", f"StageLimits.{stage}"
     )

@@ -155,7 +155,7 @@ class SystemBreaker:
 
     def _later(self, at: float, failure: DeliveryFailed) -> RetryLater:
         why = f"the system {self._system} ({self._symptom})"
-        return RetryLater(at, why, failure, fixed=True, system=self._system)
+        return RetryLater(at, why, failure, is_fixed=True, system=self._system)
 
     def _spread(self, seconds: float) -> float:
         """Return a time that is different for each of many pulls, `seconds` on average."""

@@ -20,7 +20,7 @@ from shiftergw.errors import (
     ImageTooLarge,
     LayerInvalid,
     RetryLater,
-    too_slow,
+    stage_timeout,
 )
 from shiftergw.image import (
     BuildLimits,
@@ -90,7 +90,7 @@ class Pipeline:
         watcher.enter_stage(State.PULLING, "Getting manifest")
         image, config = await self._source.resolve(reference, platform, login, watcher.notify)
         if len(image.layers) > self._limits.layers:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The image has {len(image.layers)} layers, and the gateway takes at most"
                 f" {self._limits.layers}.",
                 "MaxLayers",
@@ -175,7 +175,7 @@ class Pipeline:
             async def fetch() -> None:
                 nonlocal fetch_seconds
                 start, limit = self._clock.seconds(), self._limits.stages.fetch
-                late = partial(too_slow, "Fetching", limit, "fetch")
+                late = partial(stage_timeout, "Fetching", limit, "fetch")
                 await within(limit, self._clock, downloads.fetch(watcher, layers), late)
                 fetch_seconds = self._clock.seconds() - start
                 stages.end_fetch()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from shiftergw.config import Config
-from shiftergw.errors import ImageBlocked, NoSpace, amount, too_slow
+from shiftergw.errors import ImageBlocked, NoSpace, amount, stage_timeout
 from shiftergw.image import BuiltImage, ResolvedImage
 from shiftergw.job.attempt import Attempt
 from shiftergw.job.pipeline import Pipeline
@@ -250,7 +250,7 @@ class Pull:
             seconds,
             self._clock,
             target.directory.install(squashfs.path, name, squashfs.sha256, attempt.report),
-            partial(too_slow, "Transferring", seconds, "transfer"),
+            partial(stage_timeout, "Transferring", seconds, "transfer"),
         )
         file = await target.directory.exists(name)
         records = await self._publisher.records_of(target, image.id, expiring=True)

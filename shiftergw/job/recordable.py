@@ -34,7 +34,7 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
     )
     size = _size([settings.env, settings.entry, settings.cmd, settings.workdir])
     if size > limit:
-        raise ImageTooLarge.beyond(
+        raise ImageTooLarge.for_limit(
             f"The environment and the commands of the image take {amount(size)} in its record,"
             f" which may have {amount(limit)}.",
             "MaxRecordSize",

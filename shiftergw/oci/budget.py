@@ -144,7 +144,7 @@ class Budget:
         return size > RATIO_FREE + self.limits.ratio * stored
 
     def _beyond_ratio(self, stored: int) -> ImageTooLarge:
-        return ImageTooLarge.beyond(
+        return ImageTooLarge.for_limit(
             f"{amount(stored)} of the image's layers unpack to more than"
             f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
             "MaxRatio",
@@ -153,17 +153,17 @@ class Budget:
     def _check(self, size: int, entries: int, names: int, _: int) -> None:
         limits = self.limits
         if size > limits.all_size:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The image's layers unpack to more than {amount(limits.all_size)} together.",
                 "MaxLayersSize",
             )
         if entries > limits.all_entries:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The image's layers have more than {limits.all_entries} entries together.",
                 "MaxLayersEntries",
             )
         if names > limits.names_size:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 "The names and link targets in the image's layers are longer than"
                 f" {amount(limits.names_size)} together.",
                 "MaxNamesSize",
@@ -173,7 +173,7 @@ class Budget:
         """Count steps of path lookups, one per name; raise `StopRequested` if the flag is set."""
         self._steps += steps
         if self._steps > self.limits.path_steps:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The paths in the image's layers take more than {self.limits.path_steps} steps"
                 " through directories and symlinks together.",
                 "MaxPathSteps",

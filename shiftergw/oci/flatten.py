@@ -85,7 +85,7 @@ class _Settling:
             for name in budget.stoppable(dropped):
                 del directory.children[name]
             if paths_size > self._limits.names_size:
-                raise ImageTooLarge.beyond(
+                raise ImageTooLarge.for_limit(
                     "The paths of the image are longer than"
                     f" {amount(self._limits.names_size)} together.",
                     "MaxNamesSize",
@@ -120,7 +120,7 @@ class _Settling:
             return
         report.size += leaf.size
         if report.size > self._limits.size:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The image holds more than {amount(self._limits.size)} of files.", "MaxImageSize"
             )
         if leaf.kind == REGULAR:
@@ -157,6 +157,6 @@ class _Settling:
     def _count_entry(self) -> None:
         self.plan.report.entries += 1
         if self.plan.report.entries > self._limits.entries:
-            raise ImageTooLarge.beyond(
+            raise ImageTooLarge.for_limit(
                 f"The image has more than {self._limits.entries} entries.", "MaxEntries"
             )

@@ -23,7 +23,7 @@ def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits
     `LONGEST_STEP`. Raises `PullError` if the pull would wait longer than its limit.
     """
     wait = max(SHORTEST_STEP, later.at - now)
-    if not later.fixed:
+    if not later.is_fixed:
         wait = max(wait, min(waited, LONGEST_STEP))
     limit = limits.delivery_seconds if later.system else limits.seconds
     if later.limit is not None:

@@ -30,7 +30,7 @@ def later(
     seconds: float,
     *,
     registry: str = "",
-    fixed: bool = True,
+    is_fixed: bool = True,
     now: float = NOW,
     limit: float | None = None,
 ) -> RetryLater:
@@ -38,7 +38,7 @@ def later(
     failure = RegistryUnavailable(FAILURE.what, detail="10.0.0.1: refused")
     at = now + seconds
     return RetryLater(
-        at, "ghcr.io (rate limit)", failure, registry=registry, fixed=fixed, limit=limit
+        at, "ghcr.io (rate limit)", failure, registry=registry, is_fixed=is_fixed, limit=limit
     )
 
 
@@ -79,7 +79,8 @@ def test_waits_that_nobody_named_grow() -> None:
     while True:
         try:
             wait = (
-                decide_wait(waited, later(4, fixed=False), NOW, WaitLimits(2000)).not_before - NOW
+                decide_wait(waited, later(4, is_fixed=False), NOW, WaitLimits(2000)).not_before
+                - NOW
             )
         except PullError:
             break
@@ -109,7 +110,7 @@ def test_a_system_that_stays_away(waited: float, words: str) -> None:
     failure = DeliveryFailed("The image could not be delivered to the system x.", remedy="Wait.")
 
     def of(seconds: float) -> RetryLater:
-        return RetryLater(NOW + seconds, "the system x", failure, fixed=True, system="x")
+        return RetryLater(NOW + seconds, "the system x", failure, is_fixed=True, system="x")
 
     assert decide_wait(1000, of(800), NOW, LIMITS).cause == "system"
     with pytest.raises(DeliveryFailed, match="system x") as caught:

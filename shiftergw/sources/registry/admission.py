@@ -190,7 +190,7 @@ class Admission:
             f"{self._location} ({error.why})",
             error,
             registry=self._location if requested and requested >= seconds else "",
-            fixed=bool(error.breaker or requested),
+            is_fixed=bool(error.breaker or requested),
         )
         if error.breaker:
             self._own_until.pop(error.breaker, None)
@@ -263,7 +263,7 @@ class Admission:
             f"Requests to the registry {self._location!r} are held back: {breaker.why}."
         )
         kind = RateLimited if limits else RetryLater
-        raise kind(at, breaker.why, failure, registry=registry, fixed=True)
+        raise kind(at, breaker.why, failure, registry=registry, is_fixed=True)
 
     async def _stored(self, key: str, now: float) -> Breaker | None:
         """Return the breaker of a key; None if it is closed or the store is unavailable."""

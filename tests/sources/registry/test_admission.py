@@ -102,7 +102,7 @@ async def test_others_do_not_ask(store: SqliteStore) -> None:
             assert len(server.asked) == 1, number
             assert caught.value.at - clock.seconds() == pytest.approx(21600, abs=5)
             assert (caught.value.why, caught.value.registry) == ("test (rate limit)", "test")
-            assert caught.value.fixed
+            assert caught.value.is_fixed
         async with a_client(url, clock, shared=shared(store, "node2"), patience=PATIENCE) as client:
             with pytest.raises(RetryLater):  # its own address counts by itself
                 await resolve(client)

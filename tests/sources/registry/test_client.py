@@ -424,7 +424,7 @@ async def test_a_registry_that_stays_away(status: int) -> None:
             await resolve(client)
     assert len(registry.asked) == 3
     assert (caught.value.why, caught.value.registry) == (f"test (status {status})", "")
-    assert not caught.value.fixed
+    assert not caught.value.is_fixed
 
 
 @pytest_twisted.ensureDeferred

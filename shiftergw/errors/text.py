@@ -1,0 +1,38 @@
+"""Texts for people: foreign text made printable, amounts of bytes, and durations."""
+
+from __future__ import annotations
+
+FOREIGN_TEXT_LIMIT = 300
+"""Characters of foreign text that an error repeats."""
+
+
+def printable(text: str | bytes, limit: int = FOREIGN_TEXT_LIMIT) -> str:
+    """Return foreign `text` as one printable line of at most `limit` characters."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isprintable():
+        return text
+    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: 2 * limit])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def amount(count: int) -> str:
+    """Return a number of bytes with its unit, such as `1.5 GB` (a GB is 10**9 bytes)."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if size < 999.95:  # noqa: PLR2004 - a larger number would be shown as 1000.0
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f}".removesuffix(".0") + f" {unit}"
+
+
+_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest unit: `45 seconds`, `15 minutes`, `1.5 hours`."""
+    for unit, size in _UNITS:
+        number = round(seconds / size, 1)
+        if number >= 1 or size == 1:
+            return f"{number:g} {unit}{'' if number == 1 else 's'}"
+    raise AssertionError("seconds are the last unit")
