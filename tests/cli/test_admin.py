@@ -60,7 +60,7 @@ async def test_expire() -> None:
     fake = FakeGateway()
     result = await ask(fake, "expire", "custom:mine:1")
     assert (result.returncode, result.stdout) == (0, "custom:mine:1 is expired.\n")
-    assert [(name, *rest) for name, _, *rest in fake.asked] == [("expire", "custom", "mine:1")]
+    assert [(name, *rest) for name, _, *rest in fake.calls] == [("expire", "custom", "mine:1")]
 
 
 @pytest_twisted.ensureDeferred
@@ -84,7 +84,7 @@ async def test_rm() -> None:
         "docker:b\\x1b:2 is removed.",
         f"{IMAGE_ID} is refused from now on.",
     ]
-    assert [(name, *rest) for name, _, *rest in fake.asked] == [("take_down", IMAGE_ID)]
+    assert [(name, *rest) for name, _, *rest in fake.calls] == [("take_down", IMAGE_ID)]
 
 
 @pytest_twisted.ensureDeferred
@@ -93,7 +93,7 @@ async def test_rm_allow() -> None:
     fake = FakeGateway()
     result = await ask(fake, "rm", "--allow", IMAGE_ID)
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID} may be pulled again.\n")
-    assert [(name, *rest) for name, _, *rest in fake.asked] == [("allow", IMAGE_ID)]
+    assert [(name, *rest) for name, _, *rest in fake.calls] == [("allow", IMAGE_ID)]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ async def test_metrics() -> None:
         ["1970-01-01T00:00:00", "b\\x1b(2)", "s", "c" * 10, "custom:b"],
     ]
     assert json.loads((await ask(fake, "metrics", "--json", "--limit", "1")).stdout) == ROWS[1:]
-    assert [asked[2] for asked in fake.asked] == [10, 1]
+    assert [asked[2] for asked in fake.calls] == [10, 1]
     assert metrics_table([]) == ""
 
 

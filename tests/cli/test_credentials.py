@@ -61,7 +61,7 @@ class User:
             options = [option for url in urls for option in ("--gateway", url)]
             done: Any = await deferToThread(shiftergw, *options, *arguments, env=self.env)
         self.printed, self.said = done.stdout, done.stderr
-        self.sessions = [asked[1] for asked in fakes[0].asked]
+        self.sessions = [call[1] for call in fakes[0].calls]
         return int(done.returncode)
 
 
@@ -126,7 +126,7 @@ async def test_each_gateway_gets_a_credential_of_its_own(user: User) -> None:
     for _ in range(3):
         refusing, good = FakeGateway(raises=NotAllowed("Not here.")), FakeGateway()
         assert await user.run("images", gateways=[refusing, good]) == 0
-        assert len(good.asked) == 1
+        assert len(good.calls) == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -233,7 +233,7 @@ async def test_munge_is_away(user: User) -> None:
         assert "munge does not answer on this machine" in user.said
         assert "systemctl status munge" in user.said
         assert "Traceback" not in user.said
-    assert fake.asked == []
+    assert fake.calls == []
 
 
 @pytest_twisted.ensureDeferred
@@ -252,7 +252,7 @@ async def test_munge_may_restart_in_the_middle_of_a_pull(user: User) -> None:
     class Restarting(FakeGateway):
         async def pull(self, *arguments: Any) -> ImageRecord:
             image = await super().pull(*arguments)
-            if len(self.asked) == 1:
+            if len(self.calls) == 1:
                 user.munged.stop()
                 reactor.callLater(1.5, user.munged.start)
             return image

@@ -97,10 +97,10 @@ async def test_the_next_gateway_is_asked_at_once(
     """The gateway dies in mid-pull: the other one is polled, and the user reads it once."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 2)
-        assert second.fake.asked == []
+        await until(lambda: len(first.fake.calls) >= 2)
+        assert second.fake.calls == []
         await first.die()
-        await until(lambda: len(second.fake.asked) >= 3)
+        await until(lambda: len(second.fake.calls) >= 3)
         second.fake.pulls = [READY]
         assert await pulling == 0
     printed = capsys.readouterr()
@@ -114,9 +114,9 @@ async def test_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the second one dies, the first one has come back."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
-        await until(lambda: len(second.fake.asked) >= 1)
+        await until(lambda: len(second.fake.calls) >= 1)
         first.start()
         await second.die()
         first.fake.pulls = [READY]
@@ -130,7 +130,7 @@ async def test_all_are_away_for_a_while(
     """Then all are asked again, whichever comes back first, and one line says so."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
         await second.die()
         printed: list[str] = []
@@ -152,7 +152,7 @@ async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "PATIENCE", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
         await second.die()
         with pytest.raises(NoGateway, match=f":{first.port} cannot be reached"):
@@ -164,12 +164,12 @@ async def test_a_busy_gateway_is_not_left_at_once(monkeypatch: pytest.MonkeyPatc
     """One that answers 503 for a moment keeps its pull."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         first.fake.raises = Unavailable("The store is away.")
-        await until(lambda: len(first.fake.asked) >= 5)
+        await until(lambda: len(first.fake.calls) >= 5)
         first.fake.raises, first.fake.pulls = None, [READY]
         assert await pulling == 0
-        assert second.fake.asked == []
+        assert second.fake.calls == []
 
 
 @pytest_twisted.ensureDeferred
@@ -179,7 +179,7 @@ async def test_a_busy_gateway_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.pulls = [READY]
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         first.fake.raises = Unavailable("The store is away.")
         assert await pulling == 0
 
@@ -193,7 +193,7 @@ async def test_a_hung_gateway_is_left(
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.pulls = [READY]
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
         first.start(Factory.forProtocol(Silent))
         assert await pulling == 0
@@ -206,9 +206,9 @@ async def test_another_gateway_may_not_have_the_system(monkeypatch: pytest.Monke
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.raises = NotFound("There is no such system.")
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
-        await until(lambda: len(second.fake.asked) >= 3)
+        await until(lambda: len(second.fake.calls) >= 3)
         first.fake.pulls = [READY]
         first.start()
         assert await pulling == 0
@@ -219,11 +219,11 @@ async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> No
     """A refusal by the gateway that has the pull ends it; no other is asked."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
-        await until(lambda: len(first.fake.asked) >= 1)
+        await until(lambda: len(first.fake.calls) >= 1)
         first.fake.raises = NotAllowed("No more.")
         with pytest.raises(RequestRefused, match="No more"):
             await pulling
-        assert second.fake.asked == []
+        assert second.fake.calls == []
 
 
 @pytest_twisted.ensureDeferred
@@ -239,11 +239,11 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
     pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, WISH))
     first, second, third = servers
-    await until(lambda: {asked[1].system for asked in first.fake.asked} == set(names))
+    await until(lambda: {asked[1].system for asked in first.fake.calls} == set(names))
     await first.die()
-    await until(lambda: {asked[1].system for asked in second.fake.asked} == set(names))
+    await until(lambda: {asked[1].system for asked in second.fake.calls} == set(names))
     second.fake.pulls = [READY]
     assert await pulling == 0
-    assert third.fake.asked == []
+    assert third.fake.calls == []
     for server in (second, third):
         await server.die()

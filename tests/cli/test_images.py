@@ -166,8 +166,8 @@ async def test_gateways_are_tried_until_one_answers(with_client: Any) -> None:
     ):
         urls = [f"http://127.0.0.1:{port}" for port in (second, free_port(), first)]
         assert await with_client(_settings(*urls), five_lists) == [1] * 5
-    assert len(good.asked) == 5
-    assert len(bad.asked) <= 1
+    assert len(good.calls) == 5
+    assert len(bad.calls) <= 1
 
 
 @both_clients
@@ -216,7 +216,7 @@ async def test_a_gateway_that_is_too_slow(
 ) -> None:
     """An answer that does not come in time is given up, and does not look like Ctrl-C."""
     monkeypatch.setattr(client, "ANSWER_LIMIT", 0.05)
-    fake = FakeGateway(held=Deferred())
+    fake = FakeGateway(gate=Deferred())
     async with listening(site_of(fake, reactor)) as port:
         with pytest.raises(NoGateway, match="did not answer"):
             await with_client(_settings(f"http://127.0.0.1:{port}"), Remote.images)
@@ -225,11 +225,11 @@ async def test_a_gateway_that_is_too_slow(
 @pytest_twisted.ensureDeferred
 async def test_a_request_can_be_cancelled() -> None:
     """Cancelling ends the request as a cancellation, at whatever point it is."""
-    fake = FakeGateway(held=Deferred())
+    fake = FakeGateway(gate=Deferred())
     async with listening(site_of(fake, reactor)) as port:
         remote = Remote(TwistedExchange(reactor), _settings(f"http://127.0.0.1:{port}"))
         request = Deferred.fromCoroutine(remote.images())
-        while not fake.asked:
+        while not fake.calls:
             await deferLater(reactor, 0.01, int)
         request.cancel()
         with pytest.raises(CancelledError):

@@ -101,7 +101,7 @@ async def test_requests_go_through_the_proxy() -> None:
     place = b"http://gw.site.example:5000/api/pull/mycluster/docker/a%2Fb%3A1/"
     assert acting.seen == [(place, "Basic dTpw")]
     assert past.returncode == 0
-    assert [asked[0] for asked in fake.asked] == ["list"]
+    assert [asked[0] for asked in fake.calls] == ["list"]
 
 
 @pytest_twisted.ensureDeferred

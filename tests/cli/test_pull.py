@@ -57,7 +57,7 @@ async def test_pull_waits_and_prints_the_id() -> None:
     result = await ask(fake, "pull", "--user", "1000,nobody", "--group", "7", "docker:a/b:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
     assert result.stderr.splitlines() == ["INIT", "PULLING: Pulling layers"]
-    name, _, *asked = fake.asked[0]
+    name, _, *asked = fake.calls[0]
     assert (name, asked[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY), (7,)])
 
 
@@ -85,7 +85,7 @@ async def test_pull_nowait() -> None:
     fake = FakeGateway(pulls=[WORKING])
     result = await ask(fake, "pull", "--nowait", "x:1")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "PULLING\n")
-    assert len(fake.asked) == 1
+    assert len(fake.calls) == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -185,11 +185,11 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
         pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
-        while len(fake.asked) < 3:
+        while len(fake.calls) < 3:
             await deferLater(_reactor(), 0.01, int)
         fake.raises = Unavailable("The store is away.")
-        count = len(fake.asked)
-        while len(fake.asked) < count + 3:
+        count = len(fake.calls)
+        while len(fake.calls) < count + 3:
             await deferLater(_reactor(), 0.01, int)
         fake.raises, fake.pulls = None, [READY]
         assert await pulling == 0
@@ -206,7 +206,7 @@ async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
         pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
-        while not fake.asked:
+        while not fake.calls:
             await deferLater(_reactor(), 0.01, int)
         fake.raises = Unavailable("The store is away.")
         with pytest.raises(NoGateway):

@@ -61,7 +61,7 @@ class Systems(FakeGateway):
 
     def polls(self, system: str) -> int:
         """Return how often a system was asked."""
-        return sum(asked[1].system == system for asked in self.asked)
+        return sum(asked[1].system == system for asked in self.calls)
 
 
 def systems(**answers: Sequence[Answer]) -> Systems:
@@ -160,7 +160,7 @@ async def test_nowait() -> None:
     result = await ask(fake, "pull", "--nowait", "--system", "a,b", "x:1")
     assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\n")
     assert "a: PULLING: Pulling layers" in result.stderr
-    assert len(fake.asked) == 2
+    assert len(fake.calls) == 2
 
 
 @pytest.mark.parametrize("command", [["images"], ["lookup", "x:1"], ["queue"], ["expire", "x:1"],
@@ -228,7 +228,7 @@ async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> N
         fake = systems(a=[READY], b=[READY], c=[READY])
         async with pulling(fake, "a", "b", "c", urls=2) as (running, other):
             assert await running == 0
-            assert sorted([len(fake.asked), len(other.asked)]) == [0, 3]
+            assert sorted([len(fake.calls), len(other.calls)]) == [0, 3]
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -246,9 +246,9 @@ async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch, t
         with pytest.raises(CancelledError):
             await running
         await deferLater(reactor, 0.05, int)
-        count = len(fake.asked)
+        count = len(fake.calls)
         await deferLater(reactor, 0.05, int)
-        assert len(fake.asked) == count
+        assert len(fake.calls) == count
 
 
 @pytest.fixture
@@ -287,4 +287,4 @@ async def test_each_system_may_have_its_own_munge(
                 assert (done.returncode, done.stderr.count("is not valid")) == (0, 0), done.stderr
     finally:
         await threads.stopService()
-    assert {asked[1].uid for asked in fake.asked} == {os.getuid()}
+    assert {asked[1].uid for asked in fake.calls} == {os.getuid()}

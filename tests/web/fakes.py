@@ -39,7 +39,7 @@ READY = ImageRecord(
 
 
 class FakeAuthenticator:
-    """Lets `good:NAME` in as uid 1000, or 1001 for bob, and nobody else."""
+    """Accepts the credential `good:NAME` only; bob has uid 1001, all other users 1000."""
 
     async def authenticate(self, credential: str, system: str) -> Session:
         """Return a session or refuse."""
@@ -51,10 +51,10 @@ class FakeAuthenticator:
 
 @dataclass
 class FakeGateway:
-    """Follows the methods that the HTTP edge uses; `raises` is raised by the next of them.
+    """Has the methods that the HTTP edge uses; each raises `raises` if it is set.
 
-    `pulls` are the answers to come of `pull`, the last one for ever; `held` keeps every answer
-    back until it fires. `asked` has what came in.
+    `pulls` are the next answers of `pull`; the last of them is repeated. Every answer waits for
+    `gate`. `calls` are the names and arguments of all calls.
     """
 
     systems: Sequence[str] = ("mycluster",)
@@ -64,13 +64,13 @@ class FakeGateway:
     pulls: list[ImageRecord] = field(default_factory=lambda: [READY])
     waiting: Sequence[ImageRecord] = ()
     raises: Exception | None = None
-    held: Deferred[None] | None = None
-    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    gate: Deferred[None] | None = None
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def _turn(self, *what: Any) -> None:
-        self.asked.append(what)
-        if self.held is not None:
-            await self.held
+    async def _turn(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.gate is not None:
+            await self.gate
         if self.raises is not None:
             raise self.raises
 
@@ -108,20 +108,20 @@ class FakeGateway:
 
     def last_answer(self, session: Session, itype: str, text: str, request_id: str) -> ImageRecord:
         """Return the first of `pulls`."""
-        self.asked.append(("told", session, itype, text, request_id))
+        self.calls.append(("last_answer", session, itype, text, request_id))
         return replace(self.pulls[0], pulltag=text)
 
     async def queue(self, session: Session) -> AsyncIterator[Sequence[ImageRecord]]:
-        """Yield the records waiting."""
+        """Yield the waiting records."""
         await self._turn("queue", session)
         yield self.waiting
 
     async def expire(self, session: Session, itype: str, text: str) -> None:
-        """Take a tag away."""
+        """Expire a tag."""
         await self._turn("expire", session, itype, text)
 
     async def autoexpire(self, session: Session) -> Sequence[str]:
-        """Expire what is due."""
+        """Expire all images whose time has come."""
         await self._turn("autoexpire", session)
         return [IMAGE_ID]
 
@@ -131,7 +131,7 @@ class FakeGateway:
         return ["docker:ubuntu:24.04"]
 
     async def allow(self, session: Session, image_id: str) -> None:
-        """Take a block back."""
+        """Remove a block."""
         await self._turn("allow", session, image_id)
 
     async def metrics(self, session: Session, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -147,7 +147,7 @@ class FakeGateway:
 
 
 async def in_no_thread(function: Callable[[bytes], int], data: bytes) -> int:
-    """Call a function here: a test waits for nobody else."""
+    """Call a function in this thread."""
     return function(data)
 
 
@@ -166,7 +166,7 @@ def site_of(
 
 @dataclass
 class Reply:
-    """An answer, read by hand; `headers` have lower-case names."""
+    """A parsed HTTP answer; names of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -178,16 +178,16 @@ class Reply:
         return json.loads(self.body)
 
     @classmethod
-    def parse(cls, received: bytes, method: str = "GET") -> tuple[Reply, bytes]:
+    def parse(cls, data: bytes, method: str = "GET") -> tuple[Reply, bytes]:
         """Read one answer; return it and the bytes behind it."""
-        head, separator, rest = received.partition(b"\r\n\r\n")
-        assert separator, received
+        head, separator, rest = data.partition(b"\r\n\r\n")
+        assert separator, data
         status_line, *lines = head.decode("ascii").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines]
         headers = {name.lower(): value for name, value in pairs}
         assert len(headers) == len(pairs), lines
         length = 0 if method == "HEAD" else int(headers["content-length"])
-        assert len(rest) >= length, received
+        assert len(rest) >= length, data
         return cls(int(status_line.split()[1]), headers, rest[:length]), rest[length:]
 
 
@@ -203,15 +203,15 @@ class Wire:
         self.channel.makeConnection(self.transport)
 
     def send(self, data: bytes) -> bytes:
-        """Send bytes and return what came back so far."""
+        """Send bytes and return everything that the site has sent so far."""
         assert self.channel is not None
         self.channel.dataReceived(data)
-        # Each pipelined request has a turn of the reactor for itself.
+        # Each pipelined request gets a turn of the reactor of its own.
         now = self._clock.seconds()
         while any(call.getTime() <= now for call in self._clock.getDelayedCalls()):
             self._clock.advance(0)
-        received: bytes = self.transport.value()
-        return received
+        answer: bytes = self.transport.value()
+        return answer
 
     def ask(
         self,
@@ -220,29 +220,29 @@ class Wire:
         body: bytes | None = None,
         headers: Sequence[str] = ("authentication:good:ann",),
     ) -> Reply:
-        """Send one request and return its answer, which must be there at once, and whole."""
+        """Send one request and return its answer, which must be complete at once."""
         lines = [f"{method} {path} HTTP/1.1", "Host: gateway", *headers]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         self.transport.clear()
-        received = self.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
-        reply, rest = Reply.parse(received, method)
+        data = self.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+        reply, rest = Reply.parse(data, method)
         assert rest == b""
         return reply
 
 
 @asynccontextmanager
 async def listening(site: Site) -> AsyncIterator[int]:
-    """Serve on a loopback port for as long as the context lives, and its connections."""
+    """Serve on a loopback port until the context ends and all connections are closed."""
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
-    anything: Any = reactor
-    before = set(anything.getReaders())
-    port = anything.listenTCP(0, site, interface="127.0.0.1")
+    any_reactor: Any = reactor
+    before = set(any_reactor.getReaders())
+    port = any_reactor.listenTCP(0, site, interface="127.0.0.1")
     try:
         yield port.getHost().port
     finally:
         await port.stopListening()
-        while set(anything.getReaders()) - before:  # connections whose other end has gone
-            await deferLater(anything, 0.002, int)
-        site.stopFactory()  # once more, for the journal of the requests that have just hung up
+        while set(any_reactor.getReaders()) - before:  # connections that the client has closed
+            await deferLater(any_reactor, 0.002, int)
+        site.stopFactory()  # again, to log the requests whose clients have just hung up

@@ -1,6 +1,6 @@
-"""Whole requests of any kind, to the real site, the real rules and a real store.
+"""Random requests to the real site, with the real rules and a real store.
 
-Streams of bytes that are no requests are in `test_site`; here most requests are understood.
+Here most requests are valid; `test_site` sends random bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CREDENTIALS = {
 }
 """Of each credential the ids for which an image may be readable."""
 
-PUBLIC, MINE, OURS, GOING = (letter * 64 for letter in "abcd")
+PUBLIC, PRIVATE, GROUP_ONLY, EXPIRING = (letter * 64 for letter in "abcd")
 ENDS = st.sampled_from(["public", "private", "denied", "broken"])
 
 
@@ -68,7 +68,7 @@ def _outcome(end: str, image_id: str, uid: int = ALICE, group: int | None = None
 
 
 class Groups:
-    """Users who are in the group that they say."""
+    """Users who are members of the group in their credential."""
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
         """See `UserDirectory`."""
@@ -76,7 +76,7 @@ class Groups:
 
 
 class Place:
-    """The site on a store, and a worker that ends what waits."""
+    """The site on a store, and a worker that finishes waiting work."""
 
     def __init__(self, store: SqliteStore, *, anonymous: bool) -> None:
         """Serve two systems with one image directory; `root` is the admin of both."""
@@ -97,39 +97,39 @@ class Place:
         self.site = make_site(gateway, users, self.clock, in_no_thread)
 
     async def ask(self, method: str, data: bytes) -> Reply:
-        """Send one request and return its answer: all that comes."""
+        """Send one request and return its answer, the only one that may arrive."""
         wire = Wire(self.site)
         wire.send(data)
         for _ in range(5000):
-            received = wire.transport.value()
-            if received.startswith(b"HTTP/1.1 100 "):
-                received = received.partition(b"\r\n\r\n")[2]
-            if b"\r\n\r\n" in received:
+            data = wire.transport.value()
+            if data.startswith(b"HTTP/1.1 100 "):
+                data = data.partition(b"\r\n\r\n")[2]
+            if b"\r\n\r\n" in data:
                 break
             await pause(0.001, reactor)
-        has_body = not received.endswith(b"\r\n\r\n")  # a refusal of HEAD may have one
-        reply, rest = Reply.parse(received, "GET" if has_body else method)
+        has_body = not data.endswith(b"\r\n\r\n")  # a refusal of HEAD may have one
+        reply, rest = Reply.parse(data, "GET" if has_body else method)
         assert rest == b""
         return reply
 
     async def end_work(self, end: str) -> None:
-        """End what is next as a worker would."""
+        """Finish the next waiting work as a worker would."""
         now = self.clock.seconds()
         for waiting in await self.store.waiting(now, 1):
-            begun = await self.store.begin(waiting.key, "here:1", now, 60)
-            assert begun is not None
-            uid = begun.requested_by or ROOT
+            record = await self.store.begin(waiting.key, "here:1", now, 60)
+            assert record is not None
+            uid = record.requested_by or ROOT
             outcome = _outcome("public" if uid == ANONYMOUS else end, f"{uid + 1:064x}", uid)
-            removal = begun.status is State.EXPIRING
+            removal = record.status is State.EXPIRING
             await self.store.finish(
-                begun.key, begun.attempt, Expired() if removal else outcome, now
+                record.key, record.attempt, Expired() if removal else outcome, now
             )
 
 
 async def _fill(store: SqliteStore) -> None:
-    """Put in something of everything."""
+    """Store records of every kind."""
 
-    async def claimed(name: str, uid: int, itype: str = "docker") -> str:
+    async def claim(name: str, uid: int, itype: str = "docker") -> str:
         wish = PullRequest("mycluster", itype, ImageReference.parse(name), uid, (5,), (6,))
         return (await store.claim(wish, START))[0].key
 
@@ -137,26 +137,26 @@ async def _fill(store: SqliteStore) -> None:
     for name, uid, itype, outcome in [
         ("app:1", ALICE, "docker", _outcome("public", PUBLIC)),
         ("app:1", BOB, "custom", _outcome("public", PUBLIC)),
-        ("mine:1", ALICE, "docker", _outcome("private", MINE)),
-        ("mine:2", ALICE, "docker", _outcome("private", MINE)),
-        ("ours:1", ALICE, "docker", _outcome("private", OURS, group=PROJECT)),
+        ("mine:1", ALICE, "docker", _outcome("private", PRIVATE)),
+        ("mine:2", ALICE, "docker", _outcome("private", PRIVATE)),
+        ("ours:1", ALICE, "docker", _outcome("private", GROUP_ONLY, group=PROJECT)),
         ("denied:1", ALICE, "docker", _outcome("denied", "")),
         ("broken:1", BOB, "docker", _outcome("broken", "")),
-        ("going:1", BOB, "docker", _outcome("public", GOING)),
+        ("going:1", BOB, "docker", _outcome("public", EXPIRING)),
     ]:
-        key = await claimed(name, uid, itype)
-        begun = await store.begin(key, "here:1", START, 60)
-        assert begun is not None
-        await store.finish(key, begun.attempt, outcome, START)
-    (going,) = await store.find_id(["mycluster"], GOING)
-    await store.expire(going.key)
-    await claimed("busy:1", ALICE)
+        key = await claim(name, uid, itype)
+        record = await store.begin(key, "here:1", START, 60)
+        assert record is not None
+        await store.finish(key, record.attempt, outcome, START)
+    (expiring,) = await store.find_id(["mycluster"], EXPIRING)
+    await store.expire(expiring.key)
+    await claim("busy:1", ALICE)
     await store.stopService()
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of a store that holds something of everything."""
+    """Return the file of a store with records of every kind."""
     path = tmp_path_factory.mktemp("template") / "store.sqlite"
     pytest_twisted.blockon(Deferred.fromCoroutine(_fill(SqliteStore(reactor, path))))
     return path
@@ -177,8 +177,8 @@ async def _serving(template: Path, *, anonymous: bool) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def _logged() -> AsyncIterator[list[str]]:
-    """Yield the lines that are logged; no failure and no password may be among them."""
+async def _observed_log() -> AsyncIterator[list[str]]:
+    """Yield the logged lines; fail if they contain a failure or a password."""
     lines: list[str] = []
     failures: list[LogEvent] = []
 
@@ -197,8 +197,8 @@ async def _logged() -> AsyncIterator[list[str]]:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request of a test."""
+class SentRequest:
+    """A request that a test sends."""
 
     method: str
     target: bytes
@@ -207,7 +207,7 @@ class Asked:
     body: bytes = b""
 
     def __bytes__(self) -> bytes:
-        """Return it as it is sent."""
+        """Return the bytes to send."""
         lines = [
             b"%s %s HTTP/1.1" % (self.method.encode(), self.target),
             b"authentication:" + self.credential.encode(),
@@ -227,8 +227,8 @@ def _paths(page: str, system: str, itype: str, image: str, image_id: str) -> lis
     return [paths.pop(ROUTES[page].names), *paths.values()]
 
 
-def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    """Return one of several strategies, each as often as it says; `one_of` drops repetitions."""
+def choose_weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Return a strategy that chooses among others by weight; `one_of` drops repetitions."""
     places = [strategy for times, strategy in choices for _ in range(times)]
     return st.sampled_from(range(len(places))).flatmap(places.__getitem__)
 
@@ -237,15 +237,15 @@ NOISE = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
 NAMES = [
     *["app:1", "mine:1", "ours:1"] * 3,
     *("mine:2", "denied:1", "broken:1", "going:1", "busy:1", "new:1"),
-    *("new", "registry.example.com/new:2", f"app@sha256:{MINE}", "A:b", "a:5000/x"),
+    *("new", "registry.example.com/new:2", f"app@sha256:{PRIVATE}", "A:b", "a:5000/x"),
 ]
-IDS = [PUBLIC, MINE, OURS, GOING, "0" * 64, f"{ALICE + 1:064x}", "A" * 64, "a"]
+IDS = [PUBLIC, PRIVATE, GROUP_ONLY, EXPIRING, "0" * 64, f"{ALICE + 1:064x}", "A" * 64, "a"]
 FIT = st.builds(
     lambda *parts: _paths(*parts)[0],
     st.sampled_from(sorted(ROUTES)),
     st.sampled_from([*["mycluster"] * 4, "sister"]),
     st.sampled_from([*["docker"] * 4, "custom"]),
-    weighted((4, st.sampled_from(NAMES)), (1, NOISE)).map(lambda name: quote(name, safe="")),
+    choose_weighted((4, st.sampled_from(NAMES)), (1, NOISE)).map(lambda name: quote(name, safe="")),
     st.sampled_from(IDS),
 )
 ODD = st.one_of(
@@ -269,7 +269,7 @@ ENDINGS = [
     b"/?%ff&limit=1&limit=2",
     b"#x",
 ]
-TARGETS = weighted(
+TARGETS = choose_weighted(
     (8, st.builds(lambda path, end: path.encode() + end, FIT, st.sampled_from(ENDINGS))),
     (2, st.builds(lambda path, end: path.encode() + end, ODD, st.sampled_from(ENDINGS))),
     (1, st.binary(max_size=20).map(lambda noise: b"/" + bytes(b for b in noise if b > ord(" ")))),
@@ -292,25 +292,25 @@ BODIES = st.one_of(
 
 
 def _method(target: bytes) -> str:
-    """Return the method that the route of a target wants."""
+    """Return the method of the route that a target names."""
     page = target.split(b"/")[2:3]
     route = ROUTES.get(page[0].decode("latin-1")) if page else None
     return route.method if route else "GET"
 
 
 REQUESTS = st.builds(
-    lambda target, method, *rest: Asked(method or _method(target), target, *rest),
+    lambda target, method, *rest: SentRequest(method or _method(target), target, *rest),
     TARGETS,
     st.sampled_from([*[""] * 30, "GET", "POST", "HEAD", "PUT", "OPTIONS", "get", "X-Y"]),
     st.sampled_from([*CREDENTIALS, *list(CREDENTIALS)[:4] * 3]),
-    weighted((4, st.just(())), (1, st.lists(HEADERS, max_size=3).map(tuple))),
+    choose_weighted((4, st.just(())), (1, st.lists(HEADERS, max_size=3).map(tuple))),
     BODIES,
 )
 
 
-def _check(asked: Asked, reply: Reply) -> None:
-    """Hold an answer to what every answer promises."""
-    assert reply.status < 500, (asked, reply)
+def _check(request: SentRequest, reply: Reply) -> None:
+    """Check what holds for every answer."""
+    assert reply.status < 500, (request, reply)
     if reply.headers["content-type"] != "application/json":
         assert reply.body in {b"{lookup,pull,expire,list}", b"alive", b"ready", b""}
         return
@@ -321,26 +321,26 @@ def _check(asked: Asked, reply: Reply) -> None:
         assert reply.json["status"] == reply.status
         assert reply.json.keys() == {"status", "error", "message", "code"}
     for uid in (ALICE, BOB, CAROL, ROOT, PROJECT):
-        seen = f"MARK=for {uid}!".encode() in reply.body
-        assert not seen or uid in CREDENTIALS[asked.credential], (asked, reply)
+        is_visible = f"MARK=for {uid}!".encode() in reply.body
+        assert not is_visible or uid in CREDENTIALS[request.credential], (request, reply)
 
 
-STEPS = weighted((6, REQUESTS), (1, ENDS), (1, st.sampled_from([20.0, 400.0])))
+STEPS = choose_weighted((6, REQUESTS), (1, ENDS), (1, st.sampled_from([20.0, 400.0])))
 
 
 @settings(max_examples=examples(100))
 @given(steps=st.lists(STEPS, min_size=5, max_size=15), anonymous=st.booleans())
 @pytest_twisted.ensureDeferred
 async def test_any_requests(
-    template: Path, steps: list[Asked | str | float], anonymous: bool
+    template: Path, steps: list[SentRequest | str | float], anonymous: bool
 ) -> None:
-    """No header, path or body makes a 5xx, an answer that is not ours, or a traceback.
+    """No header, path or body causes a 5xx, an answer that is not in JSON, or a traceback.
 
-    Nor does any sequence of requests and ends of work show anybody an image that is not for him.
+    No sequence of requests and ends of work shows a user an image that they may not read.
     """
-    async with _logged(), _serving(template, anonymous=anonymous) as place:
+    async with _observed_log(), _serving(template, anonymous=anonymous) as place:
         for step in steps:
-            if isinstance(step, Asked):
+            if isinstance(step, SentRequest):
                 _check(step, await place.ask(step.method, bytes(step)))
             elif isinstance(step, str):
                 await place.end_work(step)
@@ -350,14 +350,14 @@ async def test_any_requests(
 
 @pytest_twisted.ensureDeferred
 async def test_the_requests_reach_the_rules(template: Path) -> None:
-    """On every route what the test above sends is answered by the rules, not refused before."""
+    """The requests of the test above reach the gateway on every route."""
     statuses = {}
-    async with _logged() as lines, _serving(template, anonymous=False) as place:
+    async with _observed_log() as lines, _serving(template, anonymous=False) as place:
         for page, route in ROUTES.items():
             path = _paths(page, "mycluster", "docker", "app%3A1", PUBLIC)[0]
-            asked = Asked(route.method, path.encode() + b"/", ADMIN)
-            reply = await place.ask(asked.method, bytes(asked))
-            _check(asked, reply)
+            request = SentRequest(route.method, path.encode() + b"/", ADMIN)
+            reply = await place.ask(request.method, bytes(request))
+            _check(request, reply)
             statuses[page] = reply.status
     assert statuses == {**dict.fromkeys(ROUTES, 200), "doimport": 403}
     assert sum("root(0)" in line for line in lines) == len(ROUTES)

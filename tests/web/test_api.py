@@ -27,26 +27,26 @@ def gateway() -> FakeGateway:
 
 @pytest.fixture
 def wire(gateway: FakeGateway) -> Wire:
-    """Return a connection to it."""
+    """Return a connection to the gateway."""
     return Wire(site_of(gateway))
 
 
 @pytest.fixture
 def events() -> Iterator[list[LogEvent]]:
-    """Return the log's events as they come."""
-    found: list[LogEvent] = []
+    """Return the events that are logged during the test."""
+    logged_events: list[LogEvent] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        found.append(event)
+        logged_events.append(event)
 
     globalLogPublisher.addObserver(observe)
-    yield found
+    yield logged_events
     globalLogPublisher.removeObserver(observe)
 
 
 def test_the_front_page(wire: Wire) -> None:
-    """The root tells what it told before."""
+    """The root answers with the text of the original gateway."""
     reply = wire.ask("/", headers=())
     assert (reply.status, reply.body) == (200, b"{lookup,pull,expire,list}")
     assert reply.headers["content-type"] == "text/plain"
@@ -64,29 +64,29 @@ def test_every_answer_has_the_headers_that_clients_need(wire: Wire) -> None:
 
 
 def test_list(wire: Wire, gateway: FakeGateway) -> None:
-    """The images stand in `list`, for the session of the credential."""
+    """The member `list` has the images that the user of the credential may see."""
     reply = wire.ask("/api/list/mycluster")
     assert [image["id"] for image in reply.json["list"]] == [IMAGE_ID]
-    name, session = gateway.asked[0]
+    name, session = gateway.calls[0]
     assert (name, session.user, session.system) == ("list", "ann", "mycluster")
 
 
 @pytest.mark.parametrize("image", ["ubuntu:24.04", "ubuntu%3A24.04", "ubuntu%3a24.04/"])
 def test_lookup(wire: Wire, image: str) -> None:
-    """An image is found by its name, however it is encoded."""
+    """A name may be percent-encoded in any way."""
     reply = wire.ask(f"/api/lookup/mycluster/docker/{image}")
     assert (reply.status, reply.json["id"]) == (200, IMAGE_ID)
 
 
-def test_lookup_of_nothing(wire: Wire) -> None:
-    """What is not there is a 404 that says so."""
+def test_lookup_of_an_unknown_image(wire: Wire) -> None:
+    """An unknown image is a 404 that names the path."""
     reply = wire.ask("/api/lookup/mycluster/docker/no/such:1/")
     assert (reply.status, reply.json["code"]) == (404, "not-found")
     assert reply.json["message"] == "Not Found: /api/lookup/mycluster/docker/no/such:1/"
 
 
 def test_pull_starts_and_is_polled(wire: Wire, gateway: FakeGateway) -> None:
-    """A pull answers INIT, then how far it is, then READY."""
+    """A pull answers INIT, then its progress, then READY."""
     gateway.pulls = [
         ImageRecord(system="mycluster", status=State.INIT, user_acl=(), group_acl=()),
         ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=2),
@@ -97,23 +97,23 @@ def test_pull_starts_and_is_polled(wire: Wire, gateway: FakeGateway) -> None:
     assert (first["status"], first["id"], first["tag"]) == ("INIT", "MISSING", [])
     assert (second["status"], second["done"], second["total"]) == ("PULLING", 1, 2)
     assert (third["status"], third["id"]) == ("READY", IMAGE_ID)
-    assert gateway.asked[0][3] == "quay.io/a/b:1"
+    assert gateway.calls[0][3] == "quay.io/a/b:1"
 
 
-def test_pull_hands_the_acl_on(wire: Wire, gateway: FakeGateway) -> None:
-    """What the body allows reaches the gateway, with the request's id."""
+def test_pull_passes_the_access_list_on(wire: Wire, gateway: FakeGateway) -> None:
+    """The gateway receives the ids of the body and the id of the request."""
     body = b'{"allowed_uids":"2001,2002","allowed_gids":"2300"}'
     reply = wire.ask("/api/pull/mycluster/docker/x:1/", "POST", body)
-    *_, users, groups, request_id = gateway.asked[0]
+    *_, users, groups, request_id = gateway.calls[0]
     assert (users, groups) == ((2001, 2002), (2300,))
     assert request_id == reply.headers["x-request-id"]
 
 
 def test_pull_with_a_bad_body_starts_nothing(wire: Wire, gateway: FakeGateway) -> None:
-    """A body that cannot be understood is a 400, before the gateway hears of it."""
+    """An invalid body is a 400, and the gateway is not called."""
     reply = wire.ask("/api/pull/mycluster/docker/x:1/", "POST", b'{"allowed_uids":7}')
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
 def test_queue(wire: Wire, gateway: FakeGateway) -> None:
@@ -124,27 +124,27 @@ def test_queue(wire: Wire, gateway: FakeGateway) -> None:
 
 
 def test_expire(wire: Wire, gateway: FakeGateway) -> None:
-    """Asked for by GET, as the clients of old do; the answer is that of old."""
+    """GET expires an image, as existing clients send it; the answer is the original one."""
     reply = wire.ask("/api/expire/mycluster/docker/quay.io%2Fx%2Fy%3A1/")
     assert (reply.status, reply.json) == (200, {"status": True})
-    assert gateway.asked[-1][0] == "expire"
-    assert gateway.asked[-1][2:] == ("docker", "quay.io/x/y:1")
+    assert gateway.calls[-1][0] == "expire"
+    assert gateway.calls[-1][2:] == ("docker", "quay.io/x/y:1")
     assert wire.ask("/api/autoexpire/mycluster/").json == {"status": [IMAGE_ID]}
 
 
-def test_nothing_is_changed_by_a_head(wire: Wire, gateway: FakeGateway) -> None:
-    """Who asks for the head of an expiry gets a 405, and nothing happens."""
+def test_head_changes_nothing(wire: Wire, gateway: FakeGateway) -> None:
+    """HEAD of a path whose GET changes something is a 405."""
     for path in ("/api/expire/mycluster/docker/x/", "/api/autoexpire/mycluster/"):
         assert wire.ask(path, "HEAD").status == 405
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
 def test_take_down_and_allow(wire: Wire, gateway: FakeGateway) -> None:
-    """An image is named by its id, and by nothing else."""
+    """Only an image id names the image."""
     reply = wire.ask(f"/api/takedown/mycluster/{IMAGE_ID}/", "POST")
     assert reply.json == {"status": True, "removed": ["docker:ubuntu:24.04"]}
     assert wire.ask(f"/api/allow/mycluster/{IMAGE_ID}", "POST").json == {"status": True}
-    assert [asked[0] for asked in gateway.asked] == ["take_down", "allow"]
+    assert [call[0] for call in gateway.calls] == ["take_down", "allow"]
     for word in ("ubuntu", IMAGE_ID[:-1], IMAGE_ID.upper(), f"{IMAGE_ID}%0a"):
         assert wire.ask(f"/api/takedown/mycluster/{word}/", "POST").status == 400
     assert wire.ask("/api/takedown/mycluster/docker/x/", "POST").status == 404
@@ -156,50 +156,50 @@ def test_take_down_and_allow(wire: Wire, gateway: FakeGateway) -> None:
      ("?other=1", 10), ("?limit=1&limit=2", 2)],
 )  # fmt: skip
 def test_metrics(wire: Wire, gateway: FakeGateway, query: str, limit: int) -> None:
-    """A bare array, of ten rows unless told otherwise, and of ten thousand at most."""
+    """The answer is a bare array: of ten rows by default, of ten thousand at most."""
     reply = wire.ask(f"/api/metrics/mycluster/{query}")
     assert (reply.status, reply.json) == (200, [{"user": "ann", "uid": 1000, "time": 1.5}])
-    assert gateway.asked[-1][2] == limit
+    assert gateway.calls[-1][2] == limit
 
 
 @pytest.mark.parametrize("query", ["limit=x", "limit=1.5", "limit=%d9%a3", "limit=1e3"])
 def test_metrics_with_a_bad_limit(wire: Wire, gateway: FakeGateway, query: str) -> None:
-    """What is no number is refused."""
+    """A limit that is not an integer is a 400."""
     reply = wire.ask(f"/api/metrics/mycluster/?{query}")
-    assert (reply.status, gateway.asked) == (400, [])
+    assert (reply.status, gateway.calls) == (400, [])
 
 
 def test_imports_are_not_enabled(wire: Wire, gateway: FakeGateway) -> None:
-    """A clear refusal, whatever the body."""
+    """Every import is refused with a reason, whatever its body."""
     reply = wire.ask("/api/doimport/mycluster/custom/x%3A1/", "POST", b"garbage")
     assert (reply.status, reply.json["code"]) == (403, "not-allowed")
     assert "not enabled" in reply.json["error"]
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
 def test_anonymous_requests_where_the_site_allows_them(wire: Wire, gateway: FakeGateway) -> None:
-    """No credential, or an empty one, is nobody's; a bad one is refused all the same."""
+    """A missing or empty credential is anonymous; an invalid one is still refused."""
     gateway.allows_anonymous = True
     assert wire.ask("/api/list/mycluster/", headers=()).status == 200
-    assert gateway.asked[-1][1].uid == ANONYMOUS
+    assert gateway.calls[-1][1].uid == ANONYMOUS
     assert wire.ask("/api/list/mycluster/", headers=("authentication:",)).status == 200
     assert wire.ask("/api/list/mycluster/", headers=("authentication:(null)",)).status == 401
     assert wire.ask("/api/list/mycluster/", headers=("authentication:bad:ann",)).status == 401
 
 
-def test_an_expiry_outlives_its_requester(wire: Wire, gateway: FakeGateway) -> None:
-    """What changes something is not cancelled by a hang-up, though it was asked for by GET."""
-    gateway.held = Deferred()
+def test_an_expiry_continues_after_a_hang_up(wire: Wire, gateway: FakeGateway) -> None:
+    """A hang-up does not cancel a change, even if the method was GET."""
+    gateway.gate = Deferred()
     done: list[bool] = []
-    gateway.held.addCallback(lambda _: done.append(True))
+    gateway.gate.addCallback(lambda _: done.append(True))
     wire.send(b"GET /api/expire/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n")
     _hang_up(wire)
-    gateway.held.callback(None)
+    gateway.gate.callback(None)
     assert done == [True]
 
 
 def test_live_and_ready(wire: Wire, gateway: FakeGateway) -> None:
-    """Both tell one word to anybody; a gateway that cannot work says 503 and when to ask."""
+    """Both answer one word without a credential; a gateway that cannot work answers 503."""
     assert wire.ask("/livez", headers=()).body == b"alive"
     assert wire.ask("/readyz", headers=()).body == b"ready"
     gateway.raises = Unavailable("The store is away.")
@@ -226,19 +226,19 @@ def test_live_and_ready(wire: Wire, gateway: FakeGateway) -> None:
     ],
 )
 def test_unknown_paths(wire: Wire, path: str) -> None:
-    """What is no route is a 404 in JSON, whatever the method."""
+    """A path that is not a route is a 404 in JSON, whatever the method."""
     for method in ("GET", "POST", "OPTIONS"):
         reply = wire.ask(path, method)
         assert (reply.status, reply.json["code"]) == (404, "not-found")
 
 
 def test_an_unknown_system_comes_before_the_credential(wire: Wire, gateway: FakeGateway) -> None:
-    """Nobody is asked who he is on a system that is not there, and nothing is begun for it."""
+    """A request for an unknown system is a 404 before its credential is checked."""
     for gateway.allows_anonymous in (False, True):
         for path, method in (("list/elsewhere", "GET"), ("pull/elsewhere/docker/x", "POST")):
             reply = wire.ask(f"/api/{path}/", method, headers=())
             assert (reply.status, reply.json["code"]) == (404, "not-found")
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_an_unknown_system_comes_before_the_credential(wire: Wire, gateway: Fake
 def test_without_one_good_credential(
     wire: Wire, gateway: FakeGateway, headers: tuple[str, ...]
 ) -> None:
-    """None, an empty one, a wrong one and two are 401 on every route of the API."""
+    """No, an empty, an invalid and a repeated credential are 401 on every route."""
     for path, method in (
         ("/api/list/mycluster/", "GET"),
         ("/api/queue/mycluster/", "GET"),
@@ -263,7 +263,7 @@ def test_without_one_good_credential(
     ):
         reply = wire.ask(path, method, headers=headers)
         assert (reply.status, reply.json["code"]) == (401, "not-authenticated")
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
 @pytest.mark.parametrize(
@@ -277,14 +277,14 @@ def test_without_one_good_credential(
     ],
 )
 def test_another_method(wire: Wire, path: str, method: str, allow: str) -> None:
-    """A method that a path does not have is a 405 that names those it has."""
+    """A wrong method is a 405 that names the right ones."""
     reply = wire.ask(path, method)
     assert (reply.status, reply.headers["allow"]) == (405, allow)
     assert reply.headers["content-type"] == "application/json"
 
 
 def test_head_is_get_without_its_body(wire: Wire) -> None:
-    """HEAD tells the length of what GET would send."""
+    """The answer to HEAD has the length of the answer to GET."""
     full = wire.ask("/api/list/mycluster/")
     reply = wire.ask("/api/list/mycluster/", "HEAD")
     assert (reply.status, reply.body) == (200, b"")
@@ -298,17 +298,17 @@ def test_head_is_get_without_its_body(wire: Wire) -> None:
 def test_errors_of_the_gateway(
     wire: Wire, gateway: FakeGateway, error: Exception, status: int
 ) -> None:
-    """Each error has its own status and its text."""
+    """An error of the gateway determines the status and the text of the answer."""
     gateway.raises = error
     reply = wire.ask("/api/list/mycluster/")
     assert (reply.status, reply.json["status"]) == (status, status)
     assert reply.json["error"] == str(error)
 
 
-def test_a_fault_of_ours_tells_nothing_but_its_number(
+def test_a_bug_is_answered_with_the_request_id(
     wire: Wire, gateway: FakeGateway, events: list[LogEvent]
 ) -> None:
-    """An exception that nobody foresaw is a 500 without details, and one traceback in the log."""
+    """An unexpected exception is a 500 without details, and one traceback in the log."""
     gateway.raises = RuntimeError("secret detail")
     reply = wire.ask("/api/list/mycluster/")
     assert (reply.status, reply.json["code"]) == (500, "internal")
@@ -322,7 +322,7 @@ def _lines(events: list[LogEvent]) -> list[str]:
 
 
 def test_one_line_in_the_log_for_each_request(wire: Wire, events: list[LogEvent]) -> None:
-    """It tells who asked what, how it ended, and no credential."""
+    """The line has the user, the path and the status, but no credential."""
     reply = wire.ask("/api/lookup/mycluster/docker/x%0Ay/", headers=["authentication:good:ann"])
     (line,) = _lines(events)
     assert line.startswith(f"{reply.headers['x-request-id']} 192.168.1.1 ann(1000) GET ")
@@ -330,7 +330,7 @@ def test_one_line_in_the_log_for_each_request(wire: Wire, events: list[LogEvent]
     assert "good:ann" not in line
 
 
-def test_the_log_keeps_what_only_admins_may_read(
+def test_details_for_admins_are_only_in_the_log(
     wire: Wire, gateway: FakeGateway, events: list[LogEvent]
 ) -> None:
     """The detail of an error is in the log, on one line, and not in the answer."""
@@ -348,13 +348,13 @@ def test_probes_do_not_fill_the_log(wire: Wire, events: list[LogEvent]) -> None:
 
 
 def test_the_duration_is_in_the_log(gateway: FakeGateway, events: list[LogEvent]) -> None:
-    """It counts from the request's arrival to its answer."""
+    """The duration lasts from the arrival of the request to its answer."""
     clock = Clock()
-    gateway.held = Deferred()
+    gateway.gate = Deferred()
     wire = Wire(site_of(gateway, clock))
     assert wire.send(b"GET /readyz HTTP/1.1\r\n\r\n") == b""
     clock.advance(1.25)
-    gateway.held.callback(None)
+    gateway.gate.callback(None)
     assert "200 (answered in 1.250 s)" in _lines(events)[0]
 
 
@@ -363,46 +363,44 @@ def _hang_up(wire: Wire) -> None:
     wire.channel.connectionLost(Failure(ConnectionDone()))
 
 
-def test_a_read_ends_with_its_requester(
-    wire: Wire, gateway: FakeGateway, events: list[LogEvent]
-) -> None:
-    """A list that nobody waits for any more is cancelled."""
-    cancelled: list[str] = []
-    gateway.held = Deferred(lambda _: cancelled.append("held"))
+def test_a_hang_up_cancels_a_read(wire: Wire, gateway: FakeGateway, events: list[LogEvent]) -> None:
+    """A list whose client has hung up is no longer built."""
+    cancellations: list[str] = []
+    gateway.gate = Deferred(lambda _: cancellations.append("list"))
     wire.send(b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n")
     _hang_up(wire)
-    assert cancelled == ["held"]
+    assert cancellations == ["list"]
     assert "hung up" in _lines(events)[0]
 
 
-def test_a_pull_outlives_its_requester(
+def test_a_pull_continues_after_a_hang_up(
     wire: Wire, gateway: FakeGateway, events: list[LogEvent]
 ) -> None:
-    """A pull that began is carried through, though nobody reads its answer."""
-    gateway.held = Deferred()
+    """A hang-up does not cancel a pull."""
+    gateway.gate = Deferred()
     wire.send(
         b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\n"
         b"authentication:good:ann\r\nContent-Length: 0\r\n\r\n"
     )
     _hang_up(wire)
-    gateway.held.callback(None)
+    gateway.gate.callback(None)
     assert " 200 " in _lines(events)[0]
     assert wire.transport.value() == b""
 
 
 def test_answers_keep_their_order(wire: Wire, gateway: FakeGateway) -> None:
-    """Requests sent ahead on one connection are answered one after the other."""
-    gateway.held = Deferred()
+    """Pipelined requests of one connection are answered in their order."""
+    gateway.gate = Deferred()
     ask = b"GET /api/%s/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n"
     assert wire.send(ask % b"list" + ask % b"queue") == b""
-    gateway.held.callback(None)
+    gateway.gate.callback(None)
     first, rest = Reply.parse(wire.send(b""))
     second, rest = Reply.parse(rest)
     assert (len(first.json["list"]), len(second.json["list"]), rest) == (1, 0, b"")
 
 
 def test_workers(wire: Wire, gateway: FakeGateway) -> None:
-    """One row for each machine, with the images that it has in work."""
+    """Each machine has a row with the images of its jobs."""
     reply = wire.ask("/api/workers/mycluster/")
     assert reply.status == 200
     assert json.loads(reply.body)["list"] == [

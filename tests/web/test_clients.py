@@ -21,8 +21,8 @@ async def _run(
 ) -> Outcome:
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
-    anything: Any = reactor
-    async with listening(site_of(gateway, anything)) as port:
+    any_reactor: Any = reactor
+    async with listening(site_of(gateway, any_reactor)) as port:
         client = ShifterImg(
             [f"http://127.0.0.1:{port}"], "mycluster", credential, interval=0.01, patience=10
         )
@@ -32,8 +32,8 @@ async def _run(
 @pytest_twisted.ensureDeferred
 async def test_images() -> None:
     """Each tag has a line, with the time of its pull."""
-    both = replace(READY, tags=("b:2", "a:1"))
-    outcome = await _run(FakeGateway(images=[both]), "images")
+    image = replace(READY, tags=("b:2", "a:1"))
+    outcome = await _run(FakeGateway(images=[image]), "images")
     assert outcome.code == 0
     assert [line.split()[:4] for line in outcome.lines] == [
         ["mycluster", "docker", "READY", IMAGE_ID[:10]]
@@ -61,20 +61,20 @@ async def test_pull_polls_to_the_end() -> None:
     outcome = await _run(gateway, "--user", "2001,nobody", "pull", "quay.io/x/y:1")
     assert outcome.states == ["INIT", "PENDING", "PULLING", "CONVERSION", "TRANSFER", "READY"]
     assert outcome.code == 0
-    assert {(ask[3], ask[4]) for ask in gateway.asked} == {("quay.io/x/y:1", (2001,))}
+    assert {(call[3], call[4]) for call in gateway.calls} == {("quay.io/x/y:1", (2001,))}
 
 
 @pytest_twisted.ensureDeferred
 async def test_pull_that_fails() -> None:
-    """FAILURE ends the poll."""
-    failed = ImageRecord(system="mycluster", status=State.FAILURE, cause="No such tag.")
-    outcome = await _run(FakeGateway(pulls=[failed]), "pull", "x:1")
+    """FAILURE ends the polling."""
+    failure = ImageRecord(system="mycluster", status=State.FAILURE, cause="No such tag.")
+    outcome = await _run(FakeGateway(pulls=[failure]), "pull", "x:1")
     assert outcome.states == ["FAILURE", "FAILURE"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_pullnb() -> None:
-    """One request; a state of work is success."""
+    """The client sends one request; work in progress is success."""
     working = ImageRecord(system="mycluster", status=State.INIT)
     assert (await _run(FakeGateway(pulls=[working]), "pullnb", "x:1")).code == 0
     assert (await _run(FakeGateway(), "pullnb", "x:1")).code == 1
@@ -82,6 +82,6 @@ async def test_pullnb() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_refusals_end_the_client() -> None:
-    """A user who may not, or has no credential, sees exit code 1."""
+    """A refused request ends the client with exit code 1."""
     assert (await _run(FakeGateway(raises=NotAllowed("No.")), "images")).code == 1
     assert (await _run(FakeGateway(), "images", credential="(null)")).code == 1

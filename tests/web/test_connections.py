@@ -1,4 +1,4 @@
-"""Who makes way when there are many connections, and what slow requests and readers get."""
+"""Which of many connections are closed, and how long slow requests and readers may take."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMITS = ConnectionLimits(total=8, per_peer=3, request_seconds=5)
 
 @dataclass(eq=False)
 class FakeConnection:
-    """Remembers whether it made way."""
+    """Remembers whether it was closed to make room."""
 
     connections: ConnectionTable
     has_credential: bool = False
@@ -38,7 +38,7 @@ class FakeConnection:
 
 
 class FakePort:
-    """A listening port that can pause."""
+    """A listening port that can stop accepting connections."""
 
     connected = True
     disconnecting = False
@@ -62,159 +62,170 @@ class FakePort:
 
 
 class Crowd:
-    """Connections, and a clock."""
+    """A table of connections, a listening port, and a clock."""
 
     def __init__(self, limits: ConnectionLimits = LIMITS) -> None:
-        """Begin without any."""
         self.clock = Clock()
         self.port = FakePort()
-        self.all = ConnectionTable(limits, self.clock)
+        self.table = ConnectionTable(limits, self.clock)
 
     def connect(self, peer: str, *, has_credential: bool = False) -> FakeConnection:
-        """Add one that waits for a request."""
-        connection = FakeConnection(self.all, has_credential)
-        self.all.add(connection, peer, self.port)
+        """Add a connection that waits for a request."""
+        connection = FakeConnection(self.table, has_credential)
+        self.table.add(connection, peer, self.port)
         return connection
 
 
 def test_a_peer_has_a_share() -> None:
-    """Beyond it the oldest of the peer that waits makes way, and nobody else."""
+    """Beyond its share, the oldest waiting connection of the peer is closed, and no other."""
     crowd = Crowd()
-    other = crowd.connect("10.0.0.9", has_credential=True)
+    stranger = crowd.connect("10.0.0.9", has_credential=True)
     connections = [crowd.connect("10.0.0.1", has_credential=True) for _ in range(3)]
-    crowd.all.work(connections[0])
+    crowd.table.work(connections[0])
     crowd.clock.advance(GRACE)
     newest = crowd.connect("10.0.0.1", has_credential=True)
-    assert [one.is_closed for one in [other, *connections, newest]] == [
+    assert [connection.is_closed for connection in [stranger, *connections, newest]] == [
         *[False, False],
         *[True, False, False],
     ]
 
 
-def test_a_valid_credential_is_kept_longer() -> None:
-    """Of a peer those make way first that have shown no credential."""
+def test_connections_without_a_credential_are_closed_first() -> None:
+    """A connection with a valid credential is closed later, even if it is older."""
     crowd = Crowd()
     proven = crowd.connect("10.0.0.1", has_credential=True)
     unproven = [crowd.connect("10.0.0.1") for _ in range(2)]
     crowd.clock.advance(GRACE)
     newest = crowd.connect("10.0.0.1")
-    assert [one.is_closed for one in [proven, *unproven, newest]] == [False, True, False, False]
+    assert [connection.is_closed for connection in [proven, *unproven, newest]] == [
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_an_honest_burst_of_a_peer() -> None:
-    """It may have twice its share for a moment; then the oldest that waits makes way at once."""
+    """A peer may have twice its share for a moment; beyond, its oldest is closed at once."""
     crowd = Crowd(replace(LIMITS, total=100))
     connections = [crowd.connect("10.0.0.1") for _ in range(6)]
-    assert not any(one.is_closed for one in connections)
+    assert not any(connection.is_closed for connection in connections)
     crowd.connect("10.0.0.1")
-    assert [one.is_closed for one in connections] == [True, False, False, False, False, False]
+    assert [connection.is_closed for connection in connections] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
-def test_a_peer_whose_requests_all_work() -> None:
-    """Then the new connection itself makes way."""
+def test_a_peer_whose_connections_are_all_busy() -> None:
+    """The new connection itself is closed."""
     crowd = Crowd(replace(LIMITS, total=100))
     for _ in range(6):
-        crowd.all.work(crowd.connect("10.0.0.1"))
+        crowd.table.work(crowd.connect("10.0.0.1"))
     assert crowd.connect("10.0.0.1").is_closed
 
 
 def test_a_front_proxy_has_no_share() -> None:
-    """Many users are behind one address there."""
+    """A front proxy has no limit of its own, since many users share its address."""
     crowd = Crowd(
         ConnectionLimits.within(
             16, connections=100, per_peer=3, request_seconds=5, proxies=["10.0.0.0/30"]
         )
     )
     connections = [crowd.connect("10.0.0.1", has_credential=True) for _ in range(5)]
-    mapped = crowd.connect("::ffff:10.0.0.2", has_credential=True)
-    assert not any(one.is_closed for one in [*connections, mapped])
+    ipv6_mapped = crowd.connect("::ffff:10.0.0.2", has_credential=True)
+    assert not any(connection.is_closed for connection in [*connections, ipv6_mapped])
     assert ConnectionLimits().is_proxy("")  # a Unix socket
 
 
 def test_a_host_has_one_share_of_all_its_addresses() -> None:
-    """A /64 of IPv6 is one host's; an IPv4 address may be written as IPv6."""
+    """An IPv6 host has a whole /64; an IPv4 address may be written as IPv6."""
     crowd = Crowd(replace(LIMITS, total=100))
-    first, mapped = crowd.connect("2001:db8::1"), crowd.connect("::ffff:10.0.0.1")
+    first, ipv6_mapped = crowd.connect("2001:db8::1"), crowd.connect("::ffff:10.0.0.1")
     crowd.clock.advance(GRACE)
     for number in range(2, 5):
         crowd.connect(f"2001:db8::{number}", has_credential=True)
     assert first.is_closed
-    assert not mapped.is_closed
+    assert not ipv6_mapped.is_closed
     for _ in range(3):
         crowd.connect("10.0.0.1", has_credential=True)
-    assert mapped.is_closed
+    assert ipv6_mapped.is_closed
 
 
 def test_without_a_credential_half_may_wait() -> None:
-    """Of all peers together: those that have done so for long make way for the new one."""
+    """Beyond half of all, connections that have waited for `GRACE` seconds are closed."""
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.0.{number}") for number in range(3)]
     crowd.clock.advance(GRACE)
     connections += [crowd.connect(f"10.0.1.{number}") for number in range(2)]
-    assert [one.is_closed for one in connections] == [True, True, True, False, False]
+    assert [connection.is_closed for connection in connections] == [True, True, True, False, False]
 
 
-def test_what_has_waited_for_long_makes_way_where_all_is_full() -> None:
-    """Those without a credential first."""
+def test_long_waiting_connections_are_closed_when_the_table_is_full() -> None:
+    """Connections without a credential are closed first."""
     crowd = Crowd()
     proven = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(4)]
     unproven = [crowd.connect(f"10.0.2.{number}") for number in range(3)]
     crowd.clock.advance(GRACE)
     last = crowd.connect("10.0.3.1")
-    assert all(one.is_closed for one in unproven)
-    assert not any(one.is_closed for one in [*proven, last])
+    assert all(connection.is_closed for connection in unproven)
+    assert not any(connection.is_closed for connection in [*proven, last])
     assert crowd.port.is_reading()
 
 
 def test_a_burst_waits_in_the_backlog() -> None:
-    """Where all work, nobody is refused: the port pauses until there is room."""
+    """If all connections are busy, the port stops accepting until there is room."""
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(7)]
     for connection in connections:
-        crowd.all.work(connection)
+        crowd.table.work(connection)
     last = crowd.connect("10.0.2.1", has_credential=True)
-    crowd.all.work(last)
+    crowd.table.work(last)
     crowd.clock.pump([LOOK_AGAIN] * 5)
     assert not crowd.port.is_reading()
-    assert not any(one.is_closed for one in [*connections, last])
-    crowd.all.remove(last)
+    assert not any(connection.is_closed for connection in [*connections, last])
+    crowd.table.remove(last)
     assert crowd.port.is_reading()
 
 
-def test_a_pause_ends_when_somebody_has_waited_for_long() -> None:
+def test_a_pause_ends_when_connections_have_waited_too_long() -> None:
     """Idle connections do not keep others out."""
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(8)]
     assert not crowd.port.is_reading()
     crowd.clock.pump([LOOK_AGAIN] * 3)
     assert crowd.port.is_reading()
-    assert all(one.is_closed for one in connections)
+    assert all(connection.is_closed for connection in connections)
     for connection in connections:
-        crowd.all.remove(connection)
-    assert len(crowd.all) == 0
+        crowd.table.remove(connection)
+    assert len(crowd.table) == 0
 
 
 def test_a_port_that_is_closed_is_not_opened_again() -> None:
-    """A stop during a pause leaves nothing behind."""
+    """A stop during a pause leaves no timer behind."""
     crowd = Crowd()
     connections = [crowd.connect(f"10.0.1.{number}", has_credential=True) for number in range(8)]
     crowd.port.disconnecting = True
-    crowd.all.remove(connections[0])
+    crowd.table.remove(connections[0])
     assert not crowd.port.is_reading()
-    crowd.all.close()
+    crowd.table.close()
     assert crowd.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize(
-    ("descriptors", "most", "per_peer"),
+    ("descriptors", "total", "per_peer"),
     [(65536, 1000, 250), (1024, 768, 192), (160, 80, 20), (20, 10, 2), (1, 1, 1)],
 )
-def test_limits_follow_from_descriptors(descriptors: int, most: int, per_peer: int) -> None:
-    """Descriptors stay in reserve for everything else."""
+def test_limits_follow_from_descriptors(descriptors: int, total: int, per_peer: int) -> None:
+    """Some descriptors are reserved for everything else."""
     limits = ConnectionLimits.within(
         descriptors, connections=1000, per_peer=250, request_seconds=30, proxies=[]
     )
-    assert (limits.total, limits.per_peer) == (most, per_peer)
+    assert (limits.total, limits.per_peer) == (total, per_peer)
 
 
 # A whole site, in memory.
@@ -232,8 +243,8 @@ def _status(wire: Wire) -> int:
         b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;",
     ],
 )
-def test_a_byte_now_and_then_does_not_keep_a_connection(start: bytes) -> None:
-    """A head, a body and a chunk have a limit of time in all."""
+def test_a_slow_request_times_out(start: bytes) -> None:
+    """Bytes that arrive now and then do not extend the limit for a complete request."""
     clock = Clock()
     wire = Wire(site_of(FakeGateway(), clock))
     wire.send(start)
@@ -249,7 +260,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection(start: bytes) -> None:
 
 
 def test_a_connection_that_sends_nothing() -> None:
-    """It has as long as a request has."""
+    """A connection without any request times out like a slow request."""
     clock = Clock()
     wire = Wire(site_of(FakeGateway(), clock))
     clock.advance(30)
@@ -257,7 +268,7 @@ def test_a_connection_that_sends_nothing() -> None:
 
 
 def test_each_request_has_the_whole_time() -> None:
-    """A pause between two requests of a connection counts to none."""
+    """The pause between two requests of a connection counts for neither."""
     clock = Clock()
     wire = Wire(site_of(FakeGateway(), clock))
     for _ in range(3):
@@ -271,21 +282,21 @@ def test_each_request_has_the_whole_time() -> None:
 
 
 def test_a_request_that_waits_for_its_answer_is_not_slow() -> None:
-    """What the gateway takes is not the client's."""
+    """The time that the gateway needs for its answer does not count."""
     clock = Clock()
     fake = FakeGateway()
     site = site_of(fake, clock)
-    fake.held = Deferred()
+    fake.gate = Deferred()
     wire = Wire(site)
     wire.send(b"GET /api/list/mycluster/ HTTP/1.1\r\nauthentication:good:ann\r\n\r\n")
     clock.advance(100)
     assert wire.transport.value() == b""
-    fake.held.callback(None)
+    fake.gate.callback(None)
     assert _status(wire) == 200
 
 
-def test_an_answer_that_is_not_taken() -> None:
-    """A client that asks to close and does not read is cut off."""
+def test_an_answer_that_the_client_does_not_read() -> None:
+    """After `Connection: close`, the connection is aborted if its client does not read."""
     clock = Clock()
     wire = Wire(site_of(FakeGateway(), clock))
     wire.send(b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n")
@@ -299,7 +310,7 @@ def test_an_answer_that_is_not_taken() -> None:
 
 @contextmanager
 def half_sent(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """Open so many connections with half a request each, one after the other."""
+    """Open `count` connections, each with half a request."""
     connections = []
     try:
         for _ in range(count):
@@ -319,10 +330,10 @@ def ask(port: int) -> Any:
             b"GET /api/list/mycluster/ HTTP/1.1\r\nConnection: close\r\n"
             b"authentication:good:ann\r\n\r\n"
         )
-        received = b""
+        answer = b""
         while data := connection.recv(65536):
-            received += data
-    return Reply.parse(received)[0]
+            answer += data
+    return Reply.parse(answer)[0]
 
 
 async def serve(limits: ConnectionLimits, talk: Callable[[int], Any], fake: FakeGateway) -> Any:
@@ -335,8 +346,8 @@ async def serve(limits: ConnectionLimits, talk: Callable[[int], Any], fake: Fake
 
 @pytest.mark.parametrize("per_peer", [10, 1000])
 @pytest_twisted.ensureDeferred
-async def test_half_sent_requests_shut_nobody_out(per_peer: int) -> None:
-    """100 of them, from the address of the honest clients: these are answered all the same."""
+async def test_half_sent_requests_keep_no_client_out(per_peer: int) -> None:
+    """Honest clients are answered although 100 half-sent requests come from their address."""
 
     def talk(port: int) -> list[int]:
         with half_sent(port, 100):
@@ -348,7 +359,7 @@ async def test_half_sent_requests_shut_nobody_out(per_peer: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_many_honest_clients_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of them than connections are allowed: all wait their turn, and are answered."""
+    """Clients in excess of the limit wait for their turn, and all are answered."""
     monkeypatch.setattr(rules, "GRACE", 60.0)  # a busy machine makes honest clients slow
 
     def talk(port: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the log says of requests: which have a line, and that the others are counted."""
+"""Which requests get a line in the log, and how the others are counted."""
 
 from __future__ import annotations
 
@@ -21,31 +21,30 @@ PULL = "/api/pull/mycluster/docker/ubuntu%3A24.04/"
 LOOKUP = "/api/lookup/mycluster/docker/ubuntu%3A24.04/"
 
 
-def at(state: State) -> ImageRecord:
+def record_in(state: State) -> ImageRecord:
     """Return a record in this state."""
     return replace(READY, status=state, id=READY.id if state is State.READY else None)
 
 
-WAITS, READY_NOW = at(State.PENDING), at(State.READY)
+WAITS, READY_NOW = record_in(State.PENDING), record_in(State.READY)
 
 
 class Site:
-    """A site, its clock, and what its log says at info."""
+    """A site, its clock, and its log."""
 
     def __init__(self, events: list[LogEvent]) -> None:
-        """Have nothing asked yet."""
         self.gateway = FakeGateway(pulls=[WAITS])
         self.clock = Clock()
         self._site = site_of(self.gateway, self.clock)
         self._events = events
 
     def ask(self, path: str, method: str = "GET", user: str = "ann", status: int = 200) -> None:
-        """Ask once over a connection of its own, as the clients do."""
+        """Send a request over a new connection, as clients do."""
         reply = Wire(self._site).ask(path, method, headers=(f"authentication:good:{user}",))
         assert reply.status == status
 
     def pull(self, record: ImageRecord, user: str = "ann", path: str = PULL) -> None:
-        """Have a pull answered with a record."""
+        """Send a pull that the gateway answers with `record`."""
         self.gateway.pulls = [record]
         self.ask(path, "POST", user)
 
@@ -54,15 +53,15 @@ class Site:
         self._site.stopFactory()
 
     def lines(self, level: LogLevel = LogLevel.info) -> list[str]:
-        """Return the lines of this level since the last time."""
-        found = [formatEvent(one) for one in self._events if one["log_level"] is level]
+        """Return the lines of this level since the last call."""
+        lines = [formatEvent(event) for event in self._events if event["log_level"] is level]
         self._events.clear()
-        return found
+        return lines
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """Give a site whose events of the web are seen."""
+    """Yield a site whose journal is observed."""
     events: list[LogEvent] = []
 
     @implementer(ILogObserver)
@@ -77,28 +76,28 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize("end", [State.READY, State.FAILURE])
 def test_a_pull_has_two_lines(site: Site, end: State) -> None:
-    """One when its client begins, one when it hears the end, however often it asks meanwhile."""
+    """The first answer and the final one get a line; polls in between do not."""
     for state in (State.INIT, State.PENDING, State.PULLING, State.CONVERSION, State.TRANSFER):
         for _ in range(10):
-            site.pull(at(state))
-    (begun,) = site.lines()
-    assert " 200 INIT " in begun
-    site.pull(at(end))
-    site.pull(at(end))
-    (ended,) = site.lines()
-    assert f" 200 {end} " in ended
+            site.pull(record_in(state))
+    (first,) = site.lines()
+    assert " 200 INIT " in first
+    site.pull(record_in(end))
+    site.pull(record_in(end))
+    (final,) = site.lines()
+    assert f" 200 {end} " in final
 
 
-def test_everybody_has_his_own_lines(site: Site) -> None:
-    """Who asks for the same image, or for another one, is told of as well."""
+def test_each_user_and_image_has_a_line(site: Site) -> None:
+    """A pull by another user or of another image gets its own line."""
     site.pull(WAITS)
     site.pull(WAITS, user="bob")
     site.pull(WAITS, path=PULL.replace("ubuntu", "other"))
     assert len(site.lines()) == 3
 
 
-def test_what_was_told_long_ago_is_news(site: Site) -> None:
-    """A pull of the next hour has its line, even if its answer is the same."""
+def test_a_repeated_pull_is_news_after_a_while(site: Site) -> None:
+    """After `NEWS_SECONDS`, a pull gets a line even if its answer is the same."""
     site.pull(READY_NOW)
     site.clock.advance(NEWS_SECONDS - 1)
     site.pull(READY_NOW)
@@ -108,7 +107,7 @@ def test_what_was_told_long_ago_is_news(site: Site) -> None:
 
 
 def test_reading_is_counted(site: Site) -> None:
-    """Look-ups, lists and polls are a number a minute, and single lines only at debug."""
+    """Look-ups, lists and polls are counted each minute; their lines are at level debug."""
     for _ in range(3):
         site.ask(LOOKUP)
         site.pull(READY_NOW)
@@ -125,7 +124,7 @@ def test_reading_is_counted(site: Site) -> None:
 
 
 def test_the_last_minute_is_not_lost(site: Site) -> None:
-    """What was counted is told when the gateway stops listening, and told once."""
+    """The counts are logged when the gateway stops listening, and only once."""
     site.ask("/api/list/mycluster/")
     site.clock.advance(20)
     site.close()
@@ -136,7 +135,7 @@ def test_the_last_minute_is_not_lost(site: Site) -> None:
 
 
 def test_changes_and_refusals_have_lines(site: Site) -> None:
-    """What changes something, and what fails, is never only counted."""
+    """A request that changes something or fails always gets a line."""
     site.ask("/api/autoexpire/mycluster/")
     site.ask("/api/lookup/nowhere/docker/x/", status=404)
     site.gateway.raises = Unavailable("The store is away.")
@@ -150,7 +149,7 @@ def test_changes_and_refusals_have_lines(site: Site) -> None:
 def test_a_client_in_a_loop_does_not_fill_the_log(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one user's refusals the log has some lines a minute, then their number; of others all."""
+    """After some refusals of a user in a minute, only their number is logged."""
     monkeypatch.setattr(journal, "MOST_REFUSALS", 3)
     for _ in range(5):
         site.ask("/api/metrics/mycluster/?limit=x", user="bob", status=400)
@@ -170,24 +169,24 @@ def test_a_client_in_a_loop_does_not_fill_the_log(
 
 
 def test_a_slow_answer_has_a_line(site: Site) -> None:
-    """A look-up that took long is told of, for something keeps the gateway."""
+    """A slow request gets a line, since something keeps the gateway busy."""
     tick = site.clock.seconds
 
-    def later() -> float:
+    def slow_clock() -> float:
         site.clock.rightNow += SLOW
         return tick()
 
-    site.clock.seconds = later  # type: ignore[method-assign]
+    site.clock.seconds = slow_clock  # type: ignore[method-assign]
     site.ask("/api/list/mycluster/")
     assert "/api/list/mycluster/" in site.lines()[0]
 
 
 def test_the_oldest_pulls_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever pulls images without end does not fill the gateway's memory."""
+    """A user who pulls ever more images does not fill the memory of the gateway."""
     monkeypatch.setattr(journal, "MOST_KEPT", 3)
-    written = journal.Journal(Clock())
+    pulls = journal.Journal(Clock())
     session = Session("mycluster", "ann", 2001, "users", 2100)
     for number in range(4):
-        assert written.is_news(session, "docker", f"x:{number}", WAITS)
-    assert not written.is_news(session, "docker", "x:1", WAITS)
-    assert written.is_news(session, "docker", "x:0", WAITS)
+        assert pulls.is_news(session, "docker", f"x:{number}", WAITS)
+    assert not pulls.is_news(session, "docker", "x:1", WAITS)
+    assert pulls.is_news(session, "docker", "x:0", WAITS)

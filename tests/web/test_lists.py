@@ -1,4 +1,4 @@
-"""Lists of images: bounded one by one and together, and never in the way of look-ups."""
+"""Limits on lists of images: on each row, each list, all lists, and their requests."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ def image(number: int, **members: Any) -> ImageRecord:
     return ImageRecord(key, "s", "docker", (f"app:{number}",), status=State.READY, id=ID, **members)
 
 
-async def paged(*pages: Sequence[ImageRecord]) -> AsyncIterator[Sequence[ImageRecord]]:
+async def pages_of(*pages: Sequence[ImageRecord]) -> AsyncIterator[Sequence[ImageRecord]]:
     """Yield pages of records."""
     for page in pages:
         yield page
 
 
 def lists(limits: ListLimits | None = None, room: SpoolRoom | None = None) -> Lists:
-    """Return what puts lists together."""
+    """Return a builder of lists."""
     return Lists(in_no_thread, limits or ListLimits(), reactor, room)
 
 
 def rows(answer: Answer) -> list[dict[str, Any]]:
-    """Return the rows of an answer, and close it."""
+    """Return the rows of an answer and close its spool."""
     text = answer.body
     if answer.spool is not None:
         text = answer.spool.open().read()
         answer.spool.close()
-    found: list[dict[str, Any]] = json.loads(text)["list"]
-    return found
+    answer_rows: list[dict[str, Any]] = json.loads(text)["list"]
+    return answer_rows
 
 
 @pytest_twisted.ensureDeferred
 async def test_rows_of_all_pages() -> None:
-    """In their order; a list of nothing is an empty one."""
-    answer = await lists().images(1, paged([image(1), image(2)], [], [image(3)]), labels=False)
+    """A list has the rows of all pages in their order; it may be empty."""
+    answer = await lists().images(1, pages_of([image(1), image(2)], [], [image(3)]), labels=False)
     assert [row["tag"] for row in rows(answer)] == [["app:1"], ["app:2"], ["app:3"]]
-    assert rows(await lists().images(1, paged(), labels=False)) == []
+    assert rows(await lists().images(1, pages_of(), labels=False)) == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_that_are_too_long_do_without() -> None:
-    """Megabytes of environment in an old database are in nobody's list; the image is."""
-    bloated = image(1, env=("A=" + "\x01" * 130_000,), workdir="/w")
-    answer = await lists().images(1, paged([bloated, image(2, env=("B=1",))]), labels=False)
+async def test_long_rows_omit_the_configuration() -> None:
+    """A list has no megabytes of environment of an old database, but it has the image."""
+    large_image = image(1, env=("A=" + "\x01" * 130_000,), workdir="/w")
+    answer = await lists().images(1, pages_of([large_image, image(2, env=("B=1",))]), labels=False)
     first, second = rows(answer)
     assert (first["ENV"], first["WORKDIR"], first["id"]) == ("MISSING", "MISSING", ID)
     assert second["ENV"] == ["B=1"]
@@ -77,65 +77,65 @@ async def test_rows_that_are_too_long_do_without() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_list_is_bounded() -> None:
-    """Its rows all stand there, the last ones in short."""
+    """A list that reaches its limit has all rows, the last ones without configuration."""
     records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
     answer = await lists(ListLimits(size=50_000)).images(
-        1, paged(*[[r] for r in records]), labels=False
+        1, pages_of(*[[r] for r in records]), labels=False
     )
-    found = rows(answer)
-    assert len(found) == 100
-    assert 30 < sum(row["ENV"] != "MISSING" for row in found) < 50
+    answer_rows = rows(answer)
+    assert len(answer_rows) == 100
+    assert 30 < sum(row["ENV"] != "MISSING" for row in answer_rows) < 50
 
 
 @pytest_twisted.ensureDeferred
 async def test_all_lists_share_their_room() -> None:
-    """Memory first, then disk; then it is said, and an end of one makes room for another."""
+    """Lists use memory first, then disk; if both are full, the request fails with a reason."""
     records = [image(n, env=("A=" + "x" * 1000,)) for n in range(100)]
     room = SpoolRoom(memory=150_000, disk=150_000)
-    mine = lists(room=room)
-    first = await mine.images(1, paged(records), labels=False)
-    second = await mine.images(1, paged(records), labels=False)
+    builder = lists(room=room)
+    first = await builder.images(1, pages_of(records), labels=False)
+    second = await builder.images(1, pages_of(records), labels=False)
     assert first.spool is not None
     assert second.spool is not None
     assert (first.spool.in_memory, second.spool.in_memory) == (True, False)
     with pytest.raises(Unavailable, match="Too many long lists"):
-        await mine.images(1, paged(records), labels=False)
+        await builder.images(1, pages_of(records), labels=False)
     assert len(rows(second)) == 100
-    assert len(rows(await mine.images(1, paged(records), labels=False))) == 100
+    assert len(rows(await builder.images(1, pages_of(records), labels=False))) == 100
     assert len(rows(first)) == 100
     assert (room.memory, room.disk) == (150_000, 150_000)
     assert len(first.body) < SHORT
 
 
 @pytest_twisted.ensureDeferred
-async def test_few_are_put_together_at_a_time() -> None:
-    """One for each user, two in all; who hangs up leaves the queue, and who fails does, too."""
+async def test_two_lists_are_built_at_a_time() -> None:
+    """One list of each user and two in all are built; a hang-up or a failure makes room."""
     gates: list[Deferred[None]] = []
-    begun: list[int] = []
+    users: list[int] = []
 
-    async def gated(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
+    async def gated_pages(user: int) -> AsyncIterator[Sequence[ImageRecord]]:
         gate: Deferred[None] = Deferred()
         gates.append(gate)
-        begun.append(user)
+        users.append(user)
         await gate
         yield [image(1)]
 
     slow = lists()
     requests = [
-        Deferred.fromCoroutine(slow.images(user, gated(user), labels=False))
+        Deferred.fromCoroutine(slow.images(user, gated_pages(user), labels=False))
         for user in (1, 1, 1, 2, 3)
     ]
     assert BUILDING == 2
-    await until(lambda: begun == [1, 2])
+    await until(lambda: users == [1, 2])
     requests[1].cancel()
     with pytest.raises(CancelledError):
         await requests[1]
     gates[0].errback(Unavailable("away"))
     with pytest.raises(Unavailable):
         await requests[0]
-    await until(lambda: begun == [1, 2, 3])
+    await until(lambda: users == [1, 2, 3])
     gates[1].callback(None)
-    await until(lambda: begun == [1, 2, 3, 1])
+    await until(lambda: users == [1, 2, 3, 1])
     for gate in gates[2:]:
         gate.callback(None)
     for request in requests[2:]:
@@ -144,18 +144,18 @@ async def test_few_are_put_together_at_a_time() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_requests_for_lists_are_bounded() -> None:
-    """Each occupies a connection: those of one user, and of all users, are few."""
+async def test_requests_for_lists_are_limited() -> None:
+    """Since each occupies a connection, one user and all users may have only so many."""
     gate: Deferred[None] = Deferred()
 
     async def slow() -> AsyncIterator[Sequence[ImageRecord]]:
         await gate
         yield [image(1)]
 
-    mine = lists()
+    builder = lists()
 
     def ask(user: int) -> Deferred[Answer]:
-        return Deferred.fromCoroutine(mine.images(user, slow(), labels=False))
+        return Deferred.fromCoroutine(builder.images(user, slow(), labels=False))
 
     requests = [ask(1) for _ in range(MOST_REQUESTS_OF_USER)]
     with pytest.raises(TooMany, match=f"^{MOST_REQUESTS_OF_USER} requests of yours"):
@@ -176,7 +176,7 @@ async def test_requests_for_lists_are_bounded() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_many_lists_that_fail_at_once() -> None:
-    """When the first ones have failed after a while, those that wait fail one after the other."""
+    """When the first lists fail, all waiting ones fail without a deep recursion."""
     gates: list[Deferred[None]] = [Deferred() for _ in range(BUILDING)]
 
     async def failing(user: int) -> AsyncIterator[Sequence[ImageRecord]]:

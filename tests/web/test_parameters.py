@@ -151,7 +151,7 @@ def test_ids_that_are_none(value: object) -> None:
 
 def test_the_runtime_reads_1000_ids() -> None:
     """One id more than the runtime reads is refused; repetitions do not count."""
-    many = ",".join(map(str, range(1000)))
-    assert len(parameters.acl(json.loads(f'{{"a":"{many},7"}}'), "a")) == 1000
+    ids = ",".join(map(str, range(1000)))
+    assert len(parameters.acl(json.loads(f'{{"a":"{ids},7"}}'), "a")) == 1000
     with pytest.raises(BadRequest, match="1001"):
-        parameters.acl({"a": f"{many},1000"}, "a")
+        parameters.acl({"a": f"{ids},1000"}, "a")

@@ -38,8 +38,8 @@ def _channel(wire: Wire) -> Any:
 
 
 def _answers(wire: Wire) -> int:
-    received: bytes = wire.transport.value()
-    return received.count(b"HTTP/1.1 200 OK")
+    answer: bytes = wire.transport.value()
+    return answer.count(b"HTTP/1.1 200 OK")
 
 
 def test_one_turn_of_the_reactor_answers_one_request(wire: Wire, clock: Clock) -> None:
@@ -94,7 +94,7 @@ def test_a_client_that_receives_no_answers_is_disconnected(wire: Wire, clock: Cl
 
 def test_requests_behind_an_answer_in_work_are_not_read(wire: Wire, gateway: FakeGateway) -> None:
     """Also where the client does not receive the answer: beyond 16 KiB, nothing is read."""
-    gateway.held = Deferred()
+    gateway.gate = Deferred()
     channel = _channel(wire)
     channel.dataReceived(LIST)
     channel.pauseProducing()

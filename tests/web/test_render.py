@@ -79,7 +79,7 @@ def test_a_pull_tells_progress_only_where_there_is_some() -> None:
 
 def test_a_failure_tells_cause_and_remedy() -> None:
     """A failed pull says why, what to do, whether again, and which request it was."""
-    failed = replace(
+    failure = replace(
         READY,
         status=State.FAILURE,
         stage="resolve",
@@ -88,7 +88,7 @@ def test_a_failure_tells_cause_and_remedy() -> None:
         retryable=False,
         request_id="ab12",
     )
-    answer = render.pull_answer(failed)
+    answer = render.pull_answer(failure)
     assert answer["cause"] == "No such tag."
     assert answer["remedy"] == "Check it."
     assert answer["retryable"] is False
@@ -98,9 +98,9 @@ def test_a_failure_tells_cause_and_remedy() -> None:
 def test_what_jobs_do_without_is_told() -> None:
     """A READY image whose settings the runtime cannot be told says so; odd reports say nothing."""
     lacking = replace(READY, report={"metadata": ["CMD", "ENV A"]})
-    said = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
-    assert render.record(lacking)["status_message"] == said
-    assert render.pull_answer(lacking)["notice"] == said
+    notice = "Jobs do without settings that the gateway cannot store: CMD, ENV A"
+    assert render.record(lacking)["status_message"] == notice
+    assert render.pull_answer(lacking)["notice"] == notice
     reports: list[dict[str, object]] = [
         {"metadata": "CMD"},
         {"metadata": []},
@@ -117,8 +117,12 @@ def test_secrets_and_owners_stay_inside() -> None:
     record = replace(
         READY, sealed="SECRET", requested_by=4711, runner="host7:99", claim="c", key="the-key"
     )
-    for shown in (render.pull_answer(record), render.queue_row(record), render.record(record)):
-        text = json.dumps(shown)
+    for document in (
+        render.pull_answer(record),
+        render.queue_row(record),
+        render.record(record),
+    ):
+        text = json.dumps(document)
         assert not any(word in text for word in ("SECRET", "4711", "host7", "the-key"))
 
 
@@ -127,8 +131,8 @@ def test_a_row_of_the_queue() -> None:
     waiting = ImageRecord(status=State.PENDING, pulltag="ubuntu:24.04")
     assert render.queue_row(waiting) == {"status": "PENDING", "image": "ubuntu:24.04"}
     assert render.queue_row(ImageRecord())["image"] == "MISSING"
-    stuck = ImageRecord(status=State.PULLING, status_message="waiting 6 s: no answer")
-    assert render.queue_row(stuck)["status_message"] == "waiting 6 s: no answer"
+    queue_record = ImageRecord(status=State.PULLING, status_message="waiting 6 s: no answer")
+    assert render.queue_row(queue_record)["status_message"] == "waiting 6 s: no answer"
 
 
 def test_a_refusal_is_one_line_of_json() -> None:

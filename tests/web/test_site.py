@@ -32,10 +32,10 @@ HEAD = b"POST /api/pull/mycluster/docker/x/ HTTP/1.1\r\nauthentication:good:ann\
 
 
 def _until_closed(connection: socket.socket) -> bytes:
-    received = b""
+    answer = b""
     while data := connection.recv(65536):
-        received += data
-    return received
+        answer += data
+    return answer
 
 
 def _talk(port: int, data: bytes, *, stubborn: bool = False) -> bytes:
@@ -54,8 +54,8 @@ async def _exchange(talk: Callable[[int], Any]) -> Any:
         return await deferToThread(talk, port)
 
 
-def _one(received: bytes) -> Reply:
-    reply, rest = Reply.parse(received)
+def _only_reply(answer: bytes) -> Reply:
+    reply, rest = Reply.parse(answer)
     assert rest == b""
     return reply
 
@@ -81,7 +81,7 @@ def _one(received: bytes) -> Reply:
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
     """Malformed lines, headers, lengths and chunks: a 400 in JSON, and the connection ends."""
-    reply = _one(await _exchange(lambda port: _talk(port, data)))
+    reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (400, "bad-request")
     assert reply.headers["connection"] == "close"
     assert reply.headers["content-type"] == "application/json"
@@ -102,7 +102,7 @@ async def test_what_cannot_be_parsed_is_told_so(data: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_large_is_told_so(data: bytes) -> None:
     """A head or body over 64 KiB is a 413 that arrives, though its sender is not done sending."""
-    reply = _one(await _exchange(lambda port: _talk(port, data)))
+    reply = _only_reply(await _exchange(lambda port: _talk(port, data)))
     assert (reply.status, reply.json["code"]) == (413, "too-large")
 
 
@@ -111,7 +111,7 @@ async def test_a_head_just_within_the_limit() -> None:
     """All logins of a user fit: 60 KiB in one header are read."""
     credential = b"good:" + b"a" * 60_000
     data = b"GET /api/list/mycluster/ HTTP/1.0\r\nauthentication:%s\r\n\r\n" % credential
-    assert _one(await _exchange(lambda port: _talk(port, data))).status == 200
+    assert _only_reply(await _exchange(lambda port: _talk(port, data))).status == 200
 
 
 @pytest_twisted.ensureDeferred
@@ -119,12 +119,12 @@ async def test_a_body_just_within_the_limit() -> None:
     """A body of 64 KiB is read, whole or in chunks."""
     body = b" " * (BODY_LIMIT - 2) + b"{}"
     whole = b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    chunked = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+    chunks = b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
         len(body),
         body,
     )
-    for data in (whole, chunked):
-        assert _one(await _exchange(partial(_talk, data=HEAD + data))).status == 200
+    for data in (whole, chunks):
+        assert _only_reply(await _exchange(partial(_talk, data=HEAD + data))).status == 200
 
 
 @pytest_twisted.ensureDeferred
@@ -147,17 +147,17 @@ async def test_a_client_that_asks_first_is_invited() -> None:
             connection.sendall(b"{}")
             return invitation, _until_closed(connection)
 
-    invitation, received = await _exchange(talk)
+    invitation, answer = await _exchange(talk)
     assert invitation == b"HTTP/1.1 100 Continue\r\n\r\n"
-    assert _one(received).status == 200
+    assert _only_reply(answer).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_http_1_0() -> None:
     """An old client gets an old answer, with a length, and the connection ends."""
-    received = await _exchange(lambda port: _talk(port, b"GET /livez HTTP/1.0\r\n\r\n"))
-    assert received.startswith(b"HTTP/1.0 200 OK\r\n")
-    assert _one(received).body == b"alive"
+    answer = await _exchange(lambda port: _talk(port, b"GET /livez HTTP/1.0\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert _only_reply(answer).body == b"alive"
 
 
 @pytest_twisted.ensureDeferred
@@ -172,7 +172,7 @@ async def test_a_request_byte_by_byte() -> None:
                 time.sleep(0.0005)
             return _until_closed(connection)
 
-    assert _one(await _exchange(talk)).status == 200
+    assert _only_reply(await _exchange(talk)).status == 200
 
 
 @pytest_twisted.ensureDeferred
@@ -212,12 +212,12 @@ async def long_list(clock: Any = None) -> AsyncIterator[int]:
 async def test_a_list_of_any_length() -> None:
     """Comes whole and in its order, with its length, as the clients demand; HEAD tells that."""
     async with long_list() as port:
-        listed = _one(await deferToThread(_talk, port, b"GET " + LIST))
+        full = _only_reply(await deferToThread(_talk, port, b"GET " + LIST))
         head = await deferToThread(_talk, port, b"HEAD " + LIST)
-    assert [int(image["id"], 16) for image in listed.json["list"]] == [*range(LONG)]
-    assert len(listed.body) > MOST_IN_MEMORY
-    described, rest = Reply.parse(head, "HEAD")
-    assert (rest, described.headers["content-length"]) == (b"", str(len(listed.body)))
+    assert [int(image["id"], 16) for image in full.json["list"]] == [*range(LONG)]
+    assert len(full.body) > MOST_IN_MEMORY
+    head_reply, rest = Reply.parse(head, "HEAD")
+    assert (rest, head_reply.headers["content-length"]) == (b"", str(len(full.body)))
 
 
 @pytest_twisted.ensureDeferred
@@ -227,11 +227,11 @@ async def test_one_who_does_not_read_is_cut_off() -> None:
     async with long_list(clock) as port:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"GET " + LIST)
-            received = len(await deferToThread(connection.recv, 1000))
+            size = len(await deferToThread(connection.recv, 1000))
             clock.advance(IDLE_LIMIT + 1)
             with suppress(ConnectionResetError):
-                received += len(await deferToThread(_until_closed, connection))
-    assert received < LONG * 1000
+                size += len(await deferToThread(_until_closed, connection))
+    assert size < LONG * 1000
 
 
 @pytest_twisted.ensureDeferred
@@ -241,7 +241,7 @@ async def test_one_who_hangs_up_in_a_list() -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"GET " + LIST)
             await deferToThread(connection.recv, 1000)
-        assert _one(await deferToThread(_talk, port, b"GET " + LIST)).status == 200
+        assert _only_reply(await deferToThread(_talk, port, b"GET " + LIST)).status == 200
 
 
 @pytest_twisted.ensureDeferred
@@ -256,12 +256,12 @@ async def test_one_who_reads_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPat
             connection.settimeout(patient(10))
             connection.connect(("127.0.0.1", port))
             connection.sendall(b"GET " + LIST)
-            received = 0
+            size = 0
             with suppress(ConnectionResetError):
                 while data := await deferToThread(connection.recv, 1 << 16):
-                    received += len(data)
+                    size += len(data)
                     clock.advance(IDLE_LIMIT / 20)
-    assert received < LONG * 1000
+    assert size < LONG * 1000
 
 
 @pytest_twisted.ensureDeferred
@@ -303,14 +303,14 @@ async def test_one_who_goes_on_sending_is_cut_off() -> None:
     """A refused sender who does not stop is dropped after a few seconds."""
 
     def talk(port: int) -> float:
-        started = time.monotonic()
+        start = time.monotonic()
         with socket.create_connection(("127.0.0.1", port), timeout=patient(10)) as connection:
             connection.sendall(b"nonsense\r\n")
             with suppress(BrokenPipeError, ConnectionResetError):
-                while time.monotonic() < started + 20:
+                while time.monotonic() < start + 20:
                     connection.sendall(b"x" * 1000)
                     time.sleep(0.05)
-        return time.monotonic() - started
+        return time.monotonic() - start
 
     assert 4 < await _exchange(talk) < 10
 

@@ -42,10 +42,10 @@ async def test_what_was_written_is_read() -> None:
 async def test_little_needs_no_thread() -> None:
     """What fits into memory is there at once."""
 
-    async def never(function: Callable[[bytes], int], data: bytes) -> int:
+    async def no_thread(function: Callable[[bytes], int], data: bytes) -> int:
         raise AssertionError
 
-    spool = Spool(never)
+    spool = Spool(no_thread)
     await spool.write(b"abc")
     assert spool.open().read() == b"abc"
     spool.close()

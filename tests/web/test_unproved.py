@@ -1,4 +1,4 @@
-"""Requests whose credential may have been used before: nothing is done for them."""
+"""Requests whose credential may have been used before change nothing."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from tests.web.fakes import (
 )
 
 
-class Unsure(FakeAuthenticator):
-    """Cannot say whether a credential is a fresh one."""
+class UnsureAuthenticator(FakeAuthenticator):
+    """Cannot find out whether a credential was used before."""
 
     async def authenticate(self, credential: str, system: str) -> Session:
-        """Refuse what is none, and be unsure of the others."""
+        """Raise `NotAuthenticated` for an invalid credential, else `ReplayUnchecked`."""
         session = await super().authenticate(credential, system)
         raise ReplayUnchecked("The database is away.", session, detail="10.0.0.1: refused")
 
 
 @pytest.fixture
 def gateway() -> FakeGateway:
-    """Return a gateway that has told somebody that his pull waits."""
+    """Return a gateway whose last answer to a pull was PENDING."""
     return FakeGateway(pulls=[replace(READY, status=State.PENDING, id=None)])
 
 
 @pytest.fixture
 def wire(gateway: FakeGateway) -> Wire:
-    """Return a connection to it."""
-    site = make_site(cast("Gateway", gateway), {"mycluster": Unsure()}, Clock(), in_no_thread)
+    """Return a connection to the gateway."""
+    site = make_site(
+        cast("Gateway", gateway), {"mycluster": UnsureAuthenticator()}, Clock(), in_no_thread
+    )
     return Wire(site)
 
 
@@ -49,27 +51,27 @@ NAMES = {Names.SYSTEM: "", Names.IMAGE: "docker/a:1/", Names.ID: f"{IMAGE_ID}/"}
 
 
 @pytest.mark.parametrize("name", sorted({*ROUTES} - {"pull"}))
-def test_every_other_route_sends_them_away(wire: Wire, gateway: FakeGateway, name: str) -> None:
-    """They are to come again, and the gateway hears nothing of them."""
+def test_other_routes_refuse_for_now(wire: Wire, gateway: FakeGateway, name: str) -> None:
+    """Every route but pull answers 503 with `Retry-After`, and the gateway is not called."""
     route = ROUTES[name]
     reply = wire.ask(f"/api/{name}/mycluster/{NAMES[route.names]}", route.method)
     assert (reply.status, reply.json["code"]) == (503, "unavailable")
     assert int(reply.headers["retry-after"]) > 0
     assert b"10.0.0.1" not in reply.body
-    assert gateway.asked == []
+    assert gateway.calls == []
 
 
-def test_a_poll_is_told_again_what_it_was_told(wire: Wire, gateway: FakeGateway) -> None:
-    """Who polls goes on waiting; the pull itself is not asked for, nor its body looked at."""
+def test_a_poll_gets_the_last_answer_again(wire: Wire, gateway: FakeGateway) -> None:
+    """A polling client continues to wait; no pull is started, and the body is not read."""
     reply = wire.ask("/api/pull/mycluster/docker/a:1/", "POST", b"{")
     assert (reply.status, reply.json["status"]) == (200, "PENDING")
-    ((what, session, itype, image, request_id),) = gateway.asked
-    assert (what, session.user, itype, image) == ("told", "ann", "docker", "a:1")
+    ((method, session, itype, image, request_id),) = gateway.calls
+    assert (method, session.user, itype, image) == ("last_answer", "ann", "docker", "a:1")
     assert request_id == reply.headers["x-request-id"]
 
 
-def test_a_wrong_credential_is_one_all_the_same(wire: Wire, gateway: FakeGateway) -> None:
-    """Who is nobody is told nothing."""
+def test_an_invalid_credential_is_refused(wire: Wire, gateway: FakeGateway) -> None:
+    """An invalid credential is a 401 on this route too."""
     reply = wire.ask("/api/pull/mycluster/docker/a:1/", "POST", headers=("authentication:bad",))
     assert reply.status == 401
-    assert gateway.asked == []
+    assert gateway.calls == []
