@@ -72,7 +72,7 @@ ALLOWED = {
     "ssh/openssh.py:_start": _PROGRAM,
     "plumbing/process.py:run_command": _PROGRAM,
     "build/check.py:unsquashfs_of": _PROGRAM,
-    "mongo/address.py:_parsed": _CERTIFICATES,
+    "mongo/address.py:_parse": _CERTIFICATES,
     "mongo/tls.py:client_tls": _CERTIFICATES,
     "app/checkup": "`shiftergw check` looks at these disks, and nothing else runs in its process",
     "app/trust.py": "`shiftergw ssh-trust` reads the known hosts, and nothing else runs there",

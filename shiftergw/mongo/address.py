@@ -1,7 +1,7 @@
-"""What MongoDBURI says: hosts, credentials, TLS, and how safe a write must be.
+"""Read MongoDBURI: hosts, login, TLS, and the write concern.
 
-Timeouts, the number of connections and where to read are the gateway's own matter: what a URI says
-of them has no effect. What it says of safety either holds or is refused.
+The gateway itself decides on timeouts, the number of connections and the read preference; options
+of the URI for these have no effect. An option for safety is either observed or refused.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from shiftergw.errors import ConfigurationError, printable
 X509 = "MONGODB-X509"
 PLAIN = "PLAIN"
 MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-1", X509, PLAIN)
-"""How we can say who we are; the first two also without being told which."""
+"""The mechanisms for a login; the first two need not be named in the URI."""
 
 _EXTERNAL = "$external"
-"""Where users are that the server knows from elsewhere: by a certificate, or a directory."""
+"""The database of users that are not stored in MongoDB: they have a certificate, or are in LDAP."""
 
-_REFUSED = {
+_UNSUPPORTED = {
     "tlsCRLFile": "lists of revoked certificates are not read",
     "loadBalanced": "there must be no load balancer in between",
 }
-"""Options that we do not keep, though whoever wrote them relies on them."""
+"""Options that cannot be observed, although the author of the URI relies on them."""
 
 _UNREADABLE = (PyMongoError, ValueError, TypeError, OSError)
-"""What pymongo raises for a URI, or a file that it names."""
+"""Errors of pymongo for a URI, or for a file that it names."""
 
 _SECRETS = re.compile(r"((?:password|properties)=)[^&;]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class MongoHost:
-    """A server's name and port; without a port it is the path of a socket on this machine."""
+    """The name and the port of a server; without a port, the path of a socket on this machine."""
 
     name: str
     port: int | None
 
     def __str__(self) -> str:
-        """Return it as an admin would write it."""
+        """Return the host as it is written in a URI."""
         name = f"[{self.name}]" if ":" in self.name else self.name
         return name if self.port is None else f"{name}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> MongoHost:
-        """Read `host:port`, as a server names others."""
+        """Read `host:port`, the form in which a server names other members."""
         name, _, port = text.rpartition(":")
         return cls(name.strip("[]"), int(port)) if name and port.isdigit() else cls(text, 27017)
 
 
 @dataclass(frozen=True, slots=True)
 class MongoLogin:
-    """Who we are to the server: a user of the database `source`. `mechanism` None: see there."""
+    """A user of the database `source`. For `mechanism` None see `mechanism_of`."""
 
     user: str
     password: str = field(repr=False)
@@ -69,121 +69,126 @@ class MongoLogin:
 
 @dataclass(frozen=True, slots=True)
 class MongoTls:
-    """How the server's certificate is judged, and which is ours."""
+    """The files of certificates, and how strictly the server's certificate is verified.
+
+    `client_certificate` is the file of the gateway's certificate and key.
+    """
 
     authorities: Path | None = None
-    own: Path | None = None
-    own_password: str | None = field(default=None, repr=False)
+    client_certificate: Path | None = None
+    key_password: str | None = field(default=None, repr=False)
     any_certificate: bool = False
     any_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MongoAddress:
-    """Everything that a MongoDBURI says and we keep.
+    """The parts of a MongoDBURI that the gateway observes.
 
-    `concern` is what makes a write safe: by default it has reached the journals of most members.
+    By default a write must have reached the journals of most members (`write_concern`).
     """
 
     hosts: tuple[MongoHost, ...]
     login: MongoLogin | None = None
     tls: MongoTls | None = None
     replica_set: str | None = None
-    concern: Mapping[str, Any] = field(default_factory=lambda: {"w": "majority", "j": True})
+    write_concern: Mapping[str, Any] = field(default_factory=lambda: {"w": "majority", "j": True})
 
     @classmethod
     def parse(cls, uri: str) -> MongoAddress:
-        """Read a URI, and look for the files that it names; blocks, shortly.
+        """Read a URI and check that the files in it exist; this blocks shortly.
 
-        Raises `ConfigurationError` that says what is wrong, and never a secret of the URI.
+        Raises `ConfigurationError` with the reason, but without any secret of the URI.
         """
-        if "://" not in uri:  # a host alone, as pymongo takes it
+        if "://" not in uri:  # pymongo accepts a host alone
             uri = f"mongodb://{uri}"
         if uri.startswith("mongodb+srv:"):
-            raise _wrong("mongodb+srv: is not supported: write mongodb:// and name the hosts")
+            raise _invalid("mongodb+srv: is not supported: write mongodb:// and name the hosts")
         try:
-            found = _parsed(uri)
+            parts = _parse(uri)
         except _UNREADABLE as error:
-            raise _wrong(_why(uri, error)) from None
-        options = {name.lower(): value for name, value in found["options"].items()}
-        for name, why in _REFUSED.items():
+            raise _invalid(_reason_without_secrets(uri, error)) from None
+        options = {name.lower(): value for name, value in parts["options"].items()}
+        for name, reason in _UNSUPPORTED.items():
             if options.get(name.lower()):
-                raise _wrong(f"{name}: {why}")
+                raise _invalid(f"{name}: {reason}")
         return cls(
-            hosts=tuple(MongoHost(name, port) for name, port in found["nodelist"]),
-            login=_login(found, options),
+            hosts=tuple(MongoHost(name, port) for name, port in parts["nodelist"]),
+            login=_login(parts, options),
             tls=_tls(options),
             replica_set=options.get("replicaset"),
-            concern=_concern(options),
+            write_concern=_write_concern(options),
         )
 
 
-def _wrong(why: str) -> ConfigurationError:
-    return ConfigurationError(f"MongoDBURI: {why}.", remedy="Correct it and start again.")
+def _invalid(reason: str) -> ConfigurationError:
+    return ConfigurationError(f"MongoDBURI: {reason}.", remedy="Correct it and start again.")
 
 
-def _parsed(uri: str) -> dict[str, Any]:
+def _parse(uri: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dict(parse_uri(uri))
 
 
-def _why(uri: str, error: Exception) -> str:
-    """Return what is wrong with a URI, as told of the same one without its secrets."""
+def _reason_without_secrets(uri: str, error: Exception) -> str:
+    """Return why a URI is invalid: pymongo's reason for the same URI without its secrets."""
     scheme, separator, rest = uri.partition("://")
-    login, at, place = rest.rpartition("@")
-    place = _SECRETS.sub(r"\1secret", place)
+    login, at, location = rest.rpartition("@")
+    location = _SECRETS.sub(r"\1secret", location)
     try:
-        _parsed(
-            f"{scheme}{separator}user:password@{place}"
+        _parse(
+            f"{scheme}{separator}user:password@{location}"
             if login + at
-            else scheme + separator + place
+            else scheme + separator + location
         )
-    except _UNREADABLE as told:
-        return printable(str(told).rstrip("."))
+    except _UNREADABLE as harmless_error:
+        return printable(str(harmless_error).rstrip("."))
     if at:
         return "special characters of its user and password must be percent-encoded"
     return printable(f"a secret in it cannot be read ({type(error).__name__})")
 
 
-def _login(found: Mapping[str, Any], options: Mapping[str, Any]) -> MongoLogin | None:
-    user, mechanism = found["username"], options.get("authmechanism")
+def _login(parts: Mapping[str, Any], options: Mapping[str, Any]) -> MongoLogin | None:
+    user, mechanism = parts["username"], options.get("authmechanism")
     if mechanism == "DEFAULT":
         mechanism = None
     if mechanism not in {None, *MECHANISMS}:
-        raise _wrong(f"authMechanism: must be one of {', '.join(MECHANISMS)}")
+        raise _invalid(f"authMechanism: must be one of {', '.join(MECHANISMS)}")
     if user is None and mechanism != X509:
         if mechanism is not None:
-            raise _wrong("authMechanism: it needs a user")
+            raise _invalid("authMechanism: it needs a user")
         return None
-    if mechanism != X509 and not found["password"]:
-        raise _wrong("its user has no password")
+    if mechanism != X509 and not parts["password"]:
+        raise _invalid("its user has no password")
     if mechanism == PLAIN and not options.get("tls"):
-        raise _wrong("authMechanism: PLAIN sends the password as it is: it needs tls=true")
-    elsewhere = mechanism in {X509, PLAIN}
-    source = _EXTERNAL if elsewhere else found["database"] or "admin"
+        raise _invalid("authMechanism: PLAIN sends the password as it is: it needs tls=true")
+    is_external = mechanism in {X509, PLAIN}
+    source = _EXTERNAL if is_external else parts["database"] or "admin"
     return MongoLogin(
-        user or "", found["password"] or "", options.get("authsource") or source, mechanism
+        user or "", parts["password"] or "", options.get("authsource") or source, mechanism
     )
 
 
 def _tls(options: Mapping[str, Any]) -> MongoTls | None:
     if not options.get("tls"):
         return None
-    authorities, own = options.get("tlscafile"), options.get("tlscertificatekeyfile")
+    authorities = options.get("tlscafile")
+    client_certificate = options.get("tlscertificatekeyfile")
     insecure = bool(options.get("tlsinsecure"))
     return MongoTls(
         authorities=None if authorities is None else Path(authorities),
-        own=None if own is None else Path(own),
-        own_password=options.get("tlscertificatekeyfilepassword"),
+        client_certificate=None if client_certificate is None else Path(client_certificate),
+        key_password=options.get("tlscertificatekeyfilepassword"),
         any_certificate=insecure or bool(options.get("tlsallowinvalidcertificates")),
         any_name=insecure or bool(options.get("tlsallowinvalidhostnames")),
     )
 
 
-def _concern(options: Mapping[str, Any]) -> dict[str, Any]:
+def _write_concern(options: Mapping[str, Any]) -> dict[str, Any]:
     w = options.get("w", "majority")
     if w == 0:
-        raise _wrong("w: 0 is for writes that may get lost; leave it out")
-    # One alone may forget at a change of the primary whom it gave a lease. A single server is most.
+        raise _invalid("w: 0 is for writes that may get lost; leave it out")
+    # A primary that alone has a lease may lose it when another server becomes the primary. On a
+    # single server the majority is that server.
     return {"w": "majority" if w == 1 else w, "j": bool(options.get("journal", True))}

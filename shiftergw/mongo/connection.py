@@ -1,8 +1,8 @@
-"""One connection to a MongoDB server: commands go out, answers come back.
+"""One connection to a MongoDB server: it sends commands and receives answers.
 
-txmongo gives the wire protocol. Its `ConnectionPool` is not used: it goes on without a word when a
-login is refused, knows neither SCRAM-SHA-256 nor the names in certificates, connects in its
-constructor, and a server that hangs while it logs in is never given up.
+txmongo provides the wire protocol. Its `ConnectionPool` is not used, because it continues silently
+after a refused login, supports neither SCRAM-SHA-256 nor the verification of names in certificates,
+connects in its constructor, and has no time limit for a server that hangs during the login.
 """
 
 from __future__ import annotations
@@ -28,74 +28,80 @@ from shiftergw.plumbing.tls import CertificateRefused
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
-"""One value of somebody else's that Python cannot hold must not hide all that comes with it."""
+"""A foreign value that Python cannot represent must not make the whole answer unreadable."""
 
 LONGEST_ANSWER = 48_000_000
-"""Bytes of a message: the protocol's own limit."""
+"""Bytes of a message at most; the limit of the protocol."""
 
 LARGEST_COMMAND = (16 << 20) + (16 << 10)
-"""Bytes of a command: the largest document, and what stands around it."""
+"""Bytes of a command at most: the largest document, and 16 KiB around it."""
 
 _AUTHORITY_REMEDY = "Name the file of its authority by tlsCAFile in MongoDBURI."
 
 _HEADER = 16
 _DUPLICATE = 11000
-_GOES_AWAY = frozenset({11600, 11602, 10107, 13435, 13436, 189, 91})
-"""What a server says that is no primary any more, or stops: ask again, perhaps another one."""
+_NOT_PRIMARY = frozenset({11600, 11602, 10107, 13435, 13436, 189, 91})
+"""Error codes of a server that stops, or is not the primary any more: send the command again."""
 
 
 class MongoConnection(MongoSenderProtocol, MongoReceiverProtocol):
-    """Answers come in the order of the commands: the server works on one of them at a time."""
+    """A protocol whose answers come in the order of the commands.
+
+    The server works on one command of a connection at a time.
+    """
 
     def __init__(self) -> None:
         """Wait to be connected."""
         MongoReceiverProtocol.__init__(self)
-        self._waiting: dict[int, Deferred[dict[str, Any]]] = {}
+        self._answers: dict[int, Deferred[dict[str, Any]]] = {}
         self._pieces: list[bytes] = []
-        self._come = 0
-        self._awaited = _HEADER
-        self.open = False
+        self._size = 0
+        """Bytes in all pieces."""
+        self._next_size = _HEADER
+        """Bytes at which the next message is complete, or its header if that is missing."""
+        self.is_open = False
         self.server = ""
-        """Whom it leads to."""
-        self.taken = False
-        """Whether it is kept for one command that takes long: no other must wait behind it."""
-        self.why = ""
-        """Why it is lost, if it is."""
-        self.lost: Deferred[None] = Deferred()
-        """Fires when it is."""
+        """The name of the server."""
+        self.is_reserved = False
+        """Whether one long command has the connection for itself: others would wait behind it."""
+        self.reason = ""
+        """Why the connection was closed."""
+        self.disconnection: Deferred[None] = Deferred()
+        """Fires when the connection is closed."""
 
     @property
-    def busy(self) -> int:
-        """Return how many commands wait for their answers."""
-        return len(self._waiting)
+    def command_count(self) -> int:
+        """Return the number of commands without an answer yet."""
+        return len(self._answers)
 
     def command(self, database: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
-        """Fire with the answer, be it an error; fail with `AutoReconnect` if none will come.
+        """Fire with the answer, which may be an error; fail with `AutoReconnect` without one.
 
-        A command whose caller is cancelled may be done all the same. What cannot be sent raises
-        bson's errors, `OverflowError` or `ValueError`: a server would only close the connection.
+        The server may carry out a command although its caller is cancelled. A command that no
+        message can hold raises bson's errors, `OverflowError` or `ValueError`; the server would
+        only close the connection.
         """
         message = Msg.create({**body, "$db": database}, codec_options=CODEC)
         if len(message.body) > LARGEST_COMMAND:
             raise DocumentTooLarge(f"{len(message.body)} bytes")
-        if not self.open:
-            return fail(AutoReconnect(self.why))
+        if not self.is_open:
+            return fail(AutoReconnect(self.reason))
         number = self._send(message)
         answer: Deferred[dict[str, Any]] = Deferred(lambda _: self._forget(number))
-        self._waiting[number] = answer
+        self._answers[number] = answer
         return answer
 
     def _forget(self, number: int) -> None:
-        self._waiting.pop(number, None)
+        self._answers.pop(number, None)
 
     def connectionMade(self) -> None:
-        self.open = True
+        self.is_open = True
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass whole messages on: the decoder copies all that it has with every piece."""
+        """Pass on whole messages only: txmongo copies its whole buffer with each piece of data."""
         self._pieces.append(data)
-        self._come += len(data)
-        if self._come < self._awaited:
+        self._size += len(data)
+        if self._size < self._next_size:
             return
         content = b"".join(self._pieces)
         end, length = 0, _HEADER
@@ -108,36 +114,37 @@ class MongoConnection(MongoSenderProtocol, MongoReceiverProtocol):
                 break
             end += length
             length = _HEADER
-        self._pieces, self._come, self._awaited = [content[end:]], len(content) - end, length
+        self._pieces, self._size, self._next_size = [content[end:]], len(content) - end, length
         super().dataReceived(content[:end])
 
     def handle(self, message: Any) -> None:
-        """Take an answer to whom it is for."""
-        if message.response_to in self._waiting:
-            content = message.to_dict(CODEC)  # what cannot be read ends in `fail`: he waits so long
-            self._waiting.pop(message.response_to).callback(content)
+        """Fire the Deferred of the command that a message answers."""
+        if message.response_to in self._answers:
+            # An unreadable message ends in `fail`; the Deferred must still be in the table then.
+            content = message.to_dict(CODEC)
+            self._answers.pop(message.response_to).callback(content)
 
     def fail(self, reason: Any) -> None:
-        """Give up a connection on which something came that is no answer."""
+        """Close a connection on which an invalid message came."""
         self.abort(f"the server's answer cannot be read: {reason}")
 
-    def abort(self, why: str) -> None:
-        """Close at once: who waits hears so."""
-        self.why = self.why or why
-        self.open = False
+    def abort(self, reason: str) -> None:
+        """Close the connection at once; commands without an answer fail with the reason."""
+        self.reason = self.reason or reason
+        self.is_open = False
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.why = self.why or _text_of(reason)
-        self.open = False
-        waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            answer.errback(AutoReconnect(self.why))
-        self.lost.callback(None)
+        self.reason = self.reason or _text_of(reason)
+        self.is_open = False
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer.errback(AutoReconnect(self.reason))
+        self.disconnection.callback(None)
 
 
 def _text_of(reason: Failure) -> str:
-    """Return why a connection ended; errors of TLS have no text of their own."""
+    """Return why a connection was closed; errors of TLS have no text of their own."""
     error = reason.value
     if isinstance(error, CertificateRefused):
         remedy = _AUTHORITY_REMEDY if error.fault == "authority" else error.remedy
@@ -145,8 +152,8 @@ def _text_of(reason: Failure) -> str:
     return str(error) or repr(error)
 
 
-def check(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an answer, or raise what it says: one of pymongo's errors."""
+def raise_for_error(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an answer, or raise the error in it as one of pymongo's errors."""
     if not answer.get("ok"):
         _raise(answer)
     for error in answer.get("writeErrors") or ():
@@ -160,6 +167,6 @@ def _raise(error: Mapping[str, Any]) -> None:
     code, text = error.get("code"), str(error.get("errmsg"))
     if code == _DUPLICATE:
         raise DuplicateKeyError(text, code)
-    if code in _GOES_AWAY:
+    if code in _NOT_PRIMARY:
         raise NotPrimaryError(text)
     raise OperationFailure(text, code)

@@ -1,4 +1,4 @@
-"""The way to the primary server of an address: hosts in turn, TLS, who is primary, login."""
+"""Connect to the primary server of an address: try its hosts in turn, use TLS, log in."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from twisted.logger import Logger
 from shiftergw import __version__
 from shiftergw.errors import Unavailable, printable
 from shiftergw.mongo.address import PLAIN, X509, MongoAddress, MongoHost, MongoLogin
-from shiftergw.mongo.connection import MongoConnection, check
+from shiftergw.mongo.connection import MongoConnection, raise_for_error
 from shiftergw.mongo.login import LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.mongo.tls import client_tls
 from shiftergw.plumbing.timing import within
 
 HOST_SECONDS = 3.0
-"""How long one host may take to be reached, and to let us in."""
+"""Seconds that one host may take to accept a connection and a login."""
 
 ADDRESS_SECONDS = 0.1
-"""How long one address of a host is tried alone before the next one is tried as well."""
+"""Seconds after which the next IP address of a host is tried as well (RFC 8305)."""
 
 NO_ANSWER = "The gateway's database does not answer."
 ACCESS_REFUSED = "The gateway's database does not let the gateway do what it must."
@@ -39,7 +39,7 @@ LOGIN_REMEDY = (
     " user the role readWrite on the database."
 )
 
-_WHO = {
+_CLIENT = {
     "application": {"name": "shiftergw"},
     "driver": {"name": "shiftergw|txmongo", "version": __version__},
     "os": {"type": platform.system() or "unknown"},
@@ -47,27 +47,30 @@ _WHO = {
 
 
 CLOCK_SECONDS = 5.0
-"""By how much clocks may differ: gateways judge each other's heartbeats and leases by their own."""
+"""Seconds by which clocks may differ.
+
+Each gateway judges the heartbeats and leases of others by its own clock.
+"""
 
 
 class NotUsableError(Exception):
-    """This host is none that we can use now, and why."""
+    """A host cannot be used now; the text says why."""
 
 
 def login_refused(detail: str) -> Unavailable:
-    """Return what to say when a server is there, and knows our user or his rights not."""
+    """Return the error for a server that refuses the user, or an action of the user."""
     return Unavailable(ACCESS_REFUSED, remedy=LOGIN_REMEDY, detail=printable(f"MongoDB: {detail}"))
 
 
 class PrimaryConnector:
-    """Opens links to whichever host of an address is the primary."""
+    """Open connections to whichever host of an address is the primary."""
 
     _log = Logger()
 
     def __init__(self, reactor: Any, address: MongoAddress, seconds: float = HOST_SECONDS) -> None:
-        """Wait `seconds` for each host; raise `ConfigurationError` for unreadable certificates.
+        """Allow each host `seconds` to answer; raise `ConfigurationError` for bad certificates.
 
-        Reads them now, and blocks so long.
+        Reads the files of the certificates now, and blocks until then.
         """
         self._reactor = reactor
         self._address = address
@@ -77,17 +80,20 @@ class PrimaryConnector:
         self._primary: MongoHost | None = None
         self._members: tuple[MongoHost, ...] = ()
         self._election: ObjectId | None = None
-        self._logged: set[tuple[MongoHost, str]] = set()
-        self.ahead: float | None = None
-        """By how many seconds our clock is ahead of the server's, if it tells its time."""
+        self._logged_errors: set[tuple[MongoHost, str]] = set()
+        self.clock_lead: float | None = None
+        """Seconds by which this clock is ahead of the server's, if the server reports its time."""
 
     async def open(self) -> MongoConnection:
-        """Return a link to the primary; raise `Unavailable` that says of each host why not."""
-        why: list[str] = []
-        tried: list[MongoHost] = []
-        refused = False
-        while (host := self._next(tried)) is not None:
-            tried.append(host)
+        """Return a connection to the primary.
+
+        Raise `Unavailable` if there is none; its detail has the reason for each host.
+        """
+        reasons: list[str] = []
+        hosts: list[MongoHost] = []
+        is_login_refused = False
+        while (host := self._next_host(hosts)) is not None:
+            hosts.append(host)
             try:
                 return await within(
                     self._seconds,
@@ -97,43 +103,43 @@ class PrimaryConnector:
                 )
             except CancelledError:
                 raise
-            except _UNUSABLE as error:
-                refused = refused or isinstance(error, LoginFailed)
-                why.append(f"{host}: {_said(error)}")
-            except Exception as error:  # noqa: BLE001 - what is no server may say anything
-                why.append(f"{host}: it cannot be used: {self._told(host, error)}")
-        if refused:
-            raise login_refused("; ".join(why))
-        raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {'; '.join(why)}"))
+            except _EXPECTED_ERRORS as error:
+                is_login_refused = is_login_refused or isinstance(error, LoginFailed)
+                reasons.append(f"{host}: {_reason_of(error)}")
+            except Exception as error:  # noqa: BLE001 - a host that is no server may send anything
+                reasons.append(f"{host}: it cannot be used: {self._log_error(host, error)}")
+        if is_login_refused:
+            raise login_refused("; ".join(reasons))
+        raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {'; '.join(reasons)}"))
 
-    def _told(self, host: MongoHost, error: Exception) -> str:
-        """Return what kind of error it is; the first of its kind is logged as a whole."""
-        kind = type(error).__name__
-        if (host, kind) not in self._logged:
-            self._logged.add((host, kind))
+    def _log_error(self, host: MongoHost, error: Exception) -> str:
+        """Return the name of an error; log the first one of this name with its traceback."""
+        name = type(error).__name__
+        if (host, name) not in self._logged_errors:
+            self._logged_errors.add((host, name))
             self._log.failure("MongoDB: {host}", host=str(host))
-        return kind
+        return name
 
-    def _next(self, tried: list[MongoHost]) -> MongoHost | None:
-        """Return the host to try now: the primary, if a server has named it, then all others."""
-        known = (self._primary, *self._address.hosts, *self._members)
-        return next((host for host in known if host is not None and host not in tried), None)
+    def _next_host(self, tried_hosts: list[MongoHost]) -> MongoHost | None:
+        """Return the next host to try: the primary if a server has named it, then all others."""
+        hosts = (self._primary, *self._address.hosts, *self._members)
+        return next((host for host in hosts if host is not None and host not in tried_hosts), None)
 
     async def _open_at(self, host: MongoHost) -> MongoConnection:
         factory = Factory.forProtocol(MongoConnection)
         factory.noisy = False
         try:
-            link: Any = await self._endpoint(host).connect(factory)
+            protocol: Any = await self._endpoint(host).connect(factory)
         except network.ConnectingCancelledError as error:
             raise CancelledError from error
+        connection: MongoConnection = protocol
         try:
-            await self._greet(host, link)
+            await self._greet(host, connection)
         except BaseException:
-            link.abort("it is not the primary")
+            connection.abort("it is not the primary")
             raise
-        found: MongoConnection = link
-        found.server = str(host)
-        return found
+        connection.server = str(host)
+        return connection
 
     def _endpoint(self, host: MongoHost) -> IStreamClientEndpoint:
         if host.port is None:
@@ -143,49 +149,49 @@ class PrimaryConnector:
         )
         return endpoint if self._tls is None else wrapClientTLS(self._tls.to(host.name), endpoint)
 
-    async def _greet(self, host: MongoHost, link: MongoConnection) -> None:
-        """Return if the host is the primary, of the right set, and knows us."""
+    async def _greet(self, host: MongoHost, connection: MongoConnection) -> None:
+        """Log in; raise `NotUsableError` unless the host is the primary of the right set."""
         login = self._address.login
-        greeting: dict[str, Any] = {"isMaster": 1, "helloOk": True, "client": _WHO}
+        greeting: dict[str, Any] = {"isMaster": 1, "helloOk": True, "client": _CLIENT}
         if login is not None and login.mechanism is None:
             greeting["saslSupportedMechs"] = f"{login.source}.{login.user}"
-        # The old name of `hello`: every server understands it.
-        answer = check(await link.command("admin", greeting))
+        # Every server understands the old name of `hello`.
+        answer = raise_for_error(await connection.command("admin", greeting))
         name = answer.get("setName")
         if self._address.replica_set not in {None, name}:
             raise NotUsableError(f"it is a member of {name or 'no replica set'}")
         if name is not None:
             self._members = tuple(map(MongoHost.parse, answer.get("hosts") or ()))
-            self._check_most(answer)
+            self._check_write_concern(answer)
         if not (answer.get("isWritablePrimary") or answer.get("ismaster")):
-            named = answer.get("primary")
-            self._primary = MongoHost.parse(named) if named else None
+            primary = answer.get("primary")
+            self._primary = MongoHost.parse(primary) if primary else None
             raise NotUsableError("it is not the primary")
-        self._check_newest(answer)
+        self._check_election(answer)
         self._primary = host
         self._compare_clocks(answer)
         if login is not None:
-            await log_in(link, login, answer.get("saslSupportedMechs"), self._passwords)
+            await log_in(connection, login, answer.get("saslSupportedMechs"), self._passwords)
 
     def _compare_clocks(self, answer: Mapping[str, Any]) -> None:
-        """Note how far the clocks are apart; the log is told once."""
-        there = answer.get("localTime")
-        if not isinstance(there, datetime):
+        """Measure the difference of the clocks; log it once it exceeds the limit."""
+        server_time = answer.get("localTime")
+        if not isinstance(server_time, datetime):
             return
-        told = is_clock_apart(self.ahead)
-        self.ahead = self._reactor.seconds() - there.replace(tzinfo=UTC).timestamp()
-        if is_clock_apart(self.ahead) and not told:
-            self._log.warn("MongoDB: {apart}", apart=describe_clock_gap(self.ahead))
+        is_logged = is_clock_apart(self.clock_lead)
+        self.clock_lead = self._reactor.seconds() - server_time.replace(tzinfo=UTC).timestamp()
+        if is_clock_apart(self.clock_lead) and not is_logged:
+            self._log.warn("MongoDB: {gap}", gap=describe_clock_gap(self.clock_lead))
 
-    def _check_most(self, answer: Mapping[str, Any]) -> None:
-        """Raise if a write that has reached as many members as the URI says can be forgotten."""
-        w = self._address.concern["w"]
+    def _check_write_concern(self, answer: Mapping[str, Any]) -> None:
+        """Raise if a write could be lost after as many members as the URI says have it."""
+        w = self._address.write_concern["w"]
         voters = sum(len(answer.get(kind) or ()) for kind in ("hosts", "passives", "arbiters"))
         if isinstance(w, int) and w <= voters // 2:
             raise NotUsableError(f"w={w} of MongoDBURI is not most of its {voters} members")
 
-    def _check_newest(self, answer: Mapping[str, Any]) -> None:
-        """Raise if another primary was elected since this one, which has not heard of it yet."""
+    def _check_election(self, answer: Mapping[str, Any]) -> None:
+        """Raise if another primary was elected later and this one does not know it yet."""
         election = answer.get("electionId")
         if not isinstance(election, ObjectId):
             return
@@ -194,55 +200,58 @@ class PrimaryConnector:
         self._election = election
 
 
-def is_clock_apart(ahead: float | None) -> TypeGuard[float]:
-    """Say whether clocks differ by more than they may."""
-    return ahead is not None and abs(ahead) > CLOCK_SECONDS
+def is_clock_apart(lead: float | None) -> TypeGuard[float]:
+    """Return whether clocks differ by more than `CLOCK_SECONDS`."""
+    return lead is not None and abs(lead) > CLOCK_SECONDS
 
 
-def describe_clock_gap(ahead: float) -> str:
-    """Return how far our clock is from the server's, in words."""
-    word = "ahead of" if ahead > 0 else "behind"
-    return f"the clock of this machine is {abs(ahead):.0f} s {word} that of the database"
+def describe_clock_gap(lead: float) -> str:
+    """Return in words how far this machine's clock is from the server's."""
+    word = "ahead of" if lead > 0 else "behind"
+    return f"the clock of this machine is {abs(lead):.0f} s {word} that of the database"
 
 
-_UNUSABLE = (
+_EXPECTED_ERRORS = (
     NotUsableError, LoginFailed, PyMongoError, SSL.Error, network.ConnectError,
     network.ConnectionClosed, network.DNSLookupError, OSError,
 )  # fmt: skip
-"""What may go wrong with one host, and not with the next."""
+"""Errors that one host may cause although the next host is fine."""
 
 
-def _said(error: BaseException) -> str:
+def _reason_of(error: BaseException) -> str:
     if isinstance(error, LoginFailed):
         return f"the login is refused: {error}"
     return str(error) or type(error).__name__
 
 
 async def log_in(
-    link: MongoConnection, login: MongoLogin, offered: list[str] | None, passwords: SaltedPasswords
+    connection: MongoConnection,
+    login: MongoLogin,
+    mechanisms: list[str] | None,
+    passwords: SaltedPasswords,
 ) -> None:
-    """Return once the server knows who we are; raise `LoginFailed`."""
-    mechanism = mechanism_of(login, offered)
+    """Log in with the best of the server's mechanisms for this user; raise `LoginFailed`."""
+    mechanism = mechanism_of(login, mechanisms)
 
-    async def say(body: dict[str, Any]) -> dict[str, Any]:
-        answer = await link.command(login.source, body)
+    async def send(body: dict[str, Any]) -> dict[str, Any]:
+        answer = await connection.command(login.source, body)
         if not answer.get("ok"):
             raise LoginFailed(str(answer.get("errmsg")))
         return answer
 
     if mechanism == X509:
-        who = {"user": login.user} if login.user else {}
-        await say({"authenticate": 1, "mechanism": mechanism, **who})
+        user = {"user": login.user} if login.user else {}
+        await send({"authenticate": 1, "mechanism": mechanism, **user})
     elif mechanism == PLAIN:
         payload = Binary(f"\0{login.user}\0{login.password}".encode())
-        await say({"saslStart": 1, "mechanism": mechanism, "payload": payload})
+        await send({"saslStart": 1, "mechanism": mechanism, "payload": payload})
     else:
         scram = Scram(login, mechanism)
         start = {"saslStart": 1, "mechanism": mechanism, "payload": Binary(scram.first())}
-        answer = await say({**start, "options": {"skipEmptyExchange": True}})
-        talk = {"saslContinue": 1, "conversationId": answer.get("conversationId")}
+        answer = await send({**start, "options": {"skipEmptyExchange": True}})
+        message = {"saslContinue": 1, "conversationId": answer.get("conversationId")}
         proof = await scram.prove(bytes(answer["payload"]), passwords)
-        answer = await say({**talk, "payload": Binary(proof.message)})
+        answer = await send({**message, "payload": Binary(proof.message)})
         proof.check(bytes(answer["payload"]))
-        if not answer.get("done"):  # old servers want one more, with nothing in it
-            await say({**talk, "payload": Binary(b"")})
+        if not answer.get("done"):  # old servers expect one more message, an empty one
+            await send({**message, "payload": Binary(b"")})

@@ -1,8 +1,8 @@
-"""A database on a MongoDB server: commands with limits, and errors in the words of `errors`.
+"""A database on a MongoDB server: commands with time limits, and errors of `shiftergw.errors`.
 
-Each command has so many seconds. One whose connection breaks is sent once more, so it may be done
-twice: a caller who writes says in its filter what must still be true, and is told of the second
-time, because then nothing may match any more of what was done the first time.
+A command whose connection breaks is sent once more, so the server may carry it out twice. A write
+therefore says in its filter what must still be true, and its caller learns that it was sent twice:
+the second time nothing may match the filter, because the first one has changed the document.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ from pymongo.errors import (
 from twisted.internet.defer import Deferred
 
 from shiftergw.errors import NotStorable, Unavailable, printable
-from shiftergw.mongo.connection import MongoConnection, check
+from shiftergw.mongo.connection import MongoConnection, raise_for_error
 from shiftergw.mongo.connector import NO_ANSWER, login_refused
 from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.timing import within
 
 COMMAND_SECONDS = 5.0
-"""How long one command may take."""
+"""Seconds that one command may take."""
 
 BATCH = 500
-"""Documents that come together: reading them holds up everybody else so long."""
+"""Documents in one answer of the server: reading them blocks the reactor."""
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 
 _NOT_ALLOWED = frozenset({13, 18})
-_NOT_TAKEN = frozenset({10334, 17419, 17420, 17280, 22, 52, 56, 57, 121})
-"""What a server says of a document that is too large, or is none, or not as the site wants it."""
+"""Error codes of an action that the user may not do."""
+
+_INVALID_DOCUMENT = frozenset({10334, 17419, 17420, 17280, 22, 52, 56, 57, 121})
+"""Error codes of a document that is too large, is invalid, or violates a rule of the site."""
 
 _UNSENDABLE = (BSONError, OverflowError, ValueError)
-"""What is raised for a document that no message can hold."""
+"""Errors for a document that no message can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for in a collection; `sort` is 1 or -1 for each member, `limit` 0 is none."""
+    """A search in a collection; `sort` is 1 or -1 for each member, and `limit` 0 means no limit."""
 
     collection: str
     filter: Filter
@@ -57,7 +59,7 @@ class Query:
     members: Sequence[str] = ()
 
     def command(self) -> Document:
-        """Return the command that asks for it."""
+        """Return the command for this search."""
         command: Document = {"find": self.collection, "filter": self.filter}
         if self.sort:
             command["sort"] = self.sort
@@ -71,109 +73,113 @@ class Query:
 
 
 class Database:
-    """Sends commands; raises `Unavailable` when no answer comes, or an error that nobody expects.
+    """Send commands; raise `Unavailable` if no answer comes, or an unexpected error.
 
-    pymongo's `DuplicateKeyError` is expected wherever something is inserted.
+    An insert may raise pymongo's `DuplicateKeyError`.
     """
 
     def __init__(
         self,
         clock: Any,
-        links: ConnectionPool,
+        pool: ConnectionPool,
         name: str,
-        concern: Mapping[str, Any],
+        write_concern: Mapping[str, Any],
         seconds: float = COMMAND_SECONDS,
     ) -> None:
-        """Send what is for the database `name`; `concern` is what makes a write safe."""
+        """Send commands for the database `name`; `write_concern` makes a write durable."""
         self.clock = clock
-        self._links = links
+        self._pool = pool
         self._name = name
         self._seconds = seconds
-        # An answer that we would not wait for is of no use.
-        durable = {**concern, "wtimeout": int(seconds * 800)}
+        # The server gives up a write a little earlier than this process gives up its answer.
+        durable = {**write_concern, "wtimeout": int(seconds * 800)}
         self._durable = {"writeConcern": durable}
-        self._agreed = {"writeConcern": {**durable, "j": False}}
-        self._quick = {"writeConcern": {"w": 1}}
+        self._majority = {"writeConcern": {**durable, "j": False}}
+        self._primary_only = {"writeConcern": {"w": 1}}
 
     async def run(self, body: Mapping[str, Any], seconds: float | None = None) -> Mapping[str, Any]:
-        """Return the answer to a command."""
-        answer, _ = await self._twice(body, seconds or self._seconds)
+        """Return the answer to a command; it may take `seconds` instead of the usual limit."""
+        answer, _ = await self._send_with_retry(body, seconds or self._seconds)
         return answer
 
-    async def _twice(
+    async def _send_with_retry(
         self, body: Mapping[str, Any], seconds: float
     ) -> tuple[Mapping[str, Any], bool]:
         """Return the answer, and whether the command was sent a second time."""
-        with _translated():
+        with _translated_errors():
             try:
-                return await self._once(body, seconds), False
+                return await self._send(body, seconds), False
             except AutoReconnect:
-                return await self._once(body, seconds), True
+                return await self._send(body, seconds), True
 
-    async def _once(self, body: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
-        link = await self._links.take()
+    async def _send(self, body: Mapping[str, Any], seconds: float) -> Mapping[str, Any]:
+        connection = await self._pool.take()
 
-        def late() -> Unavailable:
-            # What is still to come on this connection is for nobody.
-            link.abort("the server does not answer")
+        def time_out() -> Unavailable:
+            # An answer that still comes on this connection has no receiver.
+            connection.abort("the server does not answer")
             detail = f"MongoDB: no answer to {next(iter(body))} within {seconds:g} s"
             return Unavailable(NO_ANSWER, detail=detail)
 
-        waiting = _sent(link, self._name, body)
+        pending = _start_command(connection, self._name, body)
         if seconds > self._seconds:
-            link.taken = True
+            connection.is_reserved = True
 
-            def end(result: Any) -> Any:
-                link.taken = False
+            def end_reservation(result: Any) -> Any:
+                connection.is_reserved = False
                 return result
 
-            waiting.addBoth(end)
-        answer = await within(seconds, self.clock, waiting, late)
+            pending.addBoth(end_reservation)
+        answer = await within(seconds, self.clock, pending, time_out)
         try:
-            return check(answer)
-        except AutoReconnect as error:  # it is not the primary any more
-            self._links.leave(str(error))
+            return raise_for_error(answer)
+        except AutoReconnect as error:  # the server is not the primary any more
+            self._pool.drop(str(error))
             raise
 
     async def find(self, query: Query) -> list[Document]:
-        """Return what matches."""
-        with _translated():
+        """Return all documents that match."""
+        with _translated_errors():
             try:
                 return await self._find(query)
             except (AutoReconnect, CursorNotFound):
                 return await self._find(query)
 
     async def _find(self, query: Query) -> list[Document]:
-        answer = await self._once({**query.command(), "batchSize": BATCH}, self._seconds)
+        answer = await self._send({**query.command(), "batchSize": BATCH}, self._seconds)
         cursor = answer["cursor"]
-        found: list[Document] = cursor["firstBatch"]
+        documents: list[Document] = cursor["firstBatch"]
         while cursor["id"]:
-            more = {"getMore": cursor["id"], "collection": query.collection, "batchSize": BATCH}
-            cursor = (await self._once(more, self._seconds))["cursor"]
-            found += cursor["nextBatch"]
-        return found
+            next_batch = self._next_batch(query, cursor["id"])
+            cursor = (await self._send(next_batch, self._seconds))["cursor"]
+            documents += cursor["nextBatch"]
+        return documents
 
-    async def pieces(self, query: Query) -> AsyncIterator[list[Document]]:
-        """Yield what matches piece by piece, so that it need not be in memory all at once."""
-        with _translated():
-            answer = await self._once({**query.command(), "batchSize": BATCH}, self._seconds)
+    async def batches(self, query: Query) -> AsyncIterator[list[Document]]:
+        """Yield the documents that match in batches, so that memory does not have to hold all."""
+        with _translated_errors():
+            answer = await self._send({**query.command(), "batchSize": BATCH}, self._seconds)
         cursor = answer["cursor"]
         yield cursor["firstBatch"]
         while cursor["id"]:
-            more = {"getMore": cursor["id"], "collection": query.collection, "batchSize": BATCH}
-            with _translated():
-                cursor = (await self._once(more, self._seconds))["cursor"]
+            next_batch = self._next_batch(query, cursor["id"])
+            with _translated_errors():
+                cursor = (await self._send(next_batch, self._seconds))["cursor"]
             yield cursor["nextBatch"]
+
+    @staticmethod
+    def _next_batch(query: Query, cursor: int) -> Document:
+        return {"getMore": cursor, "collection": query.collection, "batchSize": BATCH}
 
     async def first(self, query: Query) -> Document | None:
         """Return the first document that matches."""
         answer = await self.run({**query.command(), "limit": 1, "singleBatch": True})
-        found: list[Document] = answer["cursor"]["firstBatch"]
-        return found[0] if found else None
+        documents: list[Document] = answer["cursor"]["firstBatch"]
+        return documents[0] if documents else None
 
-    async def count(self, collection: str, wanted: Filter) -> int:
-        """Return how many documents match."""
-        return int((await self.run({"count": collection, "query": wanted}))["n"])
+    async def count(self, collection: str, where: Filter) -> int:
+        """Return the number of documents that match."""
+        return int((await self.run({"count": collection, "query": where}))["n"])
 
     async def insert(
         self,
@@ -181,76 +187,83 @@ class Database:
         documents: Sequence[Document],
         *,
         durable: bool = True,
-        agreed: bool = False,
+        majority: bool = False,
     ) -> None:
-        """Add documents; raise `DuplicateKeyError` if one's key is taken, and add the others."""
+        """Insert documents; raise `DuplicateKeyError` if a key exists, and insert the rest."""
         body = {"insert": collection, "documents": list(documents), "ordered": False}
-        await self._write(body, durable=durable, agreed=agreed)
+        await self._write(body, durable=durable, majority=majority)
 
     async def modify(
         self,
         collection: str,
-        wanted: Filter,
+        where: Filter,
         update: Mapping[str, Any],
         *,
         upsert: bool = False,
         durable: bool = True,
     ) -> tuple[Document | None, bool]:
-        """Change one document that matches, and return it as it is then, or None.
+        """Change one document that matches; return the new document, or None.
 
-        The flag says that the change was sent twice, and may have been made the first time.
+        The flag says that the command was sent twice, and the first one may have made the change.
         """
-        body = {"findAndModify": collection, "query": wanted, "update": update, "new": True}
-        answer, again = await self._write({**body, "upsert": upsert}, durable=durable)
-        return answer.get("value"), again
+        body = {"findAndModify": collection, "query": where, "update": update, "new": True}
+        answer, is_repeated = await self._write({**body, "upsert": upsert}, durable=durable)
+        return answer.get("value"), is_repeated
 
     async def update(
         self,
         collection: str,
-        wanted: Filter,
+        where: Filter,
         update: Mapping[str, Any],
         *,
         many: bool = False,
         upsert: bool = False,
         durable: bool = True,
     ) -> int:
-        """Change what matches and return how many documents did."""
-        change = {"q": wanted, "u": update, "multi": many, "upsert": upsert}
+        """Change the documents that match, or one of them; return how many matched."""
+        change = {"q": where, "u": update, "multi": many, "upsert": upsert}
         answer, _ = await self._write({"update": collection, "updates": [change]}, durable=durable)
         return int(answer["n"])
 
     async def replace(self, collection: str, documents: Sequence[Document]) -> None:
-        """Put documents where those of their keys are, or are not."""
-        updates = [{"q": {"_id": one["_id"]}, "u": one, "upsert": True} for one in documents]
+        """Write documents under their keys; replace those that exist."""
+        updates = [
+            {"q": {"_id": document["_id"]}, "u": document, "upsert": True} for document in documents
+        ]
         body = {"update": collection, "updates": updates, "ordered": False}
         await self._write(body, durable=True)
 
     async def delete(
-        self, collection: str, wanted: Filter, *, many: bool = False, durable: bool = True
+        self, collection: str, where: Filter, *, many: bool = False, durable: bool = True
     ) -> tuple[int, bool]:
-        """Remove what matches and return how many documents did; the flag as of `modify`."""
-        delete = {"q": wanted, "limit": 0 if many else 1}
-        answer, again = await self._write(
+        """Delete the documents that match, or one of them; return how many were deleted.
+
+        The flag is that of `modify`.
+        """
+        delete = {"q": where, "limit": 0 if many else 1}
+        answer, is_repeated = await self._write(
             {"delete": collection, "deletes": [delete]}, durable=durable
         )
-        return int(answer["n"]), again
+        return int(answer["n"]), is_repeated
 
     async def _write(
-        self, body: Mapping[str, Any], *, durable: bool, agreed: bool = False
+        self, body: Mapping[str, Any], *, durable: bool, majority: bool = False
     ) -> tuple[Mapping[str, Any], bool]:
         """Send a write.
 
-        Durable: it outlives a power cut once it is answered. Agreed: at least a change of the
-        primary server. Neither: one may undo it.
+        `durable`: once it is answered, it outlives a power cut. `majority`: it outlives at least a
+        change of the primary server. With neither, such a change may undo it.
         """
-        concern = self._durable if durable else self._agreed if agreed else self._quick
-        return await self._twice({**body, **concern}, self._seconds)
+        concern = self._durable if durable else self._majority if majority else self._primary_only
+        return await self._send_with_retry({**body, **concern}, self._seconds)
 
 
-def _sent(link: MongoConnection, name: str, body: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
-    """Send a command; raise `NotStorable` if no message holds it: nothing is sent then."""
+def _start_command(
+    connection: MongoConnection, name: str, body: Mapping[str, Any]
+) -> Deferred[dict[str, Any]]:
+    """Send a command; raise `NotStorable`, and send nothing, if no message can hold it."""
     try:
-        return link.command(name, body)
+        return connection.command(name, body)
     except _UNSENDABLE as error:
         raise _not_storable(error) from error
 
@@ -261,8 +274,8 @@ def _not_storable(error: Exception) -> NotStorable:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what a server says, or why it cannot be asked, into `Unavailable`."""
+def _translated_errors() -> Iterator[None]:
+    """Turn pymongo's errors into `Unavailable` and `NotStorable`, except `DuplicateKeyError`."""
     try:
         yield
     except DuplicateKeyError:
@@ -270,7 +283,7 @@ def _translated() -> Iterator[None]:
     except OperationFailure as error:
         if error.code in _NOT_ALLOWED:
             raise login_refused(f"the user of MongoDBURI may not do this: {error}") from error
-        if error.code in _NOT_TAKEN:
+        if error.code in _INVALID_DOCUMENT:
             raise _not_storable(error) from error
         raise Unavailable(NO_ANSWER, detail=printable(f"MongoDB: {error}")) from error
     except PyMongoError as error:

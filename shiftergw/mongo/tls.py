@@ -1,4 +1,4 @@
-"""TLS to a MongoDB server: the certificates that `MongoDBURI` names."""
+"""Read the certificates that `MongoDBURI` names for TLS to a server."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from shiftergw.plumbing.tls import ClientTls
 
 
 def client_tls(tls: MongoTls) -> ClientTls:
-    """Return the TLS of connections to the servers of a URI.
+    """Return the TLS options of connections to the servers of a URI.
 
-    Reads the files that `tls` names, and blocks so long; raises `ConfigurationError`.
+    Reads the files that `tls` names, and blocks until then. Raises `ConfigurationError` if they
+    cannot be read.
     """
     try:
         options: dict[str, Any] = {}
         if tls.authorities is not None:
             options["authorities"] = load_pem_x509_certificates(read_whole(tls.authorities)[0])
-        if tls.own is not None:
-            content, _ = read_whole(tls.own)
-            password = None if tls.own_password is None else tls.own_password.encode()
+        if tls.client_certificate is not None:
+            content, _ = read_whole(tls.client_certificate)
+            password = None if tls.key_password is None else tls.key_password.encode()
             options["key"] = load_pem_private_key(content, password)
             options["chain"] = load_pem_x509_certificates(content)
         return ClientTls(**options, any_name=tls.any_name, any_certificate=tls.any_certificate)
     except (OSError, ValueError, TypeError, SSL.Error) as error:
-        files = ", ".join(str(file) for file in (tls.authorities, tls.own) if file is not None)
+        paths = (tls.authorities, tls.client_certificate)
+        files = ", ".join(str(path) for path in paths if path is not None)
         raise ConfigurationError(
             f"MongoDBURI: its certificates cannot be read: {files}.",
             remedy="Check tlsCAFile, tlsCertificateKeyFile and the password of the key.",

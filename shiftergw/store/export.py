@@ -15,7 +15,7 @@ from bson.objectid import ObjectId
 
 from shiftergw.errors import ConfigurationError, printable
 from shiftergw.mongo.database import Document
-from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, place
+from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, file_key
 from shiftergw.store.mongo.records import IMAGES, storable
 from shiftergw.store.sqlite.database import open_alone
 from shiftergw.store.sqlite.faults import translated
@@ -107,7 +107,7 @@ def _image(row: Sequence[Any]) -> Document:
 def _block(row: Sequence[Any]) -> Document:
     _, directory, image_id, uid, since = row
     values = {"directory": directory, "id": image_id, "uid": uid, "since": since}
-    return {"_id": place(directory, image_id), **values}
+    return {"_id": file_key(directory, image_id), **values}
 
 
 class _Rows:

@@ -24,9 +24,9 @@ from shiftergw.store.export import Export, Part, parts
 from shiftergw.store.mongo import queries as mongo_queries
 from shiftergw.store.mongo.queries import LEASES, MIGRATION, STATE
 from shiftergw.store.mongo.records import IMAGES
-from shiftergw.store.mongo.store import LOOK_SECONDS
+from shiftergw.store.mongo.store import CHECK_SECONDS
 
-PATIENCE = LOOK_SECONDS + 2 * COMMAND_SECONDS
+PATIENCE = CHECK_SECONDS + 2 * COMMAND_SECONDS
 """Seconds after which every gateway on the database has seen the mark."""
 
 LARGEST = 16 * 1024 * 1024
@@ -127,7 +127,7 @@ class Migration:
         return begun
 
     async def _marked(self) -> Document | None:
-        return await self._db.first(mongo_queries.fact(MIGRATION))
+        return await self._db.first(mongo_queries.state_document(MIGRATION))
 
     async def _check_empty(self) -> None:
         for part in parts(0):
@@ -141,7 +141,7 @@ class Migration:
         """Raise if somebody works on the database."""
         now = self._db.clock.seconds()
         held = await self._db.count(LEASES, {"until": {"$gt": now}})
-        if held or await self._db.count(IMAGES, mongo_queries.flights().filter):
+        if held or await self._db.count(IMAGES, mongo_queries.all_in_flight().filter):
             raise ConfigurationError(
                 "A gateway works on the database.", remedy=f"Stop it. {_FRESH}"
             )
@@ -231,7 +231,7 @@ async def migrate(
     source = await threads.run(_opened, path)
     links = ConnectionPool(servers.open, reactor, COMMAND_SECONDS)
     try:
-        db = Database(reactor, links, name, address.concern)
+        db = Database(reactor, links, name, address.write_concern)
         return await Migration(source, origin, threads, db, say).run(patience)
     finally:
         await links.close()

@@ -81,7 +81,7 @@ async def fill_sqlite(path: Path, count: int, few: int) -> None:
 async def fill_mongo(uri: str, name: str, db: Any, count: int, few: int) -> None:
     """Put so many images into a database that has its indexes."""
     async with mongo_running(uri, name) as store:
-        await store._there.indexes.make()
+        await store._require_open().indexes.create()
     batch: list[dict[str, Any]] = []
     for one in documents(count, few):
         batch.append(one)

@@ -16,7 +16,7 @@ def test_the_samples() -> None:
     """The URI of the original's samples is one host, and nothing else."""
     address = MongoAddress.parse("mongodb://mongodb/")
     assert address == MongoAddress((MongoHost("mongodb", 27017),))
-    assert address.concern == {"w": "majority", "j": True}
+    assert address.write_concern == {"w": "majority", "j": True}
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_everything(tmp_path: Path) -> None:
     assert [str(host) for host in address.hosts] == ["one:1", "two:27017", "[::1]:3", "/run/m.sock"]
     assert address.login == MongoLogin("me", f"p@{SECRET}", "there", "SCRAM-SHA-1")
     assert address.tls == MongoTls(tmp_path / "ca", tmp_path / "own", SECRET)
-    assert (address.replica_set, address.concern) == ("rs0", {"w": 2, "j": False})
+    assert (address.replica_set, address.write_concern) == ("rs0", {"w": 2, "j": False})
     assert SECRET not in repr(address)
 
 

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from txmongo.protocol import Msg
 
-from shiftergw.mongo.connection import LONGEST_ANSWER, MongoConnection, check
+from shiftergw.mongo.connection import LONGEST_ANSWER, MongoConnection, raise_for_error
 
 
 def linked() -> tuple[MongoConnection, StringTransport]:
@@ -46,10 +46,10 @@ def test_a_command() -> None:
     waiting = link.command("images", {"ping": 1})
     sent = bson.decode(transport.value()[21:])
     assert sent == {"ping": 1, "$db": "images"}
-    assert link.busy == 1
+    assert link.command_count == 1
     link.dataReceived(answer(1, n=5))
     assert result(waiting) == {"ok": 1, "n": 5}
-    assert link.busy == 0
+    assert link.command_count == 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17, 100, 10_000])
@@ -92,7 +92,7 @@ def test_an_answer_that_nobody_waits_for() -> None:
     gone.cancel()
     with pytest.raises(CancelledError):
         result(gone)
-    assert link.busy == 1
+    assert link.command_count == 1
     link.dataReceived(answer(1) + answer(77) + answer(2, n=2))
     assert result(waiting)["n"] == 2
 
@@ -114,7 +114,7 @@ def test_what_is_no_answer(garbage: bytes) -> None:
     link, transport = linked()
     waiting = link.command("images", {"ping": 1})
     link.dataReceived(garbage)
-    assert not link.open
+    assert not link.is_open
     assert transport.disconnecting
     link.connectionLost(Failure(ConnectionDone()))
     with pytest.raises(AutoReconnect, match="server"):
@@ -129,7 +129,7 @@ def test_a_connection_that_is_lost() -> None:
     for one in (waiting, link.command("images", {"ping": 1})):
         with pytest.raises(AutoReconnect, match="gone"):
             result(one)
-    assert link.lost.called
+    assert link.disconnection.called
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ def test_a_connection_that_is_lost() -> None:
 def test_answers_that_are_errors(said: dict[str, Any], expected: type[Exception]) -> None:
     """Each kind of error is told apart, wherever in the answer it stands."""
     with pytest.raises(expected) as caught:
-        check(said)
+        raise_for_error(said)
     assert type(caught.value) is expected
 
 
 def test_answers_that_are_none() -> None:
     """What went well is passed on."""
     for said in ({"ok": 1}, {"ok": 1.0, "n": 0, "writeErrors": []}):
-        assert check(said) is said
+        assert raise_for_error(said) is said

@@ -157,7 +157,7 @@ async def test_a_primary_of_the_past() -> None:
         assert await links.take() is link
         with pytest.raises(AutoReconnect, match="another server is the primary"):
             await waiting
-        assert (await links.take()).open
+        assert (await links.take()).is_open
         new.step_down()
         old.said["ismaster"] = True
         with pytest.raises(Unavailable) as caught:

@@ -47,7 +47,7 @@ async def test_a_failure_of_what_was_before() -> None:
         await first
     assert caught.value.detail == "refused: 1"
     assert len(server.attempts) == 2
-    link = SimpleNamespace(open=True, busy=0, server="a", taken=False)
+    link = SimpleNamespace(is_open=True, command_count=0, server="a", is_reserved=False)
     server.attempts[1].callback(link)
     assert [await second, await third] == [link, link]
     assert await server.ask() is link

@@ -204,7 +204,7 @@ async def test_a_database_that_is_in_use(
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_on_the_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes no work in from the beginning to the end; then it goes on with what has come."""
-    monkeypatch.setattr(mongo, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(mongo, "CHECK_SECONDS", 0.05)
     await fill(site)
     port = urlsplit(site.uri).port
     assert port is not None
@@ -225,7 +225,7 @@ async def test_a_gateway_on_the_database(site: Site, monkeypatch: pytest.MonkeyP
 @pytest_twisted.ensureDeferred
 async def test_a_gateway_that_is_quicker(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that was taken in before the gateway saw what happens there ends the whole."""
-    monkeypatch.setattr(mongo, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(mongo, "CHECK_SECONDS", 60)
     await fill(site)
     async with mongo_running(site.uri, site.name) as store:
         record, _ = await store.claim(request("early:1"), NOW)

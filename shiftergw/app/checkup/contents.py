@@ -21,8 +21,8 @@ from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
-from shiftergw.store.mongo import look as mongo_look
-from shiftergw.store.sqlite import look as sqlite_look
+from shiftergw.store.mongo import inspection as mongo_inspection
+from shiftergw.store.sqlite import inspection as sqlite_inspection
 from shiftergw.store.survey import EXAMPLES, Lot, Oddity, Survey, Tally
 
 LIST_SECONDS = 60.0
@@ -70,13 +70,14 @@ async def _database(reactor: Any, config: Config, counted: Survey) -> list[Findi
     """Count what is in the database; return what there is to say of it as a whole."""
     if config.mongodb_uri is not None and config.mongodb is not None:
         uri, name = config.mongodb_uri, config.mongodb
-        look = await mongo_look.survey(reactor, uri, name, counted)
-        text = f"MongoDB, database {name}: {_size(counted, look.rows)}"
-        missing = f"{len(look.missing)} to be made at the start: {', '.join(look.missing)}"
+        look = await mongo_inspection.survey(reactor, uri, name, counted)
+        text = f"MongoDB, database {name}: {_size(counted, look.lookups)}"
+        indexes = look.missing_indexes
+        missing = f"{len(indexes)} to be made at the start: {', '.join(indexes)}"
         return [
             Finding("database", Level.OK, text),
-            Finding("indexes", Level.OK, missing if look.missing else "all are there"),
-            expiry(config, taken_over=look.taken_over),
+            Finding("indexes", Level.OK, missing if look.missing_indexes else "all are there"),
+            expiry(config, taken_over=look.is_taken_over),
         ]
     path = config.state_directory / "shiftergw.sqlite"
     if not path.exists():
@@ -84,7 +85,7 @@ async def _database(reactor: Any, config: Config, counted: Survey) -> list[Findi
     threads = Threads(reactor, 1, "check")
     threads.startService()
     try:
-        rows = await threads.run(sqlite_look.survey, path, counted)
+        rows = await threads.run(sqlite_inspection.survey, path, counted)
     finally:
         await threads.stopService()
     return [

@@ -14,9 +14,9 @@ from shiftergw.config import Config
 from shiftergw.errors import GatewayError, printable
 from shiftergw.mongo.connector import LOGIN_REMEDY
 from shiftergw.plumbing.files import file_system_of
-from shiftergw.store.mongo.look import look_at
+from shiftergw.store.mongo.inspection import inspect_database
 from shiftergw.store.mongo.rights import Rights
-from shiftergw.store.sqlite import look as sqlite_look
+from shiftergw.store.sqlite import inspection as sqlite_inspection
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
 CLOCK = (
@@ -43,17 +43,23 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
     """
     if config.mongodb_uri is not None and config.mongodb is not None:
         try:
-            look = await look_at(reactor, config.mongodb_uri, config.mongodb)
+            look = await inspect_database(reactor, config.mongodb_uri, config.mongodb)
         except GatewayError as error:
             return [failed("MongoDB", error)]
-        indexes = f", {len(look.missing)} indexes to be made" if look.missing else ""
+        indexes = (
+            f", {len(look.missing_indexes)} indexes to be made" if look.missing_indexes else ""
+        )
         text = f"database {config.mongodb}: {look.records} records{indexes}"
-        clock = [] if look.clock is None else [Finding("clock", Level.WARNING, look.clock, CLOCK)]
+        clock = (
+            []
+            if look.clock_gap is None
+            else [Finding("clock", Level.WARNING, look.clock_gap, CLOCK)]
+        )
         return [
             Finding("MongoDB", Level.OK, text),
             *clock,
             _rights(look.rights, config.mongodb),
-            expiry(config, taken_over=look.taken_over),
+            expiry(config, taken_over=look.is_taken_over),
         ]
     name = "file system of the state"
     kind = file_system_of(config.state_directory)
@@ -71,7 +77,7 @@ def _integrity(path: Path) -> Iterator[Finding]:
         return
     name = "integrity of the state"
     try:
-        is_complete = sqlite_look.check(path, CHECK_SECONDS)
+        is_complete = sqlite_inspection.check(path, CHECK_SECONDS)
     except GatewayError as error:
         yield failure(name, error)
         return
@@ -98,13 +104,13 @@ def _rights(rights: Rights, database: str) -> Finding:
         return Finding(name, Level.OK, "nobody has to log in: whoever reaches the server may write")
     user = printable(rights.user) or "the user of MongoDBURI"
     remedy = f"Give the user of MongoDBURI the role readWrite on {database}."
-    if rights.enough is None:
+    if rights.sufficient is None:
         text = f"whether {user} may write is not proven: the server does not say"
         return Finding(name, Level.WARNING, text, remedy)
-    if rights.enough:
+    if rights.sufficient:
         return Finding(name, Level.OK, f"{user} may write, and make indexes")
-    more = f" and {len(rights.lacking) - SHOWN} more" if len(rights.lacking) > SHOWN else ""
-    text = f"{user} may not: {', '.join(rights.lacking[:SHOWN])}{more}"
+    more = f" and {len(rights.missing) - SHOWN} more" if len(rights.missing) > SHOWN else ""
+    text = f"{user} may not: {', '.join(rights.missing[:SHOWN])}{more}"
     return Finding(name, Level.FAILURE, text, remedy)
 
 

@@ -1,4 +1,4 @@
-"""Breakers in MongoDB: an update applies only to the entry that was read."""
+"""Circuit breakers in MongoDB: an update applies only to the entry as it was read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shiftergw.store.waits import BREAKER_LIFE, breaker_from, is_due, is_possibl
 
 
 async def check(db: Database, key: str, now: float, seconds: float) -> Breaker | None:
-    """Return a breaker, and make the caller its probe if one is due."""
+    """Return a breaker; if a probe is due, the caller has to make it within `seconds`."""
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
         if entry is None or not is_possible(entry, now):
@@ -23,26 +23,26 @@ async def check(db: Database, key: str, now: float, seconds: float) -> Breaker |
         breaker = breaker_from(key, entry, now)
         if not is_due(entry, now):
             return breaker
-        probed = {"$set": {"probed": now + seconds}}
-        if await db.update(BREAKERS, _pinned(entry), probed, durable=False):
+        probe = {"$set": {"probed": now + seconds}}
+        if await db.update(BREAKERS, _unchanged(entry), probe, durable=False):
             return breaker
     raise too_busy()
 
 
 async def trip(db: Database, key: str, until: float, why: str, now: float) -> None:
-    """Hold requests back until a time, and remove the entries that have expired."""
-    over = {"until": {"$lte": now - BREAKER_LIFE}}
-    await db.delete(BREAKERS, over, many=True, durable=False)
+    """Hold requests back until a time, and remove expired entries."""
+    old_entries = {"until": {"$lte": now - BREAKER_LIFE}}
+    await db.delete(BREAKERS, old_entries, many=True, durable=False)
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
-        changed: dict[str, Any] = storable(trip_entry(entry, until, why, now))
+        members: dict[str, Any] = storable(trip_entry(entry, until, why, now))
         if entry is None:
             try:
-                await db.insert(BREAKERS, [{"_id": key, **changed}], durable=False)
+                await db.insert(BREAKERS, [{"_id": key, **members}], durable=False)
             except DuplicateKeyError:
                 continue
             return
-        if await db.update(BREAKERS, _pinned(entry), {"$set": changed}, durable=False):
+        if await db.update(BREAKERS, _unchanged(entry), {"$set": members}, durable=False):
             return
     raise too_busy()
 
@@ -53,10 +53,11 @@ async def close(db: Database, key: str, now: float) -> None:
 
 
 async def end_probe(db: Database, key: str, end: float, at: float) -> None:
-    """Let the next probe follow from a time on, if the probe is still the one until `end`."""
+    """Allow the next probe from the time `at` on, if the current probe is the one until `end`."""
     probe = {"_id": key, "probed": end}
     await db.update(BREAKERS, probe, {"$set": {"probed": min(end, at)}}, durable=False)
 
 
-def _pinned(entry: Document) -> Document:
+def _unchanged(entry: Document) -> Document:
+    """Return a filter that matches an entry as long as it is as it was read."""
     return {name: entry[name] for name in ("_id", "until", "trips", "probed")}

@@ -1,4 +1,4 @@
-"""Credentials that were used, in MongoDB: the key of a collection lets each in once."""
+"""Used credentials in MongoDB: the key of the collection accepts each credential once."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from shiftergw.store.mongo.queries import CREDENTIALS
 
 
 async def use(db: Database, digest: bytes, now: float) -> bool:
-    """Note the use of a credential; say whether it is the first."""
-    used = _used(digest, now)
+    """Note the use of a credential; return whether this is its first use."""
+    use = _use(digest, now)
     try:
-        # Each request waits for it: it outlives a change of the primary server, not a power cut.
-        await db.insert(CREDENTIALS, [used], durable=False, agreed=True)
+        # Each request waits for this write: it outlives a change of the primary server, but not a
+        # power cut.
+        await db.insert(CREDENTIALS, [use], durable=False, majority=True)
     except DuplicateKeyError:
-        # Our own, if it was sent twice.
-        found = await db.first(queries.used(digest))
-        return found is not None and found.get("use") == used["use"]
+        # The document is our own if the command was sent twice.
+        first_use = await db.first(queries.use_of(digest))
+        return first_use is not None and first_use.get("use") == use["use"]
     return True
 
 
 async def note(db: Database, digests: Collection[bytes], now: float) -> None:
-    """Note that credentials were used, whether that is known or not."""
+    """Note that credentials were used; those that are noted already stay."""
     with suppress(DuplicateKeyError):
-        await db.insert(CREDENTIALS, [_used(digest, now) for digest in digests])
+        await db.insert(CREDENTIALS, [_use(digest, now) for digest in digests])
 
 
-def _used(digest: bytes, now: float) -> Document:
-    # A date, because the server itself removes what is old.
+def _use(digest: bytes, now: float) -> Document:
+    # A date, because the server itself removes old documents by their date.
     return {"_id": digest, "at": datetime.fromtimestamp(now, UTC), "use": ObjectId()}

@@ -1,8 +1,8 @@
-"""Whether images expire on schedule: in a database taken over not before somebody says so.
+"""Whether images expire on schedule: in a database taken over, only after an admin's decision.
 
-Another gateway dated its images otherwise, or not at all: there a schedule that began by itself
-could remove within minutes what a site has gathered in years. That there were records of another
-program is kept, since one day the last of them will have been pulled again.
+Another gateway dated its images otherwise, or not at all. A schedule that started by itself could
+remove within minutes what a site has gathered in years. The database notes that it had records of
+another program, because one day the last of them will have been pulled again.
 """
 
 from __future__ import annotations
@@ -17,53 +17,59 @@ from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.queries import STATE
 from shiftergw.store.mongo.records import IMAGES, READY
 
-FACT = "expiry"
-"""The key of what is kept: `taken_over`, and once it is switched on `begun`; both are times."""
+STATE_KEY = "expiry"
+"""Key of a document in `STATE`.
 
-PIECE = 200
-"""Records that get a date together: no command takes long, however many there are."""
+Its members are times: `taken_over`, and `begun` once the schedule is switched on.
+"""
+
+BATCH = 200
+"""Records that get a date in one command, so that no command takes long."""
 
 _log = Logger()
 
 
-async def expires(db: Database, wanted: bool | None, now: float, kept: float | None) -> bool:
-    """See `ImageStore`."""
-    fact = await db.first(queries.fact(FACT))
-    if fact is None:
-        if await db.first(queries.by_others()) is None:
-            return wanted is not False
-        fact = {"_id": FACT, "taken_over": now}
-        with suppress(DuplicateKeyError):  # another gateway knows it too
-            await db.insert(STATE, [fact])
-    if wanted and fact.get("begun") is None:
-        dated = await _date_all(db, now, kept)
-        _log.info("{n} images without an expiration, or past it: it counts from now", n=dated)
-        await db.update(STATE, {"_id": FACT, "begun": None}, {"$set": {"begun": now}})
-    return bool(wanted)
+async def expires(db: Database, setting: bool | None, now: float, lifetime: float | None) -> bool:
+    """Return whether images expire on schedule; see `ImageStore.expires`."""
+    state = await db.first(queries.state_document(STATE_KEY))
+    if state is None:
+        if await db.first(queries.foreign_record()) is None:
+            return setting is not False
+        state = {"_id": STATE_KEY, "taken_over": now}
+        with suppress(DuplicateKeyError):  # another gateway has noted it
+            await db.insert(STATE, [state])
+    if setting and state.get("begun") is None:
+        count = await _redate_all(db, now, lifetime)
+        _log.info("{n} images without an expiration, or past it: it counts from now", n=count)
+        await db.update(STATE, {"_id": STATE_KEY, "begun": None}, {"$set": {"begun": now}})
+    return bool(setting)
 
 
 async def is_taken_over(db: Database) -> bool:
-    """Say whether another program has filled the database, and the schedule has not begun."""
-    fact = await db.first(queries.fact(FACT))
-    if fact is None:
-        return await db.first(queries.by_others()) is not None
-    return fact.get("begun") is None
+    """Return whether another program has filled the database and the schedule is not on yet."""
+    state = await db.first(queries.state_document(STATE_KEY))
+    if state is None:
+        return await db.first(queries.foreign_record()) is not None
+    return state.get("begun") is None
 
 
-async def _date_all(db: Database, now: float, kept: float | None) -> int:
-    """Have every date of what is READY lie ahead; done again, it finds nothing to do."""
-    change: Document = {"$set": {"expiration": now + kept}} if kept is not None else {}
-    dated = 0
+async def _redate_all(db: Database, now: float, lifetime: float | None) -> int:
+    """Give READY records without a future expiration a new one; return how many they were.
+
+    A second run changes nothing.
+    """
+    change: Document = {"$set": {"expiration": now + lifetime}} if lifetime is not None else {}
+    count = 0
     for word in READY:
-        past, absent = queries.undated(word, now)
-        dated += await _date(db, past, change or {"$unset": {"expiration": ""}})
-        dated += await _date(db, absent, change) if change else 0
-    return dated
+        past, missing = queries.without_future_expiration(word, now)
+        count += await _redate(db, past, change or {"$unset": {"expiration": ""}})
+        count += await _redate(db, missing, change) if change else 0
+    return count
 
 
-async def _date(db: Database, wanted: Document, change: Document) -> int:
-    dated = 0
-    while found := await db.find(Query(IMAGES, wanted, limit=PIECE, members=("_id",))):
-        keys = {"_id": {"$in": [one["_id"] for one in found]}}
-        dated += await db.update(IMAGES, keys | wanted, change, many=True)
-    return dated
+async def _redate(db: Database, records: Document, change: Document) -> int:
+    count = 0
+    while batch := await db.find(Query(IMAGES, records, limit=BATCH, members=("_id",))):
+        keys = {"_id": {"$in": [document["_id"] for document in batch]}}
+        count += await db.update(IMAGES, keys | records, change, many=True)
+    return count

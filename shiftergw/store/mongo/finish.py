@@ -1,16 +1,18 @@
 """The end of work in MongoDB, which for a pull takes several writes.
 
-They stand in an order in which each may be the last: readers find the tag all the time, the old
-image before and the new one after, and what is left to do is known to somebody.
+Each write may be the last one, if the process dies after it. Their order takes care of that:
+readers find the tag all the time, first on the old image and then on the new one, and the database
+knows what is left to do.
 
-* As long as the record of the pull is in flight, its next attempt does all of it again. It goes
-  last where the image has a record already.
-* Where the pull's own record becomes the image's, it says so in `finishing`, with what the rest
-  needs. `mend` does that rest when it was not done in time.
+* As long as the record of the pull is in flight, its next attempt repeats all the writes. If the
+  image has a record already, the record of the pull is removed by the last write.
+* If the record of the pull becomes the record of the image, its member `finishing` says what the
+  remaining writes need. `finish_interrupted` makes them if `finish` did not.
 
-An attempt that was overtaken while its process stood still between two writes may give its tag to a
-record once more. It notices at the end, and takes it back where the newer one has given it to
-another; were its process to die just then, readers would still find the newer one.
+An attempt whose process was suspended between two writes may have been superseded. When it goes on,
+it may give its tag to a record once more. It notices that at its end, and takes the tag away again
+if the newer attempt has given it to another image. If the process dies just before that, readers
+still find the newer image.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from shiftergw.errors import Superseded
 from shiftergw.model import Expired, Failed, ImageRecord, Ready
 from shiftergw.mongo.database import Database, Document
 from shiftergw.states import IllegalStepError, State, check_step
-from shiftergw.store import documents, legacy_documents
+from shiftergw.store import documents
 from shiftergw.store.attempts import UNFINISHED_STEPS
 from shiftergw.store.documents import MOVED_TAGS, Change
-from shiftergw.store.legacy_documents import read_time
-from shiftergw.store.mongo import images, places, queries
+from shiftergw.store.legacy_documents import read_tags, read_time
+from shiftergw.store.mongo import images, leases, queries
 from shiftergw.store.mongo.records import (
     IMAGES,
-    OWN,
+    OWNER,
     TRIES,
     change,
     document_at,
     is_ready,
     key_of,
-    owned,
+    owned_document,
     pinned,
     record_of,
     too_busy,
@@ -47,162 +49,159 @@ _ACCESS = ("private", "userACL", "groupACL", "last_pull")
 async def finish(
     db: Database, key: str, attempt: int, outcome: Ready | Expired | Failed, now: float
 ) -> ImageRecord:
-    """End the work; return the record that remains."""
+    """End the work and return the record that remains; see `ImageStore.finish`."""
     for _ in range(TRIES):
-        document = await owned(db, key, attempt)
+        document = await owned_document(db, key, attempt)
         if isinstance(outcome, Ready) and document["status"] != State.EXPIRING:
             check_step(State(document["status"]), State.READY)
-            ended = await _deliver(db, document, outcome, now)
+            result = await _deliver(db, document, outcome, now)
         else:
-            ended = await change(db, document, OWN, _end(document, outcome, now))
-        if ended is not None:
-            return record_of(ended)
+            result = await change(db, document, OWNER, _last_change(document, outcome, now))
+        if result is not None:
+            return record_of(result)
     raise too_busy()
 
 
-def _end(document: Document, outcome: Ready | Expired | Failed, now: float) -> Change:
-    """Return the change with which a removal, or a pull that failed, ends."""
-    old = State(document["status"])
+def _last_change(document: Document, outcome: Ready | Expired | Failed, now: float) -> Change:
+    """Return the change that ends a removal, or a pull that has failed."""
+    state = State(document["status"])
     match outcome:
-        case Expired() if old is State.EXPIRING:
-            gone = documents.end_removal(now)
-            return Change(gone.members, (*gone.without, MOVED_TAGS))
-        case Failed() if old is State.EXPIRING:
+        case Expired() if state is State.EXPIRING:
+            end = documents.end_removal(now)
+            return Change(end.members, (*end.without, MOVED_TAGS))
+        case Failed() if state is State.EXPIRING:
             return documents.defer_removal(outcome, now)
         case Failed():
-            check_step(old, State.FAILURE)
+            check_step(state, State.FAILURE)
             return documents.fail(outcome, now)
         case Expired():
-            raise IllegalStepError(f"no removal is {old}")
+            raise IllegalStepError(f"no removal is {state}")
         case Ready():
             raise IllegalStepError("a removal does not end with an image")
 
 
 async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> Document | None:
-    """End a pull: the one READY record of the image gets its tag, nobody else has it.
+    """End a pull: the one READY record of the image gets the tag, all other records lose it.
 
-    None if something changed meanwhile: nothing was done then that must not be done again.
+    Return None if another process has changed a document meanwhile. Then the caller may repeat all
+    that was done.
     """
-    place = pull["system"], pull["itype"], pull.get("pulltag")
-    before = await _carriers(db, place)
-    held = await _held(db, *place[:2], outcome.id)
-    rest = {"tag": place[2], "until": outcome.untagged_until, "directory": outcome.directory}
-    if held is None:
-        own = {UNFINISHED_STEPS: {**rest, "since": now}}
-        home = await change(db, pull, OWN, _ready(pull, [], place[2], outcome, now, own))
+    system, itype, tag = pull["system"], pull["itype"], pull.get("pulltag")
+    carriers = await _carriers(db, system, itype, tag)
+    image = await _find_image(db, system, itype, outcome.id)
+    remainder = {"tag": tag, "until": outcome.untagged_until, "directory": outcome.directory}
+    if image is None:
+        unfinished = {UNFINISHED_STEPS: {**remainder, "since": now}}
+        ready = _ready_change(pull, [], tag, outcome, now)
+        ready = Change({**ready.members, **unfinished}, ready.without)
+        home = await change(db, pull, OWNER, ready)
     else:
-        tags = await _tags_of(db, held)
-        await owned(db, key_of(pull), pull["attempt"])
+        tags = read_tags(image) if is_ready(image) else await images.remaining_tags(db, image)
+        await owned_document(db, key_of(pull), pull["attempt"])
         pins = ("status", "tag", "claim", MOVED_TAGS)
-        home = await change(db, held, pins, _ready(held, tags, place[2], outcome, now, {}))
+        home = await change(db, image, pins, _ready_change(image, tags, tag, outcome, now))
     if home is None:
         return None
-    known = {carrier["_id"]: carrier.get("last_pull") for carrier in before}
-    home = await _settle(db, home, rest, now, known)
-    if held is None:
-        return await _settled(db, pull, home)
-    removed, again = await db.delete(IMAGES, pinned(pull, "claim", "attempt", "runner"))
-    if not (removed or again):
-        await _withdraw(db, place, home, outcome.untagged_until, now)
+    last_pulls = {carrier["_id"]: carrier.get("last_pull") for carrier in carriers}
+    home = await _finish_remainder(db, home, remainder, now, last_pulls)
+    if image is None:
+        return await _clear_unfinished(db, pull, home)
+    removed, is_repeated = await db.delete(IMAGES, pinned(pull, "claim", "attempt", "runner"))
+    if not (removed or is_repeated):
+        await _withdraw_tag(db, home, tag, outcome.untagged_until, now)
         raise Superseded("This work was taken over while it ended.")
     return home
 
 
-async def _held(db: Database, system: str, itype: str, image_id: str) -> Document | None:
-    """Return the READY record of an image, or else the one whose files are to go."""
-    found = await _of_image(db, system, itype, image_id)
-    going = [one for one in found if one.get("status") == State.EXPIRING]
-    candidates = [one for one in found if is_ready(one)] or going
-    return max(candidates, key=lambda one: (read_time(one, "last_pull"), key_of(one)), default=None)
-
-
-async def _of_image(db: Database, system: str, itype: str, image_id: str) -> list[Document]:
-    found = await db.find(queries.of_image([system], image_id))
-    return [one for one in found if one.get("itype") == itype]
-
-
-async def _tags_of(db: Database, held: Document) -> list[str]:
-    if is_ready(held):
-        return legacy_documents.read_tags(held)
-    return await images.tags_left(db, held)
-
-
-def _ready(
-    document: Document,
-    tags: list[str],
-    tag: str | None,
-    outcome: Ready,
-    now: float,
-    more: Mapping[str, Any],
-) -> Change:
-    """Return the change after which a document is the READY record of a delivered image."""
-    ready = documents.become_ready(outcome, now)
-    back = Change({})
-    if not is_ready(document) and document["status"] == State.EXPIRING:
-        back = documents.cancel_removal("", ())
-    tags = tags if tag is None or tag in tags else [*tags, tag]
-    return Change(
-        {**back.members, **ready.members, "tag": tags, **more},
-        (*back.without, *ready.without, MOVED_TAGS),
+async def _find_image(db: Database, system: str, itype: str, image_id: str) -> Document | None:
+    """Return the newest READY record of an image, or else the newest EXPIRING one."""
+    records = await _records_of_image(db, system, itype, image_id)
+    expiring = [record for record in records if record.get("status") == State.EXPIRING]
+    candidates = [record for record in records if is_ready(record)] or expiring
+    return max(
+        candidates,
+        key=lambda record: (read_time(record, "last_pull"), key_of(record)),
+        default=None,
     )
 
 
-async def _carriers(db: Database, place: tuple[str, str, str | None]) -> list[Document]:
-    system, itype, tag = place
+async def _records_of_image(db: Database, system: str, itype: str, image_id: str) -> list[Document]:
+    records = await db.find(queries.of_image([system], image_id))
+    return [record for record in records if record.get("itype") == itype]
+
+
+def _ready_change(
+    document: Document, tags: list[str], tag: str | None, outcome: Ready, now: float
+) -> Change:
+    """Return the change after which a document is the READY record of a delivered image."""
+    ready = documents.become_ready(outcome, now)
+    recovery = Change({})
+    if not is_ready(document) and document["status"] == State.EXPIRING:
+        recovery = documents.cancel_removal("", ())
+    tags = tags if tag is None or tag in tags else [*tags, tag]
+    return Change(
+        {**recovery.members, **ready.members, "tag": tags},
+        (*recovery.without, *ready.without, MOVED_TAGS),
+    )
+
+
+async def _carriers(db: Database, system: str, itype: str, tag: str | None) -> list[Document]:
+    """Return the READY records with a tag, newest first."""
     return [] if tag is None else await db.find(queries.with_tag(system, itype, tag))
 
 
-async def _settle(
+async def _finish_remainder(
     db: Database,
     home: Document,
-    rest: Mapping[str, Any],
+    remainder: Mapping[str, Any],
     now: float,
-    known: Mapping[Any, Any],
+    last_pulls: Mapping[Any, Any],
 ) -> Document:
-    """Do what is left once an image's record is READY; return the record as it is then.
+    """Make the writes that remain once an image's record is READY; return that record.
 
-    Others lose the tag: those that are `known` to have had it while the claim was ours (key → last
-    pull), and those that were not pulled later. What is to go learns that it lost it. Twins are
-    made one, and an image that an admin took down while it was delivered goes.
+    The tag is taken from other records: from those that had it while the claim was ours
+    (`last_pulls` has the time of their last pull by their key), and from those that were not pulled
+    later. EXPIRING records note that they have lost it. Twins are merged. The image itself goes if
+    an admin has blocked it during the delivery.
     """
-    place = home["system"], home["itype"], rest["tag"]
-    if rest["tag"] is not None:
-        await images.keep_away(db, *place)
-        for carrier in await _carriers(db, place):
-            number, pulled = carrier["_id"], carrier.get("last_pull")
-            if number == home["_id"] or _are_twins(home, carrier):
+    system, itype, tag = home["system"], home["itype"], remainder["tag"]
+    if tag is not None:
+        await images.note_moved_tag(db, system, itype, tag)
+        for carrier in await _carriers(db, system, itype, tag):
+            if carrier["_id"] == home["_id"] or _are_twins(home, carrier):
                 continue
-            if (number in known and known[number] == pulled) or images.pulled_by(carrier, now):
-                await images.take_tag(db, carrier, rest["tag"], rest["until"], now)
-    home = await _united(db, home)
-    if await places.is_blocked(db, rest["directory"], [home["id"]]):
+            key, last_pull = carrier["_id"], carrier.get("last_pull")
+            is_unchanged = key in last_pulls and last_pulls[key] == last_pull
+            if is_unchanged or read_time(carrier, "last_pull") <= now:
+                await images.take_tag(db, carrier, tag, remainder["until"], now)
+    home = await _merge_twins(db, home)
+    if await leases.is_blocked(db, remainder["directory"], [home["id"]]):
         await images.expire(db, key_of(home), None)
         home = await document_at(db, key_of(home)) or home
     return home
 
 
-def _are_twins(home: Document, other: Document) -> bool:
-    """Say whether two pulls of one image, which ended at the same time, have made these."""
-    return (
-        UNFINISHED_STEPS in home and other.get("kind") is not None and other.get("id") == home["id"]
-    )
+def _are_twins(home: Document, record: Document) -> bool:
+    """Return whether two pulls of one image that ended at the same time have made these records."""
+    is_ours = record.get("kind") is not None
+    return UNFINISHED_STEPS in home and is_ours and record.get("id") == home["id"]
 
 
-async def _united(db: Database, home: Document) -> Document:
+async def _merge_twins(db: Database, home: Document) -> Document:
     """Return the one record of an image that two pulls may have made READY at the same time.
 
-    The oldest stays, whoever looks; the others' tags become its own before they go. Documents of
-    the original are never removed.
+    Every process keeps the oldest record. It gets the tags of its twins before they are removed.
+    Documents of the original are never removed.
     """
     for _ in range(TRIES):
-        found = await _of_image(db, home["system"], home["itype"], home["id"])
-        oldest, *others = [one for one in found if is_ready(one)] or [home]
-        twins = [one for one in others if one.get("kind") is not None]
+        records = await _records_of_image(db, home["system"], home["itype"], home["id"])
+        oldest, *rest = [record for record in records if is_ready(record)] or [home]
+        twins = [record for record in rest if record.get("kind") is not None]
         if not twins or UNFINISHED_STEPS not in home:
             return home
         twin = twins[-1]
-        tags = legacy_documents.read_tags(oldest)
-        tags += [tag for tag in legacy_documents.read_tags(twin) if tag not in tags]
+        tags = read_tags(oldest)
+        tags += [tag for tag in read_tags(twin) if tag not in tags]
         newer = twin if read_time(twin, "last_pull") >= read_time(oldest, "last_pull") else oldest
         access = {name: newer[name] for name in _ACCESS if name in newer}
         merged = await change(db, oldest, ("status", "tag"), Change({**access, "tag": tags}))
@@ -214,28 +213,27 @@ async def _united(db: Database, home: Document) -> Document:
     raise too_busy()
 
 
-async def _settled(db: Database, pull: Document, home: Document) -> Document:
-    """Note that nothing is left to do of the end of a pull."""
-    number = {"_id": pull["_id"]}
-    await db.update(IMAGES, number, {"$unset": {UNFINISHED_STEPS: ""}}, durable=False)
+async def _clear_unfinished(db: Database, pull: Document, home: Document) -> Document:
+    """Note that no write of the end of a pull remains; return the document without that member."""
+    clear = {"$unset": {UNFINISHED_STEPS: ""}}
+    await db.update(IMAGES, {"_id": pull["_id"]}, clear, durable=False)
     return {name: value for name, value in home.items() if name != UNFINISHED_STEPS}
 
 
-async def _withdraw(
-    db: Database, place: tuple[str, str, str | None], home: Document, until: float, now: float
+async def _withdraw_tag(
+    db: Database, home: Document, tag: str | None, until: float, now: float
 ) -> None:
-    """Take a tag back that a newer attempt has given to another image."""
-    newer = [one for one in await _carriers(db, place) if one["_id"] != home["_id"]]
-    if newer and place[2] is not None:
-        await images.take_tag(db, home, place[2], until, now)
+    """Take a tag from a record if a newer attempt has given it to another image."""
+    carriers = await _carriers(db, home["system"], home["itype"], tag)
+    if tag is not None and any(carrier["_id"] != home["_id"] for carrier in carriers):
+        await images.take_tag(db, home, tag, until, now)
 
 
-async def mend(db: Database, before: float) -> None:
-    """Do the rest of what became READY before this time, and whose process died then."""
+async def finish_interrupted(db: Database, before: float) -> None:
+    """Make the remaining writes for records that became READY before a time."""
     for home in await db.find(queries.unfinished(before)):
-        rest = home[UNFINISHED_STEPS]
-        if is_ready(home) and (
-            rest["tag"] is None or rest["tag"] in legacy_documents.read_tags(home)
-        ):
-            await _settle(db, home, rest, read_time(home, "last_pull"), {})
-        await _settled(db, home, home)
+        remainder = home[UNFINISHED_STEPS]
+        tag = remainder["tag"]
+        if is_ready(home) and (tag is None or tag in read_tags(home)):
+            await _finish_remainder(db, home, remainder, read_time(home, "last_pull"), {})
+        await _clear_unfinished(db, home, home)

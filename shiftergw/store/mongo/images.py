@@ -1,4 +1,4 @@
-"""What happens to images that are there, or are about to go, in MongoDB."""
+"""Changes of images that are READY or EXPIRING, in MongoDB."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document
-from shiftergw.store import documents, legacy_documents
+from shiftergw.store import documents
 from shiftergw.store.documents import MOVED_TAGS, Change
-from shiftergw.store.legacy_documents import read_number, read_time
+from shiftergw.store.legacy_documents import read_number, read_tags, read_time
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
@@ -26,92 +26,97 @@ from shiftergw.store.mongo.records import (
 )
 
 
-async def take_tag(db: Database, carrier: Document, tag: str, until: float, than: float) -> None:
-    """Take a tag from a READY record as it was read, or as it is by now if pulled before `than`."""
+async def take_tag(
+    db: Database, carrier: Document, tag: str, until: float, pulled_by: float
+) -> None:
+    """Remove a tag from a READY record; without any tag it does not expire before `until`.
+
+    If the record has changed since it was read, the tag goes only if its last pull was at
+    `pulled_by` or earlier.
+    """
     for _ in range(TRIES):
-        left = [one for one in legacy_documents.read_tags(carrier) if one != tag]
-        untagged = documents.replace_tags(carrier, left, until)
+        tags = [name for name in read_tags(carrier) if name != tag]
         pins = ("status", "tag", "last_pull", "expiration")
-        if await change(db, carrier, pins, untagged) is not None:
+        new_tags = documents.replace_tags(carrier, tags, until)
+        if await change(db, carrier, pins, new_tags) is not None:
             return
-        now = await document_at(db, key_of(carrier))
-        if now is None or not is_ready(now) or tag not in legacy_documents.read_tags(now):
+        current = await document_at(db, key_of(carrier))
+        if current is None or not is_ready(current) or tag not in read_tags(current):
             return
-        if now.get("last_pull") != carrier.get("last_pull") and not pulled_by(now, than):
+        is_pulled_again = current.get("last_pull") != carrier.get("last_pull")
+        if is_pulled_again and read_time(current, "last_pull") > pulled_by:
             return
-        carrier = now
+        carrier = current
     raise too_busy()
 
 
-def pulled_by(document: Document, time: float) -> bool:
-    """Say whether an image was pulled at this time at the latest."""
-    return read_time(document, "last_pull") <= time
+async def note_moved_tag(db: Database, system: str, itype: str, tag: str) -> None:
+    """Note in EXPIRING records with this tag that another image has it now."""
+    records = queries.expiring_with_tag(system, itype, tag)
+    await db.update(IMAGES, records, {"$addToSet": {MOVED_TAGS: tag}}, many=True)
 
 
-async def keep_away(db: Database, system: str, itype: str, tag: str) -> None:
-    """Note in the records that are to go that a tag is another image's now."""
-    losing = queries.losing(system, itype, tag)
-    await db.update(IMAGES, losing, {"$addToSet": {MOVED_TAGS: tag}}, many=True)
-
-
-async def tags_left(db: Database, document: Document) -> list[str]:
-    """Return the tags with which a record that is to go would come back."""
-    left = []
-    for tag in legacy_documents.read_tags(document):
-        place = (document["system"], document["itype"], tag)
+async def remaining_tags(db: Database, document: Document) -> list[str]:
+    """Return the tags that an EXPIRING record has if it becomes READY again."""
+    tags = []
+    for tag in read_tags(document):
         if tag in document.get(MOVED_TAGS, ()):
             continue
-        if await db.first(queries.with_tag(*place)) is None:
-            left.append(tag)
-    return left
+        query = queries.with_tag(document["system"], document["itype"], tag)
+        if await db.first(query) is None:
+            tags.append(tag)
+    return tags
 
 
 async def untag(db: Database, key: str, tag: str) -> ImageRecord | None:
-    """Take a tag from a READY record; with the last one the files are to go."""
+    """Remove a tag from a READY record; without any tag the record becomes EXPIRING."""
     for _ in range(TRIES):
-        document = await _ready(db, key)
-        if document is None or tag not in legacy_documents.read_tags(document):
+        document = await _ready_document(db, key)
+        if document is None or tag not in read_tags(document):
             return None
-        left = [other for other in legacy_documents.read_tags(document) if other != tag]
-        changes = Change({"tag": left})
-        if not left:
-            going = documents.request_removal(document, key)
-            changes = Change({**going.members, "tag": left}, going.without)
-        changed = await change(db, document, ("status", "tag", "claim"), changes)
-        if changed is not None:
-            return record_of(changed)
+        tags = [name for name in read_tags(document) if name != tag]
+        new_tags = Change({"tag": tags})
+        if not tags:
+            removal = documents.request_removal(document, key)
+            new_tags = Change({**removal.members, "tag": tags}, removal.without)
+        new_document = await change(db, document, ("status", "tag", "claim"), new_tags)
+        if new_document is not None:
+            return record_of(new_document)
     raise too_busy()
 
 
 async def expire(db: Database, key: str, expired_at: float | None) -> ImageRecord | None:
-    """Have the files of a READY record removed."""
+    """Make a READY record EXPIRING; with `expired_at` only if its expiration is that early."""
     for _ in range(TRIES):
-        document = await _ready(db, key)
+        document = await _ready_document(db, key)
         if document is None:
             return None
         expiration = read_number(document.get("expiration"))
         if expired_at is not None and (expiration is None or expiration > expired_at):
             return None
         pins = ("status", "claim") if expired_at is None else ("status", "claim", "expiration")
-        changed = await change(db, document, pins, documents.request_removal(document, key))
-        if changed is not None:
-            return record_of(changed)
+        removal = documents.request_removal(document, key)
+        new_document = await change(db, document, pins, removal)
+        if new_document is not None:
+            return record_of(new_document)
     raise too_busy()
 
 
 async def renew(db: Database, key: str, expiration: float) -> None:
-    """Put off the expiration of a READY record."""
-    ready: Document = {"_id": id_of(key), "status": {"$in": list(READY)}}
-    later = {"expiration": {"$not": {"$gte": expiration, "$lt": math.inf}}}
-    await db.update(IMAGES, ready | later, {"$set": {"expiration": expiration}}, durable=False)
+    """Set the expiration of a READY record, never to an earlier time."""
+    record: Document = {"_id": id_of(key), "status": {"$in": list(READY)}}
+    is_earlier = {"expiration": {"$not": {"$gte": expiration, "$lt": math.inf}}}
+    await db.update(
+        IMAGES, record | is_earlier, {"$set": {"expiration": expiration}}, durable=False
+    )
 
 
 async def set_access(db: Database, systems: Collection[str], image_id: str, access: Change) -> None:
-    """Change who may read an image in all its records whose files are there."""
-    records = queries.of_files(systems, image_id)
+    """Change who may read an image in all its records whose files exist."""
+    records = queries.with_files(systems, image_id)
     await db.update(IMAGES, records, update_of(access), many=True)
 
 
-async def _ready(db: Database, key: str) -> Document | None:
+async def _ready_document(db: Database, key: str) -> Document | None:
     document = await document_at(db, key)
     return document if document is not None and is_ready(document) else None

@@ -1,6 +1,6 @@
-"""The indexes of the collections: made once the server is there, if they are missing.
+"""The indexes of the collections: missing ones are created once the server answers.
 
-Nothing else is written when the gateway starts, so that an original's database stays as it is.
+The gateway writes nothing else at its start, so that the database of an original stays as it is.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from shiftergw.errors import Unavailable, printable
 from shiftergw.mongo.database import Database
 from shiftergw.mongo.pool import ConnectionPool
 from shiftergw.plumbing.timing import shielded, within
-from shiftergw.store.mongo.queries import INDEXES, MIGRATION, fact
+from shiftergw.store.mongo.queries import INDEXES, MIGRATION, state_document
 from shiftergw.store.mongo.records import IMAGES
 
 BUILD_SECONDS = 3600.0
-"""How long a server may take to make an index of a large collection."""
+"""Seconds that a server may take to create an index of a large collection."""
 
 REFUSED_SECONDS = 60.0
-"""How long no index is asked for again that the server has refused: each try reads all records."""
+"""Seconds before a refused index is tried again: each try reads all records."""
 
 REFUSED = "The gateway's database takes no pulls: it holds two records of one pull."
 REFUSED_REMEDY = "Tell the site's support: `shiftergw check --database` names them."
@@ -35,129 +35,138 @@ _NO_COLLECTION = 26
 
 
 class Indexes:
-    """Sees to the indexes whenever the server was found: it may be another one by now."""
+    """Create missing indexes each time the pool finds the server: it may be another one then."""
 
     _log = Logger()
 
-    def __init__(self, db: Database, links: ConnectionPool, seconds: float) -> None:
-        """Let nobody wait longer than `seconds`."""
+    def __init__(self, db: Database, pool: ConnectionPool, seconds: float) -> None:
+        """Create indexes in `db`; no caller waits longer than `seconds`."""
         self._db = db
-        self._links = links
+        self._pool = pool
         self._seconds = seconds
-        self._seen = -1
-        self._claims = False
-        self._half_filled = False
-        self._making: Deferred[None] | None = None
-        self._failed: Unavailable | None = None
+        self._complete_at = -1
+        """The generation of the pool in which all indexes existed."""
+        self._has_unique_claims = False
+        self._is_migrating = False
+        self._creation: Deferred[None] | None = None
+        self._failure: Unavailable | None = None
         self._refused_until = -math.inf
-        self._refused_by = -1
-        """The meeting at which an index was refused: another server may take it."""
+        self._refused_at = -1
+        """The generation in which an index was refused: another server may accept it."""
 
-    async def make(self) -> None:
-        """Make what is missing, unless that was done since the server was last found."""
-        mark = await self._db.first(fact(MIGRATION))
-        self._half_filled = mark is not None and mark.get("done") is None
-        if self._seen != self._links.meetings:
-            if self._failed is not None and self._is_refused():
-                raise self._failed
-            if self._making is None or self._making.called:
-                self._making = Deferred.fromCoroutine(self._try())
-            await shielded(self._making)
-            if self._failed is not None:
-                raise self._failed
+    async def create(self) -> None:
+        """Create missing indexes, unless that was done since the server was found last."""
+        mark = await self._db.first(state_document(MIGRATION))
+        self._is_migrating = mark is not None and mark.get("done") is None
+        if self._complete_at != self._pool.generation:
+            if self._failure is not None and self._is_refused():
+                raise self._failure
+            if self._creation is None or self._creation.called:
+                self._creation = Deferred.fromCoroutine(self._try_to_create())
+            await shielded(self._creation)
+            if self._failure is not None:
+                raise self._failure
 
     def _is_refused(self) -> bool:
-        same_server = self._refused_by == self._links.meetings
-        return same_server and self._db.clock.seconds() < self._refused_until
+        is_same_server = self._refused_at == self._pool.generation
+        return is_same_server and self._db.clock.seconds() < self._refused_until
 
-    async def unique_claims(self) -> None:
-        """Return when no claim can be made twice; raise `Unavailable` if that takes too long.
+    async def require_unique_claims(self) -> None:
+        """Return when no claim can be inserted twice; raise `Unavailable` if that takes too long.
 
-        And as long as not all is here that `shiftergw migrate` has begun to bring.
+        Also raise it while a migration into the database by `shiftergw migrate` is incomplete.
         """
-        if not self._claims:
-            await within(self._seconds, self._db.clock, self.make(), lambda: Unavailable(PREPARED))
-        if self._half_filled:
+        if not self._has_unique_claims:
+            await within(
+                self._seconds, self._db.clock, self.create(), lambda: Unavailable(PREPARED)
+            )
+        if self._is_migrating:
             raise Unavailable(PREPARED, detail="`shiftergw migrate` has not come to its end")
 
-    async def _try(self) -> None:
-        """Keep the failure: several may wait for the same try."""
+    async def _try_to_create(self) -> None:
+        """Create missing indexes; store a failure, because several callers may wait for it."""
         try:
-            await self._make()
+            await self._create_missing()
         except Unavailable as error:
-            self._failed = error
+            self._failure = error
         else:
-            self._failed = None
+            self._failure = None
 
-    async def _make(self) -> None:
-        meeting = self._links.meetings
+    async def _create_missing(self) -> None:
+        generation = self._pool.generation
         for collection in INDEXES:
-            for name, wanted in (await self._missing(collection)).items():
-                await self._create(collection, name, wanted)
+            for name, options in (await self._missing(collection)).items():
+                await self._create_index(collection, name, options)
             if collection == IMAGES:
-                self._claims = True
-        self._seen = meeting
+                self._has_unique_claims = True
+        self._complete_at = generation
 
     async def missing(self) -> list[str]:
-        """Return the names of indexes that are still to be made."""
+        """Return the names of indexes that do not exist yet."""
         return [name for collection in INDEXES for name in await self._missing(collection)]
 
     async def _missing(self, collection: str) -> Mapping[str, Mapping[str, Any]]:
-        there = await self._there(collection)
-        wanted = INDEXES[collection].items()
-        return {name: one for name, one in wanted if not _is_among(one, there)}
+        indexes = await self._list_indexes(collection)
+        return {
+            name: options
+            for name, options in INDEXES[collection].items()
+            if not _has_equivalent(indexes, options)
+        }
 
-    async def _create(self, collection: str, name: str, wanted: Mapping[str, Any]) -> None:
-        """Make an index; if the server will not, say so, and go on without."""
-        command = {"createIndexes": collection, "indexes": [{"name": name, **wanted}]}
+    async def _create_index(self, collection: str, name: str, options: Mapping[str, Any]) -> None:
+        """Create an index; if the server refuses it, log that and go on unless it is unique."""
+        command = {"createIndexes": collection, "indexes": [{"name": name, **options}]}
         self._log.info("makes the index {name} of {collection}", name=name, collection=collection)
         try:
             await self._db.run(command, BUILD_SECONDS)
         except (Unavailable, DuplicateKeyError) as error:
-            refused = error if isinstance(error, DuplicateKeyError) else _refusal(error)
-            if refused is None:
+            refusal = error if isinstance(error, DuplicateKeyError) else _refusal(error)
+            if refusal is None:
                 raise
-            self._log.error("no index {name}: {why}", name=name, why=printable(str(refused)))
-            if wanted.get("unique"):
-                self._refused_by = self._links.meetings
+            self._log.error("no index {name}: {why}", name=name, why=printable(str(refusal)))
+            if options.get("unique"):
+                self._refused_at = self._pool.generation
                 self._refused_until = self._db.clock.seconds() + REFUSED_SECONDS
-                duplicate = "E11000" in str(refused)
+                has_duplicates = "E11000" in str(refusal)
                 raise Unavailable(
-                    REFUSED if duplicate else PREPARED,
-                    remedy=REFUSED_REMEDY if duplicate else None,
-                    detail=printable(str(refused)),
+                    REFUSED if has_duplicates else PREPARED,
+                    remedy=REFUSED_REMEDY if has_duplicates else None,
+                    detail=printable(str(refusal)),
                 ) from error
 
-    async def _there(self, collection: str) -> list[Mapping[str, Any]]:
+    async def _list_indexes(self, collection: str) -> list[Mapping[str, Any]]:
         try:
             answer = await self._db.run({"listIndexes": collection})
         except Unavailable as error:
-            refused = _refusal(error)
-            if refused is not None and refused.code == _NO_COLLECTION:
+            refusal = _refusal(error)
+            if refusal is not None and refusal.code == _NO_COLLECTION:
                 return []
             raise
-        found: list[Mapping[str, Any]] = answer["cursor"]["firstBatch"]
-        return found
+        indexes: list[Mapping[str, Any]] = answer["cursor"]["firstBatch"]
+        return indexes
 
 
 def _refusal(error: Unavailable) -> OperationFailure | None:
-    """Return what the server said, if it was there and would not."""
+    """Return the server's error, if the server has answered."""
     cause = error.__cause__
     return cause if isinstance(cause, OperationFailure) else None
 
 
-def _is_among(wanted: Mapping[str, Any], there: list[Mapping[str, Any]]) -> bool:
-    """Say whether there is an index like this one, whatever its name."""
+def _has_equivalent(indexes: list[Mapping[str, Any]], options: Mapping[str, Any]) -> bool:
+    """Return whether one of the indexes has these options, whatever its name is."""
 
-    def form(index: Mapping[str, Any]) -> tuple[object, ...]:
+    def essence(index: Mapping[str, Any]) -> tuple[object, ...]:
         key = tuple((name, int(order)) for name, order in index["key"].items())
-        # Another's may have documents removed that we would keep: only its own wish counts.
-        age = index.get("expireAfterSeconds") if "expireAfterSeconds" in wanted else None
+        # An index of another program may remove old documents; that is its own decision.
+        age = index.get("expireAfterSeconds") if "expireAfterSeconds" in options else None
         return key, bool(index.get("unique")), bool(index.get("sparse")), age
 
-    plain = [one for one in there if "partialFilterExpression" not in one and _is_plain(one)]
-    return any(form(one) == form(wanted) for one in plain)
+    return any(
+        essence(index) == essence(options)
+        for index in indexes
+        if "partialFilterExpression" not in index and _has_plain_key(index)
+    )
 
 
-def _is_plain(index: Mapping[str, Any]) -> bool:
+def _has_plain_key(index: Mapping[str, Any]) -> bool:
     return all(isinstance(order, int | float) for order in index["key"].values())

@@ -1,4 +1,4 @@
-"""Rows of look-up metrics in MongoDB, as the original gateway wrote them."""
+"""Look-up rows in MongoDB, in the collection and the form of the original gateway."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ from shiftergw.store.mongo.queries import LOOKUPS
 from shiftergw.store.mongo.records import storable
 
 MAX_ROWS = 1_000_000
-"""Rows of all systems; older ones go."""
+"""Look-up rows of all systems; the oldest ones are removed."""
 
 TIDY_SECONDS = 3600.0
-"""How often a process looks for rows that are too old, or too many."""
+"""Seconds after which a process again removes rows that are too old or too many."""
 
 
 class LookupCollection:
-    """The collection of rows; those of one process stand in the order of their coming."""
+    """The collection of look-up rows; the rows of one process are in the order of their arrival."""
 
-    def __init__(self, db: Database, kept: int = MAX_ROWS) -> None:
-        """Keep about `kept` rows in `db`."""
+    def __init__(self, db: Database, limit: int = MAX_ROWS) -> None:
+        """Store about `limit` rows in `db` at most."""
         self._db = db
-        self._kept = kept
-        self._tidied: float | None = None
+        self._limit = limit
+        self._last_cleanup: float | None = None
 
     async def write(self, rows: Sequence[LookupRow]) -> None:
-        """Add rows, and remove old ones now and then."""
+        """Add rows; remove old ones every `TIDY_SECONDS`."""
         if not rows:
             return
         documents = [{"_id": ObjectId(), **storable(row)} for row in rows]
-        with suppress(DuplicateKeyError):  # sent twice
+        with suppress(DuplicateKeyError):  # the command was sent twice
             await self._db.insert(LOOKUPS, documents, durable=False)
         now = self._db.clock.seconds()
-        if self._tidied is None or now - self._tidied >= TIDY_SECONDS:
-            self._tidied = now
-            await self._tidy(cutoff_time(rows))
+        if self._last_cleanup is None or now - self._last_cleanup >= TIDY_SECONDS:
+            self._last_cleanup = now
+            await self._clean_up(cutoff_time(rows))
 
-    async def _tidy(self, oldest: float) -> None:
-        await self._remove({"time": {"$lt": oldest}})
-        # All of them are counted without being read.
-        surplus = await self._db.count(LOOKUPS, {}) - self._kept
+    async def _clean_up(self, cutoff: float) -> None:
+        await self._remove({"time": {"$lt": cutoff}})
+        # The server counts a whole collection without reading it.
+        surplus = await self._db.count(LOOKUPS, {}) - self._limit
         if surplus > 0:
             query = Query(LOOKUPS, {}, {"_id": 1}, members=("_id",), skip=surplus)
-            first_kept = await self._db.first(query)
-            if first_kept is not None:
-                await self._remove({"_id": {"$lt": first_kept["_id"]}})
+            oldest = await self._db.first(query)
+            if oldest is not None:
+                await self._remove({"_id": {"$lt": oldest["_id"]}})
 
-    async def _remove(self, wanted: dict[str, Any]) -> None:
-        await self._db.delete(LOOKUPS, wanted, many=True, durable=False)
+    async def _remove(self, rows: dict[str, Any]) -> None:
+        await self._db.delete(LOOKUPS, rows, many=True, durable=False)
 
     async def last(self, system: str, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` rows of a system, oldest first."""
         if limit <= 0:
             return []
-        rows = await self._db.find(queries.rows_of(system, limit))
+        rows = await self._db.find(queries.last_lookups(system, limit))
         return [
-            {name: _plain(value) for name, value in row.items() if name != "_id"}
+            {name: _json_value(value) for name, value in row.items() if name != "_id"}
             for row in reversed(rows)
         ]
 
 
-def _plain(value: object) -> object:
-    """Return a value as JSON can hold it, whoever wrote the row."""
+def _json_value(value: object) -> object:
+    """Return a value that JSON can hold; another program may have written the row."""
     if value is None or isinstance(value, str | bool):
         return value
     number = read_number(value)

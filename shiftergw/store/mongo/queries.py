@@ -1,6 +1,8 @@
-"""What the MongoDB store asks, and the index of each question.
+"""The queries of the MongoDB store, and the indexes that serve them.
 
-The names of indexes are ours, so that they meet nobody's. Only `claim` is unique.
+A function that returns a `Query` gives a whole command; one that returns a `Document` gives a
+filter. The names of indexes start with `shiftergw_`, so that they differ from all others. Only the
+index of `claim` is unique.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ CREDENTIALS = "shiftergw.credentials"
 LOOKUPS = "metrics"
 
 MIGRATION = "migration"
-"""The key in `STATE` of what is known of a migration into this database."""
+"""Key of a document in `STATE`: the mark of a migration into this database."""
 
 INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     IMAGES: {
@@ -51,52 +53,52 @@ INDEXES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "shiftergw_used": {"key": {"at": 1}, "expireAfterSeconds": int(CREDENTIAL_SECONDS)},
     },
 }
-"""Of each collection: name → what `createIndexes` is told of it."""
+"""For each collection, the options of `createIndexes` by the name of the index."""
 
 _IS_READY = {"$in": list(READY)}
-_FLIES = {"$gt": ""}
-"""Of a `claim`: there is one."""
+_ANY_CLAIM = {"$gt": ""}
+"""Matches a record that has a `claim`, by its index."""
 
-_FIRST = ObjectId("0" * 24)
+_LOWEST_KEY = ObjectId("0" * 24)
 
 
 def in_flight(claim: str) -> Query:
-    """Ask for the record in flight of a claim."""
+    """Return the query for the record in flight with a claim."""
     return Query(IMAGES, {"claim": claim}, limit=1)
 
 
 def with_tag(system: str, itype: str, tag: str) -> Query:
-    """Ask for the READY records that carry a tag, newest first."""
-    wanted = {"system": system, "itype": itype, "tag": tag, "status": _IS_READY}
-    return Query(IMAGES, wanted, {"last_pull": -1, "_id": -1})
+    """Return the query for the READY records with a tag, newest first."""
+    records = {"system": system, "itype": itype, "tag": tag, "status": _IS_READY}
+    return Query(IMAGES, records, {"last_pull": -1, "_id": -1})
 
 
 def of_image(systems: Collection[str], image_id: str) -> Query:
-    """Ask for all records of an image, in the order of their keys: there are few."""
-    wanted = {"id": image_id, "system": {"$in": list(systems)}}
-    return Query(IMAGES, wanted, {"_id": 1})
+    """Return the query for all records of an image, in the order of their keys; there are few."""
+    records = {"id": image_id, "system": {"$in": list(systems)}}
+    return Query(IMAGES, records, {"_id": 1})
 
 
-def of_files(systems: Collection[str], image_id: str) -> Document:
-    """Find the records of an image whose files are there."""
+def with_files(systems: Collection[str], image_id: str) -> Document:
+    """Return the filter for the records of an image whose files exist."""
     words = [*READY, str(State.EXPIRING)]
     return {"id": image_id, "system": {"$in": list(systems)}, "status": {"$in": words}}
 
 
-def losing(system: str, itype: str, tag: str) -> Document:
-    """Find the records that are to go, and carry a tag that another image gets."""
+def expiring_with_tag(system: str, itype: str, tag: str) -> Document:
+    """Return the filter for the EXPIRING records with a tag."""
     status = str(State.EXPIRING)
     return {"system": system, "itype": itype, "tag": tag, "status": status}
 
 
 def failures_of(system: str, itype: str, tag: str) -> Query:
-    """Ask for the FAILUREs of a tag, newest first."""
-    wanted = _pulled_as(system, itype, tag) | {"status": str(State.FAILURE)}
-    return Query(IMAGES, wanted, {"last_pull": -1, "_id": -1})
+    """Return the query for the FAILUREs of a tag, newest first."""
+    records = _pulled_as(system, itype, tag) | {"status": str(State.FAILURE)}
+    return Query(IMAGES, records, {"last_pull": -1, "_id": -1})
 
 
 def pulls_of(system: str, itype: str, tag: str) -> Query:
-    """Ask for what became, or becomes, of the pulls of a tag."""
+    """Return the query for the state and the result of all pulls of a tag."""
     members = ("status", "claim", "own_failure", "requested_by")
     return Query(IMAGES, _pulled_as(system, itype, tag), members=members)
 
@@ -106,122 +108,129 @@ def _pulled_as(system: str, itype: str, tag: str) -> Document:
 
 
 def ready_on(word: str, system: str, after: str, limit: int) -> Query:
-    """Ask for READY records of a system in the order of their keys, those after a key."""
-    start = {"$gt": ObjectId(after)} if after else {"$gte": _FIRST}
-    wanted = {"system": system, "status": word, "_id": start}
-    return Query(IMAGES, wanted, {"_id": 1}, limit)
+    """Return the query for READY records of a system after a key, in the order of their keys.
+
+    `word` is one of `READY`.
+    """
+    start = {"$gt": ObjectId(after)} if after else {"$gte": _LOWEST_KEY}
+    records = {"system": system, "status": word, "_id": start}
+    return Query(IMAGES, records, {"_id": 1}, limit)
 
 
-def flying_on(system: str) -> Query:
-    """Ask for the work in flight of a system: its name and a slash begin each claim."""
+def in_flight_on(system: str) -> Query:
+    """Return the query for the work in flight of a system, whose claims start with `system/`."""
     after = chr(ord("/") + 1)
     return Query(IMAGES, {"claim": {"$gte": f"{system}/", "$lt": f"{system}{after}"}})
 
 
-def failed_on(system: str) -> Query:
-    """Ask for the FAILUREs of a system."""
+def failures_on(system: str) -> Query:
+    """Return the query for the FAILUREs of a system."""
     return Query(IMAGES, {"system": system, "status": str(State.FAILURE)})
 
 
-def flights() -> Query:
-    """Ask for what decides whose turn it is, and what lives, of all work in flight."""
+def all_in_flight() -> Query:
+    """Return the query for all work in flight, with the members that scheduling needs."""
     members = (
         "status", "attempt", "not_before", "last_heartbeat", "requested_by", "system", "location",
     )  # fmt: skip
-    return Query(IMAGES, {"claim": _FLIES}, members=members)
+    return Query(IMAGES, {"claim": _ANY_CLAIM}, members=members)
 
 
-def served(uids: Sequence[int]) -> Query:
-    """Ask when the work of users was last begun."""
+def last_turns(uids: Sequence[int]) -> Query:
+    """Return the query for the times at which the work of users was last begun."""
     return Query(TURNS, {"_id": {"$in": list(uids)}})
 
 
 def with_keys(numbers: Sequence[ObjectId]) -> Query:
-    """Ask for documents by their ObjectIds."""
+    """Return the query for records by their keys."""
     return Query(IMAGES, {"_id": {"$in": list(numbers)}})
 
 
 def waiting(uid: int | None = None) -> Document:
-    """Find the pulls that wait and are not postponed, of one user or of all."""
-    wanted: Document = {"status": str(State.PENDING), "not_before": None, "claim": _FLIES}
-    return wanted if uid is None else wanted | {"requested_by": uid}
+    """Return the filter for pulls that wait and are not postponed, of one user or of all."""
+    records: Document = {"status": str(State.PENDING), "not_before": None, "claim": _ANY_CLAIM}
+    return records if uid is None else records | {"requested_by": uid}
 
 
-def postponed(location: str | None) -> Query:
-    """Ask whose pulls of a registry are postponed."""
-    wanted = {"status": str(State.PENDING), "location": location, "not_before": {"$gt": 0}}
-    return Query(IMAGES, wanted, members=("requested_by",))
+def postponed_for(location: str | None) -> Query:
+    """Return the query for the users of postponed pulls of a registry."""
+    records = {"status": str(State.PENDING), "location": location, "not_before": {"$gt": 0}}
+    return Query(IMAGES, records, members=("requested_by",))
 
 
 def all_postponed() -> Query:
-    """Ask for whose pulls, and for which systems, are postponed."""
-    wanted = {"status": str(State.PENDING), "not_before": {"$gt": 0}}
-    return Query(IMAGES, wanted, members=("requested_by", "system"))
+    """Return the query for the users and systems of all postponed pulls."""
+    records = {"status": str(State.PENDING), "not_before": {"$gt": 0}}
+    return Query(IMAGES, records, members=("requested_by", "system"))
 
 
 def breaker(key: str) -> Query:
-    """Ask for a breaker."""
+    """Return the query for a circuit breaker."""
     return Query(BREAKERS, {"_id": key}, limit=1)
 
 
 def unfinished(before: float) -> Query:
-    """Ask for READY records whose `finish` broke off earlier."""
+    """Return the query for READY records whose `finish` was interrupted before a time."""
     return Query(IMAGES, {"finishing.since": {"$lt": before}})
 
 
-def expired(word: str, now: float, systems: Collection[str] | None = None, limit: int = 0) -> Query:
-    """Ask for records with this status whose expiration has passed, of some systems or of all.
+def past_expiration(
+    word: str, now: float, systems: Collection[str] | None = None, limit: int = 0
+) -> Query:
+    """Return the query for records with a status whose expiration has passed, the earliest first.
 
-    The index leads to those that are due; there are few others among them, if any.
+    The index finds the records of all systems; few of them, if any, are of a system that is not in
+    `systems`.
     """
-    wanted: Document = {"status": word, "expiration": {"$lte": now}}
+    records: Document = {"status": word, "expiration": {"$lte": now}}
     if systems is not None:
-        wanted["system"] = {"$in": list(systems)}
-    return Query(IMAGES, wanted, {"expiration": 1, "_id": 1}, limit)
+        records["system"] = {"$in": list(systems)}
+    return Query(IMAGES, records, {"expiration": 1, "_id": 1}, limit)
 
 
-def undated(word: str, now: float) -> list[Document]:
-    """Find records with this status whose expiration is earlier; and those that have none."""
+def without_future_expiration(word: str, now: float) -> list[Document]:
+    """Return the filters for records with a status: expired before `now`; without expiration."""
     return [{"status": word, "expiration": date} for date in ({"$lt": now}, None)]
 
 
-def by_others() -> Query:
-    """Ask for a record that another program has written."""
+def foreign_record() -> Query:
+    """Return the query for one record that another program has written."""
     return Query(IMAGES, {"attempt": None}, limit=1, members=("_id",))
 
 
-def fact(name: str) -> Query:
-    """Ask for what is kept of the database itself."""
-    return Query(STATE, {"_id": name}, limit=1)
+def state_document(key: str) -> Query:
+    """Return the query for a document about the database itself."""
+    return Query(STATE, {"_id": key}, limit=1)
 
 
 def ended_before(time: float) -> list[Document]:
-    """Find failures and removals that ended earlier, or do not say when."""
+    """Return the filters for failures and removals that ended before a time, or have no time."""
     words = [str(State.FAILURE), str(State.EXPIRED)]
     ages: list[Any] = [{"$lt": time}, None]
     return [{"status": word, "last_pull": age} for word in words for age in ages]
 
 
 def own_ended_before(time: float) -> list[Document]:
-    """Find those of them that an attempt of ours has ended."""
-    return [{**wanted, "attempt": {"$gt": 0}} for wanted in ended_before(time)]
+    """Return the filters for those that an attempt of this program has ended."""
+    return [{**records, "attempt": {"$gt": 0}} for records in ended_before(time)]
 
 
 def blocks_of(directory: str, image_ids: Collection[str]) -> Query:
-    """Ask for the blocks of images in an image directory."""
-    return Query(BLOCKS, {"_id": {"$in": [place(directory, one) for one in image_ids]}}, limit=1)
+    """Return the query for a block of one of the images in an image directory."""
+    keys = [file_key(directory, image_id) for image_id in image_ids]
+    return Query(BLOCKS, {"_id": {"$in": keys}}, limit=1)
 
 
-def used(digest: bytes) -> Query:
-    """Ask for the use of a credential."""
+def use_of(digest: bytes) -> Query:
+    """Return the query for the first use of a credential."""
     return Query(CREDENTIALS, {"_id": digest}, limit=1)
 
 
-def place(directory: str, image_id: str) -> str:
-    """Return the key of leases and blocks: no image id has a space in it."""
+def file_key(directory: str, image_id: str) -> str:
+    """Return the key of the lease and the block of an image's files; no image id has a space."""
     return f"{image_id} {directory}"
 
 
-def rows_of(system: str, limit: int) -> Query:
-    """Ask for the last rows of look-up metrics of a system, newest first."""
+def last_lookups(system: str, limit: int) -> Query:
+    """Return the query for the last look-up rows of a system, newest first."""
     return Query(LOOKUPS, {"system": system}, {"_id": -1}, limit)

@@ -80,8 +80,8 @@ async def list_queue(db: Database, system: str, after: str) -> Sequence[ImageRec
 
     There is no limit, because no index has the work of a system by its key.
     """
-    in_flight = await _records(db, queries.flying_on(system))
-    failures = await _records(db, queries.failed_on(system))
+    in_flight = await _records(db, queries.in_flight_on(system))
+    failures = await _records(db, queries.failures_on(system))
     # A record that fails between the two queries is in both answers.
     records = {record.key: record for record in (*in_flight, *failures) if record.key > after}
     return sorted(records.values(), key=_by_key)
@@ -94,6 +94,6 @@ async def list_expired(
     records = [
         record
         for word in READY
-        for record in await _records(db, queries.expired(word, now, systems, limit or 0))
+        for record in await _records(db, queries.past_expiration(word, now, systems, limit or 0))
     ]
     return sorted(records, key=lambda record: (record.expiration or 0, record.key))[:limit]

@@ -1,8 +1,9 @@
-"""Records as documents of MongoDB, and changes that happen only to what was read.
+"""Records as documents of MongoDB, and changes that apply only to a document as it was read.
 
-The key of a record is the hexadecimal form of its ObjectId. There are no transactions, so that a
-single server will do: whoever changes a document names, by *pins*, all of its members that he has
-decided upon. If one of them is another by now, nothing happens, and he reads and decides again.
+The key of a record is the hexadecimal form of its ObjectId. The store uses no transactions, so that
+a single server is enough. Instead, a change names as *pins* all members of the document that the
+decision to change it depends on. If the value of a pin has changed since, nothing happens, and the
+caller reads the document and decides again.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from shiftergw.errors import Unavailable
 from shiftergw.model import ImageRecord
 from shiftergw.mongo.database import Database, Document, Query
 from shiftergw.states import State
-from shiftergw.store import attempts
+from shiftergw.store.attempts import check_owner
 from shiftergw.store.documents import Change
 from shiftergw.store.legacy_documents import is_text, read_document
 
 IMAGES = "images"
 
-OWN = ("claim", "attempt", "status", "runner")
+OWNER = ("claim", "attempt", "status", "runner")
 """Members of a record that decide whether an attempt may still change it."""
 
 TRIES = 30
-"""How often a step decides again when others are quicker; somebody gets ahead each time."""
+"""How often a step decides again because another process was quicker.
+
+In each round one of the processes succeeds.
+"""
 
 READY = (str(State.READY), "SUCCESS")
 """The words for what is READY; the second is an old one of the original."""
@@ -37,7 +41,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def id_of(key: str) -> ObjectId | None:
-    """Return the ObjectId of a key; a key that is none belongs to no record."""
+    """Return the ObjectId of a key, or None for a key that no record can have."""
     return ObjectId(key) if ObjectId.is_valid(key) else None
 
 
@@ -47,26 +51,25 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 
 def record_of(document: Mapping[str, Any]) -> ImageRecord:
-    """Return the record of a document; what others wrote in it may be no record's.
+    """Return the record of a document, read leniently because another program may have written it.
 
-    What is READY without an image id, or a system, is nothing that anybody could use: it reads as
-    a FAILURE.
+    Nobody can use a READY record without an image id or a system, so it reads as a FAILURE.
     """
-    read = read_document(document)
-    if is_ready(read) and not {"id", "system"} <= read.keys():
-        read["status"] = State.FAILURE
-    stored: Any = document.get("id")
-    unusable_id = stored if is_text(stored) and "id" not in read else ""
-    return replace(ImageRecord.from_document(read), unusable_id=unusable_id)
+    members = read_document(document)
+    if is_ready(members) and not {"id", "system"} <= members.keys():
+        members["status"] = State.FAILURE
+    image_id: Any = document.get("id")
+    unusable_id = image_id if is_text(image_id) and "id" not in members else ""
+    return replace(ImageRecord.from_document(members), unusable_id=unusable_id)
 
 
-def records_of(found: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
+def records_of(documents: Iterable[Mapping[str, Any]]) -> list[ImageRecord]:
     """Return the records of documents."""
-    return [record_of(document) for document in found]
+    return [record_of(document) for document in documents]
 
 
 def is_ready(document: Mapping[str, Any]) -> bool:
-    """Say whether a document is an image that is there."""
+    """Return whether a document is a READY record."""
     return document.get("status") in READY
 
 
@@ -76,24 +79,24 @@ async def document_at(db: Database, key: str) -> Document | None:
     return None if number is None else await db.first(Query(IMAGES, {"_id": number}))
 
 
-async def owned(db: Database, key: str, attempt: int) -> Document:
-    """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
-    return attempts.check_owner(await document_at(db, key), attempt)
+async def owned_document(db: Database, key: str, attempt: int) -> Document:
+    """Return the document if this attempt may change it; raise `Superseded` if not."""
+    return check_owner(await document_at(db, key), attempt)
 
 
 def pinned(document: Mapping[str, Any], *names: str) -> Document:
-    """Return what finds a document as long as these members are as they were read."""
-    wanted: Document = {"_id": document["_id"]}
+    """Return the filter that matches a document as long as these members are as they were read."""
+    pins: Document = {"_id": document["_id"]}
     for name in names:
         value = document.get(name)
-        wanted[name] = value  # None finds both null and nothing
+        pins[name] = value  # None matches null as well as a missing member
         if isinstance(value, str) and name == "tag":
-            wanted["tag.0"] = {"$exists": False}  # else a list that holds it would do
-    return wanted
+            pins["tag.0"] = {"$exists": False}  # otherwise a list with this tag would match
+    return pins
 
 
 def update_of(change: Change) -> Document:
-    """Return a change as MongoDB's operators; members that nobody named stay as they are."""
+    """Return a change in MongoDB's operators; members that it does not name stay as they are."""
     without = [name for name in change.without if name not in change.members]
     update: Document = {}
     if change.members:
@@ -111,18 +114,20 @@ async def change(
     *,
     durable: bool = True,
 ) -> Document | None:
-    """Change a document if its pins still hold; return it as it is then, or None."""
+    """Change a document if its pins still match; return the new document, or None if not."""
     update = update_of(change)
-    found, again = await db.modify(IMAGES, pinned(document, *pins), update, durable=durable)
-    if found is None and again:
-        # Done the first time, perhaps, and the answer was lost.
-        now = await document_at(db, key_of(document))
-        if now is not None and _is_done(now, update):
-            return now
-    return found
+    new_document, is_repeated = await db.modify(
+        IMAGES, pinned(document, *pins), update, durable=durable
+    )
+    if new_document is None and is_repeated:
+        # The command was sent twice. The first one may have changed the document already.
+        current = await document_at(db, key_of(document))
+        if current is not None and _is_applied(current, update):
+            return current
+    return new_document
 
 
-def _is_done(document: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
+def _is_applied(document: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
     missing = object()
     return all(
         document.get(name, missing) == value for name, value in update.get("$set", {}).items()
@@ -130,25 +135,25 @@ def _is_done(document: Mapping[str, Any], update: Mapping[str, Any]) -> bool:
 
 
 def storable(value: Any) -> Any:
-    """Return a value as BSON can hold it, in documents that every version of MongoDB takes.
+    """Return a value that BSON can hold, in a form that every version of MongoDB accepts.
 
-    Text is UTF-8. Names of members come from images, too (labels): none of them may be an operator
-    of MongoDB, or end before its end.
+    Text has to be UTF-8. Some names of members come from images (labels): none may look like an
+    operator of MongoDB, or contain a zero byte, which ends a name.
     """
     if isinstance(value, str):
         return _SURROGATES.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {_name(name): storable(inner) for name, inner in value.items()}
+        return {_storable_name(name): storable(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [storable(inner) for inner in value]
+        return [storable(element) for element in value]
     return value
 
 
-def _name(name: str) -> str:
+def _storable_name(name: str) -> str:
     plain = _SURROGATES.sub("\ufffd", name).replace("\0", "\ufffd")
     return f"\uff04{plain[1:]}" if plain.startswith("$") else plain
 
 
 def too_busy() -> Unavailable:
-    """Return what to say when others were quicker again and again."""
+    """Return the error for a step that other processes were quicker than each time."""
     return Unavailable("The gateway's database is too busy.")

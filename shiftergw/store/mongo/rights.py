@@ -1,4 +1,7 @@
-"""What a user may do in a database, as its server says: to try it would leave something behind."""
+"""What a user may do in a database, as its server reports it.
+
+A trial would leave documents or collections behind.
+"""
 
 from __future__ import annotations
 
@@ -22,45 +25,51 @@ COMMAND = {"connectionStatus": 1, "showPrivileges": True}
 _COLLECTIONS = (IMAGES, LOOKUPS, LEASES, BLOCKS, BREAKERS, TURNS, STATE, CREDENTIALS)
 _ACTIONS = ("find", "insert", "update", "remove", "listIndexes", "createIndex")
 _ROLES = ("readWrite", "dbOwner")
-_ROLES_ANYWHERE = ("readWriteAnyDatabase", "root")
+_ROLES_ANY_DATABASE = ("readWriteAnyDatabase", "root")
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Whether we may do all that the gateway does; None: the server does not say.
+    """The rights of the user of MongoDBURI.
 
-    `lacking` names what we may not; `user` is None where nobody has to log in.
+    `sufficient` says whether the gateway may do everything that it has to, or is None if the server
+    does not report it. `missing` names the actions that are not allowed. `user` is None if the
+    server requires no login.
     """
 
     user: str | None
-    enough: bool | None
-    lacking: Sequence[str] = ()
+    sufficient: bool | None
+    missing: Sequence[str] = ()
 
 
-def rights(answer: Mapping[str, Any], name: str) -> Rights:
-    """Return what an answer to `COMMAND` says of the database `name`."""
-    told = answer.get("authInfo") or {}
-    users = [f"{one.get('user')}@{one.get('db')}" for one in told.get("authenticatedUsers") or ()]
+def read_rights(answer: Mapping[str, Any], name: str) -> Rights:
+    """Return the rights in the database `name` from the answer to `COMMAND`."""
+    info = answer.get("authInfo") or {}
+    logins = info.get("authenticatedUsers") or ()
+    users = [f"{login.get('user')}@{login.get('db')}" for login in logins]
     if not users:
-        # Where there are users, who is none of them cannot even read.
-        return Rights(None, enough=True)
+        # A server with users does not even let others read.
+        return Rights(None, sufficient=True)
     user = ", ".join(users)
-    privileges = told.get("authenticatedUserPrivileges")
+    privileges = info.get("authenticatedUserPrivileges")
     if privileges:
-        lacking = [
+        missing = [
             f"{action} in {collection}"
             for collection in _COLLECTIONS
             for action in _ACTIONS
-            if not any(_allows(one, name, collection, action) for one in privileges)
+            if not any(_allows(entry, name, collection, action) for entry in privileges)
         ]
-        return Rights(user, not lacking, lacking)
-    roles = [(one.get("role"), one.get("db")) for one in told.get("authenticatedUserRoles") or ()]
-    wanted = [(role, name) for role in _ROLES] + [(role, "admin") for role in _ROLES_ANYWHERE]
-    return Rights(user, True if any(role in wanted for role in roles) else None)
+        return Rights(user, not missing, missing)
+    roles = info.get("authenticatedUserRoles") or ()
+    sufficient_roles = [(role, name) for role in _ROLES]
+    sufficient_roles += [(role, "admin") for role in _ROLES_ANY_DATABASE]
+    is_sufficient = any((role.get("role"), role.get("db")) in sufficient_roles for role in roles)
+    return Rights(user, True if is_sufficient else None)
 
 
 def _allows(privilege: Mapping[str, Any], name: str, collection: str, action: str) -> bool:
     resource = privilege.get("resource") or {}
-    place = resource.get("db"), resource.get("collection")
-    here = place[0] in {"", name} and place[1] in {"", collection}
-    return action in privilege.get("actions", ()) and bool(here or resource.get("anyResource"))
+    databases, collections = {"", name}, {"", collection}  # an empty name stands for all
+    is_covered = resource.get("db") in databases and resource.get("collection") in collections
+    is_covered = is_covered or bool(resource.get("anyResource"))
+    return action in privilege.get("actions", ()) and is_covered

@@ -1,4 +1,4 @@
-"""Which work MongoDB holds that may begin now, and which has fallen silent."""
+"""Which work in MongoDB may begin now, and which has lost its worker."""
 
 from __future__ import annotations
 
@@ -26,28 +26,32 @@ async def waiting(
     share: int | None,
     system_shares: Mapping[str, int] | None,
 ) -> Sequence[ImageRecord]:
-    """Return what may begin, as `ImageStore.waiting`."""
-    flights = [flight for flight in await db.find(queries.flights()) if _is_due(flight, now)]
-    uids = sorted({_uid(flight) for flight in flights})
-    turns = await db.find(queries.served(uids)) if uids else []
+    """Return the work that may begin, as `ImageStore.waiting` promises."""
+    documents = [
+        document
+        for document in await db.find(queries.all_in_flight())
+        if read_time(document, "not_before") <= now
+    ]
+    uids = sorted({_uid_of(document) for document in documents})
+    turns = await db.find(queries.last_turns(uids)) if uids else []
     times = {turn["_id"]: turn["served"] for turn in turns}
-    in_order = [_flight(flight, times) for flight in sorted(flights, key=key_of)]
+    in_order = [_in_flight(document, times) for document in sorted(documents, key=key_of)]
     keys = fair_schedule(in_order, limit, running_per_user, offers, without, share, system_shares)
-    # What was begun since we looked waits no more.
+    # An attempt may have begun after the first query.
     records = {record.key: record for record in await _with_keys(db, keys) if _waits(record)}
     return [records[key] for key in keys if key in records]
 
 
 async def stale(db: Database, before: float) -> Sequence[ImageRecord]:
-    """Return begun work that has given no sign of life since then."""
-    flights = records_of(await db.find(queries.flights()))
-    quiet = [flight.key for flight in flights if _is_quiet(flight, before)]
-    records = [record for record in await _with_keys(db, quiet) if _is_quiet(record, before)]
+    """Return work in flight that has begun and whose last heartbeat is earlier than `before`."""
+    in_flight = records_of(await db.find(queries.all_in_flight()))
+    keys = [record.key for record in in_flight if _is_stale(record, before)]
+    records = [record for record in await _with_keys(db, keys) if _is_stale(record, before)]
     return sorted(records, key=lambda record: (record.last_heartbeat or 0, record.key))
 
 
 async def _with_keys(db: Database, keys: Sequence[str]) -> Sequence[ImageRecord]:
-    """Return the records in flight among these."""
+    """Return the records with these keys that are in flight."""
     if not keys:
         return []
     query = queries.with_keys([ObjectId(key) for key in keys])
@@ -59,32 +63,27 @@ def _waits(record: ImageRecord) -> bool:
 
 
 def _is_postponed(not_before: Any, status: Any) -> bool:
-    """Return whether work waits for a time.
+    """Return whether work is postponed.
 
-    Versions that know no postponed work leave `not_before` as it is when they begin the work.
+    Older versions of this program do not remove `not_before` when they begin the work.
     """
     return not_before is not None and status == State.PENDING
 
 
-def _is_quiet(record: ImageRecord, before: float) -> bool:
+def _is_stale(record: ImageRecord, before: float) -> bool:
     return not _waits(record) and (record.last_heartbeat or 0) < before
 
 
-def _is_due(document: Document, now: float) -> bool:
-    """Return whether work is not postponed beyond a time."""
-    return read_time(document, "not_before") <= now
-
-
-def _flight(document: Document, served: Mapping[int, float]) -> InFlight:
-    uid = _uid(document)
-    postponed = _is_postponed(document.get("not_before"), document.get("status"))
-    waits = not document.get("attempt") or postponed
+def _in_flight(document: Document, times: Mapping[int, float]) -> InFlight:
+    uid = _uid_of(document)
+    is_postponed = _is_postponed(document.get("not_before"), document.get("status"))
+    waits = not document.get("attempt") or is_postponed
     registry = None if uid == REMOVALS_UID else document.get("location")
     system = document.get("system") or ""
-    return InFlight(key_of(document), waits, uid, system, registry, served.get(uid))
+    return InFlight(key_of(document), waits, uid, system, registry, times.get(uid))
 
 
-def _uid(document: Document) -> int:
-    """Return whose turn it is with this work; removals are nobody's."""
-    going = document.get("status") == State.EXPIRING
-    return REMOVALS_UID if going else document.get("requested_by") or 0
+def _uid_of(document: Document) -> int:
+    """Return the uid under which the work is scheduled."""
+    is_removal = document.get("status") == State.EXPIRING
+    return REMOVALS_UID if is_removal else document.get("requested_by") or 0

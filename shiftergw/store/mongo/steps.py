@@ -1,6 +1,7 @@
-"""The steps of work as MongoDB does them, up to its end: each is one write, pinned on what it read.
+"""The steps of work in MongoDB, except its end: each is one write, pinned on what it has read.
 
-What is counted, or is another document, cannot be pinned; how that is met stands where it is done.
+A count, or a member of another document, cannot be a pin. The functions that depend on one say how
+they stay correct.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from shiftergw.model import ImageRecord, PostponeLimits, PullRequest, QueueLimit
 from shiftergw.mongo.database import Database, Document
 from shiftergw.plumbing.backoff import Backoff
 from shiftergw.states import POLLED, IllegalStepError, State, WaitCause, check_restart, check_step
-from shiftergw.store import attempts, documents
+from shiftergw.store import documents
+from shiftergw.store.attempts import may_begin
 from shiftergw.store.documents import Change
 from shiftergw.store.fair_schedule import REMOVALS_UID
 from shiftergw.store.mongo import queries
 from shiftergw.store.mongo.records import (
     IMAGES,
-    OWN,
+    OWNER,
     READY,
     TRIES,
     change,
     document_at,
     id_of,
-    owned,
+    owned_document,
     pinned,
     record_of,
     storable,
@@ -38,161 +40,166 @@ from shiftergw.store.mongo.records import (
 )
 from shiftergw.store.waits import check_postponed
 
-LOOKS = 6
-"""How often a queue that is full is looked at: others may be about to take theirs back."""
+QUEUE_CHECKS = 6
+"""How often a full queue is checked: other claims may be about to be withdrawn."""
 
-LOOK_BACKOFF = Backoff(0.04)
-"""The longest pauses between two of these queries; the actual pauses are random."""
+CHECK_BACKOFF = Backoff(0.04)
+"""The longest pauses between two checks; the actual pauses are random."""
 
 
 async def claim(
     db: Database, request: PullRequest, now: float, limits: QueueLimits | None
 ) -> tuple[ImageRecord, bool]:
-    """Find or make the record in flight for this claim: the index of claims lets one of all in.
+    """Find or create the record in flight for this claim; the index of claims admits only one.
 
-    Limits hold without a lock: a record counts from the moment that it is written, and whoever
-    finds that it is one too many takes his own back. So of several at once the last one sees all
-    the others, and the limit is never passed; they look again after pauses that differ, lest they
-    refuse each other.
+    The limits hold without a lock. A record counts from the moment it is written, and a caller that
+    then counts one too many withdraws its own record. Of several callers at once the last one
+    counts the records of all others, so the limit is never exceeded. They check again after random
+    pauses; otherwise they could all refuse each other.
     """
-    look = 0
+    checks = 0
     for _ in range(TRIES):
-        found = await db.first(queries.in_flight(request.claim))
-        if found is not None:
-            return record_of(found), False
+        in_flight = await db.first(queries.in_flight(request.claim))
+        if in_flight is not None:
+            return record_of(in_flight), False
         refusal = None if limits is None else await _refusal(db, request.requested_by, limits, 0)
         if refusal is None:
             document = {"_id": ObjectId(documents.new_key(now))}
             document |= storable(documents.new_claim(request, now))
-            if not await _is_added(db, document):
+            if not await _insert(db, document):
                 continue
             if limits is not None:
                 refusal = await _refusal(db, request.requested_by, limits, 1)
-            if refusal is None or not await _is_taken_back(db, document):
+            if refusal is None or not await _withdraw(db, document):
                 await _forget_earlier(db, request, document["_id"])
                 return record_of(document), True
-        look += 1
-        if look == LOOKS:
+        checks += 1
+        if checks == QUEUE_CHECKS:
             raise refusal
-        await LOOK_BACKOFF.pause(look, db.clock, random.random())  # noqa: S311 - no secret
+        await CHECK_BACKOFF.pause(checks, db.clock, random.random())  # noqa: S311 - no secret
     raise too_busy()
 
 
-async def _is_added(db: Database, document: Document) -> bool:
-    """Add a claim; say whether it is ours, and not another's of the same moment."""
+async def _insert(db: Database, document: Document) -> bool:
+    """Insert a claim; return False if another caller's claim was quicker."""
     try:
         await db.insert(IMAGES, [document])
     except DuplicateKeyError:
-        # Our own, if it was sent twice.
+        # The claim in the database is our own if the command was sent twice.
         return await document_at(db, str(document["_id"])) is not None
     return True
 
 
-async def _refusal(db: Database, uid: int, limits: QueueLimits, ours: int) -> TooMany | None:
-    """Return why there is no room for one pull more; `ours` of those that wait is that pull."""
-    own = await db.count(IMAGES, queries.waiting(uid)) - ours
-    if own >= limits.waiting_per_user:
+async def _refusal(db: Database, uid: int, limits: QueueLimits, inserted: int) -> TooMany | None:
+    """Return the error if there is no room for one pull more, else None.
+
+    `inserted` is 1 if that pull is in the database already, else 0.
+    """
+    pulls_of_user = await db.count(IMAGES, queries.waiting(uid)) - inserted
+    if pulls_of_user >= limits.waiting_per_user:
         return TooMany(
-            f"You have {own} pulls waiting, and may have {limits.waiting_per_user}.",
+            f"You have {pulls_of_user} pulls waiting, and may have {limits.waiting_per_user}.",
             remedy="Wait until some of them are done, or ask the site's support to raise"
             " UserLimits.waiting.",
         )
-    if await db.count(IMAGES, queries.waiting()) - ours >= limits.waiting:
+    if await db.count(IMAGES, queries.waiting()) - inserted >= limits.waiting:
         return TooMany("The gateway's queue is full (QueueLimit).")
     return None
 
 
-async def _is_taken_back(db: Database, document: Document) -> bool:
-    """Remove a claim that is one too many, unless somebody has begun it."""
-    removed, again = await db.delete(IMAGES, _not_begun(document["_id"]))
-    return removed > 0 or again
+async def _withdraw(db: Database, document: Document) -> bool:
+    """Remove a claim unless an attempt has begun; return whether it is removed."""
+    removed, is_repeated = await db.delete(IMAGES, _without_attempt(document["_id"]))
+    return removed > 0 or is_repeated
 
 
-def _not_begun(number: ObjectId) -> Document:
-    """Find a claim that no attempt has begun."""
-    return {"_id": number, **queries.waiting(), "attempt": {"$in": [0, None]}}
+def _without_attempt(key: ObjectId) -> Document:
+    """Return the filter for a claim that no attempt has begun."""
+    return {"_id": key, **queries.waiting(), "attempt": {"$in": [0, None]}}
 
 
 async def _forget_earlier(db: Database, request: PullRequest, claim: ObjectId) -> None:
-    """Remove what the requester could see of earlier ends of this tag than that of his claim.
+    """Remove earlier FAILUREs of the claim's tag that the requester could see.
 
-    And what an original gateway had begun, and will never end. The claim itself stays: another
-    gateway may have begun and ended it by now.
+    Also remove work that an original gateway has begun and will never end. The claim itself stays:
+    another gateway may have begun and ended it by now.
     """
-    place = (request.system, request.itype, request.tag)
-    for document in await db.find(queries.pulls_of(*place)):
+    query = queries.pulls_of(request.system, request.itype, request.tag)
+    for document in await db.find(query):
         if document["_id"] == claim:
             continue
-        if document.get("claim") is None and _is_answered(document, request.requested_by):
+        if document.get("claim") is None and _is_superseded(document, request.requested_by):
             await db.delete(IMAGES, pinned(document, "status", "claim"))
 
 
-def _is_answered(document: Document, uid: int) -> bool:
+def _is_superseded(document: Document, uid: int) -> bool:
+    """Return whether a new pull of this user replaces a record that is not in flight."""
     status = document.get("status")
     if not isinstance(status, str) or status in {*READY, State.EXPIRING, State.EXPIRED}:
         return False
-    own = status == State.FAILURE and document.get("own_failure")
-    return not own or document.get("requested_by") == uid
+    is_private = status == State.FAILURE and document.get("own_failure")
+    return not is_private or document.get("requested_by") == uid
 
 
 @dataclass
-class Beginning:
-    """What a process has tried to begin, one record after the other, and when, without a yes."""
+class UnconfirmedBegins:
+    """The times at which this process tried to begin a record without an answer from the server."""
 
     key: str = ""
     times: set[float] = field(default_factory=set)
 
-    def note(self, key: str, now: float) -> None:
-        """Note a try."""
+    def add(self, key: str, now: float) -> None:
+        """Note a try; forget those of another record."""
         if key != self.key:
             self.key, self.times = key, set()
         self.times.add(now)
 
-    def is_left(self, document: Document, runner: str) -> bool:
-        """Say whether a document is as a try has left it, whose answer was no yes."""
-        ours = document.get("runner") == runner and str(document["_id"]) == self.key
-        return ours and document.get("last_heartbeat") in self.times
+    def include(self, document: Document, runner: str) -> bool:
+        """Return whether one of these tries has begun the attempt in a document."""
+        is_same_record = document.get("runner") == runner and str(document["_id"]) == self.key
+        return is_same_record and document.get("last_heartbeat") in self.times
 
 
 async def begin(
-    db: Database, tried: Beginning, key: str, runner: str, now: float, limit: float
+    db: Database, unconfirmed: UnconfirmedBegins, key: str, runner: str, now: float, limit: float
 ) -> ImageRecord | None:
-    """Start the next attempt, unless there is nothing to do.
+    """Start the next attempt, unless there is nothing to do; see `ImageStore.begin`.
 
-    A try may have been made and be `Unavailable` all the same: most members of the set did not hear
-    of it in time. Then that attempt is gone on with. Others would take it for one that lives, and
-    later for one that has died; as long as the set is ill, each try would cost the record one.
+    A write may raise `Unavailable` although the primary server has made it, if most members of the
+    replica set did not confirm it in time. The next call then continues the attempt of that write.
+    Otherwise the attempt would seem to live, and later to have died: as long as the replica set is
+    not healthy, each call would cost the record one attempt.
     """
     for _ in range(TRIES):
         document = await document_at(db, key)
         if document is None or document.get("claim") is None:
             return None
         state = State(document["status"])
-        started = documents.begin_attempt(document, runner, now)
-        if not attempts.may_begin(document, now, limit):
-            if not tried.is_left(document, runner):
+        attempt = documents.begin_attempt(document, runner, now)
+        if not may_begin(document, now, limit):
+            if not unconfirmed.include(document, runner):
                 return None
-            started = Change({"last_heartbeat": now})
+            attempt = Change({"last_heartbeat": now})
         check_restart(state)
         pins = ("claim", "attempt", "last_heartbeat", "not_before", "status", "runner")
         try:
-            begun = await change(db, document, pins, started)
+            new_document = await change(db, document, pins, attempt)
         except Unavailable:
-            tried.note(key, now)
+            unconfirmed.add(key, now)
             raise
-        if begun is not None:
-            tried.times.clear()
+        if new_document is not None:
+            unconfirmed.times.clear()
             uid = REMOVALS_UID if state is State.EXPIRING else document.get("requested_by") or 0
-            await _serve(db, uid, now)
-            return record_of(begun)
+            await _note_turn(db, uid, now)
+            return record_of(new_document)
     raise too_busy()
 
 
-async def _serve(db: Database, uid: int, now: float) -> None:
-    """Note when a user's work was begun; the work itself does not depend on it."""
+async def _note_turn(db: Database, uid: int, now: float) -> None:
+    """Note when a user's work was begun; a failure does not harm the work itself."""
     with suppress(Unavailable, DuplicateKeyError):
-        served = {"$set": {"served": now}}
-        await db.update(queries.TURNS, {"_id": uid}, served, upsert=True, durable=False)
+        turn = {"$set": {"served": now}}
+        await db.update(queries.TURNS, {"_id": uid}, turn, upsert=True, durable=False)
 
 
 async def postpone(
@@ -205,70 +212,70 @@ async def postpone(
     limits: PostponeLimits | None,
     cause: WaitCause,
 ) -> ImageRecord:
-    """End an attempt and have the work wait until a time.
+    """End an attempt and postpone the work; see `ImageStore.postpone`.
 
-    The limits are counted first: of several at once a few may get past them.
+    The postponed pulls are counted first, so a few callers at once may exceed the limits.
     """
     for _ in range(TRIES):
-        document = await owned(db, key, attempt)
+        document = await owned_document(db, key, attempt)
         check_step(State(document["status"]), State.PENDING)
         if limits is not None:
             if cause == "system":
-                everywhere = await db.find(queries.all_postponed())
-                pulls = [pull for pull in everywhere if pull["system"] == document["system"]]
+                all_pulls = await db.find(queries.all_postponed())
+                pulls = [pull for pull in all_pulls if pull["system"] == document["system"]]
             else:
-                pulls = await db.find(queries.postponed(document.get("location")))
+                pulls = await db.find(queries.postponed_for(document.get("location")))
             users = [pull.get("requested_by") for pull in pulls]
             check_postponed(len(pulls), users.count(document.get("requested_by")), limits, cause)
-        changes = documents.postpone(document, not_before, why, now, cause)
-        postponed = await change(db, document, OWN, changes)
-        if postponed is not None:
-            return record_of(postponed)
+        pause_change = documents.postpone(document, not_before, why, now, cause)
+        new_document = await change(db, document, OWNER, pause_change)
+        if new_document is not None:
+            return record_of(new_document)
     raise too_busy()
 
 
 async def advance(
     db: Database, key: str, attempt: int, state: State, message: str, now: float
 ) -> None:
-    """Step to another state of work."""
+    """Step to another state; see `ImageStore.advance`."""
     for _ in range(TRIES):
-        document = await owned(db, key, attempt)
+        document = await owned_document(db, key, attempt)
         old = State(document["status"])
         check_step(old, state)
         if State.PENDING in (old, state) or state not in POLLED:
             raise IllegalStepError(f"`advance` does not lead from {old} to {state}")
         changes = documents.advance(state, message, now)
-        if await change(db, document, OWN, changes) is not None:
+        if await change(db, document, OWNER, changes) is not None:
             return
     raise too_busy()
 
 
 async def requeue(db: Database, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
-    """End an attempt without a result."""
+    """End an attempt without a result; see `ImageStore.requeue`."""
     for _ in range(TRIES):
-        document = await owned(db, key, attempt)
+        document = await owned_document(db, key, attempt)
         changes = documents.requeue(document, message, died=died)
-        ended = await change(db, document, OWN, changes)
-        if ended is not None:
-            return record_of(ended)
+        new_document = await change(db, document, OWNER, changes)
+        if new_document is not None:
+            return record_of(new_document)
     raise too_busy()
 
 
 async def heartbeat(db: Database, key: str, attempt: int, beat: Change) -> None:
-    """Write a sign of life, in one write; only if nothing took it, look why."""
+    """Write a heartbeat in one write; read the document only if the write matched none."""
+    object_id = id_of(key)
+    if object_id is None:
+        raise Superseded("This work has ended.")
+    record = {"_id": object_id, "claim": {"$gt": ""}, "attempt": attempt, "runner": {"$ne": None}}
     for _ in range(TRIES):
-        number = id_of(key)
-        if number is None:
-            raise Superseded("This work has ended.")
-        own = {"_id": number, "claim": {"$gt": ""}, "attempt": attempt, "runner": {"$ne": None}}
-        if await db.update(IMAGES, own, update_of(beat), durable=False):
+        if await db.update(IMAGES, record, update_of(beat), durable=False):
             return
-        await owned(db, key, attempt)
+        await owned_document(db, key, attempt)
     raise too_busy()
 
 
 async def abandon(db: Database, key: str) -> None:
     """Remove a record that no attempt has begun."""
-    number = id_of(key)
-    if number is not None:
-        await db.delete(IMAGES, _not_begun(number))
+    object_id = id_of(key)
+    if object_id is not None:
+        await db.delete(IMAGES, _without_attempt(object_id))

@@ -1,8 +1,9 @@
-"""Images and work in MongoDB, for several gateways, or to go on with an original's database.
+"""Images and work in MongoDB, for several gateways, or for the database of an original gateway.
 
-`images` and `metrics` are the original's collections and hold documents like its own; ours beside
-them have names that begin with `shiftergw.`. A single server will do. The server may be away, also
-at the start: then every call says so within a few seconds, and finds it again when it is back.
+The collections `images` and `metrics` are the original's, and hold documents like its own. Further
+collections have names that start with `shiftergw.`. A single server is enough. The server may be
+unreachable, also at the start: then every call raises `Unavailable` within a few seconds, and calls
+work again as soon as the server is back.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from shiftergw.store.mongo import (
     expiry,
     finish,
     images,
-    places,
+    leases,
     queries,
     reads,
     schedule,
@@ -56,27 +57,24 @@ from shiftergw.store.mongo.records import (
     record_of,
 )
 
-LOOK_SECONDS = 10.0
-"""How often the server is looked at when nobody asks it anything."""
+CHECK_SECONDS = 10.0
+"""Seconds between two checks of the database's indexes and of a migration into it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """What there is while the store is open."""
+class _Resources:
+    """What exists while the store is open."""
 
-    links: ConnectionPool
+    pool: ConnectionPool
     db: Database
     indexes: Indexes
-    metrics: LookupCollection
-    lookups: LookupBuffer
-    look: Rounds
+    lookup_collection: LookupCollection
+    lookup_buffer: LookupBuffer
+    checks: Rounds
 
 
 class MongoStore(Service):
-    """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB.
-
-    It asks no clock what time it is.
-    """
+    """An `ImageStore`, and `UsedCredentials`, in a database of MongoDB. It reads no clock."""
 
     def __init__(
         self,
@@ -86,66 +84,66 @@ class MongoStore(Service):
         seconds: float = COMMAND_SECONDS,
         max_rows: int = MAX_ROWS,
     ) -> None:
-        """Keep everything in the database `name`; a command may take so many `seconds`."""
+        """Store everything in the database `name`; a command may take `seconds` seconds."""
         self._reactor = reactor
         self._uri = uri
         self._database = name
         self._seconds = seconds
         self._max_rows = max_rows
-        self._open: _Open | None = None
-        self._beginning = steps.Beginning()
+        self._resources: _Resources | None = None
+        self._unconfirmed = steps.UnconfirmedBegins()
 
     def startService(self) -> None:
-        """Return at once, whether the server is there or not; raise `ConfigurationError`."""
+        """Return at once, whether the server answers or not; raise `ConfigurationError`."""
         address = MongoAddress.parse(self._uri)
         clock, seconds = self._reactor, self._seconds
-        servers = PrimaryConnector(self._reactor, address, min(HOST_SECONDS, seconds))
+        connector = PrimaryConnector(self._reactor, address, min(HOST_SECONDS, seconds))
         super().startService()
-        links = ConnectionPool(servers.open, clock, seconds)
-        db = Database(clock, links, self._database, address.concern, seconds)
-        indexes, metrics = Indexes(db, links, seconds), LookupCollection(db, self._max_rows)
+        pool = ConnectionPool(connector.open, clock, seconds)
+        db = Database(clock, pool, self._database, address.write_concern, seconds)
+        indexes = Indexes(db, pool, seconds)
+        collection = LookupCollection(db, self._max_rows)
 
-        async def look() -> None:
-            with suppress(Unavailable):  # the log knows
-                await indexes.make()
+        async def check() -> None:
+            with suppress(Unavailable):  # the pool has logged it
+                await indexes.create()
 
-        rounds = Rounds(look, clock, LOOK_SECONDS, "MongoDB")
-        lookups = LookupBuffer(metrics.write, clock)
-        self._open = _Open(links, db, indexes, metrics, lookups, rounds)
-        rounds.startService()
+        checks = Rounds(check, clock, CHECK_SECONDS, "MongoDB")
+        buffer = LookupBuffer(collection.write, clock)
+        self._resources = _Resources(pool, db, indexes, collection, buffer, checks)
+        checks.startService()
 
     def stopService(self) -> Deferred[None]:
-        """Fire when rows that wait are written, if that is possible, and nothing is open."""
+        """Write the look-up rows in the buffer, if that is possible, and close all connections."""
         super().stopService()
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        there, self._open = self._open, None
-        if there is not None:
-            await there.lookups.flush()
-            await there.links.close()
-            await there.look.stopService()
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            await resources.lookup_buffer.flush()
+            await resources.pool.close()
+            await resources.checks.stopService()
 
-    @property
-    def _there(self) -> _Open:
-        if self._open is None:
+    def _require_open(self) -> _Resources:
+        if self._resources is None:
             raise Unavailable(NO_ANSWER, detail="MongoDB: the store is not open")
-        return self._open
+        return self._resources
 
     @property
     def _db(self) -> Database:
-        return self._there.db
+        return self._require_open().db
 
     async def claim(
         self, request: PullRequest, now: float, limits: QueueLimits | None = None
     ) -> tuple[ImageRecord, bool]:
         """See `ImageStore`."""
-        await self._there.indexes.unique_claims()
+        await self._require_open().indexes.require_unique_claims()
         return await steps.claim(self._db, request, now, limits)
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await steps.begin(self._db, self._beginning, key, runner, now, limit)
+        return await steps.begin(self._db, self._unconfirmed, key, runner, now, limit)
 
     async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
         """See `ImageStore`."""
@@ -240,8 +238,8 @@ class MongoStore(Service):
         )
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
-        """See `ImageStore`. What became READY, and no more, when its process died is seen to."""
-        await finish.mend(self._db, now - limit)
+        """See `ImageStore`. Also complete pulls whose process died within `finish`."""
+        await finish.finish_interrupted(self._db, now - limit)
         return await schedule.stale(self._db, now - limit)
 
     async def check_breaker(self, key: str, now: float, seconds: float) -> Breaker | None:
@@ -292,15 +290,15 @@ class MongoStore(Service):
 
     async def block(self, directory: str, image_id: str, uid: int, now: float) -> None:
         """See `ImageStore`."""
-        await places.block(self._db, directory, image_id, uid, now)
+        await leases.block(self._db, directory, image_id, uid, now)
 
     async def allow(self, directory: str, image_id: str) -> bool:
         """See `ImageStore`."""
-        return await places.allow(self._db, directory, image_id)
+        return await leases.allow(self._db, directory, image_id)
 
     async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
-        return await places.is_blocked(self._db, directory, image_ids)
+        return await leases.is_blocked(self._db, directory, image_ids)
 
     async def expires(self, setting: bool | None, now: float, lifetime: float | None) -> bool:
         """See `ImageStore`."""
@@ -308,22 +306,22 @@ class MongoStore(Service):
 
     async def forget_ended(self, before: float, *, foreign: bool = True) -> int:
         """See `ImageStore`."""
-        await places.forget_leases(self._db, before)
-        ended = 0
+        await leases.forget_expired(self._db, before)
+        count = 0
         find = queries.ended_before if foreign else queries.own_ended_before
-        for wanted in find(before):
-            ended += (await self._db.delete(IMAGES, wanted, many=True))[0]
-        return ended
+        for records in find(before):
+            count += (await self._db.delete(IMAGES, records, many=True))[0]
+        return count
 
     async def lease(
         self, directory: str, image_id: str, holder: str, now: float, seconds: float
     ) -> bool:
         """See `ImageStore`."""
-        return await places.lease(self._db, directory, image_id, holder, now, seconds)
+        return await leases.take(self._db, directory, image_id, holder, now, seconds)
 
     async def release(self, directory: str, image_id: str, holder: str) -> None:
         """See `ImageStore`."""
-        await places.release(self._db, directory, image_id, holder)
+        await leases.release(self._db, directory, image_id, holder)
 
     @property
     def used_credentials(self) -> UsedCredentials:
@@ -340,10 +338,10 @@ class MongoStore(Service):
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""
-        self._there.lookups.add(row)
+        self._require_open().lookup_buffer.add(row)
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
-        there = self._there
-        await there.lookups.flush()
-        return await there.metrics.last(system, limit)
+        resources = self._require_open()
+        await resources.lookup_buffer.flush()
+        return await resources.lookup_collection.last(system, limit)

@@ -79,8 +79,8 @@ async def test_the_server_forgets_them(mongodb: str, named: Named) -> None:
     async with mongo_running(mongodb, name) as store:
         await store.claim(request(), NOW)  # not before the indexes are made
         await store.use(ONE, NOW)
-        await store._there.indexes.make()
-        assert await store._there.indexes.missing() == []
+        await store._require_open().indexes.create()
+        assert await store._require_open().indexes.missing() == []
     (document,) = db[CREDENTIALS].find()
     assert document["_id"] == ONE
     assert document["at"].replace(tzinfo=UTC) == datetime.fromtimestamp(NOW, UTC)
@@ -95,7 +95,7 @@ async def test_an_index_that_keeps_for_another_time(mongodb: str, named: Named) 
     name, db = named
     db[CREDENTIALS].create_index("at", name="mine")
     async with mongo_running(mongodb, name) as store:
-        assert "shiftergw_used" in await store._there.indexes.missing()
+        assert "shiftergw_used" in await store._require_open().indexes.missing()
 
 
 @pytest_twisted.ensureDeferred

@@ -75,16 +75,16 @@ async def test_a_database_that_is_filled_later(mongodb: str) -> None:
             assert await store.expires(None, NOW, KEPT) is False
 
 
-@pytest.mark.parametrize("piece", [3, 200])
+@pytest.mark.parametrize("batch", [3, 200])
 @pytest_twisted.ensureDeferred
 async def test_switched_on(
-    mongodb: str, hundred: Named, monkeypatch: pytest.MonkeyPatch, piece: int
+    mongodb: str, hundred: Named, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     """Dates that are absent or have passed count from then, once; the others, and all else, stay.
 
     What is no date stays too: it never comes.
     """
-    monkeypatch.setattr(mongo_expiry, "PIECE", piece)
+    monkeypatch.setattr(mongo_expiry, "BATCH", batch)
     name, db = hundred
     before = list(db["images"].find().sort("_id", 1))
     async with mongo_running(mongodb, name) as store:

@@ -1,4 +1,4 @@
-"""No question that the MongoDB store asks walks through a whole collection."""
+"""Every query of the MongoDB store has an index, so that none reads a whole collection."""
 
 from __future__ import annotations
 
@@ -19,78 +19,80 @@ from tests import mongod
 from tests.store.places import mongo_running
 from tests.store.pulls import NOW, request
 
-PLACE = ("alpha", "docker", "x:1")
-QUESTIONS: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]]] = {
+TAG = ("alpha", "docker", "x:1")
+QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]]] = {
     "in_flight": lambda q: q.in_flight("alpha/docker/x:1"),
-    "with_tag": lambda q: q.with_tag(*PLACE),
+    "with_tag": lambda q: q.with_tag(*TAG),
     "of_image": lambda q: q.of_image(["alpha", "beta"], "a" * 64),
-    "of_files": lambda q: q.of_files(["alpha", "beta"], "a" * 64),
-    "losing": lambda q: q.losing(*PLACE),
-    "failures_of": lambda q: q.failures_of(*PLACE),
-    "pulls_of": lambda q: q.pulls_of(*PLACE),
+    "with_files": lambda q: q.with_files(["alpha", "beta"], "a" * 64),
+    "expiring_with_tag": lambda q: q.expiring_with_tag(*TAG),
+    "failures_of": lambda q: q.failures_of(*TAG),
+    "pulls_of": lambda q: q.pulls_of(*TAG),
     "ready_on": lambda q: q.ready_on("READY", "alpha", "", 5),
-    "flying_on": lambda q: q.flying_on("alpha"),
-    "failed_on": lambda q: q.failed_on("alpha"),
-    "flights": lambda q: q.flights(),
-    "served": lambda q: q.served([1, 2]),
+    "in_flight_on": lambda q: q.in_flight_on("alpha"),
+    "failures_on": lambda q: q.failures_on("alpha"),
+    "all_in_flight": lambda q: q.all_in_flight(),
+    "last_turns": lambda q: q.last_turns([1, 2]),
     "with_keys": lambda q: q.with_keys([ObjectId("1" * 24), ObjectId("2" * 24)]),
     "waiting": lambda q: [q.waiting(), q.waiting(7)],
-    "postponed": lambda q: q.postponed("ghcr.io"),
+    "postponed_for": lambda q: q.postponed_for("ghcr.io"),
     "all_postponed": lambda q: q.all_postponed(),
     "breaker": lambda q: q.breaker("x"),
     "unfinished": lambda q: q.unfinished(5.0),
-    "expired": lambda q: q.expired("READY", 5.0),
-    "undated": lambda q: q.undated("READY", 5.0),
-    "by_others": lambda q: q.by_others(),
-    "fact": lambda q: q.fact("expiry"),
+    "past_expiration": lambda q: q.past_expiration("READY", 5.0),
+    "without_future_expiration": lambda q: q.without_future_expiration("READY", 5.0),
+    "foreign_record": lambda q: q.foreign_record(),
+    "state_document": lambda q: q.state_document("expiry"),
     "ended_before": lambda q: q.ended_before(5.0),
     "own_ended_before": lambda q: q.own_ended_before(5.0),
     "blocks_of": lambda q: q.blocks_of("/images", ["a" * 64]),
-    "rows_of": lambda q: q.rows_of("alpha", 5),
-    "used": lambda q: q.used(b"1" * 32),
+    "last_lookups": lambda q: q.last_lookups("alpha", 5),
+    "use_of": lambda q: q.use_of(b"1" * 32),
 }
-"""What each function of `queries` asks; filters without a collection are for images."""
+"""A call of each function of `queries`. Filters without a collection are for images."""
 
-ASKED: list[tuple[str, str, Mapping[str, Any]]] = []
-"""Name, collection and filter of each."""
-for _name, _ask in QUESTIONS.items():
-    _asked = _ask(queries)
-    for _one in _asked if isinstance(_asked, list) else [_asked]:
-        if isinstance(_one, Query):
-            ASKED.append((_name, _one.collection, _one.filter))
+FILTERS: list[tuple[str, str, Mapping[str, Any]]] = []
+"""The name of the function, the collection and the filter of each query."""
+for _name, _call in QUERIES.items():
+    _result = _call(queries)
+    for _query in _result if isinstance(_result, list) else [_result]:
+        if isinstance(_query, Query):
+            FILTERS.append((_name, _query.collection, _query.filter))
         else:
-            ASKED.append((_name, IMAGES, _one))
-ASKED.append(("old rows", LOOKUPS, {"time": {"$lt": 5.0}}))
+            FILTERS.append((_name, IMAGES, _query))
+FILTERS.append(("old rows", LOOKUPS, {"time": {"$lt": 5.0}}))
 
-TWO_SETS = {"of_files", "own_ended_before"}
-"""The server that comes with the tests takes one set or range of values with an index, not two."""
+TWO_SETS = {"with_files", "own_ended_before"}
+"""Queries with two sets or ranges of values; the tests' own server uses an index for one only."""
 
 
-def test_no_question_is_left_out() -> None:
-    """Whatever else is asked one day is asked here too."""
+def test_every_function_of_queries_is_tested() -> None:
+    """`QUERIES` has a call of each public function, also of those that are added later."""
     functions = inspect.getmembers(queries, inspect.isfunction)
-    public = {name for name, one in functions if one.__module__ == queries.__name__}
-    assert {name for name in public if not name.startswith("_")} - {"place"} == set(QUESTIONS)
+    public = {name for name, function in functions if function.__module__ == queries.__name__}
+    assert {name for name in public if not name.startswith("_")} - {"file_key"} == set(QUERIES)
 
 
-@pytest.mark.parametrize(("name", "collection", "wanted"), ASKED)
-def test_every_question_has_an_index(name: str, collection: str, wanted: Mapping[str, Any]) -> None:
-    """There is an index that begins with all the members of the filter.
+@pytest.mark.parametrize(("name", "collection", "where"), FILTERS)
+def test_every_query_has_an_index(name: str, collection: str, where: Mapping[str, Any]) -> None:
+    """An index starts with all the members of the filter.
 
-    One that leaves out documents without its member is for filters that want it to be there.
+    A sparse index serves only filters for documents that have its member.
     """
-    if set(wanted) == {"_id"}:
+    if set(where) == {"_id"}:
         return
-    covered = {index: _covered(form, wanted) for index, form in INDEXES[collection].items()}
-    assert max(covered.values()) == len(wanted), covered
+    counts = {
+        index: _count_members(options, where) for index, options in INDEXES[collection].items()
+    }
+    assert max(counts.values()) == len(where), counts
 
 
-def _covered(form: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
-    """Return how many members of a filter an index narrows down, in the order of the index."""
+def _count_members(index: Mapping[str, Any], where: Mapping[str, Any]) -> int:
+    """Return how many members at the start of an index are in the filter."""
     count = 0
-    for member in form["key"]:
-        value = wanted.get(member)
-        if member not in wanted or (form.get("sparse") and value is None):
+    for member in index["key"]:
+        value = where.get(member)
+        if member not in where or (index.get("sparse") and value is None):
             break
         count += 1
     return count
@@ -103,7 +105,7 @@ def database(mongodb: str) -> Iterator[Any]:
 
         async def start() -> None:
             async with mongo_running(mongodb, name) as store:
-                await store.claim(request(), NOW)  # not before the indexes are made
+                await store.claim(request(), NOW)  # a claim waits for the indexes
 
         pytest_twisted.blockon(Deferred.fromCoroutine(start()))
         db[IMAGES].insert_many(
@@ -115,27 +117,27 @@ def database(mongodb: str) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "collection", "wanted"),
-    [one for one in ASKED if mongod.ANOTHER is not None or one[0] not in TWO_SETS],
+    ("name", "collection", "where"),
+    [entry for entry in FILTERS if mongod.ANOTHER is not None or entry[0] not in TWO_SETS],
 )
-def test_the_server_uses_it(
-    database: Any, name: str, collection: str, wanted: Mapping[str, Any]
+def test_the_server_uses_an_index(
+    database: Any, name: str, collection: str, where: Mapping[str, Any]
 ) -> None:
-    """The server says that it would look at an index, and at what that leads to."""
-    asked = {"explain": {"find": collection, "filter": wanted}, "verbosity": "queryPlanner"}
-    plan = database.command(asked)["queryPlanner"]["winningPlan"]
+    """The server's plan for each query uses an index and never scans the collection."""
+    command = {"explain": {"find": collection, "filter": where}, "verbosity": "queryPlanner"}
+    plan = database.command(command)["queryPlanner"]["winningPlan"]
     stages = list(_stages(plan))
     assert "COLLSCAN" not in stages, name
     assert {"IXSCAN", "IDHACK", "EOF"} & {*stages}, plan
 
 
 def _stages(plan: Any) -> Iterator[str]:
-    """Yield the stages of a plan, also those within others."""
+    """Yield the stages of a plan and the stages within them."""
     if isinstance(plan, dict):
         if "stage" in plan:
             yield plan["stage"]
-        for inner in plan.values():
-            yield from _stages(inner)
+        for part in plan.values():
+            yield from _stages(part)
     elif isinstance(plan, list):
-        for inner in plan:
-            yield from _stages(inner)
+        for part in plan:
+            yield from _stages(part)

@@ -170,7 +170,7 @@ async def test_no_claims_without_their_index(mongodb: str, named: Named) -> None
         assert len(tries) <= 2  # one that begins, and its refusal
         assert await store.list("alpha") == []
         db["images"].delete_many({})
-        store._there.indexes._refused_until = 0.0
+        store._require_open().indexes._refused_until = 0.0
         assert (await store.claim(request(), NOW))[1]
 
 

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet import reactor
 
 from shiftergw.errors import ConfigurationError
-from shiftergw.store.sqlite import database, look
+from shiftergw.store.sqlite import database, inspection
 from shiftergw.store.sqlite.database import SCHEMA, open_alone, open_database
 from shiftergw.store.sqlite.faults import explained
 from shiftergw.store.sqlite.store import SqliteStore
@@ -60,8 +60,8 @@ def test_a_file_that_cannot_be_used(
     ways: list[Callable[[], object]] = [
         lambda: open_database(path),
         lambda: open_alone(path),
-        lambda: look.check(path, 1.0),
-        lambda: look.survey(path, survey),
+        lambda: inspection.check(path, 1.0),
+        lambda: inspection.survey(path, survey),
     ]
     for way in ways:
         with pytest.raises(ConfigurationError, match=words) as caught:
@@ -76,11 +76,11 @@ def test_an_empty_file(tmp_path: Path) -> None:
     """It holds no records, and becomes a database at the start."""
     path = tmp_path / "shiftergw.sqlite"
     path.touch()
-    assert look.check(path, 1.0)
-    assert look.survey(path, Survey(["alpha"], 0.0)) == 0
+    assert inspection.check(path, 1.0)
+    assert inspection.survey(path, Survey(["alpha"], 0.0)) == 0
     assert path.read_bytes() == b""
     open_database(path).close()
-    assert look.survey(path, Survey(["alpha"], 0.0)) == 0
+    assert inspection.survey(path, Survey(["alpha"], 0.0)) == 0
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

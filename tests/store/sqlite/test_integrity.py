@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from shiftergw.errors import ConfigurationError, DatabaseDamaged
-from shiftergw.store.sqlite import integrity, look
+from shiftergw.store.sqlite import inspection, integrity
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.places import running
@@ -78,7 +78,7 @@ async def test_the_start_is_refused(path: Path, damage: Callable[[Path], None]) 
     assert str(path) in caught.value.what
     assert "restore the backup" in caught.value.remedy
     with pytest.raises(ConfigurationError, match="damaged"):
-        look.check(path, CHECK_SECONDS)
+        inspection.check(path, CHECK_SECONDS)
 
 
 @pytest_twisted.ensureDeferred
@@ -86,17 +86,17 @@ async def test_a_sound_file(path: Path) -> None:
     """It starts, and is looked at while it is open too."""
     store = SqliteStore(reactor, path, check_seconds=CHECK_SECONDS)
     await store.startService()
-    assert look.check(path, CHECK_SECONDS)
+    assert inspection.check(path, CHECK_SECONDS)
     await store.ready()
     await store.stopService()
-    assert look.check(path, CHECK_SECONDS)
+    assert inspection.check(path, CHECK_SECONDS)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start does not wait for the end of the check, and the log says so."""
     monkeypatch.setattr(integrity, "_STEPS", 1)
-    assert not look.check(path, -1)
+    assert not inspection.check(path, -1)
     store = SqliteStore(reactor, path, check_seconds=-1)
     with capturedLogs() as log:
         await store.startService()

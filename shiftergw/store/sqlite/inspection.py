@@ -1,4 +1,7 @@
-"""A look at the SQLite file, for who only wants to know what is in it. It blocks."""
+"""Inspect the SQLite file without a change.
+
+The functions block: call them in a thread.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from shiftergw.store.survey import Survey
 
 
 def survey(path: Path, into: Survey) -> int:
-    """Count all records of a file in a survey; return how many rows of look-up metrics it has.
+    """Count all records of a file in a survey; return the number of its look-up rows.
 
-    Nothing is written. Raises `ConfigurationError` for a file that is damaged, not ours, or newer
-    than this version, and `Unavailable` if it is locked.
+    Writes nothing. Raises `ConfigurationError` for a file that is damaged, belongs to another
+    program, or was written by a newer version, and `Unavailable` if it is locked.
     """
     with explained(path), closing(_connect(path)) as db:
         if not _has_tables(db, path):
@@ -29,9 +32,9 @@ def survey(path: Path, into: Survey) -> int:
 
 
 def check(path: Path, seconds: float) -> bool:
-    """Look for damage; return whether there was time to look everywhere.
+    """Search a file for damage; return whether `seconds` were enough to check all of it.
 
-    Nothing is written. Raises as `survey`.
+    Writes nothing. Raises as `survey`.
     """
     with explained(path), closing(_connect(path)) as db:
         _has_tables(db, path)
@@ -39,7 +42,7 @@ def check(path: Path, seconds: float) -> bool:
 
 
 def _has_tables(db: sqlite3.Connection, path: Path) -> bool:
-    """Return whether the gateway has begun to use a file; raise if it could not use it."""
+    """Return whether a file has the gateway's tables; raise if the gateway could not use it."""
     db.execute("BEGIN")
     try:
         check_version(db, path)
@@ -49,7 +52,7 @@ def _has_tables(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Where nobody has the file open, a reader that could write would leave files beside it.
-    alone = not path.with_name(f"{path.name}-wal").exists()
-    uri = f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
+    # Without a WAL no process has the file open. Then even mode=ro would leave files beside it.
+    is_closed = not path.with_name(f"{path.name}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
     return sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True, isolation_level=None)
