@@ -26,8 +26,8 @@ from shiftergw.mongo.address import MongoAddress
 from shiftergw.mongo.connector import PrimaryConnector
 from shiftergw.sources.registry.retry import Patience
 from shiftergw.sources.registry.transport import Limits
-from shiftergw.work.celery.app import make_app, reach
-from shiftergw.work.celery.faults import fault
+from shiftergw.work.celery.app import connect_once, make_app
+from shiftergw.work.celery.broker_errors import translate_error
 from tests.certificates import Authority
 from tests.cli.clients import with_standard_library
 from tests.images import make_image, tar_of
@@ -138,7 +138,7 @@ async def to_mongodb(host: str, port: int, authority: Authority) -> str:
 def _reach(app: Celery) -> Exception | None:
     with app.connection_for_write() as connection:
         try:
-            reach(connection)
+            connect_once(connection)
         except Exception as error:  # noqa: BLE001 - what it is, the test looks at
             return error
     return None
@@ -149,7 +149,7 @@ async def to_broker(host: str, port: int, authority: Authority) -> str:
     url = f"amqps://alice:{PASSWORD}@{host}:{port}//?cacertfile={authority.pem}"
     error = await deferToThread(_reach, make_app(url))
     assert error is not None
-    return f"Unavailable: {fault(error)} {fault(error).detail}"
+    return f"Unavailable: {translate_error(error)} {translate_error(error).detail}"
 
 
 async def to_gateway(host: str, port: int, authority: Authority) -> str:

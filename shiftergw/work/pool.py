@@ -28,8 +28,8 @@ from shiftergw.work.worker_protocol import LONGEST_START, START_SECONDS
 STOP_SECONDS = 5.0
 """Seconds that running jobs may go on when the service stops."""
 
-LONGEST_BACKOFF = 60.0
-"""Seconds; the wait before the next start begins at one second and doubles up to this."""
+RESTART = Backoff(first=1.0, longest=60.0)
+"""The pauses between a failed start of a worker and the next start."""
 
 SLOW_SECONDS = 10.0
 """A start that takes longer is reported to the users whose pulls wait for it."""
@@ -163,12 +163,12 @@ class WorkerPool(Service):
             return self._trouble
         states = (WorkerState.STARTING, WorkerState.OVERDUE)
         starts = [worker.started_at for worker in self._workers if worker.state in states]
-        since = min(starts, default=math.inf)
-        seconds = self._reactor.seconds() - since
+        start = min(starts, default=math.inf)
+        seconds = self._reactor.seconds() - start
         if not self._is_open or seconds < SLOW_SECONDS:
             return None
-        what = f"The gateway's workers take long to start ({seconds:.0f} s so far)."
-        return QueueTrouble(what, "", since, grave=False)
+        text = f"The gateway's workers take long to start ({seconds:.0f} s so far)."
+        return QueueTrouble(text, "", start, grave=False)
 
     async def cancel(self, key: str) -> None:
         """See `JobQueue`; returns when the worker that had the job has ended."""
@@ -225,8 +225,8 @@ class WorkerPool(Service):
             self._note_crash(worker, end)
         if worker.job is not None:
             name = runner_name(self._host, worker.pid)
-            died = worker.ready_at is not None and not end.is_stopped
-            self.on_end(JobEnd(worker.job, name, end.reason, died))
+            is_death = worker.ready_at is not None and not end.is_stopped
+            self.on_end(JobEnd(worker.job, name, end.reason, is_death))
         if self._is_open:
             self._judge_starts()
             self._start_warm_workers()
@@ -260,17 +260,18 @@ class WorkerPool(Service):
         """Set the trouble if the last start failed and no other worker is ready."""
         if self._backoff is None or not self._failed_starts or self._count_ready():
             return
-        since = self._reactor.seconds() if self._trouble is None else self._trouble.since
-        what = (
+        now = self._reactor.seconds()
+        start = now if self._trouble is None else self._trouble.since
+        text = (
             "No worker can start on the gateway's machine; its admins find the reason in the log."
         )
-        self._trouble = QueueTrouble(what, f"A worker {self._last_failure}.", since)
+        self._trouble = QueueTrouble(text, f"A worker {self._last_failure}.", start)
 
     def _back_off(self, failures: int, reason: str) -> None:
         """Start no worker for a while, so that a worker that always dies uses little CPU."""
         if self._backoff is not None:
             return
-        seconds = Backoff(1.0, LONGEST_BACKOFF).seconds(failures)
+        seconds = RESTART.seconds(failures)
         self._log.error(
             "A worker {how}; the next one starts in {seconds:g} s", how=reason, seconds=seconds
         )

@@ -122,7 +122,7 @@ class WorkerProcess(ProcessProtocol):
         self._last_state = S.STARTING
         """The state of the living process before its latest step; in the end, that at its exit."""
         self._leads_group = False
-        self._logged = 0
+        self._line_count = 0
         self._start_limit = START_SECONDS
         self._timer: Any = None
         self._stdout = LineSplitter(self._read_answer)
@@ -141,7 +141,7 @@ class WorkerProcess(ProcessProtocol):
     def take(self, key: str) -> None:
         """Give the worker a job; a worker that still starts reads it when it is ready."""
         assert self.is_idle
-        self.job, self._logged = key, 0
+        self.job, self._line_count = key, 0
         self._transport.write(json.dumps({"record": key}).encode() + b"\n")
 
     def leave(self) -> None:
@@ -237,15 +237,15 @@ class WorkerProcess(ProcessProtocol):
 
     def _log_line(self, line: bytes) -> None:
         """Log a line that is not an answer, unless this job has caused too many."""
-        self._logged += 1
+        self._line_count += 1
         word, blank, rest = line.partition(b" ")
         level = _LEVELS.get(word) if blank else None
         text = printable(rest if level else line, LINE_LIMIT)
         if self.ready_at is None and text.strip():
             self.last_words = text.strip()[:LAST_WORDS]
-        if self._logged <= LINES_LOGGED:
+        if self._line_count <= LINES_LOGGED:
             self._log.emit(level or LogLevel.info, "worker {pid}: {line}", pid=self.pid, line=text)
-        elif self._logged == LINES_LOGGED + 1:
+        elif self._line_count == LINES_LOGGED + 1:
             self._log.warn("worker {pid} says too much; the rest is dropped", pid=self.pid)
 
     def _step(self, state: WorkerState) -> None:

@@ -120,8 +120,8 @@ class SubprocessJob:
         name = runner_name(socket.gethostname(), process.pid)
         code = process.returncode
         loss = loss or (describe_exit(None, -code) if code < 0 else describe_exit(code, None))
-        died = is_ready and code != STOPPED_CODE
-        raise JobLost(JobEnd(key, name, loss, died))
+        is_death = is_ready and code != STOPPED_CODE
+        raise JobLost(JobEnd(key, name, loss, is_death))
 
     def _run_job(self, process: subprocess.Popen[bytes], key: str) -> None:
         self._send(process, {"record": key})

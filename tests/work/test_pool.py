@@ -218,9 +218,9 @@ async def test_stop_ends_idle_and_busy_workers(
     await until(lambda: (traces / "sleep").exists() and (traces / "b").exists())
     ends: list[JobEnd] = []
     queue.on_end = ends.append
-    started = time.monotonic()
+    started_at = time.monotonic()
     await queue.stopService()
-    assert time.monotonic() - started < patient(5)
+    assert time.monotonic() - started_at < patient(5)
     assert [(end.key, end.died) for end in ends] == [("sleep", False)]
     assert (traces / f"left-{pid_of(traces / 'b')}").exists()
     assert not is_alive(pid_of(traces / "sleep"))

@@ -103,8 +103,8 @@ def test_every_state_leads_to_the_end() -> None:
     """From each state of the table, steps lead to CLOSED; each state is reached from STARTING."""
     for state in WorkerState:
         reachable = {state}
-        while more := {step for start in reachable for step in STEPS[start]} - reachable:
-            reachable |= more
+        while next_states := {step for start in reachable for step in STEPS[start]} - reachable:
+            reachable |= next_states
         assert WorkerState.CLOSED in reachable
         assert state is not WorkerState.STARTING or reachable == set(WorkerState)
 

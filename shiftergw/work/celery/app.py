@@ -1,4 +1,4 @@
-"""What the gateway and the worker machines agree on: the messages, and how Celery is set up."""
+"""What the gateway and the worker machines share: message names, and the settings of Celery."""
 
 from __future__ import annotations
 
@@ -10,45 +10,41 @@ from celery import Celery
 from kombu.entity import Exchange
 
 from shiftergw.config.broker import BROKER_FILES
-from shiftergw.work.celery import tls as celery_tls  # noqa: F401 - has amqps: brokers verified
+from shiftergw.work.celery import tls as celery_tls  # noqa: F401 - makes amqps: verify the broker
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 
 TASK = "shiftergw.convert"
-"""The name of the one task; its one argument is a record's key."""
+"""The name of the only task; its only argument is the key of a record."""
 
 STATUS = "worker-shiftergw"
-"""The event by which a worker machine says who it is and what it does."""
+"""The type of the Celery event by which a worker machine publishes its status."""
 
 CANCEL = Exchange("shiftergw.cancel", type="fanout", durable=True)
-"""Where every worker machine hears that the job on a record, `{"key": KEY}`, is to stop."""
+"""Carries orders to stop the jobs on a record, `{"key": KEY}`, to every worker machine."""
 
 CONNECT_SECONDS = 5.0
-"""Limit on connecting to the broker, log-in and all."""
+"""Time limit for connecting to the broker, with its log-in."""
 
 SOCKET_SECONDS = 20.0
-"""Limit on one answer, or one write, once connected."""
+"""Time limit for one answer or one write on an open connection."""
 
 HEARTBEAT_SECONDS = 10.0
-"""A broker that says nothing for twice as long is away."""
-
-
-def unread(message: Any, error: Exception) -> None:
-    """Pass over a message, on a line of all, that cannot be read: anybody may have written it."""
-
+"""A broker from which nothing arrives for twice this time counts as unavailable."""
 
 _KEY = re.compile(r"[0-9a-f]{24}")
 
 
 def is_key(value: object) -> bool:
-    """Say whether a value has the form of a record's key; nothing else gets into a message."""
+    """Return whether a value has the form of a record's key; no message carries anything else."""
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
 
 
 def make_app(broker_url: str, slots: int | None = None) -> Celery:
-    """Return Celery, set up; nothing is opened. `slots` are those of a worker machine.
+    """Return Celery with all settings, without opening a connection.
 
-    Messages are JSON, results are kept nowhere. With `amqps:` the broker's certificate is checked
-    against its name and the authorities in `cacertfile`, `SSL_CERT_FILE`, or the machine's.
+    `slots` are those of a worker machine. Messages are JSON, and results are not stored. With
+    `amqps:`, the broker's certificate must list the host of the URL, and is verified against the
+    authorities in `cacertfile` of the URL, in `$SSL_CERT_FILE`, or of the machine.
     """
     app = Celery("shiftergw", set_as_current=False)
     url, _, options = broker_url.partition("?")
@@ -71,11 +67,11 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
         task_ignore_result=True,
         task_send_sent_event=False,
         event_queue_ttl=STATUS_SECONDS * 3,
-        # Acknowledged when begun: the store recovers what is lost, and a conversion of hours would
-        # outlast the time that a broker waits for an acknowledgement.
+        # A message is acknowledged when its job begins. The store recovers a job that is lost, and
+        # a conversion of hours would exceed the broker's time limit for acknowledgements.
         task_acks_late=False,
         worker_consumer="shiftergw.work.celery.consumer:MachineConsumer",
-        # By its commands, whoever can write to the broker could stop machines.
+        # Remote control would let anybody who can write to the broker stop machines.
         worker_enable_remote_control=False,
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,
@@ -88,20 +84,24 @@ def make_app(broker_url: str, slots: int | None = None) -> Celery:
     return app
 
 
-def called(name: str) -> dict[str, Any]:
-    """Return the option by which an admin of the broker sees whose connection it is."""
+def connection_options(name: str) -> dict[str, Any]:
+    """Return the transport options that show a connection's name to the broker's admins."""
     return {"client_properties": {"connection_name": f"shiftergw {name}"}}
 
 
-def reach(connection: Any) -> None:
-    """Open a connection, by one attempt; raise what the driver raises."""
+def connect_once(connection: Any) -> None:
+    """Open a connection in a single attempt; raise the error of the driver if it fails."""
     connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
 
-def _tls_options(url: str, options: str) -> dict[str, Any]:
-    """Return the host that the broker's certificate must name, and the files of the URL.
+def ignore_message(message: Any, error: Exception) -> None:
+    """Ignore a message that cannot be decoded: anybody may send one to a queue of events."""
 
-    The host is given here because kombu would verify `127.0.0.1` where the URL has `localhost`.
+
+def _tls_options(url: str, options: str) -> dict[str, Any]:
+    """Return the host that the broker's certificate must list, and the files that the URL names.
+
+    The host is passed explicitly because kombu would verify `127.0.0.1` for a `localhost` URL.
     """
     files = {BROKER_FILES[name]: path for name, path in parse_qsl(options) if name in BROKER_FILES}
     return {"server_hostname": urlsplit(url).hostname or "localhost", **files}

@@ -1,4 +1,4 @@
-"""What `celery -A shiftergw.work.celery worker -Q SYSTEM,...` runs: a worker machine.
+"""The application that `celery -A shiftergw.work.celery worker -Q SYSTEM,...` runs.
 
 `celery -A PACKAGE` first looks for an attribute `app` or `celery` of the package, and passes over
 modules; then it imports `PACKAGE.celery`, which is this module. So `__init__.py` of this package
@@ -18,10 +18,10 @@ from shiftergw.errors import ConfigurationError
 from shiftergw.work.celery.worker import make_worker
 
 
-def _configured() -> tuple[str, int, list[str], Collection[str]]:
-    """Return the broker, the slots, what runs each job, and the systems there are.
+def _read_configuration() -> tuple[str, int, list[str], Collection[str]]:
+    """Return the broker's URL, the slots, the command of a job, and the names of all systems.
 
-    A fault ends the start, in words.
+    Exits with a message if the configuration is invalid or names no broker.
     """
     try:
         file = file_of_environment(os.environ).absolute()
@@ -35,4 +35,4 @@ def _configured() -> tuple[str, int, list[str], Collection[str]]:
     return config.broker_url, config.worker_threads, argv, config.systems
 
 
-app = make_worker(*_configured())
+app = make_worker(*_read_configuration())

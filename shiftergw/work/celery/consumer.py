@@ -1,8 +1,8 @@
-"""The part of Celery's worker that is at the broker, without what a worker machine does not need.
+"""The part of a worker machine that is connected to the broker, reduced to what it needs.
 
-It talks to no other machine. It takes part in nothing that goes by a queue of a fixed name that
-lives as long as a connection: RabbitMQ no longer likes such queues, and two machines that were
-given one name would fight for it. A broker that refuses it is asked again, as one that is away is.
+The machine does not talk to other machines. It uses no queue with a fixed name that lives as long
+as a connection: RabbitMQ 4 refuses such queues, and two machines with the same name would take it
+from each other. If the broker refuses the machine, it tries again, as after a broken connection.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 from celery.worker.consumer.tasks import Tasks
+from kombu import messaging
 from kombu.entity import Queue
-from kombu.messaging import Consumer as QueueConsumer
 
 from shiftergw.plumbing.backoff import Backoff
-from shiftergw.work.celery.app import CANCEL, TASK, is_key, reach, unread
-from shiftergw.work.celery.faults import fault
+from shiftergw.work.celery.app import CANCEL, TASK, connect_once, ignore_message, is_key
+from shiftergw.work.celery.broker_errors import translate_error
 
 _log = get_logger(__name__)
 
-LONGEST_PAUSE = 5.0
-"""Seconds between two attempts to reach the broker, at most."""
+RECONNECT = Backoff(first=1.0, longest=5.0)
+"""The pauses between attempts to connect."""
 
 
 class TaskStep(Tasks):
-    """Takes messages, with a limit for each queue: RabbitMQ gives up the one for a connection."""
+    """Take messages, with a prefetch limit for each queue: RabbitMQ 4 refuses a global limit."""
 
     requires = (Events,)
 
     def qos_global(self, c: Any) -> bool:  # noqa: ARG002
-        """See `Tasks`."""
+        """Return False: no limit for the whole channel."""
         return False
 
 
 class CancelStep(bootsteps.ConsumerStep):
-    """Hears of jobs that are to stop, by a queue that is this connection's own."""
+    """Receive orders to stop jobs, in a queue that belongs to this connection."""
 
     requires = (TaskStep,)
 
-    def get_consumers(self, channel: Any) -> Sequence[QueueConsumer]:
-        """Return the one that hears of it."""
+    def get_consumers(self, channel: Any) -> Sequence[messaging.Consumer]:
+        """Return the consumer of the orders."""
         queue = Queue(
             f"shiftergw.machine.{uuid4()}",
             exchange=CANCEL,
@@ -57,15 +57,17 @@ class CancelStep(bootsteps.ConsumerStep):
             exclusive=True,
             auto_delete=True,
         )
-        options: dict[str, Any] = {"accept": ["json"], "no_ack": True, "on_decode_error": unread}
-        return [QueueConsumer(channel, [queue], callbacks=[self._hear], **options)]
+        options: dict[str, Any] = {
+            "accept": ["json"], "no_ack": True, "on_decode_error": ignore_message
+        }  # fmt: skip
+        return [messaging.Consumer(channel, [queue], callbacks=[self._cancel_jobs], **options)]
 
     def start(self, c: Any) -> None:
-        """Listen."""
+        """Begin to consume."""
         self._pool = c.pool
         super().start(c)
 
-    def _hear(self, body: Any, message: Any) -> None:  # noqa: ARG002
+    def _cancel_jobs(self, body: Any, message: Any) -> None:  # noqa: ARG002
         key = body.get("key") if isinstance(body, dict) else None
         if not is_key(key):
             return
@@ -78,61 +80,62 @@ class CancelStep(bootsteps.ConsumerStep):
 
 
 class MachineConsumer(Consumer):
-    """What is at the broker; it comes back however often the broker goes, or says no."""
+    """Celery's consumer, which connects again however often the broker fails or refuses it."""
 
     class Blueprint(Consumer.Blueprint):
-        """The steps, in their order."""
+        """The steps of the consumer, in their order; `SlotGateStep` is added to them."""
 
         default_steps = (Connection, Events, TaskStep, CancelStep, Evloop)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Tell other workers nothing."""
+        """Disable gossip between machines and Celery's own heartbeat events."""
         options |= {"without_gossip": True, "without_heartbeat": True}
         super().__init__(*arguments, **options)
-        self._failures = 0
-        self._reached = -LONGEST_PAUSE
+        self._attempts = 0
+        self._connected_at = -RECONNECT.longest
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
-        """Return what handles a message; what has not even our task's name ends here.
+        """Return the handler of messages, which rejects all that do not name our task.
 
-        Celery would end the worker for a name that is no text, and keep the message for the next.
+        Celery's handler would end the worker if the name is not text, and the broker would deliver
+        the message to the next one.
         """
         handle = super().create_task_handler(*arguments, **options)
 
-        def handle_ours(message: Any) -> None:
+        def handle_conversion(message: Any) -> None:
             if (message.headers or {}).get("task") == TASK:
                 handle(message)
             else:
                 _log.error("A message of another task is thrown away")
                 message.reject_log_error(_log, self.connection_errors)
 
-        return handle_ours
+        return handle_conversion
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
-        """Say in words why the connection ends, perhaps by the broker's will."""
-        why = fault(exc)
-        _log.error("%s (%s)", why, why.detail)
+        """Log why the connection has ended, then let Celery connect again."""
+        reason = translate_error(exc)
+        _log.error("%s (%s)", reason, reason.detail)
         super().on_connection_error_after_connected(exc)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Return the connection once it is there; say in words why it is not yet."""
-        if time.monotonic() - self._reached > LONGEST_PAUSE:
-            self._failures = 0  # the last connection did not end at once
+        """Return the connection once it is open; log why each attempt fails."""
+        if time.monotonic() - self._connected_at > RECONNECT.longest:
+            self._attempts = 0  # the connection before lived for a while
         while True:
-            self._wait()
+            self._wait_before_attempt()
             try:
-                reach(conn)
+                connect_once(conn)
             except (*self.connection_errors, *self.channel_errors) as error:
-                why = fault(error)
-                _log.error("%s (%s) We try again.", why, why.detail)
+                reason = translate_error(error)
+                _log.error("%s (%s) Trying again.", reason, reason.detail)
             else:
-                self._reached = time.monotonic()
+                self._connected_at = time.monotonic()
                 return conn
 
-    def _wait(self) -> None:
-        """Wait for longer each time, unless the machine is told to leave."""
-        until = time.monotonic() + Backoff(1.0, LONGEST_PAUSE).seconds(self._failures)
-        while time.monotonic() < until:
+    def _wait_before_attempt(self) -> None:
+        """Wait, longer each time; end the wait if the machine is told to stop."""
+        deadline = time.monotonic() + RECONNECT.seconds(self._attempts)
+        while time.monotonic() < deadline:
             state.maybe_shutdown()
             time.sleep(0.1)
-        self._failures += 1
+        self._attempts += 1

@@ -1,4 +1,4 @@
-"""The worker machines as a queue of work: Celery carries record keys to them."""
+"""A job queue whose workers are on other machines: Celery carries the record keys to them."""
 
 from __future__ import annotations
 
@@ -21,69 +21,71 @@ from shiftergw.work.celery.broker_connections import MessageSender, StatusListen
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS, MachineStatus, WorkerRegistry
 
 SEND_SECONDS = 15.0
-"""How long an offer is waited for; the thread that makes it may take a little longer."""
+"""Time limit for the caller of a message; its thread may take a little longer."""
 
 CANCEL_SECONDS = 25.0
-"""How long a machine may take to stop a job; a worker that is deaf is killed before."""
+"""Time limit for a machine to stop a job; a worker that does not react is killed before."""
 
-TELLINGS = 30
-"""Tenths of a second between two orders to stop a job."""
+CANCEL_POLLS = 30
+"""Looks at the registry, a tenth of a second apart, between two orders to stop a job."""
 
 LINES_A_MINUTE = 100
-"""Lines of the log about what is told on the broker: anybody may tell anything."""
+"""Log lines about statuses: anybody with an account on the broker can send any number of them."""
 
-TOLD_SECONDS = STATUS_SECONDS * 3
-"""How long after the broker was reached every machine has told that it is there."""
+FIRST_STATUS_SECONDS = STATUS_SECONDS * 3
+"""Every machine has published a status within this time after the broker was reached."""
 
 REFUSED_SECONDS = 15.0
-"""After a refused offer nothing is offered for its system for so long: others have their turn."""
+"""After a refused offer its system gets no offers for this time, so that other systems do."""
 
 
 class CeleryQueue(Service):
-    """A `JobQueue` of all worker machines that say on the broker that they are there.
+    """A `JobQueue` of all worker machines that publish their status on the broker.
 
-    What they do goes on without the gateway: it is neither waited for nor stopped at its end.
+    Jobs on these machines do not depend on the gateway: its stop neither waits for them nor stops
+    them.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any, broker_url: str) -> None:
-        """Reach the broker by its URL once the service has started."""
+        """Connect to the broker once the service has started."""
         self.on_idle: Callable[[], object] = lambda: None
-        """Called when a machine has a free slot that it had not."""
+        """Called when a machine has more free slots than before."""
         self.on_end: Callable[[JobEnd], object] = lambda _: None
-        """Called at the end of each job that a machine tells of."""
+        """Called at the end of each job that a machine reports."""
         self._clock = reactor
         app = make_app(broker_url)
         self._threads = Threads(reactor, 2, "broker")
         self._sender = MessageSender(app)
-        self._listener = StatusListener(app, self._hear, self._change)
+        self._listener = StatusListener(app, self._receive_status, self._receive_change)
         self._listening: Deferred[None] | None = None
-        self._turn = DeferredLock()
-        self._crew = WorkerRegistry()
-        self._open = False
-        self._away: str | None = "it was not reached yet"
+        self._send_lock = DeferredLock()
+        self._registry = WorkerRegistry()
+        self._is_open = False
+        self._broker_fault: str | None = "it was not reached yet"
         self._changed_at = reactor.seconds()
-        self._refused: dict[str, float] = {}
+        self._refused_at: dict[str, float] = {}
+        """The time of the latest refused offer, by system."""
         self._minute, self._lines = -1.0, 0
 
     def startService(self) -> None:
-        """Listen, and take offers once the broker and a machine are there."""
+        """Listen; accept offers once the broker serves and machines have free slots."""
         super().startService()
-        self._open = True
+        self._is_open = True
         self._threads.startService()
         self._listening = self._threads.begin(self._listener.run)
 
     def stopService(self) -> Deferred[None]:
-        """Fire when we have left the broker; jobs on other machines go on."""
+        """Fire when both connections are closed; jobs on other machines go on."""
         super().stopService()
-        return Deferred.fromCoroutine(self._leave())
+        return Deferred.fromCoroutine(self._stop())
 
-    async def _leave(self) -> None:
-        self._open = False
+    async def _stop(self) -> None:
+        self._is_open = False
         self._listener.stop()
-        if self._turn.locked:
-            self._sender.abort()  # nobody waits for it any more
+        if self._send_lock.locked:
+            self._sender.abort()  # its caller has been cancelled, or no longer needs it
         if self._listening is not None:
             await shielded(self._listening)
         await self._threads.run(self._sender.close)
@@ -92,132 +94,134 @@ class CeleryQueue(Service):
     def trouble(self, system: str = "") -> QueueTrouble | None:
         """See `JobQueue`."""
         now = self._clock.seconds()
-        if self._away is not None:
-            what = "The broker of the worker machines does not serve; pulls wait until it does."
-            why = f"the broker does not serve: {self._away}"
-            return QueueTrouble(what, why, self._changed_at)
-        if system and now - self._changed_at > TOLD_SECONDS and not self._crew.serves(system, now):
+        if self._broker_fault is not None:
+            text = "The broker of the worker machines does not serve; pulls wait until it does."
+            detail = f"the broker does not serve: {self._broker_fault}"
+            return QueueTrouble(text, detail, self._changed_at)
+        has_statuses = now - self._changed_at > FIRST_STATUS_SECONDS
+        if system and has_statuses and not self._registry.serves(system, now):
             return QueueTrouble(f"No worker machine serves {system} at the moment.", "", now)
-        fault = self._crew.fault(system, now)
+        fault = self._registry.start_fault(system, now)
         if fault:
-            what = f"No worker can start on the worker machines of {system}."
-            return QueueTrouble(what, f"A worker {fault}.", now)
+            text = f"No worker can start on the worker machines of {system}."
+            return QueueTrouble(text, f"A worker {fault}.", now)
         return None
 
     def machines(self) -> Sequence[WorkerMachine]:
-        """See `JobQueue`; of those that are silent, the ones heard of within the last hour."""
-        return [one.seen() for one in self._crew.machines(self._clock.seconds())]
+        """See `JobQueue`; a silent machine is returned for an hour."""
+        return [status.to_machine() for status in self._registry.machines(self._clock.seconds())]
 
     def slots(self, system: str) -> int:
         """See `JobQueue`."""
-        if not self._open or self._away is not None:
+        if not self._is_open or self._broker_fault is not None:
             return 0
         now = self._clock.seconds()
-        if now - self._refused.get(system, -REFUSED_SECONDS) < REFUSED_SECONDS:
+        if now - self._refused_at.get(system, -REFUSED_SECONDS) < REFUSED_SECONDS:
             return 0
-        return self._crew.slots(system, now)
+        return self._registry.slots(system, now)
 
     async def offer(self, key: str, system: str) -> None:
-        """See `JobQueue`; returns when the broker has confirmed that it has the message."""
+        """See `JobQueue`; returns when the broker has confirmed the message."""
         if not is_key(key):
             raise Unavailable("This is no record's key.")
         if self.slots(system) <= 0:
             trouble = self.trouble(system)
             raise Unavailable("No worker machine is free.", detail=str(trouble or ""))
         message = str(uuid.uuid4())
-        # Counted before it is sent: a machine may have begun it before we hear of the confirmation.
-        self._crew.offered(message, key, system, self._clock.seconds())
+        # Counted before it is sent: a machine may begin the job before the confirmation arrives.
+        self._registry.add_offer(message, key, system, self._clock.seconds())
         try:
             await self._send(self._sender.offer, message, key, system)
         except BaseException as error:
-            self._crew.withdrawn(message)
+            self._registry.remove_offer(message)
             if isinstance(error, Unavailable):
-                self._refused[system] = self._clock.seconds()
+                self._refused_at[system] = self._clock.seconds()
             raise
 
     async def cancel(self, key: str) -> None:
-        """See `JobQueue`; returns when the machine has said that the job has ended, or is silent.
+        """See `JobQueue`; returns when the machine reports the end of the job, or is silent.
 
-        Jobs that machines begin meanwhile are not stopped: another gateway may have offered the
-        record again. Raises `Unavailable` if that takes too long.
+        A job that begins meanwhile is not stopped, since another gateway may have offered the
+        record again. Raises `Unavailable` after `CANCEL_SECONDS`.
         """
-        until = self._clock.seconds() + CANCEL_SECONDS
-        messages = self._crew.messages_of(key, self._clock.seconds())
-        while is_key(key) and self._away is None:
-            # Told again and again: what is told to all is told to those who listen just then.
+        deadline = self._clock.seconds() + CANCEL_SECONDS
+        messages = self._registry.messages_of(key, self._clock.seconds())
+        while is_key(key) and self._broker_fault is None:
+            # Sent repeatedly: a broadcast reaches only the machines that are connected just then.
             await self._send(self._sender.cancel, key, *sorted(messages))
-            for _ in range(TELLINGS):
+            for _ in range(CANCEL_POLLS):
                 now = self._clock.seconds()
-                running = self._crew.messages_of(key, now)
+                running = self._registry.messages_of(key, now)
                 if not (running & messages if messages else running):
                     return
-                if now >= until:
+                if now >= deadline:
                     raise Unavailable("Its worker machine does not stop it.")
                 await pause(0.1, self._clock)
 
-    async def _send(self, act: Callable[..., None], *arguments: str) -> None:
-        """Do what blocks, in a thread, one after the other; nobody waits long for one that hangs.
+    async def _send(self, send: Callable[..., None], *arguments: str) -> None:
+        """Call a method of the sender in a thread, one call at a time.
 
-        Raises `Unavailable`.
+        Raises `Unavailable` after `SEND_SECONDS`, even if the call hangs.
         """
         await within(
             SEND_SECONDS,
             self._clock,
-            self._in_turn(act, *arguments),
+            self._send_alone(send, *arguments),
             lambda: Unavailable("The broker of the worker machines does not answer."),
         )
 
-    async def _in_turn(self, act: Callable[..., None], *arguments: str) -> None:
-        await self._turn.acquire()
+    async def _send_alone(self, send: Callable[..., None], *arguments: str) -> None:
+        def release(result: Any) -> Any:
+            self._send_lock.release()
+            return result
+
+        await self._send_lock.acquire()
         try:
-            sending = self._threads.begin(act, *arguments)
+            sending = self._threads.begin(send, *arguments)
         except BaseException:
-            self._turn.release()
+            self._send_lock.release()
             raise
-        sending.addBoth(self._next)
-        awaited = shielded(sending)
-        # After our caller has left, nobody hears how it fails.
+        sending.addBoth(release)
+        result = shielded(sending)
+        # If the caller is cancelled, no code looks at an error of the call.
         sending.addErrback(lambda _: None)
-        await awaited
+        await result
 
-    def _next(self, result: Any) -> Any:
-        self._turn.release()
-        return result
+    # The listener calls these two in its thread.
 
-    # Called by the listener, in its thread.
+    def _receive_status(self, document: Any) -> None:
+        self._threads.call_reactor(self._record_status, document)
 
-    def _hear(self, told: Any) -> None:
-        self._threads.call_reactor(self._told, told)
+    def _receive_change(self, error: Unavailable | None) -> None:
+        self._threads.call_reactor(self._record_change, error)
 
-    def _change(self, away: Unavailable | None) -> None:
-        self._threads.call_reactor(self._changed, away)
-
-    def _told(self, told: Any) -> None:
-        machine = MachineStatus.parse(told, self._clock.seconds())
-        if machine is None:
-            self._say(LogLevel.warn, "somebody told nonsense on the broker")
+    def _record_status(self, document: Any) -> None:
+        status = MachineStatus.parse(document, self._clock.seconds())
+        if status is None:
+            self._log_status(LogLevel.warn, "an invalid status has arrived from the broker")
             return
-        if not self._crew.knows(machine):
-            level = LogLevel.info if machine.version == __version__ else LogLevel.warn
-            self._say(
+        previous = self._registry.previous(status)
+        if previous is None or previous.version != status.version:
+            level = LogLevel.info if status.version == __version__ else LogLevel.warn
+            self._log_status(
                 level,
                 "worker machine {name}: version {version}, {slots} slots for {systems}",
-                name=machine.name,
-                version=machine.version,
-                slots=machine.slots,
-                systems=", ".join(machine.systems),
+                name=status.name,
+                version=status.version,
+                slots=status.slots,
+                systems=", ".join(status.systems),
             )
-        if machine.fault and not self._crew.has_fault(machine):
+        if status.fault and not (previous and previous.fault):
             text = "worker machine {name}: a worker {fault}"
-            self._say(LogLevel.error, text, name=machine.name, fault=machine.fault)
-        ends = self._crew.ends(machine)
-        more = self._crew.told(machine)
+            self._log_status(LogLevel.error, text, name=status.name, fault=status.fault)
+        ends = self._registry.take_ends(status)
+        has_more_slots = self._registry.record(status)
         for end in ends:
             self.on_end(end)
-        if more:
+        if has_more_slots:
             self.on_idle()
 
-    def _say(self, level: Any, text: str, **fields: Any) -> None:
+    def _log_status(self, level: Any, text: str, **fields: Any) -> None:
         minute = self._clock.seconds() // 60
         if minute != self._minute:
             self._minute, self._lines = minute, 0
@@ -225,16 +229,16 @@ class CeleryQueue(Service):
         if self._lines <= LINES_A_MINUTE:
             self._log.emit(level, text, **fields)
         elif self._lines == LINES_A_MINUTE + 1:
-            self._log.warn("more than that is told on the broker; what follows is not logged now")
+            self._log.warn("too many statuses from the broker; more of this minute are not logged")
 
-    def _changed(self, away: Unavailable | None) -> None:
-        why = f"{away} {away.detail}".strip() if away is not None else None
-        if why is None:
-            self._log.info("the broker is there")
+    def _record_change(self, error: Unavailable | None) -> None:
+        fault = f"{error} {error.detail}".strip() if error is not None else None
+        if fault is None:
+            self._log.info("the broker serves")
             self._sender.renew()
-            self._refused.clear()
-        elif why != self._away:
-            self._log.warn("the broker does not serve: {why}", why=why)
-        if (why is None) is not (self._away is None):
+            self._refused_at.clear()
+        elif fault != self._broker_fault:
+            self._log.warn("the broker does not serve: {why}", why=fault)
+        if (fault is None) is not (self._broker_fault is None):
             self._changed_at = self._clock.seconds()
-        self._away = why
+        self._broker_fault = fault

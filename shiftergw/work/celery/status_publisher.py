@@ -1,4 +1,4 @@
-"""The line on which a worker machine tells the gateways who it is and what it does."""
+"""Publish the status of a worker machine to the gateways."""
 
 from __future__ import annotations
 
@@ -9,72 +9,73 @@ from typing import Any
 from celery import Celery
 from celery.utils.log import get_logger
 
-from shiftergw.work.celery.app import STATUS, called, reach
-from shiftergw.work.celery.faults import fault
+from shiftergw.work.celery.app import STATUS, connect_once, connection_options
+from shiftergw.work.celery.broker_errors import translate_error
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS
 
 _log = get_logger(__name__)
 
-PAUSE_SECONDS = STATUS_SECONDS * 2
-"""Between two attempts to open a line: one may take a while, and jobs end meanwhile."""
+RETRY_SECONDS = STATUS_SECONDS * 2
+"""Seconds between two attempts to connect: an attempt may take long, and delays other events."""
 
 
 class StatusPublisher:
-    """Tells by a connection of its own, so that a broker which takes nothing holds up no job."""
+    """Publish statuses over a connection of its own.
+
+    A broker that is short of memory or disk reads nothing more from a connection that publishes.
+    The acknowledgements of jobs, which use another connection, are not delayed by that.
+    """
 
     def __init__(self, app: Celery, hostname: str) -> None:
-        """Tell under this name; the line is opened on use."""
+        """Publish under this host name; the connection opens on demand."""
         self._app = app
         self._hostname = hostname
         self._connection: Any = None
         self._dispatcher: Any = None
-        self._blocked = False
-        self._silent_until = 0.0
+        self._is_blocked = False
+        self._retry_at = 0.0
 
-    def tell(self, **state: Any) -> None:
-        """Tell a state; one that does not go out is lost: the next one comes soon."""
-        if time.monotonic() < self._silent_until:
+    def publish(self, **status: Any) -> None:
+        """Publish a status; if that fails, the status is dropped, since the next one comes soon."""
+        if time.monotonic() < self._retry_at:
             return
         try:
             if self._dispatcher is None:
-                self._silent_until = time.monotonic() + PAUSE_SECONDS
-                self._open()
-                self._silent_until = 0.0
-            if self._may_speak():
-                self._dispatcher.send(STATUS, **state)
-        except Exception as error:  # noqa: BLE001 - it is told again soon
-            why = fault(error)
-            _log.warning("The gateways were not told: %s (%s)", why, why.detail)
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                self._connect()
+                self._retry_at = 0.0
+            # The broker's notices since the last time say whether it takes messages.
+            with suppress(TimeoutError):
+                self._connection.drain_events(timeout=0)
+            if not self._is_blocked:
+                self._dispatcher.send(STATUS, **status)
+        except Exception as error:  # noqa: BLE001 - the next status is a new attempt
+            reason = translate_error(error)
+            _log.warning("The status was not published: %s (%s)", reason, reason.detail)
             self.close()
 
     def close(self) -> None:
-        """Leave the line."""
+        """Close the connection."""
         connection, self._connection, self._dispatcher = self._connection, None, None
         if connection is not None:
             with suppress(Exception):
                 connection.collect()
 
-    def _open(self) -> None:
-        self._blocked = False
+    def _connect(self) -> None:
+        self._is_blocked = False
         self._connection = self._app.connection_for_write(
             transport_options={
-                **called(f"tells of {self._hostname.removeprefix('celery@')}"),
-                "on_blocked": lambda _: self._block(True),
-                "on_unblocked": lambda: self._block(False),
+                **connection_options(f"tells of {self._hostname.removeprefix('celery@')}"),
+                "on_blocked": lambda _: self._note_blocked(True),
+                "on_unblocked": lambda: self._note_blocked(False),
             }
         )
-        reach(self._connection)
+        connect_once(self._connection)
         self._dispatcher = self._app.events.Dispatcher(
             self._connection, hostname=self._hostname, buffer_while_offline=False
         )
 
-    def _may_speak(self) -> bool:
-        """Say whether the broker takes what we tell, by what it has said since the last time."""
-        with suppress(TimeoutError):
-            self._connection.drain_events(timeout=0)
-        return not self._blocked
-
-    def _block(self, blocked: bool) -> None:
-        self._blocked = blocked
-        if blocked:
+    def _note_blocked(self, is_blocked: bool) -> None:
+        self._is_blocked = is_blocked
+        if is_blocked:
             _log.warning("The broker takes no messages: it is short of memory or disk.")

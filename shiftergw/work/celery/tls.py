@@ -1,9 +1,8 @@
-"""TLS to the broker: kombu's transport, with our verification of the broker's certificate.
+"""kombu's transport for `amqps:`, with our verification of the broker's certificate.
 
-Importing this module replaces kombu's own transport for `amqps:`.
-
-py-amqp makes its context itself. It lets Python judge a certificate without DNS names by its
-common name, and verifies no host name at all where it is given none.
+Importing this module replaces kombu's own transport, because py-amqp creates its TLS context
+itself: it accepts a certificate by its common name if that has no DNS names, and verifies no host
+name at all unless one is passed to it.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from kombu.transport.pyamqp import SSLTransport as KombuTransport
 
 from shiftergw.plumbing.tls_context import blocking_context
 
-# Under this name, so that no `amqps:` connection of this process is made otherwise, and logs show
-# the URL as it is.
+# Registered under kombu's own name, so that each `amqps:` connection of this process is verified,
+# and logs show the URL as it was configured.
 TRANSPORT_ALIASES["amqps"] = "shiftergw.work.celery.tls:BrokerTransport"
 
 
 class _TlsSocket(SSLTransport):
-    """A connection of py-amqp over TLS."""
+    """py-amqp's TLS connection, with a TLS context of ours."""
 
     def _wrap_socket(
         self,
@@ -34,7 +33,7 @@ class _TlsSocket(SSLTransport):
         certfile: str | None = None,
         keyfile: str | None = None,
     ) -> Any:
-        """Return the socket with TLS around it; py-amqp then begins the handshake."""
+        """Wrap a socket; py-amqp performs the handshake afterwards."""
         context = blocking_context(ca_certs, certfile, keyfile)
         return context.wrap_socket(
             sock, do_handshake_on_connect=False, server_hostname=server_hostname
@@ -42,7 +41,7 @@ class _TlsSocket(SSLTransport):
 
 
 class _Connection(KombuConnection):
-    """A connection of kombu over TLS, and over nothing else."""
+    """kombu's connection, which always uses TLS."""
 
     def Transport(
         self,
@@ -64,6 +63,6 @@ class _Connection(KombuConnection):
 
 
 class BrokerTransport(KombuTransport):
-    """kombu's `amqps` transport, over connections whose broker is verified."""
+    """kombu's `amqps` transport, with verified connections."""
 
     Connection = _Connection

@@ -58,7 +58,7 @@ def make_worker(
         old_sigusr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
             SubprocessJob(argv, JobLimits(soft, hard), start_limit).run(key)
-        except _Terminated:
+        except _Termination:
             # Celery has terminated this process itself, and replaces it.
             os._exit(128 + signal.SIGTERM)
         finally:
@@ -75,9 +75,9 @@ def make_worker(
     return app
 
 
-class _Terminated(BaseException):
+class _Termination(BaseException):
     """The job was cancelled: Celery has sent SIGTERM to the process that runs it."""
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise _Terminated
+    raise _Termination

@@ -1,4 +1,4 @@
-"""Worker machines that are cut off, started twice or for nobody; and what brokers refuse."""
+"""Worker machines that lose connections, share a name, or serve no system; RabbitMQ 4."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from tests.patience import scaled
 from tests.rabbitmq import RabbitMQ
 from tests.work.contract import key_of
 from tests.work.machines import StartMachine, WorkerMachine, send, wait_until_ready
+from tests.work.pools import pid_of
 from tests.work.waiting import is_alive, until
 
 START_SECONDS = 40
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_machines_of_one_name(
+async def test_two_machines_of_the_same_name(
     system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
-    """Both work, their slots add up, and a job is stopped on whichever it runs."""
+    """Their slots add up, and a job is cancelled on the machine that runs it."""
     start_machine("one", hostname="twin")
     start_machine("two", hostname="twin")
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
@@ -42,23 +43,23 @@ async def test_two_machines_of_one_name(
         return list(tmp_path.glob("*/sleep-*"))
 
     await until(lambda: len(traces()) == 2)
-    ran = [(one.parent.name, one.name) for one in traces()]
-    assert sorted(name for name, _ in ran) == ["one", "two"]
+    jobs = traces()
+    assert sorted(trace.parent.name for trace in jobs) == ["one", "two"]
     for name in ("sleep-1", "sleep-2"):
         await queue.cancel(key_of(name))
-    assert not any(is_alive(int((tmp_path / name / one).read_text())) for name, one in ran)
+    assert not any(is_alive(pid_of(trace)) for trace in jobs)
     await until(lambda: queue.slots(system) == 2)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_that_comes_again(
+async def test_a_message_that_is_delivered_again(
     system: str,
     start_machine: StartMachine,
     queue: CeleryQueue,
     sender: MessageSender,
     tmp_path: Path,
 ) -> None:
-    """Its acknowledgement was lost with a connection: its job keeps its slot, and runs once."""
+    """Its acknowledgement was lost with a connection; its job keeps the slot and runs once."""
     start_machine("one", slots=2)
     await until(lambda: queue.slots(system) == 2, START_SECONDS)
     message = str(uuid4())
@@ -68,14 +69,16 @@ async def test_a_message_that_comes_again(
     sender.offer(message, key_of("short-1"), system)
     send(sender, system, "short-2")
     await until((traces / "short-2-done").exists)
-    await until(lambda: any(message in one.jobs for one in queue._crew.machines(time.time())))
+    await until(
+        lambda: any(message in status.jobs for status in queue._registry.machines(time.time()))
+    )
     assert not (traces / "short-1").exists()
     await until(lambda: queue.slots(system) == 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_system_that_does_not_exist(start_machine: StartMachine, system: str) -> None:
-    """A machine for it, or for the queue that Celery takes by itself, does not start."""
+async def test_an_unknown_system(start_machine: StartMachine, system: str) -> None:
+    """A machine for it does not start, and the message lists the systems that exist."""
     machine = start_machine("one", systems="misspelt")
     await until(lambda: machine.has_ended, START_SECONDS)
     assert "no Platforms of the configuration: misspelt" in machine.log.read_text()
@@ -83,19 +86,21 @@ async def test_a_system_that_does_not_exist(start_machine: StartMachine, system:
 
 
 @pytest_twisted.ensureDeferred
-async def test_lines_that_break(
+async def test_connections_that_break(
     broker: RabbitMQ, system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
-    """The line on which a machine tells is opened again, while its job goes on; so are all."""
+    """A machine opens them again, that of its statuses and that of its jobs, while its job runs."""
     machine = start_machine("one")
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
-    listed = (await broker.control("list_connections", "pid", "client_properties")).decode()
-    (line,) = [one for one in listed.splitlines() if f"tells of one-{system}" in one]
+    listing = (await broker.control("list_connections", "pid", "client_properties")).decode()
+    (connection,) = [line for line in listing.splitlines() if f"tells of one-{system}" in line]
     await queue.offer(key_of("sleep-1"), system)
     await until((tmp_path / "one" / "sleep-1").exists)
-    await broker.control("close_connection", line.partition("\t")[0], "an admin does not like it")
-    closed = time.time()
-    await until(lambda: any(one.heard > closed + STATUS_SECONDS for one in queue.machines()), 15)
+    await broker.control(
+        "close_connection", connection.partition("\t")[0], "an admin does not like it"
+    )
+    deadline = time.time() + STATUS_SECONDS
+    await until(lambda: any(status.heard > deadline for status in queue.machines()), 15)
     await broker.control("close_all_connections", "an admin likes nobody")
     await until(lambda: queue.trouble() is not None)
     await until(lambda: queue.trouble() is None, 20)
@@ -116,11 +121,11 @@ async def test_time_limits_outlive_the_connection(
     tmp_path: Path,
     option: str,
 ) -> None:
-    """A job that hangs is killed at its limit although the connection was lost meanwhile."""
-    began = time.monotonic()
+    """A job that hangs is killed at its limit although the connection broke meanwhile."""
+    started_at = time.monotonic()
     await broker.control("list_connections")
-    # The job has to outlive the next command, which takes as long as this one.
-    limit = scaled(5) + 2 * (time.monotonic() - began)
+    # The job must outlive the next command, which takes as long as this one.
+    limit = scaled(5) + 2 * (time.monotonic() - started_at)
     machine = start_machine("one", "group-polite", option, f"{limit:.0f}")
     await wait_until_ready(machine)
     send(sender, system, "sleep-1")
@@ -136,9 +141,9 @@ async def test_time_limits_outlive_the_connection(
 
 @pytest_twisted.ensureDeferred
 async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None:
-    """No limit is set for a whole channel; no queue is neither durable nor anybody's own.
+    """No channel has a global prefetch limit, and each queue is durable or exclusive.
 
-    The queues of systems are quorum queues here, which have always refused such limits.
+    The queues of systems are quorum queues here, which always refuse a global limit.
     """
     await broker.control("add_vhost", "four", "--default-queue-type", "quorum")
     await broker.control("set_permissions", "-p", "four", broker.user, ".*", ".*", ".*")
@@ -154,76 +159,76 @@ async def test_what_rabbitmq_4_refuses(broker: RabbitMQ, tmp_path: Path) -> None
         await until((tmp_path / "short-1-done").exists)
         await until((tmp_path / "short-2-done").exists)
         names = ("name", "type", "durable", "exclusive")
-        listed = await broker.control("list_queues", "-p", "four", *names, "--formatter", "json")
-        kinds = {one["name"]: one["type"] for one in json.loads(listed)}
+        listing = await broker.control("list_queues", "-p", "four", *names, "--formatter", "json")
+        kinds = {queue["name"]: queue["type"] for queue in json.loads(listing)}
         assert (kinds["alpha"], kinds["beta"]) == ("quorum", "quorum")
-        assert all(one["durable"] or one["exclusive"] for one in json.loads(listed))
-        listed = await broker.control(
+        assert all(queue["durable"] or queue["exclusive"] for queue in json.loads(listing))
+        listing = await broker.control(
             "list_channels", "-p", "four", "global_prefetch_count", "--formatter", "json"
         )
-        assert {one["global_prefetch_count"] for one in json.loads(listed)} == {0}
+        assert {channel["global_prefetch_count"] for channel in json.loads(listing)} == {0}
     finally:
         machine.kill()
         await queue.stopService()
 
 
-class Timer:
-    """Celery's, which calls again and again."""
+class FakeTimer:
+    """Celery's timer, which counts the calls that are active."""
 
     def __init__(self) -> None:
         self.running = 0
 
-    def call_repeatedly(self, *_: Any) -> Timer:
-        """Begin."""
+    def call_repeatedly(self, *_: Any) -> FakeTimer:
+        """Begin a call."""
         self.running += 1
         return self
 
     def cancel(self) -> None:
-        """End."""
+        """End the call."""
         self.running -= 1
 
 
-class Line:
-    """The part of a consumer that a gate uses."""
+class FakeConsumer:
+    """The parts of Celery's consumer that a slot gate uses; it is its own queue."""
 
     def __init__(self, name: str) -> None:
         self.app = self.task_consumer = self.pool = self.qos = self
         self.hostname, self.num_processes, self.value = "celery@x", 1, 0
-        self.timer = Timer()
+        self.timer = FakeTimer()
         self.shiftergw_slot_gate = SlotGate()
         self.name = name
         self.queues = [self]
-        self.closed: list[str] = []
+        self.cancelled_queues: list[str] = []
 
     def set(self, value: int) -> None:
-        """Set a limit."""
+        """Ignore a prefetch limit."""
 
     def cancel_by_queue(self, name: str) -> None:
-        """Consume from it no more."""
-        self.closed.append(name)
+        """Record that a queue is no longer consumed."""
+        self.cancelled_queues.append(name)
 
     def connection_for_write(self, **_: Any) -> None:
-        """Never come."""
+        """Fail to connect."""
         raise OSError
 
 
-def test_a_message_that_had_not_begun() -> None:
-    """When the connection is lost, its slot is free again: it comes once more."""
-    line = Line("alpha")
-    gate = line.shiftergw_slot_gate
-    gate.connected(line)
+def test_a_message_that_was_not_acknowledged() -> None:
+    """Its slot is free after a new connection, since the broker delivers it again."""
+    consumer = FakeConsumer("alpha")
+    gate = consumer.shiftergw_slot_gate
+    gate.open(consumer)
     gate.take("m1", key_of("x"))
-    assert (gate.is_full(), line.closed) == (True, ["alpha"])
+    assert (gate.is_full(), consumer.cancelled_queues) == (True, ["alpha"])
     assert not state.active_requests
-    gate.connected(line)
+    gate.open(consumer)
     assert not gate.is_full()
 
 
-def test_one_timer_however_often_it_connects() -> None:
-    """What a connection has begun ends with it."""
-    line = Line("alpha")
-    step = SlotGateStep(line)
+def test_a_new_connection_replaces_the_timer() -> None:
+    """After several connections a single timer runs."""
+    consumer = FakeConsumer("alpha")
+    step = SlotGateStep(consumer)
     for _ in range(3):
-        step.start(line)
-        step.stop(line)
-    assert line.timer.running == 1
+        step.start(consumer)
+        step.stop(consumer)
+    assert consumer.timer.running == 1

@@ -1,4 +1,4 @@
-"""Worker machines on a real broker keep the contract: one job to a slot, and nothing in reserve."""
+"""The queue of worker machines keeps the contract of job queues, on a real broker."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ START_SECONDS = 40
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory in which `traces` is where the jobs of now leave their traces."""
+def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory whose entry `traces` links to the traces of the current test."""
     return tmp_path_factory.mktemp("celery")
 
 
 @pytest.fixture(scope="module")
-def machine(broker: RabbitMQ, place: Path) -> Iterator[WorkerMachine]:
+def machine(broker: RabbitMQ, base_directory: Path) -> Iterator[WorkerMachine]:
     """Return a worker machine with two slots."""
-    env = {"BROKER": broker.url, "TRACES": str(place / "traces")}
-    machine = WorkerMachine("first", SYSTEM, 2, place / "log", env)
+    env = {"BROKER": broker.url, "TRACES": str(base_directory / "traces")}
+    machine = WorkerMachine("first", SYSTEM, 2, base_directory / "log", env)
     yield machine
     machine.kill()
 
 
 @pytest.fixture
-def traces(place: Path, tmp_path: Path) -> Path:
-    """Return where jobs leave their traces."""
-    link = place / "traces"
+def traces(base_directory: Path, tmp_path: Path) -> Path:
+    """Return the directory in which jobs leave their traces."""
+    link = base_directory / "traces"
     link.unlink(missing_ok=True)
     link.symlink_to(tmp_path)
     return tmp_path
 
 
 def wait(condition: object, seconds: float = START_SECONDS) -> None:
-    """Wait in a fixture."""
+    """Return once a condition holds; for fixtures."""
     pytest_twisted.blockon(Deferred.fromCoroutine(until(condition, seconds)))  # type: ignore[arg-type]
 
 
@@ -65,4 +65,4 @@ def queue(broker: RabbitMQ, machine: WorkerMachine, traces: Path) -> Iterator[Ce
 
 
 class TestCelery(QueueContract):
-    """The contract, on a worker machine."""
+    """Run the contract on a worker machine."""

@@ -1,4 +1,4 @@
-"""TLS to a real broker: it has to prove its name, and whoever is refused is told why."""
+"""TLS to a real broker, which must prove its name; the reason of each refusal is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ START_SECONDS = 40
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return an authority that the machine does not know."""
+    """Return a certificate authority that the machine does not know."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -42,7 +42,7 @@ def pem(authority: Authority) -> Path:
 
 @contextmanager
 def running(authority: Authority, pem: Path, *, ask: bool = False) -> Iterator[RabbitMQ]:
-    """Run a broker that is reached with TLS, and without."""
+    """Run a broker with a port for TLS and one without; `ask` makes it ask for certificates."""
     broker = RabbitMQ()
     broker.settings = broker.with_tls(authority.pem, pem, ask=ask)
     with broker:
@@ -51,25 +51,25 @@ def running(authority: Authority, pem: Path, *, ask: bool = False) -> Iterator[R
 
 @pytest.fixture(scope="module")
 def tls_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
-    """Return a broker that wants no certificate of its clients."""
+    """Return a broker that asks its clients for no certificate."""
     with running(authority, pem) as broker:
         yield broker
 
 
 @pytest.fixture
 def asking_broker(authority: Authority, pem: Path) -> Iterator[RabbitMQ]:
-    """Return one that does."""
+    """Return a broker that asks its clients for a certificate."""
     with running(authority, pem, ask=True) as broker:
         yield broker
 
 
-async def refused(url: str) -> str:
-    """Return what `shiftergw check` says of a broker that cannot be used; no password is in it."""
+async def check_failure(url: str) -> str:
+    """Return the failure that `shiftergw check` reports; fail if it shows the password."""
     config = loaded({**MONGODB, "BrokerURL": url}).config
-    found = (await findings(config, reactor))[0]
-    assert found.level == "failure", found
-    assert RabbitMQ.password_of(url) not in str(found)
-    return f"{found.text} {found.remedy}"
+    finding = (await findings(config, reactor))[0]
+    assert finding.level == "failure", finding
+    assert RabbitMQ.password_of(url) not in str(finding)
+    return f"{finding.text} {finding.remedy}"
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ async def test_the_right_authority(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Gateway, worker machine and check all work, if the URL names it or the environment."""
+    """Gateway, machine and `check` accept the broker if the URL or `$SSL_CERT_FILE` names it."""
     env = {
         "BROKER": tls_broker.tls_url,
         "TRACES": str(tmp_path),
@@ -99,7 +99,7 @@ async def test_the_right_authority(
         await until((tmp_path / "sleep-2").exists)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
         config = loaded({**MONGODB, "BrokerURL": tls_broker.tls_url}).config
-        assert [(one.name, one.level) for one in await findings(config, reactor)] == [
+        assert [(finding.name, finding.level) for finding in await findings(config, reactor)] == [
             ("BrokerURL", "ok")
         ]
         await queue.cancel(key_of("sleep-2"))
@@ -110,43 +110,43 @@ async def test_the_right_authority(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_authority_that_is_not_known(tls_broker: RabbitMQ, tmp_path: Path) -> None:
-    """It is said so, also if the other one bears the same name."""
-    assert "authority that is not known" in await refused(tls_broker.tls_url)
-    other = f"{tls_broker.tls_url}?cacertfile={Authority(tmp_path).pem}"
-    text = await refused(other)
+async def test_an_unknown_authority(tls_broker: RabbitMQ, tmp_path: Path) -> None:
+    """The failure names the cause, also if an authority with the same name is known."""
+    assert "authority that is not known" in await check_failure(tls_broker.tls_url)
+    url = f"{tls_broker.tls_url}?cacertfile={Authority(tmp_path).pem}"
+    text = await check_failure(url)
     assert "authority that is not known" in text
     assert "cacertfile" in text
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_name(tls_broker: RabbitMQ, authority: Authority) -> None:
-    """A certificate for another host is none."""
+    """A certificate for another host is refused."""
     url = tls_broker.tls_url.replace("127.0.0.1", "127.0.0.2")
-    assert "for another name" in await refused(f"{url}?cacertfile={authority.pem}")
+    assert "for another name" in await check_failure(f"{url}?cacertfile={authority.pem}")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_port_of_the_other_kind(tls_broker: RabbitMQ) -> None:
-    """TLS to the port without, and the other way round."""
-    assert "speaks no TLS" in await refused(tls_broker.url.replace("amqp:", "amqps:"))
-    assert "write amqps://" in await refused(tls_broker.tls_url.replace("amqps:", "amqp:"))
+async def test_a_port_with_the_wrong_protocol(tls_broker: RabbitMQ) -> None:
+    """The failure of `amqps:` to a plain port names it, and so does that of `amqp:` to TLS."""
+    assert "speaks no TLS" in await check_failure(tls_broker.url.replace("amqp:", "amqps:"))
+    assert "write amqps://" in await check_failure(tls_broker.tls_url.replace("amqps:", "amqp:"))
 
 
 @pytest.mark.parametrize("option", ["cacertfile", "certfile"])
 @pytest_twisted.ensureDeferred
-async def test_files_that_are_none(tls_broker: RabbitMQ, tmp_path: Path, option: str) -> None:
-    """A file that is absent, or holds no certificate, is blamed, and not the broker."""
+async def test_invalid_files_in_the_url(tls_broker: RabbitMQ, tmp_path: Path, option: str) -> None:
+    """The failure names a file that is missing, or has no certificate, not the broker."""
     file = tmp_path / "x.pem"
     url = f"{tls_broker.tls_url}?{option}={file}"
-    assert "is not there" in await refused(url)
+    assert "is not there" in await check_failure(url)
     file.write_text("nothing")
-    assert "holds no certificate" in await refused(url)
+    assert "holds no certificate" in await check_failure(url)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_machine_is_told_as_well(tls_broker: RabbitMQ, tmp_path: Path) -> None:
-    """It says why it does not come, without the password, and goes on trying until it is ended."""
+async def test_a_worker_machine_logs_the_refusal(tls_broker: RabbitMQ, tmp_path: Path) -> None:
+    """It logs the reason without the password, and tries again until it is stopped."""
     env = {"BROKER": tls_broker.tls_url, "TRACES": str(tmp_path)}
     machine = WorkerMachine("stranger", SYSTEM, 1, tmp_path / "log", env)
     try:
@@ -163,15 +163,15 @@ async def test_a_worker_machine_is_told_as_well(tls_broker: RabbitMQ, tmp_path: 
 
 
 @contextmanager
-def showing(broker: RabbitMQ, pem: Path, other: Path) -> Iterator[None]:
-    """Have the broker show another certificate for a while."""
-    good = pem.read_bytes()
+def replaced_certificate(broker: RabbitMQ, pem: Path, replacement: Path) -> Iterator[None]:
+    """Let the broker use another certificate for a while."""
+    original = pem.read_bytes()
     try:
-        pem.write_bytes(other.read_bytes())
+        pem.write_bytes(replacement.read_bytes())
         broker.ctl("eval", "ssl:clear_pem_cache().")
         yield
     finally:
-        pem.write_bytes(good)
+        pem.write_bytes(original)
         broker.ctl("eval", "ssl:clear_pem_cache().")
 
 
@@ -179,10 +179,10 @@ def showing(broker: RabbitMQ, pem: Path, other: Path) -> Iterator[None]:
 async def test_an_expired_certificate(
     tls_broker: RabbitMQ, authority: Authority, pem: Path
 ) -> None:
-    """It is refused, also where something is sent."""
+    """Both `check` and the sender of messages refuse it."""
     url = f"{tls_broker.tls_url}?cacertfile={authority.pem}"
-    with showing(tls_broker, pem, authority.file("127.0.0.1", days=-1)):
-        assert "has expired" in await refused(url)
+    with replaced_certificate(tls_broker, pem, authority.file("127.0.0.1", days=-1)):
+        assert "has expired" in await check_failure(url)
         with pytest.raises(Unavailable) as caught:
             MessageSender(make_app(url)).cancel(key_of("x"))
         assert "has expired" in caught.value.detail
@@ -192,14 +192,14 @@ async def test_an_expired_certificate(
 async def test_a_broker_that_asks_for_certificates(
     asking_broker: RabbitMQ, authority: Authority, tmp_path: Path
 ) -> None:
-    """The URL names ours; without it, or with a stranger's, we are told what is lacking."""
+    """The URL names ours; without it, or with that of another authority, the failure says so."""
     url = f"{asking_broker.tls_url}?cacertfile={authority.pem}"
-    assert "certfile" in await refused(url)
-    ours, strange = authority.file("us"), Authority(tmp_path).file("us")
-    assert "certfile" in await refused(f"{url}&certfile={strange}")
+    assert "certfile" in await check_failure(url)
+    own, foreign = authority.file("us"), Authority(tmp_path).file("us")
+    assert "certfile" in await check_failure(f"{url}&certfile={foreign}")
     key = tmp_path / "key.pem"
-    text = ours.read_text()
+    text = own.read_text()
     end = text.index("-----BEGIN CERTIFICATE-----")
     key.write_text(text[:end])
-    ours.write_text(text[end:])
-    MessageSender(make_app(f"{url}&certfile={ours}&keyfile={key}")).cancel(key_of("x"))
+    own.write_text(text[end:])
+    MessageSender(make_app(f"{url}&certfile={own}&keyfile={key}")).cancel(key_of("x"))

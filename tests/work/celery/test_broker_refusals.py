@@ -1,4 +1,4 @@
-"""A broker that takes no messages, or not ours: nothing hangs, it is said why, and work goes on."""
+"""A broker that takes no messages, or not ours: the reason is reported, and work resumes."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from tests.work.waiting import until
 
 START_SECONDS = 40
 SYSTEM = "full"
-OTHER = "other"
+SECOND_SYSTEM = "second"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where jobs leave their traces."""
+def trace_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory in which jobs leave their traces."""
     return tmp_path_factory.mktemp("full")
 
 
 @pytest.fixture(scope="module")
-def machine(broker: RabbitMQ, place: Path) -> Iterator[WorkerMachine]:
-    """Return a machine with two slots for two systems."""
-    env = {"BROKER": broker.url, "TRACES": str(place)}
-    machine = WorkerMachine("full", f"{SYSTEM},{OTHER}", 2, place / "log", env)
+def machine(broker: RabbitMQ, trace_directory: Path) -> Iterator[WorkerMachine]:
+    """Return a worker machine with two slots for two systems."""
+    env = {"BROKER": broker.url, "TRACES": str(trace_directory)}
+    machine = WorkerMachine("full", f"{SYSTEM},{SECOND_SYSTEM}", 2, trace_directory / "log", env)
     yield machine
     machine.kill()
 
@@ -57,16 +57,16 @@ def queue(broker: RabbitMQ, machine: WorkerMachine) -> Iterator[CeleryQueue]:
     pytest_twisted.blockon(queue.stopService())
 
 
-async def offer_again_and_again(queue: CeleryQueue) -> None:
-    """Offer short jobs, each when the one before has ended."""
-    for n in range(20):
-        await queue.offer(key_of(f"short-a{n}"), SYSTEM)
+async def offer_jobs(queue: CeleryQueue) -> None:
+    """Offer short jobs, one after another."""
+    for number in range(20):
+        await queue.offer(key_of(f"short-a{number}"), SYSTEM)
         await until(lambda: queue.slots(SYSTEM) == 2)
 
 
 @asynccontextmanager
 async def alarm(broker: RabbitMQ) -> AsyncIterator[None]:
-    """Have the broker take itself for short of memory."""
+    """Raise the broker's memory alarm for a while."""
     await broker.control("set_vm_memory_high_watermark", "0.00001")
     try:
         yield
@@ -74,51 +74,52 @@ async def alarm(broker: RabbitMQ) -> AsyncIterator[None]:
         await broker.control("set_vm_memory_high_watermark", "0.4")
 
 
-async def look(url: str, **platforms: object) -> dict[str, Finding]:
-    """Return what `shiftergw check` finds, by name."""
+async def check_broker(url: str, **platforms: object) -> dict[str, Finding]:
+    """Return the findings of `shiftergw check`, by name."""
     changes = {"MongoDBURI": "mongodb://localhost/", "MongoDB": "images", "BrokerURL": url}
-    return {one.name: one for one in await findings(loaded(changes | platforms).config, reactor)}
+    config = loaded(changes | platforms).config
+    return {finding.name: finding for finding in await findings(config, reactor)}
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_alarm(
-    broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, place: Path
+async def test_a_memory_alarm(
+    broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, trace_directory: Path
 ) -> None:
-    """It is known before anybody asks for something; a job goes on; afterwards all is as before."""
+    """The queue reports it before any offer, the running job goes on, and work resumes after it."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     await queue.offer(key_of("sleep-1"), SYSTEM)
-    await until((place / "sleep-1").exists)
+    await until((trace_directory / "sleep-1").exists)
     async with alarm(broker):
         await until(queue.trouble)
         assert "short of memory or disk" in str(queue.trouble())
         assert "rabbitmq-diagnostics alarms" in str(queue.trouble())
-        began = time.monotonic()
-        assert queue.slots(OTHER) == 0
+        started_at = time.monotonic()
+        assert queue.slots(SECOND_SYSTEM) == 0
         with pytest.raises(Unavailable) as caught:
-            await queue.offer(key_of("never"), OTHER)
+            await queue.offer(key_of("never"), SECOND_SYSTEM)
         assert "short of memory" in caught.value.detail
-        assert time.monotonic() - began < patient(0.5)
-        found = await look(broker.url)
-        assert found["BrokerURL"].level == "failure"
-        assert "short of memory or disk" in found["BrokerURL"].text
+        assert time.monotonic() - started_at < patient(0.5)
+        by_name = await check_broker(broker.url)
+        assert by_name["BrokerURL"].level == "failure"
+        assert "short of memory or disk" in by_name["BrokerURL"].text
     await until(lambda: queue.trouble() is None)
-    await until(lambda: queue.slots(OTHER) == 1)
-    await queue.offer(key_of("short-2"), OTHER)
-    await until((place / "short-2-done").exists)
+    await until(lambda: queue.slots(SECOND_SYSTEM) == 1)
+    await queue.offer(key_of("short-2"), SECOND_SYSTEM)
+    await until((trace_directory / "short-2-done").exists)
     await queue.cancel(key_of("sleep-1"))
     assert "Connection to broker lost" not in machine.log.read_text()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_alarm_that_nobody_has_told_yet(
+async def test_an_offer_before_the_alarm_is_noticed(
     broker: RabbitMQ, queue: CeleryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An offer that is made just then fails within its limit, and says why."""
+    """It fails within its time limit, and the error names the alarm."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     monkeypatch.setattr(broker_connections, "CONFIRM_SECONDS", 0.5)
-    # The line on which the gateway hears of alarms is deaf, and nobody misses the worker machine,
-    # which cannot report during an alarm.
-    monkeypatch.setattr(broker_connections.StatusListener, "_block", lambda *_: None)
+    # The listener ignores alarms, and the machine, which publishes no status during an alarm, does
+    # not count as silent.
+    monkeypatch.setattr(broker_connections.StatusListener, "_note_blocked", lambda *_: None)
     monkeypatch.setattr(broker_connections, "ECHO_SECONDS", patient(60))
     monkeypatch.setattr(worker_registry, "SILENT_SECONDS", patient(60))
     async with alarm(broker):
@@ -130,37 +131,37 @@ async def test_an_alarm_that_nobody_has_told_yet(
 
 @pytest_twisted.ensureDeferred
 async def test_a_queue_that_is_full(
-    broker: RabbitMQ, queue: CeleryQueue, place: Path, monkeypatch: pytest.MonkeyPatch
+    broker: RabbitMQ, queue: CeleryQueue, trace_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An offer is refused, with the reason; others have their turn; later it is tried again."""
+    """The offer is refused with the reason; other systems still get offers, later this one too."""
     await until(lambda: queue.slots(SYSTEM) == 2, START_SECONDS)
     policy = '{"max-length":0,"overflow":"reject-publish"}'
     await broker.control("set_policy", "--apply-to", "queues", "none", f"^{SYSTEM}$", policy)
     try:
         with pytest.raises(Unavailable) as caught:
-            await offer_again_and_again(queue)  # a policy takes a moment
+            await offer_jobs(queue)  # a policy takes effect after a moment
         assert "as long as it may be" in caught.value.detail
-        assert (queue.slots(SYSTEM), queue.slots(OTHER)) == (0, 2)
+        assert (queue.slots(SYSTEM), queue.slots(SECOND_SYSTEM)) == (0, 2)
         assert queue.trouble() is None
     finally:
         await broker.control("clear_policy", "none")
-    await queue.offer(key_of("short-b"), OTHER)
+    await queue.offer(key_of("short-b"), SECOND_SYSTEM)
     monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.1)
     await until(lambda: queue.slots(SYSTEM) == 2)
     await queue.offer(key_of("short-c"), SYSTEM)
-    await until((place / "short-c-done").exists)
+    await until((trace_directory / "short-c-done").exists)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_queue_that_somebody_else_has_made(broker: RabbitMQ, tmp_path: Path) -> None:
-    """With other arguments: check says so, so does its machine, which works once it is gone."""
-    name = f"mine-{uuid4().hex[:8]}"
+async def test_a_queue_with_other_options(broker: RabbitMQ, tmp_path: Path) -> None:
+    """`check` and the worker machine report it; once it is deleted, the machine works."""
+    name = f"limited-{uuid4().hex[:8]}"
     with Connection(broker.url) as connection:
         Queue(name, durable=True, max_length=5)(connection.default_channel).declare()
-        found = await look(broker.url, **{f"Platforms/{name}": PLATFORM})
-        assert found["BrokerURL"].level == "ok"
-        assert "made by somebody else" in found[f"queue of {name}"].text
-        assert "Delete it" in found[f"queue of {name}"].remedy
+        by_name = await check_broker(broker.url, **{f"Platforms/{name}": PLATFORM})
+        assert by_name["BrokerURL"].level == "ok"
+        assert "made by somebody else" in by_name[f"queue of {name}"].text
+        assert "Delete it" in by_name[f"queue of {name}"].remedy
         env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
         machine = WorkerMachine("late", name, 1, tmp_path / "log", env)
         queue = CeleryQueue(reactor, broker.url)
@@ -181,7 +182,7 @@ PLATFORM = {"accesstype": "local", "local": {"imageDir": "/two"}}
 
 @pytest_twisted.ensureDeferred
 async def test_a_user_without_rights(broker: RabbitMQ) -> None:
-    """Neither on the virtual host, nor on what lies in it, nor on one that does not exist."""
+    """The trouble of the queue and `check` name the missing rights, or the missing virtual host."""
     user = f"user-{uuid4().hex[:8]}"
     await broker.control("add_user", user, "guess-me")
     url = broker.url.replace(f"{broker.user}:{broker.password}", f"{user}:guess-me")
@@ -190,14 +191,14 @@ async def test_a_user_without_rights(broker: RabbitMQ) -> None:
     try:
         await until(lambda: "no rights" in str(queue.trouble()))
         await broker.control("set_permissions", user, "^none$", "^none$", "^none$")
-        found = await look(url)
-        assert "no rights" in found["BrokerURL"].text
-        assert "set_permissions" in found["BrokerURL"].remedy
-        nowhere = await look(f"{url[:-1]}{quote('no where')}")
-        assert "no such virtual host" in nowhere["BrokerURL"].text
+        by_name = await check_broker(url)
+        assert "no rights" in by_name["BrokerURL"].text
+        assert "set_permissions" in by_name["BrokerURL"].remedy
+        missing_host = await check_broker(f"{url[:-1]}{quote('no where')}")
+        assert "no such virtual host" in missing_host["BrokerURL"].text
         await broker.control("set_permissions", user, ".*", ".*", ".*")
         await until(lambda: queue.trouble() is None, 20)
-        assert "guess-me" not in str(found) + str(nowhere)
+        assert "guess-me" not in str(by_name) + str(missing_host)
     finally:
         await queue.stopService()
 
@@ -206,7 +207,7 @@ async def test_a_user_without_rights(broker: RabbitMQ) -> None:
 async def test_a_broker_that_is_frozen_for_long(
     broker: RabbitMQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is noticed although its connections stay; the queue stops all the same, and soon."""
+    """The queue reports it although its connections stay open, and still stops at once."""
     queue = CeleryQueue(reactor, broker.url)
     queue.startService()
     try:
@@ -215,9 +216,9 @@ async def test_a_broker_that_is_frozen_for_long(
         with broker.suspended():
             await until(queue.trouble)
             assert "does not answer in time" in str(queue.trouble())
-            began = time.monotonic()
+            started_at = time.monotonic()
             await queue.stopService()
-            assert time.monotonic() - began < patient(2)
+            assert time.monotonic() - started_at < patient(2)
     finally:
         if queue.running:
             await queue.stopService()

@@ -1,4 +1,4 @@
-"""Jobs that die on worker machines, and machines on which none can start: what gateways hear."""
+"""Jobs that die on worker machines, and machines on which no worker can start."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ KEY = key_of("x")
         ("leave", "ended with exit code 0"),
     ],
 )
-async def test_a_job_that_dies(
+async def test_a_job_death_is_reported(
     system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path, job: str, how: str
 ) -> None:
-    """The gateway hears of it at once, once; the machine takes the next job."""
+    """The gateway gets the end once and at once, and the machine takes the next job."""
     start_machine("one")
     ends: list[JobEnd] = []
     queue.on_end = ends.append
@@ -56,7 +56,7 @@ async def test_a_job_that_dies(
 async def test_no_worker_can_start_on_a_machine(
     system: str, start_machine: StartMachine, queue: CeleryQueue, tmp_path: Path
 ) -> None:
-    """It takes no job for a while, and says why; when one succeeds all is well again."""
+    """It takes no job for a while and reports the reason; a start that succeeds ends this."""
     machine = start_machine("one", slots=2)
     (tmp_path / "one" / "sick").touch()
     ends: list[JobEnd] = []
@@ -91,7 +91,7 @@ async def test_no_worker_can_start_on_a_machine(
 async def test_no_machine_serves_a_system(
     system: str, start_machine: StartMachine, queue: CeleryQueue
 ) -> None:
-    """Its pulls say so; those of others do not, and the broker is well."""
+    """The queue is in trouble for this system, and for no other."""
     machine = start_machine("one")
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await until(lambda: queue.trouble("elsewhere"))
@@ -102,35 +102,37 @@ async def test_no_machine_serves_a_system(
     await until(lambda: "No worker machine serves" in str(queue.trouble(system)), 20)
 
 
-def make(tmp_path: Path, kind: str, start: StartLimit | None = None) -> SubprocessJob:
-    """Return what runs one job with a worker of a kind."""
-    return SubprocessJob([sys.executable, str(WORKERS), kind, str(tmp_path)], JobLimits(), start)
+def make_job(tmp_path: Path, kind: str, start_limit: StartLimit | None = None) -> SubprocessJob:
+    """Return a job that runs a worker of a kind."""
+    return SubprocessJob(
+        [sys.executable, str(WORKERS), kind, str(tmp_path)], JobLimits(), start_limit
+    )
 
 
 def test_a_start_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one has twice the time, up to a limit."""
+    """The next start has twice the time, up to a limit."""
     monkeypatch.setattr(subprocess_job, "START_SECONDS", 0.1)
     monkeypatch.setattr(subprocess_job, "LONGEST_START", 0.3)
-    start = StartLimit()
+    start_limit = StartLimit()
     for seconds in ("0.1", "0.2", "0.3", "0.3"):
         with pytest.raises(JobLost) as caught:
-            make(tmp_path, "mute", start).run(KEY)
+            make_job(tmp_path, "mute", start_limit).run(KEY)
         end = caught.value.end
         assert (end.loss, end.died) == (f"did not get ready within {seconds} s", False)
 
 
-def test_a_program_that_is_missing(tmp_path: Path) -> None:
-    """It is a start that failed."""
+def test_a_missing_worker_program(tmp_path: Path) -> None:
+    """The loss is a failed start, not a death at the job."""
     with pytest.raises(JobLost, match="cannot be started: No such file") as caught:
         SubprocessJob([str(tmp_path / "none")], JobLimits()).run(KEY)
     assert not caught.value.end.died
 
 
 def test_a_loss_between_processes(tmp_path: Path) -> None:
-    """It says the same on the other side."""
+    """A pickled `JobLost`, as Celery sends it to its main process, keeps its end and its text."""
     with pytest.raises(JobLost) as caught:
-        make(tmp_path, "fleeting").run(KEY)
-    lost = pickle.loads(pickle.dumps(caught.value))
-    assert lost.end == caught.value.end
-    assert (lost.end.loss, lost.end.died) == ("ended with exit code 1", True)
-    assert str(lost) == f"worker {lost.end.runner} of record {KEY} ended with exit code 1"
+        make_job(tmp_path, "fleeting").run(KEY)
+    loss = pickle.loads(pickle.dumps(caught.value))
+    assert loss.end == caught.value.end
+    assert (loss.end.loss, loss.end.died) == ("ended with exit code 1", True)
+    assert str(loss) == f"worker {loss.end.runner} of record {KEY} ended with exit code 1"

@@ -1,4 +1,4 @@
-"""A broker that is away, frozen or back costs nobody a request, and no machine its job."""
+"""A broker that is down, frozen or restarted blocks no request and ends no job."""
 
 from __future__ import annotations
 
@@ -30,14 +30,8 @@ START_SECONDS = 40
 
 
 @pytest.fixture
-def system() -> str:
-    """Return a system of this test alone: its queue is empty."""
-    return f"system-{uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMachine]:
-    """Return a machine with one slot."""
+    """Return a worker machine with one slot."""
     env = {"BROKER": broker.url, "TRACES": str(tmp_path)}
     machine = WorkerMachine("away", system, 1, tmp_path / "machine.log", env)
     yield machine
@@ -49,9 +43,9 @@ def machine(broker: RabbitMQ, system: str, tmp_path: Path) -> Iterator[WorkerMac
 async def test_a_broker_that_restarts(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path
 ) -> None:
-    """While it is away nothing is offered and jobs go on; when it is back, their slots are theirs.
+    """Meanwhile there are no slots, and jobs go on; afterwards a busy machine has no free slot.
 
-    A machine that is busy takes nothing although its connection is new.
+    It takes no message, although its connection is new.
     """
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("sleep-1"), system)
@@ -63,10 +57,12 @@ async def test_a_broker_that_restarts(
             await queue.offer(key_of("short-2"), system)
         await queue.cancel(key_of("sleep-1"))
     await until(lambda: queue.trouble() is None, START_SECONDS)
-    back = time.time()
-    await until(lambda: any(one.heard > back for one in queue.machines()), START_SECONDS)
+    restarted_at = time.time()
+    await until(
+        lambda: any(status.heard > restarted_at for status in queue.machines()), START_SECONDS
+    )
     assert queue.slots(system) == 0
-    # A broker that was killed may have the message still: acknowledgements are written in batches.
+    # A killed broker may still have the message: it writes acknowledgements to disk in batches.
     with Connection(broker.url) as connection:
         connection.default_channel.queue_purge(system)
     await queue.cancel(key_of("sleep-1"))
@@ -85,15 +81,15 @@ async def test_a_frozen_broker(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An offer to it fails within its limit, the reactor goes on, and so does work afterwards."""
+    """An offer fails within its time limit, and later offers reach the machine again."""
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     monkeypatch.setattr(celery_queue, "SEND_SECONDS", 1.0)
     with broker.suspended():
-        began = time.monotonic()
+        started_at = time.monotonic()
         for name in ("short-1", "short-2"):
             with pytest.raises(Unavailable):
                 await queue.offer(key_of(name), system)
-        assert time.monotonic() - began < patient(3)
+        assert time.monotonic() - started_at < patient(3)
     monkeypatch.undo()
     monkeypatch.setattr(celery_queue, "REFUSED_SECONDS", 0.0)
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
@@ -105,23 +101,23 @@ async def test_a_frozen_broker(
 async def test_a_stop_during_an_offer_to_a_frozen_broker(
     broker: RabbitMQ, queue: CeleryQueue, machine: WorkerMachine, system: str, tmp_path: Path
 ) -> None:
-    """The queue stops soon: it does not wait until the offer has failed."""
+    """The queue stops without waiting for the time limit of the offer."""
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("short-1"), system)
     await until(lambda: queue.slots(system) == 1)
     with broker.suspended():
         offer = Deferred.fromCoroutine(queue.offer(key_of("short-2"), system))
         offer.addErrback(lambda failure: failure.trap(CancelledError, Unavailable))
-        await until(lambda: queue._turn.locked)
+        await until(lambda: queue._send_lock.locked)
         offer.cancel()
-        began = time.monotonic()
+        started_at = time.monotonic()
         await queue.stopService()
-        assert time.monotonic() - began < patient(4)
+        assert time.monotonic() - started_at < patient(4)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_broker_that_was_never_there(system: str) -> None:
-    """The queue starts and stops without it, and has no slots."""
+async def test_a_broker_that_never_runs(system: str) -> None:
+    """The queue starts and stops without it, has no slots, and does not show the password."""
     queue = CeleryQueue(reactor, "amqp://nobody:secret@127.0.0.1:1//")
     queue.startService()
     await until(lambda: "refused" in str(queue.trouble()))
@@ -131,10 +127,10 @@ async def test_a_broker_that_was_never_there(system: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_line_that_was_idle_for_long(
+async def test_a_connection_that_was_idle_for_long(
     broker: RabbitMQ, system: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be cut by then, and nobody has noticed: what is sent next is not lost for that."""
+    """It may be broken unnoticed, so the next message goes over a new connection and arrives."""
     with Wiretap(broker.port) as wire:
         sender = MessageSender(make_app(broker.url.replace(f":{broker.port}/", f":{wire.port}/")))
         sender.offer(str(uuid4()), key_of("first"), system)
@@ -143,5 +139,5 @@ async def test_a_line_that_was_idle_for_long(
         sender.offer(str(uuid4()), key_of("second"), system)
         sender.close()
     with Connection(broker.url) as connection:
-        declared = connection.default_channel.queue_declare(system, passive=True)
-        assert declared.message_count == 2
+        queue = connection.default_channel.queue_declare(system, passive=True)
+        assert queue.message_count == 2
