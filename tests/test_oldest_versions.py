@@ -1,4 +1,4 @@
-"""TLS and the HTTP server hold also with the oldest versions of the libraries that are allowed."""
+"""TLS, HTTP server and SSH client work with the oldest allowed versions of the libraries."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.parts import lacking
 TLS = ["tests/test_impostors.py", "tests/plumbing/test_tls.py"]
 COMPACT = [*TLS, "-k", "to_registry or to_mongodb or to_broker or wildcards or test_tls"]
 LONG = [*TLS, "tests/sources/registry", "tests/mongo/test_login.py"]
+SSH = "tests/ssh/test_conch_overrides.py"
 WEB = ["tests/web/test_site.py", "tests/web/test_pipelining.py", "tests/web/test_api.py"]
 ALL = os.environ.get("SHIFTERGW_TEST_VERSIONS") == "1"
 SECONDS = 1000 if ALL else 100
@@ -67,6 +68,12 @@ def test_impostors(python: str) -> None:
 def test_the_web_site(python: str) -> None:
     """The HTTP server answers, refuses and limits as with the newest: it builds on inner parts."""
     _run(python, *(WEB if ALL else [*WEB, "-k", "not any_"]))
+
+
+@pytest.mark.timeout(SECONDS + 20)
+def test_the_ssh_client(python: str) -> None:
+    """Conch has every inner member that the SSH client uses or overrides."""
+    _run(python, SSH)
 
 
 def _run(python: str, *tests: str) -> None:

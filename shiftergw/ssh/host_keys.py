@@ -86,7 +86,7 @@ class _Lacking(DeliveryFailed):
     """The server has no key of this kind."""
 
 
-class _Question(SshTransport):
+class _KeyProbe(SshTransport):
     """A connection that is done once the server has signed with a key of one kind."""
 
     def __init__(self, host: str, port: int, algorithms: Sequence[bytes]) -> None:
@@ -119,7 +119,7 @@ async def host_keys(
     for algorithms in SIGNATURES.values():
         if offered is not None and not set(algorithms) & set(offered):
             continue
-        question = _Question(host, port, algorithms)
+        question = _KeyProbe(host, port, algorithms)
         try:
             await within(seconds, reactor, _ask(question, host, port, reactor), no_answer)
             found.append(question.key.blob)
@@ -134,7 +134,7 @@ async def host_keys(
     return found
 
 
-async def _ask(question: _Question, host: str, port: int, reactor: Any) -> None:
+async def _ask(question: _KeyProbe, host: str, port: int, reactor: Any) -> None:
     await reach(host, port, question, reactor)
     try:
         await question.login.done
