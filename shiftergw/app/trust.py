@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shiftergw.errors import ConfigurationError, DeliveryFailed, printable
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.ssh.connection import CONNECT_SECONDS
-from shiftergw.ssh.host_keys import Judged, Verdict, host_keys, judged
+from shiftergw.ssh.host_keys import JudgedKey, Verdict, host_keys, judge
 from shiftergw.ssh.known_hosts import (
     GLOBAL_FILE,
     KnownHosts,
@@ -101,10 +101,10 @@ async def _host(host: str, port: int, known: KnownHosts, seconds: float, reactor
         blobs = await host_keys(host, port, reactor, seconds=seconds)
     except DeliveryFailed as error:
         return Host(name, error=error)
-    return Host(name, tuple(_key(host, port, one) for one in judged(host, port, blobs, known)))
+    return Host(name, tuple(_key(host, port, one) for one in judge(host, port, blobs, known)))
 
 
-def _key(host: str, port: int, one: Judged) -> Key:
+def _key(host: str, port: int, one: JudgedKey) -> Key:
     return Key(
         _kind(one.blob),
         fingerprint(one.blob),

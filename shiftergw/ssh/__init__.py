@@ -1,1 +1,1 @@
-"""An SSH client on Twisted Conch."""
+"""An SSH client on Twisted Conch, and `ssh` as a child process."""

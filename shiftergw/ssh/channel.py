@@ -1,7 +1,7 @@
-"""Channels of an SSH connection: byte streams to programs on the far side (RFC 4254).
+"""Channels of an SSH connection: byte streams to remote programs (RFC 4254).
 
-Both ways have an end to what may pile up: what is written beyond the server's window waits here and
-its producer is paused; what arrives unread is bounded by our window.
+Buffers are bounded both ways: data beyond the server's window waits here while its producer is
+paused, and our window limits the data that arrives before it is read.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ if TYPE_CHECKING:
     from shiftergw.ssh.transport import SshTransport
 
 WINDOW = 2 << 20
-"""Bytes that the server may send before we have read them."""
+"""Bytes that the server may send before they are read."""
 
 HIGH_WATER = 1 << 20
-"""Bytes waiting to be sent at which a producer is paused; below half of it, it is resumed."""
+"""Waiting bytes at which a producer is paused; it is resumed below half of that."""
 
-_BATCH = 3  # packets handed to TCP together; Twisted sends 128 KiB at a time, four are more
-_WORTHWHILE = 4096  # bytes of the window that a packet should not be smaller for
-_STDERR_LIMIT = 280  # less than what is kept of foreign text
+_BATCH = 3  # packets passed to TCP together; Twisted sends 128 KiB at a time, and four are more
+_WORTHWHILE = 4096  # bytes of window that justify a packet smaller than the longest
+_STDERR_LIMIT = 280  # less than the limit of `printable`
 
 
-class Wire(Protocol):
-    """What a channel needs of its connection, named by its own number."""
+class ChannelMessages(Protocol):
+    """The messages that a channel sends through its connection."""
 
     transport: SshTransport
 
     def adjust_window(self, channel: SshChannel, count: int) -> None:
-        """Let the server send so many bytes more."""
+        """Allow the server to send `count` more bytes."""
         ...
 
     def send_eof(self, channel: SshChannel) -> None:
-        """Say that no data follows."""
+        """Announce that no data follows."""
         ...
 
     def send_close(self, channel: SshChannel) -> None:
-        """Say that nothing follows."""
+        """Close the channel."""
         ...
 
 
 class SshChannel:
-    """One program on the far side: `write` to it, `receive` what it says.
+    """A remote program: `write` to it, `receive` its output.
 
-    Keeps the protocol `Channel`, as which it is given away once it is open.
+    Implements the protocol `Channel`; callers get it when it is open.
     """
 
-    def __init__(self, wire: Wire, number: int) -> None:
-        """Make a channel that is not open yet; `number` is its name on our side."""
+    def __init__(self, messages: ChannelMessages, number: int) -> None:
+        """Create a channel that is not open yet; `number` is our number for it."""
         self.number = number
-        self.opened: Deferred[None] = Deferred()
-        self.replied: Deferred[bool] | None = None
+        self.opening: Deferred[None] = Deferred()
+        self.reply: Deferred[bool] | None = None
         self.closed: Deferred[int | None] = Deferred()
         self.stderr = ""
-        self._errors = b""  # the end of it as it came
+        self._errors = b""  # the raw end of standard error
         self.remote = -1
-        self.ended = False
+        self.is_ended = False
         self.close_sent = False
-        self._wire = wire
+        self._messages = messages
         self._status: int | None = None
         self._window = WINDOW
         self._unread: list[bytes] = []
@@ -76,115 +76,115 @@ class SshChannel:
         self.remote_window = 0
         self._longest = 0
         self._queue: deque[memoryview] = deque()
-        self._queued = 0
+        self._queued_bytes = 0
         self._eof = False
         self._eof_sent = False
         self._producer: Any = None
         self._streaming = False
-        self._paused = False
+        self._is_paused = False
 
-    # Beginning and end
+    # Open and close
 
     def open(self, remote: int, window: int, longest: int) -> None:
-        """Begin, by what the server says: its number, its window, its longest packet."""
+        """Handle the confirmation: the server's number, window, and longest packet."""
         if not longest:
             raise broken_protocol("a channel for packets of no length")
         self.remote, self.remote_window = remote, window
         self._longest = min(longest, LONGEST_DATA)
-        self.opened.callback(None)
+        self.opening.callback(None)
 
     def exit_status(self, status: int) -> None:
-        """Take the program's exit status."""
+        """Store the program's exit status."""
         self._status = status
 
     def end(self, error: DeliveryFailed | None) -> None:
-        """End, once: with an error if the connection did."""
-        if self.ended:
+        """End the channel, once; `error` is the reason if the connection ended."""
+        if self.is_ended:
             return
-        self.ended = True
+        self.is_ended = True
         self._queue.clear()
-        self._queued = 0
-        for waiting in (self.opened, self.replied):
+        self._queued_bytes = 0
+        for waiting in (self.opening, self.reply):
             if waiting is not None and not waiting.called:
                 waiting.errback(error or DeliveryFailed("The system closed the channel."))
         if self._producer is not None:
             producer, self._producer = self._producer, None
             producer.stopProducing()
         self.eof_received()
-        if not self.closed.called:  # nor cancelled
+        if not self.closed.called:  # by cancellation
             if error is None:
                 self.closed.callback(self._status)
             else:
                 self.closed.errback(error)
 
     def lose(self) -> None:
-        """Close it now; what is waiting to be sent is not, and what is on its way is dropped.
+        """Close the channel at once; drop waiting and arriving data.
 
-        A server keeps its side open until the program ends, which may be long.
+        The server may keep its side open for long, until the program ends.
         """
-        if not self.close_sent and not self.ended:
-            self._wire.send_close(self)
+        if not self.close_sent and not self.is_ended:
+            self._messages.send_close(self)
             self.end(None)
 
     # Sending
 
     def write(self, data: Buffer) -> None:
-        """Send bytes; they must not be changed until they are sent. Nothing once closed."""
+        """Send bytes, which must not change until they are sent. Does nothing once closed."""
         self.writeSequence((data,))
 
     def writeSequence(self, data: Iterable[Buffer]) -> None:
-        """Send buffers one after the other."""
-        if self.ended or self.close_sent or self._eof:
+        """Send buffers in order."""
+        if self.is_ended or self.close_sent or self._eof:
             return
         for piece in data:
             view = memoryview(piece).cast("B")
             if view:
                 self._queue.append(view)
-                self._queued += len(view)
-        if self._streaming and not self._paused and self._queued >= HIGH_WATER:
-            self._paused = True
+                self._queued_bytes += len(view)
+        if self._streaming and not self._is_paused and self._queued_bytes >= HIGH_WATER:
+            self._is_paused = True
             self._producer.pauseProducing()
-        self._wire.transport.add_writer(self)
+        self._messages.transport.add_writer(self)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause and resume `producer`; one that is not streaming is asked when there is room."""
+        """Pause and resume `producer`; a pull producer is asked when there is room."""
         if self._producer is not None:
             raise RuntimeError("a channel has one producer")
-        if self.ended:
+        if self.is_ended:
             producer.stopProducing()
             return
-        self._producer, self._streaming, self._paused = producer, streaming, False
-        self._wire.transport.add_writer(self)
+        self._producer, self._streaming, self._is_paused = producer, streaming, False
+        self._messages.transport.add_writer(self)
 
     def unregisterProducer(self) -> None:
-        """Forget the producer."""
+        """Stop pausing and resuming the producer."""
         self._producer, self._streaming = None, False
 
     def end_input(self) -> None:
-        """Tell the program that nothing more comes, once what is waiting is sent."""
+        """Close the program's standard input once the waiting data is sent."""
         if not self._eof:
             self._eof = True
-            self._wire.transport.add_writer(self)
+            self._messages.transport.add_writer(self)
 
     def write_some(self) -> bool:
-        """Send a few packets of what is waiting, as far as the server's window allows."""
-        if self.ended or self.close_sent:
+        """Send a few packets of waiting data, as far as the server's window allows."""
+        if self.is_ended or self.close_sent:
             return False
-        transport = self._wire.transport
-        if self._queued < HIGH_WATER // 2 and (self._paused or not self._streaming):
-            self._paused = False
+        transport = self._messages.transport
+        if self._queued_bytes < HIGH_WATER // 2 and (self._is_paused or not self._streaming):
+            self._is_paused = False
             if self._producer is not None:
                 self._producer.resumeProducing()
-        sent = self._send_batch(transport)
-        if self._eof and not self._queued and not self._eof_sent:
+        has_sent = self._send_batch(transport)
+        if self._eof and not self._queued_bytes and not self._eof_sent:
             self._eof_sent = True
             transport.flush()
-            self._wire.send_eof(self)
-        return sent or transport.exchanging
+            self._messages.send_eof(self)
+        return has_sent or transport.exchanging
 
     def _send_batch(self, transport: SshTransport) -> bool:
         for count in range(_BATCH):
-            length = min(self._queued, self._longest)
+            length = min(self._queued_bytes, self._longest)
             if length > self.remote_window:
                 length = self.remote_window if self.remote_window >= _WORTHWHILE else 0
             if not length or transport.exchanging:
@@ -206,20 +206,20 @@ class SshChannel:
                 queue.popleft()
             else:
                 queue[0] = piece[length:]
-        self._queued -= end
+        self._queued_bytes -= end
 
     def window_grown(self, count: int) -> None:
-        """Take the server's word that it can hold so many bytes more."""
+        """Grow the server's window by `count` bytes."""
         self.remote_window += count
-        if self._queued:
-            self._wire.transport.add_writer(self)
+        if self._queued_bytes:
+            self._messages.transport.add_writer(self)
 
     # Receiving
 
     def receive(self, data: Callable[[bytes], None], eof: Callable[[], None] | None = None) -> None:
-        """Give what the program says to `data`, and call `eof` at its end.
+        """Pass the program's output to `data`, and call `eof` at its end.
 
-        Until this is called it waits, within our window.
+        Until this is called, output is buffered, within our window.
         """
         self._on_data, self._on_eof = data, eof
         unread, self._unread = self._unread, []
@@ -230,7 +230,7 @@ class SshChannel:
             eof()
 
     def data(self, packet: bytes | memoryview, start: int, length: int) -> None:
-        """Take data that lie in a packet."""
+        """Handle data within a packet."""
         self._take_from_window(length)
         if self.close_sent:
             return
@@ -242,7 +242,7 @@ class SshChannel:
         self._on_data(piece)
 
     def extended_data(self, data: bytes) -> None:
-        """Take what the program says on its standard error."""
+        """Handle data of the program's standard error."""
         self._take_from_window(len(data))
         self._errors = (self._errors + data)[-_STDERR_LIMIT:]
         lines = self._errors.decode("utf-8", "backslashreplace").split("\n")
@@ -250,7 +250,7 @@ class SshChannel:
         self._reopen_window()
 
     def eof_received(self) -> None:
-        """Take the end of what the program says."""
+        """Handle the end of the program's output."""
         if not self._eof_received:
             self._eof_received = True
             if self._on_eof is not None:
@@ -263,5 +263,5 @@ class SshChannel:
 
     def _reopen_window(self) -> None:
         if self._window < WINDOW // 2 and not self._unread:
-            self._wire.adjust_window(self, WINDOW - self._window)
+            self._messages.adjust_window(self, WINDOW - self._window)
             self._window = WINDOW

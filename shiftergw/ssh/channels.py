@@ -1,4 +1,4 @@
-"""The connection service of our SSH client: channels by their numbers (RFC 4254)."""
+"""The connection service of our SSH client (RFC 4254): opens channels and dispatches to them."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from shiftergw.ssh.transport import LONGEST_DATA
 if TYPE_CHECKING:
     from shiftergw.ssh.transport import SshTransport
 
-_DATA = 10  # where data begin in a packet of channel data
+_DATA = 10  # the offset of the data in a packet of channel data
 _data_head = struct.Struct(">LL")
 _word = struct.Struct(">L")
 
 
 class Channels(SSHService):
-    """Opens channels, and gives each what is meant for it."""
+    """Opens channels, and dispatches messages to them by their numbers."""
 
     name = b"ssh-connection"
     transport: SshTransport
 
     def __init__(self) -> None:
-        """Begin without channels; the transport comes with the service's start."""
+        """Start without channels; Conch sets the transport at the start of the service."""
         self._channels: dict[int, SshChannel] = {}
         self._next = 0
         self.window = 0
-        """Bytes that the server takes at once on a channel; OpenSSH tells once a program runs."""
+        """The largest window of a channel in bytes; OpenSSH opens it once a program runs."""
 
     def serviceStarted(self) -> None:
         self.transport.read_data_with(self)
@@ -60,14 +60,14 @@ class Channels(SSHService):
         """Fail all channels: the connection has ended."""
         channels, self._channels = self._channels, {}
         for channel in channels.values():
-            # Each its own: a traceback grows with every place that an error is raised in.
+            # A copy for each channel: the traceback grows wherever an error is raised.
             channel.end(copy(self.transport.failure))
 
     async def open_session(self, request: bytes, argument: str) -> SshChannel:
-        """Return a channel to a program: `request` is `exec` or `subsystem`.
+        """Open a channel and start a program; `request` is `exec` or `subsystem`.
 
-        Raises `DeliveryFailed` if the server opens none or does not start it, or if the connection
-        ends. Cancellable.
+        Raises `HostFull` if the server opens no channel, `ProgramNotStarted` if it refuses the
+        program, and `DeliveryFailed` if the connection ends. Cancellable.
         """
         if self.transport.failure is not None:
             raise copy(self.transport.failure)
@@ -77,15 +77,15 @@ class Channels(SSHService):
         sizes = struct.pack(">LLL", channel.number, WINDOW, LONGEST_DATA)
         self.transport.sendPacket(MSG_CHANNEL_OPEN, NS(b"session") + sizes)
         try:
-            await channel.opened
-            channel.replied = Deferred()
-            asked = NS(request) + b"\1" + NS(argument.encode("utf-8", "surrogateescape"))
-            self._send(MSG_CHANNEL_REQUEST, channel, asked)
-            accepted = await channel.replied
+            await channel.opening
+            channel.reply = Deferred()
+            body = NS(request) + b"\1" + NS(argument.encode("utf-8", "surrogateescape"))
+            self._send(MSG_CHANNEL_REQUEST, channel, body)
+            is_accepted = await channel.reply
         except BaseException:
             _give_up(channel)
             raise
-        if not accepted:
+        if not is_accepted:
             _give_up(channel)
             raise ProgramNotStarted(
                 "The system's SSH server does not start what the gateway needs.",
@@ -95,22 +95,22 @@ class Channels(SSHService):
         return channel
 
     def keep_alive(self) -> None:
-        """Ask for an answer, whatever it is."""
+        """Send a request that the server must answer, with success or failure."""
         self.transport.sendPacket(MSG_GLOBAL_REQUEST, NS(b"keepalive@openssh.com") + b"\1")
 
-    # What channels need
+    # For channels
 
     def adjust_window(self, channel: SshChannel, count: int) -> None:
-        """Let the server send so many bytes more."""
+        """Allow the server to send `count` more bytes."""
         if not channel.close_sent:
             self._send(MSG_CHANNEL_WINDOW_ADJUST, channel, _word.pack(count))
 
     def send_eof(self, channel: SshChannel) -> None:
-        """Say that no data follows."""
+        """Announce that no data follows."""
         self._send(MSG_CHANNEL_EOF, channel)
 
     def send_close(self, channel: SshChannel) -> None:
-        """Say that nothing follows; of a channel that is not open yet, once it is."""
+        """Close a channel; if it is not open yet, as soon as it is."""
         channel.close_sent = True
         if channel.remote >= 0:
             self._send(MSG_CHANNEL_CLOSE, channel)
@@ -118,10 +118,10 @@ class Channels(SSHService):
     def _send(self, kind: int, channel: SshChannel, rest: bytes = b"") -> None:
         self.transport.sendPacket(kind, _word.pack(channel.remote) + rest)
 
-    # What the server says
+    # Messages of the server
 
     def data(self, packet: bytes | memoryview) -> None:
-        """Take a packet of channel data, with the length of its padding before it."""
+        """Read a packet of channel data that begins with the length of its padding."""
         number, length = _data_head.unpack_from(packet, 2)
         if _DATA + length + packet[0] != len(packet):
             raise broken_protocol("channel data of another length than they say")
@@ -133,52 +133,52 @@ class Channels(SSHService):
         elif messageNum == MSG_CHANNEL_OPEN:
             self._refuse_channel(packet)
         elif messageNum not in {MSG_REQUEST_SUCCESS, MSG_REQUEST_FAILURE}:
-            take = self._TAKE.get(messageNum)
-            if take is None:
+            handle = self._HANDLERS.get(messageNum)
+            if handle is None:
                 raise broken_protocol(f"message {messageNum}")
-            take(self, self._channels[_word.unpack_from(packet)[0]], packet[4:])
+            handle(self, self._channels[_word.unpack_from(packet)[0]], packet[4:])
 
-    def _window_grown(self, channel: SshChannel, rest: bytes) -> None:
+    def _on_window_adjust(self, channel: SshChannel, rest: bytes) -> None:
         channel.window_grown(_word.unpack(rest)[0])
         self.window = max(self.window, channel.remote_window)
 
-    def _accepted(self, channel: SshChannel, _: bytes) -> None:
-        self._reply(channel, accepted=True)
+    def _on_success(self, channel: SshChannel, _: bytes) -> None:
+        self._reply(channel, is_accepted=True)
 
-    def _refused(self, channel: SshChannel, _: bytes) -> None:
-        self._reply(channel, accepted=False)
+    def _on_failure(self, channel: SshChannel, _: bytes) -> None:
+        self._reply(channel, is_accepted=False)
 
-    def _reply(self, channel: SshChannel, *, accepted: bool) -> None:
-        if channel.replied is None:
+    def _reply(self, channel: SshChannel, *, is_accepted: bool) -> None:
+        if channel.reply is None:
             raise broken_protocol("an answer to no request")
-        replied, channel.replied = channel.replied, None
-        if not replied.called:  # or nobody waits for it any more
-            replied.callback(accepted)
+        reply, channel.reply = channel.reply, None
+        if not reply.called:  # else the caller was cancelled
+            reply.callback(is_accepted)
 
-    def _extended_data(self, channel: SshChannel, rest: bytes) -> None:
+    def _on_extended_data(self, channel: SshChannel, rest: bytes) -> None:
         channel.extended_data(getNS(rest[4:])[0])
 
-    def _eof(self, channel: SshChannel, _: bytes) -> None:
+    def _on_eof(self, channel: SshChannel, _: bytes) -> None:
         channel.eof_received()
 
-    def _closed(self, channel: SshChannel, _: bytes) -> None:
+    def _on_close(self, channel: SshChannel, _: bytes) -> None:
         if not channel.close_sent:
             self.send_close(channel)
         del self._channels[channel.number]
         channel.end(None)
 
-    def _opened(self, channel: SshChannel, rest: bytes) -> None:
+    def _on_open(self, channel: SshChannel, rest: bytes) -> None:
         if channel.remote >= 0:
             raise broken_protocol("a channel opened twice")
         remote, window, longest = struct.unpack_from(">LLL", rest)
-        if channel.close_sent:  # given up meanwhile
+        if channel.close_sent:  # the caller was cancelled meanwhile
             channel.remote = remote
             self.send_close(channel)
         else:
             channel.open(remote, window, longest)
             self.window = max(self.window, window)
 
-    def _not_opened(self, channel: SshChannel, rest: bytes) -> None:
+    def _on_open_failure(self, channel: SshChannel, rest: bytes) -> None:
         del self._channels[channel.number]
         channel.end(
             HostFull(
@@ -189,7 +189,7 @@ class Channels(SSHService):
             )
         )
 
-    def _channel_request(self, channel: SshChannel, rest: bytes) -> None:
+    def _on_request(self, channel: SshChannel, rest: bytes) -> None:
         request, rest = getNS(rest)
         if request == b"exit-status":
             channel.exit_status(_word.unpack_from(rest, 1)[0])
@@ -197,7 +197,7 @@ class Channels(SSHService):
             self._send(MSG_CHANNEL_FAILURE, channel)
 
     def _global_request(self, packet: bytes) -> None:
-        """Refuse whatever it is, which answers the server's keep-alives."""
+        """Refuse every global request, which also answers the server's keep-alives."""
         _, rest = getNS(packet)
         if rest[:1] == b"\1":
             self.transport.sendPacket(MSG_REQUEST_FAILURE, b"")
@@ -209,20 +209,20 @@ class Channels(SSHService):
             rest[:4] + _word.pack(OPEN_ADMINISTRATIVELY_PROHIBITED) + NS(b"") + NS(b""),
         )
 
-    _TAKE: ClassVar = {
-        MSG_CHANNEL_WINDOW_ADJUST: _window_grown,
-        MSG_CHANNEL_OPEN_CONFIRMATION: _opened,
-        MSG_CHANNEL_OPEN_FAILURE: _not_opened,
-        MSG_CHANNEL_SUCCESS: _accepted,
-        MSG_CHANNEL_FAILURE: _refused,
-        MSG_CHANNEL_EXTENDED_DATA: _extended_data,
-        MSG_CHANNEL_EOF: _eof,
-        MSG_CHANNEL_REQUEST: _channel_request,
-        MSG_CHANNEL_CLOSE: _closed,
+    _HANDLERS: ClassVar = {
+        MSG_CHANNEL_WINDOW_ADJUST: _on_window_adjust,
+        MSG_CHANNEL_OPEN_CONFIRMATION: _on_open,
+        MSG_CHANNEL_OPEN_FAILURE: _on_open_failure,
+        MSG_CHANNEL_SUCCESS: _on_success,
+        MSG_CHANNEL_FAILURE: _on_failure,
+        MSG_CHANNEL_EXTENDED_DATA: _on_extended_data,
+        MSG_CHANNEL_EOF: _on_eof,
+        MSG_CHANNEL_REQUEST: _on_request,
+        MSG_CHANNEL_CLOSE: _on_close,
     }
 
 
 def _give_up(channel: SshChannel) -> None:
-    """Close a channel that nobody was given."""
+    """Close a channel that was not returned to the caller."""
     channel.closed.addBoth(lambda _: None)
     channel.lose()

@@ -1,8 +1,7 @@
-"""How packets are sealed and opened (RFC 4253 section 6; OpenSSH's PROTOCOL for AES-GCM).
+"""Encrypt and authenticate packets (RFC 4253, section 6; OpenSSH's PROTOCOL for AES-GCM).
 
-A packet to be sent lies in one buffer: sequence number (4 bytes), length (4), length of the padding
-(1), payload, padding. What goes over the wire begins at the length; the sequence number is only
-authenticated.
+An outgoing packet is one buffer: sequence number (4 bytes), packet length (4), padding length (1),
+payload, padding. The sequence number is authenticated but not sent.
 """
 
 from __future__ import annotations
@@ -22,73 +21,73 @@ _CTR_KEY = {name.encode(): size for name, size in cipher_names.CTR_KEY_BYTES.ite
 _MAC = {b"hmac-sha2-256": ("sha256", 32), b"hmac-sha2-512": ("sha512", 64)}
 
 CIPHERS = [name.encode() for name in cipher_names.CIPHERS]
-"""The ciphers that we offer, the fastest first, as the protocol has their names."""
+"""The ciphers that we offer, the fastest first, as bytes for the protocol."""
 
 MACS = [*_MAC]
-"""The MACs that we offer, for CTR; what GCM is sealed with is its own."""
+"""The MACs that we offer for AES-CTR; AES-GCM needs none."""
 
 NONE = b"none"
 LONGEST = 256 << 10
-"""Bytes of a packet; OpenSSH's limit."""
+"""The limit on the bytes of a packet, as in OpenSSH."""
 
 _BLOCK = 16
 _TAG = 16
-_LENGTH = 4  # bytes that say the length
-_SHORTEST = 5  # bytes of a packet: length of the padding, four bytes of padding
+_LENGTH = 4  # bytes of the length field
+_SHORTEST = 5  # bytes of a packet: padding length, four bytes of padding
 
 
-class Forged(Exception):
-    """A packet was not sealed by the other side, or its length cannot be true."""
+class InvalidPacket(Exception):
+    """A packet has a wrong authentication tag, or an impossible length or padding."""
 
 
 class Sealer(Protocol):
-    """Seals the packets of one direction in their order."""
+    """Encrypts and authenticates the packets of one direction in order."""
 
     block: ClassVar[int]
-    unsealed: ClassVar[int]
-    """Bytes of the length that the padding does not count, because they are sent as they are."""
+    clear_bytes: ClassVar[int]
+    """Bytes of the length field that padding does not cover, because they are not encrypted."""
 
     def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
-        """Return what to send for a packet, in two pieces; the buffer is free afterwards."""
+        """Return the bytes to send for a packet in two pieces; the buffer may be reused then."""
         ...
 
 
 class Opener(Protocol):
-    """Opens the packets of one direction in their order."""
+    """Decrypts and verifies the packets of one direction in order."""
 
     def open(self, data: memoryview, sequence: int) -> tuple[bytes | memoryview, int] | None:
-        """Return the first packet of `data`, and its bytes there; none while it is incomplete.
+        """Return the first packet of `data` and its size there; None while it is incomplete.
 
-        The packet begins with the length of its padding and ends with the padding. Raises
-        `Forged`.
+        The packet begins with the padding length and ends with the padding. Raises
+        `InvalidPacket`.
         """
         ...
 
 
 def is_aead(cipher: bytes) -> bool:
-    """Say whether a cipher needs no MAC."""
+    """Return whether a cipher needs no MAC."""
     return cipher in _GCM_KEY
 
 
 def _length(head: bytes | memoryview) -> int:
     length = int.from_bytes(head[:4], "big")
     if not _SHORTEST <= length <= LONGEST:
-        raise Forged(f"a packet of {length} bytes")
+        raise InvalidPacket(f"a packet of {length} bytes")
     return length
 
 
 class Clear:
-    """Packets before the first key exchange."""
+    """Plain packets, before the first key exchange."""
 
     block: ClassVar[int] = 8
-    unsealed: ClassVar[int] = 0
+    clear_bytes: ClassVar[int] = 0
 
     def seal(self, packet: memoryview) -> tuple[bytes, bytes]:
-        """Return it as it is."""
+        """Return the packet unchanged."""
         return bytes(packet[4:]), b""
 
     def open(self, data: memoryview, sequence: int) -> tuple[bytes, int] | None:  # noqa: ARG002
-        """Return it as it is."""
+        """Return the packet unchanged."""
         if len(data) < _LENGTH:
             return None
         size = 4 + _length(data)
@@ -96,17 +95,17 @@ class Clear:
 
 
 class _Gcm:
-    """AES-GCM: the length is sent in clear and authenticated."""
+    """AES-GCM: the length is authenticated but not encrypted (RFC 5647)."""
 
     block: ClassVar[int] = _BLOCK
-    unsealed: ClassVar[int] = 4
+    clear_bytes: ClassVar[int] = 4
 
     def __init__(self, key: bytes, iv: bytes) -> None:
         self._aead = AESGCM(key)
-        self._fixed, self._counter = iv[:4], int.from_bytes(iv[4:12], "big")
+        self._nonce_prefix, self._counter = iv[:4], int.from_bytes(iv[4:12], "big")
 
     def _nonce(self) -> bytes:
-        nonce = self._fixed + self._counter.to_bytes(8, "big")
+        nonce = self._nonce_prefix + self._counter.to_bytes(8, "big")
         self._counter = (self._counter + 1) & 0xFFFFFFFFFFFFFFFF
         return nonce
 
@@ -120,24 +119,24 @@ class _Gcm:
         length = _length(data)
         size = 4 + length + _TAG
         if length % _BLOCK:
-            raise Forged(f"a packet of {length} bytes")
+            raise InvalidPacket(f"a packet of {length} bytes")
         if len(data) < size:
             return None
         try:
             return self._aead.decrypt(self._nonce(), data[4:size], data[:4]), size
         except InvalidTag as error:
-            raise Forged("a packet with a wrong tag") from error
+            raise InvalidPacket("a packet with a wrong tag") from error
 
 
 class _Ctr:
-    """AES-CTR with an HMAC of the clear packet behind it."""
+    """AES-CTR followed by an HMAC of the plain packet (encrypt-and-MAC)."""
 
     block: ClassVar[int] = _BLOCK
-    unsealed: ClassVar[int] = 0
+    clear_bytes: ClassVar[int] = 0
 
     def __init__(self, key: bytes, iv: bytes, mac: bytes, mac_key: bytes) -> None:
         cipher = Cipher(algorithms.AES(key), modes.CTR(iv[:_BLOCK]))
-        self._cipher = cipher.encryptor()  # in this mode the same both ways
+        self._cipher = cipher.encryptor()  # CTR mode decrypts by encrypting
         self._digest, self._size = _MAC[mac]
         self._mac_key = mac_key[: self._size]
         self._head = b""
@@ -153,7 +152,7 @@ class _Ctr:
             self._head = self._cipher.update(data[:_BLOCK])
         length = _length(self._head)
         if (4 + length) % _BLOCK:
-            raise Forged(f"a packet of {length} bytes")
+            raise InvalidPacket(f"a packet of {length} bytes")
         end = 4 + length
         if len(data) < end + self._size:
             return None
@@ -163,7 +162,7 @@ class _Ctr:
         self._head = b""
         mac = hmac.digest(self._mac_key, packet, self._digest)
         if not hmac.compare_digest(mac, data[end : end + self._size]):
-            raise Forged("a packet with a wrong MAC")
+            raise InvalidPacket("a packet with a wrong MAC")
         return memoryview(packet)[8:], end + self._size
 
 
@@ -174,7 +173,7 @@ def _one_way(cipher: bytes, mac: bytes, iv: bytes, key: bytes, mac_key: bytes) -
 
 
 class Ciphers(SSHCiphers):
-    """What Conch's key exchange fills with keys: one sealer and one opener."""
+    """The sealer and the opener, which Conch's key exchange provides with keys."""
 
     outgoing: Sealer
     incoming: Opener
@@ -190,11 +189,11 @@ class Ciphers(SSHCiphers):
     ) -> None:
         self.outgoing = _one_way(self.outCipType, self.outMACType, outIV, outKey, outInteg)
         self.incoming = _one_way(self.inCipType, self.inMACType, inIV, inKey, inInteg)
-        self.encBlockSize = self.decBlockSize = _BLOCK  # tells Conch that there are keys
+        self.encBlockSize = self.decBlockSize = _BLOCK  # signals to Conch that there are keys
 
     @property
     def names(self) -> str:
-        """Return what is used each way, for the log."""
+        """Return the algorithms of both directions, for the log."""
         ways = ((self.outCipType, self.outMACType), (self.inCipType, self.inMACType))
         return " / ".join(
             cipher.decode() if mac == NONE else f"{cipher.decode()} {mac.decode()}"

@@ -1,4 +1,4 @@
-"""A native SSH connection to a system."""
+"""Connect to a system with our own SSH client."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from shiftergw.ssh.channel import SshChannel
 
 CONNECT_SECONDS = 30.0
-"""Limit on all from the name look-up to the login."""
+"""Seconds for everything from the name look-up to the end of the login."""
 
 IDLE_SECONDS = 60.0
-"""Time after which a server that says nothing, though it is asked, is given up."""
+"""Seconds without any packet, in spite of keep-alives, after which a server is given up."""
 
 CLOSE_SECONDS = 5.0
-_ASK_TIMES = 3  # a server is asked so often within the idle limit
+_KEEP_ALIVES = 3  # sent to a silent server within the idle limit
 
 
 @dataclass(frozen=True)
 class SshAccount:
-    """Where to log in, as whom, by which keys; no `key` means an agent's keys.
+    """Host, user and keys of a login.
 
-    `known_hosts` absent means the files that OpenSSH reads; `ciphers` are of ours, the best first,
-    all of them if there are none.
+    Without `key` the keys of an agent are used; without `known_hosts`, the files that OpenSSH
+    reads. `ciphers` are some of `cipher_names.CIPHERS`, the best first; empty means all.
     """
 
     host: str
@@ -53,54 +53,54 @@ class SshAccount:
 
     @property
     def place(self) -> str:
-        """Return the account as admins know it."""
+        """Return the account as USER@HOST:PORT."""
         return f"{self.user}@{self.host}:{self.port}"
 
 
 class SshConnection:
-    """A connection that is logged in; `ended` fires with the error that ended it, once."""
+    """A connection after the login."""
 
     def __init__(
         self, transport: SshTransport, channels: Channels, clock: Any, idle_seconds: float
     ) -> None:
-        """Watch the connection from now on."""
+        """Start to watch whether the server is alive."""
         self._transport = transport
         self._channels = channels
         self._clock = clock
         self._idle_seconds = idle_seconds
-        self._heard = -1
-        self._silent = 0
-        self._watch: Any = None
-        self._look()
+        self._last_count = -1
+        self._silent_checks = 0
+        self._timer: Any = None
+        self._check_alive()
 
     @property
     def usable(self) -> bool:
-        """Say whether it has not ended."""
+        """Return whether the connection has not ended."""
         return self._transport.failure is None
 
     @property
     def ciphers(self) -> str:
-        """Return what is used, out and in."""
+        """Return the ciphers in use, outgoing and incoming."""
         return str(self._transport.currentEncryptions.names)
 
     @property
     def window(self) -> int:
-        """Return how many bytes the server takes at once on a channel; 0 before it has told."""
+        """Return the largest window of a channel in bytes; 0 before the first channel."""
         return self._channels.window
 
     async def open_subsystem(self, name: str) -> SshChannel:
-        """Return a channel to a subsystem of the server (`sftp`); raise `DeliveryFailed`."""
+        """Open a channel to a subsystem of the server (`sftp`). Raises `DeliveryFailed`."""
         return await self._open(b"subsystem", name)
 
     async def open_command(self, argv: Sequence[str]) -> SshChannel:
-        """Return a channel to a command of the user's; raise `DeliveryFailed`.
+        """Open a channel to a command. Raises `DeliveryFailed`.
 
-        The far side has a shell between: the words are quoted for it.
+        The words are quoted, since a shell of the account parses the command.
         """
         return await self._open(b"exec", shlex.join(argv))
 
     async def close(self) -> None:
-        """Close it, waiting a little for what was written to be sent; channels fail."""
+        """Close the connection after the waiting data is sent, in a few seconds; channels fail."""
         await close(self._transport, self._clock)
 
     async def _open(self, request: bytes, argument: str) -> SshChannel:
@@ -111,27 +111,29 @@ class SshConnection:
             no_answer,
         )
 
-    def _look(self) -> None:
-        """See whether the server has said anything since last time, and ask it if not."""
-        self._watch = None
+    def _check_alive(self) -> None:
+        """Send a keep-alive if no packet has arrived since the last check; fail after several."""
+        self._timer = None
         if not self.usable:
             return
-        if self._transport.heard != self._heard:
-            self._heard, self._silent = self._transport.heard, 0
+        if self._transport.packets_received != self._last_count:
+            self._last_count, self._silent_checks = self._transport.packets_received, 0
         else:
-            self._silent += 1
-        if self._silent > _ASK_TIMES:
+            self._silent_checks += 1
+        if self._silent_checks > _KEEP_ALIVES:
             self._transport.fail(no_answer())
             return
-        if self._silent:
+        if self._silent_checks:
             self._channels.keep_alive()
-        self._watch = self._clock.callLater(self._idle_seconds / (_ASK_TIMES + 1), self._look)
+        self._timer = self._clock.callLater(
+            self._idle_seconds / (_KEEP_ALIVES + 1), self._check_alive
+        )
 
     def stop_watching(self) -> None:
-        """Leave nothing behind, once the connection has ended."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        """Cancel the timer; the connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 async def connect(
@@ -143,10 +145,10 @@ async def connect(
     idle_seconds: float = IDLE_SECONDS,
     environment: Mapping[str, str] = os.environ,
 ) -> SshConnection:
-    """Return a connection that is logged in.
+    """Connect and log in.
 
-    Raises `DeliveryFailed`, whose `detail` names the account: host unknown or not reachable, host
-    key not known or changed, gateway's key not usable or refused, too slow. Cancellable.
+    Raises `DeliveryFailed` with the account in `detail`: host unknown or unreachable, host key
+    unknown or changed, gateway's key unusable or refused, timeout. Cancellable.
     """
     try:
         known_hosts = await threads.run(_read_known_hosts, account.known_hosts)
@@ -176,7 +178,7 @@ async def _connect(
     try:
         await login.done
     except BaseException:
-        transport.fail(DeliveryFailed("The login did not come to its end."))
+        transport.fail(DeliveryFailed("The login was interrupted."))
         await shielded(transport.ended())
         raise
     connection = SshConnection(transport, channels, reactor, idle_seconds)
@@ -185,18 +187,18 @@ async def _connect(
 
 
 async def close(transport: SshTransport, clock: Any) -> None:
-    """End a connection in order if it has not ended, and return when it has; in a few seconds."""
+    """Close a connection unless it has ended; return after its end, in a few seconds."""
     if transport.failure is None:
         transport.close(DeliveryFailed("The gateway closed the connection."))
     try:
-        await within(CLOSE_SECONDS, clock, transport.ended(), _late_close)
+        await within(CLOSE_SECONDS, clock, transport.ended(), TimeoutError)
     except TimeoutError:
         transport.abort()
         await transport.ended()
 
 
 async def reach(host: str, port: int, transport: SshTransport, reactor: Any) -> None:
-    """Connect a transport; raise `Away` if nobody is there. Cancellable."""
+    """Connect a transport. Raises `Away` if the host cannot be reached. Cancellable."""
     try:
         await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))
     except DNSLookupError as error:
@@ -210,7 +212,7 @@ async def reach(host: str, port: int, transport: SshTransport, reactor: Any) -> 
 
 
 def unknown_host(host: str) -> Away:
-    """Return the error of a host whose name has no address."""
+    """Return the error for a host name without an address."""
     return Away(
         "The name of the system's host has no address.",
         remedy=f"Tell the site's support: `host` names {printable(host, 100)}, which the gateway's"
@@ -227,12 +229,8 @@ async def _signers(
     return [await threads.run(read_key, account.key, account.passphrase_file)]
 
 
-def _read_known_hosts(configured: Path | None) -> KnownHosts:
-    if configured is not None:
-        return KnownHosts.read([configured], must_exist=True)
+def _read_known_hosts(path: Path | None) -> KnownHosts:
+    if path is not None:
+        return KnownHosts.read([path], must_exist=True)
     files = filter(None, (user_file(), GLOBAL_FILE))
     return KnownHosts.read(files, must_exist=False)
-
-
-def _late_close() -> TimeoutError:
-    return TimeoutError()

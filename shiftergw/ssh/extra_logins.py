@@ -1,7 +1,7 @@
-"""A host whose SSH server limits the sessions of one login (`MaxSessions` of OpenSSH).
+"""Use further logins where an SSH server limits the sessions per login (`MaxSessions`).
 
-The SFTP session alone may use up the limit, and a command then finds no room. Commands run over a
-further login instead, which stays open as long as the first one.
+The SFTP session alone may reach the limit, so that no command can start. Commands then run over a
+further login, which stays open as long as the first login.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_EXTRA = 3
-"""Further logins beside the first, at most."""
+"""The limit on further logins besides the first."""
 
-_LOGIN_PAUSE = 10  # times as long as a login took that failed, before the next one
+_LOGIN_PAUSE = 10  # times the duration of a failed login, before the next login
 _TRIES = 2  # before a further login
 
 
 class ExtraLogins:
-    """A `Connection` with one login, and further logins where that one has no room."""
+    """A `Connection` with one login, and further logins when the first is full."""
 
     def __init__(
         self, first: Connection, connect: Callable[[], Awaitable[Connection]], clock: IReactorTime
@@ -42,19 +42,19 @@ class ExtraLogins:
         self._extra: list[Connection] = []
         self._lock = DeferredLock()
         self._login: Deferred[Connection] | None = None
-        self._failure: DeliveryFailed | None = None  # of the latest login
-        self._next_login = 0.0  # on the clock
+        self._failure: DeliveryFailed | None = None  # of the last login
+        self._next_login = 0.0  # time on the clock
         self._commands = 0  # running
-        self._closed = False
+        self._is_closed = False
 
     @property
     def usable(self) -> bool:
-        """Return whether the first login is not known to have broken."""
+        """Return whether the first login is not known to be broken."""
         return self._first.usable
 
     @property
     def window(self) -> int:
-        """Return the window of the first login, as `Connection` says."""
+        """Return the window of the first login (see `Connection`)."""
         return self._first.window
 
     async def open_subsystem(self, name: str) -> Channel:
@@ -62,9 +62,9 @@ class ExtraLogins:
         return await self._first.open_subsystem(name)
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start a program over a login that has room, or over a new login.
+        """Start a program over a login with a free session, or over a new login.
 
-        Raises `HostBusy` instead of `HostFull` while programs run that were started here.
+        Raises `HostBusy` instead of `HostFull` while other programs of this object run.
         """
         try:
             channel = await self._open_or_log_in(argv)
@@ -81,7 +81,7 @@ class ExtraLogins:
         return result
 
     async def _open_or_log_in(self, argv: Sequence[str]) -> Channel:
-        """Start a program, after short pauses over a new login; raise `HostFull` without one."""
+        """Start a program; try existing logins with short pauses, then a new login."""
         for failures in range(1, _TRIES + 1):
             with suppress(HostFull):
                 return await self._open(argv)
@@ -90,7 +90,7 @@ class ExtraLogins:
             try:
                 return await self._open(argv)
             except HostFull as full:
-                if self._closed:
+                if self._is_closed:
                     raise _closed_error() from None
                 if len(self._extra) == MOST_EXTRA:
                     raise
@@ -100,7 +100,7 @@ class ExtraLogins:
         return await extra.open_command(argv)
 
     async def _open(self, argv: Sequence[str]) -> Channel:
-        """Start a program over an existing login; raise `HostFull` if none has room."""
+        """Start a program over an existing login. Raises `HostFull` if all are full."""
         self._extra = [connection for connection in self._extra if connection.usable]
         for connection in self._extra:
             with suppress(HostFull, Away):
@@ -108,22 +108,22 @@ class ExtraLogins:
         return await self._first.open_command(argv)
 
     async def _log_in(self, full: HostFull) -> Connection:
-        """Return a further connection; raise `HostFull` if the host makes none.
+        """Make a further login. Raises `HostFull` if that fails.
 
-        A host that does not answer a login costs the login's whole limit, so that the caller's own
-        would pass if each of its attempts made one.
+        A host that does not answer costs the whole time limit of a login, so the next login waits:
+        a caller that repeats its attempts would otherwise exceed its own limit.
         """
-        begun = self._clock.seconds()
+        start = self._clock.seconds()
         self._login = Deferred.fromCoroutine(self._connection())
         try:
             extra = await self._login
         except CancelledError:
-            if self._closed:
+            if self._is_closed:
                 raise _closed_error() from None
             raise
         except DeliveryFailed as error:
             now = self._clock.seconds()
-            self._failure, self._next_login = error, now + _LOGIN_PAUSE * (now - begun)
+            self._failure, self._next_login = error, now + _LOGIN_PAUSE * (now - start)
             raise self._no_login(full) from error
         finally:
             self._login = None
@@ -141,10 +141,10 @@ class ExtraLogins:
 
     async def close(self) -> None:
         """Close all logins; return when they are closed. Never fails."""
-        self._closed = True
+        self._is_closed = True
         if self._login is not None:
             self._login.cancel()
-        # First the connections: whoever holds the lock may wait for one of them.
+        # Close the connections first: the holder of the lock may wait for one of them.
         for connection in [*self._extra, self._first]:
             await connection.close()
         async with self._lock:

@@ -1,4 +1,4 @@
-"""The first lines of an SSH server: arbitrary text, then its version (RFC 4253, section 4.2)."""
+"""Parse the first lines of an SSH server: text, then its version (RFC 4253, section 4.2)."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from shiftergw.errors import printable
 from shiftergw.ssh.kex import broken_protocol
 
 MOST_LINES = 1024
-"""Lines before the version, at most; the limit of OpenSSH's client."""
+"""The limit on lines before the version, as in OpenSSH's client."""
 
 LONGEST_LINE = 8192
-"""Bytes of a line before the version, at most; the limit of OpenSSH's client."""
+"""The limit on bytes of a line before the version, as in OpenSSH's client."""
 
 MOST_BYTES = 256 << 10
-"""Bytes of all lines before the version, at most."""
+"""The limit on bytes of all lines before the version."""
 
 LONGEST_VERSION = 255  # RFC 4253
 
 
 class Greeting:
-    """Find the server's version in a stream; discard the lines before it."""
+    """Finds the server's version in a stream, and discards the lines before it."""
 
-    def __init__(self, supported: Collection[bytes]) -> None:
-        """Accept these versions of the protocol."""
-        self._supported = supported
+    def __init__(self, versions: Collection[bytes]) -> None:
+        """Accept these protocol versions."""
+        self._versions = versions
         self._rest = b""
         self._lines = 0
         self._bytes = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Take the next bytes; return the version's line and the bytes after it, if complete.
+        """Parse the next bytes; return the line of the version and the bytes after it, if complete.
 
-        Raises `DeliveryFailed` for another version, and for too much before any.
+        Raises `DeliveryFailed` for an unsupported version, and for too much text before it.
         """
         data, self._rest = self._rest + data, b""
         while True:
@@ -52,8 +52,8 @@ class Greeting:
                 raise self._endless(f"{self._lines} lines", line)
 
     def _check_version(self, line: bytes) -> None:
-        if len(line) > LONGEST_VERSION or line.split(b"-")[1] not in self._supported:
+        if len(line) > LONGEST_VERSION or line.split(b"-")[1] not in self._versions:
             raise broken_protocol(f"version {printable(line)}")
 
-    def _endless(self, what: str, line: bytes) -> Exception:
-        return broken_protocol(f"no version in the first lines: {what} such as {printable(line)}")
+    def _endless(self, amount: str, line: bytes) -> Exception:
+        return broken_protocol(f"no version in the first lines: {amount} such as {printable(line)}")

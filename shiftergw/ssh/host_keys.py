@@ -1,8 +1,7 @@
-"""Which host keys a server holds, and what is to be thought of them.
+"""Fetch the host keys of a server, and compare them with the known hosts.
 
-It is asked for its keys one kind at a time, by a key exchange without a login: the signature proves
-that it holds the key that it shows. Whose server it is that does not prove; a person must compare
-fingerprints.
+One connection per key type runs a key exchange without a login. The signature of the server proves
+that it holds the key, but not whose server it is: a person must compare the fingerprints.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from shiftergw.ssh.login import SshLogin
 from shiftergw.ssh.transport import SshTransport
 
 LONGEST_KEY = 8 << 10
-"""Bytes of a host key; RSA with 16384 bits has a quarter of it."""
+"""Bytes of a host key; an RSA key of 16,384 bits has a quarter of that."""
 
 
 class Verdict(StrEnum):
-    """What known hosts say of a key that a server has shown."""
+    """How a key of a server compares with the known hosts."""
 
     KNOWN = "known already"
     NEW = "new"
@@ -36,38 +35,40 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A key that a server holds; `lines` are those that make it changed or revoked."""
+class JudgedKey:
+    """A key of a server with its verdict; `lines` contradict or revoke it."""
 
     blob: bytes
     verdict: Verdict
     lines: Sequence[KnownHostsLine] = ()
 
 
-def judged(host: str, port: int, blobs: Sequence[bytes], known: KnownHosts) -> list[Judged]:
-    """Return what the known hosts say of all the keys that a server has shown.
+def judge(host: str, port: int, blobs: Sequence[bytes], known_hosts: KnownHosts) -> list[JudgedKey]:
+    """Compare all keys that a server has shown with the known hosts.
 
-    A key is new only where its host is not known by another one of its type, and not by keys that
-    it has not shown now: somebody who answers in its place would have a new key, too.
+    A key is new only if no other key of its type is known for the host, and if the host has shown a
+    key that is known, or none is known. An impostor would show a new key, too.
     """
-    lines = known.keys(host, port)
-    proven = not lines or any(line.blob in blobs for line in lines)
-    found = []
+    lines = known_hosts.keys(host, port)
+    is_host_proven = not lines or any(line.blob in blobs for line in lines)
+    keys = []
     for blob in blobs:
-        others = [line for line in lines if type_of(line.blob) == type_of(blob) or not proven]
-        if revoking := known.revoking(host, port, blob):
-            found.append(Judged(blob, Verdict.REVOKED, revoking))
+        contradictions = [
+            line for line in lines if type_of(line.blob) == type_of(blob) or not is_host_proven
+        ]
+        if revoking := known_hosts.revoking(host, port, blob):
+            keys.append(JudgedKey(blob, Verdict.REVOKED, revoking))
         elif any(line.blob == blob for line in lines):
-            found.append(Judged(blob, Verdict.KNOWN))
-        elif others:
-            found.append(Judged(blob, Verdict.CHANGED, others))
+            keys.append(JudgedKey(blob, Verdict.KNOWN))
+        elif contradictions:
+            keys.append(JudgedKey(blob, Verdict.CHANGED, contradictions))
         else:
-            found.append(Judged(blob, Verdict.NEW))
-    return found
+            keys.append(JudgedKey(blob, Verdict.NEW))
+    return keys
 
 
 class _AnyKey:
-    """In the place of known hosts: takes any key that signs with these algorithms; keeps it."""
+    """A stand-in for known hosts that accepts and stores any key of these algorithms."""
 
     def __init__(self, algorithms: Sequence[bytes]) -> None:
         self._algorithms = list(algorithms)
@@ -82,64 +83,64 @@ class _AnyKey:
         self.blob = blob
 
 
-class _Lacking(DeliveryFailed):
-    """The server has no key of this kind."""
+class _NoSuchKey(DeliveryFailed):
+    """The server has no key of this type."""
 
 
 class _KeyProbe(SshTransport):
-    """A connection that is done once the server has signed with a key of one kind."""
+    """A connection that ends once the server has signed with a key of one type."""
 
     def __init__(self, host: str, port: int, algorithms: Sequence[bytes]) -> None:
         self.key = _AnyKey(algorithms)
-        self.login = SshLogin("", (), Channels())  # never begun
-        self.offered: Sequence[bytes] = ()
+        self.login = SshLogin("", (), Channels())  # never started
+        self.offered_algorithms: Sequence[bytes] = ()
         super().__init__(host, port, self.key, self.login)
 
-    def _choose(self, offered: list[list[bytes]]) -> None:
-        self.offered = offered[1]
-        if not set(self.key.algorithms("", 0)) & set(self.offered):
-            raise _Lacking("The server has no host key of this kind.")
-        super()._choose(offered)
+    def _choose(self, server_lists: list[list[bytes]]) -> None:
+        self.offered_algorithms = server_lists[1]
+        if not set(self.key.algorithms("", 0)) & set(self.offered_algorithms):
+            raise _NoSuchKey("The server has no host key of this kind.")
+        super()._choose(server_lists)
 
     def connectionSecure(self) -> None:
-        # Only now the signature has been checked.
+        # The signature is checked only now.
         self.login.done.callback(None)
 
 
 async def host_keys(
     host: str, port: int, reactor: Any, *, seconds: float = CONNECT_SECONDS
 ) -> list[bytes]:
-    """Return the keys that a server has proven to hold, by one connection for each of its kinds.
+    """Return the host keys that a server has proven to hold, using one connection per key type.
 
-    `seconds` is the limit of each. Raises `DeliveryFailed`: not reachable, too slow, no SSH, no key
-    that we can check. Cancellable.
+    `seconds` limits each connection. Raises `DeliveryFailed`: unreachable, too slow, not SSH, no
+    supported key. Cancellable.
     """
-    found: list[bytes] = []
-    offered: Sequence[bytes] | None = None
+    keys: list[bytes] = []
+    offered_algorithms: Sequence[bytes] | None = None
     for algorithms in SIGNATURES.values():
-        if offered is not None and not set(algorithms) & set(offered):
+        if offered_algorithms is not None and not set(algorithms) & set(offered_algorithms):
             continue
-        question = _KeyProbe(host, port, algorithms)
+        probe = _KeyProbe(host, port, algorithms)
         try:
-            await within(seconds, reactor, _ask(question, host, port, reactor), no_answer)
-            found.append(question.key.blob)
-        except _Lacking:
+            await within(seconds, reactor, _run(probe, host, port, reactor), no_answer)
+            keys.append(probe.key.blob)
+        except _NoSuchKey:
             pass
-        offered = question.offered
-    if not found:
+        offered_algorithms = probe.offered_algorithms
+    if not keys:
         raise DeliveryFailed(
             "The system's SSH server has no host key that can be checked here.",
-            detail=f"it offers {printable(b','.join(offered or ()), 200)}",
+            detail=f"it offers {printable(b','.join(offered_algorithms or ()), 200)}",
         )
-    return found
+    return keys
 
 
-async def _ask(question: _KeyProbe, host: str, port: int, reactor: Any) -> None:
-    await reach(host, port, question, reactor)
+async def _run(probe: _KeyProbe, host: str, port: int, reactor: Any) -> None:
+    await reach(host, port, probe, reactor)
     try:
-        await question.login.done
+        await probe.login.done
     except BaseException:
-        question.fail(DeliveryFailed("The question did not come to its end."))
-        await shielded(question.ended())
+        probe.fail(DeliveryFailed("The probe was interrupted."))
+        await shielded(probe.ended())
         raise
-    await close(question, reactor)
+    await close(probe, reactor)

@@ -1,4 +1,4 @@
-"""The keys that the gateway shows to systems: a file, or an agent. Secrets stay inside."""
+"""The gateway's SSH keys, from a file or an agent. Secrets do not leave this module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _PUBLIC = re.compile(
     rb"\s*(?:(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[\w@.-]+ AAAA|-+ ?BEGIN (?:SSH2 |RSA )?PUBLIC KEY)"
 )
-"""How a public key begins: OpenSSH's line, RFC 4716, PEM."""
+"""The beginning of a public key: OpenSSH's line, RFC 4716, PEM."""
 
 # draft-ietf-sshm-ssh-agent: messages, and flags of a request to sign
 _REQUEST_IDENTITIES, _IDENTITIES = 11, 12
@@ -38,15 +38,15 @@ _FLAGS = {b"rsa-sha2-256": 2, b"rsa-sha2-512": 4}
 
 
 class Signer(Protocol):
-    """A key that can sign; `blob` is its public half."""
+    """A key that can sign."""
 
     @property
     def blob(self) -> bytes:
-        """Return the public key as SSH writes it."""
+        """Return the public key in the format of SSH."""
         ...
 
     async def sign(self, data: bytes, algorithm: bytes) -> bytes:
-        """Return the signature as SSH writes it; raise `DeliveryFailed`."""
+        """Return a signature in the format of SSH. Raises `DeliveryFailed`."""
         ...
 
 
@@ -58,20 +58,20 @@ class _FileKey:
         self.blob: bytes = key.public().blob()
 
     async def sign(self, data: bytes, algorithm: bytes) -> bytes:
-        """Sign here and now: it takes milliseconds."""
+        """Sign on this thread, which takes milliseconds."""
         signature: bytes = self._key.sign(data, algorithm)
         return signature
 
     def __repr__(self) -> str:
-        """Return nothing of the key, which Conch's own would show."""
+        """Return a text without the key, which `Key.__repr__` of Conch would show."""
         return "<key of a file>"
 
 
 def read_key(path: Path, passphrase_file: Path | None) -> Signer:
-    """Return the private key of a file in OpenSSH's format or PEM; blocks.
+    """Read a private key in OpenSSH's format or PEM. Blocks.
 
-    Raises `DeliveryFailed` if others can read it or its passphrase, if it cannot be read, or if
-    the passphrase is absent or wrong.
+    Raises `DeliveryFailed` if other users can read the key or its passphrase, if the key cannot be
+    read, or if the passphrase is absent or wrong.
     """
     content = _read_secret(path, "key", "key")
     passphrase = None
@@ -79,8 +79,8 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
         passphrase = _read_secret(
             passphrase_file, "passphrase of the key", "passphraseFile"
         ).rstrip(b"\r\n")
-    encrypted = _is_encrypted(content)
-    if encrypted and not passphrase:
+    is_encrypted = _is_encrypted(content)
+    if is_encrypted and not passphrase:
         raise _unusable(
             "The gateway's SSH key needs a passphrase.", "`passphraseFile` says where.", path
         )
@@ -90,14 +90,14 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
             if content.lstrip().startswith(_OPENSSH)
             else serialization.load_pem_private_key
         )
-        key = load(content, passphrase if encrypted else None)
+        key = load(content, passphrase if is_encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # What they say may quote the file, and would be in the traceback.
+        # The text of the error may quote the file, and would be in the traceback.
         key = None
     if not isinstance(
         key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
     ):
-        if encrypted:
+        if is_encrypted:
             raise _unusable(
                 "The gateway's SSH key cannot be opened.",
                 "the passphrase may be wrong, or the file damaged.",
@@ -117,7 +117,7 @@ def read_key(path: Path, passphrase_file: Path | None) -> Signer:
 
 
 def check_not_public(content: bytes, path: Path) -> None:
-    """Raise `DeliveryFailed` if a file that shall hold a private key holds a public one."""
+    """Raise `DeliveryFailed` if the content is a public key, not a private one."""
     if _PUBLIC.match(content):
         raise _unusable(
             "The gateway's SSH key is a public key; the private one is needed.",
@@ -127,7 +127,7 @@ def check_not_public(content: bytes, path: Path) -> None:
 
 
 def _is_encrypted(content: bytes) -> bool:
-    """Say whether a private key cannot be read without a passphrase."""
+    """Return whether a private key needs a passphrase."""
     if content.lstrip().startswith(_OPENSSH):
         try:
             serialization.load_ssh_private_key(content, None)
@@ -139,33 +139,36 @@ def _is_encrypted(content: bytes) -> bool:
     return b"ENCRYPTED" in content
 
 
-def _read_secret(path: Path, what: str, key: str) -> bytes:
-    """Return a small file that only its owner can read; `key` of the configuration names it."""
+def _read_secret(path: Path, subject: str, key: str) -> bytes:
+    """Read a small file that only its owner can read.
+
+    `subject` names the content in errors, `key` is the configuration key that names the file.
+    """
     try:
         content, status = read_whole(path, _LONGEST_FILE)
     except OSError as error:
         raise DeliveryFailed(
-            f"The gateway's SSH {what} cannot be read.",
+            f"The gateway's SSH {subject} cannot be read.",
             remedy=f"Tell the site's support: `{key}` must name a file of the gateway's user.",
             detail=str(error),
         ) from None
-    if key == "key":  # a public key is open to all, and closing it is no remedy
+    if key == "key":  # a public key is readable for all, and chmod is not the remedy
         check_not_public(content, path)
     if status.st_mode & 0o077:
         raise _unusable(
-            f"The gateway's SSH {what} can be read by others, so it is not used.",
+            f"The gateway's SSH {subject} can be read by others, so it is not used.",
             "give it the mode 600 (chmod).",
             path,
         )
     return content
 
 
-def _unusable(what: str, why: str, path: Path) -> DeliveryFailed:
-    return DeliveryFailed(what, remedy=f"Tell the site's support: {why}", detail=str(path))
+def _unusable(problem: str, advice: str, path: Path) -> DeliveryFailed:
+    return DeliveryFailed(problem, remedy=f"Tell the site's support: {advice}", detail=str(path))
 
 
 class _AgentKey:
-    """A key that an agent holds."""
+    """A key of an agent."""
 
     def __init__(self, place: str, blob: bytes, threads: Threads) -> None:
         self._place = place
@@ -173,7 +176,7 @@ class _AgentKey:
         self._threads = threads
 
     async def sign(self, data: bytes, algorithm: bytes) -> bytes:
-        """Have the agent sign, in a thread."""
+        """Let the agent sign, in a thread."""
         flags = _FLAGS.get(algorithm, 0)
         request = NS(self.blob) + NS(data) + flags.to_bytes(4, "big")
         answer = await self._threads.run(_ask, self._place, _REQUEST_SIGNATURE, request, _SIGNATURE)
@@ -181,7 +184,7 @@ class _AgentKey:
 
 
 async def agent_keys(environment: Mapping[str, str], threads: Threads) -> list[Signer]:
-    """Return the keys of the agent that `SSH_AUTH_SOCK` names; raise `DeliveryFailed`."""
+    """Return the supported keys of the agent of `SSH_AUTH_SOCK`. Raises `DeliveryFailed`."""
     place = environment.get("SSH_AUTH_SOCK", "")
     if not place:
         raise DeliveryFailed(
@@ -189,18 +192,18 @@ async def agent_keys(environment: Mapping[str, str], threads: Threads) -> list[S
             remedy="Tell the site's support: `key` names no file, and no SSH agent runs.",
         )
     answer = await threads.run(_ask, place, _REQUEST_IDENTITIES, b"", _IDENTITIES)
-    found: list[Signer] = [
+    keys: list[Signer] = [
         _AgentKey(place, blob, threads)
         for blob in _identities(answer)
         if type_of(blob) in SIGNATURES
     ]
-    if not found:
+    if not keys:
         raise DeliveryFailed(
             "The gateway's SSH agent holds no key that can be used.",
             remedy="Tell the site's support: it must be RSA, ECDSA or Ed25519.",
             detail=place,
         )
-    return found
+    return keys
 
 
 def _identities(answer: bytes) -> Iterator[bytes]:
@@ -212,28 +215,28 @@ def _identities(answer: bytes) -> Iterator[bytes]:
 
 
 def _ask(place: str, kind: int, request: bytes, expected: int) -> bytes:
-    """Send one request to an agent and return the body of its answer; blocks."""
+    """Send one request to an agent; return the body of its answer. Blocks."""
     with _agent_errors(place), socket.socket(socket.AF_UNIX) as agent:
         agent.settimeout(AGENT_SECONDS)
         agent.connect(place)
         agent.sendall(NS(bytes((kind,)) + request))
-        length = int.from_bytes(_exactly(agent, 4), "big")
+        length = int.from_bytes(_receive_exactly(agent, 4), "big")
         if not 1 <= length <= _LONGEST_ANSWER:
             raise OSError("its answer has no proper length")
-        answer = _exactly(agent, length)
+        answer = _receive_exactly(agent, length)
         if answer[0] != expected:
             raise OSError("it refused")
         return answer[1:]
 
 
-def _exactly(agent: socket.socket, count: int) -> bytes:
-    received = b""
-    while len(received) < count:
-        piece = agent.recv(count - len(received))
+def _receive_exactly(agent: socket.socket, count: int) -> bytes:
+    content = b""
+    while len(content) < count:
+        piece = agent.recv(count - len(content))
         if not piece:
             raise OSError("it closed the connection")
-        received += piece
-    return received
+        content += piece
+    return content
 
 
 @contextmanager

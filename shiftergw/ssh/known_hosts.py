@@ -1,6 +1,6 @@
-"""Which host keys are known: files in the format of OpenSSH's `known_hosts` (sshd(8)).
+"""Check host keys against files in the format of OpenSSH's `known_hosts` (sshd(8)).
 
-Nothing here asks anybody, and nothing is ever added: a key is known, or the connection fails.
+A key that is not known makes the connection fail; no prompt appears and no key is added here.
 (`shiftergw ssh-trust` adds keys: see `known_hosts_file`.)
 """
 
@@ -29,9 +29,9 @@ SIGNATURES: dict[bytes, tuple[bytes, ...]] = {
     b"ecdsa-sha2-nistp521": (b"ecdsa-sha2-nistp521",),
     b"ssh-rsa": (b"rsa-sha2-512", b"rsa-sha2-256"),
 }
-"""The types of keys that we can check, the best first, with their signature algorithms.
+"""The supported key types, the best first, with their signature algorithms.
 
-RSA with SHA-1, which has the type's own name, is not among them (RFC 8332).
+RSA with SHA-1, which has the type's own name, is not supported (RFC 8332).
 """
 
 GLOBAL_FILE = Path("/etc/ssh/ssh_known_hosts")
@@ -54,32 +54,32 @@ def fingerprint(blob: bytes) -> str:
 
 
 def type_of(blob: bytes) -> bytes:
-    """Return the type that a public key says it is; empty if it is none."""
+    """Return the type that a public key names; empty if it is not a public key."""
     length = int.from_bytes(blob[:4], "big")
     return blob[4 : 4 + length] if len(blob) >= 4 + length else b""
 
 
 def user_file() -> Path | None:
-    """Return the list of the user who runs this, None if he has no home."""
+    """Return the file of the user who runs this process; None without a home directory."""
     with suppress(RuntimeError):
         return Path("~/.ssh/known_hosts").expanduser()
     return None
 
 
 def name_of(host: str, port: int) -> str:
-    """Return what a host is called in the files."""
+    """Return the name of a host in the files."""
     return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
 
 
 class HostKeys(Protocol):
-    """Who says which host keys will do."""
+    """Decides which host keys are acceptable."""
 
     def algorithms(self, host: str, port: int) -> list[bytes]:
-        """Return the signature algorithms to offer to this host, the best first."""
+        """Return the signature algorithms to offer to a host, the best first."""
         ...
 
     def check(self, host: str, port: int, blob: bytes) -> None:
-        """Return if this key of the host will do, and raise `DeliveryFailed` otherwise."""
+        """Raise `DeliveryFailed` unless this key of a host is acceptable."""
         ...
 
 
@@ -87,7 +87,7 @@ class HostKeys(Protocol):
 class KnownHostsLine:
     """A line of a file: `marker` is empty, `@revoked` or `@cert-authority`.
 
-    `place` says where it stands, for admins.
+    `place` names file and line number for admins.
     """
 
     place: str
@@ -96,39 +96,39 @@ class KnownHostsLine:
     blob: bytes
 
     def names(self, name: str) -> bool:
-        """Say whether the line is about the host of this name."""
+        """Return whether the line applies to the host of this name."""
         if self.hosts.startswith("|"):
             return _is_hash_of(self.hosts, name)
-        found = False
+        is_match = False
         for pattern in self.hosts.split(","):
             if _matches(name, pattern.removeprefix("!").lower()):
                 if pattern.startswith("!"):
                     return False
-                found = True
-        return found
+                is_match = True
+        return is_match
 
 
 class KnownHosts:
-    """The host keys of one or more files, as they were when they were read."""
+    """The host keys of one or more files at the time of reading."""
 
     def __init__(self, text: str, place: str) -> None:
-        """Parse the lines of `text`; `place` is where they stood, for admins.
+        """Parse the lines of `text`; `place` names their file for admins.
 
-        A line that cannot be understood is passed over as OpenSSH does, but for one that revokes a
-        key: it raises `DeliveryFailed`.
+        An invalid line is ignored, as OpenSSH does, unless it revokes a key: then this raises
+        `DeliveryFailed`.
         """
         self._place = place
         self._lines = list(_parse(text, place))
 
     @classmethod
     def read(cls, paths: Iterable[Path], *, must_exist: bool) -> KnownHosts:
-        """Return what these files hold, blocking; `must_exist`: they may not be absent.
+        """Read files; with `must_exist`, an absent file is an error. Blocks.
 
         Raises `DeliveryFailed`.
         """
-        tried = list(paths)
-        known = cls("", " ".join(map(str, tried)))
-        for path in tried:
+        files = list(paths)
+        known_hosts = cls("", " ".join(map(str, files)))
+        for path in files:
             try:
                 text = read_whole(path)[0].decode("utf-8", "backslashreplace")
             except OSError as error:
@@ -140,20 +140,20 @@ class KnownHosts:
                     "`shiftergw ssh-trust SYSTEM` makes it.",
                     detail=str(error),
                 ) from error
-            known._lines += _parse(text, str(path))
-        return known
+            known_hosts._lines += _parse(text, str(path))
+        return known_hosts
 
     def algorithms(self, host: str, port: int) -> list[bytes]:
-        """Return the signature algorithms to offer to this host, those of its known keys first.
+        """Return the signature algorithms to offer to a host, those of its known keys first.
 
-        A server that has several keys shows the one of the first algorithm that it has.
+        A server with several keys shows the key of the first algorithm that it supports.
         """
-        known = {type_of(line.blob) for line in self.keys(host, port)}
-        ordered = sorted(SIGNATURES, key=lambda kind: kind not in known)
-        return [algorithm for kind in ordered for algorithm in SIGNATURES[kind]]
+        known_types = {type_of(line.blob) for line in self.keys(host, port)}
+        types = sorted(SIGNATURES, key=lambda key_type: key_type not in known_types)
+        return [algorithm for key_type in types for algorithm in SIGNATURES[key_type]]
 
     def keys(self, host: str, port: int) -> list[KnownHostsLine]:
-        """Return the lines with the keys that this host is known by; they may be revoked."""
+        """Return the lines with the keys of this host, revoked keys included."""
         return list(self._about(host, port, ""))
 
     def revoking(self, host: str, port: int, blob: bytes) -> list[KnownHostsLine]:
@@ -161,25 +161,25 @@ class KnownHosts:
         return [line for line in self._about(host, port, "@revoked") if line.blob == blob]
 
     def check(self, host: str, port: int, blob: bytes) -> None:
-        """Return if this host is known by this key, and raise `DeliveryFailed` otherwise."""
-        shown = (
+        """Raise `DeliveryFailed` unless this key of the host is known and not revoked."""
+        detail = (
             f"{name_of(host, port)} showed {printable(type_of(blob), 40)} {fingerprint(blob)}; "
             f"known hosts are in {self._place}"
         )
         if self.revoking(host, port, blob):
             raise DeliveryFailed(
-                "The system's host key has been revoked.", remedy=_REMEDY, detail=shown
+                "The system's host key has been revoked.", remedy=_REMEDY, detail=detail
             )
-        known = [line.blob for line in self.keys(host, port)]
-        if blob in known:
+        known_keys = [line.blob for line in self.keys(host, port)]
+        if blob in known_keys:
             return
-        if known:
-            held = ", ".join(f"{printable(type_of(k), 40)} {fingerprint(k)}" for k in known)
+        if known_keys:
+            keys = ", ".join(f"{printable(type_of(k), 40)} {fingerprint(k)}" for k in known_keys)
             raise DeliveryFailed(
                 "The system's host key is not the one that is known: it has changed, "
                 "or another machine answers in its place.",
                 remedy=_REMEDY,
-                detail=f"{shown}: {held}",
+                detail=f"{detail}: {keys}",
             )
         if any(self._about(host, port, "@cert-authority")):
             raise DeliveryFailed(
@@ -187,12 +187,12 @@ class KnownHosts:
                 "which this transport cannot check.",
                 remedy="Tell the site's support: the host's own key must be in the list of known "
                 f'hosts, or `"transport": "openssh"` be used. {_ADD}',
-                detail=shown,
+                detail=detail,
             )
         raise DeliveryFailed(
             "The system's host key is not known.",
             remedy=f"Tell the site's support: {_ADD}",
-            detail=shown,
+            detail=detail,
         )
 
     def _about(self, host: str, port: int, marker: str) -> Iterator[KnownHostsLine]:
@@ -207,12 +207,12 @@ def _parse(text: str, place: str) -> Iterator[KnownHostsLine]:
             continue
         marker = words.pop(0) if words[0].startswith("@") else ""
         try:
-            hosts, kind, encoded = words[:3]
-            blob = base64.b64decode(encoded, validate=True)
-            understood = type_of(blob) == kind.encode()
+            hosts, key_type, base64_blob = words[:3]
+            blob = base64.b64decode(base64_blob, validate=True)
+            is_valid = type_of(blob) == key_type.encode()
         except (ValueError, Base64Error):
-            understood = False
-        if understood:
+            is_valid = False
+        if is_valid:
             yield KnownHostsLine(f"{place}, line {number}", marker, hosts, blob)
         elif marker == "@revoked":
             raise DeliveryFailed(
@@ -222,10 +222,10 @@ def _parse(text: str, place: str) -> Iterator[KnownHostsLine]:
             )
 
 
-def _is_hash_of(hashed: str, name: str) -> bool:
-    """Say whether `|1|SALT|HASH` is the hash of a name: HMAC-SHA1 with the salt as its key."""
+def _is_hash_of(entry: str, name: str) -> bool:
+    """Return whether `|1|SALT|HASH` is the hash of a name: HMAC-SHA1 with the salt as its key."""
     try:
-        version, salt, expected = hashed.removeprefix("|").split("|")
+        version, salt, expected = entry.removeprefix("|").split("|")
         digest = hmac.digest(base64.b64decode(salt), name.encode(), "sha1")
         return version == "1" and hmac.compare_digest(digest, base64.b64decode(expected))
     except ValueError:
@@ -233,5 +233,5 @@ def _is_hash_of(hashed: str, name: str) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Match as OpenSSH does: `*` and `?` are special, brackets are not."""
+    """Return whether a name matches, by OpenSSH's rules: brackets are not special."""
     return fnmatchcase(name, pattern.replace("[", "[[]"))

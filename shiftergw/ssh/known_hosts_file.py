@@ -1,7 +1,4 @@
-"""How keys are added to a file of known hosts: whole or not at all, and no line of it changes.
-
-These functions block.
-"""
+"""Add keys to a file of known hosts, atomically and without changing its other lines. Blocks."""
 
 from __future__ import annotations
 
@@ -21,64 +18,65 @@ from shiftergw.plumbing.locks import POLL_SECONDS, try_lock, unlock
 from shiftergw.ssh.known_hosts import name_of, type_of
 
 LOCK_SECONDS = 10.0
-"""Time for another change of the file to end."""
+"""Seconds to wait for another change of the file."""
 
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+")
 
 
 def check_host(host: str) -> None:
-    """Raise `ConfigurationError` for a host that would be something else in the file."""
+    """Raise `ConfigurationError` for a host name with characters that the file treats specially."""
     if not _HOST.fullmatch(host):
-        raise ConfigurationError(f"{host!r} is no name or address of a host.")
+        raise ConfigurationError(f"{host!r} is not a name or address of a host.")
 
 
 def line_of(host: str, port: int, blob: bytes) -> str:
-    """Return the line that makes a key of a host known, without its end."""
+    """Return the line for a key of a host, without the newline."""
     return f"{name_of(host, port)} {type_of(blob).decode()} {base64.b64encode(blob).decode()}"
 
 
 def check_addable(path: Path) -> None:
-    """Raise `ConfigurationError` if this user must not, or cannot, change the file."""
-    with _explained(path):
-        _look(Path(os.path.realpath(path)))
+    """Raise `ConfigurationError` if this user may not change the file."""
+    with _os_errors(path):
+        _check_owner(Path(os.path.realpath(path)))
 
 
 def add(path: Path, lines: Sequence[str]) -> None:
-    """Append lines to the file at `path`, or where it leads as a link; those it has stay single.
+    """Append the lines that the file lacks; follow `path` if it is a symbolic link.
 
-    The file is made if absent (0600), and its directory (0700). Raises `ConfigurationError`, and
-    then nothing has changed.
+    Creates the file (0600) and its directory (0700) if absent. Raises `ConfigurationError`, in
+    which case nothing has changed.
     """
-    with _explained(path):
+    with _os_errors(path):
         real = Path(os.path.realpath(path))
-        _look(real)
+        _check_owner(real)
         with suppress(FileExistsError):
             real.parent.mkdir(mode=0o700)
-        with _locked(real):
-            status = _look(real)
+        with _lock(real):
+            status = _check_owner(real)
             content = b"" if status is None else read_whole(real)[0]
             present = content.splitlines()
-            added = [line.encode() for line in lines if line.encode() not in present]
+            new_lines = [line.encode() for line in lines if line.encode() not in present]
             if content and not content.endswith(b"\n"):
                 content += b"\n"
-            if added:
-                write_private(real, content + b"".join(line + b"\n" for line in added), status)
+            if new_lines:
+                content += b"".join(line + b"\n" for line in new_lines)
+                write_private(real, content, status)
 
 
-def _look(real: Path) -> os.stat_result | None:
-    """Return the state of the file, None if it is to be made; raise if it is not ours to change."""
+def _check_owner(real: Path) -> os.stat_result | None:
+    """Return the status of the file, None if absent; raise if this user may not change it."""
     directory = nearest_existing(real.parent)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
         status = real.stat()
     except FileNotFoundError:
-        # Root would make in somebody's home what he cannot read.
+        # Root would create a file that the owner of the directory cannot read.
         if os.geteuid() == 0 and directory.stat().st_uid != 0:
             raise _foreign(directory) from None
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError(f"{real} is no file.", remedy="Set knownHosts to another one.")
+        raise ConfigurationError(f"{real} is not a file.", remedy="Set knownHosts to another one.")
     if status.st_uid != os.geteuid():
         raise _foreign(real)
     return status
@@ -91,7 +89,7 @@ def _foreign(path: Path) -> ConfigurationError:
 
 
 @contextmanager
-def _locked(real: Path) -> Iterator[None]:
+def _lock(real: Path) -> Iterator[None]:
     lock = real.with_name(f".{real.name}.lock")
     deadline = time.monotonic() + LOCK_SECONDS
     while (descriptor := try_lock(lock)) is None:
@@ -108,11 +106,11 @@ def _locked(real: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be changed: {error.strerror}.",
-            remedy="Run this as the gateway's user, or set knownHosts to a file of his.",
+            remedy="Run this as the gateway's user, or set knownHosts to a file of that user.",
         ) from error

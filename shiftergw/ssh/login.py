@@ -1,4 +1,4 @@
-"""How the gateway logs in: with keys, one after the other (RFC 4252, RFC 8308, RFC 8332)."""
+"""Log in with public keys (RFC 4252, RFC 8308, RFC 8332)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _REQUEST, _FAILURE, _SUCCESS, _BANNER, _KEY_OK = 50, 51, 52, 53, 60
 _METHOD = b"publickey"
 
 MOST_BANNER_BYTES = 1 << 20
-"""Bytes of all banners of a login, at most."""
+"""The limit on the bytes of all banners of a login."""
 
-_BANNER_OVERHEAD = 64  # bytes that even an empty banner counts
+_BANNER_OVERHEAD = 64  # bytes that each banner counts besides its text
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class _Answer:
 
 
 class SshLogin(SSHService):
-    """Logs `user` in and then starts `service`; `done` tells the end, or why not."""
+    """Logs `user` in and then starts `service`; `done` fires at the end, or fails."""
 
     name = b"ssh-userauth"
     transport: Any
 
     def __init__(self, user: str, signers: Sequence[Signer], service: SSHService) -> None:
-        """Try these keys in their order."""
+        """Try the keys of `signers` in order."""
         self._user = user
         self._signers = signers
         self._service = service
@@ -51,10 +51,10 @@ class SshLogin(SSHService):
 
     def serviceStarted(self) -> None:
         self._running = Deferred.fromCoroutine(self._log_in())
-        self._running.addCallbacks(self._finished, self.failed)
+        self._running.addCallbacks(self._finish, self.fail)
 
     def serviceStopped(self) -> None:
-        """Leave the end to who lost the connection."""
+        """Do nothing: the transport fails the login when the connection is lost."""
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:  # noqa: N803
         if messageNum == _BANNER:
@@ -64,7 +64,7 @@ class SshLogin(SSHService):
         if waiting is None or messageNum not in {_FAILURE, _SUCCESS, _KEY_OK}:
             raise broken_protocol(f"message {messageNum} during the login")
         if messageNum == _SUCCESS:
-            # What follows in the same segment is the next service's already.
+            # Messages that follow in the same segment belong to the next service.
             self.transport.setService(self._service)
         waiting.callback(_Answer(messageNum, packet))
 
@@ -78,14 +78,14 @@ class SshLogin(SSHService):
         if self._running is not None:
             self._running.cancel()
 
-    def _finished(self, _: None) -> None:
+    def _finish(self, _: None) -> None:
         if not self.done.called:
             self.done.callback(None)
 
-    def failed(self, why: Any) -> None:
-        """Let `done` fail unless it is known already."""
+    def fail(self, error: Any) -> None:
+        """Fail `done` unless it has fired."""
         if not self.done.called:
-            self.done.errback(why)
+            self.done.errback(error)
 
     async def _log_in(self) -> None:
         methods = b""
@@ -96,39 +96,42 @@ class SshLogin(SSHService):
                     return
                 methods, partial = getNS(answer.body)
                 if partial[:1] == b"\1":
-                    raise self._refused("accepts the gateway's key, but asks for more", methods)
+                    raise self._refusal("accepts the gateway's key, but asks for more", methods)
         if methods and _METHOD not in methods.split(b","):
-            raise self._refused("does not let this user in with a key", methods)
-        raise self._refused("does not accept the gateway's key, or not for this user", methods)
+            raise self._refusal("does not let this user in with a key", methods)
+        raise self._refusal("does not accept the gateway's key, or not for this user", methods)
 
-    def _algorithms(self, kind: bytes) -> list[bytes]:
-        """Return how to sign with a key of this type, by what the server says it takes."""
-        accepted = self.transport.peerExtensions.get(b"server-sig-algs")
-        ours = SIGNATURES.get(kind, ())
-        # OpenSSH lists what it knows, which may be more than what its configuration takes.
-        return [name for name in ours if accepted is None or name in accepted.split(b",")]
+    def _algorithms(self, key_type: bytes) -> list[bytes]:
+        """Return the signature algorithms for a key type that the server may accept."""
+        server_algorithms = self.transport.peerExtensions.get(b"server-sig-algs")
+        algorithms = SIGNATURES.get(key_type, ())
+        if server_algorithms is None:
+            return list(algorithms)
+        # OpenSSH lists all algorithms that it knows, even if its configuration forbids some.
+        return [name for name in algorithms if name in server_algorithms.split(b",")]
 
     async def _try(self, signer: Signer, algorithm: bytes) -> _Answer:
-        """Ask whether the key would do, and if so sign with it."""
+        """Ask whether the key is acceptable, and if so sign with it."""
         key = NS(algorithm) + NS(signer.blob)
-        answer = await self._ask(_METHOD, b"\0" + key)
+        answer = await self._send_request(b"\0" + key)
         if answer.kind == _KEY_OK:
-            signed = NS(self.transport.sessionID) + self._request(_METHOD, b"\1" + key)
-            signature = await signer.sign(signed, algorithm)
-            answer = await self._ask(_METHOD, b"\1" + key + NS(signature))
+            content = NS(self.transport.sessionID) + self._request(b"\1" + key)
+            signature = await signer.sign(content, algorithm)
+            answer = await self._send_request(b"\1" + key + NS(signature))
             if answer.kind == _KEY_OK:
                 raise broken_protocol("an answer to another question during the login")
         return answer
 
-    async def _ask(self, method: bytes, details: bytes) -> _Answer:
+    async def _send_request(self, details: bytes) -> _Answer:
         self._answer = Deferred()
-        self.transport.sendPacket(_REQUEST, self._request(method, details)[1:])
+        self.transport.sendPacket(_REQUEST, self._request(details)[1:])
         return await self._answer
 
-    def _request(self, method: bytes, details: bytes) -> bytes:
-        return bytes((_REQUEST,)) + NS(self._user) + NS(self._service.name) + NS(method) + details
+    def _request(self, details: bytes) -> bytes:
+        head = bytes((_REQUEST,)) + NS(self._user) + NS(self._service.name)
+        return head + NS(_METHOD) + details
 
-    def _refused(self, how: str, methods: bytes) -> DeliveryFailed:
+    def _refusal(self, how: str, methods: bytes) -> DeliveryFailed:
         keys = ", ".join(
             f"{type_of(signer.blob).decode()} {fingerprint(signer.blob)}"
             for signer in self._signers

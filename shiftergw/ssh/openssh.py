@@ -1,7 +1,7 @@
-"""The site's own `ssh` as the connection: for jump hosts, certificates, Kerberos.
+"""Connect to a system with the site's own `ssh`: for jump hosts, certificates, Kerberos.
 
-Each channel is one child process. What it may ask is forbidden (`BatchMode`), and host keys are
-checked strictly, whatever else the site's configuration of OpenSSH says.
+Each channel is one child process. Prompts are disabled (`BatchMode`) and host keys are checked
+strictly, whatever the site's configuration of OpenSSH says.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.channel import Buffer, Channel
 
 CONNECT_SECONDS = 30.0
-"""Limit on reaching the system's sshd."""
+"""Seconds to reach the system's sshd."""
 
 KILL_AFTER = 2.0
-"""Seconds between SIGTERM and SIGKILL, and that others may hold a dead child's output open."""
+"""Seconds between SIGTERM and SIGKILL, and until the output of a dead child is closed."""
 
 _STDERR_KEPT = 4096
 _PIPE_SIZE = 1 << 20
-_FAILED = 255  # ssh itself failed, not the program on the far side
+_SSH_FAILURE = 255  # ssh itself failed, not the remote program
 _UNREACHABLE = (
     "Connection refused", "No route to host", "Network is unreachable",
     "Connection timed out", "Operation timed out", "banner exchange",
 )  # fmt: skip
-_BROKEN = (
+_BROKEN_CONNECTION = (
     "losed by ", "reset by peer", "Broken pipe", "client_loop", "kex_exchange", "ssh_dispatch",
     "mux_client", "Connection to ", "ssh: ", "Bad packet", "Corrupted MAC",
 )  # fmt: skip
@@ -55,9 +55,9 @@ _TRUST = "`shiftergw ssh-trust SYSTEM` shows its key's fingerprint"
 
 @dataclass(frozen=True, slots=True)
 class OpensshAccount:
-    """Where to log in, as whom and how; `options` are more arguments of ssh.
+    """Host, user and options of a login; `options` are further arguments of ssh.
 
-    `port` 22 leaves it to OpenSSH's configuration, as None leaves the other two.
+    `port` 22, and None for `key` and `known_hosts`, leave the choice to OpenSSH's configuration.
     """
 
     host: str
@@ -69,7 +69,7 @@ class OpensshAccount:
 
 
 class OpenSsh:
-    """Keeps the protocol `Connection` with one `ssh` for each channel."""
+    """Implements the protocol `Connection` with one `ssh` per channel."""
 
     window = 0
 
@@ -82,9 +82,9 @@ class OpenSsh:
         idle_seconds: float,
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        """Run the `ssh` in the PATH of `env`; nothing runs yet."""
+        """Use the `ssh` in the PATH of `env`; nothing runs yet."""
         self._account = account
-        # What ssh says is told apart by its words.
+        # The messages of ssh are parsed, so they must be in English.
         self._env = {**env, "LC_ALL": "C"}
         self._reactor = reactor
         self._clock = clock
@@ -93,25 +93,25 @@ class OpenSsh:
 
     @property
     def usable(self) -> bool:
-        """Say yes: each channel connects by itself."""
+        """Return True: each channel connects by itself."""
         return True
 
     async def open_subsystem(self, name: str) -> Channel:
-        """Start `ssh -s`; what becomes of it the channel's `closed` tells."""
+        """Start `ssh -s`; a failure is reported by `closed` of the channel."""
         return self._start(["-s"], name)
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Start a program; ssh hands one text to a shell there, so each word is quoted."""
+        """Start a program; each word is quoted, since ssh passes one text to a remote shell."""
         return self._start([], shlex.join(argv))
 
     async def close(self) -> None:
-        """End every child, and return when they are gone."""
+        """End every child process, and return when all have ended."""
         for child in list(self._children):
             child.lose()
-            await shielded(child.gone)
+            await shielded(child.end)
 
     def arguments(self) -> list[str]:
-        """Return the options of every ssh: ours come first, and the first of two counts."""
+        """Return the options of every ssh, ours first: ssh uses the first of two values."""
         account, (connect, idle) = self._account, self._limits
         options = {
             "BatchMode": "yes",
@@ -158,32 +158,32 @@ class OpenSsh:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as ssh reads it in an option: several would be told apart by blanks."""
+    """Return a path quoted for an option of ssh, where blanks separate several paths."""
     return '"' + str(path).replace("%", "%%") + '"'
 
 
 class _Child(ProcessProtocol):
-    """One ssh; keeps the protocol `Channel`."""
+    """One `ssh` process; implements the protocol `Channel`."""
 
     def __init__(self, clock: IReactorTime, forget: Callable[[_Child], None]) -> None:
         self.closed: Deferred[int | None] = Deferred()
-        self.gone: Deferred[None] = Deferred()
+        self.end: Deferred[None] = Deferred()
         self.stderr = ""
-        self._said = b""
+        self._raw_stderr = b""
         self._clock = clock
         self._forget = forget
         self._calls: list[Any] = []
-        self._lost = False
+        self._is_lost = False
         self._unread: list[bytes] = []
         self._on_data: Callable[[bytes], None] | None = None
         self._on_eof: Callable[[], None] | None = None
-        self._ended = False
-        self._anything: Any = None  # the transport: more interfaces than one
+        self._has_eof = False
+        self._process: Any = None  # the transport, which has several interfaces
 
     def connectionMade(self) -> None:
-        self._anything = self.transport
-        # Fewer turns for the same bytes; the size that is allowed may be smaller.
-        for pipe in self._anything.pipes.values():
+        self._process = self.transport
+        # Larger pipes need fewer wake-ups; the kernel may allow less.
+        for pipe in self._process.pipes.values():
             with suppress(OSError):
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
@@ -191,18 +191,18 @@ class _Child(ProcessProtocol):
         self.writeSequence((data,))
 
     def writeSequence(self, data: Iterable[Buffer]) -> None:
-        if not self._lost:
-            self._anything.write(b"".join(data))
+        if not self._is_lost:
+            self._process.write(b"".join(data))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        stdin = self._anything.pipes.get(0)
+        stdin = self._process.pipes.get(0)
         if stdin is None:
             producer.stopProducing()
         else:
             stdin.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        stdin = self._anything.pipes.get(0)
+        stdin = self._process.pipes.get(0)
         if stdin is not None:
             stdin.unregisterProducer()
 
@@ -211,45 +211,45 @@ class _Child(ProcessProtocol):
         unread, self._unread = self._unread, []
         for piece in unread:
             data(piece)
-        if self._ended and eof is not None:
+        if self._has_eof and eof is not None:
             eof()
 
     def end_input(self) -> None:
-        self._anything.closeStdin()
+        self._process.closeStdin()
 
     def lose(self) -> None:
-        if self._lost:
+        if self._is_lost:
             return
-        self._lost = True
+        self._is_lost = True
         self._signal("TERM")
         self._calls.append(self._clock.callLater(KILL_AFTER, self._signal, "KILL"))
 
     def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):
-            self._anything.signalProcess(name)
+            self._process.signalProcess(name)
 
     def outReceived(self, data: bytes) -> None:
         if self._on_data is not None:
             self._on_data(data)
-        elif not self._lost:
+        elif not self._is_lost:
             self._unread.append(data)
 
     def outConnectionLost(self) -> None:
-        self._ended = True
+        self._has_eof = True
         if self._on_eof is not None:
             self._on_eof()
 
     def errReceived(self, data: bytes) -> None:
-        self._said = (self._said + data)[-_STDERR_KEPT:]
-        self.stderr = printable(b" | ".join(self._said.split(b"\n")[-4:]).strip(b" |\r"))
+        self._raw_stderr = (self._raw_stderr + data)[-_STDERR_KEPT:]
+        self.stderr = printable(b" | ".join(self._raw_stderr.split(b"\n")[-4:]).strip(b" |\r"))
 
     def processExited(self, reason: Any) -> None:  # noqa: ARG002 - as overridden
-        # A process that ssh left behind may hold its pipes; `processEnded` waits for them.
+        # A process that ssh left behind may keep the pipes open, and `processEnded` waits for them.
         self._calls.append(self._clock.callLater(KILL_AFTER, self._drop_pipes))
 
     def _drop_pipes(self) -> None:
-        for pipe in list(self._anything.pipes.values()):
-            # `loseConnection` would first write what nobody reads.
+        for pipe in list(self._process.pipes.values()):
+            # `loseConnection` would first write data that nobody reads.
             pipe.connectionLost(Failure(ConnectionAborted()))
 
     def processEnded(self, reason: Any) -> None:
@@ -257,59 +257,59 @@ class _Child(ProcessProtocol):
             if call.active():
                 call.cancel()
         self._forget(self)
-        lost, self._lost = self._lost, True
-        self._close(reason.value, lost)
-        self.gone.callback(None)
+        was_lost, self._is_lost = self._is_lost, True
+        self._close(reason.value, was_lost)
+        self.end.callback(None)
 
-    def _close(self, end: Any, lost: bool) -> None:
-        if self.closed.called:  # cancelled
+    def _close(self, end: Any, was_lost: bool) -> None:
+        if self.closed.called:  # by cancellation
             return
-        if lost:
+        if was_lost:
             self.closed.callback(None)
         elif end.signal is not None:
             text = f"ssh was killed by signal {end.signal}"
             self.closed.errback(Away("The connection to the system broke.", detail=text))
-        elif end.exitCode == _FAILED:
-            self.closed.errback(_failure(self._said.decode("utf-8", "replace"), self.stderr))
+        elif end.exitCode == _SSH_FAILURE:
+            self.closed.errback(_failure(self._raw_stderr.decode("utf-8", "replace"), self.stderr))
         else:
             self.closed.callback(end.exitCode)
 
 
-def _failure(said: str, detail: str) -> DeliveryFailed:
-    """Return what ssh's own failure means, by its words."""
+def _failure(output: str, detail: str) -> DeliveryFailed:
+    """Return the error for a failure of ssh itself, according to its messages."""
     kind: type[DeliveryFailed] = DeliveryFailed
-    if any(words in said for words in _NOT_STARTED):
-        kind, what = (
+    if any(words in output for words in _NOT_STARTED):
+        kind, problem = (
             ProgramNotStarted,
             "The system's SSH server does not start what the gateway needs.",
         )
         remedy = "the gateway's user must be allowed it"
-    elif "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
-        what = "The system shows another host key than the one that is known."
+    elif "REMOTE HOST IDENTIFICATION HAS CHANGED" in output:
+        problem = "The system shows another host key than the one that is known."
         remedy = f"somebody may be between; {_TRUST}, and the old one"
-    elif "REVOKED" in said:
-        what = "The system shows a host key that was revoked."
+    elif "REVOKED" in output:
+        problem = "The system shows a host key that was revoked."
         remedy = "the system needs another host key"
-    elif "Host key verification failed" in said:
-        what = "The system's host key is not known."
+    elif "Host key verification failed" in output:
+        problem = "The system's host key is not known."
         remedy = f"{_TRUST}, and adds the key after somebody has compared that with the host's own"
-    elif "UNPROTECTED PRIVATE KEY" in said:
-        what = "The gateway's key for the system can be read by others."
+    elif "UNPROTECTED PRIVATE KEY" in output:
+        problem = "The gateway's key for the system can be read by others."
         remedy = "set its mode to 0600"
-    elif "Permission denied (" in said or "Too many authentication failures" in said:
-        what = "The system refused the gateway's login."
+    elif "Permission denied (" in output or "Too many authentication failures" in output:
+        problem = "The system refused the gateway's login."
         remedy = "add the gateway's key to the account's authorized_keys"
-    elif "Could not resolve hostname" in said:
-        kind, what = Away, "The name of the system's host has no address."
+    elif "Could not resolve hostname" in output:
+        kind, problem = Away, "The name of the system's host has no address."
         remedy = "correct `host`, or the name servers of the gateway's machine"
-    elif any(words in said for words in _UNREACHABLE):
-        kind, what = Away, "The system cannot be reached."
+    elif any(words in output for words in _UNREACHABLE):
+        kind, problem = Away, "The system cannot be reached."
         remedy = "see whether it is up, and its name and port"
-    elif "Timeout, server" in said:
-        kind, what, remedy = Away, "The system stopped answering.", ""
+    elif "Timeout, server" in output:
+        kind, problem, remedy = Away, "The system stopped answering.", ""
     else:
-        # Programs end with 255, too: Perl's `die` does.
-        kind = Away if any(words in said for words in _BROKEN) else UnexplainedExit
-        what, remedy = "The connection to the system broke.", ""
-    told = f"Tell the site's support: {remedy}." if remedy else None
-    return kind(what, remedy=told, detail=detail)
+        # Programs exit with 255, too; Perl's `die` does.
+        kind = Away if any(words in output for words in _BROKEN_CONNECTION) else UnexplainedExit
+        problem, remedy = "The connection to the system broke.", ""
+    advice = f"Tell the site's support: {remedy}." if remedy else None
+    return kind(problem, remedy=advice, detail=detail)

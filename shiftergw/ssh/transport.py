@@ -1,7 +1,8 @@
-"""The packets of our SSH client: few copies, few steps for each, nothing piles up.
+"""The binary packet protocol of our SSH client (RFC 4253, section 6), with few copies.
 
-A packet is built in one buffer that is used again and again, sealed in one call, and handed to TCP
-together with others. Who has much to send is asked for it when TCP has sent what it had.
+A packet is built in a buffer that is reused, sealed in one call, and passed to TCP together with
+other packets. Writers are asked for more data when TCP has sent the earlier data, so that nothing
+accumulates.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from zope.interface import implementer
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import Away
-from shiftergw.ssh.ciphers import LONGEST, Ciphers, Clear, Forged, Opener, Sealer
+from shiftergw.ssh.ciphers import LONGEST, Ciphers, Clear, InvalidPacket, Opener, Sealer
 from shiftergw.ssh.greeting import Greeting
-from shiftergw.ssh.kex import MALFORMED, KeyExchange, broken_protocol
+from shiftergw.ssh.kex import PARSE_ERRORS, KeyExchange, broken_protocol
 from shiftergw.ssh.known_hosts import HostKeys
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 MSG_CHANNEL_DATA = 94
 LONGEST_DATA = 32 << 10
-"""Bytes of channel data that we put into one packet; servers offer this or more."""
+"""Bytes of channel data in one of our packets; servers accept this or more."""
 
 REKEY_BYTES = 32 << 30
-"""Sent bytes after which we ask for new keys; OpenSSH's own limit for AES is twice this."""
+"""Sent bytes after which new keys are negotiated; OpenSSH's limit for AES is twice this."""
 
 _HEAD = 9  # bytes before the payload: sequence number, length, length of the padding
 _DATA = _HEAD + 9  # before channel data: also message, channel, length
@@ -40,27 +41,27 @@ _SHORTEST_PADDING = 4
 _WRAP = 0xFFFFFFFF
 _data_head = struct.Struct(">BLL")
 
-_TOO_MANY_TRIES = 2, 14  # reasons of a disconnect (RFC 4253 section 11.1) that follow a login
+_TOO_MANY_TRIES = 2, 14  # reasons of a disconnect after failed logins (RFC 4253 section 11.1)
 
 
 class Writer(Protocol):
-    """Somebody with much to send."""
+    """A source of much channel data."""
 
     def write_some(self) -> bool:
-        """Send a batch by `send_data`, and say whether there was anything to send."""
+        """Send a batch with `send_data`; return whether there was data to send."""
         ...
 
 
 class DataReader(Protocol):
-    """The service that takes channel data without the detour through its dispatcher."""
+    """A service that reads channel data directly, not through Conch's dispatcher."""
 
     def data(self, packet: bytes | memoryview) -> None:
-        """Take a packet that begins with the length of its padding."""
+        """Read a packet that begins with the length of its padding."""
         ...
 
 
-def nothing_greeted() -> Away:
-    """Return the error of a connection that ended before the first line of SSH."""
+def no_greeting() -> Away:
+    """Return the error for a connection that ended before the first line of SSH."""
     return Away(
         "The system closed the connection before it said a word of SSH.",
         remedy="Try again later; if it lasts, tell the site's support: the port may be wrong, or "
@@ -70,17 +71,17 @@ def nothing_greeted() -> Away:
 
 @implementer(IPullProducer)
 class SshTransport(KeyExchange):
-    """One SSH connection: sends and receives packets for the login, then for channels."""
+    """An SSH connection: sends and receives packets for the login, then for the channels."""
 
     rekey_bytes = REKEY_BYTES
     _sealer: Sealer = Clear()
     _opener: Opener = Clear()
     _reader: DataReader | None = None
     failure: DeliveryFailed | None = None
-    """Why the connection ended, or is about to."""
+    """The reason why the connection ended or is about to end."""
 
     _writing = False
-    _unkeyed = 0  # bytes sent with these keys
+    _bytes_sent = 0  # with the current keys
 
     def __init__(
         self,
@@ -90,17 +91,17 @@ class SshTransport(KeyExchange):
         login: SshLogin,
         ciphers: Sequence[str] = (),
     ) -> None:
-        """Connect with the host that is known by this name, and log in."""
+        """Prepare to connect to a host, check its key by `known_hosts`, and run `login`."""
         super().__init__(host, port, known_hosts, ciphers)
         self._login = login
-        self._ended: list[Deferred[None]] | None = []
+        self._end_waiters: list[Deferred[None]] | None = []
         self._buffer = memoryview(bytearray(_DATA + LONGEST_DATA + 64))
-        # Other padding for each packet would cost more than the rest of it; it is sealed anyway.
+        # New padding for each packet would cost more than the rest, and it is encrypted anyway.
         self._padding = secrets.token_bytes(32)
         self._batch: list[bytes] = []
         self._writers: list[Writer] = []
         self._greeting = Greeting(self.supportedVersions)
-        self.heard = 0  # packets received; for whoever watches whether the server lives
+        self.packets_received = 0  # for checks whether the server is alive
 
     # The connection
 
@@ -111,7 +112,7 @@ class SshTransport(KeyExchange):
     def connectionLost(self, reason: Failure | None = None) -> None:
         error = self.failure
         if error is None and not self.gotVersion:
-            error = nothing_greeted()
+            error = no_greeting()
         if error is None:
             error = Away(
                 "The connection to the system broke.",
@@ -120,45 +121,45 @@ class SshTransport(KeyExchange):
         self.failure = error
         self._writers.clear()
         super().connectionLost(reason)
-        self._login.failed(error)
-        waiting, self._ended = self._ended or [], None
-        for deferred in waiting:
-            deferred.callback(None)
+        self._login.fail(error)
+        waiting, self._end_waiters = self._end_waiters or [], None
+        for waiter in waiting:
+            waiter.callback(None)
 
     def connectionSecure(self) -> None:
         self.requestService(self._login)
 
     def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
-        if self.service is not None:  # Conch would begin anew with the login
+        if self.service is not None:  # Conch would restart the login
             raise broken_protocol("a service that was not asked for")
         super().ssh_SERVICE_ACCEPT(packet)
 
     def ended(self) -> Deferred[None]:
-        """Return what fires when the connection has ended."""
-        deferred: Deferred[None] = Deferred(self._forget)
-        if self._ended is None:
-            deferred.callback(None)
+        """Return a Deferred that fires when the connection has ended. Cancellable."""
+        waiter: Deferred[None] = Deferred(self._remove_waiter)
+        if self._end_waiters is None:
+            waiter.callback(None)
         else:
-            self._ended.append(deferred)
-        return deferred
+            self._end_waiters.append(waiter)
+        return waiter
 
-    def _forget(self, deferred: Deferred[None]) -> None:
-        if self._ended and deferred in self._ended:
-            self._ended.remove(deferred)
+    def _remove_waiter(self, waiter: Deferred[None]) -> None:
+        if self._end_waiters and waiter in self._end_waiters:
+            self._end_waiters.remove(waiter)
 
     def abort(self) -> None:
         """End the connection at once."""
         self.transport.abortConnection()
 
     def fail(self, error: DeliveryFailed) -> None:
-        """End the connection at once, with this error unless it has one."""
+        """End the connection at once; `error` is the reason unless there already is one."""
         if self.failure is None:
             self.failure = error
         if self.transport is not None:
             self.abort()
 
     def close(self, error: DeliveryFailed) -> None:
-        """End the connection in order once what was written is sent; `error` is for who uses it."""
+        """Send the waiting data and a disconnect, then close; later calls raise `error`."""
         if self.failure is None:
             self.failure = error
         self._writers.clear()
@@ -167,7 +168,7 @@ class SshTransport(KeyExchange):
         self.transport.loseConnection()
 
     def sendDisconnect(self, reason: int, desc: bytes) -> None:  # noqa: ARG002
-        """Replace Conch's, which is what it calls on faults of the other side."""
+        """End the connection with an error; Conch calls this on faults of the server."""
         self.fail(broken_protocol(printable(desc)))
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:  # noqa: N803
@@ -189,28 +190,28 @@ class SshTransport(KeyExchange):
             self._receive(self.buf + data if self.buf else data)
         except DeliveryFailed as error:
             self.fail(error)
-        except Forged as error:
+        except InvalidPacket as error:
             self.fail(broken_protocol(str(error)))
-        except MALFORMED as error:
+        except PARSE_ERRORS as error:
             self.fail(broken_protocol(f"{type(error).__name__} in a message: {error}"))
 
     def _receive(self, data: bytes) -> None:
         if not self.gotVersion:
-            greeted = self._greeting.feed(data)
-            if greeted is None:
+            greeting = self._greeting.feed(data)
+            if greeting is None:
                 return
-            self.otherVersionString, data = greeted
+            self.otherVersionString, data = greeting
             self.gotVersion = True
         start = 0
         view = memoryview(data)
         while self.failure is None:
-            found = self._opener.open(view[start:], self.incomingPacketSequence)
-            if found is None:
+            opened_packet = self._opener.open(view[start:], self.incomingPacketSequence)
+            if opened_packet is None:
                 break
-            packet, size = found
+            packet, size = opened_packet
             start += size
             self.incomingPacketSequence = (self.incomingPacketSequence + 1) & _WRAP
-            self.heard += 1
+            self.packets_received += 1
             self._take(packet)
         self.buf = data[start:]
 
@@ -221,7 +222,7 @@ class SshTransport(KeyExchange):
             return
         padding = packet[0]
         if not _SHORTEST_PADDING <= padding <= len(packet) - 2:
-            raise Forged(f"{padding} bytes of padding")
+            raise InvalidPacket(f"{padding} bytes of padding")
         self.check_order(kind)
         self.dispatchMessage(kind, bytes(packet[2 : len(packet) - padding]))
 
@@ -243,27 +244,27 @@ class SshTransport(KeyExchange):
         self.flush()
 
     def data_buffer(self, length: int) -> memoryview:
-        """Return where to put up to `LONGEST_DATA` bytes that `send_data` then sends."""
+        """Return the buffer of `length` (at most `LONGEST_DATA`) bytes that `send_data` sends."""
         return self._buffer[_DATA : _DATA + length]
 
     def send_data(self, channel: int, length: int) -> None:
-        """Send so many bytes of `data_buffer` to the server's channel, not while exchanging keys.
+        """Send `length` bytes of `data_buffer` to a channel; not allowed during a key exchange.
 
-        They go out with `flush`; the window is the caller's to keep.
+        `flush` passes them to TCP. The caller keeps account of the window.
         """
         _data_head.pack_into(self._buffer, _HEAD, MSG_CHANNEL_DATA, channel, length)
         self._seal(self._buffer, _DATA - _HEAD + length)
 
     def flush(self) -> None:
-        """Hand what was sealed to TCP."""
+        """Pass the sealed packets to TCP."""
         if self._batch:
             batch, self._batch = self._batch, []
             self.transport.writeSequence(batch)
 
     def _seal(self, buffer: memoryview, length: int) -> None:
-        """Complete and seal the packet whose payload of `length` bytes lies in the buffer."""
+        """Complete and seal the packet whose payload of `length` bytes is in the buffer."""
         sealer = self._sealer
-        padding = sealer.block - (5 - sealer.unsealed + length) % sealer.block
+        padding = sealer.block - (5 - sealer.clear_bytes + length) % sealer.block
         if padding < _SHORTEST_PADDING:
             padding += sealer.block
         end = _HEAD + length + padding
@@ -273,33 +274,33 @@ class SshTransport(KeyExchange):
         buffer[_HEAD + length : end] = self._padding[:padding]
         self._batch += sealer.seal(buffer[:end])
         self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & _WRAP
-        self._unkeyed += end
-        if self._unkeyed > self.rekey_bytes and not self.exchanging:
-            self._unkeyed = 0
+        self._bytes_sent += end
+        if self._bytes_sent > self.rekey_bytes and not self.exchanging:
+            self._bytes_sent = 0
             self.sendKexInit()
 
     def _newKeys(self) -> None:
         keys: Ciphers = self.nextEncryptions
         self._sealer, self._opener = keys.outgoing, keys.incoming
-        self._unkeyed = 0
+        self._bytes_sent = 0
         super()._newKeys()
         self.resumeProducing()
 
-    # Who has much to send
+    # Writers
 
     def read_data_with(self, reader: DataReader) -> None:
-        """Give channel data to this service from now on."""
+        """Pass channel data to this service from now on."""
         self._reader = reader
 
     def add_writer(self, writer: Writer) -> None:
-        """Ask `writer` for data whenever TCP has room, until it has none."""
+        """Ask `writer` for data whenever TCP has room, until the writer has no data."""
         if writer not in self._writers:
             self._writers.append(writer)
             if not self._writing:
                 self.resumeProducing()
 
     def resumeProducing(self) -> None:
-        """Ask the writers in turn; those that had nothing to send must be added anew."""
+        """Ask the writers in turn, and remove those that had no data."""
         if self.exchanging:
             self._writing = False
             return

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.errors import DeliveryFailed
 from shiftergw.ssh.channel import WINDOW, SshChannel
 from shiftergw.ssh.channels import Channels
-from shiftergw.ssh.kex import MALFORMED
+from shiftergw.ssh.kex import PARSE_ERRORS
 
 OPENED, DATA, CLOSE, SUCCESS = 91, 94, 97, 99
 
@@ -91,11 +91,11 @@ def test_data_of_another_length(length: int) -> None:
 async def test_channels_that_are_not() -> None:
     """A message about a channel that is not, or is no more, is nonsense."""
     channels, channel = opened()
-    with pytest.raises(MALFORMED):
+    with pytest.raises(PARSE_ERRORS):
         channels.data(data(1, 1, b"x"))
     channels.packetReceived(CLOSE, words(0))
     assert await channel.closed is None
-    with pytest.raises(MALFORMED):
+    with pytest.raises(PARSE_ERRORS):
         channels.packetReceived(CLOSE, words(0))
 
 
@@ -115,7 +115,7 @@ def test_nonsense_about_channels(messages: list[tuple[int, bytes]]) -> None:
     for kind, payload in messages:
         try:
             channels.packetReceived(kind, payload)
-        except (DeliveryFailed, *MALFORMED):
+        except (DeliveryFailed, *PARSE_ERRORS):
             break
     channels.serviceStopped()
     channel.closed.addErrback(lambda _: None)

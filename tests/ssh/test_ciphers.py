@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shiftergw.ssh.ciphers import CIPHERS, LONGEST, MACS, NONE, Ciphers, Clear, Forged, is_aead
+from shiftergw.ssh.ciphers import (
+    CIPHERS,
+    LONGEST,
+    MACS,
+    NONE,
+    Ciphers,
+    Clear,
+    InvalidPacket,
+    is_aead,
+)
 
 PAIRS = [
     (cipher, mac)
@@ -26,9 +35,9 @@ def ciphers(pair: tuple[bytes, bytes]) -> Ciphers:
     return made
 
 
-def packet(payload: bytes, sequence: int, unsealed: int, block: int) -> memoryview:
+def packet(payload: bytes, sequence: int, clear_bytes: int, block: int) -> memoryview:
     """Return a packet as it is to be sealed."""
-    padding = block - (5 - unsealed + len(payload)) % block + block
+    padding = block - (5 - clear_bytes + len(payload)) % block + block
     head = struct.pack(">LLB", sequence, 1 + len(payload) + padding, padding)
     return memoryview(head + payload + bytes(padding))
 
@@ -36,7 +45,7 @@ def packet(payload: bytes, sequence: int, unsealed: int, block: int) -> memoryvi
 def sealed(made: Ciphers, payload: bytes, sequence: int) -> bytes:
     """Return what goes over the wire for a payload."""
     sealer = made.outgoing
-    return b"".join(sealer.seal(packet(payload, sequence, sealer.unsealed, sealer.block)))
+    return b"".join(sealer.seal(packet(payload, sequence, sealer.clear_bytes, sealer.block)))
 
 
 @given(st.sampled_from(PAIRS), st.lists(st.binary(max_size=200), max_size=5), st.integers(1, 50))
@@ -63,9 +72,9 @@ def test_changed_packets(pair: tuple[bytes, bytes], payload: bytes, data: st.Dat
     wire[data.draw(st.integers(0, len(wire) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
         assert made.incoming.open(memoryview(wire), 0) is None
-    except Forged:
+    except InvalidPacket:
         return
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidPacket):
         made.incoming.open(memoryview(bytes(wire) + bytes(LONGEST)), 0)
 
 
@@ -73,7 +82,7 @@ def test_changed_packets(pair: tuple[bytes, bytes], payload: bytes, data: st.Dat
 def test_packets_out_of_order(pair: tuple[bytes, bytes]) -> None:
     """A packet that is not the next one is forged."""
     made = ciphers(pair)
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidPacket):
         made.incoming.open(memoryview(sealed(made, b"payload", 0)), 1)
 
 
@@ -83,7 +92,7 @@ def test_repeated_packet(pair: tuple[bytes, bytes]) -> None:
     made = ciphers(pair)
     wire = memoryview(sealed(made, b"payload", 0))
     assert made.incoming.open(wire, 0) is not None
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidPacket):
         assert made.incoming.open(memoryview(bytes(wire) + bytes(LONGEST)), 1) is None
 
 
@@ -91,5 +100,5 @@ def test_repeated_packet(pair: tuple[bytes, bytes]) -> None:
 def test_lengths_that_cannot_be(length: int) -> None:
     """Too short and too long packets are refused before they have arrived."""
     for opener in Clear(), ciphers(PAIRS[0]).incoming:
-        with pytest.raises(Forged):
+        with pytest.raises(InvalidPacket):
             opener.open(memoryview(struct.pack(">L", length)), 0)

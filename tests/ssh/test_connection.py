@@ -133,7 +133,7 @@ async def test_large_stream(sshd: Sshd, threads: Threads) -> None:
         source = Source(channel, piece, 500)
         channel.registerProducer(source, streaming=True)
         source.resumeProducing()
-        assert channel._queued <= HIGH_WATER + len(piece)
+        assert channel._queued_bytes <= HIGH_WATER + len(piece)
         assert await channel.closed == 0
     digest = hashlib.sha256(piece * 500).hexdigest()
     assert b"".join(said).decode().split()[0] == digest

@@ -18,7 +18,7 @@ from twisted.internet.protocol import ServerFactory
 
 from shiftergw.errors import DeliveryFailed
 from shiftergw.ssh.ciphers import CIPHERS, MACS
-from shiftergw.ssh.host_keys import LONGEST_KEY, Verdict, host_keys, judged
+from shiftergw.ssh.host_keys import LONGEST_KEY, Verdict, host_keys, judge
 from shiftergw.ssh.known_hosts import KnownHosts, type_of
 from tests.delivery.native import reactor
 from tests.parts import free_port, need
@@ -210,7 +210,7 @@ def test_verdicts(
 ) -> None:
     """A key is new only if nothing that is known speaks against it."""
     blobs = [blob(keys[name]) for name in shown]
-    found = judged("h", 22, blobs, KnownHosts(known.format(**keys), "list"))
+    found = judge("h", 22, blobs, KnownHosts(known.format(**keys), "list"))
     assert [one.blob for one in found] == blobs
     assert [one.verdict for one in found] == verdicts
 
@@ -218,7 +218,7 @@ def test_verdicts(
 def test_lines_that_speak_against_a_key(keys: dict[str, str]) -> None:
     """Each verdict that is not good names the lines of the file that it comes from."""
     known = KnownHosts("# a comment\nh {ed}\n\n@revoked * {ec}".format(**keys), "list")
-    changed, revoked = judged("h", 22, [blob(keys["ed2"]), blob(keys["ec"])], known)
+    changed, revoked = judge("h", 22, [blob(keys["ed2"]), blob(keys["ec"])], known)
     assert [line.place for line in changed.lines] == ["list, line 2"]
     assert [line.place for line in revoked.lines] == ["list, line 4"]
     assert type_of(changed.lines[0].blob) == b"ssh-ed25519"
@@ -232,7 +232,7 @@ def test_hashed_lines(keys: dict[str, str], tmp_path: Path) -> None:
     assert "2222" not in path.read_text()
     known = KnownHosts.read([path], must_exist=True)
     for name, verdict in ("ed", Verdict.KNOWN), ("ed2", Verdict.CHANGED):
-        (found,) = judged("H", 2222, [blob(keys[name])], known)
+        (found,) = judge("H", 2222, [blob(keys[name])], known)
         assert found.verdict == verdict
-    (found,) = judged("h", 22, [blob(keys["ed"])], known)
+    (found,) = judge("h", 22, [blob(keys["ed"])], known)
     assert found.verdict == Verdict.NEW
