@@ -75,15 +75,8 @@ def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
         credential_rounds = [once.rounds]
 
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
-    limits = config.web_limits
-    connections = ConnectionLimits.within(
-        descriptors.raise_limit(),
-        connections=limits.connections,
-        per_peer=limits.per_peer,
-        request_seconds=limits.request_time,
-        proxies=limits.proxies,
-    )
     list_limits = ListLimits(config.max_record_size, config.max_list_size)
+    connections = _connection_limits(config)
     site = make_site(rules, authenticators, reactor, threads.run, list_limits, connections)
     return OrderedServices(
         [
@@ -100,4 +93,16 @@ def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
             *users.listings.values(),
             *(Listener(text, site, reactor) for text in config.listen),
         ]
+    )
+
+
+def _connection_limits(config: Config) -> ConnectionLimits:
+    """Return the limits of the web site, within the file descriptors that the process may open."""
+    limits = config.web_limits
+    return ConnectionLimits.within(
+        descriptors.raise_limit(),
+        connections=limits.connections,
+        per_peer=limits.per_peer,
+        request_seconds=limits.request_time,
+        proxies=limits.proxies,
     )
