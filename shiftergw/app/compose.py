@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
 from shiftergw.auth.munge import MungeAuthenticator
-from shiftergw.auth.users import HostUsers, Users
+from shiftergw.auth.users import HostUsers
 from shiftergw.build.whole import SquashBuilder
 from shiftergw.cache.blob_cache import BlobCaches
 from shiftergw.config import Config, LocalDelivery, SshDelivery, System
 from shiftergw.delivery.factory import SystemDelivery, local_delivery, ssh_delivery
 from shiftergw.plumbing.threads import Threads
-from shiftergw.ports import Authenticator
+from shiftergw.ports import Authenticator, UserDirectory
 from shiftergw.sources.registry.admission import Shared
 from shiftergw.sources.registry.client import PARALLEL_BLOBS, RegistryClient
 from shiftergw.sources.registry.location import Location
@@ -80,7 +80,7 @@ class SystemUsers:
     `listings` are those of the systems with a `groupsCommand`; they are services.
     """
 
-    by_system: Mapping[str, Users]
+    by_system: Mapping[str, UserDirectory]
     listings: Mapping[str, ListedUsers]
 
 
@@ -95,7 +95,9 @@ def users(config: Config, threads: Threads, reactor: Any) -> SystemUsers:
     return SystemUsers({name: listings.get(name, host) for name in config.systems}, listings)
 
 
-def authenticator(config: Config, system: System, users: Users, reactor: Any) -> Authenticator:
+def authenticator(
+    config: Config, system: System, users: UserDirectory, reactor: Any
+) -> Authenticator:
     """Return what identifies the callers of a system: its munge daemon, or (for tests) nothing."""
     if config.authentication == "mock":
         return MockAuthenticator(system.name, users, system.admins)

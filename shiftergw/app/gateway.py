@@ -10,7 +10,7 @@ from twisted.application.service import Service
 from shiftergw.app import compose
 from shiftergw.app.preparation import Preparation
 from shiftergw.auth.once import Once
-from shiftergw.auth.users import PLACES
+from shiftergw.auth.users import CONCURRENT_QUERIES
 from shiftergw.config import Config
 from shiftergw.plumbing import descriptors
 from shiftergw.plumbing.listening import Listener
@@ -60,7 +60,7 @@ def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
     housekeeping = Housekeeping(store, dispatch.wake, reactor, schedule)
 
     # The host's user database may block all its places; each listing is parsed beside them.
-    user_threads = Threads(reactor, PLACES + len(config.systems), "users")
+    user_threads = Threads(reactor, CONCURRENT_QUERIES + len(config.systems), "users")
     users = compose.users(config, user_threads, reactor)
     authenticators: dict[str, Authenticator] = {
         name: compose.authenticator(config, system, users.by_system[name], reactor)

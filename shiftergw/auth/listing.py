@@ -1,21 +1,13 @@
-"""A system's users as a command lists them, for sites whose gateway does not know them itself.
+"""The users of a system as a command lists them, for sites whose gateway does not know them itself.
 
-The command prints what `getent passwd` and `getent group` print on the system, one after the
-other, for example `["ssh", "login1", "getent passwd; getent group"]`. Lines have the fields of
-passwd(5) and of group(5); of these
-
-    NAME:…:UID:GID:…:…:…        is a user with his primary group,
-    NAME:…:GID:USER,USER,…      a group with its members,
-
-and the fields `…` are not read. Of two lines with one name or one id the first counts, as on the
-system. A listing with any other line, without users, or without its last end of line is refused as
-a whole: half a listing would take people's groups away.
+An example of a command is `["ssh", "login1", "getent passwd; getent group"]`. It runs every
+`REFRESH_SECONDS` if there are requests; all requests are answered from its last good listing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from twisted.application.service import Service
@@ -23,104 +15,58 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from shiftergw.auth.users import Account
+from shiftergw.auth.getent import Listing, parse, unusable
 from shiftergw.errors import GatewayError, Unavailable, printable
-from shiftergw.names import HIGHEST_ID
+from shiftergw.model import UserAccount
 from shiftergw.plumbing.process import Command, run_command
+from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 
 REFRESH_SECONDS = 300.0
-"""How old a listing gets before the command runs again."""
+"""Seconds after which the command runs again."""
 
-LARGEST_AGE = 3600.0
-"""Seconds for which a listing is believed: who has left a group must not keep its images."""
+MAX_AGE = 3600.0
+"""Seconds for which a listing is used: a user who has left a group must lose its images."""
 
 RETRY_SECONDS = 15.0
-"""After how long the command is tried again while there is no listing to answer from."""
+"""Seconds after which the command runs again while there is no listing to answer from."""
 
 COMMAND_LIMIT = 60.0
 """Seconds that the command may run."""
 
 WAIT_LIMIT = 10.0
-"""Seconds that a request waits for a listing where there is none to answer from."""
+"""Seconds that a request waits for a listing if there is none to answer from."""
 
-LARGEST = 64 << 20
-"""Bytes of the largest listing: some 500,000 users."""
-
-_USER_FIELDS = 7
-_GROUP_FIELDS = 4
-_LONGEST_NAME = 256
+MAX_BYTES = 64 << 20
+"""Bytes of the longest listing: some 500,000 users."""
 
 
-@dataclass(slots=True)
-class Listing:
-    """Users and groups by name and by number."""
+class ListingState(Enum):
+    """What the command that lists users is doing."""
 
-    users: dict[int, tuple[str, int]] = field(default_factory=dict)
-    uids: dict[str, int] = field(default_factory=dict)
-    groups: dict[int, str] = field(default_factory=dict)
-    members: dict[str, set[int]] = field(default_factory=dict)
-
-    def groups_of(self, user: str, gid: int) -> frozenset[int]:
-        """Return the gids of a user by name; of one who is not listed, `gid` alone."""
-        uid = self.uids.get(user)
-        if uid is None:
-            return frozenset({gid})
-        return frozenset({gid, self.users[uid][1], *self.members.get(user, ())})
+    STOPPED = auto()  # the service is not running, nor is the command
+    RUNNING = auto()  # the command runs
+    WAITING = auto()  # the command has ended, and runs again for a request after some time
+    STOPPING = auto()  # the service is being stopped, and the command has been cancelled
 
 
-def parse(output: bytes) -> Listing:
-    """Return what a command has printed; raise `Unavailable` with the number of a bad line."""
-    listing = Listing()
-    *lines, rest = output.decode("utf-8", "replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not _understood(line.split(":"), listing):
-            # Not repeated: on some systems a line holds the hash of a password.
-            raise _unusable(f"its line {number} is neither of passwd(5) nor of group(5)")
-    if rest:
-        raise _unusable("its last line is not ended: it may have been cut off")
-    if not listing.users:
-        raise _unusable("it has no users")
-    return listing
+S = ListingState
 
-
-def _unusable(detail: str) -> Unavailable:
-    return Unavailable("The listing of the system's users is of no use.", detail=detail)
-
-
-def _understood(fields: Sequence[str], listing: Listing) -> bool:
-    """Take a line over; say whether it is one."""
-    name = fields[0]
-    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        return False
-    if len(fields) == _USER_FIELDS:
-        uid, gid = _id(fields[2]), _id(fields[3])
-        if uid is None or gid is None:
-            return False
-        if name not in listing.uids:
-            listing.uids[name] = uid
-            listing.users.setdefault(uid, (name, gid))
-        return True
-    gid = _id(fields[2]) if len(fields) == _GROUP_FIELDS else None
-    if gid is None:
-        return False
-    listing.groups.setdefault(gid, name)
-    for member in filter(None, fields[3].split(",")):
-        listing.members.setdefault(member, set()).add(gid)
-    return True
-
-
-def _id(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):  # noqa: PLR2004 - 2**32
-        return None
-    return int(text) if int(text) <= HIGHEST_ID else None
+STEPS: dict[ListingState, frozenset[ListingState]] = {
+    S.STOPPED: frozenset({S.RUNNING}),
+    S.RUNNING: frozenset({S.WAITING, S.STOPPING}),
+    S.WAITING: frozenset({S.RUNNING, S.STOPPED}),
+    S.STOPPING: frozenset({S.STOPPED}),
+}
+"""From each state, the states a single step may lead to."""
 
 
 class ListedUsers(Service):
-    """`Users` of the last good listing; one run of the command serves all requests.
+    """A `UserDirectory` that answers from the last good listing of a command.
 
-    With a listing that is too old nobody is known: `Unavailable`.
+    One run of the command serves all requests. `STEPS` says how the state changes. A listing that
+    is older than `MAX_AGE` is not used: methods raise `Unavailable`.
     """
 
     _log = Logger()
@@ -135,74 +81,55 @@ class ListedUsers(Service):
     ) -> None:
         """Run `argv`, without a shell, for the users of `system`."""
         self.setName(f"users of {system}")
+        self.state = S.STOPPED
         self._system = system
-        self._command = Command(argv, env, total=COMMAND_LIMIT, output_limit=LARGEST + 1)
+        self._command = Command(argv, env, total=COMMAND_LIMIT, output_limit=MAX_BYTES + 1)
         self._threads = threads
         self._reactor = reactor
         self._listing: Listing | None = None
-        self._listed = 0.0
+        self._listed_at = 0.0
+        """When the command of the last good listing was started."""
         self._problem = ""
-        self._refreshing: Deferred[None] | None = None
-        self._waiting: list[Deferred[None]] = []
-        self._next = 0.0
+        self._run: Deferred[None]
+        """The run of the command, which can be cancelled; set in the state RUNNING."""
+        self._run_end: SharedResult[None] = SharedResult()
+        self._next_run = 0.0
+
+    def _step(self, state: ListingState) -> None:
+        assert state in STEPS[self.state], f"{self.state} -> {state}"
+        self.state = state
 
     def startService(self) -> None:
-        """Begin with the first listing; the start does not wait for it."""
+        """Start the first run; the start of the service does not wait for its end."""
         super().startService()
-        self._refresh_if_old()
+        self._start_run()
 
     def stopService(self) -> Deferred[None] | None:
-        """Fire when the command has ended, if it runs."""
+        """Stop the command; return a Deferred that fires when it has ended."""
         super().stopService()
-        if self._refreshing is None:
+        if self.state is S.WAITING:
+            self._step(S.STOPPED)
+        if self.state is not S.RUNNING:
             return None
-        ended: Deferred[None] = Deferred()
-        self._waiting.append(ended)
-        self._refreshing.cancel()
-        return ended
+        self._step(S.STOPPING)
+        end = Deferred.fromCoroutine(self._run_end.wait())
+        self._run.cancel()
+        return end
 
-    async def read(self) -> Listing:
-        """Return a new listing and keep it; raise what is wrong with the command or its output."""
-        begun = self._reactor.seconds()
-        finished = await run_command(self._command, self._reactor, self._reactor)
-        if len(finished.stdout) > LARGEST:
-            raise _unusable(f"it is larger than {LARGEST} bytes")
-        self._listing = await self._threads.run(parse, finished.stdout)
-        self._listed = begun
-        return self._listing
+    def _start_run(self) -> None:
+        self._step(S.RUNNING)
+        self._run_end = SharedResult()
+        self._run = Deferred.fromCoroutine(self._refresh())
+        self._run.addBoth(self._end_run)
 
-    async def current(self) -> Listing:
-        """Return the last good listing, and see that there is a newer one before long.
-
-        Raises `Unavailable` if there is none, or none that is younger than `LARGEST_AGE`.
-        """
-        self._refresh_if_old()
-        if self._believed() is None and self._refreshing is not None:
-            next_one: Deferred[None] = Deferred()
-            self._waiting.append(next_one)
-            await within(WAIT_LIMIT, self._reactor, next_one, self._away)
-        listing = self._believed()
-        if listing is None:
-            raise self._away()
-        return listing
-
-    def _believed(self) -> Listing | None:
-        """Return the last good listing unless it is too old."""
-        young = self._reactor.seconds() - self._listed < LARGEST_AGE
-        return self._listing if young else None
-
-    def _away(self) -> Unavailable:
-        what = f"The gateway cannot look the users of {self._system} up."
-        detail = self._problem or "groupsCommand: it has not ended yet."
-        if self._listing is not None:
-            age = (self._reactor.seconds() - self._listed) / 60
-            detail = f"The last good listing is {age:.0f} min old, which is too old. {detail}"
-        return Unavailable(what, detail=detail)
-
-    def _refresh_if_old(self) -> None:
-        if self._refreshing is None and self.running and self._reactor.seconds() >= self._next:
-            self._refreshing = Deferred.fromCoroutine(self._refresh())
-            self._refreshing.addBoth(self._ended)
+    def _end_run(self, result: Failure | None) -> None:
+        self._step(S.STOPPED if self.state is S.STOPPING else S.WAITING)
+        # A failed run is repeated soon only if there is no listing to answer from.
+        pause = RETRY_SECONDS if self._usable_listing() is None else REFRESH_SECONDS
+        self._next_run = self._reactor.seconds() + pause
+        if isinstance(result, Failure) and result.check(CancelledError) is None:
+            self._log.failure("listing the users of {system}", result, system=self._system)
+        self._run_end.set_result(None)
 
     async def _refresh(self) -> None:
         try:
@@ -216,30 +143,58 @@ class ListedUsers(Service):
                 problem=self._problem,
             )
 
-    def _ended(self, result: Failure | None) -> None:
-        self._refreshing = None
-        # What failed is tried again soon only where there is nothing to answer with.
-        pause = RETRY_SECONDS if self._believed() is None else REFRESH_SECONDS
-        self._next = self._reactor.seconds() + pause
-        if isinstance(result, Failure) and result.check(CancelledError) is None:
-            self._log.failure("listing the users of {system}", result, system=self._system)
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.callback(None)
+    async def read(self) -> Listing:
+        """Run the command and use its listing from now on; raise `GatewayError`."""
+        start = self._reactor.seconds()
+        finished = await run_command(self._command, self._reactor, self._reactor)
+        if len(finished.stdout) > MAX_BYTES:
+            raise unusable(f"it is larger than {MAX_BYTES} bytes")
+        self._listing = await self._threads.run(parse, finished.stdout)
+        self._listed_at = start
+        return self._listing
 
-    async def account(self, uid: int, gid: int) -> Account:
-        """Return names and groups, as `Users` says."""
+    async def current(self) -> Listing:
+        """Return the last good listing, and start the next run if it is due.
+
+        Waits for the run if there is no listing to answer from. Raises `Unavailable` if there is
+        still none then, or none that is younger than `MAX_AGE`.
+        """
+        if self.state is S.WAITING and self._reactor.seconds() >= self._next_run:
+            self._start_run()
+        if self._usable_listing() is None and self.state is S.RUNNING:
+            await within(WAIT_LIMIT, self._reactor, self._run_end.wait(), self._unavailable)
+        listing = self._usable_listing()
+        if listing is None:
+            raise self._unavailable()
+        return listing
+
+    def _usable_listing(self) -> Listing | None:
+        """Return the last good listing unless it is too old."""
+        is_young = self._reactor.seconds() - self._listed_at < MAX_AGE
+        return self._listing if is_young else None
+
+    def _unavailable(self) -> Unavailable:
+        detail = self._problem or "groupsCommand: it has not ended yet."
+        if self._listing is not None:
+            age = (self._reactor.seconds() - self._listed_at) / 60
+            detail = f"The last good listing is {age:.0f} min old, which is too old. {detail}"
+        return Unavailable(
+            f"The gateway cannot look the users of {self._system} up.", detail=detail
+        )
+
+    async def account(self, uid: int, gid: int) -> UserAccount:
+        """Return names and groups of a user, as `UserDirectory` says."""
         listing = await self.current()
         group = listing.groups.get(gid, str(gid))
         if uid not in listing.users:
-            return Account(str(uid), group, frozenset({gid}))
+            return UserAccount(str(uid), group, frozenset({gid}))
         user = listing.users[uid][0]
-        return Account(user, group, listing.groups_of(user, gid))
+        return UserAccount(user, group, listing.groups_of(user, gid))
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:  # noqa: ARG002
-        """Return the gids of a user; of one who is not listed, his primary one."""
+        """Return the gids of a user; only `gid` for a user who is not listed."""
         return (await self.current()).groups_of(user, gid)
 
     async def uid_of(self, user: str) -> int | None:
-        """Return the uid of a user by name, as `Users` says."""
+        """Return the uid of a user, as `UserDirectory` says."""
         return (await self.current()).uids.get(user)

@@ -13,9 +13,9 @@ from shiftergw.auth.batched import BatchedCalls
 from shiftergw.auth.libmunge import LARGEST, TROUBLE, Decoded, Munge, Status, find_munge
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.payload import logins
-from shiftergw.auth.users import Users
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
 from shiftergw.model import Session
+from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ class MungeAuthenticator:
         self,
         system: str,
         socket: Path,
-        users: Users,
+        users: UserDirectory,
         admins: Collection[str | int],
         reactor: Any,
         munge: Munge | None = None,

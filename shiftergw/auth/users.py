@@ -1,4 +1,4 @@
-"""The users and groups of a system: the seam, and the gateway host's own database behind it."""
+"""The users and groups of the gateway's own host, as the C library reports them."""
 
 from __future__ import annotations
 
@@ -6,103 +6,77 @@ import grp
 import os
 import pwd
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from shiftergw.auth.remembered import Remembered
+from shiftergw.auth.cached_calls import CachedCalls
 from shiftergw.errors import Unavailable, printable
+from shiftergw.model import UserAccount
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
-from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from shiftergw.plumbing.threads import Threads
 
-CACHED_SECONDS = 60.0
-"""How long an answer is used; the database may be a slow directory service."""
+CACHE_SECONDS = 60.0
+"""Seconds for which a result is used; the database may be a slow directory service."""
 
-LARGEST_AGE = 3600.0
-"""Seconds for which an answer is used while the database hangs, though groups may have changed."""
+MAX_AGE = 3600.0
+"""Seconds for which a result is used while the database hangs, although groups may have changed."""
 
-ASKING_LIMIT = 10.0
-"""Seconds that an answer may take."""
+QUERY_LIMIT = 10.0
+"""Seconds that a query may take."""
 
-PLACES = 4
-"""Questions that the database is asked at the same time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What a uid and a gid are called, and all gids that the user is in, this one included.
-
-    An id that the directory does not know is called by its digits, so that no two are alike.
-    """
-
-    user: str
-    group: str
-    groups: frozenset[int]
-
-
-class Users(UserDirectory, Protocol):
-    """A `UserDirectory` that knows names, too. Raises `Unavailable` when it cannot be asked."""
-
-    async def account(self, uid: int, gid: int) -> Account:
-        """Return what there is to know of the user with these ids."""
-        ...
-
-    async def uid_of(self, user: str) -> int | None:
-        """Return the uid of a user by name; None if there is none."""
-        ...
+CONCURRENT_QUERIES = 4
 
 
 class HostUsers:
-    """The host's own users, as the C library knows them; asked off the reactor's thread."""
+    """A `UserDirectory` of the host's own users, which queries the C library in threads."""
 
     def __init__(self, threads: Threads, clock: IReactorTime) -> None:
-        """Ask in `threads`."""
-        asking = BoundedThreadCalls(threads, PLACES, ASKING_LIMIT, clock, _late)
-        ages = (CACHED_SECONDS, clock, LARGEST_AGE)
-        self._accounts: Remembered[tuple[int, int], Account] = Remembered(
-            lambda ids: asking.run(_account, *ids), *ages
+        """Query in `threads`."""
+        calls = BoundedThreadCalls(threads, CONCURRENT_QUERIES, QUERY_LIMIT, clock, _late)
+        ages = (CACHE_SECONDS, clock, MAX_AGE)
+        self._accounts: CachedCalls[tuple[int, int], UserAccount] = CachedCalls(
+            lambda ids: calls.run(_account, *ids), *ages
         )
-        self._groups: Remembered[tuple[str, int], frozenset[int]] = Remembered(
-            lambda user: asking.run(_groups, *user), *ages
+        self._groups: CachedCalls[tuple[str, int], frozenset[int]] = CachedCalls(
+            lambda user: calls.run(_groups, *user), *ages
         )
-        self._uids: Remembered[str, int | None] = Remembered(
-            lambda user: asking.run(_uid_of, user), *ages
+        self._uids: CachedCalls[str, int | None] = CachedCalls(
+            lambda user: calls.run(_uid_of, user), *ages
         )
 
-    async def account(self, uid: int, gid: int) -> Account:
-        """Return names and groups, as `Users` says."""
+    async def account(self, uid: int, gid: int) -> UserAccount:
+        """Return names and groups of a user, as `UserDirectory` says."""
         return await self._accounts.get((uid, gid))
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:  # noqa: ARG002
-        """Return the gids of a user; of one whom the host does not know, his primary one."""
+        """Return the gids of a user; only `gid` for a user whom the host does not know."""
         return await self._groups.get((user, gid))
 
     async def uid_of(self, user: str) -> int | None:
-        """Return the uid of a user by name, as `Users` says."""
+        """Return the uid of a user, as `UserDirectory` says."""
         return await self._uids.get(user)
 
 
 def _late() -> Unavailable:
     return Unavailable(
         "The gateway cannot look its users up.",
-        detail=f"the host's database of users did not answer within {ASKING_LIMIT:g} s",
+        detail=f"the host's database of users did not answer within {QUERY_LIMIT:g} s",
     )
 
 
-def _account(uid: int, gid: int) -> Account:
+def _account(uid: int, gid: int) -> UserAccount:
     group = str(gid)
     with suppress(KeyError):
         group = printable(grp.getgrgid(gid).gr_name)
     try:
         user = pwd.getpwuid(uid)
     except KeyError:
-        return Account(str(uid), group, frozenset({gid}))
+        return UserAccount(str(uid), group, frozenset({gid}))
     groups = _groups(user.pw_name, gid) | {user.pw_gid}
-    return Account(printable(user.pw_name), group, groups)
+    return UserAccount(printable(user.pw_name), group, groups)
 
 
 def _groups(user: str, gid: int) -> frozenset[int]:

@@ -24,6 +24,7 @@ from shiftergw.model.requests import (
     QueueLimits,
     RegistryLogin,
     Session,
+    UserAccount,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Ready",
     "RegistryLogin",
     "Session",
+    "UserAccount",
     "WaitLimits",
     "WorkerMachine",
     "document_of",

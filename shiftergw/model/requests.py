@@ -29,6 +29,18 @@ class RegistryLogin:
 
 
 @dataclass(frozen=True, slots=True)
+class UserAccount:
+    """The names of a uid and a gid, and all gids of the user, this gid included.
+
+    The name of an id that the directory does not have is its digits, so no two names are the same.
+    """
+
+    user: str
+    group: str
+    groups: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A user of a system, with registry logins by name of the location."""
 

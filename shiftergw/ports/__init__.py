@@ -22,6 +22,7 @@ from shiftergw.ports.images import (
 from shiftergw.ports.people import (
     CREDENTIAL_SECONDS,
     Authenticator,
+    GroupDirectory,
     ReplayUnchecked,
     UsedCredentials,
     UserDirectory,
@@ -36,6 +37,7 @@ __all__ = [
     "BlobSink",
     "BreakerStore",
     "Download",
+    "GroupDirectory",
     "ImageBuilder",
     "ImageDirectory",
     "ImageSource",

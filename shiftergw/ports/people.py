@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from shiftergw.errors import Unavailable
 
 if TYPE_CHECKING:
-    from shiftergw.model import (
-        Session,
-    )
+    from shiftergw.model import Session, UserAccount
 
 CREDENTIAL_SECONDS = 7800.0
 """Seconds for which a used credential is remembered: until no munge daemon would accept it.
@@ -59,9 +57,21 @@ class UsedCredentials(Protocol):
         ...
 
 
-class UserDirectory(Protocol):
-    """The users and groups of a system."""
+class GroupDirectory(Protocol):
+    """The groups of a system's users."""
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
         """Return the gids of all groups of a user, including the primary group `gid`."""
+        ...
+
+
+class UserDirectory(GroupDirectory, Protocol):
+    """The users and groups of a system. Methods raise `Unavailable` if it cannot be queried."""
+
+    async def account(self, uid: int, gid: int) -> UserAccount:
+        """Return the names and groups of the user with these ids."""
+        ...
+
+    async def uid_of(self, user: str) -> int | None:
+        """Return the uid of a user by name; None if there is no such user."""
         ...

@@ -1,112 +1,40 @@
-"""A system's users as a command lists them."""
+"""The users of a system as a command lists them."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from shiftergw.auth import listing as listing_module
-from shiftergw.auth.listing import ListedUsers, parse
-from shiftergw.auth.users import Account, Users
+from shiftergw.auth.listing import STEPS, ListedUsers, ListingState
 from shiftergw.errors import Unavailable
+from shiftergw.model import UserAccount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
+from shiftergw.ports import UserDirectory
+from tests.auth.listings import SYSTEM
 from tests.patience import patient
 
 reactor: Any = global_reactor
-
-SYSTEM = b"""root:x:0:0:root:/root:/bin/bash
-alice:x:2001:2100:Alice, of the lab:/home/alice:/bin/bash
-DOM\\bob b (3):*:2002:2100::/home/bob:
-root:x:0:0::/root:
-alice:x:9999:9999::/:
-toor:x:0:7::/root:
-root:x:0:
-users:x:2100:
-lab:x:2300:alice,toor,nobody-knows
-lab2:x:2301:DOM\\bob b (3),alice
-lab2:x:2301:
-"""
-
-
-def test_what_getent_prints() -> None:
-    """Users and groups by number and by name; of two lines the first counts."""
-    listing = parse(SYSTEM)
-    assert listing.users == {
-        0: ("root", 0),
-        2001: ("alice", 2100),
-        2002: ("DOM\\bob b (3)", 2100),
-    }
-    assert listing.uids == {"root": 0, "alice": 2001, "DOM\\bob b (3)": 2002, "toor": 0}
-    assert listing.groups == {0: "root", 2100: "users", 2300: "lab", 2301: "lab2"}
-    assert listing.groups_of("alice", 2100) == {2100, 2300, 2301}
-    assert listing.groups_of("alice", 5) == {5, 2100, 2300, 2301}
-    assert listing.groups_of("stranger", 5) == {5}
-
-
-def test_this_machine() -> None:
-    """The listing of this machine's own databases is read, and knows root."""
-    passwd, group = Path("/etc/passwd").read_bytes(), Path("/etc/group").read_bytes()
-    assert parse(passwd + group).users[0] == ("root", 0)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b"",
-        b"users:x:2100:\n",
-        SYSTEM[:-1],
-        SYSTEM + b"\n",
-        SYSTEM + b"# comment\n",
-        SYSTEM + b":x:1:1:::\n",
-        SYSTEM + b"a:s3cret:-1:1:::\n",
-        SYSTEM + b"a:s3cret:4294967295:1:::\n",
-        SYSTEM + b"a:s3cret:1:4294967295:::\n",
-        SYSTEM + b"a:s3cret::1:::\n",
-        SYSTEM + b"a:s3cret:" + "٣".encode() + b":1:::\n",
-        SYSTEM + b"a:s3cret:1:1::\n",
-        SYSTEM + b"a:s3cret:one:b\n",
-        SYSTEM + b"a\0:s3cret:1:1:::\n",
-        SYSTEM + b"a\r:s3cret:1:1:::\n",
-        SYSTEM + b"a" * 300 + b":s3cret:1:1:::\n",
-        SYSTEM + b"ssh: connect to host login1: No route\n",
-    ],
-    ids=lambda bad: repr(bad[-30:]),
-)
-def test_no_listing(bad: bytes) -> None:
-    """Anything else is refused as a whole, with the number of the line and not its content."""
-    with pytest.raises(Unavailable) as caught:
-        parse(bad)
-    assert caught.value.detail
-    assert "s3cret" not in caught.value.detail
-
-
-@given(st.binary())
-def test_anything(output: bytes) -> None:
-    """Whatever a command prints is understood or refused."""
-    with suppress(Unavailable):
-        assert parse(output).users
 
 
 class Command:
     """A command that prints a file, counts its runs, and fails when the file is not there."""
 
     def __init__(self, root: Path, before: str = "") -> None:
-        """Print what `answer` is given; `before` is shell text that runs before that."""
+        """Print the content that `answer` sets; `before` is shell text that runs before that."""
         self._file = root / "listing"
         self._runs = root / "runs"
         self._script = root / "command"
@@ -116,11 +44,11 @@ class Command:
 
     @property
     def runs(self) -> int:
-        """Return how often it has run."""
+        """Return how often the command has run."""
         return len(self._runs.read_text()) if self._runs.exists() else 0
 
     def answer(self, content: bytes | None) -> None:
-        """Print this from now on."""
+        """Print this content from now on; without any, fail."""
         if content is None:
             self._file.unlink()
         else:
@@ -135,8 +63,8 @@ class SetClock(Clock):
 
 
 @asynccontextmanager
-async def listed(argv: list[str], clock: Any = reactor) -> AsyncIterator[ListedUsers]:
-    """Run the users of a system by a command."""
+async def listing_by(argv: list[str], clock: Any = reactor) -> AsyncIterator[ListedUsers]:
+    """Run the directory of a system whose users a command lists."""
     pool = Threads(reactor, 2, "test")
     users = ListedUsers("perlmutter", argv, dict(os.environ), pool, clock)
     pool.startService()
@@ -149,7 +77,7 @@ async def listed(argv: list[str], clock: Any = reactor) -> AsyncIterator[ListedU
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return once a condition holds."""
+    """Wait until a condition is true."""
     for _ in range(500):
         if condition():
             return
@@ -159,26 +87,26 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_users_of_the_system(tmp_path: Path) -> None:
-    """All questions are answered from one run, also those that come before it has ended."""
+    """All requests are answered from one run, also those that come before it has ended."""
     command = Command(tmp_path)
     command.answer(SYSTEM)
-    async with listed(command.argv) as users:
-        seam: Users = users
-        accounts = await gather_or_cancel(seam.account(2001, 2100) for _ in range(50))
-        assert accounts == [Account("alice", "users", frozenset({2100, 2300, 2301}))] * 50
-        assert await seam.account(77, 78) == Account("77", "78", frozenset({78}))
-        assert await seam.groups("alice", 2001, 2100) == {2100, 2300, 2301}
-        assert (await seam.uid_of("alice"), await seam.uid_of("carol")) == (2001, None)
+    async with listing_by(command.argv) as users:
+        directory: UserDirectory = users
+        accounts = await gather_or_cancel(directory.account(2001, 2100) for _ in range(50))
+        assert accounts == [UserAccount("alice", "users", frozenset({2100, 2300, 2301}))] * 50
+        assert await directory.account(77, 78) == UserAccount("77", "78", frozenset({78}))
+        assert await directory.groups("alice", 2001, 2100) == {2100, 2300, 2301}
+        assert (await directory.uid_of("alice"), await directory.uid_of("carol")) == (2001, None)
         assert command.runs == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_newer_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing that is old is used until the next one is there."""
+async def test_a_listing_is_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old listing is used until the next run has ended."""
     monkeypatch.setattr(listing_module, "REFRESH_SECONDS", 0.05)
     command = Command(tmp_path)
     command.answer(SYSTEM)
-    async with listed(command.argv) as users:
+    async with listing_by(command.argv) as users:
         assert await users.uid_of("carol") is None
         command.answer(SYSTEM + b"carol:x:2003:2100:::\n")
         while await users.uid_of("carol") is None:
@@ -188,14 +116,14 @@ async def test_a_newer_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("broken", [None, b"", b"ssh: no route\n"])
 @pytest_twisted.ensureDeferred
-async def test_the_command_breaks(
+async def test_the_command_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bytes | None
 ) -> None:
-    """The last good listing goes on being used, and the log is told."""
+    """The last good listing is used on, and the failure is logged."""
     monkeypatch.setattr(listing_module, "REFRESH_SECONDS", 0.05)
     command = Command(tmp_path)
     command.answer(SYSTEM)
-    async with listed(command.argv) as users:
+    async with listing_by(command.argv) as users:
         assert await users.uid_of("alice") == 2001
         command.answer(broken)
         with capturedLogs() as events:
@@ -207,22 +135,22 @@ async def test_the_command_breaks(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_listing_gets_too_old(tmp_path: Path) -> None:
-    """After an hour of failures nobody is known any more: who has left a group stays out."""
+async def test_a_listing_that_is_too_old(tmp_path: Path) -> None:
+    """After an hour of failures the listing is not used: a user may have left a group."""
     clock, command = SetClock(), Command(tmp_path)
     command.answer(SYSTEM)
-    async with listed(command.argv, clock) as users:
+    async with listing_by(command.argv, clock) as users:
         assert await users.uid_of("alice") == 2001
         command.answer(None)
         clock.advance(3590)
         assert await users.uid_of("alice") == 2001
-        await until(lambda: command.runs == 2 and users._refreshing is None)
+        await until(lambda: command.runs == 2 and users.state is ListingState.WAITING)
         clock.advance(20)
         with pytest.raises(Unavailable) as caught:
             await users.groups("alice", 2001, 2100)
         assert "The last good listing is 60 min old, which is too old." in caught.value.detail
         assert "exited with code 1" in caught.value.detail
-        # Now it is tried again soon, and one good run is enough.
+        # From now on the command runs again soon, and one good run is enough.
         clock.advance(listing_module.REFRESH_SECONDS)
         with pytest.raises(Unavailable):
             await users.groups("alice", 2001, 2100)
@@ -232,11 +160,11 @@ async def test_a_listing_gets_too_old(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_has_asked_for_long(tmp_path: Path) -> None:
-    """The first request after a quiet night waits for a new listing and is not refused."""
+async def test_the_first_request_after_a_quiet_night(tmp_path: Path) -> None:
+    """It waits for a new listing and is not refused."""
     clock, command = SetClock(), Command(tmp_path)
     command.answer(SYSTEM)
-    async with listed(command.argv, clock) as users:
+    async with listing_by(command.argv, clock) as users:
         assert await users.uid_of("carol") is None
         command.answer(SYSTEM + b"carol:x:2003:2100:::\n")
         clock.advance(12 * 3600)
@@ -245,11 +173,11 @@ async def test_nobody_has_asked_for_long(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_listing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any listing nobody is known: 503, few runs, and well as soon as there is one."""
+async def test_before_the_first_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are refused with 503, the command runs seldom, and its first success is enough."""
     monkeypatch.setattr(listing_module, "RETRY_SECONDS", 0.3)
     command = Command(tmp_path)
-    async with listed(command.argv) as users:
+    async with listing_by(command.argv) as users:
         for _ in range(20):
             with pytest.raises(Unavailable) as caught:
                 await users.account(2001, 2100)
@@ -262,11 +190,11 @@ async def test_no_listing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests do not wait for ever, and the stop ends the command."""
+    """Requests wait for a limited time, and the stop of the service ends the command."""
     monkeypatch.setattr(listing_module, "WAIT_LIMIT", 0.2)
     command = Command(tmp_path, before="exec sleep 1000")
     start = reactor.seconds()
-    async with listed(command.argv) as users:
+    async with listing_by(command.argv) as users:
         with pytest.raises(Unavailable):
             await users.uid_of("alice")
         await until(lambda: command.runs == 1)
@@ -274,11 +202,45 @@ async def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest_twisted.ensureDeferred
-async def test_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing without end is refused; nothing of it is used."""
-    monkeypatch.setattr(listing_module, "LARGEST", 1000)
+async def test_a_listing_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing that is too long is refused; nothing of it is used."""
+    monkeypatch.setattr(listing_module, "MAX_BYTES", 1000)
     many = "".join(f"u{n}:x:{n}:1:::\\n" for n in range(1, 200))
-    async with listed([sys.executable, "-c", f'print("{many}", end="")']) as users:
+    async with listing_by([sys.executable, "-c", f'print("{many}", end="")']) as users:
         with pytest.raises(Unavailable) as caught:
             await users.uid_of("u1")
     assert "larger than" in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_states_of_the_command(tmp_path: Path) -> None:
+    """The command runs, waits for the next request, and is stopped with the service."""
+    command = Command(tmp_path, before=f'[ ! -e "{tmp_path}/slow" ] || exec sleep 1000')
+    command.answer(SYSTEM)
+    clock = SetClock()
+    states: list[ListingState] = []
+    async with listing_by(command.argv, clock) as users:
+        states.append(users.state)
+        await users.uid_of("alice")
+        await until(lambda: users.state is not ListingState.RUNNING)
+        states.append(users.state)
+        (tmp_path / "slow").touch()
+        clock.advance(listing_module.REFRESH_SECONDS)
+        assert await users.uid_of("alice") == 2001
+        states.append(users.state)
+        end = users.stopService()
+        states.append(users.state)
+        await maybeDeferred(lambda: end)
+        states.append(users.state)
+    assert [state.name for state in states] == [
+        "RUNNING", "WAITING", "RUNNING", "STOPPING", "STOPPED",
+    ]  # fmt: skip
+
+
+def test_the_table_of_states() -> None:
+    """Every state can be reached and left; a step outside the table raises an error."""
+    states = set(ListingState)
+    assert set(STEPS) == states == set().union(*STEPS.values())
+    users = ListedUsers("perlmutter", ["true"], {}, Threads(reactor, 1, "test"), Clock())
+    with pytest.raises(AssertionError, match="STOPPED -> "):
+        users._step(ListingState.STOPPING)

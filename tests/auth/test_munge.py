@@ -23,9 +23,9 @@ from shiftergw.auth import munge as munge_module
 from shiftergw.auth.batched import MOST_TOGETHER
 from shiftergw.auth.libmunge import LARGEST, Decoded, Library, Munge, Programs
 from shiftergw.auth.munge import MungeAuthenticator
-from shiftergw.auth.users import Account, HostUsers
+from shiftergw.auth.users import HostUsers
 from shiftergw.errors import BadRequest, GatewayError, NotAuthenticated, Unavailable
-from shiftergw.model import RegistryLogin, Session
+from shiftergw.model import RegistryLogin, Session, UserAccount
 from shiftergw.plumbing.gather import gather_or_cancel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -43,9 +43,9 @@ UNKNOWN = 54321, 54322
 class SystemUsers:
     """A system whose `root` is not ours, and whose `operator` has our uid."""
 
-    async def account(self, uid: int, gid: int) -> Account:
+    async def account(self, uid: int, gid: int) -> UserAccount:
         """Call everybody by his digits."""
-        return Account(str(uid), str(gid), frozenset({gid}))
+        return UserAccount(str(uid), str(gid), frozenset({gid}))
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
         """Know of no others."""

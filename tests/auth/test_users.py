@@ -1,4 +1,4 @@
-"""Users and groups from the host's database."""
+"""Users and groups of the host, and the cache of their queries."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.auth.remembered import Remembered
-from shiftergw.auth.users import (
-    ASKING_LIMIT,
-    CACHED_SECONDS,
-    LARGEST_AGE,
-    Account,
-    HostUsers,
-    Users,
-)
+from shiftergw.auth.cached_calls import CachedCalls
+from shiftergw.auth.users import CACHE_SECONDS, MAX_AGE, QUERY_LIMIT, HostUsers
 from shiftergw.errors import Unavailable
+from shiftergw.model import UserAccount
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
 from tests.patience import patient
@@ -33,19 +27,19 @@ reactor: Any = global_reactor
 
 
 class CountingThreads(Threads):
-    """Threads that count what they are asked to do."""
+    """Threads that count their calls."""
 
-    asked = 0
+    calls = 0
 
     def begin(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Count, and run."""
-        self.asked += 1
+        self.calls += 1
         return super().begin(function, *args, **kwargs)
 
 
 @pytest.fixture
 def threads() -> Iterator[CountingThreads]:
-    """Give a pool of threads that runs while the test does."""
+    """Return a pool of threads that runs during the test."""
     pool = CountingThreads(reactor, 2, "test")
     pool.startService()
     yield pool
@@ -54,7 +48,7 @@ def threads() -> Iterator[CountingThreads]:
 
 @pytest_twisted.ensureDeferred
 async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
-    """The groups are those of the database, and the primary one in any case."""
+    """The groups are those of the database, and always the primary group."""
     me = pwd.getpwuid(os.getuid())
     groups: UserDirectory = HostUsers(threads, Clock())
     expected = {g.gr_gid for g in grp.getgrall() if me.pw_name in g.gr_mem} | {me.pw_gid}
@@ -63,44 +57,44 @@ async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_user_whom_the_host_does_not_know(threads: CountingThreads) -> None:
-    """Such a user has his primary group."""
+async def test_a_user_whom_the_host_does_not_know(threads: CountingThreads) -> None:
+    """Such a user has only the primary group."""
     groups = HostUsers(threads, Clock())
     assert await groups.groups("no-such-user", 54321, 54322) == frozenset({54322})
 
 
 @pytest_twisted.ensureDeferred
-async def test_answers_are_kept_for_a_while(threads: CountingThreads) -> None:
-    """A second question within a minute asks nobody; a later one does."""
+async def test_results_are_cached(threads: CountingThreads) -> None:
+    """Within a minute the database is queried once for the same user."""
     clock = Clock()
     groups = HostUsers(threads, clock)
     for _ in range(3):
         await groups.groups("no-such-user", 1, 54322)
-    assert threads.asked == 1
+    assert threads.calls == 1
     await groups.groups("no-such-user", 1, 54323)
-    assert threads.asked == 2
-    clock.advance(CACHED_SECONDS)
+    assert threads.calls == 2
+    clock.advance(CACHE_SECONDS)
     await groups.groups("no-such-user", 1, 54322)
-    assert threads.asked == 3
+    assert threads.calls == 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_accounts(threads: CountingThreads) -> None:
-    """Ids have the host's names; those that it does not know are called by their digits."""
-    users: Users = HostUsers(threads, Clock())
+async def test_accounts_of_this_host(threads: CountingThreads) -> None:
+    """Ids have the host's names; an unknown id has its digits as a name."""
+    users: UserDirectory = HostUsers(threads, Clock())
     me = pwd.getpwuid(os.getuid())
     account = await users.account(me.pw_uid, me.pw_gid)
     assert (account.user, account.group) == (me.pw_name, grp.getgrgid(me.pw_gid).gr_name)
     assert account.groups == await users.groups(me.pw_name, me.pw_uid, me.pw_gid)
     assert (await users.account(me.pw_uid, 54321)).groups >= {me.pw_gid, 54321}
-    assert await users.account(54321, 54322) == Account("54321", "54322", frozenset({54322}))
+    assert await users.account(54321, 54322) == UserAccount("54321", "54322", frozenset({54322}))
     assert (await users.account(54323, 54322)).user != (await users.account(54321, 54322)).user
 
 
 @pytest_twisted.ensureDeferred
-async def test_uids(threads: CountingThreads) -> None:
-    """A user's name means one uid, or nobody's."""
-    users: Users = HostUsers(threads, Clock())
+async def test_uids_by_name(threads: CountingThreads) -> None:
+    """The name of a user has one uid; an unknown name has none."""
+    users: UserDirectory = HostUsers(threads, Clock())
     me = pwd.getpwuid(os.getuid())
     assert await users.uid_of(me.pw_name) == me.pw_uid
     for unknown in ("no-such-user", "", "ro\0ot", str(me.pw_uid)):
@@ -108,57 +102,57 @@ async def test_uids(threads: CountingThreads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_question_for_all(threads: CountingThreads) -> None:
-    """Those who ask the same at the same time share the answer, whoever of them goes away."""
+async def test_concurrent_callers_share_a_query(threads: CountingThreads) -> None:
+    """Callers of the same query share its result, even if the first of them is cancelled."""
     users = HostUsers(threads, Clock())
-    asking = [Deferred.fromCoroutine(users.account(54321, 54322)) for _ in range(20)]
-    asking[0].cancel()
+    queries = [Deferred.fromCoroutine(users.account(54321, 54322)) for _ in range(20)]
+    queries[0].cancel()
     with pytest.raises(CancelledError):
-        await asking[0]
-    accounts = [await one for one in asking[1:]]
-    assert accounts == [Account("54321", "54322", frozenset({54322}))] * 19
-    assert threads.asked == 1
+        await queries[0]
+    accounts = [await query for query in queries[1:]]
+    assert accounts == [UserAccount("54321", "54322", frozenset({54322}))] * 19
+    assert threads.calls == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_errors_are_not_kept() -> None:
-    """Who waits hears of an error; who comes later asks anew."""
+async def test_exceptions_are_not_cached() -> None:
+    """All waiting callers get the exception; the next caller queries again."""
     answers: list[Deferred[int]] = [Deferred(), Deferred()]
-    asked = iter(answers)
+    calls = iter(answers)
 
-    async def ask(question: str) -> int:
-        return await next(asked)
+    async def query(_: str) -> int:
+        return await next(calls)
 
-    remembered = Remembered(ask, 60, Clock())
-    first = [Deferred.fromCoroutine(remembered.get("question")) for _ in range(3)]
+    cache = CachedCalls(query, 60, Clock())
+    callers = [Deferred.fromCoroutine(cache.get("key")) for _ in range(3)]
     answers[0].errback(ValueError())
-    for one in first:
-        with pytest.raises(ValueError):  # noqa: PT011 - it is the one above
-            await one
-    later = Deferred.fromCoroutine(remembered.get("question"))
+    for caller in callers:
+        with pytest.raises(ValueError):  # noqa: PT011 - it is the exception above
+            await caller
+    next_caller = Deferred.fromCoroutine(cache.get("key"))
     answers[1].callback(7)
-    assert (await later, await remembered.get("question")) == (7, 7)
+    assert (await next_caller, await cache.get("key")) == (7, 7)
 
 
 @pytest_twisted.ensureDeferred
-async def test_old_answers_while_the_database_hangs(
+async def test_old_results_are_used_while_the_database_hangs(
     threads: CountingThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Users are known for an hour by what the database said last; new ones are not."""
+    """For an hour the last results are used; users without one are unavailable."""
     clock, release = Clock(), Event()
-    users: Users = HostUsers(threads, clock)
+    users: UserDirectory = HostUsers(threads, clock)
     accounts = [await users.account(54321 + number, 54321) for number in range(9)]
     monkeypatch.setattr(pwd, "getpwuid", lambda _: release.wait(patient(60)))
-    clock.advance(CACHED_SECONDS)
+    clock.advance(CACHE_SECONDS)
     waiting = [Deferred.fromCoroutine(users.account(54321 + number, 54321)) for number in range(9)]
     stranger = Deferred.fromCoroutine(users.account(54321, 54322))
     try:
-        clock.advance(ASKING_LIMIT)
+        clock.advance(QUERY_LIMIT)
         assert [await account for account in waiting] == accounts
         assert await users.account(54322, 54321) == accounts[1]
         with pytest.raises(Unavailable):
             await stranger
-        clock.advance(LARGEST_AGE)
+        clock.advance(MAX_AGE)
         with pytest.raises(Unavailable):
             await users.account(54321, 54321)
     finally:
@@ -166,15 +160,15 @@ async def test_old_answers_while_the_database_hangs(
 
 
 @pytest_twisted.ensureDeferred
-async def test_old_answers_are_forgotten() -> None:
-    """What nobody asks for any more takes no memory."""
+async def test_old_results_are_dropped() -> None:
+    """Results that are no longer queried take no memory."""
     clock = Clock()
 
-    async def ask(question: int) -> int:
-        return question
+    async def query(key: int) -> int:
+        return key
 
-    remembered = Remembered(ask, 60, clock)
-    for question in range(1000):
-        await remembered.get(question)
+    cache = CachedCalls(query, 60, clock)
+    for key in range(1000):
+        await cache.get(key)
         clock.advance(1)
-    assert len(remembered._known) <= 121
+    assert len(cache._results) <= 121

@@ -13,11 +13,11 @@ from shiftergw.auth import munge_client
 from shiftergw.auth.libmunge import Status
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.munge_socket import trouble_of
-from shiftergw.auth.users import Users
 from shiftergw.config import Config, System
 from shiftergw.errors import GatewayError, Unavailable, printable
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
+from shiftergw.ports import UserDirectory
 
 MUNGE_LIMIT = 10.0
 """Seconds for a munge daemon to make and read a credential."""
@@ -86,7 +86,7 @@ async def _listing(name: str, users: ListedUsers) -> Finding:
     return Finding(name, Level.OK, f"{len(listing.users)} users, {len(listing.groups)} groups")
 
 
-async def _admins(system: System, users: Users) -> Finding:
+async def _admins(system: System, users: UserDirectory) -> Finding:
     """Say which admins are nobody; a name is one that the system knows."""
     name = f"admins of {system.name}"
     names = [one for one in system.admins if isinstance(one, str)]
