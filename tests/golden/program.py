@@ -48,7 +48,7 @@ from shiftergw.web.api import MethodNotAllowed, make_site
 from tests.configurations import loaded
 from tests.job.workbench import running_bench
 from tests.web.fakes import FakeGateway, Wire, in_no_thread, site_of
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -83,8 +83,8 @@ def gateway_site(
     It offers no work to workers. One worker machine has a job. `changes` are of the configuration.
     """
     config = loaded(changes).config
-    queue = Queue(0)
-    queue.crew = [
+    queue = FakeQueue(0)
+    queue.worker_machines = [
         WorkerMachine("node1", "0.1.0", ("mycluster",), 2, (), leaving=False, heard=clock.seconds())
     ]
     seal = Seal.from_file(key_file)

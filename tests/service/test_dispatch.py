@@ -22,7 +22,7 @@ from shiftergw.model import (
 from shiftergw.service.dispatch import STOP_SECONDS, Dispatch
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 from tests.work.waiting import until
 
 LIMIT = 60.0
@@ -77,50 +77,50 @@ async def test_waiting_work_is_offered(store: SqliteStore, clock: Clock) -> None
     first = await claimed(store, clock, 3, uid=1)
     clock.advance(1)
     second = await claimed(store, clock, 1, uid=2)
-    queue = Queue(3)
+    queue = FakeQueue(3)
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
-    assert queue.offered == [first[0], second[0], first[1]]
+    assert queue.offered_keys == [first[0], second[0], first[1]]
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_offer_is_made_once(store: SqliteStore, clock: Clock) -> None:
     """A record is not offered again while its worker may still begin it; the next one is."""
     keys = await claimed(store, clock, 3)
-    queue = Queue(1)
+    queue = FakeQueue(1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     for _ in range(2):
         await one_round(dispatch)
-    queue.free = 1
+    queue.free_slots = 1
     await one_round(dispatch)
-    assert queue.offered == list(keys[:2])
+    assert queue.offered_keys == list(keys[:2])
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lost_offer_is_made_again(store: SqliteStore, clock: Clock) -> None:
     """A record that nobody has begun for the limit is offered again."""
     keys = await claimed(store, clock, 1)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     clock.advance(LIMIT - 1)
     await one_round(dispatch)
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
     clock.advance(1)
     await one_round(dispatch)
-    assert queue.offered == [keys[0], keys[0]]
+    assert queue.offered_keys == [keys[0], keys[0]]
 
 
 @pytest_twisted.ensureDeferred
 async def test_begun_work_is_forgotten(store: SqliteStore, clock: Clock) -> None:
     """What has begun is remembered no longer, and what lives is not offered."""
     keys = await claimed(store, clock, 1)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
     await begin(store, keys[0], clock)
     await one_round(dispatch)
     assert dispatch._offers == {}
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
@@ -129,14 +129,14 @@ async def test_stale_work_is_taken_up_again(store: SqliteStore, clock: Clock) ->
     keys = await claimed(store, clock, 2)
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert queue.cancelled == [keys[0]]
-    assert queue.offered == list(keys)
+    assert queue.cancelled_keys == [keys[0]]
+    assert queue.offered_keys == list(keys)
     await one_round(dispatch)
-    assert queue.cancelled == [keys[0]]
-    assert queue.offered == list(keys)
+    assert queue.cancelled_keys == [keys[0]]
+    assert queue.offered_keys == list(keys)
     assert (await begin(store, keys[0], clock)).attempt == 2
 
 
@@ -146,9 +146,9 @@ async def test_no_more_than_the_slots(store: SqliteStore, clock: Clock) -> None:
     keys = await claimed(store, clock, 2)
     await begin(store, keys[1], clock)
     clock.advance(LIMIT + 1)
-    queue = Queue(1)
+    queue = FakeQueue(1)
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
-    assert queue.offered == [keys[1]]
+    assert queue.offered_keys == [keys[1]]
 
 
 @pytest_twisted.ensureDeferred
@@ -157,26 +157,26 @@ async def test_a_hanging_worker_makes_room(store: SqliteStore, clock: Clock) -> 
     keys = await claimed(store, clock, 1)
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
-    queue = Queue(0)
+    queue = FakeQueue(0)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert (queue.cancelled, queue.offered) == (list(keys), [])
-    queue.free = 1
+    assert (queue.cancelled_keys, queue.offered_keys) == (list(keys), [])
+    queue.free_slots = 1
     await one_round(dispatch)
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_refused_offer(store: SqliteStore, clock: Clock) -> None:
     """What no worker took is offered in the next round."""
     keys = await claimed(store, clock, 2)
-    queue = Queue(5)
-    queue.refuses = True
+    queue = FakeQueue(5)
+    queue.refuses_offers = True
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    queue.refuses = False
+    queue.refuses_offers = False
     await one_round(dispatch)
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
@@ -184,29 +184,29 @@ async def test_a_store_that_is_away(store: SqliteStore, clock: Clock, tmp_path: 
     """While the store is away rounds fail and go on; when it is back work is offered."""
     keys = await claimed(store, clock, 1)
     await store.stopService()
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert queue.offered == []
+    assert queue.offered_keys == []
     again = SqliteStore(reactor, tmp_path / "images.sqlite")
     await again.startService()
     dispatch._store = again
     await one_round(dispatch)
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
     await again.stopService()
 
 
 @pytest_twisted.ensureDeferred
 async def test_wake(store: SqliteStore, clock: Clock) -> None:
     """New work is offered when somebody wakes the dispatch, without waiting for the interval."""
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
     await until(clock.getDelayedCalls)
     keys = await claimed(store, clock, 1)
     dispatch.wake()
-    await until(lambda: queue.offered)
-    assert queue.offered == list(keys)
+    await until(lambda: queue.offered_keys)
+    assert queue.offered_keys == list(keys)
     await dispatch.stopService()
 
 
@@ -214,15 +214,15 @@ async def test_wake(store: SqliteStore, clock: Clock) -> None:
 async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     """With `running_per_user` a user's next pull is offered once one of his has ended."""
     first, second, third = await claimed(store, clock, 3)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_user=2)
     dispatch.startService()
     await until(clock.getDelayedCalls)
-    assert queue.offered == [first, second]
+    assert queue.offered_keys == [first, second]
     await begin(store, first, clock)
     await store.finish(first, 1, Ready("a" * 64), clock.seconds())
     dispatch.wake()
-    await until(lambda: third in queue.offered)
+    await until(lambda: third in queue.offered_keys)
     await dispatch.stopService()
 
 
@@ -240,17 +240,17 @@ async def test_no_system_has_all_slots(store: SqliteStore, clock: Clock) -> None
     keys = await claimed(store, clock, 2, 1, "down")
     clock.advance(1)
     (late,) = await claimed(store, clock, 1, 1, "up")
-    queue = Queue(2)
-    queue.crew = crew_of((2, SYSTEMS))
+    queue = FakeQueue(2)
+    queue.worker_machines = crew_of((2, SYSTEMS))
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert queue.offered == [keys[0], late]
-    for key in queue.offered:
+    assert queue.offered_keys == [keys[0], late]
+    for key in queue.offered_keys:
         await begin(store, key, clock)
     await store.finish(late, 1, Ready("a" * 64), clock.seconds())
-    queue.free = 1
+    queue.free_slots = 1
     await one_round(dispatch)
-    assert queue.offered[2:] == [keys[1]]
+    assert queue.offered_keys[2:] == [keys[1]]
 
 
 @pytest_twisted.ensureDeferred
@@ -261,10 +261,10 @@ async def test_systems_with_machines_of_their_own_have_no_share(
     keys = await claimed(store, clock, 3, 1, "down")
     clock.advance(1)
     await claimed(store, clock, 3, 1, "up")
-    queue = Queue(3)
-    queue.crew = crew_of((3, ("down",)), (9, ("up",)))
+    queue = FakeQueue(3)
+    queue.worker_machines = crew_of((3, ("down",)), (9, ("up",)))
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
-    assert queue.offered == list(keys)
+    assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
@@ -275,15 +275,15 @@ async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, cl
         await begin(store, key, clock)
     (waiting,) = await claimed(store, clock, 1, 2)
     clock.advance(LIMIT + 1)
-    queue = Queue(5)
-    queue.deaf = True
+    queue = FakeQueue(5)
+    queue.is_deaf = True
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
-    await until(lambda: len(queue.cancelled) == 3)
-    await until(lambda: queue.offered)
-    assert queue.offered == [waiting]
+    await until(lambda: len(queue.cancelled_keys) == 3)
+    await until(lambda: queue.offered_keys)
+    assert queue.offered_keys == [waiting]
     clock.advance(STOP_SECONDS)
-    await until(lambda: len(queue.offered) == 4)
+    await until(lambda: len(queue.offered_keys) == 4)
     await dispatch.stopService()
 
 
@@ -295,15 +295,15 @@ async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
     hung, waiting = await claimed(store, clock, 2)
     await begin(store, hung, clock)
     clock.advance(LIMIT + 1)
-    queue = Queue(5)
-    queue.deaf = True
+    queue = FakeQueue(5)
+    queue.is_deaf = True
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
-    await until(lambda: queue.offered)
-    assert (queue.cancelled, queue.offered) == ([hung], [waiting])
+    await until(lambda: queue.offered_keys)
+    assert (queue.cancelled_keys, queue.offered_keys) == ([hung], [waiting])
     clock.advance(STOP_SECONDS)
-    await until(lambda: len(queue.offered) == 2)
-    assert queue.offered == [waiting, hung]
+    await until(lambda: len(queue.offered_keys) == 2)
+    assert queue.offered_keys == [waiting, hung]
     await dispatch.stopService()
 
 
@@ -313,14 +313,14 @@ async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock
     stuck = await claimed(store, clock, 5, 1, "down")
     clock.advance(1)
     (free,) = await claimed(store, clock, 1, 2, "up")
-    queue = Queue(2)
-    queue.without = {"down", "alpha"}
+    queue = FakeQueue(2)
+    queue.closed_systems = {"down", "alpha"}
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    assert queue.offered == [free]
-    queue.without = {"up"}
+    assert queue.offered_keys == [free]
+    queue.closed_systems = {"up"}
     await one_round(dispatch)
-    assert queue.offered == [free, stuck[0]]
+    assert queue.offered_keys == [free, stuck[0]]
 
 
 @pytest_twisted.ensureDeferred
@@ -330,10 +330,10 @@ async def test_stale_work_without_workers_holds_up_nobody(store: SqliteStore, cl
     await begin(store, left, clock)
     clock.advance(LIMIT + 1)
     (free,) = await claimed(store, clock, 1, 2, "up")
-    queue = Queue(2)
-    queue.without = {"down"}
+    queue = FakeQueue(2)
+    queue.closed_systems = {"down"}
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
-    assert queue.offered == [free]
+    assert queue.offered_keys == [free]
 
 
 @pytest_twisted.ensureDeferred
@@ -342,9 +342,9 @@ async def test_work_that_was_requeued_stops_no_worker(store: SqliteStore, clock:
     (key,) = await claimed(store, clock, 1)
     await begin(store, key, clock)
     await store.requeue(key, 1, "", died=True)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
-    assert (queue.cancelled, queue.offered) == ([], [key])
+    assert (queue.cancelled_keys, queue.offered_keys) == ([], [key])
 
 
 @pytest_twisted.ensureDeferred
@@ -353,7 +353,7 @@ async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock)
     (key,) = await claimed(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(LIMIT + 1)
-    await one_round(Dispatch(store, Queue(0), clock, LIMIT, SYSTEMS))
+    await one_round(Dispatch(store, FakeQueue(0), clock, LIMIT, SYSTEMS))
     record = await store.get(key)
     assert record is not None
     assert (record.status, record.deaths) == (State.PENDING, 1)
@@ -369,28 +369,28 @@ async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limi
     (key,) = await claimed(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(limit + 1)
-    queue = Queue(5)
-    queue.deaf = True
+    queue = FakeQueue(5)
+    queue.is_deaf = True
     dispatch = Dispatch(store, queue, clock, limit, SYSTEMS)
     dispatch.startService()
-    await until(lambda: queue.cancelled)
+    await until(lambda: queue.cancelled_keys)
     clock.advance(STOP_SECONDS)
-    await until(lambda: queue.offered)
+    await until(lambda: queue.offered_keys)
     for _ in range(3):
         clock.advance(limit + 1)
         jobs = (key,)
-        queue.crew = [WorkerMachine("a", "1", SYSTEMS, 5, jobs, False, clock.seconds())]
+        queue.worker_machines = [WorkerMachine("a", "1", SYSTEMS, 5, jobs, False, clock.seconds())]
         await until(clock.getDelayedCalls)
         dispatch.wake()
     await dispatch.stopService()
-    assert (queue.cancelled, queue.offered) == ([key], [key])
+    assert (queue.cancelled_keys, queue.offered_keys) == ([key], [key])
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) -> None:
     """It is made again without a wait, also if the end was told before the offer returned."""
     (key,) = await claimed(store, clock, 1)
-    queue = Queue(5)
+    queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     offer = queue.offer
 
@@ -402,14 +402,14 @@ async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) ->
     queue.offer = ending  # type: ignore[method-assign]
     await one_round(dispatch)
     await one_round(dispatch)
-    assert queue.offered == [key, key]
+    assert queue.offered_keys == [key, key]
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) -> None:
     """While another one's pull waits; when nothing else waits it may have them all."""
-    queue = Queue(2)
-    queue.crew = crew_of((2, SYSTEMS))
+    queue = FakeQueue(2)
+    queue.worker_machines = crew_of((2, SYSTEMS))
     for n in range(3):
         reference = ImageReference.parse(f"slow:{n}")
         wish = PullRequest("alpha", "docker", reference, n, location="slow.example")
@@ -418,14 +418,14 @@ async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) 
     await store.claim(other, clock.seconds() + 1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
-    offered = [await store.get(key) for key in queue.offered]
+    offered = [await store.get(key) for key in queue.offered_keys]
     assert [record.location for record in offered if record] == ["slow.example", "up.example"]
-    up = queue.offered[1]
+    up = queue.offered_keys[1]
     begun = await begin(store, up, clock)
     await store.finish(up, begun.attempt, Ready("a" * 64), clock.seconds())
-    queue.free = 1
+    queue.free_slots = 1
     await one_round(dispatch)
-    last = await store.get(queue.offered[2])
+    last = await store.get(queue.offered_keys[2])
     assert last is not None
     assert last.location == "slow.example"
 
@@ -433,7 +433,7 @@ async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) 
 @pytest_twisted.ensureDeferred
 async def test_postponed_work_is_offered_at_its_time(store: SqliteStore, clock: Clock) -> None:
     """Not before, though slots are free; then once, whoever had it before."""
-    queue = Queue(2)
+    queue = FakeQueue(2)
     (key,) = await claimed(store, clock, 1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     await one_round(dispatch)
@@ -441,9 +441,9 @@ async def test_postponed_work_is_offered_at_its_time(store: SqliteStore, clock: 
     await store.postpone(key, record.attempt, clock.seconds() + 300, "ghcr.io", clock.seconds())
     clock.advance(299)
     await one_round(dispatch)
-    assert queue.offered == [key]
+    assert queue.offered_keys == [key]
     clock.advance(1)
     await one_round(dispatch)
-    assert queue.offered == [key, key]
+    assert queue.offered_keys == [key, key]
     again = await begin(store, key, clock)
     assert (again.attempt, again.deaths) == (2, 0)

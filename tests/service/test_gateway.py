@@ -39,7 +39,7 @@ from shiftergw.service.gateway import READY_SECONDS, Gateway
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.configurations import loaded
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 
 ID = "a" * 64
 ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
@@ -59,7 +59,7 @@ class Bench:
         self.clock.advance(START)
         self.store = store
         self.seal = Seal(b"k" * 32)
-        self.queue = Queue(0)
+        self.queue = FakeQueue(0)
         self.woken = 0
         config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
         self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
@@ -540,7 +540,7 @@ async def test_workers(bench: Bench) -> None:
     await bench.pull(ALICE)
     (record,) = await bench.store.waiting(START, 5)
     mine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
-    bench.queue.crew = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
+    bench.queue.worker_machines = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
     assert await bench.gateway.workers(ADMIN) == [(mine, ["app:1", "(of another system)"])]
     with pytest.raises(NotAllowed):
         await bench.gateway.workers(ALICE)
@@ -550,10 +550,10 @@ async def test_workers(bench: Bench) -> None:
 async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
     """Pulls wait for them, or are refused if the site wants so; who waits already is answered."""
     waits = Bench(store)
-    waits.queue.away = QueueTrouble("No broker.", "it is away", 0.0)
+    waits.queue.current_trouble = QueueTrouble("No broker.", "it is away", 0.0)
     assert (await waits.pull(ALICE)).status is State.INIT
     refuses = Bench(store, **BROKER, BrokerAway="refuse")
-    refuses.queue.away = waits.queue.away
+    refuses.queue.current_trouble = waits.queue.current_trouble
     (entry,) = await queued(waits, ALICE)
     assert entry.status_message == "No broker."
     assert (await waits.pull(ALICE)).status_message == "No broker."
@@ -562,7 +562,7 @@ async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
         await refuses.pull(ALICE, "other:1")
     assert caught.value.http_status == 503
     assert "broker" not in str(caught.value)
-    refuses.queue.away = None
+    refuses.queue.current_trouble = None
     assert (await refuses.pull(ALICE, "other:1")).status is State.INIT
 
 
@@ -571,9 +571,11 @@ async def test_ready(store: SqliteStore) -> None:
     """The gateway can do its work unless no worker of its own can start; machines may be away."""
     own, machines = Bench(store), Bench(store, **BROKER)
     await own.gateway.ready()
-    own.queue.away = QueueTrouble("They are slow.", "", START, grave=False)
+    own.queue.current_trouble = QueueTrouble("They are slow.", "", START, grave=False)
     await own.gateway.ready()
-    own.queue.away = machines.queue.away = QueueTrouble("No worker can start.", "why", START)
+    own.queue.current_trouble = machines.queue.current_trouble = QueueTrouble(
+        "No worker can start.", "why", START
+    )
     await machines.gateway.ready()
     with pytest.raises(NoWorkers, match="No worker can start") as caught:
         await own.gateway.ready()
@@ -586,13 +588,13 @@ async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
     bench = Bench(store)
     await bench.pull(ALICE)
     (record,) = await store.waiting(START, 1)
-    bench.queue.away = QueueTrouble("No worker can start.", "secret detail", START)
+    bench.queue.current_trouble = QueueTrouble("No worker can start.", "secret detail", START)
     assert (await bench.pull(ALICE)).status_message == "No worker can start."
     await store.begin(record.key, "node:1", START, 60)
     assert (await bench.pull(ALICE)).status_message == "PULLING"
     await store.requeue(record.key, 1, "It was killed.", died=True)
     assert (await bench.pull(ALICE)).status_message == "It was killed. No worker can start."
-    bench.queue.away = None
+    bench.queue.current_trouble = None
     assert (await bench.pull(ALICE)).status_message == "It was killed."
 
 

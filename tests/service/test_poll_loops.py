@@ -32,7 +32,7 @@ from tests.job.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 from tests.matrices import examples
 from tests.store.places import sqlite_place
 from tests.store.pulls import OF_THE_ORIGINAL
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 
 ALICE = Session(SYSTEM, "alice", 2001, "users", 2100, frozenset({2100}))
 BOB = Session(SYSTEM, "bob", 2002, "users", 2100, frozenset({2100}))
@@ -56,7 +56,7 @@ class Loops:
             lambda: bench.seal,
             lambda: None,
             reactor,
-            Queue(0),
+            FakeQueue(0),
         )
 
     async def poll(

@@ -33,7 +33,7 @@ from shiftergw.service.recovery import (
 )
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 from tests.work.waiting import until
 
 LIMIT = 60.0
@@ -66,7 +66,7 @@ class Bench:
     """A recovery with a store, a dispatch, and a queue with slots in memory."""
 
     def __init__(self, store: AwayOnce) -> None:
-        self.store, self.queue, self.clock = store, Queue(9), Clock()
+        self.store, self.queue, self.clock = store, FakeQueue(9), Clock()
         self.clock.advance(1_000_000)
         self.dispatch = Dispatch(store, self.queue, self.clock, LIMIT, ["alpha"])
         self.recovery = Recovery(store, self.dispatch, self.clock)
@@ -98,7 +98,7 @@ class Bench:
         """Run a round of the dispatch, and return the keys that were offered so far."""
         self.dispatch.startService()
         await self.dispatch.stopService()
-        return self.queue.offered
+        return self.queue.offered_keys
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_a_death_is_known_at_once(bench: Bench) -> None:
     assert (record.status, record.runner, record.deaths) == (State.PENDING, None, 1)
     assert record.status_message == "The worker was killed by signal 9; another one takes over."
     assert await bench.round() == [key, key]
-    assert bench.queue.cancelled == []
+    assert bench.queue.cancelled_keys == []
     assert await bench.begin(key, "node:8") == 2
 
 
@@ -260,7 +260,7 @@ async def test_a_stop_waits_for_the_store_but_not_for_ever(bench: Bench) -> None
 @pytest_twisted.ensureDeferred
 async def test_no_worker_can_start(bench: Bench) -> None:
     """Once that has lasted for the limit, what waits fails, and says so; removals wait on."""
-    bench.queue.free = 0
+    bench.queue.free_slots = 0
     waiting, requeued = await bench.claim("u:1"), await bench.claim("u:2", sealed="secret")
     await bench.store.requeue(requeued, await bench.begin(requeued), "", died=False)
     gone = await bench.claim("u:3")
@@ -279,13 +279,17 @@ async def test_no_worker_can_start(bench: Bench) -> None:
 
     before = [State.PENDING, State.PENDING, State.EXPIRING, State.PULLING]
     assert await states() == before
-    bench.queue.away = QueueTrouble("No worker can start.", "why", bench.clock.seconds())
+    bench.queue.current_trouble = QueueTrouble("No worker can start.", "why", bench.clock.seconds())
     bench.clock.advance(599)
     assert await states() == before
     bench.clock.advance(1)
-    bench.queue.away = QueueTrouble("They are slow.", "", bench.clock.seconds() - 900, grave=False)
+    bench.queue.current_trouble = QueueTrouble(
+        "They are slow.", "", bench.clock.seconds() - 900, grave=False
+    )
     assert await states() == before
-    bench.queue.away = QueueTrouble("No worker can start.", "why", bench.clock.seconds() - 600)
+    bench.queue.current_trouble = QueueTrouble(
+        "No worker can start.", "why", bench.clock.seconds() - 600
+    )
     # Another gateway has a worker that lives: it does the work, sooner or later.
     alive = bench.clock.seconds() - LIMIT + 1
     await bench.store.heartbeat(working, 1, Progress(), alive)
@@ -293,7 +297,9 @@ async def test_no_worker_can_start(bench: Bench) -> None:
     bench.clock.advance(2)
     assert await states() == before
     bench.clock.advance(HANDOVER_SECONDS)
-    bench.queue.away = QueueTrouble("No worker can start.", "why", bench.clock.seconds() - 600)
+    bench.queue.current_trouble = QueueTrouble(
+        "No worker can start.", "why", bench.clock.seconds() - 600
+    )
     assert await states() == [State.FAILURE, State.FAILURE, State.EXPIRING, State.PULLING]
     failed, own = await bench.store.get(waiting), await bench.store.get(requeued)
     assert failed is not None
@@ -320,7 +326,7 @@ class TestOtherGateway:
     def shortage(self, bench: Bench) -> WorkerShortage:
         """Return one that may fail pulls at once."""
         since = bench.clock.seconds() - 900
-        bench.queue.away = QueueTrouble("No worker can start.", "why", since)
+        bench.queue.current_trouble = QueueTrouble("No worker can start.", "why", since)
         return WorkerShortage(bench.store, bench.queue, bench.clock, 600, ["alpha"], LIMIT)
 
     @pytest_twisted.ensureDeferred

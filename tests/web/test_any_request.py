@@ -35,7 +35,7 @@ from shiftergw.web.api import ROUTES, Names, make_site
 from tests.configurations import loaded
 from tests.matrices import examples
 from tests.web.fakes import Reply, Wire, in_no_thread
-from tests.work.fakes import Queue
+from tests.work.fakes import FakeQueue
 
 START = 1_000_000.0
 ALICE, BOB, CAROL, ROOT, PROJECT = 2001, 2002, 2003, 0, 2300
@@ -92,7 +92,7 @@ class Place:
             }
         ).config
         seal = Seal(b"k" * 32)
-        gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock, Queue(0))
+        gateway = Gateway(config, store, lambda: seal, lambda: None, self.clock, FakeQueue(0))
         users = {name: MockAuthenticator(name, Groups(), ("root",)) for name in config.systems}
         self.site = make_site(gateway, users, self.clock, in_no_thread)
 

@@ -11,42 +11,42 @@ from shiftergw.model import WorkerMachine
 from shiftergw.ports import JobEnd, QueueTrouble
 
 
-class Queue:
+class FakeQueue:
     """A `JobQueue` whose slots the test sets; it records offers and cancellations."""
 
     def __init__(self, slots: int) -> None:
-        self.free = slots
-        self.offered: list[str] = []
-        self.cancelled: list[str] = []
-        self.refuses = False
-        self.deaf = False
-        self.without: set[str] = set()
-        self.crew: list[WorkerMachine] = []
-        self.away: QueueTrouble | None = None
+        self.free_slots = slots
+        self.offered_keys: list[str] = []
+        self.cancelled_keys: list[str] = []
+        self.refuses_offers = False
+        self.is_deaf = False
+        self.closed_systems: set[str] = set()
+        self.worker_machines: list[WorkerMachine] = []
+        self.current_trouble: QueueTrouble | None = None
         self.on_idle: Callable[[], object] = lambda: None
         self.on_end: Callable[[JobEnd], object] = lambda _: None
 
     def slots(self, system: str) -> int:
         """See `JobQueue`."""
-        return 0 if system in self.without else self.free
+        return 0 if system in self.closed_systems else self.free_slots
 
     async def offer(self, key: str, system: str) -> None:
         """See `JobQueue`."""
-        if self.refuses:
+        if self.refuses_offers:
             raise Unavailable("No worker is free.")
-        self.free -= 1
-        self.offered.append(key)
+        self.free_slots -= 1
+        self.offered_keys.append(key)
 
     async def cancel(self, key: str) -> None:
         """See `JobQueue`; a deaf worker never ends."""
-        self.cancelled.append(key)
-        if self.deaf:
+        self.cancelled_keys.append(key)
+        if self.is_deaf:
             await Deferred[None]()
 
     def machines(self) -> Sequence[WorkerMachine]:
         """See `JobQueue`."""
-        return self.crew
+        return self.worker_machines
 
     def trouble(self, system: str = "") -> QueueTrouble | None:
         """See `JobQueue`."""
-        return self.away
+        return self.current_trouble
