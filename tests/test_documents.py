@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from shiftergw import __version__
+from shiftergw.web.api import ROUTES
+from shiftergw.web.pages import PAGES
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "shiftergw"
@@ -74,6 +77,25 @@ def test_named_files_exist(path: Path) -> None:
     """Every file of the program, the tests or the samples that a document names exists."""
     names = {name.removeprefix("shiftergw/") for name in _FILE.findall(path.read_text())}
     assert [n for n in names if not (ROOT / n).exists() and not (PROGRAM / n).exists()] == []
+
+
+def test_every_route_is_described() -> None:
+    """The page about the HTTP interface has each route with its method, and no route besides."""
+    text = (ROOT / "docs" / "http-api.md").read_text()
+    rows = re.findall(r"^\| `/api/(\w+)/[^`]*` \| (\w+) \|", text, re.MULTILINE)
+    assert dict(rows) == {name: route.method for name, route in ROUTES.items()}
+    assert all(f"`{page}`" in text for page in PAGES)
+
+
+def test_every_refusal_is_described() -> None:
+    """Each status of the page about the HTTP interface has the recorded words."""
+    text = (ROOT / "docs" / "http-api.md").read_text()
+    recorded = json.loads((ROOT / "tests" / "golden" / "data" / "errors.json").read_text())
+    rows = re.findall(r"^\| (\d{3}) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) > 5
+    for status, words in rows:
+        codes = re.findall(r"`([a-z-]+)`", words)
+        assert {recorded[code]["status"] for code in codes} == {int(status)}
 
 
 def test_one_version() -> None:
