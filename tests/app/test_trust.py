@@ -104,7 +104,7 @@ async def test_files_of_the_user(
 @pytest_twisted.ensureDeferred
 async def test_what_is_wrong_from_the_start(tmp_path: Path) -> None:
     """A host that is none, and known hosts that cannot be read, are told before any connection."""
-    with pytest.raises(ConfigurationError, match="no name or address"):
+    with pytest.raises(ConfigurationError, match="not a name or address"):
         await found(system("one", "a b"))
     with pytest.raises(DeliveryFailed, match="cannot be read"):
         await found(system(port=free_port(), knownHosts=str(tmp_path)))

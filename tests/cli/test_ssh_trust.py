@@ -336,14 +336,14 @@ def test_a_file_that_cannot_be_changed(site: Site, sshd: Sshd) -> None:
     site.configure(knownHosts="/dev/null")
     terminal = site.terminal()
     try:
-        terminal.expect(b"/dev/null is no file")
+        terminal.expect(b"/dev/null is not a file")
         assert terminal.process.wait(LIMIT) == 2
         assert b"yes/no" not in terminal.shown
     finally:
         terminal.close()
     code, _, said = site.run("--fingerprint", fingerprint(sshd.host_key("ed25519")))
     assert code == 2
-    assert "/dev/null is no file" in said
+    assert "/dev/null is not a file" in said
 
 
 def test_known_hosts_that_cannot_be_read(site: Site) -> None:

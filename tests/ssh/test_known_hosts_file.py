@@ -124,7 +124,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     """A device, a pipe that nobody reads, or a directory, is left alone."""
     os.mkfifo(tmp_path / "pipe")
     for path in Path("/dev/null"), tmp_path / "pipe", tmp_path:
-        assert "is no file" in refused(path).what
+        assert "is not a file" in refused(path).what
     (tmp_path / "loop").symlink_to("loop")
     assert "cannot be changed" in refused(tmp_path / "loop").what
 
