@@ -1,1 +1,1 @@
-"""An SFTP client over any channel."""
+"""An SFTP client (version 3) over any channel."""

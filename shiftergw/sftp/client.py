@@ -1,4 +1,4 @@
-"""The files of a system by SFTP: what a session can be asked for."""
+"""Requests to an SFTP server: files, directories, file systems."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _READS = 64
 
 
 class Sftp(SftpSession):
-    """The files. Paths are bytes; methods raise `SftpRefused` and `DeliveryFailed`."""
+    """An SFTP client. Paths are bytes. Methods raise `SftpRefused` and `DeliveryFailed`."""
 
     async def open(self, path: bytes, flags: int, mode: int | None = 0o600) -> bytes:
-        """Open a file and return its handle; a new one gets `mode`, or what the server gives it."""
+        """Open a file and return its handle; `mode` is for new files, None leaves it open."""
         attributes = packets.NO_ATTRIBUTES if mode is None else packets.mode_only(mode)
         body = string(path) + flags.to_bytes(4, "big") + attributes
         return await self.handle(packets.OPEN, body)
@@ -32,18 +32,18 @@ class Sftp(SftpSession):
         await self.do(packets.CLOSE, string(handle))
 
     async def lstat(self, path: bytes) -> Attributes | None:
-        """Return the attributes of what has this name, links not followed; None: nothing has."""
+        """Return the attributes of a path without following links; None if it does not exist."""
         try:
-            kind, body = await self.ask(packets.LSTAT, string(path))
+            kind, body = await self.request(packets.LSTAT, string(path))
             return expect(packets.ATTRS, kind, body).attributes()
-        except SftpRefused as refused:
-            if refused.status == packets.NO_SUCH_FILE:
+        except SftpRefused as refusal:
+            if refusal.status == packets.NO_SUCH_FILE:
                 return None
             raise
 
     async def fstat(self, handle: bytes) -> Attributes:
         """Return the attributes of an open file."""
-        kind, body = await self.ask(packets.FSTAT, string(handle))
+        kind, body = await self.request(packets.FSTAT, string(handle))
         return expect(packets.ATTRS, kind, body).attributes()
 
     async def set_mode(self, handle: bytes, mode: int) -> None:
@@ -51,37 +51,37 @@ class Sftp(SftpSession):
         await self.do(packets.FSETSTAT, string(handle) + packets.mode_only(mode))
 
     async def set_mode_of(self, path: bytes, mode: int) -> None:
-        """Set the mode of the file that has this name."""
+        """Set the mode of the file at a path."""
         await self.do(packets.SETSTAT, string(path) + packets.mode_only(mode))
 
     async def sync(self, handle: bytes, patience: float) -> None:
-        """Have what was written brought to the disk, which may take so many seconds."""
+        """Sync a file to the disk, which may take `patience` seconds."""
         await self.extended(packets.FSYNC, string(handle), patience)
 
     async def remove(self, path: bytes) -> None:
-        """Remove a file; it need not exist."""
+        """Remove a file if it exists."""
         try:
             await self.do(packets.REMOVE, string(path))
-        except SftpRefused as refused:
-            if refused.status != packets.NO_SUCH_FILE:
+        except SftpRefused as refusal:
+            if refusal.status != packets.NO_SUCH_FILE:
                 raise
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Replace `new` by `old`, atomically if the server can.
+        """Replace `new` by `old`, atomically if the server supports that.
 
-        Otherwise `new` is removed first, but only after a rename was refused because `new` exists:
-        not if the server forbids renames, nor if `old` is gone.
+        Otherwise `new` is removed first, but only after a rename was refused because `new` exists,
+        not if the server forbids renames or `old` does not exist.
         """
         names = string(old) + string(new)
         if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
             await self._rename_plainly(old, new)
 
     async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
-        """Make a request; return False if the server lacks or forbids it."""
+        """Await a request; return False if the server lacks or forbids it."""
         try:
             await request
-        except SftpRefused as refused:
-            if refused.status in packets.NOT_OFFERED:
+        except SftpRefused as refusal:
+            if refusal.status in packets.NOT_OFFERED:
                 return False
             raise
         return True
@@ -90,8 +90,8 @@ class Sftp(SftpSession):
         names = string(old) + string(new)
         try:
             await self.do(packets.RENAME, names)
-        except SftpRefused as refused:
-            if refused.status in packets.NOT_OFFERED:
+        except SftpRefused as refusal:
+            if refusal.status in packets.NOT_OFFERED:
                 raise
             if await self.lstat(old) is None or await self.lstat(new) is None:
                 raise
@@ -99,63 +99,63 @@ class Sftp(SftpSession):
             await self.do(packets.RENAME, names)
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return the state of the file system of this path."""
+        """Return the state of the file system of a path."""
         if packets.STATVFS not in self.extensions:
             raise SftpRefused(packets.UNSUPPORTED, "no statvfs")
-        kind, body = await self.ask(packets.EXTENDED, string(packets.STATVFS) + string(path))
+        kind, body = await self.request(packets.EXTENDED, string(packets.STATVFS) + string(path))
         expect(packets.EXTENDED_REPLY, kind, body)
         values = [body.long() for _ in range(10)]
         _block, fragment, _all, _free, blocks, files, _free_files, free_files, _id, flags = values
-        # File systems that create inodes on demand report 0 inodes in all.
+        # File systems that create inodes on demand report a total of 0 inodes.
         return FileSystem(
             fragment * blocks, free_files if files else None, bool(flags & _READ_ONLY)
         )
 
     async def list(
-        self, path: bytes, wanted: Callable[[bytes], bool]
+        self, path: bytes, is_selected: Callable[[bytes], bool]
     ) -> list[tuple[bytes, Attributes]]:
-        """Return name and attributes of the entries of a directory whose name is `wanted`."""
+        """Return names and attributes of the directory entries whose names are selected."""
         handle = await self.handle(packets.OPENDIR, string(path))
-        found = []
+        entries = []
         try:
             while True:
-                kind, body = await self.ask(packets.READDIR, string(handle))
+                kind, body = await self.request(packets.READDIR, string(handle))
                 expect(packets.NAME, kind, body)
                 count = body.number()
-                if not count:  # instead of EOF, and as often as it is asked for
+                if not count:  # some servers send this instead of EOF, again and again
                     break
                 for _ in range(count):
                     name, _long, attributes = body.string(), body.string(), body.attributes()
-                    if wanted(name):
-                        found.append((name, attributes))
-        except SftpRefused as refused:
-            if refused.status != packets.EOF:
+                    if is_selected(name):
+                        entries.append((name, attributes))
+        except SftpRefused as refusal:
+            if refusal.status != packets.EOF:
                 raise
         await self.close_handle(handle)
-        return found
+        return entries
 
     async def read(self, handle: bytes, offset: int, length: int) -> bytes:
-        """Return `length` bytes of a file; fewer only at its end."""
+        """Read `length` bytes of a file; fewer only at its end."""
         pieces = []
         while length:
-            wanted = min(length, _READ)
-            place = offset.to_bytes(8, "big") + wanted.to_bytes(4, "big")
+            request_length = min(length, _READ)
+            place = offset.to_bytes(8, "big") + request_length.to_bytes(4, "big")
             try:
-                kind, body = await self.ask(packets.READ, string(handle) + place)
-            except SftpRefused as refused:
-                if refused.status == packets.EOF:
+                kind, body = await self.request(packets.READ, string(handle) + place)
+            except SftpRefused as refusal:
+                if refusal.status == packets.EOF:
                     break
                 raise
             piece = expect(packets.DATA, kind, body).string()
-            if not 0 < len(piece) <= wanted:
-                raise malformed(f"{len(piece)} bytes where {wanted} were asked for")
+            if not 0 < len(piece) <= request_length:
+                raise malformed(f"{len(piece)} bytes where {request_length} were asked for")
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)
         return b"".join(pieces)
 
     async def read_through(self, handle: bytes, size: int, take: Callable[[bytes], None]) -> None:
-        """Give the first `size` bytes of a file to `take` in order, reading ahead."""
+        """Pass the first `size` bytes of a file to `take` in order, reading ahead."""
         reads: deque[Deferred[bytes]] = deque()
         offset = 0
         try:

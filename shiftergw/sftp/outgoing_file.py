@@ -1,8 +1,8 @@
-"""The bytes of a file on their way to a system: handed out from the front, answered in any order.
+"""Distribute the pieces of a file to one or several sessions that write it.
 
-Whoever sends them asks for pieces, and several may. However slow one of them is, nobody gets far
-ahead of the first byte that is not answered: where a delivery broke, only that much behind the last
-byte there may be holes.
+Pieces are taken in order and acknowledged in any order. No session gets further than `REACH` bytes
+ahead of the first unacknowledged byte, however slow another session is. After an interruption, only
+the last `REACH` bytes of the remote file may have holes.
 """
 
 from __future__ import annotations
@@ -12,80 +12,80 @@ from collections.abc import AsyncIterator, Callable
 from twisted.internet.defer import Deferred, DeferredLock
 
 REACH = 16 << 20
-"""Bytes between the first that is not answered and the last that is sent, at most."""
+"""The limit on the bytes from the first unacknowledged byte to the last sent byte."""
 
-_REPORTED = 1 << 20
+_REPORT_BYTES = 1 << 20
 
 
 class OutgoingFile:
-    """A file's bytes; `piece` hands them out."""
+    """The content of a file; sessions take pieces of it."""
 
     def __init__(
         self, blocks: AsyncIterator[bytes], offset: int, report: Callable[[int], None]
     ) -> None:
-        """Give out these blocks, which must not change, from `offset` on.
+        """Distribute `blocks`, which must not change; the first block belongs at `offset`.
 
-        `report` is told how many bytes have been answered, as the answers come.
+        `report` is called with the number of acknowledged bytes, about once per MiB.
         """
         self._blocks = blocks
-        self._rest = memoryview(b"")  # of the block that is being given out
+        self._rest = memoryview(b"")  # of the current block
         self._next = offset
-        self._under_way: dict[int, int] = {}  # lengths by offset, in the order of the file
-        self._answered = 0
-        self._reported = 0
+        self._in_flight: dict[int, int] = {}  # lengths by offset, in file order
+        self._acknowledged = 0
+        self._last_report = 0
         self._report = report
         self._turn = DeferredLock()
         self._room: Deferred[None] | None = None
-        self._ended = False
+        self._is_ended = False
         self._error: BaseException | None = None
 
     async def piece(self, longest: int) -> tuple[int, memoryview] | None:
-        """Return where the next piece belongs and the piece, or None at the end of the file.
+        """Return the offset of the next piece and the piece; None at the end of the file.
 
-        Raises what reading raises, and what `stop` was told.
+        `longest` limits the piece in bytes. Raises the errors of reading and of `stop`.
         """
         piece = self._take(longest)
-        if piece is None and not self._ended:
+        if piece is None and not self._is_ended:
             async with self._turn:
-                while not self._ended and (piece := self._take(longest)) is None:
-                    await self._more()
+                while not self._is_ended and (piece := self._take(longest)) is None:
+                    await self._wait_for_piece()
         if self._error is not None:
             raise self._error
         return piece
 
     def _take(self, longest: int) -> tuple[int, memoryview] | None:
         offset, piece = self._next, self._rest[:longest]
-        first = next(iter(self._under_way), offset)
+        first = next(iter(self._in_flight), offset)
         end = offset + len(piece)
         if not piece or end - first > REACH:
             return None
         self._rest = self._rest[longest:]
         self._next = end
-        self._under_way[offset] = len(piece)
+        self._in_flight[offset] = len(piece)
         return offset, piece
 
-    async def _more(self) -> None:
-        """Wait for the next block, or else for an answer."""
+    async def _wait_for_piece(self) -> None:
+        """Read the next block, or wait for an acknowledgment if pieces are left."""
         if self._rest:
             self._room = Deferred()
             await self._room
             return
         block = await anext(self._blocks, b"")
         self._rest = memoryview(block)
-        self._ended = self._ended or not block
+        self._is_ended = self._is_ended or not block
 
-    def answered(self, offset: int) -> None:
-        """Take the word that the piece from this offset has arrived."""
-        self._answered += self._under_way.pop(offset)
-        if not self._under_way or self._answered - self._reported >= _REPORTED:
-            self._reported = self._answered
-            self._report(self._answered)
+    def acknowledge(self, offset: int) -> None:
+        """Note that the server has acknowledged the piece at this offset."""
+        self._acknowledged += self._in_flight.pop(offset)
+        if not self._in_flight or self._acknowledged - self._last_report >= _REPORT_BYTES:
+            self._last_report = self._acknowledged
+            self._report(self._acknowledged)
         self._wake()
 
     def stop(self, error: BaseException) -> None:
-        """Hand out nothing more: whoever asks gets the first such error. Report nothing more."""
+        """End the distribution and the reports; `piece` raises the first error from now on."""
         self._error = self._error or error
-        self._ended = True
+        self._is_ended = True
         self._report = lambda _: None
         self._wake()
 
@@ -96,31 +96,31 @@ class OutgoingFile:
 
 
 class InFlightWrites:
-    """What one of those who send has under way: how many bytes, and how it goes."""
+    """The unacknowledged writes of one session to a file, and their first error."""
 
     def __init__(self, outgoing: OutgoingFile) -> None:
-        """Begin with nothing."""
-        self.under_way = 0
+        """Start without writes."""
+        self.byte_count = 0
         self.error: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.until = 0
         self._outgoing = outgoing
 
-    def settle(self, offset: int, length: int, refused: Exception | None) -> None:
-        """Take the answer to a piece."""
-        self.under_way -= length
-        if refused is None:
-            self._outgoing.answered(offset)
+    def settle(self, offset: int, length: int, error: Exception | None) -> None:
+        """Handle the reply to a write; `error` is the refusal, if any."""
+        self.byte_count -= length
+        if error is None:
+            self._outgoing.acknowledge(offset)
         else:
-            self.fail(refused)
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Fail, also while waiting for a piece; the others that send the file fail with it."""
+        """Fail this session's writes and those of all other sessions that write the file."""
         self.error = self.error or error
         self._outgoing.stop(error)
 
     def wake(self) -> None:
-        """Go on where the sender waits for its own answers."""
+        """Wake the writer that waits for replies."""
         waiting, self.waiting = self.waiting, None
         if waiting is not None and not waiting.called:
             waiting.callback(None)

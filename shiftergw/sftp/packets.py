@@ -25,7 +25,7 @@ NAMES = {
     SETSTAT: "SETSTAT", FSETSTAT: "FSETSTAT", OPENDIR: "OPENDIR", READDIR: "READDIR",
     REMOVE: "REMOVE", RENAME: "RENAME",
 }  # fmt: skip
-"""What the protocol calls its requests."""
+"""The names of the requests in the protocol."""
 
 FOR_READING, FOR_WRITING, CREATE, EXCLUSIVE = 0x01, 0x02, 0x08, 0x20
 
@@ -34,7 +34,7 @@ UNSUPPORTED = 8
 WRITE_PROTECTED, NO_SPACE, QUOTA_EXCEEDED = 12, 14, 15  # of later versions; some servers send them
 
 NOT_OFFERED = frozenset({PERMISSION_DENIED, UNSUPPORTED})
-"""Statuses with which servers refuse a request that they lack or that is forbidden."""
+"""The statuses of servers that lack a request or forbid it."""
 
 POSIX_RENAME = b"posix-rename@openssh.com"
 FSYNC = b"fsync@openssh.com"
@@ -42,7 +42,7 @@ STATVFS = b"statvfs@openssh.com"
 LIMITS = b"limits@openssh.com"
 
 LONGEST_PACKET = 256 * 1024 + 1024
-"""Bytes of the longest packet that a server may send; OpenSSH sends no more than 256 KiB."""
+"""The limit on the bytes of a packet of the server; OpenSSH sends at most 256 KiB."""
 
 _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_MORE = 1, 2, 4, 8, 0x80000000
 NO_ATTRIBUTES = bytes(4)
@@ -52,32 +52,33 @@ _write_place = struct.Struct(">QL")
 
 
 def malformed(why: str) -> DeliveryFailed:
-    """Return the error for an answer that is none."""
+    """Return the error for an invalid reply."""
     return DeliveryFailed("The system's SFTP server does not keep the protocol.", detail=why)
 
 
 class SftpRefused(Exception):
-    """The server refused a request; `status` is the reason, as far as the protocol has one.
+    """The server refused a request.
 
-    `request` is the name of the request, such as `OPEN`, or empty.
+    `status` is the status code of the reply, `request` the name of the request, such as `OPEN`, or
+    empty.
     """
 
     def __init__(self, status: int, text: str) -> None:
-        """Keep the number and the server's text, printable."""
+        """Take the status code and the printable text of the server."""
         super().__init__(f"status {status}: {text}")
         self.status = status
         self.request = ""
 
     def __str__(self) -> str:
-        """Return request, number and text."""
+        """Return request, status and text."""
         return f"{self.request}: {super().__str__()}" if self.request else super().__str__()
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a server tells of a file: size in bytes, mode as in stat(2), seconds of its last write.
+    """Attributes of a file: size in bytes, mode as in stat(2), time of the last write in seconds.
 
-    None is what it does not tell.
+    Attributes that the server does not send are None.
     """
 
     size: int | None = None
@@ -86,7 +87,7 @@ class Attributes:
 
     @property
     def is_file(self) -> bool:
-        """Say whether this is a regular file."""
+        """Return whether this is a regular file."""
         return self.mode is not None and stat.S_ISREG(self.mode)
 
     @property
@@ -110,28 +111,28 @@ class FileSystem:
 
 
 def string(value: bytes) -> bytes:
-    """Return a string as it stands in a packet."""
+    """Return the encoding of a string."""
     return _number.pack(len(value)) + value
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:
-    """Return a whole packet."""
+    """Return a complete packet."""
     return _head.pack(5 + len(body), kind, number) + body
 
 
 def hello() -> bytes:
-    """Return the first packet: we speak version 3."""
+    """Return the first packet, which announces version 3."""
     return _head.pack(5, INIT, 3)
 
 
 def write_head(number: int, handle: bytes, offset: int, length: int) -> bytes:
-    """Return what stands before the `length` bytes of a WRITE."""
+    """Return the part of a WRITE before its `length` bytes of data."""
     head = _head.pack(21 + len(handle) + length, WRITE, number)
     return b"".join((head, string(handle), _write_place.pack(offset, length)))
 
 
 def write_overhead(handle: bytes) -> int:
-    """Return the bytes that a WRITE adds to those of the file."""
+    """Return how many bytes a WRITE adds to its data."""
     return 25 + len(handle)
 
 
@@ -141,10 +142,10 @@ def mode_only(mode: int) -> bytes:
 
 
 class PacketBody:
-    """Reads the body of a packet; raises `DeliveryFailed` where it is too short."""
+    """Parses the body of a packet. Methods raise `DeliveryFailed` if it is too short."""
 
     def __init__(self, packet: memoryview) -> None:
-        """Begin at the first byte behind the type."""
+        """Begin at the first byte after the type."""
         self._packet = packet
         self._at = 0
 
@@ -152,9 +153,9 @@ class PacketBody:
         end = self._at + length
         if end > len(self._packet):
             raise malformed("a packet that ends too early")
-        taken = self._packet[self._at : end]
+        piece = self._packet[self._at : end]
         self._at = end
-        return taken
+        return piece
 
     def number(self) -> int:
         """Read four bytes."""
@@ -165,11 +166,11 @@ class PacketBody:
         return int.from_bytes(self._take(8), "big")
 
     def string(self) -> bytes:
-        """Read a length, and that many bytes."""
+        """Read a length and as many bytes."""
         return bytes(self._take(self.number()))
 
-    def left(self) -> bool:
-        """Say whether something follows."""
+    def has_more(self) -> bool:
+        """Return whether more bytes follow."""
         return self._at < len(self._packet)
 
     def attributes(self) -> Attributes:
@@ -190,40 +191,40 @@ class PacketBody:
         return Attributes(size, mode, modified)
 
     def status(self) -> SftpRefused:
-        """Read a STATUS; servers of old leave its text out."""
+        """Read a STATUS; old servers omit its text."""
         code = self.number()
-        return SftpRefused(code, printable(self.string()) if self.left() else "")
+        return SftpRefused(code, printable(self.string()) if self.has_more() else "")
 
     def extensions(self) -> Mapping[bytes, bytes]:
-        """Read what follows the version: names and their values."""
-        found = {}
-        while self.left():
+        """Read the extensions after the version: names and values."""
+        extensions = {}
+        while self.has_more():
             name = self.string()
-            found[name] = self.string()
-        return found
+            extensions[name] = self.string()
+        return extensions
 
 
 class Splitter:
-    """Cuts a stream into packets; never holds more than one that is not whole."""
+    """Splits a stream into packets; buffers at most one incomplete packet."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with an empty buffer."""
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, PacketBody]]:
-        """Yield type and body of every packet that is whole now.
+        """Yield type and body of every complete packet.
 
-        Raises `DeliveryFailed` on a length that no packet has.
+        Raises `DeliveryFailed` for an impossible length.
         """
-        whole = memoryview(self._rest + data if self._rest else data)
+        content = memoryview(self._rest + data if self._rest else data)
         start = 0
-        while len(whole) - start >= 4:  # noqa: PLR2004 - the length
-            length = int.from_bytes(whole[start : start + 4], "big")
+        while len(content) - start >= 4:  # noqa: PLR2004 - the length
+            length = int.from_bytes(content[start : start + 4], "big")
             if not 5 <= length <= LONGEST_PACKET:  # noqa: PLR2004 - type and number
                 raise malformed(f"a packet of {length} bytes")
             end = start + 4 + length
-            if end > len(whole):
+            if end > len(content):
                 break
-            yield whole[start + 4], PacketBody(whole[start + 5 : end])
+            yield content[start + 4], PacketBody(content[start + 5 : end])
             start = end
-        self._rest = bytes(whole[start:])
+        self._rest = bytes(content[start:])

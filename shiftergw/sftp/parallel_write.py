@@ -1,8 +1,8 @@
-"""Several sessions that write one file, where the way is too long for one.
+"""Write one file in several SFTP sessions over a link with a long round trip.
 
-A server takes no more than a window (2 MiB, with OpenSSH) on each channel before it has heard that
-the client knows of it: one channel carries a window in a round trip, whatever the link could. More
-channels over the same connection, each with a session that has opened the same file, carry more.
+A channel carries at most one window (2 MiB with OpenSSH) per round trip, whatever the bandwidth of
+the link. Further channels over the same connection, each with a session that has opened the same
+file, carry more.
 """
 
 from __future__ import annotations
@@ -24,60 +24,62 @@ if TYPE_CHECKING:
     from shiftergw.sftp.outgoing_file import OutgoingFile
 
 RATE = 200_000_000
-"""Bytes a second that sessions are opened for: 1 Gbit/s, and more, as windows are seldom full."""
+"""The target rate in bytes per second: above 1 Gbit/s, since windows are rarely full."""
 
 MOST_SESSIONS = 6
-"""Sessions over one connection, at most; OpenSSH has room for 10, and commands run beside them."""
+"""The limit on sessions over one connection; OpenSSH allows 10, and commands need some."""
 
-_WORTHWHILE = 8 << 20  # bytes of a file that are worth another session
+_WORTHWHILE = 8 << 20  # bytes of a file that justify a further session
 
 _log = Logger()
 
 
 def session_count(round_trip: float, window: int, size: int, rate: float = RATE) -> int:
-    """Return how many sessions bring `size` bytes at this rate, each a `window` in a round trip.
+    """Return how many sessions reach a rate, each with one `window` per round trip.
 
-    A window of 0 is that of a connection where one session has to do.
+    Sizes in bytes, `rate` in bytes per second. A window of 0 means that one session must suffice.
     """
     if not window:
         return 1
-    needed = min(round_trip * rate / window, MOST_SESSIONS)
-    return max(1, min(ceil(needed), size // _WORTHWHILE))
+    sessions = min(round_trip * rate / window, MOST_SESSIONS)
+    return max(1, min(ceil(sessions), size // _WORTHWHILE))
 
 
 class ParallelWrite:
-    """Sessions that write one file; those beyond the first join it when they are open."""
+    """Writes one file; further sessions join the first when they are open."""
 
     def __init__(
         self, begin: Callable[[], Awaitable[Sftp]], path: bytes, outgoing: OutgoingFile
     ) -> None:
-        """Write to the file that has this name in sessions that `begin` opens."""
+        """Write `outgoing` to the file at `path`; `begin` opens further sessions."""
         self._begin = begin
         self._path = path
         self._outgoing = outgoing
         self._opening: set[Deferred[tuple[Sftp, bytes]]] = set()
-        self._written = False
+        self._is_complete = False
 
-    async def run(self, first: Sftp, handle: bytes, more: int) -> None:
-        """Return when everything is answered and the `more` sessions are closed.
+    async def run(self, first: Sftp, handle: bytes, extra: int) -> None:
+        """Write with `first` and up to `extra` further sessions; return when all are done.
 
-        A server that opens fewer, or none, is no error. What goes wrong in one of them is.
+        It is no error if the server opens fewer sessions. An error in an open session is raised.
         """
-        await gather_or_cancel([self._write(first, handle), *(self._lane() for _ in range(more))])
+        await gather_or_cancel(
+            [self._write_first(first, handle), *(self._write_extra() for _ in range(extra))]
+        )
 
-    async def _write(self, first: Sftp, handle: bytes) -> None:
+    async def _write_first(self, first: Sftp, handle: bytes) -> None:
         await first.write(handle, self._outgoing)
-        self._written = True
-        for opening in list(self._opening):  # there is nothing left for them to do
+        self._is_complete = True
+        for opening in list(self._opening):  # these sessions have nothing left to do
             opening.cancel()
 
-    async def _lane(self) -> None:
+    async def _write_extra(self) -> None:
         opening = Deferred.fromCoroutine(self._open())
         self._opening.add(opening)
         try:
-            lane, handle = await opening
+            session, handle = await opening
         except CancelledError:
-            if self._written:
+            if self._is_complete:
                 return
             raise
         except (DeliveryFailed, SftpRefused) as error:
@@ -86,16 +88,16 @@ class ParallelWrite:
         finally:
             self._opening.discard(opening)
         try:
-            await lane.write(handle, self._outgoing)
-            await lane.close_handle(handle)  # one that fails is a write that failed
-            await lane.end()
+            await session.write(handle, self._outgoing)
+            await session.close_handle(handle)  # an error here is a failed write
+            await session.end()
         finally:
-            lane.close()
+            session.close()
 
     async def _open(self) -> tuple[Sftp, bytes]:
-        lane = await self._begin()
+        session = await self._begin()
         try:
-            return lane, await lane.open(self._path, packets.FOR_WRITING)
+            return session, await session.open(self._path, packets.FOR_WRITING)
         except BaseException:
-            lane.close()
+            session.close()
             raise

@@ -1,8 +1,8 @@
-"""An SFTP client over any channel: many requests under way, and an end to every wait.
+"""An SFTP session over any channel, with many requests in flight and a limit on every wait.
 
-Requests are numbered and answered in any order. A server that answers nothing for a while although
-it was asked is given up; one that breaks the protocol too. Then everything that waits fails, and so
-does everything that comes after: the session is over.
+Requests are numbered, and replies come in any order. The session ends if the server sends no reply
+for `idle_seconds` while requests are open, or violates the protocol. All open and later requests
+then fail.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.channel import Channel
 
 IN_FLIGHT = 8 << 20
-"""Bytes of a file that a session has sent and that are not yet answered, at most."""
+"""The limit on the unacknowledged bytes of a file in one session."""
 
-_PACKET = 32768  # of SSH; every SFTP server takes a WRITE that long
+_PACKET = 32768  # of SSH; every SFTP server accepts a WRITE of this length
 _LONG_WRITE = 7 * _PACKET
-_LONGEST_HANDLE = 256  # by the draft
-_END_SECONDS = 5.0  # in which a server that has nothing more to do ends
+_LONGEST_HANDLE = 256  # limit of the draft
+_END_SECONDS = 5.0  # for the server to exit after the end of its input
 
 _Waiting = Deferred[tuple[int, PacketBody]] | tuple[InFlightWrites, int, int]
 
@@ -44,11 +44,11 @@ _Waiting = Deferred[tuple[int, PacketBody]] | tuple[InFlightWrites, int, int]
 class SftpSession:
     """A session; `begin` makes one. Methods raise `SftpRefused` and `DeliveryFailed`.
 
-    Paths are bytes. A method that is cancelled leaves its answer to be ignored.
+    Methods can be cancelled; the replies to their requests are then ignored.
     """
 
     def __init__(self, channel: Channel, clock: IReactorTime, idle_seconds: float) -> None:
-        """Speak over a channel that is open; give it up when an answer is so late."""
+        """Use an open channel; end the session if no reply arrives for `idle_seconds`."""
         self._channel = channel
         self._clock = clock
         self._idle_seconds = idle_seconds
@@ -60,12 +60,12 @@ class SftpSession:
         self._hello: Deferred[None] | None = None
         self.extensions: Mapping[bytes, bytes] = {}
         self._flights: set[InFlightWrites] = set()
-        self._paused = False
+        self._is_paused = False
         self._error: DeliveryFailed | None = None
         self.longest_write = _PACKET
-        self._gone: Deferred[None] | None = None
+        self._server_exit: Deferred[None] | None = None
         self.round_trip = inf
-        """Seconds to the answer that came soonest."""
+        """Seconds from a request to its reply, for the fastest reply."""
 
     @classmethod
     async def begin(
@@ -75,9 +75,9 @@ class SftpSession:
         idle_seconds: float,
         like: SftpSession | None = None,
     ) -> Self:
-        """Greet the server; the channel is lost if that fails.
+        """Start a session; on failure close the channel.
 
-        Learn what the server can do, unless there is a session with the same one.
+        The limits of the server are queried, or copied from `like`, a session with that server.
         """
         session = cls(channel, clock, idle_seconds)
         try:
@@ -102,56 +102,56 @@ class SftpSession:
                 self.longest_write = await self._longest_write()
 
     async def _longest_write(self) -> int:
-        kind, body = await self.ask(packets.EXTENDED, string(packets.LIMITS))
+        kind, body = await self.request(packets.EXTENDED, string(packets.LIMITS))
         expect(packets.EXTENDED_REPLY, kind, body)
         body.long()
         body.long()
         longest = body.long()
-        # Zero is no limit, and no promise either: OpenSSH takes packets of 256 KiB.
+        # Zero means no limit, but promises nothing: OpenSSH accepts packets of 256 KiB.
         return min(longest, _LONG_WRITE) if longest else _PACKET
 
     @property
     def usable(self) -> bool:
-        """Say whether the session is not over."""
+        """Return whether the session has not ended."""
         return self._error is None
 
     def close(self) -> None:
-        """End the session and whatever it still does."""
+        """End the session at once; open requests fail."""
         self._fail(DeliveryFailed("The connection to the system was closed."))
 
     async def end(self) -> None:
-        """End the session in order: return when the server has ended its own, or is too slow."""
+        """Close the server's input and wait until the server has exited, a few seconds at most."""
         if self._error is None:
-            gone: Deferred[None] = Deferred()
-            self._gone = gone
+            server_exit: Deferred[None] = Deferred()
+            self._server_exit = server_exit
             self._channel.end_input()
-            late = self._clock.callLater(_END_SECONDS, self.close)
+            timeout = self._clock.callLater(_END_SECONDS, self.close)
             try:
-                await gone
+                await server_exit
             finally:
-                if late.active():
-                    late.cancel()
+                if timeout.active():
+                    timeout.cancel()
 
     async def write(self, handle: bytes, outgoing: OutgoingFile) -> None:
-        """Write pieces of a file until there are no more; return when all of these are answered.
+        """Write pieces of a file to its end; return when all of these are acknowledged.
 
-        Several sessions may write the same file: where one fails, all do.
+        Several sessions may write the same file; an error in one of them fails all.
         """
         longest = self.longest_write
-        if longest == _LONG_WRITE:  # then it fills packets of SSH to the last byte
+        if longest == _LONG_WRITE:  # so that a WRITE fills its SSH packets exactly
             longest -= packets.write_overhead(handle)
         flight = InFlightWrites(outgoing)
         self._flights.add(flight)
         try:
             while True:
-                if self._paused or flight.under_way >= IN_FLIGHT:
+                if self._is_paused or flight.byte_count >= IN_FLIGHT:
                     await self._until(flight, IN_FLIGHT * 3 // 4)
                 self._check(flight)
                 piece = await outgoing.piece(longest)
                 if piece is None:
                     break
                 self._write(flight, handle, *piece)
-            while flight.under_way:
+            while flight.byte_count:
                 await self._until(flight, 0)
             self._check(flight)
         except BaseException as error:
@@ -161,8 +161,8 @@ class SftpSession:
             self._flights.discard(flight)
 
     def _write(self, flight: InFlightWrites, handle: bytes, offset: int, piece: memoryview) -> None:
-        number = self._sent((flight, offset, len(piece)))
-        flight.under_way += len(piece)
+        number = self._register((flight, offset, len(piece)))
+        flight.byte_count += len(piece)
         head = packets.write_head(number, handle, offset, len(piece))
         self._channel.writeSequence((head, piece))
 
@@ -172,82 +172,82 @@ class SftpSession:
         if flight.error is not None:
             raise flight.error
 
-    async def _until(self, flight: InFlightWrites, under_way: int) -> None:
-        """Wait until no more than this is under way, and the channel takes more."""
+    async def _until(self, flight: InFlightWrites, byte_count: int) -> None:
+        """Wait until at most `byte_count` bytes are in flight and the channel is not paused."""
         self._check(flight)
-        flight.until = under_way
+        flight.until = byte_count
         flight.waiting = Deferred()
         await flight.waiting
 
     def _wake(self, flight: InFlightWrites) -> None:
-        ready = flight.under_way <= flight.until and not (self._paused and flight.until)
+        ready = flight.byte_count <= flight.until and not (self._is_paused and flight.until)
         if ready or flight.error is not None:
             flight.wake()
 
     # The channel's producer
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
-        self._paused = False
+        self._is_paused = False
         for flight in list(self._flights):
             self._wake(flight)
 
     def stopProducing(self) -> None:
-        self._paused = False
+        self._is_paused = False
 
-    # Requests and answers
+    # Requests and replies
 
     async def handle(self, kind: int, body: bytes) -> bytes:
-        """Ask for what is answered with a handle."""
-        answer, rest = await self.ask(kind, body)
+        """Send a request whose reply is a handle; return the handle."""
+        answer, rest = await self.request(kind, body)
         handle = expect(packets.HANDLE, answer, rest).string()
         if len(handle) > _LONGEST_HANDLE:
             raise malformed(f"a handle of {len(handle)} bytes")
         return handle
 
     async def extended(self, name: bytes, body: bytes, patience: float = 0) -> None:
-        """Ask for what the protocol of old does not have; the server need not have it either."""
+        """Send an extended request whose reply is a status, if the server offers it."""
         if name not in self.extensions:
             raise SftpRefused(packets.UNSUPPORTED, name.decode())
         try:
             await self.do(packets.EXTENDED, string(name) + body, patience)
-        except SftpRefused as refused:
-            refused.request = name.decode()
+        except SftpRefused as refusal:
+            refusal.request = name.decode()
             raise
 
     async def do(self, kind: int, body: bytes, patience: float = 0) -> None:
-        """Ask for what is answered with no more than a status."""
-        answer, _ = await self.ask(kind, body, patience)
+        """Send a request whose reply is a status."""
+        answer, _ = await self.request(kind, body, patience)
         if answer != packets.STATUS:
             raise malformed(f"type {answer} where a status was expected")
 
-    async def ask(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, PacketBody]:
-        """Send a request and return type and body of its answer; raise what its status says.
+    async def request(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, PacketBody]:
+        """Send a request; return type and body of its reply, or raise `SftpRefused`.
 
-        The answer may take `patience` seconds, if that is more than the idle limit.
+        The reply may take `patience` seconds, if that is longer than the idle limit.
         """
         if self._error is not None:
             raise copy.copy(self._error)
         answer: Deferred[tuple[int, PacketBody]] = Deferred(lambda _: self._ignore(number))
-        number = self._sent(answer)
+        number = self._register(answer)
         if patience:
             self._patience[number] = patience
             self._watch()
-        asked = self._clock.seconds()
+        start = self._clock.seconds()
         self._channel.write(packets.request(kind, number, body))
         try:
-            found = await answer
-        except SftpRefused as refused:
-            refused.request = packets.NAMES.get(kind, "")
+            reply = await answer
+        except SftpRefused as refusal:
+            refusal.request = packets.NAMES.get(kind, "")
             raise
-        self.round_trip = min(self.round_trip, self._clock.seconds() - asked)
-        return found
+        self.round_trip = min(self.round_trip, self._clock.seconds() - start)
+        return reply
 
-    def _sent(self, what: _Waiting) -> int:
+    def _register(self, waiting: _Waiting) -> int:
         self._number = (self._number + 1) & 0xFFFFFFFF
-        self._waiting[self._number] = what
+        self._waiting[self._number] = waiting
         if self._timer is None:
             self._watch()
         return self._number
@@ -284,27 +284,27 @@ class SftpSession:
             raise malformed(f"an answer to request {number}, which was not made")
         waiting = self._waiting.pop(number)
         self._patience.pop(number, None)
-        refused = body.status() if kind == packets.STATUS else None
-        if refused is not None and refused.status == packets.OK:
-            refused = None
+        refusal = body.status() if kind == packets.STATUS else None
+        if refusal is not None and refusal.status == packets.OK:
+            refusal = None
         if isinstance(waiting, tuple):
             if kind != packets.STATUS:
                 raise malformed(f"type {kind} as the answer to a WRITE")
             flight, offset, length = waiting
-            if refused is not None:
-                refused.request = packets.NAMES[packets.WRITE]
-            flight.settle(offset, length, refused)
+            if refusal is not None:
+                refusal.request = packets.NAMES[packets.WRITE]
+            flight.settle(offset, length, refusal)
             self._wake(flight)
         elif waiting is not None:
-            if refused is not None:
-                waiting.errback(refused)
+            if refusal is not None:
+                waiting.errback(refusal)
             else:
                 waiting.callback((kind, body))
 
     # The end
 
     def _watch(self) -> None:
-        """Wait for the next answer, if one is due."""
+        """Start, restart or stop the timer, depending on whether a reply is due."""
         if self._error is None and (self._waiting or self._hello is not None):
             seconds = max([self._idle_seconds, *self._patience.values()])
             if self._timer is None:
@@ -321,8 +321,8 @@ class SftpSession:
         self._fail(stopped_answering(detail))
 
     def _on_exit(self, status: int | None) -> None:
-        said = f": {self._channel.stderr}" if self._channel.stderr else ""
-        detail = f"the SFTP server ended (status {status}){said}"
+        message = f": {self._channel.stderr}" if self._channel.stderr else ""
+        detail = f"the SFTP server ended (status {status}){message}"
         self._fail(
             _no_sftp(detail)
             if self._hello is not None
@@ -336,7 +336,7 @@ class SftpSession:
         self._fail(error)
 
     def _fail(self, error: DeliveryFailed) -> None:
-        """Be over, once."""
+        """End the session, once."""
         if self._error is not None:
             return
         self._error = error
@@ -345,15 +345,15 @@ class SftpSession:
         self._watch()
         self._channel.unregisterProducer()
         self._channel.lose()
-        for one in [hello, *waiting.values()]:
-            if isinstance(one, Deferred) and not one.called:
-                one.errback(copy.copy(error))
+        for request in [hello, *waiting.values()]:
+            if isinstance(request, Deferred) and not request.called:
+                request.errback(copy.copy(error))
         for flight in list(self._flights):
             flight.fail(copy.copy(error))
             self._wake(flight)
-        if self._gone is not None:
-            gone, self._gone = self._gone, None
-            gone.callback(None)
+        if self._server_exit is not None:
+            server_exit, self._server_exit = self._server_exit, None
+            server_exit.callback(None)
 
 
 def _no_sftp(detail: str) -> DeliveryFailed:
@@ -365,8 +365,8 @@ def _no_sftp(detail: str) -> DeliveryFailed:
     )
 
 
-def expect(wanted: int, kind: int, body: PacketBody) -> PacketBody:
-    """Return the body of an answer if it is of the wanted type."""
-    if kind != wanted:
-        raise malformed(f"type {kind} where {wanted} was expected")
+def expect(expected: int, kind: int, body: PacketBody) -> PacketBody:
+    """Return the body of a reply; raise `DeliveryFailed` unless its type is `expected`."""
+    if kind != expected:
+        raise malformed(f"type {kind} where {expected} was expected")
     return body

@@ -98,7 +98,7 @@ def test_pieces(lengths: list[int], start: int, longest: list[int], seed: int) -
         elif under_way:
             offset = chance.choice(sorted(under_way))
             del under_way[offset]
-            out.answered(offset)
+            out.acknowledge(offset)
     assert end - start == total == sum(lengths)
     assert reports == sorted(reports)
     assert reports[-1:] == ([sum(lengths)] if lengths else [])
@@ -109,9 +109,9 @@ def test_reach() -> None:
     out = full()
     one, other = Asker(out), Asker(out, 1)
     for n in range(1, IN_REACH):
-        out.answered(n * BLOCK)
+        out.acknowledge(n * BLOCK)
     assert one.got == other.got == []
-    out.answered(0)
+    out.acknowledge(0)
     assert (one.offset, other.offset) == (REACH, REACH + BLOCK)
 
 
@@ -122,7 +122,7 @@ def test_reports_are_not_too_many() -> None:
     for _ in range(0, BLOCK, 1024):
         Asker(out, 1024)
     for offset in range(0, BLOCK, 1024):
-        out.answered(7 + offset)
+        out.acknowledge(7 + offset)
     assert reports == [n << 20 for n in range(1, 5)]
 
 
@@ -135,7 +135,7 @@ def test_one_that_fails_ends_the_others() -> None:
     out.stop(ValueError("second"))
     for asker in (waiting, behind, Asker(out)):
         assert str(asker.error) == "first"
-    out.answered(0)
+    out.acknowledge(0)
     assert reports == []
 
 
@@ -146,7 +146,7 @@ def test_cancelled() -> None:
     cancelled.waiting.cancel()
     assert isinstance(cancelled.error, CancelledError)
     assert other.got == []
-    out.answered(0)
+    out.acknowledge(0)
     assert other.offset == REACH
 
 
