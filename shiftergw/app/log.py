@@ -1,7 +1,7 @@
-"""Logging: what is left out, and that every event is one line whatever it quotes.
+"""Filter the log, and write every event as one printable line.
 
-`twistd` chooses where the log goes (its options say); what stands before its observers is ours. A
-worker writes plain lines to its standard error, and the gateway relays them.
+The options of `twistd` choose where the log goes; this module puts its filters before the observers
+of `twistd`. A worker writes plain lines to its standard error, and the gateway relays them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from zope.interface import implementer
 from shiftergw.errors import printable
 
 LINE_LIMIT = 8000
-"""Characters of one event, of one line of a traceback."""
+"""Characters of one event, or of one line of a traceback."""
 
 
 _ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-f]+(?=>)")
-"""The address in the default text of a Python object: it tells nobody anything."""
+"""The memory address in the default text of a Python object: it helps no reader."""
 
 
 def line_of(event: LogEvent) -> str:
-    """Return an event as one printable line; a traceback follows its message, joined by ` | `."""
+    """Return an event as one printable line; the lines of a traceback are joined by ` | `."""
     lines = [_ADDRESS.sub("", formatEvent(event))]
     failure = event.get("log_failure")
     if failure is not None:
@@ -49,44 +49,44 @@ def line_of(event: LogEvent) -> str:
 
 @implementer(ILogObserver)
 class OneLine:
-    """Passes events on with their text made printable and nothing left to format."""
+    """Formats events as one printable line before it passes them on."""
 
     def __init__(self, sink: ILogObserver) -> None:
-        """Pass on to `sink`."""
+        """Pass events on to `sink`."""
         self._sink = sink
 
     def __call__(self, event: LogEvent) -> None:
-        kept = ("log_time", "log_level", "log_namespace", "log_system")
-        plain = {name: event[name] for name in kept if name in event}
+        names = ("log_time", "log_level", "log_namespace", "log_system")
+        plain = {name: event[name] for name in names if name in event}
         self._sink({**plain, "log_format": "{line}", "line": line_of(event)})
 
 
 CHATTY = (
     "twisted.conch",  # every packet of SFTP
     "twisted.web",  # every connection to a registry
-    "shiftergw.web.site",  # what Twisted's server says of connections, by classes of ours
-    "log_legacy",  # what listens, and what does not any more: the service itself says that
+    "shiftergw.web.site",  # Twisted's messages about connections, in the name of our classes
+    "log_legacy",  # listening ports, which the service itself reports
 )
-"""Where events below a warning help no operator, whatever their level is."""
+"""Namespaces whose events below a warning do not help operators."""
 
 _CHATTY_WORKER = ("twisted.internet.base",)
-"""The same for a worker: of its start and its end the gateway tells."""
+"""The same for a worker: the gateway logs its start and its end."""
 
 
 _FACTORIES = ("Starting factory {factory!r}", "Stopping factory {factory!r}")
-"""What Twisted says of each connection and listener, in the name of whoever made the factory."""
+"""Twisted's messages about each connection and listener, in the namespace of our classes."""
 
 
 @implementer(ILogFilterPredicate)
 def _not_of_factories(event: LogEvent) -> Any:
-    """Drop what Twisted says of its factories."""
+    """Drop Twisted's messages about its factories."""
     return PredicateResult.no if event.get("log_format") in _FACTORIES else PredicateResult.maybe
 
 
-def filtered(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> ILogObserver:
-    """Return an observer that gives `sink` events of `level` and above, one line each.
+def filter_events(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> ILogObserver:
+    """Return an observer that passes events of `level` and above to `sink`, one line each.
 
-    Of the namespaces that are `chatty` only warnings and worse get through.
+    From the `chatty` namespaces, only warnings and errors pass.
     """
     lowest = LogLevel.levelWithName(level)
     levels = LogLevelFilterPredicate(defaultLogLevel=lowest)
@@ -96,11 +96,11 @@ def filtered(sink: ILogObserver, level: str, chatty: Sequence[str] = CHATTY) -> 
 
 
 def start_logging(level: str, publisher: LogPublisher = globalLogPublisher) -> None:
-    """Put our filter before the observers that `twistd` or `twist` has set up."""
-    # The launcher keeps its observers to itself: the publisher's own list is the only way to them.
+    """Put the filter before the observers that `twistd` or `twist` has set up."""
+    # The launcher does not publish its observers; the publisher's private list has them.
     for observer in list(publisher._observers):  # noqa: SLF001
         publisher.removeObserver(observer)
-        publisher.addObserver(filtered(observer, level))
+        publisher.addObserver(filter_events(observer, level))
 
 
 def worker_observer(file: TextIO, level: str) -> ILogObserver:
@@ -109,9 +109,9 @@ def worker_observer(file: TextIO, level: str) -> ILogObserver:
     def write(event: LogEvent) -> str:
         return f"{event['log_level'].name} {event['log_namespace']}: {formatEvent(event)}\n"
 
-    return filtered(FileLogObserver(file, write), level, (*CHATTY, *_CHATTY_WORKER))
+    return filter_events(FileLogObserver(file, write), level, (*CHATTY, *_CHATTY_WORKER))
 
 
 def start_worker_logging(level: str, beginner: LogBeginner = globalLogBeginner) -> None:
-    """Log to standard error; standard output stays what the worker answers on."""
+    """Log to standard error: standard output carries the worker's answers."""
     beginner.beginLoggingTo([worker_observer(sys.stderr, level)], redirectStandardIO=False)

@@ -1,4 +1,4 @@
-"""Behind `shiftergw migrate`: from a configuration's SQLite file to its database of MongoDB."""
+"""Copy the state from the SQLite file to MongoDB, behind `shiftergw migrate`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["migrate"]
 
 
 async def migrate(reactor: Any, config: Config, say: Callable[[str], None]) -> dict[str, int]:
-    """Copy everything and compare it; return how many there were of what.
+    """Copy all records, compare the copies, and return the number of each kind.
 
-    The configuration has a `MongoDBURI`. Raises `GatewayError` with what is wrong; then it may be
-    run again.
+    The configuration has a `MongoDBURI`; `say` shows a line to the user. Raises `GatewayError`;
+    then the migration may be run again.
     """
-    from shiftergw.store import migration  # noqa: PLC0415 - MongoDB is not for all
+    from shiftergw.store import migration  # noqa: PLC0415 - an extra
 
     assert config.mongodb_uri is not None
     assert config.mongodb is not None  # a configuration without it does not load

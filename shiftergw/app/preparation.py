@@ -1,4 +1,4 @@
-"""What must be there before anything else starts: directories, the key, a fit machine."""
+"""Prepare the machine before anything else starts: directories, the secret key, mksquashfs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 
 PLACE_SECONDS = 10.0
-"""Seconds for a system's file system to answer at the start."""
+"""Seconds within which a system's file system must answer at the start."""
 
 _log = Logger()
 
 
 class Preparation(Service):
-    """Makes the private directories and the key, and refuses a machine that cannot do the work."""
+    """Creates the private directories and the key, and checks that this machine can do the work."""
 
     def __init__(self, config: Config, threads: Threads, reactor: Any) -> None:
-        """Prepare for `config`."""
+        """Prepare this machine for `config`; call the file system in `threads`."""
         self._config = config
         self._threads = threads
         self._reactor = reactor
         self._seal: Seal | None = None
 
     def startService(self) -> Deferred[None]:
-        """Fire when everything is there; fail with `ConfigurationError`."""
+        """Fire when the machine is prepared; fail with `ConfigurationError` if it cannot be."""
         super().startService()
         return Deferred.fromCoroutine(self._prepare())
 
@@ -51,20 +51,23 @@ class Preparation(Service):
         await self._check_shared()
 
     async def _check_shared(self) -> None:
-        """Refuse one image directory under two names: leases, readers, blocks go by the name."""
-        local = [one for one in self._config.systems.values() if one.delivery.is_mounted]
+        """Raise `ConfigurationError` for one image directory under two names.
+
+        Leases, access lists and blocks of images refer to the directory by its name.
+        """
+        local = [system for system in self._config.systems.values() if system.delivery.is_mounted]
         places = await gather_or_cancel(self._place_of(system) for system in local)
         directories = zip(local, places, strict=True)
         check_one_name((system, place) for system, place in directories if place is not None)
 
     async def _place_of(self, system: System) -> tuple[int, int] | None:
-        """Return what tells a directory apart; None, and a line in the log, if nothing does now.
+        """Return the identity of a system's image directory; log an error and return None.
 
-        A file system that hangs is its system's trouble, and must not keep the others from work.
+        A file system that hangs must not keep the other systems from work.
         """
-        looking = self._threads.begin(identity, system.image_dir)
+        identifying = self._threads.begin(identity, system.image_dir)
         try:
-            return await within(PLACE_SECONDS, self._reactor, looking, _late)
+            return await within(PLACE_SECONDS, self._reactor, identifying, _too_late)
         except (OSError, TimedOut) as error:
             _log.warn(
                 "the image directory of {system}, {path}: {error}",
@@ -75,7 +78,7 @@ class Preparation(Service):
             return None
 
     def seal(self) -> Seal:
-        """Return what seals logins."""
+        """Return the key that encrypts logins; only after the start of this service."""
         assert self._seal is not None, "the service has not started"
         return self._seal
 
@@ -99,7 +102,7 @@ def _prepare_disk(config: Config) -> Seal:
 
 
 def check_one_name(places: Iterable[tuple[System, tuple[int, int]]]) -> None:
-    """Raise `ConfigurationError` if two systems name one image directory in two ways."""
+    """Raise `ConfigurationError` if two systems name the same image directory differently."""
     names: dict[tuple[int, int], str] = {}
     for system, place in places:
         name = names.setdefault(place, system.directory_name)
@@ -112,10 +115,10 @@ def check_one_name(places: Iterable[tuple[System, tuple[int, int]]]) -> None:
 
 
 def identity(directory: Path) -> tuple[int, int]:
-    """Return what tells a directory apart, under whatever name. Blocks."""
-    found = directory.stat()
-    return found.st_dev, found.st_ino
+    """Return device and inode of a directory, the same under all its names. Blocks."""
+    status = directory.stat()
+    return status.st_dev, status.st_ino
 
 
-def _late() -> TimedOut:
+def _too_late() -> TimedOut:
     return TimedOut(f"It did not answer within {PLACE_SECONDS:.0f} s.")

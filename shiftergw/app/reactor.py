@@ -1,4 +1,4 @@
-"""A reactor of its own for one command, from its start to its exit code."""
+"""Run one command in a reactor of its own, from its start to its exit code."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ Main = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
 
 
 def run_main(main: Main) -> int:
-    """Run `main(reactor)` in a reactor of its own to the end and return its exit code.
+    """Run `main(reactor)` in a reactor of its own and return its exit code.
 
-    The first signal of `ENDING` cancels `main`, waits for its clean-up, and gives 128 and its
-    number; later ones change nothing. An exception that nobody foresaw is shown on standard error,
-    log or not, and gives 70 (`EX_SOFTWARE`): to the command line 1 means that an image has failed.
+    The first signal of `ENDING` cancels `main`; after its clean-up the exit code is 128 plus the
+    number of the signal. Further signals are ignored. An unexpected exception is printed on
+    standard error and gives 70 (`EX_SOFTWARE`), since 1 means for the command line that an image
+    has failed.
     """
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     gc.freeze()  # modules live until the exit, which would otherwise search them for garbage
-    anything: Any = reactor
-    run = _Run(anything, main)
-    anything.callWhenRunning(run.begin)
-    anything.addSystemEventTrigger("before", "shutdown", run.shut_down)
-    anything.run()
+    any_reactor: Any = reactor
+    run = _Run(any_reactor, main)
+    any_reactor.callWhenRunning(run.begin)
+    any_reactor.addSystemEventTrigger("before", "shutdown", run.shut_down)
+    any_reactor.run()
     return run.code
 
 
@@ -47,10 +48,10 @@ class _Run:
         self._reactor = reactor
         self._main = main
         self._signals = handled_signals()
-        """Determined before the reactor takes signals that were ignored."""
+        """Determined before the reactor handles signals that were ignored."""
         self._interruption = 0
         self._running: Deferred[int] | None = None
-        self._ended: Deferred[None] = Deferred()
+        self._end_of_main: Deferred[None] = Deferred()
 
     def begin(self) -> None:
         """Start the main function; from now on signals cancel it."""
@@ -60,7 +61,7 @@ class _Run:
         self._running.addBoth(self._end)
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
-        if not self._interruption and not self._ended.called:
+        if not self._interruption and not self._end_of_main.called:
             self._interruption = number
             self._reactor.callFromThread(self._cancel)
 
@@ -69,25 +70,25 @@ class _Run:
             self._running.cancel()
 
     def shut_down(self) -> Deferred[None] | None:
-        """Cancel the main function because something else stops the reactor, and wait for it."""
+        """Cancel the main function because the reactor is stopped otherwise; fire at its end."""
         if self._running is None:
             return None
         self._cancel()
-        return self._ended
+        return self._end_of_main
 
     def _end(self, result: Any) -> None:
-        """Turn the result into the exit code; whatever cannot be printed, the reactor stops."""
+        """Turn the result into the exit code and stop the reactor, even if printing fails."""
         if isinstance(result, int):
             self.code = result
         elif result.check(CancelledError):
             self.code = exit_code(signal.SIGINT)
         else:
             self.code = os.EX_SOFTWARE
-            with suppress(OSError):  # nobody may be reading
+            with suppress(OSError):  # standard error may be closed
                 for line in result.getTraceback().splitlines():
                     print(printable(line, 1000), file=sys.stderr)  # noqa: T201 - no log may run
         if self._interruption and self.code:
             self.code = exit_code(self._interruption)
-        self._ended.callback(None)
+        self._end_of_main.callback(None)
         with suppress(ReactorNotRunning):
             self._reactor.stop()

@@ -1,15 +1,15 @@
-"""What a worker process runs: `python -m shiftergw.runner --config FILE`.
+"""Run a worker process: `python -m shiftergw.runner --config FILE`.
 
-On standard input come JSON lines, one record at a time: `{"record": KEY}`. On standard output go
-`{"ready": true}` once, and `{"done": KEY}` after each record, however it ended: how it ended is in
-the store. The end of input means: stop after the current record. So a worker whose gateway was
-killed finishes what it has begun, and ends.
+It reads JSON lines from standard input, `{"record": KEY}` for each record to work on. It writes
+`{"ready": true}` once, and `{"done": KEY}` after each record; the store has the outcome. At the end
+of input it stops after the current record, so a worker whose gateway was killed finishes its
+record.
 
-`{"late": KEY}` means that the current record has taken too long: it ends as a failure.
+`{"late": KEY}` fails the current record because it has taken too long.
 
-With `--with-caller` the end of input means: stop the current record, as by SIGTERM. So no job on a
-worker machine goes on when what has begun it there was killed. A record whose clean-up hangs is
-requeued, and the process kills itself: nobody else would, or would tell the store.
+With `--with-caller` the end of input stops the current record, as SIGTERM does. So no job on a
+worker machine goes on after the process that started it was killed. If the clean-up of the record
+hangs, this process requeues the record and kills itself, because no other process would do either.
 """
 
 from __future__ import annotations
@@ -40,47 +40,47 @@ from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
 from shiftergw.work.worker_protocol import KILL_SECONDS
 
 CLEANUP_SECONDS = KILL_SECONDS / 2
-"""Seconds that a record's clean-up may take after its caller was killed."""
+"""Seconds that the clean-up of a record may take after the calling process was killed."""
 
 _log = Logger()
 
 
 class Jobs(LineOnlyReceiver):
-    """The records that come in on standard input."""
+    """Reads the keys of records from standard input, and writes answers."""
 
     delimiter = b"\n"
 
-    def __init__(self, ended: Callable[[], object], late: Callable[[str], object]) -> None:
-        """Wait for the first line; call `ended` at the end of input, `late` with a key."""
+    def __init__(self, on_end: Callable[[], object], time_out: Callable[[str], object]) -> None:
+        """Call `on_end` at the end of input, and `time_out` with the key of a late record."""
         self.keys: DeferredQueue[str | None] = DeferredQueue()
-        self._ended = ended
-        self._late = late
+        self._on_end = on_end
+        self._time_out = time_out
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a record's key; a line that is none is the gateway's fault, and is logged."""
+        """Take the key of a record; log an invalid line, which is a fault of the gateway."""
         try:
-            told = json.loads(line)
-            if "late" in told:
-                self._late(told["late"])
+            message = json.loads(line)
+            if "late" in message:
+                self._time_out(message["late"])
             else:
-                self.keys.put(told["record"])
+                self.keys.put(message["record"])
         except (ValueError, TypeError, KeyError):
             _log.error("not a job: {line!r}", line=line[:200])
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
-        """Take the end of input for the end of work."""
+        """End the work at the end of input."""
         self.keys.put(None)
-        self._ended()
+        self._on_end()
 
-    def tell(self, answer: dict[str, Any]) -> None:
+    def answer(self, message: dict[str, Any]) -> None:
         """Write one line."""
-        self.sendLine(json.dumps(answer).encode())
+        self.sendLine(json.dumps(message).encode())
 
 
 async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
-    """Run records until the input ends; return the exit code.
+    """Work on records until the input ends; return the exit code.
 
-    `with_caller`: the end of input stops a record that is in work.
+    With `with_caller`, the end of input stops the current record.
     """
     services, make_worker = worker_service(reactor, config)
     try:
@@ -90,9 +90,9 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
         return 1
     running: list[Deferred[None]] = []
 
-    def caller_left() -> None:
+    def stop_without_caller() -> None:
         if with_caller and running:
-            _log.warn("whoever began this job is gone: it stops")
+            _log.warn("the process that began this job is gone: the job stops")
             _kill_soon()
             running[0].cancel()
             reactor.callLater(CLEANUP_SECONDS, begin_to_abandon)
@@ -107,11 +107,11 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
 
     try:
         worker = make_worker()
-        # A group of our own: whoever kills this process takes `mksquashfs` with it.
+        # A process group of its own, so that a kill of this process includes `mksquashfs`.
         os.setpgrp()
-        jobs = Jobs(caller_left, worker.time_out)
+        jobs = Jobs(stop_without_caller, worker.time_out)
         StandardIO(jobs, reactor=reactor)
-        jobs.tell({"ready": True})
+        jobs.answer({"ready": True})
         while (key := await jobs.keys.get()) is not None:
             running.append(Deferred.fromCoroutine(worker.run(key)))
             try:
@@ -122,14 +122,14 @@ async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
                 _log.critical("record {key}: this worker ends: {error}", key=key, error=error)
                 return EXHAUSTED_CODE
             running.clear()
-            jobs.tell({"done": key})
+            jobs.answer({"done": key})
     finally:
         await services.stopService()
     return 0
 
 
 def _kill_soon() -> None:
-    """Kill this process and its children later, also if its reactor hangs by then."""
+    """Kill this process and its children after `KILL_SECONDS`, even if its reactor hangs."""
     killer = threading.Timer(KILL_SECONDS, _kill)
     killer.daemon = True
     killer.start()
@@ -140,7 +140,7 @@ def _kill() -> None:
 
 
 def main() -> None:
-    """Read the command line and run."""
+    """Read the command line and work; exit with the exit code."""
     parser = argparse.ArgumentParser(prog="shiftergw.runner")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--with-caller", action="store_true")

@@ -1,4 +1,4 @@
-"""What `twistd shiftergw` and `twist shiftergw` run: options, and the service."""
+"""The options and the service of `twistd shiftergw` and `twist shiftergw`."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Options(usage.Options):
     file: Path
 
     def postOptions(self) -> None:
-        """Read the configuration; a fault in it ends the start with a clear text."""
+        """Read the configuration; exit with a clear text if it has an error."""
         try:
             self.file = Path(self["config"] or file_of_environment(os.environ)).absolute()
             self.loaded = Config.load(self.file, os.environ)
         except ConfigurationError as error:
-            # A UsageError would put the options in front, which are right.
+            # A UsageError would print the options first, which are not at fault.
             sys.exit(f"shiftergw cannot start: {error}")
 
 
 class GatewayService(Service):
-    """The gateway's parts; a start that fails ends the process with exit code 1."""
+    """The gateway's parts as one service; a failed start ends the process with exit code 1."""
 
     def __init__(self, parts: Service, options: Options, reactor: Any) -> None:
         """Wrap `parts`."""
@@ -60,26 +60,26 @@ class GatewayService(Service):
         self._reactor = reactor
 
     def startService(self) -> None:
-        """Start the parts in their order once the reactor runs; the last of them listen.
+        """Start the parts in order once the reactor runs; the last of them listen.
 
-        Not before: `twist` starts the service first, and then the log that we are to filter.
+        Not earlier, because `twist` starts the service before the log that must be filtered.
         """
         super().startService()
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        gc.freeze()  # what is imported by now lives as long as the process
+        gc.freeze()  # imported modules live as long as the process
         start_logging(self._options.loaded.config.log_level)
-        self._heed_hangup()
+        self._handle_hangup()
         for warning in self._options.loaded.warnings:
             _log.warn("configuration: {warning}", warning=warning)
         starting: Deferred[None] = self._parts.startService()
-        starting.addCallbacks(self._started, self._give_up)
+        starting.addCallbacks(self._log_start, self._give_up)
 
-    def _heed_hangup(self) -> None:
-        """Stop in order when the terminal is closed, unless `nohup` has SIGHUP ignored.
+    def _handle_hangup(self) -> None:
+        """Stop in order when the terminal is closed, unless `nohup` made the process ignore SIGHUP.
 
-        The reactor heeds SIGINT and SIGTERM only; by default SIGHUP ends the process at once.
+        The reactor handles SIGINT and SIGTERM only; by default, SIGHUP ends the process at once.
         """
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(
@@ -88,10 +88,10 @@ class GatewayService(Service):
 
     def _stop_after_hangup(self) -> None:
         _log.info("received SIGHUP, shutting down")
-        with suppress(ReactorNotRunning):  # it stops already
+        with suppress(ReactorNotRunning):  # it is stopping already
             self._reactor.stop()
 
-    def _started(self, _: None) -> None:
+    def _log_start(self, _: None) -> None:
         _log.info(
             "shiftergw {version} with {file}: listening on {where}",
             version=__version__,
@@ -100,21 +100,22 @@ class GatewayService(Service):
         )
 
     def _give_up(self, failure: Failure) -> None:
-        """End the process: a gateway that does not listen must not look alive."""
+        """End the process: a gateway that does not listen must not seem to run."""
         if failure.check(CancelledError):
-            return  # told to stop before it had started
-        deaf = failure.value
-        if isinstance(deaf, CannotListenError):
-            failure = Failure(ConfigurationError(f"{str(deaf).rstrip('.')}.", remedy=remedy(deaf)))
+            return  # the process was stopped during the start
+        error = failure.value
+        if isinstance(error, CannotListenError):
+            cause = f"{str(error).rstrip('.')}."
+            failure = Failure(ConfigurationError(cause, remedy=remedy(error)))
         if failure.check(GatewayError):
             _log.critical("cannot start: {error}", error=failure.value)
             sys.stderr.write(f"shiftergw cannot start: {failure.value}\n")
         else:
             _log.failure("cannot start", failure)
             sys.stderr.write(f"shiftergw cannot start: {failure.getErrorMessage()}\n")
-        # twistd has no way to end with an exit code once the reactor runs; this runs last of all.
+        # twistd cannot return an exit code once the reactor runs; this handler runs last.
         atexit.register(os._exit, 1)
-        with suppress(ReactorNotRunning):  # somebody has ended it already
+        with suppress(ReactorNotRunning):  # it is stopping already
             self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
@@ -125,9 +126,9 @@ class GatewayService(Service):
 
 
 def makeService(options: Options, reactor: Any = None) -> Service:
-    """Return the service; opens nothing, because twistd forks after this.
+    """Return the service, without opening anything, because twistd forks after this.
 
-    Ends the process where the configuration is found wrong only now.
+    Exits if wiring the parts shows that the configuration is wrong.
     """
     if reactor is None:
         from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it

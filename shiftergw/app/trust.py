@@ -1,4 +1,4 @@
-"""Behind `shiftergw ssh-trust`: the host keys of a system's machines, and their known hosts."""
+"""Compare the host keys of a system's hosts with the known hosts, behind `shiftergw ssh-trust`."""
 
 from __future__ import annotations
 
@@ -30,39 +30,41 @@ __all__ = ["Host", "Key", "Verdict", "add", "check_addable", "file_of", "look"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that a host has proven to hold, and the line that would make it known.
+    """A key that a host has proven to own, and the line that would make it known.
 
-    `held` are the keys that are known instead, or revoked, and where each stands.
+    `conflicts` are the keys that are known instead, or revoked, each with its file and line.
     """
 
     kind: str
     fingerprint: str
     verdict: Verdict
     line: str
-    held: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What was found of a host; its `name` is the one that the files use."""
+    """The keys of a host, or why they cannot be read; `name` is that of known_hosts files."""
 
     name: str
     keys: tuple[Key, ...] = ()
     error: DeliveryFailed | None = None
 
     @property
-    def changed(self) -> bool:
-        """Say whether another key is known: then nothing that it shows is to be believed."""
+    def has_changed(self) -> bool:
+        """Return whether another key is known; then no key of the host can be trusted."""
         return any(key.verdict == Verdict.CHANGED for key in self.keys)
 
     @property
-    def new(self) -> tuple[Key, ...]:
+    def new_keys(self) -> tuple[Key, ...]:
         """Return the keys that may be added."""
-        return tuple(k for k in self.keys if k.verdict == Verdict.NEW and not self.changed)
+        return tuple(
+            key for key in self.keys if key.verdict == Verdict.NEW and not self.has_changed
+        )
 
 
 def file_of(system: System) -> Path:
-    """Return the file that a new key is added to; raise `ConfigurationError` if there is none."""
+    """Return the file to which new keys are added; raise `ConfigurationError` if there is none."""
     file = _ssh(system).known_hosts_file or user_file()
     if file is None:
         raise ConfigurationError(
@@ -72,21 +74,21 @@ def file_of(system: System) -> Path:
 
 
 async def look(system: System, reactor: Any) -> list[Host]:
-    """Return what there is to say of every host of a remote system, in their order.
+    """Return the host keys of every host of a remote system, in the configured order.
 
-    Raises `ConfigurationError` for what is no host, `DeliveryFailed` for known hosts that cannot be
-    read.
+    Raises `ConfigurationError` for an invalid host name, and `DeliveryFailed` if the known hosts
+    cannot be read.
     """
     ssh = _ssh(system)
     hosts = list(dict.fromkeys(system.host))
     for host in hosts:
         check_host(host)
-    configured = ssh.known_hosts_file
-    files = filter(None, (configured,) if configured is not None else (user_file(), GLOBAL_FILE))
-    known = KnownHosts.read(files, must_exist=False)
+    file = ssh.known_hosts_file
+    files = filter(None, (file,) if file is not None else (user_file(), GLOBAL_FILE))
+    known_hosts = KnownHosts.read(files, must_exist=False)
     seconds = ssh.connect_seconds or CONNECT_SECONDS
     return await gather_or_cancel(
-        _host(host, ssh.login_port, known, seconds, reactor) for host in hosts
+        _host(host, ssh.login_port, known_hosts, seconds, reactor) for host in hosts
     )
 
 
@@ -95,22 +97,25 @@ def _ssh(system: System) -> SshDelivery:
     return system.ssh_delivery
 
 
-async def _host(host: str, port: int, known: KnownHosts, seconds: float, reactor: Any) -> Host:
+async def _host(
+    host: str, port: int, known_hosts: KnownHosts, seconds: float, reactor: Any
+) -> Host:
     name = name_of(host, port)
     try:
         blobs = await host_keys(host, port, reactor, seconds=seconds)
     except DeliveryFailed as error:
         return Host(name, error=error)
-    return Host(name, tuple(_key(host, port, one) for one in judge(host, port, blobs, known)))
+    keys = tuple(_key(host, port, key) for key in judge(host, port, blobs, known_hosts))
+    return Host(name, keys)
 
 
-def _key(host: str, port: int, one: JudgedKey) -> Key:
+def _key(host: str, port: int, key: JudgedKey) -> Key:
     return Key(
-        _kind(one.blob),
-        fingerprint(one.blob),
-        one.verdict,
-        line_of(host, port, one.blob),
-        _held(one.lines),
+        _kind(key.blob),
+        fingerprint(key.blob),
+        key.verdict,
+        line_of(host, port, key.blob),
+        _conflicts(key.lines),
     )
 
 
@@ -118,7 +123,7 @@ def _kind(blob: bytes) -> str:
     return printable(type_of(blob), 40)
 
 
-def _held(lines: Sequence[KnownHostsLine]) -> tuple[str, ...]:
+def _conflicts(lines: Sequence[KnownHostsLine]) -> tuple[str, ...]:
     return tuple(
         f"{_kind(line.blob)} {fingerprint(line.blob)} ({printable(line.place)})" for line in lines
     )

@@ -1,4 +1,4 @@
-"""Wait for a source that asks for it, where there is no queue to wait in."""
+"""Wait in the process itself for a source that asks to retry later."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ T = TypeVar("T")
 async def run_with_waits(
     work: Callable[[], Awaitable[T]], clock: IReactorTime, limits: WaitLimits, say: Say
 ) -> T:
-    """Return what `work` returns; after `RetryLater`, wait here and run it again.
+    """Return the result of `work`; after `RetryLater`, wait here and call it again.
 
-    For conversions outside the service, which occupy no slot of a worker. Raises as `decide_wait`.
+    For conversions outside the service, which occupy no slot of a worker. Raises the error of
+    `decide_wait` if the waits get too long.
     """
-    waited = 0.0
+    seconds_before = 0.0
     while True:
         try:
             return await work()
-        except RetryLater as later:
+        except RetryLater as delay:
             now = clock.seconds()
-            wait = decide_wait(waited, later, now, limits)
+            wait = decide_wait(seconds_before, delay, now, limits)
         seconds = wait.not_before - now
         say(f"waiting {duration(seconds)} for {wait.why}")
-        waited += seconds
+        seconds_before += seconds
         await pause(seconds, clock)

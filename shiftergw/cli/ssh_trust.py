@@ -115,8 +115,8 @@ def _show(host: Host) -> None:
     click.echo(host.name)
     for key in host.keys:
         click.echo(f"  {key.kind:{_WIDTH}} {key.fingerprint} {key.verdict}")
-        for held in key.held:
-            click.echo(f"    {held}")
+        for conflict in key.conflicts:
+            click.echo(f"    {conflict}")
 
 
 def _warnings(host: Host, system: System) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _warnings(host: Host, system: System) -> Iterator[str]:
                 " configuration, are not seen by this command. Add the key by hand where it cannot"
                 " be reached otherwise."
             )
-    if host.changed:
+    if host.has_changed:
         yield (
             f"{host.name} is known by another key than it has shown. Either its admins have"
             " changed the key, or another machine answers in its place and would get all that is"
@@ -150,7 +150,7 @@ def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str])
 
     _add(
         trust.file_of(system),
-        [key for host in hosts for key in host.new if key.fingerprint in fingerprints],
+        [key for host in hosts for key in host.new_keys if key.fingerprint in fingerprints],
     )
     missing = set(fingerprints) - {key.fingerprint for host in hosts for key in host.keys}
     for one in sorted(missing):
@@ -162,7 +162,7 @@ def _asked(hosts: Sequence[Host], system: System) -> int:
     """Add the new keys of each host to which the answer is yes."""
     from shiftergw.app import trust  # noqa: PLC0415 - as above
 
-    asked = [host for host in hosts if host.new]
+    asked = [host for host in hosts if host.new_keys]
     if not asked:
         return DONE
     file = trust.file_of(system)
@@ -174,9 +174,9 @@ def _asked(hosts: Sequence[Host], system: System) -> int:
             return MISUSED
         for host in asked:
             place = printable(str(file), 1000)
-            answer = ask.line(_QUESTION.format(host=host.name, keys=len(host.new), file=place))
+            answer = ask.line(_QUESTION.format(host=host.name, keys=len(host.new_keys), file=place))
             if answer.strip().lower() == b"yes":
-                _add(file, host.new)
+                _add(file, host.new_keys)
             else:
                 click.echo(f"Nothing is added for {host.name}.", err=True)
                 code = FAILED

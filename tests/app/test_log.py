@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from shiftergw.app.log import (
-    filtered,
+    filter_events,
     line_of,
     start_logging,
     start_worker_logging,
@@ -76,7 +76,7 @@ def logger_into(observer: ILogObserver, namespace: str = "shiftergw.test") -> Lo
 def test_levels(level: str, expected: list[str]) -> None:
     """Events below the configured level are left out."""
     kept = Kept()
-    log = logger_into(filtered(kept, level))
+    log = logger_into(filter_events(kept, level))
     for name in ("debug", "info", "warn", "error", "critical"):
         log.emit(LogLevel.levelWithName(name), name)
     assert kept.texts == expected
@@ -91,7 +91,7 @@ def test_levels(level: str, expected: list[str]) -> None:
 def test_who_is_quiet(level: str, expected: int, namespace: str) -> None:
     """Packets and connections stay out of the log at every level, warnings follow the level."""
     kept = Kept()
-    log = logger_into(filtered(kept, level), namespace)
+    log = logger_into(filter_events(kept, level), namespace)
     log.debug("packet")
     log.info("packet")
     log.emit(LogLevel.warn, "trouble")
@@ -106,7 +106,7 @@ def test_factories_are_quiet(level: str) -> None:
         """Says that it starts and stops."""
 
     kept = Kept()
-    observer = filtered(kept, level)
+    observer = filter_events(kept, level)
     globalLogPublisher.addObserver(observer)
     try:
         factory = Loud()
@@ -122,7 +122,7 @@ def test_factories_are_quiet(level: str) -> None:
 def test_one_line() -> None:
     """Control characters and line separators of foreign text are shown, not obeyed."""
     file = io.StringIO()
-    log = logger_into(filtered(textFileLogObserver(file), "info"))
+    log = logger_into(filter_events(textFileLogObserver(file), "info"))
     log.info("the registry says {text}", text=HOSTILE)
     (line,) = file.getvalue().splitlines()
     assert line.isprintable()
@@ -133,14 +133,14 @@ def test_one_line() -> None:
 def test_braces_are_not_formatted_again() -> None:
     """Text that looks like a format field stays text."""
     file = io.StringIO()
-    logger_into(filtered(textFileLogObserver(file), "info")).info("{text}", text="{log_level}")
+    logger_into(filter_events(textFileLogObserver(file), "info")).info("{text}", text="{log_level}")
     assert file.getvalue().endswith("{log_level}\n")
 
 
 def test_traceback_on_one_line() -> None:
     """A failure keeps its traceback, joined into the event's line."""
     file = io.StringIO()
-    log = logger_into(filtered(textFileLogObserver(file), "info"))
+    log = logger_into(filter_events(textFileLogObserver(file), "info"))
     log.failure("cannot {what}", what="go\non", failure=Failure(ValueError(HOSTILE)))
     (line,) = file.getvalue().splitlines()
     assert r"cannot go\x0aon | Traceback" in line
@@ -164,7 +164,7 @@ def test_sink_sees_time_and_origin() -> None:
         "log_format": "{password} is not in it",
         "password": "hidden",
     }
-    filtered(kept, "info")(event)
+    filter_events(kept, "info")(event)
     (seen,) = kept.events
     names = ("log_time", "log_level", "log_namespace", "log_system")
     assert {name: seen[name] for name in names} == {name: event[name] for name in names}
@@ -172,7 +172,7 @@ def test_sink_sees_time_and_origin() -> None:
 
 
 def test_start_logging_wraps_the_launchers_observers() -> None:
-    """The log goes on where the launcher sends it, filtered and in single lines."""
+    """The log goes on where the launcher sends it, filter_events and in single lines."""
     first, second = Kept(), Kept()
     publisher = LogPublisher(first, second)
     start_logging("warn", publisher)
@@ -195,7 +195,7 @@ def test_worker_lines() -> None:
 def test_a_worker_says_nothing_of_its_reactor() -> None:
     """That a worker's loop has ended is no news to an operator; in the gateway a signal is."""
     file, kept = io.StringIO(), Kept()
-    for observer in (worker_observer(file, "info"), filtered(kept, "info")):
+    for observer in (worker_observer(file, "info"), filter_events(kept, "info")):
         logger_into(observer, "twisted.internet.base").info("Received SIGTERM, shutting down.")
     assert (file.getvalue(), len(kept.texts)) == ("", 1)
 
@@ -203,7 +203,7 @@ def test_a_worker_says_nothing_of_its_reactor() -> None:
 def test_a_site_starts_and_ends_in_silence() -> None:
     """What Twisted says when somebody listens, or has been silent for too long, is not logged."""
     kept = Kept()
-    observer = filtered(kept, "debug")
+    observer = filter_events(kept, "debug")
     globalLogPublisher.addObserver(observer)
     try:
         clock = Clock()

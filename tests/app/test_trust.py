@@ -54,11 +54,11 @@ async def test_hosts_in_their_order(sshd: Sshd, tmp_path: Path) -> None:
         system(*hosts, port=sshd.port, knownHosts=str(tmp_path / "known"))
     )
     assert [key.verdict for key in one.keys] == [Verdict.NEW, Verdict.NEW]
-    assert one.new == one.keys
+    assert one.new_keys == one.keys
     assert one.keys[0].line == f"{one.name} {public(sshd.host_key('ed25519'))}"
     assert (two.keys, two.error is None) == ((), False)
     assert [key.verdict for key in three.keys] == [Verdict.KNOWN, Verdict.NEW]
-    assert [key.kind for key in three.new] == ["ecdsa-sha2-nistp256"]
+    assert [key.kind for key in three.new_keys] == ["ecdsa-sha2-nistp256"]
 
 
 @pytest_twisted.ensureDeferred
@@ -68,9 +68,9 @@ async def test_a_host_that_has_changed(sshd: Sshd, tmp_path: Path) -> None:
     file = tmp_path / "known"
     file.write_text(f"# one\n[127.0.0.1]:{sshd.port} {other}\n")
     (host,) = await found(system(port=sshd.port, knownHosts=str(file)))
-    assert host.changed
-    assert host.new == ()
-    (held,) = host.keys[0].held
+    assert host.has_changed
+    assert host.new_keys == ()
+    (held,) = host.keys[0].conflicts
     assert held.endswith(f"({file}, line 2)")
 
 
@@ -93,7 +93,7 @@ async def test_files_of_the_user(
     monkeypatch.setenv("HOME", str(tmp_path))
     remote = system(port=sshd.port)
     (host,) = await found(remote)
-    assert len(host.new) == 2
+    assert len(host.new_keys) == 2
     assert file_of(remote) == tmp_path / ".ssh" / "known_hosts"
     file_of(remote).parent.mkdir()
     file_of(remote).write_text(sshd.known_hosts.read_text())

@@ -1,8 +1,8 @@
-"""The checks behind `shiftergw check`: what the gateway would need if it started here now.
+"""Check all that the gateway needs to start and work, behind `shiftergw check`.
 
-Nothing is changed on this machine; in the image directory of a remote system a small file is made
-and removed again, since nothing else tells whether the account may write there. What counts is what
-the user who runs the check may do: run it as the gateway's user.
+Nothing is changed on this machine. In the image directory of a remote system a small file is
+created and removed again, since only that shows whether the account may write there. The checks use
+the rights of the user who runs them: run them as the gateway's user.
 """
 
 from __future__ import annotations
@@ -57,19 +57,20 @@ async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> l
     findings += await broker(config, reactor)
     findings += [finding async for finding in _programs(config, reactor)]
     findings += [finding async for finding in users(config, reactor)]
-    for looked in await gather_or_cancel(
+    for host_findings in await gather_or_cancel(
         remote_directory(system, section, reactor)
         for system in config.systems.values()
         if (section := system.ssh_delivery) is not None
     ):
-        findings += looked
+        findings += host_findings
     findings += await gather_or_cancel(
         _registry(location, environ, reactor) for location in config.locations.values()
     )
     return findings + await _listeners(config, reactor)
 
 
-def _tried(name: str, check: Callable[[], object]) -> Finding | None:
+def _failure_of(name: str, check: Callable[[], object]) -> Finding | None:
+    """Return the failure that `check` raises, or None."""
     try:
         check()
     except GatewayError as error:
@@ -80,12 +81,12 @@ def _tried(name: str, check: Callable[[], object]) -> Finding | None:
 def _configuration(loaded: Loaded) -> Iterator[Finding]:
     name = "configuration"
     yield from (Finding(name, Level.WARNING, warning) for warning in loaded.warnings)
-    kept = _tried(name, loaded.config.check_kept)
-    yield kept or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
+    problem = _failure_of(name, loaded.config.check_kept)
+    yield problem or Finding(name, Level.OK, f"systems: {', '.join(loaded.config.systems)}")
 
 
 def _directories(config: Config) -> Iterator[Finding]:
-    """Yield what there is to say about every directory that the gateway writes in."""
+    """Yield the findings about every local directory in which the gateway writes."""
     for name, path in (
         ("StateDirectory", config.state_directory),
         ("CacheDirectory", config.cache_directory),
@@ -95,39 +96,39 @@ def _directories(config: Config) -> Iterator[Finding]:
     for system in config.systems.values():
         if system.delivery.is_mounted:
             yield _image_directory(system)
-    shared = _tried("image directories", partial(_check_names, config))
-    if shared is not None:
-        yield shared
+    problem = _failure_of("image directories", partial(_check_names, config))
+    if problem is not None:
+        yield problem
 
 
 def _check_names(config: Config) -> None:
-    """Raise `ConfigurationError` as the start does for one image directory under two names."""
+    """Raise `ConfigurationError`, as the start does, for one image directory under two names."""
     places: list[tuple[System, tuple[int, int]]] = []
     for system in config.systems.values():
         if system.delivery.is_mounted:
-            with suppress(OSError):  # `_image_directory` says more
+            with suppress(OSError):  # `_image_directory` reports it
                 places.append((system, identity(system.image_dir)))
     check_one_name(places)
 
 
 def _private_directory(name: str, path: Path) -> Finding:
-    """Judge a directory that the gateway closes to everybody else, and makes if it is not there."""
+    """Check a directory that the gateway creates if necessary, and closes to other users."""
     existing = nearest_existing(path)
     if link := broken_link(path):
-        what = f"{path} cannot be made: {link} is a symbolic link that leads nowhere"
+        text = f"{path} cannot be made: {link} is a symbolic link that leads nowhere"
     elif not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         absent = "" if path == existing else f"{path} cannot be made: "
         reason = "you may not write to it" if existing.is_dir() else "it is no directory"
-        what = f"{absent}{existing}: {reason}"
+        text = f"{absent}{existing}: {reason}"
         if is_read_only(existing):
-            what = f"{absent}{existing}: {_READ_ONLY}"
-            return Finding(name, Level.FAILURE, what, _MOUNT)
+            text = f"{absent}{existing}: {_READ_ONLY}"
+            return Finding(name, Level.FAILURE, text, _MOUNT)
     elif path == existing and os.geteuid() not in {0, path.stat().st_uid}:
-        what = f"{path} belongs to another user"
+        text = f"{path} belongs to another user"
     else:
         return _space(name, path, existing)
     remedy = "Make it a directory that belongs to the gateway's user, or name another one."
-    return Finding(name, Level.FAILURE, what, remedy)
+    return Finding(name, Level.FAILURE, text, remedy)
 
 
 def _image_directory(system: System) -> Finding:
@@ -154,12 +155,12 @@ def _space(name: str, path: Path, existing: Path) -> Finding:
 
 async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
     try:
-        found = await mksquashfs.version(config.mksquashfs, reactor, reactor)
-        warning = mksquashfs.check_version(found)
+        numbers = await mksquashfs.version(config.mksquashfs, reactor, reactor)
+        warning = mksquashfs.check_version(numbers)
     except GatewayError as error:
         yield failure("mksquashfs", error)
     else:
-        version = ".".join(map(str, found))
+        version = ".".join(map(str, numbers))
         yield Finding("mksquashfs", Level.WARNING if warning else Level.OK, warning or version)
     unsquashfs = unsquashfs_of(config.mksquashfs)
     path = shutil.which(unsquashfs)
@@ -171,28 +172,28 @@ async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
 
 
 async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:
-    """Ask a registry whether it is one: `GET /v2/` (distribution-spec, "Determining Support")."""
+    """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
     name = f"registry {location.name}"
     remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
     try:
-        asked = registry.Location(
+        place = registry.Location(
             location.name, location.url, location.ca_certificate, location.trusted_hosts
         )
-        transport = Transport(reactor, asked, Proxies(environ), Limits(connect=NETWORK_LIMIT))
+        transport = Transport(reactor, place, Proxies(environ), Limits(connect=NETWORK_LIMIT))
         try:
             status = await within(
                 NETWORK_LIMIT,
                 reactor,
-                _status(transport, f"{asked.base}/v2/"),
+                _status(transport, f"{place.base}/v2/"),
                 lambda: TimedOut(f"It did not answer within {NETWORK_LIMIT:.0f} s."),
             )
         finally:
             await transport.close()
-    except RegistryUntrusted as error:  # knows best
+    except RegistryUntrusted as error:  # its own remedy is better
         return failure(name, error)
     except GatewayError as error:
         return replace(failure(name, error), remedy=remedy)
-    text = f"{asked.base} answers with HTTP status {status}"
+    text = f"{place.base} answers with HTTP status {status}"
     if status in {200, 401}:
         return Finding(name, Level.OK, text)
     return Finding(name, Level.FAILURE, text, remedy)
@@ -206,7 +207,7 @@ async def _status(transport: Transport, url: str) -> int:
 
 
 async def _listeners(config: Config, reactor: Any) -> list[Finding]:
-    """Listen at all addresses at once, as the gateway does, and stop."""
+    """Listen at all addresses at the same time, as the gateway does, and stop."""
     ports: list[Any] = []
     try:
         return [await _listening(text, reactor, ports) for text in config.listen]
@@ -216,7 +217,7 @@ async def _listeners(config: Config, reactor: Any) -> list[Finding]:
 
 
 async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
-    """Say whether the gateway's address is free, or a gateway answers there already.
+    """Check that the gateway's address is free, or that a gateway answers there already.
 
     A port that was opened is added to `ports`.
     """
@@ -226,7 +227,7 @@ async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
     except CannotListenError as error:
         if await _answers(text, reactor):
             return Finding(name, Level.OK, "a gateway answers there")
-        # Of other endpoints than tcp we cannot tell whether it is a gateway that listens there.
+        # Only for tcp endpoints we can find out whether a gateway listens there.
         level = Level.FAILURE if text.startswith("tcp:") else Level.WARNING
         remedy = listening.remedy(error)
         if level is Level.WARNING:
@@ -238,7 +239,7 @@ async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
 
 
 async def _answers(text: str, reactor: Any) -> bool:
-    """Say whether a gateway is alive at a tcp endpoint of this machine."""
+    """Return whether a gateway answers at a tcp endpoint of this machine."""
     kind, _, rest = text.partition(":")
     number, *options = rest.split(":")
     interface = dict(option.partition("=")[::2] for option in options).get("interface", "127.0.0.1")
@@ -255,5 +256,5 @@ async def _answers(text: str, reactor: Any) -> bool:
         return bool(response.headers.getRawHeaders(b"server") == [b"shiftergw"])
     except CancelledError:
         raise
-    except Exception:  # noqa: BLE001 - whatever the Agent raises: no gateway of ours
+    except Exception:  # noqa: BLE001 - whatever the Agent raises: no gateway answers
         return False

@@ -1,7 +1,7 @@
-"""What `shiftergw check --database` tells: what is in the database, and what becomes of it here.
+"""Check the content of a database, behind `shiftergw check --database`.
 
-For who points the gateway at a database that another program has filled. Nothing is written, not
-even an index.
+For admins who point the gateway at a database that another program has filled. Nothing is written,
+not even an index.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
-from shiftergw.app.checkup.database import expiry, failed
+from shiftergw.app.checkup.database import expiry, mongodb_failure
 from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.app.compose import delivery_to
 from shiftergw.config import Config, System
@@ -26,21 +26,21 @@ from shiftergw.store.sqlite import inspection as sqlite_inspection
 from shiftergw.store.survey import EXAMPLES, Lot, Oddity, Survey, Tally
 
 LIST_SECONDS = 60.0
-"""How long an image directory may take to list what lies there."""
+"""The time limit for the list of an image directory."""
 
-MOST = 20
-"""Systems that are not configured, and names of members, that are told one by one."""
+MOST_NAMES = 20
+"""The most unconfigured systems, and the most members of records, that are named."""
 
 FRESH_SECONDS = 3600.0
-"""Age of a file that may still be on its way to its record."""
+"""Seconds for which a new file may have no record yet, because its delivery has not ended."""
 
-_UNNAMED = (
+_UNNAMED_REMEDY = (
     "No user of this gateway can find them: deliveries left them that failed at their end, or"
     " another program. Remove them by hand once no job uses them."
 )
 
 _QUIET = frozenset({Lot.LISTED, Lot.UNTAGGED, Lot.IN_FLIGHT, Lot.FAILURES, Lot.EXPIRED})
-"""Lots that need nobody's attention."""
+"""Lots that need no attention."""
 
 _HARMLESS = frozenset({Oddity.TEXT_TAG, Oddity.NO_DATE, Oddity.DUE})
 
@@ -53,25 +53,25 @@ _REMEDIES: Mapping[Lot | Oddity, str] = {
 
 
 async def contents(reactor: Any, config: Config) -> list[Finding]:
-    """Return what there is to say of the records, and of the files that belong to them."""
-    counted = Survey(config.systems.keys(), reactor.seconds())
+    """Return the findings about the records, and about the files that belong to them."""
+    survey = Survey(config.systems.keys(), reactor.seconds())
     try:
-        findings = await _database(reactor, config, counted)
+        findings = await _database(reactor, config, survey)
     except GatewayError as error:
         mongodb = config.mongodb_uri is not None
-        return [failed("database", error) if mongodb else failure("database", error)]
-    findings += _systems(counted)
-    findings += _records(counted)
-    findings += await _files(reactor, config, counted)
+        return [mongodb_failure("database", error) if mongodb else failure("database", error)]
+    findings += _systems(survey)
+    findings += _records(survey)
+    findings += await _files(reactor, config, survey)
     return findings
 
 
-async def _database(reactor: Any, config: Config, counted: Survey) -> list[Finding]:
-    """Count what is in the database; return what there is to say of it as a whole."""
+async def _database(reactor: Any, config: Config, survey: Survey) -> list[Finding]:
+    """Count the records in the database; return the findings about the database as a whole."""
     if config.mongodb_uri is not None and config.mongodb is not None:
         uri, name = config.mongodb_uri, config.mongodb
-        look = await mongo_inspection.survey(reactor, uri, name, counted)
-        text = f"MongoDB, database {name}: {_size(counted, look.lookups)}"
+        look = await mongo_inspection.survey(reactor, uri, name, survey)
+        text = f"MongoDB, database {name}: {_size(survey, look.lookups)}"
         indexes = look.missing_indexes
         missing = f"{len(indexes)} to be made at the start: {', '.join(indexes)}"
         return [
@@ -85,11 +85,11 @@ async def _database(reactor: Any, config: Config, counted: Survey) -> list[Findi
     threads = Threads(reactor, 1, "check")
     threads.startService()
     try:
-        rows = await threads.run(sqlite_inspection.survey, path, counted)
+        rows = await threads.run(sqlite_inspection.survey, path, survey)
     finally:
         await threads.stopService()
     return [
-        Finding("database", Level.OK, f"{path}: {_size(counted, rows)}"),
+        Finding("database", Level.OK, f"{path}: {_size(survey, rows)}"),
         _own_expiry(config),
     ]
 
@@ -98,19 +98,19 @@ def _own_expiry(config: Config) -> Finding:
     return expiry(config, taken_over=False)
 
 
-def _size(counted: Survey, rows: int) -> str:
-    others = (
-        f", {counted.foreign_records} of them by another program" if counted.foreign_records else ""
+def _size(survey: Survey, rows: int) -> str:
+    foreign = (
+        f", {survey.foreign_records} of them by another program" if survey.foreign_records else ""
     )
-    return f"{counted.records} records{others}; {rows} rows of look-ups"
+    return f"{survey.records} records{foreign}; {rows} rows of look-ups"
 
 
-def _systems(counted: Survey) -> Iterator[Finding]:
+def _systems(survey: Survey) -> Iterator[Finding]:
     """Yield how many records there are by state, for each system."""
     by_system: dict[str, Counter[str]] = {}
-    for (system, state), count in counted.states.items():
+    for (system, state), count in survey.states.items():
         by_system.setdefault(system, Counter())[state] += count
-    for system in counted.systems:
+    for system in survey.systems:
         states = by_system.pop(system, Counter())
         yield Finding(f"records of {system}", Level.OK, _numbers(states) or "none")
     if by_system:
@@ -120,120 +120,133 @@ def _systems(counted: Survey) -> Iterator[Finding]:
 
 def _numbers(counter: Mapping[str, int]) -> str:
     """Return names with their numbers, the most frequent first, and how many more there are."""
-    ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    texts = [f"{name} {count}" for name, count in ordered[:MOST]]
-    more = len(ordered) - MOST
-    return ", ".join([*texts, f"and {more} more"] if more > 0 else texts)
+    items = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    texts = [f"{name} {count}" for name, count in items[:MOST_NAMES]]
+    rest = len(items) - MOST_NAMES
+    return ", ".join([*texts, f"and {rest} more"] if rest > 0 else texts)
 
 
-def _records(counted: Survey) -> Iterator[Finding]:
+def _records(survey: Survey) -> Iterator[Finding]:
     """Yield each lot, then what is odd in any of them."""
     for lot in Lot:
-        if lot in counted.lots:
-            tally = counted.lots[lot]
+        if lot in survey.lots:
+            tally = survey.lots[lot]
             level = Level.OK if lot in _QUIET else Level.WARNING
             examples = "" if lot is Lot.LISTED else _examples(tally)
             text = f"{tally.count} {lot}{examples}"
             yield Finding("records", level, text, _REMEDIES.get(lot, ""))
     for oddity in Oddity:
-        if oddity in counted.oddities:
-            tally = counted.oddities[oddity]
+        if oddity in survey.oddities:
+            tally = survey.oddities[oddity]
             level = Level.OK if oddity in _HARMLESS else Level.WARNING
             if oddity is Oddity.CLAIM:
                 level = Level.FAILURE
-            members = f"; {_numbers(counted.unreadable_members)}" if oddity is Oddity.FORM else ""
+            members = f"; {_numbers(survey.unreadable_members)}" if oddity is Oddity.FORM else ""
             text = f"{tally.count}: {oddity}{members}{_examples(tally)}"
             yield Finding("odd", level, text, _REMEDIES.get(oddity, ""))
-    if counted.unknown_members:
-        yield Finding("unknown members", Level.OK, f"kept: {_numbers(counted.unknown_members)}")
+    if survey.unknown_members:
+        yield Finding("unknown members", Level.OK, f"kept: {_numbers(survey.unknown_members)}")
 
 
 def _examples(tally: Tally) -> str:
-    more = "…" if tally.count > len(tally.examples) else ""
-    return f" ({', '.join(tally.examples)}{more})"
+    ellipsis = "…" if tally.count > len(tally.examples) else ""
+    return f" ({', '.join(tally.examples)}{ellipsis})"
 
 
-async def _files(reactor: Any, config: Config, counted: Survey) -> list[Finding]:
-    """Return what is missing in each image directory, and what nobody knows there."""
+async def _files(reactor: Any, config: Config, survey: Survey) -> list[Finding]:
+    """Return the findings about missing and unknown files in each image directory."""
     directories: dict[str, System] = {}
-    wanted: dict[str, dict[str, int | None]] = {}
-    named: dict[str, set[str]] = {}
+    sizes: dict[str, dict[str, int | None]] = {}
+    image_ids: dict[str, set[str]] = {}
     for name, system in config.systems.items():
         directory = system.directory_name
         directories.setdefault(directory, system)
-        wanted.setdefault(directory, {}).update(counted.files.get(name, {}))
-        named.setdefault(directory, set()).update(counted.image_ids.get(name, ()))
-    found = await gather_or_cancel(
-        _directory(reactor, system, wanted[name], named[name])
+        sizes.setdefault(directory, {}).update(survey.files.get(name, {}))
+        image_ids.setdefault(directory, set()).update(survey.image_ids.get(name, ()))
+    results = await gather_or_cancel(
+        _directory(reactor, system, sizes[name], image_ids[name])
         for name, system in directories.items()
     )
-    return [finding for findings in found for finding in findings]
+    return [finding for findings in results for finding in findings]
 
 
 async def _directory(
-    reactor: Any, system: System, wanted: Mapping[str, int | None], named: AbstractSet[str]
+    reactor: Any,
+    system: System,
+    expected: Mapping[str, int | None],
+    image_ids: AbstractSet[str],
 ) -> list[Finding]:
+    """Return the findings about one image directory.
+
+    `expected` are the images that READY records name, with their sizes in bytes if known;
+    `image_ids` are those of all records.
+    """
     name = f"files in {system.directory_name}"
     try:
-        there = {one.name: one for one in await _listed(reactor, system)}
+        files = list(await _list_directory(reactor, system))
     except GatewayError as error:
-        found = failure(name, error)
         remedy = "The files were not looked at. Run `shiftergw check` to see what is wrong."
-        return [replace(found, level=Level.WARNING, remedy=remedy)] if wanted else []
-    sizes = {name: one.size for name, one in there.items()}
-    findings = [Finding(name, *_compared(wanted, sizes))] if wanted else []
-    # What is being delivered has no record yet that names it.
-    before = reactor.seconds() - FRESH_SECONDS
-    old = [one for one in there.values() if one.modified is None or one.modified < before]
-    images = {one.name.removesuffix(".squashfs"): one.size for one in old if _is_image(one)}
-    unnamed = {one: size for one, size in images.items() if one not in named}
-    if unnamed:
-        size = amount(sum(unnamed.values()))
-        text = f"{len(unnamed)} images that no record names, {size} ({_ids(unnamed)})"
-        findings.append(Finding(f"more {name}", Level.WARNING, text, _UNNAMED))
+        finding = replace(failure(name, error), level=Level.WARNING, remedy=remedy)
+        return [finding] if expected else []
+    sizes = {file.name: file.size for file in files}
+    findings = [Finding(name, *_compare(expected, sizes))] if expected else []
+    # A new file may belong to a delivery that has no record yet.
+    newest = reactor.seconds() - FRESH_SECONDS
+    unknown = {
+        file.name.removesuffix(".squashfs"): file.size
+        for file in files
+        if file.name.endswith(".squashfs")
+        and file.name.removesuffix(".squashfs") not in image_ids
+        and (file.modified is None or file.modified < newest)
+    }
+    if unknown:
+        size = amount(sum(unknown.values()))
+        text = f"{len(unknown)} images that no record names, {size} ({_ids(unknown)})"
+        findings.append(Finding(f"more {name}", Level.WARNING, text, _UNNAMED_REMEDY))
     return findings
 
 
-def _is_image(file: InstalledFile) -> bool:
-    return file.name.endswith(".squashfs")
+def _compare(
+    expected: Mapping[str, int | None], sizes: Mapping[str, int]
+) -> tuple[Level, str, str]:
+    """Return level, text and remedy of a finding: which images lack files, or have wrong ones.
 
-
-def _compared(wanted: Mapping[str, int | None], there: Mapping[str, int]) -> tuple[Level, str, str]:
-    lost = [one for one in wanted if f"{one}.squashfs" not in there]
-    other = [
-        one
-        for one, size in wanted.items()
-        if size is not None and there.get(f"{one}.squashfs", size) != size
-    ]
-    empty = [
-        image_id
-        for image_id, size in wanted.items()
-        if size is None and there.get(f"{image_id}.squashfs") == 0
-    ]
-    bare = [one for one in wanted if f"{one}.squashfs" in there and f"{one}.meta" not in there]
-    if not (lost or empty or other or bare):
-        return Level.OK, f"all {len(wanted)} images are there", ""
-    texts = [f"of {len(wanted)} images"]
-    for ids, what in (
-        (lost, "have no file"),
-        (empty, "have an empty file"),
-        (other, "have a file of another size than recorded"),
-        (bare, "have no metadata"),
-    ):
-        if ids:
-            texts.append(f"{len(ids)} {what} ({_ids(ids)})")
-    if len(lost) == len(wanted):
+    `sizes` are those of the files in the directory, by their names.
+    """
+    missing, empty, wrong_size, without_metadata = [], [], [], []
+    for image_id, size in expected.items():
+        file_size = sizes.get(f"{image_id}.squashfs")
+        if file_size is None:
+            missing.append(image_id)
+            continue
+        if size is None and file_size == 0:
+            empty.append(image_id)
+        if size not in {None, file_size}:
+            wrong_size.append(image_id)
+        if f"{image_id}.meta" not in sizes:
+            without_metadata.append(image_id)
+    problems = {
+        "have no file": missing,
+        "have an empty file": empty,
+        "have a file of another size than recorded": wrong_size,
+        "have no metadata": without_metadata,
+    }
+    texts = [f"of {len(expected)} images"]
+    texts += [f"{len(ids)} {problem} ({_ids(ids)})" for problem, ids in problems.items() if ids]
+    if len(texts) == 1:
+        return Level.OK, f"all {len(expected)} images are there", ""
+    if len(missing) == len(expected):
         return Level.WARNING, ", ".join(texts), "Is it the right directory, and mounted?"
     remedy = "They cannot be run until they are pulled again, which delivers them anew."
     return Level.WARNING, ", ".join(texts), remedy
 
 
 def _ids(ids: Collection[str]) -> str:
-    more = "…" if len(ids) > EXAMPLES else ""
-    return ", ".join(sorted(ids)[:EXAMPLES]) + more
+    ellipsis = "…" if len(ids) > EXAMPLES else ""
+    return ", ".join(sorted(ids)[:EXAMPLES]) + ellipsis
 
 
-async def _listed(reactor: Any, system: System) -> Iterable[InstalledFile]:
+async def _list_directory(reactor: Any, system: System) -> Iterable[InstalledFile]:
     threads = Threads(reactor, 2, "check")
     threads.startService()
     directory = delivery_to(system, reactor, threads).directory

@@ -1,4 +1,4 @@
-"""The checks of where the state is."""
+"""Check the database: a SQLite file or a MongoDB server."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CLOCK = (
 )
 
 CHECK_SECONDS = 60.0
-"""Seconds to look for damage in the SQLite file."""
+"""The time limit for the search for damage in the SQLite file."""
 
-SHOWN = 6
-"""How many rights that the gateway lacks are named."""
+MOST_RIGHTS = 6
+"""The most missing rights that are named."""
 
 SWITCH = (
     "Set ScheduledExpiry to true, and dates that have passed or are absent count from that moment;"
@@ -37,15 +37,12 @@ SWITCH = (
 
 
 async def state(config: Config, reactor: Any) -> list[Finding]:
-    """Return whether the state is safe where it lies, or that a MongoDB server lets us in.
-
-    And whether images expire by themselves.
-    """
+    """Return the findings about the database: its place, its rights, its damage, its expiry."""
     if config.mongodb_uri is not None and config.mongodb is not None:
         try:
             look = await inspect_database(reactor, config.mongodb_uri, config.mongodb)
         except GatewayError as error:
-            return [failed("MongoDB", error)]
+            return [mongodb_failure("MongoDB", error)]
         indexes = (
             f", {len(look.missing_indexes)} indexes to be made" if look.missing_indexes else ""
         )
@@ -73,7 +70,7 @@ async def state(config: Config, reactor: Any) -> list[Finding]:
 
 def _integrity(path: Path) -> Iterator[Finding]:
     """Look for damage in the SQLite file, if there is one."""
-    if not os.path.exists(path):  # noqa: PTH110 - False also where nobody may look
+    if not os.path.exists(path):  # noqa: PTH110 - False also without permission
         return
     name = "integrity of the state"
     try:
@@ -88,16 +85,16 @@ def _integrity(path: Path) -> Iterator[Finding]:
         yield Finding(name, Level.OK, text)
 
 
-def failed(name: str, error: GatewayError) -> Finding:
-    """Return what is wrong with a MongoDB server, and what to do."""
-    found = failure(name, error)
-    return found if error.remedy == LOGIN_REMEDY else replace(found, remedy=REMEDY)
+def mongodb_failure(name: str, error: GatewayError) -> Finding:
+    """Return an error of a MongoDB server as a finding, with the remedy for the site."""
+    finding = failure(name, error)
+    return finding if error.remedy == LOGIN_REMEDY else replace(finding, remedy=REMEDY)
 
 
 def _rights(rights: Rights, database: str) -> Finding:
-    """Return whether the gateway may write in its database, and make indexes there.
+    """Return whether the gateway may write in its database and create indexes there.
 
-    Nothing is tried: it would leave something behind.
+    The server is asked for its rights; a test write would leave something behind.
     """
     name = "rights in MongoDB"
     if rights.user is None:
@@ -109,15 +106,22 @@ def _rights(rights: Rights, database: str) -> Finding:
         return Finding(name, Level.WARNING, text, remedy)
     if rights.sufficient:
         return Finding(name, Level.OK, f"{user} may write, and make indexes")
-    more = f" and {len(rights.missing) - SHOWN} more" if len(rights.missing) > SHOWN else ""
-    text = f"{user} may not: {', '.join(rights.missing[:SHOWN])}{more}"
+    remainder = (
+        f" and {len(rights.missing) - MOST_RIGHTS} more"
+        if len(rights.missing) > MOST_RIGHTS
+        else ""
+    )
+    text = f"{user} may not: {', '.join(rights.missing[:MOST_RIGHTS])}{remainder}"
     return Finding(name, Level.FAILURE, text, remedy)
 
 
 def expiry(config: Config, *, taken_over: bool) -> Finding:
-    """Return whether images expire by themselves; `taken_over`: it never began there so far."""
-    name, wanted = "scheduled expiry", config.scheduled_expiry
-    if wanted is False:
+    """Return whether images expire by themselves.
+
+    `taken_over` says that another program filled the database, and expiry has not begun there.
+    """
+    name, enabled = "scheduled expiry", config.scheduled_expiry
+    if enabled is False:
         return Finding(name, Level.OK, "off: ScheduledExpiry is false")
     if config.image_expiration_timeout is None:
         after = "on, but without ImageExpirationTimeout images get no expiration"
@@ -125,7 +129,7 @@ def expiry(config: Config, *, taken_over: bool) -> Finding:
         after = "on"
     if not taken_over:
         return Finding(name, Level.OK, after)
-    if wanted:
+    if enabled:
         text = f"{after}; dates that have passed or are absent count from the gateway's start"
         return Finding(name, Level.OK, text)
     return Finding(name, Level.WARNING, "off: another program has filled the database", SWITCH)

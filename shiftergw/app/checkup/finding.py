@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The findings of a check, and how grave they are."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ NETWORK_LIMIT = 10.0
 """Seconds for a registry, a system or a running gateway to answer."""
 
 LITTLE_SPACE = 10 * 10**9
-"""Free bytes below which a directory of images or layers earns a warning."""
+"""Free bytes below which a directory of images or layers gets a warning."""
 
 LEAST_FOR_STATE = 10**6
 """Free bytes without which the gateway cannot start: for the key and an empty database."""
 
 LITTLE_FOR_STATE = 100 * 10**6
-"""Free bytes for the database below which StateDirectory earns a warning."""
+"""Free bytes below which StateDirectory, which contains the database, gets a warning."""
 
 _TELL = "Tell the site's support"
 
 
 class Level(StrEnum):
-    """How grave a finding is; with a failure the gateway will not work."""
+    """How grave a finding is: with a failure, the gateway will not work."""
 
     OK = "ok"
     WARNING = "warning"
@@ -32,7 +32,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what was found, and what to do about it."""
+    """What was checked, the result, and what to do about it."""
 
     name: str
     level: Level
@@ -41,13 +41,13 @@ class Finding:
 
 
 def failure(name: str, error: GatewayError) -> Finding:
-    """Return what an error says."""
+    """Return an error as a finding."""
     text = " ".join(filter(None, [error.what, printable(error.detail)]))
     return Finding(name, Level.FAILURE, text, for_support(error.remedy))
 
 
 def for_support(remedy: str) -> str:
-    """Return a remedy without the advice to tell the site's support: who runs a check is that."""
+    """Return a remedy without the advice to tell the site's support, which runs this check."""
     if remedy.removesuffix(".") == _TELL:
         return ""
     if remedy.startswith(f"{_TELL}: "):
@@ -58,7 +58,7 @@ def for_support(remedy: str) -> str:
 
 
 def of_free_space(name: str, text: str, free: int) -> Finding:
-    """Return what free space means for a directory; the state is small, others hold images."""
+    """Judge the free space of a directory: the state is small, other directories contain images."""
     if name == "StateDirectory":
         if free < LEAST_FOR_STATE:
             return Finding(

@@ -1,6 +1,6 @@
-"""What `shiftergw check` finds on the hosts of a remote system.
+"""Check the hosts of a remote system.
 
-A small file is made in the image directory and removed again: nothing else tells whether the
+A small file is created in the image directory and removed again: only that shows whether the
 account may write there, and how deliveries would be verified.
 """
 
@@ -26,7 +26,7 @@ from shiftergw.ports import InstalledFile
 from shiftergw.ssh.keys import check_not_public
 
 VERIFICATION_LIMIT = 30.0
-"""Seconds for a program on the system; the start-up files of its shell may be slow."""
+"""The time limit for a program on the system, whose shell may start slowly."""
 
 _TEST_CONTENT = b"shiftergw check\n"
 
@@ -38,28 +38,28 @@ class _Host:
     name: str
     directory: Finding
     files: Sequence[InstalledFile] | None = None
-    more: Sequence[Finding] = ()
+    shortcomings: Sequence[Finding] = ()
 
 
 async def remote_directory(system: System, section: SshDelivery, reactor: Any) -> list[Finding]:
-    """Log in to every host of a system and look at its image directory there."""
+    """Log in to every host of a system and check its image directory there."""
     names = list(dict.fromkeys(system.host))
     hosts = await gather_or_cancel(_host(system, section, name, reactor) for name in names)
     findings = [host.directory for host in hosts]
     if any(finding.level != Level.FAILURE for finding in findings):
-        # The gateway will work: it uses the hosts that do.
+        # Not a failure: the gateway uses the hosts that work.
         findings = [
-            replace(one, level=Level.WARNING) if one.level == Level.FAILURE else one
-            for one in findings
+            replace(finding, level=Level.WARNING) if finding.level == Level.FAILURE else finding
+            for finding in findings
         ]
-    findings += [finding for host in hosts for finding in host.more]
+    findings += [finding for host in hosts for finding in host.shortcomings]
     if len(hosts) == 1:
-        only = f" on {hosts[0].name}"
-        return [replace(one, name=one.name.removesuffix(only)) for one in findings]
+        suffix = f" on {hosts[0].name}"
+        return [replace(finding, name=finding.name.removesuffix(suffix)) for finding in findings]
     usable = [host for host in hosts if host.files is not None]
-    others = [host.name for host in usable if host.files != usable[0].files]
-    if others:
-        text = f"{usable[0].name} and {', '.join(others)} do not see the same files there"
+    different = [host.name for host in usable if host.files != usable[0].files]
+    if different:
+        text = f"{usable[0].name} and {', '.join(different)} do not see the same files there"
         remedy = "All hosts of a system must see one directory; if it was busy, check once more."
         findings.append(Finding(f"imageDir of {system.name}", Level.WARNING, text, remedy))
     return findings
@@ -72,7 +72,7 @@ async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -
     alone = system.model_copy(update={"host": (host,)})
     directory = ssh_directory(section, [host], reactor, threads)
 
-    async def look() -> tuple[int, Sequence[InstalledFile]]:
+    async def check() -> tuple[int, Sequence[InstalledFile]]:
         free, files = await directory.free_space(), await directory.list()
         await directory.probe(_TEST_CONTENT)
         return free, files
@@ -81,12 +81,14 @@ async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -
         free, files = await within(
             NETWORK_LIMIT,
             reactor,
-            look(),
+            check(),
             lambda: TimedOut(f"The system did not answer within {NETWORK_LIMIT:.0f} s."),
         )
         finding = of_free_space(name, f"{alone.directory_name}: {amount(free)} free", free)
-        more = await _shortcomings(f"deliveries to {system.name} on {host}", directory, reactor)
-        return _Host(host, finding, files, more)
+        shortcomings = await _shortcomings(
+            f"deliveries to {system.name} on {host}", directory, reactor
+        )
+        return _Host(host, finding, files, shortcomings)
     except GatewayError as error:
         finding = failure(name, await threads.run(_cause, section, error))
         command = f"ssh-trust {shlex.quote(system.name)}"
@@ -98,7 +100,7 @@ async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -
 
 
 async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> list[Finding]:
-    """Return what makes deliveries less safe than they can be."""
+    """Return findings about what makes deliveries less safe than they could be."""
     try:
         verification = await within(
             VERIFICATION_LIMIT,
@@ -123,8 +125,8 @@ async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> 
 def _cause(section: SshDelivery, error: GatewayError) -> GatewayError:
     """Return why a connection failed: `error`, unless `key` of `section` is a public key. Blocks.
 
-    OpenSSH itself complains of the key's mode, or of a login that was refused. With an agent a
-    public key is right, so only a connection that failed is looked into.
+    For a public key, OpenSSH reports a wrong file mode or a refused login. With an agent, a public
+    key is correct; so the key is only examined after a failed connection.
     """
     if section.key_file is not None:
         with suppress(OSError):

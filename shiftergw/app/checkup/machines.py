@@ -1,4 +1,4 @@
-"""What `shiftergw check` says about the broker and the worker machines, if there is a broker."""
+"""Check the broker and the worker machines, if there is a broker."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from shiftergw.plumbing.files import mount_of
 from shiftergw.plumbing.timing import within
 
 LOOK_SECONDS = 15.0
+"""The time limit for the answers of the broker and the machines."""
 
 
 async def broker(config: Config, reactor: Any) -> list[Finding]:
-    """Return what there is to say; nothing where the gateway has its workers itself."""
+    """Return the findings about the broker; none if the gateway runs its own workers."""
     if config.broker_url is None:
         return []
     from shiftergw.work.celery.inspection import inspect_broker  # noqa: PLC0415 - an extra
 
     try:
-        found, queues = await within(
+        machines, queues = await within(
             LOOK_SECONDS,
             reactor,
             inspect_broker(reactor, config.broker_url, list(config.systems)),
@@ -34,38 +35,38 @@ async def broker(config: Config, reactor: Any) -> list[Finding]:
         )
     except Unavailable as error:
         return [failure("BrokerURL", error), *_locks(config)]
-    text = f"the broker answers; worker machines: {len(found)}"
+    text = f"the broker answers; worker machines: {len(machines)}"
     return [
         Finding("BrokerURL", Level.OK, text),
         *(failure(f"queue of {system}", error) for system, error in queues.items()),
-        *_crew(config, found),
+        *_machines(config, machines),
         *_locks(config),
     ]
 
 
-def _crew(config: Config, machines: Sequence[WorkerMachine]) -> Iterator[Finding]:
+def _machines(config: Config, machines: Sequence[WorkerMachine]) -> Iterator[Finding]:
     """Yield a warning for systems without a machine, and for machines of another version."""
-    served = {system for one in machines for system in one.systems}
+    systems_with_machine = {system for machine in machines for system in machine.systems}
     for system in config.systems:
-        if system not in served:
+        if system not in systems_with_machine:
             yield Finding(
                 f"workers of {system}",
                 Level.WARNING,
                 "no worker machine serves it: its pulls wait",
                 f"Start one: celery -A shiftergw.work.celery worker -Q {system}",
             )
-    for one in machines:
-        if one.version != __version__:
+    for machine in machines:
+        if machine.version != __version__:
             yield Finding(
-                f"worker machine {one.name}",
+                f"worker machine {machine.name}",
                 Level.WARNING,
-                f"it runs version {one.version}, and this is {__version__}",
+                f"it runs version {machine.version}, and this is {__version__}",
                 "Install the same version on all machines.",
             )
 
 
 def _locks(config: Config) -> Iterator[Finding]:
-    """Yield a warning for directories that seem to be shared, where locks do not hold."""
+    """Yield a warning for directories that seem to be shared without working file locks."""
     for name, path in (
         ("CacheDirectory", config.cache_directory),
         ("ExpandDirectory", config.expand_directory),

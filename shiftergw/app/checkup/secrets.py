@@ -1,4 +1,4 @@
-"""Check files that hold secrets, and which user the result is true for."""
+"""Check files that contain secrets, and for which user the result of the check is valid."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def readable_by_all(path: Path) -> bool:
 
 
 def _secret_key(config: Config) -> Finding:
-    """Check that the gateway can read its key, or make it."""
+    """Check that the gateway can read its secret key, or create it."""
     path = config.secret_key_file
     try:
         Seal.check_file(path, {config.state_directory})

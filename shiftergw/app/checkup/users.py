@@ -23,7 +23,7 @@ MUNGE_LIMIT = 10.0
 """Seconds for a munge daemon to make and read a credential."""
 
 CLOCK_LIMIT = 30.0
-"""Seconds by which the clocks of a munge daemon and this machine may differ without a word."""
+"""Seconds by which the clock of a munge daemon may differ from this machine's without a warning."""
 
 MUNGE_TTL = 300.0
 """Seconds for which a credential is valid by default, before and after the time in it."""
@@ -35,7 +35,7 @@ _CLOCK = (
 
 
 async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
-    """Yield what there is to say of how each system's users are known."""
+    """Yield the findings about each system's munge daemon, user directory and admins."""
     threads = Threads(reactor, 4, "check")
     threads.startService()
     try:
@@ -56,7 +56,7 @@ async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
 
 
 async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Finding:
-    """Have a credential made and read by a system's munge daemon, and compare its clock."""
+    """Let a system's munge daemon encode and decode a credential, and compare its clock."""
     name = f"munge of {name}"
 
     def late() -> Unavailable:
@@ -64,16 +64,16 @@ async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Fin
         return Unavailable(trouble.what, remedy=trouble.remedy)
 
     try:
-        ahead = await BoundedThreadCalls(threads, 1, MUNGE_LIMIT, reactor, late).run(
+        offset = await BoundedThreadCalls(threads, 1, MUNGE_LIMIT, reactor, late).run(
             munge_client.try_daemon, socket
         )
     except GatewayError as error:
         return failure(name, error)
-    if abs(ahead) <= CLOCK_LIMIT:
+    if abs(offset) <= CLOCK_LIMIT:
         return Finding(name, Level.OK, f"{socket} answers")
-    way = "ahead of" if ahead > 0 else "behind"
-    text = f"{socket} answers, but its clock is {abs(ahead):,.0f} s {way} this machine's"
-    return Finding(name, Level.FAILURE if abs(ahead) > MUNGE_TTL else Level.WARNING, text, _CLOCK)
+    way = "ahead of" if offset > 0 else "behind"
+    text = f"{socket} answers, but its clock is {abs(offset):,.0f} s {way} this machine's"
+    return Finding(name, Level.FAILURE if abs(offset) > MUNGE_TTL else Level.WARNING, text, _CLOCK)
 
 
 async def _listing(name: str, users: ListedUsers) -> Finding:
@@ -87,11 +87,11 @@ async def _listing(name: str, users: ListedUsers) -> Finding:
 
 
 async def _admins(system: System, users: UserDirectory) -> Finding:
-    """Say which admins are nobody; a name is one that the system knows."""
+    """Find admins that do not exist: a name must be that of a user of the system."""
     name = f"admins of {system.name}"
-    names = [one for one in system.admins if isinstance(one, str)]
+    names = [admin for admin in system.admins if isinstance(admin, str)]
     try:
-        unknown = [one for one in names if await users.uid_of(one) is None]
+        unknown = [user for user in names if await users.uid_of(user) is None]
     except GatewayError as error:
         return failure(name, error)
     if unknown:
