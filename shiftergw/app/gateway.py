@@ -9,7 +9,7 @@ from twisted.application.service import Service
 
 from shiftergw.app import compose
 from shiftergw.app.preparation import Preparation
-from shiftergw.auth.once import Once
+from shiftergw.auth.single_use import SingleUse
 from shiftergw.auth.users import CONCURRENT_QUERIES
 from shiftergw.config import Config
 from shiftergw.plumbing import descriptors
@@ -70,9 +70,9 @@ def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
     used_credentials = store.used_credentials
     if config.authentication == "munge" and used_credentials is not None:
         # Several gateways may share the store: a credential counts once for all of them.
-        once = Once(authenticators, used_credentials, reactor)
-        authenticators = dict.fromkeys(authenticators, once)
-        credential_rounds = [once.rounds]
+        single_use = SingleUse(authenticators, used_credentials, reactor)
+        authenticators = dict.fromkeys(authenticators, single_use)
+        credential_rounds = [single_use.rounds]
 
     rules = Gateway(config, store, preparation.seal, dispatch.wake, reactor, queue)
     list_limits = ListLimits(config.max_record_size, config.max_list_size)

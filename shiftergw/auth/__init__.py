@@ -1,1 +1,1 @@
-"""Who sent a credential."""
+"""Identify the callers of the gateway: munge credentials, user and group names."""

@@ -1,7 +1,8 @@
-"""Short calls to what may hang: those that come together are made together, in one thread.
+"""Run short calls that may hang in one thread, in batches.
 
-To wake a thread, and the reactor after it, costs more than a short call does; and while both have
-something to do, each of them waits for Python's lock at every step of the other.
+To wake a thread, and the reactor after it, costs more than a short call. And while both threads are
+busy, each waits for Python's lock at every step of the other. So calls that come together are made
+together.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from twisted.python.failure import Failure
 A = TypeVar("A")
 T = TypeVar("T")
 
-MOST_WAITING = 1000
-"""Calls that wait for their batch; more are refused at once."""
+MAX_QUEUED = 1000
+"""Calls that wait for their batch; further calls are refused at once."""
 
-MOST_TOGETHER = 16
-"""Calls in one batch: the first of them waits for the last."""
+BATCH_SIZE = 16
+"""Calls in one batch, at most: the first of them waits for the last."""
 
 
 @dataclass(eq=False, slots=True)
 class _Call(Generic[A, T]):
     argument: A
-    since: float
+    start: float
     answer: Deferred[T] = field(default_factory=Deferred)
     result: T | Failure = field(init=False)
 
 
 class BatchedCalls(Generic[A, T]):
-    """Calls of one function in a thread that does nothing else, one batch after the other.
+    """Calls one function in a thread that does nothing else, one batch after the other.
 
-    A batch begins when a turn of the reactor has brought no further call, so batches are large
-    when the reactor is busy, and then the two seldom work at the same time. What is late goes on
-    without its callers; while it does, others are refused at once.
+    A batch starts when a turn of the reactor has brought no further call. So batches are large when
+    the reactor is busy, and reactor and thread seldom work at the same time. A batch that takes too
+    long goes on without its callers; until it ends, further calls are refused at once.
     """
 
     def __init__(
@@ -48,80 +49,79 @@ class BatchedCalls(Generic[A, T]):
         reactor: Any,
         late: Callable[[], Exception],
     ) -> None:
-        """Let nobody wait longer than `seconds`; then raise what `late` makes."""
+        """Let callers wait for `seconds` at most; raise the exception of `late` after that."""
         self._function = function
         self._seconds = seconds
         self._reactor = reactor
         self._late = late
-        self._waiting: list[_Call[A, T]] = []
-        self._gathers = False
-        self._under_way: Sequence[_Call[A, T]] = ()
-        self._hangs = False
-        self._limit: Any = None
-        self._queue: SimpleQueue[Sequence[_Call[A, T]]] = SimpleQueue()
+        self._queue: list[_Call[A, T]] = []
+        self._is_gathering = False
+        self._batch: Sequence[_Call[A, T]] = ()
+        """The calls that the thread is making."""
+        self._is_hanging = False
+        self._timer: Any = None
+        self._batches: SimpleQueue[Sequence[_Call[A, T]]] = SimpleQueue()
         self._thread: Thread | None = None
 
     async def run(self, argument: A) -> T:
-        """Return what the function returns for an argument, or raise what it raises."""
-        if self._hangs or len(self._waiting) >= MOST_WAITING:
+        """Return the result of the function for an argument, or raise its exception."""
+        if self._is_hanging or len(self._queue) >= MAX_QUEUED:
             raise self._late()
         call: _Call[A, T] = _Call(argument, self._reactor.seconds())
-        self._waiting.append(call)
-        if not self._gathers and not self._under_way:
+        self._queue.append(call)
+        if not self._is_gathering and not self._batch:
             self._gather()
         return await call.answer
 
     def _gather(self) -> None:
-        """Begin a batch once a turn of the reactor has brought no call, or there are enough."""
-        self._gathers = True
-        self._reactor.callLater(0, self._gathered, 0)
+        """Start a batch once a turn of the reactor has brought no call, or there are enough."""
+        self._is_gathering = True
+        self._reactor.callLater(0, self._check_queue, 0)
 
-    def _gathered(self, before: int) -> None:
-        now = len(self._waiting)
-        if before < now < MOST_TOGETHER:
-            self._reactor.callLater(0, self._gathered, now)
+    def _check_queue(self, last_length: int) -> None:
+        length = len(self._queue)
+        if last_length < length < BATCH_SIZE:
+            self._reactor.callLater(0, self._check_queue, length)
         else:
-            self._gathers = False
-            self._begin()
+            self._is_gathering = False
+            self._start_batch()
 
-    def _begin(self) -> None:
-        batch, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
-        self._under_way = batch
-        left = batch[0].since + self._seconds - self._reactor.seconds()
-        self._limit = self._reactor.callLater(max(0, left), self._expire)
-        if self._thread is None:  # not before: a service is made before its process forks
-            # A daemon: the end of the process does not wait for what hangs.
+    def _start_batch(self) -> None:
+        self._batch, self._queue = self._queue[:BATCH_SIZE], self._queue[BATCH_SIZE:]
+        remaining = self._batch[0].start + self._seconds - self._reactor.seconds()
+        self._timer = self._reactor.callLater(max(0, remaining), self._expire)
+        if self._thread is None:  # not earlier: a service is made before its process forks
+            # A daemon: the end of the process does not wait for a call that hangs.
             self._thread = Thread(target=self._serve, name="batched", daemon=True)
             self._thread.start()
-        self._queue.put(batch)
+        self._batches.put(self._batch)
 
     def _serve(self) -> None:
-        """Make the calls of each batch, but not for callers who have left; in the thread."""
+        """Make the calls of each batch, except for callers who no longer wait; in the thread."""
         while True:
-            batch = self._queue.get()
-            for call in batch:
+            for call in self._batches.get():
                 if call.answer.called:
                     continue
                 try:
                     call.result = self._function(call.argument)
-                except Exception:  # noqa: BLE001 - it is its caller's
+                except Exception:  # noqa: BLE001 - it is raised at the caller's
                     call.result = Failure()
-            self._reactor.callFromThread(self._end)
+            self._reactor.callFromThread(self._end_batch)
 
     def _expire(self) -> None:
-        """Let go all who wait: what is under way hangs, and the others came after it."""
-        self._hangs = True
-        late, self._waiting = [*self._under_way, *self._waiting], []
-        for call in late:
+        """Raise `late` for all callers: the batch hangs, and the queue came after it."""
+        self._is_hanging = True
+        calls, self._queue = [*self._batch, *self._queue], []
+        for call in calls:
             if not call.answer.called:
                 call.answer.errback(self._late())
 
-    def _end(self) -> None:
-        batch, self._under_way, self._hangs = self._under_way, (), False
-        if self._limit.active():
-            self._limit.cancel()
+    def _end_batch(self) -> None:
+        batch, self._batch, self._is_hanging = self._batch, (), False
+        if self._timer.active():
+            self._timer.cancel()
         for call in batch:
             if not call.answer.called:
                 call.answer.callback(call.result)
-        if self._waiting and not self._gathers:
+        if self._queue and not self._is_gathering:
             self._gather()

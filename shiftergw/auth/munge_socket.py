@@ -1,4 +1,4 @@
-"""Find out why a munge daemon cannot be used: libmunge itself says no more than SOCKET."""
+"""Find out why a munge daemon cannot be used: libmunge itself reports only SOCKET."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import NamedTuple
 from shiftergw.auth.libmunge import Status
 
 DEFAULT_SOCKET = Path("/run/munge/munge.socket.2")
-"""Where munge's packages put the socket."""
+"""The socket of munge's packages."""
 
 _LONGEST_PATH = 107
-"""Bytes of a path in sockaddr_un (unix(7))."""
+"""Bytes of the longest path in sockaddr_un (unix(7))."""
 
 _CHECK = "or correct the path of the socket (mungeSocketPath)."
 
 
 class Trouble(NamedTuple):
-    """What is wrong with a daemon, and what to do."""
+    """What is wrong with a daemon, and what to do about it."""
 
     what: str
     remedy: str
 
 
 def trouble_of(path: Path | None, status: Status) -> Trouble:
-    """Return the cause of a daemon's or libmunge's failure. Blocks for a moment.
+    """Return the cause of a failure of libmunge or of a daemon. Blocks for a moment.
 
-    Looks at the socket itself, since most failures are there. What libmunge says is the rest.
+    Examines the socket at `path`, since most failures have their cause there, and relies on
+    libmunge's `status` for the others.
     """
     path = path or DEFAULT_SOCKET
     if status == Status.TIMEOUT:
@@ -41,18 +42,18 @@ def trouble_of(path: Path | None, status: Status) -> Trouble:
 
 
 def _trouble_of_socket(path: Path) -> Trouble:
-    closed = _closed_directory(path)
-    if closed is not None:
+    directory = _closed_directory(path)
+    if directory is not None:
         return Trouble(
-            f"{path}: permission denied: {closed} is closed to this user.",
-            f"Let every user enter it: chmod a+x {closed}.",
+            f"{path}: permission denied: {directory} is closed to this user.",
+            f"Let every user enter it: chmod a+x {directory}.",
         )
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        why = error.strerror or "it cannot be looked at"
+        reason = error.strerror or "it cannot be looked at"
         return Trouble(
-            f"{path}: there is no such socket ({why}).",
+            f"{path}: there is no such socket ({reason}).",
             f"Start the munged that has the system's key, {_CHECK}",
         )
     if not stat.S_ISSOCK(mode):
@@ -66,7 +67,7 @@ def _trouble_of_socket(path: Path) -> Trouble:
 
 
 def _closed_directory(path: Path) -> Path | None:
-    """Return the first directory on the way to a path that this user may not enter."""
+    """Return the topmost parent directory of a path that this user may not enter."""
     for directory in reversed(path.parents):
         if not os.path.exists(directory):  # noqa: PTH110 - pathlib's raises without permission
             return None

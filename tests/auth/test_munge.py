@@ -20,7 +20,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.auth import munge as munge_module
-from shiftergw.auth.batched import MOST_TOGETHER
+from shiftergw.auth.batched import BATCH_SIZE
 from shiftergw.auth.libmunge import LARGEST, Decoded, Library, Munge, Programs
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
@@ -304,7 +304,7 @@ async def test_munged_hangs(
     """Nobody waits longer than the limit, the next ones hear it at once, and then all is well."""
     monkeypatch.setattr(munge_module, "DECODING_LIMIT", 0.5)
     auth = authenticator(munged, threads)
-    credentials = [munged.encode() for _ in range(3 * MOST_TOGETHER)]
+    credentials = [munged.encode() for _ in range(3 * BATCH_SIZE)]
     start = reactor.seconds()
     with munged.suspended():
         errors = await gather_or_cancel(refusal(auth, one) for one in credentials)
