@@ -11,7 +11,7 @@ from shiftergw.app import compose
 from shiftergw.app.waiting import run_with_waits
 from shiftergw.build import mksquashfs
 from shiftergw.config import Config
-from shiftergw.delivery.local import place
+from shiftergw.delivery.placement import place
 from shiftergw.image import BuiltImage, ResolvedImage, SquashOptions
 from shiftergw.job.pipeline import Pipeline
 from shiftergw.job.watcher import Watcher

@@ -1,10 +1,10 @@
-"""Blocking calls on a file system that may hang, such as NFS whose server is away.
+"""Run blocking calls on a file system that may hang, such as NFS without its server.
 
-A thread in the hands of the kernel cannot be interrupted. A call that gives no sign of life for a
-while is therefore left behind: its caller gets `Away`, and the thread stays until the kernel lets
-it go. It then finds its call stopped, and changes no more than the one step that it hung in. While
-as many threads as allowed are left behind, further calls fail at once, so that one file system
-takes no more threads than that.
+A thread in a system call of the kernel cannot be interrupted. A call that makes no progress for a
+while is therefore abandoned: its caller gets `Away`, and the thread stays until the kernel returns.
+The function then notices that its call was stopped, and changes nothing beyond the step in which it
+hung. While the allowed number of threads hangs, further calls fail at once, so that one file system
+occupies no more threads than that.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
 
 HANG_SECONDS = 30.0
-"""Seconds without a sign of life after which a call is left behind."""
+"""Seconds without progress after which a call is abandoned."""
 
 MOST_HANGING = 4
-"""Threads that one file system may keep."""
+"""Hanging threads of one file system, at most."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class DiskCallStopped(Exception):
-    """The call was stopped; its caller is told something else."""
+    """The call was stopped. The caller gets another error."""
 
 
 class DiskCall:
-    """A call in a thread that takes more than a moment; its methods are for that thread."""
+    """A long call in a thread; the function in that thread uses its methods."""
 
     def __init__(self, clock: IReactorTime, seconds: float) -> None:
-        """Expect a sign of life within `seconds`."""
+        """Expect progress at least every `seconds`."""
         self._clock = clock
         self._seconds = seconds
         self._stop = Event()
         self.deadline = clock.seconds() + seconds
 
     def go_on(self, seconds: float | None = None) -> None:
-        """Give a sign of life; raise `DiskCallStopped` if nobody waits for the result any more.
+        """Report progress; raise `DiskCallStopped` if the call was stopped.
 
-        The next sign may take `seconds`, or as long as each.
+        The next step may take `seconds`, or the usual limit if that is more.
         """
         if self._stop.is_set():
             raise DiskCallStopped
         self.deadline = self._clock.seconds() + max(seconds or 0, self._seconds)
 
     def stop(self) -> None:
-        """End the call at its next sign of life; for the reactor's thread."""
+        """Make the next `go_on` raise; call this in the thread of the reactor."""
         self._stop.set()
 
 
 class DiskCalls:
-    """Runs blocking calls on one file system."""
+    """Run blocking calls on one file system, with a limit on their silence."""
 
     _log = Logger()
 
@@ -74,34 +74,34 @@ class DiskCalls:
         name: str,
         threads: Threads,
         seconds: float = HANG_SECONDS,
-        most: int = MOST_HANGING,
+        max_hanging: int = MOST_HANGING,
     ) -> None:
-        """Use `threads`, which others may use as well; `name` names the place in the log."""
+        """Use these threads, which may be shared; `name` is the file system in log lines."""
         self._name = name
         self._threads = threads
         self._seconds = seconds
-        self._most = most
-        self._hanging = 0
+        self._max_hanging = max_hanging
+        self._hanging_calls = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a short `function` returns in a thread; raise `Away` if it hangs.
+        """Return the result of a short `function` in a thread; raise `Away` if it hangs.
 
-        A caller that is cancelled waits for the function as long, and no longer.
+        A cancelled caller still waits for the function, at most as long as for any call.
         """
         return await self._run(self._call(), partial(function, *args, **kwargs))
 
     async def run_long(self, function: Callable[[DiskCall], T]) -> T:
-        """As `run`, for a function that gives signs of life, and ends soon when it is stopped."""
+        """As `run`, for a long function that reports progress with `DiskCall.go_on`."""
         call = self._call()
         return await self._run(call, partial(function, call))
 
     def call_reactor(self, function: Callable[[T], object], value: T) -> None:
-        """Have `function` called on the reactor's thread soon; for what runs in a thread."""
+        """Schedule a call in the thread of the reactor; for functions that run in a thread."""
         self._threads.call_reactor(function, value)
 
     def _call(self) -> DiskCall:
-        if self._hanging >= self._most:
-            raise self._away(f"{self._hanging} calls hang there already")
+        if self._hanging_calls >= self._max_hanging:
+            raise self._no_answer(f"{self._hanging_calls} calls hang there already")
         return DiskCall(self._threads.clock, self._seconds)
 
     async def _run(self, call: DiskCall, function: Callable[[], T]) -> T:
@@ -109,7 +109,7 @@ class DiskCalls:
         return await wait_to_end(Deferred.fromCoroutine(self._watch(call, running)), call.stop)
 
     async def _watch(self, call: DiskCall, running: Deferred[T]) -> T:
-        """Return the result of a call; raise `Away` if it misses the deadline of its sign."""
+        """Return the result of a call; raise `Away` if it makes no progress in time."""
         clock = self._threads.clock
         while True:
             remaining = max(0.0, call.deadline - clock.seconds())
@@ -117,23 +117,25 @@ class DiskCalls:
                 return await within(remaining, clock, shielded(running), _LateError)
             except _LateError as late:
                 if call.deadline > clock.seconds():
-                    continue  # there was a sign of life
+                    continue  # it has made progress meanwhile
                 call.stop()
-                self._leave(running)
-                raise self._away(f"no sign of life for {duration(self._seconds)} or more") from late
+                self._count_hanging(running)
+                raise self._no_answer(
+                    f"no sign of life for {duration(self._seconds)} or more"
+                ) from late
 
-    def _leave(self, running: Deferred[Any]) -> None:
+    def _count_hanging(self, running: Deferred[Any]) -> None:
         """Count a thread as hanging until it ends."""
-        self._hanging += 1
-        self._log.warn("a call hangs in {name}; {n} do now", name=self._name, n=self._hanging)
+        self._hanging_calls += 1
+        self._log.warn("a call hangs in {name}; {n} do now", name=self._name, n=self._hanging_calls)
 
-        def ended(_: object) -> None:
-            self._hanging -= 1
+        def on_end(_: object) -> None:
+            self._hanging_calls -= 1
             self._log.info("a call in {name} that hung has ended", name=self._name)
 
-        running.addBoth(ended)
+        running.addBoth(on_end)
 
-    def _away(self, detail: str) -> Away:
+    def _no_answer(self, detail: str) -> Away:
         return Away(
             "The system's image directory does not answer.",
             remedy="Try again later; if it lasts, tell the site's support: the file system of the"
@@ -143,4 +145,4 @@ class DiskCalls:
 
 
 class _LateError(Exception):
-    """The time for a sign of life has passed."""
+    """The call made no progress in time."""

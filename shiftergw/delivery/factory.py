@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.delivery.outage import FIRST_SECONDS, GuardedDirectory, SystemBreaker
-from shiftergw.delivery.remote import IDLE_SECONDS, RemoteDirectory
+from shiftergw.delivery.outage import (
+    FIRST_SECONDS,
+    GuardedDirectory,
+    MonitoredSystem,
+    SystemBreaker,
+)
+from shiftergw.delivery.remote import IDLE_SECONDS, RemoteDirectory, RemoteOptions
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.stripes import LocalStripes
@@ -48,9 +53,8 @@ class SystemDelivery:
         self, system: System, breakers: BreakerStore, machine: str, clock: IReactorTime
     ) -> GuardedDirectory:
         """Return the directory for pulls, which wait in the queue while the system is down."""
-        breaker = SystemBreaker(
-            system.name, system.directory_name, self.symptom, breakers, machine, clock
-        )
+        monitored = MonitoredSystem(system.name, system.directory_name, machine, self.symptom)
+        breaker = SystemBreaker(monitored, breakers, clock)
         return GuardedDirectory(self.directory, breaker, self.first_seconds)
 
 
@@ -83,9 +87,11 @@ def ssh_directory(
         PurePosixPath(section.image_dir),
         threads,
         reactor,
-        section.verify,
-        open_files=ScpFiles.begin if section.transfer == "scp" else SftpFiles.begin,
-        ost_count=ost_count,
+        RemoteOptions(
+            verify=section.verify,
+            open_files=ScpFiles.begin if section.transfer == "scp" else SftpFiles.begin,
+            ost_count=ost_count,
+        ),
     )
 
 

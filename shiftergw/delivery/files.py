@@ -1,7 +1,7 @@
-"""Where image directories meet the file protocols: what a session with a system's files can do.
+"""The interface between remote image directories and file protocols.
 
-SFTP keeps this, and so does SCP with a few programs of the system's. Refusals and attributes are
-those of SFTP, whoever makes them.
+SFTP implements it, and so does SCP together with a few programs of the system. Both report refusals
+and attributes with the classes of SFTP.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.reading import SourceFile
+    from shiftergw.delivery.source_file import SourceFile
     from shiftergw.plumbing.channel import Connection
     from shiftergw.sftp.packets import Attributes, FileSystem
 
 MODE = 0o600
-"""Of every delivered file: the runtime reads them as root."""
+"""The mode of every delivered file; the runtime reads them as root."""
 
 
-class Files(Protocol):
-    """A session with the files of a system. Paths are bytes, absolute, and never a shell's.
+class RemoteFiles(Protocol):
+    """A session with the files of a system. Paths are absolute bytes; no shell interprets them.
 
-    Methods raise `SftpRefused` for a no, and `DeliveryFailed` once the session is over. They can be
-    cancelled.
+    Methods raise `SftpRefused` if the system refuses a request, and `DeliveryFailed` once the
+    session is over. They can be cancelled.
     """
 
     @property
     def usable(self) -> bool:
-        """Say whether the session is not over: after a `DeliveryFailed` of the connection it is."""
+        """Return whether the session is not over. A broken connection ends it."""
         ...
 
     @property
-    def reach(self) -> int:
-        """Return how far before its end a file whose upload broke may have holes, in bytes."""
+    def unreliable_tail(self) -> int:
+        """Return how many of the last bytes of a broken upload may have holes."""
         ...
 
     def close(self) -> None:
-        """End the session and whatever it still does; the connection stays."""
+        """End the session and its running requests; the connection stays open."""
         ...
 
     @property
@@ -47,20 +47,20 @@ class Files(Protocol):
         ...
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return the state of a directory's file system, for an unprivileged user.
+        """Return the state of the file system of a directory, for an unprivileged user.
 
-        Raises `SftpRefused` if the system does not tell it.
+        Raises `SftpRefused` if the system does not report it.
         """
         ...
 
     async def lstat(self, path: bytes) -> Attributes | None:
-        """Return the attributes of what has this name, links not followed; None: nothing has."""
+        """Return the attributes of a directory entry without following links; None if absent."""
         ...
 
     async def entries(
-        self, path: bytes, wanted: Callable[[bytes], bool]
+        self, path: bytes, accepts: Callable[[bytes], bool]
     ) -> list[tuple[bytes, Attributes]]:
-        """Return name and attributes of the entries of a directory whose name is `wanted`."""
+        """Return name and attributes of the entries of a directory whose name `accepts` takes."""
         ...
 
     async def remove(self, path: bytes) -> None:
@@ -68,47 +68,49 @@ class Files(Protocol):
         ...
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file over another one, at once where the system can, and for good."""
+        """Rename a file and replace an existing one: atomically if possible, and durably."""
         ...
 
     async def upload(
         self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
     ) -> None:
-        """Write a file's bytes from `start` into one that is there, or all into a new one.
+        """Write the bytes from `start` into an existing file, or all bytes into a new one (None).
 
-        One that is there may be empty (`start` 0), and stays the same file: it is laid out already.
-        Then it has the mode `MODE`, the source's size, and is on the system's disks. `report` is
-        told how many of its bytes are there. Raises `OSError` for what is wrong with the source.
+        An existing file may be empty (`start` 0) and is not replaced, because its layout was
+        chosen. In the end the file has the mode `MODE` and the size of the source, and is on the
+        disks of the system. `report` gets the number of bytes that the file has. Raises `OSError`
+        for errors of the source.
         """
         ...
 
     async def create(self, path: bytes, content: bytes) -> None:
-        """Make a small file that was not there, as `upload` leaves one, and compare it."""
+        """Create a small file, as durable as `upload` leaves one, and compare its content."""
         ...
 
     async def pieces(self, path: bytes, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return pieces of a file, each by offset and length; shorter only at its end."""
+        """Return pieces of a file, each by offset and length; shorter only at the file's end."""
         ...
 
     async def read_through(self, path: bytes, size: int, take: Callable[[bytes], None]) -> None:
-        """Give the first `size` bytes of a file to `take`, in order."""
+        """Pass the first `size` bytes of a file to `take`, in order."""
         ...
 
 
-OpenFiles = Callable[["Connection", "IReactorTime", float], Awaitable[Files]]
-"""Begins a session over a connection; gives a server up that owes an answer for some seconds."""
+OpenFiles = Callable[["Connection", "IReactorTime", float], Awaitable[RemoteFiles]]
+"""Opens a session over a connection. The last argument is the longest wait for an answer, in
+seconds."""
 
 
-async def beginning_of(files: Files, path: bytes, size: int) -> bytes | None:
-    """Return the first `size` bytes of a file, fewer if it ends before; None if it is absent."""
-    state = await files.lstat(path)
-    if state is None or not state.is_file:
+async def file_prefix(files: RemoteFiles, path: bytes, size: int) -> bytes | None:
+    """Return the first `size` bytes of a file, fewer if it is shorter; None if it is absent."""
+    attributes = await files.lstat(path)
+    if attributes is None or not attributes.is_file:
         return None
-    (content,) = await files.pieces(path, [(0, min(size, state.size or 0))])
+    (content,) = await files.pieces(path, [(0, min(size, attributes.size or 0))])
     return content
 
 
-async def small_file(files: Files, path: bytes, limit: int) -> bytes | None:
+async def small_file(files: RemoteFiles, path: bytes, limit: int) -> bytes | None:
     """Return the content of a file; None if it is absent or has more than `limit` bytes."""
-    content = await beginning_of(files, path, limit + 1)
+    content = await file_prefix(files, path, limit + 1)
     return None if content is None or len(content) > limit else content

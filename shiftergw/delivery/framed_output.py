@@ -1,8 +1,8 @@
 """The output of a program that runs behind an account's login shell.
 
 The shell's start-up files, a forced command or a message of the day may print before and after the
-program. So the program is framed: it prints a random mark and a newline first, and the mark, its
-exit status and a newline last. Everything outside the frame is noise.
+program. So the program is framed: it first prints a random mark and a newline, and in the end the
+mark, its exit status and a newline. Everything outside the frame is noise.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _NOISE_TAIL = 300
 _NEWLINES = (b"\n", b"\r\n")  # the second from a terminal
 _STATUS_LENGTH = 3
 
-# The mark comes in halves: a shell that prints its commands does not print the mark. bash as `sh`
-# inherits options by SHELLOPTS: with `xtrace` it would print the mark, with `errexit` it would not
-# print the second one after an error.
+# The mark is passed in halves, so that a shell that prints its commands does not print the mark.
+# bash as `sh` inherits options from SHELLOPTS: with `xtrace` it would print the mark, and with
+# `errexit` it would not print the second mark after an error.
 _FRAME = (
     'set +eux; LC_ALL=C; export LC_ALL; mark="$1$2"; shift 2; echo "$mark"; ( {text} );'
     ' echo "$mark $?"'

@@ -1,4 +1,4 @@
-"""The hosts of a system: one is as good as another, and some may be down."""
+"""Choose among the hosts of a system, which are equivalent; some may be down."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.channel import Connection
 
 Connect = Callable[[], Awaitable["Connection"]]
-"""Makes a connection to one host; raises `DeliveryFailed`, and can be cancelled."""
+"""Connects to one host; raises `DeliveryFailed`, and can be cancelled."""
 
 HOST_SECONDS = 60.0
-"""Limit on all until the files of a host can be used; connecting has a limit of its own."""
+"""Seconds to connect to a host and open a session; connecting has a limit of its own, too."""
 
 ALL_SECONDS = 180.0
-"""Limit on finding a host whose files can be used."""
+"""Seconds to find a host with which a session can be opened."""
 
 SHUNNED_SECONDS = 300.0
-"""Time for which a host that failed comes after the others, and the log does not say so again.
+"""Seconds for which a failed host is tried last, and its failure is not logged again.
 
-Longer than the search: what it had no time for is tried first by the next one.
+It is more than `ALL_SECONDS`, so that hosts that a search had no time for come first in the next.
 """
 
 _NEVER = float("-inf")
@@ -38,102 +38,107 @@ T = TypeVar("T")
 
 
 class Hosts:
-    """Finds a host that works: first the one that did last, then the others as they are listed."""
+    """Find a host that works: first the host that worked last, then the others in their order."""
 
     _log = Logger()
 
     def __init__(
         self,
-        ways: Mapping[str, Connect],
+        connects: Mapping[str, Connect],
         clock: IReactorTime,
         host_seconds: float = HOST_SECONDS,
         all_seconds: float = ALL_SECONDS,
     ) -> None:
-        """Reach each host by its own way; nothing is opened yet."""
-        self._ways = ways
+        """Connect to each host with its function in `connects`; nothing is opened yet."""
+        self._connects = connects
         self._clock = clock
         self._host_seconds = host_seconds
         self._all_seconds = all_seconds
-        self._current: str | None = None
-        self._failed: dict[str, float] = {}
-        self._shunned: dict[str, float] = {}
-        self._said: dict[str, tuple[str, float]] = {}
+        self._current_host: str | None = None
+        self._failure_times: dict[str, float] = {}
+        self._shun_times: dict[str, float] = {}
+        self._logged_failures: dict[str, tuple[str, float]] = {}
 
     @property
     def count(self) -> int:
         """Return how many hosts there are."""
-        return len(self._ways)
+        return len(self._connects)
 
     async def first(
         self, begin: Callable[[Connect], Coroutine[Deferred[Any], Any, T]]
     ) -> tuple[str, T]:
-        """Return the first host with which `begin` works, and what it returns.
+        """Return the first host with which `begin` works, and the result of `begin`.
 
-        Raises `DeliveryFailed` with every host's reason in its `detail`; `Away` if another time may
-        do.
+        Raises `DeliveryFailed` with the reason of every host in its `detail`; `Away` if a later
+        attempt may succeed.
         """
         errors: dict[str, DeliveryFailed] = {}
-        until = self._clock.seconds() + self._all_seconds
-        for host in sorted(self._ways, key=self._place):
-            left = until - self._clock.seconds()
-            if errors and left <= 0:
+        deadline = self._clock.seconds() + self._all_seconds
+        for host in sorted(self._connects, key=self._rank):
+            remaining = deadline - self._clock.seconds()
+            if errors and remaining <= 0:
                 break
-            seconds = min(self._host_seconds, left)
+            seconds = min(self._host_seconds, remaining)
             try:
-                begun = await within(seconds, self._clock, begin(self._ways[host]), no_answer)
+                result = await within(seconds, self._clock, begin(self._connects[host]), no_answer)
             except DeliveryFailed as error:
                 errors[host] = error
-                self._complain(host, error)
-                self._failed[host] = self._clock.seconds()
+                self._log_failure(host, error)
+                self._failure_times[host] = self._clock.seconds()
             else:
-                self._use(host)
-                return host, begun
-        raise self._none(errors)
+                self._note_success(host)
+                return host, result
+        raise self._common_error(errors)
 
     def shun(self, host: str) -> None:
-        """Let a host come after the others for a while, but before those that do not work."""
-        self._shunned[host] = self._clock.seconds()
+        """Try a host after the others for a while, but before hosts that failed."""
+        self._shun_times[host] = self._clock.seconds()
 
-    def _place(self, host: str) -> tuple[float, float, bool]:
-        """Return by what to sort a host: of those that failed the one that did so long ago."""
-        failed = self._recent(self._failed.get(host, _NEVER))
-        shunned = self._recent(self._shunned.get(host, _NEVER))
-        return failed, shunned, host != self._current
+    def _rank(self, host: str) -> tuple[float, float, bool]:
+        """Return the sort key of a host: working hosts first, recent failures last."""
+        failure_time = self._recent(self._failure_times.get(host, _NEVER))
+        shun_time = self._recent(self._shun_times.get(host, _NEVER))
+        return failure_time, shun_time, host != self._current_host
 
-    def _recent(self, then: float) -> float:
-        # A clock that was set back must not keep a host away for hours.
-        return then if 0 <= self._clock.seconds() - then < SHUNNED_SECONDS else _NEVER
+    def _recent(self, time: float) -> float:
+        """Return this time, or `_NEVER` if it is more than `SHUNNED_SECONDS` ago."""
+        # A clock that was set back must not keep a host from use for hours.
+        return time if 0 <= self._clock.seconds() - time < SHUNNED_SECONDS else _NEVER
 
-    def _use(self, host: str) -> None:
-        for notes in (self._failed, self._shunned, self._said):
-            notes.pop(host, None)
-        if host != self._current:
-            self._current = host
+    def _note_success(self, host: str) -> None:
+        for times in (self._failure_times, self._shun_times, self._logged_failures):
+            times.pop(host, None)
+        if host != self._current_host:
+            self._current_host = host
             self._log.info("{host} is the host that is used", host=host)
 
-    def _complain(self, host: str, error: DeliveryFailed) -> None:
-        """Log what the others may hide; of a host without others, whoever asked is told."""
+    def _log_failure(self, host: str, error: DeliveryFailed) -> None:
+        """Log a failure that a working host hides; a single host's failure is raised instead."""
         text = _reason(error)
-        said, when = self._said.get(host, ("", _NEVER))
-        if len(self._ways) > 1 and (text != said or self._recent(when) == _NEVER):
-            self._said[host] = text, self._clock.seconds()
+        logged_text, time = self._logged_failures.get(host, ("", _NEVER))
+        if len(self._connects) > 1 and (text != logged_text or self._recent(time) == _NEVER):
+            self._logged_failures[host] = text, self._clock.seconds()
             self._log.warn("{host} cannot be used: {text}", host=host, text=text)
 
-    def _none(self, errors: Mapping[str, DeliveryFailed]) -> DeliveryFailed:
-        """Return the error of all: what an admin must mend tells more than that a host is away."""
-        if len(self._ways) == 1:
+    def _common_error(self, errors: Mapping[str, DeliveryFailed]) -> DeliveryFailed:
+        """Return one error for all hosts.
+
+        Its text is that of an error that an admin must fix, if there is one: it tells more than
+        that a host does not answer.
+        """
+        if len(self._connects) == 1:
             (error,) = errors.values()
             return error
-        listed = [(host, errors[host]) for host in self._ways if host in errors]
+        listed = [(host, errors[host]) for host in self._connects if host in errors]
         reasons = [f"{host}: {_reason(error)}" for host, error in listed]
-        untried = [host for host in self._ways if host not in errors]
+        untried = [host for host in self._connects if host not in errors]
         if untried:
             reasons.append(f"no time was left for {', '.join(untried)}")
-        found = [error for _, error in listed]
-        telling = next((error for error in found if not isinstance(error, Away)), found[0])
-        hopeful = untried or any(isinstance(error, Away) for error in found)
-        kind = Away if hopeful else DeliveryFailed
-        return kind(telling.what, remedy=telling.remedy, detail="; ".join(reasons))
+        first_error = listed[0][1]
+        main_error = next((e for _, e in listed if not isinstance(e, Away)), first_error)
+        may_recover = untried or any(isinstance(error, Away) for _, error in listed)
+        error_class = Away if may_recover else DeliveryFailed
+        return error_class(main_error.what, remedy=main_error.remedy, detail="; ".join(reasons))
 
 
 def _reason(error: DeliveryFailed) -> str:

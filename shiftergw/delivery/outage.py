@@ -1,9 +1,8 @@
-"""Pulls wait in the queue for a system that does not answer, and hold no worker.
+"""Postpone pulls to a system that does not answer, so that they occupy no worker.
 
-All processes of a site share one breaker for each (image directory, machine), by the store: after a
-failure it holds back whatever would use the directory. When its time has come, one pull tries the
-directory, its probe; the breaker closes once that has been answered. While the store is
-unavailable, nothing is held back.
+All processes of a site share one circuit breaker for each (image directory, machine), in the store.
+A failure opens it, and pulls to the directory are postponed. When its time is over, one pull probes
+the directory; an answer closes the breaker. If the store is unavailable, no pull is postponed.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PROBE_SECONDS = 90.0
-"""Seconds after which another pull may probe: time to reach a host and to write a little."""
+"""Seconds after which another pull may probe: enough to reach a host and write a small file."""
 
 PROBE_CONTENT = bytes(1 << 16)
-"""What a probe writes: more than one packet, because some networks lose only full ones."""
+"""The content that a probe writes: several packets, because some networks lose only full ones."""
 
 
 FIRST_SECONDS = 10.0
-"""Seconds in which a system of one host answers a pull's first requests, unless it is slow.
+"""Seconds in which a system with one host answers the first requests of a pull, unless it is slow.
 
-A pull holds a slot meanwhile, and nobody may know yet that the system is away.
+The pull occupies a slot meanwhile, and the outage may not be known yet.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """Seconds that a breaker holds pulls back: after the first failure, and at most.
+class BreakerWaits:
+    """For how many seconds a breaker postpones pulls: after the first failure, and at most.
 
-    `probe` is how long, on average, a pull waits for the end of another one's probe.
+    `probe` is the average wait for the end of another pull's probe.
     """
 
     first: float = 15.0
@@ -62,46 +61,58 @@ class Waits:
     probe: float = 10.0
 
 
-WAITS = Waits()
+WAITS = BreakerWaits()
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoredSystem:
+    """The image directory of a system, as one machine of the site reaches it.
+
+    `directory_name` is its name in the store, `machine` the host name of this machine, because
+    other machines may still reach the system. `symptom` describes an outage to the user.
+    """
+
+    system: str
+    directory_name: str
+    machine: str
+    symptom: str
+
+    @property
+    def breaker_key(self) -> str:
+        """Return the key of the breaker in the store."""
+        return f"unreachable system {self.directory_name} {self.machine}"
 
 
 class SystemBreaker:
-    """The breaker of one image directory, as one process sees it."""
+    """The circuit breaker of one image directory, as used by one process."""
 
     _log = Logger()
 
     def __init__(
         self,
-        system: str,
-        directory_name: str,
-        symptom: str,
+        system: MonitoredSystem,
         breakers: BreakerStore,
-        machine: str,
         clock: IReactorTime,
         random: Callable[[], float] = system_random,
-        waits: Waits = WAITS,
+        waits: BreakerWaits = WAITS,
     ) -> None:
-        """Use the breaker of a directory, called `directory_name`, for pulls to `system`.
-
-        `machine` is the host name of this machine: others may reach the system. `symptom` says in a
-        few words for the user what a failure looks like.
-        """
+        """Keep the breaker of a system in the store `breakers`."""
         self._system = system
-        self._key = f"unreachable system {directory_name} {machine}"
-        self._symptom = symptom
         self._breakers = breakers
         self.clock = clock
         self._random = random
         self._waits = waits
         self._probe_end = 0.0
         self._trips = 0
-        """How often in a row the breaker has tripped, when it was looked at last."""
+        """How often in a row the breaker had tripped when it was last read."""
 
     async def check(self) -> bool:
-        """Return whether the caller is the probe; raise `RetryLater` while the breaker is open."""
+        """Return whether the caller must probe; raise `RetryLater` while the breaker is open."""
         now = self.clock.seconds()
         try:
-            breaker = await self._breakers.check_breaker(self._key, now, PROBE_SECONDS)
+            breaker = await self._breakers.check_breaker(
+                self._system.breaker_key, now, PROBE_SECONDS
+            )
         except Unavailable:
             return False
         self._trips = 0 if breaker is None else breaker.trips
@@ -110,60 +121,64 @@ class SystemBreaker:
         if breaker.until <= now:
             self._probe_end = now + PROBE_SECONDS
             return True
-        at = breaker.until
+        time = breaker.until
         if breaker.is_probed:
-            at = min(at, now + self._spread(self._waits.probe))
-        raise self._later(at, self._failure())
+            time = min(time, now + self._spread(self._waits.probe))
+        raise self._postponement(time, self._failure())
 
-    async def trip(self, away: Away) -> RetryLater:
-        """Hold pulls back after a failure; return until when the one that failed waits."""
+    async def trip(self, error: Away) -> RetryLater:
+        """Postpone pulls after a failure; return the postponement of the pull that failed."""
         now = self.clock.seconds()
         seconds = Backoff(self._waits.first, self._waits.longest).seconds(self._trips + 1)
-        at = now + self._spread(seconds)
+        time = now + self._spread(seconds)
         self._log.warn(
             "the system {system} is away: {error} {detail}",
-            system=self._system,
-            error=away,
-            detail=away.detail,
+            system=self._system.system,
+            error=error,
+            detail=error.detail,
         )
         with suppress(Unavailable):
-            await self._breakers.trip_breaker(self._key, at, self._symptom, now)
+            await self._breakers.trip_breaker(
+                self._system.breaker_key, time, self._system.symptom, now
+            )
         failure = self._failure()
-        if away.remedy:
-            failure.remedy = away.remedy
-        failure.detail = f"{away.what} {away.detail}".strip()
-        return self._later(at, failure)
+        if error.remedy:
+            failure.remedy = error.remedy
+        failure.detail = f"{error.what} {error.detail}".strip()
+        return self._postponement(time, failure)
 
     async def close(self) -> None:
-        """Let pulls through: the probe has been answered."""
+        """Stop postponing pulls: the probe was answered."""
         self._trips = 0
-        self._log.info("the system {system} answers again", system=self._system)
+        self._log.info("the system {system} answers again", system=self._system.system)
         with suppress(Unavailable):
-            await self._breakers.close_breaker(self._key, self.clock.seconds())
+            await self._breakers.close_breaker(self._system.breaker_key, self.clock.seconds())
 
     async def end_probe(self) -> None:
-        """Let the next probe follow at once: this one was given up before it had a result."""
+        """Allow the next probe at once, because this probe was cancelled."""
         with suppress(Unavailable):
             now = self.clock.seconds()
-            await self._breakers.end_probe(self._key, self._probe_end, now)
+            await self._breakers.end_probe(self._system.breaker_key, self._probe_end, now)
 
     def _failure(self) -> DeliveryFailed:
         return DeliveryFailed(
-            f"The image could not be delivered to the system {self._system}: {self._symptom}.",
+            f"The image could not be delivered to the system {self._system.system}:"
+            f" {self._system.symptom}.",
             remedy="Try again later; if it lasts, tell the site's support.",
         )
 
-    def _later(self, at: float, failure: DeliveryFailed) -> RetryLater:
-        why = f"the system {self._system} ({self._symptom})"
-        return RetryLater(at, why, failure, is_fixed=True, system=self._system)
+    def _postponement(self, time: float, failure: DeliveryFailed) -> RetryLater:
+        name = self._system.system
+        reason = f"the system {name} ({self._system.symptom})"
+        return RetryLater(time, reason, failure, is_fixed=True, system=name)
 
     def _spread(self, seconds: float) -> float:
-        """Return a time that is different for each of many pulls, `seconds` on average."""
+        """Return a random time, `seconds` on average, so that pulls do not retry all at once."""
         return seconds * (0.5 + self._random())
 
 
 class GuardedDirectory:
-    """Keeps the port `ImageDirectory` over a directory whose system may be away."""
+    """Implement the port `ImageDirectory` for a directory whose system may be unavailable."""
 
     def __init__(
         self,
@@ -171,11 +186,11 @@ class GuardedDirectory:
         breaker: SystemBreaker,
         first_seconds: float | None = None,
     ) -> None:
-        """Raise `RetryLater` where `directory` raises `Away`, and trip `breaker`.
+        """Trip `breaker` and raise `RetryLater` when `directory` raises `Away`.
 
         A system that does not answer the first requests of a pull within `first_seconds` counts as
-        away, too. A probe has more time; if it needs it, the system is slow, and has it from then
-        on. None: there is no such limit.
+        unavailable, too; None: no such limit. A probe may take longer; if it does, the system is
+        slow, and the limit is dropped.
         """
         self._directory = directory
         self._breaker = breaker
@@ -183,7 +198,7 @@ class GuardedDirectory:
         self._has_delivered = False
 
     async def reach(self) -> None:
-        """See the port. A probe writes a small file and removes it."""
+        """See the port. If the caller must probe, write a small file and remove it."""
         if not await self._breaker.check():
             return
         began = self._breaker.clock.seconds()
@@ -195,7 +210,7 @@ class GuardedDirectory:
             await self._breaker.end_probe()
             raise
         except PullError:
-            pass  # a refusal is an answer, and the pull will meet it again
+            pass  # a refusal is an answer; the pull will get it again
         seconds = self._breaker.clock.seconds() - began
         if self._first_seconds is not None and seconds >= self._first_seconds:
             self._first_seconds = None
@@ -209,11 +224,11 @@ class GuardedDirectory:
         """See the port."""
         await self._directory.close()
 
-    async def _answered_soon(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
-        """Return what `work`, one of the first requests of a pull, returns."""
+    async def _limited(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        """Return the result of one of the first requests of a pull, in at most `first_seconds`."""
         has_delivered, self._has_delivered = self._has_delivered, False
         if self._first_seconds is None or has_delivered:
-            # A delivery that has just ended would be made again for want of a few seconds.
+            # After a delivery, a slow answer must not lead to a second delivery.
             return await self._guarded(work)
         seconds = self._first_seconds
         return await self._guarded(within(seconds, self._breaker.clock, work, no_answer))
@@ -222,17 +237,17 @@ class GuardedDirectory:
         try:
             return await work
         except UnexplainedExit:
-            raise  # it may be the configuration, which no wait mends
-        except Away as away:
-            raise await self._breaker.trip(away) from away
+            raise  # the configuration may be wrong, and waiting does not fix that
+        except Away as error:
+            raise await self._breaker.trip(error) from error
 
     async def free_space(self) -> int:
         """See the port."""
-        return await self._answered_soon(self._directory.free_space())
+        return await self._limited(self._directory.free_space())
 
     async def exists(self, name: str) -> InstalledFile | None:
         """See the port."""
-        return await self._answered_soon(self._directory.exists(name))
+        return await self._limited(self._directory.exists(name))
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """See the port."""

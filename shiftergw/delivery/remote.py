@@ -1,30 +1,34 @@
-"""A system's image directory on another machine."""
+"""The image directory of a system on another machine."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import DeferredLock
 
 from shiftergw.delivery import proof, refusals
-from shiftergw.delivery.again import FIRST_PAUSE, Tries, asked_again
-from shiftergw.delivery.files import Files, OpenFiles, beginning_of, small_file
-from shiftergw.delivery.link import Link
+from shiftergw.delivery.files import OpenFiles, RemoteFiles, file_prefix, small_file
+from shiftergw.delivery.image_names import (
+    check_installed_name,
+    is_installed_name,
+    name_of_temporary,
+    probe_name,
+    temporary_name,
+)
 from shiftergw.delivery.proof import NoDigest
-from shiftergw.delivery.reading import SourceFile, close_source, closed_at_end, open_source
+from shiftergw.delivery.remote_sessions import RemoteSessions
+from shiftergw.delivery.retries import FIRST_PAUSE, DeliveryRetries, retry_request
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.source_file import SourceFile, source_errors
 from shiftergw.delivery.stripes import Stripes
-from shiftergw.delivery.upload import CHOSEN, Upload, Verify, reading
-from shiftergw.errors import DeliveryFailed, NoSpace, TimedOut
-from shiftergw.plumbing.timing import within
+from shiftergw.delivery.upload import CONFIGURED_SAMPLES, Upload, Verify
 from shiftergw.ports import InstalledFile, Report, Verification
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
@@ -39,35 +43,54 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
 
 IDLE_SECONDS = 30.0
-"""Time after which a server that owes an answer is given up."""
+"""Seconds after which a server that owes an answer counts as unavailable."""
 
-CLEAN_UP_SECONDS = 15.0
-"""Time that the removal of a temporary may take."""
-
-_NAME = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)")
-_TEMPORARY = re.compile(rb"[0-9a-f]{64}\.(?:squashfs|meta)\.partial\.[0-9a-f]{16}")
 _SMALL = 64 << 10
+"""Bytes of the largest file that is read back to hash it: that is faster than a command."""
+
+_TEST_CONTENT = b"shiftergw check\n"
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _again(
+def _retried(
     method: Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]]:
-    """Let a method that does no harm twice run once more if its connection breaks."""
+    """Decorate an idempotent method: repeat it once if its session breaks."""
 
     @wraps(method)
     async def run(self: RemoteDirectory, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asked_again(self._link, lambda: method(self, *args, **kwargs), self._clock)
+        session = self._sessions.shared
+        return await retry_request(session, lambda: method(self, *args, **kwargs), self._clock)
 
     return run
 
 
-class RemoteDirectory:
-    """Keeps the port `ImageDirectory`; what a broken connection leaves is gone on with.
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """How files get into a remote image directory.
 
-    The temporary of an image is called after its content: whoever delivers the same file finds it.
+    `verify` is how a delivered file is compared, `idle_seconds` the longest wait for an answer,
+    `open_files` the file protocol, `ost_count` as with `Stripes`, and `first_pause` the seconds
+    before a broken delivery is retried.
+    """
+
+    verify: Verify = "sha256"
+    idle_seconds: float = IDLE_SECONDS
+    open_files: OpenFiles = SftpFiles.begin
+    ost_count: int = 0
+    first_pause: float = FIRST_PAUSE
+
+
+_DEFAULTS = RemoteOptions()
+
+
+class RemoteDirectory:
+    """Implement the port `ImageDirectory` over a file protocol. Interrupted uploads are resumed.
+
+    The temporary of an image is named after its content, so each later delivery of the same file
+    finds it.
     """
 
     def __init__(
@@ -76,321 +99,239 @@ class RemoteDirectory:
         directory: PurePosixPath,
         threads: Threads,
         clock: IReactorTime,
-        verify: Verify = "sha256",
-        idle_seconds: float = IDLE_SECONDS,
-        open_files: OpenFiles = SftpFiles.begin,
-        ost_count: int = 0,
-        first_pause: float = FIRST_PAUSE,
+        options: RemoteOptions = _DEFAULTS,
     ) -> None:
-        """Deliver into `directory`, which must exist there; nothing is opened before it is used.
+        """Deliver into `directory`, which must exist; nothing is opened before the first use.
 
-        All of the hosts see the same directory. `ost_count` is over how many OSTs large images are
-        laid out, as `Stripes` has it.
+        All hosts see the same directory.
         """
-        self._directory = str(directory).encode("utf-8", "surrogateescape")
         self._threads = threads
         self._clock = clock
-        self._verify = verify
-        self._open_files = open_files
-        self._link = Link(hosts, clock, idle_seconds, open_files=self._begin)
-        self._stripes = Stripes(ost_count)
-        self._first_pause = first_pause
-        self._writing: dict[str, DeferredLock] = {}
+        self._options = options
+        self._stripes = Stripes(options.ost_count)
+        self._upload_locks: dict[str, DeferredLock] = {}
+        path = str(directory).encode("utf-8", "surrogateescape")
+        self._sessions = RemoteSessions(
+            hosts, path, clock, options.idle_seconds, options.open_files
+        )
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
-        await self._link.close()
+        """See the port."""
+        await self._sessions.shared.close()
 
     async def reach(self) -> None:
-        """See the port: this directory knows of no failures before."""
+        """See the port: this class keeps no record of earlier failures."""
 
-    @_again
-    async def free_space(self) -> int:
-        """Return the bytes that the account may still write there; many if nobody can tell."""
-        async with self._session() as (files, _):
-            try:
-                return (await files.file_system(self._directory)).free_bytes
-            except SftpRefused as refused:
-                if refused.status not in packets.NOT_OFFERED:
-                    raise
-            await self._check_directory(files)
-            return sys.maxsize
-
-    @_again
+    @_retried
     async def probe(self, content: bytes) -> None:
-        """Write a small file and remove it; raise why a delivery would fail."""
-        path = self._test_path()
-        async with self._file_made(path) as (files, _):
+        """See the port."""
+        path = self._sessions.path_of(probe_name())
+        async with self._sessions.create_file(path) as (files, _):
             await files.create(path, content)
             await files.remove(path)
 
-    @_again
+    @_retried
+    async def free_space(self) -> int:
+        """Return the bytes that the account may still write; a large number if unknown."""
+        async with self._sessions.use() as (files, _):
+            try:
+                return (await files.file_system(self._sessions.directory)).free_bytes
+            except SftpRefused as refusal:
+                if refusal.status not in packets.NOT_OFFERED:
+                    raise
+            await self._sessions.check_directory(files)
+            return sys.maxsize
+
+    @_retried
     async def shortcomings(self) -> Sequence[str]:
         """Return what makes deliveries to this system less safe, for the site's support."""
-        async with self._session() as (files, _):
+        async with self._sessions.use() as (files, _):
             return files.shortcomings
 
-    @_again
-    async def try_verification(self) -> Verification:
+    @_retried
+    async def test_verification(self) -> Verification:
         """Deliver and remove a small file; return how large files would be verified."""
-        content = b"shiftergw check\n"
-        path = self._test_path()
-        if self._verify == "sample":
-            return Verification("samples", CHOSEN)
-        async with self._file_made(path) as (files, connection):
-            await files.create(path, content)
+        path = self._sessions.path_of(probe_name())
+        if self._options.verify == "sample":
+            return Verification("samples", CONFIGURED_SAMPLES)
+        async with self._sessions.create_file(path) as (files, connection):
+            await files.create(path, _TEST_CONTENT)
             try:
-                sha256 = await proof.far_sha256(connection, path, len(content), self._clock)
+                size = len(_TEST_CONTENT)
+                sha256 = await proof.remote_sha256(connection, path, size, self._clock)
             except NoDigest as error:
                 detail = f" ({error.detail})" if error.detail else ""
                 return Verification("samples", f"{error}{detail}")
             finally:
                 await files.remove(path)
-            if sha256 != hashlib.sha256(content).hexdigest():
-                raise proof.differs()
+            if sha256 != hashlib.sha256(_TEST_CONTENT).hexdigest():
+                raise proof.content_differs()
             return Verification("sha256")
 
-    @_again
+    @_retried
     async def exists(self, name: str) -> InstalledFile | None:
-        """Return the installed file; a symlink, or anything else, is none."""
+        """Return the installed file, or None; a symlink, or anything but a file, is ignored."""
         path = self._path(name)
-        async with self._session() as (files, _):
-            found = await files.lstat(path)
-        if found is None or not found.is_file:
+        async with self._sessions.use() as (files, _):
+            attributes = await files.lstat(path)
+        if attributes is None or not attributes.is_file:
             return None
-        return InstalledFile(name, found.size or 0, found.modified)
+        return InstalledFile(name, attributes.size or 0, attributes.modified)
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
-        """Put a file there, or the rest of it if a part of it lies there already."""
-        path = self._path(name)
-        temporary = b"%s.partial.%s" % (path, sha256[:16].encode())
-        async with self._alone(name):
-            with reading():
-                opening = partial(open_source, source)
-                descriptor, size = await self._threads.acquire(opening, close_source)
-            async with closed_at_end(descriptor, self._threads):
-                file = SourceFile(descriptor, size, self._threads)
-                tries = Tries(self._link, self._clock, self._first_pause)
+        """See the port. A partial file of an earlier delivery is resumed."""
+        self._path(name)
+        async with self._upload_lock(name):
+            with source_errors():
+                file = await SourceFile.open(source, self._threads)
+            async with file.closed_at_end():
+                retries = DeliveryRetries(
+                    self._sessions.shared, self._clock, report, self._options.first_pause
+                )
+                temporary = self._sessions.path_of(temporary_name(name, sha256[:16]))
                 upload = Upload(
                     file,
                     temporary,
                     sha256,
-                    self._verify,
+                    self._options.verify,
+                    self._stripes,
                     self._clock,
-                    tries.watched(report),
-                    found=tries.found,
-                    stripes=self._stripes,
+                    retries,
                 )
+                return await self._deliver(upload, name, retries)
 
-                verification: Verification | None = None
-
-                async def deliver() -> Verification:
-                    nonlocal verification
-                    async with self._file_made(temporary) as (files, connection):
-                        # The connection may have broken after the rename, before its answer.
-                        if verification is not None and await self._is_in_place(
-                            files, connection, path, size, sha256
-                        ):
-                            return Verification("sha256")
-                        try:
-                            verification = await upload.run(files, connection)
-                            await files.rename(temporary, path)
-                        except SftpRefused as refused:
-                            if await self._lost(files, refused):
-                                raise refusals.swept(refused) from refused
-                            raise
-                    return verification
-
-                return await tries.run(deliver)
-
-    @_again
-    async def write(self, content: bytes, name: str) -> None:
-        """Put a small file there."""
+    async def _deliver(self, upload: Upload, name: str, retries: DeliveryRetries) -> Verification:
+        """Upload a file, rename it to `name`, and retry both while there is progress."""
         path = self._path(name)
-        temporary = b"%s.partial.%s" % (path, secrets.token_hex(8).encode())
-        async with self._file_made(temporary) as (files, _):
+        verification: Verification | None = None
+
+        async def attempt() -> Verification:
+            nonlocal verification
+            async with self._sessions.create_file(upload.temporary) as (files, connection):
+                # The connection may have broken after the rename and before its reply.
+                if verification is not None and await self._is_installed(
+                    files, connection, path, upload
+                ):
+                    return Verification("sha256")
+                try:
+                    verification = await upload.run(files, connection)
+                    await files.rename(upload.temporary, path)
+                except SftpRefused as refusal:
+                    if await self._sessions.is_swept(files, refusal):
+                        raise refusals.temporary_swept(refusal) from refusal
+                    raise
+            return verification
+
+        return await retries.run(attempt)
+
+    async def _is_installed(
+        self, files: RemoteFiles, connection: Connection, path: bytes, upload: Upload
+    ) -> bool:
+        """Return whether the installed file has the digest of the upload; samples prove nothing."""
+        attributes = await files.lstat(path)
+        if self._options.verify != "sha256" or attributes is None or not attributes.is_file:
+            return False
+        size = upload.source.size
+        if attributes.size != size:
+            return False
+        with suppress(NoDigest):
+            sha256 = await proof.remote_sha256(connection, path, size, self._clock)
+            return sha256 == upload.sha256
+        return False
+
+    @_retried
+    async def write(self, content: bytes, name: str) -> None:
+        """See the port."""
+        path = self._path(name)
+        temporary = self._sessions.path_of(temporary_name(name))
+        async with self._sessions.create_file(temporary) as (files, _):
             await files.create(temporary, content)
             await files.rename(temporary, path)
 
-    @_again
+    @_retried
     async def read(self, name: str, limit: int) -> bytes | None:
-        """Return the content of a small file; None if it is absent or larger."""
-        async with self._session() as (files, _):
+        """See the port."""
+        async with self._sessions.use() as (files, _):
             return await small_file(files, self._path(name), limit)
 
-    @_again
+    @_retried
     async def head(self, name: str, size: int) -> bytes:
-        """Return the first bytes of a file, fewer if it ends before; none if it is absent."""
-        async with self._session() as (files, _):
-            return await beginning_of(files, self._path(name), size) or b""
+        """See the port."""
+        async with self._sessions.use() as (files, _):
+            return await file_prefix(files, self._path(name), size) or b""
 
-    @_again
+    @_retried
     async def remove(self, name: str) -> None:
-        """Remove the file; it need not exist."""
+        """See the port."""
         path = self._path(name)
-        async with self._session() as (files, _):
+        async with self._sessions.use() as (files, _):
             await files.remove(path)
 
-    @_again
+    @_retried
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
-        async with self._session() as (files, _):
-            found = await files.entries(self._directory, lambda name: bool(_NAME.fullmatch(name)))
+        async with self._sessions.use() as (files, _):
+            entries = await files.entries(self._sessions.directory, _is_installed)
         installed = (
-            InstalledFile(name.decode(), one.size or 0, one.modified)
-            for name, one in found
-            if one.is_file
+            InstalledFile(name.decode(), attributes.size or 0, attributes.modified)
+            for name, attributes in entries
+            if attributes.is_file
         )
         return sorted(installed, key=lambda file: file.name)
 
-    @_again
+    @_retried
     async def digest(self, name: str) -> str:
-        """Return the SHA-256 of an installed file: by the system, or read back."""
+        """Return the SHA-256 of an installed file: computed on the system, or read back."""
         path = self._path(name)
-        async with self._session() as (files, connection):
-            found = await files.lstat(path)
-            if found is None or not found.is_file or found.size is None:
+        async with self._sessions.use() as (files, connection):
+            attributes = await files.lstat(path)
+            if attributes is None or not attributes.is_file or attributes.size is None:
                 raise SftpRefused(packets.NO_SUCH_FILE, "")
-            # What is small is here sooner than a program there has begun.
-            if self._verify == "sha256" and found.size > _SMALL:
+            size = attributes.size
+            if self._options.verify == "sha256" and size > _SMALL:
                 with suppress(NoDigest):
-                    return await proof.far_sha256(connection, path, found.size, self._clock)
+                    return await proof.remote_sha256(connection, path, size, self._clock)
             digest = hashlib.sha256()
-            await files.read_through(path, found.size, digest.update)
+            await files.read_through(path, size, digest.update)
             return digest.hexdigest()
 
-    @_again
+    @_retried
     async def sweep(self, before: float) -> int:
-        """Remove temporaries that were last written before this time; return how many."""
-        async with self._session() as (files, _):
-            found = await files.entries(
-                self._directory, lambda name: bool(_TEMPORARY.fullmatch(name))
-            )
-            # A part that is old and about to be gone on with is no dead one's.
-            found = [
-                one
-                for one in found
-                if one[0].partition(b".partial.")[0].decode() not in self._writing
+        """Remove temporaries that were last written before this time; return how many.
+
+        Skip partial files of an upload that is running here: it may be about to resume them.
+        """
+        async with self._sessions.use() as (files, _):
+            entries = await files.entries(self._sessions.directory, _is_temporary)
+            names = [
+                name.decode()
+                for name, attributes in entries
+                if attributes.modified and attributes.modified < before
             ]
-            old = [name for name, one in found if one.modified and one.modified < before]
-            for name in old:
-                await files.remove(self._directory + b"/" + name)
-        return len(old)
-
-    # What every method needs
-
-    async def _begin(
-        self, connection: Connection, clock: IReactorTime, idle_seconds: float
-    ) -> Files:
-        """Begin a session with the files of a host that has the directory: not each may have it."""
-        files = await self._open_files(connection, clock, idle_seconds)
-        try:
-            await self._check_directory(files)
-        except BaseException:
-            files.close()
-            raise
-        return files
-
-    async def _check_directory(self, files: Files) -> None:
-        """Raise `DeliveryFailed` if the directory does not exist or cannot be searched."""
-        error = await refusals.directory_error(files, self._directory)
-        if error is not None:
-            raise error
+            dead = [name for name in names if name_of_temporary(name) not in self._upload_locks]
+            for name in dead:
+                await files.remove(self._sessions.path_of(name))
+        return len(dead)
 
     def _path(self, name: str) -> bytes:
-        if not name.isascii() or _NAME.fullmatch(name.encode()) is None:
-            raise ValueError(f"{name!r} is no name of an image directory")
-        return self._directory + b"/" + name.encode()
-
-    def _test_path(self) -> bytes:
-        """Return where to write for a test.
-
-        A file that is left behind looks like the temporary of a dead attempt, and is removed.
-        """
-        return self._path(f"{'0' * 64}.meta") + f".partial.{secrets.token_hex(8)}".encode()
+        check_installed_name(name)
+        return self._sessions.path_of(name)
 
     @asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
-        """Deliver one file of a name at a time: they would share a temporary."""
-        lock = self._writing.setdefault(name, DeferredLock())
+    async def _upload_lock(self, name: str) -> AsyncIterator[None]:
+        """Allow one upload of a name at a time: they would share a temporary."""
+        lock = self._upload_locks.setdefault(name, DeferredLock())
         try:
             async with lock:
                 yield
         finally:
             if not lock.locked and not lock.waiting:
-                self._writing.pop(name, None)
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[tuple[Files, Connection]]:
-        async with self._link.use() as (files, connection):
-            try:
-                yield files, connection
-            except SftpRefused as refused:
-                raise await self._error(files, connection, refused) from refused
-
-    async def _error(
-        self, files: Files, connection: Connection, refused: SftpRefused
-    ) -> DeliveryFailed | NoSpace:
-        """Return the error for a refusal.
-
-        The session ends if its host has lost the directory: another host may have it.
-        """
-        try:
-            error = await refusals.directory_error(files, self._directory)
-            if error is not None:
-                files.close()
-                return error
-
-            async def test() -> SftpRefused | None:
-                return await refusals.write_test(connection, self._clock, self._test_path())
-
-            return await refusals.explain(files, refused, self._directory, test)
-        except DeliveryFailed:
-            return refusals.unusable(refused, self._directory)
-
-    async def _is_in_place(
-        self, files: Files, connection: Connection, path: bytes, size: int, sha256: str
-    ) -> bool:
-        """Say whether an installed file is the one with this digest: samples would not prove it."""
-        found = await files.lstat(path)
-        if self._verify != "sha256" or found is None or not found.is_file or found.size != size:
-            return False
-        with suppress(NoDigest):
-            return await proof.far_sha256(connection, path, size, self._clock) == sha256
-        return False
-
-    async def _lost(self, files: Files, refused: SftpRefused) -> bool:
-        """Say whether a temporary is gone from a directory that is there."""
-        if refused.status != packets.NO_SUCH_FILE:
-            return False
-        return await refusals.directory_error(files, self._directory) is None
-
-    @asynccontextmanager
-    async def _file_made(self, path: bytes) -> AsyncIterator[tuple[Files, Connection]]:
-        """Give a session to make a file in; the file is removed if the block raises."""
-        async with (
-            self._session() as (files, connection),
-            self._removed_on_error(files, connection, path),
-        ):
-            yield files, connection
-
-    @asynccontextmanager
-    async def _removed_on_error(
-        self, files: Files, connection: Connection, temporary: bytes
-    ) -> AsyncIterator[None]:
-        """Remove a temporary if the block raises, unless there is no connection left to do it."""
-        try:
-            try:
-                yield
-            except SftpRefused as refused:
-                # Told now: a disk that is full has room again without the temporary.
-                raise await self._error(files, connection, refused) from refused
-        except BaseException:
-            if files.usable:
-                with suppress(SftpRefused, DeliveryFailed, TimedOut):
-                    await within(CLEAN_UP_SECONDS, self._clock, files.remove(temporary), _late)
-            raise
+                self._upload_locks.pop(name, None)
 
 
-def _late() -> TimedOut:
-    return TimedOut("The removal of a temporary file took too long.")
+def _is_installed(name: bytes) -> bool:
+    return name.isascii() and is_installed_name(name.decode())
+
+
+def _is_temporary(name: bytes) -> bool:
+    return name.isascii() and name_of_temporary(name.decode()) is not None

@@ -1,8 +1,8 @@
-"""Programs on a system: fixed shell texts, run by `sh` behind the account's login shell.
+"""Run fixed shell texts on a system, with `sh`, behind the login shell of the account.
 
-The exit status of a text is 0, or 100 plus a status of `SftpRefused`; those of other programs
-depend on their makers. It is part of the output (`FramedOutput`), because a forced command need
-not pass on the exit status of the channel.
+The exit status of a text is 0, or 100 plus a status of `SftpRefused`; other programs have their own
+statuses. The status is part of the output (`FramedOutput`), because a forced command need not pass
+on the exit status of the channel.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.channel import Channel, Connection
 
 LAST_SECONDS = 2.0
-"""Seconds from the end of a program to that of its channel: its shell may still be busy."""
+"""Seconds from the end of a program to the end of its channel: its login shell may be busy."""
 
 _FULL_TRIES = 4
+_REFUSAL_OFFSET = 100
 _STATUSES = frozenset(
     {packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.FAILURE, packets.UNSUPPORTED}
 )
 
 
 class NoCommands(DeliveryFailed):
-    """The account runs no commands; the detail says what happened instead."""
+    """The account cannot run commands; the detail says what happened instead."""
 
     def __init__(self, detail: str) -> None:
         """Explain what a system without SFTP needs."""
@@ -48,36 +49,37 @@ class NoCommands(DeliveryFailed):
         )
 
 
-class Program(ABC):
-    """A program that runs. Subclasses process its output in `take`."""
+class RemoteProgram(ABC):
+    """A program on a system. Subclasses process its output in `take`."""
 
     _channel: Channel
     _clock: IReactorTime
 
     def __init__(self) -> None:
-        """Make a program that has not begun."""
+        """Prepare a program; `attach` connects it to its channel."""
         self.frame = FramedOutput()
         self._error: DeliveryFailed | SftpRefused | None = None
-        self._ended = False
-        self._late_end: Any = None
-        self._changed: Deferred[None] | None = None
+        self._has_ended = False
+        self._last_call: Any = None
+        """The timer of `LAST_SECONDS`."""
+        self._change: Deferred[None] | None = None
 
-    def begin(self, channel: Channel, clock: IReactorTime) -> None:
+    def attach(self, channel: Channel, clock: IReactorTime) -> None:
         """Receive the output and the end of the program from this channel."""
         self._channel, self._clock = channel, clock
         channel.receive(self._on_data)
         channel.closed.addCallbacks(self._on_exit, self._on_failure)
 
-    def give(self, data: bytes) -> None:
-        """Send the program its whole input."""
+    def send_input(self, data: bytes) -> None:
+        """Send the whole input of the program."""
         self._channel.write(data)
         self._channel.end_input()
 
     def end(self, error: DeliveryFailed) -> None:
         """End the program unless it has ended; coroutines that wait for it raise `error`."""
-        if not self._ended and self._error is None:
+        if not self._has_ended and self._error is None:
             self._error = error
-        self._stop_waiting_for_end()
+        self._cancel_last_call()
         self._channel.lose()
         self._wake()
 
@@ -86,30 +88,30 @@ class Program(ABC):
         """Process output of the program; raise `DeliveryFailed` if it is invalid."""
 
     async def changed(self) -> None:
-        """Wait for output or the end of the program; raise the error that it ended with."""
+        """Wait for output or the end of the program; raise its error, if any."""
         self.check()
-        self._changed = Deferred()
-        await self._changed
+        self._change = Deferred()
+        await self._change
         self.check()
 
     def check(self) -> None:
-        """Raise the error that the program ended with, if any."""
+        """Raise the error of the program, if any."""
         if self._error is not None:
             raise self._error
 
     async def finished(self) -> None:
-        """Wait for the end of the program; raise the error that it ended with."""
-        while not self._ended:
+        """Wait for the end of the program; raise its error, if any."""
+        while not self._has_ended:
             await self.changed()
         self.check()
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.called:
-            changed.callback(None)
+        change, self._change = self._change, None
+        if change is not None and not change.called:
+            change.callback(None)
 
     def _on_data(self, data: bytes) -> None:
-        if self._error is not None or self._ended:
+        if self._error is not None or self._has_ended:
             return
         try:
             output = self.frame.feed(data)
@@ -120,22 +122,22 @@ class Program(ABC):
             self.end(NoCommands(f"its start-up files print without end: {noise}"))
         except DeliveryFailed as error:
             self.end(error)
-        if self.frame.status is not None and self._late_end is None and self._error is None:
-            self._late_end = self._clock.callLater(LAST_SECONDS, self._on_late_end)
+        if self.frame.status is not None and self._last_call is None and self._error is None:
+            self._last_call = self._clock.callLater(LAST_SECONDS, self._close_channel)
         self._wake()
 
-    def _on_late_end(self) -> None:
-        """End a program whose channel stays open: another process has its output open."""
+    def _close_channel(self) -> None:
+        """End a program whose channel stays open, because another process has its output open."""
         self._channel.lose()
         self._on_exit(None)
 
-    def _stop_waiting_for_end(self) -> None:
-        if self._late_end is not None and self._late_end.active():
-            self._late_end.cancel()
+    def _cancel_last_call(self) -> None:
+        if self._last_call is not None and self._last_call.active():
+            self._last_call.cancel()
 
     def _on_exit(self, channel_status: int | None) -> None:
-        self._stop_waiting_for_end()
-        if self._error is not None or self._ended:
+        self._cancel_last_call()
+        if self._error is not None or self._has_ended:
             return
         stderr = self._channel.stderr
         status = self.frame.status
@@ -145,12 +147,12 @@ class Program(ABC):
         elif status is None:
             detail = f"a program was killed, exit status {channel_status}: {stderr}"
             self._error = SftpRefused(packets.FAILURE, detail)
-        elif status - 100 in _STATUSES:
-            self._error = SftpRefused(status - 100, stderr)
+        elif status - _REFUSAL_OFFSET in _STATUSES:
+            self._error = SftpRefused(status - _REFUSAL_OFFSET, stderr)
         elif status:
             self._error = SftpRefused(packets.FAILURE, f"exit status {status}: {stderr}")
         else:
-            self._ended = True
+            self._has_ended = True
         self._wake()
 
     def _on_failure(self, failure: Failure) -> None:
@@ -161,27 +163,29 @@ class Program(ABC):
         if not isinstance(error, DeliveryFailed):
             error = Away("The connection to the system broke.", detail=repr(error))
         elif isinstance(error, UnexplainedExit) and self.frame.has_begun:
-            # The account does run commands, whatever ended this one.
+            # The account can run commands, so this is no `NoCommands`, whatever ended the program.
             detail = ": ".join(filter(None, ("a program was killed", error.detail)))
             error = Away(error.what, remedy=error.remedy, detail=detail)
         self.end(error)
 
 
 @asynccontextmanager
-async def started(
-    connection: Connection, clock: IReactorTime, program: Program, text: str, *words: bytes
+async def running_program(
+    connection: Connection, clock: IReactorTime, program: RemoteProgram, text: str, *words: bytes
 ) -> AsyncIterator[None]:
-    """Run the shell program `text` with `words` while the block lives."""
-    channel = await _opened(connection, clock, program.frame.command(text, *words))
-    program.begin(channel, clock)
+    """Run the shell text with `words` as `$1`, `$2`, … until the block ends."""
+    channel = await _open_command(connection, clock, program.frame.command(text, *words))
+    program.attach(channel, clock)
     try:
         yield
     finally:
-        program.end(DeliveryFailed("Nobody waits for it any more."))
+        program.end(DeliveryFailed("The program is not needed any more."))
 
 
-async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[str]) -> Channel:
-    """Start a program; retry if the host has no room: an ended program counts for a moment."""
+async def _open_command(
+    connection: Connection, clock: IReactorTime, argv: Sequence[str]
+) -> Channel:
+    """Start a program; retry if the host is full, as it counts ended programs for a moment."""
     for failures in range(1, _FULL_TRIES + 1):
         with suppress(HostFull):
             return await connection.open_command(argv)
@@ -189,6 +193,6 @@ async def _opened(connection: Connection, clock: IReactorTime, argv: Sequence[st
     return await connection.open_command(argv)
 
 
-def malformed(why: str) -> DeliveryFailed:
-    """Return the error for an invalid answer."""
-    return DeliveryFailed("The system's programs do not answer as they should.", detail=why)
+def malformed(detail: str) -> DeliveryFailed:
+    """Return the error for an invalid reply of a program."""
+    return DeliveryFailed("The system's programs do not answer as they should.", detail=detail)

@@ -1,11 +1,12 @@
-"""The sending half of the classic SCP protocol, spoken with `scp -t` on a system.
+"""Send a file with the classic SCP protocol, to `scp -t` on a system.
 
-The sink says a zero byte when it is ready. It is told `C0600 SIZE NAME` and a line's end, and
-answers; then come the bytes of the file and a zero byte, and it answers again. An answer is a zero
-byte, or 1 or 2 and a line that says what is wrong. The sink reads a file that it cannot write to
-its end all the same: that a disk is full it says in its last answer.
+The receiver writes a zero byte when it is ready. The sender writes `C0600 SIZE NAME` and a newline,
+and the receiver replies. Then the sender writes the content of the file and a zero byte, and the
+receiver replies again. A reply is a zero byte, or a byte 1 or 2 and a line with an error. A
+receiver that cannot write the file reads it to its end all the same: a full disk is reported in the
+last reply.
 
-It tells nothing of its progress, so what may be under way counts as not yet there.
+The protocol reports no progress, so the last `IN_FLIGHT` bytes count as not yet received.
 """
 
 from __future__ import annotations
@@ -17,60 +18,60 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.delivery import proof
-from shiftergw.delivery.remote_program import Program
-from shiftergw.delivery.shell import timed_out
+from shiftergw.delivery.remote_program import RemoteProgram
+from shiftergw.delivery.shell import program_timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
 from shiftergw.sftp.packets import SftpRefused
 
-UNDER_WAY = 8 << 20
-"""Bytes that are sent and may not be there yet: those in the buffers and windows between."""
+IN_FLIGHT = 8 << 20
+"""Bytes that were sent and may still be in the buffers and windows between both sides."""
 
 _PIECE = 256 << 10
-_REPORTED = 1 << 20
-_LINE_LIMIT = 2048  # OpenSSH's own
-_READY, _BEGUN, _WRITTEN = 1, 2, 3  # answers: how many there are then
-_TROUBLE = (1, 2)
+_REPORT_BYTES = 1 << 20
+_LINE_LIMIT = 2048  # as in OpenSSH
+_READY, _HEADER_TAKEN, _FILE_WRITTEN = 1, 2, 3  # the number of replies by then
+_ERROR_REPLIES = (1, 2)
 
 
 @implementer(IPushProducer)
-class Sink(Program):
-    """An `scp -t` that runs and is sent one file of `size` bytes.
+class ScpSink(RemoteProgram):
+    """A running `scp -t` that receives one file of `size` bytes.
 
-    `report` is told how many bytes of it are there, never from within `send`.
+    `report` gets the number of bytes that have arrived; `send` never calls it directly.
     """
 
     def __init__(self, size: int, report: Callable[[int], None], idle_seconds: float) -> None:
-        """Give the sink up when it takes nothing for `idle_seconds`."""
+        """Expect the receiver to take bytes or to reply at least every `idle_seconds`."""
         super().__init__()
         self._size = size
         self._report = report
         self._idle_seconds = idle_seconds
-        self._sent = 0
-        self._reported = 0
-        self._paused = False
-        self._line: bytearray | None = None
-        self._answers = 0
-        self._due = _READY
+        self._sent_bytes = 0
+        self._reported_bytes = 0
+        self._is_paused = False
+        self._error_line: bytearray | None = None
+        self._replies = 0
+        self._replies_due = _READY
 
     async def send(self, blocks: AsyncIterable[bytes]) -> None:
-        """Send the file, as much of the blocks as it is long, and return when the sink has it.
+        """Send the first `size` bytes of the blocks; return when the receiver has written them.
 
-        Blocks must not change afterwards. Raises `SftpRefused`, and `OSError` if they are too few.
+        Blocks must not change afterwards. Raises `SftpRefused`, and `OSError` for too few bytes.
         """
-        await self._answered(_READY, self._idle_seconds)
-        self._due = _BEGUN
+        await self._reply(_READY, self._idle_seconds)
+        self._replies_due = _HEADER_TAKEN
         self._channel.write(b"C0600 %d image\n" % self._size)
-        await self._answered(_BEGUN, self._idle_seconds)
+        await self._reply(_HEADER_TAKEN, self._idle_seconds)
         self._channel.registerProducer(self, True)
         try:
             await self._send_all(blocks)
-            self._due = _WRITTEN
+            self._replies_due = _FILE_WRITTEN
             self._channel.write(b"\0")
-            # Nobody tells how much of it is under way, on lines that may be slow.
-            seconds = self._idle_seconds + proof.patience(self._size)
-            await self._answered(_WRITTEN, seconds)
+            # On a slow line much may be in flight; the protocol does not tell how much.
+            seconds = self._idle_seconds + proof.time_limit(self._size)
+            await self._reply(_FILE_WRITTEN, seconds)
         finally:
             self._channel.unregisterProducer()
         self._channel.end_input()
@@ -79,81 +80,81 @@ class Sink(Program):
         if not self._size:
             return
         async for block in blocks:
-            view = memoryview(block)[: self._size - self._sent]
+            view = memoryview(block)[: self._size - self._sent_bytes]
             for start in range(0, len(view), _PIECE):
-                while self._paused:
-                    await within(self._idle_seconds, self._clock, self.changed(), timed_out)
+                while self._is_paused:
+                    await within(self._idle_seconds, self._clock, self.changed(), program_timed_out)
                 self.check()
                 piece = view[start : start + _PIECE]
-                self._sent += len(piece)
+                self._sent_bytes += len(piece)
                 self._channel.write(piece)
-            if self._sent == self._size:
+            if self._sent_bytes == self._size:
                 return
-        raise OSError(errno.EIO, f"it ended at byte {self._sent} of {self._size}")
+        raise OSError(errno.EIO, f"it ended at byte {self._sent_bytes} of {self._size}")
 
-    async def _answered(self, count: int, seconds: float) -> None:
-        """Wait for an answer; hearing anything at all of the sink is none."""
+    async def _reply(self, count: int, seconds: float) -> None:
+        """Wait until the receiver has replied `count` times; other output does not count."""
 
         async def wait() -> None:
-            while self._answers < count:
+            while self._replies < count:
                 await self.changed()
 
-        await within(seconds, self._clock, wait(), timed_out)
+        await within(seconds, self._clock, wait(), program_timed_out)
 
     def check(self) -> None:
-        """Raise what is wrong; an end before the last answer is."""
+        """Raise the error of the program; an end before the last reply is an error."""
         super().check()
-        if self._ended and self._answers < _WRITTEN:
-            raise no_scp("it ended before the file did")
+        if self._has_ended and self._replies < _FILE_WRITTEN:
+            raise protocol_error("it ended before the file did")
 
     def take(self, data: bytes) -> None:
-        """Take answers."""
+        """Process replies."""
         for n, byte in enumerate(data):
-            if self._line is not None:
+            if self._error_line is not None:
                 self._take_line(data[n:])
                 return
-            if byte in _TROUBLE:
-                self._line = bytearray()
-            elif byte or self._answers == self._due:
-                raise no_scp(f"an answer that is none: {printable(data[n:])}")
+            if byte in _ERROR_REPLIES:
+                self._error_line = bytearray()
+            elif byte or self._replies == self._replies_due:
+                raise protocol_error(f"an invalid reply: {printable(data[n:])}")
             else:
-                self._answers += 1
-        if self._answers == _WRITTEN:
-            self._tell(self._size)
+                self._replies += 1
+        if self._replies == _FILE_WRITTEN:
+            self._report_bytes(self._size)
 
     def _take_line(self, data: bytes) -> None:
-        assert self._line is not None
-        self._line += data
-        line, end, _ = self._line.partition(b"\n")
-        if end and self._error is None:
+        assert self._error_line is not None
+        self._error_line += data
+        line, newline, _ = self._error_line.partition(b"\n")
+        if newline and self._error is None:
             self._error = SftpRefused(packets.FAILURE, printable(bytes(line)))
         elif len(line) > _LINE_LIMIT:
-            raise no_scp(f"a line without end: {printable(bytes(line))}")
+            raise protocol_error(f"a line without end: {printable(bytes(line))}")
 
-    def _tell(self, there: int) -> None:
-        if there > self._reported:
-            self._reported = there
-            self._report(there)
+    def _report_bytes(self, count: int) -> None:
+        if count > self._reported_bytes:
+            self._reported_bytes = count
+            self._report(count)
 
     # The channel's producer
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        there = self._sent - UNDER_WAY
-        if there - self._reported >= _REPORTED:
-            self._tell(there)
+        self._is_paused = False
+        arrived_bytes = self._sent_bytes - IN_FLIGHT
+        if arrived_bytes - self._reported_bytes >= _REPORT_BYTES:
+            self._report_bytes(arrived_bytes)
         self._wake()
 
     def stopProducing(self) -> None:
-        # The channel ends, and will say how.
-        self._paused = True
+        # The channel is about to end, and reports why.
+        self._is_paused = True
 
 
-def no_scp(detail: str) -> DeliveryFailed:
-    """Return the error for a sink that is none."""
+def protocol_error(detail: str) -> DeliveryFailed:
+    """Return the error for a receiver that violates the protocol."""
     return DeliveryFailed(
         "The system's scp program does not keep the protocol.",
         remedy='Tell the site\'s support: "transfer": "scp" needs a working `scp` on the system.',

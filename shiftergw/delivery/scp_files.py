@@ -1,8 +1,8 @@
-"""The files of a system without SFTP: by `scp` and small programs of the account's shell.
+"""Access the files of a system without SFTP: with `scp` and small programs of the account's shell.
 
-The protocol writes a file from its beginning, always. The rest of a file that lies there in part
-goes in stretches: each is sent to a file beside it and copied to its place, so that a break costs
-one stretch at most, and the disk needs room for no more than one. Copying it twice does no harm.
+The SCP protocol always writes a file from its beginning. So the rest of a partial file is sent in
+stretches: each is sent to a file beside it and then copied to its place. A broken connection costs
+one stretch at most, the disk needs space for one more stretch, and copying one twice does no harm.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import scp_programs as programs
-from shiftergw.delivery.remote_program import Program, malformed
-from shiftergw.delivery.scp import Sink
-from shiftergw.delivery.shell import Shell, timed_out
+from shiftergw.delivery.remote_program import RemoteProgram, malformed
+from shiftergw.delivery.scp import ScpSink
+from shiftergw.delivery.shell import RemoteShell, program_timed_out
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.timing import within
 from shiftergw.sftp import packets
@@ -25,28 +25,28 @@ from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.reading import SourceFile
+    from shiftergw.delivery.source_file import SourceFile
     from shiftergw.plumbing.channel import Connection
 
 STRETCH = 128 << 20
 """Bytes of the rest of a file that are sent before they are copied to their place."""
 
-_BLOCK = 1 << 20  # of `dd`; a rest begins at a multiple of it
+_DD_BLOCK = 1 << 20  # stretches begin at a multiple of it
 _PIECE_BLOCK = 4096
 _LISTING_LIMIT = 64 << 20
-_LISTINGS = 3  # tries: busybox fails when an entry goes meanwhile
+_LISTING_TRIES = 3  # busybox fails if an entry disappears meanwhile
 _ATTRIBUTES = re.compile(rb"([0-9a-f]{1,8}) (\d{1,19}) (-?\d{1,19})")
 _TEMPORARY = re.compile(rb".*\.partial\.[0-9a-f]{16}", re.DOTALL)
 _SPACE = re.compile(rb"\s\d+\s+\d+\s+(-?\d{1,18})\s+\d+%\s")
 
 
 class ScpFiles:
-    """Keeps the protocol `Files`."""
+    """Implement the protocol `RemoteFiles`."""
 
-    reach = 0
+    unreliable_tail = 0
 
-    def __init__(self, shell: Shell, clock: IReactorTime, stretch: int = STRETCH) -> None:
-        """Use a shell that has all programs; a stretch is a multiple of 1 MiB."""
+    def __init__(self, shell: RemoteShell, clock: IReactorTime, stretch: int = STRETCH) -> None:
+        """Use a shell that has all programs; `stretch` is a multiple of 1 MiB."""
         self._shell = shell
         self._clock = clock
         self._stretch = stretch
@@ -59,8 +59,8 @@ class ScpFiles:
         idle_seconds: float,
         stretch: int = STRETCH,
     ) -> ScpFiles:
-        """Begin a session over a connection, as `OpenFiles` says; see which programs are there."""
-        shell = Shell(connection, clock, idle_seconds)
+        """Open a session as `OpenFiles` does; check which programs the system has."""
+        shell = RemoteShell(connection, clock, idle_seconds)
         lacking = await shell.run(programs.NEEDED)
         if lacking:
             raise DeliveryFailed(
@@ -72,7 +72,7 @@ class ScpFiles:
 
     @property
     def usable(self) -> bool:
-        """Say whether the session is not over."""
+        """Return whether the session is not over."""
         return self._shell.usable
 
     def close(self) -> None:
@@ -85,172 +85,172 @@ class ScpFiles:
         return ()
 
     async def file_system(self, path: bytes) -> FileSystem:
-        """Return the free bytes, as `Files` says; a read-only file system shows in an error."""
-        said = await self._shell.run(programs.SPACE, path)
-        found = _SPACE.search(said)
-        if found is None:
-            raise SftpRefused(packets.UNSUPPORTED, f"df says {printable(said)}")
-        return FileSystem(max(0, int(found[1])) * 1024)
+        """Return the free bytes; a read-only file system shows in later errors only."""
+        output = await self._shell.run(programs.SPACE, path)
+        match = _SPACE.search(output)
+        if match is None:
+            raise SftpRefused(packets.UNSUPPORTED, f"df says {printable(output)}")
+        return FileSystem(max(0, int(match[1])) * 1024)
 
     async def lstat(self, path: bytes) -> Attributes | None:
-        """Return the attributes of a name, as `Files` says."""
+        """See `RemoteFiles`."""
         try:
             return _attributes(await self._shell.run(programs.LSTAT, path))
-        except SftpRefused as refused:
-            if refused.status == packets.NO_SUCH_FILE:
+        except SftpRefused as refusal:
+            if refusal.status == packets.NO_SUCH_FILE:
                 return None
             raise
 
     async def entries(
-        self, path: bytes, wanted: Callable[[bytes], bool]
+        self, path: bytes, accepts: Callable[[bytes], bool]
     ) -> list[tuple[bytes, Attributes]]:
-        """Return entries of a directory, as `Files` says."""
-        for left in reversed(range(_LISTINGS)):
+        """See `RemoteFiles`."""
+        for tries_left in reversed(range(_LISTING_TRIES)):
             try:
-                said = await self._shell.run(programs.ENTRIES, path, limit=_LISTING_LIMIT)
+                output = await self._shell.run(programs.ENTRIES, path, limit=_LISTING_LIMIT)
                 break
-            except SftpRefused as refused:
-                if refused.status != packets.FAILURE or not left:
+            except SftpRefused as refusal:
+                if refusal.status != packets.FAILURE or not tries_left:
                     raise
-        found = []
-        for line in said.splitlines():
-            told, _, name = line.partition(b" ./")
-            if name and wanted(name):
-                found.append((name, _attributes(told)))
-        return found
+        entries = []
+        for line in output.splitlines():
+            attributes, _, name = line.partition(b" ./")
+            if name and accepts(name):
+                entries.append((name, _attributes(attributes)))
+        return entries
 
     async def remove(self, path: bytes) -> None:
-        """Remove a file, as `Files` says, with what was to become its next stretch."""
+        """Remove a file; with a temporary also the file for its next stretch."""
+        is_temporary = _TEMPORARY.fullmatch(path) is not None
         await self._shell.run(
-            programs.REMOVE, path, *([_beside(path)] if _is_temporary(path) else [])
+            programs.REMOVE, path, *([_path_of_stretch(path)] if is_temporary else [])
         )
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file, as `Files` says; systems that sync directories are few."""
-        await self._shell.run(programs.RENAME, old, new, seconds=proof.patience(0))
+        """See `RemoteFiles`. Few systems can make the rename durable."""
+        await self._shell.run(programs.RENAME, old, new, seconds=proof.time_limit(0))
 
     async def upload(
         self, path: bytes, source: SourceFile, start: int | None, report: Callable[[int], None]
     ) -> None:
-        """Write a file, as `Files` says."""
-        there = start or 0
+        """See `RemoteFiles`."""
+        arrived_bytes = start or 0
 
-        def tell(done: int) -> None:
-            nonlocal there
-            if done > there:
-                there = done
+        def report_increase(done: int) -> None:
+            nonlocal arrived_bytes
+            if done > arrived_bytes:
+                arrived_bytes = done
                 report(done)
 
-        beside = _beside(path)
+        stretch_path = _path_of_stretch(path)
         if not start:
             text = programs.WHOLE if start is None else programs.EMPTY
-            await self._send(source, (0, source.size), tell, text, path, beside)
+            whole = (0, source.size)
+            await self._send(source, whole, report_increase, text, path, stretch_path)
         elif start < source.size:
-            for begin in range(start - start % _BLOCK, source.size, self._stretch):
-                end = min(begin + self._stretch, source.size)
-                place = b"%d" % (begin // _BLOCK)
-                await self._send(source, (begin, end), tell, programs.STRETCH, path, beside, place)
-        said = await self._shell.run(
-            programs.FINISH, path, beside, seconds=proof.patience(source.size)
+            for begin in range(start - start % _DD_BLOCK, source.size, self._stretch):
+                part = (begin, min(begin + self._stretch, source.size))
+                words = (path, stretch_path, b"%d" % (begin // _DD_BLOCK))
+                await self._send(source, part, report_increase, programs.STRETCH, *words)
+        output = await self._shell.run(
+            programs.FINISH, path, stretch_path, seconds=proof.time_limit(source.size)
         )
-        if _attributes(said).size != source.size:
-            raise proof.differs()
+        if _attributes(output).size != source.size:
+            raise proof.content_differs()
 
     async def _send(
         self,
         source: SourceFile,
         part: tuple[int, int],
-        tell: Callable[[int], None],
+        report: Callable[[int], None],
         text: str,
         *words: bytes,
     ) -> None:
-        """Run a program with a sink in it, and send it a part of a file, by its two ends."""
+        """Run a program that contains `scp -t`; send it the part of `source`."""
         begin, end = part
-        sink = Sink(end - begin, lambda n: tell(begin + n), self._shell.idle_seconds)
-        async with self._shell.started(sink, text, *words):
+        seconds = proof.time_limit(end - begin)
+        sink = ScpSink(end - begin, lambda n: report(begin + n), self._shell.idle_seconds)
+        async with self._shell.running(sink, text, *words):
             with source.blocks(begin) as blocks:
                 await sink.send(blocks)
-            await within(proof.patience(end - begin), self._clock, sink.finished(), timed_out)
+            await within(seconds, self._clock, sink.finished(), program_timed_out)
 
     async def create(self, path: bytes, content: bytes) -> None:
-        """Make a small file, as `Files` says."""
-        seconds = proof.patience(len(content))
-        limit = max(len(content), 1)
-        if (
-            await self._shell.run(
-                programs.CREATE, path, given=content, limit=limit, seconds=seconds
-            )
-            != content
-        ):
-            raise proof.differs()
+        """See `RemoteFiles`."""
+        written = await self._shell.run(
+            programs.CREATE,
+            path,
+            stdin=content,
+            limit=max(len(content), 1),
+            seconds=proof.time_limit(len(content)),
+        )
+        if written != content:
+            raise proof.content_differs()
 
     async def pieces(self, path: bytes, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return pieces of a file, as `Files` says."""
-        # dd reads blocks; those that a piece lies in are cut here.
-        words, lengths = [], []
+        """See `RemoteFiles`. `dd` reads whole blocks, from which the pieces are cut here."""
+        words, extents = [], []
         for offset, length in places:
             first = offset // _PIECE_BLOCK
             count = -(-(offset + length) // _PIECE_BLOCK) - first
             words += [b"%d" % first, b"%d" % count]
-            lengths.append((first * _PIECE_BLOCK, count * _PIECE_BLOCK))
-        limit = sum(length for _, length in lengths) + 100
-        said = await self._shell.run(
-            programs.PIECES, path, *words, limit=limit, seconds=proof.patience(limit)
+            extents.append((first * _PIECE_BLOCK, count * _PIECE_BLOCK))
+        limit = sum(length for _, length in extents) + 100
+        output = await self._shell.run(
+            programs.PIECES, path, *words, limit=limit, seconds=proof.time_limit(limit)
         )
-        told, _, rest = said.partition(b"\n")
-        size = _attributes(told).size or 0
-        found = []
-        for (offset, length), (begin, blocks) in zip(places, lengths, strict=True):
-            whole = max(0, min(blocks, size - begin))
-            piece, rest = rest[:whole], rest[whole:]
-            if len(piece) != whole:
-                raise malformed(f"{len(piece)} bytes where {whole} are")
-            found.append(piece[offset - begin :][:length])
-        return found
+        attributes, _, rest = output.partition(b"\n")
+        size = _attributes(attributes).size or 0
+        pieces = []
+        for (offset, length), (begin, extent) in zip(places, extents, strict=True):
+            expected_length = max(0, min(extent, size - begin))
+            blocks, rest = rest[:expected_length], rest[expected_length:]
+            if len(blocks) != expected_length:
+                raise malformed(f"{len(blocks)} bytes where {expected_length} are")
+            pieces.append(blocks[offset - begin :][:length])
+        return pieces
 
     async def read_through(self, path: bytes, size: int, take: Callable[[bytes], None]) -> None:
-        """Read a file, as `Files` says."""
-        reading = _Reading(size, take)
-        async with self._shell.started(reading, programs.READ, path, b"%d" % size):
-            reading.give(b"")
-            while reading.left:
-                await within(self._shell.idle_seconds, self._clock, reading.changed(), timed_out)
-            await within(self._shell.idle_seconds, self._clock, reading.finished(), timed_out)
+        """See `RemoteFiles`."""
+        reader = _ReadingProgram(size, take)
+        seconds = self._shell.idle_seconds
+        async with self._shell.running(reader, programs.READ, path, b"%d" % size):
+            reader.send_input(b"")
+            while reader.missing_bytes:
+                await within(seconds, self._clock, reader.changed(), program_timed_out)
+            await within(seconds, self._clock, reader.finished(), program_timed_out)
 
 
-class _Reading(Program):
-    """A program that says so many bytes and no more."""
+class _ReadingProgram(RemoteProgram):
+    """A program that prints exactly `size` bytes."""
 
     def __init__(self, size: int, take: Callable[[bytes], None]) -> None:
         super().__init__()
-        self.left = size
+        self.missing_bytes = size
         self._take = take
 
     def take(self, data: bytes) -> None:
-        """Pass it on."""
-        self.left -= len(data)
-        if self.left < 0:
+        """Pass the output on."""
+        self.missing_bytes -= len(data)
+        if self.missing_bytes < 0:
             raise malformed("more of a file than was asked for")
         self._take(data)
 
     def check(self) -> None:
-        """Raise what is wrong; an end before the last byte is."""
+        """Raise the error of the program; an end before the last byte is an error."""
         super().check()
-        if self._ended and self.left:
-            raise SftpRefused(packets.FAILURE, f"a file ended {self.left} bytes early")
+        if self._has_ended and self.missing_bytes:
+            raise SftpRefused(packets.FAILURE, f"a file ended {self.missing_bytes} bytes early")
 
 
-def _attributes(said: bytes) -> Attributes:
-    found = _ATTRIBUTES.fullmatch(said.rstrip(b"\n"))
-    if found is None:
-        raise malformed(f"stat says {printable(said)}")
-    return Attributes(int(found[2]), int(found[1], 16), int(found[3]))
+def _attributes(output: bytes) -> Attributes:
+    """Return the attributes that `stat` printed: mode, size, time of the last write."""
+    match = _ATTRIBUTES.fullmatch(output.rstrip(b"\n"))
+    if match is None:
+        raise malformed(f"stat says {printable(output)}")
+    return Attributes(int(match[2]), int(match[1], 16), int(match[3]))
 
 
-def _is_temporary(path: bytes) -> bool:
-    return _TEMPORARY.fullmatch(path) is not None
-
-
-def _beside(path: bytes) -> bytes:
-    """Return where a stretch for this temporary lies: another temporary, of the same file."""
+def _path_of_stretch(path: bytes) -> bytes:
+    """Return the path for stretches of this temporary: another temporary of the same file."""
     return path[:-16] + hashlib.sha256(path).hexdigest()[:16].encode()

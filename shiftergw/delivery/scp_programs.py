@@ -1,8 +1,8 @@
-"""The programs that stand in for SFTP on a system: texts for `Shell`, with their parameters.
+"""The programs that replace SFTP on a system: texts for `RemoteShell`, and their arguments.
 
-Each is one line, without backslashes, and with an exclamation mark only before a blank: the shell
-of the account, which hands them on, may be csh or fish. They need no more than POSIX, `stat -c`,
-`head -c`, `find -maxdepth` and `dd conv=fsync`, as GNU and busybox have them. Paths are absolute.
+Each text is one line without backslashes, and has an exclamation mark only before a blank, because
+the login shell that passes it on may be csh or fish. The texts need POSIX, `stat -c`, `head -c`,
+`find -maxdepth` and `dd conv=fsync`, which GNU and busybox have. Paths are absolute.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 _NO = (
     'no() { d=${1%/*}; d=${d:-/}; [ -d "$d" ] || exit 102;'
     ' [ -w "$d" ] && [ -x "$d" ] || exit 103; exit 104; }; '
-)  # ends with the reason why a file's directory refuses it
+)  # exits with the reason why the directory of a file refuses a request
 _STAT = 'stat -c "%f %s %Y"'
 _NEW = 'set -C; true > "$1" || no "$1"; set +C; chmod 600 -- "$1" || exit 104; '
 _SYNC = 'dd if=/dev/null "of=$1" conv=notrunc,fsync'
@@ -21,74 +21,76 @@ NEEDED = (
     ' command -v "$p" > /dev/null || printf "%s " "$p"; done;'
     ' stat -c %f / > /dev/null || printf "stat -c"'
 )
-"""Says which of the other programs are not there."""
+"""Prints which of the other programs are missing."""
 
 SPACE = 'df -Pk -- "$1" || { [ -d "$1" ] || exit 102; exit 104; }'
-"""DIRECTORY: says what `df` says."""
+"""Argument: DIRECTORY. Prints the output of `df`."""
 
 LSTAT = (
     f'{_STAT} -- "$1" && exit 0; [ -e "$1" ] || [ -L "$1" ] && exit 104;'
     ' d=${1%/*}; d=${d:-/}; [ -d "$d" ] || exit 102; [ -x "$d" ] || exit 103; exit 102'
 )
-"""PATH: says mode, size and time of the last write of what has this name."""
+"""Argument: PATH. Prints mode, size and time of the last write."""
 
 ENTRIES = (
     'cd -- "$1" || { [ -d "$1" ] && exit 103; exit 102; }; [ -r . ] || exit 103;'
     ' find . -maxdepth 1 ! -name "*[^0-9A-Za-z.]*"'
     ' -exec sh -c \'stat -c "%f %s %Y %n" -- "$@" || true\' sh {} + || exit 104'
 )
-"""DIRECTORY: says the same of each of its entries, and ` ./` and its name.
+"""Argument: DIRECTORY. Prints the same for each entry, followed by ` ./` and the name.
 
-Names of other characters are left out: they are nobody's, and could be taken for lines.
+Names with other characters are left out: the gateway has no such files, and a newline in a name
+would look like the next entry.
 """
 
 REMOVE = f'{_NO}rm -f -- "$@" || no "$1"'
-"""PATH...: removes files, which need not be there."""
+"""Arguments: PATH... Removes files, which need not exist."""
 
 RENAME = (
     f'{_NO}if [ -d "$2" ]; then [ -L "$2" ] && rm -f -- "$2" || exit 104; fi;'
     ' [ -e "$1" ] || exit 102; mv -f -- "$1" "$2" || no "$2"; d=${2%/*};'
     ' case "$(sync --help 2>&1)" in *FILE*) sync -- "${d:-/}";; esac; exit 0'
 )
-"""OLD NEW: renames a file over another one; a directory of that name would be moved into.
+"""Arguments: OLD NEW. Renames a file and replaces an existing one.
 
-Then the directory is brought to the disk, where `sync` takes names: the other one takes all disks.
+A directory of the new name is refused, because `mv` would move the file into it. Then the parent
+directory is written to the disk, if `sync` takes names; without a name it would sync all disks.
 """
 
 WHOLE = f'{_NO}umask 077; rm -f -- "$1" "$2"; {_NEW}exec scp -t -- "$1"'
-"""PATH BESIDE: makes a file anew and is the sink for it; what lies beside it goes."""
+"""Arguments: PATH BESIDE. Creates a file anew and receives it; removes BESIDE."""
 
 EMPTY = (
     '[ -f "$1" ] || exit 102; rm -f -- "$2"; umask 077; chmod 600 -- "$1" || exit 104;'
     ' exec scp -t -- "$1"'
 )
-"""PATH BESIDE: is the sink for a file that is there, and stays the same one; as WHOLE otherwise."""
+"""Arguments: PATH BESIDE. Receives an existing file, which is not replaced; removes BESIDE."""
 
 STRETCH = (
     f'{_NO}umask 077; part=$1; shift; [ -f "$part" ] || exit 102; rm -f -- "$1"; {_NEW}'
     'scp -t -- "$1" || exit 104; [ -f "$part" ] && [ -f "$1" ] || exit 102;'
     ' dd "of=$part" bs=1048576 "seek=$2" conv=notrunc < "$1" || exit 104'
 )
-"""PATH BESIDE PLACE: is the sink for BESIDE and copies it into a file, so many MiB from its start.
+"""Arguments: PATH BESIDE PLACE. Receives BESIDE and copies it into PATH, PLACE MiB from its start.
 
-BESIDE stays: another one may have been begun under its name when the connection broke. What is gone
-meanwhile is missed: `dd` would make a file with a hole.
+BESIDE is not removed: if the connection broke, another upload may have begun under its name. A file
+that was removed meanwhile is an error: `dd` would create one with a hole.
 """
 
 FINISH = (
     f'[ -f "$1" ] || exit 102; rm -f -- "$2"; chmod 600 -- "$1" && {_SYNC} && {_STAT} -- "$1"'
     " || exit 104"
 )
-"""PATH BESIDE: brings a file to the disk, 0600, and says what LSTAT says; BESIDE goes."""
+"""Arguments: PATH BESIDE. Sets mode 0600, syncs PATH, prints as LSTAT, and removes BESIDE."""
 
 CREATE = f'{_NO}umask 077; {_NEW}cat >> "$1" && {_SYNC} && cat -- "$1" || exit 104'
-"""PATH: makes a file of its input, which was not there, brings it to the disk and says it."""
+"""Argument: PATH. Creates a file from its input, writes it to the disk and prints its content."""
 
 PIECES = (
     f'{_READABLE}f=$1; shift; {_STAT} -- "$f" || exit 104;'
     ' while [ "$#" -gt 0 ]; do dd "if=$f" bs=4096 "skip=$1" "count=$2" || exit 104; shift 2; done'
 )
-"""PATH (FIRST COUNT)...: says what LSTAT says, and blocks of 4096 bytes."""
+"""Arguments: PATH (FIRST COUNT)... Prints as LSTAT, then blocks of 4096 bytes."""
 
 READ = f'{_READABLE}head -c "$2" -- "$1" || exit 104'
-"""PATH SIZE: says the beginning of a file."""
+"""Arguments: PATH SIZE. Prints the first bytes of a file."""

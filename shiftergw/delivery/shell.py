@@ -1,8 +1,8 @@
-"""Small fixed programs that run on a system, by the shell of the gateway's account there.
+"""Run small fixed programs on a system, through the shell of the gateway's account.
 
-A program is a text of ours; what it works on are its parameters `$1`, `$2` and so on, never a part
-of the text. Between us and it stands the account's own shell, whichever that is, and what its
-start-up files print: `FramedOutput` tells the program's own output from that.
+A program is a text of this package. Its arguments are the parameters `$1`, `$2` and so on; they are
+never inserted into the text. The login shell of the account, whichever it is, passes the text on;
+`FramedOutput` separates the output of the program from what the shell's start-up files print.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from shiftergw.delivery.remote_program import Program, malformed, started
+from shiftergw.delivery.remote_program import RemoteProgram, malformed, running_program
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.channel import Away, HostFull, stopped_answering
 from shiftergw.plumbing.timing import within
@@ -22,71 +22,74 @@ if TYPE_CHECKING:
 
     from shiftergw.plumbing.channel import Connection
 
-P = TypeVar("P", bound=Program)
+ProgramT = TypeVar("ProgramT", bound=RemoteProgram)
 
 OUTPUT_LIMIT = 4096
-"""Bytes that a program may print, if nothing else is said."""
+"""Bytes that a program may print unless the caller sets another limit."""
 
 
-class Output(Program):
-    """A program whose output is short enough to be kept."""
+class OutputProgram(RemoteProgram):
+    """A program whose output is short enough to be kept in memory."""
 
     def __init__(self, limit: int) -> None:
-        """Keep so many bytes, and end the program at one more."""
+        """Keep at most `limit` bytes of output; end the program if it prints more."""
         super().__init__()
-        self.said = bytearray()
+        self.output = bytearray()
         self._limit = limit
 
     def take(self, data: bytes) -> None:
-        """Keep it."""
-        self.said += data
-        if len(self.said) > self._limit:
-            raise malformed(f"more than {self._limit} bytes: {printable(bytes(self.said[:100]))}")
+        """Append the output."""
+        self.output += data
+        if len(self.output) > self._limit:
+            raise malformed(f"more than {self._limit} bytes: {printable(bytes(self.output[:100]))}")
 
 
-class Shell:
-    """Runs programs over a connection; every failure but `SftpRefused` ends it."""
+class RemoteShell:
+    """Run programs over a connection, until a program fails by other means than `SftpRefused`."""
 
     def __init__(self, connection: Connection, clock: IReactorTime, idle_seconds: float) -> None:
-        """Give a system up that owes an answer for `idle_seconds`; nothing runs yet."""
+        """Run nothing yet; `idle_seconds` is the longest wait for an answer."""
         self.idle_seconds = idle_seconds
         self._connection = connection
         self._clock = clock
-        self._running: set[Program] = set()
+        self._programs: set[RemoteProgram] = set()
         self._error: DeliveryFailed | None = None
 
     @property
     def usable(self) -> bool:
-        """Say whether it is not over."""
+        """Return whether further programs can be run."""
         return self._error is None and self._connection.usable
 
     def close(self) -> None:
-        """End every program that runs, and run no more."""
+        """End every running program, and run no more."""
         self._fail(DeliveryFailed("The connection to the system was closed."))
 
     async def run(
         self,
         text: str,
         *words: bytes,
-        given: bytes = b"",
+        stdin: bytes = b"",
         limit: int = OUTPUT_LIMIT,
         seconds: float = 0,
     ) -> bytes:
-        """Return what a program prints, within `seconds` if that is more than the idle limit."""
-        async with self.started(Output(limit), text, *words) as program:
-            program.give(given)
+        """Return the output of a program.
+
+        It may take `seconds`, or `idle_seconds` if that is more, and print `limit` bytes.
+        """
+        async with self.running(OutputProgram(limit), text, *words) as program:
+            program.send_input(stdin)
             seconds = max(seconds, self.idle_seconds)
-            await within(seconds, self._clock, program.finished(), timed_out)
-        return bytes(program.said)
+            await within(seconds, self._clock, program.finished(), program_timed_out)
+        return bytes(program.output)
 
     @asynccontextmanager
-    async def started(self, program: P, text: str, *words: bytes) -> AsyncIterator[P]:
-        """Start a program while the block lives; its errors leave the block as they are."""
+    async def running(self, program: ProgramT, text: str, *words: bytes) -> AsyncIterator[ProgramT]:
+        """Run a program until the block ends; an error of the block is passed on unchanged."""
         if self._error is not None:
             raise copy.copy(self._error)
         try:
-            async with started(self._connection, self._clock, program, text, *words):
-                self._running.add(program)
+            async with running_program(self._connection, self._clock, program, text, *words):
+                self._programs.add(program)
                 yield program
         except HostFull:
             raise
@@ -94,13 +97,13 @@ class Shell:
             self._fail(error)
             raise
         finally:
-            self._running.discard(program)
+            self._programs.discard(program)
 
     def _fail(self, error: DeliveryFailed) -> None:
-        """Be over, once."""
+        """End all running programs with this error; only the first call has an effect."""
         if self._error is None:
             self._error = error
-            for program in list(self._running):
+            for program in list(self._programs):
                 program.end(copy.copy(error))
 
 
@@ -111,7 +114,7 @@ async def run_once(
     *words: bytes,
     seconds: float,
 ) -> bytes:
-    """Run a shell program that reads nothing, without a `Shell`; return what it prints.
+    """Run a shell text without input and without a `RemoteShell`; return its output.
 
     Raises `SftpRefused` with its exit status, `NoCommands` if it never began, `TimedOut` if it did
     not end in time, and `DeliveryFailed`.
@@ -123,17 +126,17 @@ async def run_once(
         noise = printable(program.frame.noise)
         return TimedOut("A program on the system did not begin in time.", detail=noise)
 
-    program = Output(OUTPUT_LIMIT)
+    program = OutputProgram(OUTPUT_LIMIT)
 
     async def run() -> None:
-        async with started(connection, clock, program, text, *words):
-            program.give(b"")
+        async with running_program(connection, clock, program, text, *words):
+            program.send_input(b"")
             await program.finished()
 
     await within(seconds, clock, run(), late)
-    return bytes(program.said)
+    return bytes(program.output)
 
 
-def timed_out() -> Away:
+def program_timed_out() -> Away:
     """Return the error for a program on the system that exceeded its time limit."""
     return stopped_answering("a program on the system did not end in time")

@@ -1,8 +1,9 @@
-"""Large images over several storage targets (OSTs) of Lustre: all nodes of a job read them at once.
+"""Lay out large images over several storage targets (OSTs) of Lustre.
 
-`lfs setstripe` makes an empty file, laid out as it is told; an image's bytes then go into that. It
-is run on the side where the file lies. Where there is no `lfs`, no Lustre, or no way to run
-commands, images are as the file system lays them out by itself: the log says so, once.
+All nodes of a job read an image at the same time. `lfs setstripe` creates an empty file with a
+layout, into which the image is then written; it runs on the machine that has the file system. If
+there is no `lfs`, no Lustre, or no way to run commands, images get the default layout of the file
+system, and the log says so once.
 """
 
 from __future__ import annotations
@@ -26,60 +27,61 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.files import Files
+    from shiftergw.delivery.files import RemoteFiles
     from shiftergw.plumbing.channel import Connection
     from shiftergw.plumbing.threads import Threads
 
 WORTHWHILE = 16 << 20
-"""Bytes of the smallest file that is better read from several OSTs than from one."""
+"""Bytes of the smallest file that is read faster from several OSTs than from one."""
 
 SECONDS = 30.0
-"""Time that `lfs` may take."""
+"""Seconds that `lfs` may take."""
 
-# It would let everybody read the file: who has opened it by then reads what is written later.
+# Without umask everybody could open the file, and read later what is written into it.
 _SETSTRIPE = 'umask 077 && exec lfs setstripe -c "$1" "$2"'
 
 
 class Stripes:
-    """Makes the files of one image directory over `count` OSTs each; -1: over all of them."""
+    """Create the files of one image directory over `count` OSTs each; -1: over all OSTs."""
 
     _log = Logger()
 
     def __init__(self, count: int) -> None:
-        """Make files by `lfs`, unless `count` is 0."""
+        """Create files with `lfs`, unless `count` is 0."""
         self._count = count
-        self._told = False
+        self._has_logged = False
 
-    def wanted(self, size: int) -> bool:
-        """Say whether a file of so many bytes is to be laid out."""
+    def applies_to(self, size: int) -> bool:
+        """Return whether a file of this size in bytes gets a layout."""
         return self._count != 0 and size >= WORTHWHILE
 
-    async def make_there(
-        self, files: Files, connection: Connection, path: bytes, clock: IReactorTime
+    async def make_remote_file(
+        self, files: RemoteFiles, connection: Connection, path: bytes, clock: IReactorTime
     ) -> bool:
-        """Make an empty file on a system, in place of what is there; say whether it is as asked.
+        """Replace a file on a system by an empty one with the layout; return whether that worked.
 
-        If not, something else may lie there. Raises `SftpRefused` and `DeliveryFailed` as `files`
-        does.
+        If not, a file without the layout may be left. Raises `SftpRefused` and `DeliveryFailed`
+        as `files` does.
         """
 
         async def run() -> None:
             count = b"%d" % self._count
             try:
                 await run_once(connection, clock, _SETSTRIPE, count, path, seconds=SECONDS)
-            except SftpRefused as refused:
-                raise DeliveryFailed("lfs failed.", detail=str(refused)) from refused
+            except SftpRefused as refusal:
+                raise DeliveryFailed("lfs failed.", detail=str(refusal)) from refusal
 
         await files.remove(path)
-        there = path.decode("utf-8", "surrogateescape")
-        return await self._make(there, run, lambda: files.lstat(path))
+        text = path.decode("utf-8", "surrogateescape")
+        return await self._make(text, run, lambda: files.lstat(path))
 
-    async def make_here(
+    async def make_local_file(
         self, path: Path, calls: DiskCalls, env: Mapping[str, str], reactor: Any
     ) -> bool:
-        """Make an empty file on this machine, where nothing is; say whether it is as asked.
+        """Create an empty file with the layout on this machine; return whether that worked.
 
-        If not, something else may lie there. Raises `OSError`, and `Away` if the disk hangs.
+        If not, a file without the layout may be left. Raises `OSError`, and `Away` if the disk
+        hangs.
         """
 
         async def run() -> None:
@@ -92,53 +94,57 @@ class Stripes:
         self,
         path: str,
         run: Callable[[], Awaitable[None]],
-        look: Callable[[], Awaitable[Attributes | None]],
+        lstat: Callable[[], Awaitable[Attributes | None]],
     ) -> bool:
+        """Create a file with `run`; return whether `lstat` then finds an empty private file."""
         try:
             await run()
         except (ChildFailed, DeliveryFailed, TimedOut) as error:
-            self._tell(path, f"{error.what} {printable(error.detail)}")
+            self._log_once(path, f"{error.what} {printable(error.detail)}")
             return False
-        found = await look()
-        if found is None or found.size != 0 or found.mode != stat.S_IFREG | MODE:
-            self._tell(path, "lfs made no empty file that its owner alone can read.")
+        attributes = await lstat()
+        is_private = attributes is not None and attributes.mode == stat.S_IFREG | MODE
+        if attributes is None or attributes.size != 0 or not is_private:
+            self._log_once(path, "lfs made no empty file that its owner alone can read.")
             return False
         return True
 
-    def _tell(self, path: str, why: str) -> None:
-        if not self._told:
-            self._told = True
+    def _log_once(self, path: str, why: str) -> None:
+        if not self._has_logged:
+            self._has_logged = True
             self._log.info(
                 "images in {directory} are not striped over OSTs: {why}",
-                directory=printable(os.path.dirname(path)),  # noqa: PTH120 - a path elsewhere
+                directory=printable(os.path.dirname(path)),  # noqa: PTH120 - perhaps a path on a system
                 why=why,
             )
 
 
 class LocalStripes:
-    """Makes the files of an image directory of this machine."""
+    """Create the files of an image directory of this machine with a layout."""
 
     def __init__(self, count: int, threads: Threads, env: Mapping[str, str], reactor: Any) -> None:
-        """Make files by the `lfs` in the PATH of `env`; as `Stripes`."""
+        """Create files over `count` OSTs with the `lfs` in the PATH of `env`."""
         self._stripes = Stripes(count)
         self._calls = DiskCalls("striped image directory", threads)
         self._env = env
         self._reactor = reactor
 
     async def make(self, path: Path, size: int) -> bool:
-        """Make the file that `size` bytes are to go into, if they are enough; as `make_here`.
+        """Create an empty file with the layout if `size` is large enough; return whether it exists.
 
-        Nothing lies there if it is not as asked.
+        Without the layout no file is left. Raises `OSError`, and `Away` if the disk hangs.
         """
-        if not self._stripes.wanted(size):
+        if not self._stripes.applies_to(size):
             return False
-        made = False
+        has_layout = False
         try:
-            made = await self._stripes.make_here(path, self._calls, self._env, self._reactor)
+            has_layout = await self._stripes.make_local_file(
+                path, self._calls, self._env, self._reactor
+            )
         finally:
-            if not made:
+            if not has_layout:
                 await self._calls.run(path.unlink, missing_ok=True)
-        return made
+        return has_layout
 
 
 def _lstat(path: Path) -> Attributes | None:

@@ -1,10 +1,8 @@
-"""One converted file on its way to a system: the part that is there, the rest of it, the proof."""
+"""Upload one converted file to a temporary on the system: resume it, send the rest, verify it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +10,7 @@ from twisted.logger import Logger
 
 from shiftergw.delivery import proof
 from shiftergw.delivery.proof import NoDigest
+from shiftergw.delivery.source_file import source_errors
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.ports import Verification
@@ -19,99 +18,100 @@ from shiftergw.ports import Verification
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from shiftergw.delivery.files import Files
-    from shiftergw.delivery.reading import SourceFile
+    from shiftergw.delivery.files import RemoteFiles
+    from shiftergw.delivery.retries import DeliveryRetries
+    from shiftergw.delivery.source_file import SourceFile
     from shiftergw.delivery.stripes import Stripes
     from shiftergw.plumbing.channel import Connection
-    from shiftergw.ports import Report
 
 Verify = Literal["sha256", "sample"]
-"""How a file is checked there: by `sha256sum`, or by pieces of it."""
+"""How a delivered file is compared: by `sha256sum` on the system, or by samples."""
 
-CHOSEN = '"verify" is "sample"'
-"""The reason for samples where the configuration asks for them."""
+CONFIGURED_SAMPLES = '"verify" is "sample"'
+"""The reason for samples if the configuration asks for them."""
 
 _log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file to be brought to `temporary`; `sha256` is that of the whole.
+    """The upload of one file to the path `temporary`; `sha256` is the digest of the whole file.
 
-    `found` is told how much of it lies there, verified, before the rest goes; `stripes` are those
-    of its directory.
+    `stripes` lays out large files, and `retries` is told of the verified bytes and of progress.
     """
 
     source: SourceFile
     temporary: bytes
     sha256: str
     verify: Verify
-    clock: IReactorTime
-    report: Report
-    found: Callable[[int], None]
     stripes: Stripes
+    clock: IReactorTime
+    retries: DeliveryRetries
 
-    async def run(self, files: Files, connection: Connection) -> Verification:
+    async def run(self, files: RemoteFiles, connection: Connection) -> Verification:
         """Upload the file and compare it; return how it was compared.
 
-        A part that lies on the system is resumed as far as it is verified. Raises `SftpRefused` and
-        `DeliveryFailed`, also for a source that cannot be read.
+        A partial file on the system is resumed as far as it can be verified. Raises `SftpRefused`,
+        and `DeliveryFailed`, also for a source that cannot be read.
         """
-        with reading():
-            start = await self._part(files, connection)
-            self.found(start or 0)
+        size = self.source.size
+        with source_errors():
+            start = await self._verified_prefix(files, connection)
+            self.retries.note_verified(start or 0)
             if start:
-                _log.info("a delivery goes on at {n} of {size}", n=start, size=self.source.size)
-                self._tell(start)
-            elif self.stripes.wanted(self.source.size) and await self.stripes.make_there(
+                _log.info("a delivery resumes at byte {n} of {size}", n=start, size=size)
+                self._report(start)
+            elif self.stripes.applies_to(size) and await self.stripes.make_remote_file(
                 files, connection, self.temporary, self.clock
             ):
                 start = 0
-            await files.upload(self.temporary, self.source, start, self._tell)
+            await files.upload(self.temporary, self.source, start, self._report)
             return await self._check(files, connection)
 
-    def _tell(self, done: int) -> None:
-        self.report(Progress("deliver", done, self.source.size))
+    def _report(self, done: int) -> None:
+        self.retries.report(Progress("deliver", done, self.source.size))
 
-    async def _part(self, files: Files, connection: Connection) -> int | None:
-        """Return the length of the verified part on the system, or None to begin anew."""
-        found = await files.lstat(self.temporary)
-        if found is None or not found.is_file or not found.size:
+    async def _verified_prefix(self, files: RemoteFiles, connection: Connection) -> int | None:
+        """Return the length of the verified part on the system, or None to start from scratch."""
+        attributes = await files.lstat(self.temporary)
+        if attributes is None or not attributes.is_file or not attributes.size:
             return None
-        # Writes under way when a connection broke may have left a hole, also in a file that has
-        # its last byte: some of them overtake others.
-        size = found.size - files.reach
-        if size <= 0 or found.size > self.source.size:
+        # Writes overtake each other, so a broken upload may have holes near its end, even if its
+        # last byte has arrived.
+        size = attributes.size - files.unreliable_tail
+        if size <= 0 or attributes.size > self.source.size:
             return None
-        digest = await self._digest_of_part(files, connection, size)
+        digest = await self._prefix_digest(files, connection, size)
         return size if digest == await self.source.sha256(size) else None
 
-    async def _digest_of_part(self, files: Files, connection: Connection, size: int) -> str:
-        """Return the digest of the first bytes on the system; read them back if it makes none.
+    async def _prefix_digest(self, files: RemoteFiles, connection: Connection, size: int) -> str:
+        """Return the digest of the first bytes on the system; read them back if it computes none.
 
         Samples do not suffice: after a power cut there may be holes anywhere.
         """
         try:
-            return await self._far_sha256(connection, size, prefix=True)
+            return await self._remote_sha256(connection, size, prefix=True)
         except NoDigest as reason:
-            _log.info("a part of {size} bytes is read back: {reason}", size=size, reason=reason)
+            _log.info(
+                "a partial file of {size} bytes is read back: {reason}", size=size, reason=reason
+            )
         digest = hashlib.sha256()
         await files.read_through(self.temporary, size, digest.update)
         return digest.hexdigest()
 
-    async def _check(self, files: Files, connection: Connection) -> Verification:
-        """Raise `DeliveryFailed` unless the file there is the one that was promised."""
+    async def _check(self, files: RemoteFiles, connection: Connection) -> Verification:
+        """Raise `DeliveryFailed` unless the file on the system has the expected content."""
         size = self.source.size
         try:
-            if await self._far_sha256(connection, size) != self.sha256:
-                raise proof.differs()
+            if await self._remote_sha256(connection, size) != self.sha256:
+                raise proof.content_differs()
             return Verification("sha256")
         except NoDigest as error:
             reason, detail = str(error), error.detail
         if await self.source.sha256(size) != self.sha256:
             raise DeliveryFailed("The converted file changed before it was delivered.")
-        if not await proof.same_samples(files, self.temporary, self.source, size):
-            raise proof.differs()
+        if not await proof.has_same_samples(files, self.temporary, self.source, size):
+            raise proof.content_differs()
         if size <= proof.SAMPLED:
             return Verification("read-back", reason)
         name = self.temporary.rpartition(b"/")[2].partition(b".partial.")[0].decode()
@@ -123,18 +123,11 @@ class Upload:
         )
         return Verification("samples", reason)
 
-    async def _far_sha256(self, connection: Connection, size: int, *, prefix: bool = False) -> str:
+    async def _remote_sha256(
+        self, connection: Connection, size: int, *, prefix: bool = False
+    ) -> str:
         if self.verify == "sample":
-            raise NoDigest(CHOSEN)
-        return await proof.far_sha256(connection, self.temporary, size, self.clock, prefix=prefix)
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Say what went wrong with the file on this machine."""
-    try:
-        yield
-    except OSError as error:
-        raise DeliveryFailed(
-            f"The converted file cannot be read: {error.strerror}.", detail=str(error)
-        ) from error
+            raise NoDigest(CONFIGURED_SAMPLES)
+        return await proof.remote_sha256(
+            connection, self.temporary, size, self.clock, prefix=prefix
+        )

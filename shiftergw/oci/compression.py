@@ -1,8 +1,8 @@
-"""Decompress layer blobs: gzip (RFC 1952), zstd (RFC 8878), or plain.
+"""The uncompressed bytes of a layer blob: gzip (RFC 1952), zstd (RFC 8878), or plain.
 
-The first bytes of a blob decide on its format, because media types are often wrong. A blob is read
-to its last byte: several gzip members, zeros after them, several zstd frames, and skippable frames
-(zstd:chunked stores its table of contents in one) form one stream.
+The media type of a layer may lie; its first bytes do not. A blob is read to its last byte: several
+gzip members, zeros after them, several zstd frames, and skippable frames (zstd:chunked keeps its
+table of contents in one) are one stream.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ from shiftergw.image import Opening
 from shiftergw.oci.zstd_frames import WINDOW_LIMIT, FrameReader, is_frame
 
 PIECE = 1 << 18
-"""Bytes of one piece: it fits into the processor's cache, and needs few calls."""
+"""Bytes of one piece: small enough for the processor's cache, large enough to cost no calls."""
 
 _MAGIC = 4
 _GZIP_MAGIC = b"\x1f\x8b"
-_READ_SIZE = 1 << 17
-"""Compressed bytes of one read."""
+_READ = 1 << 17
+"""Compressed bytes that are read at once."""
 
-_FIRST_SIZE = 1 << 10
-"""Compressed bytes that a gzip member gets first, so that little is copied after a short member."""
+_FIRST_READ = 1 << 10
+"""Compressed bytes that a gzip member gets first: few are copied again after a short member."""
+
 
 LARGE_WINDOW = 1 << 23
-"""Bytes of a zstd window (that of `zstd -19`) above which two streams at most run at a time."""
+"""Bytes of a zstd window (that of `zstd -19`) above which only two streams are read at a time."""
 
 _LARGE_WINDOWS = BoundedSemaphore(2)
-_POLL_SECONDS = 0.1
+_LOOK_SECONDS = 0.1
 
 
 class StopRequested(Exception):
-    """The caller's stop flag ended the work. The caller sees its own cancellation instead."""
+    """The caller's flag ended the work; the caller sees its own cancellation instead."""
 
 
 def opening_of(path: Path) -> Opening:
-    """Return an `Opening` of a complete blob.
+    """Return how a blob is opened that lies there.
 
-    It raises `BlobCorrupt` if the file is missing, because another pull has found it damaged.
+    Opening raises `BlobCorrupt` where it is gone: another pull has found it damaged.
     """
 
-    def open_file(_: Event) -> BinaryIO:
+    def opened(_: Event) -> BinaryIO:
         try:
             return path.open("rb", buffering=0)
         except FileNotFoundError as error:
             raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
-    return open_file
+    return opened
 
 
 def decompress(
@@ -67,7 +68,7 @@ def decompress(
     after its end or needs too much memory, and `StopRequested` soon after `stop` is set, even while
     the blob yields no output.
     """
-    with opening(stop) as blob, _translate_errors():
+    with opening(stop) as blob, _damage_told():
         source = _Source(blob, stop)
         for piece in _pieces(source):
             if stop.is_set():
@@ -78,36 +79,36 @@ def decompress(
 
 
 class _Source:
-    """The compressed bytes, read forward; each read checks the stop flag."""
+    """The compressed bytes, read forward; each read checks the caller's flag."""
 
     def __init__(self, blob: BinaryIO, stop: Event) -> None:
         self._blob = blob
         self._stop = stop
-        self._buffer = b""
+        self._next = b""
         self.position = 0
-        """The number of bytes read so far."""
+        """Bytes that have been read."""
 
     def check_stop(self) -> None:
-        """Raise `StopRequested` if the stop flag is set."""
+        """Raise `StopRequested` if the caller's flag is set."""
         if self._stop.is_set():
             raise StopRequested
 
-    def peek(self) -> bytes:
-        """Return the first bytes; the next read returns them again."""
-        while len(self._buffer) < _MAGIC and (data := self._blob.read(_MAGIC - len(self._buffer))):
-            self._buffer += data
-        return self._buffer
+    def begins_with(self) -> bytes:
+        """Return the first bytes, which the next read returns again."""
+        while len(self._next) < _MAGIC and (more := self._blob.read(_MAGIC - len(self._next))):
+            self._next += more
+        return self._next
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes; none only at the end."""
+        """Return at most `size` bytes; none at the end only."""
         self.check_stop()
-        data, self._buffer = self._buffer or self._blob.read(size), b""
+        data, self._next = self._next or self._blob.read(size), b""
         self.position += len(data)
         return data
 
 
 class _Window:
-    """The memory for the window of one zstd stream; at most two streams have a large window."""
+    """The memory for the window of one zstd stream; two streams at a time may have a large one."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
@@ -117,7 +118,7 @@ class _Window:
         """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set."""
         if size <= LARGE_WINDOW or self._is_large:
             return
-        while not _LARGE_WINDOWS.acquire(timeout=_POLL_SECONDS):
+        while not _LARGE_WINDOWS.acquire(timeout=_LOOK_SECONDS):
             self._source.check_stop()
         self._is_large = True
 
@@ -131,8 +132,8 @@ class _Window:
 
 
 @contextmanager
-def _translate_errors() -> Generator[None, None, None]:
-    """Translate the errors of the decompressors."""
+def _damage_told() -> Generator[None, None, None]:
+    """Translate what the decompressors raise."""
     try:
         yield
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # stub: instance
@@ -146,22 +147,22 @@ def _translate_errors() -> Generator[None, None, None]:
 
 
 def _pieces(source: _Source) -> Iterator[bytes]:
-    magic = source.peek()
+    magic = source.begins_with()
     if magic.startswith(_GZIP_MAGIC):
-        return _gunzip(source)
+        return _gunzipped(source)
     if is_frame(magic):
         return _unzstd(source)
     return iter(lambda: source.read(PIECE), b"")
 
 
-def _gunzip(source: _Source) -> Iterator[bytes]:
+def _gunzipped(source: _Source) -> Iterator[bytes]:
     """Yield the content of all members of a gzip file; zeros may follow the last member."""
-    data = source.read(_READ_SIZE)
+    data = source.read(_READ)
     while data:
         if len(data) < len(_GZIP_MAGIC):
-            data += source.read(_READ_SIZE)
+            data += source.read(_READ)
         if data == _GZIP_MAGIC[:1]:
-            raise _truncation_error()
+            raise _cut()
         if not data.startswith(_GZIP_MAGIC):
             _check_zeros(data, source)
             return
@@ -169,26 +170,26 @@ def _gunzip(source: _Source) -> Iterator[bytes]:
 
 
 def _member(data: bytes, source: _Source) -> Generator[bytes, None, bytes]:
-    """Yield the content of the gzip member that starts with `data`; return the bytes after it."""
+    """Yield the content of the gzip member that begins with `data`; return the bytes behind it."""
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    buffer, position, step = memoryview(data), 0, _FIRST_SIZE
+    ahead, at, step = memoryview(data), 0, _FIRST_READ
     while not member.eof:
-        chunk = b""
+        given = b""
         if member.needs_input:
-            if position >= len(buffer):
-                buffer, position = memoryview(source.read(_READ_SIZE)), 0
-                if not buffer:
-                    raise _truncation_error()
-            chunk = bytes(buffer[position : position + step])
-            position += len(chunk)
-            step = _READ_SIZE
-        if piece := member.decompress(chunk, PIECE):
+            if at >= len(ahead):
+                ahead, at = memoryview(source.read(_READ)), 0
+                if not ahead:
+                    raise _cut()
+            given = bytes(ahead[at : at + step])
+            at += len(given)
+            step = _READ
+        if piece := member.decompress(given, PIECE):
             yield piece
-    rest = member.unused_data + bytes(buffer[position:])
-    return rest or source.read(_READ_SIZE)
+    rest = member.unused_data + bytes(ahead[at:])
+    return rest or source.read(_READ)
 
 
-def _truncation_error() -> LayerInvalid:
+def _cut() -> LayerInvalid:
     return LayerInvalid("A layer's gzip data ends too early.")
 
 
@@ -196,7 +197,7 @@ def _check_zeros(data: bytes, source: _Source) -> None:
     while data:
         if data.count(0) < len(data):
             raise LayerInvalid("A layer's gzip data has bytes after its end.")
-        data = source.read(_READ_SIZE)
+        data = source.read(_READ)
 
 
 def _unzstd(source: _Source) -> Iterator[bytes]:

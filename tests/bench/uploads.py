@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from shiftergw.delivery.files import OpenFiles
-from shiftergw.delivery.reading import SourceFile
+from shiftergw.delivery.source_file import SourceFile
 from shiftergw.plumbing.channel import Channel
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshAccount, SshConnection, connect

@@ -12,7 +12,7 @@ from twisted.internet import reactor as global_reactor
 
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.openssh import OpenSsh, OpensshAccount
@@ -95,11 +95,7 @@ def far_directory(
         root,
         threads,
         reactor,
-        verify,
-        idle_seconds,
-        open_files,
-        ost_count=ost_count,
-        first_pause=FIRST_PAUSE,
+        RemoteOptions(verify, idle_seconds, open_files, ost_count, FIRST_PAUSE),
     )
 
 

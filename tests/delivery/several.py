@@ -10,7 +10,7 @@ from typing import Any
 
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Connect, Hosts
-from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
@@ -81,9 +81,9 @@ class System:
                 PurePosixPath(path),
                 self._threads,
                 reactor,
-                idle_seconds=idle_seconds,
-                open_files=open_files,
-                first_pause=first_pause,
+                RemoteOptions(
+                    idle_seconds=idle_seconds, open_files=open_files, first_pause=first_pause
+                ),
             )
         )
         return self.made[-1]

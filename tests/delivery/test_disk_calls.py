@@ -15,10 +15,11 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery import local
+from shiftergw.delivery import local_files
 from shiftergw.delivery.disk_calls import HANG_SECONDS, MOST_HANGING, DiskCall, DiskCalls
 from shiftergw.delivery.local import LocalDirectory
-from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
+from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
+from shiftergw.delivery.placement import Placement
 from shiftergw.plumbing.channel import Away
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
@@ -131,7 +132,7 @@ async def test_a_hung_directory_is_away(
     assert str(root) not in str(outcome.error)
     assert f"{root}: no sign of life for 30 seconds" in outcome.error.detail
     hung.end()
-    await until(lambda: directory._calls._hanging == 0)
+    await until(lambda: directory._calls._hanging_calls == 0)
     assert await directory.exists(IMAGE) is None
 
 
@@ -151,7 +152,7 @@ async def test_it_takes_a_few_threads_and_no_more(
     assert len(timed._pool.working) == MOST_HANGING
     assert await LocalDirectory(tmp_path, timed).exists(IMAGE) is None
     hung.end()
-    await until(lambda: directory._calls._hanging == 0)
+    await until(lambda: directory._calls._hanging_calls == 0)
     assert await directory.free_space() > 0
 
 
@@ -196,15 +197,15 @@ async def test_a_call_left_behind_replaces_nothing(
 ) -> None:
     """What hung in a write goes on to no rename: newer metadata may lie there by then."""
     hangs, ended = Event(), Event()
-    make = local._make
+    create = local_files._create
 
     def hang(content: bytes, path: Path) -> None:
-        make(content, path)
+        create(content, path)
         if content == b"old":
             hangs.wait(patient(30))
             ended.set()
 
-    monkeypatch.setattr(local, "_make", hang)
+    monkeypatch.setattr(local_files, "_create", hang)
     directory = LocalDirectory(root, timed)
     outcome = Outcome(directory.write(b"old", META))
     await until(lambda: names(root))
@@ -213,7 +214,7 @@ async def test_a_call_left_behind_replaces_nothing(
     await directory.write(b"new", META)
     hangs.set()
     await until(ended.is_set)
-    await until(lambda: directory._calls._hanging == 0)
+    await until(lambda: directory._calls._hanging_calls == 0)
     assert (root / META).read_bytes() == b"new"
     assert names(root) == [META]
 
@@ -224,14 +225,14 @@ async def test_an_image_left_behind_is_not_put_in_place(
 ) -> None:
     """It may have been removed by then, and nobody would remove it again."""
     hangs = Event()
-    link = local._link
+    link = Placement._link
 
-    def hang(source: Path, temporary: Path) -> bool:
-        made = link(source, temporary)
+    def hang(placement: Placement, temporary: Path) -> bool:
+        has_link = link(placement, temporary)
         hangs.wait(patient(30))
-        return made
+        return has_link
 
-    monkeypatch.setattr(local, "_link", hang)
+    monkeypatch.setattr(Placement, "_link", hang)
     converted = tmp_path / "converted"
     converted.write_bytes(CONTENT)
     converted.chmod(0o600)
@@ -241,7 +242,7 @@ async def test_an_image_left_behind_is_not_put_in_place(
     timed.time.advance(HANG_SECONDS)
     assert isinstance(outcome.error, Away)
     hangs.set()
-    await until(lambda: directory._calls._hanging == 0)
+    await until(lambda: directory._calls._hanging_calls == 0)
     assert names(root) == []
 
 
@@ -254,10 +255,9 @@ async def test_a_pull_waits_for_its_directory(
     bench_root.mkdir()
     async with running_bench(bench_root) as bench:
         symptom = "its image directory does not answer"
-        waits = Waits(0.1, 0.1, 0.1)
-        breaker = SystemBreaker(
-            "sister", str(root), symptom, bench.store, "here", reactor, waits=waits
-        )
+        waits = BreakerWaits(0.1, 0.1, 0.1)
+        system = MonitoredSystem("sister", str(root), "here", symptom)
+        breaker = SystemBreaker(system, bench.store, reactor, waits=waits)
         directory = GuardedDirectory(LocalDirectory(root, threads, None, scaled(0.5)), breaker)
         target = bench.targets[SISTER]
         bench.targets[SISTER] = replace(target, name="far", directory=directory, systems=(SISTER,))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from shiftergw.delivery.reading import SourceFile
 from shiftergw.delivery.sftp_files import SftpFiles
+from shiftergw.delivery.source_file import SourceFile
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.parallel_write import RATE
 from tests.delivery.native import connected, reactor

@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 
 from shiftergw.delivery.hosts import Connect
-from shiftergw.delivery.outage import GuardedDirectory, SystemBreaker, Waits
+from shiftergw.delivery.outage import BreakerWaits, GuardedDirectory, MonitoredSystem, SystemBreaker
 from shiftergw.errors import RetryLater
 from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.channel import Away, Connection
@@ -95,9 +95,10 @@ def guarded(
 ) -> GuardedDirectory:
     """Return the directory of a system of one host, with short limits."""
     directory = system.directory([way], root, idle_seconds=scaled(1), **more)
-    waits = Waits(first=scaled(1), longest=scaled(1), probe=0.5)
+    waits = BreakerWaits(first=scaled(1), longest=scaled(1), probe=0.5)
     symptom = "its host does not answer"
-    breaker = SystemBreaker("sister", "far", symptom, breakers, "here", reactor, waits=waits)
+    monitored = MonitoredSystem("sister", "far", "here", symptom)
+    breaker = SystemBreaker(monitored, breakers, reactor, waits=waits)
     return GuardedDirectory(directory, breaker)
 
 

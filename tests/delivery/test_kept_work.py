@@ -16,7 +16,7 @@ from shiftergw.app import compose
 from shiftergw.app.worker import worker_service
 from shiftergw.config import Config
 from shiftergw.delivery import factory
-from shiftergw.delivery.outage import SystemBreaker, Waits
+from shiftergw.delivery.outage import BreakerWaits, SystemBreaker
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.model import ImageReference, PullRequest
 from shiftergw.plumbing.timing import pause
@@ -65,7 +65,7 @@ async def test_a_converted_image_waits_for_its_system(
 ) -> None:
     """The host stops as the delivery begins: the next attempt delivers the same converted file."""
     monkeypatch.setattr(factory, "IDLE_SECONDS", scaled(1))
-    waits = Waits(first=0.5, longest=0.5, probe=0.5)
+    waits = BreakerWaits(first=0.5, longest=0.5, probe=0.5)
     monkeypatch.setattr(factory, "SystemBreaker", partial(SystemBreaker, waits=waits))
     install = RemoteDirectory.install
     stopped = ExitStack()

@@ -13,8 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.delivery import local
-from shiftergw.delivery.local import LocalDirectory, place
+from shiftergw.delivery.local import LocalDirectory
+from shiftergw.delivery.placement import directory_errors, place
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import ImageDirectory
@@ -131,7 +131,7 @@ async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_directory(number: int) -> None:
     """A full disk or quota is called so; the path is for admins."""
-    with pytest.raises(NoSpace) as caught, local._errors():
+    with pytest.raises(NoSpace) as caught, directory_errors():
         raise OSError(number, "full", "/secret/path")
     assert "/secret" not in str(caught.value)
     assert "/secret" in caught.value.detail
@@ -140,7 +140,7 @@ def test_full_directory(number: int) -> None:
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
 def test_directory_that_cannot_be_written(number: int) -> None:
     """Other errors of the system name the reason and a remedy."""
-    with pytest.raises(DeliveryFailed) as caught, local._errors():
+    with pytest.raises(DeliveryFailed) as caught, directory_errors():
         raise OSError(number, os.strerror(number), "/secret/path")
     assert os.strerror(number) in caught.value.what
     assert "/secret" not in str(caught.value)

@@ -16,9 +16,10 @@ from shiftergw.delivery.local import LocalDirectory
 from shiftergw.delivery.outage import (
     FIRST_SECONDS,
     PROBE_SECONDS,
+    BreakerWaits,
     GuardedDirectory,
+    MonitoredSystem,
     SystemBreaker,
-    Waits,
 )
 from shiftergw.errors import DeliveryFailed, NoSpace, RetryLater, Unavailable
 from shiftergw.model import Breaker
@@ -31,7 +32,7 @@ from tests.delivery.contract import META, ImageDirectoryContract
 reactor: Any = global_reactor
 
 AWAY = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
-WAITS = Waits(first=16, longest=64, probe=10)
+WAITS = BreakerWaits(first=16, longest=64, probe=10)
 WHY = "the system alpha (its host does not answer)"
 
 
@@ -77,9 +78,8 @@ class Site:
     ) -> GuardedDirectory:
         """Return the directory as another process sees it."""
         symptom = "its host does not answer"
-        breaker = SystemBreaker(
-            "alpha", name, symptom, self.store, machine, self.clock, lambda: random, WAITS
-        )
+        system = MonitoredSystem("alpha", name, machine, symptom)
+        breaker = SystemBreaker(system, self.store, self.clock, lambda: random, WAITS)
         return GuardedDirectory(self.far, breaker)
 
     async def trip(self) -> None:
@@ -203,7 +203,7 @@ async def test_others_wait_while_a_probe_is_under_way(site: Site) -> None:
     """They wait for a moment, and probe themselves only if the probe does not end."""
     await site.trip()
     site.clock.advance(16)
-    key = site.first._breaker._key
+    key = site.first._breaker._system.breaker_key
     assert await site.store.check_breaker(key, site.clock.seconds(), PROBE_SECONDS)
     assert await site.postponed(site.second) == 10
     site.clock.advance(PROBE_SECONDS - 1)

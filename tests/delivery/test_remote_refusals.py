@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.proof import far_sha256, patience
+from shiftergw.delivery.proof import remote_sha256, time_limit
 from shiftergw.delivery.remote import RemoteDirectory
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
@@ -239,10 +239,10 @@ async def test_digest_that_takes_too_long(root: Path, tmp_path: Path) -> None:
     env = program_is(tmp_path, "sha256sum", f"touch {begun}; exec sleep 1000")
     over, clock = connection(NOBODY, env), Clock()
     path = bytes(root / IMAGE)
-    asked = Deferred.fromCoroutine(far_sha256(over, path, len(CONTENT), clock))
+    asked = Deferred.fromCoroutine(remote_sha256(over, path, len(CONTENT), clock))
     while not begun.exists():
         await pause(0.01, reactor)
-    clock.advance(patience(len(CONTENT)))
+    clock.advance(time_limit(len(CONTENT)))
     with pytest.raises(DeliveryFailed, match="could not be checked") as caught:
         await asked
     assert '"verify": "sample"' in caught.value.remedy

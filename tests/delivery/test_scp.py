@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from shiftergw.delivery.proof import patience
-from shiftergw.delivery.scp import UNDER_WAY, Sink
+from shiftergw.delivery.proof import time_limit
+from shiftergw.delivery.scp import IN_FLIGHT, ScpSink
 from shiftergw.errors import DeliveryFailed
 from shiftergw.sftp.packets import SftpRefused
 from tests.sftp.test_client import Wire, blocks, error_of
@@ -29,8 +29,8 @@ class Sending:
         """Send a file; `there` are the blocks of 1 MiB that can be read of it."""
         self.wire, self.clock = Wire(), Clock()
         self.reports: list[int] = []
-        self.sink = Sink(size, self.reports.append, IDLE_SECONDS)
-        self.sink.begin(self.wire, self.clock)
+        self.sink = ScpSink(size, self.reports.append, IDLE_SECONDS)
+        self.sink.attach(self.wire, self.clock)
         self.mark = "".join(self.sink.frame.command("")[4:6])
         self.wire.says(f"{self.mark}\n".encode())
         self.done = Deferred.fromCoroutine(self.sink.send(blocks(there)))
@@ -76,7 +76,7 @@ def test_an_empty_file() -> None:
 
 def test_reports_are_honest() -> None:
     """What may still be in a buffer on the way is not told to be there."""
-    size = 3 * UNDER_WAY
+    size = 3 * IN_FLIGHT
     sending = Sending(size)
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
@@ -90,7 +90,7 @@ def test_reports_are_honest() -> None:
     sending.wire.producer.resumeProducing()
     assert len(sending.wire.sent) == head + size + 1
     assert sending.reports == sorted(sending.reports)
-    assert all(told <= size - UNDER_WAY for told in sending.reports)
+    assert all(told <= size - IN_FLIGHT for told in sending.reports)
     sending.wire.says(b"\0")
     assert sending.reports[-1] == size
 
@@ -134,7 +134,7 @@ def test_silence_at_the_end() -> None:
     sending = Sending()
     sending.wire.says(b"\0")
     sending.wire.says(b"\0")
-    sending.clock.advance(IDLE_SECONDS + patience(SIZE) - 1)
+    sending.clock.advance(IDLE_SECONDS + time_limit(SIZE) - 1)
     assert not sending.done.called
     sending.clock.advance(1)
     assert "stopped answering" in str(sending.error())
@@ -238,7 +238,7 @@ def test_any_bytes(pieces: list[bytes]) -> None:
     for piece in pieces:
         sending.wire.says(piece)
     sending.clock.advance(IDLE_SECONDS)
-    sending.clock.advance(IDLE_SECONDS + patience(SIZE))
+    sending.clock.advance(IDLE_SECONDS + time_limit(SIZE))
     (end,) = ends
     assert not isinstance(end, Failure) or end.check(DeliveryFailed, SftpRefused)
     assert sending.clock.getDelayedCalls() == []

@@ -10,9 +10,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from shiftergw.delivery.files import Files
+from shiftergw.delivery.files import RemoteFiles
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
@@ -119,8 +119,7 @@ class TestNative(ImageDirectoryContract):
                 PurePosixPath(root),
                 threads,
                 reactor,
-                idle_seconds=IDLE_SECONDS,
-                open_files=ScpFiles.begin,
+                RemoteOptions(idle_seconds=IDLE_SECONDS, open_files=ScpFiles.begin),
             )
         )
 
@@ -179,7 +178,11 @@ async def test_paths_are_words(
     path = PurePosixPath(root)
     directory = (
         RemoteDirectory(
-            Hosts({"127.0.0.1": begin}, reactor), path, threads, reactor, open_files=ScpFiles.begin
+            Hosts({"127.0.0.1": begin}, reactor),
+            path,
+            threads,
+            reactor,
+            RemoteOptions(open_files=ScpFiles.begin),
         )
         if transport == "ours"
         else far_directory(account_on(sshd), path, threads, open_files=ScpFiles.begin)
@@ -218,7 +221,7 @@ def test_it_keeps_the_seam() -> None:
     """The type checker sees that these are `Files`."""
     opens: type[ScpFiles] = ScpFiles
 
-    def seam(files: ScpFiles) -> Files:
+    def seam(files: ScpFiles) -> RemoteFiles:
         return files
 
     assert opens is ScpFiles

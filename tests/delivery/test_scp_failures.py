@@ -20,8 +20,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.scp import UNDER_WAY
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
+from shiftergw.delivery.scp import IN_FLIGHT
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.errors import DeliveryFailed, NoSpace
 from shiftergw.model import Progress
@@ -98,10 +98,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
                 PurePosixPath(root),
                 threads,
                 reactor,
-                verify,
-                idle_seconds,
-                begin,
-                first_pause=FIRST_PAUSE,
+                RemoteOptions(verify, idle_seconds, begin, first_pause=FIRST_PAUSE),
             )
         )
         return made[-1]
@@ -133,7 +130,7 @@ async def test_broken_connections(
     """A delivery whose server dies again and again goes on where it was, to the right file."""
     source, sha256 = large
     directory = opens(sshd, transport, verify=verify)
-    points = sorted(random.Random(1).sample(range(1, LARGE - UNDER_WAY), BREAKS))
+    points = sorted(random.Random(1).sample(range(1, LARGE - IN_FLIGHT), BREAKS))
     logins = 0
     heard: list[int] = []
 
@@ -155,7 +152,7 @@ async def test_broken_connections(
     assert points == []
     assert logins > BREAKS // 2
     lost = max(before - now for before, now in itertools.pairwise(heard))
-    assert lost <= STRETCH + UNDER_WAY
+    assert lost <= STRETCH + IN_FLIGHT
     assert heard[-1] == LARGE
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256

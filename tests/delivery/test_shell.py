@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from shiftergw.delivery import scp_programs
-from shiftergw.delivery.shell import Shell
+from shiftergw.delivery.shell import RemoteShell
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Channel, Connection
 from shiftergw.sftp import packets
@@ -58,7 +58,7 @@ class Running:
         self.clock = Clock()
         over = Wires()
         keeps: Connection = over
-        self.shell = Shell(keeps, self.clock, IDLE_SECONDS)
+        self.shell = RemoteShell(keeps, self.clock, IDLE_SECONDS)
         self.done = Deferred.fromCoroutine(self.shell.run("text", b"word", **limits))
         self.wire, self.mark = over.opened[0]
         if begun:
@@ -199,7 +199,7 @@ def test_cancelled() -> None:
 def test_connection_that_broke_unused() -> None:
     """A shell is as usable as its connection."""
     over = Wires()
-    shell = Shell(over, Clock(), IDLE_SECONDS)
+    shell = RemoteShell(over, Clock(), IDLE_SECONDS)
     assert shell.usable
     over.usable = False
     assert not shell.usable
@@ -240,10 +240,10 @@ WORDS = [
 async def test_words(tmp_path: Path) -> None:
     """Whatever a word is, the program has it as it is."""
     over = connection(NOBODY, without_ssh(tmp_path / "bin"))
-    shell = Shell(over, reactor, IDLE_SECONDS)
+    shell = RemoteShell(over, reactor, IDLE_SECONDS)
     said = await shell.run('for w in "$@"; do printf "%s\\0" "$w"; done', *WORDS)
     assert said.split(b"\0")[:-1] == WORDS
-    assert await shell.run("cat", given=b"x" * 3000) == b"x" * 3000
+    assert await shell.run("cat", stdin=b"x" * 3000) == b"x" * 3000
     await over.close()
 
 

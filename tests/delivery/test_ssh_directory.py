@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import SshConnection, connect
 from tests.delivery.contract import ImageDirectoryContract
@@ -39,7 +39,7 @@ class TestNative(ImageDirectoryContract):
 
         hosts = Hosts({"far": begin}, reactor)
         made = RemoteDirectory(
-            hosts, PurePosixPath(root), threads, reactor, idle_seconds=IDLE_SECONDS
+            hosts, PurePosixPath(root), threads, reactor, RemoteOptions(idle_seconds=IDLE_SECONDS)
         )
         yield made
         pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.remote import RemoteDirectory
+from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
@@ -100,9 +100,11 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
                 PurePosixPath(root),
                 threads,
                 reactor,
-                idle_seconds=idle_seconds,
-                open_files=partial(SftpFiles.begin, rate=rate),
-                first_pause=FIRST_PAUSE,
+                RemoteOptions(
+                    idle_seconds=idle_seconds,
+                    open_files=partial(SftpFiles.begin, rate=rate),
+                    first_pause=FIRST_PAUSE,
+                ),
             )
         )
         return made[-1]

@@ -13,10 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from shiftergw.delivery import remote_program
-from shiftergw.delivery.proof import NoDigest, far_sha256
+from shiftergw.delivery.proof import NoDigest, remote_sha256
 from shiftergw.delivery.scp_files import ScpFiles
 from shiftergw.delivery.sftp_files import SftpFiles
-from shiftergw.delivery.shell import Output
+from shiftergw.delivery.shell import OutputProgram
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, Channel, Connection, HostFull, no_answer
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -185,7 +185,7 @@ def test_login_that_hangs() -> None:
 
     over = ExtraLogins(Login(logins), connect, clock)
     assert started(over, clock).called
-    digest = Deferred.fromCoroutine(far_sha256(over, b"/image", 1, clock))
+    digest = Deferred.fromCoroutine(remote_sha256(over, b"/image", 1, clock))
     clock.pump([0.1] * 1200)
     error = error_of(digest)
     assert isinstance(error, NoDigest)
@@ -209,15 +209,15 @@ def test_login_that_fails_at_once() -> None:
 
     over = ExtraLogins(Login(logins), connect, clock)
     assert started(over, clock).called
-    program = Output(10)
+    program = OutputProgram(10)
     opening = Deferred.fromCoroutine(_run(over, clock, program))
     clock.pump([0.1] * 100)
     assert opening.called
     assert len(logins.made) == 1
 
 
-async def _run(over: Connection, clock: Clock, program: Output) -> None:
-    async with remote_program.started(over, clock, program, "true"):
+async def _run(over: Connection, clock: Clock, program: OutputProgram) -> None:
+    async with remote_program.running_program(over, clock, program, "true"):
         pass
 
 
@@ -251,7 +251,7 @@ def digest_of_busy_host(clock: Clock) -> tuple[Deferred[str], Login, list[Channe
     channels: list[Channel] = []
     for _ in range(1 + MOST_EXTRA):
         started(over, clock).addCallback(channels.append)
-    digest = Deferred.fromCoroutine(far_sha256(over, b"/image", 1, clock))
+    digest = Deferred.fromCoroutine(remote_sha256(over, b"/image", 1, clock))
     clock.pump([0.1] * 300)
     assert not digest.called
     return digest, logins.made[0], channels

@@ -16,7 +16,7 @@ from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure
 from shiftergw.config import SshDelivery, System
 from shiftergw.delivery.factory import ssh_directory
 from shiftergw.delivery.remote import RemoteDirectory
-from shiftergw.delivery.upload import CHOSEN
+from shiftergw.delivery.upload import CONFIGURED_SAMPLES
 from shiftergw.errors import GatewayError, TimedOut, amount, printable
 from shiftergw.plumbing.files import read_whole
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -105,7 +105,7 @@ async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> 
         verification = await within(
             VERIFICATION_LIMIT,
             reactor,
-            directory.try_verification(),
+            directory.test_verification(),
             lambda: TimedOut(f"A program there did not end within {VERIFICATION_LIMIT:.0f} s."),
         )
         texts = [f"of its SFTP server: {text}" for text in await directory.shortcomings()]
@@ -115,7 +115,7 @@ async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> 
     if verification.method != "sha256":
         text = printable(f"they are checked by their size and samples only: {verification.reason}")
         remedy = "Let the account run `sha256sum` there: samples do not see every damage."
-        if verification.reason == CHOSEN:
+        if verification.reason == CONFIGURED_SAMPLES:
             findings.append(Finding(name, Level.OK, text))
         else:
             findings.append(Finding(name, Level.WARNING, text, remedy))

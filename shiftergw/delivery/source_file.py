@@ -1,4 +1,4 @@
-"""Files of this machine on their way elsewhere, read in threads and a little ahead."""
+"""A converted file of this machine during its delivery: read in threads, and a little ahead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
+from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.hashing import hash_file
 from shiftergw.plumbing.timing import shielded
 
@@ -19,19 +20,39 @@ if TYPE_CHECKING:
     from shiftergw.plumbing.threads import Threads
 
 BLOCK = 4 << 20
+"""Bytes that are read at once."""
 
 
 class SourceFile:
-    """An open file: its size in bytes, and its content. Methods raise `OSError`."""
+    """An open file of `size` bytes. Its methods raise `OSError`."""
 
     def __init__(self, descriptor: int, size: int, threads: Threads) -> None:
-        """Read from a descriptor, which stays the caller's."""
+        """Read from a descriptor in these threads."""
         self.size = size
         self._descriptor = descriptor
         self._threads = threads
 
+    @classmethod
+    async def open(cls, path: Path, threads: Threads) -> SourceFile:
+        """Open a file; close it with `closed_at_end`."""
+
+        def open_and_measure() -> tuple[int, int]:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return descriptor, os.fstat(descriptor).st_size
+
+        opened = await threads.acquire(open_and_measure, lambda result: os.close(result[0]))
+        return cls(*opened, threads)
+
+    @asynccontextmanager
+    async def closed_at_end(self) -> AsyncIterator[None]:
+        """Close the descriptor, in a thread, when the block ends."""
+        try:
+            yield
+        finally:
+            await self._threads.release(os.close, self._descriptor)
+
     async def piece(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes; fewer only at the file's end."""
+        """Return `length` bytes from `offset`; fewer only at the end of the file."""
         return await self._threads.run(os.pread, self._descriptor, length, offset)
 
     async def sha256(self, length: int) -> str:
@@ -44,7 +65,7 @@ class SourceFile:
 
     @contextmanager
     def blocks(self, offset: int) -> Iterator[AsyncIterator[bytes]]:
-        """Give the content from `offset` in blocks, of which one is read ahead."""
+        """Give the block the content from `offset` in blocks; the next block is read ahead."""
         blocks = _Blocks(self._descriptor, offset, self._threads)
         try:
             yield blocks
@@ -53,12 +74,14 @@ class SourceFile:
 
 
 class _Blocks:
+    """Iterate over the content of a file from `offset`, one block ahead of the caller."""
+
     def __init__(self, descriptor: int, offset: int, threads: Threads) -> None:
-        # Its own, so that a read that nobody waits for any more never meets another file.
+        # A duplicate, so that an abandoned read never touches another file of the same number.
         self._descriptor = os.dup(descriptor)
         self._offset = offset
         self._threads = threads
-        self._ahead = self._begin()
+        self._next_block = self._begin()
 
     def _begin(self) -> Deferred[bytes]:
         return self._threads.begin(os.pread, self._descriptor, BLOCK, self._offset)
@@ -67,34 +90,26 @@ class _Blocks:
         return self
 
     async def __anext__(self) -> bytes:
-        block = await shielded(self._ahead)
+        block = await shielded(self._next_block)
         if not block:
             raise StopAsyncIteration
         self._offset += len(block)
-        self._ahead = self._begin()
+        self._next_block = self._begin()
         return block
 
     def close(self) -> None:
-        self._ahead.addBoth(
+        """Close the duplicate once the read that is running has ended."""
+        self._next_block.addBoth(
             lambda _: Deferred.fromCoroutine(self._threads.release(os.close, self._descriptor))
         )
 
 
-@asynccontextmanager
-async def closed_at_end(descriptor: int, threads: Threads) -> AsyncIterator[None]:
-    """Close a descriptor, in a thread, when the block ends."""
+@contextmanager
+def source_errors() -> Iterator[None]:
+    """Turn errors of reading the converted file into `DeliveryFailed`."""
     try:
         yield
-    finally:
-        await threads.release(os.close, descriptor)
-
-
-def open_source(path: Path) -> tuple[int, int]:
-    """Return a descriptor to read from and the file's size. Blocks: call it in a thread."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return descriptor, os.fstat(descriptor).st_size
-
-
-def close_source(opened: tuple[int, int]) -> None:
-    """Close what `open_source` has opened."""
-    os.close(opened[0])
+    except OSError as error:
+        raise DeliveryFailed(
+            f"The converted file cannot be read: {error.strerror}.", detail=str(error)
+        ) from error

@@ -9,22 +9,22 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from shiftergw.delivery.again import QUICK_SECONDS, TRIES, Tries, asked_again
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.link import Broken, Link
+from shiftergw.delivery.retries import QUICK_SECONDS, TRIES, DeliveryRetries, retry_request
+from shiftergw.delivery.shared_session import SessionBroken, SharedSession
 from shiftergw.errors import DeliveryFailed
 from shiftergw.model import Progress
 from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.timing import pause
 
-CUT = Broken("a", DeliveryFailed("The connection to the system broke."))
-CUT_AT_B = Broken("b", DeliveryFailed("The connection to the system broke."))
+CUT = SessionBroken("a", DeliveryFailed("The connection to the system broke."))
+CUT_AT_B = SessionBroken("b", DeliveryFailed("The connection to the system broke."))
 DOWN = Away("The system cannot be reached.")
 LONG = QUICK_SECONDS
 START = 1000.0
 
 
-class Shunned(Link):
+class Shunned(SharedSession):
     """A link to nowhere that notes which hosts it was to avoid."""
 
     def __init__(self, clock: Clock, hosts: str) -> None:
@@ -58,28 +58,27 @@ class Delivery:
         """Begin it."""
         self.clock = Clock()
         self.clock.advance(START)
-        self.link = Shunned(self.clock, hosts)
-        self.tries = Tries(self.link, self.clock)
+        self.session = Shunned(self.clock, hosts)
+        self.retries = DeliveryRetries(self.session, self.clock, lambda _: None)
         self._seconds, self._signs = seconds, signs
         self._ends = list(ends)
         self.began: list[float] = []
         self.result: list[Any] = []
-        self.running = Deferred.fromCoroutine(self.tries.run(self._deliver))
+        self.running = Deferred.fromCoroutine(self.retries.run(self._deliver))
         self.running.addCallbacks(
             lambda _: self.result.append(None), lambda failure: self.result.append(failure.value)
         )
 
     async def _deliver(self) -> None:
         self.began.append(self.clock.seconds() - START)
-        found, error = self._ends.pop(0)
-        if found is not None:
-            self.tries.found(found)
-        report = self.tries.watched(lambda _: None)
+        verified, error = self._ends.pop(0)
+        if verified is not None:
+            self.retries.note_verified(verified)
         if self._seconds:
             end = self.clock.seconds() + self._seconds
             while self._signs and self.clock.seconds() + self._signs < end:
                 await pause(self._signs, self.clock)
-                report(Progress("deliver", 1, 2))
+                self.retries.report(Progress("deliver", 1, 2))
             await pause(end - self.clock.seconds(), self.clock)
         if error is not None:
             raise error
@@ -135,7 +134,7 @@ def test_a_silent_host_is_left_for_the_others() -> None:
     """Each host of a system may be silent once; where one was before, the delivery ends."""
     delivery = Delivery((0, CUT), (0, CUT_AT_B), hosts="ab", seconds=LONG)
     delivery.wait()
-    assert delivery.link.shunned == ["a", "b"]
+    assert delivery.session.shunned == ["a", "b"]
     assert len(delivery.began) == 2
     assert delivery.result == [CUT_AT_B]
     again = Delivery((0, CUT), (50, CUT_AT_B), (60, CUT), (60, CUT_AT_B), hosts="ab", seconds=LONG)
@@ -156,8 +155,8 @@ def test_a_request_is_repeated_if_that_is_quick(hosts: str, seconds: float, aske
         raise CUT
 
     link = Shunned(clock, hosts)
-    running = Deferred.fromCoroutine(asked_again(link, ask, clock))
-    running.addErrback(lambda failure: failure.trap(Broken))
+    running = Deferred.fromCoroutine(retry_request(link, ask, clock))
+    running.addErrback(lambda failure: failure.trap(SessionBroken))
     clock.pump([seconds] * 2)
     assert running.called
     assert len(times) == asked
@@ -185,13 +184,13 @@ def test_which_host_is_shunned() -> None:
     """A host is left once it gets no further: it may have the part, and others not."""
     delivery = Delivery((0, CUT), (50, CUT), (50, CUT), (None, DOWN), (50, None))
     delivery.wait()
-    assert delivery.link.shunned == ["a"]
+    assert delivery.session.shunned == ["a"]
     at_once = Delivery((None, CUT), (0, None))
     at_once.wait()
-    assert at_once.link.shunned == ["a"]
+    assert at_once.session.shunned == ["a"]
 
 
-@pytest.mark.parametrize("end", [lambda d: d.link.close(), lambda d: _cancelled(d.running)])
+@pytest.mark.parametrize("end", [lambda d: d.session.close(), lambda d: _cancelled(d.running)])
 def test_ended_while_it_waits(end: Callable[[Delivery], Any]) -> None:
     """A delivery that waits for its next try ends at once when it is to."""
     delivery = Delivery((0, CUT))

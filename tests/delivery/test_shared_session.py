@@ -8,9 +8,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from shiftergw.delivery.files import Files
+from shiftergw.delivery.files import RemoteFiles
 from shiftergw.delivery.hosts import Hosts
-from shiftergw.delivery.link import Broken, Link
+from shiftergw.delivery.shared_session import (
+    STEPS,
+    SessionBroken,
+    SessionState,
+    SharedSession,
+)
 from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, Connection
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -46,7 +51,7 @@ class Connections:
 async def test_shared_kept_and_closed(tmp_path: Path) -> None:
     """Those who come at the same time share a connection; once it is not needed it goes."""
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
 
     async def use() -> None:
         async with link.use() as (sftp, _):
@@ -70,7 +75,7 @@ async def test_shared_kept_and_closed(tmp_path: Path) -> None:
 async def test_not_closed_while_used(tmp_path: Path) -> None:
     """A connection stays as long as somebody uses it, whoever else has left."""
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
     async with link.use() as (sftp, _):
         async with link.use():
             pass
@@ -83,7 +88,7 @@ async def test_not_closed_while_used(tmp_path: Path) -> None:
 async def test_broken_while_used(tmp_path: Path) -> None:
     """An error after which the session is over says that it broke, and where; others do not."""
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use(*, close: bool) -> None:
         async with link.use() as (sftp, _):
@@ -94,8 +99,8 @@ async def test_broken_while_used(tmp_path: Path) -> None:
 
     with pytest.raises(DeliveryFailed) as caught:
         await use(close=False)
-    assert not isinstance(caught.value, Broken)
-    with pytest.raises(Broken) as broke:
+    assert not isinstance(caught.value, SessionBroken)
+    with pytest.raises(SessionBroken) as broke:
         await use(close=True)
     assert (str(broke.value), broke.value.detail) == ("What went wrong. Mend it.", "far: this")
     assert broke.value.host == "far"
@@ -106,11 +111,11 @@ async def test_broken_while_used(tmp_path: Path) -> None:
 async def test_host_that_refuses_to_begin(tmp_path: Path) -> None:
     """A host that says no before its files can be used is one that cannot be used."""
 
-    async def refuses(connection: Connection, clock: object, seconds: float) -> Files:
+    async def refuses(connection: Connection, clock: object, seconds: float) -> RemoteFiles:
         raise SftpRefused(packets.FAILURE, "a program was killed")
 
     connections = Connections(tmp_path / "bin")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)
     with pytest.raises(DeliveryFailed) as caught:
         async with link.use():
             pass
@@ -122,7 +127,7 @@ async def test_host_that_refuses_to_begin(tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_closed_while_somebody_pauses(tmp_path: Path) -> None:
     """A pause ends when the link is closed, and none begins afterwards."""
-    link = Link(Connections(tmp_path / "bin").hosts, reactor, IDLE_SECONDS)
+    link = SharedSession(Connections(tmp_path / "bin").hosts, reactor, IDLE_SECONDS)
     waiting = Deferred.fromCoroutine(link.pause(1000))
     await link.pause(0)
     await link.close()
@@ -135,7 +140,7 @@ async def test_closed_while_somebody_pauses(tmp_path: Path) -> None:
 async def test_closed_while_opening(tmp_path: Path) -> None:
     """Whoever waits for a system that does not answer is told when the gateway stops."""
     connections = Connections(tmp_path / "bin", before="exec sleep 1000")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
         async with link.use():
@@ -155,7 +160,7 @@ async def test_closed_while_opening(tmp_path: Path) -> None:
 async def test_cancelled_while_opening(tmp_path: Path) -> None:
     """One who does not wait any longer leaves no process behind, and the next one begins anew."""
     connections = Connections(tmp_path / "bin", before=f"test -e {tmp_path}/up || exec sleep 1000")
-    link = Link(connections.hosts, reactor, IDLE_SECONDS)
+    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
         async with link.use() as (sftp, _):
@@ -183,7 +188,7 @@ async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
         await silent[-1]
         return await connections.connect()
 
-    link = Link(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS, KEPT_SECONDS)
+    link = SharedSession(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS, KEPT_SECONDS)
     errors: list[DeliveryFailed] = []
 
     async def use() -> None:
@@ -204,3 +209,29 @@ async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
     await later
     assert len(errors) == 3
     await link.close()
+
+
+def test_a_closed_session_is_never_opened_again() -> None:
+    """Every state can be closed, and no step leads out of the state CLOSED."""
+    assert set(STEPS) == set(SessionState)
+    assert all(SessionState.CLOSED in steps for steps in STEPS.values())
+    assert STEPS[SessionState.CLOSED] == {SessionState.CLOSED}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broken_session_is_replaced_while_it_is_used(tmp_path: Path) -> None:
+    """The next caller gets a new session, and it stays open after the users of the old one left."""
+    connections = Connections(tmp_path / "bin")
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    async with session.use() as (old_files, _):
+        old_files.close()
+        async with session.use() as (files, _):
+            await files.lstat(b"/")
+    assert len(connections.made) == 2
+    async with session.use() as (files, _):
+        await files.lstat(b"/")
+        await pause(2 * KEPT_SECONDS, reactor)
+        assert files.usable
+    assert len(connections.made) == 2
+    await session.close()
+    assert connections.alive() == 0
