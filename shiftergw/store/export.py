@@ -1,6 +1,6 @@
-"""What a SQLite file holds, as the documents that MongoDB is to hold of it.
+"""Read a SQLite file as the documents that a migration writes into MongoDB.
 
-Everything here blocks: call it in a thread.
+All functions block: call them in a thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shiftergw.store.sqlite.database import open_alone
 from shiftergw.store.sqlite.faults import translated
 
 PAGE = 200
-"""Rows that are read together."""
+"""Rows that are read at once."""
 
 _LAST_SECOND = 2**32 - 1
 
@@ -37,60 +37,60 @@ _LOOKUPS = "SELECT number, document FROM lookups WHERE number > ? ORDER BY numbe
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One kind of thing: what it is called, the collection it belongs in, and how to get it.
+    """One kind of document: its name in messages, its collection, and how to read it.
 
-    `table` is where it lies, `query` asks for the rows after a `first` key.
+    `query` selects the rows of `table` after a key; `start` is a key before all others.
     """
 
-    what: str
+    name: str
     collection: str
     table: str
     query: str
-    first: Any
+    start: Any
     document: Callable[[Sequence[Any]], Document]
 
 
 class Export:
-    """A file that nobody else can open until this is closed."""
+    """A SQLite file that no other process can open until this object is closed."""
 
     def __init__(self, path: Path) -> None:
-        """Open it; raises as `open_alone`."""
+        """Open the file; raise as `open_alone`."""
         self._db = open_alone(path)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Close the file, so that other processes can open it."""
         self._db.close()
 
     def count(self, part: Part) -> int:
-        """Return how many there are."""
+        """Return the number of documents of a part."""
         with translated():
-            found: int = self._db.execute(f"SELECT count(*) FROM {part.table}").fetchone()[0]  # noqa: S608 - a constant
-        return found
+            count: int = self._db.execute(f"SELECT count(*) FROM {part.table}").fetchone()[0]  # noqa: S608 - a constant
+        return count
 
     def page(self, part: Part, after: Any) -> tuple[list[Document], Any]:
-        """Return the next documents, and the key of the last one."""
+        """Return the documents of the next rows after a key, and the key of the last one."""
         with translated():
             rows = self._db.execute(part.query, (after, PAGE)).fetchall()
         return [part.document(row) for row in rows], rows[-1][0] if rows else after
 
-    def busy(self, now: float, most: int) -> list[str]:
-        """Return what is not at an end, by name; no more than `most` of it."""
+    def unfinished_work(self, now: float, limit: int) -> list[str]:
+        """Return the names of at most `limit` pulls in flight and leases."""
         with translated():
-            flying = self._db.execute(_IN_FLIGHT, (most,)).fetchall()
-            held = self._db.execute(_LEASES, (now, most)).fetchall()
-        return [name for (name,) in (*flying, *held)][:most]
+            claims = self._db.execute(_IN_FLIGHT, (limit,)).fetchall()
+            leases = self._db.execute(_LEASES, (now, limit)).fetchall()
+        return [name for (name,) in (*claims, *leases)][:limit]
 
 
 def parts(before: float) -> list[Part]:
-    """Return what is to be read, once from its beginning to its end.
+    """Return the parts of a file; each can be read once, from its start to its end.
 
-    No row of metrics is younger than `before`, so that those to come stand behind them.
+    The keys of look-up rows have no time after `before`, so that later rows sort after them.
     """
-    rows = _Rows(before)
+    keys = _LookupKeys(before)
     return [
         Part("images", IMAGES, "images", _IMAGES, "", _image),
         Part("blocks", BLOCKS, "blocks", _BLOCKS, "", _block),
-        Part("look-ups", LOOKUPS, "lookups", _LOOKUPS, 0, rows.document),
+        Part("look-ups", LOOKUPS, "lookups", _LOOKUPS, 0, keys.document),
     ]
 
 
@@ -99,9 +99,9 @@ def _image(row: Sequence[Any]) -> Document:
     if not ObjectId.is_valid(key):
         raise ConfigurationError(
             f"The key of a record is none for MongoDB: {printable(key, 40)}.",
-            remedy="No gateway makes such keys: whoever did must give it another one.",
+            remedy="No gateway makes such keys: give the record another one.",
         )
-    return {"_id": ObjectId(key), **_plain(text)}
+    return {"_id": ObjectId(key), **_document(text)}
 
 
 def _block(row: Sequence[Any]) -> Document:
@@ -110,8 +110,8 @@ def _block(row: Sequence[Any]) -> Document:
     return {"_id": file_key(directory, image_id), **values}
 
 
-class _Rows:
-    """Gives rows of metrics keys in their order, always the same ones."""
+class _LookupKeys:
+    """Give look-up rows keys that sort in their order; each run gives the same keys."""
 
     def __init__(self, before: float) -> None:
         self._second = 0
@@ -119,7 +119,7 @@ class _Rows:
 
     def document(self, row: Sequence[Any]) -> Document:
         number, text = row
-        values = _plain(text)
+        values = _document(text)
         time = values.get("time")
         if isinstance(time, int | float):
             self._second = max(self._second, min(int(time), self._before))
@@ -127,7 +127,7 @@ class _Rows:
         return {"_id": ObjectId(key), **values}
 
 
-def _plain(text: str) -> Document:
-    found: Document = storable(json.loads(text))
-    found.pop("_id", None)
-    return found
+def _document(text: str) -> Document:
+    document: Document = storable(json.loads(text))
+    document.pop("_id", None)
+    return document

@@ -1,7 +1,7 @@
-"""From a SQLite file to a database of MongoDB, which is to be empty before.
+"""Migrate a SQLite file to an empty database of MongoDB.
 
-It can be broken off and begun again: every document has the same key each time. As long as it has
-not come to its end a mark in the database keeps gateways from taking in work there.
+A migration can be interrupted and started again, because each run gives a document the same key.
+Until it is complete, a mark in the database keeps gateways from accepting work there.
 """
 
 from __future__ import annotations
@@ -27,106 +27,111 @@ from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import CHECK_SECONDS
 
 PATIENCE = CHECK_SECONDS + 2 * COMMAND_SECONDS
-"""Seconds after which every gateway on the database has seen the mark."""
+"""Seconds after which every gateway on the database has read the mark."""
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes of the largest document that MongoDB takes."""
+"""Bytes of the largest document that MongoDB accepts."""
 
 TOGETHER = 4 * 1024 * 1024
-"""Bytes of documents that are sent at once, unless a single one is larger."""
+"""Bytes of documents in one message, unless a single document is larger."""
 
 NAMED = 5
-"""How many of the things that are wrong are named."""
+"""Documents or pulls that an error names at most."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
+"""Shows a line of progress to the operator."""
 
 _FRESH = "Use a database that is empty (`MongoDB` names it)."
 
 
 class Migration:
-    """One run of it: what it reads, and where it writes."""
+    """One run of a migration."""
 
     def __init__(
-        self, source: Export, origin: str, threads: Threads, db: Database, say: Say
+        self, source: Export, origin: str, threads: Threads, db: Database, report: Report
     ) -> None:
-        """Read `source`, which is known as `origin`, in `threads`; tell `say` what is done."""
+        """Read `source` in `threads` and write to `db`; `origin` names the file in the mark."""
         self._source = source
         self._origin = origin
         self._threads = threads
         self._db = db
-        self._say = say
+        self._report = report
 
     async def run(self, patience: float) -> dict[str, int]:
-        """Copy and compare; return how many there were of what.
+        """Copy all documents and compare them; return the number of documents by part.
 
-        Raises `ConfigurationError`, `Unavailable`, and `GatewayError` for what differs at the end.
+        Gateways on the database have `patience` seconds to read the mark. Raises
+        `ConfigurationError`, `Unavailable`, and `GatewayError` if documents differ at the end.
         """
         now = self._db.clock.seconds()
         await self._check_source(now)
-        begun = await self._mark(now, patience)
+        start_time = await self._set_mark(now, patience)
         counts: dict[str, int] = {}
-        for part in parts(begun):
+        for part in parts(start_time):
             total = await self._threads.run(self._source.count, part)
             async for documents, done in self._pages(part):
-                for some in _by_size(documents):
-                    await self._db.replace(part.collection, some)
-                self._say(f"{done} of {total} {part.what} copied")
-            counts[part.what] = total
-        for part in parts(begun):
-            await self._compare(part, counts[part.what])
+                for message in _split_by_size(documents):
+                    await self._db.replace(part.collection, message)
+                self._report(f"{done} of {total} {part.name} copied")
+            counts[part.name] = total
+        for part in parts(start_time):
+            await self._compare(part, counts[part.name])
         end = {"done": self._db.clock.seconds(), "counts": counts}
         await self._db.update(STATE, {"_id": MIGRATION}, {"$set": end})
         return counts
 
     async def _check_source(self, now: float) -> None:
-        """Raise if something in the file is not at its end, or cannot be kept by MongoDB."""
-        busy = await self._threads.run(self._source.busy, now, NAMED)
-        if busy:
+        """Raise if work in the file has not ended, or MongoDB cannot hold a document."""
+        names = await self._threads.run(self._source.unfinished_work, now, NAMED)
+        if names:
             raise Unavailable(
-                f"Work is not at its end: {printable(', '.join(busy))}.",
+                f"Work is not at its end: {printable(', '.join(names))}.",
                 remedy="Start the gateway on the file once more, wait until `shiftergw queue` shows"
                 " nothing that goes on, and stop it.",
             )
         for part in parts(now):
             async for documents, _ in self._pages(part):
                 for document in documents:
-                    _check(part, document)
+                    _check_storable(part, document)
 
-    async def _mark(self, now: float, patience: float) -> float:
-        """Keep gateways out of the database, and return since when."""
-        before = await self._marked()
-        if before is None:
+    async def _set_mark(self, now: float, patience: float) -> float:
+        """Keep gateways out of the database; return the time at which the migration started."""
+        mark = await self._find_mark()
+        if mark is None:
             await self._check_empty()
-            mark = {"source": self._origin, "begun": now}
-            await self._db.update(STATE, {"_id": MIGRATION}, {"$setOnInsert": mark}, upsert=True)
-            before = await self._marked()
-            assert before is not None
-        if before.get("source") != self._origin:
+            new_mark = {"$setOnInsert": {"source": self._origin, "begun": now}}
+            await self._db.update(STATE, {"_id": MIGRATION}, new_mark, upsert=True)
+            mark = await self._find_mark()
+            assert mark is not None
+        if mark.get("source") != self._origin:
             raise ConfigurationError(
                 "Another file is being copied into the database, or was.",
                 remedy=_FRESH,
-                detail=printable(str(before.get("source"))),
+                detail=printable(str(mark.get("source"))),
             )
-        if before.get("done") is not None:
+        if mark.get("done") is not None:
             raise ConfigurationError(
                 "The file was copied into this database before, and has nothing to add.",
                 remedy="Start the gateway: it goes on there. To copy once more, use an empty one.",
             )
-        begun = float(before["begun"])
-        if now - begun < patience:
-            self._say(f"waiting {patience:g} s: gateways on the database are to see what happens")
+        start_time = float(mark["begun"])
+        is_first_run = start_time == now
+        if now - start_time < patience:
+            self._report(
+                f"waiting {patience:g} s: gateways on the database are to see what happens"
+            )
             await pause(patience, self._db.clock)
         try:
-            await self._check_quiet()
-            if begun == now:
+            await self._check_idle()
+            if is_first_run:
                 await self._check_empty()
         except ConfigurationError:
-            if begun == now:  # nothing of ours is there
-                await self._db.delete(STATE, {"_id": MIGRATION, "begun": begun})
+            if is_first_run:  # nothing but the mark is in the database
+                await self._db.delete(STATE, {"_id": MIGRATION, "begun": start_time})
             raise
-        return begun
+        return start_time
 
-    async def _marked(self) -> Document | None:
+    async def _find_mark(self) -> Document | None:
         return await self._db.first(mongo_queries.state_document(MIGRATION))
 
     async def _check_empty(self) -> None:
@@ -134,47 +139,48 @@ class Migration:
             count = await self._db.count(part.collection, {})
             if count:
                 raise ConfigurationError(
-                    f"The database has {count} {part.what} already.", remedy=_FRESH
+                    f"The database has {count} {part.name} already.", remedy=_FRESH
                 )
 
-    async def _check_quiet(self) -> None:
-        """Raise if somebody works on the database."""
+    async def _check_idle(self) -> None:
+        """Raise if a gateway or a worker uses the database."""
         now = self._db.clock.seconds()
-        held = await self._db.count(LEASES, {"until": {"$gt": now}})
-        if held or await self._db.count(IMAGES, mongo_queries.all_in_flight().filter):
+        leases = await self._db.count(LEASES, {"until": {"$gt": now}})
+        if leases or await self._db.count(IMAGES, mongo_queries.all_in_flight().filter):
             raise ConfigurationError(
                 "A gateway works on the database.", remedy=f"Stop it. {_FRESH}"
             )
 
     async def _compare(self, part: Part, total: int) -> None:
-        """Raise if the database does not hold just what the file does."""
-        wrong: list[str] = []
+        """Raise unless the database holds exactly the documents of the file."""
+        wrong_keys: list[str] = []
         async for documents, _ in self._pages(part):
             keys = [document["_id"] for document in documents]
-            found = await self._db.find(Query(part.collection, {"_id": {"$in": keys}}))
-            there = {document["_id"]: bson.encode(document) for document in found}
-            wrong += [
+            copies = await self._db.find(Query(part.collection, {"_id": {"$in": keys}}))
+            contents = {copy["_id"]: bson.encode(copy) for copy in copies}
+            wrong_keys += [
                 str(document["_id"])
                 for document in documents
-                if there.get(document["_id"]) != bson.encode(document)
+                if contents.get(document["_id"]) != bson.encode(document)
             ]
-        if wrong:
-            names = ", ".join(wrong[:NAMED])
+        if wrong_keys:
+            names = ", ".join(wrong_keys[:NAMED])
             raise GatewayError(
-                f"{len(wrong)} {part.what} are not there as they should be: {printable(names)}.",
+                f"{len(wrong_keys)} {part.name} are not there as they should be:"
+                f" {printable(names)}.",
                 remedy="Run it once more; if that does not help, use an empty database.",
             )
         count = await self._db.count(part.collection, {})
         if count != total:
             raise GatewayError(
-                f"The database has {count} {part.what}, the file {total}.",
+                f"The database has {count} {part.name}, the file {total}.",
                 remedy=f"Somebody else has written there, or the file has changed. {_FRESH}",
             )
-        self._say(f"{total} {part.what} compared")
+        self._report(f"{total} {part.name} compared")
 
     async def _pages(self, part: Part) -> AsyncIterator[tuple[Sequence[Document], int]]:
-        """Yield the documents of a part, some at a time, and how many they are up to then."""
-        done, after = 0, part.first
+        """Yield the documents of a part page by page, with the number of all documents so far."""
+        done, after = 0, part.start
         while True:
             documents, after = await self._threads.run(self._source.page, part, after)
             if not documents:
@@ -183,7 +189,8 @@ class Migration:
             yield documents, done
 
 
-def _check(part: Part, document: Document) -> None:
+def _check_storable(part: Part, document: Document) -> None:
+    """Raise `ConfigurationError` if MongoDB cannot hold a document."""
     try:
         size = len(bson.encode(document))
     except (BSONError, OverflowError, ValueError) as error:
@@ -195,22 +202,22 @@ def _check(part: Part, document: Document) -> None:
 def _not_storable(part: Part, document: Document, why: str) -> ConfigurationError:
     key = printable(str(document["_id"]), 120)
     return ConfigurationError(
-        f"One of the {part.what} cannot be kept by MongoDB: {key}: {printable(why)}.",
+        f"One of the {part.name} cannot be kept by MongoDB: {key}: {printable(why)}.",
         remedy="Expire the image, or pull it anew, with the gateway on the file.",
     )
 
 
-def _by_size(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """Yield documents in groups that make no message too long."""
+def _split_by_size(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
+    """Yield documents in groups of at most `TOGETHER` bytes."""
     group: list[Document] = []
     size = 0
     for document in documents:
-        more = len(bson.encode(document))
-        if group and size + more > TOGETHER:
+        document_size = len(bson.encode(document))
+        if group and size + document_size > TOGETHER:
             yield group
             group, size = [], 0
         group.append(document)
-        size += more
+        size += document_size
     if group:
         yield group
 
@@ -222,23 +229,23 @@ async def migrate(
     origin: str,
     uri: str,
     name: str,
-    say: Say,
+    report: Report,
     patience: float = PATIENCE,
 ) -> dict[str, int]:
-    """Copy a file, known as `origin`, into the database `name`; see `Migration.run`."""
+    """Copy the file `path` into the database `name`; see `Migration` and `Migration.run`."""
     address = MongoAddress.parse(uri)
-    servers = PrimaryConnector(reactor, address, HOST_SECONDS)
-    source = await threads.run(_opened, path)
-    links = ConnectionPool(servers.open, reactor, COMMAND_SECONDS)
+    connector = PrimaryConnector(reactor, address, HOST_SECONDS)
+    source = await threads.run(_open, path)
+    pool = ConnectionPool(connector.open, reactor, COMMAND_SECONDS)
     try:
-        db = Database(reactor, links, name, address.write_concern)
-        return await Migration(source, origin, threads, db, say).run(patience)
+        db = Database(reactor, pool, name, address.write_concern)
+        return await Migration(source, origin, threads, db, report).run(patience)
     finally:
-        await links.close()
+        await pool.close()
         await threads.run(source.close)
 
 
-def _opened(path: Path) -> Export:
+def _open(path: Path) -> Export:
     try:
         return Export(path)
     except Unavailable as error:

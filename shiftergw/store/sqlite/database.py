@@ -1,4 +1,7 @@
-"""Open the SQLite file, making or upgrading it. Everything here blocks: call it in a thread."""
+"""Open the SQLite file; create or upgrade it if necessary.
+
+All functions block: call them in a thread.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,34 @@ from shiftergw.plumbing.files import sync_directory
 from shiftergw.store.sqlite.faults import explained, translated
 
 BUSY_SECONDS = 2.0
-"""How long a statement waits for another process's transaction.
+"""Seconds that a statement waits for another process's transaction.
 
-A request may wait for a turn that waits, and then for its own: it has an answer within 5 s.
+A request may wait for a turn of other steps that waits, and then wait in its own turn. So it has an
+answer within 5 s.
 """
 
 OPEN_SECONDS = 10.0
-"""How long a start waits for it."""
+"""Seconds that a start waits for another process's transaction."""
 
 ALONE_SECONDS = 1.0
-"""How long who wants a file for himself waits for others to close it."""
+"""Seconds that `open_alone` waits for other processes to close the file."""
 
 SCHEMA = ("schema.sql", "schema-2.sql", "schema-3.sql", "schema-4.sql")
-"""The scripts that lead from an empty file to today's; `user_version` counts those applied.
+"""The scripts that upgrade an empty file to the current schema, in order.
 
-A script that was released is never edited: files were made with it.
+`user_version` of a file is the number of scripts applied to it. A released script is never edited,
+because files exist that were made by it.
 """
 
 OLDEST_SQLITE = (3, 31)
-"""Generated columns came with it."""
+"""The first version of SQLite with generated columns."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Return a connection to write; the file is made, or brought up to date, if need be.
+    """Return a connection that may write; create or upgrade the file if necessary.
 
-    Raises `ConfigurationError` for a file that is not ours or was written by a newer version, and
-    `Unavailable` when another process keeps it locked.
+    Raises `ConfigurationError` for a file of another program or of a newer version, and
+    `Unavailable` if another process has locked it.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigurationError(
@@ -49,16 +54,16 @@ def open_database(path: Path) -> sqlite3.Connection:
         )
     with explained(path):
         if not path.exists():
-            _make(path)
-        connection = _up_to_date(_connect(path, OPEN_SECONDS), path)
+            _create(path)
+        connection = _upgraded(_connect(path, OPEN_SECONDS), path)
         connection.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
         return connection
 
 
 def open_alone(path: Path) -> sqlite3.Connection:
-    """Return a connection to a file that nobody else has open, or can open as long as it is.
+    """Return a connection to a file that no other process has open, or can open meanwhile.
 
-    Raises as `open_database`, and does not make the file.
+    Raises as `open_database`, and does not create the file.
     """
     with explained(path):
         if not path.exists():
@@ -68,17 +73,18 @@ def open_alone(path: Path) -> sqlite3.Connection:
             )
         connection = _connect(path, ALONE_SECONDS)
         try:
-            # In WAL mode whoever has opened the file keeps a lock that this one does not bear.
+            # In WAL mode every process that has the file open holds a lock that conflicts with
+            # this one.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
-        return _up_to_date(connection, path)
+        return _upgraded(connection, path)
 
 
-def _up_to_date(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+def _upgraded(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     try:
         _upgrade(connection, path)
     except BaseException:
@@ -88,7 +94,7 @@ def _up_to_date(connection: sqlite3.Connection, path: Path) -> sqlite3.Connectio
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Return a connection to a file that is open already; it cannot write."""
+    """Return a connection that cannot write, to a file that is open already."""
     with translated():
         connection = _connect(path, BUSY_SECONDS)
         connection.execute("PRAGMA query_only = ON")
@@ -96,12 +102,12 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, seconds: float) -> sqlite3.Connection:
-    # Each connection serves one thread at a time, but not the one that opens it.
+    # Each connection serves one thread at a time, but not always the thread that opens it.
     return sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
 
 
-def _make(path: Path) -> None:
-    """Make the file, whole and private, unless another process is quicker."""
+def _create(path: Path) -> None:
+    """Create the complete and private file, unless another process is quicker."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         connection = _connect(Path(name), OPEN_SECONDS)
@@ -111,7 +117,7 @@ def _make(path: Path) -> None:
         finally:
             connection.close()
         os.fsync(descriptor)
-        # A link, because a rename would replace the file that another process has just made.
+        # A link fails if another process has just created the file; a rename would replace it.
         with suppress(FileExistsError):
             Path(path).hardlink_to(name)
             sync_directory(path.parent)
@@ -122,7 +128,7 @@ def _make(path: Path) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    """Apply the scripts that the file lacks, in one transaction."""
+    """Apply the missing scripts in one transaction."""
     if check_version(connection, path) == len(SCHEMA):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -141,9 +147,9 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return how many scripts were applied to a file.
+    """Return the number of scripts that were applied to a file.
 
-    Raises `ConfigurationError` if a newer version of the gateway has written it.
+    Raises `ConfigurationError` if a newer version of the gateway has written the file.
     """
     version = _version(connection)
     if version > len(SCHEMA):
@@ -157,7 +163,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
 def check_tables(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether a file has this gateway's tables; an empty file has none yet.
 
-    Call it in a transaction: another process may be applying the scripts. Raises
+    Must be called in a transaction, because another process may be applying the scripts. Raises
     `ConfigurationError` for the database of another program.
     """
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
@@ -171,7 +177,7 @@ def check_tables(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def rewrite_version(connection: sqlite3.Connection) -> None:
-    """Write something that changes nothing: it fails where nothing can be written."""
+    """Write the version that the file has; this fails if nothing can be written."""
     connection.execute(f"PRAGMA user_version = {_version(connection)}")
 
 
@@ -181,7 +187,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script; `executescript` would end our transaction."""
+    """Split a script into statements; `executescript` would commit the current transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

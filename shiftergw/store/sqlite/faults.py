@@ -1,4 +1,4 @@
-"""SQLite's errors as errors of this gateway."""
+"""Translate SQLite's errors into errors of this gateway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNUSABLE = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
      sqlite3.SQLITE_FULL}
 )  # fmt: skip
-"""What a file, or its directory, or its disk has to be mended for; waiting does not help."""
+"""Codes that call for a repair of the file, its directory or its disk; a retry does not help."""
 
 _FILE = (
     "It must be a file of the gateway's user with mode 600, in a directory to which that user may"
@@ -26,7 +26,7 @@ _FILE = (
 
 
 def unavailable(error: Exception) -> Unavailable:
-    """Return the error for a database that cannot do its work now."""
+    """Return the error for a call that SQLite could not carry out."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     detail = f"SQLite: {error}"
     if code in _DAMAGED:
@@ -38,7 +38,7 @@ def unavailable(error: Exception) -> Unavailable:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what SQLite raises into `Unavailable`."""
+    """Turn SQLite's errors into `Unavailable`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -47,7 +47,7 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what is raised while the file at `path` is opened into words for the operator."""
+    """Turn errors while the file at `path` is opened into errors for the operator."""
     try:
         yield
     except OSError as error:
@@ -89,7 +89,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> ConfigurationError:
 
 
 def damaged(path: Path, detail: str) -> ConfigurationError:
-    """Return the error for a damaged file at `path`, found before the gateway runs."""
+    """Return the error for a damaged file at `path`, before the gateway runs."""
     return ConfigurationError(
         f"The database {path} is damaged.", remedy=_restore(path), detail=detail
     )

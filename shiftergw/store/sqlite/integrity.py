@@ -1,4 +1,7 @@
-"""Look for damage in the SQLite file, as a disk or a power cut may leave it. Blocks."""
+"""Search the SQLite file for damage, which a disk or a power cut may have caused.
+
+The functions block: call them in a thread.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from shiftergw.store.sqlite.database import open_database
 from shiftergw.store.sqlite.faults import damaged, explained
 
 CHECK_SECONDS = 10.0
-"""Seconds for the check at the start; it reads about 1 GB in this time from a fast disk."""
+"""Seconds for the check at the start; a fast disk delivers about 1 GB in this time."""
 
 _STEPS = 10_000
-"""Instructions of SQLite's virtual machine between two looks at the clock."""
+"""Instructions of SQLite's virtual machine after which the time is checked."""
 
 
 _log = Logger()
 
 
 def open_checked(path: Path, seconds: float | None) -> sqlite3.Connection:
-    """Open the file as `open_database` does, and look for damage; not at all if `seconds` is None.
+    """Open the file as `open_database` does, and search it for damage within `seconds`.
 
-    Raises `ConfigurationError` for a damaged file.
+    None means no search. Raises `ConfigurationError` for a damaged file.
     """
     connection = open_database(path)
     if seconds is None:
@@ -47,9 +50,9 @@ def open_checked(path: Path, seconds: float | None) -> sqlite3.Connection:
 def check_integrity(
     connection: sqlite3.Connection, path: Path, seconds: float = CHECK_SECONDS
 ) -> bool:
-    """Check the structure of all tables and indexes; return whether there was time for all of it.
+    """Check the structure of all tables and indexes; return whether `seconds` were enough.
 
-    Raises `ConfigurationError` for a damaged file, and what SQLite raises.
+    Raises `ConfigurationError` for a damaged file, and SQLite's errors.
     """
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)

@@ -1,8 +1,8 @@
-"""One connection in one thread: steps that arrive while it works share its next turn.
+"""Run steps on one connection in a thread: steps that arrive meanwhile share the next turn.
 
-A hop to a thread costs more than most statements, and a commit more than both; so whatever waits
-is done in one hop, and steps that write in one transaction. Each of them is still atomic: it has a
-savepoint of its own, and its caller hears of it only after the commit.
+A call in a thread costs more than most statements, and a commit costs more than both. So one call
+runs all waiting steps, and steps that write share one transaction. Each step is still atomic: it
+has its own savepoint, and its caller gets the result only after the commit.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TURN = 100
-"""Steps of one turn at most: other processes wait for a transaction's end."""
+"""Steps of one turn at most: other processes wait for the end of its transaction."""
 
 HANG_SECONDS = 20.0
-"""How long a turn may take before its callers, and all others meanwhile, get `Unavailable`.
+"""Seconds after which all callers of a turn, and later callers, get `Unavailable`.
 
-A locked file takes 10 seconds at most. A disk that fails may never answer.
+A locked file takes 10 seconds at most. A broken disk may never answer.
 """
 
 
 @dataclass(slots=True)
 class Step(Generic[T]):
-    """One piece of work on the connection, and who waits for it.
+    """One piece of work on the connection, and its result.
 
-    `durable`: it must outlive a power cut. (What a *process* has committed outlives that process
-    in any case.)
+    A `durable` step must outlive a power cut. (Every committed step outlives its *process*.)
     """
 
     work: Callable[[sqlite3.Connection], T]
@@ -55,7 +54,7 @@ Turn = Callable[[sqlite3.Connection, Sequence[Step[Any]]], None]
 
 
 class Lane:
-    """Takes turns on one connection. Cancelling a caller does not undo a step that has begun."""
+    """Run turns on one connection. The cancellation of a caller does not undo its step."""
 
     _log = Logger()
 
@@ -66,7 +65,7 @@ class Lane:
         turn: Turn,
         clock: IReactorTime,
     ) -> None:
-        """Work on `connection`, and own it; `turn` is `reading` or `writing`."""
+        """Own `connection`; `turn` is `run_reads` or `run_writes`."""
         self._threads = threads
         self._clock = clock
         self._connection = connection
@@ -74,15 +73,15 @@ class Lane:
         self._waiting: deque[Step[Any]] = deque()
         self._draining: Deferred[None] | None = None
         self.damage: DatabaseDamaged | None = None
-        """The first damage of the file that a step met; it stays until the file is replaced."""
+        """The first damage that a step has met; it stays until the file is replaced."""
         self.is_failing = False
-        """Whether the database could not do a step of the last turn."""
+        """Whether the database could not carry out a step of the last turn."""
         self._hangs = False
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
-        """Return what `work` returns; raise what it raises, `Unavailable` for SQLite's errors.
+        """Return the result of `work`, or raise its error; SQLite's errors become `Unavailable`.
 
-        `Unavailable` is also raised when the disk hangs. The step may be done all the same later.
+        `Unavailable` is also raised if the disk hangs. The step may still be done later.
         """
         if self._hangs:
             raise _hanging()
@@ -93,23 +92,25 @@ class Lane:
         return await step.answer
 
     async def _drain(self) -> None:
-        most = TURN
+        limit = TURN
         while self._waiting:
-            turn = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            turn = [step for step in turn if not step.answer.called]  # else cancelled by now
-            limit = self._clock.callLater(HANG_SECONDS, self._give_up, turn)
+            turn = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+            turn = [step for step in turn if not step.answer.called]  # without cancelled steps
+            timeout = self._clock.callLater(HANG_SECONDS, self._give_up, turn)
             try:
                 await self._threads.run(self._turn, self._connection, turn)
-            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+            except Exception as error:  # noqa: BLE001 - the callers get it
                 for step in turn:
                     step.error = unavailable(error)
             finally:
-                if limit.active():
-                    limit.cancel()
+                if timeout.active():
+                    timeout.cancel()
                 self._hangs = False
             self._judge(turn)
-            # Steps that have waited for a locked file wait for it once more at most, all together.
-            most = len(self._waiting) if self._is_busy(turn) else TURN
+            # After a turn that found the file locked, one turn runs all steps that have waited.
+            # So no step waits for the lock more than twice.
+            is_busy = any(isinstance(step.error, DatabaseBusy) for step in turn)
+            limit = len(self._waiting) if is_busy else TURN
             for step in turn:
                 if step.answer.called:
                     continue
@@ -119,7 +120,7 @@ class Lane:
                     step.answer.callback(step.result)
 
     def _give_up(self, turn: Sequence[Step[Any]]) -> None:
-        """Fail all callers, and those to come until the turn has ended."""
+        """Fail all callers; later callers fail until the turn has ended."""
         self._hangs = self.is_failing = True
         error = _hanging()
         self._log.error("{what} {detail}", what=error.what, detail=error.detail)
@@ -128,7 +129,7 @@ class Lane:
                 step.answer.errback(_hanging())
 
     def _judge(self, turn: Sequence[Step[Any]]) -> None:
-        """Note what the steps of a turn say about the database."""
+        """Note errors of a turn that concern the database as a whole."""
         self.is_failing = any(isinstance(step.error, Unavailable) for step in turn)
         for step in turn:
             if self.damage is None and isinstance(step.error, DatabaseDamaged):
@@ -139,12 +140,8 @@ class Lane:
                     detail=step.error.detail,
                 )
 
-    @staticmethod
-    def _is_busy(turn: Sequence[Step[Any]]) -> bool:
-        return any(isinstance(step.error, DatabaseBusy) for step in turn)
-
     async def close(self) -> None:
-        """End what has been asked for, and close the connection."""
+        """Run the waiting steps and close the connection."""
         if self._draining is not None:
             await self._draining
         await self._threads.run(self._connection.close)
@@ -157,10 +154,10 @@ def _hanging() -> Unavailable:
     )
 
 
-def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
-    """Do the steps of a turn one by one; each sees what was committed before it began.
+def run_reads(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
+    """Run the steps of a turn one by one; each sees all commits before its start.
 
-    Once one has waited in vain for a locked file, those after it fail without a wait of their own.
+    Once a step has waited in vain for a locked file, the steps after it fail at once.
     """
     busy: DatabaseBusy | None = None
     for step in turn:
@@ -172,16 +169,16 @@ def reading(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
                 step.result = step.work(connection)
         except DatabaseBusy as error:
             step.error = busy = error
-        except Exception as error:  # noqa: BLE001 - it is the caller's
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             step.error = error
 
 
-def writing(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
-    """Do the steps of a turn in one transaction; one that raises changes nothing."""
+def run_writes(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None:
+    """Run the steps of a turn in one transaction; a step that raises changes nothing."""
     try:
-        if connection.in_transaction:  # an earlier turn's, which could not even be given up
+        if connection.in_transaction:  # the rollback of an earlier turn has failed
             connection.execute("ROLLBACK")
-        # In a WAL, FULL syncs the commit and everything before it; NORMAL leaves that for later.
+        # In WAL mode FULL syncs the log at each commit; NORMAL syncs it at a later checkpoint.
         level = "FULL" if any(step.durable for step in turn) else "NORMAL"
         connection.execute(f"PRAGMA synchronous = {level}")
         connection.execute("BEGIN IMMEDIATE")
@@ -202,7 +199,7 @@ def _write(connection: sqlite3.Connection, step: Step[Any]) -> None:
         step.result = step.work(connection)
     except sqlite3.Error:
         raise
-    except Exception as error:  # noqa: BLE001 - it is the caller's
+    except Exception as error:  # noqa: BLE001 - the caller gets it
         connection.execute("ROLLBACK TO step")
         step.error = error
     connection.execute("RELEASE step")

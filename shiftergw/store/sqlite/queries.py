@@ -1,8 +1,8 @@
-"""What the SQLite store asks its tables.
+"""The statements of the SQLite store.
 
-Indexes are named where SQLite would rather walk through the table in the order asked for. Systems
-and ids that are several come as one JSON array. `claim IS NULL AND status <> 'READY'` names the
-index of what has ended.
+`INDEXED BY` names an index where SQLite would otherwise read the whole table in the requested
+order. Several systems or ids are one parameter: a JSON array. `claim IS NULL AND status <> 'READY'`
+is the condition of the index of records that have ended.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ LIST = """
 """
 
 LARGE = 256 << 10
-"""Bytes of a document from which a page of a list leaves out what the image itself has brought."""
+"""Bytes of a document from which on a page of a list omits the members that an image brings."""
 
-# SQLite takes it out much faster than Python would read it, and without holding others up.
+# SQLite removes the members much faster than Python parses them, and does not block the reactor.
 PAGE = f"""
     SELECT key, CASE WHEN length(document) < {LARGE} THEN document
         ELSE json_remove(document, '$.ENV', '$.ENTRY', '$.CMD', '$.LABELS') END
@@ -65,10 +65,10 @@ QUEUE = """
     ) ORDER BY key LIMIT ?3
 """
 
-# All that fair_schedule() must know; the index has it, so that no document is read.
-# Versions that know no postponed work leave `not_before` as it is when they begin the work.
+# The input of fair_schedule(). The index has all of these columns, so no document is read.
+# Older versions of this program do not remove `not_before` when they begin postponed work.
 ALL_IN_FLIGHT = f"""
-    WITH flight AS (
+    WITH in_flight AS (
         SELECT key,
             ifnull(attempt, 0) = 0 OR not_before IS NOT NULL AND status = 'PENDING' AS waits,
             CASE status WHEN 'EXPIRING' THEN {REMOVALS_UID} ELSE ifnull(requested_by, 0) END AS uid,
@@ -77,7 +77,7 @@ ALL_IN_FLIGHT = f"""
         WHERE claim IS NOT NULL AND ifnull(not_before, 0) <= ?
     )
     SELECT key, waits, uid, system, registry, served
-    FROM flight LEFT JOIN turns USING (uid) ORDER BY key
+    FROM in_flight LEFT JOIN turns USING (uid) ORDER BY key
 """  # noqa: S608 - a constant of ours
 
 COUNT_WAITING = """
@@ -90,7 +90,7 @@ COUNT_WAITING_OF_USER = """
     WHERE claim IS NOT NULL AND status = 'PENDING' AND requested_by = ? AND not_before IS NULL
 """
 
-# Those that wait for one registry, or for one system: all, and those of a user.
+# Postponed pulls of one registry, or of one system: the number of all, and of one user's.
 COUNT_POSTPONED = """
     SELECT count(*), ifnull(sum(requested_by IS ?), 0) FROM images INDEXED BY images_turns
     WHERE claim IS NOT NULL AND status = 'PENDING' AND not_before > 0 AND location IS ?
@@ -114,8 +114,8 @@ EXPIRED = """
     AND (? IS NULL OR system IN (SELECT value FROM json_each(?))) ORDER BY expiration, key LIMIT ?
 """
 
-# What the requester could see of earlier ends of this tag, and what an original gateway had begun
-# and will never end.
+# Earlier FAILUREs of a tag that the requester could see, and work that an original gateway has
+# begun and will never end.
 FORGET_EARLIER = """
     DELETE FROM images
     WHERE system = ? AND itype = ? AND pulltag = ? AND claim IS NULL AND status <> 'READY'
@@ -187,7 +187,7 @@ FORGET_BREAKERS = "DELETE FROM breakers WHERE until <= ?"
 
 ADD_LOOKUP = "INSERT INTO lookups (system, document) VALUES (?, ?)"
 
-# The rows are in order of arrival; so both walk through what they remove, and no further.
+# The rows are in the order of arrival, so both statements read only the rows that they remove.
 KEEP_LOOKUPS = "DELETE FROM lookups WHERE number <= (SELECT max(number) FROM lookups) - ?"
 
 FORGET_LOOKUPS = """

@@ -1,6 +1,6 @@
-"""The steps of work as SQLite does them: each runs inside one IMMEDIATE transaction.
+"""The steps of work in SQLite: each runs inside one IMMEDIATE transaction.
 
-So nothing changes between what a step reads and what it writes.
+So nothing changes between the reads and the writes of a step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from shiftergw.states import (
     check_restart,
     check_step,
 )
-from shiftergw.store import attempts, documents, legacy_documents
+from shiftergw.store import attempts, documents
 from shiftergw.store.documents import Change
 from shiftergw.store.fair_schedule import REMOVALS_UID
+from shiftergw.store.legacy_documents import read_tags
 from shiftergw.store.sqlite import images, queries, rows
 from shiftergw.store.waits import check_postponed
 
@@ -36,7 +37,7 @@ from shiftergw.store.waits import check_postponed
 def claim(
     db: sqlite3.Connection, request: PullRequest, now: float, limits: QueueLimits | None
 ) -> tuple[ImageRecord, bool]:
-    """Find or make the record in flight for this claim."""
+    """Find or create the record in flight for this claim; see `ImageStore.claim`."""
     row = db.execute(queries.IN_FLIGHT, (request.claim,)).fetchone()
     if row is not None:
         return rows.record_of(row), False
@@ -48,10 +49,10 @@ def claim(
 
 
 def _check_limits(db: sqlite3.Connection, uid: int, limits: QueueLimits) -> None:
-    own: int = db.execute(queries.COUNT_WAITING_OF_USER, (uid,)).fetchone()[0]
-    if own >= limits.waiting_per_user:
+    pulls_of_user: int = db.execute(queries.COUNT_WAITING_OF_USER, (uid,)).fetchone()[0]
+    if pulls_of_user >= limits.waiting_per_user:
         raise TooMany(
-            f"You have {own} pulls waiting, and may have {limits.waiting_per_user}.",
+            f"You have {pulls_of_user} pulls waiting, and may have {limits.waiting_per_user}.",
             remedy="Wait until some of them are done, or ask the site's support to raise"
             " UserLimits.waiting.",
         )
@@ -62,7 +63,7 @@ def _check_limits(db: sqlite3.Connection, uid: int, limits: QueueLimits) -> None
 def begin(
     db: sqlite3.Connection, key: str, runner: str, now: float, limit: float
 ) -> ImageRecord | None:
-    """Start the next attempt, unless there is nothing to do."""
+    """Start the next attempt, unless there is nothing to do; see `ImageStore.begin`."""
     document = rows.document_at(db, key)
     if document is None or document.get("claim") is None:
         return None
@@ -85,16 +86,16 @@ def postpone(
     limits: PostponeLimits | None,
     cause: WaitCause,
 ) -> ImageRecord:
-    """End an attempt and have the work wait until a time."""
-    document = _owned(db, key, attempt)
+    """End an attempt and postpone the work; see `ImageStore.postpone`."""
+    document = _owned_document(db, key, attempt)
     check_step(State(document["status"]), State.PENDING)
     if limits is not None:
-        query, place = queries.COUNT_POSTPONED, "location"
+        query, member = queries.COUNT_POSTPONED, "location"
         if cause == "system":
-            query, place = queries.COUNT_POSTPONED_FOR_SYSTEM, "system"
-        values = document.get("requested_by"), document.get(place)
-        together, own = db.execute(query, values).fetchone()
-        check_postponed(together, own, limits, cause)
+            query, member = queries.COUNT_POSTPONED_FOR_SYSTEM, "system"
+        values = document.get("requested_by"), document.get(member)
+        postponed, postponed_of_user = db.execute(query, values).fetchone()
+        check_postponed(postponed, postponed_of_user, limits, cause)
     change = documents.postpone(document, not_before, why, now, cause)
     return rows.change(db, key, document, change)
 
@@ -102,8 +103,8 @@ def postpone(
 def advance(
     db: sqlite3.Connection, key: str, attempt: int, state: State, message: str, now: float
 ) -> None:
-    """Step to another state of work."""
-    document = _owned(db, key, attempt)
+    """Step to another state; see `ImageStore.advance`."""
+    document = _owned_document(db, key, attempt)
     old = State(document["status"])
     check_step(old, state)
     if State.PENDING in (old, state) or state not in POLLED:
@@ -114,14 +115,14 @@ def advance(
 def requeue(
     db: sqlite3.Connection, key: str, attempt: int, message: str, *, died: bool
 ) -> ImageRecord:
-    """End an attempt without a result."""
-    document = _owned(db, key, attempt)
+    """End an attempt without a result; see `ImageStore.requeue`."""
+    document = _owned_document(db, key, attempt)
     return rows.change(db, key, document, documents.requeue(document, message, died=died))
 
 
 def heartbeat(db: sqlite3.Connection, key: str, attempt: int, change: Change) -> None:
-    """Write a sign of life."""
-    rows.change(db, key, _owned(db, key, attempt), change)
+    """Write a heartbeat; see `ImageStore.heartbeat`."""
+    rows.change(db, key, _owned_document(db, key, attempt), change)
 
 
 def finish(
@@ -131,8 +132,8 @@ def finish(
     outcome: Ready | Expired | Failed,
     now: float,
 ) -> ImageRecord:
-    """End the work; return the record that remains."""
-    document = _owned(db, key, attempt)
+    """End the work and return the record that remains; see `ImageStore.finish`."""
+    document = _owned_document(db, key, attempt)
     old = State(document["status"])
     if old is State.EXPIRING:
         return _end_removal(db, key, document, outcome, now)
@@ -166,14 +167,14 @@ def _end_removal(
 def _deliver(
     db: sqlite3.Connection, key: str, document: dict[str, Any], outcome: Ready, now: float
 ) -> ImageRecord:
-    """End a pull: the one READY record of the image gets its tag, nobody else has it."""
+    """End a pull: the one READY record of the image gets the tag, all other records lose it."""
     system, itype, tag = document["system"], document["itype"], document.get("pulltag")
-    # The image may be there already, under other tags: then that record takes this one's place.
-    held = images.held(db, system, itype, outcome.id)
-    if held is not None:
+    # If the image has a record with other tags already, that record replaces the one of the pull.
+    image = images.find_image(db, system, itype, outcome.id)
+    if image is not None:
         db.execute(queries.REMOVE, (key,))
-        key, document = held
-    tags = legacy_documents.read_tags(document)
+        key, document = image
+    tags = read_tags(document)
     if tag is not None and tag not in tags:
         tags.append(tag)
     ready = documents.become_ready(outcome, now)
@@ -181,7 +182,7 @@ def _deliver(
     if tag is not None:
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
     if images.blocked(db, outcome.directory, [outcome.id]):
-        # An admin took it down while it was delivered.
+        # An admin has blocked the image during the delivery.
         return images.expire(db, key, None) or record
     return record
 
@@ -191,6 +192,6 @@ def abandon(db: sqlite3.Connection, key: str) -> None:
     db.execute(queries.ABANDON, (key,))
 
 
-def _owned(db: sqlite3.Connection, key: str, attempt: int) -> dict[str, Any]:
-    """Return the document if it is in flight and this attempt's; raise `Superseded` if not."""
+def _owned_document(db: sqlite3.Connection, key: str, attempt: int) -> dict[str, Any]:
+    """Return the document if this attempt may change it; raise `Superseded` if not."""
     return attempts.check_owner(rows.document_at(db, key), attempt)

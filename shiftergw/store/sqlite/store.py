@@ -38,7 +38,7 @@ from shiftergw.store.lookups import LookupBuffer, LookupRow
 from shiftergw.store.sqlite import breakers, images, leases, queries, rows, steps
 from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
-from shiftergw.store.sqlite.lane import Lane, reading, writing
+from shiftergw.store.sqlite.lane import Lane, run_reads, run_writes
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class SqliteStore(Service):
     async def _open(self) -> None:
         try:
             connection = await self._threads.run(open_checked, self._path, self._check_seconds)
-            self._writer = Lane(self._threads, connection, writing, self._reactor)
+            self._writer = Lane(self._threads, connection, run_writes, self._reactor)
             self._lookups = LookupBuffer(partial(self._add_lookups, self._writer), self._reactor)
             self._reader = await self._open_reader()
             # A connection for long lists, so that look-ups do not wait for them.
@@ -93,7 +93,7 @@ class SqliteStore(Service):
 
     async def _open_reader(self) -> Lane:
         connection = await self._threads.run(open_reader, self._path)
-        return Lane(self._threads, connection, reading, self._reactor)
+        return Lane(self._threads, connection, run_reads, self._reactor)
 
     def stopService(self) -> Deferred[None]:
         """Finish all calls in progress and close the file."""

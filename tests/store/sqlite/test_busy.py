@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from shiftergw.errors import DatabaseBusy
 from shiftergw.store.sqlite.database import BUSY_SECONDS
 from shiftergw.store.sqlite.faults import translated
-from shiftergw.store.sqlite.lane import TURN, Step, reading
+from shiftergw.store.sqlite.lane import TURN, Step, run_reads
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.patience import scaled
 from tests.store.pulls import NOW, request
@@ -90,7 +90,7 @@ def test_readers_wait_once() -> None:
 
     with closing(sqlite3.connect(":memory:")) as connection:
         turn = [Step(locked, durable=False) for _ in range(3)]
-        reading(connection, turn)
+        run_reads(connection, turn)
     assert len(tries) == 1
     assert all(isinstance(step.error, DatabaseBusy) for step in turn)
 
@@ -102,7 +102,7 @@ def test_a_failure_is_told_from_a_lock() -> None:
             Step(lambda db: db.execute("SELECT * FROM nothing"), durable=False),
             Step(lambda db: db.execute("SELECT 7").fetchone()[0], durable=False),
         ]
-        reading(connection, turn)
+        run_reads(connection, turn)
     assert turn[0].error is not None
     assert not isinstance(turn[0].error, DatabaseBusy)
     assert turn[1].result == 7

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from shiftergw.errors import Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.store.sqlite.lane import HANG_SECONDS, Lane, Step, reading, writing
+from shiftergw.store.sqlite.lane import HANG_SECONDS, Lane, Step, run_reads, run_writes
 from tests.patience import patient
 
 
@@ -50,7 +50,7 @@ async def test_a_disk_that_fails(threads: Threads) -> None:
         ":memory:", isolation_level=None, check_same_thread=False, factory=Breaking
     )
     connection.execute("CREATE TABLE t (n)")
-    lane = Lane(threads, connection, writing, Clock())
+    lane = Lane(threads, connection, run_writes, Clock())
 
     def add(n: int) -> Deferred[Any]:
         return Deferred.fromCoroutine(
@@ -92,7 +92,7 @@ async def test_a_disk_that_hangs(threads: Threads) -> None:
     """Callers are refused after a while, others at once; when it works again, so does the lane."""
     clock, release = Clock(), Event()
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    lane = Lane(threads, connection, reading, clock)
+    lane = Lane(threads, connection, run_reads, clock)
 
     def ask(work: Callable[[sqlite3.Connection], Any]) -> Deferred[Any]:
         return Deferred.fromCoroutine(lane.run(work)).addTimeout(patient(60), reactor)
