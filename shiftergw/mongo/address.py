@@ -26,7 +26,7 @@ MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-1", X509, PLAIN)
 _EXTERNAL = "$external"
 """The database of users that are not stored in MongoDB: they have a certificate, or are in LDAP."""
 
-_UNSUPPORTED = {
+_UNSUPPORTED_OPTIONS = {
     "tlsCRLFile": "lists of revoked certificates are not read",
     "loadBalanced": "there must be no load balancer in between",
 }
@@ -109,7 +109,7 @@ class MongoAddress:
         except _UNREADABLE as error:
             raise _invalid(_reason_without_secrets(uri, error)) from None
         options = {name.lower(): value for name, value in parts["options"].items()}
-        for name, reason in _UNSUPPORTED.items():
+        for name, reason in _UNSUPPORTED_OPTIONS.items():
             if options.get(name.lower()):
                 raise _invalid(f"{name}: {reason}")
         return cls(

@@ -216,12 +216,12 @@ class Database:
         where: Filter,
         update: Mapping[str, Any],
         *,
-        many: bool = False,
+        multi: bool = False,
         upsert: bool = False,
         durable: bool = True,
     ) -> int:
         """Change the documents that match, or one of them; return how many matched."""
-        change = {"q": where, "u": update, "multi": many, "upsert": upsert}
+        change = {"q": where, "u": update, "multi": multi, "upsert": upsert}
         answer, _ = await self._write({"update": collection, "updates": [change]}, durable=durable)
         return int(answer["n"])
 
@@ -234,13 +234,13 @@ class Database:
         await self._write(body, durable=True)
 
     async def delete(
-        self, collection: str, where: Filter, *, many: bool = False, durable: bool = True
+        self, collection: str, where: Filter, *, multi: bool = False, durable: bool = True
     ) -> tuple[int, bool]:
         """Delete the documents that match, or one of them; return how many were deleted.
 
         The flag is that of `modify`.
         """
-        delete = {"q": where, "limit": 0 if many else 1}
+        delete = {"q": where, "limit": 0 if multi else 1}
         answer, is_repeated = await self._write(
             {"delete": collection, "deletes": [delete]}, durable=durable
         )

@@ -215,8 +215,8 @@ def request_removal(document: Mapping[str, Any], key: str) -> Change:
         "attempt": 0,
     }
     attempts = _attempts(document)
-    counted = {EARLIER_ATTEMPTS: attempts} if attempts else {}
-    return Change({**document_of(attributes), **counted}, ("last_heartbeat",))
+    attempt_count = {EARLIER_ATTEMPTS: attempts} if attempts else {}
+    return Change({**document_of(attributes), **attempt_count}, ("last_heartbeat",))
 
 
 def end_removal(now: float) -> Change:

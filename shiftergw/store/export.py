@@ -18,7 +18,7 @@ from shiftergw.mongo.database import Document
 from shiftergw.store.mongo.queries import BLOCKS, LOOKUPS, file_key
 from shiftergw.store.mongo.records import IMAGES, storable
 from shiftergw.store.sqlite.database import open_alone
-from shiftergw.store.sqlite.faults import translated
+from shiftergw.store.sqlite.faults import translate_errors
 
 PAGE = 200
 """Rows that are read at once."""
@@ -63,19 +63,19 @@ class Export:
 
     def count(self, part: Part) -> int:
         """Return the number of documents of a part."""
-        with translated():
+        with translate_errors():
             count: int = self._db.execute(f"SELECT count(*) FROM {part.table}").fetchone()[0]  # noqa: S608 - a constant
         return count
 
     def page(self, part: Part, after: Any) -> tuple[list[Document], Any]:
         """Return the documents of the next rows after a key, and the key of the last one."""
-        with translated():
+        with translate_errors():
             rows = self._db.execute(part.query, (after, PAGE)).fetchall()
         return [part.document(row) for row in rows], rows[-1][0] if rows else after
 
     def unfinished_work(self, now: float, limit: int) -> list[str]:
         """Return the names of at most `limit` pulls in flight and leases."""
-        with translated():
+        with translate_errors():
             claims = self._db.execute(_IN_FLIGHT, (limit,)).fetchall()
             leases = self._db.execute(_LEASES, (now, limit)).fetchall()
         return [name for (name,) in (*claims, *leases)][:limit]
@@ -98,15 +98,15 @@ def _image(row: Sequence[Any]) -> Document:
     key, text = row
     if not ObjectId.is_valid(key):
         raise ConfigurationError(
-            f"The key of a record is none for MongoDB: {printable(key, 40)}.",
+            f"The key of a record is not a MongoDB key: {printable(key, 40)}.",
             remedy="No gateway makes such keys: give the record another one.",
         )
     return {"_id": ObjectId(key), **_document(text)}
 
 
 def _block(row: Sequence[Any]) -> Document:
-    _, directory, image_id, uid, since = row
-    values = {"directory": directory, "id": image_id, "uid": uid, "since": since}
+    _, directory, image_id, uid, block_time = row
+    values = {"directory": directory, "id": image_id, "uid": uid, "since": block_time}
     return {"_id": file_key(directory, image_id), **values}
 
 

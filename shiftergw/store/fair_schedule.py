@@ -21,7 +21,7 @@ class InFlight(NamedTuple):
     """A record in flight that is not postponed.
 
     `registry` is the location that it pulls from, or None if the work contacts no registry or the
-    location is not recorded. `served` is when the user's work was last begun, or None.
+    location is not recorded. `last_turn` is when the user's work was last begun, or None.
     """
 
     key: str
@@ -29,7 +29,7 @@ class InFlight(NamedTuple):
     uid: int
     system: str
     registry: str | None
-    served: float | None
+    last_turn: float | None
 
 
 def fair_schedule(
@@ -49,11 +49,11 @@ def fair_schedule(
     users: Counter[int] = Counter()
     systems: Counter[str] = Counter()
     registries: Counter[str | None] = Counter()
-    served: dict[int, float] = {}
+    last_turns: dict[int, float] = {}
     keys: list[str] = []
     queues: dict[tuple[int, str, str | None], deque[str]] = {}
     for record in records:
-        served[record.uid] = -1.0 if record.served is None else record.served
+        last_turns[record.uid] = -1.0 if record.last_turn is None else record.last_turn
         if record.waits and record.key not in offers:
             queue = queues.setdefault((record.uid, record.system, record.registry), deque())
             queue.append(record.key)
@@ -79,9 +79,9 @@ def fair_schedule(
 
     while len(keys) < limit:
         candidates = [
-            (shares_exceeded(uid, system, registry), users[uid], served[uid], queue[0], queue_id)
+            (shares_exceeded(*queue_id), users[uid], last_turns[uid], queue[0], queue_id)
             for queue_id, queue in queues.items()
-            for uid, system, registry in [queue_id]
+            for uid, system, _ in [queue_id]
             if queue and may_begin(uid, system)
         ]
         if not candidates:

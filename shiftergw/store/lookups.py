@@ -48,7 +48,7 @@ class LookupBuffer:
         self._write_rows = write
         self._clock = clock
         self._rows: list[LookupRow] = []
-        self._dropped = 0
+        self._dropped_count = 0
         self._write_lock = DeferredLock()
         self._pause: Deferred[None] | None = None
         self._writer: Deferred[None] | None = None
@@ -56,7 +56,7 @@ class LookupBuffer:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row, or drop it if the buffer is full."""
         if len(self._rows) >= ROWS_WAITING:
-            self._dropped += 1
+            self._dropped_count += 1
             return
         self._rows.append(dict(row))
         if self._writer is None:
@@ -78,7 +78,7 @@ class LookupBuffer:
     async def _write(self) -> None:
         async with self._write_lock:
             rows, self._rows = self._rows, []
-            losses, self._dropped = self._dropped, 0
+            losses, self._dropped_count = self._dropped_count, 0
             try:
                 await self._write_rows(rows)
             except GatewayError as error:

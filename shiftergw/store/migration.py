@@ -32,10 +32,10 @@ PATIENCE = CHECK_SECONDS + 2 * COMMAND_SECONDS
 LARGEST = 16 * 1024 * 1024
 """Bytes of the largest document that MongoDB accepts."""
 
-TOGETHER = 4 * 1024 * 1024
+MESSAGE_BYTES = 4 * 1024 * 1024
 """Bytes of documents in one message, unless a single document is larger."""
 
-NAMED = 5
+NAMES_SHOWN = 5
 """Documents or pulls that an error names at most."""
 
 Report = Callable[[str], None]
@@ -82,7 +82,7 @@ class Migration:
 
     async def _check_source(self, now: float) -> None:
         """Raise if work in the file has not ended, or MongoDB cannot hold a document."""
-        names = await self._threads.run(self._source.unfinished_work, now, NAMED)
+        names = await self._threads.run(self._source.unfinished_work, now, NAMES_SHOWN)
         if names:
             raise Unavailable(
                 f"Work is not at its end: {printable(', '.join(names))}.",
@@ -164,7 +164,7 @@ class Migration:
                 if contents.get(document["_id"]) != bson.encode(document)
             ]
         if wrong_keys:
-            names = ", ".join(wrong_keys[:NAMED])
+            names = ", ".join(wrong_keys[:NAMES_SHOWN])
             raise GatewayError(
                 f"{len(wrong_keys)} {part.name} are not there as they should be:"
                 f" {printable(names)}.",
@@ -208,12 +208,12 @@ def _not_storable(part: Part, document: Document, why: str) -> ConfigurationErro
 
 
 def _split_by_size(documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-    """Yield documents in groups of at most `TOGETHER` bytes."""
+    """Yield documents in groups of at most `MESSAGE_BYTES` bytes."""
     group: list[Document] = []
     size = 0
     for document in documents:
         document_size = len(bson.encode(document))
-        if group and size + document_size > TOGETHER:
+        if group and size + document_size > MESSAGE_BYTES:
             yield group
             group, size = [], 0
         group.append(document)

@@ -110,18 +110,18 @@ class Survey:
     _ids: dict[tuple[str, str, str], bool] = field(default_factory=dict)
     _tags: dict[tuple[str, str, str], bool] = field(default_factory=dict)
 
-    def add(self, document: Mapping[str, Any], *, keyed: bool = True) -> Lot:
-        """Count a document and return its lot; `keyed` says that its key is an ObjectId."""
+    def add(self, document: Mapping[str, Any], *, has_object_id: bool = True) -> Lot:
+        """Count a document and return its lot; `has_object_id` says that its key is an ObjectId."""
         self.records += 1
         if document.get("attempt") is None:
             self.foreign_records += 1
         members = read_document(document)
         name = _record_name(members)
         lot = self._lot_of(members) if is_text(document.get("status")) else Lot.NOT_A_RECORD
-        if not keyed and lot in _RUNNABLE:
+        if not has_object_id and lot in _RUNNABLE:
             lot = Lot.KEYLESS
         self.lots.setdefault(lot, Tally()).add(name)
-        state = _shown(members.get("system")), _shown(document.get("status"))
+        state = _text_of(members.get("system")), _text_of(document.get("status"))
         _count(self.states, state, (REST_NAME, REST_NAME))
         if lot not in {Lot.NOT_A_RECORD, Lot.FOREIGN_SYSTEM} and "id" in members:
             self.image_ids.setdefault(members["system"], set()).add(members["id"])
@@ -207,7 +207,7 @@ def _count(counter: Counter[Any], name: Any, rest: Any) -> None:
     counter[name if name in counter or len(counter) < NAMES else rest] += 1
 
 
-def _shown(value: object) -> str:
+def _text_of(value: object) -> str:
     return "none" if value is None else printable(str(value), 60)
 
 

@@ -40,18 +40,18 @@ def waiting_message(not_before: float, why: str, now: float) -> str:
 
 
 def check_postponed(
-    postponed: int, postponed_of_user: int, limits: PostponeLimits, cause: WaitCause = "registry"
+    postponed_count: int, user_count: int, limits: PostponeLimits, cause: WaitCause = "registry"
 ) -> None:
     """Raise `TooMany` if one pull more must not be postponed.
 
-    `postponed` pulls wait for the same registry or system already, `postponed_of_user` of them for
+    `postponed_count` pulls wait for the same registry or system already, `user_count` of them for
     the same user.
     """
     place = "system" if cause == "system" else "registry"
-    if postponed_of_user >= limits.user:
-        raise TooMany(f"{postponed_of_user} of your pulls wait for this {place} already.")
-    if postponed >= limits.total:
-        raise TooMany(f"{postponed} pulls wait for this {place} already.")
+    if user_count >= limits.user:
+        raise TooMany(f"{user_count} of your pulls wait for this {place} already.")
+    if postponed_count >= limits.total:
+        raise TooMany(f"{postponed_count} pulls wait for this {place} already.")
 
 
 def is_possible(entry: Mapping[str, Any], now: float) -> bool:
@@ -69,8 +69,8 @@ def breaker_from(key: str, entry: Mapping[str, Any], now: float) -> Breaker:
     """Return the breaker of an entry, as it is for a caller that does not probe it."""
     is_open = entry["until"] > now
     until = entry["until"] if is_open else entry["probed"]
-    probed = not is_open and until > now
-    return Breaker(key, until, entry["why"], entry["trips"], probed)
+    is_probed = not is_open and until > now
+    return Breaker(key, until, entry["why"], entry["trips"], is_probed)
 
 
 def is_due(entry: Mapping[str, Any], now: float) -> bool:

@@ -324,7 +324,7 @@ async def test_what_differs_is_found(site: Site, what: str) -> None:
     [
         ("6" * 24, {"system": "alpha", "size": 2**63}, "cannot be kept by MongoDB"),
         ("6" * 24, {"system": "alpha", "long": "x" * 17_000_000}, "bytes are too many"),
-        ("no key", {"system": "alpha"}, "is none for MongoDB"),
+        ("no key", {"system": "alpha"}, "is not a MongoDB key"),
     ],
 )
 @pytest_twisted.ensureDeferred

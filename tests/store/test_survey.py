@@ -54,7 +54,7 @@ def test_every_record_is_explained() -> None:
     """The lots of all records have all in them, and each kind its own."""
     survey, wanted, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
     for kind, one in records(COUNT):
-        assert survey.add(one, keyed=kind is not KEYLESS) is kind.lot, kind.name
+        assert survey.add(one, has_object_id=kind is not KEYLESS) is kind.lot, kind.name
         wanted[kind.lot] += 1
         for oddity in kind.odd:
             odd[oddity] += 1

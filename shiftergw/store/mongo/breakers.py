@@ -24,7 +24,7 @@ async def check(db: Database, key: str, now: float, seconds: float) -> Breaker |
         if not is_due(entry, now):
             return breaker
         probe = {"$set": {"probed": now + seconds}}
-        if await db.update(BREAKERS, _unchanged(entry), probe, durable=False):
+        if await db.update(BREAKERS, _as_read(entry), probe, durable=False):
             return breaker
     raise too_busy()
 
@@ -32,7 +32,7 @@ async def check(db: Database, key: str, now: float, seconds: float) -> Breaker |
 async def trip(db: Database, key: str, until: float, why: str, now: float) -> None:
     """Hold requests back until a time, and remove expired entries."""
     old_entries = {"until": {"$lte": now - BREAKER_LIFE}}
-    await db.delete(BREAKERS, old_entries, many=True, durable=False)
+    await db.delete(BREAKERS, old_entries, multi=True, durable=False)
     for _ in range(TRIES):
         entry = await db.first(queries.breaker(key))
         members: dict[str, Any] = storable(trip_entry(entry, until, why, now))
@@ -42,7 +42,7 @@ async def trip(db: Database, key: str, until: float, why: str, now: float) -> No
             except DuplicateKeyError:
                 continue
             return
-        if await db.update(BREAKERS, _unchanged(entry), {"$set": members}, durable=False):
+        if await db.update(BREAKERS, _as_read(entry), {"$set": members}, durable=False):
             return
     raise too_busy()
 
@@ -58,6 +58,6 @@ async def end_probe(db: Database, key: str, end: float, at: float) -> None:
     await db.update(BREAKERS, probe, {"$set": {"probed": min(end, at)}}, durable=False)
 
 
-def _unchanged(entry: Document) -> Document:
+def _as_read(entry: Document) -> Document:
     """Return a filter that matches an entry as long as it is as it was read."""
     return {name: entry[name] for name in ("_id", "until", "trips", "probed")}

@@ -71,5 +71,5 @@ async def _redate(db: Database, records: Document, change: Document) -> int:
     count = 0
     while batch := await db.find(Query(IMAGES, records, limit=BATCH, members=("_id",))):
         keys = {"_id": {"$in": [document["_id"] for document in batch]}}
-        count += await db.update(IMAGES, keys | records, change, many=True)
+        count += await db.update(IMAGES, keys | records, change, multi=True)
     return count

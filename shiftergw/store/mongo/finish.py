@@ -38,7 +38,7 @@ from shiftergw.store.mongo.records import (
     is_ready,
     key_of,
     owned_document,
-    pinned,
+    pin_filter,
     record_of,
     too_busy,
 )
@@ -91,9 +91,9 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     image = await _find_image(db, system, itype, outcome.id)
     remainder = {"tag": tag, "until": outcome.untagged_until, "directory": outcome.directory}
     if image is None:
-        unfinished = {UNFINISHED_STEPS: {**remainder, "since": now}}
+        unfinished_steps = {UNFINISHED_STEPS: {**remainder, "since": now}}
         ready = _ready_change(pull, [], tag, outcome, now)
-        ready = Change({**ready.members, **unfinished}, ready.without)
+        ready = Change({**ready.members, **unfinished_steps}, ready.without)
         home = await change(db, pull, OWNER, ready)
     else:
         tags = read_tags(image) if is_ready(image) else await images.remaining_tags(db, image)
@@ -106,8 +106,10 @@ async def _deliver(db: Database, pull: Document, outcome: Ready, now: float) -> 
     home = await _finish_remainder(db, home, remainder, now, last_pulls)
     if image is None:
         return await _clear_unfinished(db, pull, home)
-    removed, is_repeated = await db.delete(IMAGES, pinned(pull, "claim", "attempt", "runner"))
-    if not (removed or is_repeated):
+    removed_count, is_repeated = await db.delete(
+        IMAGES, pin_filter(pull, "claim", "attempt", "runner")
+    )
+    if not (removed_count or is_repeated):
         await _withdraw_tag(db, home, tag, outcome.untagged_until, now)
         raise Superseded("This work was taken over while it ended.")
     return home
@@ -204,12 +206,12 @@ async def _merge_twins(db: Database, home: Document) -> Document:
         tags += [tag for tag in read_tags(twin) if tag not in tags]
         newer = twin if read_time(twin, "last_pull") >= read_time(oldest, "last_pull") else oldest
         access = {name: newer[name] for name in _ACCESS if name in newer}
-        merged = await change(db, oldest, ("status", "tag"), Change({**access, "tag": tags}))
-        if merged is None:
+        union = await change(db, oldest, ("status", "tag"), Change({**access, "tag": tags}))
+        if union is None:
             continue
-        await db.delete(IMAGES, pinned(twin, "status", "tag"))
+        await db.delete(IMAGES, pin_filter(twin, "status", "tag"))
         if home["_id"] in {oldest["_id"], twin["_id"]}:
-            home = {**merged, UNFINISHED_STEPS: home[UNFINISHED_STEPS]}
+            home = {**union, UNFINISHED_STEPS: home[UNFINISHED_STEPS]}
     raise too_busy()
 
 
@@ -231,7 +233,7 @@ async def _withdraw_tag(
 
 async def finish_interrupted(db: Database, before: float) -> None:
     """Make the remaining writes for records that became READY before a time."""
-    for home in await db.find(queries.unfinished(before)):
+    for home in await db.find(queries.interrupted_finishes(before)):
         remainder = home[UNFINISHED_STEPS]
         tag = remainder["tag"]
         if is_ready(home) and (tag is None or tag in read_tags(home)):

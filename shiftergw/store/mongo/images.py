@@ -53,7 +53,7 @@ async def take_tag(
 async def note_moved_tag(db: Database, system: str, itype: str, tag: str) -> None:
     """Note in EXPIRING records with this tag that another image has it now."""
     records = queries.expiring_with_tag(system, itype, tag)
-    await db.update(IMAGES, records, {"$addToSet": {MOVED_TAGS: tag}}, many=True)
+    await db.update(IMAGES, records, {"$addToSet": {MOVED_TAGS: tag}}, multi=True)
 
 
 async def remaining_tags(db: Database, document: Document) -> list[str]:
@@ -114,7 +114,7 @@ async def renew(db: Database, key: str, expiration: float) -> None:
 async def set_access(db: Database, systems: Collection[str], image_id: str, access: Change) -> None:
     """Change who may read an image in all its records whose files exist."""
     records = queries.with_files(systems, image_id)
-    await db.update(IMAGES, records, update_of(access), many=True)
+    await db.update(IMAGES, records, update_of(access), multi=True)
 
 
 async def _ready_document(db: Database, key: str) -> Document | None:

@@ -26,10 +26,10 @@ BUILD_SECONDS = 3600.0
 REFUSED_SECONDS = 60.0
 """Seconds before a refused index is tried again: each try reads all records."""
 
-REFUSED = "The gateway's database takes no pulls: it holds two records of one pull."
-REFUSED_REMEDY = "Tell the site's support: `shiftergw check --database` names them."
+DUPLICATE_CLAIMS = "The gateway's database takes no pulls: it holds two records of one pull."
+DUPLICATES_REMEDY = "Tell the site's support: `shiftergw check --database` names them."
 
-PREPARED = "The gateway's database is being prepared."
+BEING_PREPARED = "The gateway's database is being prepared."
 
 _NO_COLLECTION = 26
 
@@ -78,10 +78,10 @@ class Indexes:
         """
         if not self._has_unique_claims:
             await within(
-                self._seconds, self._db.clock, self.create(), lambda: Unavailable(PREPARED)
+                self._seconds, self._db.clock, self.create(), lambda: Unavailable(BEING_PREPARED)
             )
         if self._is_migrating:
-            raise Unavailable(PREPARED, detail="`shiftergw migrate` has not come to its end")
+            raise Unavailable(BEING_PREPARED, detail="`shiftergw migrate` has not come to its end")
 
     async def _try_to_create(self) -> None:
         """Create missing indexes; store a failure, because several callers may wait for it."""
@@ -129,8 +129,8 @@ class Indexes:
                 self._refused_until = self._db.clock.seconds() + REFUSED_SECONDS
                 has_duplicates = "E11000" in str(refusal)
                 raise Unavailable(
-                    REFUSED if has_duplicates else PREPARED,
-                    remedy=REFUSED_REMEDY if has_duplicates else None,
+                    DUPLICATE_CLAIMS if has_duplicates else BEING_PREPARED,
+                    remedy=DUPLICATES_REMEDY if has_duplicates else None,
                     detail=printable(str(refusal)),
                 ) from error
 

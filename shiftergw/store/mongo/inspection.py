@@ -59,7 +59,7 @@ async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Inspection:
     async with _connection(reactor, uri, name) as resources:
         async for batch in resources[0].batches(Query(IMAGES, {})):
             for document in batch:
-                into.add(document, keyed=isinstance(document["_id"], ObjectId))
+                into.add(document, has_object_id=isinstance(document["_id"], ObjectId))
         return await _inspect(*resources, name)
 
 

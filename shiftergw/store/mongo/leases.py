@@ -33,8 +33,8 @@ async def take(
                 continue
             if not await _may_take_over(db, holder, current["holder"]):
                 return False
-            unchanged = {**key, "holder": current["holder"]}
-            if not await db.update(LEASES, unchanged, {"$set": lease}):
+            current_lease = {**key, "holder": current["holder"]}
+            if not await db.update(LEASES, current_lease, {"$set": lease}):
                 continue
         return True
     raise too_busy()
@@ -55,7 +55,7 @@ async def release(db: Database, directory: str, image_id: str, holder: str) -> N
 
 async def forget_expired(db: Database, before: float) -> None:
     """Remove leases that ended before a time and were never given back."""
-    await db.delete(LEASES, {"until": {"$lt": before}}, many=True, durable=False)
+    await db.delete(LEASES, {"until": {"$lt": before}}, multi=True, durable=False)
 
 
 async def block(db: Database, directory: str, image_id: str, uid: int, now: float) -> None:
@@ -72,8 +72,8 @@ async def block(db: Database, directory: str, image_id: str, uid: int, now: floa
 
 async def allow(db: Database, directory: str, image_id: str) -> bool:
     """Remove a block; return whether there was one."""
-    removed, is_repeated = await db.delete(BLOCKS, {"_id": file_key(directory, image_id)})
-    return removed > 0 or is_repeated
+    removed_count, is_repeated = await db.delete(BLOCKS, {"_id": file_key(directory, image_id)})
+    return removed_count > 0 or is_repeated
 
 
 async def is_blocked(db: Database, directory: str, image_ids: Collection[str]) -> bool:

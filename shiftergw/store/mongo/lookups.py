@@ -55,7 +55,7 @@ class LookupCollection:
                 await self._remove({"_id": {"$lt": oldest["_id"]}})
 
     async def _remove(self, rows: dict[str, Any]) -> None:
-        await self._db.delete(LOOKUPS, rows, many=True, durable=False)
+        await self._db.delete(LOOKUPS, rows, multi=True, durable=False)
 
     async def last(self, system: str, limit: int) -> list[dict[str, Any]]:
         """Return the last `limit` rows of a system, oldest first."""

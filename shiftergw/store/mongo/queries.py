@@ -169,7 +169,7 @@ def breaker(key: str) -> Query:
     return Query(BREAKERS, {"_id": key}, limit=1)
 
 
-def unfinished(before: float) -> Query:
+def interrupted_finishes(before: float) -> Query:
     """Return the query for READY records whose `finish` was interrupted before a time."""
     return Query(IMAGES, {"finishing.since": {"$lt": before}})
 

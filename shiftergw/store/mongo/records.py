@@ -84,7 +84,7 @@ async def owned_document(db: Database, key: str, attempt: int) -> Document:
     return check_owner(await document_at(db, key), attempt)
 
 
-def pinned(document: Mapping[str, Any], *names: str) -> Document:
+def pin_filter(document: Mapping[str, Any], *names: str) -> Document:
     """Return the filter that matches a document as long as these members are as they were read."""
     pins: Document = {"_id": document["_id"]}
     for name in names:
@@ -117,7 +117,7 @@ async def change(
     """Change a document if its pins still match; return the new document, or None if not."""
     update = update_of(change)
     new_document, is_repeated = await db.modify(
-        IMAGES, pinned(document, *pins), update, durable=durable
+        IMAGES, pin_filter(document, *pins), update, durable=durable
     )
     if new_document is None and is_repeated:
         # The command was sent twice. The first one may have changed the document already.

@@ -32,7 +32,7 @@ from shiftergw.store.mongo.records import (
     document_at,
     id_of,
     owned_document,
-    pinned,
+    pin_filter,
     record_of,
     storable,
     too_busy,
@@ -90,27 +90,27 @@ async def _insert(db: Database, document: Document) -> bool:
     return True
 
 
-async def _refusal(db: Database, uid: int, limits: QueueLimits, inserted: int) -> TooMany | None:
+async def _refusal(db: Database, uid: int, limits: QueueLimits, own_count: int) -> TooMany | None:
     """Return the error if there is no room for one pull more, else None.
 
-    `inserted` is 1 if that pull is in the database already, else 0.
+    `own_count` is 1 if that pull is in the database already, else 0.
     """
-    pulls_of_user = await db.count(IMAGES, queries.waiting(uid)) - inserted
+    pulls_of_user = await db.count(IMAGES, queries.waiting(uid)) - own_count
     if pulls_of_user >= limits.waiting_per_user:
         return TooMany(
             f"You have {pulls_of_user} pulls waiting, and may have {limits.waiting_per_user}.",
             remedy="Wait until some of them are done, or ask the site's support to raise"
             " UserLimits.waiting.",
         )
-    if await db.count(IMAGES, queries.waiting()) - inserted >= limits.waiting:
+    if await db.count(IMAGES, queries.waiting()) - own_count >= limits.waiting:
         return TooMany("The gateway's queue is full (QueueLimit).")
     return None
 
 
 async def _withdraw(db: Database, document: Document) -> bool:
     """Remove a claim unless an attempt has begun; return whether it is removed."""
-    removed, is_repeated = await db.delete(IMAGES, _without_attempt(document["_id"]))
-    return removed > 0 or is_repeated
+    removed_count, is_repeated = await db.delete(IMAGES, _without_attempt(document["_id"]))
+    return removed_count > 0 or is_repeated
 
 
 def _without_attempt(key: ObjectId) -> Document:
@@ -129,7 +129,7 @@ async def _forget_earlier(db: Database, request: PullRequest, claim: ObjectId) -
         if document["_id"] == claim:
             continue
         if document.get("claim") is None and _is_superseded(document, request.requested_by):
-            await db.delete(IMAGES, pinned(document, "status", "claim"))
+            await db.delete(IMAGES, pin_filter(document, "status", "claim"))
 
 
 def _is_superseded(document: Document, uid: int) -> bool:
@@ -161,7 +161,12 @@ class UnconfirmedBegins:
 
 
 async def begin(
-    db: Database, unconfirmed: UnconfirmedBegins, key: str, runner: str, now: float, limit: float
+    db: Database,
+    unconfirmed_begins: UnconfirmedBegins,
+    key: str,
+    runner: str,
+    now: float,
+    limit: float,
 ) -> ImageRecord | None:
     """Start the next attempt, unless there is nothing to do; see `ImageStore.begin`.
 
@@ -177,7 +182,7 @@ async def begin(
         state = State(document["status"])
         attempt = documents.begin_attempt(document, runner, now)
         if not may_begin(document, now, limit):
-            if not unconfirmed.include(document, runner):
+            if not unconfirmed_begins.include(document, runner):
                 return None
             attempt = Change({"last_heartbeat": now})
         check_restart(state)
@@ -185,10 +190,10 @@ async def begin(
         try:
             new_document = await change(db, document, pins, attempt)
         except Unavailable:
-            unconfirmed.add(key, now)
+            unconfirmed_begins.add(key, now)
             raise
         if new_document is not None:
-            unconfirmed.times.clear()
+            unconfirmed_begins.times.clear()
             uid = REMOVALS_UID if state is State.EXPIRING else document.get("requested_by") or 0
             await _note_turn(db, uid, now)
             return record_of(new_document)

@@ -91,7 +91,7 @@ class MongoStore(Service):
         self._seconds = seconds
         self._max_rows = max_rows
         self._resources: _Resources | None = None
-        self._unconfirmed = steps.UnconfirmedBegins()
+        self._unconfirmed_begins = steps.UnconfirmedBegins()
 
     def startService(self) -> None:
         """Return at once, whether the server answers or not; raise `ConfigurationError`."""
@@ -143,7 +143,7 @@ class MongoStore(Service):
 
     async def begin(self, key: str, runner: str, now: float, limit: float) -> ImageRecord | None:
         """See `ImageStore`."""
-        return await steps.begin(self._db, self._unconfirmed, key, runner, now, limit)
+        return await steps.begin(self._db, self._unconfirmed_begins, key, runner, now, limit)
 
     async def requeue(self, key: str, attempt: int, message: str, *, died: bool) -> ImageRecord:
         """See `ImageStore`."""
@@ -310,7 +310,7 @@ class MongoStore(Service):
         count = 0
         find = queries.ended_before if foreign else queries.own_ended_before
         for records in find(before):
-            count += (await self._db.delete(IMAGES, records, many=True))[0]
+            count += (await self._db.delete(IMAGES, records, multi=True))[0]
         return count
 
     async def lease(

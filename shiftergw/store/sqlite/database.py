@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shiftergw.errors import ConfigurationError
 from shiftergw.plumbing.files import sync_directory
-from shiftergw.store.sqlite.faults import explained, translated
+from shiftergw.store.sqlite.faults import explain_errors, translate_errors
 
 BUSY_SECONDS = 2.0
 """Seconds that a statement waits for another process's transaction.
@@ -52,10 +52,10 @@ def open_database(path: Path) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old.",
             remedy=f"Run the gateway with SQLite {OLDEST_SQLITE[0]}.{OLDEST_SQLITE[1]} or newer.",
         )
-    with explained(path):
+    with explain_errors(path):
         if not path.exists():
             _create(path)
-        connection = _upgraded(_connect(path, OPEN_SECONDS), path)
+        connection = _upgrade_or_close(_connect(path, OPEN_SECONDS), path)
         connection.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
         return connection
 
@@ -65,7 +65,7 @@ def open_alone(path: Path) -> sqlite3.Connection:
 
     Raises as `open_database`, and does not create the file.
     """
-    with explained(path):
+    with explain_errors(path):
         if not path.exists():
             raise ConfigurationError(
                 f"There is no database {path}.",
@@ -81,10 +81,10 @@ def open_alone(path: Path) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-        return _upgraded(connection, path)
+        return _upgrade_or_close(connection, path)
 
 
-def _upgraded(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+def _upgrade_or_close(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     try:
         _upgrade(connection, path)
     except BaseException:
@@ -95,7 +95,7 @@ def _upgraded(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that cannot write, to a file that is open already."""
-    with translated():
+    with translate_errors():
         connection = _connect(path, BUSY_SECONDS)
         connection.execute("PRAGMA query_only = ON")
     return connection

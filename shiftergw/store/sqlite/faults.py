@@ -12,7 +12,7 @@ from shiftergw.errors import ConfigurationError, DatabaseBusy, DatabaseDamaged, 
 
 _PRIMARY = 0xFF  # an extended result code has the primary one in its lowest byte
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNUSABLE = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
      sqlite3.SQLITE_FULL}
@@ -29,7 +29,7 @@ def unavailable(error: Exception) -> Unavailable:
     """Return the error for a call that SQLite could not carry out."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     detail = f"SQLite: {error}"
-    if code in _DAMAGED:
+    if code in _DAMAGE:
         return DatabaseDamaged("The gateway's database is damaged.", detail=detail)
     if code in _BUSY:
         return DatabaseBusy("The gateway's database does not answer.", detail=detail)
@@ -37,7 +37,7 @@ def unavailable(error: Exception) -> Unavailable:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn SQLite's errors into `Unavailable`."""
     try:
         yield
@@ -46,7 +46,7 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """Turn errors while the file at `path` is opened into errors for the operator."""
     try:
         yield
@@ -61,7 +61,7 @@ def explained(path: Path) -> Iterator[None]:
         raise unavailable(error) from error
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_CORRUPT:
-            raise damaged(path, str(error)) from error
+            raise damage_error(path, str(error)) from error
         raise ConfigurationError(
             f"{path} is not a database of this gateway, or its beginning is damaged.",
             remedy=f"{_restore(path)} If it is another program's file, set StateDirectory to"
@@ -88,7 +88,7 @@ def _unusable(path: Path, error: sqlite3.Error) -> ConfigurationError:
     )
 
 
-def damaged(path: Path, detail: str) -> ConfigurationError:
+def damage_error(path: Path, detail: str) -> ConfigurationError:
     """Return the error for a damaged file at `path`, before the gateway runs."""
     return ConfigurationError(
         f"The database {path} is damaged.", remedy=_restore(path), detail=detail

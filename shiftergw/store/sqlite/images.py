@@ -100,10 +100,10 @@ def set_access(
             rows.change(db, key, json.loads(text), change)
 
 
-def blocked(db: sqlite3.Connection, directory: str, image_ids: Collection[str]) -> bool:
+def is_blocked(db: sqlite3.Connection, directory: str, image_ids: Collection[str]) -> bool:
     """Return whether one of these images is kept out of an image directory."""
     ids = json.dumps(list(image_ids))
-    return db.execute(queries.BLOCKED, (directory, ids)).fetchone() is not None
+    return db.execute(queries.FIND_BLOCK, (directory, ids)).fetchone() is not None
 
 
 def _ready_document(db: sqlite3.Connection, key: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from shiftergw.store.sqlite.database import BUSY_SECONDS, check_tables, check_version
-from shiftergw.store.sqlite.faults import explained
+from shiftergw.store.sqlite.faults import explain_errors
 from shiftergw.store.sqlite.integrity import check_integrity
 from shiftergw.store.survey import Survey
 
@@ -22,7 +22,7 @@ def survey(path: Path, into: Survey) -> int:
     Writes nothing. Raises `ConfigurationError` for a file that is damaged, belongs to another
     program, or was written by a newer version, and `Unavailable` if it is locked.
     """
-    with explained(path), closing(_connect(path)) as db:
+    with explain_errors(path), closing(_connect(path)) as db:
         if not _has_tables(db, path):
             return 0
         for key, text in db.execute("SELECT key, document FROM images"):
@@ -36,7 +36,7 @@ def check(path: Path, seconds: float) -> bool:
 
     Writes nothing. Raises as `survey`.
     """
-    with explained(path), closing(_connect(path)) as db:
+    with explain_errors(path), closing(_connect(path)) as db:
         _has_tables(db, path)
         return check_integrity(db, path, seconds)
 

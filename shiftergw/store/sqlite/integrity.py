@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from shiftergw.store.sqlite.database import open_database
-from shiftergw.store.sqlite.faults import damaged, explained
+from shiftergw.store.sqlite.faults import damage_error, explain_errors
 
 CHECK_SECONDS = 10.0
 """Seconds for the check at the start; a fast disk delivers about 1 GB in this time."""
@@ -33,7 +33,7 @@ def open_checked(path: Path, seconds: float | None) -> sqlite3.Connection:
     if seconds is None:
         return connection
     try:
-        with explained(path):
+        with explain_errors(path):
             is_complete = check_integrity(connection, path, seconds)
     except BaseException:
         connection.close()
@@ -65,5 +65,5 @@ def check_integrity(
     finally:
         connection.set_progress_handler(None, 0)
     if verdict != "ok":
-        raise damaged(path, verdict)
+        raise damage_error(path, verdict)
     return True

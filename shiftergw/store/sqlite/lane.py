@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from shiftergw.errors import DatabaseBusy, DatabaseDamaged, Unavailable
 from shiftergw.plumbing.threads import Threads
-from shiftergw.store.sqlite.faults import translated, unavailable
+from shiftergw.store.sqlite.faults import translate_errors, unavailable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -165,7 +165,7 @@ def run_reads(connection: sqlite3.Connection, turn: Sequence[Step[Any]]) -> None
             step.error = busy
             continue
         try:
-            with translated():
+            with translate_errors():
                 step.result = step.work(connection)
         except DatabaseBusy as error:
             step.error = busy = error

@@ -108,7 +108,7 @@ STALE = """
     ORDER BY last_heartbeat, key
 """
 
-EXPIRED = """
+LIST_EXPIRED = """
     SELECT key, document FROM images
     WHERE status = 'READY' AND expiration IS NOT NULL AND expiration <= ?
     AND (? IS NULL OR system IN (SELECT value FROM json_each(?))) ORDER BY expiration, key LIMIT ?
@@ -158,7 +158,7 @@ BLOCK = "INSERT OR IGNORE INTO blocks (directory, id, uid, since) VALUES (?, ?, 
 
 ALLOW = "DELETE FROM blocks WHERE directory = ? AND id = ?"
 
-BLOCKED = """
+FIND_BLOCK = """
     SELECT 1 FROM blocks WHERE directory = ? AND id IN (SELECT value FROM json_each(?)) LIMIT 1
 """
 

@@ -94,8 +94,8 @@ def postpone(
         if cause == "system":
             query, member = queries.COUNT_POSTPONED_FOR_SYSTEM, "system"
         values = document.get("requested_by"), document.get(member)
-        postponed, postponed_of_user = db.execute(query, values).fetchone()
-        check_postponed(postponed, postponed_of_user, limits, cause)
+        postponed_count, user_count = db.execute(query, values).fetchone()
+        check_postponed(postponed_count, user_count, limits, cause)
     change = documents.postpone(document, not_before, why, now, cause)
     return rows.change(db, key, document, change)
 
@@ -181,7 +181,7 @@ def _deliver(
     record = rows.change(db, key, document, Change({**ready.members, "tag": tags}, ready.without))
     if tag is not None:
         images.take_tag(db, (system, itype, tag), key, outcome.untagged_until)
-    if images.blocked(db, outcome.directory, [outcome.id]):
+    if images.is_blocked(db, outcome.directory, [outcome.id]):
         # An admin has blocked the image during the delivery.
         return images.expire(db, key, None) or record
     return record

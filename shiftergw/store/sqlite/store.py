@@ -111,26 +111,26 @@ class SqliteStore(Service):
         await self._threads.stopService()
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await _opened(self._reader).run(work)
+        return await _require_open(self._reader).run(work)
 
     async def _find_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
         return await self._read(lambda db: rows.records_of(db.execute(query, values)))
 
     async def _list_records(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        lane = _opened(self._lister)
+        lane = _require_open(self._lister)
         return await lane.run(lambda db: rows.records_of(db.execute(query, values)))
 
     async def _list_page(self, query: str, *values: Any) -> Sequence[ImageRecord]:
-        lane = _opened(self._lister)
+        lane = _require_open(self._lister)
         return await lane.run(lambda db: rows.page_of(db.execute(query, values)))
 
     async def _write_durably(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Write data that must outlive a power cut."""
-        return await _opened(self._writer).run(work, durable=True)
+        return await _require_open(self._writer).run(work, durable=True)
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Write data that a power cut may lose."""
-        return await _opened(self._writer).run(work)
+        return await _require_open(self._writer).run(work)
 
     async def _execute(self, query: str, *values: Any) -> int:
         """Run one statement durably; return how many rows it changed."""
@@ -138,7 +138,7 @@ class SqliteStore(Service):
 
     async def ready(self) -> None:
         """See `ImageStore`."""
-        writer, lanes = _opened(self._writer), (self._lister, self._reader, self._writer)
+        writer, lanes = _require_open(self._writer), (self._lister, self._reader, self._writer)
         for lane in lanes:
             if lane is not None and lane.damage is not None:
                 raise lane.damage
@@ -269,7 +269,7 @@ class SqliteStore(Service):
             finally:
                 db.execute("COMMIT")
 
-        return await _opened(self._lister).run(choose)
+        return await _require_open(self._lister).run(choose)
 
     async def stale(self, now: float, limit: float) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
@@ -304,7 +304,7 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         names = None if systems is None else json.dumps(list(systems))
         limit = -1 if limit is None else limit
-        return await self._list_records(queries.EXPIRED, now, names, names, limit)
+        return await self._list_records(queries.LIST_EXPIRED, now, names, names, limit)
 
     async def untag(self, key: str, tag: str) -> ImageRecord | None:
         """See `ImageStore`."""
@@ -337,7 +337,7 @@ class SqliteStore(Service):
     async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
         values = (directory, json.dumps(list(image_ids)))
-        row = await self._read(lambda db: db.execute(queries.BLOCKED, values).fetchone())
+        row = await self._read(lambda db: db.execute(queries.FIND_BLOCK, values).fetchone())
         return row is not None
 
     async def expires(
@@ -374,15 +374,15 @@ class SqliteStore(Service):
 
     async def record_lookup(self, row: Mapping[str, Any]) -> None:
         """See `ImageStore`."""
-        _opened(self._lookups).add(row)
+        _require_open(self._lookups).add(row)
 
     async def lookups(self, system: str, limit: int) -> Sequence[dict[str, Any]]:
         """See `ImageStore`."""
-        await _opened(self._lookups).flush()
+        await _require_open(self._lookups).flush()
         return await self._read(lambda db: rows.last_lookups(db, system, limit))
 
 
-def _opened(resource: T | None) -> T:
+def _require_open(resource: T | None) -> T:
     """Return a resource that exists while the file is open; raise `Unavailable` otherwise."""
     if resource is None:
         raise Unavailable("The gateway's database is not open.")

@@ -38,7 +38,7 @@ QUERIES: dict[str, Callable[[Any], Query | dict[str, Any] | list[dict[str, Any]]
     "postponed_for": lambda q: q.postponed_for("ghcr.io"),
     "all_postponed": lambda q: q.all_postponed(),
     "breaker": lambda q: q.breaker("x"),
-    "unfinished": lambda q: q.unfinished(5.0),
+    "interrupted_finishes": lambda q: q.interrupted_finishes(5.0),
     "past_expiration": lambda q: q.past_expiration("READY", 5.0),
     "without_future_expiration": lambda q: q.without_future_expiration("READY", 5.0),
     "foreign_record": lambda q: q.foreign_record(),

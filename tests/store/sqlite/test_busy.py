@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from shiftergw.errors import DatabaseBusy
 from shiftergw.store.sqlite.database import BUSY_SECONDS
-from shiftergw.store.sqlite.faults import translated
+from shiftergw.store.sqlite.faults import translate_errors
 from shiftergw.store.sqlite.lane import TURN, Step, run_reads
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.patience import scaled
@@ -106,7 +106,7 @@ def test_a_failure_is_told_from_a_lock() -> None:
     assert turn[0].error is not None
     assert not isinstance(turn[0].error, DatabaseBusy)
     assert turn[1].result == 7
-    with pytest.raises(DatabaseBusy), translated():
+    with pytest.raises(DatabaseBusy), translate_errors():
         _raise_busy()
 
 

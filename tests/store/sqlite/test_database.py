@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from shiftergw.errors import ConfigurationError
 from shiftergw.store.sqlite import database, inspection
 from shiftergw.store.sqlite.database import SCHEMA, open_alone, open_database
-from shiftergw.store.sqlite.faults import explained
+from shiftergw.store.sqlite.faults import explain_errors
 from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.store.survey import Survey
 
@@ -96,7 +96,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def _open_with_a_limit(path: Path) -> None:
     """Open a file as the start does, with a limit of pages in place of a disk that is full."""
-    with explained(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    with explain_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA max_page_count = 2")
         database._upgrade(db, path)
 
