@@ -44,7 +44,7 @@ def recordable(config: ImageConfig, limit: int) -> tuple[ImageConfig, tuple[str,
         f"LABEL {printable(name, NAME_LIMIT)}" for name in config.labels if name not in labels
     )
     omissions = (
-        *_first(settings.dropped, len(settings.dropped), "settings"),
+        *_first(settings.omissions, len(settings.omissions), "settings"),
         *_first(too_long, len(config.labels) - len(labels), "labels"),
     )
     record_config = replace(

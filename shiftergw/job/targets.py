@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from shiftergw.image import ImageConfig, Platform, SquashOptions
 from shiftergw.model import ImageRecord
-from shiftergw.oci.meta import Meta, MetaFile, Unusable, read_meta, write_meta
+from shiftergw.oci.meta import Meta, MetaFile, MetaRejected, read_meta, write_meta
 from shiftergw.ports import ImageDirectory, InstalledFile, Say
 from shiftergw.rules.access import Access
 
@@ -170,7 +170,7 @@ def _parse_meta(content: bytes | None) -> Meta | None:
         return None
     try:
         return read_meta(content)
-    except Unusable:
+    except MetaRejected:
         return None
 
 

@@ -1,7 +1,6 @@
-"""Header fields of a registry's answers that steer the client: challenges, ranges, waits.
+"""Parse header fields of registries: challenges, content ranges, and times to wait.
 
-What does not follow its grammar is passed over, never an exception: these fields come from
-strangers.
+Registries are not trusted: text that violates the grammar of a field is skipped and raises nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's word for a word
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the "token" of RFC 9110
 _SCHEME = re.compile(_TOKEN)
 _PARAMETER = re.compile(rf'({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=][^\s,"]*))')
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*(?=[ \t]*(?:,|$))")
@@ -24,7 +23,7 @@ _SECONDS = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to authenticate that a server offers (RFC 9110, section 11.3).
+    """A challenge of a server, which offers one authentication scheme (RFC 9110, section 11.3).
 
     `scheme` and the names of the parameters are in lower case.
     """
@@ -34,39 +33,43 @@ class Challenge:
 
 
 def parse_challenges(fields: Iterable[str]) -> tuple[Challenge, ...]:
-    """Return the challenges of all `WWW-Authenticate` fields of an answer, in order.
+    """Return the challenges of all `WWW-Authenticate` fields of a response, in order.
 
-    Commas part both challenges and parameters, so what a word is shows by what follows it. After
-    something unreadable the rest of its field is left out.
+    Commas separate challenges as well as parameters, so the text after a word decides what the word
+    is. After invalid text the rest of the field is skipped.
     """
     return tuple(challenge for value in fields for challenge in _challenges(value))
 
 
 def _challenges(text: str) -> Iterator[Challenge]:
-    position = _after(_SEPARATOR, text, 0)
+    position = _skip(_SEPARATOR, text, 0)
     while scheme := _SCHEME.match(text, position):
         parameters: dict[str, str] = {}
-        position = _after(_BLANK, text, scheme.end())
-        # A token68 stands where parameters would; none of the schemes that we speak has one.
+        position = _skip(_BLANK, text, scheme.end())
+        # A token68 takes the place of parameters; none of the supported schemes uses one.
         if not _PARAMETER.match(text, position) and (single := _TOKEN68.match(text, position)):
             position = single.end()
-        position = _after(_SEPARATOR, text, position)
-        while found := _PARAMETER.match(text, position):
-            quoted = found[2]
-            value = found[3] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-            parameters.setdefault(found[1].lower(), value)
-            position = _after(_SEPARATOR, text, found.end())
+        position = _skip(_SEPARATOR, text, position)
+        while match := _PARAMETER.match(text, position):
+            name, quoted_value, value = match.groups()
+            if quoted_value is not None:
+                value = re.sub(r"\\(.)", r"\1", quoted_value)
+            parameters.setdefault(name.lower(), value)
+            position = _skip(_SEPARATOR, text, match.end())
         yield Challenge(scheme[0].lower(), parameters)
 
 
-def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
     match = pattern.match(text, position)
     assert match is not None, "these patterns match the empty text"
     return match.end()
 
 
 def parse_content_range(value: str) -> tuple[int, int, int | None] | None:
-    """Return (first, last, complete length if told) of a `Content-Range` (RFC 9110, 14.4)."""
+    """Return (first, last, complete length or None) of a `Content-Range` (RFC 9110, 14.4).
+
+    Returns None for an invalid value.
+    """
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
         return None
@@ -77,7 +80,10 @@ def parse_content_range(value: str) -> tuple[int, int, int | None] | None:
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` asks for (RFC 9110, 10.2.3): a number or a date."""
+    """Return the seconds of a `Retry-After`, a number or a date (RFC 9110, 10.2.3).
+
+    Returns None for an invalid value.
+    """
     value = value.strip()
     if _SECONDS.fullmatch(value):
         return float(value)

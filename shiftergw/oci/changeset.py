@@ -1,8 +1,8 @@
-"""One layer's entries → changes of the tree below it (OCI image specification, "Changesets").
+"""Apply the entries of one layer to the tree of the lower layers (OCI image-spec, "Changesets").
 
-Paths are followed as extraction into a directory would follow them: an entry below a path that is
-a symlink goes where the link leads, inside the root and never out of it (`lib -> usr/lib`). What
-is no directory but has entries below it gives way to a directory.
+Paths are resolved as in an extraction into a directory: an entry below a symlink goes to the target
+of the link, which is never outside the root (`lib -> usr/lib`). A file with entries below it is
+replaced by a directory.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ _WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
 _HOPS = 40
-"""Symlinks that one path may lead through (the kernel's MAXSYMLINKS)."""
+"""Most symlinks in the resolution of one path (the kernel's MAXSYMLINKS)."""
 
 _STRETCH = 1000
-"""Entries that are applied between two checks of the caller's flag."""
+"""Entries that are applied between two checks of the stop flag."""
 
 _LATEST = 2**32 - 1
-"""Seconds since 1970 that squashfs can say."""
+"""The latest time in squashfs, in seconds since 1970."""
 
 
 def apply_layer(root: Directory, index: LayerIndex, number: int, budget: Budget) -> None:
-    """Change the tree of the lower layers to that with layer `number`; empties the index.
+    """Apply layer `number` to the tree of the lower layers, and empty its index.
 
-    The layer's whiteouts act first, on the lower tree alone, wherever they stand; then its entries
-    are added in order, and last come hard links whose target stood behind them. Raises
-    `LayerInvalid`, and what `budget` raises, which counts each step of each path.
+    The whiteouts act first, on the lower tree only, wherever they are in the layer. Then the
+    entries are added in order. Last, hard links to later entries are resolved. Raises
+    `LayerInvalid`, and the errors of `budget`, which counts each step of each path.
     """
     entries, index.entries = index.entries, []
-    layer = _Layer(root, number, budget)
+    layer = _Application(root, number, budget)
     layer.hide(entries)
     entries.reverse()
-    while entries:  # an entry's memory is free for its leaf
+    while entries:  # popping frees the memory of an entry before its leaf needs it
         budget.check_stop()
         for _ in range(min(_STRETCH, len(entries))):
             layer.add(entries.pop())
     layer.finish()
 
 
-class _Layer:
-    """The tree while one layer is applied to it."""
+class _Application:
+    """The application of one layer to the tree."""
 
     def __init__(self, root: Directory, number: int, budget: Budget) -> None:
         self._root = root
         self._number = number
         self._budget = budget
-        # Where a parent's path leads, and whether that is below `dev/`; true until a directory or
-        # a symlink gives way to something else.
-        self._places: dict[bytes, tuple[Directory, bool]] = {}
-        # What this layer's whiteouts took from a directory: hard links may still name it.
-        self._hidden: dict[Directory, dict[bytes, Directory | Leaf]] = {}
-        # Where hard links stand whose target was not there yet.
+        # The directory of each parent path, and whether it is below `dev/`. Valid until a directory
+        # or a symlink is replaced.
+        self._parents: dict[bytes, tuple[Directory, bool]] = {}
+        # The nodes that this layer's whiteouts removed: hard links may still refer to them.
+        self._removals: dict[Directory, dict[bytes, Directory | Leaf]] = {}
+        # The directory and name of each hard link whose target does not exist yet.
         self._pending: dict[Leaf, tuple[Directory, bytes]] = {}
-        # Directories with a whiteout's name; links may lead into them while the layer is applied
-        # (AUFS kept its hard links in `.wh..wh.plnk`).
-        self._strays: list[tuple[Directory, bytes]] = []
+        # Directories with the name of a whiteout. Links may refer to their files while the layer is
+        # applied (AUFS kept its hard links in `.wh..wh.plnk`).
+        self._whiteout_directories: list[tuple[Directory, bytes]] = []
 
     def hide(self, entries: list[Entry]) -> None:
-        """Take out of the lower tree what the layer's whiteouts name."""
+        """Remove from the lower tree the nodes that the layer's whiteouts name."""
         stoppable = self._budget.stoppable
         whiteouts = [entry for entry in stoppable(entries) if entry.name.startswith(_WHITEOUT)]
         if not whiteouts:
             return
-        # By parent and name: joined paths would take many times the memory.
-        renewed = {
+        # As (parent, name): joined paths would need many times the memory.
+        replacements = {
             (entry.parent, entry.name.removeprefix(_WHITEOUT))
             for entry in stoppable(entries)
             if entry.kind == DIRECTORY or entry.name.startswith(_WHITEOUT)
@@ -80,27 +80,27 @@ class _Layer:
                 raise LayerInvalid("A layer has a whiteout without a name.")
             if entry.name.startswith(_WHITEOUT_META) and entry.name != _OPAQUE:
                 continue
-            # In the lower view: what one whiteout takes is still there for the others' paths.
+            # Resolved in the lower tree: nodes that other whiteouts removed still exist there.
             if entry.parent not in lower:
                 trail = self._follow(entry.parent, lower=True)
-                is_new = trail is None or self._leads_through(entry.parent, renewed)
+                is_new = trail is None or self._leads_through(entry.parent, replacements)
                 lower[entry.parent] = None if trail is None or is_new else trail[-1]
             directory = lower[entry.parent]
             if directory is None:
                 continue
             children = directory.children
             if entry.name == _OPAQUE:
-                taken, directory.children = children, {}
+                removals, directory.children = children, {}
             else:
                 victim = entry.name.removeprefix(_WHITEOUT)
-                taken = {victim: children.pop(victim)} if victim in children else {}
-            self._hidden.setdefault(directory, {}).update(taken)
+                removals = {victim: children.pop(victim)} if victim in children else {}
+            self._removals.setdefault(directory, {}).update(removals)
 
-    def _leads_through(self, path: bytes, renewed: set[tuple[bytes, bytes]]) -> bool:
-        """Say whether a symlink on the way is one that this layer itself takes away.
+    def _leads_through(self, path: bytes, replacements: set[tuple[bytes, bytes]]) -> bool:
+        """Return whether a path leads through a symlink that this layer replaces or removes.
 
-        A whiteout below it speaks of the new directory, where there is nothing to hide: overlay
-        file systems mark such directories as opaque.
+        A whiteout below such a path refers to the new directory, which hides nothing: overlay file
+        systems mark such directories as opaque.
         """
         node: Directory | Leaf | None = self._root
         end = -1
@@ -109,10 +109,12 @@ class _Layer:
             end = len(path) if end < 0 else end
             node = self._child(node, path[begin:end], lower=True)
         self._budget.count_steps(path.count(b"/", 0, end) + 1)
-        return isinstance(node, Leaf) and (path[: max(begin - 1, 0)], path[begin:end]) in renewed
+        return (
+            isinstance(node, Leaf) and (path[: max(begin - 1, 0)], path[begin:end]) in replacements
+        )
 
     def add(self, entry: Entry) -> None:
-        """Put one entry where its path leads."""
+        """Add one entry to the directory that its path leads to."""
         name = entry.name
         if name.startswith(_WHITEOUT):
             return
@@ -120,7 +122,7 @@ class _Layer:
             if entry.kind != DIRECTORY:
                 raise LayerInvalid("A layer replaces the root by something else.")
             return
-        directory, under_dev = self._places.get(entry.parent) or self._place(entry.parent)
+        directory, under_dev = self._parents.get(entry.parent) or self._find_parent(entry.parent)
         old = directory.children.get(name)
         node: Directory | Leaf
         if entry.kind == DIRECTORY:
@@ -131,36 +133,37 @@ class _Layer:
         elif under_dev:
             node = Leaf(UNDER_DEV)
         elif entry.kind == HARDLINK:
-            node = self._linked(directory, name, clean(entry.target))
+            node = self._link(directory, name, clean(entry.target))
         else:
             node = self._leaf(entry)
         self._put(directory, name, node, old)
 
-    def _place(self, path: bytes) -> tuple[Directory, bool]:
-        """Return the directory that a parent's path leads to; make it if it is missing.
+    def _find_parent(self, path: bytes) -> tuple[Directory, bool]:
+        """Return the directory that a parent path leads to, and whether it is below `dev/`.
 
-        It is mostly one step from where its own parent's path leads, which is remembered. (Not from
-        the root: only the whole way tells whether a path is below `dev/`.)
+        Creates a missing directory. Mostly the directory is one step from its own parent, which is
+        remembered. Below the root the path is resolved completely, because only that shows whether
+        it is below `dev/`.
         """
         head, _, name = path.rpartition(b"/")
-        directory, under_dev = self._places.get(head) or self._placed(head)
+        directory, under_dev = self._parents.get(head) or self._resolve_parent(head)
         if directory is not self._root:
             self._budget.count_steps(1)
             node = directory.children.get(name)
             if node is None:
                 node = self._make(directory, name, None)
             if isinstance(node, Directory):
-                self._places[path] = node, under_dev
+                self._parents[path] = node, under_dev
                 return node, under_dev
-        return self._placed(path)
+        return self._resolve_parent(path)
 
-    def _placed(self, path: bytes) -> tuple[Directory, bool]:
-        """Follow a parent's path from the root, and remember where it leads."""
+    def _resolve_parent(self, path: bytes) -> tuple[Directory, bool]:
+        """Resolve a parent path from the root, and remember the directory."""
         trail = self._follow(path, make=True)
         assert trail is not None
         under_dev = len(trail) > 1 and trail[1] is self._root.children.get(b"dev")
-        self._places[path] = trail[-1], under_dev
-        return self._places[path]
+        self._parents[path] = trail[-1], under_dev
+        return self._parents[path]
 
     def _put(
         self,
@@ -173,13 +176,13 @@ class _Layer:
             raise LayerInvalid(f"A layer has a name of more than {NAME_LIMIT} bytes.")
         if old is not None:
             if isinstance(old, Directory) or old.kind == SYMLINK:
-                self._places.clear()
+                self._parents.clear()
             if self._pending:
                 self._forget(old)
         directory.children[name] = node
 
     def _forget(self, old: Directory | Leaf) -> None:
-        """Let no link wait that a later entry replaces, itself or a directory above it."""
+        """Forget pending links that a later entry replaces, or whose directory it replaces."""
         if isinstance(old, Leaf):
             self._pending.pop(old, None)
         else:
@@ -207,8 +210,8 @@ class _Layer:
             entry.sparse,
         )
 
-    def _linked(self, directory: Directory, name: bytes, target: bytes) -> Leaf:
-        """Return the inode that a hard link names, or a stand-in until the layer is complete."""
+    def _link(self, directory: Directory, name: bytes, target: bytes) -> Leaf:
+        """Return the inode of a hard link, or a placeholder until the layer is complete."""
         leaf = self._find(target)
         if leaf is None or leaf.kind == PENDING:
             leaf = Leaf(PENDING, target=target)
@@ -216,11 +219,11 @@ class _Layer:
         return leaf
 
     def _find(self, path: bytes, lower: bool = False) -> Leaf | None:
-        """Return the inode of a path, or None; `lower`: as it was before this layer's whiteouts."""
+        """Return the inode of a path, or None; with `lower`, as before this layer's whiteouts."""
         head, _, name = path.rpartition(b"/")
-        known = None if lower else self._places.get(head)
-        if known is not None:
-            node = known[0].children.get(name)
+        parent = None if lower else self._parents.get(head)
+        if parent is not None:
+            node = parent[0].children.get(name)
         else:
             trail = self._follow(head, lower=lower)
             node = None if trail is None else self._child(trail[-1], name, lower)
@@ -229,25 +232,25 @@ class _Layer:
         return node
 
     def _child(self, directory: Directory, name: bytes, lower: bool) -> Directory | Leaf | None:
-        if lower and name in self._hidden.get(directory, ()):
-            return self._hidden[directory][name]
+        if lower and name in self._removals.get(directory, ()):
+            return self._removals[directory][name]
         return directory.children.get(name)
 
     def _follow(
         self, path: bytes, make: bool = False, lower: bool = False
     ) -> list[Directory] | None:
-        """Return the directories from the root to where `path` leads, symlinks followed.
+        """Resolve a path, and return the directories from the root to its target.
 
-        A missing directory is made (`make`), or the answer is None.
+        Follows symlinks. A missing directory is created with `make`; otherwise returns None.
         """
         trail = [self._root]
         hops = 0
-        ahead = path.split(b"/")[::-1]
-        self._budget.count_steps(len(ahead))
-        while ahead:
-            name = ahead.pop()
+        rest = path.split(b"/")[::-1]
+        self._budget.count_steps(len(rest))
+        while rest:
+            name = rest.pop()
             if name in {b"", b".", b".."}:
-                # Only from a link's target: above the root is the root, as in a chroot.
+                # Only targets of links contain these. The parent of the root is the root.
                 if name == b".." and len(trail) > 1:
                     trail.pop()
                 continue
@@ -258,7 +261,7 @@ class _Layer:
                     del trail[1:]
                 names = node.target.split(b"/")
                 self._budget.count_steps(len(names))
-                ahead += names[::-1]
+                rest += names[::-1]
                 continue
             if not isinstance(node, Directory):
                 if not make:
@@ -268,10 +271,10 @@ class _Layer:
         return trail
 
     def _make(self, directory: Directory, name: bytes, old: Leaf | None) -> Directory:
-        """Make a directory that has no entry of its own.
+        """Create a directory without an entry of its own.
 
-        It is 0755 and from 1970: no layer says otherwise, and the same image must give the same
-        bytes on every day.
+        Its mode is 0755 and its time 1970, because no layer specifies them and the same image must
+        always give the same bytes.
         """
         if old is not None and old.kind == SYMLINK:
             raise LayerInvalid(
@@ -279,21 +282,21 @@ class _Layer:
                 " circle."
             )
         if name.startswith(_WHITEOUT):
-            self._strays.append((directory, name))
+            self._whiteout_directories.append((directory, name))
         node = Directory()
         self._put(directory, name, node, old)
         return node
 
     def finish(self) -> None:
-        """Resolve the links that still wait, and drop what only this layer could see."""
+        """Resolve the pending links, and remove directories with the name of a whiteout."""
         for leaf in self._budget.stoppable(list(self._pending)):
-            if leaf in self._pending:  # else resolved with one that waited for it
+            if leaf in self._pending:  # else resolved together with an earlier one
                 self._resolve(leaf)
-        for directory, name in self._strays:
+        for directory, name in self._whiteout_directories:
             directory.children.pop(name, None)
 
     def _resolve(self, leaf: Leaf) -> None:
-        """Give a waiting link, and those that its target waits for, the inode they mean."""
+        """Replace a pending link, and the pending links that it refers to, by their inode."""
         chain: dict[Leaf, None] = {}
         inode: Leaf | None = leaf
         while inode is not None and inode.kind == PENDING and inode not in chain:
@@ -305,12 +308,12 @@ class _Layer:
             inode = self._find(target, lower=True)
         if inode is None or inode.kind == PENDING:
             raise LayerInvalid("A layer has a hard link to a file that is not there.")
-        for waiting in chain:
-            directory, name = self._pending.pop(waiting)
+        for link in chain:
+            directory, name = self._pending.pop(link)
             directory.children[name] = inode
 
 
 def _attributes(entry: Entry) -> tuple[int, int]:
-    """Return the mode, with `XATTRS` beside it, and the time as squashfs can say it."""
+    """Return the mode, with the bit `XATTRS` if any, and the time within squashfs's range."""
     mode = entry.mode | XATTRS if entry.xattrs else entry.mode
     return mode, min(max(entry.mtime, 0), _LATEST)

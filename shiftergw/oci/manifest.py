@@ -1,8 +1,8 @@
-"""Manifests, indexes and image configurations: OCI image-spec v1.1 and Docker schema 2.
+"""Parse manifests, indexes and image configurations: OCI image-spec v1.1 and Docker schema 2.
 
-A registry answers a reference with a *manifest* (one image: a configuration and layers) or with an
-*index* (several manifests, each for a platform, perhaps further indexes). What a stranger wrote
-wrongly ends in `ManifestInvalid`, never in a traceback.
+A reference names a *manifest* (one image: a configuration and layers) or an *index* (several
+manifests, each for a platform, and perhaps further indexes). Malformed documents raise
+`ManifestInvalid`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 from shiftergw.errors import BadRequest, ManifestInvalid, printable
 from shiftergw.image import Descriptor, Digest, ImageConfig, Platform
 from shiftergw.oci.members import invalid, member, members, read_object, texts, words
-from shiftergw.oci.platforms import architecture_named, implied_variant, no_match, rank
+from shiftergw.oci.platforms import go_architecture, implied_variant, no_match, rank
 
 MAX_MANIFEST = 4 << 20
-"""Bytes of a manifest or index: what registries promise to take (distribution-spec)."""
+"""Most bytes of a manifest or index: the size that registries accept (distribution-spec)."""
 
 MAX_CONFIG = 8 << 20
-"""Bytes of an image configuration."""
+"""Most bytes of an image configuration."""
 
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -38,13 +38,13 @@ _SCHEMA_1_TYPES = (
 )
 
 ACCEPT: tuple[str, ...] = (*_INDEX_TYPES, *_MANIFEST_TYPES, *_SCHEMA_1_TYPES)
-"""Every media type that a request for a manifest names; schema 1 for the sake of a clear error."""
+"""The media types of a request for a manifest; schema 1 is listed to get a clear error."""
 
 _CONFIG_TYPES = frozenset(
     {
         "application/vnd.oci.image.config.v1+json",
         "application/vnd.docker.container.image.v1+json",
-        # What old Docker clients and registries wrote by mistake (distribution#1621).
+        # Old Docker clients and registries wrote these by mistake (distribution#1621).
         "application/octet-stream",
         "application/json",
         "text/html",
@@ -61,7 +61,7 @@ _LARGEST_SIZE = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One image: its configuration blob and its layers, lowest first."""
+    """The manifest of one image: its configuration blob and its layers, lowest first."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -69,78 +69,85 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One line of an index; `image` is False for attestations, signatures and other artifacts."""
+    """An entry of an index.
+
+    `is_image` is False for attestations, signatures and other artifacts.
+    """
 
     descriptor: Descriptor
     platform: Platform | None = None
-    image: bool = True
+    is_image: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Several manifests, or further indexes, in the order of the document."""
+    """An index: manifests, or further indexes, in the order of the document."""
 
     manifests: tuple[IndexEntry, ...]
 
 
 def parse_manifest(content: bytes, media_type: str) -> Index | Manifest:
-    """Read what a registry answered, with the `Content-Type` it named.
+    """Parse a document of a registry that has this `Content-Type`.
 
-    The kind is that of the header and of the document's `mediaType`, which must agree on it; where
-    neither tells, it is taken from the members. A document that can be read as both an index and a
-    manifest is refused (CVE-2021-41190), so is one with layers that are no file system.
-    Raises `ManifestInvalid`.
+    The header and the document's `mediaType` must agree on the kind of the document. If both are
+    general types, the members decide. Raises `ManifestInvalid` for a document that can be read as
+    an index and as a manifest (CVE-2021-41190), for layers that are not file systems, and for any
+    other violation of the specification.
     """
     document = read_object(content, MAX_MANIFEST, "manifest")
     kinds = {"index": document.get("manifests"), "manifest": document.get("layers")}
     present = {kind for kind, value in kinds.items() if value is not None}
-    named = {_kind(media_type.partition(";")[0].strip()), _kind(member(document, "mediaType", str))}
+    declared_kinds = {
+        _kind(media_type.partition(";")[0].strip()),
+        _kind(member(document, "mediaType", str)),
+    }
     if document.get("fsLayers") is not None or document.get("schemaVersion") == 1:
-        named.add("schema 1")
-    named.discard(None)
-    if "schema 1" in named and not present:
+        declared_kinds.add("schema 1")
+    declared_kinds.discard(None)
+    if "schema 1" in declared_kinds and not present:
         raise ManifestInvalid(
             "The image has the old Docker schema 1 format.",
             remedy="Pull it with a current tool and push it again.",
         )
-    if "artifact" in named:
+    if "artifact" in declared_kinds:
         _not_an_image(member(document, "mediaType", str) or media_type)
     if member(document, "schemaVersion", int, 2) != 2:  # noqa: PLR2004
         invalid("its `schemaVersion` is not 2")
-    if len(present | named) != 1:
+    if len(present | declared_kinds) != 1:
         invalid("it is not clearly either an index or a manifest")
-    return _index(document) if "index" in present | named else _manifest(document)
+    return _index(document) if "index" in present | declared_kinds else _manifest(document)
 
 
 def choose(index: Index, platform: Platform) -> tuple[Descriptor, ...]:
-    """Return what of an index may run on a system of this platform, best first.
+    """Return the entries of an index that a system of this platform can run, best first.
 
-    A further index among the candidates is to be read and chosen from in turn; candidates that name
-    no platform come last. Raises `NoMatchingPlatform`, or `ManifestInvalid` if nothing in the index
-    is an image.
+    Candidates without a platform come last. If a candidate is an index itself, the caller reads it
+    and chooses from it. Raises `NoMatchingPlatform`, or `ManifestInvalid` if the index has no
+    images.
     """
-    images = [entry for entry in index.manifests if entry.image]
+    images = [entry for entry in index.manifests if entry.is_image]
     if not images:
         raise ManifestInvalid(
             "The reference is not a container image: its index holds only attestations or"
             " artifacts, or nothing.",
             remedy="Check the name and the tag of the image.",
         )
-    ranked = []
+    candidates = []
     for entry in images:
-        place = (1,) if entry.platform is None else rank(entry.platform, platform)
-        if place is not None:
-            ranked.append((place, entry.descriptor))
-    if not ranked:
+        order = (1,) if entry.platform is None else rank(entry.platform, platform)
+        if order is not None:
+            candidates.append((order, entry.descriptor))
+    if not candidates:
         no_match(platform, (entry.platform for entry in images if entry.platform))
-    ranked.sort(key=itemgetter(0))
-    return tuple(dict.fromkeys(descriptor for _, descriptor in ranked))
+    candidates.sort(key=itemgetter(0))
+    return tuple(dict.fromkeys(descriptor for _, descriptor in candidates))
 
 
 def parse_config(content: bytes) -> ImageConfig:
-    """Read an image configuration (image-spec, config.md); raise `ManifestInvalid`.
+    """Parse an image configuration (image-spec, config.md).
 
-    `Entrypoint` and `Cmd` may be a list, a string or null; a date that cannot be read is 0.
+    `Entrypoint` and `Cmd` may be a list, a string or null. An invalid date counts as 0. Raises
+    `ManifestInvalid`.
     """
     document = read_object(content, MAX_CONFIG, "configuration")
     runtime = member(document, "config", dict)
@@ -148,7 +155,7 @@ def parse_config(content: bytes) -> ImageConfig:
     if member(rootfs, "type", str, "layers") != "layers":
         invalid("the `type` of its `rootfs` is not `layers`")
     return ImageConfig(
-        architecture=architecture_named(member(document, "architecture", str)),
+        architecture=go_architecture(member(document, "architecture", str)),
         os=member(document, "os", str).lower(),
         created=_epoch(document.get("created")),
         env=words(runtime, "Env"),
@@ -161,7 +168,7 @@ def parse_config(content: bytes) -> ImageConfig:
 
 
 def check_layers(manifest: Manifest, config: ImageConfig) -> None:
-    """Raise `ManifestInvalid` unless the configuration has one `diff_id` for each layer."""
+    """Raise `ManifestInvalid` unless the configuration has a `diff_id` for each layer."""
     if len(config.diff_ids) != len(manifest.layers):
         invalid(
             f"it has {len(manifest.layers)} layers and its configuration"
@@ -170,13 +177,15 @@ def check_layers(manifest: Manifest, config: ImageConfig) -> None:
 
 
 def check_platform(config: ImageConfig, platform: Platform) -> None:
-    """Raise `NoMatchingPlatform` if the configuration says that it is for another platform.
+    """Raise `NoMatchingPlatform` if the configuration is for another platform.
 
-    For images that no index has vouched for; what the configuration does not say is not checked.
+    This is for images without an index. Members that the configuration lacks are not checked.
     """
-    offered = Platform(config.architecture or platform.architecture, "", config.os or "linux")
-    if (offered.architecture, offered.os) != (platform.architecture, "linux"):
-        no_match(platform, [offered])
+    declared_platform = Platform(
+        config.architecture or platform.architecture, "", config.os or "linux"
+    )
+    if (declared_platform.architecture, declared_platform.os) != (platform.architecture, "linux"):
+        no_match(platform, [declared_platform])
 
 
 # Manifests and indexes.
@@ -186,7 +195,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
     config = _descriptor(member(document, "config", dict))
     if config.media_type not in _CONFIG_TYPES:
         _not_an_image(config.media_type)
-    return Manifest(config, tuple(_layer(one) for one in members(document, "layers", dict)))
+    return Manifest(config, tuple(_layer(layer) for layer in members(document, "layers", dict)))
 
 
 def _layer(holder: dict[str, Any]) -> Descriptor:
@@ -202,25 +211,25 @@ def _layer(holder: dict[str, Any]) -> Descriptor:
 
 
 def _index(document: dict[str, Any]) -> Index:
-    return Index(tuple(_entry(one) for one in members(document, "manifests", dict)))
+    return Index(tuple(_entry(entry) for entry in members(document, "manifests", dict)))
 
 
 def _entry(holder: dict[str, Any]) -> IndexEntry:
     descriptor = _descriptor(holder)
-    place = member(holder, "platform", dict)
-    architecture = member(place, "architecture", str)
+    declaration = member(holder, "platform", dict)
+    architecture = member(declaration, "architecture", str)
     platform = Platform(
-        architecture_named(architecture),
-        member(place, "variant", str).lower() or implied_variant(architecture),
-        member(place, "os", str).lower() or "linux",
+        go_architecture(architecture),
+        member(declaration, "variant", str).lower() or implied_variant(architecture),
+        member(declaration, "os", str).lower() or "linux",
     )
-    image = (
+    is_image = (
         descriptor.media_type in _INDEX_TYPES + _MANIFEST_TYPES
         and member(holder, "artifactType", str) in _CONFIG_TYPES
         and "vnd.docker.reference.type" not in member(holder, "annotations", dict)
         and "unknown" not in {platform.os, platform.architecture}
     )
-    return IndexEntry(descriptor, platform if architecture else None, image)
+    return IndexEntry(descriptor, platform if architecture else None, is_image)
 
 
 def _descriptor(holder: dict[str, Any]) -> Descriptor:
@@ -233,7 +242,7 @@ def _descriptor(holder: dict[str, Any]) -> Descriptor:
 
 
 def _kind(media_type: str) -> str | None:
-    """Return what a media type says of a document, None if it says nothing."""
+    """Return the kind of document that a media type declares; None for a general type."""
     media_type = media_type.lower()
     if media_type in _INDEX_TYPES:
         return "index"
@@ -241,7 +250,7 @@ def _kind(media_type: str) -> str | None:
         return "manifest"
     if media_type in _SCHEMA_1_TYPES:
         return "schema 1"
-    # Static file servers and proxies name general types: they say nothing.
+    # Static file servers and proxies send general types.
     return "artifact" if media_type.startswith("application/vnd.") else None
 
 
@@ -253,7 +262,7 @@ def _digest(text: str) -> Digest:
 
 
 def _epoch(created: object) -> int:
-    """Return an RFC 3339 date in seconds since 1970; 0 for anything odd."""
+    """Return an RFC 3339 date in seconds since 1970; 0 for an invalid date."""
     if not isinstance(created, str) or re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:", created) is None:
         return 0
     try:

@@ -1,7 +1,7 @@
-"""JSON from strangers, member by member: each is checked for its type before use.
+"""Read members of untrusted JSON documents, and check their types.
 
-Members that appear twice: the last one counts. Absent and null are the same. Whatever is wrong ends
-in `ManifestInvalid`, never in a traceback.
+A missing member counts as null. Of a member that appears twice the last one counts. All errors are
+`ManifestInvalid`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from shiftergw.errors import ManifestInvalid, printable
 T = TypeVar("T")
 
 
-def read_object(content: bytes, limit: int, what: str) -> dict[str, Any]:
-    """Return the JSON object that `content` is, of at most `limit` bytes; `what` is its name."""
+def read_object(content: bytes, limit: int, document_name: str) -> dict[str, Any]:
+    """Parse a JSON object of at most `limit` bytes; errors call it `document_name`."""
     if len(content) > limit:
-        invalid(f"its {what} is larger than {limit >> 20} MiB")
+        invalid(f"its {document_name} is larger than {limit >> 20} MiB")
     try:
         document = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ManifestInvalid(f"The {what} of the image is not JSON.") from error
+        raise ManifestInvalid(f"The {document_name} of the image is not JSON.") from error
     if not isinstance(document, dict):
-        invalid(f"its {what} is not a JSON object")
+        invalid(f"its {document_name} is not a JSON object")
     return document
 
 
 def member(holder: dict[str, Any], name: str, kind: type[T], default: T | None = None) -> T:
-    """Return a member of exactly this JSON type; absent and null give the default."""
+    """Return a member of exactly this JSON type, or the default if it is missing or null."""
     value = holder.get(name)
     if value is None:
         return kind() if default is None else default
-    if type(value) is not kind:  # an int is wanted: True is none
+    if type(value) is not kind:  # True is not an integer
         invalid(f"`{printable(name, 60)}` has the wrong type")
     return clean(value)
 
 
 def members(holder: dict[str, Any], name: str, kind: type[T]) -> tuple[T, ...]:
-    """Return a member that is a list of this JSON type."""
+    """Return a member that is a list of values of this JSON type."""
     values = member(holder, name, list)
     if not set(map(type, values)) <= {kind}:
         invalid(f"`{name}` holds a value of the wrong type")
@@ -47,7 +47,7 @@ def members(holder: dict[str, Any], name: str, kind: type[T]) -> tuple[T, ...]:
 
 
 def words(holder: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return a list of strings; one string is a list of itself."""
+    """Return a member that is a list of strings; a single string counts as a list."""
     if isinstance(holder.get(name), str):
         word = member(holder, name, str)
         return (word,) if word else ()
@@ -55,7 +55,7 @@ def words(holder: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def texts(holder: dict[str, Any], name: str) -> dict[str, str]:
-    """Return a member that is an object of strings; null counts as the empty one."""
+    """Return a member that is an object of strings; a null value counts as an empty string."""
     values = member(holder, name, dict)
     for key, value in values.items():
         if not isinstance(value, str | None):
@@ -64,12 +64,12 @@ def texts(holder: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def clean(value: T) -> T:
-    """Replace lone surrogates, which JSON can escape and UTF-8 cannot hold, as Go does."""
+    """Replace lone surrogates as Go does: JSON can escape them, but UTF-8 cannot encode them."""
     if not isinstance(value, str) or value.isascii():
         return value
     return cast("T", re.sub("[\ud800-\udfff]", "\ufffd", value))
 
 
 def invalid(why: str) -> NoReturn:
-    """Raise `ManifestInvalid` with the reason, which continues the sentence."""
+    """Raise `ManifestInvalid`; `why` continues the sentence of the error."""
     raise ManifestInvalid(f"The image is not as the OCI specification wants it: {why}.")

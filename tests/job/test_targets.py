@@ -109,9 +109,9 @@ def test_an_image_s_values_are_read_as_they_were_meant(
         ("CMD", record.cmd, meta.cmd),
         ("WORKDIR", record.workdir, meta.workdir),
     ):
-        assert read == (None if name in file.dropped else meant or None)
+        assert read == (None if name in file.omissions else meant or None)
     whole = [one for one in record.env or () if one in meta.env]
-    left_out = [name for name in file.dropped if name.startswith("ENV ")]
+    left_out = [name for name in file.omissions if name.startswith("ENV ")]
     assert len(whole) + len(left_out) >= len(record.env or ())
     assert {one.rstrip(" \t\v\f\r\n") for one in record.env or ()} >= set(meta.env)
 

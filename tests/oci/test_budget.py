@@ -18,7 +18,7 @@ from shiftergw.errors import ImageTooLarge, LayerInvalid
 from shiftergw.image import BuildLimits, LayerFile
 from shiftergw.oci import budget
 from shiftergw.oci.budget import Budget, Cost, stoppable, stoppable_sorted
-from shiftergw.oci.changeset import _Layer, apply_layer
+from shiftergw.oci.changeset import _Application, apply_layer
 from shiftergw.oci.compression import StopRequested, decompress, opening_of
 from shiftergw.oci.flatten import flatten
 from shiftergw.oci.tar import HARDLINK, Entry, LayerIndex, index_layer
@@ -281,13 +281,13 @@ def test_links_to_what_stands_behind_them_can_be_stopped(
     count = 20_000
     targets = [b"%d" % (n + 1 if kind == "chain" else count) for n in range(count)]
     links = [entry_at(b"%d" % n, HARDLINK, target) for n, target in enumerate(targets)]
-    stop, finish = Event(), _Layer.finish
+    stop, finish = Event(), _Application.finish
 
-    def finish_when_told(layer: _Layer) -> None:
+    def finish_when_told(layer: _Application) -> None:
         stop.set()
         finish(layer)
 
-    monkeypatch.setattr(_Layer, "finish", finish_when_told)
+    monkeypatch.setattr(_Application, "finish", finish_when_told)
     index = LayerIndex([*links, entry_at(b"%d" % count)])
     with pytest.raises(StopRequested):
         apply_layer(Directory(), index, 0, Budget(BuildLimits(), stop))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shiftergw.errors import PullError
 from shiftergw.names import ACL_LIMIT
-from shiftergw.oci.meta import AclTooLong, Meta, Unusable, read_meta, write_meta
+from shiftergw.oci.meta import AclTooLong, Meta, MetaRejected, read_meta, write_meta
 
 # What breaks lines, lists and numbers comes up far more often than by chance.
 TEXT = st.text(
@@ -56,10 +56,10 @@ def test_what_is_read_is_what_was_meant(
         ("CMD", tuple(cmd), found.cmd),
         ("WORKDIR", workdir, found.workdir),
     ):
-        assert (name in file.dropped) == bool(meant and read is None)
+        assert (name in file.omissions) == bool(meant and read is None)
         assert read in (None, meant)
     kept = list(found.env)
-    left_out = [name for name in file.dropped if name.startswith("ENV ")]
+    left_out = [name for name in file.omissions if name.startswith("ENV ")]
     for one in env:
         if kept and kept[0] == one.rstrip(BLANKS):
             if kept.pop(0) != one:
@@ -67,7 +67,7 @@ def test_what_is_read_is_what_was_meant(
         else:
             left_out.pop(0)
     assert (kept, left_out) == ([], [])
-    assert all(name.isprintable() for name in file.dropped)
+    assert all(name.isprintable() for name in file.omissions)
 
 
 @given(st.lists(st.sampled_from([1, 2**32 - 2]), min_size=1), TEXT)
@@ -96,7 +96,7 @@ def test_whole_file() -> None:
         b"FORMAT: squashfs\nENTRY: ['/bin/sh', '-c']\nCMD: ['echo']\nWORKDIR: /srv\n"
         b"ENV: PATH=/bin\nENV: A=b: c\nUSERACL: 2001,2002\nGROUPACL: 2300\n"
     )
-    assert file.dropped == ()
+    assert file.omissions == ()
 
 
 def test_public_file() -> None:
@@ -123,7 +123,7 @@ def test_lists(words: list[str], written: bytes | None) -> None:
     """A list is written without escapes; what cannot be said so is left out as a whole."""
     file = write_meta(entry=words)
     assert file.content == b"FORMAT: squashfs\n" + (written or b"")
-    assert file.dropped == (() if written else ("ENTRY",))
+    assert file.omissions == (() if written else ("ENTRY",))
     assert read_meta(file.content).entry == (tuple(words) if written else None)
 
 
@@ -131,7 +131,7 @@ def test_lists(words: list[str], written: bytes | None) -> None:
 def test_values_that_would_break_lines(evil: str) -> None:
     """A value that would swallow or make a line is left out and named."""
     file = write_meta(workdir=evil, env=[f"A={evil}z\\"], private=True, user_acl=[7])
-    assert file.dropped == ("WORKDIR", "ENV A")
+    assert file.omissions == ("WORKDIR", "ENV A")
     assert read_meta(file.content) == Meta("squashfs", user_acl=(7,), group_acl=())
 
 
@@ -213,7 +213,7 @@ def test_rules_of_the_runtime(content: str, read: Meta | tuple[str, str | None])
 )
 def test_files_that_make_the_runtime_give_up(content: str) -> None:
     """A malformed list or ACL makes the image unusable."""
-    with pytest.raises(Unusable):
+    with pytest.raises(MetaRejected):
         read_meta(content.encode())
 
 
@@ -222,5 +222,5 @@ def test_reader_takes_any_bytes(content: bytes) -> None:
     """No bytes break the reader itself."""
     try:
         read_meta(content)
-    except Unusable as error:
+    except MetaRejected as error:
         assert str(error)  # noqa: PT017
