@@ -41,7 +41,7 @@ async def examine_layers(
     that have arrived the largest goes first: the others are read beside it. Raises `LayerInvalid`,
     `BlobCorrupt`, `ImageTooLarge`.
     """
-    budget = Budget(limits, stored=None)
+    budget = Budget(limits, stored_size=None)
     done = dict.fromkeys(layers, 0)
     times = Counter(layers)
     order = sorted(done, key=lambda layer: -layer.size)
@@ -69,7 +69,7 @@ async def examine_layers(
     async def set_stored() -> None:
         for layer in order:
             await layer.wait_for_file()
-        budget.set_stored(sum(layer.size for layer in order))
+        budget.set_stored_size(sum(layer.size for layer in order))
 
     async def index_all() -> list[Examined]:
         return await gather_or_cancel(index(layer) for layer in order)

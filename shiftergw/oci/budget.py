@@ -1,8 +1,8 @@
-"""Limits on what all layers of one image cost together: bytes, entries, names and path steps.
+"""Limits on the total cost of an image's layers: bytes, entries, names and path steps.
 
 The sizes in a manifest are only claims, and a few bytes may unpack to terabytes. So costs are
-counted, and compared with the limits, while layers are read and applied. The same loops check
-whether the caller wants the work to stop.
+counted and compared with the limits while layers are read and applied. The same loops check whether
+the caller has requested them to stop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shiftergw.oci.compression import StopRequested
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 """Seconds between two checks whether all layers have arrived."""
 
 _STRETCH = 4096
@@ -28,16 +28,16 @@ _STRETCH = 4096
 
 
 _BUCKET = 1 << 16
-"""Items that are sorted between two checks of the stop flag, on average: some 50 ms."""
+"""Items that are sorted between two checks of the stop flag, on average: about 50 ms."""
 
 _SAMPLES = 16
 """Items of each bucket, on average, that are sampled for the bounds of the buckets."""
 
 
 def stoppable(items: Iterable[T], stop: Event) -> Iterator[T]:
-    """Yield the items; raise `StopRequested` soon after `stop` is set, also if there are none."""
+    """Yield the items; raise `StopRequested` soon after `stop` is set, even without items."""
     rest = iter(items)
-    if stop.is_set():  # many loops over nothing are a long one, too
+    if stop.is_set():  # many loops over empty sequences take long, too
         raise StopRequested
     while stretch := list(islice(rest, _STRETCH)):
         if stop.is_set():
@@ -50,10 +50,10 @@ def stoppable_sorted(
 ) -> Iterator[T]:
     """Yield the items in ascending order of `key`; raise `StopRequested` soon after `stop` is set.
 
-    The sort of millions of items is one call of many seconds, in which no other thread of the
-    process runs either. So many items are first divided among buckets, which are sorted one by one.
-    The bounds of the buckets are quantiles of a random sample: no order of the items makes all of
-    them fall into one.
+    Sorting millions of items is a single call of many seconds, during which no other thread of the
+    process runs. So the items are divided among buckets first, which are sorted one by one. The
+    bounds of the buckets are quantiles of a random sample, so that no order of the items puts all
+    of them into one bucket.
     """
     buckets: Iterable[list[T]] = [list(items)]
     if len(items) > _BUCKET:
@@ -69,30 +69,30 @@ def stoppable_sorted(
 
 
 class Cost(NamedTuple):
-    """Unpacked bytes, entries, bytes of names, and compressed bytes."""
+    """Unpacked bytes, entries, bytes of names, and compressed bytes (`stored_size`)."""
 
     size: int = 0
     entries: int = 0
     names: int = 0
-    stored: int = 0
+    stored_size: int = 0
 
-    def add(self, other: Cost, times: int) -> Cost:
-        """Return the sum of this cost and `times` times another."""
-        return Cost(*(ours + times * theirs for ours, theirs in zip(self, other, strict=True)))
+    def add(self, cost: Cost, times: int) -> Cost:
+        """Return the sum of this cost and `times` times `cost`."""
+        return Cost(*(total + times * part for total, part in zip(self, cost, strict=True)))
 
 
 class Budget:
-    """Count the costs of one image. Several threads may call `add`."""
+    """Counts the costs of one image. Several threads may call `add`."""
 
     def __init__(
-        self, limits: BuildLimits, stop: Event | None = None, stored: int | None = 0
+        self, limits: BuildLimits, stop: Event | None = None, stored_size: int | None = 0
     ) -> None:
-        """Start at zero; `stop` is the flag that `check_stop`, `count_steps` and `stoppable` check.
+        """Start at zero; `check_stop`, `count_steps` and `stoppable` check the flag `stop`.
 
-        `stored` is the compressed size of all layers; None until `set_stored` is called.
+        `stored_size` is the compressed size of all layers; None until `set_stored_size` is called.
         """
         self.limits = limits
-        self._stored = stored
+        self._stored_size = stored_size
         self._stop = stop or Event()
         self._lock = Lock()
         self._total = self._work = Cost()
@@ -102,50 +102,50 @@ class Budget:
         """Return the counter of a layer that the image names `times` times."""
         return LayerBudget(self, times)
 
-    def set_stored(self, size: int) -> None:
-        """Set the compressed size of all layers, now that all have arrived.
+    def set_stored_size(self, size: int) -> None:
+        """Set the compressed size of all layers after all of them have arrived.
 
-        The manifest names it before, but a layer that never arrives may claim any size.
+        The manifest names their sizes earlier, but a layer that never arrives may claim any size.
         """
         with self._lock:
-            self._stored = size
+            self._stored_size = size
 
     def add(self, cost: Cost, times: int) -> bool:
-        """Add the cost of a layer that the image names `times` times; it may be negative.
+        """Add the cost of a layer that the image names `times` times; the cost may be negative.
 
-        Returns False, and adds nothing, if `MaxRatio` is exceeded by the layers read so far but
-        others have not arrived yet: the order of reading must not decide about an image. Raises
-        `ImageTooLarge`, and adds nothing, beyond a limit.
+        Returns False, and adds nothing, if the layers read so far exceed `MaxRatio` and other
+        layers have not arrived yet: whether an image is accepted must not depend on the order of
+        reading. Raises `ImageTooLarge`, and adds nothing, if a limit is exceeded.
         """
         with self._lock:
             total = self._total.add(cost, times)
             work = self._work.add(cost, 1)
             self._check(*total)
-            stored = max(work.stored, self._stored or 0)
-            # Taking cost back always succeeds, though it takes back compressed bytes, too.
-            if cost.size > 0 and self._exceeds_ratio(work.size, stored):
-                if self._stored is None:
+            stored_size = max(work.stored_size, self._stored_size or 0)
+            # Subtracting always succeeds, although it subtracts compressed bytes, too.
+            if cost.size > 0 and self._exceeds_ratio(work.size, stored_size):
+                if self._stored_size is None:
                     return False
-                raise self._beyond_ratio(stored)
+                raise self._ratio_error(stored_size)
             self._total, self._work = total, work
             return True
 
     def check_unpacked(self, size: int) -> None:
         """Raise `ImageTooLarge` if unpacking `size` bytes of the layers exceeds `MaxRatio`.
 
-        Layers are indexed once, but one that stands in the image several times, below directories
-        that symlinks move, is unpacked for each of its places.
+        Each layer is indexed once. But a layer that the image names several times, below
+        directories that symlinks move, is unpacked once for each of these places.
         """
-        stored = self._stored or 0
-        if self._exceeds_ratio(size, stored):
-            raise self._beyond_ratio(stored)
+        stored_size = self._stored_size or 0
+        if self._exceeds_ratio(size, stored_size):
+            raise self._ratio_error(stored_size)
 
-    def _exceeds_ratio(self, size: int, stored: int) -> bool:
-        return size > RATIO_FREE + self.limits.ratio * stored
+    def _exceeds_ratio(self, size: int, stored_size: int) -> bool:
+        return size > RATIO_FREE + self.limits.ratio * stored_size
 
-    def _beyond_ratio(self, stored: int) -> ImageTooLarge:
+    def _ratio_error(self, stored_size: int) -> ImageTooLarge:
         return ImageTooLarge.for_limit(
-            f"{amount(stored)} of the image's layers unpack to more than"
+            f"{amount(stored_size)} of the image's layers unpack to more than"
             f" {amount(RATIO_FREE)}, and to more than {self.limits.ratio} times as much.",
             "MaxRatio",
         )
@@ -191,7 +191,7 @@ class Budget:
 
 
 class LayerBudget:
-    """Count the cost of one layer, which is read again if its download was damaged."""
+    """Counts the cost of one layer, which is read again if its download was damaged."""
 
     def __init__(self, image: Budget, times: int) -> None:
         """Count each cost `times` times in `image`."""
@@ -200,17 +200,17 @@ class LayerBudget:
         self._cost = Cost()
 
     def reset(self) -> None:
-        """Subtract what an earlier reading has cost."""
+        """Subtract the cost of an earlier reading."""
         self.update(Cost())
 
     def update(self, cost: Cost, stop: Event | None = None) -> None:
-        """Set the cost of this reading so far; raise `ImageTooLarge` beyond a limit.
+        """Set the cost of this reading so far; raise `ImageTooLarge` if a limit is exceeded.
 
         Waits for the other layers to arrive if `MaxRatio` depends on them; raises `StopRequested`
         soon after `stop` is set.
         """
         stop = stop or Event()
         while not self._image.add(cost.add(self._cost, -1), self._times):
-            if stop.wait(_LOOK_SECONDS):
+            if stop.wait(_POLL_SECONDS):
                 raise StopRequested
         self._cost = cost

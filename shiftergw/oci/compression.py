@@ -1,8 +1,8 @@
-"""The uncompressed bytes of a layer blob: gzip (RFC 1952), zstd (RFC 8878), or plain.
+"""Decompress layer blobs: gzip (RFC 1952), zstd (RFC 8878), or plain.
 
-The media type of a layer may lie; its first bytes do not. A blob is read to its last byte: several
-gzip members, zeros after them, several zstd frames, and skippable frames (zstd:chunked keeps its
-table of contents in one) are one stream.
+The first bytes of a blob decide on its format, because media types are often wrong. A blob is read
+to its last byte: several gzip members, zeros after them, several zstd frames, and skippable frames
+(zstd:chunked stores its table of contents in one) form one stream.
 """
 
 from __future__ import annotations
@@ -21,41 +21,40 @@ from shiftergw.image import Opening
 from shiftergw.oci.zstd_frames import WINDOW_LIMIT, FrameReader, is_frame
 
 PIECE = 1 << 18
-"""Bytes of one piece: small enough for the processor's cache, large enough to cost no calls."""
+"""Bytes of one piece: it fits into the processor's cache, and needs few calls."""
 
 _MAGIC = 4
 _GZIP_MAGIC = b"\x1f\x8b"
-_READ = 1 << 17
-"""Compressed bytes that are read at once."""
+_READ_SIZE = 1 << 17
+"""Compressed bytes of one read."""
 
-_FIRST_READ = 1 << 10
-"""Compressed bytes that a gzip member gets first: few are copied again after a short member."""
-
+_FIRST_SIZE = 1 << 10
+"""Compressed bytes that a gzip member gets first, so that little is copied after a short member."""
 
 LARGE_WINDOW = 1 << 23
-"""Bytes of a zstd window (that of `zstd -19`) above which only two streams are read at a time."""
+"""Bytes of a zstd window (that of `zstd -19`) above which two streams at most run at a time."""
 
 _LARGE_WINDOWS = BoundedSemaphore(2)
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class StopRequested(Exception):
-    """The caller's flag ended the work; the caller sees its own cancellation instead."""
+    """The caller's stop flag ended the work. The caller sees its own cancellation instead."""
 
 
 def opening_of(path: Path) -> Opening:
-    """Return how a blob is opened that lies there.
+    """Return an `Opening` of a complete blob.
 
-    Opening raises `BlobCorrupt` where it is gone: another pull has found it damaged.
+    It raises `BlobCorrupt` if the file is missing, because another pull has found it damaged.
     """
 
-    def opened(_: Event) -> BinaryIO:
+    def open_file(_: Event) -> BinaryIO:
         try:
             return path.open("rb", buffering=0)
         except FileNotFoundError as error:
             raise BlobCorrupt("A layer is no longer in the cache.", detail=str(error)) from error
 
-    return opened
+    return open_file
 
 
 def decompress(
@@ -68,7 +67,7 @@ def decompress(
     after its end or needs too much memory, and `StopRequested` soon after `stop` is set, even while
     the blob yields no output.
     """
-    with opening(stop) as blob, _damage_told():
+    with opening(stop) as blob, _translate_errors():
         source = _Source(blob, stop)
         for piece in _pieces(source):
             if stop.is_set():
@@ -79,36 +78,36 @@ def decompress(
 
 
 class _Source:
-    """The compressed bytes, read forward; each read checks the caller's flag."""
+    """The compressed bytes, read forward; each read checks the stop flag."""
 
     def __init__(self, blob: BinaryIO, stop: Event) -> None:
         self._blob = blob
         self._stop = stop
-        self._next = b""
+        self._buffer = b""
         self.position = 0
-        """Bytes that have been read."""
+        """The number of bytes read so far."""
 
     def check_stop(self) -> None:
-        """Raise `StopRequested` if the caller's flag is set."""
+        """Raise `StopRequested` if the stop flag is set."""
         if self._stop.is_set():
             raise StopRequested
 
-    def begins_with(self) -> bytes:
-        """Return the first bytes, which the next read returns again."""
-        while len(self._next) < _MAGIC and (more := self._blob.read(_MAGIC - len(self._next))):
-            self._next += more
-        return self._next
+    def peek(self) -> bytes:
+        """Return the first bytes; the next read returns them again."""
+        while len(self._buffer) < _MAGIC and (data := self._blob.read(_MAGIC - len(self._buffer))):
+            self._buffer += data
+        return self._buffer
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes; none at the end only."""
+        """Return at most `size` bytes; none only at the end."""
         self.check_stop()
-        data, self._next = self._next or self._blob.read(size), b""
+        data, self._buffer = self._buffer or self._blob.read(size), b""
         self.position += len(data)
         return data
 
 
 class _Window:
-    """The memory for the window of one zstd stream; two streams at a time may have a large one."""
+    """The memory for the window of one zstd stream; at most two streams have a large window."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
@@ -118,7 +117,7 @@ class _Window:
         """Wait until a window of this size is allowed; raise `StopRequested` if the flag is set."""
         if size <= LARGE_WINDOW or self._is_large:
             return
-        while not _LARGE_WINDOWS.acquire(timeout=_LOOK_SECONDS):
+        while not _LARGE_WINDOWS.acquire(timeout=_POLL_SECONDS):
             self._source.check_stop()
         self._is_large = True
 
@@ -132,8 +131,8 @@ class _Window:
 
 
 @contextmanager
-def _damage_told() -> Generator[None, None, None]:
-    """Translate what the decompressors raise."""
+def _translate_errors() -> Generator[None, None, None]:
+    """Translate the errors of the decompressors."""
     try:
         yield
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # stub: instance
@@ -147,22 +146,22 @@ def _damage_told() -> Generator[None, None, None]:
 
 
 def _pieces(source: _Source) -> Iterator[bytes]:
-    magic = source.begins_with()
+    magic = source.peek()
     if magic.startswith(_GZIP_MAGIC):
-        return _gunzipped(source)
+        return _gunzip(source)
     if is_frame(magic):
         return _unzstd(source)
     return iter(lambda: source.read(PIECE), b"")
 
 
-def _gunzipped(source: _Source) -> Iterator[bytes]:
+def _gunzip(source: _Source) -> Iterator[bytes]:
     """Yield the content of all members of a gzip file; zeros may follow the last member."""
-    data = source.read(_READ)
+    data = source.read(_READ_SIZE)
     while data:
         if len(data) < len(_GZIP_MAGIC):
-            data += source.read(_READ)
+            data += source.read(_READ_SIZE)
         if data == _GZIP_MAGIC[:1]:
-            raise _cut()
+            raise _truncation_error()
         if not data.startswith(_GZIP_MAGIC):
             _check_zeros(data, source)
             return
@@ -170,26 +169,26 @@ def _gunzipped(source: _Source) -> Iterator[bytes]:
 
 
 def _member(data: bytes, source: _Source) -> Generator[bytes, None, bytes]:
-    """Yield the content of the gzip member that begins with `data`; return the bytes behind it."""
+    """Yield the content of the gzip member that starts with `data`; return the bytes after it."""
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    ahead, at, step = memoryview(data), 0, _FIRST_READ
+    buffer, position, step = memoryview(data), 0, _FIRST_SIZE
     while not member.eof:
-        given = b""
+        chunk = b""
         if member.needs_input:
-            if at >= len(ahead):
-                ahead, at = memoryview(source.read(_READ)), 0
-                if not ahead:
-                    raise _cut()
-            given = bytes(ahead[at : at + step])
-            at += len(given)
-            step = _READ
-        if piece := member.decompress(given, PIECE):
+            if position >= len(buffer):
+                buffer, position = memoryview(source.read(_READ_SIZE)), 0
+                if not buffer:
+                    raise _truncation_error()
+            chunk = bytes(buffer[position : position + step])
+            position += len(chunk)
+            step = _READ_SIZE
+        if piece := member.decompress(chunk, PIECE):
             yield piece
-    rest = member.unused_data + bytes(ahead[at:])
-    return rest or source.read(_READ)
+    rest = member.unused_data + bytes(buffer[position:])
+    return rest or source.read(_READ_SIZE)
 
 
-def _cut() -> LayerInvalid:
+def _truncation_error() -> LayerInvalid:
     return LayerInvalid("A layer's gzip data ends too early.")
 
 
@@ -197,7 +196,7 @@ def _check_zeros(data: bytes, source: _Source) -> None:
     while data:
         if data.count(0) < len(data):
             raise LayerInvalid("A layer's gzip data has bytes after its end.")
-        data = source.read(_READ)
+        data = source.read(_READ_SIZE)
 
 
 def _unzstd(source: _Source) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What stands before a tar header to say more than it can: PAX records, GNU long names.
+"""Extended headers of tar entries: PAX records and GNU long names.
 
 PAX: POSIX.1-2017 `pax`, "pax Extended Header". GNU: `././@LongLink` entries of type L and K.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from shiftergw.errors import LayerInvalid
 
 LIMIT = 1 << 20
-"""Bytes that one extended header, or one map of a sparse file, may have."""
+"""Most bytes of one extended header, or of one map of a sparse file."""
 
-TOGETHER = 4 * LIMIT
-"""Bytes that all extended headers before one entry may have."""
+TOTAL_LIMIT = 4 * LIMIT
+"""Most bytes of all extended headers of one entry."""
 
 _XATTRS = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
 _SPARSE = b"GNU.sparse."
@@ -23,8 +23,8 @@ _LENGTH_DIGITS = 20
 
 
 @dataclass(slots=True)
-class Extended:
-    """What the extended headers before one entry said; None or empty where they did not."""
+class ExtendedHeader:
+    """The values of all extended headers of one entry; None or empty where they have none."""
 
     path: bytes | None = None
     target: bytes | None = None
@@ -32,16 +32,16 @@ class Extended:
     mtime: int | None = None
     xattrs: bool = False
     sparse: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Records of GNU sparse files in their order, without their common prefix."""
+    """Records of GNU sparse files in their order, without the prefix `GNU.sparse.`."""
     length: int = field(default=0, compare=False)
-    """Bytes of all bodies so far."""
+    """Bytes of all headers so far."""
 
     def read(self, kind: bytes, body: bytes) -> None:
-        """Take in the body of an extended header of type `L`, `K`, or `x` (PAX)."""
+        """Parse the body of an extended header of type `L`, `K`, or `x` (PAX)."""
         self.length += len(body)
-        if self.length > TOGETHER:
+        if self.length > TOTAL_LIMIT:
             raise LayerInvalid(
-                f"A layer has more than {TOGETHER >> 20} MiB of headers before one entry."
+                f"A layer has more than {TOTAL_LIMIT >> 20} MiB of headers before one entry."
             )
         if kind == b"L":
             self.path = body.partition(b"\0")[0]
@@ -49,9 +49,9 @@ class Extended:
             self.target = body.partition(b"\0")[0]
         else:
             for key, value in records(body):
-                self._take(key, value)
+                self._set(key, value)
 
-    def _take(self, key: bytes, value: bytes) -> None:
+    def _set(self, key: bytes, value: bytes) -> None:
         if key in _NAMES and b"\0" in value:
             raise LayerInvalid("A layer has an entry with a NUL in its name or target.")
         if key in {b"path", b"linkpath"}:
@@ -70,30 +70,30 @@ class Extended:
 
 
 def records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (key, value) of each line `<length> <key>=<value>`; `LayerInvalid` for damage."""
-    at = 0
-    while at < len(body):
-        space = body.find(b" ", at, at + _LENGTH_DIGITS)
-        length = body[at : max(space, at)]
-        end = at + int(length) if length.isdigit() else 0
+    """Yield (key, value) of each line `<length> <key>=<value>`; raise `LayerInvalid` for damage."""
+    start = 0
+    while start < len(body):
+        space = body.find(b" ", start, start + _LENGTH_DIGITS)
+        length = body[start : max(space, start)]
+        end = start + int(length) if length.isdigit() else 0
         if not space < end <= len(body) or body[end - 1 : end] != b"\n":
             raise LayerInvalid("A layer has a damaged PAX header.")
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals:
             raise LayerInvalid("A layer has a PAX record without a value.")
         yield key, value
-        at = end
+        start = end
 
 
 def decimal(text: bytes) -> int:
-    """Read a decimal number without sign, such as a size."""
+    """Parse an unsigned decimal number, such as a size."""
     if not text.isdigit() or len(text) > _LENGTH_DIGITS:
-        raise LayerInvalid("A layer has a PAX header with a number that is none.")
+        raise LayerInvalid("A layer has a PAX header with an invalid number.")
     return int(text)
 
 
 def _whole_seconds(text: bytes) -> int:
-    """Read a PAX time and cut its fraction."""
+    """Parse a PAX time without its fraction."""
     whole = text.partition(b".")[0]
     negative = whole.startswith(b"-")
     value = decimal(whole[negative:] or b"0")

@@ -1,7 +1,7 @@
-"""One 512-byte tar header, in and out (POSIX.1-2017 `pax`, "ustar Interchange Format"; GNU tar).
+"""Read and write 512-byte tar headers (POSIX.1-2017 `pax`, "ustar Interchange Format"; GNU tar).
 
-Everything is bytes. What comes in may be V7, ustar or GNU; what goes out is GNU, which says every
-name, target and size in one way that `mksquashfs` reads correctly.
+Names are bytes. The reader accepts V7, ustar and GNU headers. The writer uses GNU headers, because
+`mksquashfs` reads all their names, targets and sizes correctly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from zlib import adler32
 from shiftergw.errors import LayerInvalid
 
 BLOCK = 512
-"""Bytes of a header; data is padded to a multiple of it."""
+"""Bytes of a header. Data is padded to a multiple of it."""
 
 END = bytes(2 * BLOCK)
 """The two zero blocks that end an archive."""
@@ -20,20 +20,20 @@ END = bytes(2 * BLOCK)
 _NAME = 100  # bytes of a name or target that fit into the header itself
 _ADLER = 65521
 _OCTAL_SIZE = 8**11
-_BLANKS = sum(b" " * 8)  # what the checksum's own member counts as
-_FRONT = b"%b%07o\0" + b"0000000\0" * 2 + b"%b%011o\0"  # all before the checksum; root's
+_BLANKS = sum(b" " * 8)  # the checksum field counts as blanks
+_FRONT = b"%b%07o\0" + b"0000000\0" * 2 + b"%b%011o\0"  # before the checksum; owned by root
 _MAGIC_AND_REST = b"ustar  \0" + bytes(BLOCK - 265)
 
 # name, mode, (uid, gid), size, mtime, checksum, type, target, magic and version, (user, group,
 # device), prefix, (unused)
 FIELDS = Struct("100s8s16x12s12s8sc100s8s80x155s12x")
-"""The members of a header that the gateway reads."""
+"""The fields of a header that the gateway reads."""
 
 
 def number(field: bytes) -> int:
-    """Read a number: octal digits, or base 256 (GNU) where the first bit is set."""
+    """Parse a number: octal digits, or base 256 (GNU) if the first bit is set."""
     digits = field.rstrip(b" \0")
-    if not digits.isdigit():  # none, base 256, or blanks and more in unusual places
+    if not digits.isdigit():  # empty, base 256, or blanks in unusual places
         if field[0] & 0x80:
             bits = 8 * len(field) - 1
             value = int.from_bytes(field, "big") & ((1 << bits) - 1)
@@ -46,24 +46,24 @@ def number(field: bytes) -> int:
             return int(digits, 8)
     except ValueError:
         pass
-    raise LayerInvalid("A layer's tar header has a number that is none.")
+    raise LayerInvalid("A layer's tar header has an invalid number.")
 
 
-def checksum_holds(block: bytes, stored: bytes) -> bool:
-    """Say whether the header's bytes add up to its checksum.
+def has_valid_checksum(block: bytes, checksum: bytes) -> bool:
+    """Return whether the bytes of a header add up to its `checksum` field.
 
     The low half of an Adler-32 (RFC 1950) is one more than the sum of the bytes modulo 65521, and
-    it comes ten times faster than a sum in Python. Some old writers added signed bytes.
+    is computed ten times faster than a sum in Python. Some old writers added signed bytes.
     """
     try:
-        total = number(stored) - _BLANKS
+        total = number(checksum) - _BLANKS
     except LayerInvalid:
         return False
-    others = (adler32(block) & 0xFFFF) - (adler32(block[148:156]) & 0xFFFF)
-    if (others - total) % _ADLER == 0:
+    unsigned_sum = (adler32(block) & 0xFFFF) - (adler32(block[148:156]) & 0xFFFF)
+    if (unsigned_sum - total) % _ADLER == 0:
         return True
-    signed = memoryview(block).cast("b")
-    return sum(signed[:148]) + sum(signed[156:]) == total
+    signed_bytes = memoryview(block).cast("b")
+    return sum(signed_bytes[:148]) + sum(signed_bytes[156:]) == total
 
 
 def _block(
@@ -72,13 +72,13 @@ def _block(
     octets = b"%011o\0" % size if size < _OCTAL_SIZE else b"\x80" + size.to_bytes(11, "big")
     front = _FRONT % (name.ljust(_NAME, b"\0"), mode, octets, mtime)
     back = kind + target.ljust(_NAME, b"\0") + _MAGIC_AND_REST
-    # At most 200 bytes of 255 and some digits: the sum never reaches Adler's modulus.
+    # The sum of at most 200 bytes of 255 and some digits never reaches Adler's modulus.
     total = (adler32(back, adler32(front)) & 0xFFFF) - 1 + _BLANKS
     return b"%b%06o\0 %b" % (front, total, back)
 
 
 def _long(kind: bytes, text: bytes) -> bytes:
-    """Return what says, before the header proper, a name or target of more than 100 bytes."""
+    """Return the GNU header of a name or target of more than 100 bytes; it precedes the entry."""
     body = text + b"\0"
     header = _block(b"././@LongLink", 0, len(body), 0, kind)
     return header + body + padding(len(body))
@@ -89,8 +89,8 @@ def header(
 ) -> bytes:
     """Return the header blocks of one entry.
 
-    `kind` is `0` (file of `size` bytes), `1` (hard link to `target`), `2` (symlink) or `5`. Modes
-    are permission bits, `mtime` lies in 0…2³²-1, and everybody is root.
+    `kind` is `0` (file of `size` bytes), `1` (hard link to `target`), `2` (symlink) or `5`
+    (directory). `mode` has the permission bits, `mtime` is in 0…2³²-1, and the owner is root.
     """
     long = b""
     if len(path) > _NAME or len(target) > _NAME:

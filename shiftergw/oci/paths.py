@@ -1,21 +1,21 @@
-"""Paths as layers write them → paths from the root of the image."""
+"""Normalize the paths of layers to paths from the root of the image."""
 
 from __future__ import annotations
 
 from shiftergw.errors import LayerInvalid
 
 PATH_LIMIT = 4095
-"""Bytes of a path, and of a symlink's target, that the kernel takes (PATH_MAX, less its NUL)."""
+"""Most bytes of a path, and of a symlink's target, for the kernel (PATH_MAX without the NUL)."""
 
 NAME_LIMIT = 255
-"""Bytes of one component (NAME_MAX); `mksquashfs` cuts a longer one without a word."""
+"""Most bytes of one component (NAME_MAX); `mksquashfs` silently truncates longer ones."""
 
 
 def clean(path: bytes) -> bytes:
-    """Return a path by its components from the root: no slash around it, no `.`, no `..`.
+    """Return a path from the root without outer slashes and without `.` and `..` components.
 
-    Compares components: `foo..bar` is a fine name. Raises `LayerInvalid` for a `..` that leaves
-    the root; one that stays inside takes back the component before it.
+    A `..` removes the component before it; `foo..bar` is an ordinary name. Raises `LayerInvalid`
+    for a `..` that leaves the root.
     """
     path = path.removeprefix(b"./").rstrip(b"/")
     if path and not path.startswith((b".", b"/")) and b"//" not in path and b"/." not in path:

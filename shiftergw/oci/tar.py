@@ -1,8 +1,8 @@
-"""A layer's tar stream → its index: every entry's header, and where its data lies.
+"""Index the tar stream of a layer: the header of every entry, and the offset of its data.
 
-A reader of our own: bytes all the way, every checksum verified, one pass, some microseconds an
-entry (Python's `tarfile` takes a hundred). Formats: V7, ustar, PAX, GNU (POSIX.1-2017 `pax`; the
-manual of GNU tar). Any damage raises `LayerInvalid`.
+This reader handles names as bytes, verifies every checksum, needs one pass, and takes a few
+microseconds for an entry (Python's `tarfile` takes a hundred). Formats: V7, ustar, PAX, GNU
+(POSIX.1-2017 `pax`; the manual of GNU tar). Any damage raises `LayerInvalid`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from shiftergw.errors import BlobCorrupt, LayerInvalid
 from shiftergw.image import Digest, Opening
 from shiftergw.oci.budget import Cost, LayerBudget
 from shiftergw.oci.compression import decompress
-from shiftergw.oci.extended import LIMIT, Extended
-from shiftergw.oci.header import BLOCK, FIELDS, checksum_holds, number
+from shiftergw.oci.extended import LIMIT, ExtendedHeader
+from shiftergw.oci.header import BLOCK, FIELDS, has_valid_checksum, number
 from shiftergw.oci.paths import PATH_LIMIT, clean
 from shiftergw.oci.sparse import SparseMap, old_gnu_map, pax_map
 from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
 
 DIRECTORY = 16
 HARDLINK = 17
-"""Kinds of an entry beside those of a leaf."""
+"""Kinds of an entry in addition to those of a leaf."""
 
 _KINDS = {
     b"0": REGULAR,
@@ -42,17 +42,19 @@ _KINDS = {
 }
 _WITH_DATA = frozenset({b"0", b"\0", b"7", b"S", b"D"})
 _ZEROS = bytes(BLOCK)
-_PIECE_OF_MAP = 150
-"""Bytes of memory for each piece of a sparse file's map; they count towards `MaxNamesSize`."""
+_MAP_PIECE_SIZE = 150
+"""Bytes of memory for each piece in the map of a sparse file; they count towards `MaxNamesSize`."""
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One entry of a layer; `parent` and `name` are its cleaned path, both empty for the root.
+    """One entry of a layer.
 
-    `mode` holds the permission bits as the layer has them, `mtime` may be negative. `target` is
-    that of a symlink, raw, or the path of a hard link, raw. `offset` is where the data starts in
-    the uncompressed stream; `size` is that of the file as it reads, `sparse` what of it is stored.
+    `parent` and `name` are its normalized path, both empty for the root. `mode` has the permission
+    bits of the layer; `mtime` may be negative. `target` is the target of a symlink or the path of
+    a hard link, not normalized. `offset` is where the data starts in the uncompressed stream;
+    `size` is the size of the file in bytes. `sparse` lists the pieces of a sparse file that have
+    data.
     """
 
     kind: int
@@ -89,11 +91,11 @@ def index_layer(
     set.
     """
     index = LayerIndex()
-    entries, names, stored = index.entries, 0, 0
+    entries, names_size, compressed_size = index.entries, 0, 0
 
     def read(position: int) -> None:
-        nonlocal stored
-        stored = position
+        nonlocal compressed_size
+        compressed_size = position
         if report is not None:
             report(position)
 
@@ -102,16 +104,16 @@ def index_layer(
         for piece in pieces:
             yield piece
             size += len(piece)
-            budget.update(Cost(size, len(entries), names, stored), stop)
+            budget.update(Cost(size, len(entries), names_size, compressed_size), stop)
 
     budget.reset()
     with closing(decompress(opening, stop, read)) as pieces:
         stream = _Stream(count(pieces), hashlib.new(diff_id.algorithm) if diff_id else None)
         for entry in _entries(stream):
             entries.append(entry)
-            names += len(entry.parent) + len(entry.name) + len(entry.target)
+            names_size += len(entry.parent) + len(entry.name) + len(entry.target)
             if entry.sparse is not None:
-                names += _PIECE_OF_MAP * len(entry.sparse)
+                names_size += _MAP_PIECE_SIZE * len(entry.sparse)
         stream.drain()
     if diff_id is not None and stream.digest() != diff_id.hex:
         raise BlobCorrupt("A layer unpacks to other bytes than the image's configuration says.")
@@ -125,40 +127,40 @@ class _Stream:
         self._pieces = pieces
         self._sha = sha
         self._piece = b""
-        self._at = 0  # where reading goes on in the piece
-        self._start = 0  # where the piece starts in the stream
+        self._index = 0  # of the next byte in the piece
+        self._start = 0  # offset of the piece in the stream
 
     @property
     def position(self) -> int:
         """Return the offset of the next byte."""
-        return self._start + self._at
+        return self._start + self._index
 
     def _advance(self) -> bool:
-        """Step to the next piece; False at the end of the stream."""
+        """Read the next piece; return False at the end of the stream."""
         self._start += len(self._piece)
-        self._at = 0
+        self._index = 0
         self._piece = next(self._pieces, b"")
         if self._sha is not None:
             self._sha.update(self._piece)
         return bool(self._piece)
 
     def block(self) -> bytes | None:
-        """Return the next block, or None where the stream ends."""
-        at = self._at
-        block = self._piece[at : at + BLOCK]
+        """Return the next block, or None at the end of the stream."""
+        start = self._index
+        block = self._piece[start : start + BLOCK]
         if len(block) == BLOCK:
-            self._at = at + BLOCK
+            self._index = start + BLOCK
             return block
         if not block and not self._advance():
             return None
         return self.take(BLOCK)
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` bytes; `LayerInvalid` where the stream ends before."""
+        """Return the next `size` bytes; raise `LayerInvalid` if the stream ends before."""
         parts = []
         while size:
-            part = self._piece[self._at : self._at + size]
-            self._at += len(part)
+            part = self._piece[self._index : self._index + size]
+            self._index += len(part)
             size -= len(part)
             parts.append(part)
             if size and not self._advance():
@@ -166,28 +168,28 @@ class _Stream:
         return b"".join(parts)
 
     def skip(self, size: int) -> None:
-        """Step over `size` bytes; `LayerInvalid` where the stream ends before."""
-        at = self._at + size
-        while at > len(self._piece):
-            at -= len(self._piece)
+        """Skip `size` bytes; raise `LayerInvalid` if the stream ends before."""
+        index = self._index + size
+        while index > len(self._piece):
+            index -= len(self._piece)
             if not self._advance():
                 raise LayerInvalid("A layer's archive ends within an entry.")
-        self._at = at
+        self._index = index
 
     def skip_padding(self, size: int) -> None:
-        """Skip the padding behind `size` bytes of data; the stream may end instead.
+        """Skip the padding after `size` bytes of data; the stream may end instead.
 
-        The end of the file is the end of the archive: some writers leave out the last padding.
+        The end of the file is the end of the archive: some writers omit the last padding.
         """
-        rest = -size % BLOCK
-        while rest > (left := len(self._piece) - self._at):
-            rest -= left
+        padding = -size % BLOCK
+        while padding > (remaining := len(self._piece) - self._index):
+            padding -= remaining
             if not self._advance():
                 return
-        self._at += rest
+        self._index += padding
 
     def drain(self) -> None:
-        """Read, and hash, what is left."""
+        """Read, and hash, the rest of the stream."""
         while self._advance():
             pass
 
@@ -198,12 +200,12 @@ class _Stream:
 
 
 def _entries(stream: _Stream) -> Iterator[Entry]:
-    """Yield the entries up to the two zero blocks, or the end, that close the archive."""
+    """Yield the entries up to two zero blocks, or to the end of the stream."""
     parent = b""
-    extended: Extended | None = None
+    extension: ExtendedHeader | None = None
     while (block := stream.block()) is not None and block != _ZEROS:
         fields = FIELDS.unpack(block)
-        if not checksum_holds(block, fields[4]):
+        if not has_valid_checksum(block, fields[4]):
             raise LayerInvalid(
                 "A layer has a damaged tar header."
                 if stream.position > BLOCK
@@ -212,30 +214,30 @@ def _entries(stream: _Stream) -> Iterator[Entry]:
         kind = fields[5]
         if kind in b"xXgLK":
             body = _body(stream, number(fields[2]))
-            if kind != b"g":  # a global header speaks of no entry that the gateway knows
-                extended = extended or Extended()
-                extended.read(kind, body)
+            if kind != b"g":  # a global header belongs to no single entry
+                extension = extension or ExtendedHeader()
+                extension.read(kind, body)
             continue
-        entry, path, stored = _entry(stream, block, fields, extended)
-        extended = None
+        entry, path, data_size = _entry(stream, block, fields, extension)
+        extension = None
         if len(path) > PATH_LIMIT or len(entry.target) > PATH_LIMIT:
             raise LayerInvalid(f"A layer has a name or target of more than {PATH_LIMIT} bytes.")
         head, _, entry.name = clean(path).rpartition(b"/")
-        # Neighbours mostly share their directory: one object for all of them.
+        # Neighbors mostly have the same parent: they share one object.
         parent = entry.parent = parent if head == parent else head
         yield entry
-        stream.skip(stored)
-        stream.skip_padding(stored)
-    if extended is not None:
+        stream.skip(data_size)
+        stream.skip_padding(data_size)
+    if extension is not None:
         raise LayerInvalid("A layer's archive ends within an entry.")
     if block is not None and stream.block() not in {None, _ZEROS}:
         raise LayerInvalid("A layer's archive goes on after a lone zero block.")
 
 
 def _entry(
-    stream: _Stream, block: bytes, fields: tuple[bytes, ...], extended: Extended | None
+    stream: _Stream, block: bytes, fields: tuple[bytes, ...], extension: ExtendedHeader | None
 ) -> tuple[Entry, bytes, int]:
-    """Return an entry that has no name yet, its raw path, and how many bytes of data follow."""
+    """Return an entry without its name, its path, and the bytes of data that follow."""
     name, mode, size, mtime, _, kind, target, magic, prefix = fields
     path = name.partition(b"\0")[0]
     if prefix[0] and magic.startswith(b"ustar\0"):
@@ -252,19 +254,19 @@ def _entry(
         None,
         False,
     )
-    if extended is not None:
-        path = _extend(entry, path, extended)
-    stored = entry.size if kind in _WITH_DATA else 0
+    if extension is not None:
+        path = _extend(entry, path, extension)
+    data_size = entry.size if kind in _WITH_DATA else 0
     if kind == b"S":
-        entry.sparse, entry.size = old_gnu_map(block, stream.take, stored)
+        entry.sparse, entry.size = old_gnu_map(block, stream.take, data_size)
         entry.offset = stream.position
-    elif extended is not None and extended.sparse and entry.kind == REGULAR:
-        entry.sparse, entry.size, used = pax_map(extended.sparse, stream.take, stored)
+    elif extension is not None and extension.sparse and entry.kind == REGULAR:
+        entry.sparse, entry.size, used = pax_map(extension.sparse, stream.take, data_size)
         entry.offset += used
-        stored -= used
-    if stored < 0 or entry.size < 0:
+        data_size -= used
+    if data_size < 0 or entry.size < 0:
         raise LayerInvalid("A layer has an entry of a negative size.")
-    return entry, path, stored
+    return entry, path, data_size
 
 
 def _body(stream: _Stream, size: int) -> bytes:
@@ -275,7 +277,7 @@ def _body(stream: _Stream, size: int) -> bytes:
 
 
 def _kind(kind: bytes, path: bytes) -> int:
-    """Return the kind of an entry; before POSIX a slash at the end said that it is a directory."""
+    """Return the kind of an entry; before POSIX, directories had a trailing slash and no type."""
     if kind == b"\0" and path.endswith(b"/"):
         return DIRECTORY
     try:
@@ -284,15 +286,15 @@ def _kind(kind: bytes, path: bytes) -> int:
         raise LayerInvalid("A layer has an entry of a type that layers do not have.") from None
 
 
-def _extend(entry: Entry, path: bytes, extended: Extended) -> bytes:
-    """Apply to an entry what stood before its header; return its path."""
-    if extended.target is not None:
-        entry.target = extended.target
-    if extended.size is not None:
-        entry.size = extended.size
-    if extended.mtime is not None:
-        entry.mtime = extended.mtime
-    entry.xattrs = extended.xattrs
-    if extended.path is not None:
-        path = extended.path
-    return dict(extended.sparse).get(b"name", path)
+def _extend(entry: Entry, path: bytes, extension: ExtendedHeader) -> bytes:
+    """Apply extended headers to an entry, and return its path."""
+    if extension.target is not None:
+        entry.target = extension.target
+    if extension.size is not None:
+        entry.size = extension.size
+    if extension.mtime is not None:
+        entry.mtime = extension.mtime
+    entry.xattrs = extension.xattrs
+    if extension.path is not None:
+        path = extension.path
+    return dict(extension.sparse).get(b"name", path)

@@ -1,7 +1,7 @@
-"""The nodes of a planned file tree, and the one order in which it is read.
+"""The nodes of a planned file tree, and the order in which it is walked.
 
-A tree holds what a squashfs will hold: directories, regular files and symlinks. Names and targets
-are bytes; nothing here decodes them.
+A finished tree has the nodes of a squashfs: directories, regular files and symlinks. Names and
+targets are bytes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ SYMLINK = 1
 """Kind of a leaf: a symbolic link."""
 
 SPECIAL = 2
-"""Kind of a leaf: a device node, a FIFO, a socket, or a link to one; no finished tree has any."""
+"""Kind of a leaf: a device node, FIFO or socket, or a link to one; not in a finished tree."""
 
 UNDER_DEV = 3
-"""Kind of a leaf: something below `dev/`, or a link to it; no finished tree has any."""
+"""Kind of a leaf: an entry below `dev/`, or a link to one; not in a finished tree."""
 
 PENDING = 4
-"""Kind of a leaf: a hard link whose target comes later in its layer."""
+"""Kind of a leaf: a hard link whose target comes later in the layer."""
 
 XATTRS = 1 << 16
-"""Beside the bits of a mode until the tree is finished: there were extended attributes."""
+"""A bit in the mode of an entry that had extended attributes, until the tree is finished."""
 
 
 @dataclass(slots=True, eq=False)
 class Directory:
-    """A directory: permission bits, seconds since 1970, and what it holds by name."""
+    """A directory: permission bits, time in seconds since 1970, and children by name."""
 
     mode: int = 0o755
     mtime: int = 0
@@ -42,12 +42,12 @@ class Directory:
 
 @dataclass(slots=True, eq=False)
 class Leaf:
-    """One inode that is not a directory; the same object under two names is a hard link.
+    """An inode that is not a directory; the same object under two names is a hard link.
 
-    `offset` is where the data starts in the uncompressed stream of layer number `layer`. `sparse`
-    lists the (offset in the file, length) of what that data fills, or is None where the data is
-    the whole file. `size` in bytes is that of the file as it reads. `names` counts the names that
-    the inode has in the finished tree.
+    `size` is the size of the file in bytes. `offset` is where its data starts in the uncompressed
+    stream of layer number `layer`. `sparse` lists (offset in the file, length) of the pieces with
+    data; None means that all of the file is data. `names` counts the names of the inode in the
+    finished tree.
     """
 
     kind: int
@@ -66,8 +66,9 @@ def walk(root: Directory, stop: Event | None = None) -> Iterator[tuple[bytes, Di
 
     Raises `StopRequested` soon after `stop` is set.
 
-    This is the order in which squashfs keeps and `unsquashfs` lists a tree. A path has no leading
-    slash. The walk keeps its own stack: a path of 4,095 bytes is deeper than Python recurses.
+    This is the order in which squashfs stores a tree and `unsquashfs` lists it. A path has no
+    leading slash. The walk has its own stack, because a path of 4,095 bytes is deeper than Python
+    can recurse.
     """
     stop = stop or Event()
     waiting = [(b"", root.children, stoppable_sorted(list(root.children), stop))]

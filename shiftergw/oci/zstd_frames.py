@@ -1,7 +1,7 @@
 """Follow the frames of a zstd stream (RFC 8878, section 3.1.1) while a decompressor reads them.
 
-The library does not report a truncated stream, does not tell bytes behind the last frame from
-damage, and does not say how much memory a frame needs. `FrameReader` wraps its source to do so.
+The library does not report a truncated stream, does not distinguish bytes after the last frame from
+damage, and does not report how much memory a frame needs. `FrameReader` wraps its source to do so.
 """
 
 from __future__ import annotations
@@ -14,67 +14,67 @@ _MAGIC = (0xFD2FB528).to_bytes(4, "little")
 _SKIPPABLE_MAGICS = frozenset((0x184D2A50 + n).to_bytes(4, "little") for n in range(16))
 
 _FIELD_FROM_256 = 2
-"""Bytes of the field of a content size that counts from 256 (RFC 8878, section 3.1.1.1.4)."""
+"""Bytes of the content size field whose value is offset by 256 (RFC 8878, section 3.1.1.1.4)."""
 
 WINDOW_LIMIT = 1 << 27
-"""Bytes of a frame's largest window: what `zstd` itself reads without further options."""
+"""Bytes of the largest window of a frame: the limit of `zstd` without further options."""
 
 
 def is_frame(magic: bytes) -> bool:
-    """Return whether these four bytes begin a frame of either kind."""
+    """Return whether these four bytes start a frame, skippable or not."""
     return magic == _MAGIC or magic in _SKIPPABLE_MAGICS
 
 
 class FrameReader:
     """A source of compressed bytes that checks whether the last frame is complete.
 
-    It steps from block to block: some 10,000 steps for a GB of what `zstd` writes.
+    It steps from block to block: about 10,000 steps for a GB of what `zstd` writes.
     """
 
     def __init__(self, read: Callable[[int], bytes], claim_window: Callable[[int], None]) -> None:
-        """Pass on what `read` returns; call `claim_window` with the bytes of each frame's window.
+        """Read from `read`; call `claim_window` with the window size in bytes of each frame.
 
-        That is called before the decompressor sees the frame, and may wait.
+        `claim_window` is called before the decompressor gets the frame, and may wait.
         """
         self._read = read
         self._claim_window = claim_window
         self._step: Callable[[bytes], int] = self._magic
-        self._needed = 4
-        """Bytes that the next step needs."""
-        self._ahead = b""
-        """The first of them, if the rest has not been read yet."""
+        self._length = 4
+        """Bytes that the next step parses."""
+        self._buffer = b""
+        """The first of these bytes, if the rest has not been read yet."""
         self._skip = 0
-        """Bytes to skip before them."""
+        """Bytes to skip before the next step."""
         self._has_checksum = False
         self._has_window = False
         self._content_size = 0
-        """Bytes of the field that holds the frame's content size."""
+        """Bytes of the frame's content size field."""
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, none at the end; raise `LayerInvalid` for anything but frames."""
+        """Return the next bytes, none at the end; raise `LayerInvalid` for bytes between frames."""
         data = self._read(size)
         self._follow(data)
         return data
 
     def check_end(self) -> None:
         """Raise `LayerInvalid` unless the last frame has ended."""
-        if self._step != self._magic or self._skip or self._ahead:
+        if self._step != self._magic or self._skip or self._buffer:
             raise LayerInvalid("A layer's zstd data ends too early.")
 
     def _follow(self, data: bytes) -> None:
-        if self._ahead:
-            data = self._ahead + data
-        at = self._skip
-        while at + self._needed <= len(data):
-            part = data[at : at + self._needed]
-            at += self._needed + self._step(part)
-        self._ahead = data[at:]
-        if self._step == self._magic and not _may_begin(self._ahead):
-            raise _more()
-        self._skip = max(0, at - len(data))
+        if self._buffer:
+            data = self._buffer + data
+        start = self._skip
+        while start + self._length <= len(data):
+            part = data[start : start + self._length]
+            start += self._length + self._step(part)
+        self._buffer = data[start:]
+        if self._step == self._magic and not _is_magic_prefix(self._buffer):
+            raise _trailing_data_error()
+        self._skip = max(0, start - len(data))
 
-    def _expect(self, needed: int, step: Callable[[bytes], int]) -> None:
-        self._needed, self._step = needed, step
+    def _expect(self, length: int, step: Callable[[bytes], int]) -> None:
+        self._length, self._step = length, step
 
     # Each step parses its bytes, sets the next step, and returns how many bytes to skip before it.
 
@@ -84,7 +84,7 @@ class FrameReader:
         elif part in _SKIPPABLE_MAGICS:
             self._expect(4, self._skippable)
         else:
-            raise _more()
+            raise _trailing_data_error()
         return 0
 
     def _skippable(self, part: bytes) -> int:
@@ -105,7 +105,7 @@ class FrameReader:
         if self._has_window:
             base = 1 << 10 + (part[0] >> 3)
             window = base + base // 8 * (part[0] & 7)
-        else:  # a single segment: all of the frame's content is its window
+        else:  # a single segment: the window is the whole content of the frame
             window = int.from_bytes(part[-self._content_size :], "little")
             window += 256 * (self._content_size == _FIELD_FROM_256)
         if window > WINDOW_LIMIT:
@@ -128,12 +128,12 @@ class FrameReader:
         return size
 
 
-def _may_begin(part: bytes) -> bool:
-    """Return whether a frame may begin with these bytes, which are fewer than four."""
+def _is_magic_prefix(part: bytes) -> bool:
+    """Return whether a frame can start with these bytes, which are fewer than four."""
     return any(magic.startswith(part) for magic in (_MAGIC, *_SKIPPABLE_MAGICS))
 
 
-def _more() -> LayerInvalid:
+def _trailing_data_error() -> LayerInvalid:
     return LayerInvalid("A layer's zstd data has bytes after its end.")
 
 

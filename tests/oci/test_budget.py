@@ -116,11 +116,11 @@ def test_layers_count_together(tmp_path: Path, limits: BuildLimits, key: str, me
 def test_what_unpacks_to_far_more_than_it_is_has_a_limit() -> None:
     """By what was read of all layers so far; a layer that stands there twice is read once."""
     budget = Budget(BuildLimits(ratio=100))
-    budget.layer(times=30).update(Cost(size=8 * 10**9, stored=1000))
+    budget.layer(times=30).update(Cost(size=8 * 10**9, stored_size=1000))
     with pytest.raises(ImageTooLarge, match=r"2 kB of .* 100 times as much") as caught:
-        budget.layer().update(Cost(size=10**6, stored=1000))
+        budget.layer().update(Cost(size=10**6, stored_size=1000))
     assert "`MaxRatio`" in caught.value.remedy
-    budget.layer().update(Cost(size=10**9, stored=10**7))
+    budget.layer().update(Cost(size=10**9, stored_size=10**7))
 
 
 def test_a_layer_that_is_read_again_counts_once(tmp_path: Path) -> None:
@@ -149,24 +149,24 @@ def test_what_was_read_in_vain_can_always_be_taken_back() -> None:
     """Also where the compressed bytes that go were those that another layer was measured by."""
     budget = Budget(BuildLimits(ratio=200))
     unproven, zeros = budget.layer(), budget.layer()
-    unproven.update(Cost(size=10**9, stored=10**9))
-    zeros.update(Cost(size=12 * 10**9, stored=12 * 10**6))
+    unproven.update(Cost(size=10**9, stored_size=10**9))
+    zeros.update(Cost(size=12 * 10**9, stored_size=12 * 10**6))
     unproven.reset()
-    unproven.update(Cost(size=10**9, stored=10**9))
+    unproven.update(Cost(size=10**9, stored_size=10**9))
 
 
 def test_the_order_in_which_layers_are_read_does_not_decide() -> None:
     """Zeros wait for layers that have not arrived: together all unpack to little enough."""
-    budget = Budget(BuildLimits(ratio=200), stored=None)
-    zeros = Cost(size=12 * 10**9, stored=12 * 10**6)
+    budget = Budget(BuildLimits(ratio=200), stored_size=None)
+    zeros = Cost(size=12 * 10**9, stored_size=12 * 10**6)
     assert not budget.add(zeros, 1)
     reading = Thread(target=budget.layer().update, args=(zeros,))
     reading.start()
-    budget.set_stored(10**9)
+    budget.set_stored_size(10**9)
     reading.join()
-    budget.layer().update(Cost(size=150 * 10**9, stored=10**6))
+    budget.layer().update(Cost(size=150 * 10**9, stored_size=10**6))
     with pytest.raises(ImageTooLarge, match="200 times"):
-        budget.layer().update(Cost(size=100 * 10**9, stored=10**6))
+        budget.layer().update(Cost(size=100 * 10**9, stored_size=10**6))
 
 
 def test_a_wait_for_other_layers_can_be_stopped() -> None:
@@ -174,7 +174,7 @@ def test_a_wait_for_other_layers_can_be_stopped() -> None:
     stop = Event()
     stop.set()
     with pytest.raises(StopRequested):
-        Budget(BuildLimits(), stored=None).layer().update(Cost(size=9 * 10**9), stop)
+        Budget(BuildLimits(), stored_size=None).layer().update(Cost(size=9 * 10**9), stop)
 
 
 def test_long_paths_are_counted_in_the_finished_image(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import LayerInvalid
-from shiftergw.oci.extended import Extended, records
+from shiftergw.oci.extended import ExtendedHeader, records
 
 
 def record(key: bytes, value: bytes) -> bytes:
@@ -52,7 +52,7 @@ def test_damaged_records_are_refused(body: bytes) -> None:
 
 def test_what_matters_is_taken() -> None:
     """Path, target, size, time and the presence of xattrs; fractions of times are cut."""
-    extended = Extended()
+    extended = ExtendedHeader()
     body = record(b"path", b"\xff") + record(b"linkpath", b"t") + record(b"size", b"9000000000")
     body += record(b"mtime", b"1700000000.999") + record(b"SCHILY.xattr.user.a", b"\0=\n")
     extended.read(b"x", body + record(b"comment", b"nothing"))
@@ -63,17 +63,17 @@ def test_what_matters_is_taken() -> None:
 @pytest.mark.parametrize(("text", "time"), [(b"-1.5", -1), (b"0.9", 0), (b".5", 0), (b"7", 7)])
 def test_times_lose_their_fraction(text: bytes, time: int) -> None:
     """Times may lie before 1970 and between seconds."""
-    extended = Extended()
+    extended = ExtendedHeader()
     extended.read(b"x", record(b"mtime", text))
     assert extended.mtime == time
 
 
 def test_an_empty_value_takes_the_record_back() -> None:
     """POSIX: a record without a value deletes what was said before."""
-    extended = Extended()
+    extended = ExtendedHeader()
     keys = (b"path", b"linkpath", b"size", b"mtime")
     extended.read(b"x", b"".join(record(key, b"1") + record(key, b"") for key in keys))
-    assert extended == Extended()
+    assert extended == ExtendedHeader()
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_an_empty_value_takes_the_record_back() -> None:
 def test_values_that_cannot_be_are_refused(key: bytes, value: bytes) -> None:
     """Sizes without sign, times that are numbers, names without NUL."""
     with pytest.raises(LayerInvalid):
-        Extended().read(b"x", record(key, value))
+        ExtendedHeader().read(b"x", record(key, value))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.errors import LayerInvalid
-from shiftergw.oci.header import BLOCK, END, FIELDS, checksum_holds, header, number, padding
+from shiftergw.oci.header import BLOCK, END, FIELDS, has_valid_checksum, header, number, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK
 from shiftergw.oci.tree import REGULAR, SYMLINK
 from tests.oci.layers import indexed
@@ -56,11 +56,11 @@ def test_the_checksum_is_the_sum_of_the_bytes(block: bytes) -> None:
     """The fast sum agrees with the plain one for any block, unsigned and signed."""
     around = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(around)
-    assert checksum_holds(block, b"%06o\0 " % unsigned)
-    assert not checksum_holds(block, b"%06o\0 " % (unsigned + 1))
+    assert has_valid_checksum(block, b"%06o\0 " % unsigned)
+    assert not has_valid_checksum(block, b"%06o\0 " % (unsigned + 1))
     signed = sum(byte - 256 if byte > 127 else byte for byte in around)
     field = b"%06o\0 " % signed if signed >= 0 else signed.to_bytes(8, "big", signed=True)
-    assert checksum_holds(block, field)
+    assert has_valid_checksum(block, field)
 
 
 @given(PATHS, MODES, TIMES, st.integers(0, 2**62))
