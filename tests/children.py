@@ -1,4 +1,4 @@
-"""Start the servers of tests, so that they end with the run however it ends (`tests.reaper`)."""
+"""Start programs that end with the test run, even if it is killed (see `tests.reaper`)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 from tests import reaper
 
 _REAPER = Path(reaper.__file__)
-_guarded: dict[int, int] = {}
-"""Of this process, where its reaper listens: forks of it have none."""
+_reaper_inputs: dict[int, int] = {}
+"""The reaper's input, by the id of the process that started the reaper: forks have none."""
 
 
 def guard() -> None:
-    """Mark whatever this process starts from now on, and have it killed when this process ends.
+    """Mark the programs that this process starts from now on, and kill them when it ends.
 
-    What runs before have left is killed at once.
+    Programs that earlier runs have left are killed at once.
     """
     runner = os.getpid()
-    if runner in _guarded:
+    if runner in _reaper_inputs:
         return
     mark = reaper.mark_of(runner)
     reaper.sweep()
@@ -34,22 +34,22 @@ def guard() -> None:
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # what is sent to the group of the run is not for it
+        start_new_session=True,  # signals to the group of the run do not reach it
     )
     assert process.stdin is not None
-    _guarded[runner] = os.dup(process.stdin.fileno())
-    # Nobody waits for it: it ends after this process.
+    _reaper_inputs[runner] = os.dup(process.stdin.fileno())
+    # Set so that Popen does not warn: the reaper ends after this process.
     process.returncode = 0
     os.environ[reaper.VARIABLE] = mark
 
 
 def start(argv: Sequence[Any], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a program as `subprocess.Popen` does; it, and all that it starts, ends with the run."""
+    """Start a program as `subprocess.Popen` does; it and its children end with the run."""
     guard()
     env = options.get("env")
     if env is not None:
         options["env"] = {**env, reaper.VARIABLE: os.environ[reaper.VARIABLE]}
     process = subprocess.Popen(argv, **options)
     with suppress(BrokenPipeError):  # the mark is enough
-        os.write(_guarded[os.getpid()], b"%d\n" % process.pid)
+        os.write(_reaper_inputs[os.getpid()], b"%d\n" % process.pid)
     return process

@@ -1,4 +1,4 @@
-"""Configurations for tests: the smallest that loads, and a way to change it."""
+"""Configurations for tests: the smallest valid one, one with every key, and their changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALLEST: dict[str, Any] = {
 }
 
 
-# Every key of the original gateway and of this one, with a value that is allowed.
+# Every key of the original gateway and of this one, with a valid value.
 EVERY_KEY: dict[str, Any] = {
     "Authentication": "munge",
     "CacheDirectory": "cache",
@@ -115,7 +115,10 @@ EVERY_KEY: dict[str, Any] = {
 
 
 def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) -> dict[str, Any]:
-    """Return a copy with other values at paths such as `Platforms/mycluster`; `...` removes."""
+    """Return a copy of a document with changes, by paths such as `Platforms/mycluster`.
+
+    The value `...` removes a key.
+    """
     result = copy.deepcopy(dict(document))
     for path, value in changes.items():
         *sections, key = path.split("/")
@@ -130,5 +133,5 @@ def changed(changes: Mapping[str, Any], document: Mapping[str, Any] = SMALLEST) 
 
 
 def loaded(changes: Mapping[str, Any] | None = None, **environ: str) -> Loaded:
-    """Return the smallest configuration with changes, loaded."""
+    """Return the smallest configuration with changes, as the program loads it."""
     return Config.from_document(changed(changes or {}), base=BASE, environ=environ)

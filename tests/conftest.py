@@ -1,4 +1,4 @@
-"""What every test is held to: no Deferred fails unheard, nothing is left on the reactor."""
+"""Checks around every test: unhandled errors of Deferreds, and calls left on the reactor."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.children import guard
 from tests.rabbitmq import RabbitMQ
 from tests.reactor_disk import WATCH
 
-# Whatever is started from now on ends with this process.
+# Every process that is started from now on ends with this process.
 guard()
 
-# A shell that runs us in the background has SIGINT ignored, and so would the programs that we
-# start: those that are interrupted on purpose would not hear of it.
+# A shell that runs this process in the background lets it ignore SIGINT. The programs that it
+# starts would inherit that, and tests that interrupt them would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,8 +34,8 @@ settings.register_profile(
 )
 settings.load_profile("busy machine")
 
-# A process of xdist measures what it covers, if it is told to; the programs that it starts do not:
-# it would make them slow.
+# A process of xdist measures coverage if the environment says so. The programs that it starts do
+# not, since that would make them slow.
 if "PYTEST_XDIST_WORKER" in os.environ:
     coverage.process_startup()
     os.environ.pop("COVERAGE_PROCESS_START", None)
@@ -43,28 +43,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests: at the end, one process would wait for one of them alone."""
+    """Begin with the slow tests, so that the run does not end with a wait for one of them."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 WHOLE_COLLECTION = 100
-"""Tests after which the garbage collector looks at all objects again."""
+"""Tests after which the garbage collector examines all objects again."""
 
 _tests = itertools.count(1)
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is imported by now out of the collections after each test."""
+    """Exclude the objects of imported modules from the collections after each test."""
     gc.collect()
     gc.freeze()
 
 
 def collect_garbage() -> None:
-    """Free the cycles that a test has left, so that a failed Deferred among them is reported.
+    """Free the cycles that a test has left, so that a failed Deferred in them is reported.
 
-    What survives is not looked at again by the next tests: a run of thousands keeps a report of
-    each, and to go through all of them takes 30 ms. Cycles of objects that have survived are freed
-    by every 100th call.
+    Objects that survive are not examined after the next tests: pytest keeps a report of each of
+    thousands of tests, and examining all of them takes 30 ms. Every 100th call frees the cycles
+    among them.
     """
     if next(_tests) % WHOLE_COLLECTION == 0:
         gc.unfreeze()
@@ -73,37 +73,38 @@ def collect_garbage() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_unheard_failures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a Deferred whose error nobody handled."""
-    unheard: list[str] = []
+def no_unhandled_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a Deferred whose error was not handled."""
+    errors: list[str] = []
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         if "Unhandled error in Deferred" in str(event.get("log_format", "")):
-            unheard.append(str(event.get("log_failure", event)))
+            errors.append(str(event.get("log_failure", event)))
 
     globalLogPublisher.addObserver(observe)
     yield
     collect_garbage()
     globalLogPublisher.removeObserver(observe)
-    assert unheard == []
+    assert errors == []
 
 
 @pytest.fixture(autouse=True)
 def no_leftover_calls() -> Iterator[None]:
-    """Fail a test that leaves delayed calls behind: somebody waits for what nobody awaits."""
-    anything: Any = reactor
-    before = set(anything.getDelayedCalls())
+    """Fail a test that leaves delayed calls on the reactor."""
+    clock: Any = reactor
+    earlier_calls = set(clock.getDelayedCalls())
     yield
-    left = [call for call in anything.getDelayedCalls() if call not in before and call.active()]
-    for call in left:
+    calls = set(clock.getDelayedCalls()) - earlier_calls
+    leftover_calls = [call for call in calls if call.active()]
+    for call in leftover_calls:
         call.cancel()
-    assert left == []
+    assert leftover_calls == []
 
 
 @pytest.fixture(autouse=True)
 def no_file_work_on_the_reactor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail a test in which the reactor's thread touches a disk; see `tests.reactor_disk`."""
+    """Fail a test in which the reactor's thread accesses a disk; see `tests.reactor_disk`."""
     WATCH.begin(tmp_path_factory.getbasetemp())
     yield
     assert WATCH.end() == []
@@ -111,6 +112,6 @@ def no_file_work_on_the_reactor(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[RabbitMQ]:
-    """Return a running broker, which takes seconds to start; each test has queues of its own."""
-    with RabbitMQ() as running:
-        yield running
+    """Return a broker for all tests: it starts in seconds. Each test has its own queues."""
+    with RabbitMQ() as broker:
+        yield broker

@@ -1,7 +1,7 @@
-"""Makes container images by hand: tars, blobs, manifests, OCI layouts.
+"""Make container images: tars, blobs, manifests, OCI layouts.
 
-Only the standard library and `zstandard`: what the program is tested against must not come from
-the program. Every image is the same bytes whenever it is made.
+Only the standard library and `zstandard` are used, since the data of tests must not come from the
+program. The bytes of an image are always the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
 def entry(name: str, content: bytes | None = None, **members: Any) -> tuple[tarfile.TarInfo, bytes]:
-    """Return one entry for `tar_of`: a file with `content`, a directory without.
+    """Return one entry for `tar_of`: a file with `content`, or a directory without.
 
     `members` are attributes of `TarInfo` (`mode`, `linkname`, `type`, ...).
     """
@@ -71,7 +71,7 @@ _SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "plain": ""}
 
 
 def descriptor(content: bytes, media_type: str, **members: Any) -> dict[str, Any]:
-    """Return the descriptor of a blob, as it stands in JSON."""
+    """Return the descriptor of a blob, as a JSON object (image-spec, "Descriptors")."""
     return {
         "mediaType": media_type,
         "digest": str(Digest.of(content)),
@@ -81,7 +81,7 @@ def descriptor(content: bytes, media_type: str, **members: Any) -> dict[str, Any
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return a value as JSON, the same bytes each time."""
+    """Return a value as JSON; equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -130,7 +130,7 @@ def make_image(
                 "type": "layers",
                 "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in layers],
             },
-            "history": [{"created_by": f"layer {n}"} for n in range(len(layers))],
+            "history": [{"created_by": f"layer {number}"} for number in range(len(layers))],
         }
     )
     docker_layer = "application/vnd.docker.image.rootfs.diff.tar"
@@ -149,8 +149,8 @@ def make_image(
             "layers": [descriptor(blob, layer_type) for blob in blobs],
         }
     )
-    every = {Digest.of(blob): blob for blob in [configuration, *blobs]}
-    return MadeImage(manifest, media_type, every, architecture)
+    blobs_by_digest = {Digest.of(blob): blob for blob in [configuration, *blobs]}
+    return MadeImage(manifest, media_type, blobs_by_digest, architecture)
 
 
 def make_index(images: Sequence[MadeImage], *, docker: bool = False) -> bytes:
@@ -174,7 +174,7 @@ def make_index(images: Sequence[MadeImage], *, docker: bool = False) -> bytes:
 def write_layout(
     directory: Path, content: bytes, media_type: str, blobs: Iterable[bytes], tag: str = "latest"
 ) -> Digest:
-    """Write an OCI layout whose one entry is `content` (a manifest or an index) under `tag`."""
+    """Write an OCI layout whose only entry is `content` (a manifest or an index) with `tag`."""
     store = directory / "blobs" / "sha256"
     store.mkdir(parents=True, exist_ok=True)
     for blob in [content, *blobs]:
@@ -213,9 +213,9 @@ def oci_index_layout(
     architecture.
     """
     images = [make_image(tars, architecture=name) for name, tars in layers.items()]
-    every: list[bytes] = []
+    blobs: list[bytes] = []
     for image in images:
-        every += [image.manifest, *image.blobs.values()]
+        blobs += [image.manifest, *image.blobs.values()]
     index = make_index(images)
     digests = {image.architecture: image.digest for image in images}
-    return {"index": write_layout(directory, index, INDEX, every, tag), **digests}
+    return {"index": write_layout(directory, index, INDEX, blobs, tag), **digests}

@@ -1,7 +1,7 @@
-"""Real MongoDB servers for tests, as processes of their own, or the one that the environment names.
+"""Run MongoDB servers for tests, or use the server that the environment names.
 
-`SHIFTERGW_TEST_MONGODB` is the URI of a server to be used instead, where a test needs no more than
-a database of its own; it is dropped afterwards.
+`SHIFTERGW_TEST_MONGODB` is the URI of a server for the tests that need only a database of their
+own, which they drop afterwards.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests import children
 from tests.parts import free_port, lacking, wait_for_port
 
 START_SECONDS = 30.0
-ANOTHER = os.environ.get("SHIFTERGW_TEST_MONGODB")
+EXTERNAL_SERVER = os.environ.get("SHIFTERGW_TEST_MONGODB")
 
 
 class Mongod:
-    """A server on a free port of the loopback; the context starts and stops it."""
+    """A server on a free port of the loopback, which runs while the context lives."""
 
     def __init__(self, root: Path, *options: str, login: str = "", query: str = "") -> None:
-        """Keep its data in `root`; `login` and `query` are parts of its URI."""
+        """Store its data in `root`; `login` and `query` are parts of its URI."""
         self.root = root
         self.port = free_port()
         self.uri = f"mongodb://{login}127.0.0.1:{self.port}/{query}"
@@ -39,12 +39,12 @@ class Mongod:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the server."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill it: its data is of no more use."""
+        """Kill the server, whose data is no longer needed."""
         self.kill()
 
     def start(self, *options: str) -> None:
@@ -66,42 +66,42 @@ class Mongod:
             raise AssertionError((self.root / "log").read_text()) from error
 
     def kill(self) -> None:
-        """End the process without a warning, also a suspended one."""
+        """Kill the process at once, even if it is suspended."""
         if self._process is not None:
             process, self._process = self._process, None
             process.kill()
             process.wait()
 
     def freeze(self) -> None:
-        """Keep it from answering; the kernel still accepts connections to it."""
+        """Suspend the process; the kernel still accepts connections to it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         threads = Path(f"/proc/{self._process.pid}/task")
-        # The signal is there before the last of the threads has heard of it.
+        # The threads of the process stop one after another.
         while any(
             stat.read_text().rpartition(") ")[2][0] != "T" for stat in threads.glob("*/stat")
         ):
             time.sleep(0.001)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume the process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
 _used: list[str] = []
-"""Databases to be dropped, once more at the end: a late command may have made one again."""
+"""Databases that are dropped again at the end, since a late command may have created one."""
 
 
 @contextmanager
 def any_server(root: Path) -> Iterator[str]:
-    """Yield the URI of the server that the environment names, or else of one with data in `root`.
+    """Yield the URI of the server that the environment names, or of a new one with data in `root`.
 
-    Good for tests that share it, and do no more to it than to use databases of their own.
+    Tests that share it use only databases of their own.
     """
-    if ANOTHER is not None:
-        yield ANOTHER
-        with pymongo.MongoClient[dict[str, Any]](ANOTHER) as client:
+    if EXTERNAL_SERVER is not None:
+        yield EXTERNAL_SERVER
+        with pymongo.MongoClient[dict[str, Any]](EXTERNAL_SERVER) as client:
             while _used:
                 client.drop_database(_used.pop())
         return
@@ -111,7 +111,7 @@ def any_server(root: Path) -> Iterator[str]:
 
 @contextmanager
 def database(uri: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name of a database of its own, and pymongo's way to it; drop it at the end."""
+    """Yield the name of a new database and pymongo's object for it; drop it at the end."""
     name = f"shiftergw_test_{uuid.uuid4().hex[:12]}"
     with pymongo.MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=10_000) as client:
         _used.append(name)

@@ -1,4 +1,4 @@
-"""Real munge daemons for tests, each with a key and a socket of its own."""
+"""Run munge daemons for tests, each with its own key and socket."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ print(encode(sys.stdin.buffer.read(), Path(sys.argv[1])))
 
 
 def clock_off_by(shift: str) -> dict[str, str]:
-    """Return the environment of a process whose clock is off, by `-1h` for example."""
+    """Return the environment of a process whose clock is shifted, such as by `-1h`."""
     argv = [need("faketime"), "-f", shift, "printenv", "LD_PRELOAD"]
     library = subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
     return {"LD_PRELOAD": library, "FAKETIME": shift}
 
 
 class Munged:
-    """A munge daemon; `with Munged() as munged` runs it in a directory that goes away with it.
+    """A munge daemon; `with Munged() as munged` runs it in a temporary directory.
 
-    Others' sockets can be reached by every user, so its directory is not pytest's, which cannot.
+    Every user must be able to reach its socket, so it is not in pytest's directory, which only the
+    user of the tests can enter.
     """
 
     def __init__(self, key: bytes | None = None, env: Mapping[str, str] | None = None) -> None:
-        """Use this key, or a new one; nothing runs until the context is entered."""
+        """Use a key, or else a new one; the daemon starts when the context is entered."""
         self.key = key or os.urandom(_KEY_BYTES)
         self._env = {**os.environ, **(env or {})}
         self._directory = TemporaryDirectory(prefix="munged-")
@@ -54,7 +55,7 @@ class Munged:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Write the key and start the daemon."""
         self.root.chmod(0o711)
         key = self.root / "key"
         key.write_bytes(self.key)
@@ -63,7 +64,7 @@ class Munged:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it, and remove what it had."""
+        """Stop the daemon and remove its directory."""
         try:
             self.stop()
         finally:
@@ -72,8 +73,8 @@ class Munged:
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
         program = shutil.which("munged", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-        places = ("socket", "key-file", "log-file", "pid-file", "seed-file")
-        options = [f"--{name}={self.root / name.removesuffix('-file')}" for name in places]
+        names = ("socket", "key-file", "log-file", "pid-file", "seed-file")
+        options = [f"--{name}={self.root / name.removesuffix('-file')}" for name in names]
         argv = [program or need("munged"), "--foreground", *options]
         with (self.root / "output").open("wb") as output:
             self._process = children.start(argv, stdout=output, stderr=output, env=self._env)
@@ -85,15 +86,15 @@ class Munged:
             time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the daemon, also a suspended one; SIGKILL leaves its socket behind."""
+        """Stop the daemon, even if it is suspended; SIGKILL leaves its socket behind."""
         if self._process is None:
             return
         process, self._process = self._process, None
         process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + patient(START_SECONDS)
         while process.poll() is None and time.monotonic() < deadline:
-            # It looks for the signal only between clients: one that comes just before it waits
-            # for the next is lost.
+            # The daemon checks for a signal only between clients. A signal that arrives just before
+            # it waits for the next client is lost, so the signal is repeated.
             process.send_signal(how)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
@@ -107,7 +108,7 @@ class Munged:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Keep the daemon from answering; it still accepts connections."""
+        """Suspend the daemon for a while; the kernel still accepts connections to it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
@@ -116,27 +117,27 @@ class Munged:
             self._process.send_signal(signal.SIGCONT)
 
     def encode(self, payload: bytes = b"") -> str:
-        """Return a credential of this user."""
+        """Return a credential of the user of the tests."""
         return encode(payload, self.socket)
 
     def encode_as(self, uid: int, gid: int, payload: bytes = b"") -> str:
-        """Return a credential of another user; only root may be one."""
+        """Return a credential of another user; the test is skipped unless root runs it."""
         if os.geteuid() != 0:
             lacking("only root may act as other users")
-        made = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", _ENCODE, str(self.socket), str(gid), str(uid)],
             input=payload,
             stdout=subprocess.PIPE,
             check=True,
         )
-        return made.stdout.decode().strip()
+        return result.stdout.decode().strip()
 
     def munge(self, *options: str, payload: bytes = b"") -> str:
-        """Return a credential that the program `munge` makes with these options."""
-        made = subprocess.run(
+        """Return a credential that the program `munge` creates with these options."""
+        result = subprocess.run(
             [need("munge"), f"--socket={self.socket}", *options],
             input=payload,
             stdout=subprocess.PIPE,
             check=True,
         )
-        return made.stdout.decode().strip()
+        return result.stdout.decode().strip()

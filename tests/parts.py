@@ -1,4 +1,4 @@
-"""Real parts that tests run against: programs of the machine, ports, waiting for a server."""
+"""What tests need of the machine: programs, ports, mounts, servers that listen."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.patience import patient
 _MNT_DETACH = 2
 
 
-def lacking(what: str) -> NoReturn:
-    """Skip the test for want of a part of the machine, or fail it where all must run."""
+def lacking(reason: str) -> NoReturn:
+    """Skip the test because the machine lacks something, or fail it where all tests must run."""
     if os.environ.get("SHIFTERGW_REQUIRE_ALL") == "1":
-        pytest.fail(what)
-    pytest.skip(what)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def need(program: str) -> str:
-    """Return the path of a program; without it the test is `lacking`."""
+    """Return the path of a program; skip the test if it is not installed (see `lacking`)."""
     path = shutil.which(program)
     if path is None:
         lacking(f"{program} is not installed; `tests/run` installs it")
@@ -36,13 +36,13 @@ def need(program: str) -> str:
 
 
 def need_root() -> None:
-    """Return if this user may mount."""
+    """Skip the test unless root runs it, who may mount."""
     if os.geteuid() != 0:
         lacking("only root may mount")
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on now."""
+    """Return a TCP port of the loopback on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -50,23 +50,23 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Say whether something takes connections on a loopback port."""
+    """Return whether a process accepts connections on a loopback port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def accepts(path: Path) -> bool:
-    """Return whether something takes connections on a unix socket.
+    """Return whether a process accepts connections on a unix socket.
 
-    A socket that exists may not be listened on yet: the file is there from `bind` on.
+    `bind` creates the file of the socket, and connections are refused until `listen`.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 def wait_for_port(port: int, seconds: float = 15) -> None:
-    """Return once something listens on a loopback port; raise `TimeoutError` otherwise."""
+    """Return once a process listens on a loopback port; raise `TimeoutError` after `seconds`."""
     deadline = time.monotonic() + patient(seconds)
     while time.monotonic() < deadline:
         if listens(port):
@@ -76,14 +76,14 @@ def wait_for_port(port: int, seconds: float = 15) -> None:
 
 
 class HungDisk:
-    """A file system on `directory` that answers nothing, as NFS does whose server is away.
+    """A file system on `directory` that never answers, like NFS whose server is down.
 
-    It is one of FUSE whose program never reads what the kernel asks. Once it has ended, what lies
-    in `directory` itself is there again, and whatever hung fails.
+    It is a FUSE file system whose program never reads the requests of the kernel. After `end` the
+    files of `directory` itself are visible again, and calls that hung fail.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Mount it."""
+        """Mount the file system."""
         need_root()
         try:
             self._descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -98,7 +98,7 @@ class HungDisk:
         self._is_mounted = True
 
     def end(self) -> None:
-        """Let whatever hangs go, and take the file system away."""
+        """Unmount the file system, so that calls that hang fail."""
         if self._is_mounted:
             self._is_mounted = False
             self._libc.umount2(self._directory, _MNT_DETACH)
@@ -107,7 +107,7 @@ class HungDisk:
 
 @contextmanager
 def small_disk(directory: Path, options: str) -> Iterator[None]:
-    """Mount a file system of its own on `directory`; `options` are tmpfs's, such as `size=2m`."""
+    """Mount a tmpfs on `directory` with `options` such as `size=2m`; unmount it at the end."""
     need_root()
     directory.mkdir(exist_ok=True)
     command = [need("mount"), "-t", "tmpfs", "-o", options, "none", str(directory)]

@@ -1,9 +1,9 @@
-"""Scale limits of time to how busy the machine is.
+"""Scale time limits to the load of the machine.
 
-Most limits in tests only end a wait that would otherwise last for ever: they may be long, since a
-test that passes never reaches them. `patient` is for these. Where a limit is what a test is about,
-the test counts events instead of seconds, or has a clock of its own; where it must pass in earnest,
-while something else has to be faster, it is `scaled`.
+Most limits in tests only end a wait that would otherwise last for ever. They may be long, since a
+test that passes never reaches them: `patient` is for these. A test of a limit itself counts events
+or has its own clock. If such a limit must really expire while something else is faster, it is
+`scaled`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from __future__ import annotations
 import os
 
 LEAST = 3.0
-"""The factor on an idle machine: it may get busy while we wait."""
+"""The factor on an idle machine, which may become busy during a wait."""
 
-_FIXED = os.environ.get("TESTS_PATIENCE")
+_FACTOR = os.environ.get("TESTS_PATIENCE")
 
 
-def _waiting() -> float:
-    """Return by how much longer than on an idle machine things take now.
+def _slowdown() -> float:
+    """Return how many times longer a task takes now than on an idle machine.
 
-    `TESTS_PATIENCE` in the environment is used instead, if it is set.
+    The environment variable `TESTS_PATIENCE` replaces this number.
     """
-    if _FIXED:
-        return float(_FIXED)
-    # Of the last minute; what has been started since then is not in it yet.
+    if _FACTOR:
+        return float(_FACTOR)
+    # The average of the last minute: programs that started just now hardly count.
     return os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
 def patient(seconds: float) -> float:
-    """Return a limit for what takes at most `seconds` on an idle machine."""
-    return seconds * max(LEAST, 2 * _waiting())
+    """Return a limit for a task that takes at most `seconds` on an idle machine."""
+    return seconds * max(LEAST, 2 * _slowdown())
 
 
 def scaled(seconds: float) -> float:
-    """Return a limit that will pass: `seconds` on an idle machine, more on a busy one."""
-    return seconds * max(1.0, _waiting())
+    """Return a limit that will expire: `seconds` on an idle machine, more on a busy one."""
+    return seconds * max(1.0, _slowdown())

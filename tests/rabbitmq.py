@@ -1,4 +1,4 @@
-"""A real RabbitMQ server for tests, with a node, ports and directories of its own."""
+"""Run a real RabbitMQ server for tests, with its own node name, ports and directories."""
 
 from __future__ import annotations
 
@@ -19,46 +19,49 @@ from tests.parts import free_port, lacking, listens, need, wait_for_port
 from tests.patience import patient
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""Debian's, without the script in front of it that changes the user and the directory."""
+"""Debian's server, without the wrapper script that changes the user and the directory."""
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 
 
 class RabbitMQ:
-    """A broker; `with RabbitMQ() as broker` runs it in a directory that goes away with it."""
+    """A broker; `with RabbitMQ() as broker` runs it in a temporary directory."""
 
     def __init__(self, user: str = "sites", password: str = "") -> None:
-        """Let in this user alone; nothing runs until the context is entered."""
+        """Accept only this user; the broker starts when the context is entered."""
         self.user = user
         self.password = password or os.urandom(12).hex()
         self.port = free_port()
         self.tls_port = free_port()
         self.settings = ""
-        """Lines of its configuration besides ours, from its next start on."""
+        """Additional lines of its configuration, which take effect at its next start."""
         self._ports = [free_port(), free_port()]
         self._directory = TemporaryDirectory(prefix="rabbitmq-")
         self.root = Path(self._directory.name)
-        self._names: subprocess.Popen[bytes] | None = None
+        self._name_server: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Return how clients reach it."""
+        """Return the URL for clients."""
         return f"amqp://{self.user}:{self.password}@127.0.0.1:{self.port}//"
 
     @property
     def tls_url(self) -> str:
-        """Return how clients reach it by TLS, if its settings are `with_tls`."""
+        """Return the URL for clients that use TLS; `with_tls` returns the settings for it."""
         return f"amqps://{self.user}:{self.password}@127.0.0.1:{self.tls_port}//"
 
     @staticmethod
     def password_of(url: str) -> str:
-        """Return the password in such a URL."""
+        """Return the password in a URL of a broker."""
         return url.partition("//")[2].partition("@")[0].partition(":")[2]
 
     def with_tls(self, authority: Path, pem: Path, ask: bool = False) -> str:
-        """Return settings for TLS, on 127.0.0.1 and 127.0.0.2; it may `ask` for certificates."""
+        """Return settings for TLS on 127.0.0.1 and 127.0.0.2.
+
+        With `ask` the broker requires a certificate of its clients.
+        """
         return (
             f"listeners.ssl.one = 127.0.0.1:{self.tls_port}\n"
             f"listeners.ssl.two = 127.0.0.2:{self.tls_port}\n"
@@ -69,30 +72,32 @@ class RabbitMQ:
         )
 
     def ctl(self, *arguments: str) -> bytes:
-        """Return what `rabbitmqctl` prints; that takes a second or two."""
+        """Return the output of `rabbitmqctl`, which takes a second or two."""
         argv = [str(SERVER.with_name("rabbitmqctl")), "-q", "-n", f"test-{self.port}@localhost"]
-        ran = subprocess.run(
+        result = subprocess.run(
             [*argv, *arguments], env=self._env(), cwd=self.root, capture_output=True, check=False
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     async def control(self, *arguments: str) -> bytes:
-        """Run `rabbitmqctl` in a thread and return what it prints.
+        """Run `rabbitmqctl` in a thread and return its output.
 
-        On a busy machine it takes longer than a gateway waits for a sign of its worker machines: a
-        gateway that runs in the test's own reactor must go on hearing them meanwhile.
+        On a busy machine it may take longer than `SILENT_SECONDS`. A queue in the test's own
+        reactor must receive the statuses of worker machines meanwhile.
         """
         return await deferToThread(self.ctl, *arguments)
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the name server and the broker."""
         if not SERVER.exists():
             lacking("rabbitmq-server is not installed; `tests/run` installs it")
         (self.root / "plugins").write_text("[].\n")
-        # A name server of our own, in the foreground: the one that Erlang starts would stay.
+        # In the foreground: a name server that Erlang starts would survive the test.
         argv = [need("epmd"), "-port", str(self._ports[0]), "-address", "127.0.0.1"]
-        self._names = children.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._name_server = children.start(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             wait_for_port(self._ports[0])
             self.start()
@@ -102,20 +107,17 @@ class RabbitMQ:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill it, and remove what it had."""
+        """Kill the broker and remove its directory."""
         try:
             self.kill()
-            if self._names is not None:
-                self._names.kill()
-                self._names.wait(patient(STOP_SECONDS))
+            if self._name_server is not None:
+                self._name_server.kill()
+                self._name_server.wait(patient(STOP_SECONDS))
         finally:
             self._directory.cleanup()
 
     def start(self) -> None:
-        """Start the server, with what it had on its disk, and wait until it takes connections.
-
-        On all its ports: it opens one after the other.
-        """
+        """Start the server with the data on its disk; wait until all its ports are open."""
         (self.root / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\n"
             f"default_user = {self.user}\ndefault_pass = {self.password}\n"
@@ -152,26 +154,26 @@ class RabbitMQ:
             "RABBITMQ_CONFIG_FILE": str(self.root / "rabbitmq"),
             "RABBITMQ_CONF_ENV_FILE": str(self.root / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.root / "plugins"),
-            # Erlang takes the script's place: what we start is what we stop.
+            # The start script replaces itself with Erlang, so that our child is the server.
             "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_PID_FILE": str(self.root / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +A 8",
         }
 
     def kill(self) -> None:
-        """Kill the server at once, also a suspended one."""
+        """Kill the server at once, even if it is suspended."""
         if self._server is not None:
             server, self._server = self._server, None
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait(patient(STOP_SECONDS))
-            # Small programs that Erlang has started hold what they inherited a little longer.
+            # Helper programs of Erlang inherit the ports and end a little later.
             while listens(self.port):
                 time.sleep(0.02)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Keep the server from answering; the kernel still takes connections for it."""
+        """Suspend the server for a while; the kernel still accepts connections to it."""
         assert self._server is not None
         os.killpg(self._server.pid, signal.SIGSTOP)
         try:
@@ -180,8 +182,8 @@ class RabbitMQ:
             os.killpg(self._server.pid, signal.SIGCONT)
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Have no server for a while; it comes back with what it had on its disk."""
+    def outage(self) -> Iterator[None]:
+        """Kill the server for a while; it restarts with the data on its disk."""
         self.kill()
         try:
             yield

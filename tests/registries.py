@@ -1,4 +1,4 @@
-"""Registries to pull from: the distribution project's own, and one that misbehaves as told."""
+"""Registries for tests: that of the distribution project, and a fake that can misbehave."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.parts import free_port, need, wait_for_port
 from tests.patience import patient
 
 USER = RegistryLogin("alice", "s3:crét")
-"""Who may log in to a `DockerRegistry` with `private`."""
+"""A login that a private `DockerRegistry` accepts."""
 
 SECOND_USER = RegistryLogin("bob", "b0b:s")
-"""And who else."""
+"""Another login that it accepts."""
 
 _HTPASSWD = (
     "alice:$2b$04$AQAQdM2qGLtMLHfz/9YoNu0BmriWJhEZbJXVt6lzEYgPGMzi5aJe.\n"
@@ -42,12 +42,11 @@ _HTPASSWD = (
 class DockerRegistry:
     """The program `docker-registry` on a free port of the loopback, over plain HTTP.
 
-    `host` is `127.0.0.1:PORT`. With `private` it wants the login of `USER` or of `SECOND_USER`, by
-    Basic.
+    `host` is `127.0.0.1:PORT`. With `private` it requires `USER` or `SECOND_USER`, by HTTP Basic.
     """
 
     def __init__(self, directory: Path, *, private: bool = False) -> None:
-        """Prepare to keep images and configuration in `directory`; nothing runs yet."""
+        """Prepare a registry that stores images and its configuration in `directory`."""
         self._program = need("docker-registry")
         self._skopeo = need("skopeo")
         self._directory = directory
@@ -59,7 +58,7 @@ class DockerRegistry:
         self._port = port
 
     def __enter__(self) -> Self:
-        """Start it and wait until it listens."""
+        """Start the registry and wait until it listens."""
         self._directory.mkdir(parents=True, exist_ok=True)
         configuration: dict[str, Any] = {
             "version": "0.1",
@@ -84,21 +83,21 @@ class DockerRegistry:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop the registry."""
         assert self._process is not None
         self._process.terminate()
         self._process.wait(patient(10))
 
     def blob_requests(self) -> int:
-        """Return how often a blob was asked for with GET since the start."""
+        """Return the number of GET requests for blobs since the start."""
         return len(self.blobs_asked_for())
 
     def blobs_asked_for(self) -> list[str]:
-        """Return the digests of the blobs that were asked for with GET since the start."""
+        """Return the digests in the GET requests for blobs since the start."""
         return re.findall(r'"GET \S+/blobs/(\S+) HTTP', self._access_log.read_text())
 
     def push(self, layout: Path, name: str, tag: str = "latest") -> None:
-        """Copy an image of an OCI layout to `name` (`repository:tag`); an index with all it has."""
+        """Copy an image or an index with all its images from an OCI layout to `repository:tag`."""
         login = ["--dest-creds", f"{USER.user}:{USER.password}"] if self._private else []
         subprocess.run(
             [
@@ -113,26 +112,26 @@ class DockerRegistry:
 
 
 Misbehave = Callable[["Ask"], object]
-"""Answers a request in place of the registry; returns None to let it answer after all."""
+"""A function that answers a request; if it returns None, the registry answers it."""
 
 
 class Ask:
-    """One request to a `FakeRegistry`, with the means to answer it badly."""
+    """A request to a `FakeRegistry`, with methods that answer it well or badly."""
 
     def __init__(self, registry: FakeRegistry, request: Request) -> None:
-        """Wrap a request of twisted.web; `path` has no host, `nth` counts those to it from 1."""
+        """Wrap a request of twisted.web; `nth` is its number among those to `path`, from 1."""
         self.registry = registry
         self.request = request
         self.path = request.uri.decode("ascii")
         self.method = request.method.decode("ascii")
-        self.nth = 1 + sum(other.path == self.path for other in registry.asked)
+        self.nth = 1 + sum(ask.path == self.path for ask in registry.asked)
 
     def header(self, name: str) -> str | None:
-        """Return a field of the request."""
+        """Return a header field of the request."""
         return self.request.getHeader(name)
 
     def answer(self, status: int, content: bytes = b"", **fields: str) -> bool:
-        """Answer at once; underscores in the names of `fields` stand for hyphens."""
+        """Answer completely; underscores in the names of header fields become hyphens."""
         self.request.setResponseCode(status)
         for name, value in fields.items():
             self.request.setHeader(name.replace("_", "-"), value)
@@ -143,7 +142,7 @@ class Ask:
         return True
 
     def begin(self, content: bytes, length: int, status: int = 200, **fields: str) -> bool:
-        """Answer with a `Content-Length` and the first bytes of a body, and leave it there."""
+        """Answer with a `Content-Length` and the first bytes of a body, without its end."""
         self.request.setResponseCode(status)
         for name, value in fields.items():
             self.request.setHeader(name.replace("_", "-"), value)
@@ -152,17 +151,17 @@ class Ask:
         return True
 
     def hang_up(self, *, reset: bool = False) -> bool:
-        """Close the connection: what has been written arrives first, unless with `reset`."""
+        """Close the connection after the bytes that were written, or reset it at once."""
         transport: Any = self.request.transport
         (transport.abortConnection if reset else transport.loseConnection)()
         return True
 
 
 class FakeRegistry:
-    """A registry on the test's own reactor: correct, but for what `misbehave` answers.
+    """A registry on the test's own reactor, which answers correctly unless `misbehave` does.
 
-    `asked` keeps every request. `start` and `stop` open and close the port; with a `certificate`
-    it speaks TLS. Images are served under every repository name, by tag if `tags` has it.
+    `asked` has every request. `start` and `stop` open and close the port; with a `certificate` the
+    registry uses TLS. Images are served under every repository name, by digest and by their `tags`.
     """
 
     def __init__(self, *images: MadeImage, misbehave: Misbehave | None = None) -> None:
@@ -183,7 +182,7 @@ class FakeRegistry:
             self.tags["latest"] = str(images[0].digest)
 
     def add(self, content: bytes, media_type: str, tag: str | None = None) -> Digest:
-        """Serve a further manifest or index."""
+        """Serve another manifest or index, also by a tag; return its digest."""
         digest = Digest.of(content)
         self.documents[str(digest)] = (content, media_type)
         if tag is not None:
@@ -193,7 +192,7 @@ class FakeRegistry:
     async def start(self, certificate: CertificateOptions | None = None) -> Self:
         """Listen on a free port of the loopback."""
         reactor = self._clock
-        site: Any = Site(_Everything(self))
+        site: Any = Site(_RegistryResource(self))
         site.protocol = lambda: _Channel(self._open)
         if certificate is None:
             self._port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
@@ -225,11 +224,11 @@ class FakeRegistry:
             errors = [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]
             ask.answer(404, json.dumps({"errors": errors}).encode())
             return
-        asked = ask.header("Range")
-        if asked is None:
+        byte_range = ask.header("Range")
+        if byte_range is None:
             ask.answer(200, blob)
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
         if start >= len(blob):
             ask.answer(416, Content_Range=f"bytes */{len(blob)}")
             return
@@ -237,7 +236,7 @@ class FakeRegistry:
 
 
 class _Channel(HTTPChannel):
-    """A connection that is known as long as it is open."""
+    """A connection that is in a set while it is open."""
 
     def __init__(self, connections: set[HTTPChannel]) -> None:
         super().__init__()
@@ -252,7 +251,7 @@ class _Channel(HTTPChannel):
         super().connectionLost(reason)
 
 
-class _Everything(Resource):
+class _RegistryResource(Resource):
     isLeaf = True  # noqa: N815 - Twisted's name
 
     def __init__(self, registry: FakeRegistry) -> None:
@@ -260,8 +259,8 @@ class _Everything(Resource):
         self._registry = registry
 
     def render(self, request: Request) -> int:
-        finished: Deferred[None] = request.notifyFinish()
-        finished.addErrback(lambda _: None)
+        finish: Deferred[None] = request.notifyFinish()
+        finish.addErrback(lambda _: None)
         ask = Ask(self._registry, request)
         if not self._registry.misbehave(ask):
             self._registry.respond(ask)

@@ -1,4 +1,4 @@
-"""Runs the gateway as its users do, as a process of its own, and talks to it over HTTP."""
+"""Run the gateway as sites do, in a process of its own, and send HTTP requests to it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,26 @@ FINAL = {"READY", "FAILURE"}
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
-    """Return the first true value of `condition`; raise `TimeoutError` after `seconds`."""
+def until(condition: Callable[[], T | None], seconds: float, event: str) -> T:
+    """Return the first true value of `condition`; raise `TimeoutError` after `seconds`.
+
+    `event` names the condition in the error.
+    """
     deadline = time.monotonic() + patient(seconds)
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {patient(seconds):.0f} s")
+            raise TimeoutError(f"{event} did not happen within {patient(seconds):.0f} s")
         time.sleep(0.05)
 
 
 class Service:
     """A gateway on a free port of the loopback, with all its directories below `root`.
 
-    `changes` are merged into its configuration; `locations` are its registries, the first of them
-    the default one.
+    `changes` are merged into its configuration. `locations` are its registries; the first of them
+    is the default.
     """
 
     def __init__(
@@ -57,10 +60,10 @@ class Service:
         munged: Path | None = None,
         through: Sequence[str] = (),
     ) -> None:
-        """Write the configuration; nothing runs until the context is entered.
+        """Write the configuration; the gateway starts when the context is entered.
 
-        `munged` is the socket of the munge daemon of the system, with `Authentication: munge`.
-        `through` is a command that runs the gateway's, which follows as its arguments.
+        `munged` is the socket of the system's munge daemon, for `Authentication: munge`. `through`
+        is a command that runs the gateway's command, which is appended to it.
         """
         self._through = through
         self.root = root
@@ -98,16 +101,16 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it and wait until it is ready."""
+        """Start the gateway and wait until it is ready."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop the gateway."""
         self.stop()
 
-    def start(self, awaited: str = "/readyz") -> None:
-        """Start the process and wait until it says so, or until `awaited` is answered with 200."""
+    def start(self, ready_path: str = "/readyz") -> None:
+        """Start the process and wait until a GET of `ready_path` is answered with 200."""
         with self.log.open("ab") as log:
             self._process = children.start(
                 [
@@ -127,18 +130,18 @@ class Service:
             )
         process = self._process
 
-        def ready() -> bool:
+        def is_ready() -> bool:
             assert process.poll() is None, self.log.read_text()
-            return self.get(awaited)[0] == 200
+            return self.get(ready_path)[0] == 200
 
         try:
-            until(ready, START_SECONDS, "the gateway's start")
+            until(is_ready, START_SECONDS, "the gateway's start")
         except TimeoutError as error:
             self.stop()
             raise AssertionError(self.log.read_text()) from error
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the process and wait until it is gone."""
+        """Send a signal to the process and wait until it has ended."""
         if self._process is None:
             return
         self._process.send_signal(how)
@@ -158,7 +161,7 @@ class Service:
         return self._process.pid
 
     def workers(self) -> list[int]:
-        """Return the process ids of its workers."""
+        """Return the process ids of the gateway's workers."""
         pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [
             int(child)
@@ -167,13 +170,16 @@ class Service:
         ]
 
     def get(self, path: str, credential: str = ALICE, method: str = "GET") -> tuple[int, Any]:
-        """Return status and body of one request; the body parsed if it is JSON; 0 if refused."""
+        """Send a request without a body; see `ask`."""
         return self.ask(path, credential, method)
 
     def ask(
         self, path: str, credential: str, method: str = "GET", content: bytes | None = None
     ) -> tuple[int, Any]:
-        """Return the same for a request that may have a body."""
+        """Return the status and the body of the answer; a JSON body is parsed.
+
+        The status is 0 if the connection fails.
+        """
         request = urllib.request.Request(
             self.url + path,
             headers={"authentication": credential},
@@ -191,7 +197,7 @@ class Service:
         return status, json.loads(content) if kind == "application/json" else content.decode()
 
     def poll(self, image: str, credential: str = ALICE) -> dict[str, Any]:
-        """Ask once for a pull, as the client's poll does."""
+        """Request a pull once, as each poll of a client does; return the answer."""
         path = f"/api/pull/{SYSTEM}/docker/{quote(image, safe='')}/"
         status, body = self.get(path, credential, "POST")
         assert status == 200, (status, body)
@@ -201,14 +207,14 @@ class Service:
     def pull(self, image: str, credential: str = ALICE, seconds: float = 60) -> dict[str, Any]:
         """Poll until the pull has ended and return the last answer."""
 
-        def ended() -> dict[str, Any] | None:
+        def final_answer() -> dict[str, Any] | None:
             answer = self.poll(image, credential)
             return answer if answer["status"] in FINAL else None
 
-        return until(ended, seconds, f"the end of the pull of {image}")
+        return until(final_answer, seconds, f"the end of the pull of {image}")
 
     def lookup(self, image: str, credential: str = ALICE) -> tuple[int, Any]:
-        """Look an image up."""
+        """Look up an image; return the status and the body of the answer."""
         return self.get(f"/api/lookup/{SYSTEM}/docker/{quote(image, safe='')}/", credential)
 
     def queue(self, credential: str = ALICE) -> list[dict[str, Any]]:
@@ -220,7 +226,7 @@ class Service:
     def leftovers(self) -> list[str]:
         """Return temporary files in the image directory and in the scratch directories.
 
-        What may stay: delivered files, whole blobs, converted files and what describes them.
+        Delivered files, complete blobs, converted files and their descriptions are not temporary.
         """
         places = [self.images, self.root / "expand", self.root / "cache"]
         names = [path for place in places for path in place.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""Real SSH servers for tests: OpenSSH's sshd on the loopback, with keys and settings of its own."""
+"""Run OpenSSH servers for tests, on the loopback, each with its own keys and settings."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def public(path: Path) -> str:
 
 
 class Sshd:
-    """An SSH server; `with Sshd() as sshd` runs it in a directory that goes away with it.
+    """An SSH server; `with Sshd() as sshd` runs it in a temporary directory.
 
-    This user may log in with `key`; `known_hosts` knows the server.
+    The user of the tests may log in with `key`; `known_hosts` has the server's host keys.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Sshd:
         host_keys: Sequence[str] = ("ed25519",),
         environment: Mapping[str, str] = {},
     ) -> None:
-        """Run with more lines of `sshd_config`; `host_keys` are `TYPE` or `TYPE:BITS`.
+        """Add `settings` to the lines of `sshd_config`; `host_keys` are `TYPE` or `TYPE:BITS`.
 
-        The server's own environment is this process's with `environment` added.
+        `environment` is added to the environment of the server process.
         """
         self._settings = settings
         self._environment = {**os.environ, **environment}
@@ -64,36 +64,39 @@ class Sshd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Make its keys and start it."""
+        """Create its keys and start the server."""
         make_key(self.key)
         self.authorized_keys.write_text(f"{public(self.key)}\n")
-        known = []
+        lines = []
         self.port = free_port()
         for kind in self._host_keys:
             name, _, bits = kind.partition(":")
             make_key(self.host_key(kind), name, *(("-b", bits) if bits else ()))
-            known.append(f"{_place(self.port)} {public(self.host_key(kind))}\n")
-        self.known_hosts.write_text("".join(known))
+            lines.append(f"{_address(self.port)} {public(self.host_key(kind))}\n")
+        self.known_hosts.write_text("".join(lines))
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it, and remove what it had."""
+        """Stop the server and remove its directory."""
         try:
             self.stop()
         finally:
             self._directory.cleanup()
 
     def host_key(self, kind: str) -> Path:
-        """Return where the host key of this type lies."""
+        """Return the file of the host key of a type."""
         return self.root / f"host_{kind.replace(':', '_')}"
 
     def reached_at(self, port: int) -> None:
-        """Have its host key known at another port, which leads to it."""
-        known = self.known_hosts.read_text()
-        here = [line for line in known.splitlines() if line.startswith(_place(self.port))]
-        there = [line.replace(_place(self.port), _place(port)) for line in here]
-        self.known_hosts.write_text(known + "\n".join(there) + "\n")
+        """Add its host keys to `known_hosts` for another port, which leads to the server."""
+        text = self.known_hosts.read_text()
+        lines = [
+            line.replace(_address(self.port), _address(port))
+            for line in text.splitlines()
+            if line.startswith(_address(self.port))
+        ]
+        self.known_hosts.write_text(text + "\n".join(lines) + "\n")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -102,7 +105,7 @@ class Sshd:
             _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
         config = self.root / "sshd_config"
         lines = [
-            *self._settings,  # the first of two counts
+            *self._settings,  # sshd uses the first of two lines with the same keyword
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
             *(f"HostKey {self.host_key(kind)}" for kind in self._host_keys),
@@ -114,7 +117,7 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "MaxStartups 100",
             "LogLevel VERBOSE",
-            # bash reads no start-up files of whoever runs the tests.
+            # Set so that bash does not read the start-up files of the user of the tests.
             "SetEnv SHLVL=1",
         ]
         if not any(line.startswith("Subsystem ") for line in self._settings):
@@ -122,21 +125,21 @@ class Sshd:
         config.write_text("\n".join(lines) + "\n")
         argv = [program or need("sshd"), "-D", "-e", "-f", str(config)]
         with self.log.open("ab") as log:
-            before = log.tell()
-            # A session of its own, so that `stop` finds the processes of its connections too.
+            offset = log.tell()
+            # A session of its own, so that `stop` finds the processes of its connections, too.
             self._process = children.start(
                 argv, env=self._environment, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + patient(START_SECONDS)
         ready = b"listening on 127.0.0.1 port %d." % self.port
-        while ready not in self.log.read_bytes()[before:]:
+        while ready not in self.log.read_bytes()[offset:]:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise AssertionError(self.log.read_text())
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Kill the server and every process of its connections, also suspended ones."""
+        """Kill the server and the processes of its connections, even if they are suspended."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -145,14 +148,14 @@ class Sshd:
         process.wait(patient(START_SECONDS))
 
     def end_connections(self) -> None:
-        """Kill what serves the connections there are; new ones can be made."""
+        """Kill the processes of the open connections; clients can connect again."""
         assert self._process is not None
         for pid in _descendants(self._process.pid):
             _kill(pid, signal.SIGKILL)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Keep the server and what serves its connections from answering."""
+        """Suspend the server and the processes of its connections for a while."""
         assert self._process is not None
         pids = [self._process.pid, *_descendants(self._process.pid)]
         for pid in pids:
@@ -164,8 +167,8 @@ class Sshd:
                 _kill(pid, signal.SIGCONT)
 
 
-def _place(port: int) -> str:
-    """Return how known hosts name a port of the loopback."""
+def _address(port: int) -> str:
+    """Return the name of a port of the loopback in a file of known hosts."""
     return f"[127.0.0.1]:{port}"
 
 
@@ -175,10 +178,10 @@ def _kill(pid: int, number: signal.Signals) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes below this one; those that end meanwhile may be missing."""
-    found = []
+    """Return the ids of all descendants of a process; some that end meanwhile may be missing."""
+    pids = []
     for task in Path("/proc").glob(f"{pid}/task/*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
             for child in task.read_text().split():
-                found += [int(child), *_descendants(int(child))]
-    return found
+                pids += [int(child), *_descendants(int(child))]
+    return pids

@@ -258,7 +258,7 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
                 cluster.start(number)
             if not restarted:
                 restarted = True
-                with broker.away():
+                with broker.outage():
                     cluster.service.poll("lib/app0:1")
             next_cut = time.monotonic() + 12
         time.sleep(0.2)
@@ -272,8 +272,8 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
     for secret in (PASSWORD, broker.password):
         logs = [*cluster.root.rglob("*log*"), broker.root / "output"]
         assert not [path for path in logs if path.is_file() and secret in path.read_text("latin1")]
-    assert str(records[0]["_id"]).encode() in cluster.wire.heard
-    assert PASSWORD.encode() not in cluster.wire.heard
+    assert str(records[0]["_id"]).encode() in cluster.wire.recording
+    assert PASSWORD.encode() not in cluster.wire.recording
     for place in (cluster.root / "mongod", broker.root, cluster.service.images):
         assert found_in(place, PASSWORD.encode()) == []
 

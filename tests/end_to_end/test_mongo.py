@@ -95,7 +95,7 @@ def test_a_server_that_is_away_at_the_start(registry: FaultyRegistry, tmp_path: 
         client.admin.command("createUser", "gateway", pwd=PASSWORD, roles=roles)
     service = gateway(tmp_path / "service", registry, server.uri, "images")
     try:
-        service.start(awaited="/livez")
+        service.start(ready_path="/livez")
         for path, method in (
             ("/readyz", "GET"),
             (f"/api/pull/{SYSTEM}/docker/lib%2Fapp:1/", "POST"),

@@ -118,7 +118,7 @@ def database(mongodb: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize(
     ("name", "collection", "where"),
-    [entry for entry in FILTERS if mongod.ANOTHER is not None or entry[0] not in TWO_SETS],
+    [entry for entry in FILTERS if mongod.EXTERNAL_SERVER is not None or entry[0] not in TWO_SETS],
 )
 def test_the_server_uses_an_index(
     database: Any, name: str, collection: str, where: Mapping[str, Any]

@@ -50,7 +50,7 @@ async def test_a_broker_that_restarts(
     await until(lambda: queue.slots(system) == 1, START_SECONDS)
     await queue.offer(key_of("sleep-1"), system)
     await until((tmp_path / "sleep-1").exists)
-    with broker.away():
+    with broker.outage():
         await until(queue.trouble)
         assert queue.slots(system) == 0
         with pytest.raises(Unavailable):
