@@ -1,4 +1,4 @@
-"""The scripts of the README's two commands: what they say, and that saying it changes nothing."""
+"""Tests of the README's two commands: help and errors, which change nothing on the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 def run(tmp_path: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script where whatever it installed, made or started would be seen; wait for its end."""
+    """Run a script with programs that leave a file in `tmp_path` when it calls them."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("apt-get", "dpkg-query", "sudo", "python3", "twistd"):
@@ -38,7 +38,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize("script", ["conf/quickstart", "tests/run"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_changes_nothing(tmp_path: Path, script: str, option: str) -> None:
-    """Asked for help, a script prints it and does nothing else."""
+    """With an option for help a script prints its usage and changes nothing."""
     done = run(tmp_path, script, option)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"  {script}  " in done.stdout
@@ -48,7 +48,7 @@ def test_help_changes_nothing(tmp_path: Path, script: str, option: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--stpo"], ["-x"], ["alpine", "busybox"], ["--stop", "x"]])
 def test_an_unknown_argument_changes_nothing(tmp_path: Path, arguments: list[str]) -> None:
-    """An argument that the script does not know is named, with the help, and nothing is done."""
+    """The script names an unknown argument, prints its usage, and changes nothing."""
     done = run(tmp_path, "conf/quickstart", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"does not know {arguments[-1]}" in done.stderr
@@ -57,7 +57,7 @@ def test_an_unknown_argument_changes_nothing(tmp_path: Path, arguments: list[str
 
 
 def test_stop_installs_nothing(tmp_path: Path) -> None:
-    """Where nothing was ever started there is nothing to stop, and nothing to install for it."""
+    """Without an earlier run, `--stop` reports that and installs nothing."""
     done = run(tmp_path, "conf/quickstart", "--stop")
     assert done.returncode == 1
     assert "nothing to stop" in done.stderr

@@ -82,34 +82,34 @@ REMOTE = (
 
 @pytest.mark.parametrize(("name", "text"), [("local-mongodb", LOCAL), ("remote", REMOTE)])
 def test_samples_of_the_original(tmp_path: Path, name: str, text: str) -> None:
-    """The original's two samples load as they are, without a warning; conf/ has their like.
+    """The original's two samples load unchanged and without a warning; conf/ has the same samples.
 
-    In the remote one user and key are other ones: those of our unit, which hides /home.
+    Only the user and the key of the remote sample differ: those of our unit, which hides /home.
     """
     (tmp_path / "imagemanager.json").write_text(text)
-    found = Config.load(tmp_path / "imagemanager.json", {})
-    system = found.config.systems["mycluster"]
-    assert found.warnings == ()
+    loaded = Config.load(tmp_path / "imagemanager.json", {})
+    system = loaded.config.systems["mycluster"]
+    assert loaded.warnings == ()
     assert (system.name, system.image_dir, system.admins) == (
         "mycluster",
         Path("/images"),
         ("root",),
     )
-    assert found.config.image_expiration_timeout == 90 * 86400
-    assert found.config.locations["registry-1.docker.io"].url == "https://registry-1.docker.io"
-    ours = text.replace('"shifter"', '"shiftergw"')
-    ours = ours.replace("/home/shifter/.ssh/ssh.key", "/etc/shiftergw/mycluster.key")
-    assert (CONF / f"{name}.json").read_text() == ours
-    assert (found.config.mongodb_uri, found.config.mongodb) == ("mongodb://localhost/", "Shifter")
-    found.config.check_kept()
+    assert loaded.config.image_expiration_timeout == 90 * 86400
+    assert loaded.config.locations["registry-1.docker.io"].url == "https://registry-1.docker.io"
+    sample = text.replace('"shifter"', '"shiftergw"')
+    sample = sample.replace("/home/shifter/.ssh/ssh.key", "/etc/shiftergw/mycluster.key")
+    assert (CONF / f"{name}.json").read_text() == sample
+    assert (loaded.config.mongodb_uri, loaded.config.mongodb) == ("mongodb://localhost/", "Shifter")
+    loaded.config.check_kept()
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
 def test_every_sample_loads(path: Path) -> None:
-    """Every sample of conf/ loads without a warning and opens nothing but itself."""
-    before = sorted(CONF.iterdir())
+    """Every sample of conf/ loads without a warning, and loading it creates no file there."""
+    files = sorted(CONF.iterdir())
     assert Config.load(path, {}).warnings == ()
-    assert sorted(CONF.iterdir()) == before
+    assert sorted(CONF.iterdir()) == files
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
@@ -130,9 +130,9 @@ def test_every_sample_is_explained(path: Path) -> None:
 
 
 def _keys(section: type[Section]) -> Iterator[str]:
-    """Yield the keys of a section of the configuration and of the sections in it."""
+    """Yield the keys of a section of the configuration and of its subsections."""
     for field in section.model_fields.values():
-        if field.alias is not None:  # the name of a section stands before it
+        if field.alias is not None:  # fields without an alias are not keys
             yield field.alias
         for inner in (field.annotation, *get_args(field.annotation)):
             if isinstance(inner, type) and issubclass(inner, Section):
@@ -148,17 +148,17 @@ def test_every_key_is_explained() -> None:
 
 
 def test_local_sample_starts() -> None:
-    """The sample for trying out is one that this version runs."""
+    """This version runs the sample for one machine."""
     Config.load(CONF / "local.json", {}).config.check_kept()
 
 
-def test_workers_sample_is_kept() -> None:
-    """A site with worker machines starts by its sample."""
+def test_workers_sample_starts() -> None:
+    """This version runs the sample for worker machines."""
     Config.load(CONF / "workers.json", {}).config.check_kept()
 
 
-def test_worker_unit() -> None:
-    """The unit runs what `celery` understands, for the systems of its sample."""
+def test_celery_understands_the_worker_unit() -> None:
+    """Celery accepts the command of the unit, which names the systems of the sample."""
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(CONF / "shiftergw-worker.service")
@@ -175,8 +175,8 @@ def test_worker_unit() -> None:
     assert 0 < parsed["soft_time_limit"] < parsed["time_limit"]
 
 
-def test_service_unit() -> None:
-    """The unit runs what `twistd` understands, as a user of its own, with a closed state."""
+def test_twistd_understands_the_unit() -> None:
+    """Twistd accepts the command of the unit, which runs as its own user with a private state."""
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(CONF / "shiftergw.service")

@@ -1,4 +1,4 @@
-"""Tests that the units of conf/ and its samples fit each other."""
+"""Tests that the units and the samples of conf/ agree with each other and with the manual."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.patience import patient
 CONF = Path(__file__).parent.parent.parent / "conf"
 DOCS = CONF.parent / "docs"
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-"""What `ProtectHome=true` hides (systemd.exec(5))."""
+"""The directories that `ProtectHome=true` hides (systemd.exec(5))."""
 PRIVATE = (Path("/tmp"), Path("/var/tmp"))
-"""What `PrivateTmp=true` replaces."""
+"""The directories that `PrivateTmp=true` replaces."""
 
 PAIRS = [
     ("shiftergw", "local"),
@@ -40,7 +40,7 @@ PAGES = {
 COMMANDS = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 """The blocks of commands on a page."""
 
-fits = pytest.mark.parametrize(("unit", "sample"), PAIRS)
+pairs = pytest.mark.parametrize(("unit", "sample"), PAIRS)
 
 
 def read(unit: str) -> configparser.ConfigParser:
@@ -57,17 +57,17 @@ def text_of(name: str) -> str:
 
 
 def state_of(unit: str) -> Path:
-    """Return the directory that systemd makes for a unit."""
+    """Return the state directory that systemd makes for a unit."""
     return Path("/var/lib") / read(unit)["Service"]["StateDirectory"]
 
 
 def config_of(unit: str, sample: str) -> Config:
-    """Return a sample as a service of this unit reads it."""
+    """Return a sample as the service of a unit loads it."""
     environ = {"STATE_DIRECTORY": str(state_of(unit))}
     return Config.load(CONF / f"{sample}.json", environ).config
 
 
-def written(config: Config) -> Iterator[Path]:
+def written_directories(config: Config) -> Iterator[Path]:
     """Yield the directories in which the program writes."""
     yield from (config.state_directory, config.cache_directory, config.expand_directory)
     for system in config.systems.values():
@@ -85,47 +85,47 @@ def secret_files(config: Config) -> Iterator[Path]:
 
 
 def is_within(path: Path, directories: tuple[Path, ...]) -> bool:
-    """Return whether a path is one of some directories, or lies in one."""
+    """Return whether a path is one of the directories, or lies in one of them."""
     return any(path.is_relative_to(directory) for directory in directories)
 
 
-@fits
+@pairs
 def test_the_service_may_write(unit: str, sample: str) -> None:
-    """Every directory that a sample has written lies where its unit allows that."""
+    """The unit lets the service write into every directory of its sample."""
     service = read(unit)["Service"]
     allowed = [Path(text.removeprefix("-")) for text in service["ReadWritePaths"].split()]
     mounts = [Path(text) for text in read(unit)["Unit"]["RequiresMountsFor"].split()]
     assert service["ProtectSystem"] == "strict"
-    assert set(allowed) == set(mounts), "what is written is mounted first"
-    for path in written(config_of(unit, sample)):
+    assert set(allowed) == set(mounts), "every writable directory is mounted before the start"
+    for path in written_directories(config_of(unit, sample)):
         assert is_within(path, (state_of(unit), *allowed)), path
 
 
-@fits
+@pairs
 def test_the_service_sees_its_files(unit: str, sample: str) -> None:
-    """No path of a sample lies where its unit hides directories."""
+    """The unit hides no file of its sample."""
     service, config = read(unit)["Service"], config_of(unit, sample)
     assert (service["ProtectHome"], service["PrivateTmp"]) == ("true", "true")
     sockets = [system.munge_socket_path for system in config.systems.values()]
-    paths = [*written(config), *secret_files(config), *filter(None, sockets)]
+    paths = [*written_directories(config), *secret_files(config), *filter(None, sockets)]
     assert [path for path in paths if is_within(path, (*HOMES, *PRIVATE))] == []
 
 
-@fits
+@pairs
 def test_secret_files_are_made(unit: str, sample: str) -> None:
-    """The page of a sample says how each secret is made that the gateway cannot make itself."""
+    """The pages of a sample have a command for each secret that the gateway cannot make itself."""
     user = read(unit)["Service"]["User"]
     commands = [line for block in COMMANDS.findall(text_of(sample)) for line in block.splitlines()]
     for path in secret_files(config_of(unit, sample)):
         if is_within(path, (state_of(unit),)):
             continue
-        name = str(path).replace("/far.", "/mycluster.")  # made as the other page says
+        name = str(path).replace("/far.", "/mycluster.")  # remote.md makes a key with this name
         assert any(name in line and user in line for line in commands), path
 
 
-@fits
-def test_one_user(unit: str, sample: str) -> None:
-    """Unit, sample and pages name one user."""
+@pairs
+def test_they_name_one_user(unit: str, sample: str) -> None:
+    """A unit, its sample and the manual name the same user."""
     service = read(unit)["Service"]
     user = service["User"]
     assert service["Group"] == user
@@ -140,7 +140,7 @@ def test_one_user(unit: str, sample: str) -> None:
 
 
 def test_directories_of_the_samples_are_made() -> None:
-    """What systemd does not make, the pages make: for the user of the unit."""
+    """The manual makes every directory that systemd does not make, for the user of the unit."""
     text = "".join(page.read_text() for page in DOCS.glob("*.md"))
     for unit in {name for name, _ in PAIRS}:
         for path in read(unit)["Service"]["ReadWritePaths"].split():
@@ -149,13 +149,13 @@ def test_directories_of_the_samples_are_made() -> None:
 
 
 @pytest.mark.parametrize("unit", ["shiftergw", "shiftergw-worker"])
-def test_systemd_understands_the_unit(unit: str, tmp_path: Path) -> None:
-    """Systemd finds no line that it does not know."""
+def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
+    """Systemd reports no unknown line of a unit."""
     text = (CONF / f"{unit}.service").read_text()
     copy = tmp_path / f"{unit}.service"
     # The program is not installed where the tests run.
     copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
     argv = [need("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", str(copy)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=patient(60))
-    said = [line for line in done.stderr.splitlines() if f"{unit}.service" in line]
-    assert said == []
+    complaints = [line for line in done.stderr.splitlines() if f"{unit}.service" in line]
+    assert complaints == []

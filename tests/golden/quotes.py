@@ -1,4 +1,4 @@
-"""Lines of the log, and messages to users, that the documents quote."""
+"""Find lines of the log, and messages to users, that the documents quote."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LINE = re.compile(
     r"(?:READY|FAILURE|PENDING|PULLING|EXPIRED|begins|requeued|not requeued|stopped)(?::| by) .+"
     r"|Waits until .+|worker \S+ .+"
 )
-"""How a line of the log, or a message, begins."""
+"""The form of a line of the log, or of a message."""
 
 _PARTS = (
-    # The stages of a pull, of which short ones are left out.
+    # The stages of a pull; the log omits short ones.
     (r"\\\(waited[^)]*\\\)", r"\\(\\w+ [\\d.]+ s(?:, [A-Z]+ [\\d.]+ s)*\\)"),
     (r"\d+(?:\\\.\d+)?\\ (?:bytes|[kMG]B)", r"[\\d.]+ (?:bytes|[kMG]B)"),
     (r"\d+(?:\\\.\d+)?\\ s\b", r"[\\d.]+ s"),
@@ -26,7 +26,7 @@ _PARTS = (
     (r"(request)\\ [0-9a-f]{8}", r"\1 [0-9a-f]{8}"),
     (r"(attempt)\\ \d+", r"\1 \\d+"),
 )
-"""What in a quoted line, as `re.escape` writes it, stands for something that varies."""
+"""Patterns of the variable parts of a quoted line, after `re.escape`, and their replacements."""
 
 
 _NOT_COLLECTIONS = {"shiftergw.service", "shiftergw.sqlite"}
@@ -44,7 +44,7 @@ def quoted_lines() -> list[str]:
 
 
 def quoted_collections() -> set[str]:
-    """Return the names of MongoDB's collections, and those of queues, that the documents have."""
+    """Return the names of MongoDB's collections that the documents mention."""
     spans = {span for path in documents() for span, _ in _QUOTED.findall(path.read_text("utf-8"))}
     return {span for span in spans if re.fullmatch(r"shiftergw\.[a-z]+", span)} - _NOT_COLLECTIONS
 
@@ -57,19 +57,19 @@ def _quotes(path: Path) -> Iterator[str]:
 
 
 def wait_of(line: str) -> str:
-    """Return the reason in a quoted message about a wait, such as `rate limit`; else ""."""
+    """Return the reason in a quoted message about a wait, such as `rate limit`, or ""."""
     match = re.fullmatch(r"Waits until [\d:]+ for .+ \((.+)\)", line)
     return match[1] if match else ""
 
 
 def is_in_source(text: str) -> bool:
-    """Return whether the program has a text, as it stands between quotes."""
+    """Return whether a text is a literal of the program."""
     sources = (ROOT / "shiftergw").rglob("*.py")
     return any(f'"{text}"' in path.read_text(encoding="utf-8") for path in sources)
 
 
 def shape_of(line: str) -> re.Pattern[str]:
-    """Return what matches every line that differs from this one in names and numbers only."""
+    """Return a pattern for the lines that differ from a quoted one in names and numbers only."""
     shape = re.escape(line)
     for part, pattern in _PARTS:
         shape = re.sub(part, pattern, shape)
