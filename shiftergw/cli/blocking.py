@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from shiftergw.cli.exchange import TlsUnproven
 from shiftergw.cli.exits import LINE_LIMIT, Stop, report, report_interruption
 from shiftergw.cli.readers import LOOK_INTERVAL, has_readers
-from shiftergw.cli.start import code_of_unwritten
+from shiftergw.cli.start import code_of_output_error
 from shiftergw.errors import GatewayError, printable
 from shiftergw.plumbing.signals import InterruptedBySignal
 
@@ -81,7 +81,7 @@ def _exit_code_of(command: Callable[[], Coroutine[Any, Any, int]]) -> int:
         except (Stop, GatewayError) as error:
             return report(error)
         except OSError as error:
-            return code_of_unwritten(error)
+            return code_of_output_error(error)
     except TlsUnproven:
         raise
     except Exception:  # noqa: BLE001 - whatever it is

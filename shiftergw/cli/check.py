@@ -1,4 +1,4 @@
-"""check: whether this machine is fit to run the gateway with this configuration."""
+"""check: check that this machine can run the gateway with this configuration."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from shiftergw.errors import ConfigurationError
 if TYPE_CHECKING:
     from shiftergw.app.checkup import Finding
 
-UNBROKEN = 1000
-"""Characters of a line where there is no terminal."""
+UNWRAPPED_WIDTH = 1000
+"""Characters of a line if the output is not a terminal."""
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
@@ -40,20 +40,20 @@ def check(config_file: Path | None, database: bool) -> None:
     Exits with 1 if something would keep the gateway from working.
     """
     try:
-        loaded = Config.load(config_file or file_of_environment(os.environ), os.environ)
+        configuration = Config.load(config_file or file_of_environment(os.environ), os.environ)
     except ConfigurationError as error:
         raise Misused(text_of(error)) from error
 
     async def command(reactor: Any) -> int:
-        # `--help` shall not load the service.
+        # Not needed for `--help`.
         from shiftergw.app.checkup import checkup, contents  # noqa: PLC0415
 
-        # A file or a pipe has no width: nothing needs to be broken there.
-        width = None if sys.stdout.isatty() else UNBROKEN
+        # A file or a pipe has no width, so lines need not be wrapped.
+        width = None if sys.stdout.isatty() else UNWRAPPED_WIDTH
         if database:
-            findings = await contents(reactor, loaded.config)
+            findings = await contents(reactor, configuration.config)
         else:
-            findings = await checkup(reactor, loaded, os.environ)
+            findings = await checkup(reactor, configuration, os.environ)
         return show(findings, Console(highlight=False, width=width))
 
     run(command)

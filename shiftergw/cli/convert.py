@@ -1,4 +1,4 @@
-"""convert: one image to one squashfs file, without any service."""
+"""convert: convert one image to one squashfs file, without any service."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.states import State
 
 _NAME_LIMIT = 200
-"""Bytes of the name of a file: temporary ones have longer names, and 255 is the file system's."""
+"""Bytes of OUT's name: temporary files have longer names, and file systems allow 255 bytes."""
 
 SYSTEM = "local"
-"""What the system is called when there is no configuration."""
+"""The name of the system if there is no configuration."""
 
 
 @click.command()
@@ -72,15 +72,16 @@ def convert(
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
     async def command(reactor: Any) -> int:
-        from shiftergw.app.convert import Conversion, convert  # noqa: PLC0415 - `--help` shall not load the service
+        # Not needed for `--help`.
+        from shiftergw.app.convert import Conversion, convert  # noqa: PLC0415
 
-        # Made where a signal is a cancellation, so that none leaves it behind.
+        # Made while signals are cancellations, so that no signal leaves it behind.
         with _directory(scratch), Display() as display:
-            # A site's own converted files are delivered from where they lie.
+            # A site's own converted files stay in place, for deliveries.
             scratch_only = config_file is None
-            shown = Shown(display)
+            watcher = DisplayWatcher(display)
             conversion = Conversion(reference, name, out, options, link=scratch_only)
-            result = await convert(reactor, config, conversion, shown)
+            result = await convert(reactor, config, conversion, watcher)
         click.echo(json.dumps(result))
         return DONE
 
@@ -88,7 +89,7 @@ def convert(
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise `Misused` unless `out` may become a file: it is renamed there, whatever is in place."""
+    """Raise `Misused` unless a file may be renamed to `out`: a rename replaces a device, too."""
     if not out.parent.is_dir():
         raise Misused(f"{out.parent} is not a directory.")
     if len(os.fsencode(out.name)) > _NAME_LIMIT:
@@ -102,7 +103,7 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory for the block, and remove it with what is in it; raise `Misused`."""
+    """Make a directory for the block, and remove it with its content; raise `Misused`."""
     try:
         path.mkdir(0o700)
     except OSError as error:
@@ -117,10 +118,10 @@ def _config(
     file: Path | None, reference: ImageReference, plain_http: bool, scratch: Path
 ) -> Config:
     if file is not None:
-        loaded = Config.load(file, os.environ)
-        for warning in loaded.warnings:
+        configuration = Config.load(file, os.environ)
+        for warning in configuration.warnings:
             click.echo(f"{file}: {warning}", err=True)
-        return loaded.config
+        return configuration.config
     document = default_document(reference, scratch, plain_http=plain_http)
     return Config.from_document(document, base=scratch, environ={}).config
 
@@ -128,13 +129,13 @@ def _config(
 def default_document(
     reference: ImageReference, scratch: Path, *, plain_http: bool
 ) -> dict[str, Any]:
-    """Return a configuration that knows Docker Hub and the registry that `reference` names.
+    """Return a configuration with Docker Hub and the registry of `reference`.
 
-    Everything it writes lies in `scratch`.
+    All its directories are in `scratch`.
     """
     urls = {DOCKER_HUB: f"https://{DOCKER_HUB}"}
     host, slash, _ = reference.name.partition("/")
-    # As Docker has it: a first part with a dot or a port is a host, another one belongs to a name.
+    # Docker's rule: a first part with a dot or a port is a host; otherwise it belongs to the name.
     if slash and ("." in host or ":" in host or host == "localhost"):
         if host not in DOCKER_HUB_ALIASES:
             urls[host] = f"{'http' if plain_http else 'https'}://{host}"
@@ -151,52 +152,52 @@ def default_document(
     }
 
 
-def _system(config: Config, wanted: str | None) -> str:
-    """Return the system that is meant; the only one needs no name."""
+def _system(config: Config, name: str | None) -> str:
+    """Return the name of the chosen system, or else of the only one; raise `Misused`."""
     names = list(config.systems)
-    if wanted is None and len(names) == 1:
+    if name is None and len(names) == 1:
         return names[0]
-    if wanted not in names:
+    if name not in names:
         raise Misused(f"--system must be one of: {', '.join(names)}")
-    return wanted
+    return name
 
 
 def squash_options(
-    configured: SquashOptions, compressor: str | None, level: int | None
+    options: SquashOptions, compressor: str | None, level: int | None
 ) -> SquashOptions:
-    """Return the configured options with what the command line says about them."""
-    if compressor is not None and compressor != configured.compressor:
+    """Return the configured options, changed by those of the command line; raise `Misused`."""
+    if compressor is not None and compressor != options.compressor:
         default = GZIP_LEVEL if compressor == "gzip" else None
-        configured = replace(configured, compressor=compressor, level=default)
+        options = replace(options, compressor=compressor, level=default)
     if level is None:
-        return configured
-    highest = HIGHEST_LEVEL.get(configured.compressor)
+        return options
+    highest = HIGHEST_LEVEL.get(options.compressor)
     if highest is None:
-        raise Misused(f"{configured.compressor} has no levels.")
+        raise Misused(f"{options.compressor} has no levels.")
     if level > highest:
-        raise Misused(f"The levels of {configured.compressor} are 1 to {highest}.")
-    return replace(configured, level=level)
+        raise Misused(f"The levels of {options.compressor} are 1 to {highest}.")
+    return replace(options, level=level)
 
 
-class Shown:
-    """Watches a conversion for a display."""
+class DisplayWatcher:
+    """Shows a conversion on a display."""
 
     def __init__(self, display: Display) -> None:
         """Show on `display`."""
         self._display = display
 
     def enter_stage(self, state: State, message: str) -> None:
-        """Show that a stage begins."""
+        """Show the stage that begins."""
         self._display.stage(message or state.value)
 
     def report(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress of the stage."""
         self._display.bytes(progress.done, progress.total)
 
     def notify(self, message: str) -> None:
-        """Show what it waits for."""
+        """Show what the conversion waits for."""
         self._display.say(message)
 
-    def may_wait(self, delay: RetryLater) -> bool:  # noqa: ARG002 - whatever it waits for
-        """Keep what has arrived: a conversion that gives up may be started again."""
+    def may_wait(self, delay: RetryLater) -> bool:  # noqa: ARG002 - for any reason
+        """Return True: blobs stay in the cache, since the conversion may be started again."""
         return True

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from shiftergw.cli.start import drop_unwritten
+from shiftergw.cli.start import drop_output
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -93,4 +93,4 @@ def report_interruption(text: str) -> None:
     """Print what an interruption leaves behind; the terminal itself may be gone."""
     with suppress(OSError):
         click.echo(text, err=True)
-    drop_unwritten()
+    drop_output()

@@ -1,4 +1,4 @@
-"""login and logout: what a user lets the gateway log in to registries with."""
+"""login and logout: store and remove the user's logins at registries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import click
 
 from shiftergw.cli.credentials import seal
 from shiftergw.cli.exits import Misused, RequestRefused, report_interruption
-from shiftergw.cli.logins import DEFAULT, LoginFile, check_key, credentials_of, home, replaced
+from shiftergw.cli.logins import (
+    DEFAULT,
+    LoginFile,
+    check_key,
+    credentials_of,
+    home,
+    replace_credential,
+)
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.prompts import terminal
 from shiftergw.cli.settings import Settings
@@ -18,7 +25,7 @@ from shiftergw.names import registry_name
 from shiftergw.plumbing.signals import InterruptedBySignal
 
 PASSWORD_LIMIT = 64 * 1024
-"""Bytes of a password: tokens are long, files that were given by mistake are longer."""
+"""Bytes of the longest password: tokens are long, but a file given by mistake is longer."""
 
 
 @click.command()
@@ -40,19 +47,21 @@ def login(settings: Settings, location: str, username: str | None, password_stdi
     location = location_of(location)
     check_key(system, location)
     file = LoginFile(home())
-    _read(file)  # what is wrong with it shall be told before anybody types a password
+    _read(file)  # to report what is wrong with it before the user types a password
     try:
-        content = _given(username) if password_stdin else _ask(location, username)
+        content = _login_from_input(username) if password_stdin else _ask_login(location, username)
     except InterruptedBySignal:
         report_interruption("\nInterrupted: nothing is kept.")
         raise
     credential = seal(content, settings.munge_socket_of(system))
-    file.change(partial(replaced, system=system, location=location, credential=credential))
+    file.change(
+        partial(replace_credential, system=system, location=location, credential=credential)
+    )
     click.echo(f"The login for {location} on {system} is kept in {file.path}.", err=True)
 
 
 def location_of(text: str) -> str:
-    """Return a registry's name as images have it, without `https://` or a slash at its end."""
+    """Return a registry's name as it is in image names: without `https://` and final slash."""
     return registry_name(text).rstrip("/")
 
 
@@ -63,27 +72,27 @@ def _read(file: LoginFile) -> bytes:
     return content
 
 
-def _given(username: str | None) -> bytes:
+def _login_from_input(username: str | None) -> bytes:
     """Return `user:password` with the password from standard input."""
     if username is None:
-        raise _nobody_to_ask()
+        raise _no_terminal()
     if sys.stdin.isatty():
         raise Misused("Standard input is a terminal: leave --password-stdin out to be asked.")
     password = sys.stdin.buffer.read(PASSWORD_LIMIT + 1)
     return _login(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
 
 
-def _ask(location: str, username: str | None) -> bytes:
-    """Return `user:password` as typed on the terminal."""
+def _ask_login(location: str, username: str | None) -> bytes:
+    """Ask for user and password on the terminal; return `user:password`."""
     with terminal() as ask:
         if ask is None:
-            raise _nobody_to_ask()
+            raise _no_terminal()
         user = ask.line(f"{location} user: ") if username is None else os.fsencode(username)
         _check_user(user.strip())
         return _login(user, ask.secret(f"{location} password: "))
 
 
-def _nobody_to_ask() -> Misused:
+def _no_terminal() -> Misused:
     return Misused(
         "There is no terminal to ask on: give --username NAME --password-stdin, and the password"
         " on standard input. Nothing is kept."
@@ -91,7 +100,7 @@ def _nobody_to_ask() -> Misused:
 
 
 def _login(user: bytes, password: bytes) -> bytes:
-    """Return `user:password`; raise `Misused` for what cannot be one."""
+    """Return `user:password`; raise `Misused` if user or password is invalid."""
     user = user.strip()
     _check_user(user)
     if not password:
@@ -116,9 +125,9 @@ def logout(settings: Settings, location: str) -> None:
     check_key(system, location)
     file = LoginFile(home())
     logins = credentials_of(_read(file), system)
-    if location not in logins:  # a name with a prefix may be in the file: `shifterimg` keeps any
+    if location not in logins:  # `shifterimg` may have stored a name with a prefix
         location = location_of(location)
     if location not in logins:
         raise RequestRefused(f"There is no login for {location} on {system} in {file.path}.")
-    file.change(partial(replaced, system=system, location=location, credential=None))
+    file.change(partial(replace_credential, system=system, location=location, credential=None))
     click.echo(f"The login for {location} on {system} is forgotten.", err=True)

@@ -1,11 +1,11 @@
-"""The file `~/.udiRoot/.cred`: a user's logins at registries, for this client and `shifterimg`.
+"""The file `~/.udiRoot/.cred`: a user's logins at registries, shared with `shifterimg`.
 
-A line is `SYSTEM:LOCATION=MUNGE:…:`, a credential with the payload `user:password`. The credential
-expires, but its maker's client opens it all the same. A location may hold colons (`host:port`), a
-system's name does not. Everything here blocks.
+A line is `SYSTEM:LOCATION=MUNGE:…:`, a munge credential with the payload `user:password`. The
+credential expires, but the user who made it can still decode it. A location may contain colons
+(`host:port`), the name of a system does not. Everything here blocks.
 
-Who changes the file holds a lock on another one beside it, since each change puts a new file in the
-place of the old one; readers need none. `shifterimg` knows of no lock.
+A change replaces the file, so the process that changes it holds a lock on another file beside it.
+Readers need no lock. `shifterimg` does not use the lock.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ DIRECTORY = ".udiRoot"
 FILE = ".cred"
 LOCK = ".cred.lock"
 LOCK_LIMIT = 10.0
-"""Seconds to wait for another change to end."""
+"""Seconds to wait for the lock."""
 
 _LOCK_POLL = 0.05
-_ASKING = Lock()
-"""One question at a time, where several systems are asked for: modules of NSS may not bear more."""
+_DATABASE_LOCK = Lock()
+"""Serializes queries of threads for several systems: NSS modules may not be thread-safe."""
 
 _DATABASE_WAITS = (0.1, 0.5, 0.0)
-"""Seconds after each question to the database of users that brought nothing."""
+"""Seconds to wait after each failed query of the database of users."""
 
 DEFAULT = "default"
 """The location that stands for the gateway's default registry."""
 
 _VALUE = b"=MUNGE:"
 _LOCATION = re.compile(r"[!-<>-~]+")
-"""ASCII without blanks; an equals sign ends a location in the file."""
+"""ASCII without blanks and the equals sign, which ends a location in the file."""
 
 _SYSTEM = re.compile(r"[!-9;<>-~]+")
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What file systems that are mounted without locks say to one."""
+"""Errors of file systems that are mounted without locks."""
 
-_OTHERS = 0o077
-"""The permissions of group and others."""
+_OPEN_MODE = 0o077
+"""The permission bits of group and others."""
 
 
 def home() -> Path:
-    """Return the caller's home as the host's database has it, as `shifterimg` does.
+    """Return the caller's home by the host's database of users, as `shifterimg` does.
 
     Raises `Misused` if there is none.
     """
     for wait in _DATABASE_WAITS:
-        # Python tells a database that fails for a moment as one that does not know the user.
-        with suppress(KeyError), _ASKING:
+        # Python raises KeyError also if the database fails for a moment.
+        with suppress(KeyError), _DATABASE_LOCK:
             directory = Path(pwd.getpwuid(os.getuid()).pw_dir)
             break
         time.sleep(wait)
@@ -77,7 +77,7 @@ def home() -> Path:
 
 
 def check_key(system: str, location: str) -> None:
-    """Raise `Misused` for names that cannot stand in the file."""
+    """Raise `Misused` for names that cannot be written into the file."""
     if not _SYSTEM.fullmatch(system):
         raise Misused(f"{system!r} cannot be a system's name: no ':', no '=', no blanks.")
     if not _LOCATION.fullmatch(location):
@@ -85,18 +85,18 @@ def check_key(system: str, location: str) -> None:
 
 
 def credentials_of(content: bytes, system: str) -> Mapping[str, str]:
-    """Return the credentials of one system by location; of two for one location the last."""
-    found = {}
+    """Return the credentials of a system by location; of two for one location the last."""
+    credentials = {}
     for line in BytesIO(content):
         key, sign, value = line.rpartition(_VALUE)
         owner, colon, location = key.partition(b":")
         if sign and colon and owner == os.fsencode(system):
-            found[os.fsdecode(location)] = f"MUNGE:{value.decode('ascii', 'replace').strip()}"
-    return found
+            credentials[os.fsdecode(location)] = f"MUNGE:{value.decode('ascii', 'replace').strip()}"
+    return credentials
 
 
-def replaced(content: bytes, system: str, location: str, credential: str | None) -> bytes:
-    """Return a file's content with this credential for a location, or with none.
+def replace_credential(content: bytes, system: str, location: str, credential: str | None) -> bytes:
+    """Return a file's content with a new credential for a location; without any if it is None.
 
     Every other line stays as it is, byte for byte.
     """
@@ -115,7 +115,10 @@ def replaced(content: bytes, system: str, location: str, credential: str | None)
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Lock a file unless another process has; True, too, where no file can be locked."""
+    """Lock a file; return False if another process has locked it.
+
+    Returns True, too, if the file system does not support locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -127,21 +130,18 @@ def _try_lock(descriptor: int) -> bool:
 
 
 class LoginFile:
-    """The file in one home; neither it nor its directory may be a link or somebody else's."""
+    """The file in one home; file and directory must belong to the user and not be links."""
 
     def __init__(self, owner_home: Path) -> None:
-        """Touch nothing yet."""
+        """Name the file, without opening it."""
         self._directory = owner_home / DIRECTORY
         self.path = self._directory / FILE
-        # What to tell the user about the file that was read: anybody here can open a credential.
+        # A warning about the file that was read: anybody on this machine can decode a credential.
         self.warning = ""
 
     def read(self) -> bytes:
-        """Return its content, nothing if there is none; raise `Misused` if it is not as it should.
-
-        The directory may be missing, too.
-        """
-        with self._explained():
+        """Return the content, empty if the file is missing; raise `Misused` if it is unusable."""
+        with self._errors_as_misuse():
             try:
                 directory = self._open()
             except FileNotFoundError:
@@ -152,17 +152,17 @@ class LoginFile:
                 os.close(directory)
 
     def change(self, change: Callable[[bytes], bytes]) -> None:
-        """Put what `change` makes of the content in its place, by rename; raise `Misused`.
+        """Replace the content by the result of `change`, with a rename; raise `Misused`.
 
-        One change after the other: what another process has just written is not lost.
+        Changes of several processes are made one after the other, so none is lost.
         """
-        with self._explained():
+        with self._errors_as_misuse():
             with suppress(FileExistsError):
                 self._directory.mkdir(mode=0o700)
             directory = self._open()
             try:
                 os.fchmod(directory, 0o700)
-                with self._locked(directory):
+                with self._lock(directory):
                     self._write(directory, change(self._read(directory)))
             finally:
                 os.close(directory)
@@ -178,7 +178,7 @@ class LoginFile:
 
     def _read(self, directory: int) -> bytes:
         try:
-            # Not to wait for a pipe's other end.
+            # O_NONBLOCK: opening a named pipe must not wait for its writer.
             descriptor = os.open(FILE, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK, dir_fd=directory)
         except FileNotFoundError:
             return b""
@@ -187,7 +187,7 @@ class LoginFile:
             mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
                 raise Misused(f"{self.path} is no file.")
-            if mode & _OTHERS:
+            if mode & _OPEN_MODE:
                 self.warning = (
                     f"the permissions 0{stat.S_IMODE(mode):o} of {self.path} are too open: others"
                     f" may know your logins. Run: chmod 600 {self.path}"
@@ -195,9 +195,10 @@ class LoginFile:
             return file.read()
 
     @contextmanager
-    def _locked(self, directory: int) -> Iterator[None]:
-        """Hold the lock in the block; raise `Misused` if another process keeps it too long."""
-        # A file: NFS gives no exclusive lock on a directory. It stays, so that it is always one.
+    def _lock(self, directory: int) -> Iterator[None]:
+        """Hold the lock in the block; raise `Misused` if another process holds it too long."""
+        # A file, since NFS has no exclusive locks on directories. It is never removed, so all
+        # processes lock the same file.
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _NO_LINK
         descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
         try:
@@ -234,12 +235,12 @@ class LoginFile:
             raise Misused(f"{path} belongs to somebody else.")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Tell the system's errors as `Misused`; they have no content of the file."""
+    def _errors_as_misuse(self) -> Iterator[None]:
+        """Raise `Misused` for errors of the system; they contain nothing of the file."""
         try:
             yield
         except OSError as error:
-            # A link where a directory must be is ENOTDIR to Linux.
+            # Linux reports ENOTDIR for a link in place of a directory.
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
                 raise Misused(
                     f"{self.path} must be a plain file in a directory: no links."

@@ -1,4 +1,4 @@
-"""migrate: from the SQLite file to MongoDB."""
+"""migrate: copy the gateway's state from the SQLite file to MongoDB."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def migrate(config_file: Path | None) -> None:
         raise Misused("The configuration has no MongoDBURI: there is nowhere to copy to.")
 
     async def command(reactor: Any) -> int:
-        from shiftergw.app import migration  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app import migration  # noqa: PLC0415 - not needed for `--help`
 
         counts = await migration.migrate(reactor, config, lambda text: click.echo(text, err=True))
-        all_of_it = ", ".join(f"{count} {what}" for what, count in counts.items())
-        click.echo(f"All of it is in the database {config.mongodb}, and the same: {all_of_it}.")
+        summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        click.echo(f"All of it is in the database {config.mongodb}, and the same: {summary}.")
         return DONE
 
     run(command, "Interrupted: run it again to go on.")

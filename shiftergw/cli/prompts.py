@@ -1,4 +1,4 @@
-"""Questions to the user on his terminal."""
+"""Ask the user questions on the terminal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Prompts:
     """Asks for one line at a time; lines are bytes, as the terminal sends them."""
 
     def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
-        """Read from `source`, ask on `target`."""
+        """Read answers from `source`, write questions to `target`."""
         self._source = source
         self._target = target
 
     def line(self, question: str) -> bytes:
-        """Return a line without its end; empty at the end of the input."""
+        """Ask a question; return the answer without line break, empty at the end of the input."""
         self._target.write(question.encode())
         self._target.flush()
         return self._source.readline().rstrip(b"\r\n")
 
     def secret(self, question: str) -> bytes:
-        """Return a line that the terminal does not show."""
-        with _unseen(self._source.fileno()) as hidden:
+        """Ask a question whose answer the terminal does not show."""
+        with _without_echo(self._source.fileno()) as is_hidden:
             answer = self.line(question)
-        if hidden:
+        if is_hidden:
             self._target.write(b"\n")
             self._target.flush()
         return answer
@@ -38,7 +38,7 @@ class Prompts:
 
 @contextmanager
 def terminal() -> Iterator[Prompts | None]:
-    """Ask on the terminal of the process; None if it has none."""
+    """Open the terminal of the process; yield None if it has none."""
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -49,8 +49,8 @@ def terminal() -> Iterator[Prompts | None]:
 
 
 @contextmanager
-def _unseen(descriptor: int) -> Iterator[bool]:
-    """Switch a terminal's echo off in the block; False for what is no terminal."""
+def _without_echo(descriptor: int) -> Iterator[bool]:
+    """Switch a terminal's echo off in the block; yield False if it is not a terminal."""
     if not os.isatty(descriptor):
         yield False
         return

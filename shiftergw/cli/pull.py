@@ -1,4 +1,4 @@
-"""pull: have an image brought to one system, or to several at once, and wait for it."""
+"""pull: request an image for one system, or for several at once, and wait for it."""
 
 from __future__ import annotations
 
@@ -41,73 +41,74 @@ from shiftergw.states import POLLED, State
 INTERVAL = 0.5
 """Seconds between two polls."""
 
-PATIENCE = 60.0
-"""Seconds for which all gateways may be silent in the middle of a pull: they may be restarting."""
+SILENCE_LIMIT = 60.0
+"""Seconds for which all gateways may be silent during a pull, since they may be restarting."""
 
 _ID_LENGTH = 100
-"""Characters of a number that may be an id, with zeros in front."""
+"""Characters of an id, with leading zeros; a longer number is refused."""
 
-_SHOWN = 60
-"""Characters of a wrong name or number that a message shows."""
+_QUOTE_LIMIT = 60
+"""Characters of an invalid name or number that a message quotes."""
 
 BEST_TO_WORST = (DONE, NO_GATEWAY, FAILED, REFUSED, MISUSED)
-"""Exit codes, the last one that which trying again helps least."""
+"""Exit codes, ordered by how much it helps to try again: the last one least."""
 
 _WAITING = {*(state.value for state in POLLED), MISSING}
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """How a pull has ended for one system: in a word, and why if it was not well."""
+class PullEnd:
+    """How a pull has ended for one system: exit code, a word for the display, lines to print."""
 
     code: int
     word: str
     image_id: str = ""
-    why: Sequence[str] = ()
+    messages: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked of each system: an image as type and name, readers, and whether to wait."""
+class PullOptions:
+    """What is requested for each system: an image as type and name, readers, whether to wait."""
 
     image: tuple[str, str]
     acl: Mapping[str, str]
     wait: bool
 
 
-def numbers(texts: Iterable[str], kind: str, number_of: Callable[[str], int]) -> list[str]:
-    """Return ids for comma lists of names and numbers; `kind` says what they name.
+def ids_of(texts: Iterable[str], kind: str, id_of: Callable[[str], int]) -> list[str]:
+    """Return the ids of comma-separated names and numbers; `kind` is "user" or "group".
 
-    Raises `Misused` for what nobody has here, and for what cannot be in a list of access: root
-    needs no place there, and the clients' own list would drop it without a word.
+    Raises `Misused` for a name that this machine does not know, and for an id that cannot be in an
+    access list. That of root is refused, too: root may read every image, and `shifterimg` silently
+    drops it.
     """
-    found = []
+    ids = []
     for item in (item.strip() for text in texts for item in text.split(",")):
         if re.fullmatch("-?[0-9]+", item):
             # Python converts no more than 4,300 digits.
             number = int(item) if len(item) <= _ID_LENGTH else HIGHEST_ID + 1
         else:
             try:
-                number = number_of(item)
+                number = id_of(item)
             except (KeyError, ValueError):
-                shown = printable(item, _SHOWN)
-                raise Misused(f"There is no {kind} {shown!r} on this machine.") from None
+                name = printable(item, _QUOTE_LIMIT)
+                raise Misused(f"There is no {kind} {name!r} on this machine.") from None
         if number == 0:
             raise Misused(f"The {kind} {item} cannot be given access: root has it anyway.")
         if not 0 < number <= HIGHEST_ID:
             raise Misused(
-                f"{printable(item, _SHOWN)} is not the number of a {kind}: 1 to {HIGHEST_ID}."
+                f"{printable(item, _QUOTE_LIMIT)} is not the number of a {kind}: 1 to {HIGHEST_ID}."
             )
-        found.append(str(number))
-    return list(dict.fromkeys(found))
+        ids.append(str(number))
+    return list(dict.fromkeys(ids))
 
 
 def _acl(users: Iterable[str], groups: Iterable[str]) -> dict[str, str]:
-    ids = {
-        "allowed_uids": numbers(users, "user", lambda name: pwd.getpwnam(name).pw_uid),
-        "allowed_gids": numbers(groups, "group", lambda name: grp.getgrnam(name).gr_gid),
+    lists = {
+        "allowed_uids": ids_of(users, "user", lambda name: pwd.getpwnam(name).pw_uid),
+        "allowed_gids": ids_of(groups, "group", lambda name: grp.getgrnam(name).gr_gid),
     }
-    return {member: ",".join(found) for member, found in ids.items() if found}
+    return {member: ",".join(ids) for member, ids in lists.items() if ids}
 
 
 @click.command()
@@ -134,18 +135,18 @@ def pull(
     each; the exit code is then the first of 2, 4, 1, 3 that one of them has, 0 if all have the
     image.
     """
-    wish = Wish(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
+    options = PullOptions(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
 
     async def command(reactor: Any) -> int:
         if len(settings.system_names()) == 1:
-            return await pull_image(Remote(TwistedExchange(reactor), settings), reactor, wish)
-        return await pull_for_each(remotes(reactor, settings), reactor, wish)
+            return await pull_image(Remote(TwistedExchange(reactor), settings), reactor, options)
+        return await pull_for_each(remotes(reactor, settings), reactor, options)
 
     run(command, "Interrupted. If the pull has begun it goes on; the same command shows it again.")
 
 
 def remotes(reactor: Any, settings: Settings) -> dict[str, Remote]:
-    """Return the gateways by system, all in one order: what shares a gateway shares its work."""
+    """Return the gateways by system, all in the same order: one gateway can share work."""
     urls = shuffled(settings.gateway_urls())
     exchange = TwistedExchange(reactor)
     return {
@@ -160,47 +161,47 @@ def _warn_about(system: str, text: str) -> None:
     click.echo(f"{system}: {text}", err=True)
 
 
-async def pull_image(remote: Remote, clock: Any, wish: Wish) -> int:
-    """Ask for an image until its pull has ended; print its id and return the exit code."""
+async def pull_image(remote: Remote, clock: Any, options: PullOptions) -> int:
+    """Pull an image and wait for the end; print its id and return the exit code."""
     with Display() as display:
-        record = await _last_answer(remote, clock, wish, display)
+        record = await _last_answer(remote, clock, options, display)
     end = end_of(record)
     if end.image_id:
         click.echo(end.image_id)
-    if end.why:
-        click.echo("\n".join(end.why), err=True)
+    if end.messages:
+        click.echo("\n".join(end.messages), err=True)
     return end.code
 
 
-async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, wish: Wish) -> int:
-    """Ask for an image on each system until all pulls have ended; print the ids with the systems.
+async def pull_for_each(remotes: Mapping[str, Remote], clock: Any, options: PullOptions) -> int:
+    """Pull an image for each system and wait for all ends; print ids and errors by system.
 
-    No system waits for another, however it ends. Return the exit code of the worst end.
+    No system waits for another. Returns the exit code of the worst end, by `BEST_TO_WORST`.
     """
     with Lines(remotes) as lines:
         pulls = [
-            Deferred.fromCoroutine(_ended(remote, clock, wish, lines.line(system)))
+            Deferred.fromCoroutine(_pull_for(remote, clock, options, lines.line(system)))
             for system, remote in remotes.items()
         ]
         try:
-            ends = dict(zip(remotes, [await one for one in pulls], strict=True))
+            ends = dict(zip(remotes, [await pull for pull in pulls], strict=True))
         finally:
             cancel_all(pulls)
     for system, end in ends.items():
         if end.image_id:
             click.echo(f"{system}: {end.image_id}")
-        for text in end.why:
+        for text in end.messages:
             click.echo(f"{system}: {text}", err=True)
     return max((end.code for end in ends.values()), key=BEST_TO_WORST.index)
 
 
-async def _ended(remote: Remote, clock: Any, wish: Wish, line: Line) -> End:
+async def _pull_for(remote: Remote, clock: Any, options: PullOptions, line: Line) -> PullEnd:
     try:
-        record = await _last_answer(remote, clock, wish, line)
+        record = await _last_answer(remote, clock, options, line)
     except Stop as stop:
-        end = End(stop.exit_code, "NOT DONE", why=stop.message.splitlines())
+        end = PullEnd(stop.exit_code, "NOT DONE", messages=stop.message.splitlines())
     except GatewayError as error:
-        end = End(code_of(error), "NOT DONE", why=text_of(error).splitlines())
+        end = PullEnd(code_of(error), "NOT DONE", messages=text_of(error).splitlines())
     else:
         end = end_of(record)
         if record.get("status") in _WAITING:
@@ -210,25 +211,27 @@ async def _ended(remote: Remote, clock: Any, wish: Wish, line: Line) -> End:
 
 
 async def _last_answer(
-    remote: Remote, clock: Any, wish: Wish, display: Display | Line
+    remote: Remote, clock: Any, options: PullOptions, display: Display | Line
 ) -> Mapping[str, Any]:
-    """Ask until the pull has ended, or once; show how far it is and return the last answer."""
-    record = await remote.pull(*wish.image, wish.acl)
-    while wish.wait and record.get("status") in _WAITING:
+    """Poll until the pull has ended, or ask once; show the progress, return the last answer."""
+    record = await remote.pull(*options.image, options.acl)
+    while options.wait and record.get("status") in _WAITING:
         _show(display, record)
         await deferLater(clock, INTERVAL, int)
-        record = await _poll(remote, clock, wish, display)
+        record = await _poll(remote, clock, options, display)
     if record.get("status") in _WAITING:
         _show(display, record)
     return record
 
 
-async def _poll(remote: Remote, clock: Any, wish: Wish, display: Display | Line) -> dict[str, Any]:
-    """Ask again, for at most `PATIENCE` seconds while no gateway answers."""
-    deadline = clock.seconds() + PATIENCE
+async def _poll(
+    remote: Remote, clock: Any, options: PullOptions, display: Display | Line
+) -> dict[str, Any]:
+    """Return the answer to a poll; try for `SILENCE_LIMIT` seconds while no gateway answers."""
+    deadline = clock.seconds() + SILENCE_LIMIT
     while True:
         try:
-            return await remote.poll(*wish.image, wish.acl, display.say)
+            return await remote.poll(*options.image, options.acl, display.say)
         except CancelledError:
             raise
         except NoGateway as error:
@@ -247,16 +250,16 @@ def _show(display: Display | Line, record: Mapping[str, Any]) -> None:
         display.bytes(done, total)
 
 
-def end_of(record: Mapping[str, Any]) -> End:
-    """Return what the last answer means."""
+def end_of(record: Mapping[str, Any]) -> PullEnd:
+    """Return the end that the last answer to a pull means."""
     status, image_id = str(record.get("status")), record.get("id")
     if status == State.READY.value and is_image_id(image_id):
         notice = record.get("notice")
-        said = [printable(str(notice), 1000)] if notice else ()
-        return End(DONE, status, str(image_id), said)
+        messages = [printable(str(notice), 1000)] if notice else ()
+        return PullEnd(DONE, status, str(image_id), messages)
     if status in _WAITING:
-        return End(DONE, status)
+        return PullEnd(DONE, status)
     cause = record.get("cause") or f"The pull ended with {status}."
     request = record.get("request_id") and f"(request {record['request_id']})"
     lines = [printable(str(line), 1000) for line in (cause, record.get("remedy"), request) if line]
-    return End(FAILED, status, why=lines)
+    return PullEnd(FAILED, status, messages=lines)

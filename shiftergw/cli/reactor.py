@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from shiftergw.app.reactor import run_main
 from shiftergw.cli.exits import DONE, Stop, report, report_interruption
 from shiftergw.cli.readers import LOOK_INTERVAL, has_readers
-from shiftergw.cli.start import code_of_unwritten
+from shiftergw.cli.start import code_of_output_error
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.signals import ENDING
 
@@ -64,7 +64,7 @@ async def guarded(command: Coroutine[Deferred[Any], Any, int], interruption: str
         except (Stop, GatewayError) as error:
             return report(error)
     except OSError as error:
-        return code_of_unwritten(error)
+        return code_of_output_error(error)
 
 
 async def while_output_is_read(clock: Any, command: Coroutine[Deferred[Any], Any, int]) -> int:

@@ -1,4 +1,4 @@
-"""ssh-trust: make the host keys of a remote system known, once somebody has compared them."""
+"""ssh-trust: add the host keys of a remote system to the known hosts, after a comparison."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _WIDTH = 19
-"""Characters of the longest type of key that we know."""
+"""Characters of the longest type of key."""
 
 _QUESTION = """\
 New keys of {host}: {keys}. Compare their fingerprints with what the system's admins say.
 Add them to {file}? (yes/no) """
-_NOBODY = (
+_NO_TERMINAL = (
     "Nothing is added, since there is no terminal to ask on. Compare the fingerprints of the new"
     " keys with what the system's admins say, and give each that is right: --fingerprint SHA256:..."
 )
@@ -62,22 +62,22 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
 
     Exits with 1 if a host cannot be reached, or a key was not believed.
     """
-    for one in fingerprints:
-        if not _FINGERPRINT.fullmatch(one):
-            raise Misused(f"{one!r} is no fingerprint: SHA256: and 43 characters.")
-    found = _system(config_file, system)
+    for fingerprint in fingerprints:
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise Misused(f"{fingerprint!r} is no fingerprint: SHA256: and 43 characters.")
+    remote_system = _system(config_file, system)
     hosts: list[Host] = []
 
     async def command(reactor: Any) -> int:
-        from shiftergw.app import trust  # noqa: PLC0415 - `--help` shall not load the service
+        from shiftergw.app import trust  # noqa: PLC0415 - not needed for `--help`
 
-        hosts.extend(await trust.look(found, reactor))
+        hosts.extend(await trust.look(remote_system, reactor))
         return DONE
 
     code = exit_code_of(command, "Interrupted: nothing is added.")
     if code == DONE:
         try:
-            code = _decided(hosts, found, fingerprints)
+            code = _add_trusted(hosts, remote_system, fingerprints)
         except ConfigurationError as error:
             raise Misused(text_of(error)) from error
         except InterruptedBySignal:
@@ -87,7 +87,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
 
 
 def _system(config_file: Path | None, name: str) -> System:
-    """Return the remote system that is meant; raise `Misused` if there is none."""
+    """Return the remote system of that name; raise `Misused` if there is none."""
     try:
         config = Config.load(config_file or file_of_environment(os.environ), os.environ).config
     except ConfigurationError as error:
@@ -100,14 +100,14 @@ def _system(config_file: Path | None, name: str) -> System:
     return system
 
 
-def _decided(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
-    """Show what was found, add what is believed, and return the exit code."""
+def _add_trusted(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
+    """Show the keys, add those that the user trusts, and return the exit code."""
     for host in hosts:
         _show(host)
     warnings = [warning for host in hosts for warning in _warnings(host, system)]
     for warning in warnings:
         click.echo(warning, err=True)
-    code = _given(hosts, system, fingerprints) if fingerprints else _asked(hosts, system)
+    code = _add_listed(hosts, system, fingerprints) if fingerprints else _ask_and_add(hosts, system)
     return FAILED if warnings else code
 
 
@@ -120,7 +120,7 @@ def _show(host: Host) -> None:
 
 
 def _warnings(host: Host, system: System) -> Iterator[str]:
-    """Yield what an admin must see to, and why nothing is added."""
+    """Yield what an admin must take care of, and why a key is not added."""
     if host.error is not None:
         yield f"{host.name}: {text_of(host.error)}"
         if system.ssh_delivery is not None and system.ssh_delivery.transport == "openssh":
@@ -144,8 +144,8 @@ def _warnings(host: Host, system: System) -> Iterator[str]:
         )
 
 
-def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
-    """Add the new keys with these fingerprints."""
+def _add_listed(hosts: Sequence[Host], system: System, fingerprints: Collection[str]) -> int:
+    """Add the new keys with these fingerprints; return the exit code."""
     from shiftergw.app import trust  # noqa: PLC0415 - as above
 
     _add(
@@ -153,26 +153,26 @@ def _given(hosts: Sequence[Host], system: System, fingerprints: Collection[str])
         [key for host in hosts for key in host.new_keys if key.fingerprint in fingerprints],
     )
     missing = set(fingerprints) - {key.fingerprint for host in hosts for key in host.keys}
-    for one in sorted(missing):
-        click.echo(f"No host has shown a key with {one}.", err=True)
+    for fingerprint in sorted(missing):
+        click.echo(f"No host has shown a key with {fingerprint}.", err=True)
     return FAILED if missing else DONE
 
 
-def _asked(hosts: Sequence[Host], system: System) -> int:
-    """Add the new keys of each host to which the answer is yes."""
+def _ask_and_add(hosts: Sequence[Host], system: System) -> int:
+    """Ask the user about the new keys of each host, and add them on a yes."""
     from shiftergw.app import trust  # noqa: PLC0415 - as above
 
-    asked = [host for host in hosts if host.new_keys]
-    if not asked:
+    new_hosts = [host for host in hosts if host.new_keys]
+    if not new_hosts:
         return DONE
     file = trust.file_of(system)
     trust.check_addable(file)
     code = DONE
     with terminal() as ask:
         if ask is None:
-            click.echo(_NOBODY, err=True)
+            click.echo(_NO_TERMINAL, err=True)
             return MISUSED
-        for host in asked:
+        for host in new_hosts:
             place = printable(str(file), 1000)
             answer = ask.line(_QUESTION.format(host=host.name, keys=len(host.new_keys), file=place))
             if answer.strip().lower() == b"yes":

@@ -1,7 +1,7 @@
-"""Where the command line starts: signals and broken pipes count from the first moment.
+"""The entry point of the command line, which handles signals and broken pipes from the start.
 
-Nothing heavy is imported before that. A second signal, or a reader of the output that goes away,
-must not end in a traceback, however early it comes.
+Nothing that takes long to load is imported before that. A second signal, or a reader of the output
+that goes away, must not end in a traceback, however early it comes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from shiftergw.plumbing.signals import handled_signals, raise_interrupted
 
 BROKEN_PIPE = 141
-"""The exit code when nobody reads the output any more: as for programs that SIGPIPE ends."""
+"""The exit code when the output has no reader any more, as of programs that SIGPIPE ends."""
 
-UNWRITTEN = 1
+OUTPUT_FAILED = 1
 """The exit code when the output goes to a file and its disk is full."""
 
 _STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
@@ -42,15 +42,15 @@ def main() -> None:
         gc.freeze()  # the exit does not search modules for garbage: it takes a third of the time
         command()
     except SystemExit:
-        # Where nobody reads, click replaces the streams and exits with 1.
+        # If the output has no reader, click replaces the streams and exits with 1.
         if sys.stdout is not stdout:
             sys.exit(BROKEN_PIPE)
         raise
     except OSError as error:
-        sys.exit(code_of_unwritten(error))
+        sys.exit(code_of_output_error(error))
     finally:
-        # Everything is cleaned up; a signal must not raise anything into the interpreter's end.
-        # Handlers of ours would be gone there, and a second signal would change the exit code.
+        # Everything is cleaned up. While the interpreter ends, our handlers would be gone, and a
+        # signal would raise an exception or change the exit code.
         for number in handled_signals():
             signal.signal(number, signal.SIG_IGN)
 
@@ -58,8 +58,8 @@ def main() -> None:
 def _open_missing_descriptors() -> None:
     """Open `/dev/null` in place of standard streams that the caller has closed.
 
-    Otherwise the first file or connection would get the number of one of them, and Python's own
-    `sys.stdin` and its like are None.
+    Otherwise the first file or connection would get the descriptor of a standard stream, and
+    Python's `sys.stdin`, `sys.stdout` or `sys.stderr` would be None.
     """
     for descriptor, (name, mode) in enumerate(_STREAMS.items()):
         try:
@@ -71,29 +71,29 @@ def _open_missing_descriptors() -> None:
 
 
 def _print_any_text() -> None:
-    """Escape characters that the encoding of the output lacks, instead of failing at them."""
+    """Escape characters that the encoding of the output does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def code_of_unwritten(error: OSError) -> int:
-    """Return the exit code for output that cannot be written, and say why where that can be read.
+def code_of_output_error(error: OSError) -> int:
+    """Return the exit code for an error of writing the output, and print the error if possible.
 
-    Raises the error again if it is about something else.
+    Raises the error again if it has another cause.
     """
     if not isinstance(error, BrokenPipeError) and error.errno not in _UNWRITABLE:
         raise error
-    drop_unwritten()
+    drop_output()
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     with suppress(OSError):
         sys.stderr.write(f"Error: the output cannot be written: {error.strerror}.\n")
-    return UNWRITTEN
+    return OUTPUT_FAILED
 
 
-def drop_unwritten() -> None:
-    """Give up what no reader has taken, so that it does not fail once more at the exit."""
+def drop_output() -> None:
+    """Drop output that is still buffered, so that writing it does not fail again at the exit."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue

@@ -18,7 +18,7 @@ from shiftergw.cli import pull as commands
 from shiftergw.cli import remote as gateways
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import NoGateway, RequestRefused
-from shiftergw.cli.pull import Wish
+from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, NotFound, Unavailable
@@ -28,7 +28,7 @@ from tests.web.fakes import IMAGE_ID, READY, FakeGateway, site_of
 
 reactor: Any = global_reactor
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
-WISH = Wish(("docker", "x:1"), {}, wait=True)
+OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
 
 @dataclass
@@ -81,7 +81,7 @@ async def two_gateways(
 
 def begin(remote: Remote) -> Deferred[int]:
     """Start a pull."""
-    return Deferred.fromCoroutine(commands.pull_image(remote, reactor, WISH))
+    return Deferred.fromCoroutine(commands.pull_image(remote, reactor, OPTIONS))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -149,7 +149,7 @@ async def test_all_are_away_for_a_while(
 @pytest_twisted.ensureDeferred
 async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `PATIENCE` the pull ends, and blames the gateway that it was at."""
-    monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
@@ -237,7 +237,7 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     by_url = {server.url: server for server in servers}
     monkeypatch.setattr(commands, "shuffled", lambda urls: urls)
     remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
-    pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, WISH))
+    pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
     first, second, third = servers
     await until(lambda: {asked[1].system for asked in first.fake.calls} == set(names))
     await first.die()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shiftergw.cli import logins
 from shiftergw.cli.exits import Misused
-from shiftergw.cli.logins import LoginFile, check_key, credentials_of, home, replaced
+from shiftergw.cli.logins import LoginFile, check_key, credentials_of, home, replace_credential
 from tests.parts import lacking
 
 FIRST = "MUNGE:AwQDAAC1:"
@@ -79,7 +79,7 @@ def test_a_change_leaves_other_lines_as_they_are(lines: list[bytes], ended: bool
     content = b"\n".join(lines) + (b"\n" if ended and lines else b"")
     key = b"mycluster:quay.io=MUNGE:"
     for credential in (SECOND, None):
-        after = replaced(content, "mycluster", "quay.io", credential)
+        after = replace_credential(content, "mycluster", "quay.io", credential)
         assert credentials_of(after, "mycluster").get("quay.io") == credential
         others = [line for line in content.split(b"\n") if not line.startswith(key)]
         left = [line for line in after.split(b"\n") if not line.startswith(key)]
@@ -91,11 +91,11 @@ def test_a_login_takes_the_place_of_the_old_one() -> None:
     content = (
         f"a:x={FIRST}\nmycluster:x={FIRST}\nmycluster:y={FIRST}\nmycluster:x={FIRST}\n".encode()
     )
-    assert replaced(content, "mycluster", "x", SECOND) == (
+    assert replace_credential(content, "mycluster", "x", SECOND) == (
         f"a:x={FIRST}\nmycluster:x={SECOND}\nmycluster:y={FIRST}\n".encode()
     )
-    assert replaced(b"", "mycluster", "x", SECOND) == f"mycluster:x={SECOND}\n".encode()
-    assert replaced(b"no end", "mycluster", "x", SECOND) == (
+    assert replace_credential(b"", "mycluster", "x", SECOND) == f"mycluster:x={SECOND}\n".encode()
+    assert replace_credential(b"no end", "mycluster", "x", SECOND) == (
         f"no end\nmycluster:x={SECOND}\n".encode()
     )
 

@@ -19,7 +19,7 @@ from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import Misused, NoGateway
 from shiftergw.cli.main import main
-from shiftergw.cli.pull import Wish
+from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import Unavailable
@@ -37,7 +37,7 @@ FAILED = ImageRecord(
     remedy="Check the tag.",
     request_id="ab12",
 )
-WISH = Wish(("docker", "x:1"), {}, wait=True)
+OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
 
 # As a process.
@@ -134,7 +134,7 @@ def _uid(name: str) -> int:
 
 def test_names_become_numbers() -> None:
     """Users and groups go by name or number, in comma lists, each once."""
-    found = commands.numbers(["nobody,5", f"007, {NOBODY}"], "user", _uid)
+    found = commands.ids_of(["nobody,5", f"007, {NOBODY}"], "user", _uid)
     assert found == [str(NOBODY), "5", "7"]
 
 
@@ -157,7 +157,7 @@ def test_names_become_numbers() -> None:
 def test_who_cannot_be_given_access(item: str, why: str) -> None:
     """Nobody is dropped in silence: the whole command is refused, with the reason."""
     with pytest.raises(Misused, match=f"^{why}"):
-        commands.numbers([f"1,{item}"], "user", _uid)
+        commands.ids_of([f"1,{item}"], "user", _uid)
 
 
 # In this process.
@@ -184,7 +184,7 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
-        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
+        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), OPTIONS))
         while len(fake.calls) < 3:
             await deferLater(_reactor(), 0.01, int)
         fake.raises = Unavailable("The store is away.")
@@ -202,10 +202,10 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that stays away ends the pull with its own exit code."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
-    monkeypatch.setattr(commands, "PATIENCE", 0.1)
+    monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
-        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), WISH))
+        pulling = Deferred.fromCoroutine(commands.pull_image(_remote(port), _reactor(), OPTIONS))
         while not fake.calls:
             await deferLater(_reactor(), 0.01, int)
         fake.raises = Unavailable("The store is away.")
@@ -218,4 +218,4 @@ def test_an_end_that_is_none(status: str | None) -> None:
     """A state that is neither READY nor work is a failure that names it."""
     end = commands.end_of({"status": status, "id": IMAGE_ID})
     assert (end.code, end.image_id) == (1, "")
-    assert str(status) in end.why[0]
+    assert str(status) in end.messages[0]

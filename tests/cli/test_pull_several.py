@@ -22,7 +22,7 @@ from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.cli import pull as commands
 from shiftergw.cli.main import main
-from shiftergw.cli.pull import Wish
+from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAllowed, Unavailable
 from shiftergw.model import ImageRecord, Session
@@ -39,7 +39,7 @@ reactor: Any = global_reactor
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
 FAILED = ImageRecord(status=State.FAILURE, cause="No such tag.", remedy="Check the tag.")
 OTHER_ID = "cd" * 32
-WISH = Wish(("docker", "x:1"), {}, wait=True)
+OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
 Answer = ImageRecord | Exception
 
@@ -194,7 +194,7 @@ async def pulling(
     ):
         gateways = [f"http://127.0.0.1:{one}" for one in (port, other_port)][:urls]
         remotes = commands.remotes(reactor, Settings(gateways, names, "good:ann"))
-        running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, WISH))
+        running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
         try:
             yield running, other
         finally:

@@ -253,7 +253,7 @@ def threads(reactor: Any) -> Threads:
 def keep_login(home: Path, system: str, location: str, credential: str) -> None:
     """Keep a login in the file of a user."""
     file = logins.LoginFile(home)
-    file.change(lambda content: logins.replaced(content, system, location, credential))
+    file.change(lambda content: logins.replace_credential(content, system, location, credential))
 
 
 def add_known_host(path: Path, line: str) -> None:
