@@ -42,7 +42,7 @@ def worker_service(reactor: Any, config: Config) -> tuple[Service, Callable[[], 
     registry = compose.registry(reactor, config, Shared(store, machine, fingerprint))
     pipeline = Pipeline(registry, parts.caches.of, parts.builder, config.build_limits(), reactor)
     directories = {
-        name: compose.delivery_to(system, reactor, disks, config.ost_count_of(name)).guarded(
+        name: compose.delivery_to(system, reactor, disks, config.ost_count_of(name)).with_breaker(
             system, store, machine, reactor
         )
         for name, system in config.systems.items()

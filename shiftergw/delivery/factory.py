@@ -49,12 +49,14 @@ class SystemDelivery:
     symptom: str
     first_seconds: float | None = None
 
-    def guarded(
+    def with_breaker(
         self, system: System, breakers: BreakerStore, machine: str, clock: IReactorTime
     ) -> GuardedDirectory:
         """Return the directory for pulls, which wait in the queue while the system is down."""
-        monitored = MonitoredSystem(system.name, system.directory_name, machine, self.symptom)
-        breaker = SystemBreaker(monitored, breakers, clock)
+        monitored_system = MonitoredSystem(
+            system.name, system.directory_name, machine, self.symptom
+        )
+        breaker = SystemBreaker(monitored_system, breakers, clock)
         return GuardedDirectory(self.directory, breaker, self.first_seconds)
 
 

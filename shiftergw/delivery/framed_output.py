@@ -37,7 +37,7 @@ class FramedOutput:
         self._halves = secrets.token_hex(8), secrets.token_hex(8)
         self._mark = "".join(self._halves).encode()
         self._rest = b""
-        self._skipped = 0
+        self._noise_bytes = 0
         self.noise = b""
         """The last bytes before the first mark."""
         self.has_begun = False
@@ -85,9 +85,9 @@ class FramedOutput:
         return None
 
     def _skip(self, noise: bytes) -> None:
-        self._skipped += len(noise)
+        self._noise_bytes += len(noise)
         self.noise = (self.noise + noise)[-_NOISE_TAIL:]
-        if self._skipped > NOISE_LIMIT:
+        if self._noise_bytes > NOISE_LIMIT:
             raise TooMuchNoise
 
     def _before_second_mark(self, data: bytes) -> bytes:

@@ -32,7 +32,7 @@ SHUNNED_SECONDS = 300.0
 It is more than `ALL_SECONDS`, so that hosts that a search had no time for come first in the next.
 """
 
-_NEVER = float("-inf")
+_LONG_AGO = float("-inf")
 
 T = TypeVar("T")
 
@@ -96,14 +96,14 @@ class Hosts:
 
     def _rank(self, host: str) -> tuple[float, float, bool]:
         """Return the sort key of a host: working hosts first, recent failures last."""
-        failure_time = self._recent(self._failure_times.get(host, _NEVER))
-        shun_time = self._recent(self._shun_times.get(host, _NEVER))
+        failure_time = self._recent(self._failure_times.get(host, _LONG_AGO))
+        shun_time = self._recent(self._shun_times.get(host, _LONG_AGO))
         return failure_time, shun_time, host != self._current_host
 
     def _recent(self, time: float) -> float:
-        """Return this time, or `_NEVER` if it is more than `SHUNNED_SECONDS` ago."""
+        """Return this time, or `_LONG_AGO` if it is more than `SHUNNED_SECONDS` ago."""
         # A clock that was set back must not keep a host from use for hours.
-        return time if 0 <= self._clock.seconds() - time < SHUNNED_SECONDS else _NEVER
+        return time if 0 <= self._clock.seconds() - time < SHUNNED_SECONDS else _LONG_AGO
 
     def _note_success(self, host: str) -> None:
         for times in (self._failure_times, self._shun_times, self._logged_failures):
@@ -115,8 +115,8 @@ class Hosts:
     def _log_failure(self, host: str, error: DeliveryFailed) -> None:
         """Log a failure that a working host hides; a single host's failure is raised instead."""
         text = _reason(error)
-        logged_text, time = self._logged_failures.get(host, ("", _NEVER))
-        if len(self._connects) > 1 and (text != logged_text or self._recent(time) == _NEVER):
+        logged_text, time = self._logged_failures.get(host, ("", _LONG_AGO))
+        if len(self._connects) > 1 and (text != logged_text or self._recent(time) == _LONG_AGO):
             self._logged_failures[host] = text, self._clock.seconds()
             self._log.warn("{host} cannot be used: {text}", host=host, text=text)
 
@@ -129,14 +129,14 @@ class Hosts:
         if len(self._connects) == 1:
             (error,) = errors.values()
             return error
-        listed = [(host, errors[host]) for host in self._connects if host in errors]
-        reasons = [f"{host}: {_reason(error)}" for host, error in listed]
-        untried = [host for host in self._connects if host not in errors]
-        if untried:
-            reasons.append(f"no time was left for {', '.join(untried)}")
-        first_error = listed[0][1]
-        main_error = next((e for _, e in listed if not isinstance(e, Away)), first_error)
-        may_recover = untried or any(isinstance(error, Away) for _, error in listed)
+        host_errors = [(host, errors[host]) for host in self._connects if host in errors]
+        reasons = [f"{host}: {_reason(error)}" for host, error in host_errors]
+        untried_hosts = [host for host in self._connects if host not in errors]
+        if untried_hosts:
+            reasons.append(f"no time was left for {', '.join(untried_hosts)}")
+        first_error = host_errors[0][1]
+        main_error = next((e for _, e in host_errors if not isinstance(e, Away)), first_error)
+        may_recover = untried_hosts or any(isinstance(error, Away) for _, error in host_errors)
         error_class = Away if may_recover else DeliveryFailed
         return error_class(main_error.what, remedy=main_error.remedy, detail="; ".join(reasons))
 

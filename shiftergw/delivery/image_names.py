@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import secrets
 
-_INSTALLED = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)")
-_TEMPORARY = re.compile(r"([0-9a-f]{64}\.(?:squashfs|meta))\.partial\.[0-9a-f]{16}")
+_INSTALLED_NAME = re.compile(r"[0-9a-f]{64}\.(?:squashfs|meta)")
+_TEMPORARY_NAME = re.compile(r"([0-9a-f]{64}\.(?:squashfs|meta))\.partial\.[0-9a-f]{16}")
 
 
 def is_installed_name(name: str) -> bool:
     """Return whether this is the name of an image or of its metadata."""
-    return _INSTALLED.fullmatch(name) is not None
+    return _INSTALLED_NAME.fullmatch(name) is not None
 
 
 def check_installed_name(name: str) -> None:
@@ -39,5 +39,5 @@ def probe_name() -> str:
 
 def name_of_temporary(name: str) -> str | None:
     """Return the name of the file that a temporary was to become; None if it is no temporary."""
-    match = _TEMPORARY.fullmatch(name)
+    match = _TEMPORARY_NAME.fullmatch(name)
     return None if match is None else match[1]

@@ -203,7 +203,7 @@ class GuardedDirectory:
             return
         began = self._breaker.clock.seconds()
         try:
-            await self._guarded(self._directory.probe(PROBE_CONTENT))
+            await self._with_breaker(self._directory.probe(PROBE_CONTENT))
         except RetryLater:
             raise
         except CancelledError:
@@ -218,22 +218,22 @@ class GuardedDirectory:
 
     async def probe(self, content: bytes) -> None:
         """See the port."""
-        await self._guarded(self._directory.probe(content))
+        await self._with_breaker(self._directory.probe(content))
 
     async def close(self) -> None:
         """See the port."""
         await self._directory.close()
 
-    async def _limited(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
+    async def _with_limit(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
         """Return the result of one of the first requests of a pull, in at most `first_seconds`."""
         has_delivered, self._has_delivered = self._has_delivered, False
         if self._first_seconds is None or has_delivered:
             # After a delivery, a slow answer must not lead to a second delivery.
-            return await self._guarded(work)
+            return await self._with_breaker(work)
         seconds = self._first_seconds
-        return await self._guarded(within(seconds, self._breaker.clock, work, no_answer))
+        return await self._with_breaker(within(seconds, self._breaker.clock, work, no_answer))
 
-    async def _guarded(self, work: Awaitable[T]) -> T:
+    async def _with_breaker(self, work: Awaitable[T]) -> T:
         try:
             return await work
         except UnexplainedExit:
@@ -243,42 +243,44 @@ class GuardedDirectory:
 
     async def free_space(self) -> int:
         """See the port."""
-        return await self._limited(self._directory.free_space())
+        return await self._with_limit(self._directory.free_space())
 
     async def exists(self, name: str) -> InstalledFile | None:
         """See the port."""
-        return await self._limited(self._directory.exists(name))
+        return await self._with_limit(self._directory.exists(name))
 
     async def install(self, source: Path, name: str, sha256: str, report: Report) -> Verification:
         """See the port."""
-        verification = await self._guarded(self._directory.install(source, name, sha256, report))
+        verification = await self._with_breaker(
+            self._directory.install(source, name, sha256, report)
+        )
         self._has_delivered = True
         return verification
 
     async def write(self, content: bytes, name: str) -> None:
         """See the port."""
-        await self._guarded(self._directory.write(content, name))
+        await self._with_breaker(self._directory.write(content, name))
 
     async def read(self, name: str, limit: int) -> bytes | None:
         """See the port."""
-        return await self._guarded(self._directory.read(name, limit))
+        return await self._with_breaker(self._directory.read(name, limit))
 
     async def head(self, name: str, size: int) -> bytes:
         """See the port."""
-        return await self._guarded(self._directory.head(name, size))
+        return await self._with_breaker(self._directory.head(name, size))
 
     async def remove(self, name: str) -> None:
         """See the port."""
-        await self._guarded(self._directory.remove(name))
+        await self._with_breaker(self._directory.remove(name))
 
     async def list(self) -> Sequence[InstalledFile]:
         """See the port."""
-        return await self._guarded(self._directory.list())
+        return await self._with_breaker(self._directory.list())
 
     async def digest(self, name: str) -> str:
         """See the port."""
-        return await self._guarded(self._directory.digest(name))
+        return await self._with_breaker(self._directory.digest(name))
 
     async def sweep(self, before: float) -> int:
         """See the port."""
-        return await self._guarded(self._directory.sweep(before))
+        return await self._with_breaker(self._directory.sweep(before))

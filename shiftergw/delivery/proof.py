@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shiftergw.delivery.remote_program import NoCommands, malformed
+from shiftergw.delivery.remote_program import NoCommands, invalid_reply
 from shiftergw.delivery.shell import run_once
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.channel import Away, HostBusy, HostFull, ProgramNotStarted, UnexplainedExit
@@ -33,7 +33,7 @@ _BUSY_PAUSE = 2.0
 _DIGEST_LINE = re.compile(rb"^\\?([0-9a-f]{64}) ", re.MULTILINE)
 _PIECE = 32768
 _PIECES = 64
-SAMPLED = _PIECE * _PIECES
+SAMPLE_BYTES = _PIECE * _PIECES
 """Bytes of a file that samples cover; a file of at most this size is compared completely."""
 
 _HAS_FILE = (
@@ -97,7 +97,7 @@ async def remote_sha256(
         raise
     digests = _DIGEST_LINE.findall(output)  # a background process may print as well
     if len(digests) != 1:
-        raise malformed(f"sha256sum says {printable(output)}")
+        raise invalid_reply(f"sha256sum says {printable(output)}")
     return str(digests[0].decode())
 
 
@@ -136,7 +136,7 @@ async def has_same_samples(files: RemoteFiles, path: bytes, source: SourceFile, 
 
 def _sample_offsets(size: int) -> Iterator[int]:
     """Yield offsets at the beginning, at the end, and evenly spaced in between."""
-    if size <= SAMPLED:
+    if size <= SAMPLE_BYTES:
         yield from range(0, size, _PIECE)
         return
     for n in range(_PIECES):

@@ -128,12 +128,12 @@ def read_only(refusal: SftpRefused, directory: bytes) -> DeliveryFailed:
 def wrong_mode(refusal: SftpRefused, attributes: Attributes) -> DeliveryFailed:
     """Return the error for a delivered file that other users can access."""
     mode = attributes.permissions
-    shown = "unknown" if mode is None else f"{mode:04o}"
+    mode_text = "unknown" if mode is None else f"{mode:04o}"
     return DeliveryFailed(
         "The system does not let the gateway close a delivered file to other users.",
         remedy="Tell the site's support: the SFTP server must allow FSETSTAT or SETSTAT, or make"
         " files with the mode that it is asked for (0600).",
-        detail=f"the mode is {shown}; {refusal}",
+        detail=f"the mode is {mode_text}; {refusal}",
     )
 
 

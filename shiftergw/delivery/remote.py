@@ -54,14 +54,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _retried(
+def _retry_once(
     method: Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[RemoteDirectory, P], Coroutine[Any, Any, T]]:
     """Decorate an idempotent method: repeat it once if its session breaks."""
 
     @wraps(method)
     async def run(self: RemoteDirectory, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        session = self._sessions.shared
+        session = self._sessions.shared_session
         return await retry_request(session, lambda: method(self, *args, **kwargs), self._clock)
 
     return run
@@ -117,12 +117,12 @@ class RemoteDirectory:
 
     async def close(self) -> None:
         """See the port."""
-        await self._sessions.shared.close()
+        await self._sessions.shared_session.close()
 
     async def reach(self) -> None:
         """See the port: this class keeps no record of earlier failures."""
 
-    @_retried
+    @_retry_once
     async def probe(self, content: bytes) -> None:
         """See the port."""
         path = self._sessions.path_of(probe_name())
@@ -130,7 +130,7 @@ class RemoteDirectory:
             await files.create(path, content)
             await files.remove(path)
 
-    @_retried
+    @_retry_once
     async def free_space(self) -> int:
         """Return the bytes that the account may still write; a large number if unknown."""
         async with self._sessions.use() as (files, _):
@@ -142,13 +142,13 @@ class RemoteDirectory:
             await self._sessions.check_directory(files)
             return sys.maxsize
 
-    @_retried
+    @_retry_once
     async def shortcomings(self) -> Sequence[str]:
         """Return what makes deliveries to this system less safe, for the site's support."""
         async with self._sessions.use() as (files, _):
             return files.shortcomings
 
-    @_retried
+    @_retry_once
     async def test_verification(self) -> Verification:
         """Deliver and remove a small file; return how large files would be verified."""
         path = self._sessions.path_of(probe_name())
@@ -168,7 +168,7 @@ class RemoteDirectory:
                 raise proof.content_differs()
             return Verification("sha256")
 
-    @_retried
+    @_retry_once
     async def exists(self, name: str) -> InstalledFile | None:
         """Return the installed file, or None; a symlink, or anything but a file, is ignored."""
         path = self._path(name)
@@ -186,7 +186,7 @@ class RemoteDirectory:
                 file = await SourceFile.open(source, self._threads)
             async with file.closed_at_end():
                 retries = DeliveryRetries(
-                    self._sessions.shared, self._clock, report, self._options.first_pause
+                    self._sessions.shared_session, self._clock, report, self._options.first_pause
                 )
                 temporary = self._sessions.path_of(temporary_name(name, sha256[:16]))
                 upload = Upload(
@@ -239,7 +239,7 @@ class RemoteDirectory:
             return sha256 == upload.sha256
         return False
 
-    @_retried
+    @_retry_once
     async def write(self, content: bytes, name: str) -> None:
         """See the port."""
         path = self._path(name)
@@ -248,38 +248,38 @@ class RemoteDirectory:
             await files.create(temporary, content)
             await files.rename(temporary, path)
 
-    @_retried
+    @_retry_once
     async def read(self, name: str, limit: int) -> bytes | None:
         """See the port."""
         async with self._sessions.use() as (files, _):
             return await small_file(files, self._path(name), limit)
 
-    @_retried
+    @_retry_once
     async def head(self, name: str, size: int) -> bytes:
         """See the port."""
         async with self._sessions.use() as (files, _):
             return await file_prefix(files, self._path(name), size) or b""
 
-    @_retried
+    @_retry_once
     async def remove(self, name: str) -> None:
         """See the port."""
         path = self._path(name)
         async with self._sessions.use() as (files, _):
             await files.remove(path)
 
-    @_retried
+    @_retry_once
     async def list(self) -> list[InstalledFile]:
         """Return the installed images and metadata, sorted by name."""
         async with self._sessions.use() as (files, _):
             entries = await files.entries(self._sessions.directory, _is_installed)
-        installed = (
+        installed_files = (
             InstalledFile(name.decode(), attributes.size or 0, attributes.modified)
             for name, attributes in entries
             if attributes.is_file
         )
-        return sorted(installed, key=lambda file: file.name)
+        return sorted(installed_files, key=lambda file: file.name)
 
-    @_retried
+    @_retry_once
     async def digest(self, name: str) -> str:
         """Return the SHA-256 of an installed file: computed on the system, or read back."""
         path = self._path(name)
@@ -295,7 +295,7 @@ class RemoteDirectory:
             await files.read_through(path, size, digest.update)
             return digest.hexdigest()
 
-    @_retried
+    @_retry_once
     async def sweep(self, before: float) -> int:
         """Remove temporaries that were last written before this time; return how many.
 

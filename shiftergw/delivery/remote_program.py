@@ -87,7 +87,7 @@ class RemoteProgram(ABC):
     def take(self, data: bytes) -> None:
         """Process output of the program; raise `DeliveryFailed` if it is invalid."""
 
-    async def changed(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait for output or the end of the program; raise its error, if any."""
         self.check()
         self._change = Deferred()
@@ -99,10 +99,10 @@ class RemoteProgram(ABC):
         if self._error is not None:
             raise self._error
 
-    async def finished(self) -> None:
+    async def wait_for_end(self) -> None:
         """Wait for the end of the program; raise its error, if any."""
         while not self._has_ended:
-            await self.changed()
+            await self.wait_for_change()
         self.check()
 
     def _wake(self) -> None:
@@ -193,6 +193,6 @@ async def _open_command(
     return await connection.open_command(argv)
 
 
-def malformed(detail: str) -> DeliveryFailed:
+def invalid_reply(detail: str) -> DeliveryFailed:
     """Return the error for an invalid reply of a program."""
     return DeliveryFailed("The system's programs do not answer as they should.", detail=detail)

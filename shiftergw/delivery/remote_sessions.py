@@ -43,7 +43,7 @@ class RemoteSessions:
         self.directory = directory
         self._clock = clock
         self._open_files = open_files
-        self.shared = SharedSession(hosts, clock, idle_seconds, open_files=self._open)
+        self.shared_session = SharedSession(hosts, clock, idle_seconds, open_files=self._open)
 
     def path_of(self, name: str) -> bytes:
         """Return the path of a file in the image directory."""
@@ -52,7 +52,7 @@ class RemoteSessions:
     @asynccontextmanager
     async def use(self) -> AsyncIterator[tuple[RemoteFiles, Connection]]:
         """Give the block a session; its refusals become `DeliveryFailed` or `NoSpace`."""
-        async with self.shared.use() as (files, connection):
+        async with self.shared_session.use() as (files, connection):
             try:
                 yield files, connection
             except SftpRefused as refusal:

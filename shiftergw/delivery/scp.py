@@ -83,7 +83,9 @@ class ScpSink(RemoteProgram):
             view = memoryview(block)[: self._size - self._sent_bytes]
             for start in range(0, len(view), _PIECE):
                 while self._is_paused:
-                    await within(self._idle_seconds, self._clock, self.changed(), program_timed_out)
+                    await within(
+                        self._idle_seconds, self._clock, self.wait_for_change(), program_timed_out
+                    )
                 self.check()
                 piece = view[start : start + _PIECE]
                 self._sent_bytes += len(piece)
@@ -97,7 +99,7 @@ class ScpSink(RemoteProgram):
 
         async def wait() -> None:
             while self._replies < count:
-                await self.changed()
+                await self.wait_for_change()
 
         await within(seconds, self._clock, wait(), program_timed_out)
 

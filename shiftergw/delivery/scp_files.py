@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from shiftergw.delivery import proof
 from shiftergw.delivery import scp_programs as programs
-from shiftergw.delivery.remote_program import RemoteProgram, malformed
+from shiftergw.delivery.remote_program import RemoteProgram, invalid_reply
 from shiftergw.delivery.scp import ScpSink
 from shiftergw.delivery.shell import RemoteShell, program_timed_out
 from shiftergw.errors import DeliveryFailed, printable
@@ -61,12 +61,12 @@ class ScpFiles:
     ) -> ScpFiles:
         """Open a session as `OpenFiles` does; check which programs the system has."""
         shell = RemoteShell(connection, clock, idle_seconds)
-        lacking = await shell.run(programs.NEEDED)
-        if lacking:
+        missing_programs = await shell.run(programs.MISSING_PROGRAMS)
+        if missing_programs:
             raise DeliveryFailed(
                 'The system lacks programs that "transfer": "scp" needs.',
                 remedy="Tell the site's support: the gateway's log names them.",
-                detail=printable(bytes(lacking)),
+                detail=printable(bytes(missing_programs)),
             )
         return cls(shell, clock, stretch)
 
@@ -173,18 +173,18 @@ class ScpFiles:
         async with self._shell.running(sink, text, *words):
             with source.blocks(begin) as blocks:
                 await sink.send(blocks)
-            await within(seconds, self._clock, sink.finished(), program_timed_out)
+            await within(seconds, self._clock, sink.wait_for_end(), program_timed_out)
 
     async def create(self, path: bytes, content: bytes) -> None:
         """See `RemoteFiles`."""
-        written = await self._shell.run(
+        written_content = await self._shell.run(
             programs.CREATE,
             path,
             stdin=content,
             limit=max(len(content), 1),
             seconds=proof.time_limit(len(content)),
         )
-        if written != content:
+        if written_content != content:
             raise proof.content_differs()
 
     async def pieces(self, path: bytes, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -206,7 +206,7 @@ class ScpFiles:
             expected_length = max(0, min(extent, size - begin))
             blocks, rest = rest[:expected_length], rest[expected_length:]
             if len(blocks) != expected_length:
-                raise malformed(f"{len(blocks)} bytes where {expected_length} are")
+                raise invalid_reply(f"{len(blocks)} bytes where {expected_length} are")
             pieces.append(blocks[offset - begin :][:length])
         return pieces
 
@@ -217,8 +217,8 @@ class ScpFiles:
         async with self._shell.running(reader, programs.READ, path, b"%d" % size):
             reader.send_input(b"")
             while reader.missing_bytes:
-                await within(seconds, self._clock, reader.changed(), program_timed_out)
-            await within(seconds, self._clock, reader.finished(), program_timed_out)
+                await within(seconds, self._clock, reader.wait_for_change(), program_timed_out)
+            await within(seconds, self._clock, reader.wait_for_end(), program_timed_out)
 
 
 class _ReadingProgram(RemoteProgram):
@@ -233,7 +233,7 @@ class _ReadingProgram(RemoteProgram):
         """Pass the output on."""
         self.missing_bytes -= len(data)
         if self.missing_bytes < 0:
-            raise malformed("more of a file than was asked for")
+            raise invalid_reply("more of a file than was asked for")
         self._take(data)
 
     def check(self) -> None:
@@ -247,7 +247,7 @@ def _attributes(output: bytes) -> Attributes:
     """Return the attributes that `stat` printed: mode, size, time of the last write."""
     match = _ATTRIBUTES.fullmatch(output.rstrip(b"\n"))
     if match is None:
-        raise malformed(f"stat says {printable(output)}")
+        raise invalid_reply(f"stat says {printable(output)}")
     return Attributes(int(match[2]), int(match[1], 16), int(match[3]))
 
 

@@ -16,7 +16,7 @@ _NEW = 'set -C; true > "$1" || no "$1"; set +C; chmod 600 -- "$1" || exit 104; '
 _SYNC = 'dd if=/dev/null "of=$1" conv=notrunc,fsync'
 _READABLE = '[ -f "$1" ] || exit 102; [ -r "$1" ] || exit 103; '
 
-NEEDED = (
+MISSING_PROGRAMS = (
     "for p in scp stat find df dd head rm mv cat chmod; do"
     ' command -v "$p" > /dev/null || printf "%s " "$p"; done;'
     ' stat -c %f / > /dev/null || printf "stat -c"'

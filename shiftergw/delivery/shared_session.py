@@ -42,18 +42,18 @@ class SessionState(Enum):
     OPENING = "opening"  # one caller opens it, further callers wait
     IN_USE = "in use"
     IDLE = "idle"  # open, without a user; a timer will close it
-    CLOSED = "closed"  # the gateway stops: nothing is opened any more
+    SHUTDOWN = "shutdown"  # the gateway stops: nothing is opened any more
 
 
 S = SessionState
 
 STEPS: dict[SessionState, frozenset[SessionState]] = {
-    S.ABSENT: frozenset({S.OPENING, S.CLOSED}),
-    S.OPENING: frozenset({S.IN_USE, S.ABSENT, S.CLOSED}),
+    S.ABSENT: frozenset({S.OPENING, S.SHUTDOWN}),
+    S.OPENING: frozenset({S.IN_USE, S.ABSENT, S.SHUTDOWN}),
     # A session that broke is replaced while its last users are still leaving.
-    S.IN_USE: frozenset({S.IN_USE, S.IDLE, S.ABSENT, S.CLOSED}),
-    S.IDLE: frozenset({S.IN_USE, S.ABSENT, S.CLOSED}),
-    S.CLOSED: frozenset({S.CLOSED}),
+    S.IN_USE: frozenset({S.IN_USE, S.IDLE, S.ABSENT, S.SHUTDOWN}),
+    S.IDLE: frozenset({S.IN_USE, S.ABSENT, S.SHUTDOWN}),
+    S.SHUTDOWN: frozenset({S.SHUTDOWN}),
 }
 """From each state, the states a single step may lead to."""
 
@@ -119,7 +119,7 @@ class SharedSession:
         try:
             yield session.files, session.connection
         except DeliveryFailed as error:
-            if session.files.usable or self._state is SessionState.CLOSED:
+            if session.files.usable or self._state is SessionState.SHUTDOWN:
                 raise
             raise SessionBroken(session.host, error) from error
         finally:
@@ -145,9 +145,9 @@ class SharedSession:
 
         Callers that use the session, or wait for it, get `DeliveryFailed`.
         """
-        self._step(SessionState.CLOSED)
-        for deferred in list(self._pending):
-            deferred.cancel()
+        self._step(SessionState.SHUTDOWN)
+        for wait in list(self._pending):
+            wait.cancel()
         self._drop()
         while self._closing:
             await shielded(next(iter(self._closing)))
@@ -186,7 +186,7 @@ class SharedSession:
 
     async def _open(self) -> _OpenSession:
         """Open a session with the first host that works; raise `DeliveryFailed`."""
-        if self._state is SessionState.CLOSED:
+        if self._state is SessionState.SHUTDOWN:
             raise _stopping()
         self._step(SessionState.OPENING)
         try:
@@ -216,7 +216,7 @@ class SharedSession:
 
     async def _until_closed(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
         """Return the result of `work`; `close` cancels it, and `DeliveryFailed` is raised."""
-        if self._state is SessionState.CLOSED:
+        if self._state is SessionState.SHUTDOWN:
             work.close()
             raise _stopping()
         running = Deferred.fromCoroutine(work)
@@ -232,7 +232,7 @@ class SharedSession:
             self._pending.discard(running)
 
     def _is_closed(self) -> bool:
-        return self._state is SessionState.CLOSED
+        return self._state is SessionState.SHUTDOWN
 
     def _drop(self) -> None:
         """End the session, if there is one, and begin to close its connection."""

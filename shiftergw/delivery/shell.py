@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from shiftergw.delivery.remote_program import RemoteProgram, malformed, running_program
+from shiftergw.delivery.remote_program import RemoteProgram, invalid_reply, running_program
 from shiftergw.errors import DeliveryFailed, TimedOut, printable
 from shiftergw.plumbing.channel import Away, HostFull, stopped_answering
 from shiftergw.plumbing.timing import within
@@ -41,7 +41,9 @@ class OutputProgram(RemoteProgram):
         """Append the output."""
         self.output += data
         if len(self.output) > self._limit:
-            raise malformed(f"more than {self._limit} bytes: {printable(bytes(self.output[:100]))}")
+            raise invalid_reply(
+                f"more than {self._limit} bytes: {printable(bytes(self.output[:100]))}"
+            )
 
 
 class RemoteShell:
@@ -79,7 +81,7 @@ class RemoteShell:
         async with self.running(OutputProgram(limit), text, *words) as program:
             program.send_input(stdin)
             seconds = max(seconds, self.idle_seconds)
-            await within(seconds, self._clock, program.finished(), program_timed_out)
+            await within(seconds, self._clock, program.wait_for_end(), program_timed_out)
         return bytes(program.output)
 
     @asynccontextmanager
@@ -131,7 +133,7 @@ async def run_once(
     async def run() -> None:
         async with running_program(connection, clock, program, text, *words):
             program.send_input(b"")
-            await program.finished()
+            await program.wait_for_end()
 
     await within(seconds, clock, run(), late)
     return bytes(program.output)

@@ -40,8 +40,10 @@ class SourceFile:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return descriptor, os.fstat(descriptor).st_size
 
-        opened = await threads.acquire(open_and_measure, lambda result: os.close(result[0]))
-        return cls(*opened, threads)
+        descriptor, size = await threads.acquire(
+            open_and_measure, lambda result: os.close(result[0])
+        )
+        return cls(descriptor, size, threads)
 
     @asynccontextmanager
     async def closed_at_end(self) -> AsyncIterator[None]:

@@ -112,7 +112,7 @@ class Upload:
             raise DeliveryFailed("The converted file changed before it was delivered.")
         if not await proof.has_same_samples(files, self.temporary, self.source, size):
             raise proof.content_differs()
-        if size <= proof.SAMPLED:
+        if size <= proof.SAMPLE_BYTES:
             return Verification("read-back", reason)
         name = self.temporary.rpartition(b"/")[2].partition(b".partial.")[0].decode()
         _log.warn(

@@ -214,8 +214,8 @@ async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
 def test_a_closed_session_is_never_opened_again() -> None:
     """Every state can be closed, and no step leads out of the state CLOSED."""
     assert set(STEPS) == set(SessionState)
-    assert all(SessionState.CLOSED in steps for steps in STEPS.values())
-    assert STEPS[SessionState.CLOSED] == {SessionState.CLOSED}
+    assert all(SessionState.SHUTDOWN in steps for steps in STEPS.values())
+    assert STEPS[SessionState.SHUTDOWN] == {SessionState.SHUTDOWN}
 
 
 @pytest_twisted.ensureDeferred
