@@ -1,1 +1,1 @@
-"""Image directories, here and far."""
+"""Deliver images into the image directories of systems: local, over SFTP, over SCP."""

@@ -1,7 +1,7 @@
-"""Twisted Conch's own SFTP server on standard input and output; run as a program.
+"""Run the SFTP server of Twisted Conch on standard input and output.
 
-With the argument `no-chmod` it sets no modes, as ProFTPD where `<Limit SITE_CHMOD>` denies that: a
-file that is to be made with a mode is made, and then the server refuses to have opened it.
+With the argument `no-chmod` it sets no modes, as ProFTPD with `<Limit SITE_CHMOD>`: a request to
+create a file with a mode creates the file and is then refused.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _DONE = Failure(ConnectionDone())
 
 
 class Avatar:
-    """An account that is whoever runs this program."""
+    """The account of the user who runs this program."""
 
     def getHomeDir(self) -> FilePath[str]:
-        """Return where relative paths begin."""
+        """Return the directory that relative paths start from."""
         return FilePath(str(Path.cwd()))
 
     def _runAsUser(self, function: Any, *arguments: Any) -> Any:
-        """Call a function, or several, and return what the last one does."""
+        """Call one or more functions, and return the result of the last."""
         calls = function if isinstance(function, list) else [(function, arguments)]
-        results = [each(*its) for each, its in calls]
+        results = [call(*call_arguments) for call, call_arguments in calls]
         return results[-1]
 
 
 class Server(FileTransferServer):
-    """The server; it ends with its input."""
+    """The server, which ends when its input ends."""
 
     def connectionLost(self, reason: Failure = _DONE) -> None:
         """Stop."""
@@ -55,25 +55,25 @@ class Server(FileTransferServer):
 
 
 class NoChmod(SFTPServerForUnixConchUser):
-    """An account that may set no modes."""
+    """An account that cannot set modes."""
 
     def openFile(self, filename: bytes, flags: int, attrs: dict[str, Any]) -> Any:
-        """Open a file; refuse that where it would need a mode."""
+        """Open a file; refuse the request if it has a mode."""
         if flags & FXF_CREAT:
             mode = attrs.pop("permissions", None)
             file = super().openFile(filename, flags, {"permissions": 0o666})
             if mode is not None:
                 file.close()
-                raise DENIED
+                raise DENIAL
             return file
         return super().openFile(filename, flags, attrs)
 
     def setAttrs(self, path: bytes, attrs: dict[str, Any]) -> None:
         """Refuse."""
-        raise DENIED
+        raise DENIAL
 
 
-DENIED = SFTPError(FX_PERMISSION_DENIED, "Permission denied")
+DENIAL = SFTPError(FX_PERMISSION_DENIED, "Permission denied")
 
 if __name__ == "__main__":
     kind = NoChmod if sys.argv[1:] == ["no-chmod"] else SFTPServerForUnixConchUser

@@ -1,4 +1,4 @@
-"""What the tests of deliveries share."""
+"""Fixtures of the tests of deliveries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ reactor: Any = global_reactor
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs while the test does."""
+    """Give a pool of threads that runs during the test."""
     pool = Threads(reactor, 4, "test")
     pool.startService()
     yield pool
@@ -49,24 +49,24 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Sshd, Sshd]]:
-    """Run two hosts, with keys of their own."""
+    """Run two hosts with different host keys."""
     with Sshd() as first, Sshd() as second:
         yield first, second
 
 
 @pytest.fixture(params=["conch", "openssh"])
 def system(request: pytest.FixtureRequest, threads: Threads) -> Iterator[System]:
-    """Give what reaches hosts by each transport; nothing of it is left afterwards."""
-    made = System(request.param, threads)
-    yield made
-    for directory in made.made:
+    """Give a system for each transport; check that none of its connections is left."""
+    hosts = System(request.param, threads)
+    yield hosts
+    for directory in hosts.directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
-    assert made.alive() == 0
+    assert hosts.alive() == 0
 
 
 @pytest.fixture
 def black_hole() -> Iterator[int]:
-    """Give a port of the loopback where somebody listens and never says a word."""
+    """Give a port of the loopback that accepts connections and never sends a byte."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -75,7 +75,7 @@ def black_hole() -> Iterator[int]:
 
 @pytest.fixture
 def log() -> Iterator[list[str]]:
-    """Give what is logged of hosts, by level and text."""
+    """Give the log lines about hosts, each with its level."""
     lines: list[str] = []
 
     @implementer(ILogObserver)

@@ -1,4 +1,4 @@
-"""What every `ImageDirectory` promises, wherever the directory is.
+"""The promises that every `ImageDirectory` keeps.
 
 A test class inherits `ImageDirectoryContract` and gives two fixtures: `directory`, the adapter, and
 `root`, the same directory as the test sees it on this machine.
@@ -44,11 +44,11 @@ BAD_NAMES = [
 
 
 def ignore(progress: Progress) -> None:
-    """Hear a report."""
+    """Ignore a progress report."""
 
 
 def names(root: Path) -> list[str]:
-    """Return everything that lies in the directory."""
+    """Return the names of all entries of a directory."""
     return sorted(path.name for path in root.iterdir())
 
 
@@ -62,7 +62,7 @@ def _open_channels() -> set[str]:
 
 
 class ImageDirectoryContract:
-    """The promises; see the port."""
+    """The tests of the promises in the docstrings of the port."""
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
@@ -74,12 +74,12 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_installs(self, directory: ImageDirectory, root: Path, source: Path) -> None:
-        """A file is installed whole, 0600, under its name, and nothing else is left."""
+        """A file is installed completely, with mode 0600 and its name, and leaves no temporary."""
         assert await directory.exists(IMAGE) is None
         await directory.install(source, IMAGE, SHA256, ignore)
-        there = await directory.exists(IMAGE)
-        assert there is not None
-        assert (there.name, there.size) == (IMAGE, len(CONTENT))
+        installed_file = await directory.exists(IMAGE)
+        assert installed_file is not None
+        assert (installed_file.name, installed_file.size) == (IMAGE, len(CONTENT))
         assert (root / IMAGE).read_bytes() == CONTENT
         assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
         assert names(root) == [IMAGE]
@@ -89,7 +89,7 @@ class ImageDirectoryContract:
     async def test_installs_again(
         self, directory: ImageDirectory, root: Path, source: Path
     ) -> None:
-        """The same file once more, or another over it, leaves one whole file."""
+        """Installing a file again, or over another one, leaves one complete file."""
         await directory.write(b"old", IMAGE)
         for _ in range(2):
             await directory.install(source, IMAGE, SHA256, ignore)
@@ -100,7 +100,7 @@ class ImageDirectoryContract:
     async def test_installs_at_once(
         self, directory: ImageDirectory, root: Path, source: Path
     ) -> None:
-        """Deliveries of one name at the same time do not disturb one another."""
+        """Concurrent deliveries of one name do not disturb each other."""
         await gather_or_cancel(directory.install(source, IMAGE, SHA256, ignore) for _ in range(3))
         assert names(root) == [IMAGE]
         assert (root / IMAGE).read_bytes() == CONTENT
@@ -109,7 +109,7 @@ class ImageDirectoryContract:
     async def test_file_that_others_can_read(
         self, directory: ImageDirectory, root: Path, source: Path
     ) -> None:
-        """Whatever the mode of the source, the installed file is 0600."""
+        """The installed file has mode 0600, whatever the mode of the source."""
         source.chmod(0o644)
         await directory.install(source, IMAGE, SHA256, ignore)
         assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
@@ -117,24 +117,24 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_reports(self, directory: ImageDirectory, source: Path) -> None:
-        """Progress rises to the whole size and is told on the reactor's thread."""
+        """Progress rises to the size of the file and is reported in the thread of the reactor."""
         source.chmod(0o644)
-        heard: list[Progress] = []
+        reports: list[Progress] = []
 
         def report(progress: Progress) -> None:
             assert threading.current_thread() is threading.main_thread()
-            heard.append(progress)
+            reports.append(progress)
 
         await directory.install(source, IMAGE, SHA256, report)
-        done = [one.done for one in heard]
+        done = [report.done for report in reports]
         assert done == sorted(done)
-        assert heard[-1].done == heard[-1].total == len(CONTENT)
+        assert reports[-1].done == reports[-1].total == len(CONTENT)
 
     @pytest_twisted.ensureDeferred
     async def test_other_bytes_than_promised(
         self, directory: ImageDirectory, root: Path, source: Path
     ) -> None:
-        """A file that is not what was checked is refused; the installed one stays."""
+        """A file with an unexpected digest is refused; the installed file stays."""
         await directory.write(b"old", IMAGE)
         source.write_bytes(CONTENT[::-1])
         source.chmod(0o644)
@@ -170,7 +170,7 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_writes(self, directory: ImageDirectory, root: Path) -> None:
-        """A small file is written whole, 0600, and replaced whole."""
+        """A small file is written and replaced completely, with mode 0600."""
         for content in (b"FORMAT: squashfs\n", b"", b"FORMAT: squashfs\nUSERACL: 1\n"):
             await directory.write(content, META)
             assert (root / META).read_bytes() == content
@@ -179,19 +179,19 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_times(self, directory: ImageDirectory, root: Path, source: Path) -> None:
-        """When a file was last written is told in whole seconds, and stays until it is written."""
+        """The time of the last write is in whole seconds and stays until the file is written."""
         await directory.install(source, IMAGE, SHA256, ignore)
-        delivered = int((root / IMAGE).stat().st_mtime)
-        assert await directory.exists(IMAGE) == InstalledFile(IMAGE, len(CONTENT), delivered)
+        delivery_time = int((root / IMAGE).stat().st_mtime)
+        assert await directory.exists(IMAGE) == InstalledFile(IMAGE, len(CONTENT), delivery_time)
         await directory.write(b"x", META)
         os.utime(root / IMAGE, (1_000_000_000, 1_234_567_890.9))
-        touched = InstalledFile(IMAGE, len(CONTENT), 1_234_567_890)
-        assert await directory.exists(IMAGE) == touched
-        assert touched in await directory.list()
+        changed_file = InstalledFile(IMAGE, len(CONTENT), 1_234_567_890)
+        assert await directory.exists(IMAGE) == changed_file
+        assert changed_file in await directory.list()
 
     @pytest_twisted.ensureDeferred
     async def test_removes(self, directory: ImageDirectory, root: Path) -> None:
-        """A removed file is gone; one that is not there is no error."""
+        """A removed file is gone; removing a file that does not exist is no error."""
         await directory.write(b"x", META)
         await directory.remove(META)
         await directory.remove(META)
@@ -199,19 +199,22 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_lists(self, directory: ImageDirectory, root: Path) -> None:
-        """Images and metadata are listed; what else lies there is not ours."""
+        """Images and metadata are listed; other entries are ignored."""
         assert list(await directory.list()) == []
         await directory.write(b"12345", IMAGE)
         await directory.write(b"123", META)
-        for other in ("README", f"{IMAGE}.partial.0123456789abcdef", f"{ID}.ext4"):
-            (root / other).write_bytes(b"")
+        for name in ("README", f"{IMAGE}.partial.0123456789abcdef", f"{ID}.ext4"):
+            (root / name).write_bytes(b"")
         (root / f"{'f' * 64}.squashfs").mkdir()
         (root / f"{'e' * 64}.meta").symlink_to(META)
-        assert [(one.name, one.size) for one in await directory.list()] == [(META, 3), (IMAGE, 5)]
+        assert [(file.name, file.size) for file in await directory.list()] == [
+            (META, 3),
+            (IMAGE, 5),
+        ]
 
     @pytest_twisted.ensureDeferred
     async def test_digest(self, directory: ImageDirectory, source: Path) -> None:
-        """The digest is that of the installed bytes; of no file there is none."""
+        """The digest is that of the installed bytes; without a file it is an error."""
         await directory.install(source, IMAGE, SHA256, ignore)
         assert await directory.digest(IMAGE) == SHA256
         with pytest.raises(DeliveryFailed):
@@ -224,7 +227,7 @@ class ImageDirectoryContract:
     async def test_reads(
         self, directory: ImageDirectory, root: Path, source: Path, tmp_path: Path
     ) -> None:
-        """A small file is read whole; what is absent, too large or a symlink is not."""
+        """A small file is read completely; absent files, large files and symlinks are not read."""
         assert await directory.read(META, 100) is None
         assert await directory.head(META, 100) == b""
         for content in (b"", b"FORMAT: squashfs\n", b"x" * 100):
@@ -243,7 +246,7 @@ class ImageDirectoryContract:
     async def test_symlink_is_no_file(
         self, directory: ImageDirectory, root: Path, tmp_path: Path
     ) -> None:
-        """A symlink is not installed, is not followed, and is replaced or removed by itself."""
+        """A symlink is no installed file, is not followed, and is itself replaced or removed."""
         target = tmp_path / "target"
         target.write_bytes(b"precious")
         (root / META).symlink_to(target)
@@ -260,7 +263,7 @@ class ImageDirectoryContract:
     async def test_names(
         self, directory: ImageDirectory, root: Path, source: Path, name: str
     ) -> None:
-        """Nothing but an image's name becomes a path."""
+        """Only names of images and metadata are accepted."""
         before = names(root.parent)
         for attempt in (
             directory.exists(name),
@@ -275,17 +278,17 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_sweeps(self, directory: ImageDirectory, root: Path) -> None:
-        """Old temporaries of dead attempts go; young ones, and what is not ours, stay."""
+        """Old temporaries of dead attempts are removed; young ones and other files stay."""
         now = time.time()
         young = f"{IMAGE}.partial.{'1' * 16}"
-        kept = [young, f"{IMAGE}.partial.short", IMAGE, "other.partial.0123456789abcdef"]
+        unswept = [young, f"{IMAGE}.partial.short", IMAGE, "other.partial.0123456789abcdef"]
         old = [f"{IMAGE}.partial.{'0' * 16}", f"{META}.partial.{'f' * 16}"]
-        for name in kept + old:
+        for name in unswept + old:
             (root / name).touch()
             os.utime(root / name, (now - 7200, now - 7200))
         os.utime(root / young, (now, now))
         assert await directory.sweep(now - 3600) == len(old)
-        assert names(root) == sorted(kept)
+        assert names(root) == sorted(unswept)
 
     @pytest_twisted.ensureDeferred
     async def test_probe(self, directory: ImageDirectory, root: Path) -> None:
@@ -312,7 +315,7 @@ class ImageDirectoryContract:
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
-        """The space is what an unprivileged user may still write."""
+        """The free space is what an unprivileged user may still write."""
         status = os.statvfs(root)
         free = await directory.free_space()
         assert abs(free - status.f_bavail * status.f_frsize) < 1 << 30
@@ -321,7 +324,7 @@ class ImageDirectoryContract:
     async def test_directory_that_is_gone(
         self, directory: ImageDirectory, root: Path, source: Path
     ) -> None:
-        """Without its directory every method says so; none makes it."""
+        """If the directory is missing, every method raises an error, and none creates it."""
         root.rmdir()
         for attempt in (
             directory.install(source, IMAGE, SHA256, ignore),

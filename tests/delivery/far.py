@@ -1,4 +1,4 @@
-"""Far sides for tests: image directories on this machine, reached as if it were another one."""
+"""Remote image directories for tests: on this machine, accessed as if it were another one."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def sftp_server() -> str:
 def without_ssh(
     directory: Path, *, commands: bool = True, before: str = "", options: str = ""
 ) -> Mapping[str, str]:
-    """Return an environment whose `ssh` runs the SFTP server and commands right here.
+    """Return an environment whose `ssh` runs the SFTP server and commands on this machine.
 
-    It runs the shell's `before` first; `options` are the server's.
+    It first runs the shell text `before`; `options` are those of the server.
     """
     directory.mkdir()
     script = directory / "ssh"
@@ -58,7 +58,7 @@ def without_ssh(
 
 
 def account_on(sshd: Sshd, **changes: Any) -> OpensshAccount:
-    """Return the account that a server of the tests lets in."""
+    """Return an account that a server of the tests accepts."""
     values = {"user": sshd.user, "port": sshd.port, "key": sshd.key, **changes}
     return OpensshAccount("127.0.0.1", **{"known_hosts": sshd.known_hosts, **values})
 
@@ -68,7 +68,7 @@ def connection(
     env: Mapping[str, str] = os.environ,
     idle_seconds: float = IDLE_SECONDS,
 ) -> OpenSsh:
-    """Return a connection by the machine's `ssh`."""
+    """Return a connection with the `ssh` of this machine."""
     return OpenSsh(account, env, reactor, reactor, idle_seconds, CONNECT_SECONDS)
 
 
@@ -83,7 +83,7 @@ def far_directory(
     before_connect: Callable[[], None] = lambda: None,
     open_files: OpenFiles = SftpFiles.begin,
 ) -> RemoteDirectory:
-    """Return the adapter for an image directory that the account finds under `root`."""
+    """Return the image directory that the account finds at `root`."""
 
     async def connect() -> OpenSsh:
         before_connect()
@@ -100,4 +100,4 @@ def far_directory(
 
 
 NOBODY = OpensshAccount("nowhere", "nobody")
-"""An account for an `ssh` that reads none of it."""
+"""An account for an `ssh` that ignores it."""

@@ -1,4 +1,4 @@
-"""SSH servers whose account has a login shell of the test's choice, with its start-up file."""
+"""SSH servers whose account has a login shell and a start-up file chosen by the test."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def server_with_shell(
         path = home / start_up
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
-    # Any other SetEnv than that of the test's server: bash is to read its start-up file.
+    # Another SetEnv than that of the tests' server, so that bash reads its start-up file.
     return Sshd(*settings, "SetEnv LC_NOTHING=1", environment=_accounts(home, need(shell)))
 
 
 def _accounts(home: Path, shell: str) -> Mapping[str, str]:
-    """Return the environment of a process that sees this user's account changed."""
-    preloaded = {"LD_PRELOAD": _LIBRARY}
-    probe = subprocess.run(["true"], env={**os.environ, **preloaded}, stderr=-1, check=True)
+    """Return an environment in which this user has another home and login shell."""
+    preload = {"LD_PRELOAD": _LIBRARY}
+    probe = subprocess.run(["true"], env={**os.environ, **preload}, stderr=-1, check=True)
     if probe.stderr:
         lacking(f"{_LIBRARY} is not installed; `tests/run` installs it")
     lines = []
@@ -42,4 +42,4 @@ def _accounts(home: Path, shell: str) -> Mapping[str, str]:
         lines.append(f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::{place}\n")
     passwd = home / "passwd"
     passwd.write_text("".join(lines))
-    return {**preloaded, "NSS_WRAPPER_PASSWD": str(passwd), "NSS_WRAPPER_GROUP": "/etc/group"}
+    return {**preload, "NSS_WRAPPER_PASSWD": str(passwd), "NSS_WRAPPER_GROUP": "/etc/group"}

@@ -1,4 +1,4 @@
-"""Use of the native SSH connection in tests."""
+"""Connect with Conch in tests."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ reactor: Any = global_reactor
 
 
 def account(sshd: Sshd) -> SshAccount:
-    """Return the account of this user on a server of the tests."""
+    """Return this user's account on a server of the tests."""
     return SshAccount("127.0.0.1", sshd.port, sshd.user, key=sshd.key, known_hosts=sshd.known_hosts)
 
 
 @asynccontextmanager
-async def connected(
+async def open_connection(
     sshd: Sshd,
     threads: Threads,
     *,
@@ -33,7 +33,7 @@ async def connected(
     environment: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> AsyncIterator[SshConnection]:
-    """Give a connection with an account changed in these places."""
+    """Give the block a connection; `changes` replace fields of the account."""
     connection = await connect(
         replace(account(sshd), **changes),
         reactor,
@@ -49,22 +49,22 @@ async def connected(
 
 
 async def refusal(sshd: Sshd, threads: Threads, **changes: Any) -> DeliveryFailed:
-    """Return the error with which a connection is not made."""
+    """Return the error with which connecting fails."""
     with pytest.raises(DeliveryFailed) as caught:
-        async with connected(sshd, threads, **changes):
+        async with open_connection(sshd, threads, **changes):
             pass
     return caught.value
 
 
-async def finish(channel: Channel, given: bytes = b"") -> tuple[int | None, bytes]:
-    """Give a program its whole input; return its exit status and what it said."""
-    said: list[bytes] = []
-    channel.receive(said.append)
-    channel.write(given)
+async def finish(channel: Channel, stdin: bytes = b"") -> tuple[int | None, bytes]:
+    """Send a program its whole input; return its exit status and its output."""
+    output: list[bytes] = []
+    channel.receive(output.append)
+    channel.write(stdin)
     channel.end_input()
-    return await channel.closed, b"".join(said)
+    return await channel.closed, b"".join(output)
 
 
-async def run(connection: Connection, *argv: str, given: bytes = b"") -> tuple[int | None, bytes]:
-    """Run a program on the far side; return its exit status and what it said."""
-    return await finish(await connection.open_command(argv), given)
+async def run(connection: Connection, *argv: str, stdin: bytes = b"") -> tuple[int | None, bytes]:
+    """Run a program on the server; return its exit status and its output."""
+    return await finish(await connection.open_command(argv), stdin)

@@ -1,4 +1,4 @@
-"""A system whose SFTP sessions are told apart: each does what the test says of its number."""
+"""A system with numbered SFTP sessions: the test decides what each number does."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ while data := os.read(0, 65536):
 """
 
 
-class Far:
-    """A system whose SFTP sessions are numbered; it keeps count of them."""
+class NumberedSystem:
+    """A system that numbers its SFTP sessions and records their processes."""
 
     def __init__(self, directory: Path, body: str, settings: tuple[str, ...]) -> None:
-        """Run the shell's text `body` for each, which knows its number and OpenSSH's server."""
+        """Run the shell text `body` for each session; `$n` is its number, `$server` OpenSSH's."""
         directory.mkdir()
         script = directory / "serve"
         script.write_text(_SERVE.format(directory=directory, server=sftp_server(), body=body))
@@ -49,25 +49,25 @@ class Far:
         self.sshd = Sshd(f"ForceCommand {script}", *settings)
 
     @property
-    def begun(self) -> list[int]:
-        """Return the processes of all sessions there have been."""
-        found = sorted(self._directory.glob("*/pid"), key=lambda path: int(path.parent.name))
-        return [int(path.read_text()) for path in found]
+    def pids(self) -> list[int]:
+        """Return the processes of all sessions, also of those that have ended."""
+        files = sorted(self._directory.glob("*/pid"), key=lambda path: int(path.parent.name))
+        return [int(path.read_text()) for path in files]
 
-    def left(self) -> list[int]:
-        """Return those that run."""
-        return [pid for pid in self.begun if is_alive(pid)]
+    def running_pids(self) -> list[int]:
+        """Return the processes that are still running."""
+        return [pid for pid in self.pids if is_alive(pid)]
 
 
 PLAIN = "exec $server"
-"""A session as it should be."""
+"""A session without a fault."""
 
 
 def slow(rate: str, free: str = "0") -> str:
-    """Return a session that takes `rate` bytes a second, or nothing more, after some at once."""
+    """Return a session that takes `free` bytes at once and then `rate` bytes a second, or none."""
     pump = f"{sys.executable} -S -c '{_SLOW}' $(({free})) $(({rate}))"
     return f"{{ {pump} | $server; exit; }}"
 
 
 SLOW_FIRST = f"[ $n != 0 ] || {slow('30000000')}; {PLAIN}"
-"""Sessions that come later have something to do."""
+"""The first session is slow, so that later sessions have something to do."""

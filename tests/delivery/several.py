@@ -1,4 +1,4 @@
-"""Systems of several hosts for tests: ways to real servers, by both transports."""
+"""Systems with several hosts for tests: connections to real servers, with both transports."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CONNECT_SECONDS = 1.0
 
 
 class System:
-    """Makes ways to hosts, and adapters that use them."""
+    """Connects to hosts, and opens image directories on them."""
 
     def __init__(self, transport: str, threads: Threads) -> None:
-        """Use our own SSH, or the machine's."""
+        """Use Conch, or the `ssh` of this machine."""
         self.transport = transport
         self._threads = threads
-        self.made: list[RemoteDirectory] = []
+        self.directories: list[RemoteDirectory] = []
         self.connections: list[Connection] = []
 
     def way(self, sshd: Sshd, connect_seconds: float = CONNECT_SECONDS, **changes: Any) -> Connect:
-        """Return the way to a server, with an account changed in these places."""
+        """Return a function that connects to a server; `changes` replace fields of the account."""
 
-        async def by_our_own() -> Connection:
+        async def connect_by_conch() -> Connection:
             self.connections.append(
                 await ssh.connect(
                     replace(native.account(sshd), **changes),
@@ -49,20 +49,22 @@ class System:
             )
             return self.connections[-1]
 
-        async def by_openssh() -> Connection:
+        async def connect_by_openssh() -> Connection:
             account = account_on(sshd, **changes)
             self.connections.append(
                 OpenSsh(account, os.environ, reactor, reactor, IDLE_SECONDS, connect_seconds)
             )
             return self.connections[-1]
 
-        return by_our_own if self.transport == "conch" else by_openssh
+        return connect_by_conch if self.transport == "conch" else connect_by_openssh
 
     def alive(self) -> int:
-        """Return how many connections there are."""
+        """Return how many connections are open."""
         return sum(
-            bool(one._children) if isinstance(one, OpenSsh) else bool(getattr(one, "usable", 0))
-            for one in self.connections
+            bool(connection._children)
+            if isinstance(connection, OpenSsh)
+            else bool(getattr(connection, "usable", 0))
+            for connection in self.connections
         )
 
     def directory(
@@ -73,9 +75,9 @@ class System:
         idle_seconds: float = IDLE_SECONDS,
         open_files: OpenFiles = SftpFiles.begin,
     ) -> RemoteDirectory:
-        """Return the adapter for a system with hosts called a, b and so on."""
+        """Return an image directory on a system whose hosts are called a, b and so on."""
         hosts = Hosts(dict(zip("abc", ways, strict=False)), reactor)
-        self.made.append(
+        self.directories.append(
             RemoteDirectory(
                 hosts,
                 PurePosixPath(path),
@@ -86,4 +88,4 @@ class System:
                 ),
             )
         )
-        return self.made[-1]
+        return self.directories[-1]

@@ -15,7 +15,7 @@ from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.delivery.source_file import SourceFile
 from shiftergw.plumbing.threads import Threads
 from shiftergw.sftp.parallel_write import RATE
-from tests.delivery.native import connected, reactor
+from tests.delivery.native import open_connection, reactor
 from tests.distance import Distance
 from tests.sshd import Sshd
 
@@ -40,7 +40,7 @@ async def upload_seconds(
     target = source.with_name("delivered")
     with source.open("rb") as file, Distance(sshd.port, round_trip) as way:
         sshd.reached_at(way.port)
-        async with connected(sshd, threads, port=way.port) as connection:
+        async with open_connection(sshd, threads, port=way.port) as connection:
             files = await SftpFiles.begin(connection, reactor, IDLE_SECONDS, rate)
             content = SourceFile(file.fileno(), os.fstat(file.fileno()).st_size, threads)
             began = time.monotonic()

@@ -62,7 +62,7 @@ def large(tmp_path: Path, root: Path) -> Path:
     return path
 
 
-async def installed(directory: RemoteDirectory, source: Path, root: Path) -> Verification:
+async def install_over_part(directory: RemoteDirectory, source: Path, root: Path) -> Verification:
     """Deliver the file; check that the old part was not trusted and the right file is there."""
     heard: list[Progress] = []
     verification = await directory.install(source, IMAGE, SHA256, heard.append)
@@ -91,7 +91,7 @@ async def test_shell_that_greets(
     """Whatever a shell prints, before and after, the whole file is compared by its digest."""
     with server_with_shell(tmp_path / "home", *GREETINGS[greeting]) as sshd:
         directory = system.directory([system.way(sshd)], root, open_files=open_files)
-        assert await installed(directory, large, root) == Verification("sha256")
+        assert await install_over_part(directory, large, root) == Verification("sha256")
         assert await directory.digest(IMAGE) == SHA256
 
 
@@ -111,7 +111,7 @@ async def test_forced_command_that_runs_commands(
     need("script")
     with forced(tmp_path, FORCED[how]) as sshd:
         directory = system.directory([system.way(sshd)], root)
-        assert await installed(directory, large, root) == Verification("sha256")
+        assert await install_over_part(directory, large, root) == Verification("sha256")
 
 
 def forced(tmp_path: Path, text: str) -> Sshd:
@@ -154,7 +154,7 @@ async def test_account_without_digests(
         sshd = Sshd(what.format(bin=programs))
     with sshd:
         directory = system.directory([system.way(sshd)], root)
-        assert await installed(directory, large, root) == Verification("samples", reason)
+        assert await install_over_part(directory, large, root) == Verification("samples", reason)
         assert await directory.digest(IMAGE) == SHA256
 
 

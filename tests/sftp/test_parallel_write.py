@@ -35,7 +35,7 @@ from shiftergw.ssh.connection import connect
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.far import FIRST_PAUSE, account_on, connection, reactor, sftp_server
 from tests.delivery.native import account
-from tests.delivery.numbered import PLAIN, SLOW_FIRST, Far, slow
+from tests.delivery.numbered import PLAIN, SLOW_FIRST, NumberedSystem, slow
 from tests.patience import scaled
 from tests.sshd import Sshd
 from tests.work.waiting import until
@@ -49,7 +49,7 @@ LARGE = 48 << 20
 WINDOW = 2 << 20
 BREAKS = 3
 
-Fars = Callable[..., Far]
+Fars = Callable[..., NumberedSystem]
 Opens = Callable[..., RemoteDirectory]
 
 
@@ -67,8 +67,8 @@ def runs(tmp_path: Path) -> Iterator[Fars]:
     """Give what runs systems until the test ends."""
     with ExitStack() as stack:
 
-        def run(body: str = PLAIN, *settings: str) -> Far:
-            far = Far(tmp_path / "far", body, settings)
+        def run(body: str = PLAIN, *settings: str) -> NumberedSystem:
+            far = NumberedSystem(tmp_path / "far", body, settings)
             stack.enter_context(far.sshd)
             return far
 
@@ -177,8 +177,8 @@ async def test_several_sessions(
     directory = opens(far.sshd)
     heard: list[Progress] = []
     await directory.install(source, IMAGE, sha256, heard.append)
-    assert len(far.begun) == MOST_SESSIONS
-    assert far.left() == far.begun[:1]
+    assert len(far.pids) == MOST_SESSIONS
+    assert far.running_pids() == far.pids[:1]
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
@@ -186,7 +186,7 @@ async def test_several_sessions(
     assert done == sorted(done)
     assert done[-1] == LARGE
     await directory.install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == 2 * MOST_SESSIONS - 1
+    assert len(far.pids) == 2 * MOST_SESSIONS - 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_one_session(
     source, sha256 = large
     far = runs()
     await opens(far.sshd, transport=transport, rate=rate).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == 1
+    assert len(far.pids) == 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
@@ -213,7 +213,7 @@ async def test_server_that_opens_few(
     far = runs(SLOW_FIRST, f"MaxSessions {limit}")
     with capturedLogs() as events:
         await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == limit
+    assert len(far.pids) == limit
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     said = [event["log_format"] for event in events if event["log_format"]]
     assert not any("samples only" in text for text in said)
@@ -229,7 +229,7 @@ async def test_server_without_extensions(
     old = "limits,fsync,posix-rename,statvfs,fstatvfs"
     far = runs(f"server='{sftp_server()} -P {old}'; {SLOW_FIRST}")
     await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == MOST_SESSIONS
+    assert len(far.pids) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
@@ -241,7 +241,7 @@ async def test_sessions_that_may_not_write(
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || exec $server -R; {SLOW_FIRST}")
     await opens(far.sshd).install(source, IMAGE, sha256, ignore)
-    assert len(far.begun) == MOST_SESSIONS
+    assert len(far.pids) == MOST_SESSIONS
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
 
@@ -257,7 +257,7 @@ async def test_sessions_that_never_begin(
     await opens(far.sshd, idle_seconds=limit).install(source, IMAGE, sha256, ignore)
     assert time.monotonic() - began < limit / 2
     assert (root / IMAGE).read_bytes() == source.read_bytes()
-    await until(lambda: far.left() == far.begun[:1])
+    await until(lambda: far.running_pids() == far.pids[:1])
 
 
 @pytest_twisted.ensureDeferred
@@ -271,7 +271,7 @@ async def test_two_deliveries_at_once(
     others = [f"{digit * 64}.squashfs" for digit in "ab"]
     await gather_or_cancel(directory.install(source, name, sha256, ignore) for name in others)
     assert names(root) == others
-    assert len(far.begun) == MOST_SESSIONS
+    assert len(far.pids) == MOST_SESSIONS
 
 
 @pytest_twisted.ensureDeferred
@@ -286,7 +286,7 @@ async def test_refused_write_of_one(
         await directory.install(source, IMAGE, sha256, ignore)
     assert "status 4" in caught.value.detail
     assert names(root) == []
-    await until(lambda: far.left() == far.begun[:1])
+    await until(lambda: far.running_pids() == far.pids[:1])
     await directory.install(source, IMAGE, sha256, ignore)
     assert names(root) == [IMAGE]
 
@@ -299,14 +299,14 @@ async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path
     running: Deferred[Verification] = Deferred()
 
     def report(progress: Progress) -> None:
-        if len(far.begun) == MOST_SESSIONS:
+        if len(far.pids) == MOST_SESSIONS:
             running.cancel()
 
     running = Deferred.fromCoroutine(opens(far.sshd).install(source, IMAGE, sha256, report))
     with pytest.raises(CancelledError):
         await running
     assert names(root) == []
-    await until(lambda: far.left() == far.begun[:1])
+    await until(lambda: far.running_pids() == far.pids[:1])
 
 
 @pytest_twisted.ensureDeferred
@@ -321,15 +321,15 @@ async def test_session_that_dies(
 
     def report(progress: Progress) -> None:
         heard.append(progress.done)
-        if not killed and progress.done > REACH + (8 << 20) and len(far.left()) > 3:
+        if not killed and progress.done > REACH + (8 << 20) and len(far.running_pids()) > 3:
             killed.append(len(heard))
-            os.kill(far.begun[3], signal.SIGKILL)
+            os.kill(far.pids[3], signal.SIGKILL)
 
     def second() -> None:
         assert not killed or names(root) == [part_of(root, sha256).name]
 
     await opens(far.sshd, before_connect=second).install(source, IMAGE, sha256, report)
-    assert len(far.begun) > MOST_SESSIONS
+    assert len(far.pids) > MOST_SESSIONS
     assert min(heard[killed[0] :]) >= 8 << 20
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()

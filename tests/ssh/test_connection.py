@@ -21,7 +21,7 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import pause
 from shiftergw.ssh.channel import HIGH_WATER, WINDOW
 from shiftergw.ssh.connection import connect, reach
-from tests.delivery.native import account, connected, finish, reactor, refusal, run
+from tests.delivery.native import account, finish, open_connection, reactor, refusal, run
 from tests.parts import free_port
 from tests.patience import patient, scaled
 from tests.sshd import Sshd, make_key
@@ -66,7 +66,7 @@ class Source:
 @pytest_twisted.ensureDeferred
 async def test_it_keeps_the_protocols(sshd: Sshd, threads: Threads) -> None:
     """The type checker sees a `Connection` that opens a `Channel`."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         port: Connection = connection
         channel: Channel = await port.open_command(["true"])
         assert await channel.closed == 0
@@ -75,7 +75,7 @@ async def test_it_keeps_the_protocols(sshd: Sshd, threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_command(sshd: Sshd, threads: Threads) -> None:
     """A command gets its input; its output, its errors and its exit status come back."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         argv = ["sh", "-c", "cat; echo one >&2; echo '\x07two' >&2; exit 7"]
         channel = await connection.open_command(argv)
         assert await finish(channel, b"input") == (7, b"input")
@@ -89,14 +89,14 @@ async def test_command(sshd: Sshd, threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_words_stay_words(sshd: Sshd, threads: Threads, word: str) -> None:
     """Nothing in an argument is more than an argument to the far side's shell."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         assert await run(connection, "printf", "%s", word) == (0, word.encode())
 
 
 @pytest_twisted.ensureDeferred
 async def test_subsystem(sshd: Sshd, threads: Threads) -> None:
     """A subsystem answers; one that the server does not have is refused in words."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_subsystem("sftp")
         answered: Deferred[bytes] = Deferred()
         channel.receive(answered.callback)
@@ -113,7 +113,7 @@ async def test_subsystem(sshd: Sshd, threads: Threads) -> None:
 async def test_output_waits_for_a_reader(sshd: Sshd, threads: Threads) -> None:
     """What a program says before anybody reads is kept, up to the window, and nothing is lost."""
     size = 3 * WINDOW
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["head", "-c", str(size), "/dev/zero"])
         await pause(0.5, reactor)
         kept = sum(map(len, channel._unread))
@@ -126,7 +126,7 @@ async def test_output_waits_for_a_reader(sshd: Sshd, threads: Threads) -> None:
 async def test_large_stream(sshd: Sshd, threads: Threads) -> None:
     """A large stream arrives whole; its producer is paused, so that little waits in memory."""
     piece = os.urandom(224 << 10)
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["sha256sum"])
         said: list[bytes] = []
         channel.receive(said.append)
@@ -143,7 +143,7 @@ async def test_large_stream(sshd: Sshd, threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_pull_producer(sshd: Sshd, threads: Threads) -> None:
     """A producer that waits to be asked is asked until it has nothing more."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["wc", "-c"])
         said: list[bytes] = []
         channel.receive(said.append)
@@ -166,7 +166,7 @@ async def test_pull_producer(sshd: Sshd, threads: Threads) -> None:
 async def test_small_buffers(sshd: Sshd, threads: Threads) -> None:
     """Many small buffers, empty ones and other views of memory are one stream."""
     pieces = [bytes([n % 256]) * (n % 7) for n in range(20_000)]
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["cat"])
         channel.writeSequence([memoryview(piece) for piece in pieces])
         channel.write(bytearray(b"end"))
@@ -177,8 +177,8 @@ async def test_small_buffers(sshd: Sshd, threads: Threads) -> None:
 async def test_channels_side_by_side(sshd: Sshd, threads: Threads) -> None:
     """Several programs run on one connection, each with its own stream both ways."""
     contents = [os.urandom(2_000_000 + number) for number in range(8)]
-    async with connected(sshd, threads) as connection:
-        runs = [Deferred.fromCoroutine(run(connection, "cat", given=each)) for each in contents]
+    async with open_connection(sshd, threads) as connection:
+        runs = [Deferred.fromCoroutine(run(connection, "cat", stdin=each)) for each in contents]
         assert await gatherResults(runs) == [(0, each) for each in contents]
 
 
@@ -186,7 +186,7 @@ async def test_channels_side_by_side(sshd: Sshd, threads: Threads) -> None:
 async def test_too_many_channels(threads: Threads) -> None:
     """A server that opens no more sessions is an error of that channel only."""
     with Sshd("MaxSessions 1") as server:
-        async with connected(server, threads) as connection:
+        async with open_connection(server, threads) as connection:
             first = await connection.open_command(["cat"])
             with pytest.raises(DeliveryFailed, match="opens no session"):
                 await connection.open_command(["true"])
@@ -196,7 +196,7 @@ async def test_too_many_channels(threads: Threads) -> None:
 @pytest_twisted.ensureDeferred
 async def test_lost_channel(sshd: Sshd, threads: Threads) -> None:
     """A channel that is given up ends; writing to it does nothing; the connection goes on."""
-    async with connected(sshd, threads) as connection:
+    async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["sleep", "1000"])
         channel.write(bytes(10_000_000))
         channel.lose()
@@ -259,7 +259,7 @@ async def test_known_hosts_of_the_user(
     list_of_user = tmp_path / ".ssh" / "known_hosts"
     list_of_user.parent.mkdir()
     list_of_user.write_text(sshd.known_hosts.read_text())
-    async with connected(sshd, threads, known_hosts=None) as connection:
+    async with open_connection(sshd, threads, known_hosts=None) as connection:
         assert (await run(connection, "true"))[0] == 0
 
 
@@ -342,7 +342,7 @@ async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
 async def test_quiet_server(threads: Threads) -> None:
     """A server that answers keep-alives is kept, however long nothing else is said."""
     with Sshd() as server:
-        async with connected(server, threads, idle_seconds=scaled(0.4)) as connection:
+        async with open_connection(server, threads, idle_seconds=scaled(0.4)) as connection:
             await pause(scaled(2), reactor)
             assert connection.usable
             assert (await run(connection, "true"))[0] == 0
@@ -353,7 +353,7 @@ async def test_server_keeps_alive_too(threads: Threads) -> None:
     """The server's own keep-alives are answered."""
     interval = math.ceil(scaled(1))
     with Sshd(f"ClientAliveInterval {interval}", "ClientAliveCountMax 1") as server:
-        async with connected(server, threads, idle_seconds=100) as connection:
+        async with open_connection(server, threads, idle_seconds=100) as connection:
             await pause(3 * interval, reactor)
             assert (await run(connection, "true"))[0] == 0
 

@@ -27,7 +27,7 @@ from shiftergw.ssh.connection import CONNECT_SECONDS
 from shiftergw.ssh.extra_logins import MOST_EXTRA, ExtraLogins
 from tests.delivery.contract import IMAGE, ignore, names
 from tests.delivery.several import System
-from tests.delivery.test_login_shells import LARGE, SHA256, installed, large
+from tests.delivery.test_login_shells import LARGE, SHA256, install_over_part, large
 from tests.sftp.test_client import Wire, error_of
 from tests.sshd import Sshd
 
@@ -41,7 +41,7 @@ def native(threads: Threads) -> Any:
     """Give a system that is reached by the native SSH; check that no connection is left."""
     made = System("conch", threads)
     yield made
-    for directory in made.made:
+    for directory in made.directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
     assert made.alive() == 0
 
@@ -55,7 +55,7 @@ async def test_few_sessions(
     """The digest is made although SFTP has the only session; so is that of a second delivery."""
     with Sshd(f"MaxSessions {sessions}") as sshd:
         directory = native.directory([native.way(sshd)], root, open_files=open_files)
-        assert await installed(directory, large, root) == Verification("sha256")
+        assert await install_over_part(directory, large, root) == Verification("sha256")
         both = await gather_or_cancel(
             directory.install(large, name, SHA256, ignore) for name in (IMAGE, OTHER)
         )
@@ -83,7 +83,7 @@ async def test_no_further_login(native: System, root: Path, large: Path) -> None
 
         directory = native.directory([once], root)
         reason = "the SSH server starts no command beside SFTP"
-        assert await installed(directory, large, root) == Verification("samples", reason)
+        assert await install_over_part(directory, large, root) == Verification("samples", reason)
     assert (root / IMAGE).read_bytes() == LARGE
 
 

@@ -18,7 +18,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.keys import read_key
 from tests import children
-from tests.delivery.native import connected, refusal, run
+from tests.delivery.native import open_connection, refusal, run
 from tests.parts import accepts, need
 from tests.sshd import Sshd, make_key, public
 
@@ -78,7 +78,7 @@ async def test_types_and_formats(
     key = make(tmp_path / "id", kind, form, passphrase)
     sshd.authorized_keys.write_text(f"{public(key)}\n")
     file = passphrase_file(tmp_path / "passphrase") if passphrase else None
-    async with connected(sshd, threads, key=key, passphrase_file=file) as connection:
+    async with open_connection(sshd, threads, key=key, passphrase_file=file) as connection:
         assert (await run(connection, "true"))[0] == 0
 
 
@@ -100,7 +100,7 @@ async def test_rsa_signs_as_the_server_says(
     key = make(tmp_path / "id", "rsa:2048", "RFC4716")
     with Sshd(f"PubkeyAcceptedAlgorithms {algorithm}") as server:
         server.authorized_keys.write_text(f"{public(key)}\n")
-        async with connected(server, threads, key=key) as connection:
+        async with open_connection(server, threads, key=key) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 
@@ -229,7 +229,7 @@ async def test_agent(sshd: Sshd, threads: Threads, tmp_path: Path, kind: str) ->
     key = make(tmp_path / "id", kind, "RFC4716")
     sshd.authorized_keys.write_text(f"{public(key)}\n")
     with agent(stranger, key) as environment:
-        async with connected(sshd, threads, key=None, environment=environment) as connection:
+        async with open_connection(sshd, threads, key=None, environment=environment) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 

@@ -22,7 +22,7 @@ from shiftergw.ssh.kex import STRICT_SERVER
 from shiftergw.ssh.known_hosts import KnownHosts, fingerprint
 from shiftergw.ssh.login import SshLogin
 from shiftergw.ssh.transport import SshTransport
-from tests.delivery.native import connected, reactor, refusal, run
+from tests.delivery.native import open_connection, reactor, refusal, run
 from tests.sshd import Sshd, make_key, public
 
 CONTENT = os.urandom(3_000_001)
@@ -39,9 +39,9 @@ async def test_ciphers(threads: Threads, pair: str) -> None:
     """Each cipher and MAC that we offer carries data both ways; GCM needs no MAC in common."""
     cipher, mac = pair.split()
     with Sshd(f"Ciphers {cipher}", f"MACs {mac}") as sshd:
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert cipher in connection.ciphers
-            assert await run(connection, "cat", given=CONTENT) == (0, CONTENT)
+            assert await run(connection, "cat", stdin=CONTENT) == (0, CONTENT)
 
 
 def test_all_ciphers_are_tested() -> None:
@@ -54,7 +54,7 @@ def test_all_ciphers_are_tested() -> None:
 async def test_fastest_cipher_is_chosen(threads: Threads) -> None:
     """With a server as it comes, the fastest cipher is used both ways."""
     with Sshd() as sshd:
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert connection.ciphers == "aes128-gcm@openssh.com / aes128-gcm@openssh.com"
 
 
@@ -65,7 +65,7 @@ async def test_fastest_cipher_is_chosen(threads: Threads) -> None:
 async def test_key_exchanges(threads: Threads, name: str) -> None:
     """Each key exchange that we offer leads to a connection."""
     with Sshd(f"KexAlgorithms {name}") as sshd:
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 
@@ -91,7 +91,7 @@ async def test_nothing_in_common(threads: Threads, setting: str, what: str) -> N
 async def test_host_keys(threads: Threads, kind: str) -> None:
     """Host keys of each type are accepted if known; that of another server is not."""
     with Sshd(host_keys=[kind]) as sshd:
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
         line = f"[127.0.0.1]:{sshd.port} {public(make_key(sshd.root / 'other'))}\n"
         sshd.known_hosts.write_text(line)
@@ -103,7 +103,7 @@ async def test_host_keys(threads: Threads, kind: str) -> None:
 async def test_rsa_host_key_with_sha2(threads: Threads, algorithm: str) -> None:
     """An RSA host key signs with either SHA-2."""
     with Sshd(f"HostKeyAlgorithms {algorithm}", host_keys=["rsa:2048"]) as sshd:
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 
@@ -123,7 +123,7 @@ async def test_server_with_several_keys(threads: Threads, kind: str) -> None:
     with Sshd(host_keys=["rsa:2048", "ecdsa:384", "ed25519"]) as sshd:
         known = f"[127.0.0.1]:{sshd.port} {public(sshd.host_key(kind))}\n"
         sshd.known_hosts.write_text(known)
-        async with connected(sshd, threads) as connection:
+        async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 
@@ -152,8 +152,8 @@ async def test_server_asks_for_new_keys(threads: Threads) -> None:
     content = os.urandom(16 << 20)
     for cipher in "aes128-gcm@openssh.com", "aes128-ctr":
         with Sshd("RekeyLimit 1M", f"Ciphers {cipher}", "LogLevel DEBUG1") as sshd:
-            async with connected(sshd, threads) as connection:
-                status, said = await run(connection, "cat", given=content)
+            async with open_connection(sshd, threads) as connection:
+                status, said = await run(connection, "cat", stdin=content)
             assert (status, hashlib.sha256(said).digest()) == (0, hashlib.sha256(content).digest())
             assert sshd.log.read_text().count("SSH2_MSG_NEWKEYS received") > 5
 
@@ -164,8 +164,8 @@ async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(SshTransport, "rekey_bytes", 1 << 20)
     content = os.urandom(8 << 20)
     with Sshd("LogLevel DEBUG1") as sshd:
-        async with connected(sshd, threads) as connection:
-            assert await run(connection, "cat", given=content) == (0, content)
+        async with open_connection(sshd, threads) as connection:
+            assert await run(connection, "cat", stdin=content) == (0, content)
         assert sshd.log.read_text().count("SSH2_MSG_NEWKEYS received") > 5
 
 
@@ -173,7 +173,7 @@ async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyP
 async def test_strict_key_exchange(threads: Threads) -> None:
     """With OpenSSH the key exchange is the strict one, which CVE-2023-48795 does not touch."""
     with Sshd("LogLevel DEBUG3") as sshd:
-        async with connected(sshd, threads):
+        async with open_connection(sshd, threads):
             pass
         assert "will use strict KEX ordering" in sshd.log.read_text()
 
