@@ -54,9 +54,9 @@ async def test_an_image_without_labels_has_none(tmp_path: Path) -> None:
     """Its record says so, and it is not looked at for them again and again."""
     async with running_bench(tmp_path, ENABLE_LABELS=True) as bench:
         assert (await bench.pull()).labels == {}
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         await bench.pull()
-        assert bench.source.asked == ["head"]
+        assert bench.source.requests == ["head"]
 
 
 @pytest_twisted.ensureDeferred
@@ -69,10 +69,10 @@ async def test_labels_come_with_the_next_pull(tmp_path: Path, login: str | None)
         assert (await bench.pull(login=login)).labels is None
         later = switched(bench, tmp_path / "later", ENABLE_LABELS=True)
         assert (await later.pull(login=login)).labels == LABELS
-        assert later.builder.built == 0
-        later.source.asked.clear()
+        assert later.builder.builds == 0
+        later.source.requests.clear()
         await later.pull(login=login)
-        assert later.source.asked == ["head"]
+        assert later.source.requests == ["head"]
 
 
 def switched(bench: Bench, root: Path, **changes: object) -> Bench:
@@ -95,7 +95,7 @@ async def test_a_record_of_the_original_is_not_made_again_for_its_labels(tmp_pat
         ready = Ready(index, {"private": False}, 0.0, "images")
         await bench.store.finish(claimed.key, begun.attempt, ready, 1000.0)
         assert (await bench.pull()).id == index
-        assert bench.source.asked == ["head"]
+        assert bench.source.requests == ["head"]
 
 
 @pytest.mark.parametrize("shown", [False, True])

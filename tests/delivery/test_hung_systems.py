@@ -138,15 +138,15 @@ async def test_a_pull_waits_for_its_system(
             bench.targets[SISTER] = replace(target, name="far", directory=far, systems=(SISTER,))
             pulls = []
             for tag in ("lib/app:1", "lib/app:2"):
-                bench.source.asked.clear()
+                bench.source.requests.clear()
                 pulls.append(await bench.pull(tag, system=SISTER))
             for pull in pulls:
                 assert (pull.status, pull.waits_for) == (State.PENDING, WHY)
                 assert (pull.status_message or "").startswith("Waits until ")
                 assert (pull.runner, pull.last_heartbeat) == (None, None)
-            assert bench.source.asked == [], "the second pull looks at the breaker alone"
+            assert bench.source.requests == [], "the second pull looks at the breaker alone"
             assert (await bench.pull("lib/app:1")).status is State.READY
-            assert bench.builder.built == 1
+            assert bench.builder.builds == 1
             hung.mend()
             for pull in pulls:
                 assert (await ended(bench, pull.key)).status is State.READY

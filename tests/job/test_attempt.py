@@ -1,4 +1,4 @@
-"""What an attempt tells the store, and when: a real store, on a clock of the test's."""
+"""An attempt writes progress, heartbeats and leases to a real store, on the test's clock."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ PLACE = ("/images", ID)
 
 
 class Store(SqliteStore):
-    """A store that can be away."""
+    """A store that can be unavailable."""
 
-    away = False
+    is_away = False
 
     async def heartbeat(self, *arguments: Any) -> None:
-        """Write, or be away."""
-        if self.away:
+        """Write, or raise `Unavailable`."""
+        if self.is_away:
             raise Unavailable("The store is away.")
         await super().heartbeat(*arguments)
 
 
 class Bench:
-    """One begun record, its attempt, and the attempt's clock."""
+    """One record in work, its attempt, and the attempt's clock."""
 
     def __init__(self, store: Store, record: ImageRecord, clock: Clock) -> None:
-        """Begin."""
+        """Make the attempt of `record`."""
         self.store, self.record, self.clock = store, record, clock
         self.attempt = Attempt(record, store, clock, LIMIT)
 
-    async def stored(self) -> ImageRecord:
-        """Return what the store says."""
+    async def load(self) -> ImageRecord:
+        """Read the record from the store."""
         record = await self.store.get(self.record.key)
         assert record is not None
         return record
 
-    async def other(self) -> str:
-        """Return another who may hold leases: an attempt at another record."""
-        found = await self.store.find_work("alpha", "docker", "other:1")
-        return holder(found[0] if found else await begun(self.store, request("other:1")))
+    async def rival(self) -> str:
+        """Return another holder of leases: an attempt at another record."""
+        records = await self.store.find_work("alpha", "docker", "other:1")
+        return holder(records[0] if records else await begun(self.store, request("other:1")))
 
-    async def free_for_other(self, seconds: float = LEASE_SECONDS) -> bool:
-        """Say whether another could take the lease now; if so, he has it."""
-        return await self.store.lease(*PLACE, await self.other(), self.clock.seconds(), seconds)
+    async def lease_to_rival(self, seconds: float = LEASE_SECONDS) -> bool:
+        """Let another attempt take the lease; return whether it got it."""
+        return await self.store.lease(*PLACE, await self.rival(), self.clock.seconds(), seconds)
 
 
 @pytest_twisted.async_yield_fixture()
@@ -79,47 +79,47 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await store.stopService()
 
 
-async def until(said: Callable[[], object]) -> None:
-    """Wait until something holds."""
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until the condition is true."""
     for _ in range(1000):
-        if said():
+        if condition():
             return
         await pause(0.01, reactor)
-    raise AssertionError("it never came to hold")
+    raise AssertionError("the condition never became true")
 
 
 @pytest_twisted.ensureDeferred
-async def test_news_are_written_once(bench: Bench) -> None:
-    """Stage, message and progress reach the store; nothing new is no write."""
+async def test_changed_progress_is_written_once(bench: Bench) -> None:
+    """Stage, message and progress reach the store; without a change nothing is written."""
     bench.attempt.enter_stage(State.PULLING, "Pulling layers")
     bench.attempt.report(Progress("fetch", 5, 10))
     await bench.attempt.write()
-    record = await bench.stored()
+    record = await bench.load()
     assert (record.status_message, record.stage, record.done, record.total) == (
         "Pulling layers", "fetch", 5, 10,
     )  # fmt: skip
     beat = record.last_heartbeat
     bench.clock.advance(1)
     await bench.attempt.write()
-    assert (await bench.stored()).last_heartbeat == beat
+    assert (await bench.load()).last_heartbeat == beat
     bench.attempt.enter_stage(State.CONVERSION, "Converting image")
     bench.attempt.notify("Waiting")
     await bench.attempt.write()
-    record = await bench.stored()
+    record = await bench.load()
     assert (record.status, record.status_message) == (State.CONVERSION, "Waiting")
 
 
 @pytest_twisted.ensureDeferred
-async def test_silence_is_broken_by_heartbeats(bench: Bench) -> None:
-    """A stage without news is known to live: a heartbeat each quarter of the limit."""
+async def test_a_silent_stage_writes_heartbeats(bench: Bench) -> None:
+    """A stage without progress writes a heartbeat after each quarter of the limit."""
     bench.clock.advance(LIMIT / 4)
     await bench.attempt.write()
-    assert (await bench.stored()).last_heartbeat == bench.clock.seconds()
+    assert (await bench.load()).last_heartbeat == bench.clock.seconds()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_hung_stage_is_left_to_another_attempt(bench: Bench) -> None:
-    """Hours without any news are no life; until then silence is."""
+    """After four hours without any progress the attempt ends; until then heartbeats are enough."""
     for _ in range(int(HUNG_SECONDS // 3600)):
         bench.clock.advance(3600)
         await bench.attempt.write()
@@ -129,31 +129,31 @@ async def test_a_hung_stage_is_left_to_another_attempt(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_leases_live_while_progress_is_reported(bench: Bench) -> None:
-    """A copy that has news in every round for longer than a lease keeps its lease all the same."""
+async def test_leases_are_renewed_while_progress_is_reported(bench: Bench) -> None:
+    """A copy that reports in every round keeps its lease for longer than a lease is valid."""
     await bench.attempt.lease(*PLACE)
     for second in range(int(2 * LEASE_SECONDS)):
         bench.clock.advance(1)
         bench.attempt.report(Progress("deliver", second, 1000))
         await bench.attempt.write()
-    assert not await bench.free_for_other()
+    assert not await bench.lease_to_rival()
     await bench.attempt.release()
-    assert await bench.free_for_other()
+    assert await bench.lease_to_rival()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_lease_ends_the_attempt(bench: Bench) -> None:
-    """Whoever slept longer than his lease lives does not write over him who has it now."""
+async def test_an_expired_lease_ends_the_attempt(bench: Bench) -> None:
+    """An attempt whose lease expired must not write after another one has taken the lease."""
     await bench.attempt.lease(*PLACE)
     bench.clock.advance(LEASE_SECONDS)
-    assert await bench.free_for_other()
+    assert await bench.lease_to_rival()
     with pytest.raises(Superseded):
         await bench.attempt.confirm()
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_lease_of_a_dead_attempt_is_not_waited_for(bench: Bench) -> None:
-    """Its successor has it at once; were it to come back, it would write nothing more."""
+async def test_the_lease_of_a_dead_attempt_passes_to_its_successor(bench: Bench) -> None:
+    """The successor gets the lease at once; if the dead attempt wakes up, it writes nothing."""
     await bench.attempt.lease(*PLACE)
     bench.clock.advance(LIMIT)
     record = await bench.store.begin(bench.record.key, "other:1", bench.clock.seconds(), LIMIT)
@@ -165,68 +165,68 @@ async def test_the_lease_of_a_dead_attempt_is_not_waited_for(bench: Bench) -> No
         await bench.attempt.confirm()
     await bench.attempt.release()
     await successor.confirm()
-    assert not await bench.free_for_other()
+    assert not await bench.lease_to_rival()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lease_that_is_held_is_waited_for(bench: Bench) -> None:
-    """The user reads why; the lease is taken as soon as the other gives it back."""
-    assert await bench.free_for_other()
+async def test_an_attempt_waits_for_a_lease(bench: Bench) -> None:
+    """The user reads why, and the attempt takes the lease as soon as it is released."""
+    assert await bench.lease_to_rival()
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
     await bench.attempt.write()
-    assert (await bench.stored()).status_message == "Waiting for another delivery of this image"
-    await bench.store.release(*PLACE, await bench.other())
+    assert (await bench.load()).status_message == "Waiting for another delivery of this image"
+    await bench.store.release(*PLACE, await bench.rival())
     bench.clock.advance(1)
     await taking
-    assert not await bench.free_for_other()
+    assert not await bench.lease_to_rival()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lease_is_not_waited_for_without_end(bench: Bench) -> None:
-    """Not for long with a worker in hand, and for an hour altogether."""
-    assert await bench.free_for_other(2 * LEASE_WAIT)
+async def test_the_wait_for_a_lease_has_limits(bench: Bench) -> None:
+    """It occupies the worker for a short time only, and the pull for an hour altogether."""
+    assert await bench.lease_to_rival(2 * LEASE_WAIT)
     taking = Deferred.fromCoroutine(bench.attempt.lease(*PLACE))
     await until(bench.clock.getDelayedCalls)
     bench.clock.advance(LEASE_PATIENCE + 1)
     with pytest.raises(RetryLater) as caught:
         await taking
-    later = caught.value
-    assert (later.why, later.limit) == ("another delivery of this image", LEASE_WAIT)
-    assert bench.attempt.wait(later).cause == "pull"
+    delay = caught.value
+    assert (delay.why, delay.limit) == ("another delivery of this image", LEASE_WAIT)
+    assert bench.attempt.wait(delay).cause == "pull"
     bench.attempt.record = replace(bench.record, waited_for_pulls=LEASE_WAIT - 1, waited=0)
     with pytest.raises(DeliveryFailed, match="did not end"):
-        bench.attempt.wait(later)
+        bench.attempt.wait(delay)
     bench.attempt.record = replace(bench.record, waited=9999)
-    assert bench.attempt.may_wait(later)
+    assert bench.attempt.may_wait(delay)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_loop_ends_when_a_newer_attempt_has_taken_over(bench: Bench) -> None:
-    """`on_lost` is called once, and the loop is over."""
-    lost: list[bool] = []
-    loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: lost.append(True)))
-    later = bench.clock.seconds() + 2 * LIMIT
-    assert await bench.store.begin(bench.record.key, "other:1", later, LIMIT) is not None
+    """The loop calls `on_superseded` once and ends."""
+    calls: list[bool] = []
+    loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: calls.append(True)))
+    time = bench.clock.seconds() + 2 * LIMIT
+    assert await bench.store.begin(bench.record.key, "other:1", time, LIMIT) is not None
     bench.attempt.notify("news")
     bench.clock.advance(WRITE_SECONDS)
     await loop
-    assert lost == [True]
+    assert calls == [True]
     assert bench.attempt.is_superseded
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_loop_outlives_a_store_that_is_away(bench: Bench) -> None:
+async def test_the_loop_survives_an_unavailable_store(bench: Bench) -> None:
     """The work goes on without its store, and the next round tries again."""
-    bench.store.away = True
+    bench.store.is_away = True
     loop = Deferred.fromCoroutine(bench.attempt.keep_alive(lambda: None))
     bench.attempt.notify("unheard")
     bench.clock.advance(WRITE_SECONDS)
     await until(bench.clock.getDelayedCalls)
-    bench.store.away = False
+    bench.store.is_away = False
     bench.clock.advance(WRITE_SECONDS)
     await until(bench.clock.getDelayedCalls)
-    assert (await bench.stored()).status_message == "unheard"
+    assert (await bench.load()).status_message == "unheard"
     loop.cancel()
     with pytest.raises(CancelledError):
         await loop
@@ -234,16 +234,16 @@ async def test_the_loop_outlives_a_store_that_is_away(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stages_reach_a_slow_store_in_their_order(bench: Bench) -> None:
-    """A stage that is still being told is not overtaken by the next one."""
+    """The next stage is not written before the write of the current one has ended."""
     attempt = bench.attempt
-    told: list[State] = []
+    states: list[State] = []
     slow: Deferred[None] = Deferred()
     advance = bench.store.advance
 
     async def slowly(key: str, number: int, state: State, *rest: Any) -> None:
-        if not told:
+        if not states:
             await slow
-        told.append(state)
+        states.append(state)
         await advance(key, number, state, *rest)
 
     bench.store.advance = slowly  # type: ignore[method-assign, assignment]
@@ -255,21 +255,21 @@ async def test_stages_reach_a_slow_store_in_their_order(bench: Bench) -> None:
     slow.callback(None)
     await first
     await second
-    assert told == [State.CONVERSION, State.TRANSFER]
-    assert (await bench.stored()).status is State.TRANSFER
+    assert states == [State.CONVERSION, State.TRANSFER]
+    assert (await bench.load()).status is State.TRANSFER
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lease_that_cannot_be_given_back(bench: Bench) -> None:
-    """While the store is away that is no error: it ends by itself."""
+async def test_a_release_without_the_store_is_no_error(bench: Bench) -> None:
+    """If the store is unavailable, the lease expires by itself."""
     await bench.attempt.lease(*PLACE)
 
-    async def away(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise Unavailable("The store is away.")
 
-    release, bench.store.release = bench.store.release, away  # type: ignore[method-assign, assignment]
+    release, bench.store.release = bench.store.release, fail  # type: ignore[method-assign, assignment]
     await bench.attempt.release()
     bench.store.release = release  # type: ignore[method-assign]
-    assert not await bench.free_for_other()
+    assert not await bench.lease_to_rival()
     bench.clock.advance(LEASE_SECONDS + 1)
-    assert await bench.free_for_other()
+    assert await bench.lease_to_rival()

@@ -38,9 +38,9 @@ async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
     """Who is among the readers shows with the manifest's HEAD alone that he may still be."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         record = await bench.pull(login="alice:secret")
-        assert bench.source.asked == ["head"]
+        assert bench.source.requests == ["head"]
         assert record.user_acl == (ALICE,)
 
 
@@ -127,7 +127,7 @@ async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
         assert record.status is State.FAILURE
         assert "in its record, which may have 65.5 kB" in (record.cause or "")
         assert "`MaxRecordSize`" in (record.remedy or "")
-        assert bench.cache.given == []
+        assert bench.cache.downloads == []
 
 
 @pytest_twisted.ensureDeferred
@@ -135,12 +135,12 @@ async def test_a_second_user_shows_that_he_may_read_the_blobs(tmp_path: Path) ->
     """Manifest and blobs, at the place where the record came from; then he is added."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        bench.source.asked.clear()
-        bench.cache.given.clear()
+        bench.source.requests.clear()
+        bench.cache.downloads.clear()
         record = await bench.pull(uid=BOB, login="bob:other")
-        assert bench.source.asked == ["resolve", "prove"]
+        assert bench.source.requests == ["resolve", "prove"]
         assert record.user_acl == bench.meta().user_acl == (ALICE, BOB)
-        assert bench.cache.given == []
+        assert bench.cache.downloads == []
 
 
 @pytest_twisted.ensureDeferred
@@ -160,9 +160,9 @@ async def test_the_acl_is_changed_without_the_registry(tmp_path: Path) -> None:
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         before = bench.meta_path.stat().st_ino
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         record = await bench.pull(user_acl=(CAROL,), group_acl=(2300,), kind="acl")
-        assert bench.source.asked == []
+        assert bench.source.requests == []
         assert (record.user_acl, record.group_acl) == ((CAROL, ALICE), (2300,))
         assert (bench.meta().user_acl, bench.meta().group_acl) == ((CAROL, ALICE), (2300,))
         assert bench.meta_path.stat().st_ino != before
@@ -215,7 +215,7 @@ async def test_systems_with_one_directory_share_the_acl(tmp_path: Path) -> None:
         here = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
         assert here is not None
         assert here.user_acl == there.user_acl == bench.meta().user_acl == (ALICE, BOB)
-        assert bench.builder.built == 1
+        assert bench.builder.builds == 1
         assert (there.env, there.size, there.origin) == (here.env, here.size, here.origin)
         assert there.requested_by == ALICE
 
@@ -254,7 +254,7 @@ async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
             assert record.status is State.FAILURE
             assert "taken this image down" in (record.cause or "")
             await bench.store.allow("images", digest.hex)
-        assert bench.cache.given == []
+        assert bench.cache.downloads == []
 
 
 @pytest_twisted.ensureDeferred
@@ -362,9 +362,9 @@ async def test_an_image_that_was_touched_stays(tmp_path: Path) -> None:
         record = await bench.pull()
         assert record.modified == int(bench.image_path.stat().st_mtime)
         os.utime(bench.image_path, (1, 1))
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         record = await bench.pull()
-        assert (record.modified, bench.source.asked, bench.builder.built) == (1, ["head"], 1)
+        assert (record.modified, bench.source.requests, bench.builder.builds) == (1, ["head"], 1)
 
 
 @pytest_twisted.ensureDeferred
@@ -375,16 +375,16 @@ async def test_an_image_that_was_swapped_is_delivered_anew(tmp_path: Path) -> No
         await bench.pull(system=SISTER)
         bench.image_path.write_bytes(b"squashfz")
         os.utime(bench.image_path, (1, 1))
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         with capturedLogs() as events:
             record = await bench.pull()
         warnings = [event for event in events if event["log_level"] is LogLevel.warn]
         assert len(warnings) == 1
-        assert bench.source.asked == ["head", "resolve"]
+        assert bench.source.requests == ["head", "resolve"]
         assert bench.image_path.read_bytes() == b"squashfs"
         assert record.modified == int(bench.image_path.stat().st_mtime)
         assert (await bench.pull(system=SISTER)).modified == record.modified
-        assert bench.builder.built == 2
+        assert bench.builder.builds == 2
 
 
 @pytest.mark.parametrize("damage", [b"USERACL: 2009\n", b"", None])
@@ -398,11 +398,11 @@ async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes |
             bench.meta_path.unlink()
         else:
             bench.meta_path.write_bytes(damage)
-        bench.source.asked.clear()
+        bench.source.requests.clear()
         record = await bench.pull(login="alice:secret")
         assert record.status is State.READY
         assert bench.meta_path.read_bytes() == whole
-        assert (bench.source.asked, bench.builder.built) == (["head"], 1)
+        assert (bench.source.requests, bench.builder.builds) == (["head"], 1)
 
 
 @pytest_twisted.ensureDeferred
@@ -424,10 +424,10 @@ async def test_an_image_that_turned_private_meanwhile_is_not_given_away(tmp_path
             bench.source.repository = "lib/app"
             record = await private_image(bench)
             assert (record.private, record.user_acl) == (True, (ALICE,))
-            bench.cache.given.clear()
+            bench.cache.downloads.clear()
             return await lease(*arguments)
 
         bench.store.lease = after_others  # type: ignore[method-assign, assignment]
         bench.source.repository = "bob/copy"
         await bench.pull("bob/copy:1", uid=BOB, login="bob:other")
-        assert bench.cache.given == [LAYER.digest]
+        assert bench.cache.downloads == [LAYER.digest]

@@ -106,7 +106,7 @@ async def test_a_removal_does_no_harm_to_a_delivery_of_the_same_files(tmp_path: 
         bench.builder.on_build = lambda: building
         other = await bench.claim("lib/app:2", system=SISTER)
         pulling = Deferred.fromCoroutine(bench.worker.run(other.key))
-        await bench.until(lambda: bench.builder.built == 2)
+        await bench.until(lambda: bench.builder.builds == 2)
         removing = Deferred.fromCoroutine(bench.worker.run(await expiring(bench, here)))
         building.callback(None)
         await pulling

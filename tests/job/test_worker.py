@@ -1,4 +1,4 @@
-"""The rules of one job, on a real store and directory; source and builder are in memory."""
+"""One job, on a real store and directory; source and builder are fakes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.store.places import remove_record
 
 @pytest_twisted.async_yield_fixture()
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Return a worker on an empty store."""
-    async with running_bench(tmp_path) as opened:
-        yield opened
+    """Yield a worker on an empty store."""
+    async with running_bench(tmp_path) as running:
+        yield running
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_pull_delivers_and_records(bench: Bench) -> None:
-    """Image and metadata lie there, and the record says all that the original's did, and more."""
+    """Image and metadata are delivered, and the record has all members that the original wrote."""
     record = await bench.pull()
     assert (record.status, record.id, record.tags) == (State.READY, MANIFEST.hex, ("lib/app:1",))
     assert (bench.images / f"{MANIFEST.hex}.squashfs").read_bytes() == b"squashfs"
@@ -59,41 +59,41 @@ async def test_a_pull_delivers_and_records(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unchanged_tag_costs_one_request(bench: Bench) -> None:
-    """A re-pull of what is there asks for the tag's digest, and for nothing else."""
+    """A repeated pull asks the registry for the tag's digest only."""
     await bench.pull()
-    bench.source.asked.clear()
-    written = (bench.images / f"{MANIFEST.hex}.meta").stat().st_ino
+    bench.source.requests.clear()
+    inode = (bench.images / f"{MANIFEST.hex}.meta").stat().st_ino
     record = await bench.pull()
     assert record.status is State.READY
-    assert bench.source.asked == ["head"]
-    assert bench.builder.built == 1
-    assert (bench.images / f"{MANIFEST.hex}.meta").stat().st_ino == written
+    assert bench.source.requests == ["head"]
+    assert bench.builder.builds == 1
+    assert (bench.images / f"{MANIFEST.hex}.meta").stat().st_ino == inode
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_file_is_made_again(bench: Bench) -> None:
-    """A READY record whose file is gone, or has another size, is no reason to do nothing."""
+async def test_a_missing_file_is_delivered_again(bench: Bench) -> None:
+    """Although the record is READY, a file that is missing or has another size is built again."""
     await bench.pull()
     (bench.images / f"{MANIFEST.hex}.squashfs").unlink()
     await bench.pull()
-    assert bench.builder.built == 2
+    assert bench.builder.builds == 2
     (bench.images / f"{MANIFEST.hex}.squashfs").write_bytes(b"short")
     await bench.pull()
-    assert bench.builder.built == 3
+    assert bench.builder.builds == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_another_tag_of_a_delivered_image_is_added(bench: Bench) -> None:
-    """The second tag joins the record of the first; nothing is fetched or built."""
+    """The record gets the second tag; nothing is downloaded or built."""
     await bench.pull("lib/app:1")
     record = await bench.pull("lib/app:2")
     assert sorted(record.tags) == ["lib/app:1", "lib/app:2"]
-    assert (bench.builder.built, len(bench.cache.given)) == (1, 1)
+    assert (bench.builder.builds, len(bench.cache.downloads)) == (1, 1)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_private_image_belongs_to_its_puller(bench: Bench) -> None:
-    """In the record and in the metadata alike, from the first moment."""
+    """The record and the metadata name the puller from the first moment."""
     bench.source.private = True
     record = await bench.pull(login="alice:secret")
     assert (record.private, record.user_acl) == (True, (2001,))
@@ -102,42 +102,42 @@ async def test_a_private_image_belongs_to_its_puller(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_user_with_access_is_added(bench: Bench) -> None:
-    """He is added to the record and the metadata, nobody is removed, nothing is built again."""
+    """The record and the metadata get a second reader, and nothing is built again."""
     bench.source.private = True
     await bench.pull(login="alice:secret")
     record = await bench.pull(uid=2002, login="bob:other")
     assert record.user_acl == (2001, 2002)
     assert bench.meta().user_acl == (2001, 2002)
-    assert bench.builder.built == 1
+    assert bench.builder.builds == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_user_without_access_is_refused_alone(bench: Bench) -> None:
-    """His failure is his own; the private image stays as it was."""
+    """Only this user sees the failure; the private image stays as it was."""
     bench.source.private = True
     await bench.pull(login="alice:secret")
     record = await bench.pull(uid=2002)
     assert (record.status, record.own_failure) == (State.FAILURE, True)
     assert record.cause == "The registry refused the image."
-    found = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
-    assert found is not None
-    assert found.user_acl == (2001,)
+    image = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+    assert image is not None
+    assert image.user_acl == (2001,)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_copied_manifest_is_no_way_to_a_private_image(bench: Bench) -> None:
-    """The same manifest at another place is believed only once every blob came from there."""
+async def test_a_copied_manifest_gives_no_access_to_a_private_image(bench: Bench) -> None:
+    """An equal manifest in another repository is built from the blobs of that repository."""
     bench.source.private = True
     await bench.pull("lib/app:1", login="alice:secret")
-    bench.cache.given.clear()
+    bench.cache.downloads.clear()
     bench.source.repository = "bob/copy"
     await bench.pull("bob/copy:1", uid=2002, login="bob:other")
-    assert bench.cache.given == [LAYER.digest]
+    assert bench.cache.downloads == [LAYER.digest]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_public_image_stays_public(bench: Bench) -> None:
-    """That it also lies in somebody's private repository takes it from nobody."""
+    """An equal image in a private repository does not make the public one private."""
     await bench.pull("lib/app:1")
     bench.source.private = True
     bench.source.repository = "alice/copy"
@@ -148,25 +148,25 @@ async def test_a_public_image_stays_public(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_record_of_the_original_counts_as_current(bench: Bench) -> None:
-    """The original stored the digest of the index as id, and nothing about its origin."""
+    """The original stored the digest of the index as the id, and no origin."""
     first = await bench.pull()
     for name in ("squashfs", "meta"):
         path = bench.images / f"{MANIFEST.hex}.{name}"
         path.rename(bench.images / f"{INDEX.hex}.{name}")
     await remove_record(bench.store, first.key)
     old = await bench.claim()
-    begun = await bench.store.begin(old.key, "here:1", 1000.0, 60)
-    assert begun is not None
-    await bench.store.finish(old.key, begun.attempt, Ready(INDEX.hex, {"private": False}), 1000.0)
-    bench.source.asked.clear()
+    work = await bench.store.begin(old.key, "here:1", 1000.0, 60)
+    assert work is not None
+    await bench.store.finish(old.key, work.attempt, Ready(INDEX.hex, {"private": False}), 1000.0)
+    bench.source.requests.clear()
     record = await bench.pull()
     assert record.id == INDEX.hex
-    assert bench.source.asked == ["head"]
+    assert bench.source.requests == ["head"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_errors_become_reasons(bench: Bench) -> None:
-    """Cause, remedy and whether a retry helps; only what concerns a login is a user's own."""
+async def test_errors_become_failures(bench: Bench) -> None:
+    """The record gets cause, remedy and retryability; an unexpected error goes to the log only."""
     bench.source.refuses = RegistryUnavailable("The registry is away.", remedy="Wait.")
     record = await bench.pull()
     assert (record.status, record.cause, record.remedy, record.retryable, record.own_failure) == (
@@ -182,88 +182,88 @@ async def test_errors_become_reasons(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_fit_is_not_begun(bench: Bench) -> None:
-    """A disk of the gateway, or the system's, that is too small is named before any download."""
+async def test_an_image_that_cannot_fit_is_not_downloaded(bench: Bench) -> None:
+    """If the gateway's disk is too small, the pull fails before any download."""
     bench.cache.full = True
     record = await bench.pull()
     assert (record.status, record.cause) == (State.FAILURE, "The gateway's cache is full.")
-    assert bench.cache.given == []
+    assert bench.cache.downloads == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_layers_that_fail_are_looked_at_in_the_cache(bench: Bench) -> None:
-    """What cannot be read may be damaged there; what has no `diff_id` is looked at before, too."""
+async def test_layers_that_fail_are_verified_in_the_cache(bench: Bench) -> None:
+    """An unreadable layer may be damaged; a layer without `diff_id` is verified before, too."""
     for error in (BlobCorrupt("bad"), LayerInvalid("worse")):
         bench.builder.fails = error
         await bench.pull()
-    assert bench.cache.discarded == 4 * [LAYER.digest]
+    assert bench.cache.discards == 4 * [LAYER.digest]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_kills_workers_is_given_up(bench: Bench) -> None:
-    """After five dead workers the record ends as a failure, instead of killing a sixth."""
+async def test_an_image_that_kills_workers_fails(bench: Bench) -> None:
+    """After five dead workers the record fails, instead of killing a sixth."""
     record = await bench.claim()
     for n in range(MAX_ATTEMPTS):
         assert await bench.store.begin(record.key, f"dead:{n}", 1000.0 + 100 * n, 60) is not None
     await bench.worker.run(record.key)
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert kept.status is State.FAILURE
-    assert "workers died" in (kept.cause or "")
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert result.status is State.FAILURE
+    assert "workers died" in (result.cause or "")
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_died_while_he_delivered_holds_up_nobody(bench: Bench) -> None:
-    """His lease is his successor's at once, and free for all when that one is done."""
+async def test_a_worker_that_died_during_delivery_blocks_nobody(bench: Bench) -> None:
+    """The next attempt gets its lease at once and releases it at the end."""
     record = await bench.claim()
     assert await bench.store.begin(record.key, "dead:1", 1000.0, 60) is not None
     place = "images", MANIFEST.hex
     assert await bench.store.lease(*place, f"{record.key}/1", reactor.seconds(), 3600)
     await Deferred.fromCoroutine(bench.worker.run(record.key)).addTimeout(patient(20), reactor)
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert (kept.status, kept.attempt) == (State.READY, 2)
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.status, result.attempt) == (State.READY, 2)
     assert await bench.store.lease(*place, "another/1", reactor.seconds(), 60)
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_that_somebody_else_does_is_left_alone(bench: Bench) -> None:
-    """A record with a living heartbeat, or without work, is not touched."""
+async def test_the_work_of_another_worker_is_left_alone(bench: Bench) -> None:
+    """A record with a living heartbeat, or one that does not exist, is not touched."""
     record = await bench.claim()
     now = reactor.seconds()
     assert await bench.store.begin(record.key, "other:1", now, 60) is not None
     await bench.worker.run(record.key)
     await bench.worker.run("0" * 24)
-    assert bench.source.asked == []
+    assert bench.source.requests == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_superseded_attempt_stops_without_a_word(bench: Bench) -> None:
-    """When a newer attempt has taken over, the old one's work is cancelled and writes nothing."""
+async def test_a_superseded_attempt_writes_nothing(bench: Bench) -> None:
+    """When a newer attempt takes over, the work of the old one is cancelled."""
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
-    while bench.source.asked == []:
+    while bench.source.requests == []:
         await pause(0.05, reactor)
-    later = reactor.seconds() + 1000
-    newer = await bench.store.begin(record.key, "other:1", later, 60)
+    time = reactor.seconds() + 1000
+    newer = await bench.store.begin(record.key, "other:1", time, 60)
     assert newer is not None
     bench.source.hangs = False
-    # The next news of the old attempt is refused; it has none of its own, so a heartbeat is due.
+    # The old attempt has no progress to write; its next heartbeat is refused.
     running.addTimeout(patient(40), reactor)
     await running
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert (kept.attempt, kept.runner) == (newer.attempt, "other:1")
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.attempt, result.runner) == (newer.attempt, "other:1")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> None:
-    """A worker that is told to stop requeues its record; that is no death."""
+    """A worker that is stopped requeues its record, which does not count as a death."""
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
-    while bench.source.asked == []:
+    while bench.source.requests == []:
         await pause(0.05, reactor)
     running.cancel()
     try:
@@ -272,92 +272,92 @@ async def test_a_cancelled_worker_leaves_the_work_to_another(bench: Bench) -> No
         pass
     else:
         raise AssertionError("the cancellation was swallowed")
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert (kept.status, kept.runner, kept.deaths) == (State.PENDING, None, 0)
-    assert "was stopped" in str(kept.status_message)
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.status, result.runner, result.deaths) == (State.PENDING, None, 0)
+    assert "was stopped" in str(result.status_message)
     assert await bench.store.begin(record.key, "next:1", 1000.0, 60) is not None
 
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_does_not_end_is_abandoned(bench: Bench) -> None:
-    """Its record is requeued although its clean-up hangs; that is a death."""
+    """Its record is requeued although its clean-up hangs, and that counts as a death."""
     assert not await bench.worker.abandon()
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
-    while bench.source.asked == []:
+    while bench.source.requests == []:
         await pause(0.05, reactor)
     assert await bench.worker.abandon()
-    requeued = await bench.store.get(record.key)
-    assert requeued is not None
-    assert (requeued.status, requeued.runner, requeued.deaths) == (State.PENDING, None, 1)
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.status, result.runner, result.deaths) == (State.PENDING, None, 1)
     running.cancel()
     with pytest.raises(CancelledError):
         await running
-    assert await bench.store.get(record.key) == requeued
+    assert await bench.store.get(record.key) == result
     assert not await bench.worker.abandon()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_does_not_wait_long_for_the_store(bench: Bench) -> None:
-    """The process would be killed meanwhile; whoever stops it knows of the record, too."""
+    """The process would be killed meanwhile; whoever stops it requeues the record."""
     bench.source.hangs = True
     record = await bench.claim()
     running = Deferred.fromCoroutine(bench.worker.run(record.key))
-    while bench.source.asked == []:
+    while bench.source.requests == []:
         await pause(0.05, reactor)
 
-    async def away(*_: Any, **__: Any) -> Any:
+    async def fail(*_: Any, **__: Any) -> Any:
         raise Unavailable("The gateway's database does not answer.")
 
-    bench.store.requeue = away  # type: ignore[method-assign]
+    bench.store.requeue = fail  # type: ignore[method-assign]
     running.cancel()
     with pytest.raises(CancelledError):
         await running
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert kept.runner == "here:1"
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert result.runner == "here:1"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_without_descriptors(bench: Bench) -> None:
-    """It fails nobody's pull: it ends, and the record is left to whatever has started it."""
+async def test_a_worker_without_descriptors_ends(bench: Bench) -> None:
+    """It fails no pull: whatever started the worker requeues the record."""
     bench.builder.fails = NoSpace("The gateway's files cannot be read.")
     bench.builder.fails.__cause__ = OSError(errno.EMFILE, "Too many open files")
     record = await bench.claim()
     with pytest.raises(Exhausted):
         await bench.worker.run(record.key)
-    kept = await bench.store.get(record.key)
-    assert kept is not None
-    assert (kept.runner, kept.in_flight) == ("here:1", True)
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.runner, result.in_flight) == ("here:1", True)
 
 
-class AwayAtTheEnd(SqliteStore):
-    """A store that cannot be reached when the first ends are to be written."""
+class UnavailableAtTheEnd(SqliteStore):
+    """A store that is unavailable for the first two outcomes."""
 
-    away = 2
+    failures = 2
 
     async def finish(self, *arguments: Any) -> ImageRecord:
         """Write an end, or raise `Unavailable`."""
-        if self.away:
-            self.away -= 1
+        if self.failures:
+            self.failures -= 1
             raise Unavailable("The gateway's database does not answer.")
         return await super().finish(*arguments)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_end_waits_for_the_store(tmp_path: Path) -> None:
-    """Work that is done is not done again because the store was away for a moment."""
-    async with running_bench(tmp_path, AwayAtTheEnd) as bench:
+async def test_an_outcome_waits_for_the_store(tmp_path: Path) -> None:
+    """The work is not repeated because the store was unavailable for a moment."""
+    async with running_bench(tmp_path, UnavailableAtTheEnd) as bench:
         record = await bench.pull()
-        assert isinstance(bench.store, AwayAtTheEnd)
-        assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
-        assert bench.builder.built == 1
+        assert isinstance(bench.store, UnavailableAtTheEnd)
+        assert (record.status, record.attempt, bench.store.failures) == (State.READY, 1, 0)
+        assert bench.builder.builds == 1
 
 
 class Full(SqliteStore):
-    """A store that cannot keep what a record of a delivered image says."""
+    """A store that cannot store the record of a delivered image."""
 
     error: Exception = NotStorable("The gateway's database cannot hold this.", detail="17 MB")
 
@@ -378,10 +378,10 @@ class Faulty(Full):
     ("kind", "cause"), [(Full, "cannot hold this"), (Faulty, "a fault of its own")]
 )
 @pytest_twisted.ensureDeferred
-async def test_an_end_that_cannot_be_written(
+async def test_an_outcome_that_cannot_be_written(
     tmp_path: Path, kind: type[SqliteStore], cause: str
 ) -> None:
-    """The work ends as a failure that says so, and not with five workers one after the other."""
+    """The pull fails with a cause, instead of being repeated by five workers."""
     async with running_bench(tmp_path, kind) as bench:
         record = await bench.pull()
         assert (record.status, record.attempt, record.retryable) == (State.FAILURE, 1, False)
@@ -390,43 +390,43 @@ async def test_an_end_that_cannot_be_written(
         assert await bench.store.lease("images", MANIFEST.hex, "another/1", 0.0, 9)
 
 
-class AwayAtTheBegin(SqliteStore):
-    """A store that cannot be reached when the first work is to be begun."""
+class UnavailableAtTheBegin(SqliteStore):
+    """A store that is unavailable for the first two begins."""
 
-    away = 2
+    failures = 2
 
     async def begin(self, *arguments: Any) -> ImageRecord | None:
         """Begin, or raise `Unavailable`."""
-        if self.away:
-            self.away -= 1
+        if self.failures:
+            self.failures -= 1
             raise Unavailable("The gateway's database does not answer.")
         return await super().begin(*arguments)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_begin_waits_for_the_store(tmp_path: Path) -> None:
-    """Work that a worker was given is not left lying because the store was away for a moment."""
-    async with running_bench(tmp_path, AwayAtTheBegin) as bench:
+    """Offered work is not lost because the store was unavailable for a moment."""
+    async with running_bench(tmp_path, UnavailableAtTheBegin) as bench:
         record = await bench.pull()
-        assert isinstance(bench.store, AwayAtTheBegin)
-        assert (record.status, record.attempt, bench.store.away) == (State.READY, 1, 0)
+        assert isinstance(bench.store, UnavailableAtTheBegin)
+        assert (record.status, record.attempt, bench.store.failures) == (State.READY, 1, 0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_that_takes_too_long(bench: Bench) -> None:
-    """It ends as a failure that says so, once it is told; another record's lateness is nothing."""
+async def test_work_that_takes_too_long_fails(bench: Bench) -> None:
+    """It fails when it is timed out; timing out another record changes nothing."""
     record = await bench.claim()
     bench.source.hangs = True
     worker = bench.worker
     running = Deferred.fromCoroutine(worker.run(record.key))
-    while bench.source.asked == []:
+    while bench.source.requests == []:
         await pause(0.05, reactor)
     worker.time_out("f" * 24)
     assert not running.called
     worker.time_out(record.key)
     await running
     worker.time_out(record.key)
-    failed = await bench.store.get(record.key)
-    assert failed is not None
-    assert (failed.status, failed.stage) == (State.FAILURE, "PULLING")
-    assert "limit of time" in str(failed.cause)
+    result = await bench.store.get(record.key)
+    assert result is not None
+    assert (result.status, result.stage) == (State.FAILURE, "PULLING")
+    assert "limit of time" in str(result.cause)

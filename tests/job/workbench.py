@@ -1,4 +1,4 @@
-"""A worker on a real store and a real directory; registry, cache and builder are in memory."""
+"""A worker with a real store and a real directory; registry, cache and builder are fakes."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ SYSTEM, SISTER = "mycluster", "sister"
 
 
 class Source:
-    """An `ImageSource` of one image, which says what it was asked."""
+    """An `ImageSource` of one image, which records its requests."""
 
     def __init__(self) -> None:
-        """Hold a public image."""
-        self.asked: list[str] = []
+        """Start with a public image."""
+        self.requests: list[str] = []
         self.private = False
         self.repository = "lib/app"
         self.refuses: Exception | None = None
@@ -61,8 +61,8 @@ class Source:
         self.blobs_are_closed = False
         self.manifest, self.index, self.config = MANIFEST, INDEX, CONFIG
 
-    def _answer(self, what: str, login: RegistryLogin | None) -> None:
-        self.asked.append(what)
+    def _answer(self, request: str, login: RegistryLogin | None) -> None:
+        self.requests.append(request)
         if self.refuses is not None:
             raise self.refuses
         if self.private and login is None:
@@ -71,14 +71,14 @@ class Source:
     async def head(
         self, reference: ImageReference, login: RegistryLogin | None, say: Any
     ) -> Digest:
-        """Answer the index's digest."""
+        """Return the digest of the index."""
         self._answer("head", login)
         return self.index
 
     async def resolve(
         self, reference: ImageReference, platform: Platform, login: RegistryLogin | None, say: Any
     ) -> tuple[ResolvedImage, ImageConfig]:
-        """Answer the image."""
+        """Return the image."""
         self._answer("resolve", login)
         if self.hangs:
             await Deferred[None]()
@@ -96,24 +96,24 @@ class Source:
         )
 
     async def prove(self, image: ResolvedImage, login: RegistryLogin | None, say: Any) -> None:
-        """Let a login read the blobs, or not."""
+        """Accept the login, unless the blobs are closed."""
         self._answer("prove", login)
         if self.blobs_are_closed:
             raise RegistryDenied("The registry refused a layer.")
 
     async def blob(self, *_: Any) -> None:
-        """Hold no blobs: the cache below has them."""
+        """Fail: the cache already has all blobs."""
         raise AssertionError
 
 
 class Cache:
-    """A `BlobCache` that holds everything."""
+    """A `BlobCache` that contains every blob, and records its calls."""
 
     def __init__(self) -> None:
-        """Have given out nothing yet."""
-        self.given: list[Digest] = []
-        self.discarded: list[Digest] = []
-        self.given_up: list[Digest] = []
+        """Start without calls."""
+        self.downloads: list[Digest] = []
+        self.discards: list[Digest] = []
+        self.abandoned_blobs: list[Digest] = []
         self.full = False
 
     @asynccontextmanager
@@ -122,26 +122,26 @@ class Cache:
         blob: Descriptor,
         download: Any,
         report: Callable[[int], None],
-        begun: Callable[[Opening], None],
+        on_begin: Callable[[Opening], None],
     ) -> AsyncIterator[Path]:
-        """Give out a blob."""
-        self.given.append(blob.digest)
+        """Yield the path of a blob."""
+        self.downloads.append(blob.digest)
         report(blob.size)
         yield Path("/nowhere")
 
-    async def check_space(self, wanted: Sequence[Descriptor]) -> None:
-        """Have room, or not."""
+    async def check_space(self, blobs: Sequence[Descriptor]) -> None:
+        """Raise `NoSpace` if the cache is full."""
         if self.full:
             raise NoSpace("The gateway's cache is full.")
 
     async def discard(self, digest: Digest) -> bool:
-        """Note what is looked at; nothing is damaged."""
-        self.discarded.append(digest)
+        """Record the call; no blob is damaged."""
+        self.discards.append(digest)
         return False
 
     async def give_up(self, digest: Digest) -> None:
-        """Note what is given up."""
-        self.given_up.append(digest)
+        """Record the call."""
+        self.abandoned_blobs.append(digest)
 
 
 class Builder:
@@ -150,7 +150,7 @@ class Builder:
     def __init__(self, directory: Path) -> None:
         """Build in `directory`."""
         self.directory = directory
-        self.built = 0
+        self.builds = 0
         self.fails: Exception | None = None
         self.on_build: Callable[[], Awaitable[object]] | None = None
 
@@ -172,19 +172,19 @@ class Builder:
         if self.fails is not None:
             raise self.fails
         on_stage("CONVERSION")
-        self.built += 1
+        self.builds += 1
         if self.on_build is not None:
             await self.on_build()
         path = self.directory / f"{image_id}.squashfs"
-        # As the real one's, it appears whole: others may be delivering it at this moment.
-        part = path.with_suffix(f".{self.built}")
+        # Renamed, as by the real builder: another delivery may be reading the file.
+        part = path.with_suffix(f".{self.builds}")
         part.write_bytes(b"squashfs")
         part.replace(path)
         digest = hashlib.sha256(b"squashfs").hexdigest()
         yield BuiltImage(path, 8, digest, ContentReport(entries=3, setuid=1))
 
     async def check_space(self, size: int) -> None:
-        """Have room."""
+        """Accept every size."""
 
     async def sweep(self, before: float) -> int:
         """Keep everything."""
@@ -192,26 +192,26 @@ class Builder:
 
 
 class Bench:
-    """A worker and everything around it."""
+    """A worker and all its parts."""
 
     def __init__(
         self,
         store: SqliteStore,
         threads: Threads,
         root: Path,
-        before: Bench | None = None,
+        previous: Bench | None = None,
         **changes: Any,
     ) -> None:
-        """Wire the parts; `changes` are of the configuration.
+        """Wire the parts; `changes` are keys of the configuration.
 
-        After another one, which is `before`, with its registry and its images.
+        Keeps the registry and the images of a `previous` bench.
         """
         self.store, self.threads = store, threads
-        self.source: Source = before.source if before else Source()
+        self.source: Source = previous.source if previous else Source()
         self.cache, self.builder = Cache(), Builder(root / "expand")
         self.builder.directory.mkdir()
-        self.images: Path = before.images if before else root / "images"
-        self.images.mkdir(exist_ok=before is not None)
+        self.images: Path = previous.images if previous else root / "images"
+        self.images.mkdir(exist_ok=previous is not None)
         self.seal = Seal(b"k" * 32)
         directory = LocalDirectory(self.images, threads)
 
@@ -248,15 +248,15 @@ class Bench:
         record, _ = await self.store.claim(request, 1000.0)
         return record
 
-    async def pull(self, *arguments: Any, **named: Any) -> ImageRecord:
-        """Claim a pull, do its work, and return what the store says of it then."""
-        record = await self.claim(*arguments, **named)
+    async def pull(self, *arguments: Any, **keywords: Any) -> ImageRecord:
+        """Claim a pull, do its work, and return the resulting record."""
+        record = await self.claim(*arguments, **keywords)
         await self.worker.run(record.key)
-        kept = await self.store.get(record.key)
-        if kept is None:  # merged into the READY record
-            kept = await self.store.find(record.system, "docker", [record.pulltag or ""])
-        assert kept is not None
-        return kept
+        stored_record = await self.store.get(record.key)
+        if stored_record is None:  # merged into the READY record
+            stored_record = await self.store.find(record.system, "docker", [record.pulltag or ""])
+        assert stored_record is not None
+        return stored_record
 
     def meta(self) -> Any:
         """Read the delivered metadata."""
@@ -264,33 +264,33 @@ class Bench:
 
     @property
     def image_path(self) -> Path:
-        """Return where the image lies."""
+        """Return the path of the delivered image."""
         return self.images / f"{self.source.manifest.hex}.squashfs"
 
     @property
     def meta_path(self) -> Path:
-        """Return where the metadata lies."""
+        """Return the path of the delivered metadata."""
         return self.images / f"{self.source.manifest.hex}.meta"
 
     async def age(self, key: str) -> None:
-        """Make the last heartbeat of work in flight old, also where no attempt has it."""
+        """Make the last heartbeat of a record in flight old, with or without an attempt."""
         query = "UPDATE images SET document = json_set(document, '$.last_heartbeat', 0.0)"
         await self.store._write_durably(lambda db: db.execute(f"{query} WHERE key = ?", (key,)))
 
-    async def until(self, holds: Callable[[], object]) -> None:
-        """Wait until something holds."""
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition is true."""
         for _ in range(1000):
-            if holds():
+            if condition():
                 return
             await pause(0.01, reactor)
-        raise AssertionError("it never came to hold")
+        raise AssertionError("the condition never became true")
 
 
 @asynccontextmanager
 async def running_bench(
     root: Path, kind: type[SqliteStore] = SqliteStore, **changes: Any
 ) -> AsyncIterator[Bench]:
-    """Yield a worker on an empty store; `changes` are of the configuration."""
+    """Yield a worker on an empty store; `changes` are keys of the configuration."""
     store = kind(reactor, root / "store.sqlite")
     threads = Threads(reactor, 2, "test")
     threads.startService()

@@ -237,4 +237,4 @@ async def test_a_download_that_waits_keeps_what_it_has(bench: Bench) -> None:
     bench.builder.fails = soon(300)
     record = await bench.pull()
     assert record.status is State.PENDING
-    assert bench.cache.given_up == []
+    assert bench.cache.abandoned_blobs == []

@@ -126,7 +126,7 @@ async def test_what_an_original_left_is_in_nobody_s_way(
         assert (await loops.poll(BOB)).status is State.PENDING
         await loops.work()
         assert (await loops.poll(ALICE)).id == MANIFEST.hex
-        assert bench.builder.built == 1
+        assert bench.builder.builds == 1
         await loops.check_readers()
 
 
@@ -140,7 +140,7 @@ async def test_types_share_an_image_and_keep_their_tags(tmp_path: Path) -> None:
                 assert (await loops.pull(ALICE, APP, (), itype)).itype == itype
         for itype in ("docker", "custom"):
             assert (await loops.gateway.lookup(BOB, itype, APP)).tags == (APP,)
-        assert bench.builder.built == 1
+        assert bench.builder.builds == 1
 
 
 @pytest_twisted.ensureDeferred
