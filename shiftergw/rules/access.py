@@ -145,14 +145,14 @@ def after_pull(
         return PUBLIC, request.requested_by if ready is None else ready.requested_by
     source = ready or (previous if previous is not None and previous.is_private else None)
     current = Access(private=True) if source is None else Access.from_record(source)
-    requested = Access(True, request.user_acl or (), request.group_acl or ())
-    replaces = requested.is_restricted and (
+    requested_access = Access(True, request.user_acl or (), request.group_acl or ())
+    replaces = requested_access.is_restricted and (
         source is None
         or may_replace(request.requested_by, admin=bool(request.by_admin), ready=source)
     )
     puller = _puller_of_record(request, source, replaces=replaces)
     if replaces:
-        current = requested
+        current = requested_access
     elif not current.is_restricted and without_acl == "public":
         return current, puller
     requester = () if request.requested_by in {None, ANONYMOUS} else (request.requested_by,)

@@ -77,8 +77,8 @@ def decide_from_tag(
         return None
     if access.changes_only_readers(request, current):
         return Readers(current)
-    delivered = current.origin.source_digest if current.origin else f"sha256:{current.id}"
-    return Reuse(current) if digest == delivered else None
+    delivered_digest = current.origin.source_digest if current.origin else f"sha256:{current.id}"
+    return Reuse(current) if digest == delivered_digest else None
 
 
 def decide_from_manifest(

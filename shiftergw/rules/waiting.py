@@ -16,46 +16,48 @@ nothing, a pull would never reach its limit.
 """
 
 
-def decide_wait(waited: float, later: RetryLater, now: float, limits: WaitLimits) -> Postponement:
-    """Return until when a pull waits that has waited `waited` seconds before.
+def decide_wait(
+    past_wait: float, delay: RetryLater, now: float, limits: WaitLimits
+) -> Postponement:
+    """Return until when a pull waits that has waited `past_wait` before.
 
     If the registry named no time, each wait is as long as all waits before it together, at most
     `LONGEST_STEP`. Raises `PullError` if the pull would wait longer than its limit.
     """
-    wait = max(SHORTEST_STEP, later.at - now)
-    if not later.is_fixed:
-        wait = max(wait, min(waited, LONGEST_STEP))
-    limit = limits.delivery_seconds if later.system else limits.seconds
-    if later.limit is not None:
-        limit = later.limit
-    if waited + wait > limit:
-        raise _limit_error(waited, later, wait, limit)
-    return Postponement(now + wait, later.why, later.cause)
+    wait = max(SHORTEST_STEP, delay.at - now)
+    if not delay.is_fixed:
+        wait = max(wait, min(past_wait, LONGEST_STEP))
+    limit = limits.delivery_seconds if delay.system else limits.seconds
+    if delay.limit is not None:
+        limit = delay.limit
+    if past_wait + wait > limit:
+        raise _limit_error(past_wait, delay, wait, limit)
+    return Postponement(now + wait, delay.why, delay.cause)
 
 
-def _limit_error(waited: float, later: RetryLater, wait: float, limit: float) -> PullError:
+def _limit_error(past_wait: float, delay: RetryLater, wait: float, limit: float) -> PullError:
     """Return the error of a pull that would wait `wait` seconds more, and so beyond its limit."""
-    failure = later.failure
-    if later.system:
-        spent = f"The pull waited {duration(waited)} for it, and" if waited else "A pull"
+    failure = delay.failure
+    if delay.system:
+        wait_text = f"The pull waited {duration(past_wait)} for it, and" if past_wait else "A pull"
         failure.remedy = (
-            f"{spent} may wait {duration(limit)} (the site can raise `DeliveryWait`)."
+            f"{wait_text} may wait {duration(limit)} (the site can raise `DeliveryWait`)."
             f" {failure.remedy}"
         )
         return failure
-    if not later.registry:
-        if later.limit is None:
+    if not delay.registry:
+        if delay.limit is None:
             failure.remedy = (
-                f"The pull waited {duration(waited)} for it, and may wait"
+                f"The pull waited {duration(past_wait)} for it, and may wait"
                 f" {duration(limit)} (the site can raise `RegistryWait`). Try again later; if"
                 " it lasts, tell the site's support."
             )
         return failure
-    spent = f", and the pull waited {duration(waited)} before" if waited else ""
+    wait_text = f", and the pull waited {duration(past_wait)} before" if past_wait else ""
     return RegistryUnavailable(
-        f"{later.registry} asks to wait {duration(wait)}; at most {duration(limit)} are"
-        f" waited{spent}.",
-        remedy=f"Try again then. A login of your own (`shiftergw login {later.registry}`) has a"
+        f"{delay.registry} asks to wait {duration(wait)}; at most {duration(limit)} are"
+        f" waited{wait_text}.",
+        remedy=f"Try again then. A login of your own (`shiftergw login {delay.registry}`) has a"
         " limit of its own. The site can raise `RegistryWait`.",
-        detail=f"{later.why}: {failure.what} {failure.detail}".strip(),
+        detail=f"{delay.why}: {failure.what} {failure.detail}".strip(),
     )

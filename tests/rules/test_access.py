@@ -1,4 +1,4 @@
-"""Who may read an image, and who may change that: the rules, one by one."""
+"""Rules of access: who may read an image, and who may change its access list."""
 
 from __future__ import annotations
 
@@ -31,83 +31,83 @@ def image(
     *,
     private: bool | None = True,
 ) -> ImageRecord:
-    """Return the record of an image that is there."""
+    """Return the READY record of an image."""
     return ImageRecord(
         status=State.READY, private=private, user_acl=users, group_acl=groups, requested_by=puller
     )
 
 
 def session(uid: int, *, admin: bool = False, groups: frozenset[int] = frozenset()) -> Session:
-    """Return a user."""
+    """Return the session of a user."""
     return Session("mycluster", f"u{uid}", uid, "users", 2100, groups, admin=admin)
 
 
 def readers(
-    asker: ImageRecord,
-    held: ImageRecord | None = None,
+    request: ImageRecord,
+    ready: ImageRecord | None = None,
     previous: ImageRecord | None = None,
     without_acl: str = "owner",
 ) -> Access:
     """Return who may read a private image after a pull."""
-    return after_pull(asker, held, previous, private=True, without_acl=without_acl)[0]
+    return after_pull(request, ready, previous, private=True, without_acl=without_acl)[0]
 
 
-@pytest.mark.parametrize("asker", [ANONYMOUS, None])
-def test_nobody_in_particular_is_no_reader(asker: int | None) -> None:
-    """A pull without a user adds none to an ACL: not to a new one, nor to one that is there."""
-    nobody = replace(pull(ALICE, (BOB,)), requested_by=asker)
-    assert readers(nobody) == Access(True, (BOB,))
-    assert readers(replace(nobody, user_acl=()), image((BOB,), (2300,))) == Access(
+@pytest.mark.parametrize("uid", [ANONYMOUS, None])
+def test_an_anonymous_pull_adds_no_reader(uid: int | None) -> None:
+    """A pull without a user adds no uid to an ACL, neither to a new nor to an existing one."""
+    anonymous = replace(pull(ALICE, (BOB,)), requested_by=uid)
+    assert readers(anonymous) == Access(True, (BOB,))
+    assert readers(replace(anonymous, user_acl=()), image((BOB,), (2300,))) == Access(
         True, (BOB,), (2300,)
     )
 
 
-def test_a_private_image_is_its_puller_s() -> None:
-    """Without an ACL he alone reads it; with one, those he names and he himself."""
+def test_a_private_image_belongs_to_its_puller() -> None:
+    """Without an ACL only the puller may read it; with an ACL, its members and the puller."""
     assert readers(pull(ALICE)) == Access(True, (ALICE,))
     assert readers(pull(ALICE, (BOB,), (2300,))) == Access(True, (BOB, ALICE), (2300,))
 
 
 def test_the_primary_group_is_not_added() -> None:
-    """Naming groups lets those groups in, and no other."""
+    """A pull that names groups admits these groups only."""
     assert readers(pull(ALICE, (), (2300,))) == Access(True, (ALICE,), (2300,))
 
 
-def test_a_second_user_only_adds_himself() -> None:
-    """Whatever he asks for: nobody is removed, and nobody else is let in by him."""
-    held = image((ALICE,), (2300,))
-    for asked in (pull(BOB), pull(BOB, (CAROL,)), pull(BOB, (), (1,))):
-        assert readers(asked, held) == Access(True, (ALICE, BOB), (2300,))
+def test_a_second_user_is_only_added() -> None:
+    """Whatever ACL a second user names, that user is added and nothing else changes."""
+    ready = image((ALICE,), (2300,))
+    for request in (pull(BOB), pull(BOB, (CAROL,)), pull(BOB, (), (1,))):
+        assert readers(request, ready) == Access(True, (ALICE, BOB), (2300,))
 
 
 def test_the_puller_of_record_replaces_the_acl() -> None:
-    """It may shrink; he stays among its readers, and puller of record."""
-    held = image((ALICE, BOB, CAROL), (2300,))
-    asked = pull(ALICE, (CAROL,))
-    assert after_pull(asked, held, None, private=True, without_acl="owner") == (
+    """The ACL may shrink. The puller stays in it, and stays puller of record."""
+    ready = image((ALICE, BOB, CAROL), (2300,))
+    request = pull(ALICE, (CAROL,))
+    assert after_pull(request, ready, None, private=True, without_acl="owner") == (
         Access(True, (CAROL, ALICE)),
         ALICE,
     )
 
 
 def test_an_admin_replaces_the_acl() -> None:
-    """And the puller of record stays who he was."""
-    held = image((ALICE, BOB))
-    found = after_pull(
-        pull(ROOT, (CAROL,), admin=True), held, None, private=True, without_acl="owner"
+    """An admin's ACL replaces the old one, and the puller of record stays the same."""
+    ready = image((ALICE, BOB))
+    result = after_pull(
+        pull(ROOT, (CAROL,), admin=True), ready, None, private=True, without_acl="owner"
     )
-    assert found == (Access(True, (CAROL, ROOT)), ALICE)
+    assert result == (Access(True, (CAROL, ROOT)), ALICE)
 
 
 def test_a_pull_without_an_acl_keeps_it() -> None:
-    """A refresh by the puller of record, or by an admin, opens nothing and closes nothing."""
-    held = image((ALICE, BOB), (2300,))
-    assert readers(pull(ALICE), held) == Access(True, (ALICE, BOB), (2300,))
-    assert readers(pull(ROOT, admin=True), held) == Access(True, (ALICE, BOB, ROOT), (2300,))
+    """A refresh without an ACL by the puller of record or an admin keeps all readers."""
+    ready = image((ALICE, BOB), (2300,))
+    assert readers(pull(ALICE), ready) == Access(True, (ALICE, BOB), (2300,))
+    assert readers(pull(ROOT, admin=True), ready) == Access(True, (ALICE, BOB, ROOT), (2300,))
 
 
-def test_the_acl_goes_along_with_the_tag() -> None:
-    """An image that takes a private one's tag has its readers, and its puller of record."""
+def test_the_acl_moves_with_the_tag() -> None:
+    """A new image of a tag inherits the readers and the puller of record of the private old one."""
     previous = image((ALICE, BOB))
     assert after_pull(pull(BOB), None, previous, private=True, without_acl="owner") == (
         Access(True, (ALICE, BOB)),
@@ -117,9 +117,9 @@ def test_the_acl_goes_along_with_the_tag() -> None:
 
 
 def test_a_public_image_stays_public() -> None:
-    """Also for one whose copy lies in a private repository; named readers change nothing."""
-    held = image((), private=False)
-    assert readers(pull(BOB, (CAROL,)), held) == PUBLIC
+    """Neither named readers nor a copy in a private repository make a public image private."""
+    ready = image((), private=False)
+    assert readers(pull(BOB, (CAROL,)), ready) == PUBLIC
     assert after_pull(pull(BOB), image((ALICE,)), None, private=False, without_acl="owner") == (
         PUBLIC,
         ALICE,
@@ -127,13 +127,13 @@ def test_a_public_image_stays_public() -> None:
 
 
 def test_an_open_image_of_the_original_gets_a_puller() -> None:
-    """Private without any ACL was open; who pulls it anew, with access, owns it from then on."""
-    for held in (image((), (), None), image(None, None, None)):
-        assert readers(pull(BOB), held) == Access(True, (BOB,))
+    """A user with access who pulls such an image again becomes its puller of record."""
+    for ready in (image((), (), None), image(None, None, None)):
+        assert readers(pull(BOB), ready) == Access(True, (BOB,))
 
 
 ORIGINAL = (
-    # Who pulls, whom they name, the list there is; the list and the puller of record after it.
+    # uid, named users, ACL before; ACL and puller of record after the pull
     (CAROL, (BOB,), (ALICE,), (ALICE, CAROL), ALICE),
     (CAROL, (), (ALICE,), (ALICE, CAROL), ALICE),
     (CAROL, (BOB,), (ALICE, BOB), (ALICE, BOB, CAROL), ANONYMOUS),
@@ -143,33 +143,35 @@ ORIGINAL = (
 )
 
 
-@pytest.mark.parametrize(("uid", "named", "listed", "after", "puller"), ORIGINAL)
+@pytest.mark.parametrize(("uid", "named_users", "acl", "new_acl", "puller"), ORIGINAL)
 def test_a_list_of_the_original_without_a_puller(
     uid: int,
-    named: tuple[int, ...],
-    listed: tuple[int, ...],
-    after: tuple[int, ...],
+    named_users: tuple[int, ...],
+    acl: tuple[int, ...],
+    new_acl: tuple[int, ...],
     puller: int | None,
 ) -> None:
-    """Somebody on the list replaces it; others are added, and do not come to own it by that."""
-    held = image(listed, (), None)
-    found = after_pull(pull(uid, named), held, None, private=True, without_acl="owner")
-    assert found == (Access(True, after), puller)
-    known = image(after, (), puller)
-    assert not access.would_change_readers(session(uid), named, (), known), "it would poll for ever"
+    """A user in the list replaces it. Other users are added, without becoming its owners."""
+    ready = image(acl, (), None)
+    result = after_pull(pull(uid, named_users), ready, None, private=True, without_acl="owner")
+    assert result == (Access(True, new_acl), puller)
+    updated_image = image(new_acl, (), puller)
+    assert not access.would_change_readers(session(uid), named_users, (), updated_image), (
+        "the client would poll forever"
+    )
 
 
 def test_an_admin_replaces_a_list_of_the_original() -> None:
-    """Also where nobody owns it any more."""
+    """Admins replace such a list, even if it has no owner."""
     for puller in (None, ANONYMOUS):
-        held = image((ALICE, BOB), (), puller)
-        assert access.may_replace(ROOT, admin=True, ready=held)
-        assert readers(pull(ROOT, (CAROL,), admin=True), held) == Access(True, (CAROL, ROOT))
+        ready = image((ALICE, BOB), (), puller)
+        assert access.may_replace(ROOT, admin=True, ready=ready)
+        assert readers(pull(ROOT, (CAROL,), admin=True), ready) == Access(True, (CAROL, ROOT))
     assert not access.may_replace(ANONYMOUS, admin=False, ready=image((ALICE, BOB), (), ANONYMOUS))
 
 
 def test_a_site_may_keep_private_images_open() -> None:
-    """`PrivateImagesWithoutAcl: public`: without an ACL there is none, until somebody names one."""
+    """With `PrivateImagesWithoutAcl: public` a private image is open until a pull names an ACL."""
     assert readers(pull(ALICE), without_acl="public") == Access(True)
     assert readers(pull(BOB), image(()), without_acl="public") == Access(True)
     assert readers(pull(ALICE, (CAROL,)), image(()), without_acl="public") == Access(
@@ -182,44 +184,44 @@ IDS = st.lists(st.sampled_from([ALICE, BOB, CAROL, 2300]), max_size=3, unique=Tr
 
 
 @given(IDS, IDS, IDS, IDS, st.sampled_from([ALICE, BOB]), st.booleans())
-def test_nobody_but_puller_and_admin_lets_others_in_or_out(
+def test_only_puller_and_admin_change_other_users_access(
     users: tuple[int, ...],
     groups: tuple[int, ...],
-    asked_users: tuple[int, ...],
-    asked_groups: tuple[int, ...],
+    new_users: tuple[int, ...],
+    new_groups: tuple[int, ...],
     uid: int,
     admin: bool,
 ) -> None:
-    """Whatever the two ACLs are; and the asker is among the readers always."""
-    held = image((*users, ALICE), groups)
-    found = readers(pull(uid, asked_users, asked_groups, admin=admin), held)
-    assert uid in found.user_acl
+    """Whatever the two ACLs are. The user of the pull is always among the readers."""
+    ready = image((*users, ALICE), groups)
+    result = readers(pull(uid, new_users, new_groups, admin=admin), ready)
+    assert uid in result.user_acl
     if uid != ALICE and not admin:
-        assert {*found.user_acl} == {*users, ALICE, BOB}
-        assert found.group_acl == groups
-    asked_again = access.would_change_readers(
+        assert {*result.user_acl} == {*users, ALICE, BOB}
+        assert result.group_acl == groups
+    changes_again = access.would_change_readers(
         session(uid, admin=admin),
-        asked_users,
-        asked_groups,
-        image(found.user_acl, found.group_acl),
+        new_users,
+        new_groups,
+        image(result.user_acl, result.group_acl),
     )
-    assert not asked_again, "a client that polls would ask for ever"
+    assert not changes_again, "the client would poll forever"
 
 
-def test_a_change_is_asked_for_by_those_who_may() -> None:
-    """Others' wishes are no reason to work; nor is what holds already, in another order."""
-    held = image((ALICE, BOB), (2300,))
+def test_a_change_needs_permission_and_a_difference() -> None:
+    """A request without permission starts no job; nor does the present ACL in another order."""
+    ready = image((ALICE, BOB), (2300,))
     alice, bob = session(ALICE), session(BOB)
-    assert access.would_change_readers(alice, (CAROL,), (), held)
-    assert not access.would_change_readers(alice, (BOB,), (2300,), held)
-    assert not access.would_change_readers(alice, (), (), held)
-    assert not access.would_change_readers(bob, (CAROL,), (), held)
-    assert access.would_change_readers(session(ROOT, admin=True), (CAROL,), (), held)
+    assert access.would_change_readers(alice, (CAROL,), (), ready)
+    assert not access.would_change_readers(alice, (BOB,), (2300,), ready)
+    assert not access.would_change_readers(alice, (), (), ready)
+    assert not access.would_change_readers(bob, (CAROL,), (), ready)
+    assert access.would_change_readers(session(ROOT, admin=True), (CAROL,), (), ready)
     assert not access.would_change_readers(alice, (CAROL,), (), image((), private=False))
 
 
 @pytest.mark.parametrize(
-    ("uid", "users", "groups", "private", "allowed"),
+    ("uid", "users", "groups", "private", "may_expire"),
     [
         (ALICE, (ALICE,), (), True, True),
         (ALICE, (ALICE, BOB), (), True, False),
@@ -228,16 +230,17 @@ def test_a_change_is_asked_for_by_those_who_may() -> None:
         (ALICE, (), (), False, False),
     ],
 )
-def test_who_expires_a_tag(
-    uid: int, users: tuple[int, ...], groups: tuple[int, ...], private: bool, allowed: bool
+def test_who_may_expire_a_tag(
+    uid: int, users: tuple[int, ...], groups: tuple[int, ...], private: bool, may_expire: bool
 ) -> None:
-    """A user what he alone may read, an admin everything."""
+    """A user may expire what nobody else may read; an admin may expire everything."""
     record = image(users, groups, private=private)
-    assert access.may_expire(session(uid), record) is allowed
+    assert access.may_expire(session(uid), record) is may_expire
     assert access.may_expire(session(ROOT, admin=True), record)
 
 
-HERE, ELSEWHERE = Origin("registry", "lib/app", ""), Origin("registry", "bob/copy", "")
+SAME_ORIGIN = Origin("registry", "lib/app", "")
+OTHER_ORIGIN = Origin("registry", "bob/copy", "")
 BLOB = Descriptor(Digest.of(b""), 0)
 READ = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (), "registry", "lib/app")
 
@@ -246,18 +249,18 @@ READ = ResolvedImage(BLOB.digest, BLOB.digest, BLOB, (), "registry", "lib/app")
     ("private", "origin", "uid", "proven", "expected"),
     [
         (False, None, BOB, False, True),
-        (False, ELSEWHERE, BOB, False, True),
-        (True, HERE, ALICE, False, True),
-        (True, HERE, BOB, True, True),
-        (True, HERE, BOB, False, False),
-        (True, ELSEWHERE, ALICE, False, False),
-        (True, ELSEWHERE, BOB, True, False),
+        (False, OTHER_ORIGIN, BOB, False, True),
+        (True, SAME_ORIGIN, ALICE, False, True),
+        (True, SAME_ORIGIN, BOB, True, True),
+        (True, SAME_ORIGIN, BOB, False, False),
+        (True, OTHER_ORIGIN, ALICE, False, False),
+        (True, OTHER_ORIGIN, BOB, True, False),
         (True, None, ALICE, True, False),
     ],
 )
-def test_who_has_an_image_without_its_bytes(
+def test_who_may_skip_the_download(
     private: bool, origin: Origin | None, uid: int, proven: bool, expected: bool
 ) -> None:
-    """Everybody a public one; a private one its readers, and who may read it where it is from."""
-    held = replace(image((ALICE,), private=private), origin=origin)
-    assert access.may_skip_download(pull(uid), held, READ, proven=proven) is expected
+    """A public image: everybody. A private one, at its origin: readers, and users with proof."""
+    ready = replace(image((ALICE,), private=private), origin=origin)
+    assert access.may_skip_download(pull(uid), ready, READ, proven=proven) is expected

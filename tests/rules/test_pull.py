@@ -32,7 +32,7 @@ PUBLIC = ImageRecord(
     status=State.READY, id=MANIFEST.hex, private=False, requested_by=ALICE, origin=ORIGIN
 )
 PRIVATE = replace(PUBLIC, private=True, user_acl=(ALICE,))
-ELSEWHERE = replace(PRIVATE, origin=replace(ORIGIN, repository="bob/copy"))
+OTHER_ORIGIN = replace(PRIVATE, origin=replace(ORIGIN, repository="bob/copy"))
 OF_THE_ORIGINAL = replace(PUBLIC, id=INDEX.hex, origin=None)
 
 PULL_OF_ALICE = ImageRecord(requested_by=ALICE)
@@ -112,9 +112,9 @@ def test_decision_from_the_tag(
         (PULL_OF_BOB, [OF_THE_ORIGINAL], Reuse(OF_THE_ORIGINAL)),
         (PULL_OF_ALICE, [PRIVATE], Reuse(PRIVATE)),
         (PULL_OF_BOB, [PRIVATE], Prove(PRIVATE)),
-        (PULL_OF_BOB, [ELSEWHERE], Build()),
-        (PULL_OF_ALICE, [ELSEWHERE], Build()),
-        (PULL_OF_BOB, [ELSEWHERE, PRIVATE], Prove(PRIVATE)),
+        (PULL_OF_BOB, [OTHER_ORIGIN], Build()),
+        (PULL_OF_ALICE, [OTHER_ORIGIN], Build()),
+        (PULL_OF_BOB, [OTHER_ORIGIN, PRIVATE], Prove(PRIVATE)),
         (PULL_OF_BOB, [PRIVATE, PUBLIC], Reuse(PUBLIC)),
         (PULL_OF_BOB, [replace(PRIVATE, origin=None)], Build()),
         (ACL_OF_BOB, [PRIVATE], Prove(PRIVATE)),
