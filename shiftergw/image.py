@@ -26,6 +26,9 @@ COMPRESSORS: tuple[Compressor, ...] = get_args(Compressor)
 HIGHEST_LEVEL = {"gzip": 9, "lzo": 9, "zstd": 22}
 """The highest compression level of each compressor that has levels; the lowest is 1."""
 
+_LZ4_HIGH = 9
+"""The level from which lz4 compresses "high"."""
+
 GZIP_LEVEL = 5
 """Our level for gzip: 1 % more bytes than the default, 9, for a fifth of its CPU time."""
 
@@ -124,7 +127,8 @@ class ResolvedImage:
 
     `digest` is that of the manifest chosen for the platform; its hex is the image id.
     `source_digest` is the digest of the document that the tag names: an index, or the manifest
-    itself. `private` means that the registry required the user's own login.
+    itself. `private` means that the registry required the user's own login. `source_kind` is the
+    `remotetype` of the source, as its record has it.
     """
 
     digest: Digest
@@ -134,6 +138,7 @@ class ResolvedImage:
     location: str
     repository: str
     private: bool = False
+    source_kind: str = "dockerv2"
 
     @property
     def id(self) -> str:
@@ -181,6 +186,23 @@ class SquashOptions:
     processors: int = 0
     keep_setuid: bool = False
     extra: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the options as arguments of `mksquashfs`, without `extra`.
+
+        lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
+        """
+        level: tuple[str, ...] = ()
+        if self.level is not None and self.compressor in HIGHEST_LEVEL:
+            level = ("-Xcompression-level", str(self.level))
+        elif self.level is not None and self.compressor == "lz4" and self.level >= _LZ4_HIGH:
+            level = ("-Xhc",)
+        return (
+            *("-comp", self.compressor, "-b", self.block_size, "-mem", self.memory),
+            *level,
+            *(("-processors", str(self.processors)) if self.processors else ()),
+        )
 
     @property
     def key(self) -> str:

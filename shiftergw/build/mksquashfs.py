@@ -31,7 +31,6 @@ from shiftergw.errors import (
     TimedOut,
     printable,
 )
-from shiftergw.image import HIGHEST_LEVEL
 from shiftergw.oci.budget import stoppable
 from shiftergw.oci.flatten import Plan
 from shiftergw.oci.tree import REGULAR, Directory
@@ -56,7 +55,6 @@ PAIRS_LIMIT = 100_000_000
 
 _STDERR_SHOWN = 1000  # characters
 _TIME_LIMIT = 2**32 - 1
-_LZ4_HIGH = 9  # the level from which lz4, which has none, is to compress "high"
 
 # What `mksquashfs` says when it leaves something out of the result, and then exits with 0.
 _LEFT_OUT = re.compile(
@@ -110,18 +108,10 @@ def arguments(options: SquashOptions, plan: Plan, output: Path, stop: Event) -> 
     """Return what follows the program's name; `extra` stands last and so has the last word.
 
     Raises `StopRequested` soon after `stop` is set.
-
-    lz4 has no levels: 9 and above mean its "high" compression. xz has none either.
     """
     argv = ["-", str(output), "-tar", "-noappend", "-no-progress", "-quiet"]
     argv += ["-all-root", "-no-xattrs", "-root-mode", "755"]
-    argv += ["-comp", options.compressor, "-b", options.block_size, "-mem", options.memory]
-    if options.level is not None and options.compressor in HIGHEST_LEVEL:
-        argv += ["-Xcompression-level", str(options.level)]
-    if options.level is not None and options.compressor == "lz4" and options.level >= _LZ4_HIGH:
-        argv += ["-Xhc"]
-    if options.processors:
-        argv += ["-processors", str(options.processors)]
+    argv += options.arguments
     if _pairs(plan.root, stop) > PAIRS_LIMIT:
         argv += ["-no-duplicates"]
     return [*argv, *options.extra]

@@ -47,7 +47,7 @@ class Resolution:
             "arch": config.architecture or target.platform.architecture,
             "os": config.os or target.platform.os,
             "location": image.location,
-            "remotetype": "dockerv2",
+            "remotetype": image.source_kind,
             "ostcount": str(target.ost_count),
             "replication": "1",
             "env": config.env,

@@ -58,6 +58,13 @@ async def test_a_pull_delivers_and_records(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_record_names_the_kind_of_source(bench: Bench) -> None:
+    """The source says of which kind it is, and the record repeats it as `remotetype`."""
+    bench.source.kind = "archive"
+    assert (await bench.pull()).remotetype == "archive"
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_unchanged_tag_costs_one_request(bench: Bench) -> None:
     """A repeated pull asks the registry for the tag's digest only."""
     await bench.pull()

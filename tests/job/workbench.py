@@ -55,6 +55,7 @@ class Source:
         """Start with a public image."""
         self.requests: list[str] = []
         self.private = False
+        self.kind = "dockerv2"
         self.repository = "lib/app"
         self.refuses: Exception | None = None
         self.hangs = False
@@ -91,6 +92,7 @@ class Source:
                 "registry",
                 self.repository,
                 self.private,
+                self.kind,
             ),
             self.config,
         )
