@@ -46,9 +46,9 @@ class CachedCalls(Generic[K, V]):
 
     async def get(self, key: K) -> V:
         """Return the result for a key, or raise what the function raised."""
-        cached = self._cached(key, self._seconds)
-        if cached is not None:
-            return cached[0]
+        entry = self._entry_of(key, self._seconds)
+        if entry is not None:
+            return entry[0]
         result: Deferred[V] = Deferred()
         waiting = self._waiting.setdefault(key, [])
         waiting.append(result)
@@ -56,7 +56,7 @@ class CachedCalls(Generic[K, V]):
             Deferred.fromCoroutine(self._function(key)).addBoth(self._finish, key)
         return await result
 
-    def _cached(self, key: K, seconds: float) -> tuple[V] | None:
+    def _entry_of(self, key: K, seconds: float) -> tuple[V] | None:
         """Return the last result for a key in a tuple, if it is younger than `seconds`."""
         entry = self._results.get(key)
         if entry is None or entry[0] + seconds <= self._clock.seconds():
@@ -72,10 +72,10 @@ class CachedCalls(Generic[K, V]):
                 self._next_sweep = now + self._max_age
             self._results[key] = now, result
         elif result.check(Unavailable):
-            cached = self._cached(key, self._max_age)
-            result = result if cached is None else cached[0]
-        for deferred in waiting:
-            deferred.callback(result)
+            entry = self._entry_of(key, self._max_age)
+            result = result if entry is None else entry[0]
+        for caller in waiting:
+            caller.callback(result)
 
     def _sweep(self, oldest: float) -> None:
         """Drop the results that are not younger than `oldest`, a time of the clock."""

@@ -70,7 +70,7 @@ TROUBLE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodeAnswer:
     """A daemon's answer about a credential; ids and payload count only with `SUCCESS`.
 
     `uid` and `gid` are -1 if the credential could not be read at all. `made_at` is the time when
@@ -96,7 +96,7 @@ class Munge(Protocol):
         """Return a status and a credential of the calling user, with the daemon's defaults."""
         ...
 
-    def decode(self, credential: bytes, socket: Path | None) -> Decoded:
+    def decode(self, credential: bytes, socket: Path | None) -> DecodeAnswer:
         """Return the daemon's answer about a credential, which ends at its first NUL."""
         ...
 
@@ -144,7 +144,7 @@ class Library:
             self._free(credential)
         return _status(status), text
 
-    def decode(self, credential: bytes, socket: Path | None) -> Decoded:
+    def decode(self, credential: bytes, socket: Path | None) -> DecodeAnswer:
         """Return the daemon's answer, as `Munge` says."""
         payload, length = ctypes.c_void_p(), ctypes.c_int()
         # munge.h: (uid_t) -1 unless the credential could be read.
@@ -166,7 +166,7 @@ class Library:
         finally:
             self._munge.munge_ctx_destroy(context)
             self._free(payload)
-        return Decoded(
+        return DecodeAnswer(
             _status(status), _id(uid.value), _id(gid.value), content, *_times(made_at, read_at)
         )
 
@@ -195,18 +195,18 @@ class Programs:
         code, output = _run(["munge", *_socket(socket)], payload)
         return _status(code), output.decode("ascii", "replace").strip()
 
-    def decode(self, credential: bytes, socket: Path | None) -> Decoded:
+    def decode(self, credential: bytes, socket: Path | None) -> DecodeAnswer:
         """Return the daemon's answer; raise `ChildFailed` if the program is missing."""
         if len(credential) > LARGEST:
-            return Decoded(Status.BAD_LENGTH)
+            return DecodeAnswer(Status.BAD_LENGTH)
         argv = ["unmunge", f"--keys={_KEYS}", *_socket(socket)]
         code, output = _run(argv, credential.partition(b"\0")[0])
         match = _OUTPUT.fullmatch(output)
         if match is None:
             # A success whose output cannot be read must not count as a success.
-            return Decoded(_status(code) or Status.SNAFU)
+            return DecodeAnswer(_status(code) or Status.SNAFU)
         times = _times(int(match[1] or 0), int(match[2] or 0))
-        return Decoded(_status(code), _id(int(match[3])), _id(int(match[4])), match[5], *times)
+        return DecodeAnswer(_status(code), _id(int(match[3])), _id(int(match[4])), match[5], *times)
 
 
 def _socket(socket: Path | None) -> list[str]:

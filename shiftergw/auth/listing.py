@@ -146,10 +146,10 @@ class ListedUsers(Service):
     async def read(self) -> Listing:
         """Run the command and use its listing from now on; raise `GatewayError`."""
         start = self._reactor.seconds()
-        finished = await run_command(self._command, self._reactor, self._reactor)
-        if len(finished.stdout) > MAX_BYTES:
+        process = await run_command(self._command, self._reactor, self._reactor)
+        if len(process.stdout) > MAX_BYTES:
             raise unusable(f"it is larger than {MAX_BYTES} bytes")
-        self._listing = await self._threads.run(parse, finished.stdout)
+        self._listing = await self._threads.run(parse, process.stdout)
         self._listed_at = start
         return self._listing
 

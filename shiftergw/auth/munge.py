@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shiftergw.auth.batched import BatchedCalls
-from shiftergw.auth.libmunge import LARGEST, TROUBLE, Decoded, Munge, Status, find_munge
+from shiftergw.auth.libmunge import LARGEST, TROUBLE, DecodeAnswer, Munge, Status, find_munge
 from shiftergw.auth.munge_socket import trouble_of
 from shiftergw.auth.payload import logins
 from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
@@ -116,20 +116,20 @@ class MungeAuthenticator:
         """
         if system != self._system:
             raise NotAuthenticated(f"The credential is not for {system}.")
-        decoded = await self._decode(credential.strip())
-        account = await self._users.account(decoded.uid, decoded.gid)
+        answer = await self._decode(credential.strip())
+        account = await self._users.account(answer.uid, answer.gid)
         return Session(
             system=system,
             user=account.user,
-            uid=decoded.uid,
+            uid=answer.uid,
             group=account.group,
-            gid=decoded.gid,
+            gid=answer.gid,
             groups=account.groups,
-            logins=logins(decoded.payload),
-            admin=await self._is_admin(decoded.uid),
+            logins=logins(answer.payload),
+            admin=await self._is_admin(answer.uid),
         )
 
-    async def _decode(self, credential: str) -> Decoded:
+    async def _decode(self, credential: str) -> DecodeAnswer:
         if credential == _NO_CREDENTIAL:
             raise NotAuthenticated(
                 "The client could not make a credential: munge was away where it ran.",
@@ -140,23 +140,23 @@ class MungeAuthenticator:
         if _FORM.fullmatch(credential) is None:
             raise self._wrong(Status.BAD_CREDENTIAL)
         try:
-            decoded = await self._decoding.run(credential.encode("ascii"))
+            answer = await self._decoding.run(credential.encode("ascii"))
         except ChildFailed as error:
-            raise self._away(str(error)) from error
-        if decoded.status in TROUBLE:
-            raise self._away(decoded.trouble or decoded.status.name)
-        if decoded.status != Status.SUCCESS:
-            raise self._wrong(decoded.status, decoded.age)
-        if decoded.uid < 0 or decoded.gid < 0:
-            raise self._away(f"{self._socket}: munged gave no uid or gid for a credential.")
-        return decoded
+            raise self._unavailable(str(error)) from error
+        if answer.status in TROUBLE:
+            raise self._unavailable(answer.trouble or answer.status.name)
+        if answer.status != Status.SUCCESS:
+            raise self._wrong(answer.status, answer.age)
+        if answer.uid < 0 or answer.gid < 0:
+            raise self._unavailable(f"{self._socket}: munged gave no uid or gid for a credential.")
+        return answer
 
-    def _decode_in_thread(self, credential: bytes) -> Decoded:
-        decoded = self._munge.decode(credential, self._socket)
-        if decoded.status in TROUBLE:
-            trouble = trouble_of(self._socket, decoded.status)
-            return replace(decoded, trouble=f"{trouble.what} {trouble.remedy}")
-        return decoded
+    def _decode_in_thread(self, credential: bytes) -> DecodeAnswer:
+        answer = self._munge.decode(credential, self._socket)
+        if answer.status in TROUBLE:
+            trouble = trouble_of(self._socket, answer.status)
+            return replace(answer, trouble=f"{trouble.what} {trouble.remedy}")
+        return answer
 
     async def _is_admin(self, uid: int) -> bool:
         if uid in self._admin_uids:
@@ -168,9 +168,11 @@ class MungeAuthenticator:
         return NotAuthenticated(what.format(system=self._system, age=_age_text(age)), remedy=remedy)
 
     def _late(self) -> Unavailable:
-        return self._away(f"{self._socket}: munged did not answer within {DECODING_LIMIT:g} s.")
+        return self._unavailable(
+            f"{self._socket}: munged did not answer within {DECODING_LIMIT:g} s."
+        )
 
-    def _away(self, detail: str) -> Unavailable:
+    def _unavailable(self, detail: str) -> Unavailable:
         return Unavailable(
             f"The gateway cannot check credentials of {self._system} at the moment.", detail=detail
         )

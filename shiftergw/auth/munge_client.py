@@ -16,9 +16,9 @@ from shiftergw.errors import ChildFailed, NotAuthenticated, Unavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-_AWAY = "munge does not answer on this machine."
-_AWAY_REMEDY = "See that munged runs (`systemctl status munge`), or tell the site's support."
-_DAMAGED = "This credential cannot be read on this machine."
+_UNAVAILABLE = "munge does not answer on this machine."
+_UNAVAILABLE_REMEDY = "See that munged runs (`systemctl status munge`), or tell the site's support."
+_UNREADABLE = "This credential cannot be read on this machine."
 _LOG_IN = "Log in again: `shiftergw login`, or `shifterimg login`."
 
 
@@ -30,7 +30,7 @@ def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = Non
     try:
         status, credential = (munge or find_munge()).encode(payload, socket)
     except ChildFailed as error:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
+        raise Unavailable(_UNAVAILABLE, remedy=_UNAVAILABLE_REMEDY, detail=str(error)) from error
     if status == Status.BAD_LENGTH:
         raise NotAuthenticated(
             "These are too many logins for one credential.",
@@ -44,7 +44,7 @@ def encode(payload: bytes, socket: Path | None = None, munge: Munge | None = Non
 def _unusable(socket: Path | None, status: Status) -> Unavailable:
     """Return the error for a daemon that cannot be used, with its cause in the detail."""
     trouble = trouble_of(socket, status)
-    return Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=trouble.what)
+    return Unavailable(_UNAVAILABLE, remedy=_UNAVAILABLE_REMEDY, detail=trouble.what)
 
 
 def try_daemon(socket: Path, munge: Munge | None = None) -> float:
@@ -56,10 +56,10 @@ def try_daemon(socket: Path, munge: Munge | None = None) -> float:
     try:
         status, credential = munge.encode(b"", socket)
         if status == Status.SUCCESS:
-            decoded = munge.decode(credential.encode(), socket)
-            if decoded.status == Status.SUCCESS and decoded.made_at is not None:
-                return decoded.made_at - time.time()
-            status = decoded.status
+            answer = munge.decode(credential.encode(), socket)
+            if answer.status == Status.SUCCESS and answer.made_at is not None:
+                return answer.made_at - time.time()
+            status = answer.status
     except ChildFailed as error:
         raise Unavailable(
             error.what,
@@ -78,13 +78,13 @@ def decode_own(credential: str, socket: Path | None = None, munge: Munge | None 
     """
     content = credential.encode("utf-8", "replace")
     try:
-        decoded = (munge or find_munge()).decode(content, socket)
+        answer = (munge or find_munge()).decode(content, socket)
     except ChildFailed as error:
-        raise Unavailable(_AWAY, remedy=_AWAY_REMEDY, detail=str(error)) from error
-    if decoded.status in TROUBLE:
-        raise _unusable(socket, decoded.status)
-    if decoded.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
-        raise NotAuthenticated(_DAMAGED, remedy=_LOG_IN, detail=decoded.status.name)
-    if decoded.uid != os.getuid():
+        raise Unavailable(_UNAVAILABLE, remedy=_UNAVAILABLE_REMEDY, detail=str(error)) from error
+    if answer.status in TROUBLE:
+        raise _unusable(socket, answer.status)
+    if answer.status not in {Status.SUCCESS, Status.EXPIRED, Status.REPLAYED}:
+        raise NotAuthenticated(_UNREADABLE, remedy=_LOG_IN, detail=answer.status.name)
+    if answer.uid != os.getuid():
         raise NotAuthenticated("This credential is another user's.", remedy=_LOG_IN)
-    return decoded.payload
+    return answer.payload

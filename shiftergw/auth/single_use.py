@@ -52,7 +52,7 @@ class SingleUse:
         self._authenticators = authenticators
         self._used = used
         self._clock = clock
-        self._unrecorded: dict[bytes, float] = {}
+        self._backlog: dict[bytes, float] = {}
         """The time of use of credentials that the store does not have yet, by digest."""
         self.rounds = Rounds(self.settle, clock, SETTLE_SECONDS, "used credentials")
 
@@ -68,9 +68,9 @@ class SingleUse:
         try:
             is_first = await self._used.use(digest, now)
         except Unavailable as error:
-            if len(self._unrecorded) >= MAX_UNRECORDED:
+            if len(self._backlog) >= MAX_UNRECORDED:
                 raise
-            self._unrecorded[digest] = now
+            self._backlog[digest] = now
             raise ReplayUnchecked(error.what, session, detail=error.detail) from error
         if not is_first:
             raise used_before()
@@ -80,14 +80,14 @@ class SingleUse:
         """Record credentials in the store, and drop those that no daemon accepts any more."""
         now = self._clock.seconds()
         with suppress(Unavailable):  # the store has logged it
-            while self._unrecorded:
+            while self._backlog:
                 digests = [
                     digest
-                    for digest, used_at in self._unrecorded.items()
+                    for digest, used_at in self._backlog.items()
                     if now - used_at > CREDENTIAL_SECONDS
                 ]
                 if not digests:
-                    digests = list(self._unrecorded)[:BATCH_SIZE]
+                    digests = list(self._backlog)[:BATCH_SIZE]
                     await self._used.note_used(digests, now)
                 for digest in digests:
-                    self._unrecorded.pop(digest, None)
+                    self._backlog.pop(digest, None)

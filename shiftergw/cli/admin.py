@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused
+from shiftergw.cli.exits import DONE, Misuse
 from shiftergw.cli.images import image_of
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
@@ -69,10 +69,10 @@ def rm(settings: Settings, removal: str | None, permission: str | None) -> None:
     ID is the id that `lookup` prints: 64 hexadecimal digits.
     """
     if (removal is None) == (permission is None):
-        raise Misused("Give one of: --now ID, --allow ID.")
+        raise Misuse("Give one of: --now ID, --allow ID.")
     image_id = removal or permission or ""
     if not is_image_id(image_id):
-        raise Misused(f"{image_id!r} is not an image id: 64 hexadecimal digits in lower case.")
+        raise Misuse(f"{image_id!r} is not an image id: 64 hexadecimal digits in lower case.")
 
     async def command(remote: Remote) -> int:
         if removal is None:

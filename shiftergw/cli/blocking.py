@@ -29,7 +29,7 @@ class ThreadCall(Generic[T]):
     def __init__(self, function: Callable[[], T]) -> None:
         """Start the call; the end of the process does not wait for it."""
         self._function = function
-        self._ended = Event()
+        self._end = Event()
         self._value: T
         self._error: BaseException | None = None
         Thread(target=self._run, daemon=True).start()
@@ -39,7 +39,7 @@ class ThreadCall(Generic[T]):
             self._value = self._function()
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self._error = error
-        self._ended.set()
+        self._end.set()
 
     def result(self, deadline: Callable[[], float] = lambda: float("inf")) -> T:
         """Return the result of the call, or raise its exception.
@@ -48,7 +48,7 @@ class ThreadCall(Generic[T]):
         `TimeoutError` once it is reached, and `BrokenPipeError` once the output of the program has
         no reader.
         """
-        while not self._ended.wait(min(LOOK_INTERVAL, max(0.0, deadline() - monotonic()))):
+        while not self._end.wait(min(LOOK_INTERVAL, max(0.0, deadline() - monotonic()))):
             if monotonic() >= deadline():
                 raise TimeoutError
             if not has_readers():

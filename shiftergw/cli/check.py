@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from shiftergw.cli.exits import DONE, FAILED, Misused, text_of
+from shiftergw.cli.exits import DONE, FAILURE, Misuse, text_of
 from shiftergw.cli.options import config_option
 from shiftergw.cli.output import Console
 from shiftergw.cli.reactor import run
@@ -42,7 +42,7 @@ def check(config_file: Path | None, database: bool) -> None:
     try:
         configuration = Config.load(config_file or file_of_environment(os.environ), os.environ)
     except ConfigurationError as error:
-        raise Misused(text_of(error)) from error
+        raise Misuse(text_of(error)) from error
 
     async def command(reactor: Any) -> int:
         # Not needed for `--help`.
@@ -70,6 +70,6 @@ def show(findings: Iterable[Finding], console: Console) -> int:
             text.append(f"\n→ {finding.remedy}", style="bold")
         table.add_row(level, Text(finding.name), text)
         if finding.level == "failure":
-            code = FAILED
+            code = FAILURE
     console.print(table)
     return code

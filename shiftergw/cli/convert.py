@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, text_of
+from shiftergw.cli.exits import DONE, Misuse, text_of
 from shiftergw.cli.images import image_of
 from shiftergw.cli.progress import Display
 from shiftergw.cli.reactor import run
@@ -67,7 +67,7 @@ def convert(
         reference = ImageReference.parse(image)
         config = _config(config_file, reference, plain_http, scratch)
     except GatewayError as error:
-        raise Misused(text_of(error)) from error
+        raise Misuse(text_of(error)) from error
     name = _system(config, system)
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
@@ -89,13 +89,13 @@ def convert(
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise `Misused` unless a file may be renamed to `out`: a rename replaces a device, too."""
+    """Raise `Misuse` unless a file may be renamed to `out`: a rename replaces a device, too."""
     if not out.parent.is_dir():
-        raise Misused(f"{out.parent} is not a directory.")
+        raise Misuse(f"{out.parent} is not a directory.")
     if len(os.fsencode(out.name)) > _NAME_LIMIT:
-        raise Misused(f"The name of OUT is longer than {_NAME_LIMIT} bytes.")
+        raise Misuse(f"The name of OUT is longer than {_NAME_LIMIT} bytes.")
     if out.exists() and not out.is_file():
-        raise Misused(
+        raise Misuse(
             f"{out} is a directory, a device or another special file: name a new file, or a regular"
             " one to replace."
         )
@@ -103,11 +103,11 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory for the block, and remove it with its content; raise `Misused`."""
+    """Make a directory for the block, and remove it with its content; raise `Misuse`."""
     try:
         path.mkdir(0o700)
     except OSError as error:
-        raise Misused(f"Nothing can be written to {path.parent}: {error.strerror}.") from error
+        raise Misuse(f"Nothing can be written to {path.parent}: {error.strerror}.") from error
     try:
         yield
     finally:
@@ -140,7 +140,7 @@ def default_document(
         if host not in DOCKER_HUB_ALIASES:
             urls[host] = f"{'http' if plain_http else 'https'}://{host}"
     elif plain_http:
-        raise Misused("--plain-http needs an IMAGE that begins with its registry's host.")
+        raise Misuse("--plain-http needs an IMAGE that begins with its registry's host.")
     return {
         "Platforms": {SYSTEM: {"accesstype": "local", "local": {"imageDir": str(scratch)}}},
         "Locations": {name: {"remotetype": "dockerv2", "url": url} for name, url in urls.items()},
@@ -153,19 +153,19 @@ def default_document(
 
 
 def _system(config: Config, name: str | None) -> str:
-    """Return the name of the chosen system, or else of the only one; raise `Misused`."""
+    """Return the name of the chosen system, or else of the only one; raise `Misuse`."""
     names = list(config.systems)
     if name is None and len(names) == 1:
         return names[0]
     if name not in names:
-        raise Misused(f"--system must be one of: {', '.join(names)}")
+        raise Misuse(f"--system must be one of: {', '.join(names)}")
     return name
 
 
 def squash_options(
     options: SquashOptions, compressor: str | None, level: int | None
 ) -> SquashOptions:
-    """Return the configured options, changed by those of the command line; raise `Misused`."""
+    """Return the configured options, changed by those of the command line; raise `Misuse`."""
     if compressor is not None and compressor != options.compressor:
         default = GZIP_LEVEL if compressor == "gzip" else None
         options = replace(options, compressor=compressor, level=default)
@@ -173,9 +173,9 @@ def squash_options(
         return options
     highest = HIGHEST_LEVEL.get(options.compressor)
     if highest is None:
-        raise Misused(f"{options.compressor} has no levels.")
+        raise Misuse(f"{options.compressor} has no levels.")
     if level > highest:
-        raise Misused(f"The levels of {options.compressor} are 1 to {highest}.")
+        raise Misuse(f"The levels of {options.compressor} are 1 to {highest}.")
     return replace(options, level=level)
 
 

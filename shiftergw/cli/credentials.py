@@ -10,7 +10,7 @@ import click
 
 from shiftergw.auth.munge_client import decode_own, encode
 from shiftergw.cli.exchange import Exchange
-from shiftergw.cli.exits import Misused, NoGateway, RequestRefused, text_of
+from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused, text_of
 from shiftergw.cli.logins import LoginFile, credentials_of, home
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import NotAuthenticated, Unavailable, printable
@@ -31,7 +31,7 @@ class Credentials:
     def __init__(self, exchange: Exchange, settings: Settings, warn: Callable[[str], None]) -> None:
         """Talk to munge in threads of `exchange`; `warn` of logins that are left out."""
         self._exchange = exchange
-        self._fixed = settings.credential
+        self._mock_credential = settings.credential
         self._system = settings.single_system()
         self._socket = settings.munge_socket_of(self._system)
         self._warn = warn
@@ -42,8 +42,8 @@ class Credentials:
 
         The configured credential of mock authentication is always the same.
         """
-        if self._fixed:
-            return self._fixed
+        if self._mock_credential:
+            return self._mock_credential
         # Munge's library gives up by itself after some seconds.
         if self._payload is None:
             payload, warnings = await self._exchange.in_thread(
@@ -79,7 +79,7 @@ def stored_payload(system: str, socket: Path | None) -> tuple[bytes, Sequence[st
     try:
         file = LoginFile(home())
         content = file.read()
-    except Misused as error:
+    except Misuse as error:
         return b"", [f"{error.message} Your logins are left out."]
     logins, warnings = {}, [file.warning] if file.warning else []
     for location, credential in credentials_of(content, system).items():

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
-from shiftergw.cli.gateway_errors import refused
+from shiftergw.cli.gateway_errors import refusal
 from shiftergw.cli.proxy import GatewayProxy
 
 P = ParamSpec("P")
@@ -46,7 +46,7 @@ class Exchange(Protocol):
 
         `tail` is the path below `base`, with its query. Raises `NoGateway` if no answer is complete
         within `limit` seconds, or no head has arrived within `head_limit` (None: no such limit);
-        `GatewayBusy` if the gateway says that it cannot do this now; `RequestRefused` or `Misused`
+        `GatewayBusy` if the gateway says that it cannot do this now; `RequestRefused` or `Misuse`
         if it refuses.
         """
         ...
@@ -96,5 +96,5 @@ def document_of(
     except (ValueError, RecursionError):
         document = None
     if status != HTTPStatus.OK:
-        raise refused(base, proxy, status, location, document)
+        raise refusal(base, proxy, status, location, document)
     return document

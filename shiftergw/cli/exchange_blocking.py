@@ -30,7 +30,7 @@ from shiftergw.cli.exchange import (
     uri_of,
 )
 from shiftergw.cli.gateway_errors import (
-    BROKEN,
+    CONNECTION_BROKE,
     NOT_HTTP,
     NOTHING_LISTENS,
     UNKNOWN_HOST,
@@ -157,7 +157,7 @@ class _Request:
         connection.response_class = _Response
         try:
             with closing(connection):
-                connection.sock = self._connected()
+                connection.sock = self._connect()
                 connection.request(self._method, self._target, self._body, self._headers)
                 with connection.getresponse() as response:
                     self.has_head = True
@@ -166,7 +166,7 @@ class _Request:
         except (HTTPException, OSError, HeadTooLong, zlib.error) as error:
             raise _Unreachable(_reason(error)) from error
 
-    def _connected(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         """Return a socket that is connected to the gateway or the proxy, with TLS for https."""
         host, port = (
             (self._host, self._port)
@@ -265,7 +265,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, HeadTooLong):
         return head_too_long(error)
     if isinstance(error, RemoteDisconnected | IncompleteRead | ConnectionError | zlib.error):
-        return BROKEN
+        return CONNECTION_BROKE
     if isinstance(error, HTTPException):
         return NOT_HTTP
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

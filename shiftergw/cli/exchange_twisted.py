@@ -35,7 +35,7 @@ from shiftergw.cli import exchange
 from shiftergw.cli.exchange import CONNECT_LIMIT, document_of, headers_of, host_in, uri_of
 from shiftergw.cli.exits import Stop
 from shiftergw.cli.gateway_errors import (
-    BROKEN,
+    CONNECTION_BROKE,
     NOT_HTTP,
     NOTHING_LISTENS,
     UNKNOWN_HOST,
@@ -87,9 +87,9 @@ class TwistedExchange:
             uri = uri_of(base, tail)
             response = await agent.request(method.encode(), uri, headers, content)
             timeout.begin_body()
-            received = await _body_of(response)
+            body_bytes = await _body_of(response)
             location = b"".join(response.headers.getRawHeaders(b"location", ())[:1])
-            return document_of(base, proxy, response.code, location.decode("latin-1"), received)
+            return document_of(base, proxy, response.code, location.decode("latin-1"), body_bytes)
 
         try:
             return await timeout.result_of(Deferred.fromCoroutine(answer()))
@@ -211,7 +211,7 @@ def _reason_of_broken(error: ResponseFailed) -> str:
             return f"{reason.value}. {reason.value.remedy}"
         if isinstance(reason.value, ParseError):
             return NOT_HTTP
-    return BROKEN
+    return CONNECTION_BROKE
 
 
 def _body_of(response: Any) -> Deferred[bytes]:

@@ -21,24 +21,24 @@ from shiftergw.errors import (
 )
 
 DONE = 0
-FAILED = 1
+FAILURE = 1
 """The image failed."""
-MISUSED = 2
+MISUSE = 2
 """The command line or the configuration is wrong."""
 NO_GATEWAY = 3
 """No gateway answered, or none could work."""
-REFUSED = 4
+REFUSAL = 4
 """Not allowed, or not found."""
 
 LINE_LIMIT = 1000
 """Characters of a line on standard error."""
 
 _CODES: dict[type[GatewayError], int] = {
-    BadRequest: MISUSED,
-    ConfigurationError: MISUSED,
-    NotAllowed: REFUSED,
-    NotAuthenticated: REFUSED,
-    NotFound: REFUSED,
+    BadRequest: MISUSE,
+    ConfigurationError: MISUSE,
+    NotAllowed: REFUSAL,
+    NotAuthenticated: REFUSAL,
+    NotFound: REFUSAL,
 }
 
 
@@ -46,10 +46,10 @@ class Stop(click.ClickException):
     """The end of a command, with a message for the user; each subclass has an exit code."""
 
 
-class Misused(Stop):
+class Misuse(Stop):
     """The command line or the configuration is wrong."""
 
-    exit_code = MISUSED
+    exit_code = MISUSE
 
 
 class NoGateway(Stop):
@@ -65,12 +65,12 @@ class GatewayBusy(NoGateway):
 class RequestRefused(Stop):
     """The gateway, or this command itself, refuses the request."""
 
-    exit_code = REFUSED
+    exit_code = REFUSAL
 
 
 def code_of(error: GatewayError) -> int:
     """Return the exit code for an error of the program's own."""
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILURE)
 
 
 def text_of(error: GatewayError) -> str:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from shiftergw.cli.exits import GatewayBusy, Misused, NoGateway, RequestRefused, Stop
+from shiftergw.cli.exits import GatewayBusy, Misuse, NoGateway, RequestRefused, Stop
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.errors import amount, printable
 from shiftergw.plumbing.head_limits import HeadTooLong
@@ -19,7 +19,7 @@ ERROR_TEXT_LIMIT = 1000
 
 _IS_IT = "is it a gateway?"
 
-BROKEN = "the connection broke."
+CONNECTION_BROKE = "the connection broke."
 NOTHING_LISTENS = "nothing listens there."
 NOT_HTTP = f"what it sent is not HTTP. {_IS_IT.capitalize()} Or does it want https://?"
 UNKNOWN_HOST = "the name of the host is not known here."
@@ -57,7 +57,7 @@ def unreachable(base: str, proxy: GatewayProxy | None, reason: str) -> NoGateway
     return silent(base, f"cannot be reached{_through(proxy)}: {reason}")
 
 
-def refused(base: str, proxy: GatewayProxy | None, status: int, location: str, answer: Any) -> Stop:
+def refusal(base: str, proxy: GatewayProxy | None, status: int, location: str, answer: Any) -> Stop:
     """Return the error for an HTTP status that is not 200.
 
     `location` is the header `Location` of the answer, and `answer` the JSON in its body.
@@ -69,7 +69,7 @@ def refused(base: str, proxy: GatewayProxy | None, status: int, location: str, a
     if status in {401, 403, 404}:
         return RequestRefused(message)
     if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:  # noqa: PLR2004 - its range
-        return Misused(message)
+        return Misuse(message)
     return GatewayBusy(f"The gateway {host_of(base)} cannot do this now: {message}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused
+from shiftergw.cli.exits import DONE, Misuse
 from shiftergw.cli.options import single_system_option
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.requests import run_requests
@@ -21,7 +21,7 @@ from shiftergw.names import registry_name
 def image_of(text: str, default: str = "docker") -> tuple[str, str]:
     """Split `[TYPE:]NAME` into type and name; the default type is `default`.
 
-    Removes prefixes that stand for a registry, such as `docker://`, from the name. Raises `Misused`
+    Removes prefixes that stand for a registry, such as `docker://`, from the name. Raises `Misuse`
     for a text that cannot be the name of an image.
     """
     check_text(text, "The name of the image")
@@ -30,13 +30,13 @@ def image_of(text: str, default: str = "docker") -> tuple[str, str]:
         word, rest = default, text
     rest = registry_name(rest)
     if not rest.strip():
-        raise Misused("An image has a name, such as `ubuntu:24.04`: there is none.")
+        raise Misuse("An image has a name, such as `ubuntu:24.04`: there is none.")
     if rest.endswith("/"):
-        raise Misused(
+        raise Misuse(
             f"{printable(text, 200)!r} is not the name of an image: nothing follows its last '/'."
         )
     if word in {"id", "local"}:
-        raise Misused(f"{text}: images of the type {word} are not the gateway's.")
+        raise Misuse(f"{text}: images of the type {word} are not the gateway's.")
     return word, rest
 
 

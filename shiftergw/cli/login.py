@@ -9,7 +9,7 @@ from functools import partial
 import click
 
 from shiftergw.cli.credentials import seal
-from shiftergw.cli.exits import Misused, RequestRefused, report_interruption
+from shiftergw.cli.exits import Misuse, RequestRefused, report_interruption
 from shiftergw.cli.logins import (
     DEFAULT,
     LoginFile,
@@ -77,7 +77,7 @@ def _login_from_input(username: str | None) -> bytes:
     if username is None:
         raise _no_terminal()
     if sys.stdin.isatty():
-        raise Misused("Standard input is a terminal: leave --password-stdin out to be asked.")
+        raise Misuse("Standard input is a terminal: leave --password-stdin out to be asked.")
     password = sys.stdin.buffer.read(PASSWORD_LIMIT + 1)
     return _login(os.fsencode(username), password.removesuffix(b"\n").removesuffix(b"\r"))
 
@@ -92,27 +92,27 @@ def _ask_login(location: str, username: str | None) -> bytes:
         return _login(user, ask.secret(f"{location} password: "))
 
 
-def _no_terminal() -> Misused:
-    return Misused(
+def _no_terminal() -> Misuse:
+    return Misuse(
         "There is no terminal to ask on: give --username NAME --password-stdin, and the password"
         " on standard input. Nothing is kept."
     )
 
 
 def _login(user: bytes, password: bytes) -> bytes:
-    """Return `user:password`; raise `Misused` if user or password is invalid."""
+    """Return `user:password`; raise `Misuse` if user or password is invalid."""
     user = user.strip()
     _check_user(user)
     if not password:
-        raise Misused("There is no password. Nothing is kept.")
+        raise Misuse("There is no password. Nothing is kept.")
     if b"\0" in password or b"\n" in password or len(password) > PASSWORD_LIMIT:
-        raise Misused("This is no password, but several lines, or a file. Nothing is kept.")
+        raise Misuse("This is no password, but several lines, or a file. Nothing is kept.")
     return user + b":" + password
 
 
 def _check_user(user: bytes) -> None:
     if not user or b":" in user or b"\0" in user:
-        raise Misused("A user has a name, without ':'. Nothing is kept.")
+        raise Misuse("A user has a name, without ':'. Nothing is kept.")
 
 
 @click.command()

@@ -23,7 +23,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 
 DIRECTORY = ".udiRoot"
 FILE = ".cred"
@@ -58,7 +58,7 @@ _OPEN_MODE = 0o077
 def home() -> Path:
     """Return the caller's home by the host's database of users, as `shifterimg` does.
 
-    Raises `Misused` if there is none.
+    Raises `Misuse` if there is none.
     """
     for wait in _DATABASE_WAITS:
         # Python raises KeyError also if the database fails for a moment.
@@ -67,9 +67,9 @@ def home() -> Path:
             break
         time.sleep(wait)
     else:
-        raise Misused(f"The database of users on this machine does not have you, {os.getuid()}.")
+        raise Misuse(f"The database of users on this machine does not have you, {os.getuid()}.")
     if not directory.is_absolute():
-        raise Misused(
+        raise Misuse(
             f"The database of users on this machine has no home for you, {os.getuid()}: the admins"
             " of the machine can set it."
         )
@@ -77,11 +77,11 @@ def home() -> Path:
 
 
 def check_key(system: str, location: str) -> None:
-    """Raise `Misused` for names that cannot be written into the file."""
+    """Raise `Misuse` for names that cannot be written into the file."""
     if not _SYSTEM.fullmatch(system):
-        raise Misused(f"{system!r} cannot be a system's name: no ':', no '=', no blanks.")
+        raise Misuse(f"{system!r} cannot be a system's name: no ':', no '=', no blanks.")
     if not _LOCATION.fullmatch(location):
-        raise Misused(f"{location!r} cannot be a location: no '=', no blanks, ASCII only.")
+        raise Misuse(f"{location!r} cannot be a location: no '=', no blanks, ASCII only.")
 
 
 def credentials_of(content: bytes, system: str) -> Mapping[str, str]:
@@ -140,7 +140,7 @@ class LoginFile:
         self.warning = ""
 
     def read(self) -> bytes:
-        """Return the content, empty if the file is missing; raise `Misused` if it is unusable."""
+        """Return the content, empty if the file is missing; raise `Misuse` if it is unusable."""
         with self._errors_as_misuse():
             try:
                 directory = self._open()
@@ -152,7 +152,7 @@ class LoginFile:
                 os.close(directory)
 
     def change(self, change: Callable[[bytes], bytes]) -> None:
-        """Replace the content by the result of `change`, with a rename; raise `Misused`.
+        """Replace the content by the result of `change`, with a rename; raise `Misuse`.
 
         Changes of several processes are made one after the other, so none is lost.
         """
@@ -186,7 +186,7 @@ class LoginFile:
             self._check_owner(descriptor, self.path)
             mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
-                raise Misused(f"{self.path} is no file.")
+                raise Misuse(f"{self.path} is no file.")
             if mode & _OPEN_MODE:
                 self.warning = (
                     f"the permissions 0{stat.S_IMODE(mode):o} of {self.path} are too open: others"
@@ -196,7 +196,7 @@ class LoginFile:
 
     @contextmanager
     def _lock(self, directory: int) -> Iterator[None]:
-        """Hold the lock in the block; raise `Misused` if another process holds it too long."""
+        """Hold the lock in the block; raise `Misuse` if another process holds it too long."""
         # A file, since NFS has no exclusive locks on directories. It is never removed, so all
         # processes lock the same file.
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _NO_LINK
@@ -205,7 +205,7 @@ class LoginFile:
             deadline = time.monotonic() + LOCK_LIMIT
             while not _try_lock(descriptor):
                 if time.monotonic() > deadline:
-                    raise Misused(
+                    raise Misuse(
                         f"Another login or logout has held {self._directory / LOCK} for"
                         f" {LOCK_LIMIT:.0f} s. End it and try again; nothing is changed."
                     )
@@ -232,17 +232,17 @@ class LoginFile:
 
     def _check_owner(self, descriptor: int, path: Path) -> None:
         if os.fstat(descriptor).st_uid != os.getuid():
-            raise Misused(f"{path} belongs to somebody else.")
+            raise Misuse(f"{path} belongs to somebody else.")
 
     @contextmanager
     def _errors_as_misuse(self) -> Iterator[None]:
-        """Raise `Misused` for errors of the system; they contain nothing of the file."""
+        """Raise `Misuse` for errors of the system; they contain nothing of the file."""
         try:
             yield
         except OSError as error:
             # Linux reports ENOTDIR for a link in place of a directory.
             if error.errno in {errno.ELOOP, errno.ENOTDIR}:
-                raise Misused(
+                raise Misuse(
                     f"{self.path} must be a plain file in a directory: no links."
                 ) from error
-            raise Misused(f"{self.path} cannot be used: {error.strerror}.") from error
+            raise Misuse(f"{self.path} cannot be used: {error.strerror}.") from error

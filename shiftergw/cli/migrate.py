@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shiftergw.cli.exits import DONE, Misused, text_of
+from shiftergw.cli.exits import DONE, Misuse, text_of
 from shiftergw.cli.options import config_option
 from shiftergw.cli.reactor import run
 from shiftergw.config import Config, file_of_environment
@@ -30,9 +30,9 @@ def migrate(config_file: Path | None) -> None:
     try:
         config = Config.load(config_file or file_of_environment(os.environ), os.environ).config
     except ConfigurationError as error:
-        raise Misused(text_of(error)) from error
+        raise Misuse(text_of(error)) from error
     if config.mongodb_uri is None:
-        raise Misused("The configuration has no MongoDBURI: there is nowhere to copy to.")
+        raise Misuse("The configuration has no MongoDBURI: there is nowhere to copy to.")
 
     async def command(reactor: Any) -> int:
         from shiftergw.app import migration  # noqa: PLC0415 - not needed for `--help`

@@ -31,7 +31,7 @@ def _choose_systems(context: click.Context, _: click.Parameter, texts: Sequence[
 
 
 def _choose_system(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> None:
-    """Raise `Misused` for several systems, before or after the command."""
+    """Raise `Misuse` for several systems, before or after the command."""
     _choose_systems(context, option, texts)
     if not context.resilient_parsing and context.obj.systems:
         context.obj.single_system()

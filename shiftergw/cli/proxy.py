@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.hosts import is_host
 
 PORT = 1080
@@ -30,7 +30,7 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> GatewayProxy | None:
     """Return the proxy for a gateway's URL; only plain http goes through a proxy.
 
     `http_proxy` counts in lower case only: a CGI script's HTTP_PROXY comes from its caller.
-    `no_proxy` lists hosts and domains that are reached directly. Raises `Misused` if `http_proxy`
+    `no_proxy` lists hosts and domains that are reached directly. Raises `Misuse` if `http_proxy`
     is not a URL.
     """
     text = environ.get("http_proxy", "")
@@ -39,15 +39,15 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> GatewayProxy | None:
     if not text or target.scheme != "http" or _is_direct(target.hostname or "", no_proxy):
         return None
     try:
-        parsed = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = parsed.hostname or "", parsed.port or PORT
+        proxy = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = proxy.hostname or "", proxy.port or PORT
     except ValueError:
-        raise Misused(_NOT_A_PROXY) from None
-    if parsed.scheme != "http" or not is_host(host):
-        raise Misused(_NOT_A_PROXY)
-    if parsed.username is None:
+        raise Misuse(_NOT_A_PROXY) from None
+    if proxy.scheme != "http" or not is_host(host):
+        raise Misuse(_NOT_A_PROXY)
+    if proxy.username is None:
         return GatewayProxy(host, port)
-    login = f"{unquote(parsed.username)}:{unquote(parsed.password or '')}"
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
     return GatewayProxy(host, port, f"Basic {b64encode(login.encode()).decode()}")
 
 

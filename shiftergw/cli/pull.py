@@ -17,11 +17,11 @@ from twisted.internet.task import deferLater
 from shiftergw.cli.exchange_twisted import TwistedExchange
 from shiftergw.cli.exits import (
     DONE,
-    FAILED,
-    MISUSED,
+    FAILURE,
+    MISUSE,
     NO_GATEWAY,
-    REFUSED,
-    Misused,
+    REFUSAL,
+    Misuse,
     NoGateway,
     Stop,
     code_of,
@@ -31,7 +31,7 @@ from shiftergw.cli.images import image_of
 from shiftergw.cli.options import systems_option
 from shiftergw.cli.progress import Display, Line, Lines
 from shiftergw.cli.reactor import run
-from shiftergw.cli.remote import Remote, shuffled
+from shiftergw.cli.remote import Remote, shuffle
 from shiftergw.cli.settings import Settings
 from shiftergw.errors import GatewayError, printable
 from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
@@ -50,7 +50,7 @@ _ID_LENGTH = 100
 _QUOTE_LIMIT = 60
 """Characters of an invalid name or number that a message quotes."""
 
-BEST_TO_WORST = (DONE, NO_GATEWAY, FAILED, REFUSED, MISUSED)
+BEST_TO_WORST = (DONE, NO_GATEWAY, FAILURE, REFUSAL, MISUSE)
 """Exit codes, ordered by how much it helps to try again: the last one least."""
 
 _WAITING = {*(state.value for state in POLLED), MISSING}
@@ -78,7 +78,7 @@ class PullOptions:
 def ids_of(texts: Iterable[str], kind: str, id_of: Callable[[str], int]) -> list[str]:
     """Return the ids of comma-separated names and numbers; `kind` is "user" or "group".
 
-    Raises `Misused` for a name that this machine does not know, and for an id that cannot be in an
+    Raises `Misuse` for a name that this machine does not know, and for an id that cannot be in an
     access list. That of root is refused, too: root may read every image, and `shifterimg` silently
     drops it.
     """
@@ -92,11 +92,11 @@ def ids_of(texts: Iterable[str], kind: str, id_of: Callable[[str], int]) -> list
                 number = id_of(item)
             except (KeyError, ValueError):
                 name = printable(item, _QUOTE_LIMIT)
-                raise Misused(f"There is no {kind} {name!r} on this machine.") from None
+                raise Misuse(f"There is no {kind} {name!r} on this machine.") from None
         if number == 0:
-            raise Misused(f"The {kind} {item} cannot be given access: root has it anyway.")
+            raise Misuse(f"The {kind} {item} cannot be given access: root has it anyway.")
         if not 0 < number <= HIGHEST_ID:
-            raise Misused(
+            raise Misuse(
                 f"{printable(item, _QUOTE_LIMIT)} is not the number of a {kind}: 1 to {HIGHEST_ID}."
             )
         ids.append(str(number))
@@ -147,7 +147,7 @@ def pull(
 
 def remotes(reactor: Any, settings: Settings) -> dict[str, Remote]:
     """Return the gateways by system, all in the same order: one gateway can share work."""
-    urls = shuffled(settings.gateway_urls())
+    urls = shuffle(settings.gateway_urls())
     exchange = TwistedExchange(reactor)
     return {
         system: Remote(
@@ -262,4 +262,4 @@ def end_of(record: Mapping[str, Any]) -> PullEnd:
     cause = record.get("cause") or f"The pull ended with {status}."
     request = record.get("request_id") and f"(request {record['request_id']})"
     lines = [printable(str(line), 1000) for line in (cause, record.get("remedy"), request) if line]
-    return PullEnd(FAILED, status, messages=lines)
+    return PullEnd(FAILURE, status, messages=lines)

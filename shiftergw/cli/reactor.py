@@ -45,11 +45,11 @@ def exit_code_of(command: Command, interruption: str = "Interrupted.") -> int:
 
 def _exit_code_of(command: Command, interruption: str) -> int:
     return run_main(
-        lambda reactor: guarded(while_output_is_read(reactor, command(reactor)), interruption)
+        lambda reactor: run_guarded(while_output_is_read(reactor, command(reactor)), interruption)
     )
 
 
-async def guarded(command: Coroutine[Deferred[Any], Any, int], interruption: str) -> int:
+async def run_guarded(command: Coroutine[Deferred[Any], Any, int], interruption: str) -> int:
     """Return the exit code of a command; print errors that have an explanation.
 
     Other exceptions are raised, since they are faults of the program. Raises `CancelledError` once

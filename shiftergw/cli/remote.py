@@ -34,7 +34,7 @@ BUSY_LIMIT = 10.0
 T = TypeVar("T")
 
 
-def shuffled(urls: Sequence[str]) -> Sequence[str]:
+def shuffle(urls: Sequence[str]) -> Sequence[str]:
     """Return the gateways in random order."""
     return sorted(urls, key=lambda _: os.urandom(8))  # the module `random` takes long to load
 
@@ -58,7 +58,7 @@ class Remote:
         self._system = settings.single_system()
         self._credentials = Credentials(exchange, settings, warn)
         self._limit = settings.answer_limit() or ANSWER_LIMIT
-        self._urls = urls or shuffled(settings.gateway_urls())
+        self._urls = urls or shuffle(settings.gateway_urls())
         self._busy_since: float | None = None
 
     async def images(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.hosts import is_host
 from shiftergw.errors import printable
 from shiftergw.plumbing.files import read_whole
@@ -35,7 +35,7 @@ class Settings:
     def gateway_urls(self) -> list[str]:
         """Return the base URLs of the gateways, without a slash at their end.
 
-        Raises `Misused` if there is no gateway, or an invalid URL.
+        Raises `Misuse` if there is no gateway, or an invalid URL.
         """
         urls = self.gateways or read_udiroot(self.udiroot).get("imageGateway", "").split()
         if not urls:
@@ -43,7 +43,7 @@ class Settings:
         return [_base_url(url if "://" in url else f"http://{url}") for url in urls]
 
     def system_names(self) -> Sequence[str]:
-        """Return the names of the systems, each once; raise `Misused` if there is none."""
+        """Return the names of the systems, each once; raise `Misuse` if there is none."""
         if self.systems:
             return self.systems
         system = read_udiroot(self.udiroot).get("system", "")
@@ -52,11 +52,11 @@ class Settings:
         return [system]
 
     def single_system(self) -> str:
-        """Return the name of the only system; raise `Misused` for several, or none."""
+        """Return the name of the only system; raise `Misuse` for several, or none."""
         systems = self.system_names()
         if len(systems) > 1:
             names = ", ".join(systems)
-            raise Misused(f"This command is for one system, and {names} are named: choose one.")
+            raise Misuse(f"This command is for one system, and {names} are named: choose one.")
         return systems[0]
 
     def munge_socket_of(self, system: str) -> Path | None:
@@ -72,7 +72,7 @@ class Settings:
         text = read_udiroot(self.udiroot).get("gatewayTimeout", "")
         return (int(text) or None) if re.fullmatch("[0-9]{1,9}", text) else None
 
-    def _missing(self, thing: str, option: str, variable: str, key: str) -> Misused:
+    def _missing(self, thing: str, option: str, variable: str, key: str) -> Misuse:
         try:
             read_whole(self.udiroot)
         except OSError as error:
@@ -80,29 +80,29 @@ class Settings:
         else:
             problem = ""
         file = printable(str(self.udiroot), 1000)
-        return Misused(
+        return Misuse(
             f"No {thing} is known: use {option}, or set {variable}, or {key} in {file}{problem}."
         )
 
 
 def _base_url(url: str) -> str:
-    """Return the base URL of a gateway; raise `Misused` for a text that cannot be one."""
+    """Return the base URL of a gateway; raise `Misuse` for a text that cannot be one."""
     wrong = f"{printable(url, 200)} is no address of a gateway: "
     if "@" in url:
-        raise Misused("A gateway takes no login in its address: write http://HOST:PORT.")
+        raise Misuse("A gateway takes no login in its address: write http://HOST:PORT.")
     if not url.isprintable() or re.search(r"[\s\\]", url):
-        raise Misused(f"{wrong}there is a blank, or a character that cannot be printed, in it.")
+        raise Misuse(f"{wrong}there is a blank, or a character that cannot be printed, in it.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Misused(f"{wrong}{printable(str(error))}.") from error
+        raise Misuse(f"{wrong}{printable(str(error))}.") from error
     if parts.scheme not in {"http", "https"}:
-        raise Misused(f"{wrong}it begins with http:// or https://.")
+        raise Misuse(f"{wrong}it begins with http:// or https://.")
     if not parts.hostname or port == 0 or parts.query or parts.fragment:
-        raise Misused(f"{wrong}write http://HOST:PORT, such as http://imagegw.example.com:5000.")
+        raise Misuse(f"{wrong}write http://HOST:PORT, such as http://imagegw.example.com:5000.")
     if not is_host(parts.hostname):
-        raise Misused(
+        raise Misuse(
             f"{wrong}a host's name has letters, digits, '-' and '.' alone. Where it has others,"
             " such as '_', write another name of the host, or its IP address."
         )
@@ -110,34 +110,34 @@ def _base_url(url: str) -> str:
 
 
 def check_text(text: str, name: str) -> None:
-    """Raise `Misused` for an argument or variable that is not valid UTF-8.
+    """Raise `Misuse` for an argument or variable that is not valid UTF-8.
 
     Python keeps invalid bytes as surrogates, which no request can carry.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Misused(
+        raise Misuse(
             f"{name} is not UTF-8: look at the encoding of the terminal or script it comes from."
         ) from None
 
 
 def systems_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the names in comma-separated lists, each once; raise `Misused` for an empty name."""
+    """Return the names in comma-separated lists, each once; raise `Misuse` for an empty name."""
     texts = list(texts)
     for text in texts:
         check_text(text, "--system")
     lists = [text.split(",") for text in texts if text.strip()]
     names = [name.strip() for names in lists for name in names]
     if not all(names):
-        raise Misused(f"--system: there is a name missing in {', '.join(names)!r}.")
+        raise Misuse(f"--system: there is a name missing in {', '.join(names)!r}.")
     return tuple(dict.fromkeys(names))
 
 
 def sockets_of(texts: Iterable[str]) -> dict[str, Path]:
     """Return the sockets in texts `SYSTEM=PATH` and `PATH`, by system; "" for a bare `PATH`.
 
-    Raises `Misused` if the system or the path is empty.
+    Raises `Misuse` if the system or the path is empty.
     """
     sockets = {}
     for text in filter(None, texts):
@@ -145,7 +145,7 @@ def sockets_of(texts: Iterable[str]) -> dict[str, Path]:
         if not sign or "/" in system:  # a path may hold the sign
             system, path = "", text
         elif not (system and path):
-            raise Misused(f"--munge-socket {text}: write PATH, or SYSTEM=PATH.")
+            raise Misuse(f"--munge-socket {text}: write PATH, or SYSTEM=PATH.")
         sockets[system] = Path(path)
     return sockets
 

@@ -13,9 +13,9 @@ import click
 
 from shiftergw.cli.exits import (
     DONE,
-    FAILED,
-    MISUSED,
-    Misused,
+    FAILURE,
+    MISUSE,
+    Misuse,
     report_interruption,
     text_of,
 )
@@ -64,7 +64,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
     """
     for fingerprint in fingerprints:
         if not _FINGERPRINT.fullmatch(fingerprint):
-            raise Misused(f"{fingerprint!r} is no fingerprint: SHA256: and 43 characters.")
+            raise Misuse(f"{fingerprint!r} is no fingerprint: SHA256: and 43 characters.")
     remote_system = _system(config_file, system)
     hosts: list[Host] = []
 
@@ -79,7 +79,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
         try:
             code = _add_trusted(hosts, remote_system, fingerprints)
         except ConfigurationError as error:
-            raise Misused(text_of(error)) from error
+            raise Misuse(text_of(error)) from error
         except InterruptedBySignal:
             report_interruption("\nInterrupted: nothing more is added.")
             raise
@@ -87,16 +87,16 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
 
 
 def _system(config_file: Path | None, name: str) -> System:
-    """Return the remote system of that name; raise `Misused` if there is none."""
+    """Return the remote system of that name; raise `Misuse` if there is none."""
     try:
         config = Config.load(config_file or file_of_environment(os.environ), os.environ).config
     except ConfigurationError as error:
-        raise Misused(text_of(error)) from error
+        raise Misuse(text_of(error)) from error
     system = config.systems.get(name)
     if system is None:
-        raise Misused(f"There is no system {name!r}; there is: {', '.join(config.systems)}.")
+        raise Misuse(f"There is no system {name!r}; there is: {', '.join(config.systems)}.")
     if system.ssh_delivery is None:
-        raise Misused(f"The system {name} is local: the gateway needs no SSH to it.")
+        raise Misuse(f"The system {name} is local: the gateway needs no SSH to it.")
     return system
 
 
@@ -108,7 +108,7 @@ def _add_trusted(hosts: Sequence[Host], system: System, fingerprints: Collection
     for warning in warnings:
         click.echo(warning, err=True)
     code = _add_listed(hosts, system, fingerprints) if fingerprints else _ask_and_add(hosts, system)
-    return FAILED if warnings else code
+    return FAILURE if warnings else code
 
 
 def _show(host: Host) -> None:
@@ -155,7 +155,7 @@ def _add_listed(hosts: Sequence[Host], system: System, fingerprints: Collection[
     missing = set(fingerprints) - {key.fingerprint for host in hosts for key in host.keys}
     for fingerprint in sorted(missing):
         click.echo(f"No host has shown a key with {fingerprint}.", err=True)
-    return FAILED if missing else DONE
+    return FAILURE if missing else DONE
 
 
 def _ask_and_add(hosts: Sequence[Host], system: System) -> int:
@@ -171,7 +171,7 @@ def _ask_and_add(hosts: Sequence[Host], system: System) -> int:
     with terminal() as ask:
         if ask is None:
             click.echo(_NO_TERMINAL, err=True)
-            return MISUSED
+            return MISUSE
         for host in new_hosts:
             place = printable(str(file), 1000)
             answer = ask.line(_QUESTION.format(host=host.name, keys=len(host.new_keys), file=place))
@@ -179,7 +179,7 @@ def _ask_and_add(hosts: Sequence[Host], system: System) -> int:
                 _add(file, host.new_keys)
             else:
                 click.echo(f"Nothing is added for {host.name}.", err=True)
-                code = FAILED
+                code = FAILURE
     return code
 
 

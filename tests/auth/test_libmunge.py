@@ -67,23 +67,23 @@ def test_there_and_back(munged: Munged, munge: Munge, payload: bytes) -> None:
     """What is put into a credential comes out, byte for byte, with the ids of its maker."""
     status, credential = munge.encode(payload, munged.socket)
     assert status == Status.SUCCESS
-    decoded = munge.decode(credential.encode(), munged.socket)
-    assert (decoded.status, decoded.uid, decoded.gid) == (0, os.getuid(), os.getgid())
-    assert decoded.payload == payload
-    assert decoded.made_at == pytest.approx(time.time(), abs=START_SECONDS)
-    assert decoded.age is not None
-    assert 0 <= decoded.age <= START_SECONDS
+    answer = munge.decode(credential.encode(), munged.socket)
+    assert (answer.status, answer.uid, answer.gid) == (0, os.getuid(), os.getgid())
+    assert answer.payload == payload
+    assert answer.made_at == pytest.approx(time.time(), abs=START_SECONDS)
+    assert answer.age is not None
+    assert 0 <= answer.age <= START_SECONDS
     again = munge.decode(credential.encode(), munged.socket)
     assert (again.status, again.payload) == (Status.REPLAYED, payload)
-    assert "payload" not in repr(decoded)
+    assert "payload" not in repr(answer)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad[:20]))
 def test_no_credential(munged: Munged, munge: Munge, bad: bytes) -> None:
     """What is no credential has no ids, and its own status."""
-    decoded = munge.decode(bad, munged.socket)
-    assert (decoded.status, decoded.uid, decoded.gid) == (BAD[bad], -1, -1)
-    assert (decoded.payload, decoded.made_at, decoded.age) == (b"", None, None)
+    answer = munge.decode(bad, munged.socket)
+    assert (answer.status, answer.uid, answer.gid) == (BAD[bad], -1, -1)
+    assert (answer.payload, answer.made_at, answer.age) == (b"", None, None)
 
 
 def test_damaged_and_foreign(munged: Munged, munge: Munge) -> None:
@@ -157,8 +157,8 @@ def test_what_the_program_prints(
     program.write_text(STAND_IN.format(python=sys.executable, output=output, code=code))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    decoded = Programs().decode(b"MUNGE:AAAA:", None)
-    assert (decoded.status, decoded.uid, decoded.gid, decoded.payload) == expected
+    answer = Programs().decode(b"MUNGE:AAAA:", None)
+    assert (answer.status, answer.uid, answer.gid, answer.payload) == expected
 
 
 def test_nothing_secret_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from shiftergw.auth import munge as munge_module
 from shiftergw.auth.batched import BATCH_SIZE
-from shiftergw.auth.libmunge import LARGEST, Decoded, Library, Munge, Programs
+from shiftergw.auth.libmunge import LARGEST, DecodeAnswer, Library, Munge, Programs
 from shiftergw.auth.munge import MungeAuthenticator
 from shiftergw.auth.users import HostUsers
 from shiftergw.errors import BadRequest, GatewayError, NotAuthenticated, Unavailable
@@ -64,7 +64,7 @@ class Observed(Library):
         super().__init__()
         self.asks = Event()
 
-    def decode(self, credential: bytes, socket: Path | None) -> Decoded:
+    def decode(self, credential: bytes, socket: Path | None) -> DecodeAnswer:
         """Set `asks`, and ask."""
         self.asks.set()
         return super().decode(credential, socket)

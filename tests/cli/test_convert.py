@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from shiftergw.cli.convert import default_document, squash_options
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.main import main
 from shiftergw.config import Config
 from shiftergw.image import Digest, SquashOptions
@@ -203,9 +203,9 @@ def test_options_of_the_command_line_win() -> None:
     assert squash_options(configured, "zstd", None) == SquashOptions("zstd", None, memory="1G")
     assert squash_options(SquashOptions("zstd", 3), "gzip", None) == SquashOptions("gzip", 5)
     assert squash_options(SquashOptions("zstd", 3), None, 22).level == 22
-    with pytest.raises(Misused, match="1 to 9"):
+    with pytest.raises(Misuse, match="1 to 9"):
         squash_options(configured, None, 10)
-    with pytest.raises(Misused, match="no levels"):
+    with pytest.raises(Misuse, match="no levels"):
         squash_options(configured, "xz", 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from shiftergw.cli.exits import RequestRefused, code_of
-from shiftergw.cli.reactor import guarded
+from shiftergw.cli.reactor import run_guarded
 from shiftergw.errors import (
     BadRequest,
     ConfigurationError,
@@ -48,12 +48,12 @@ async def _raise(error: Exception) -> int:
 async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]) -> None:
     """What happened, what to do, and the details that its own user may read."""
     error = ConversionFailed("It broke.", remedy="Mend it.", detail="the end of stderr\n")
-    assert await guarded(_raise(error), "") == 1
+    assert await run_guarded(_raise(error), "") == 1
     assert capsys.readouterr().err == "Error: It broke.\nMend it.\nthe end of stderr\n"
     error = ConversionFailed("It broke.", remedy="", detail="one \x1b[2J\ntwo")
-    assert await guarded(_raise(error), "") == 1
+    assert await run_guarded(_raise(error), "") == 1
     assert capsys.readouterr().err == "Error: It broke.\none \\x1b[2J\ntwo\n"
-    assert await guarded(_raise(RequestRefused("No.")), "") == 4
+    assert await run_guarded(_raise(RequestRefused("No.")), "") == 4
     assert capsys.readouterr().err == "Error: No.\n"
 
 
@@ -61,7 +61,7 @@ async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]
 async def test_faults_of_ours_are_traced() -> None:
     """An exception that nobody foresaw is not dressed up."""
     with pytest.raises(ZeroDivisionError):
-        await guarded(_raise(ZeroDivisionError()), "")
+        await run_guarded(_raise(ZeroDivisionError()), "")
 
 
 COMMAND = """

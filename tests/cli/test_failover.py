@@ -235,7 +235,7 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     for server in servers:
         server.start()
     by_url = {server.url: server for server in servers}
-    monkeypatch.setattr(commands, "shuffled", lambda urls: urls)
+    monkeypatch.setattr(commands, "shuffle", lambda urls: urls)
     remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
     pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
     first, second, third = servers

@@ -15,8 +15,8 @@ from twisted.internet.task import Clock
 from shiftergw.cli import remote as gateways
 from shiftergw.cli.exchange import uri_of
 from shiftergw.cli.exchange_twisted import AnswerTimeout
-from shiftergw.cli.exits import GatewayBusy, Misused, NoGateway, RequestRefused, Stop
-from shiftergw.cli.gateway_errors import refused
+from shiftergw.cli.exits import GatewayBusy, Misuse, NoGateway, RequestRefused, Stop
+from shiftergw.cli.gateway_errors import refusal
 from shiftergw.cli.hosts import is_host
 from shiftergw.cli.proxy import GatewayProxy
 from shiftergw.cli.remote import Remote
@@ -40,7 +40,7 @@ def settings_of(urls: Sequence[str]) -> Settings:
     ("proxy", "status", "location", "answer", "kind", "words"),
     [
         (None, 404, "", {"error": "No such image."}, RequestRefused, "No such image."),
-        (None, 400, "", {"error": "No such type."}, Misused, "No such type."),
+        (None, 400, "", {"error": "No such type."}, Misuse, "No such type."),
         (
             None,
             503,
@@ -73,7 +73,7 @@ def test_answers_that_are_not_200(
     words: str,
 ) -> None:
     """A gateway's own words are shown; without them the server that answers is named."""
-    error = refused(BASE, proxy, status, location, answer)
+    error = refusal(BASE, proxy, status, location, answer)
     assert type(error) is kind
     assert words in error.message
 

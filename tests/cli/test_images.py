@@ -18,7 +18,7 @@ from shiftergw.cli import exchange
 from shiftergw.cli import images as commands
 from shiftergw.cli import remote as client
 from shiftergw.cli.exchange_twisted import TwistedExchange
-from shiftergw.cli.exits import Misused, NoGateway, RequestRefused
+from shiftergw.cli.exits import Misuse, NoGateway, RequestRefused
 from shiftergw.cli.main import main
 from shiftergw.cli.remote import Remote
 from shiftergw.cli.settings import Settings
@@ -32,7 +32,7 @@ from tests.raw_servers import Answer, answering, endless
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
-FAILED = ImageRecord(
+FAILURE = ImageRecord(
     system="mycluster",
     status=State.FAILURE,
     cause="No such tag.",
@@ -70,7 +70,7 @@ async def test_queue() -> None:
     """One line for each pull: how far it is, or why it failed; `--json` has the rows."""
     stuck = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
     fake = FakeGateway(
-        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILED, pulltag="b:1"), stuck]
+        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), stuck]
     )
     result = await ask(fake, "queue")
     assert [line.split(maxsplit=2) for line in result.stdout.splitlines()] == [
@@ -132,7 +132,7 @@ def test_the_site_has_a_default_type() -> None:
     """What udiRoot.conf says counts for names without a type; id and local stay the client's."""
     assert commands.image_of("x:1", "custom") == ("custom", "x:1")
     assert commands.image_of("docker:x:1", "custom") == ("docker", "x:1")
-    with pytest.raises(Misused, match="local"):
+    with pytest.raises(Misuse, match="local"):
         commands.image_of("x:1", "local")
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shiftergw.cli import logins
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.logins import LoginFile, check_key, credentials_of, home, replace_credential
 from tests.parts import lacking
 
@@ -61,7 +61,7 @@ def test_a_user_without_a_home(directory: str, monkeypatch: pytest.MonkeyPatch) 
     fields = [*pwd.getpwuid(os.getuid())]
     fields[5] = directory
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(fields))
-    with pytest.raises(Misused, match="has no home for you"):
+    with pytest.raises(Misuse, match="has no home for you"):
         home()
 
 
@@ -69,7 +69,7 @@ def test_a_user_whom_the_database_does_not_know(monkeypatch: pytest.MonkeyPatch)
     """He is told so, by his number."""
     monkeypatch.setattr(logins, "_DATABASE_WAITS", (0.0,))
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
-    with pytest.raises(Misused, match="does not have you, 4000000001"):
+    with pytest.raises(Misuse, match="does not have you, 4000000001"):
         home()
 
 
@@ -113,7 +113,7 @@ def test_locations_hold_colons() -> None:
 )
 def test_names_that_would_break_the_file(system: str, location: str) -> None:
     """What the other client would read as another login, or as a line of its own, is refused."""
-    with pytest.raises(Misused, match="cannot be"):
+    with pytest.raises(Misuse, match="cannot be"):
         check_key(system, location)
     check_key("mycluster", "reg.example:5000/a")
 
@@ -184,7 +184,7 @@ def test_the_lock_is_not_waited_for_for_ever(
     file.change(lambda _: b"old\n")
     with (file.path.parent / ".cred.lock").open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(Misused, match=r"Another login or logout has held .*\.cred\.lock"):
+        with pytest.raises(Misuse, match=r"Another login or logout has held .*\.cred\.lock"):
             file.change(lambda _: b"new\n")
         assert file.read() == b"old\n"
     file.change(lambda _: b"new\n")
@@ -216,13 +216,13 @@ def test_links_are_refused(tmp_path: Path) -> None:
     file = LoginFile(home)
     file.path.parent.symlink_to(elsewhere / ".udiRoot")
     for use in (file.read, lambda: file.change(_nothing)):
-        with pytest.raises(Misused, match="no links"):
+        with pytest.raises(Misuse, match="no links"):
             use()
     file.path.parent.unlink()
     file.path.parent.mkdir()
     file.path.symlink_to(elsewhere / ".udiRoot" / ".cred")
     for use in (file.read, lambda: file.change(_nothing)):
-        with pytest.raises(Misused, match="no links"):
+        with pytest.raises(Misuse, match="no links"):
             use()
     assert (elsewhere / ".udiRoot" / ".cred").read_bytes() == b"bait\n"
 
@@ -236,7 +236,7 @@ def test_what_belongs_to_others_is_refused(tmp_path: Path, name: str) -> None:
     file.change(lambda _: b"x\n")
     os.chown(tmp_path / name, 12345, 12345)
     for use in (file.read, lambda: file.change(_nothing)):
-        with pytest.raises(Misused, match="belongs to somebody else"):
+        with pytest.raises(Misuse, match="belongs to somebody else"):
             use()
 
 
@@ -245,11 +245,11 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     file = LoginFile(tmp_path)
     file.path.parent.mkdir()
     os.mkfifo(file.path)
-    with pytest.raises(Misused, match="is no file"):
+    with pytest.raises(Misuse, match="is no file"):
         file.read()
     file.path.unlink()
     file.path.mkdir()
-    with pytest.raises(Misused, match=r"\.cred"):
+    with pytest.raises(Misuse, match=r"\.cred"):
         file.read()
-    with pytest.raises(Misused, match="cannot be used: No such file"):
+    with pytest.raises(Misuse, match="cannot be used: No such file"):
         LoginFile(tmp_path / "nowhere").change(_nothing)

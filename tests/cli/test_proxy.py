@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.proxy import GatewayProxy, proxy_for
 from tests.cli.command import shiftergw
 from tests.parts import free_port
@@ -56,7 +56,7 @@ def test_https_goes_directly() -> None:
 )
 def test_what_is_no_http_proxy(text: str) -> None:
     """To go past it in silence would not be what the user has asked for."""
-    with pytest.raises(Misused, match="http_proxy is not http://HOST:PORT"):
+    with pytest.raises(Misuse, match="http_proxy is not http://HOST:PORT"):
         proxy_for(GATEWAY, {"http_proxy": text})
 
 

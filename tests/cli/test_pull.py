@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 
 from shiftergw.cli import pull as commands
 from shiftergw.cli.exchange_twisted import TwistedExchange
-from shiftergw.cli.exits import Misused, NoGateway
+from shiftergw.cli.exits import Misuse, NoGateway
 from shiftergw.cli.main import main
 from shiftergw.cli.pull import PullOptions
 from shiftergw.cli.remote import Remote
@@ -30,7 +30,7 @@ from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
 NOBODY = pwd.getpwnam("nobody").pw_uid
-FAILED = ImageRecord(
+FAILURE = ImageRecord(
     system="mycluster",
     status=State.FAILURE,
     cause="No such tag.",
@@ -74,7 +74,7 @@ async def test_pull_of_an_image_that_lacks_something() -> None:
 @pytest_twisted.ensureDeferred
 async def test_pull_that_fails() -> None:
     """Cause, remedy and request stand on standard error; the exit code is 1."""
-    result = await ask(FakeGateway(pulls=[FAILED]), "pull", "x:1")
+    result = await ask(FakeGateway(pulls=[FAILURE]), "pull", "x:1")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines() == ["No such tag.", "Check the tag.", "(request ab12)"]
 
@@ -156,7 +156,7 @@ def test_names_become_numbers() -> None:
 )
 def test_who_cannot_be_given_access(item: str, why: str) -> None:
     """Nobody is dropped in silence: the whole command is refused, with the reason."""
-    with pytest.raises(Misused, match=f"^{why}"):
+    with pytest.raises(Misuse, match=f"^{why}"):
         commands.ids_of([f"1,{item}"], "user", _uid)
 
 

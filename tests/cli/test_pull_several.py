@@ -37,7 +37,7 @@ from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 reactor: Any = global_reactor
 WORKING = ImageRecord(status=State.PULLING, status_message="Pulling layers")
-FAILED = ImageRecord(status=State.FAILURE, cause="No such tag.", remedy="Check the tag.")
+FAILURE = ImageRecord(status=State.FAILURE, cause="No such tag.", remedy="Check the tag.")
 OTHER_ID = "cd" * 32
 OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
@@ -126,7 +126,7 @@ async def test_one_system_twice_is_one() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_system_that_fails_does_not_stop_the_others() -> None:
     """The others are waited for; cause and remedy are told with the system's name."""
-    fake = systems(bad=[FAILED], slow=[WORKING, WORKING, WORKING, READY])
+    fake = systems(bad=[FAILURE], slow=[WORKING, WORKING, WORKING, READY])
     result = await ask(fake, "pull", "--system", "bad,slow", "x:1")
     assert (result.returncode, result.stdout) == (1, f"slow: {IMAGE_ID}\n")
     assert result.stderr.splitlines()[-2:] == ["bad: No such tag.", "bad: Check the tag."]

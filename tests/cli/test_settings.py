@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shiftergw.cli.exits import Misused
+from shiftergw.cli.exits import Misuse
 from shiftergw.cli.options import CommaList
 from shiftergw.cli.settings import Settings, read_udiroot, sockets_of, systems_of
 
@@ -81,7 +81,7 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
 )
 def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
     """An address that can be none is told at once, with what is expected and without passwords."""
-    with pytest.raises(Misused) as told:
+    with pytest.raises(Misuse) as told:
         Settings(gateways=["http://good:5000", url]).gateway_urls()
     for word in words:
         assert word in str(told.value)
@@ -120,9 +120,9 @@ def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
     """Without gateway or system the error names option and variable."""
     nothing = Settings(udiroot=tmp_path / "none")
     why = r"SHIFTERGW_GATEWAY, .*none \(which cannot be read: No such file or directory\)\."
-    with pytest.raises(Misused, match=why):
+    with pytest.raises(Misuse, match=why):
         nothing.gateway_urls()
-    with pytest.raises(Misused, match="--system NAME"):
+    with pytest.raises(Misuse, match="--system NAME"):
         nothing.single_system()
 
 
@@ -132,7 +132,7 @@ def test_udiroot_without_an_end(kind: str, tmp_path: Path) -> None:
     path = Path("/dev/zero")
     if kind == "pipe":
         os.mkfifo(path := tmp_path / "pipe")
-    with pytest.raises(Misused, match="cannot be read: Not a regular file"):
+    with pytest.raises(Misuse, match="cannot be read: Not a regular file"):
         Settings(udiroot=path).gateway_urls()
 
 
@@ -141,14 +141,14 @@ def test_systems() -> None:
     assert systems_of(["b, a", "c", "a"]) == ("b", "a", "c")
     assert systems_of(["", " "]) == ()
     for gap in (["a,"], [","], ["a", "b,,c"]):
-        with pytest.raises(Misused, match="a name missing"):
+        with pytest.raises(Misuse, match="a name missing"):
             systems_of(gap)
 
 
 def test_one_system_is_one() -> None:
     """A command for one system does not choose among several; it names them."""
     assert Settings(systems=["a"]).single_system() == "a"
-    with pytest.raises(Misused, match="for one system, and a, b are named"):
+    with pytest.raises(Misuse, match="for one system, and a, b are named"):
         Settings(systems=["a", "b"]).single_system()
 
 
@@ -162,7 +162,7 @@ def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
     assert Settings().munge_socket_of("a") is None
     assert sockets_of([""]) == {}
     for wrong in ("a=", "=/run/x"):
-        with pytest.raises(Misused, match="SYSTEM=PATH"):
+        with pytest.raises(Misuse, match="SYSTEM=PATH"):
             sockets_of([wrong])
 
 
