@@ -1,4 +1,4 @@
-"""Write the records anew: `python -m tests.golden`; arguments go to pytest."""
+"""Write the recorded data again: `python -m tests.golden`; arguments go to pytest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A worker machine on a broker in memory, as a program of its own.
+"""A program that runs a worker machine on a broker in memory.
 
-It is `python -m tests.golden.machine MESSAGES DIRECTORY OUTPUT`. It receives the offers in the
-file MESSAGES, and the order to stop the long job once that has begun. It writes what it sends and
-declares into the file OUTPUT. Jobs leave traces in DIRECTORY.
+`python -m tests.golden.machine MESSAGES DIRECTORY OUTPUT` receives the offers in the file MESSAGES,
+and the order to stop the long job once that has begun. It writes the messages that it sends, and
+the queues and exchanges that it declares, into the file OUTPUT. Jobs leave traces in DIRECTORY.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Record the state of the present version: `python -m tests.golden.make_state NAME`.
 
-It makes `states/NAME` with records in each state and work in flight. Do this for a new version
-before its release. A recorded state is never made anew: it is what a site has on its disks.
+It creates `states/NAME` with records in each state and work in flight. Do this for a new version
+before its release. A recorded state is never written again: it is what a site has on its disks.
 
-A gateway pulls images as usual. Then it is killed while `mksquashfs` runs for one pull and others
-wait, and the store brings some of these into the states that a kill can only rarely meet.
+A gateway pulls images as usual. It is killed while `mksquashfs` runs for one pull and other pulls
+wait. The store then moves some of these into the states in which a kill rarely finds a record.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ WAITING = (
 
 
 def locations(url: str) -> dict[str, Mapping[str, Any]]:
-    """Return the registries of the configuration: one by two names."""
+    """Return the registries of the configuration: two names for the same registry."""
     return {name: {"remotetype": "dockerv2", "url": url} for name in ("registry", "limited")}
 
 
 CHANGES = {"Metrics": True, "ENABLE_LABELS": True, "WorkerThreads": 1}
-"""What the configuration has beside that of `Service`."""
+"""Keys of the configuration beside those of `Service`."""
 
 
-def ask(
+def fetch(
     service: Service, what: str, image: str = "", credential: str = ALICE, body: str = ""
 ) -> Any:
     """Return the body of the answer to a request, which must succeed; POST for a pull."""
@@ -69,17 +69,17 @@ def pull_all(service: Service) -> None:
         assert service.pull(name, ALICE_WITH_LOGIN)["status"] == "READY", name
     assert service.pull("missing/app:1")["status"] == "FAILURE"
     assert service.pull("closed/ready:2", ALICE_WITH_LOGIN)["status"] == "FAILURE"
-    ask(service, "expire", "lib/gone:1", ADMIN)
-    blocked = ask(service, "lookup", "lib/blocked:1")["id"]
-    status, _ = service.ask(f"/api/takedown/{SYSTEM}/{blocked}", ADMIN, "POST")
+    fetch(service, "expire", "lib/gone:1", ADMIN)
+    image_id = fetch(service, "lookup", "lib/blocked:1")["id"]
+    status, _ = service.ask(f"/api/takedown/{SYSTEM}/{image_id}", ADMIN, "POST")
     assert status == 200
-    ask(service, "lookup", "lib/ready:1")
-    gone = [f"{image_of('lib/gone').digest.hex}.squashfs", f"{blocked}.squashfs"]
-    until(lambda: not any((service.images / name).exists() for name in gone), 30, "the removal")
+    fetch(service, "lookup", "lib/ready:1")
+    files = [f"{image_of('lib/gone').digest.hex}.squashfs", f"{image_id}.squashfs"]
+    until(lambda: not any((service.images / name).exists() for name in files), 30, "the removal")
 
 
 def begin_all(service: Service) -> None:
-    """Have a pull in its conversion, and others that wait for its worker."""
+    """Request several pulls; return when the first is in its conversion, and the others wait."""
     service.poll("lib/converting:1")
     until(lambda: service.poll("lib/converting:1")["status"] == "CONVERSION", 30, "a conversion")
     for name in WAITING:
@@ -87,12 +87,12 @@ def begin_all(service: Service) -> None:
     service.poll("closed/waiting:1", ALICE_WITH_LOGIN)
     service.poll("closed/ready:1", BOB_WITH_LOGIN)
     readers = json.dumps({"allowed_uids": "2001,2003", "allowed_gids": "2300"})
-    ask(service, "pull", "closed/shared:1", ALICE_WITH_LOGIN, readers)
-    ask(service, "expire", "lib/removed:1", ADMIN)
+    fetch(service, "pull", "closed/shared:1", ALICE_WITH_LOGIN, readers)
+    fetch(service, "expire", "lib/removed:1", ADMIN)
 
 
-async def bring_on(reactor: Any, root: Path) -> float:
-    """Bring some of the work that waits into its other states; return the present time."""
+async def advance_records(reactor: Any, root: Path) -> float:
+    """Move some of the waiting records into other states; return the present time."""
     now = time.time() + AGE
     start = time.time()
     async with program.sqlite_store(reactor, root / "state" / "shiftergw.sqlite") as store:
@@ -113,8 +113,8 @@ async def bring_on(reactor: Any, root: Path) -> float:
         await store.requeue(keys["lib/again:1"], 1, message, died=True)
         why = "registry (rate limit)"
         await store.postpone(keys["lib/postponed:1"], 1, now - 1, why, start)
-        away = f"the system {SYSTEM} (its host does not answer)"
-        await store.postpone(keys["lib/system:1"], 1, now - 1, away, start, cause="system")
+        reason = f"the system {SYSTEM} (its host does not answer)"
+        await store.postpone(keys["lib/system:1"], 1, now - 1, reason, start, cause="system")
         await store.postpone(keys["lib/later:1"], 1, now + 3600, why, start)
         machine = "@MACHINE@"
         for name, end in (("limited", now + 600), ("registry", now - 1)):
@@ -132,7 +132,7 @@ def kill(service: Service) -> None:
 
 
 def break_download(root: Path) -> None:
-    """Leave half a layer in the cache, as a download does that is broken off."""
+    """Leave half a layer in the cache, as an interrupted download does."""
     layer = image_of("lib/pulling").document["layers"][0]
     digest = layer["digest"].partition(":")[2]
     content = next(
@@ -144,7 +144,7 @@ def break_download(root: Path) -> None:
 
 
 def leave_temporaries(root: Path) -> None:
-    """Leave temporary files of deliveries that were killed, just now and a day ago."""
+    """Leave temporary files of deliveries that were killed a moment and a day ago."""
     image_id = image_of("lib/delivering").digest.hex
     for kind, digit, age in (("squashfs", "0", 0), ("squashfs", "1", 86400), ("meta", "2", 86400)):
         path = root / "images" / f"{image_id}.{kind}.partial.{digit * 16}"
@@ -154,7 +154,7 @@ def leave_temporaries(root: Path) -> None:
 
 
 def record_wire(target: Path) -> None:
-    """Write the messages between the present gateway and a present worker machine."""
+    """Record the messages between a gateway and a worker machine of the present version."""
     messages = wire.gateway_messages()
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -166,7 +166,7 @@ def record_wire(target: Path) -> None:
 
 
 def main(name: str) -> None:
-    """Make `states/NAME`."""
+    """Create `states/NAME`."""
     record_wire(STATES / name)
     with tempfile.TemporaryDirectory() as directory, Registry() as registry:
         root = Path(directory)
@@ -185,7 +185,7 @@ def main(name: str) -> None:
         leave_temporaries(root)
 
         async def run(reactor: Any) -> None:
-            record(root, STATES / name, await bring_on(reactor, root))
+            record(root, STATES / name, await advance_records(reactor, root))
 
         task.react(lambda reactor: Deferred.fromCoroutine(run(reactor)), [])
 

@@ -1,4 +1,4 @@
-"""The configuration and the command lines of the program, as the golden tests see them.
+"""The configuration and the command lines of the program, for the golden tests.
 
 This module, and `program`, have every name of the program that the golden tests use.
 """
@@ -22,7 +22,7 @@ __all__ = ["ConfigurationError"]
 
 
 def configuration_keys() -> dict[str, Any]:
-    """Return each key of the configuration with its default, or "required", and its words.
+    """Return each key of the configuration with its default, or "required", and its choices.
 
     `*` in a key stands for a name that the site chooses. Keys that are read and ignored are
     "ignored".
@@ -78,13 +78,15 @@ def _plain(value: Any) -> Any:
 
 
 def read_configuration(document: Any, **environ: str) -> tuple[dict[str, Any], list[str]]:
-    """Return all values of a document, and the places that warnings name.
+    """Return all values of a document, and the keys that its warnings name.
 
     Raises `ConfigurationError` as the gateway does at its start.
     """
-    loaded = Config.from_document(document, base=Path("/etc/shiftergw"), environ=environ)
-    loaded.config.check_kept()
-    return _plain(loaded.config), sorted(text.partition(":")[0] for text in loaded.warnings)
+    configuration = Config.from_document(document, base=Path("/etc/shiftergw"), environ=environ)
+    configuration.config.check_kept()
+    return _plain(configuration.config), sorted(
+        text.partition(":")[0] for text in configuration.warnings
+    )
 
 
 def configuration_file(environ: dict[str, str]) -> Path:
@@ -93,7 +95,7 @@ def configuration_file(environ: dict[str, str]) -> Path:
 
 
 def commands() -> dict[str, Any]:
-    """Return of each command its parameters; "" is the program itself."""
+    """Return the parameters of each command, by its name; "" is the program itself."""
     context = click.Context(main)
     group: dict[str, click.Command] = {"": main}
     for name in main.list_commands(context):
@@ -126,10 +128,10 @@ def service_options() -> list[str]:
 
 
 def worker_main() -> Any:
-    """Return what `python -m shiftergw.runner` calls."""
+    """Return the main function of `python -m shiftergw.runner`."""
     return import_module("shiftergw.runner").main
 
 
 def command_environment() -> list[str]:
-    """Return the variables of the environment that stand for options of `shiftergw`."""
+    """Return the environment variables that replace options of `shiftergw`."""
     return [str(option.envvar) for option in main.params if option.envvar is not None]

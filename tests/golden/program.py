@@ -1,7 +1,7 @@
 """Every name of the program that the golden tests use.
 
-No other module of this package imports `shiftergw`, but `options`. Whoever renames or moves a part
-of the program changes these two; the recorded data stays as it is.
+Only this module and `options` import `shiftergw`. A change that renames or moves a part of the
+program edits these two; the recorded data stays the same.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def gateway_site(
 ) -> Any:
     """Return the site of a gateway with mock authentication, whose admin is root.
 
-    It offers no work to workers. One worker machine has a job. `changes` are of the configuration.
+    It offers no work, and it shows one worker machine. `changes` are made to the configuration.
     """
     config = loaded(changes).config
     queue = FakeQueue(0)
@@ -116,8 +116,8 @@ def refusal(error: GatewayError, path: str = "/api/list/mycluster/") -> Any:
 
 
 def fake_gateway() -> FakeGateway:
-    """Return a gateway in memory: an image, a pull that failed, and one that waits."""
-    failed = ImageRecord(
+    """Return a gateway in memory with an image, a pull that failed, and a pull that waits."""
+    failure = ImageRecord(
         key="2",
         system="mycluster",
         pulltag="broken:1",
@@ -131,7 +131,7 @@ def fake_gateway() -> FakeGateway:
     waits = ImageRecord(
         key="3", system="mycluster", pulltag="app:1", status_message="Waits.", last_pull=1.5
     )
-    return FakeGateway(pulls=[failed], waiting=[waits])
+    return FakeGateway(pulls=[failure], waiting=[waits])
 
 
 def pull_request(tag: str, uid: int, **members: Any) -> PullRequest:
@@ -141,7 +141,7 @@ def pull_request(tag: str, uid: int, **members: Any) -> PullRequest:
 
 
 def ready_end(image_id: str) -> Ready:
-    """Return the end of a pull whose image is delivered, with all that a record can say of it."""
+    """Return the end of a pull whose image is delivered, with every member of a record."""
     origin = Origin("hub", "lib/app", f"sha256:{image_id}", private=False)
     report = {"entries": 3, "verification": {"method": "sha256", "reason": ""}}
     changes = {
@@ -176,18 +176,18 @@ def expired_end() -> Expired:
 
 
 def schema_scripts() -> list[Path]:
-    """Return the scripts that make a SQLite file, and bring one up to date."""
+    """Return the scripts that create and update a SQLite file."""
     return sorted(Path(sqlite_database.__file__).parent.glob("*.sql"))
 
 
 def broker_sender(url: str) -> Any:
-    """Return what sends the gateway's messages to worker machines."""
+    """Return the sender of the gateway's messages to worker machines."""
     connections = import_module("shiftergw.work.celery.broker_connections")
     return connections.MessageSender(broker_app(url))
 
 
 def broker_app(url: str) -> Any:
-    """Return Celery as the gateway sets it up."""
+    """Return Celery with the settings of the gateway."""
     return import_module("shiftergw.work.celery.app").make_app(url)
 
 
@@ -197,13 +197,13 @@ def worker_machine(url: str, argv: list[str]) -> Any:
 
 
 def broker_queue(reactor: Any, url: str) -> Any:
-    """Return the gateway's queue of the worker machines, not started."""
+    """Return the gateway's queue of worker machines, which is not started."""
     return import_module("shiftergw.work.celery.queue").CeleryQueue(reactor, url)
 
 
 @contextmanager
 def reported_messages() -> Iterator[list[str]]:
-    """Yield a list to which each report of a worker is added: the state, and its message."""
+    """Yield a list to which each report of a worker is added, as state and message."""
     messages: list[str] = []
     enter_stage, notify = Attempt.enter_stage, Attempt.notify
 
@@ -227,9 +227,9 @@ def waiting_message(not_before: float, why: str, now: float) -> str:
     return waits.waiting_message(not_before, why, now)
 
 
-def notice(omitted: list[str]) -> str:
-    """Return what users of a READY image are told that lacks some settings."""
-    report = {"metadata": omitted}
+def notice(names: list[str]) -> str:
+    """Return the message of a READY image whose record lacks some settings."""
+    report = {"metadata": names}
     return ImageRecord(status=State.READY, report=report).notice
 
 
@@ -239,19 +239,19 @@ def requeue_message(loss: str, *, died: bool) -> str:
 
 
 def checked_collections() -> set[str]:
-    """Return the collections for which `shiftergw check` wants to know a user's rights."""
+    """Return the collections for which `shiftergw check` examines a user's rights."""
     return set(import_module("shiftergw.store.mongo.rights")._COLLECTIONS)
 
 
 def threads(reactor: Any) -> Threads:
-    """Return threads for work on files; they run."""
+    """Return running threads for work on files."""
     pool = Threads(reactor, 2, "golden")
     pool.startService()
     return pool
 
 
 def keep_login(home: Path, system: str, location: str, credential: str) -> None:
-    """Keep a login in the file of a user."""
+    """Store a login in the file of a user."""
     file = logins.LoginFile(home)
     file.change(lambda content: logins.replace_credential(content, system, location, credential))
 
@@ -262,5 +262,5 @@ def add_known_host(path: Path, line: str) -> None:
 
 
 def seal_of(path: Path) -> Seal:
-    """Return what opens sealed logins with the key in a file."""
+    """Return the seal with the key in a file, which opens sealed logins."""
     return Seal.read(path)

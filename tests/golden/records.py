@@ -1,4 +1,4 @@
-"""Comparison of present values with recorded ones, and rules that make values comparable."""
+"""Compare present values with recorded values, and make values comparable."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 DATA = Path(__file__).with_name("data")
 
 WRITE = "SHIFTERGW_GOLDEN"
-"""The environment variable that, with the value `write`, has the records written anew."""
+"""The environment variable whose value `write` makes `check` write the records again."""
 
 
 def check(name: str, value: Any) -> None:
-    """Fail unless `value` is what `data/NAME.json` records, in the order of its members."""
+    """Fail unless `value` equals `data/NAME.json`, also in the order of members."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     file = DATA / f"{name}.json"
     if os.environ.get(WRITE) == "write":
@@ -38,7 +38,7 @@ def check(name: str, value: Any) -> None:
 
 
 def load(name: str) -> Any:
-    """Return what `data/NAME.json` records."""
+    """Return the value in `data/NAME.json`."""
     return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -49,7 +49,7 @@ _TEMPORARY = re.compile(r"((?:^|/)\.[^/]+)\.[a-z0-9_]{8}$")
 
 
 def plain_name(path: str) -> str:
-    """Return a path without what is different in each run.
+    """Return a path with placeholders for the parts that differ in each run.
 
     `<N>` stands for a run of N hexadecimal digits (12 at least), `<random>` for what `tempfile`
     appends to a hidden name.
@@ -60,8 +60,8 @@ def plain_name(path: str) -> str:
 def mask(value: Any, masks: Mapping[str, str], name: str = "") -> Any:
     """Return a value in which members of the names in `masks` are replaced.
 
-    A mask ends in the type of what it replaces, so that the type is recorded, too. A member that
-    is null stays null.
+    A mask ends in the type of the value that it replaces, so that the type is recorded, too. A
+    member that is null stays null.
     """
     if name in masks and value is not None:
         return f"<{masks[name]}: {type(value).__name__}>"

@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=([0-9]+)-")
 
 
 def image_of(repository: str) -> MadeImage:
-    """Return the image of a repository: two files that name it."""
+    """Return the image of a repository: it has two files with its name."""
     layer = tar_of([entry("etc"), entry("etc/name", repository.encode()), entry("bin")])
     config = {
         "Env": ["PATH=/bin", f"NAME={repository}"],
@@ -35,7 +35,7 @@ def image_of(repository: str) -> MadeImage:
 
 
 class Registry:
-    """Serves every repository but those below `missing/`, each with the tag `1`.
+    """A registry of every repository except those below `missing/`, each with the tag `1`.
 
     `requests` has a line for each request: method, path, user of the login, first byte of a range.
     """
@@ -54,7 +54,7 @@ class Registry:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Begin to serve."""
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
         return self
@@ -67,7 +67,7 @@ class Registry:
 
 
 def _content(image: MadeImage, kind: str, reference: str) -> tuple[bytes, dict[str, str]] | None:
-    """Return a manifest or a blob, and its headers; None for what the image has not."""
+    """Return a manifest or a blob and its headers, or None if the image does not have it."""
     if kind == "blobs":
         blobs = {str(digest): content for digest, content in image.blobs.items()}
         return (blobs[reference], {}) if reference in blobs else None

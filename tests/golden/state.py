@@ -1,12 +1,12 @@
-"""Recorded state: a gateway's SQLite file as SQL text, and the files of its directories.
+"""Record and restore a state: a gateway's SQLite file as SQL, and the files of its directories.
 
 A recorded state is a directory below `states/`, named after the version that made it:
 
-* `state.sql` makes the SQLite file;
+* `state.sql` creates the SQLite file;
 * `files.json` has the other files: path, mode, time of the last write, and content in base64.
 
-`@ROOT@` stands for the directory that holds all, and `@MACHINE@` for the host name. Times are moved
-on when a state is restored, so that what was recent is recent again.
+`@ROOT@` stands for the directory of the gateway, and `@MACHINE@` for the host name. When a state is
+restored, its times are moved forward, so that recent times are recent again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 STATES = Path(__file__).with_name("states")
 
 DATABASE = "state/shiftergw.sqlite"
-"""Where the gateway has its SQLite file, below the directory that holds all."""
+"""The path of the SQLite file, below the directory of the gateway."""
 
 TREES = ("state", "cache", "expand", "images")
 """The gateway's directories there: `StateDirectory` and its like."""
@@ -68,7 +68,7 @@ def record(root: Path, target: Path, now: float) -> None:
 
 
 def restore(version: str, root: Path, now: float | None = None) -> float:
-    """Make the state of a version below `root`, and return its present time.
+    """Restore the state of a version below `root`, and return its present time.
 
     With `now` that time is moved to `now`, by whole seconds, and all other times with it.
     """
@@ -83,8 +83,8 @@ def restore(version: str, root: Path, now: float | None = None) -> float:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(document["contents"][file["content"]]))
         path.chmod(int(file["mode"], 8))
-        modified = file["modified"] + shift * 10**9
-        os.utime(path, ns=(modified, modified))
+        mtime = file["modified"] + shift * 10**9
+        os.utime(path, ns=(mtime, mtime))
     text = (source / "state.sql").read_text(encoding="utf-8")
     text = text.replace("@ROOT@", str(root)).replace("@MACHINE@", socket.gethostname())
     with closing(sqlite3.connect(root / DATABASE)) as db:

@@ -35,32 +35,32 @@ MASKS = {
 
 @pytest.fixture(params=sorted(path.name for path in STATES.iterdir()))
 def earlier_version(request: pytest.FixtureRequest) -> Any:
-    """Return the messages of an earlier version: those of a gateway, and those of a machine."""
+    """Return the messages of a gateway and of a worker machine of an earlier version."""
     return json.loads((STATES / request.param / "wire.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    """Return where jobs leave their traces."""
+    """Return the directory in which jobs leave their traces."""
     yield tmp_path
     for trace in tmp_path.glob("sleep-1"):
         assert not Path("/proc", trace.read_text()).exists()
 
 
 def _own(message: wire.Message) -> Any:
-    """Return a message without what it differs in from run to run, and without Celery's headers."""
+    """Return a message without the parts that vary, and without Celery's own headers."""
     headers = {name: message["headers"].get(name) for name in ("task", "id", "hostname")}
     return mask({**message, "headers": headers}, MASKS)
 
 
 def _states(messages: list[wire.Message]) -> list[Any]:
-    """Return what a machine told, each state once."""
+    """Return the statuses of a machine, each of them once."""
     states: list[Any] = []
     for message in messages:
         state = _own(message)
-        lost = state["body"]["lost"]
+        losses = state["body"]["lost"]
         state["body"]["lost"] = {
-            name: [key, "<host:pid>", *rest] for name, (key, _, *rest) in lost.items()
+            name: [key, "<host:pid>", *rest] for name, (key, _, *rest) in losses.items()
         }
         if state not in states:
             states.append(state)
@@ -74,7 +74,7 @@ def test_messages_of_the_gateway() -> None:
 
 
 def test_an_earlier_gateway(earlier_version: Any, directory: Path) -> None:
-    """The present machine does what an earlier gateway offers, and tells what is recorded."""
+    """The present machine runs the offers of an earlier gateway, and publishes what is recorded."""
     file = directory / "messages.json"
     file.write_text(json.dumps(earlier_version["gateway"]), encoding="utf-8")
     messages, declarations = wire.machine_messages(file, directory)
@@ -90,7 +90,7 @@ def _has_slots(queue: Any, free: int) -> bool:
 
 @pytest_twisted.ensureDeferred
 async def test_an_earlier_machine(earlier_version: Any) -> None:
-    """The present gateway takes up what an earlier machine tells: slots, jobs, deaths."""
+    """The present gateway reads the status of an earlier machine: slots, jobs, deaths."""
     app = program.broker_app(wire.BROKER)
     ends: list[Any] = []
     queue = program.broker_queue(reactor, wire.BROKER)
@@ -109,9 +109,9 @@ async def test_an_earlier_machine(earlier_version: Any) -> None:
             await queue.stopService()
     facts = [machine.name, machine.systems, machine.slots, machine.jobs, machine.leaving]
     assert facts == ["celery@node1", (wire.QUEUE,), 1, (), True]
-    (key, _, loss, died) = next(iter(earlier_version["machine"][-1]["body"]["lost"].values()))
+    (key, _, loss, is_death) = next(iter(earlier_version["machine"][-1]["body"]["lost"].values()))
     (end,) = [end for end in ends if end.died]
-    assert (end.key, end.loss, end.died) == (key, loss, died)
+    assert (end.key, end.loss, end.died) == (key, loss, is_death)
     check("celery-gateway-declarations", dict(sorted(declarations.items())))
 
 

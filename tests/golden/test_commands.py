@@ -1,4 +1,4 @@
-"""Command lines: entry points, options, exit codes, and what scripts read from the output."""
+"""Command lines: entry points, options, exit codes, and the output that scripts read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_entry_points() -> None:
-    """The installed program, the plugin of twistd and the modules of workers have their names."""
+    """The program, the plugin of twistd and the modules of workers have the recorded names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for target in project["scripts"].values():
         module, _, function = target.partition(":")
@@ -43,12 +43,12 @@ def test_entry_points() -> None:
 
 
 def test_options() -> None:
-    """Each command has its options, by their names, and the variables that stand for them."""
+    """Each command has the recorded options and environment variables."""
     check("commands", options.commands())
 
 
 def test_worker_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker process is `python -m shiftergw.runner` with its options."""
+    """`python -m shiftergw.runner` has the recorded options."""
     names: list[str] = []
 
     class Stop(Exception):
@@ -87,9 +87,9 @@ def test_scripts() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_exit_codes(tmp_path: Path) -> None:
-    """Each kind of end has its exit code, and scripts read the same words as ever."""
+    """Each kind of end has the recorded exit code, and the output has the recorded words."""
     (tmp_path / "bad.json").write_text('{"Platforms": {}}')
-    away = {"SHIFTERGW_GATEWAY": f"http://127.0.0.1:{free_port()}", "SHIFTERGW_SYSTEM": "a"}
+    no_gateway = {"SHIFTERGW_GATEWAY": f"http://127.0.0.1:{free_port()}", "SHIFTERGW_SYSTEM": "a"}
     ends: dict[str, Any] = {}
 
     async def run(name: str, *arguments: str, env: Any = None) -> None:
@@ -104,7 +104,7 @@ async def test_exit_codes(tmp_path: Path) -> None:
         await run("workers", "workers", "--json", env=env)
         await run("metrics", "metrics", "--json", env=env)
         await run("not found", "lookup", "nothing:1", env=env)
-    await run("no gateway", "images", env={**away, "SHIFTERGW_CREDENTIAL": "good:ann"})
+    await run("no gateway", "images", env={**no_gateway, "SHIFTERGW_CREDENTIAL": "good:ann"})
     await run("no such option", "images", "--nonsense")
     await run("configuration", "check", "--config", str(tmp_path / "bad.json"))
     check("exit-codes", ends)

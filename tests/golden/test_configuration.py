@@ -1,4 +1,4 @@
-"""imagemanager.json: every key, its default, and what old configurations mean."""
+"""imagemanager.json: every key, its default, and the meaning of old configurations."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ OLD: dict[str, dict[str, Any]] = {
     },
     "relative paths": {"CacheDirectory": "cache", "SecretKeyFile": "keys/secret"},
 }
-"""Changes of the smallest configuration that the original gateway, or an old one of ours, takes."""
+"""Changes of the smallest configuration that the original or an earlier gateway accepts."""
 
-REFUSED: dict[str, dict[str, Any]] = {
+INVALID_CHANGES: dict[str, dict[str, Any]] = {
     "policy_file": {"Platforms/mycluster/policy_file": "policy.json"},
     "examiner": {"examiner": "/usr/bin/examiner"},
     "a proxy of ssh": {"Platforms/mycluster": remote_system(sshCmdOptions=["-J", "bastion"])},
@@ -68,7 +68,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 def _with_processors(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values without what depends on the machine."""
+    """Return values without those that depend on the machine."""
     processors = min(4, len(os.sched_getaffinity(0)))
     return values | (
         {"WorkerThreads": "processors"} if values["WorkerThreads"] == processors else {}
@@ -76,7 +76,7 @@ def _with_processors(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_keys() -> None:
-    """Each key has its name, its default and its words."""
+    """Each key has the recorded name, default and choices."""
     check("configuration-keys", options.configuration_keys())
 
 
@@ -95,7 +95,7 @@ def test_values() -> None:
 
 
 def test_old_forms() -> None:
-    """Values of old configurations are read as they always were, most with a warning."""
+    """Values of old configurations have the recorded meaning, and most cause a warning."""
     smallest, _ = options.read_configuration(SMALLEST)
     readings = {}
     for name, changes in OLD.items():
@@ -106,9 +106,9 @@ def test_old_forms() -> None:
 
 
 def test_refusals() -> None:
-    """What is refused is refused by the name of its key."""
+    """The error about an invalid value names its key."""
     keys = {}
-    for name, changes in REFUSED.items():
+    for name, changes in INVALID_CHANGES.items():
         with pytest.raises(options.ConfigurationError) as refusal:
             options.read_configuration(changed(changes))
         lines = [line.partition(": ") for line in refusal.value.what.splitlines()]
@@ -117,7 +117,7 @@ def test_refusals() -> None:
 
 
 def test_environment() -> None:
-    """The variables of the environment that count have their names."""
+    """The environment variables that the program reads have the recorded names."""
     smallest, _ = options.read_configuration(SMALLEST)
     effects: dict[str, Any] = {}
     for name, value in (

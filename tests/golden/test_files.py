@@ -1,4 +1,4 @@
-"""Names of files on other machines and in homes, and what is sealed."""
+"""Names of files on remote systems and in homes, and sealed logins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARTIAL = f"{ID}.squashfs.partial.{hashlib.sha256(CONTENT).hexdigest()[:16]}"
 
 @pytest.fixture
 def remote_directory(tmp_path: Path) -> Iterator[Any]:
-    """Return an image directory that is reached over SFTP."""
+    """Return an image directory over SFTP."""
     images = tmp_path / "images"
     images.mkdir()
     threads = program.threads(reactor)
@@ -41,7 +41,7 @@ def remote_directory(tmp_path: Path) -> Iterator[Any]:
 
 @pytest_twisted.ensureDeferred
 async def test_partial_files_on_a_remote_system(remote_directory: Any, tmp_path: Path) -> None:
-    """A broken upload is resumed by its recorded name, and old temporaries are removed."""
+    """An interrupted upload with the recorded name is resumed; old temporary files are removed."""
     images, source = tmp_path / "images", tmp_path / "converted"
     source.write_bytes(CONTENT)
     (images / PARTIAL).write_bytes(CONTENT[: len(CONTENT) // 2])
@@ -63,7 +63,7 @@ async def test_partial_files_on_a_remote_system(remote_directory: Any, tmp_path:
 
 
 def test_files_in_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of users' logins and of known hosts, and those beside them, have their names."""
+    """The files of users' logins and of known hosts, and their locks, have the recorded names."""
     names: list[str] = []
     real_open = os.open
 
@@ -72,8 +72,8 @@ def test_files_in_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             names.append(plain_name(os.fsdecode(path).removeprefix(f"{tmp_path}/")))
         return real_open(path, flags, *arguments, **options)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "open", note_open)
+    with monkeypatch.context() as context:
+        context.setattr(os, "open", note_open)
         program.keep_login(tmp_path, "mycluster", "quay.io", "MUNGE:AwQDAAC1:")
         program.add_known_host(tmp_path / ".ssh" / "known_hosts", "host ssh-ed25519 AAAA")
     logins = tmp_path / ".udiRoot" / ".cred"
@@ -85,13 +85,13 @@ def test_files_in_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("version", sorted(path.name for path in STATES.iterdir()))
 def test_sealed_logins(version: str, tmp_path: Path) -> None:
-    """The key of an earlier version opens what it sealed, and makes the recorded digests."""
+    """The key of an earlier version opens its sealed logins and makes the recorded digests."""
     restore(version, tmp_path)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         query = "SELECT claim, json_extract(document, '$.sealed') AS sealed FROM images"
         rows = db.execute(f"{query} WHERE sealed IS NOT NULL ORDER BY claim").fetchall()
     seal = program.seal_of(tmp_path / "state" / "secret.key")
-    assert [seal.open(sealed, claim) for claim, sealed in rows] == [
+    assert [seal.open(login, claim) for claim, login in rows] == [
         f"{user}:{PASSWORDS[user]}" for user in ("bob", "alice", "alice")
     ]
     check(

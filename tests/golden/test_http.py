@@ -1,4 +1,4 @@
-"""The HTTP interface: what each route answers for a record in each state, and each refusal."""
+"""The HTTP interface: the answer of each route for a record in each state, and each error."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ REQUESTS: Mapping[str, tuple[str, str, str | None, Any]] = {
 """Name → method, path (or route and image), credential, body (JSON unless it is bytes)."""
 
 
-def _ask(port: int, method: str, what: str, credential: str | None, body: Any) -> Any:
-    """Return status, headers and body of an answer, without what differs in each run."""
-    route, _, image = what.partition(" ")
-    path = f"{API.format(route)}docker/{quote(image, safe='')}/" if image else what
+def _ask(port: int, method: str, target: str, credential: str | None, body: Any) -> Any:
+    """Return status, headers and body of an answer, with masks for values that vary."""
+    route, _, image = target.partition(" ")
+    path = f"{API.format(route)}docker/{quote(image, safe='')}/" if image else target
     content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     headers = {} if credential is None else {"authentication": credential}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patient(20))
@@ -122,27 +122,27 @@ def _body_of(headers: Any, text: str) -> Any:
 @pytest_twisted.ensureDeferred
 async def test_answers(tmp_path: Path) -> None:
     """Each request has the recorded answer, with its members in the recorded order."""
-    anything: Any = reactor
+    any_reactor: Any = reactor
     clock = Clock()
     clock.advance(restore(STATE, tmp_path))
     answers = {}
     async with program.sqlite_store(reactor, tmp_path / DATABASE) as store:
         changes = {"Metrics": True, "ENABLE_LABELS": True, "FailureHold": 10_000}
         key_file = tmp_path / "state" / "secret.key"
-        site = program.gateway_site(store, clock, anything, key_file, **changes)
+        site = program.gateway_site(store, clock, any_reactor, key_file, **changes)
         async with listening(site) as port:
             for name, request in REQUESTS.items():
                 answers[name] = await deferToThread(_ask, port, *request)
-                clock.advance(1)  # records of one moment have no order
+                clock.advance(1)  # records of the same time have no order
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         query = "SELECT claim, json_extract(document, '$.sealed') FROM images WHERE pulltag = ?"
-        ((claim, sealed),) = db.execute(query, ("closed/new:1",)).fetchall()
-    assert program.seal_of(key_file).open(sealed, claim) == f"alice:{PASSWORDS['alice']}"
+        ((claim, login),) = db.execute(query, ("closed/new:1",)).fetchall()
+    assert program.seal_of(key_file).open(login, claim) == f"alice:{PASSWORDS['alice']}"
     check("http", answers)
 
 
 def test_refusals() -> None:
-    """Each kind of error has its code, HTTP status and exit code, and says whether to retry."""
+    """Each class of errors has the recorded code, HTTP status, exit code, and retry flag."""
     kinds: dict[str, Any] = {}
     for error in program.errors():
         reply = program.refusal(error)

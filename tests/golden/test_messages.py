@@ -1,4 +1,4 @@
-"""Status messages, which users and scripts see while a pull is in work."""
+"""Status messages, which users and scripts read while a pull runs."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ RARE_MESSAGES = (
     "No worker machine serves {} at the moment.",
     "The gateway's workers take long to start ({} s so far).",
 )
-"""Messages that need a rare moment: they stand in the source, with `{}` for what varies."""
+"""Messages of rare events, as the source has them, with `{}` for the parts that vary."""
 
 
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the local time be UTC: messages have it."""
+    """Set the local time zone to UTC: messages contain local times."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -65,7 +65,7 @@ async def test_messages_of_a_pull(tmp_path: Path) -> None:
 
 
 def test_messages_of_waits() -> None:
-    """What keeps a pull waiting is said in the recorded words."""
+    """The reason why a pull waits has the recorded words."""
     now = 1_000_000.0
     queue = program.broker_queue(reactor, wire.BROKER)
     texts = {
@@ -91,16 +91,16 @@ def test_messages_in_the_source() -> None:
 
 
 def _words(message: str) -> str:
-    """Return the longest part of a message in front of which, and behind which, something varies.
+    """Return half of the longest part of a message that does not vary.
 
-    Only half of it, because the source may have it on two lines.
+    The source may have the whole part on two lines.
     """
     part = max(message.split("{}"), key=len)
     return part[: len(part) // 2]
 
 
 def _texts(tree: ast.AST) -> Iterator[str]:
-    """Yield all texts of a module, with `{}` for what an f-string inserts."""
+    """Yield all texts of a module, with `{}` for the values in an f-string."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value

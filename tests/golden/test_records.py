@@ -1,4 +1,4 @@
-"""The golden tests themselves: they compare, and each record is compared with something."""
+"""The golden tests notice differences, and every recorded file is compared."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from tests.golden import records
 
-HERE = Path(__file__).parent
+DIRECTORY = Path(__file__).parent
 
 
 def test_a_difference_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another name, type or order is a difference; without one nothing is written."""
+    """Another name, type or order fails the test, and nothing is written."""
     monkeypatch.setattr(records, "DATA", tmp_path)
     monkeypatch.delenv(records.WRITE, raising=False)
     (tmp_path / "x.json").write_text('{\n "a": 1,\n "b": 2.0\n}\n')
@@ -26,7 +26,7 @@ def test_a_difference_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_masks() -> None:
-    """A mask keeps the type of what it hides, and hides nothing that is absent."""
+    """A mask shows the type of the value it replaces; it does not add an absent member."""
     value = {"time": 1.5, "rows": [{"time": 1}, {"time": None}]}
     assert records.mask(value, {"time": "when"}) == {
         "time": "<when: float>",
@@ -35,8 +35,8 @@ def test_masks() -> None:
 
 
 def test_each_record_is_used() -> None:
-    """A file of `data/` that no test names would be compared with nothing."""
-    sources = "".join(path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py"))
+    """Every file of `data/` is named by a test."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in DIRECTORY.glob("test_*.py"))
     names = re.findall(r'check\(\s*f?"([^"]+)"', sources)
     patterns = [re.compile(re.sub(r"\{[^}]*\}", "[0-9.]+", name)) for name in names]
     files = [path.stem for path in records.DATA.glob("*.json")]
@@ -46,10 +46,10 @@ def test_each_record_is_used() -> None:
 
 
 def test_imports() -> None:
-    """Only two modules know the names of the program."""
+    """Only two modules import the program."""
     importing = {
         path.name
-        for path in HERE.rglob("*.py")
+        for path in DIRECTORY.rglob("*.py")
         if re.search(r"^\s*(?:from|import) shiftergw\b", path.read_text("utf-8"), re.MULTILINE)
     }
     assert importing == {"program.py", "options.py"}

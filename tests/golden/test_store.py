@@ -1,4 +1,4 @@
-"""What the stores keep: tables and collections, and the members of each document at each step."""
+"""The tables and collections of the stores, and the members of each document at each step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIRECTORY = "/images"
 
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the local time be UTC: messages to users have it."""
+    """Set the local time zone to UTC: messages to users contain local times."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -41,13 +41,13 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URI of a server."""
+    """Return the URI of a MongoDB server."""
     with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri
 
 
 async def _history(place: Place) -> dict[str, Any]:
-    """Do all that the store does to records; return the document after each step."""
+    """Perform each step on records; return the document after each of them."""
     store = place.store
     documents: dict[str, Any] = {}
 
@@ -92,7 +92,7 @@ async def _history(place: Place) -> dict[str, Any]:
 
 
 async def _removals(place: Place, note: Callable[[str, str], None], key: str) -> None:
-    """Remove the image of a record, in vain at first."""
+    """Remove the image of a record; the first attempt fails."""
     store = place.store
     await store.expire(key)
     note("EXPIRING", key)
@@ -115,7 +115,7 @@ async def _removals(place: Place, note: Callable[[str, str], None], key: str) ->
 
 
 async def _tags(place: Place, note: Callable[[str, str], None]) -> None:
-    """Pull one image by several tags, and try to remove it."""
+    """Pull an image by several tags, and try to remove it."""
     store = place.store
 
     async def pull(tag: str, image_id: str, now: float) -> str:
@@ -142,7 +142,7 @@ async def _tags(place: Place, note: Callable[[str, str], None]) -> None:
 
 
 async def _failures(place: Place, note: Callable[[str, str], None]) -> None:
-    """Fail two pulls, one by an admin with a login."""
+    """Fail two pulls; the caller of one is an admin with a login."""
     store = place.store
     for name, members in {
         "FAILURE": {},
@@ -158,7 +158,7 @@ async def _failures(place: Place, note: Callable[[str, str], None]) -> None:
 
 
 async def _tables(place: Place) -> None:
-    """Have the store keep all that it keeps beside records."""
+    """Store something of every kind that is not a record."""
     store = place.store
     record, _ = await store.claim(program.pull_request("lib/leased:1", 2001), NOW)
     await store.begin(record.key, RUNNER, NOW, LIMIT)
@@ -172,7 +172,7 @@ async def _tables(place: Place) -> None:
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """Return a document of a database as JSON, with the kinds of values that JSON has not."""
+    """Return a document of a database as JSON, with marks for values that JSON does not have."""
     if isinstance(value, Mapping):
         return {name: _plain(inner, key) for name, inner in value.items()}
     if isinstance(value, list):
@@ -195,7 +195,7 @@ async def test_sqlite_documents(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_sqlite_tables(tmp_path: Path) -> None:
-    """The file has the recorded tables, columns and indexes, and rows of what is no record."""
+    """The file has the recorded tables, columns and indexes, and rows that are not records."""
     path = tmp_path / "shiftergw.sqlite"
     async with running(path) as store:
         await _tables(sqlite_place(store, path))
@@ -218,7 +218,7 @@ def _schema(db: sqlite3.Connection) -> dict[str, str]:
 
 
 def test_sqlite_scripts() -> None:
-    """The scripts that made the files of earlier versions are as they were, but for comments."""
+    """The scripts that created the files of earlier versions change only in comments."""
     scripts = {}
     for path in program.schema_scripts():
         scripts[path.name] = " ".join(re.sub(r"--[^\n]*", "", path.read_text()).split())
@@ -227,7 +227,7 @@ def test_sqlite_scripts() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_mongodb(mongodb: str) -> None:
-    """MongoDB has the recorded collections and indexes, and the documents that SQLite has."""
+    """MongoDB has the recorded collections and indexes, and the same documents as SQLite."""
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_one({"system": "mycluster", "status": "READY", "tag": ["old:1"]})
         async with mongo_running(mongodb, name) as store:
@@ -239,7 +239,7 @@ async def test_mongodb(mongodb: str) -> None:
             await store.use(b"digest", NOW)
             db["images"].insert_one({"system": "mycluster", "status": "READY", "id": ID})
             await store.expires(True, NOW, 60)
-        # Members stand in the order in which they came, other than in SQLite.
+        # MongoDB keeps the members in the order of insertion, and SQLite does not.
         different_documents = {
             step: dict(sorted(document.items()))
             for step, document in documents.items()
@@ -261,15 +261,15 @@ async def test_mongodb(mongodb: str) -> None:
 
 
 def test_collections() -> None:
-    """The documents name all collections of ours, and `shiftergw check` looks at each."""
+    """The documents name all our collections, and `shiftergw check` examines each."""
     collections = set(load("mongodb")["collections"]) | {"images"}
     assert program.checked_collections() == collections
     assert quoted_collections() == {name for name in collections if name.startswith("shiftergw.")}
 
 
 @pytest_twisted.ensureDeferred
-async def test_mongodb_of_broken_off_work(mongodb: str) -> None:
-    """What a process that died has left unfinished is finished: a pull's end, a migration."""
+async def test_mongodb_of_interrupted_work(mongodb: str) -> None:
+    """The end of a pull and a migration that a dead process has left are completed."""
     rest = {"tag": "lib/app:1", "until": NOW + 99, "directory": DIRECTORY, "since": NOW}
     image = {"system": "mycluster", "itype": "docker", "status": "READY", "tag": ["lib/app:1"]}
     with mongod.database(mongodb) as (name, db):
@@ -293,7 +293,7 @@ async def test_mongodb_of_broken_off_work(mongodb: str) -> None:
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("version", sorted(path.name for path in STATES.iterdir()))
 async def test_documents_of_an_earlier_version(mongodb: str, version: str, tmp_path: Path) -> None:
-    """Both stores read the records of an earlier version alike, whichever of them has them."""
+    """Both stores return the same records from the documents of an earlier version."""
     now = restore(version, tmp_path)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         rows = db.execute("SELECT key, document FROM images").fetchall()
@@ -305,15 +305,15 @@ async def test_documents_of_an_earlier_version(mongodb: str, version: str, tmp_p
             place = mongo_place(store, mongodb, mongo)
             for key, document in rows:
                 place.put(key, json.loads(document))
-            for uid, served in turns:
-                mongo["shiftergw.turns"].insert_one({"_id": uid, "served": served})
+            for uid, count in turns:
+                mongo["shiftergw.turns"].insert_one({"_id": uid, "served": count})
             assert await _records_of(store, now) == in_sqlite
     tags = {look: [record.pulltag for record in records] for look, records in in_sqlite.items()}
     check(f"store-{version}", {look: sorted(names) for look, names in tags.items()})
 
 
 async def _records_of(store: Any, now: float) -> dict[str, list[Any]]:
-    """Return the records that each look at a store finds."""
+    """Return the records that each query of a store returns."""
     tags = ("lib/ready:1", "closed/ready:1", "lib/pulling:1", "missing/app:1")
     images = [await store.find("mycluster", "docker", [tag]) for tag in tags]
     work = [await store.find_work("mycluster", "docker", tag) for tag in tags]

@@ -21,7 +21,7 @@ from tests.golden.make_state import (
     ALICE_WITH_LOGIN,
     BOB_WITH_LOGIN,
     CHANGES,
-    ask,
+    fetch,
     locations,
 )
 from tests.golden.quotes import is_in_source, quoted_lines, shape_of, wait_of
@@ -49,10 +49,10 @@ MASKS = {
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What happened under the present gateway until the work of an earlier version had ended.
+    """The results of a present gateway that has finished the work of an earlier version.
 
-    `names` are the notes of `audit`. `documents` are those of all records, in the order of their
-    tags; `answers` are bodies of HTTP answers. `service` is the gateway, which goes on running.
+    `names` are the names of files that `audit` recorded, `documents` those of all records, ordered
+    by tag, and `answers` the bodies of HTTP answers. `service` is the gateway, which still runs.
     """
 
     version: str
@@ -71,13 +71,13 @@ def _documents(path: Path) -> list[dict[str, Any]]:
 
 def _answers(service: Service) -> dict[str, Any]:
     answers = {
-        f"{what} of {name}": ask(service, what, credential=credential)
+        f"{what} of {name}": fetch(service, what, credential=credential)
         for what in ("list", "queue")
         for name, credential in (("alice", ALICE), ("bob", BOB), ("admin", ADMIN))
     }
     for answer in answers.values():
         answer["list"].sort(key=lambda row: str(row.get("image", row.get("tag"))))
-    return {**answers, "metrics": ask(service, "metrics", credential=ADMIN)}
+    return {**answers, "metrics": fetch(service, "metrics", credential=ADMIN)}
 
 
 def _in_flight(path: Path) -> set[str]:
@@ -90,7 +90,7 @@ def _in_flight(path: Path) -> set[str]:
 def upgrade(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Upgrade]:
-    """Run the gateway on a recorded state until nothing but the later work is in flight."""
+    """Run the gateway on a recorded state until only the postponed work is in flight."""
     root = tmp_path_factory.mktemp("upgrade")
     notes = root / "notes"
     notes.touch()
@@ -110,12 +110,12 @@ def upgrade(
 
 
 def test_work_in_flight_is_finished(upgrade: Upgrade) -> None:
-    """Every pull, removal and change of readers ends well, by the members that it had."""
+    """Every pull, removal and access list change succeeds, by the members of its record."""
     check(f"upgrade-{upgrade.version}-documents", mask(upgrade.documents, MASKS))
 
 
 def test_users_see_the_images(upgrade: Upgrade) -> None:
-    """Lists, the queue and the metrics have what was there, and what was in flight."""
+    """Lists, the queue and the metrics show earlier images and those that were in flight."""
     check(f"upgrade-{upgrade.version}-answers", mask(upgrade.answers, {**MASKS, "time": "time"}))
 
 
@@ -145,7 +145,7 @@ def test_quoted_lines(upgrade: Upgrade) -> None:
 
 
 def test_sealed_logins_reach_the_registry(upgrade: Upgrade) -> None:
-    """The registry gets each user's own login from work that was claimed before the upgrade."""
+    """Work that was claimed before the upgrade sends each user's own login to the registry."""
     users = {line.split()[2] for line in upgrade.registry.requests if len(line.split()) > 3}
     assert users == {"alice", "bob"}
     readers = {
@@ -164,20 +164,20 @@ def test_sealed_logins_reach_the_registry(upgrade: Upgrade) -> None:
 
 
 def test_the_cache_is_used(upgrade: Upgrade) -> None:
-    """A whole layer is not downloaded again, and half a layer is resumed."""
+    """A complete layer is not downloaded again, and half a layer is resumed."""
     blobs = [
         line for line in upgrade.registry.requests if line.startswith("GET") and "blobs" in line
     ]
     half = image_of("lib/pulling")
     layer = half.document["layers"][0]
-    (resumed,) = [line for line in blobs if layer["digest"] in line]
-    assert resumed.endswith(f" {layer['size'] // 2}")
+    (request,) = [line for line in blobs if layer["digest"] in line]
+    assert request.endswith(f" {layer['size'] // 2}")
     whole = image_of("lib/converting").document["layers"][0]["digest"]
     assert not [line for line in blobs if whole in line]
 
 
 def test_breakers_hold_requests_back(upgrade: Upgrade) -> None:
-    """A pull from a registry whose breaker is open waits for it, and sends no request."""
+    """A pull from a registry whose breaker is open waits, and sends no request."""
 
     def postponement() -> str | None:
         answer = upgrade.service.poll("limited/lib/new:1")
@@ -198,7 +198,7 @@ def test_blocks_stay(upgrade: Upgrade) -> None:
 
 
 def test_names_on_disk(upgrade: Upgrade) -> None:
-    """Files have the recorded names, while they are made and when they are there."""
+    """Temporary and final files have the recorded names."""
     root = str(upgrade.service.root)
     creations = set()
     for kind, *names in upgrade.names:
@@ -216,7 +216,7 @@ def test_names_on_disk(upgrade: Upgrade) -> None:
 
 
 def test_commands_that_the_gateway_runs(upgrade: Upgrade) -> None:
-    """The gateway starts its workers, and a worker the converter, by the recorded commands."""
+    """The gateway starts workers, and a worker the converter, by the recorded commands."""
     root = str(upgrade.service.root)
     commands = set()
     for kind, *arguments in upgrade.names:
@@ -228,7 +228,7 @@ def test_commands_that_the_gateway_runs(upgrade: Upgrade) -> None:
 
 
 def test_lines_of_a_worker(upgrade: Upgrade) -> None:
-    """A worker process takes a record by a line, and says when it is ready, and done with it."""
+    """A worker process reads a line for each record, and writes lines when ready and done."""
     key = "f" * 24
     worker = children.start(
         [sys.executable, "-m", "shiftergw.runner", "--config", upgrade.service.config],

@@ -1,4 +1,4 @@
-"""The messages between gateway and worker machines, on a broker in the memory of one process.
+"""The messages between gateway and worker machines, on a broker in the memory of a process.
 
 A message is recorded as JSON: exchange, routing key, headers, properties, and the decoded body.
 """
@@ -23,14 +23,14 @@ from tests.patience import patient
 BROKER = "memory://"
 
 QUEUE = "near"
-"""The queue of the machine: the name of its system."""
+"""The queue of the machine, which has the name of its system."""
 
 JOBS = {
     "offer": ("short-1", "00000000-0000-4000-8000-000000000001"),
     "offer of a job that dies": ("crash-1", "00000000-0000-4000-8000-000000000002"),
     "offer of a long job": ("sleep-1", "00000000-0000-4000-8000-000000000003"),
 }
-"""What is offered: the job, which the worker reads from the key, and the message's identifier."""
+"""The offers: the job, which the worker reads from the key, and the message's identifier."""
 
 Message = dict[str, Any]
 
@@ -40,13 +40,13 @@ _PROPERTIES = ("correlation_id", "delivery_mode", "expiration", "priority")
 
 
 def key_of(job: str) -> str:
-    """Return a record's key that has the worker of `tests.work.workers` do `job`."""
+    """Return a record's key that makes the worker of `tests.work.workers` do `job`."""
     return job.ljust(12).encode().hex()
 
 
 @contextmanager
 def record_messages() -> Iterator[list[Message]]:
-    """Yield a list to which each message is added that this process publishes."""
+    """Yield a list to which each message that this process publishes is added."""
     messages: list[Message] = []
     publish = virtual.Channel.basic_publish
 
@@ -74,13 +74,13 @@ _PROPERTIES_OF_QUEUES = ("type", "durable", "exclusive", "auto_delete", "argumen
 
 @contextmanager
 def record_declarations() -> Iterator[dict[str, Any]]:
-    """Yield a mapping to which each queue and exchange is added that this process declares.
+    """Yield a mapping to which each queue and exchange that this process declares is added.
 
-    A broker refuses a queue, or an exchange, that it has with other properties.
+    A broker refuses a declaration with other properties than those of its queue or exchange.
     """
     declarations: dict[str, Any] = {}
 
-    def noting(kind: str, declare: Callable[..., Any]) -> Callable[..., Any]:
+    def recorder(kind: str, declare: Callable[..., Any]) -> Callable[..., Any]:
         def note(channel: Any, *names: str, **options: Any) -> Any:
             name = _UUID.sub("<uuid>", str(options.get(kind) or names[0]))
             declarations[f"{kind} {name}"] = {
@@ -90,8 +90,8 @@ def record_declarations() -> Iterator[dict[str, Any]]:
 
         return note
 
-    exchanges = noting("exchange", virtual.Channel.exchange_declare)
-    queues = noting("queue", virtual.Channel.queue_declare)
+    exchanges = recorder("exchange", virtual.Channel.exchange_declare)
+    queues = recorder("queue", virtual.Channel.queue_declare)
     with (
         patch.object(virtual.Channel, "exchange_declare", exchanges),
         patch.object(virtual.Channel, "queue_declare", queues),
@@ -110,7 +110,7 @@ def publish(message: Mapping[str, Any], app: Any) -> None:
 
 
 def gateway_messages() -> dict[str, Message]:
-    """Return what the present gateway sends: offers of jobs, and orders to stop the long one."""
+    """Return the messages of the present gateway: offers, and orders to stop the long job."""
     sender = program.broker_sender(BROKER)
     job, identifier = JOBS["offer of a long job"]
     with record_messages() as messages:
@@ -126,7 +126,7 @@ def gateway_messages() -> dict[str, Message]:
 def machine_messages(messages: Path, directory: Path) -> tuple[list[Message], dict[str, Any]]:
     """Run a present worker machine that receives the gateway's `messages`.
 
-    Return what it tells, and what it declares.
+    Return its messages and its declarations.
     """
     output = directory / "output.json"
     arguments = [str(path) for path in (messages, directory, output)]
