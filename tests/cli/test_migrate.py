@@ -16,7 +16,7 @@ from tests import mongod
 from tests.cli.command import shiftergw
 from tests.configurations import changed
 from tests.store.places import mongo_running, running
-from tests.store.pulls import NOW, pulled, request
+from tests.store.pulls import NOW, complete_pull, request
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
     No password is shown.
     """
     async with running(tmp_path / "shiftergw.sqlite") as store:
-        await pulled(store, request("x:1"), now=NOW)
+        await complete_pull(store, request("x:1"), now=NOW)
     with mongod.database(mongodb) as (name, _):
         config = configured(tmp_path, MongoDBURI=mongodb, MongoDB=name)
         done = shiftergw("migrate", "--config", config)

@@ -26,7 +26,7 @@ from shiftergw.model import ImageRecord, Progress
 from shiftergw.plumbing.timing import pause
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.store.pulls import ID, LIMIT, begun, holder, request
+from tests.store.pulls import ID, LIMIT, begin_pull, holder, request
 
 PLACE = ("/images", ID)
 
@@ -60,7 +60,7 @@ class Bench:
     async def rival(self) -> str:
         """Return another holder of leases: an attempt at another record."""
         records = await self.store.find_work("alpha", "docker", "other:1")
-        return holder(records[0] if records else await begun(self.store, request("other:1")))
+        return holder(records[0] if records else await begin_pull(self.store, request("other:1")))
 
     async def lease_to_rival(self, seconds: float = LEASE_SECONDS) -> bool:
         """Let another attempt take the lease; return whether it got it."""
@@ -74,7 +74,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await store.startService()
     clock = Clock()
     clock.advance(1_000_000)
-    record = await begun(store, request(), clock.seconds())
+    record = await begin_pull(store, request(), clock.seconds())
     yield Bench(store, record, clock)
     await store.stopService()
 

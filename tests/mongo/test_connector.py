@@ -18,7 +18,7 @@ from tests.certificates import Authority
 from tests.mongod import Mongod
 from tests.patience import scaled
 from tests.store.places import mongo_running
-from tests.store.pulls import NOW, pulled, request
+from tests.store.pulls import NOW, complete_pull, request
 
 PASSWORD = "p@ss:w/ord"
 ESCAPED = "p%40ss%3Aw%2Ford"
@@ -27,7 +27,7 @@ ESCAPED = "p%40ss%3Aw%2Ford"
 async def works(uri: str) -> None:
     """Pull an image."""
     async with mongo_running(uri, "images") as store:
-        record = await pulled(store, request())
+        record = await complete_pull(store, request())
         assert await store.get(record.key) == record
 
 

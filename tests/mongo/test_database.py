@@ -22,7 +22,7 @@ from shiftergw.states import State
 from tests.mongo.puppets import answering, serving
 from tests.mongod import Mongod
 from tests.store.places import mongo_running
-from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
+from tests.store.pulls import ID, LIMIT, NOW, all_of, begin_pull, complete_pull, failure, request
 from tests.store.wire import Wire
 
 
@@ -62,11 +62,11 @@ async def test_how_safe_writes_are(
         assert collection in {*KEPT, *QUICK}
         concerns[collection, name].append(concern)
 
-    with Wire(member.port, seen=seen) as wire:
+    with Wire(member.port, before_write=seen) as wire:
         async with mongo_running(wire.uri + options, f"safe{len(options)}") as store:
-            ready = await pulled(store, request("x:1"))
-            await pulled(store, request("x:1"), "b" * 64)
-            failing = await begun(store, request("y:1"))
+            ready = await complete_pull(store, request("x:1"))
+            await complete_pull(store, request("x:1"), "b" * 64)
+            failing = await begin_pull(store, request("y:1"))
             await store.advance(failing.key, 1, State.TRANSFER, "", NOW)
             await store.lease("/images", ID, f"{failing.key}/1", NOW, 10)
             await store.lease("/images", ID, f"{failing.key}/2", NOW, 10)
@@ -82,7 +82,7 @@ async def test_how_safe_writes_are(
             await store.note_used([b"2" * 32], NOW)
             kept = {where: [*said] for where, said in concerns.items() if where[0] in KEPT}
             concerns.clear()
-            record = await begun(store, request("q:1"))
+            record = await begin_pull(store, request("q:1"))
             concerns.clear()
             await store.heartbeat(record.key, 1, Progress(), NOW)
             assert concerns.pop(("images", "update")) == [{"w": 1}]

@@ -30,7 +30,7 @@ from shiftergw.service.housekeeping import (
 )
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.store.pulls import begun, failure, pulled, request
+from tests.store.pulls import begin_pull, complete_pull, failure, request
 from tests.work.waiting import until
 
 NOW = 1_000_000.0
@@ -171,7 +171,7 @@ async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
     """A day after its end a failure is gone; a younger one can still be asked about."""
     keys = []
     for tag, ended in (("old:1", NOW - FAILURE_SECONDS - 1), ("new:1", NOW)):
-        record = await begun(store, request(tag), ended)
+        record = await begin_pull(store, request(tag), ended)
         await store.finish(record.key, record.attempt, failure(), ended)
         keys.append(record.key)
     await Housekeeper(store).round()
@@ -182,9 +182,9 @@ async def test_old_failures_are_forgotten(store: SqliteStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_images_whose_time_is_up_expire(store: SqliteStore) -> None:
     """They become work for the workers, who are woken; younger ones and timeless ones stay."""
-    due = await pulled(store, request("due:1"), "a" * 64, expiration=NOW)
-    young = await pulled(store, request("young:1"), "b" * 64, expiration=NOW + 1)
-    timeless = await pulled(store, request("timeless:1"), "c" * 64)
+    due = await complete_pull(store, request("due:1"), "a" * 64, expiration=NOW)
+    young = await complete_pull(store, request("young:1"), "b" * 64, expiration=NOW + 1)
+    timeless = await complete_pull(store, request("timeless:1"), "c" * 64)
     keeper = Housekeeper(store)
     await keeper.round()
     assert [record.key for record in await store.waiting(NOW, 5)] == [due.key]
@@ -201,9 +201,9 @@ async def test_no_expiry_where_it_is_not_wanted(store: SqliteStore) -> None:
 
     Old failures of ours are forgotten all the same.
     """
-    record = await begun(store, request("old:1"), NOW - FAILURE_SECONDS - 1)
+    record = await begin_pull(store, request("old:1"), NOW - FAILURE_SECONDS - 1)
     await store.finish(record.key, record.attempt, failure(), NOW - FAILURE_SECONDS - 1)
-    due = await pulled(store, request("due:1"), expiration=NOW)
+    due = await complete_pull(store, request("due:1"), expiration=NOW)
     keeper = Housekeeper(store, Schedule(enabled=False))
     with capturedLogs() as logged:
         await keeper.round()
@@ -218,8 +218,8 @@ async def test_no_expiry_where_it_is_not_wanted(store: SqliteStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_images_of_other_systems_stay(store: SqliteStore) -> None:
     """No worker could remove the files of a system that is not configured."""
-    await pulled(store, request("here:1"), expiration=NOW - 1)
-    await pulled(store, request("there:1", system="gone"), expiration=NOW - 1)
+    await complete_pull(store, request("here:1"), expiration=NOW - 1)
+    await complete_pull(store, request("there:1", system="gone"), expiration=NOW - 1)
     await Housekeeper(store, Schedule(systems={"alpha"})).round()
     assert [record.system for record in await store.waiting(NOW, 5)] == ["alpha"]
 
@@ -227,8 +227,8 @@ async def test_images_of_other_systems_stay(store: SqliteStore) -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_is_due_can_be_asked_for_by_system(store: SqliteStore) -> None:
     """Another system's images are left alone."""
-    await pulled(store, request("here:1"), expiration=NOW - 1)
-    await pulled(store, request("there:1", system="beta"), expiration=NOW - 1)
+    await complete_pull(store, request("here:1"), expiration=NOW - 1)
+    await complete_pull(store, request("there:1", system="beta"), expiration=NOW - 1)
     assert [record.system for record in await expire_due(store, NOW, {"beta"})] == ["beta"]
     assert [record.system for record in await expire_due(store, NOW)] == ["alpha"]
     assert await expire_due(store, NOW) == []
@@ -244,6 +244,6 @@ async def test_many_that_are_due_at_once(
     """
     monkeypatch.setattr(housekeeping, "MOST_DUE", 2)
     for n in range(5):
-        await pulled(store, request(f"x:{n}"), f"{n:064x}", expiration=NOW - n - 1)
+        await complete_pull(store, request(f"x:{n}"), f"{n:064x}", expiration=NOW - n - 1)
     rounds = [[one.id[-1:] for one in await expire_due(store, NOW) if one.id] for _ in range(4)]
     assert rounds == [["4", "3"], ["2", "1"], ["0"], []]

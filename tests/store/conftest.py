@@ -1,4 +1,4 @@
-"""The contract's assertions show their values, like those of a test module; a MongoDB server."""
+"""Fixtures of the store's tests, and readable assertions in the contract's modules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ for part in ("work", "ends", "reads", "queue", "requeue", "removals", "rights", 
 
 @pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URI of a server that all tests share."""
+    """Return the URI of a MongoDB server that all tests share."""
     with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri

@@ -1,11 +1,11 @@
-"""What every store promises. A store's own test module runs this on it, by inheriting from it."""
+"""What every store promises. The test module of each store runs it by inheriting from it."""
 
 from __future__ import annotations
 
 from tests.store.contract_ends import EndContract, KeepContract
 from tests.store.contract_queue import QueueContract
 from tests.store.contract_reads import ReadContract
-from tests.store.contract_removals import RemovalContract, TakenBackContract
+from tests.store.contract_removals import CancelledRemovalContract, RemovalContract
 from tests.store.contract_requeue import RequeueContract
 from tests.store.contract_rights import RightsContract
 from tests.store.contract_waits import BreakerContract, PostponeContract, ShareContract
@@ -22,9 +22,9 @@ class StoreContract(
     BreakerContract,
     EndContract,
     RemovalContract,
-    TakenBackContract,
+    CancelledRemovalContract,
     RightsContract,
     ReadContract,
     KeepContract,
 ):
-    """All of it. The heir provides the fixture `place`."""
+    """All parts of the contract. A subclass provides the fixture `place`."""

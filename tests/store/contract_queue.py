@@ -1,4 +1,4 @@
-"""The contract's part on what waits: how much may, and whose turn it is."""
+"""The contract of waiting work: its limits and its order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shiftergw.model import ANONYMOUS, QueueLimits, Ready
 from shiftergw.ports import ImageStore
 from tests.store import hammer
 from tests.store.places import Place
-from tests.store.pulls import ID, LIMIT, NOW, begun, expiring, failure, request
+from tests.store.pulls import ID, LIMIT, NOW, begin_pull, failure, request, request_removal
 
 
 async def order(
@@ -24,82 +24,82 @@ async def order(
     share: int | None = None,
     **system_shares: int,
 ) -> list[str | None]:
-    """Return the tags of what waits, in turn; of a removal, that of its pull."""
+    """Return the tags of waiting work in the order of `waiting`; for a removal, its pull's tag."""
     records = await store.waiting(NOW + 99, limit, of_user, offers, without, share, system_shares)
     return [record.pulltag for record in records]
 
 
-async def claimed(
+async def claim_pulls(
     store: ImageStore, system: str, uid: int, count: int, first: float = NOW
 ) -> list[str]:
-    """Return the keys of new work, whose tags are `system-uid:0` and so on, in order of arrival."""
-    wishes = [request(f"{system}-{uid}:{n}", uid, system=system) for n in range(count)]
-    return [(await store.claim(wish, first + n))[0].key for n, wish in enumerate(wishes)]
+    """Claim pulls with the tags `system-uid:0` and so on; return their keys in order."""
+    pulls = [request(f"{system}-{uid}:{n}", uid, system=system) for n in range(count)]
+    return [(await store.claim(pull, first + n))[0].key for n, pull in enumerate(pulls)]
 
 
 class QueueContract:
-    """Limits and turns."""
+    """Limits of the queue, and turns of users."""
 
     @pytest_twisted.ensureDeferred
     async def test_the_queue_is_bounded(self, place: Place) -> None:
-        """Beyond the limit of all nothing new waits, on any system; nothing is written then."""
+        """Beyond the limit for all users a claim is refused and writes nothing."""
         store = place.store
         limits = QueueLimits(2, 2)
         await store.claim(request("x:1", uid=1), NOW, limits)
         await store.claim(request("x:2", uid=2, system="beta"), NOW, limits)
-        failed = await begun(store, request("x:3", uid=3))
-        await store.finish(failed.key, 1, failure(), NOW)
+        failure_record = await begin_pull(store, request("x:3", uid=3))
+        await store.finish(failure_record.key, 1, failure(), NOW)
         with pytest.raises(TooMany, match="queue is full") as caught:
             await store.claim(request("x:3", uid=3), NOW, limits)
         assert caught.value.remedy
-        found = await store.find_work("alpha", "docker", "x:3")
-        assert [record.key for record in found] == [failed.key]
+        records = await store.find_work("alpha", "docker", "x:3")
+        assert [record.key for record in records] == [failure_record.key]
 
     @pytest_twisted.ensureDeferred
     async def test_each_user_is_bounded(self, place: Place) -> None:
-        """Beyond his own limit a user's work is refused, with the number; others' is not."""
+        """Beyond the limit of a user the user's claims are refused, with the number."""
         store = place.store
         limits = QueueLimits(10, 2)
         await store.claim(request("x:1", uid=1), NOW, limits)
         await store.claim(request("x:2", uid=1, system="beta", kind="acl"), NOW, limits)
         with pytest.raises(TooMany, match="You have 2 pulls waiting"):
             await store.claim(request("x:3", uid=1), NOW, limits)
-        _, created = await store.claim(request("x:3", uid=2), NOW, limits)
-        assert created
+        _, is_new = await store.claim(request("x:3", uid=2), NOW, limits)
+        assert is_new
 
     @pytest_twisted.ensureDeferred
     async def test_polls_are_never_refused(self, place: Place) -> None:
-        """Who asks for what is in flight gets it, however full the queue, whoever claimed it."""
+        """A claim of work in flight returns its record, however full the queue is."""
         store = place.store
         first, _ = await store.claim(request("x:1", uid=1), NOW, QueueLimits(1, 1))
         for uid in (1, 2):
-            found, created = await store.claim(request("x:1", uid=uid), NOW, QueueLimits(0, 0))
-            assert (found, created) == (first, False)
+            record, is_new = await store.claim(request("x:1", uid=uid), NOW, QueueLimits(0, 0))
+            assert (record, is_new) == (first, False)
 
     @pytest_twisted.ensureDeferred
     async def test_only_waiting_pulls_count(self, place: Place) -> None:
-        """What has begun or ended, and removals, take nobody's room; nor does what is given up."""
+        """Running, ended and abandoned work and removals do not count as waiting."""
         store = place.store
         limits = QueueLimits(1, 1)
-        await begun(store, request("b:1"))
-        await expiring(store, request("e:1"))
-        failed = await begun(store, request("f:1"))
-        await store.finish(failed.key, 1, failure(), NOW)
-        waiting, created = await store.claim(request("w:1"), NOW, limits)
-        assert created
+        await begin_pull(store, request("b:1"))
+        await request_removal(store, request("e:1"))
+        failure_record = await begin_pull(store, request("f:1"))
+        await store.finish(failure_record.key, 1, failure(), NOW)
+        waiting, is_new = await store.claim(request("w:1"), NOW, limits)
+        assert is_new
         await store.abandon(waiting.key)
         assert (await store.claim(request("w:2"), NOW, limits))[1]
         with pytest.raises(TooMany):
             await store.claim(request("w:3"), NOW, limits)
 
-    def test_several_processes_fill_the_queue(self, place: Place) -> None:
-        """Processes that claim at once do not get past the limit together."""
+    def test_processes_that_claim_at_once_observe_the_limit(self, place: Place) -> None:
+        """Four processes together do not exceed it."""
         crowd = [hammer.start(place.location, "fill", str(n), "10") for n in range(4)]
         assert sum(hammer.go(crowd)) == 10
 
     @pytest_twisted.ensureDeferred
-    async def test_running_is_bounded(self, place: Place) -> None:
-        """No more of a user's work is named than may run beside what runs; the others' is."""
+    async def test_running_work_of_a_user_is_bounded(self, place: Place) -> None:
+        """A user's further pulls are passed over; those of other users are not."""
         store = place.store
         for n in range(5):
             await store.claim(request(f"a:{n}", 1), NOW + n)
@@ -114,25 +114,25 @@ class QueueContract:
         assert await order(store, 9, 2) == ["b:0", "a:2"]
 
     @pytest_twisted.ensureDeferred
-    async def test_systems_without_workers(self, place: Place) -> None:
-        """Their work is passed over, and takes nobody's room; what was offered is still named."""
+    async def test_systems_without_workers_are_passed_over(self, place: Place) -> None:
+        """Their work takes no room; offers are still returned."""
         store = place.store
-        (first, *_) = await claimed(store, "alpha", 1, 3)
-        await claimed(store, "beta", 1, 2, NOW + 5)
+        (first, *_) = await claim_pulls(store, "alpha", 1, 3)
+        await claim_pulls(store, "beta", 1, 2, NOW + 5)
         assert await order(store, 2, without=["alpha"]) == ["beta-1:0", "beta-1:1"]
         assert await order(store, 9, without=["alpha", "beta"]) == []
-        named = await order(store, 9, offers=[first], without=["alpha"])
-        assert named == ["alpha-1:0", "beta-1:0", "beta-1:1"]
+        tags = await order(store, 9, offers=[first], without=["alpha"])
+        assert tags == ["alpha-1:0", "beta-1:0", "beta-1:1"]
 
     @pytest_twisted.ensureDeferred
-    async def test_removals_have_their_turn(self, place: Place) -> None:
-        """Removals wait like one more user's work, whoever pulled the images, without a limit."""
+    async def test_removals_wait_like_one_more_user(self, place: Place) -> None:
+        """It does not matter who pulled the images, and no limit of a user applies."""
         store = place.store
         for n in range(3):
-            await expiring(store, request(f"r:{n}", 1), f"{n:064x}", NOW + n)
+            await request_removal(store, request(f"r:{n}", 1), f"{n:064x}", NOW + n)
         await store.claim(request("a:1", 1), NOW + 5)
         await store.claim(request("a:2", 1), NOW + 6)
-        await begun(store, request("a:0", 1), NOW + 7)
+        await begin_pull(store, request("a:0", 1), NOW + 7)
         assert sorted(str(tag) for tag in await order(store, 9, 1)) == ["r:0", "r:1", "r:2"]
         assert await order(store, 9, 2) == ["r:0", "r:1", "a:1", "r:2"]
         (record,) = await store.waiting(NOW + 99, 1)
@@ -142,20 +142,20 @@ class QueueContract:
         assert (await order(store, 9))[:2] == ["a:1", "r:1"]
 
     @pytest_twisted.ensureDeferred
-    async def test_who_has_no_name_is_a_user(self, place: Place) -> None:
-        """Pulls without a credential take turns among them, and are bounded as one user's."""
+    async def test_anonymous_pulls_count_as_one_user(self, place: Place) -> None:
+        """They take turns with users, and have the limit of one user."""
         store = place.store
-        await expiring(store, request("r:0", 1))
+        await request_removal(store, request("r:0", 1))
         for n in range(3):
             await store.claim(request(f"x:{n}", ANONYMOUS), NOW + n)
         assert sorted(map(str, await order(store, 9, 1))) == ["r:0", "x:0"]
 
     @pytest_twisted.ensureDeferred
     async def test_no_system_has_all_slots(self, place: Place) -> None:
-        """Work beyond a system's share comes after all other work, and before nothing."""
+        """Work beyond a system's share comes after all other work, but is not refused."""
         store = place.store
-        keys = await claimed(store, "down", 1, 4)
-        await claimed(store, "up", 1, 2, NOW + 10)
+        keys = await claim_pulls(store, "down", 1, 4)
+        await claim_pulls(store, "up", 1, 2, NOW + 10)
         alone = ["down-1:0", "down-1:1", "up-1:0", "up-1:1", "down-1:2", "down-1:3"]
         assert await order(store, 9, down=2) == alone
         for key in keys[:2]:
@@ -167,20 +167,22 @@ class QueueContract:
 
     @pytest_twisted.ensureDeferred
     async def test_removals_count_for_their_system(self, place: Place) -> None:
-        """Files that are to go from a system that is down hold up no other system."""
+        """Removals on a system that is down delay no other system."""
         store = place.store
         for n in range(3):
-            await expiring(store, request(f"r:{n}", 1, system="down"), f"{n:064x}", NOW + n)
-        await claimed(store, "down", 1, 1, NOW + 5)
-        await claimed(store, "up", 2, 1, NOW + 6)
+            await request_removal(store, request(f"r:{n}", 1, system="down"), f"{n:064x}", NOW + n)
+        await claim_pulls(store, "down", 1, 1, NOW + 5)
+        await claim_pulls(store, "up", 2, 1, NOW + 6)
         assert "up-2:0" in (await order(store, 9, down=2))[:3]
-        (first, *_) = [one for one in await store.waiting(NOW + 99, 9) if one.kind == "expire"]
+        (first, *_) = [
+            record for record in await store.waiting(NOW + 99, 9) if record.kind == "expire"
+        ]
         assert await store.begin(first.key, "n", NOW + 7, LIMIT) is not None
         assert (await order(store, 9, down=1))[0] == "up-2:0"
 
     @pytest_twisted.ensureDeferred
     async def test_work_that_exceeds_fewer_shares_comes_first(self, place: Place) -> None:
-        """A pull from a healthy registry passes those from a slow one, on the same system."""
+        """On one system, pulls from a fast registry overtake those from a slow one."""
         store = place.store
         slow = [request(f"slow:{n}", n, location="slow") for n in (1, 2)]
         (first, _) = await store.claim(slow[0], NOW)
@@ -190,12 +192,12 @@ class QueueContract:
         assert await order(store, 9, share=1, alpha=1) == ["fast:0", "slow:2"]
 
     @pytest_twisted.ensureDeferred
-    async def test_a_limit_takes_nobodys_share(self, place: Place) -> None:
-        """Pulls that a user may not begin use up no slot of another user's on their system."""
+    async def test_a_user_at_the_limit_takes_no_share(self, place: Place) -> None:
+        """Pulls that may not begin use up no share of their system."""
         store = place.store
-        await claimed(store, "down", 1, 5)
-        await claimed(store, "up", 1, 5, NOW + 10)
-        await claimed(store, "down", 2, 3, NOW + 20)
+        await claim_pulls(store, "down", 1, 5)
+        await claim_pulls(store, "up", 1, 5, NOW + 10)
+        await claim_pulls(store, "down", 2, 3, NOW + 20)
         assert await order(store, 9, 3, down=1) == [
             *("down-1:0", "up-1:0", "up-1:1"),
             *("down-2:0", "down-2:1", "down-2:2"),
@@ -203,11 +205,11 @@ class QueueContract:
         assert sorted(map(str, await order(store, 9, 1, down=3))) == ["down-1:0", "down-2:0"]
 
     @pytest_twisted.ensureDeferred
-    async def test_what_is_offered_has_had_its_turn(self, place: Place) -> None:
-        """It comes first and counts as begun; once begun or gone it is not named any more."""
+    async def test_offers_come_first_and_count_as_begun(self, place: Place) -> None:
+        """Offers that have begun or ended are not returned any more."""
         store = place.store
-        keys = await claimed(store, "down", 1, 3)
-        await claimed(store, "up", 2, 1, NOW + 10)
+        keys = await claim_pulls(store, "down", 1, 3)
+        await claim_pulls(store, "up", 2, 1, NOW + 10)
         offers = keys[1:2]
         assert (await order(store, 9, None, offers, down=1))[:2] == ["down-1:1", "up-2:0"]
         assert await order(store, 9, 1, offers) == ["down-1:1", "up-2:0"]

@@ -1,4 +1,4 @@
-"""The contract's part on finding things."""
+"""The contract of look-ups and lists."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import pytest_twisted
 from shiftergw.model import Progress, Ready
 from shiftergw.states import State
 from tests.store.places import Place
-from tests.store.pulls import LIMIT, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request
+from tests.store.pulls import (
+    LIMIT,
+    NOW,
+    OF_THE_ORIGINAL,
+    OTHER_ID,
+    begin_pull,
+    complete_pull,
+    failure,
+    request,
+)
 
 
 class ReadContract:
-    """Finding things."""
+    """Find and list records."""
 
     @pytest_twisted.ensureDeferred
-    async def test_find_takes_the_first_tag_that_is_carried(self, place: Place) -> None:
-        """Of several tags the first one counts that any record carries."""
+    async def test_find_uses_the_first_tag_that_exists(self, place: Place) -> None:
+        """Of several tags, the first one that any record carries decides."""
         store = place.store
-        await pulled(store, request("x:1"))
-        y = await pulled(store, request("y:1"), OTHER_ID)
+        await complete_pull(store, request("x:1"))
+        y = await complete_pull(store, request("y:1"), OTHER_ID)
         assert await store.find("alpha", "docker", ["none:1", "y:1", "x:1"]) == y
         assert await store.find("alpha", "docker", ["none:1"]) is None
         assert await store.find("alpha", "docker", []) is None
@@ -26,51 +35,51 @@ class ReadContract:
         assert await store.find("alpha", "custom", ["y:1"]) is None
 
     @pytest_twisted.ensureDeferred
-    async def test_find_takes_the_newest(self, place: Place) -> None:
-        """Where an original left one tag on two records, the newest counts; work never does."""
+    async def test_find_returns_the_newest_record_of_a_tag(self, place: Place) -> None:
+        """If an original left a tag on two records, the newest READY one counts."""
         place.put("1" * 24, OF_THE_ORIGINAL | {"last_pull": 5.0})
         place.put("2" * 24, OF_THE_ORIGINAL | {"last_pull": 6.0, "id": OTHER_ID})
         place.put("3" * 24, OF_THE_ORIGINAL)
         place.put("4" * 24, OF_THE_ORIGINAL | {"last_pull": 7.0, "status": "EXPIRED"})
-        found = await place.store.find("alpha", "docker", ["old:1"])
-        assert found is not None
-        assert found.key == "2" * 24
+        record = await place.store.find("alpha", "docker", ["old:1"])
+        assert record is not None
+        assert record.key == "2" * 24
 
     @pytest_twisted.ensureDeferred
-    async def test_documents_of_the_original(self, place: Place) -> None:
-        """Old forms are read: one tag as text, SUCCESS, null, absent and unknown members."""
-        odd = {"tag": "one:1", "status": "SUCCESS"}
-        place.put("1" * 24, OF_THE_ORIGINAL | odd)
-        found = await place.store.find("alpha", "docker", ["one:1"])
-        assert found is not None
-        assert (found.key, found.tags, found.status) == ("1" * 24, ("one:1",), State.READY)
-        assert (found.private, found.user_acl, found.last_pull) == (None, None, None)
-        assert (found.env, found.entry, found.expiration) == (("A=1",), ("/bin/sh",), 12)
+    async def test_documents_of_the_original_are_read(self, place: Place) -> None:
+        """A tag as text, SUCCESS, null, missing and unknown members are all understood."""
+        old_forms = {"tag": "one:1", "status": "SUCCESS"}
+        place.put("1" * 24, OF_THE_ORIGINAL | old_forms)
+        record = await place.store.find("alpha", "docker", ["one:1"])
+        assert record is not None
+        assert (record.key, record.tags, record.status) == ("1" * 24, ("one:1",), State.READY)
+        assert (record.private, record.user_acl, record.last_pull) == (None, None, None)
+        assert (record.env, record.entry, record.expiration) == (("A=1",), ("/bin/sh",), 12)
 
     @pytest_twisted.ensureDeferred
-    async def test_find_work(self, place: Place) -> None:
-        """The work in flight comes first, then failures of the tag, the newest first."""
+    async def test_find_work_returns_work_before_failures(self, place: Place) -> None:
+        """The record in flight comes first, then the failures, newest first."""
         store = place.store
         failures = []
         for uid, now in ((1, NOW), (2, NOW + 1)):
-            record = await begun(store, request(uid=uid), now)
+            record = await begin_pull(store, request(uid=uid), now)
             failures.append(await store.finish(record.key, 1, failure(own=True), now))
         flying, _ = await store.claim(request(uid=3), NOW - 5)
         await store.claim(request("else:1"), NOW)
-        await pulled(store, request("x:1"))
-        found = await store.find_work("alpha", "docker", "ubuntu:24.04")
-        assert list(found) == [flying, failures[1], failures[0]]
+        await complete_pull(store, request("x:1"))
+        records = await store.find_work("alpha", "docker", "ubuntu:24.04")
+        assert list(records) == [flying, failures[1], failures[0]]
         assert list(await store.find_work("alpha", "docker", "x:1")) == []
 
     @pytest_twisted.ensureDeferred
-    async def test_list_and_queue(self, place: Place) -> None:
-        """`list` shows what is READY, `queue` the rest but EXPIRED, each of one system."""
+    async def test_list_and_queue_split_the_records_of_a_system(self, place: Place) -> None:
+        """`list` has READY records, `queue` all others except EXPIRED ones."""
         store = place.store
         place.put("0" * 24, OF_THE_ORIGINAL | {"status": "EXPIRED"})
-        ready = [await pulled(store, request(f"x:{n}"), f"{n:064x}") for n in range(5)]
-        record = await begun(store, request("f:1"), NOW + 1)
-        failed = await store.finish(record.key, 1, failure(), NOW + 1)
-        flying = await begun(store, request("y:1"), NOW + 2)
+        ready = [await complete_pull(store, request(f"x:{n}"), f"{n:064x}") for n in range(5)]
+        record = await begin_pull(store, request("f:1"), NOW + 1)
+        failure_record = await store.finish(record.key, 1, failure(), NOW + 1)
+        flying = await begin_pull(store, request("y:1"), NOW + 2)
         waiting, _ = await store.claim(request("z:1"), NOW + 3)
         await store.claim(request(system="beta"), NOW)
         keys = [record.key for record in await store.list("alpha")]
@@ -79,16 +88,16 @@ class ReadContract:
         assert [record.key for record in await store.list("alpha", keys[1], 2)] == keys[2:4]
         assert list(await store.list("alpha", keys[-1], 2)) == []
         assert {record.key for record in await store.list("alpha")} == {r.key for r in ready}
-        assert list(await store.queue("alpha")) == [failed, flying, waiting]
-        assert list(await store.queue("alpha", limit=2))[:2] == [failed, flying]
-        assert list(await store.queue("alpha", failed.key, 1))[:1] == [flying]
-        assert list(await store.queue("alpha", failed.key)) == [flying, waiting]
+        assert list(await store.queue("alpha")) == [failure_record, flying, waiting]
+        assert list(await store.queue("alpha", limit=2))[:2] == [failure_record, flying]
+        assert list(await store.queue("alpha", failure_record.key, 1))[:1] == [flying]
+        assert list(await store.queue("alpha", failure_record.key)) == [flying, waiting]
         assert list(await store.queue("alpha", waiting.key, 2)) == []
         assert list(await store.list("beta")) == []
 
     @pytest_twisted.ensureDeferred
     async def test_pages_of_large_records_are_short(self, place: Place) -> None:
-        """What is in memory at once is bounded; page after page, all of them come."""
+        """Memory holds a limited number of records, and all pages together have all records."""
         large = OF_THE_ORIGINAL | {"status": "READY", "ENV": ["A=" + "x" * 200_000]}
         for n in range(40):
             place.put(f"{n:024}", large | {"tag": [f"x:{n}"], "id": f"{n:064}"})
@@ -99,8 +108,8 @@ class ReadContract:
         assert keys == [f"{n:024}" for n in range(40)]
 
     @pytest_twisted.ensureDeferred
-    async def test_waiting_is_fair(self, place: Place) -> None:
-        """Users take turns, each in the order of arrival, however many one of them sends."""
+    async def test_users_take_turns(self, place: Place) -> None:
+        """Each user's pulls keep their order, however many one user sends."""
         store = place.store
         names = {}
         for second, (uid, tag) in enumerate(
@@ -112,8 +121,8 @@ class ReadContract:
         assert [names[record.key] for record in await store.waiting(NOW + 99, 2)] == ["a:1", "b:1"]
 
     @pytest_twisted.ensureDeferred
-    async def test_one_worker_is_fair_too(self, place: Place) -> None:
-        """With one worker the users' work is begun in turn: nobody's backlog starves another."""
+    async def test_users_take_turns_on_a_single_worker(self, place: Place) -> None:
+        """The backlog of one user does not delay the pulls of another."""
         store = place.store
         for n in range(3):
             await store.claim(request(f"a:{n}", 1), NOW + n)
@@ -130,24 +139,24 @@ class ReadContract:
         assert list(await store.waiting(NOW + 99, 1)) == []
 
     @pytest_twisted.ensureDeferred
-    async def test_running_work_counts(self, place: Place) -> None:
-        """A user whose work runs waits behind one who has none running."""
+    async def test_running_work_counts_in_the_turns(self, place: Place) -> None:
+        """A user with running pulls waits behind a user without."""
         store = place.store
-        await begun(store, request("a:1", 1))
-        await begun(store, request("a:2", 1))
-        await begun(store, request("b:1", 2), NOW + 5)
+        await begin_pull(store, request("a:1", 1))
+        await begin_pull(store, request("a:2", 1))
+        await begin_pull(store, request("b:1", 2), NOW + 5)
         await store.claim(request("a:3", 1), NOW)
         await store.claim(request("b:2", 2), NOW + 6)
         assert [record.pulltag for record in await store.waiting(NOW + 99, 10)] == ["b:2", "a:3"]
 
     @pytest_twisted.ensureDeferred
-    async def test_stale(self, place: Place) -> None:
-        """Begun work is stale once its heartbeat is older than the limit; waiting work never is."""
+    async def test_work_is_stale_after_an_old_heartbeat(self, place: Place) -> None:
+        """Work that waits for its first attempt is never stale."""
         store = place.store
         await store.claim(request("w:1"), NOW)
-        await pulled(store, request("r:1"))
-        record = await begun(store, request())
-        await begun(store, request("young:1"), NOW + 50)
+        await complete_pull(store, request("r:1"))
+        record = await begin_pull(store, request())
+        await begin_pull(store, request("young:1"), NOW + 50)
         assert list(await store.stale(NOW + LIMIT, LIMIT)) == []
         assert list(await store.stale(NOW + LIMIT + 1, LIMIT)) == [record]
         await store.heartbeat(record.key, 1, Progress(), NOW + 30)

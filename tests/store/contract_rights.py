@@ -1,4 +1,4 @@
-"""The contract's part on who may read an image, what is blocked, and what an admin asked for."""
+"""The contract of access lists, blocks, and work for an admin."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.store.pulls import (
     NOW,
     OF_THE_ORIGINAL,
     OTHER_ID,
-    begun,
-    expiring,
+    begin_pull,
+    complete_pull,
     failure,
-    pulled,
     request,
+    request_removal,
 )
 
 SYSTEMS = ["alpha", "beta"]
@@ -27,33 +27,33 @@ class RightsContract:
     """Access belongs to the files of an image: (image directory, id)."""
 
     @pytest_twisted.ensureDeferred
-    async def test_find_id(self, place: Place) -> None:
-        """An image is found by its id on some systems, of any type, as long as it is READY."""
+    async def test_find_id_returns_ready_records_of_any_type(self, place: Place) -> None:
+        """Only records on the requested systems count."""
         store = place.store
         ready = [
-            await pulled(store, request("x:1")),
-            await pulled(store, request("x:1", itype="custom")),
-            await pulled(store, request("x:1", system="beta")),
+            await complete_pull(store, request("x:1")),
+            await complete_pull(store, request("x:1", itype="custom")),
+            await complete_pull(store, request("x:1", system="beta")),
         ]
-        await pulled(store, request("x:2"), OTHER_ID)
-        await expiring(store, request("x:1", system="gamma"))
+        await complete_pull(store, request("x:2"), OTHER_ID)
+        await request_removal(store, request("x:1", system="gamma"))
         for systems, expected in (
             (SYSTEMS, ready),
             (["beta", "gamma"], ready[2:]),
             ({"alpha"}, ready[:2]),
             ((), []),
         ):
-            found = await store.find_id(systems, ID)
-            assert sorted(found, key=lambda r: r.key) == sorted(expected, key=lambda r: r.key)
+            records = await store.find_id(systems, ID)
+            assert sorted(records, key=lambda r: r.key) == sorted(expected, key=lambda r: r.key)
 
     @pytest_twisted.ensureDeferred
-    async def test_set_access(self, place: Place) -> None:
-        """Every record of the files says the same: all types, all systems, also one that goes."""
+    async def test_set_access_changes_all_records_of_the_files(self, place: Place) -> None:
+        """It covers all types and systems of the request, and EXPIRING records too."""
         store = place.store
         records = [
-            await pulled(store, request("x:1")),
-            await pulled(store, request("x:1", system="beta")),
-            await expiring(store, request("x:1", itype="custom")),
+            await complete_pull(store, request("x:1")),
+            await complete_pull(store, request("x:1", system="beta")),
+            await request_removal(store, request("x:1", itype="custom")),
         ]
         await store.set_access(SYSTEMS, ID, True, (5, 6), (7,))
         for record in records:
@@ -71,24 +71,24 @@ class RightsContract:
         )
 
     @pytest_twisted.ensureDeferred
-    async def test_set_access_touches_nothing_else(self, place: Place) -> None:
-        """Other images, systems that have other files, and work in flight keep theirs."""
+    async def test_set_access_changes_no_other_record(self, place: Place) -> None:
+        """Other images, other systems and work in flight keep their access lists."""
         store = place.store
-        others = [
-            await pulled(store, request("x:2"), OTHER_ID),
-            await pulled(store, request("x:1", system="gamma")),
-            await begun(store, request("x:3", user_acl=(1,))),
+        unrelated = [
+            await complete_pull(store, request("x:2"), OTHER_ID),
+            await complete_pull(store, request("x:1", system="gamma")),
+            await begin_pull(store, request("x:3", user_acl=(1,))),
         ]
         place.put("1" * 24, OF_THE_ORIGINAL)
         await store.set_access(SYSTEMS, ID, True, (5,), ())
-        for other in others:
-            assert await store.get(other.key) == other
+        for record in unrelated:
+            assert await store.get(record.key) == record
         document = place.document("1" * 24)
         assert (document["userACL"], document["site_note"]) == ([5], OF_THE_ORIGINAL["site_note"])
 
     @pytest_twisted.ensureDeferred
-    async def test_blocks(self, place: Place) -> None:
-        """An id is blocked in one image directory until it is allowed again."""
+    async def test_a_block_lasts_until_the_image_is_allowed(self, place: Place) -> None:
+        """It applies to one image directory only."""
         store = place.store
         assert not await store.blocked("/images", [ID, OTHER_ID])
         assert not await store.allow("/images", ID)
@@ -104,15 +104,15 @@ class RightsContract:
         assert not await store.allow("/images", ID)
 
     @pytest_twisted.ensureDeferred
-    async def test_by_admin(self, place: Place) -> None:
-        """Work for an admin says so until it ends, work for others has no such member."""
+    async def test_work_for_an_admin_is_marked_until_its_end(self, place: Place) -> None:
+        """Other work does not have the member `by_admin`."""
         store = place.store
         for tag, outcome in (("x:1", Ready(ID)), ("x:2", failure())):
-            record = await begun(store, request(tag, by_admin=True, kind="acl"))
+            record = await begin_pull(store, request(tag, by_admin=True, kind="acl"))
             assert (record.by_admin, record.kind) == (True, "acl")
             assert place.document(record.key)["by_admin"] is True
-            ended = await store.finish(record.key, 1, outcome, NOW)
-            assert "by_admin" not in place.document(ended.key)
+            result = await store.finish(record.key, 1, outcome, NOW)
+            assert "by_admin" not in place.document(result.key)
         record, _ = await store.claim(request("x:3"), NOW)
         assert (record.by_admin, record.kind) == (None, "pull")
         assert "by_admin" not in place.document(record.key)

@@ -1,4 +1,4 @@
-"""The contract's part on work that waits for something outside: postponed work, and breakers."""
+"""The contract of postpone_pull work, shares of slots, and circuit breakers."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ from tests.store.pulls import (
     LIMIT,
     NOW,
     all_of,
-    begun,
-    expiring,
+    begin_pull,
+    complete_pull,
     failure,
     holder,
-    pulled,
     request,
+    request_removal,
 )
 
 WHY = "ghcr.io (rate limit)"
 KEY = "limit ghcr.io anonymous node1"
 
 
-async def postponed(
+async def postpone_pull(
     store: ImageStore, tag: str = "x:1", until: float = NOW + 300, uid: int = 1000
 ) -> ImageRecord:
-    """Return a record whose first attempt was postponed at `NOW`."""
-    record = await begun(store, request(tag, uid, location="ghcr.io"))
+    """Begin a pull and postpone it at `NOW`; return the record."""
+    record = await begin_pull(store, request(tag, uid, location="ghcr.io"))
     return await store.postpone(record.key, record.attempt, until, WHY, NOW)
 
 
 async def tags(store: ImageStore, now: float, share: int | None = None) -> list[str | None]:
-    """Return the tags of what waits at a time, in turn."""
+    """Return the tags of waiting work at a time, in the order of `waiting`."""
     return [record.pulltag for record in await store.waiting(now, 9, share=share)]
 
 
 class PostponeContract:
-    """Work that goes back to the queue until a time."""
+    """Work that waits in the queue until a time."""
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize(
         "state", [State.PULLING, State.EXAMINATION, State.CONVERSION, State.TRANSFER]
     )
-    async def test_postpone(self, place: Place, state: State) -> None:
-        """From every state of work: PENDING, nobody's, with the time and the reason."""
+    async def test_postponed_work_is_pending_with_a_reason(
+        self, place: Place, state: State
+    ) -> None:
+        """This holds from every state of a pull; runner and progress are removed."""
         store = place.store
-        record = await begun(store, request(location="ghcr.io", sealed="login"))
+        record = await begin_pull(store, request(location="ghcr.io", sealed="login"))
         await store.advance(record.key, 1, state, "Working", NOW)
         await store.heartbeat(record.key, 1, Progress("fetch", 5, 10), NOW)
         back = await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
@@ -68,38 +70,39 @@ class PostponeContract:
         assert (await store.claim(request(), NOW + 1)) == (back, False)
 
     @pytest_twisted.ensureDeferred
-    async def test_short_and_long_waits_say_when(self, place: Place) -> None:
-        """A wait of seconds is told to the second, one that ends another day with its date."""
-        soon = await postponed(place.store, "x:1", NOW + 5)
-        assert re.search(r"until \d\d:\d\d:\d\d for", soon.status_message or "")
-        late = await postponed(place.store, "x:2", NOW + 80_000)
-        assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d for", late.status_message or "")
+    async def test_the_message_says_until_when(self, place: Place) -> None:
+        """Short waits are shown with seconds, long ones with the date."""
+        short_wait = await postpone_pull(place.store, "x:1", NOW + 5)
+        assert re.search(r"until \d\d:\d\d:\d\d for", short_wait.status_message or "")
+        long_wait = await postpone_pull(place.store, "x:2", NOW + 80_000)
+        assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d for", long_wait.status_message or "")
 
     @pytest_twisted.ensureDeferred
-    async def test_it_is_taken_up_at_its_time(self, place: Place) -> None:
-        """Until then it neither waits nor is stale, and cannot be begun; then anybody may."""
+    async def test_postponed_work_begins_at_its_time(self, place: Place) -> None:
+        """Before that it neither waits nor is stale, and cannot begin."""
         store = place.store
-        back = await postponed(store)
+        back = await postpone_pull(store)
         assert await tags(store, NOW + 299) == []
         assert list(await store.stale(NOW + 9999, LIMIT)) == []
         assert await store.begin(back.key, "node:2", NOW + 280, LIMIT) is None
         assert await tags(store, NOW + 300) == ["x:1"]
-        again = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
-        assert again is not None
-        assert (again.status, again.runner) == (State.PULLING, "node:2")
-        assert (again.not_before, again.waits_for, again.waited) == (None, None, 300)
+        attempt = await store.begin(back.key, "node:2", NOW + 300, LIMIT)
+        assert attempt is not None
+        assert (attempt.status, attempt.runner) == (State.PULLING, "node:2")
+        assert (attempt.not_before, attempt.waits_for, attempt.waited) == (None, None, 300)
         assert {"not_before", "waits_for"}.isdisjoint(place.document(back.key))
         assert await tags(store, NOW + 300) == []
-        assert list(await store.stale(NOW + 361, LIMIT)) == [again]
+        assert list(await store.stale(NOW + 361, LIMIT)) == [attempt]
 
     @pytest_twisted.ensureDeferred
-    async def test_an_earlier_version_begins_it(self, place: Place) -> None:
-        """That version knows no `not_before`, and leaves it; the work is in progress all the same.
+    async def test_an_earlier_version_may_begin_postponed_work(self, place: Place) -> None:
+        """That version does not remove `not_before`.
 
-        It is not offered again and again, and it is stale when its worker has died.
+        The work counts as in progress all the same: it is not offered again, and it is stale when
+        its worker has died.
         """
         store, key = place.store, f"{int(NOW):08x}" + "0" * 16
-        members = place.document((await postponed(store)).key)
+        members = place.document((await postpone_pull(store)).key)
         members |= {"claim": "alpha/docker/y:1", "pulltag": "y:1", "status": "PULLING"}
         members |= {"attempt": 2, "runner": "node:2", "last_heartbeat": NOW + 310}
         place.put(key, {name: value for name, value in members.items() if name != "_id"})
@@ -108,21 +111,21 @@ class PostponeContract:
         back = await store.requeue(key, 2, "It died.", died=True)
         assert (back.status, back.runner, back.deaths) == (State.PENDING, None, 1)
         assert sorted(str(tag) for tag in await tags(store, NOW + 371)) == ["x:1", "y:1"]
-        again = await store.begin(key, "node:3", NOW + 371, LIMIT)
-        assert again is not None
-        assert (again.attempt, again.not_before) == (3, None)
+        attempt = await store.begin(key, "node:3", NOW + 371, LIMIT)
+        assert attempt is not None
+        assert (attempt.attempt, attempt.not_before) == (3, None)
 
     @pytest_twisted.ensureDeferred
     async def test_clocks_may_differ_a_little(self, place: Place) -> None:
-        """A worker whose clock is slightly behind the dispatcher's begins the work all the same."""
-        back = await postponed(place.store)
+        """A worker whose clock is a few seconds behind can begin the work."""
+        back = await postpone_pull(place.store)
         assert await place.store.begin(back.key, "node:2", NOW + 297, LIMIT) is not None
 
     @pytest_twisted.ensureDeferred
-    async def test_the_attempt_is_over(self, place: Place) -> None:
-        """The attempt that was postponed changes nothing more, and its leases are free."""
+    async def test_a_postponed_attempt_is_over(self, place: Place) -> None:
+        """It changes nothing any more, and its leases are free."""
         store = place.store
-        record = await begun(store, request())
+        record = await begin_pull(store, request())
         assert await store.lease("/images", ID, holder(record), NOW, 120)
         await store.postpone(record.key, 1, NOW + 300, WHY, NOW)
         before = place.document(record.key)
@@ -135,15 +138,15 @@ class PostponeContract:
             with pytest.raises(Superseded):
                 await step
         assert place.document(record.key) == before
-        other = await begun(store, request("y:1"))
-        assert await store.lease("/images", ID, holder(other), NOW + 1, 120)
+        second_pull = await begin_pull(store, request("y:1"))
+        assert await store.lease("/images", ID, holder(second_pull), NOW + 1, 120)
 
     @pytest_twisted.ensureDeferred
-    async def test_no_step_but_its_own_postpones(self, place: Place) -> None:
-        """Work that waits for its first attempt is not postponed, and none by `advance`."""
+    async def test_only_an_attempt_can_be_postponed(self, place: Place) -> None:
+        """Claims are not postpone_pull, and `advance` does not lead to PENDING."""
         store = place.store
         waiting, _ = await store.claim(request("x:1"), NOW)
-        running = await begun(store, request("y:1"))
+        running = await begin_pull(store, request("y:1"))
         for step in (
             store.postpone(waiting.key, 0, NOW + 900, WHY, NOW),
             store.advance(running.key, 1, State.PENDING, "", NOW),
@@ -152,42 +155,42 @@ class PostponeContract:
                 await step
 
     @pytest_twisted.ensureDeferred
-    async def test_it_is_not_given_back_twice(self, place: Place) -> None:
-        """An orderly stop, or a death, that is noticed after the postponement changes nothing."""
+    async def test_postponed_work_cannot_be_requeued(self, place: Place) -> None:
+        """A stop or a death that is noticed later changes nothing."""
         store = place.store
-        back = await postponed(store)
-        for died in (True, False):
+        back = await postpone_pull(store)
+        for has_died in (True, False):
             with pytest.raises(Superseded):
-                await store.requeue(back.key, back.attempt, "", died=died)
+                await store.requeue(back.key, back.attempt, "", died=has_died)
         assert await store.get(back.key) == back
 
     @pytest_twisted.ensureDeferred
-    async def test_only_deaths_count(self, place: Place) -> None:
-        """Postponed attempts are no deaths, those that fell silent are; all waits add up."""
+    async def test_postponed_attempts_are_no_deaths(self, place: Place) -> None:
+        """Attempts whose heartbeats stopped are; all waits add up."""
         store = place.store
-        key, now = (await begun(store, request())).key, NOW
+        key, now = (await begin_pull(store, request())).key, NOW
         for n in range(1, 5):
             await store.postpone(key, n, now + 10, WHY, now)
             now += 10
-            again = await store.begin(key, f"node:{n}", now, LIMIT)
-            assert again is not None
-            assert (again.attempt, again.deaths, again.waited) == (n + 1, 0, 10 * n)
+            attempt = await store.begin(key, f"node:{n}", now, LIMIT)
+            assert attempt is not None
+            assert (attempt.attempt, attempt.deaths, attempt.waited) == (n + 1, 0, 10 * n)
         for deaths in (1, 2):
             now += LIMIT
-            again = await store.begin(key, "node:9", now, LIMIT)
-            assert again is not None
-            assert again.deaths == deaths
-        assert again is not None
-        await store.postpone(key, again.attempt, now + 10, WHY, now)
+            attempt = await store.begin(key, "node:9", now, LIMIT)
+            assert attempt is not None
+            assert attempt.deaths == deaths
+        assert attempt is not None
+        await store.postpone(key, attempt.attempt, now + 10, WHY, now)
         last = await store.begin(key, "node:9", now + 10, LIMIT)
         assert last is not None
         assert last.deaths == 2
 
     @pytest_twisted.ensureDeferred
-    async def test_waits_of_each_cause_are_summed_apart(self, place: Place) -> None:
-        """Waits for other pulls or for a system leave a pull its time to wait for its registry."""
+    async def test_waits_are_summed_by_cause(self, place: Place) -> None:
+        """Waits for pulls or a system do not use up the time for the registry."""
         store = place.store
-        key = (await begun(store, request())).key
+        key = (await begin_pull(store, request())).key
         await store.postpone(key, 1, NOW + 50, "another delivery", NOW, cause="pull")
         await store.begin(key, "node:2", NOW + 50, LIMIT)
         await store.postpone(key, 2, NOW + 60, WHY, NOW + 50)
@@ -197,105 +200,107 @@ class PostponeContract:
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("good", [True, False])
-    async def test_nothing_of_it_stays(self, place: Place, *, good: bool) -> None:
-        """The end of the work takes away all that was kept for its waits."""
+    async def test_the_end_removes_all_members_of_waits(self, place: Place, *, good: bool) -> None:
+        """The ended record has no trace of them."""
         store = place.store
-        back = await postponed(store)
+        back = await postpone_pull(store)
         key = back.key
         await store.begin(key, "node:2", NOW + 300, LIMIT)
         await store.postpone(key, 2, NOW + 350, "another delivery", NOW + 300, cause="pull")
         await store.begin(key, "node:2", NOW + 350, LIMIT)
         await store.postpone(key, 3, NOW + 400, "the system x", NOW + 350, cause="system")
-        again = await store.begin(key, "node:2", NOW + 400, LIMIT)
-        assert again is not None
-        ended = await store.finish(back.key, again.attempt, Ready(ID) if good else failure(), NOW)
+        attempt = await store.begin(key, "node:2", NOW + 400, LIMIT)
+        assert attempt is not None
+        result = await store.finish(
+            back.key, attempt.attempt, Ready(ID) if good else failure(), NOW
+        )
         waits = {"waited", "waited_for_pulls", "waited_for_system"}
-        gone = {"not_before", "waits_for", "deaths", "runner"} | waits
-        assert gone.isdisjoint(place.document(ended.key))
+        removed_members = {"not_before", "waits_for", "deaths", "runner"} | waits
+        assert removed_members.isdisjoint(place.document(result.key))
 
     @pytest_twisted.ensureDeferred
-    async def test_it_takes_no_room_of_the_queue(self, place: Place) -> None:
-        """Whatever is postponed, as much new work may wait as before."""
+    async def test_postponed_work_takes_no_room_in_the_queue(self, place: Place) -> None:
+        """As many new pulls may wait as without it."""
         store = place.store
         limits = QueueLimits(1, 1)
-        await postponed(store, "x:1")
-        await postponed(store, "x:2")
+        await postpone_pull(store, "x:1")
+        await postpone_pull(store, "x:2")
         assert (await store.claim(request("y:1"), NOW, limits))[1]
         with pytest.raises(TooMany):
             await store.claim(request("y:2"), NOW, limits)
 
     @pytest_twisted.ensureDeferred
-    async def test_it_takes_no_slot(self, place: Place) -> None:
-        """Not of its user's limit."""
+    async def test_postponed_work_takes_no_slot_of_its_user(self, place: Place) -> None:
+        """Another pull of the user may begin."""
         store = place.store
-        await postponed(store, "x:1")
+        await postpone_pull(store, "x:1")
         await store.claim(request("y:1"), NOW)
-        found = await store.waiting(NOW, 9, 1)
-        assert [record.pulltag for record in found] == ["y:1"]
+        records = await store.waiting(NOW, 9, 1)
+        assert [record.pulltag for record in records] == ["y:1"]
 
     @pytest_twisted.ensureDeferred
-    async def test_each_registry_is_bounded(self, place: Place) -> None:
-        """Beyond its limit nothing more of a registry is postponed, nor of one user there."""
+    async def test_postponed_work_is_bounded_by_registry(self, place: Place) -> None:
+        """There is a limit for each registry, and for each user there."""
         store = place.store
         limits = PostponeLimits(3, 2)
         for tag, uid in (("x:1", 1), ("x:2", 1)):
-            await postponed(store, tag, uid=uid)
-        third = await begun(store, request("x:3", 1, location="ghcr.io"))
+            await postpone_pull(store, tag, uid=uid)
+        third = await begin_pull(store, request("x:3", 1, location="ghcr.io"))
         with pytest.raises(TooMany, match="2 of your pulls"):
             await store.postpone(third.key, 1, NOW + 5, WHY, NOW, limits)
         assert await store.get(third.key) == third
-        await postponed(store, "x:4", uid=2)
-        fifth = await begun(store, request("x:5", 3, location="ghcr.io"))
+        await postpone_pull(store, "x:4", uid=2)
+        fifth = await begin_pull(store, request("x:5", 3, location="ghcr.io"))
         with pytest.raises(TooMany, match="3 pulls wait for this registry"):
             await store.postpone(fifth.key, 1, NOW + 5, WHY, NOW, limits)
-        other = await begun(store, request("x:6", 1, location="quay.io"))
-        await store.postpone(other.key, 1, NOW + 5, WHY, NOW, limits)
-        unnamed = await begun(store, request("x:7", 1))
-        await store.postpone(unnamed.key, 1, NOW + 5, WHY, NOW, limits)
+        second_pull = await begin_pull(store, request("x:6", 1, location="quay.io"))
+        await store.postpone(second_pull.key, 1, NOW + 5, WHY, NOW, limits)
+        pull_without_registry = await begin_pull(store, request("x:7", 1))
+        await store.postpone(pull_without_registry.key, 1, NOW + 5, WHY, NOW, limits)
 
     @pytest_twisted.ensureDeferred
-    async def test_each_system_is_bounded(self, place: Place) -> None:
-        """Beyond its limit nothing more waits for a system, from whichever registry."""
+    async def test_postponed_work_is_bounded_by_system(self, place: Place) -> None:
+        """The limit counts pulls from all registries."""
         store = place.store
         limits = PostponeLimits(2, 1)
         for number, uid in enumerate((1, 2)):
-            record = await begun(store, request(f"x:{number}", uid, location=f"r{number}"))
+            record = await begin_pull(store, request(f"x:{number}", uid, location=f"r{number}"))
             await store.postpone(record.key, 1, NOW + 5, WHY, NOW, limits, "system")
-        own = await begun(store, request("x:3", 1, location="r3"))
+        own = await begin_pull(store, request("x:3", 1, location="r3"))
         with pytest.raises(TooMany, match="1 of your pulls wait for this system"):
             await store.postpone(own.key, 1, NOW + 5, WHY, NOW, limits, "system")
-        another = await begun(store, request("x:4", 3, location="r4"))
+        second = await begin_pull(store, request("x:4", 3, location="r4"))
         with pytest.raises(TooMany, match="2 pulls wait for this system"):
-            await store.postpone(another.key, 1, NOW + 5, WHY, NOW, limits, "system")
-        await store.postpone(another.key, 1, NOW + 5, WHY, NOW, limits)  # its registry has room
+            await store.postpone(second.key, 1, NOW + 5, WHY, NOW, limits, "system")
+        await store.postpone(second.key, 1, NOW + 5, WHY, NOW, limits)  # its registry has room
 
     @pytest_twisted.ensureDeferred
     async def test_removals_are_not_postponed(self, place: Place) -> None:
-        """They have a way of their own to be tried again."""
+        """A removal that has failed is repeated by `stale` instead."""
         store = place.store
-        gone = await expiring(store, request())
-        started = await store.begin(gone.key, "n", NOW, LIMIT)
-        assert started is not None
+        removal = await request_removal(store, request())
+        attempt = await store.begin(removal.key, "n", NOW, LIMIT)
+        assert attempt is not None
         with pytest.raises(IllegalStepError):
-            await store.postpone(gone.key, started.attempt, NOW + 5, WHY, NOW)
+            await store.postpone(removal.key, attempt.attempt, NOW + 5, WHY, NOW)
 
     @pytest_twisted.ensureDeferred
-    async def test_the_registry_is_known_at_the_claim(self, place: Place) -> None:
-        """So that no registry gets all slots; the end of the work says what is true."""
+    async def test_a_claim_records_its_registry(self, place: Place) -> None:
+        """The outcome may replace it by the location that was used."""
         store = place.store
         record, _ = await store.claim(request(location="ghcr.io"), NOW)
         assert record.location == "ghcr.io"
-        assert (await pulled(store, request("y:1", location="a.b"), location="c.d")).location == (
-            "c.d"
-        )
+        assert (
+            await complete_pull(store, request("y:1", location="a.b"), location="c.d")
+        ).location == ("c.d")
 
 
 class ShareContract:
-    """While others wait, neither a registry nor a user holds all slots."""
+    """While others wait, neither a registry nor a user has all slots."""
 
     @pytest_twisted.ensureDeferred
     async def test_no_registry_has_all_slots(self, place: Place) -> None:
-        """Work beyond a registry's share comes after all other work, and before nothing."""
+        """Work beyond a registry's share comes after all other work, but is not refused."""
         store = place.store
         for n, uid in enumerate((1, 2, 3)):
             await store.claim(request(f"slow:{n}", uid, location="slow"), NOW + n)
@@ -309,7 +314,7 @@ class ShareContract:
 
     @pytest_twisted.ensureDeferred
     async def test_no_user_has_all_slots(self, place: Place) -> None:
-        """Nor does a user, over whichever registries."""
+        """Work beyond a user's share comes after all other work, from whichever registries."""
         store = place.store
         for n in range(3):
             await store.claim(request(f"a:{n}", 1, location=f"r{n}"), NOW + n)
@@ -320,11 +325,11 @@ class ShareContract:
         assert (await tags(store, NOW + 9, 1)) == ["b:0", "a:1", "a:2"]
 
     @pytest_twisted.ensureDeferred
-    async def test_removals_and_unnamed_registries_have_no_share(self, place: Place) -> None:
-        """Removals contact no registry; work of earlier versions does not say which."""
+    async def test_unknown_registries_have_no_share(self, place: Place) -> None:
+        """Removals contact none, and older records do not name it."""
         store = place.store
         for n in range(2):
-            await expiring(store, request(f"r:{n}", location="slow"), f"{n:064x}")
+            await request_removal(store, request(f"r:{n}", location="slow"), f"{n:064x}")
             await store.claim(request(f"old:{n}", n), NOW + 1)
         await store.claim(request("slow:0", 7, location="slow"), NOW + 5)
         assert len(await tags(store, NOW + 9, 1)) == 5
@@ -332,23 +337,28 @@ class ShareContract:
 
 
 class BreakerContract:
-    """Requests that are held back."""
+    """Requests that a circuit breaker holds back."""
 
     @pytest_twisted.ensureDeferred
-    async def test_breakers(self, place: Place) -> None:
-        """One holds requests of its key back until its time, and those of no other key."""
+    async def test_a_breaker_holds_requests_of_its_key_back(self, place: Place) -> None:
+        """It does so until its time, and holds no other key back."""
         store = place.store
         assert await store.check_breaker(KEY, NOW, 30) is None
         await store.trip_breaker(KEY, NOW + 300, WHY, NOW)
         for _ in range(2):
-            found = await store.check_breaker(KEY, NOW + 299, 30)
-            assert found is not None
-            assert (found.key, found.until, found.why, found.trips) == (KEY, NOW + 300, WHY, 1)
+            breaker = await store.check_breaker(KEY, NOW + 299, 30)
+            assert breaker is not None
+            assert (breaker.key, breaker.until, breaker.why, breaker.trips) == (
+                KEY,
+                NOW + 300,
+                WHY,
+                1,
+            )
         assert await store.check_breaker(f"{KEY}x", NOW, 30) is None
 
     @pytest_twisted.ensureDeferred
     async def test_one_probe_at_a_time(self, place: Place) -> None:
-        """When its time has come one of many asks; the others wait for what comes of it."""
+        """After its time one of many callers is the probe; the others wait for its result."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         answers = await all_of(store.check_breaker(KEY, NOW + 5, 30) for _ in range(20))
@@ -359,44 +369,44 @@ class BreakerContract:
         assert later.until <= NOW + 35
 
     @pytest_twisted.ensureDeferred
-    async def test_one_probe_of_several_processes(self, place: Place) -> None:
-        """Nor do several processes probe together."""
+    async def test_several_processes_make_one_probe(self, place: Place) -> None:
+        """Only one process is told to probe."""
         await place.store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         crowd = [hammer.start(place.location, "probes", KEY) for _ in range(3)]
         assert sum(hammer.go(crowd)) == 1
 
     @pytest_twisted.ensureDeferred
-    async def test_a_probe_that_succeeds_closes_it(self, place: Place) -> None:
-        """Then all may ask; a request that succeeded before its time closes nothing."""
+    async def test_a_successful_probe_closes_the_breaker(self, place: Place) -> None:
+        """A success before the time of the breaker does not."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         await store.close_breaker(KEY, NOW + 4)
-        found = await store.check_breaker(KEY, NOW + 4, 30)
-        assert found is not None
-        assert found.until > NOW + 4
+        breaker = await store.check_breaker(KEY, NOW + 4, 30)
+        assert breaker is not None
+        assert breaker.until > NOW + 4
         await store.check_breaker(KEY, NOW + 5, 30)
         await store.close_breaker(KEY, NOW + 6)
         assert await store.check_breaker(KEY, NOW + 6, 30) is None
         await store.close_breaker(KEY, NOW + 6)
 
     @pytest_twisted.ensureDeferred
-    async def test_a_probe_that_fails_opens_it_again(self, place: Place) -> None:
-        """Failures while it is open are one outage, and never shorten it; a failed probe counts."""
+    async def test_a_failed_probe_opens_the_breaker_again(self, place: Place) -> None:
+        """Failures while it is open neither count nor shorten it."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 50, "first", NOW)
         await store.trip_breaker(KEY, NOW + 20, "second", NOW + 1)
-        found = await store.check_breaker(KEY, NOW + 2, 30)
-        assert found is not None
-        assert (found.until, found.why, found.trips) == (NOW + 50, "second", 1)
+        breaker = await store.check_breaker(KEY, NOW + 2, 30)
+        assert breaker is not None
+        assert (breaker.until, breaker.why, breaker.trips) == (NOW + 50, "second", 1)
         await store.check_breaker(KEY, NOW + 50, 30)
         await store.trip_breaker(KEY, NOW + 60, "third", NOW + 51)
-        found = await store.check_breaker(KEY, NOW + 52, 30)
-        assert found is not None
-        assert (found.until, found.trips) == (NOW + 60, 2)
+        breaker = await store.check_breaker(KEY, NOW + 52, 30)
+        assert breaker is not None
+        assert (breaker.until, breaker.trips) == (NOW + 60, 2)
 
     @pytest_twisted.ensureDeferred
-    async def test_a_probe_without_a_result_makes_way(self, place: Place) -> None:
-        """The next probe may follow at the time that the first one names at its end, or sooner."""
+    async def test_a_probe_without_a_result_allows_another(self, place: Place) -> None:
+        """The next one may follow at the time that `end_probe` names."""
         store = place.store
         await store.trip_breaker(KEY, NOW + 5, WHY, NOW)
         await store.check_breaker(KEY, NOW + 6, 30)
@@ -408,13 +418,13 @@ class BreakerContract:
         assert probe is not None
         assert probe.until <= NOW + 10
         await store.end_probe(KEY, NOW + 40, NOW + 99)
-        late = await store.check_breaker(KEY, NOW + 40, 30)
-        assert late is not None
-        assert late.until <= NOW + 40
+        last_probe = await store.check_breaker(KEY, NOW + 40, 30)
+        assert last_probe is not None
+        assert last_probe.until <= NOW + 40
 
     @pytest_twisted.ensureDeferred
-    async def test_a_probe_ends_no_other(self, place: Place) -> None:
-        """The late end of a probe changes neither its successor's nor a breaker that tripped."""
+    async def test_the_late_end_of_a_probe_changes_nothing(self, place: Place) -> None:
+        """Neither its successor nor a new trip of the breaker is affected."""
         store = place.store
         await store.end_probe(KEY, NOW + 36, NOW)
         assert await store.check_breaker(KEY, NOW, 30) is None
@@ -427,9 +437,9 @@ class BreakerContract:
         assert successor.until == NOW + 66
         await store.trip_breaker(KEY, NOW + 90, WHY, NOW + 39)
         await store.end_probe(KEY, NOW + 66, NOW + 40)
-        tripped = await store.check_breaker(KEY, NOW + 41, 30)
-        assert tripped is not None
-        assert (tripped.until, tripped.is_probed) == (NOW + 90, False)
+        breaker = await store.check_breaker(KEY, NOW + 41, 30)
+        assert breaker is not None
+        assert (breaker.until, breaker.is_probed) == (NOW + 90, False)
 
     @pytest_twisted.ensureDeferred
     async def test_entries_of_a_clock_that_was_ahead(self, place: Place) -> None:
@@ -447,7 +457,7 @@ class BreakerContract:
 
     @pytest_twisted.ensureDeferred
     async def test_entries_expire(self, place: Place) -> None:
-        """What nobody has tried for an hour after its time is forgotten."""
+        """An entry is forgotten one hour after its time."""
         store = place.store
         for _ in range(3):
             await store.trip_breaker(KEY, NOW, WHY, NOW)
@@ -455,6 +465,6 @@ class BreakerContract:
         assert await store.check_breaker(KEY, NOW + 3600, 30) is None
         await store.trip_breaker(KEY, NOW + 9, WHY, NOW)
         await store.trip_breaker(KEY, NOW + 9000, WHY, NOW + 8000)
-        found = await store.check_breaker(KEY, NOW + 8000, 30)
-        assert found is not None
-        assert found.trips == 1
+        breaker = await store.check_breaker(KEY, NOW + 8000, 30)
+        assert breaker is not None
+        assert breaker.trips == 1

@@ -1,4 +1,4 @@
-"""The contract's part on claims and attempts."""
+"""The contract of claims and attempts."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from tests.store.pulls import (
     NOW,
     OF_THE_ORIGINAL,
     all_of,
-    begun,
+    begin_pull,
+    complete_pull,
     failure,
-    pulled,
     request,
 )
 
 
 class ClaimContract:
-    """Finding or making the record in flight."""
+    """Find or create the record in flight."""
 
     @pytest_twisted.ensureDeferred
-    async def test_the_first_claim_creates(self, place: Place) -> None:
-        """The first claim makes a PENDING record; the next one gets it, whoever asks."""
-        first, created = await place.store.claim(request(), NOW)
-        again, created_again = await place.store.claim(request(uid=2), NOW + 1)
-        assert (created, created_again) == (True, False)
-        assert first == again == await place.store.get(first.key)
+    async def test_the_first_claim_creates_the_record(self, place: Place) -> None:
+        """The first claim creates a PENDING record; the next claim of any user returns the same."""
+        first, is_new = await place.store.claim(request(), NOW)
+        second, is_second_new = await place.store.claim(request(uid=2), NOW + 1)
+        assert (is_new, is_second_new) == (True, False)
+        assert first == second == await place.store.get(first.key)
         assert (first.status, first.tags, first.attempt) == (State.PENDING, (), 0)
         assert (first.pulltag, first.requested_by) == ("ubuntu:24.04", 1000)
         assert first.in_flight
 
     @pytest_twisted.ensureDeferred
-    async def test_two_hundred_callers(self, place: Place) -> None:
-        """200 callers at once get one record, and one of them is told that he created it."""
+    async def test_two_hundred_concurrent_claims_create_one_record(self, place: Place) -> None:
+        """All 200 callers get the same record, and exactly one is told that it created it."""
         answers = await all_of(place.store.claim(request(uid=n), NOW) for n in range(200))
         assert len({record.key for record, _ in answers}) == 1
-        assert sum(created for _, created in answers) == 1
+        assert sum(is_new for _, is_new in answers) == 1
 
-    def test_several_processes_claim(self, place: Place) -> None:
-        """Processes that claim the same tags at once create each record once."""
+    def test_processes_that_claim_at_once_create_each_record_once(self, place: Place) -> None:
+        """Four processes claim the same 200 tags."""
         crowd = [hammer.start(place.location, "claims", "200") for _ in range(4)]
         assert sum(hammer.go(crowd)) == 200
 
     @pytest_twisted.ensureDeferred
-    async def test_the_document_is_the_originals(self, place: Place) -> None:
-        """A new document has the members that the original reads, and a key like an ObjectId."""
-        wish = request(user_acl=(1, 2), group_acl=(3,), request_id="r1", sealed="secret")
-        record, _ = await place.store.claim(wish, NOW)
+    async def test_a_new_document_is_like_the_originals(self, place: Place) -> None:
+        """It has all members that the original reads, and a key like an ObjectId."""
+        pull = request(user_acl=(1, 2), group_acl=(3,), request_id="r1", sealed="secret")
+        record, _ = await place.store.claim(pull, NOW)
         document = place.document(record.key)
         expected = {
             "system": "alpha",
@@ -85,82 +85,84 @@ class ClaimContract:
         assert len(bytes.fromhex(record.key)) == 12
 
     @pytest_twisted.ensureDeferred
-    async def test_other_work_is_other_work(self, place: Place) -> None:
-        """System, type and tag make the work; each combination has a record of its own."""
-        wishes = [request(), request("x:1"), request(itype="custom"), request(system="beta")]
-        answers = [await place.store.claim(wish, NOW) for wish in wishes]
-        assert all(created for _, created in answers)
+    async def test_each_system_type_and_tag_has_its_own_record(self, place: Place) -> None:
+        """Claims that differ in one of them create different records."""
+        pulls = [request(), request("x:1"), request(itype="custom"), request(system="beta")]
+        answers = [await place.store.claim(pull, NOW) for pull in pulls]
+        assert all(is_new for _, is_new in answers)
         assert len({record.key for record, _ in answers}) == 4
 
     @pytest_twisted.ensureDeferred
-    async def test_claim_removes_failures_that_it_answers(self, place: Place) -> None:
-        """Creating work removes this tag's older failures, but not another user's own."""
+    async def test_a_claim_removes_older_failures_of_its_tag(self, place: Place) -> None:
+        """It keeps failures that only another user can see."""
         store = place.store
-        kept = []
+        keys = []
         for tag, uid, own in [("x:1", 1, False), ("x:1", 7, True), ("x:1", 1, True), ("y:1", 1, 0)]:
-            record = await begun(store, request(tag, uid))
+            record = await begin_pull(store, request(tag, uid))
             await store.finish(record.key, 1, failure(own=bool(own)), NOW)
-            kept.append(record.key)
+            keys.append(record.key)
         await store.claim(request("x:1", uid=1), NOW)
-        found = [await store.get(key) is not None for key in kept]
-        assert found == [False, True, False, True]
+        is_present = [await store.get(key) is not None for key in keys]
+        assert is_present == [False, True, False, True]
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("word", ["INIT", "PENDING", "PULLING", "HASHING"])
-    async def test_claim_removes_what_an_original_left(self, place: Place, word: str) -> None:
-        """Work of the original that nobody does any more goes when the tag is pulled again."""
+    async def test_a_claim_removes_abandoned_work_of_an_original(
+        self, place: Place, word: str
+    ) -> None:
+        """Nobody finishes such work any more; EXPIRED records stay."""
         place.put("1" * 24, OF_THE_ORIGINAL | {"status": word, "pulltag": "x:1", "tag": []})
         place.put("2" * 24, OF_THE_ORIGINAL | {"status": "EXPIRED", "pulltag": "x:1"})
-        _, created = await place.store.claim(request("x:1"), NOW)
-        assert created
+        _, is_new = await place.store.claim(request("x:1"), NOW)
+        assert is_new
         assert await place.store.get("1" * 24) is None
         assert await place.store.get("2" * 24) is not None
 
     @pytest_twisted.ensureDeferred
-    async def test_abandon(self, place: Place) -> None:
-        """A claim can be given up until an attempt begins."""
+    async def test_a_claim_can_be_abandoned_until_an_attempt_begins(self, place: Place) -> None:
+        """`abandon` removes the record only before its first attempt."""
         record, _ = await place.store.claim(request(), NOW)
         await place.store.abandon(record.key)
         assert await place.store.get(record.key) is None
-        record = await begun(place.store, request())
+        record = await begin_pull(place.store, request())
         await place.store.abandon(record.key)
         assert await place.store.get(record.key) == record
 
 
 class WorkContract:
-    """One attempt at a time."""
+    """At most one attempt works on a record."""
 
     @pytest_twisted.ensureDeferred
-    async def test_begin(self, place: Place) -> None:
-        """Beginning raises the attempt and says who works since when."""
-        record = await begun(place.store, request())
+    async def test_begin_starts_the_first_attempt(self, place: Place) -> None:
+        """It raises `attempt`, and notes the runner and a heartbeat."""
+        record = await begin_pull(place.store, request())
         assert (record.attempt, record.status, record.runner) == (1, State.PULLING, "node:1")
         assert record.last_heartbeat == NOW
 
     @pytest_twisted.ensureDeferred
-    async def test_nothing_to_begin(self, place: Place) -> None:
-        """There is nothing to begin on unknown, ended or living work."""
+    async def test_begin_refuses_unknown_ended_and_living_work(self, place: Place) -> None:
+        """It returns None and changes nothing."""
         store = place.store
         assert await store.begin("f" * 24, "n", NOW, LIMIT) is None
-        ended = await pulled(store, request("x:1"))
-        assert await store.begin(ended.key, "n", NOW, LIMIT) is None
-        record = await begun(store, request())
+        ready = await complete_pull(store, request("x:1"))
+        assert await store.begin(ready.key, "n", NOW, LIMIT) is None
+        record = await begin_pull(store, request())
         assert await store.begin(record.key, "n", NOW + 59, LIMIT) is None
 
     @pytest_twisted.ensureDeferred
-    async def test_begin_again(self, place: Place) -> None:
-        """When the heartbeat is too old the next attempt starts anew, from whatever state."""
+    async def test_begin_starts_a_new_attempt_after_an_old_heartbeat(self, place: Place) -> None:
+        """The new attempt starts at PULLING, whatever state the old one had reached."""
         store = place.store
-        record = await begun(store, request())
+        record = await begin_pull(store, request())
         await store.advance(record.key, 1, State.CONVERSION, "Converting", NOW)
         await store.heartbeat(record.key, 1, Progress("CONVERSION", 5, 10), NOW)
-        again = await store.begin(record.key, "node:2", NOW + LIMIT, LIMIT)
-        assert again is not None
-        assert (again.attempt, again.status, again.done) == (2, State.PULLING, 0)
+        attempt = await store.begin(record.key, "node:2", NOW + LIMIT, LIMIT)
+        assert attempt is not None
+        assert (attempt.attempt, attempt.status, attempt.done) == (2, State.PULLING, 0)
 
     @pytest_twisted.ensureDeferred
-    async def test_one_of_many_begins(self, place: Place) -> None:
-        """Of many workers that begin a record at once, one does."""
+    async def test_one_of_many_concurrent_begins_succeeds(self, place: Place) -> None:
+        """All others get None."""
         record, _ = await place.store.claim(request(), NOW)
         answers = await all_of(
             place.store.begin(record.key, f"n:{n}", NOW, LIMIT) for n in range(50)
@@ -168,30 +170,30 @@ class WorkContract:
         assert sum(answer is not None for answer in answers) == 1
 
     @pytest_twisted.ensureDeferred
-    async def test_several_processes_begin(self, place: Place) -> None:
-        """Of several processes that begin the same records, each record has one."""
+    async def test_processes_that_begin_at_once_share_the_records(self, place: Place) -> None:
+        """Each record is begun by exactly one process."""
         keys = [(await place.store.claim(request(f"x:{n}"), NOW))[0].key for n in range(30)]
         answers = hammer.go([hammer.start(place.location, "begins", *keys) for _ in range(3)])
         assert sorted(key for answer in answers for key in answer) == sorted(keys)
 
     @pytest_twisted.ensureDeferred
-    async def test_processes_that_take_work_from_each_other(self, place: Place) -> None:
-        """However attempts overtake one another, one of them ends the work, and only once."""
+    async def test_at_most_one_attempt_finishes_the_work(self, place: Place) -> None:
+        """Three processes supersede each other's attempts all the time."""
         record, _ = await place.store.claim(request(), NOW)
         answers = hammer.go([hammer.start(place.location, "duel", record.key) for _ in range(3)])
         remaining = await place.store.get(record.key)
         assert remaining is not None
-        finished = [attempt for answer in answers for attempt in answer]
-        assert len(finished) <= 1
-        assert (remaining.status is State.READY) == (len(finished) == 1)
-        if finished:
-            assert remaining.attempt == finished[0]
+        attempts = [attempt for answer in answers for attempt in answer]
+        assert len(attempts) <= 1
+        assert (remaining.status is State.READY) == (len(attempts) == 1)
+        if attempts:
+            assert remaining.attempt == attempts[0]
 
     @pytest_twisted.ensureDeferred
-    async def test_advance_and_heartbeat(self, place: Place) -> None:
-        """Steps show state and message, heartbeats the progress; both are signs of life."""
+    async def test_steps_and_heartbeats_are_visible(self, place: Place) -> None:
+        """A step sets state and message, a heartbeat the progress; both renew the heartbeat."""
         store = place.store
-        key = (await begun(store, request())).key
+        key = (await begin_pull(store, request())).key
         await store.heartbeat(key, 1, Progress("PULLING", 5, 10), NOW + 1, "Waiting")
         record = await store.get(key)
         assert record is not None
@@ -205,10 +207,10 @@ class WorkContract:
         assert (record.done, record.last_heartbeat) == (1, NOW + 3)
 
     @pytest_twisted.ensureDeferred
-    async def test_an_old_attempt_changes_nothing(self, place: Place) -> None:
-        """Every step of an attempt that was overtaken is refused and leaves no trace."""
+    async def test_a_superseded_attempt_changes_nothing(self, place: Place) -> None:
+        """Each of its steps raises `Superseded` and leaves the document as it is."""
         store = place.store
-        key = (await begun(store, request())).key
+        key = (await begin_pull(store, request())).key
         await store.begin(key, "node:2", NOW + 100, LIMIT)
         before = place.document(key)
         for step in (
@@ -222,22 +224,22 @@ class WorkContract:
         assert place.document(key) == before
 
     @pytest_twisted.ensureDeferred
-    async def test_steps_after_the_end(self, place: Place) -> None:
-        """Work that has ended, or is gone, takes no further step."""
+    async def test_ended_work_takes_no_further_step(self, place: Place) -> None:
+        """Steps on ended or unknown records raise `Superseded`."""
         store = place.store
-        ended = await pulled(store, request())
-        for key in (ended.key, "f" * 24):
+        ready = await complete_pull(store, request())
+        for key in (ready.key, "f" * 24):
             with pytest.raises(Superseded):
                 await store.heartbeat(key, 1, Progress(), NOW)
             with pytest.raises(Superseded):
                 await store.finish(key, 1, failure(), NOW)
 
     @pytest_twisted.ensureDeferred
-    async def test_steps_against_the_table(self, place: Place) -> None:
-        """States move along the table; only `begin` and `finish` start and end work."""
+    async def test_steps_outside_the_table_are_refused(self, place: Place) -> None:
+        """Only `begin` and `finish` start and end work."""
         store = place.store
         waiting, _ = await store.claim(request("w:1"), NOW)
-        key = (await begun(store, request())).key
+        key = (await begin_pull(store, request())).key
         await store.advance(key, 1, State.CONVERSION, "", NOW)
         for step in (
             store.advance(waiting.key, 0, State.PULLING, "", NOW),
@@ -251,23 +253,23 @@ class WorkContract:
                 await step
 
     @pytest_twisted.ensureDeferred
-    async def test_a_process_killed_in_the_middle(self, place: Place) -> None:
-        """What a killed process was told is done is there, and the store works on."""
+    async def test_finished_work_survives_a_killed_process(self, place: Place) -> None:
+        """All that the process was told is done is in the store, and the store still works."""
         assert await place.store.queue("alpha") == []  # it is open before we hold the reactor up
         process = hammer.start(place.location, "churn", "churn")
         assert process.stdin is not None
         assert process.stdout is not None
         hammer.release([process])
-        told = [int(process.stdout.readline()) for _ in range(50)]
+        numbers = [int(process.stdout.readline()) for _ in range(50)]
         process.send_signal(signal.SIGKILL)
-        told += [int(line) for line in process.stdout.read().splitlines() if line]
+        numbers += [int(line) for line in process.stdout.read().splitlines() if line]
         process.wait()
         process.stdin.close()
         process.stdout.close()
 
-        for n in told:
+        for n in numbers:
             record = await place.store.find("alpha", "docker", [f"churn:{n}"])
             assert record is not None
             assert record.id == f"{n:064x}"
-        _, created = await place.store.claim(request("new:1"), NOW)
-        assert created
+        _, is_new = await place.store.claim(request("new:1"), NOW)
+        assert is_new

@@ -1,6 +1,7 @@
-"""One of several processes that use one store at once: `python -m tests.store.hammer ...`.
+"""One of several processes that use a store at once: `python -m tests.store.hammer ...`.
 
-Says that it is ready, waits for a line on standard input, and prints one JSON value at its end.
+A process prints that it is ready, waits for a line on standard input, and prints one JSON value at
+its end.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from tests.store.pulls import NOW, request
 
 
 async def claims(store: ImageStore, number: int) -> int:
-    """Claim the same tags as everybody; return how many this process created."""
+    """Claim the same tags as the other processes; return how many this process created."""
     return sum([(await store.claim(request(f"shared:{n}"), NOW))[1] for n in range(number)])
 
 
 async def fill(store: ImageStore, name: int, number: int) -> int:
-    """Claim tags of its own while the queue has room; return how many it was given."""
+    """Claim tags of its own until the queue is full; return how many were accepted."""
     for n in range(number):
         try:
             await store.claim(request(f"own-{name}:{n}"), NOW, QueueLimits(number, number))
@@ -39,13 +40,13 @@ async def fill(store: ImageStore, name: int, number: int) -> int:
 
 
 async def begins(store: ImageStore, *keys: str) -> list[str]:
-    """Begin the same records as everybody; return those that were left to this process."""
+    """Begin the same records as the other processes; return the keys that this process began."""
     return [key for key in keys if await store.begin(key, "hammer", NOW, 60) is not None]
 
 
 async def duel(store: ImageStore, key: str) -> list[int]:
-    """Take a record up again and again, and finish it; return the attempts that did."""
-    finished = []
+    """Begin a record again and again, and finish it; return the attempts that attempts it."""
+    attempts = []
     for n in range(30):
         record = await store.begin(key, "hammer", NOW + n * 100, 0)
         if record is None:
@@ -54,25 +55,25 @@ async def duel(store: ImageStore, key: str) -> list[int]:
             await store.heartbeat(key, record.attempt, Progress("fetch", n, 100), NOW + n * 100)
             if n == 20:
                 await store.finish(key, record.attempt, Ready("a" * 64), NOW)
-                finished.append(record.attempt)
+                attempts.append(record.attempt)
         except Superseded:
             continue
-    return finished
+    return attempts
 
 
 async def churn(store: ImageStore, name: str) -> int:
-    """Pull one image after the other until killed."""
+    """Pull one image after another until the process is killed."""
     for n in range(1_000_000):
         record, _ = await store.claim(request(f"{name}:{n}"), NOW + n)
-        begun = await store.begin(record.key, "hammer", NOW + n, 60)
-        assert begun is not None
+        attempt = await store.begin(record.key, "hammer", NOW + n, 60)
+        assert attempt is not None
         await store.finish(record.key, 1, Ready(f"{n:064x}"), NOW + n)
         print(n, flush=True)  # noqa: T201
     return 0
 
 
 async def probes(store: ImageStore, key: str) -> int:
-    """Ask a breaker that is due again and again; return how often this process is its probe."""
+    """Check a breaker that is due again and again; return how often a probe was due."""
     answers = [await store.check_breaker(key, NOW + 5, 30) for _ in range(20)]
     return sum(answer is not None and answer.until <= NOW + 5 for answer in answers)
 
@@ -88,19 +89,19 @@ ACTIONS: dict[str, Any] = {
 
 
 async def main(_: Any, kind: str, location: str, action: str, *arguments: str) -> None:
-    """Open the store and act."""
+    """Open the store and run one action."""
     store = open_store(kind, location)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     await maybeDeferred(store.startService)
-    given = [int(argument) if argument.isdigit() else argument for argument in arguments]
-    result = await ACTIONS[action](store, *given)
+    values = [int(argument) if argument.isdigit() else argument for argument in arguments]
+    result = await ACTIONS[action](store, *values)
     await store.stopService()
     print(json.dumps(result), flush=True)  # noqa: T201
 
 
 def start(location: tuple[str, str], action: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start one process; it waits for `go`."""
+    """Start one process, which waits for `go`."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.store.hammer", *location, action, *arguments],
         stdin=subprocess.PIPE,
@@ -111,7 +112,7 @@ def start(location: tuple[str, str], action: str, *arguments: str) -> subprocess
 
 
 def release(processes: list[subprocess.Popen[str]]) -> None:
-    """Let all begin at once."""
+    """Let all processes start their action at once."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -122,7 +123,7 @@ def release(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def go(processes: list[subprocess.Popen[str]]) -> list[Any]:
-    """Let all begin at once; return what each printed at its end."""
+    """Let all processes start at once; return what each of them printed at its end."""
     release(processes)
     answers = []
     for process in processes:

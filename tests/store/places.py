@@ -1,4 +1,4 @@
-"""What the contract needs of a store: the store, and a way behind its back."""
+"""Running stores for tests, with direct access to their documents."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from shiftergw.store.sqlite.store import MAX_LOOKUPS, SqliteStore
 
 @dataclass(frozen=True)
 class Place:
-    """A running store; raw documents go in by `put` and come out by `document`.
+    """A running store; `put` and `document` write and read raw documents without the store.
 
-    `location` is what `tests.store.hammer` opens in processes of its own.
+    `tests.store.hammer` opens `location` in processes of its own.
     """
 
     store: ImageStore
@@ -35,7 +35,10 @@ class Place:
 
 
 def open_store(kind: str, location: str) -> SqliteStore | MongoStore:
-    """Return the store of a location, not started: a file, or the URI and name of a database."""
+    """Return the store of a location: a file, or the URI and the name of a database.
+
+    The store is not started yet.
+    """
     if kind == "sqlite":
         return SqliteStore(reactor, Path(location))
     uri, _, name = location.rpartition(" ")
@@ -44,7 +47,7 @@ def open_store(kind: str, location: str) -> SqliteStore | MongoStore:
 
 @asynccontextmanager
 async def running(path: Path, max_lookups: int = MAX_LOOKUPS) -> AsyncIterator[SqliteStore]:
-    """Run a store while the context lives."""
+    """Run a store on a file within the context."""
     store = SqliteStore(reactor, path, max_lookups)
     await store.startService()
     try:
@@ -65,14 +68,14 @@ def sqlite_place(store: SqliteStore, path: Path) -> Place:
     def document(key: str) -> dict[str, Any]:
         with closing(sqlite3.connect(path)) as db:
             row = db.execute("SELECT document FROM images WHERE key = ?", (key,)).fetchone()
-        found: dict[str, Any] = json.loads(row[0])
-        return found
+        content: dict[str, Any] = json.loads(row[0])
+        return content
 
     return Place(store, put, document, ("sqlite", str(path)))
 
 
 async def remove_record(store: ImageStore, key: str) -> None:
-    """Remove a record behind the back of the port: no part of the program does that."""
+    """Remove a record directly: no method of the port removes records."""
     if isinstance(store, MongoStore):
         await store._db.delete(IMAGES, {"_id": ObjectId(key)})
     else:
@@ -84,7 +87,7 @@ async def remove_record(store: ImageStore, key: str) -> None:
 async def mongo_running(
     uri: str, name: str, seconds: float = 5.0, max_rows: int = MAX_ROWS
 ) -> AsyncIterator[MongoStore]:
-    """Run a store on a database while the context lives."""
+    """Run a store on a database within the context."""
     store = MongoStore(reactor, uri, name, seconds, max_rows)
     await maybeDeferred(store.startService)
     try:
@@ -94,13 +97,13 @@ async def mongo_running(
 
 
 def mongo_place(store: MongoStore, uri: str, db: Any) -> Place:
-    """Return the place of a database that pymongo sees as `db`."""
+    """Return the place of a database; `db` is pymongo's object for it."""
 
     def put(key: str, document: dict[str, Any]) -> None:
         db["images"].insert_one({**document, "_id": ObjectId(key)})
 
     def document(key: str) -> dict[str, Any]:
-        found: dict[str, Any] = db["images"].find_one({"_id": ObjectId(key)})
-        return found
+        content: dict[str, Any] = db["images"].find_one({"_id": ObjectId(key)})
+        return content
 
     return Place(store, put, document, ("mongo", f"{uri} {db.name}"))

@@ -1,4 +1,4 @@
-"""Requests, ends and whole pulls that the contract's tests are made of."""
+"""Requests, outcomes and whole pulls for the tests of the contract."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ OTHER_ID = "b" * 64
 
 def request(tag: str = "ubuntu:24.04", uid: int = 1000, **members: Any) -> PullRequest:
     """Return a pull request."""
-    wish = PullRequest("alpha", "docker", ImageReference.parse(tag), uid)
-    return replace(wish, **members)
+    pull = PullRequest("alpha", "docker", ImageReference.parse(tag), uid)
+    return replace(pull, **members)
 
 
 def failure(*, own: bool = False) -> Failed:
-    """Return a bad end."""
+    """Return the outcome of a pull that has failed."""
     return Failed("PULLING", "The registry has no such image.", "Check it.", True, own)
 
 
-async def begun(store: ImageStore, wish: PullRequest, now: float = NOW) -> ImageRecord:
-    """Return a record on which the first attempt has begun."""
-    record, _ = await store.claim(wish, now)
-    started = await store.begin(record.key, "node:1", now, LIMIT)
-    assert started is not None
-    return started
+async def begin_pull(store: ImageStore, pull: PullRequest, now: float = NOW) -> ImageRecord:
+    """Claim a pull and begin its first attempt; return the record."""
+    record, _ = await store.claim(pull, now)
+    attempt = await store.begin(record.key, "node:1", now, LIMIT)
+    assert attempt is not None
+    return attempt
 
 
 def holder(record: ImageRecord) -> str:
-    """Return the name by which a record's attempt holds leases."""
+    """Return the name under which the record's attempt holds leases."""
     return f"{record.key}/{record.attempt}"
 
 
-async def pulled(
-    store: ImageStore, wish: PullRequest, image_id: str = ID, now: float = NOW, **changes: Any
+async def complete_pull(
+    store: ImageStore, pull: PullRequest, image_id: str = ID, now: float = NOW, **changes: Any
 ) -> ImageRecord:
-    """Return the READY record of a pull from its claim to its end."""
-    record = await begun(store, wish, now)
+    """Return the READY record of a pull, from its claim to its end."""
+    record = await begin_pull(store, pull, now)
     return await store.finish(record.key, record.attempt, Ready(image_id, changes), now)
 
 
-async def expiring(
-    store: ImageStore, wish: PullRequest, image_id: str = ID, now: float = NOW
+async def request_removal(
+    store: ImageStore, pull: PullRequest, image_id: str = ID, now: float = NOW
 ) -> ImageRecord:
-    """Return the record of an image that was pulled, and whose removal waits."""
-    record = await store.expire((await pulled(store, wish, image_id, now)).key)
+    """Pull an image and request its removal; return the EXPIRING record."""
+    record = await store.expire((await complete_pull(store, pull, image_id, now)).key)
     assert record is not None
     return record
 
 
 async def all_of(coroutines: Any) -> list[Any]:
-    """Run coroutines side by side."""
+    """Run coroutines concurrently and return their results."""
     results: list[Any] = await gatherResults([Deferred.fromCoroutine(c) for c in coroutines])
     return results
 

@@ -27,7 +27,16 @@ from shiftergw.store.migration import migrate
 from shiftergw.store.mongo import store as mongo
 from tests import mongod
 from tests.store.places import mongo_running, remove_record, running, sqlite_place
-from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, OTHER_ID, begun, failure, pulled, request
+from tests.store.pulls import (
+    ID,
+    NOW,
+    OF_THE_ORIGINAL,
+    OTHER_ID,
+    begin_pull,
+    complete_pull,
+    failure,
+    request,
+)
 from tests.store.wire import Wire
 
 reactor: Any = global_reactor
@@ -78,10 +87,10 @@ async def fill(site: Site, images: int = 3) -> None:
     async with running(site.path) as store:
         for n in range(images):
             odd = {"labels": LABELS, "report": REPORT}
-            await pulled(store, request(f"x:{n}"), f"{n:064x}", NOW + n, **odd)
-        gone = await pulled(store, request("gone:1"), OTHER_ID)
+            await complete_pull(store, request(f"x:{n}"), f"{n:064x}", NOW + n, **odd)
+        gone = await complete_pull(store, request("gone:1"), OTHER_ID)
         assert await store.expire(gone.key) is not None
-        again = await begun(store, request("bad:1"))
+        again = await begin_pull(store, request("bad:1"))
         await store.finish(again.key, again.attempt, failure(own=True), NOW)
         removal = await store.begin(gone.key, "n", NOW, 1)
         assert removal is not None
@@ -133,7 +142,7 @@ async def test_everything_arrives(site: Site) -> None:
         assert (await store.list("alpha"))[0].status == "READY"
         await store.record_lookup({"system": "alpha", "time": NOW, "user": "new"})
         assert (await store.lookups("alpha", 1))[0]["user"] == "new"
-        assert (await pulled(store, request("x:1"), f"{1:064x}", NOW + 9)).tags == ("x:1",)
+        assert (await complete_pull(store, request("x:1"), f"{1:064x}", NOW + 9)).tags == ("x:1",)
     document = site.db["images"].find_one({"_id": ObjectId("5" * 24)})
     assert document.pop("_id") == ObjectId("5" * 24)
     assert document == OF_THE_ORIGINAL
@@ -274,7 +283,7 @@ async def test_more_than_one_message_holds(site: Site) -> None:
     async with running(site.path) as store:
         for n in range(12):
             labels = {"long": str(n) * 1_500_000}
-            await pulled(store, request(f"x:{n}"), f"{n:064x}", NOW + n, labels=labels)
+            await complete_pull(store, request(f"x:{n}"), f"{n:064x}", NOW + n, labels=labels)
     assert (await site.migrate())["images"] == 12
 
 
@@ -313,7 +322,7 @@ async def test_what_differs_is_found(site: Site, what: str) -> None:
         if command.get("update") == "metrics":  # the images are there by now
             damage(site)[what]()
 
-    with Wire(port, seen=spoil) as wire:
+    with Wire(port, before_write=spoil) as wire:
         why = await site.refusal(GatewayError, uri=wire.uri)
     assert "images" in why
     assert "done" not in site.db["shiftergw.state"].find_one()

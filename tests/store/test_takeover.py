@@ -47,7 +47,7 @@ from tests.store.original import (
 )
 from tests.store.original_reader import OriginalReader
 from tests.store.places import mongo_running
-from tests.store.pulls import LIMIT, begun, failure, pulled
+from tests.store.pulls import LIMIT, begin_pull, complete_pull, failure
 
 COUNT = 10_000 if LONG else 1_000
 LISTED = {Lot.LISTED, Lot.UNTAGGED}
@@ -245,7 +245,7 @@ async def test_images_are_pulled_again(mongodb: str, hundred: tuple[str, Any]) -
             request = wish(kind, n)
             original = db["images"].find_one({"_id": one["_id"]})
             access = {"private": False, "user_acl": (), "group_acl": ()}
-            done = await pulled(store, request, one["id"], NOW, expiration=NOW + 5, **access)
+            done = await complete_pull(store, request, one["id"], NOW, expiration=NOW + 5, **access)
             assert (done.status, done.id, done.last_pull) == (State.READY, one["id"], NOW)
             assert request.tag in done.tags
             if kind is not SAME_TAG and ROUND[n % len(ROUND)] is not SAME_ID:
@@ -284,7 +284,7 @@ async def test_tags_move_on(mongodb: str, hundred: tuple[str, Any]) -> None:
             before = db["images"].find_one({"_id": document(n, kind)["_id"]})
             new = f"e{n:063x}"
             access = {"private": False, "user_acl": (), "group_acl": ()}
-            done = await pulled(store, request, new, NOW, **access)
+            done = await complete_pull(store, request, new, NOW, **access)
             assert done.id == new
             after = db["images"].find_one({"_id": before["_id"]})
             left = after["tag"] if isinstance(after["tag"], list) else [after["tag"]]
@@ -322,7 +322,7 @@ async def test_what_is_no_record_is_in_nobodys_way(mongodb: str, hundred: tuple[
         for n, kind in numbered(Lot.NOT_A_RECORD):
             if kind.name in {"no status", "a list as status"}:
                 one = db["images"].find_one({"_id": document(n, kind)["_id"]})
-                done = await pulled(store, wish(kind, n), image_id(n), NOW)
+                done = await complete_pull(store, wish(kind, n), image_id(n), NOW)
                 assert done.key != f"{n:024x}"
                 after = db["images"].find_one({"_id": one["_id"]})
                 assert {**after, "tag": None} == {**one, "tag": None}
@@ -342,7 +342,7 @@ async def test_one_image_in_records_of_every_kind(mongodb: str) -> None:
         async with mongo_running(mongodb, name) as store:
             reference = ImageReference.parse("lib/app:1")
             asked = PullRequest("alpha", "docker", reference, OWNER)
-            done = await pulled(store, asked, image_id(1), NOW)
+            done = await complete_pull(store, asked, image_id(1), NOW)
             assert done.key == "5"
             assert await store.find("alpha", "docker", ["lib/app:1"]) == done
             assert len(await store.find_id(["alpha"], image_id(1))) == len(documents)
@@ -356,7 +356,7 @@ async def test_removals_that_were_left_behind(mongodb: str, hundred: tuple[str, 
     async with mongo_running(mongodb, name) as store:
         for n, kind in numbered(Lot.REMOVALS, Lot.EXPIRED):
             access = {"private": False, "user_acl": (), "group_acl": ()}
-            done = await pulled(store, wish(kind, n), image_id(n), NOW, **access)
+            done = await complete_pull(store, wish(kind, n), image_id(n), NOW, **access)
             assert done.tags == (f"lib/app:{n}",)
             assert (done.key == f"{n:024x}") is (kind.lot is Lot.REMOVALS)
             found = OriginalReader(db["images"], NOW).ready(done.system, "docker", done.tags[0])
@@ -417,21 +417,25 @@ async def _leave_every_state(uri: str, name: str) -> None:
 
     async with mongo_running(uri, name) as store:
         await store.claim(asked("waiting:1"), NOW)
-        running = await begun(store, asked("running:1"), NOW)
+        running = await begin_pull(store, asked("running:1"), NOW)
         await store.advance(running.key, 1, State.TRANSFER, "Transferring image", NOW)
         await store.heartbeat(running.key, 1, Progress("TRANSFER", 5, 10), NOW)
-        postponed = await begun(store, asked("postponed:1"), NOW)
+        postponed = await begin_pull(store, asked("postponed:1"), NOW)
         await store.postpone(postponed.key, 1, NOW + 9000, "ghcr.io (rate limit)", NOW)
         await store.trip_breaker("limit ghcr.io anonymous node1", NOW + 9000, "x", NOW)
-        failed = await begun(store, asked("failed:1"), NOW)
+        failed = await begin_pull(store, asked("failed:1"), NOW)
         await store.finish(failed.key, 1, failure(), NOW)
         access = {"private": True, "user_acl": (OWNER,), "group_acl": ()}
-        ready = await pulled(store, asked("ready:1"), NEW_ID, NOW, expiration=NOW + 1, **access)
-        again = await pulled(store, asked("ready:2"), NEW_ID, NOW, expiration=NOW + 1, **access)
+        ready = await complete_pull(
+            store, asked("ready:1"), NEW_ID, NOW, expiration=NOW + 1, **access
+        )
+        again = await complete_pull(
+            store, asked("ready:2"), NEW_ID, NOW, expiration=NOW + 1, **access
+        )
         assert again.key == ready.key
-        other = await pulled(store, asked("going:1"), "d" * 64, NOW, **access)
+        other = await complete_pull(store, asked("going:1"), "d" * 64, NOW, **access)
         await store.expire(other.key)
-        third = await pulled(store, asked("gone:1"), "c" * 64, NOW, **access)
+        third = await complete_pull(store, asked("gone:1"), "c" * 64, NOW, **access)
         await store.expire(third.key)
         last = await store.begin(third.key, "node:1", NOW, LIMIT)
         assert last is not None

@@ -1,7 +1,7 @@
-"""A wire between a store and its MongoDB server that breaks where a test wants it to.
+"""A proxy between a store and its MongoDB server that breaks where a test wants it to.
 
-For the database it makes no difference whether a client's process or its connections have died: a
-crash after a number of writes is a wire that breaks then, and stays broken.
+A database does not see whether a client's process has died, or only its connections. So a test of a
+crash after a number of writes breaks the connections after them, for good.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import bson
 
 WRITES = frozenset({"insert", "update", "delete", "findAndModify"})
 
-Seen = Callable[[int, dict[str, Any]], None]
-"""Told of a write before it goes on, or once it is made: its number, from 1, and the command."""
+WriteHook = Callable[[int, dict[str, Any]], None]
+"""Called with the number of a write, from 1, and its command."""
 
 
 class Wire:
-    """Forwards what clients send to a server, message by message; counts the writes among it.
+    """Forward messages between clients and a server; count the writes among them.
 
-    After `until` writes it breaks for good. The answer to write number `lost`, and to the first
-    command of the name `cut`, is never delivered: its connection breaks instead, once. The answers
-    to writes whose numbers are `unsure` say that most members of a set may not have got them.
+    After `until` writes it breaks for good. The answers to write number `lost_answer`, and to the
+    first command with the name `cut`, are not delivered: their connection breaks once instead. The
+    answers to writes with numbers in `unconfirmed` report a timeout of the replication.
     """
 
     def __init__(
@@ -33,28 +33,28 @@ class Wire:
         port: int,
         *,
         until: int | None = None,
-        lost: int = 0,
+        lost_answer: int = 0,
         cut: str = "",
-        unsure: Container[int] = (),
-        seen: Seen | None = None,
-        made: Seen | None = None,
+        unconfirmed: Container[int] = (),
+        before_write: WriteHook | None = None,
+        after_write: WriteHook | None = None,
     ) -> None:
-        """Lead to a port of the loopback."""
+        """Forward to `port` on the loopback."""
         self._port = port
         self._until = until
-        self._lost = lost
+        self._lost_answer = lost_answer
         self._cut = cut
-        self._unsure = unsure
-        self._seen = seen
-        self._made = made
+        self._unconfirmed = unconfirmed
+        self._before_write = before_write
+        self._after_write = after_write
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
-        self._broken = False
+        self._is_broken = False
         self.writes = 0
         self.commands: list[str] = []
 
     def __enter__(self) -> Self:
-        """Take connections on a port of its own."""
+        """Accept connections on a port of its own."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.uri = f"mongodb://127.0.0.1:{self._listener.getsockname()[1]}/"
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -62,7 +62,7 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Break."""
+        """Break all connections."""
         self._break()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -84,7 +84,7 @@ class Wire:
         with client, socket.create_connection(("127.0.0.1", self._port)) as server:
             self._sockets += [client, server]
             with suppress(OSError, EOFError):
-                while not self._broken:
+                while not self._is_broken:
                     self._forward(client, server)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
@@ -97,30 +97,30 @@ class Wire:
             if name in WRITES:
                 self.writes += 1
                 number = self.writes
-        if number and self._seen is not None:
-            self._seen(number, command)
+        if number and self._before_write is not None:
+            self._before_write(number, command)
         if number and self._until is not None and number > self._until:
             self._break()
         server.sendall(message)
         answer = _message(server)
-        if number and self._made is not None:
-            self._made(number, command)
-        if number in self._unsure:
-            answer = _unsure(answer)
-        if (number and number == self._lost) or name == self._cut:
+        if number and self._after_write is not None:
+            self._after_write(number, command)
+        if number in self._unconfirmed:
+            answer = _unconfirmed_answer(answer)
+        if (number and number == self._lost_answer) or name == self._cut:
             self._cut = ""
             client.shutdown(socket.SHUT_RDWR)
         client.sendall(answer)
 
     def _break(self) -> None:
-        self._broken = True
-        for one in list(self._sockets):
+        self._is_broken = True
+        for connection in list(self._sockets):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
-def _unsure(answer: bytes) -> bytes:
-    """Return the answer to a write that was made, and that a change of the primary may undo."""
+def _unconfirmed_answer(answer: bytes) -> bytes:
+    """Return the answer to a write that was after_write but not confirmed by most members."""
     error = {"code": 64, "errmsg": "waiting for replication timed out"}
     body = bson.encode({**bson.decode(answer[21:]), "writeConcernError": error})
     return (21 + len(body)).to_bytes(4, "little") + answer[4:21] + body

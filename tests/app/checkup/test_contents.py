@@ -28,7 +28,7 @@ from tests.parts import free_port
 from tests.sshd import Sshd
 from tests.store.original import ROUND, SYSTEMS, image_id, records, rows
 from tests.store.places import running
-from tests.store.pulls import OTHER_ID, begun, pulled, request
+from tests.store.pulls import OTHER_ID, begin_pull, complete_pull, request
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +263,9 @@ async def test_sqlite(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
     (tmp_path / "state").mkdir()
     async with running(tmp_path / "state" / "shiftergw.sqlite") as store:
-        await pulled(store, request("x:1"))
-        await begun(store, request("y:1"))
-        await pulled(store, request("z:1", system="gone"), OTHER_ID)
+        await complete_pull(store, request("x:1"))
+        await begin_pull(store, request("y:1"))
+        await complete_pull(store, request("z:1", system="gone"), OTHER_ID)
         await store.record_lookup({"system": "alpha", "time": 5.0})
         await store.lookups("alpha", 1)
         found = await told(tmp_path)

@@ -20,7 +20,7 @@ from tests import mongod
 from tests.configurations import loaded
 from tests.mongo.puppets import answering, serving
 from tests.store.places import running
-from tests.store.pulls import pulled, request
+from tests.store.pulls import complete_pull, request
 
 WRITES = ["find", "insert", "update", "remove", "listIndexes", "createIndex", "dropIndex"]
 
@@ -131,7 +131,7 @@ async def test_a_damaged_file(tmp_path: Path) -> None:
     config = loaded({"StateDirectory": str(tmp_path)}).config
     path = state_file(config)
     async with running(path) as store:
-        await pulled(store, request("x:1"))
+        await complete_pull(store, request("x:1"))
 
     async def finding() -> Finding:
         findings = await state(config, reactor)

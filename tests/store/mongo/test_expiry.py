@@ -19,7 +19,7 @@ from shiftergw.store.mongo import expiry as mongo_expiry
 from tests import mongod
 from tests.store.original import NOW, ROUND, SYSTEMS, records
 from tests.store.places import mongo_running
-from tests.store.pulls import all_of, pulled, request
+from tests.store.pulls import all_of, complete_pull, request
 
 KEPT = 1000.0
 READY = {"$in": ["READY", "SUCCESS"]}
@@ -59,7 +59,7 @@ async def test_it_stays_off(mongodb: str, hundred: Named) -> None:
     async with mongo_running(mongodb, name) as store:
         await store.expires(None, NOW, KEPT)
         db["images"].delete_many({})
-        await pulled(store, request())
+        await complete_pull(store, request())
         assert await store.expires(None, NOW, KEPT) is False
 
 
@@ -68,7 +68,7 @@ async def test_a_database_that_is_filled_later(mongodb: str) -> None:
     """It is found out as well: a gateway may have started before the data was restored."""
     with mongod.database(mongodb) as (name, db):
         async with mongo_running(mongodb, name) as store:
-            await pulled(store, request())
+            await complete_pull(store, request())
             assert await store.expires(None, NOW, KEPT) is True
             assert db["shiftergw.state"].find_one() is None
             db["images"].insert_many([one for _, one in records(3)])

@@ -22,7 +22,7 @@ from tests.mongod import Mongod, any_server, database
 from tests.parts import free_port
 from tests.patience import patient, scaled
 from tests.store.places import mongo_running
-from tests.store.pulls import ID, LIMIT, NOW, all_of, begun, failure, pulled, request
+from tests.store.pulls import ID, LIMIT, NOW, all_of, begin_pull, complete_pull, failure, request
 from tests.store.wire import Wire
 
 KEY = "1" * 24
@@ -99,7 +99,7 @@ async def test_away_at_the_start(tmp_path: Path) -> None:
                 assert "efused" in error.detail
                 assert str(server.port) not in str(error)
             with server:
-                record = await pulled(store, request("x:1"))
+                record = await complete_pull(store, request("x:1"))
                 assert await store.find("alpha", "docker", ["x:1"]) == record
     texts = [formatEvent(event) for event in log]
     assert sum("the database is away" in text for text in texts) == 1
@@ -110,7 +110,7 @@ async def test_away_at_the_start(tmp_path: Path) -> None:
 async def test_killed_and_started_again(server: Mongod) -> None:
     """What had been answered is there afterwards; calls in between are refused, none hangs."""
     async with mongo_running(server.uri, "images") as store:
-        keys = [(await begun(store, request(f"x:{n}"), NOW)).key for n in range(20)]
+        keys = [(await begin_pull(store, request(f"x:{n}"), NOW)).key for n in range(20)]
         beats: list[bool] = []
         stopping: list[bool] = []
 
@@ -150,7 +150,7 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 async def test_frozen(server: Mongod) -> None:
     """A server that hangs costs each call its limit at most, and soon no more than a second."""
     async with mongo_running(server.uri, "images", seconds=scaled(1)) as store:
-        record = await begun(store, request("x:1"))
+        record = await begin_pull(store, request("x:1"))
         server.freeze()
         at_once = await all_of(refused(call(store)) for call in CALLS.values())
         assert max(seconds for seconds, _ in at_once) < patient(4)
@@ -299,7 +299,7 @@ async def test_another_replica_set(tmp_path: Path) -> None:
 async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
     """What was begun before the server died is taken up again after it."""
     async with mongo_running(server.uri, "images") as store:
-        ready = await pulled(store, request("x:1"))
+        ready = await complete_pull(store, request("x:1"))
         going = await store.expire(ready.key)
         assert going is not None
         await store.begin(going.key, "n", NOW, LIMIT)
@@ -317,7 +317,7 @@ async def test_a_removal_that_was_cut_off(server: Mongod) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_begin_that_most_members_did_not_hear_of(server: Mongod) -> None:
     """It is no attempt that died: who began does so until it counts, and nobody else meanwhile."""
-    with Wire(server.port, unsure=range(2, 5)) as wire:
+    with Wire(server.port, unconfirmed=range(2, 5)) as wire:
         async with (
             mongo_running(wire.uri, "images") as store,
             mongo_running(server.uri, "images") as other,

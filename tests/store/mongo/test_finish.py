@@ -20,7 +20,17 @@ from shiftergw.ports import ImageStore
 from tests import mongod
 from tests.patience import scaled
 from tests.store.places import mongo_running
-from tests.store.pulls import ID, LIMIT, NOW, OTHER_ID, all_of, begun, expiring, pulled, request
+from tests.store.pulls import (
+    ID,
+    LIMIT,
+    NOW,
+    OTHER_ID,
+    all_of,
+    begin_pull,
+    complete_pull,
+    request,
+    request_removal,
+)
 from tests.store.wire import Wire
 
 Prepare = Callable[[ImageStore], Awaitable[ImageRecord]]
@@ -43,21 +53,21 @@ def port(mongodb: str) -> int:
 
 async def new_image(store: ImageStore) -> ImageRecord:
     """Return a pull of a tag that another image has, and that is that one's last."""
-    await pulled(store, request("x:1"), OTHER_ID)
-    return await begun(store, request("x:1"), NOW + 1)
+    await complete_pull(store, request("x:1"), OTHER_ID)
+    return await begin_pull(store, request("x:1"), NOW + 1)
 
 
 async def known_image(store: ImageStore) -> ImageRecord:
     """Return a pull of another's tag for an image that has a record under a tag of its own."""
-    await pulled(store, request("y:1"))
+    await complete_pull(store, request("y:1"))
     return await new_image(store)
 
 
 async def image_that_goes(store: ImageStore) -> ImageRecord:
     """Return a pull of an image that was to go; one of its tags is another's by now."""
-    await pulled(store, request("z:1"))
-    await expiring(store, request("y:1"))
-    await pulled(store, request("z:1"), "c" * 64)
+    await complete_pull(store, request("z:1"))
+    await request_removal(store, request("y:1"))
+    await complete_pull(store, request("z:1"), "c" * 64)
     return await new_image(store)
 
 
@@ -145,7 +155,7 @@ async def test_any_answer_is_lost(
         for lost in range(1, 5):
             empty(db)
             record = await prepare(store)
-            with Wire(port, lost=lost) as wire:
+            with Wire(port, lost_answer=lost) as wire:
                 async with mongo_running(wire.uri, name) as other:
                     ended = await other.finish(record.key, 1, OUTCOME, LATER)
             assert ended == await store.get(ended.key)
@@ -179,7 +189,7 @@ async def test_a_process_stands_still(
             reached.set()
             released.wait(10)
 
-    with Wire(port, seen=hold) as wire:
+    with Wire(port, before_write=hold) as wire:
         async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as slow:
             record = await prepare(store)
             ending = Deferred.fromCoroutine(slow.finish(record.key, 1, OUTCOME, LATER))
@@ -209,8 +219,8 @@ async def test_two_pulls_of_one_image_end_at_once(mongodb: str, named: tuple[str
     async with mongo_running(mongodb, name) as one, mongo_running(mongodb, name) as two:
         for _ in range(10):
             empty(db)
-            first = await begun(one, request("x:1"))
-            second = await begun(one, request("y:1"))
+            first = await begin_pull(one, request("x:1"))
+            second = await begin_pull(one, request("y:1"))
             await all_of(
                 store.finish(record.key, 1, OUTCOME, LATER)
                 for store, record in ((one, first), (two, second))
@@ -239,7 +249,7 @@ async def test_a_twin_that_came_in_between(
         if number == 1:
             db["images"].insert_one(twin)
 
-    with Wire(port, seen=come_in) as wire:
+    with Wire(port, before_write=come_in) as wire:
         async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
             record = await new_image(store)
             ended = await other.finish(record.key, 1, OUTCOME, LATER)
@@ -269,9 +279,9 @@ async def test_a_twin_that_made_them_one_first(
             db["images"].delete_one({"id": ID})
             db["images"].insert_one(older)
 
-    with Wire(port, seen=make_one) as wire:
+    with Wire(port, before_write=make_one) as wire:
         async with mongo_running(mongodb, name) as store, mongo_running(wire.uri, name) as other:
-            record = await begun(store, request("x:1"))
+            record = await begin_pull(store, request("x:1"))
             ended = await other.finish(record.key, 1, OUTCOME, LATER)
             (remaining,) = await store.list("alpha")
             assert set(remaining.tags) == {"x:1", "y:1"}

@@ -14,7 +14,7 @@ from shiftergw.states import State
 from tests import mongod
 from tests.mongo.puppets import answering, serving
 from tests.store.places import mongo_running
-from tests.store.pulls import ID, NOW, begun, failure, request
+from tests.store.pulls import ID, NOW, begin_pull, failure, request
 
 Named = tuple[str, Any]
 MEGABYTE = 1 << 20
@@ -45,8 +45,8 @@ async def test_what_no_document_holds(mongodb: str, named: Named, changes: dict[
     Nothing of it is written, and others' work goes on.
     """
     async with mongo_running(mongodb, named[0]) as store:
-        other = await begun(store, request("y:1"))
-        record = await begun(store, request("x:1"))
+        other = await begin_pull(store, request("y:1"))
+        record = await begin_pull(store, request("x:1"))
         with pytest.raises(NotStorable):
             await store.finish(record.key, 1, Ready(ID, changes), NOW)
         assert await store.get(record.key) == record
@@ -78,7 +78,7 @@ async def test_names_and_texts_of_images(mongodb: str, named: Named) -> None:
     """Labels may be called anything: what MongoDB cannot have in a name becomes something else."""
     labels = {"a.b": "1", "$set": "2", "nul\0": "3", "": "4", "\ud800": "\udfff", "x": "nul\0"}
     async with mongo_running(mongodb, named[0]) as store:
-        record = await begun(store, request("x:1"))
+        record = await begin_pull(store, request("x:1"))
         await store.advance(record.key, 1, State.TRANSFER, "\ud800 \0 $where", NOW)
         await store.heartbeat(record.key, 1, Progress("\ud800", 1, 2), NOW, "\udfff")
         ready = await store.finish(record.key, 1, Ready(ID, {"labels": labels}), NOW)

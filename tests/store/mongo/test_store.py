@@ -29,11 +29,11 @@ from tests.store.pulls import (
     NOW,
     OF_THE_ORIGINAL,
     OTHER_ID,
-    begun,
-    expiring,
+    begin_pull,
+    complete_pull,
     failure,
-    pulled,
     request,
+    request_removal,
 )
 from tests.store.wire import Wire
 
@@ -74,7 +74,7 @@ async def test_everything_is_there_after_a_restart(mongodb: str, named: Named) -
     """What was stored is found by the next process."""
     name, _ = named
     async with mongo_running(mongodb, name) as store:
-        record = await pulled(store, request())
+        record = await complete_pull(store, request())
     async with mongo_running(mongodb, name) as store:
         assert await store.get(record.key) == record
 
@@ -85,7 +85,7 @@ async def test_another_gateway_that_starts_takes_nothing(
 ) -> None:
     """What waits and what runs for one gateway is left alone when another one starts and stops."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
-    running_one = await begun(place.store, request("x:2"))
+    running_one = await begin_pull(place.store, request("x:2"))
     async with mongo_running(mongodb, named[0]) as other:
         assert await other.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
@@ -213,8 +213,8 @@ GOING = OF_THE_ORIGINAL | {
         (READY_ONE, lambda store: store.untag(KEY, "old:1")),
         (READY_ONE, lambda store: store.expire(KEY)),
         (READY_ONE, lambda store: store.set_access(["alpha"], ID, True, (1,), ())),
-        (READY_ONE, lambda store: pulled(store, request("new:1"))),
-        (READY_ONE, lambda store: pulled(store, request("old:1"), OTHER_ID)),
+        (READY_ONE, lambda store: complete_pull(store, request("new:1"))),
+        (READY_ONE, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
         (FLYING, lambda store: store.begin(KEY, "n", NOW, LIMIT)),
         (BEGUN, lambda store: store.requeue(KEY, 1, "", died=True)),
         (BEGUN, lambda store: store.advance(KEY, 1, State.TRANSFER, "", NOW)),
@@ -223,8 +223,8 @@ GOING = OF_THE_ORIGINAL | {
         (BEGUN, lambda store: store.finish(KEY, 1, failure(), NOW)),
         (GOING, lambda store: store.finish(KEY, 1, Expired(), NOW)),
         (GOING, lambda store: store.finish(KEY, 1, failure(), NOW)),
-        (GOING, lambda store: pulled(store, request("new:1"))),
-        (GOING, lambda store: pulled(store, request("old:1"), OTHER_ID)),
+        (GOING, lambda store: complete_pull(store, request("new:1"))),
+        (GOING, lambda store: complete_pull(store, request("old:1"), OTHER_ID)),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -247,7 +247,7 @@ async def test_text_of_images(place: Place) -> None:
     The document stays one that every client reads.
     """
     labels = {"$ref": "a", "$id": "b", "org.name": "c", "nul\0": "d", "low\udcff": "e", "": "f"}
-    record = await begun(place.store, request())
+    record = await begin_pull(place.store, request())
     changes = {"env": ("A=\udcff", "B=\0", "$where"), "labels": labels}
     done = await place.store.finish(record.key, 1, Ready(ID, changes), NOW)
     assert done == await place.store.get(record.key)
@@ -309,7 +309,7 @@ async def test_a_connection_that_breaks(
     call: Callable[[ImageStore, str], Awaitable[object]],
 ) -> None:
     """A call whose answer is lost once ends as if it had not been."""
-    key = (await begun(place.store, request())).key
+    key = (await begin_pull(place.store, request())).key
     with Wire(port, cut=command) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             answer = await call(other, key)
@@ -323,14 +323,14 @@ async def test_a_connection_that_breaks(
 async def test_what_changes_between_look_and_write(place: Place, port: int, named: Named) -> None:
     """Others are quicker once: the step decides again on what is there then."""
     store, images = place.store, named[1]["images"]
-    ready = await pulled(store, request("x:1"))
+    ready = await complete_pull(store, request("x:1"))
     number = {"_id": ObjectId(ready.key)}
 
     def tag_it(n: int, _: object) -> None:
         if n == 1:
             images.update_one(number, {"$set": {"tag": ["x:1", "y:1"]}})
 
-    with Wire(port, seen=tag_it) as wire:
+    with Wire(port, before_write=tag_it) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             left = await other.untag(ready.key, "x:1")
     assert left is not None
@@ -341,7 +341,7 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
             images.update_one(number, {"$set": {"expiration": NOW + 500}})
 
     await store.renew(ready.key, NOW + 5)
-    with Wire(port, seen=renew_it) as wire:
+    with Wire(port, before_write=renew_it) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             assert await other.expire(ready.key, NOW + 10) is None
 
@@ -350,7 +350,7 @@ async def test_what_changes_between_look_and_write(place: Place, port: int, name
             images.update_one(number, {"$set": {"tag": ["y:1", "z:1"]}})
 
     images.update_one(number, {"$set": {"tag": "y:1"}})
-    with Wire(port, seen=retag_it) as wire:
+    with Wire(port, before_write=retag_it) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             left = await other.untag(ready.key, "y:1")
     assert left is not None
@@ -366,7 +366,7 @@ async def test_a_claim_that_fails_at_once(place: Place, port: int, named: Named)
         if n == 1:
             images.update_one({}, {"$set": {"status": "FAILURE"}, "$unset": {"claim": ""}})
 
-    with Wire(port, made=fail_it) as wire:
+    with Wire(port, after_write=fail_it) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             record, created = await other.claim(request("x:1"), NOW)
     assert created
@@ -381,15 +381,15 @@ async def test_a_tag_that_goes_while_its_image_comes_back(
 ) -> None:
     """A tag that is pulled as another image in that moment does not come back."""
     store = place.store
-    await pulled(store, request("z:1"))
-    await expiring(store, request("y:1"))
-    record = await begun(store, request("x:1"))
+    await complete_pull(store, request("z:1"))
+    await request_removal(store, request("y:1"))
+    record = await begin_pull(store, request("x:1"))
 
     def pull_it(n: int, _: object) -> None:
         if n == 1:
             named[1]["images"].update_one({"status": "EXPIRING"}, {"$addToSet": {"moved": "z:1"}})
 
-    with Wire(port, seen=pull_it) as wire:
+    with Wire(port, before_write=pull_it) as wire:
         async with mongo_running(wire.uri, named[0]) as other:
             back = await other.finish(record.key, 1, Ready(ID), NOW)
     assert back.tags == ("y:1", "x:1")

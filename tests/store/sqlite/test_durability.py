@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from shiftergw.model import Progress, Ready
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.store.pulls import ID, LIMIT, NOW, begun, holder, pulled, request
+from tests.store.pulls import ID, LIMIT, NOW, begin_pull, complete_pull, holder, request
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ PASSING: dict[str, Write] = {
 
 async def levels(store: SqliteStore, write: Write) -> set[str]:
     """Return how the commits of a write were synced."""
-    work = await begun(store, request("work:1"))
-    ready = await pulled(store, request("ready:1"))
+    work = await begin_pull(store, request("work:1"))
+    ready = await complete_pull(store, request("ready:1"))
     assert holder(work) == f"{work.key}/1"
     lane = store._writer
     assert lane is not None

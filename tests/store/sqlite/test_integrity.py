@@ -16,7 +16,7 @@ from shiftergw.store.sqlite import inspection, integrity
 from shiftergw.store.sqlite.integrity import CHECK_SECONDS
 from shiftergw.store.sqlite.store import SqliteStore
 from tests.store.places import running
-from tests.store.pulls import NOW, pulled, request
+from tests.store.pulls import NOW, complete_pull, request
 
 PAGE = 4096
 RECORDS = 40
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     async def fill() -> None:
         async with running(path) as store:
             for number in range(RECORDS):
-                await pulled(store, request(f"x:{number}"), f"{number:064x}")
+                await complete_pull(store, request(f"x:{number}"), f"{number:064x}")
 
     pytest_twisted.blockon(Deferred.fromCoroutine(fill()))
     return path

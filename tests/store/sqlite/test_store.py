@@ -26,7 +26,7 @@ from tests.patience import patient
 from tests.store import hammer
 from tests.store.contract import StoreContract
 from tests.store.places import Place, running, sqlite_place
-from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, begun, pulled, request
+from tests.store.pulls import ID, NOW, OF_THE_ORIGINAL, begin_pull, complete_pull, request
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_file_is_private(place: Place, path: Path) -> None:
 async def test_everything_is_there_after_a_restart(path: Path) -> None:
     """What was stored is found by the next process."""
     async with running(path) as store:
-        record = await pulled(store, request())
+        record = await complete_pull(store, request())
     assert [file.name for file in path.parent.iterdir()] == ["images.sqlite"]
     async with running(path) as store:
         found = await store.get(record.key)
@@ -71,7 +71,7 @@ async def test_everything_is_there_after_a_restart(path: Path) -> None:
 async def test_another_gateway_that_starts_takes_nothing(place: Place, path: Path) -> None:
     """What waits and what runs for one gateway is left alone when another one starts and stops."""
     waiting, _ = await place.store.claim(request("x:1"), NOW)
-    running_one = await begun(place.store, request("x:2"))
+    running_one = await begin_pull(place.store, request("x:2"))
     async with running(path) as other:
         assert await other.waiting(NOW, 5) == [waiting]
     assert await place.store.get(waiting.key) == waiting
@@ -225,7 +225,7 @@ async def test_a_store_that_is_not_open(path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_database(place: Place, path: Path) -> None:
     """A statement that fails changes nothing, and the store goes on once it can."""
-    key = (await begun(place.store, request())).key
+    key = (await begin_pull(place.store, request())).key
     with closing(sqlite3.connect(path)) as db:
         db.execute("ALTER TABLE turns RENAME TO elsewhere")
         db.execute("ALTER TABLE lookups RENAME TO nowhere")
@@ -260,7 +260,7 @@ def no_more_room(path: Path) -> Iterator[None]:
 async def test_a_full_disk(place: Place, path: Path) -> None:
     """What finds no room is refused, and is not there afterwards; reads go on, and later writes."""
     store = place.store
-    record = await begun(store, request())
+    record = await begin_pull(store, request())
     with no_more_room(path):
         for n in range(3):
             with pytest.raises(Unavailable) as caught:
@@ -277,7 +277,7 @@ async def test_a_full_disk(place: Place, path: Path) -> None:
 async def test_neighbours_of_a_refused_step(place: Place) -> None:
     """Steps that share a transaction with one that is refused are not touched by it."""
     store = place.store
-    keys = [(await begun(store, request(f"x:{n}"), NOW + n)).key for n in range(3)]
+    keys = [(await begin_pull(store, request(f"x:{n}"), NOW + n)).key for n in range(3)]
     first = Deferred.fromCoroutine(store.claim(request("y:1"), NOW + 9))  # the others wait together
     waiting = [
         Deferred.fromCoroutine(store.finish(keys[0], 1, Ready(ID), NOW)),
@@ -395,6 +395,6 @@ def test_every_query_has_its_index(
 @pytest_twisted.ensureDeferred
 async def test_a_foreign_name_in_broken_utf8(place: Place) -> None:
     """Text that is no UTF-8 goes in and out unchanged."""
-    record = await begun(place.store, request())
+    record = await begin_pull(place.store, request())
     done = await place.store.finish(record.key, 1, Ready(ID, {"env": ("A=\udcff",)}), NOW)
     assert done == await place.store.get(record.key)
