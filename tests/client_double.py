@@ -1,8 +1,9 @@
 """A stand-in for the `shifterimg` client of existing sites, as demanding and as brittle as it is.
 
-Written from what the real client was seen to do: the exact headers it insists on, what it ignores
-in silence, where it crashes, how it polls. Only the standard library, so that it shares nothing
-with what it judges. It blocks: call it from a thread, or against a gateway in another process.
+Written from the observed behavior of the real client: the exact headers that it requires, what it
+silently ignores, where it crashes, how it polls. It uses only the standard library, so that it
+shares no code with the gateway. It blocks: call it from a thread, or against a gateway in another
+process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TYPES = frozenset({"docker", "custom", "id", "local"})
 
 
 class ClientCrashedError(Exception):
-    """Here the real client dies of a segmentation fault."""
+    """The real client would end with a segmentation fault here."""
 
 
 class _CurlError(Exception):
@@ -36,7 +37,7 @@ class _CurlError(Exception):
 
 @dataclass
 class Outcome:
-    """How a run ended: exit code, standard output, and the states that a pull went through."""
+    """The result of a run: exit code, standard output, and the states of a pull, in order."""
 
     code: int
     out: str = ""
@@ -53,7 +54,7 @@ class ShifterImg:
     """The client of one user: `ShifterImg([url], "mycluster", "good:ann:ann").run("images")`.
 
     `credential` may be a function, called for each request. `patience` is the test's own limit
-    in seconds; the real client waits for ever.
+    in seconds; the real client waits without a limit.
     """
 
     gateways: Sequence[str]
@@ -180,13 +181,13 @@ def _pull_once(answer: Any) -> Outcome:
 
 
 def _read(connection: socket.socket) -> tuple[int, Any]:
-    received = b""
-    while b"\r\n\r\n" not in received:
+    data_so_far = b""
+    while b"\r\n\r\n" not in data_so_far:
         data = connection.recv(65536)
         if not data:
             raise _CurlError(52)
-        received += data
-    head, _, body = received.partition(b"\r\n\r\n")
+        data_so_far += data
+    head, _, body = data_so_far.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     status = int(status_line.split()[1])
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}

@@ -1,4 +1,4 @@
-"""libmunge and the programs `munge` and `unmunge`: one contract, kept by both."""
+"""One contract for libmunge and for the programs `munge` and `unmunge`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def munged() -> Iterator[Munged]:
-    """Give a daemon."""
+    """Run a daemon."""
     with Munged() as running:
         yield running
 
@@ -57,14 +57,14 @@ def programs() -> Munge:
 
 @pytest.fixture(params=[library, programs])
 def munge(request: pytest.FixtureRequest) -> Munge:
-    """Give both ways, one after the other."""
+    """Return the library, then the programs."""
     way: Munge = request.param()
     return way
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:20]))
-def test_there_and_back(munged: Munged, munge: Munge, payload: bytes) -> None:
-    """What is put into a credential comes out, byte for byte, with the ids of its maker."""
+def test_round_trip(munged: Munged, munge: Munge, payload: bytes) -> None:
+    """A payload is decoded byte for byte, with the ids of the user who encoded it."""
     status, credential = munge.encode(payload, munged.socket)
     assert status == Status.SUCCESS
     answer = munge.decode(credential.encode(), munged.socket)
@@ -73,44 +73,44 @@ def test_there_and_back(munged: Munged, munge: Munge, payload: bytes) -> None:
     assert answer.made_at == pytest.approx(time.time(), abs=START_SECONDS)
     assert answer.age is not None
     assert 0 <= answer.age <= START_SECONDS
-    again = munge.decode(credential.encode(), munged.socket)
-    assert (again.status, again.payload) == (Status.REPLAYED, payload)
+    second_answer = munge.decode(credential.encode(), munged.socket)
+    assert (second_answer.status, second_answer.payload) == (Status.REPLAYED, payload)
     assert "payload" not in repr(answer)
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad[:20]))
-def test_no_credential(munged: Munged, munge: Munge, bad: bytes) -> None:
-    """What is no credential has no ids, and its own status."""
-    answer = munge.decode(bad, munged.socket)
-    assert (answer.status, answer.uid, answer.gid) == (BAD[bad], -1, -1)
+@pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text[:20]))
+def test_invalid_credentials(munged: Munged, munge: Munge, text: bytes) -> None:
+    """An invalid credential has a status of its own, and no ids."""
+    answer = munge.decode(text, munged.socket)
+    assert (answer.status, answer.uid, answer.gid) == (BAD[text], -1, -1)
     assert (answer.payload, answer.made_at, answer.age) == (b"", None, None)
 
 
 def test_damaged_and_foreign(munged: Munged, munge: Munge) -> None:
-    """A credential with another byte, or made with another key, is not valid."""
+    """A credential with a changed byte, or of another key, is not valid."""
     credential = munged.encode(b"payload")
-    damaged = credential[:40] + ("A" if credential[40] != "A" else "B") + credential[41:]
-    assert munge.decode(damaged.encode(), munged.socket).status == Status.INVALID
-    with Munged() as other:
-        foreign = munge.decode(other.encode().encode(), munged.socket)
+    invalid_credential = credential[:40] + ("A" if credential[40] != "A" else "B") + credential[41:]
+    assert munge.decode(invalid_credential.encode(), munged.socket).status == Status.INVALID
+    with Munged() as other_daemon:
+        foreign = munge.decode(other_daemon.encode().encode(), munged.socket)
     assert (foreign.status, foreign.uid) == (Status.INVALID, -1)
 
 
 def test_no_daemon(munge: Munge, tmp_path: Path) -> None:
-    """Without a daemon both ways say so."""
+    """Without a daemon both report SOCKET."""
     assert munge.encode(b"", tmp_path / "none")[0] == Status.SOCKET
     assert munge.decode(b"MUNGE:AAAA:", tmp_path / "none").status == Status.SOCKET
 
 
 def test_too_long_a_payload(munged: Munged, munge: Munge) -> None:
-    """More than a daemon takes is refused by both ways."""
+    """Both refuse a payload that is longer than a daemon accepts."""
     assert munge.encode(b"x" * (LARGEST + 1), munged.socket) == (Status.BAD_LENGTH, "")
 
 
 @settings(max_examples=150)
 @given(text=st.one_of(st.binary(max_size=300), st.from_regex(rb"MUNGE:[A-Za-z0-9+/]{0,200}=?:")))
-def test_garbage(munged: Munged, text: bytes) -> None:
-    """No text but a credential is one."""
+def test_any_text(munged: Munged, text: bytes) -> None:
+    """No text without a credential is decoded successfully."""
     assert Library().decode(text, munged.socket).status not in {Status.SUCCESS, Status.EXPIRED}
 
 
@@ -145,14 +145,14 @@ sys.exit({code})
         (b"", 139, (1, -1, -1, b"")),
     ],
 )
-def test_what_the_program_prints(
+def test_the_output_of_unmunge(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     output: bytes,
     code: int,
     expected: tuple[int, int, int, bytes],
 ) -> None:
-    """Numbers are those at the ends of the two lines, whatever the names; else there are none."""
+    """The ids are at the ends of the two lines, whatever the names; other output has none."""
     program = tmp_path / "unmunge"
     program.write_text(STAND_IN.format(python=sys.executable, output=output, code=code))
     program.chmod(0o755)
@@ -162,7 +162,7 @@ def test_what_the_program_prints(
 
 
 def test_nothing_secret_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Payload and credential go through standard input; others see arguments."""
+    """Payload and credential go through standard input: other users can see arguments."""
     for name in ("munge", "unmunge"):
         program = tmp_path / name
         program.write_text('#!/bin/sh\nprintf "%s\\n" "$0 $*" >> "${0%/*}/seen"\n')
@@ -170,47 +170,47 @@ def test_nothing_secret_on_a_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     Programs().encode(b"hunter2", Path("/socket"))
     Programs().decode(b"MUNGE:hunter2:", Path("/socket"))
-    seen = (tmp_path / "seen").read_text()
-    assert seen.count("--socket=/socket") == 2
-    assert "hunter2" not in seen
+    arguments = (tmp_path / "seen").read_text()
+    assert arguments.count("--socket=/socket") == 2
+    assert "hunter2" not in arguments
 
 
 class TestCommandLine:
-    """What the command line does with its own credentials."""
+    """The credentials that the command line makes and reads."""
 
-    def test_there_and_back(self, munged: Munged, munge: Munge) -> None:
-        """A stored login can be read again and again, by whoever stored it."""
+    def test_a_stored_login(self, munged: Munged, munge: Munge) -> None:
+        """The user who stored a login can decode it any number of times."""
         credential = encode(b"user:pass:word", munged.socket, munge)
         for _ in range(2):
             assert decode_own(credential, munged.socket, munge) == b"user:pass:word"
 
-    def test_expired(self, munged: Munged, munge: Munge) -> None:
+    def test_an_expired_login(self, munged: Munged, munge: Munge) -> None:
         """A stored login does not expire."""
         with Munged(munged.key, clock_off_by("-1h")) as earlier:
             credential = earlier.encode(b"login")
         assert decode_own(credential, munged.socket, munge) == b"login"
 
-    def test_another_users(self, munged: Munged, munge: Munge) -> None:
-        """Another user's login is not ours, whoever we are."""
+    def test_another_user_s_login(self, munged: Munged, munge: Munge) -> None:
+        """A login of another user is refused, even for root."""
         credential = munged.encode_as(65534, 65534, b"login")
         with pytest.raises(NotAuthenticated, match="another user"):
             decode_own(credential, munged.socket, munge)
 
-    @pytest.mark.parametrize("bad", ["", "(null)", "MUNGE:AAAA:", "x\0y", "\ud800"])
-    def test_damaged(self, munged: Munged, munge: Munge, bad: str) -> None:
-        """What is no credential says what to do."""
+    @pytest.mark.parametrize("text", ["", "(null)", "MUNGE:AAAA:", "x\0y", "\ud800"])
+    def test_an_invalid_login(self, munged: Munged, munge: Munge, text: str) -> None:
+        """The error for an invalid credential says what to do."""
         with pytest.raises(NotAuthenticated, match="Log in again"):
-            decode_own(bad, munged.socket, munge)
+            decode_own(text, munged.socket, munge)
 
     def test_no_daemon(self, munge: Munge, tmp_path: Path) -> None:
-        """Without munged nothing is known: try later."""
+        """Without munged the error is `Unavailable`."""
         with pytest.raises(Unavailable, match="munge does not answer"):
             encode(b"secret", tmp_path / "none", munge)
         with pytest.raises(Unavailable, match="munge does not answer"):
             decode_own("MUNGE:AAAA:", tmp_path / "none", munge)
 
     def test_no_munge_at_all(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Without library and programs the same."""
+        """Without library and programs the error is `Unavailable`, too."""
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(Unavailable) as caught:
             encode(b"secret", None, Programs())
@@ -219,20 +219,20 @@ class TestCommandLine:
             decode_own("MUNGE:AAAA:", None, Programs())
 
     def test_too_many_logins(self, munged: Munged, munge: Munge) -> None:
-        """Logins that no credential can hold: remove some."""
+        """If the logins are too long for a credential, the error says which file to edit."""
         with pytest.raises(NotAuthenticated, match=r"\.cred"):
             encode(b"x" * (LARGEST + 1), munged.socket, munge)
 
 
-def test_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library where there is one, else the programs."""
+def test_the_library_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs are used only if the library is missing."""
     assert type(find_munge.__wrapped__()) is Library
     monkeypatch.setattr(libmunge, "_LIBRARY", "libmunge-that-is-missing.so.2")
     assert type(find_munge.__wrapped__()) is Programs
 
 
 def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is ended, and counts as a daemon that does not answer."""
+    """A hanging program is killed, and counts as a daemon that does not answer."""
     monkeypatch.setattr(libmunge, "PROGRAM_LIMIT", 0.2)
     program = tmp_path / "unmunge"
     program.write_text("#!/bin/sh\nexec sleep 1000\n")

@@ -1,4 +1,4 @@
-"""Credentials for tests and trials."""
+"""Mock credentials, for tests and trials."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shiftergw.ports import Authenticator
 
 
 class Groups:
-    """Users who are in one more group than they say."""
+    """Groups with one group more than the credential has."""
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
-        """Return the primary group and another."""
+        """Return the primary group and another one."""
         return frozenset({gid, 42})
 
 
 def authenticator(*admins: str | int) -> Authenticator:
-    """Return what reads credentials of the system `perlmutter`."""
+    """Return the authenticator of the system `perlmutter`."""
     return MockAuthenticator("perlmutter", Groups(), admins)
 
 
@@ -49,7 +49,7 @@ def authenticator(*admins: str | int) -> Authenticator:
 async def test_good_credentials(
     credential: str, uid: int, gid: int, logins: dict[str, RegistryLogin]
 ) -> None:
-    """A credential names user and group, and perhaps a token and ids; nobody is root unsaid."""
+    """A credential has user and group, and optionally token and ids; without ids nobody is root."""
     session = await authenticator().authenticate(credential, "perlmutter")
     assert session == Session(
         system="perlmutter",
@@ -89,8 +89,8 @@ async def test_good_credentials(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_other_credentials_are_refused(credential: str) -> None:
-    """Whatever is not of the form is refused, and not repeated in the answer."""
+async def test_invalid_credentials_are_refused(credential: str) -> None:
+    """A credential of another form is refused, and the answer does not quote it."""
     with pytest.raises(NotAuthenticated) as caught:
         await authenticator().authenticate(credential, "perlmutter")
     assert str(caught.value).isprintable()
@@ -98,7 +98,7 @@ async def test_other_credentials_are_refused(credential: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_another_system() -> None:
-    """A credential counts for its own system."""
+    """A credential is valid for its own system only."""
     with pytest.raises(NotAuthenticated):
         await authenticator().authenticate("good:alice:users", "other")
 
@@ -115,6 +115,6 @@ async def test_another_system() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_admins(admins: tuple[str | int, ...], expected: bool) -> None:
-    """An admin is named exactly, by name or by uid."""
+    """An admin is listed by the exact name, or by uid."""
     session = await authenticator(*admins).authenticate("good:alice:users::2001:1", "perlmutter")
     assert session.admin is expected

@@ -1,4 +1,4 @@
-"""Who sent a credential, by real munge daemons: two systems, each with its own key."""
+"""Munge identifies the caller: real daemons of two systems, each with its own key."""
 
 from __future__ import annotations
 
@@ -41,52 +41,52 @@ UNKNOWN = 54321, 54322
 
 
 class SystemUsers:
-    """A system whose `root` is not ours, and whose `operator` has our uid."""
+    """A system whose `root` has another uid, and whose `operator` has the uid of the tests."""
 
     async def account(self, uid: int, gid: int) -> UserAccount:
-        """Call everybody by his digits."""
+        """Return an account with the digits of the ids."""
         return UserAccount(str(uid), str(gid), frozenset({gid}))
 
     async def groups(self, user: str, uid: int, gid: int) -> frozenset[int]:
-        """Know of no others."""
+        """Return the primary group only."""
         return frozenset({gid})
 
     async def uid_of(self, user: str) -> int | None:
-        """Know two."""
+        """Return the uid of `root` or `operator`."""
         return {"root": 7, "operator": os.getuid()}.get(user)
 
 
-class Observed(Library):
-    """The library, which says when it asks the daemon about a credential."""
+class ObservedLibrary(Library):
+    """The library, with an event that is set when the daemon is asked."""
 
     def __init__(self) -> None:
-        """Ask nothing yet."""
+        """Load the library."""
         super().__init__()
-        self.asks = Event()
+        self.is_asked = Event()
 
     def decode(self, credential: bytes, socket: Path | None) -> DecodeAnswer:
-        """Set `asks`, and ask."""
-        self.asks.set()
+        """Set `is_asked`, and decode."""
+        self.is_asked.set()
         return super().decode(credential, socket)
 
 
 @pytest.fixture(scope="module")
 def munged() -> Iterator[Munged]:
-    """Give the daemon of the system `perlmutter`."""
+    """Run the daemon of the system `perlmutter`."""
     with Munged() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[Munged]:
-    """Give the daemon of another system."""
+def other_system() -> Iterator[Munged]:
+    """Run the daemon of another system."""
     with Munged() as running:
         yield running
 
 
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    """Give a pool of threads that runs while the test does."""
+    """Return a pool of threads that runs during the test."""
     pool = Threads(reactor, 8, "test")
     pool.startService()
     yield pool
@@ -101,7 +101,7 @@ def programs() -> Munge:
 
 @pytest.fixture(params=[Library, programs])
 def munge(request: pytest.FixtureRequest) -> Munge:
-    """Give both ways to a daemon, one after the other."""
+    """Return the library, then the programs."""
     way: Munge = request.param()
     return way
 
@@ -109,13 +109,13 @@ def munge(request: pytest.FixtureRequest) -> Munge:
 def authenticator(
     munged: Munged, threads: Threads, munge: Munge | None = None, *admins: str | int
 ) -> Authenticator:
-    """Return what knows the users of `perlmutter`."""
+    """Return the authenticator of `perlmutter`."""
     users = HostUsers(threads, reactor)
     return MungeAuthenticator("perlmutter", munged.socket, users, admins, reactor, munge)
 
 
 async def refusal(auth: Authenticator, credential: str) -> GatewayError:
-    """Return why a credential is refused; it is one line that can be printed."""
+    """Return the error for a refused credential; its text is one printable line."""
     with pytest.raises(GatewayError) as caught:
         await auth.authenticate(credential, "perlmutter")
     assert str(caught.value).isprintable()
@@ -124,7 +124,7 @@ async def refusal(auth: Authenticator, credential: str) -> GatewayError:
 
 @pytest_twisted.ensureDeferred
 async def test_a_user_of_this_host(munged: Munged, threads: Threads, munge: Munge) -> None:
-    """Numbers are the credential's own; names and groups are the host's."""
+    """Uid and gid come from the credential, names and groups from the host."""
     auth = authenticator(munged, threads, munge)
     session = await auth.authenticate(munged.encode_as(0, 0), "perlmutter")
     groups = frozenset({0, *os.getgrouplist("root", 0)})
@@ -135,7 +135,7 @@ async def test_a_user_of_this_host(munged: Munged, threads: Threads, munge: Mung
 async def test_users_whom_the_host_does_not_know(
     munged: Munged, threads: Threads, munge: Munge
 ) -> None:
-    """They are called by their digits, so that no two of them are the same."""
+    """Their names are the digits of their ids, so no two names are the same."""
     auth = authenticator(munged, threads, munge)
     uid, gid = UNKNOWN
     first = await auth.authenticate(munged.encode_as(uid, gid), "perlmutter")
@@ -146,8 +146,10 @@ async def test_users_whom_the_host_does_not_know(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_credential_counts_once(munged: Munged, threads: Threads, munge: Munge) -> None:
-    """The second time it is refused, whoever sends it."""
+async def test_a_credential_is_accepted_once(
+    munged: Munged, threads: Threads, munge: Munge
+) -> None:
+    """The second use is refused."""
     auth = authenticator(munged, threads, munge)
     credential = munged.encode()
     await auth.authenticate(credential, "perlmutter")
@@ -156,55 +158,55 @@ async def test_a_credential_counts_once(munged: Munged, threads: Threads, munge:
 
 
 @pytest_twisted.ensureDeferred
-async def test_sent_twice_at_once(munged: Munged, threads: Threads) -> None:
-    """Of two requests with one credential at the same time, one is answered."""
+async def test_concurrent_uses_of_a_credential(munged: Munged, threads: Threads) -> None:
+    """Of several concurrent requests with one credential, one succeeds."""
     auth = authenticator(munged, threads)
     credential = munged.encode()
-    answered = []
+    sessions = []
 
     async def ask() -> None:
         with suppress(NotAuthenticated):
-            answered.append(await auth.authenticate(credential, "perlmutter"))
+            sessions.append(await auth.authenticate(credential, "perlmutter"))
 
     await gather_or_cancel(ask() for _ in range(10))
-    assert len(answered) == 1
+    assert len(sessions) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_another_systems_credential(
-    munged: Munged, other: Munged, threads: Threads, munge: Munge
+    munged: Munged, other_system: Munged, threads: Threads, munge: Munge
 ) -> None:
-    """One system's credential is worth nothing on another, and still counts on its own."""
+    """A credential of another system is refused, and is still accepted by its own system."""
     auth = authenticator(munged, threads, munge)
-    credential = other.encode()
+    credential = other_system.encode()
     error = await refusal(auth, credential)
     assert error.http_status == 401
     assert "not valid for perlmutter" in str(error)
-    assert await authenticator(other, threads, munge).authenticate(credential, "perlmutter")
+    assert await authenticator(other_system, threads, munge).authenticate(credential, "perlmutter")
     with pytest.raises(NotAuthenticated):
         await auth.authenticate(munged.encode(), "another")
 
 
 @pytest.mark.parametrize(("shift", "said"), [("-1h", "has expired"), ("+1h", "not valid yet")])
 @pytest_twisted.ensureDeferred
-async def test_made_at_another_time(
-    munged: Munged, threads: Threads, munge: Munge, shift: str, said: str
+async def test_a_credential_of_another_time(
+    munged: Munged, threads: Threads, munge: Munge, shift: str, words: str
 ) -> None:
     """A credential of an hour ago has expired, and one of the future is not valid yet."""
-    with Munged(munged.key, clock_off_by(shift)) as elsewhere:
-        error = await refusal(authenticator(munged, threads, munge), elsewhere.encode())
+    with Munged(munged.key, clock_off_by(shift)) as other_clock:
+        error = await refusal(authenticator(munged, threads, munge), other_clock.encode())
     assert error.http_status == 401
-    assert said in str(error)
+    assert words in str(error)
     assert re.search(r"it was made 3,[56]\d\d s (ago|from now)", str(error))
     assert "clocks" in error.remedy
 
 
 @pytest.mark.parametrize("option", ["--restrict-uid=54321", "--restrict-gid=54321"])
 @pytest_twisted.ensureDeferred
-async def test_for_somebody_else(
+async def test_a_credential_with_a_restriction(
     munged: Munged, threads: Threads, munge: Munge, option: str
 ) -> None:
-    """A credential that only another user or group may read is not for us."""
+    """A credential that only another user or group may decode is refused."""
     error = await refusal(authenticator(munged, threads, munge), munged.munge(option))
     assert error.http_status == 401
     assert "another user or group" in str(error)
@@ -225,20 +227,20 @@ async def test_for_somebody_else(
     ids=lambda text: repr(text[:20]),
 )
 @pytest_twisted.ensureDeferred
-async def test_no_credential(
-    munged: Munged, threads: Threads, munge: Munge, credential: str, said: str
+async def test_invalid_credentials(
+    munged: Munged, threads: Threads, munge: Munge, credential: str, words: str
 ) -> None:
-    """What is no credential is refused in words, and never repeated."""
+    """A text that is not a credential is refused with a reason, and not quoted."""
     error = await refusal(authenticator(munged, threads, munge), credential)
     assert (type(error), error.http_status) == (NotAuthenticated, 401)
-    assert said in str(error)
+    assert words in str(error)
 
 
 @settings(max_examples=100)
 @given(text=st.one_of(st.text(), st.from_regex(r"\AMUNGE:[A-Za-z0-9+/]{0,300}=?:\Z")))
 @pytest_twisted.ensureDeferred
-async def test_garbage(munged: Munged, text: str) -> None:
-    """Whatever text comes, it is refused as no credential or not a valid one."""
+async def test_any_text(munged: Munged, text: str) -> None:
+    """Every text without a valid credential is refused."""
     pool = Threads(reactor, 1, "garbage")
     pool.startService()
     try:
@@ -250,7 +252,7 @@ async def test_garbage(munged: Munged, text: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_logins(munged: Munged, threads: Threads, munge: Munge) -> None:
-    """The logins in a credential are the session's, and no repr shows them."""
+    """The session has the logins of the credential, and its repr does not show passwords."""
     payload = {"authorized_locations": {"default": "alice:s3cret", "reg.example.com:5000": "a:b:c"}}
     credential = munged.encode(json.dumps(payload).encode())
     session = await authenticator(munged, threads, munge).authenticate(credential, "perlmutter")
@@ -262,8 +264,8 @@ async def test_logins(munged: Munged, threads: Threads, munge: Munge) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_payloads(munged: Munged, threads: Threads, munge: Munge) -> None:
-    """A payload of another shape is the client's fault; no text of the error repeats it."""
+async def test_an_invalid_payload(munged: Munged, threads: Threads, munge: Munge) -> None:
+    """An invalid payload is the client's fault; the error does not quote it."""
     credential = munged.encode(b'{"authorized_locations": "s3cret"')
     error = await refusal(authenticator(munged, threads, munge), credential)
     assert type(error) is BadRequest
@@ -272,7 +274,7 @@ async def test_other_payloads(munged: Munged, threads: Threads, munge: Munge) ->
 
 @pytest_twisted.ensureDeferred
 async def test_munged_is_away(threads: Threads, munge: Munge) -> None:
-    """Without its daemon a system cannot be used: 503, and again once the daemon is back."""
+    """Without its daemon a system answers 503; once the daemon is back, it works again."""
     with Munged() as munged:
         auth = authenticator(munged, threads, munge)
         credential = munged.encode()
@@ -289,7 +291,7 @@ async def test_munged_is_away(threads: Threads, munge: Munge) -> None:
 async def test_no_program(
     munged: Munged, threads: Threads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without library and program: 503, and the log is told why."""
+    """Without library and programs a system answers 503, and the detail says why."""
     credential = munged.encode()
     monkeypatch.setenv("PATH", str(tmp_path))
     error = await refusal(authenticator(munged, threads, Programs()), credential)
@@ -301,19 +303,19 @@ async def test_no_program(
 async def test_munged_hangs(
     monkeypatch: pytest.MonkeyPatch, munged: Munged, threads: Threads
 ) -> None:
-    """Nobody waits longer than the limit, the next ones hear it at once, and then all is well."""
+    """Callers wait up to the limit, the next ones fail at once, and later ones succeed again."""
     monkeypatch.setattr(munge_module, "DECODING_LIMIT", 0.5)
     auth = authenticator(munged, threads)
     credentials = [munged.encode() for _ in range(3 * BATCH_SIZE)]
     start = reactor.seconds()
     with munged.suspended():
-        errors = await gather_or_cancel(refusal(auth, one) for one in credentials)
+        errors = await gather_or_cancel(refusal(auth, credential) for credential in credentials)
         assert {type(error) for error in errors} == {Unavailable}
         assert reactor.seconds() - start < patient(2)
         for _ in range(100):
             assert type(await refusal(auth, credentials[0])) is Unavailable
         assert reactor.seconds() - start < patient(3)
-        # Others in the pool of threads are not held up.
+        # Other work of the pool of threads is not delayed.
         assert await threads.run(lambda: 7) == 7
     while True:
         try:
@@ -326,17 +328,17 @@ async def test_munged_hangs(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_caller_who_goes_away(munged: Munged, threads: Threads) -> None:
-    """One who hangs up while the daemon thinks is let go at once, and leaves no trace."""
-    library = Observed()
+async def test_a_cancelled_caller(munged: Munged, threads: Threads) -> None:
+    """A caller that is cancelled stops waiting at once, and later callers are served."""
+    library = ObservedLibrary()
     auth = authenticator(munged, threads, library)
     credential = munged.encode()
     with munged.suspended():
-        asking = Deferred.fromCoroutine(auth.authenticate(credential, "perlmutter"))
-        assert await threads.run(library.asks.wait, 10)
-        asking.cancel()
+        request = Deferred.fromCoroutine(auth.authenticate(credential, "perlmutter"))
+        assert await threads.run(library.is_asked.wait, 10)
+        request.cancel()
         with pytest.raises(CancelledError):
-            await asking
+            await request
     assert await auth.authenticate(munged.encode(), "perlmutter")
 
 
@@ -357,7 +359,7 @@ async def test_a_caller_who_goes_away(munged: Munged, threads: Threads) -> None:
 async def test_admins(
     munged: Munged, threads: Threads, admins: tuple[str | int, ...], expected: bool
 ) -> None:
-    """A name means the uid that the system gives it, not the host; an unknown one nobody."""
+    """The name of an admin has the uid of the system's directory; an unknown name has none."""
     auth = MungeAuthenticator("perlmutter", munged.socket, SystemUsers(), admins, reactor)
     session = await auth.authenticate(munged.encode(), "perlmutter")
     assert session.admin is expected

@@ -1,4 +1,4 @@
-"""Tests of why a munge daemon cannot be used: the cause and what to do, with real daemons."""
+"""The causes for which a munge daemon cannot be used, and their remedies, with real daemons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.parts import need_root
 
 
 def cause(path: Path) -> str:
-    """Return what is said of a daemon that cannot be used."""
+    """Return the error text for a daemon that cannot be used."""
     with pytest.raises(Unavailable) as caught:
         try_daemon(path)
     assert caught.value.remedy
@@ -29,20 +29,20 @@ def cause(path: Path) -> str:
 
 
 def test_a_daemon_that_works() -> None:
-    """Its clock is this machine's."""
+    """Its clock agrees with this machine's."""
     with Munged() as munged:
         assert abs(try_daemon(munged.socket)) < 15
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [("-1h", -3620, -3595), ("+1h", 3580, 3605)])
 def test_a_daemon_with_another_clock(shift: str, low: float, high: float) -> None:
-    """The difference of the clocks is measured: the daemon itself does not notice it."""
+    """The difference of the clocks is measured; the daemon itself does not notice it."""
     with Munged(env=clock_off_by(shift)) as munged:
         assert low <= try_daemon(munged.socket) <= high
 
 
 def test_no_such_socket(tmp_path: Path) -> None:
-    """A path that does not exist, or that is no socket."""
+    """The path does not exist, or is not a socket."""
     assert cause(tmp_path / "none").startswith(f"{tmp_path}/none: there is no such socket")
     assert "no such socket" in cause(tmp_path / "no" / "directory")
     (tmp_path / "file").write_text("")
@@ -50,7 +50,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_has_ended() -> None:
-    """A daemon that was killed leaves its socket behind."""
+    """A daemon that was killed leaves a socket behind."""
     with Munged() as munged:
         os.kill(munged.pid, signal.SIGKILL)
         os.waitid(os.P_PID, munged.pid, os.WEXITED | os.WNOWAIT)
@@ -58,15 +58,15 @@ def test_a_daemon_that_has_ended() -> None:
 
 
 def test_a_daemon_that_hangs() -> None:
-    """It takes connections and answers nobody."""
+    """A hanging daemon accepts connections and does not answer."""
     with Munged() as munged, munged.suspended():
         trouble = trouble_of(munged.socket, Status.TIMEOUT)
     assert "does not answer" in trouble.what
     assert trouble.remedy
 
 
-def test_another_server(tmp_path: Path) -> None:
-    """What listens may be another program."""
+def test_a_server_that_is_not_munged(tmp_path: Path) -> None:
+    """A program that does not speak munge is reported as such."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         server.listen(1)
@@ -75,7 +75,7 @@ def test_another_server(tmp_path: Path) -> None:
 
 
 def test_a_full_queue(tmp_path: Path) -> None:
-    """A daemon whose queue is full hangs."""
+    """A daemon whose queue of connections is full counts as hanging."""
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(str(tmp_path / "socket"))
         server.listen(0)
@@ -94,7 +94,7 @@ print(json.dumps(trouble_of(Path(sys.argv[1]), Status.SOCKET)))
 
 
 def test_permission_denied() -> None:
-    """A closed directory is named, and so is a socket that is closed itself."""
+    """The error names the closed directory, or the socket that the user may not write to."""
     need_root()
     with Munged() as munged:
         for path, mode in ((munged.root, 0o700), (munged.socket, 0o700)):

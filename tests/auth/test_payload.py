@@ -20,10 +20,10 @@ def written_by_the_client(locations: dict[str, str]) -> bytes:
     escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\b": "\\b", "\f": "\\f", "\r": "\\r"}
     escapes["\t"] = "\\t"
 
-    def quoted(text: str) -> str:
-        return '"' + "".join(escapes.get(one, one) for one in text) + '"'
+    def quote(text: str) -> str:
+        return '"' + "".join(escapes.get(character, character) for character in text) + '"'
 
-    inner = ",".join(f"{quoted(name)}:{quoted(text)}" for name, text in locations.items())
+    inner = ",".join(f"{quote(name)}:{quote(text)}" for name, text in locations.items())
     return f'{{"authorized_locations":{{{inner}}}}}'.encode()
 
 
@@ -35,7 +35,7 @@ def written_by_the_client(locations: dict[str, str]) -> bytes:
     )
 )
 def test_what_the_client_writes(locations: dict[str, tuple[str, str]]) -> None:
-    """Whatever a user types, control characters and colons included, arrives as he typed it."""
+    """All text arrives as the user typed it, control characters and colons included."""
     payload = written_by_the_client({name: ":".join(login) for name, login in locations.items()})
     assert logins(payload) == {name: RegistryLogin(*login) for name, login in locations.items()}
 
@@ -44,12 +44,12 @@ def test_what_the_client_writes(locations: dict[str, tuple[str, str]]) -> None:
     "payload", [b"", b" \n", b"{}", b'{"authorized_locations":{}}', b'{"x":1}']
 )
 def test_no_logins(payload: bytes) -> None:
-    """Most credentials carry none; other members are not ours."""
+    """An empty payload has no logins, and other members are ignored."""
     assert logins(payload) == {}
 
 
 def test_bytes_of_another_encoding() -> None:
-    """A password from a terminal of old is read byte by byte."""
+    """A password that is not UTF-8 is read byte by byte."""
     payload = b'{"authorized_locations":{"default":"m\xfcller:pass\xe9"}}'
     assert logins(payload) == {"default": RegistryLogin("müller", "passé")}
 
@@ -76,8 +76,8 @@ def test_bytes_of_another_encoding() -> None:
     ],
     ids=lambda payload: repr(payload[:60]),
 )
-def test_other_shapes(payload: bytes) -> None:
-    """They are refused with a remedy, and no part of the error repeats them."""
+def test_invalid_payloads(payload: bytes) -> None:
+    """They are refused with a remedy, and no part of the error quotes them."""
     with pytest.raises(BadRequest, match=r"shifterimg login") as caught:
         logins(payload)
     error = caught.value
@@ -91,7 +91,7 @@ def test_other_shapes(payload: bytes) -> None:
         st.binary(), st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode)
     )
 )
-def test_anything(payload: bytes) -> None:
-    """Whatever comes, it is understood or refused."""
+def test_any_payload(payload: bytes) -> None:
+    """Every payload is parsed or raises `BadRequest`."""
     with suppress(BadRequest):
         assert all(isinstance(login, RegistryLogin) for login in logins(payload).values())
