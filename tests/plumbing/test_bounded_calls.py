@@ -50,38 +50,38 @@ def late() -> TimedOut:
 @pytest_twisted.ensureDeferred
 async def test_results_and_errors_are_passed_on(threads: Threads) -> None:
     """The caller gets the result or the error of its call, and the slot is free again."""
-    bounded = BoundedThreadCalls(threads, 1, 5, Clock(), late)
+    calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)
     for _ in range(3):
-        assert await bounded.run(divmod, 7, 2) == (3, 1)
+        assert await calls_pool.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
-            await bounded.run(divmod, 7, 0)
+            await calls_pool.run(divmod, 7, 0)
 
 
 @pytest_twisted.ensureDeferred
 async def test_calls_time_out_and_hanging_calls_keep_their_slots(threads: Threads) -> None:
     """Late callers fail, new ones fail at once while all slots hang, later ones succeed."""
     clock, hanging = Clock(), Hanging()
-    bounded = BoundedThreadCalls(threads, 2, 5, clock, late)
-    calls = [Deferred.fromCoroutine(bounded.run(hanging)) for _ in range(3)]
+    calls_pool = BoundedThreadCalls(threads, 2, 5, clock, late)
+    calls = [Deferred.fromCoroutine(calls_pool.run(hanging)) for _ in range(3)]
     clock.advance(5)
     for call in calls:
         with pytest.raises(TimedOut):
             await call
     with pytest.raises(TimedOut):
-        await bounded.run(int)
+        await calls_pool.run(int)
     hanging.end.set()
-    while bounded._start_times:
+    while calls_pool._start_times:
         await threads.run(int)
-    assert await bounded.run(int) == 0
+    assert await calls_pool.run(int) == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_caller_waits_for_a_free_slot(threads: Threads) -> None:
     """A caller without a slot waits while the running calls are not late."""
     hanging = Hanging()
-    bounded = BoundedThreadCalls(threads, 1, 5, Clock(), late)
-    first = Deferred.fromCoroutine(bounded.run(hanging))
-    second = Deferred.fromCoroutine(bounded.run(int))
+    calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)
+    first = Deferred.fromCoroutine(calls_pool.run(hanging))
+    second = Deferred.fromCoroutine(calls_pool.run(int))
     hanging.end.set()
     assert (await first, await second) == ("done", 0)
 
@@ -91,27 +91,29 @@ async def test_the_queue_is_bounded(threads: Threads, monkeypatch: pytest.Monkey
     """Callers beyond the limit of the queue fail at once."""
     monkeypatch.setattr(bounded_calls, "QUEUE_LIMIT", 2)
     hanging = Hanging()
-    bounded = BoundedThreadCalls(threads, 1, 5, Clock(), late)
-    calls = [Deferred.fromCoroutine(bounded.run(hanging)) for _ in range(3)]
+    calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)
+    calls = [Deferred.fromCoroutine(calls_pool.run(hanging)) for _ in range(3)]
     with pytest.raises(TimedOut):
-        await bounded.run(int)
+        await calls_pool.run(int)
     hanging.end.set()
     assert [await call for call in calls] == ["done"] * 3
 
 
-@pytest.mark.parametrize("cancelled", [0, 1])
+@pytest.mark.parametrize("cancelled_index", [0, 1])
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_caller_does_not_block_others(threads: Threads, cancelled: int) -> None:
+async def test_a_cancelled_caller_does_not_block_others(
+    threads: Threads, cancelled_index: int
+) -> None:
     """Its slot is free once its call has ended; the other calls are unaffected."""
     hanging = Hanging()
-    bounded = BoundedThreadCalls(threads, 1, 5, Clock(), late)
-    calls = [Deferred.fromCoroutine(bounded.run(hanging)) for _ in range(2)]
-    calls[cancelled].cancel()
+    calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)
+    calls = [Deferred.fromCoroutine(calls_pool.run(hanging)) for _ in range(2)]
+    calls[cancelled_index].cancel()
     with pytest.raises(CancelledError):
-        await calls[cancelled]
+        await calls[cancelled_index]
     hanging.end.set()
-    assert await calls[1 - cancelled] == "done"
-    assert await bounded.run(int) == 0
+    assert await calls[1 - cancelled_index] == "done"
+    assert await calls_pool.run(int) == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -119,14 +121,14 @@ async def test_late_errors_are_dropped(threads: Threads) -> None:
     """An error that a call raises after its caller was cancelled is not logged as unhandled."""
     end = Event()
 
-    def broken() -> None:
+    def fail() -> None:
         assert end.wait(30)
         raise ValueError
 
-    bounded = BoundedThreadCalls(threads, 1, 5, Clock(), late)
-    call = Deferred.fromCoroutine(bounded.run(broken))
+    calls_pool = BoundedThreadCalls(threads, 1, 5, Clock(), late)
+    call = Deferred.fromCoroutine(calls_pool.run(fail))
     call.cancel()
     with pytest.raises(CancelledError):
         await call
     end.set()
-    assert await bounded.run(int) == 0
+    assert await calls_pool.run(int) == 0

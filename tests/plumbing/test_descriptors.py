@@ -1,4 +1,4 @@
-"""The limit of open descriptors, in a process of its own."""
+"""The limit on open descriptors, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ PROGRAM = "from shiftergw.plumbing.descriptors import raise_limit; print(raise_l
 
 
 @pytest.mark.parametrize(
-    ("limits", "raised"), [("ulimit -n 300; ulimit -Sn 100", 300), ("ulimit -n 200", 200)]
+    ("limits", "limit"), [("ulimit -n 300; ulimit -Sn 100", 300), ("ulimit -n 200", 200)]
 )
-def test_the_soft_limit_becomes_the_hard_one(limits: str, raised: int) -> None:
-    """What the system allows is used."""
-    done = subprocess.run(
+def test_the_soft_limit_becomes_the_hard_one(limits: str, limit: int) -> None:
+    """The soft limit is raised as far as the system allows."""
+    process = subprocess.run(
         ["sh", "-c", f'{limits}; exec "$@"', "sh", sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert int(done.stdout) == raised
+    assert int(process.stdout) == limit

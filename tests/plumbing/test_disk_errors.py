@@ -21,15 +21,15 @@ from shiftergw.plumbing.disk_errors import translated_disk_errors
 def test_translation(number: int, kind: type[GatewayError], what: str) -> None:
     """A full disk or quota is `NoSpace`, everything else the caller's error; both have details."""
     with (
-        pytest.raises(kind) as raised,
+        pytest.raises(kind) as excinfo,
         translated_disk_errors(
             "It is full.", lambda error: DeliveryFailed(f"It failed: {error.strerror}.")
         ),
     ):
         raise OSError(number, "broken", "/file")
-    assert raised.value.what == what
-    assert raised.value.detail == f"[Errno {number}] broken: '/file'"
-    assert isinstance(raised.value.__cause__, OSError)
+    assert excinfo.value.what == what
+    assert excinfo.value.detail == f"[Errno {number}] broken: '/file'"
+    assert isinstance(excinfo.value.__cause__, OSError)
 
 
 def test_other_exceptions_pass() -> None:

@@ -1,4 +1,4 @@
-"""Which errors end a worker, because it could do no other work either."""
+"""Errors for lack of descriptors, memory or threads are told from other errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import is_exhaustion
 
 
-def caused(error: Exception) -> Exception:
-    """Return an error of ours that another one has caused."""
-    ours = GatewayError("The cache cannot be written.")
-    ours.__cause__ = error
-    return ours
+def wrapped_error(error: Exception) -> Exception:
+    """Return a `GatewayError` with this cause."""
+    wrapper = GatewayError("The cache cannot be written.")
+    wrapper.__cause__ = error
+    return wrapper
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def caused(error: Exception) -> Exception:
     ],
 )
 def test_exhaustion(error: Exception, expected: bool) -> None:
-    """By the error, or by what has caused it."""
+    """The error itself or its cause decides."""
     assert is_exhaustion(error) is expected
-    assert is_exhaustion(caused(error)) is expected
+    assert is_exhaustion(wrapped_error(error)) is expected
 
 
 def test_a_circle_of_causes() -> None:
-    """It has an end."""
-    one, other = ValueError("one"), ValueError("other")
-    one.__cause__, other.__cause__ = other, one
-    assert not is_exhaustion(one)
+    """A cycle of causes does not loop forever."""
+    first, second = ValueError("one"), ValueError("other")
+    first.__cause__, second.__cause__ = second, first
+    assert not is_exhaustion(first)

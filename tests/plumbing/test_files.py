@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files are read and written as a whole, and file systems are described."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ from tests.parts import small_disk
         (lambda path: path.symlink_to(path), "symbolic links"),
     ],
 )
-def test_what_is_not_read(tmp_path: Path, make: Callable[[Path], object], why: str) -> None:
-    """A file that may block for ever, or have no end, is an error at once."""
+def test_unsuitable_files_are_not_read(
+    tmp_path: Path, make: Callable[[Path], object], why: str
+) -> None:
+    """A file that may block or is too long raises an error at once."""
     make(tmp_path / "key")
     with pytest.raises(OSError, match=why):
         read_whole(tmp_path / "key", 100)
 
 
 def test_a_file_is_read_with_its_state(tmp_path: Path) -> None:
-    """Content and mode are of the same file; `/dev/null` is empty."""
+    """Content and status belong to the same file; `/dev/null` is empty."""
     path = tmp_path / "key"
     path.write_bytes(bytes(100))
     path.chmod(0o600)
@@ -52,17 +54,17 @@ def test_a_file_is_read_with_its_state(tmp_path: Path) -> None:
 
 
 def test_a_private_directory_is_closed(tmp_path: Path) -> None:
-    """A directory is made with its parents, or closed if it stood open."""
-    made = tmp_path / "a" / "b"
-    private_directory(made)
-    assert made.stat().st_mode & 0o777 == 0o700
-    made.chmod(0o755)
-    private_directory(made)
-    assert made.stat().st_mode & 0o777 == 0o700
+    """A directory is created with its parents, or made private if it exists."""
+    directory = tmp_path / "a" / "b"
+    private_directory(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    directory.chmod(0o755)
+    private_directory(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_putting_in_place_replaces(tmp_path: Path) -> None:
-    """A rename replaces what was there."""
+def test_replace_durably(tmp_path: Path) -> None:
+    """The new file replaces the old one."""
     (tmp_path / "new").write_text("new")
     (tmp_path / "old").write_text("old")
     replace_durably(tmp_path / "new", tmp_path / "old")
@@ -71,7 +73,7 @@ def test_putting_in_place_replaces(tmp_path: Path) -> None:
 
 
 def test_only_directories_are_synced_as_such(tmp_path: Path) -> None:
-    """A file in the place of a directory is an error, and no descriptor is left open."""
+    """A file instead of a directory raises an error, and no descriptor stays open."""
     (tmp_path / "file").touch()
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(NotADirectoryError):
@@ -80,8 +82,8 @@ def test_only_directories_are_synced_as_such(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_file_is_removed_when_its_making_fails(tmp_path: Path) -> None:
-    """The block's error is raised and the file is gone; without one the file stays."""
+def test_a_file_is_removed_on_an_error(tmp_path: Path) -> None:
+    """If the block raises, the file is removed and the error passes on."""
     path = tmp_path / "file"
     with removed_on_error(path):
         path.touch()
@@ -93,7 +95,7 @@ def test_a_file_is_removed_when_its_making_fails(tmp_path: Path) -> None:
         raise KeyError
 
 
-def test_a_private_file_is_whole_and_closed(tmp_path: Path) -> None:
+def test_a_private_file_replaces_an_older_one(tmp_path: Path) -> None:
     """A file appears with mode 0600 and replaces an older one."""
     path = tmp_path / "secret"
     write_private(path, b"old")
@@ -103,8 +105,8 @@ def test_a_private_file_is_whole_and_closed(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret"]
 
 
-def test_a_file_like_the_one_it_replaces(tmp_path: Path) -> None:
-    """A file may keep mode and group of another one, whatever the mask says."""
+def test_mode_and_group_are_copied(tmp_path: Path) -> None:
+    """A new file gets mode and group of another file, whatever the umask."""
     file = tmp_path / "file"
     file.write_bytes(b"old")
     file.chmod(0o664)
@@ -119,7 +121,7 @@ def test_a_file_like_the_one_it_replaces(tmp_path: Path) -> None:
 
 
 def test_a_private_file_that_cannot_be_placed_leaves_nothing(tmp_path: Path) -> None:
-    """If the file cannot be put in place, its temporary is gone too."""
+    """If the rename fails, the temporary file is removed."""
     (tmp_path / "taken" / "inside").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
         write_private(tmp_path / "taken", b"content")
@@ -127,26 +129,26 @@ def test_a_private_file_that_cannot_be_placed_leaves_nothing(tmp_path: Path) -> 
 
 
 def test_the_file_system_of_a_path(tmp_path: Path) -> None:
-    """The type is that of the innermost mount, also for a path that is not there yet."""
+    """The type is that of the innermost mount, also for a path that does not exist."""
     assert file_system_of(Path("/proc/self/status")) == "proc"
     assert file_system_of(Path("/proc/no/such/thing")) == "proc"
     argv = ["df", "--output=fstype", str(tmp_path)]
-    shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert file_system_of(tmp_path / "new") == shown.split()[-1]
+    output = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert file_system_of(tmp_path / "new") == output.split()[-1]
     kind, options = mount_of(tmp_path / "new")
-    assert kind == shown.split()[-1]
+    assert kind == output.split()[-1]
     assert options & {"rw", "ro"}
 
 
 def test_mount_points_may_have_any_name(tmp_path: Path) -> None:
-    """Blanks and letters beyond ASCII in a mount point's name are understood."""
+    """Mount points may have blanks and non-ASCII letters in their names."""
     place = tmp_path / "a b é"
     with small_disk(place, "size=1m"):
         assert file_system_of(place / "x") == "tmpfs"
 
 
-def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
-    """A directory that is still to be made has the space of the one it will lie in."""
+def test_free_space_of_a_missing_directory(tmp_path: Path) -> None:
+    """A missing directory has the free space of its nearest existing parent."""
     status = os.statvfs(tmp_path)
     missing = tmp_path / "not" / "yet"
     assert nearest_existing(missing) == tmp_path

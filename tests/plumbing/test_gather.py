@@ -1,4 +1,4 @@
-"""`gather_or_cancel`: results in order; one failure or cancellation takes all down."""
+"""`gather_or_cancel` returns results in order, and cancels all coroutines on a failure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tests.plumbing import ends_of
 
 
 class Task:
-    """A coroutine that waits to be told how to end, and counts how often it was cancelled."""
+    """A coroutine that the test ends; it counts its cancellations."""
 
     def __init__(self) -> None:
-        """Make the Deferreds it waits for: one for its work, one for its clean-up."""
+        """Create one Deferred for the work and one for the clean-up."""
         self.work: Deferred[Any] = Deferred()
         self.clean_up: Deferred[None] = Deferred()
-        self.cancelled = 0
+        self.cancel_count = 0
 
     async def run(self) -> Any:
-        """Wait; when cancelled, wait for the clean-up too."""
+        """Wait for the work; when cancelled, wait for the clean-up."""
         try:
             return await self.work
         except CancelledError:
-            self.cancelled += 1
+            self.cancel_count += 1
             try:
                 await self.clean_up
             except CancelledError:
-                self.cancelled += 1
+                self.cancel_count += 1
             raise
 
 
@@ -46,13 +46,13 @@ async def test_results_in_order() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_to_wait_for() -> None:
-    """No coroutines, no results."""
+    """Without coroutines the list of results is empty."""
     assert await gather_or_cancel([]) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_failure_cancels_the_others() -> None:
-    """The first failure is raised as it is, once the others have cleaned up."""
+    """The first error is raised unchanged, after the clean-up of the other coroutines."""
     first, second = Task(), Task()
     running = Deferred.fromCoroutine(gather_or_cancel([first.run(), second.run()]))
     ends = ends_of(running)
@@ -60,7 +60,7 @@ async def test_a_failure_cancels_the_others() -> None:
     error = ValueError("mine")
     error.__cause__ = reason
     first.work.errback(error)
-    assert second.cancelled == 1
+    assert second.cancel_count == 1
     assert ends == []
     second.clean_up.callback(None)
     with pytest.raises(ValueError, match="mine") as caught:
@@ -70,8 +70,8 @@ async def test_a_failure_cancels_the_others() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_later_failures_are_not_heard() -> None:
-    """What goes wrong in the clean-up of the others does not replace the first failure."""
+async def test_later_failures_are_dropped() -> None:
+    """An error during the clean-up does not replace the first error."""
     first, second = Task(), Task()
     running = Deferred.fromCoroutine(gather_or_cancel([first.run(), second.run()]))
     first.work.errback(ValueError("first"))
@@ -82,39 +82,39 @@ async def test_later_failures_are_not_heard() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_cancels_each_once() -> None:
-    """A cancelled caller's coroutines are cancelled once: their clean-up is not disturbed."""
+    """Cancelling the caller cancels each coroutine once, so clean-up is not disturbed."""
     first, second = Task(), Task()
     running = Deferred.fromCoroutine(gather_or_cancel([first.run(), second.run()]))
     ends = ends_of(running)
     running.cancel()
-    assert (first.cancelled, second.cancelled) == (1, 1)
+    assert (first.cancel_count, second.cancel_count) == (1, 1)
     assert ends == []
     first.clean_up.callback(None)
     second.clean_up.callback(None)
     with pytest.raises(CancelledError):
         await running
-    assert (first.cancelled, second.cancelled) == (1, 1)
+    assert (first.cancel_count, second.cancel_count) == (1, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_at_once() -> None:
-    """A coroutine that fails before it waits takes those after it down too."""
+async def test_an_immediate_failure() -> None:
+    """A coroutine that fails before its first wait cancels the later ones, too."""
 
     async def fails() -> Any:
         raise ValueError("at once")
 
-    other = Task()
-    other.clean_up.callback(None)
+    second = Task()
+    second.clean_up.callback(None)
     with pytest.raises(ValueError, match="at once"):
-        await gather_or_cancel([fails(), other.run()])
-    assert other.cancelled == 1
+        await gather_or_cancel([fails(), second.run()])
+    assert second.cancel_count == 1
 
 
-def test_unneeded_work_is_cancelled_without_a_word() -> None:
+def test_unneeded_work_is_cancelled_silently() -> None:
     """`cancel_all` cancels what still runs; no result or error of it is reported."""
-    cancelled: list[object] = []
-    running: Deferred[int] = Deferred(cancelled.append)
-    failed: Deferred[int] = Deferred()
-    failed.errback(KeyError("unheard"))
-    cancel_all([running, failed])
-    assert cancelled == [running]
+    cancelled_work: list[object] = []
+    running: Deferred[int] = Deferred(cancelled_work.append)
+    failure_result: Deferred[int] = Deferred()
+    failure_result.errback(KeyError("unheard"))
+    cancel_all([running, failure_result])
+    assert cancelled_work == [running]

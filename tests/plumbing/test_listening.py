@@ -1,4 +1,4 @@
-"""What is said where nobody can listen."""
+"""Errors of listening come with a remedy."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from shiftergw.plumbing.listening import remedy
     ],
 )
 def test_each_reason_has_its_remedy(port: int | str, number: int, words: tuple[str, ...]) -> None:
-    """What to do depends on why it did not work, and only that is told."""
-    told = remedy(CannotListenError("127.0.0.1", port, OSError(number, os.strerror(number))))
+    """The remedy depends on the reason."""
+    text = remedy(CannotListenError("127.0.0.1", port, OSError(number, os.strerror(number))))
     for word in words:
-        assert word in told
-    assert ("CAP_NET_BIND_SERVICE" in told) == (port in {80, 443})
+        assert word in text
+    assert ("CAP_NET_BIND_SERVICE" in text) == (port in {80, 443})
 
 
 def test_a_reason_without_a_number() -> None:
-    """What Twisted tells in words alone is answered all the same."""
+    """A reason that is only text has a general remedy."""
     assert remedy(CannotListenError("", 5000, "odd")) == "Change Listen."

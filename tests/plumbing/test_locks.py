@@ -34,7 +34,7 @@ real: Any = reactor
 
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
-    """A held lock is refused; a released one leaves no file and can be taken again."""
+    """A second attempt fails; a released lock leaves no file and can be taken again."""
     path = tmp_path / "lock"
     first = try_lock(path)
     assert first is not None
@@ -47,40 +47,40 @@ def test_a_lock_has_one_holder(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_against_other_processes(tmp_path: Path) -> None:
-    """Another process is refused while we hold, and its death gives its lock back."""
+    """A lock excludes other processes, and the death of its holder releases it."""
     path = tmp_path / "lock"
     script = (
         "import sys, pathlib; from shiftergw.plumbing.locks import try_lock;"
         "print(try_lock(pathlib.Path(sys.argv[1])) is not None, flush=True); sys.stdin.read()"
     )
     argv = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"True\n"
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == b"True\n"
         assert try_lock(path) is None
-        other.kill()
-        other.wait()
-    mine = try_lock(path)
-    assert mine is not None
+        second.kill()
+        second.wait()
+    first = try_lock(path)
+    assert first is not None
     assert subprocess.run(argv, input=b"", stdout=subprocess.PIPE, check=True).stdout == b"False\n"
-    unlock(path, mine)
+    unlock(path, first)
 
 
-def test_a_lock_on_a_removed_file_is_worth_nothing(tmp_path: Path) -> None:
-    """Whoever releases late does not remove the lock that another has taken meanwhile."""
+def test_a_late_release_leaves_a_new_lock_alone(tmp_path: Path) -> None:
+    """Releasing a lock on a removed file does not remove the new lock of another holder."""
     path = tmp_path / "lock"
-    lost = try_lock(path)
-    assert lost is not None
+    stale = try_lock(path)
+    assert stale is not None
     path.unlink()
-    other = try_lock(path)
-    assert other is not None
-    unlock(path, lost)
+    second = try_lock(path)
+    assert second is not None
+    unlock(path, stale)
     assert try_lock(path) is None
-    unlock(path, other)
+    unlock(path, second)
 
 
 def between_open_and_flock(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], None]) -> None:
-    """Have something happen once between the open of a file and its lock."""
+    """Call `happen` once between the opening and the locking of a file."""
     flock = locks._flock
     waiting = [happen]
 
@@ -92,59 +92,55 @@ def between_open_and_flock(monkeypatch: pytest.MonkeyPatch, happen: Callable[[],
     monkeypatch.setattr(locks, "_flock", late)
 
 
-def test_a_lock_taken_on_a_removed_file_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The owner leaves and another comes while we are between open and lock: it is the other's."""
+def test_a_lock_on_a_removed_file_is_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the lock changes hands between opening and locking, the attempt fails."""
     path = tmp_path / "lock"
-    owner, others = try_lock(path), []
+    owner, new_locks = try_lock(path), []
 
     def change_owner() -> None:
         unlock(path, owner)
-        others.append(try_lock(path))
+        new_locks.append(try_lock(path))
 
     between_open_and_flock(monkeypatch, change_owner)
     assert try_lock(path) is None
-    assert others[0] is not None
-    unlock(path, others[0])
+    assert new_locks[0] is not None
+    unlock(path, new_locks[0])
 
 
-def test_a_share_of_a_removed_file_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A sweep that comes between open and lock has removed what is about to be shared."""
+def test_a_share_of_a_removed_file_is_void(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is removed between opening and locking cannot be shared."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     between_open_and_flock(monkeypatch, path.unlink)
     assert try_share(path) is None
 
 
-def test_a_lock_whose_file_cannot_be_removed_is_given_back(tmp_path: Path) -> None:
-    """The file stays, as that of a dead process does, and the next one takes the lock."""
+def test_a_lock_whose_file_cannot_be_removed_is_released(tmp_path: Path) -> None:
+    """The file stays, as after a crash, and the next holder takes the lock."""
     with (tmp_path / "lock").open("w") as file:
-        path = Path(f"/proc/self/fd/{file.fileno()}")  # nobody can remove this name
+        path = Path(f"/proc/self/fd/{file.fileno()}")  # this name cannot be removed
         lock = try_lock(path)
         assert lock is not None
         unlock(path, lock)
-        again = try_lock(path)
-        assert again is not None
-        os.close(again)
+        second = try_lock(path)
+        assert second is not None
+        os.close(second)
 
 
 def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
-    """However takers and releasers race for the file itself, two never hold the lock at once."""
+    """Whatever the order of creation and removal, two never hold the lock at once."""
     path = tmp_path / "lock"
-    held: list[int] = []
-    together: list[int] = []
+    holders: list[int] = []
+    holder_counts: list[int] = []
 
     def take(number: int) -> None:
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             descriptor = try_lock(path)
             if descriptor is not None:
-                held.append(number)
-                together.append(len(held))
-                held.remove(number)
+                holders.append(number)
+                holder_counts.append(len(holders))
+                holders.remove(number)
                 unlock(path, descriptor)
 
     threads = [threading.Thread(target=take, args=[number]) for number in range(4)]
@@ -152,20 +148,20 @@ def test_many_takers_exclude_each_other(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(together) == {1}
+    assert set(holder_counts) == {1}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_descriptors_do_not_leak(tmp_path: Path) -> None:
     """Refused and failed attempts close what they opened."""
-    held = try_lock(tmp_path / "lock")
-    assert held is not None
+    holders = try_lock(tmp_path / "lock")
+    assert holders is not None
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert try_lock(tmp_path / "lock") is None
     with pytest.raises(FileNotFoundError):
         try_lock(tmp_path / "no" / "lock")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    unlock(tmp_path / "lock", held)
+    unlock(tmp_path / "lock", holders)
 
 
 @pytest_twisted.async_yield_fixture
@@ -179,11 +175,11 @@ async def threads() -> AsyncIterator[Threads]:
 
 @pytest_twisted.ensureDeferred
 async def test_waiting_for_a_lock(tmp_path: Path, threads: Threads) -> None:
-    """The second holder waits, says so once, and gets the lock when the first gives it back."""
+    """A second holder reports its wait once, and gets the lock after the release."""
     path = tmp_path / "lock"
     waits: list[None] = []
     waiting: Deferred[None] = Deferred()
-    entered: Deferred[None] = Deferred()
+    acquired_event: Deferred[None] = Deferred()
     leave: Deferred[None] = Deferred()
 
     def wait() -> None:
@@ -192,17 +188,17 @@ async def test_waiting_for_a_lock(tmp_path: Path, threads: Threads) -> None:
 
     async def hold() -> None:
         async with file_lock(path, threads, real, wait):
-            entered.callback(None)
+            acquired_event.callback(None)
             await leave
 
-    mine = try_lock(path)
-    assert mine is not None
+    first = try_lock(path)
+    assert first is not None
     running = Deferred.fromCoroutine(hold())
     await waiting
     await pause(2 * POLL_SECONDS, real)
-    assert not entered.called
-    unlock(path, mine)
-    await entered
+    assert not acquired_event.called
+    unlock(path, first)
+    await acquired_event
     assert waits == [None]
     assert try_lock(path) is None
     leave.callback(None)
@@ -223,8 +219,8 @@ async def test_waiting_can_be_cancelled(tmp_path: Path, threads: Threads) -> Non
         async with file_lock(path, threads, clock, wait):
             raise AssertionError
 
-    mine = try_lock(path)
-    assert mine is not None
+    first = try_lock(path)
+    assert first is not None
     running = Deferred.fromCoroutine(hold())
     await waiting
     running.cancel()
@@ -232,14 +228,14 @@ async def test_waiting_can_be_cancelled(tmp_path: Path, threads: Threads) -> Non
         await running
     assert clock.getDelayedCalls() == []
     assert try_lock(path) is None
-    unlock(path, mine)
+    unlock(path, first)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lock_that_comes_too_late_is_released(
     tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller that is cancelled does not wait for a disk that hangs, and keeps no lock on it."""
+    """A cancelled caller does not wait for a hanging disk; a late lock is released."""
     path = tmp_path / "lock"
     answers, released = threading.Event(), threading.Event()
 
@@ -269,7 +265,7 @@ async def test_a_lock_that_comes_too_late_is_released(
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_gives_the_lock_back(tmp_path: Path, threads: Threads) -> None:
-    """A block that raises releases the lock and its error is not touched."""
+    """A block that raises releases the lock, and the error passes on."""
     with pytest.raises(KeyError):
         async with file_lock(tmp_path / "lock", threads, Clock()):
             raise KeyError
@@ -278,7 +274,7 @@ async def test_an_error_gives_the_lock_back(tmp_path: Path, threads: Threads) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_lock_is_released_after_the_threads_have_ended(tmp_path: Path) -> None:
-    """The reactor's own threads do it then."""
+    """The reactor's thread pool releases a lock after the stop of the other pool."""
     pool = Threads(real, 2, "test")
     pool.startService()
     async with file_lock(tmp_path / "lock", pool, Clock()):
@@ -289,19 +285,19 @@ async def test_a_lock_is_released_after_the_threads_have_ended(tmp_path: Path) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_lock_that_is_only_tried(tmp_path: Path, threads: Threads) -> None:
-    """Nobody waits for it: it is there or it is not."""
-    async with tried_file_lock(tmp_path / "lock", threads) as mine:
-        async with tried_file_lock(tmp_path / "lock", threads) as again:
-            assert (mine, again) == (True, False)
+    """`tried_file_lock` never waits."""
+    async with tried_file_lock(tmp_path / "lock", threads) as first:
+        async with tried_file_lock(tmp_path / "lock", threads) as second:
+            assert (first, second) == (True, False)
         assert try_lock(tmp_path / "lock") is None
     assert not (tmp_path / "lock").exists()
 
 
 def test_a_shared_file_is_not_removed(tmp_path: Path) -> None:
-    """Any number may share a file; it goes when none does, and then there is nothing to share."""
+    """A file may be shared several times; it is removed only without shares."""
     path = tmp_path / "file"
     assert try_share(path) is None
-    assert remove_unshared(path)  # there is none
+    assert remove_unshared(path)  # absent
     path.write_bytes(b"content")
     shares = [try_share(path), try_share(path)]
     for share in shares:
@@ -313,8 +309,8 @@ def test_a_shared_file_is_not_removed(tmp_path: Path) -> None:
     assert try_share(path) is None
 
 
-def test_the_dead_share_nothing(tmp_path: Path) -> None:
-    """When a process dies, what it has shared may be removed."""
+def test_shares_end_with_their_process(tmp_path: Path) -> None:
+    """A file that a dead process shared can be removed."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     script = (
@@ -322,10 +318,10 @@ def test_the_dead_share_nothing(tmp_path: Path) -> None:
         "print(try_share(pathlib.Path(sys.argv[1])) is not None, flush=True); sys.stdin.read()"
     )
     argv = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"True\n"
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == b"True\n"
         assert not remove_unshared(path)
-        other.kill()
-        other.wait()
+        second.kill()
+        second.wait()
     assert remove_unshared(path)

@@ -1,4 +1,4 @@
-"""Rounds go on, whatever happens in one of them."""
+"""Rounds are repeated, whatever happens in one of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shiftergw.errors import Unavailable
 from shiftergw.plumbing.rounds import Rounds
 
 
-class Deed:
-    """What is done in each round; the test says when it ends, and how."""
+class Action:
+    """The action of each round; the test decides when and how it ends."""
 
-    def __init__(self, *, at_once: bool = True) -> None:
-        self.at_once = at_once
-        self.under_way: list[Deferred[None]] = []
+    def __init__(self, *, is_immediate: bool = True) -> None:
+        self.is_immediate = is_immediate
+        self.calls: list[Deferred[None]] = []
         self.raises: Exception | None = None
 
     async def act(self) -> None:
-        """Wait for the test, or raise."""
+        """Return at once, wait for the test, or raise."""
         waiting: Deferred[None] = Deferred()
-        self.under_way.append(waiting)
+        self.calls.append(waiting)
         if self.raises is not None:
             raise self.raises
-        if not self.at_once:
+        if not self.is_immediate:
             await waiting
 
 
@@ -40,108 +40,108 @@ def clock() -> Clock:
 @pytest.fixture
 def levels() -> Iterator[list[str]]:
     """Return the levels of what is logged."""
-    seen: list[str] = []
+    level_names: list[str] = []
 
     def observe(event: dict[str, object]) -> None:
-        seen.append(getattr(event.get("log_level"), "name", ""))
+        level_names.append(getattr(event.get("log_level"), "name", ""))
 
     watch: Callable[..., None] = observe
     globalLogPublisher.addObserver(watch)  # type: ignore[arg-type]
-    yield seen
+    yield level_names
     globalLogPublisher.removeObserver(watch)  # type: ignore[arg-type]
 
 
-def stopped(rounds: Rounds) -> bool:
-    """Stop and say whether that is done."""
+def stop(rounds: Rounds) -> bool:
+    """Stop the rounds; return whether the stop is complete."""
     results: list[object] = []
     rounds.stopService().addCallback(results.append)
     return bool(results)
 
 
 def test_rounds_follow_one_another(clock: Clock) -> None:
-    """A round begins at the start and then after each interval, until the stop."""
-    deed = Deed()
-    rounds = Rounds(deed.act, clock, 5, "deed")
+    """A round starts at the start and after each interval, until the stop."""
+    action = Action()
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.startService()
-    assert len(deed.under_way) == 1
+    assert len(action.calls) == 1
     clock.advance(4.9)
-    assert len(deed.under_way) == 1
+    assert len(action.calls) == 1
     clock.advance(0.1)
     clock.advance(5)
-    assert len(deed.under_way) == 3
-    assert stopped(rounds)
+    assert len(action.calls) == 3
+    assert stop(rounds)
     clock.advance(50)
-    assert len(deed.under_way) == 3
+    assert len(action.calls) == 3
     assert clock.getDelayedCalls() == []
 
 
 def test_wake(clock: Clock) -> None:
-    """Waking begins a round at once; then the interval counts anew."""
-    deed = Deed()
-    rounds = Rounds(deed.act, clock, 5, "deed")
+    """`wake` starts a round at once; then the interval counts anew."""
+    action = Action()
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.startService()
     clock.advance(3)
     rounds.wake()
-    assert len(deed.under_way) == 2
+    assert len(action.calls) == 2
     clock.advance(3)
-    assert len(deed.under_way) == 2
+    assert len(action.calls) == 2
     clock.advance(2)
-    assert len(deed.under_way) == 3
-    assert stopped(rounds)
+    assert len(action.calls) == 3
+    assert stop(rounds)
 
 
 def test_wake_in_a_round(clock: Clock) -> None:
-    """Woken during a round, however often, there is one more right after it, not beside it."""
-    deed = Deed(at_once=False)
-    rounds = Rounds(deed.act, clock, 5, "deed")
+    """`wake` during a round, even repeated, causes one more round right after it."""
+    action = Action(is_immediate=False)
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.startService()
     rounds.wake()
     rounds.wake()
-    assert len(deed.under_way) == 1
-    deed.under_way[0].callback(None)
-    assert len(deed.under_way) == 2
-    deed.under_way[1].callback(None)
-    assert len(deed.under_way) == 2
-    assert stopped(rounds)
+    assert len(action.calls) == 1
+    action.calls[0].callback(None)
+    assert len(action.calls) == 2
+    action.calls[1].callback(None)
+    assert len(action.calls) == 2
+    assert stop(rounds)
 
 
 def test_stop_waits_for_the_round(clock: Clock) -> None:
-    """The stop is done when the round under way has ended; no other begins."""
-    deed = Deed(at_once=False)
-    rounds = Rounds(deed.act, clock, 5, "deed")
+    """The stop is complete when the current round has ended; no further round starts."""
+    action = Action(is_immediate=False)
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.startService()
     results: list[object] = []
     rounds.stopService().addCallback(results.append)
     assert results == []
-    deed.under_way[0].callback(None)
+    action.calls[0].callback(None)
     assert results == [None]
-    assert len(deed.under_way) == 1
+    assert len(action.calls) == 1
 
 
 @pytest.mark.parametrize(
     ("error", "level"), [(Unavailable("Away."), "warn"), (ValueError("a bug"), "critical")]
 )
-def test_an_error_ends_no_loop(
+def test_errors_do_not_end_the_rounds(
     clock: Clock, levels: list[str], error: Exception, level: str
 ) -> None:
-    """An error is logged, and the next round comes in its time."""
-    deed = Deed()
-    deed.raises = error
-    rounds = Rounds(deed.act, clock, 5, "deed")
+    """An error is logged, and the next round starts after the interval."""
+    action = Action()
+    action.raises = error
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.startService()
     assert levels == [level]
     clock.advance(5)
-    assert len(deed.under_way) == 2
-    assert stopped(rounds)
+    assert len(action.calls) == 2
+    assert stop(rounds)
 
 
-def test_wake_before_the_start(clock: Clock) -> None:
-    """Who wakes too early or too late does no harm."""
-    deed = Deed()
-    rounds = Rounds(deed.act, clock, 5, "deed")
+def test_wake_before_the_start_and_after_the_stop(clock: Clock) -> None:
+    """`wake` before the start or after the stop has no effect."""
+    action = Action()
+    rounds = Rounds(action.act, clock, 5, "action")
     rounds.wake()
-    assert deed.under_way == []
+    assert action.calls == []
     rounds.startService()
-    assert stopped(rounds)
+    assert stop(rounds)
     rounds.wake()
-    assert len(deed.under_way) == 1
+    assert len(action.calls) == 1

@@ -19,10 +19,10 @@ from tests.parts import small_disk
 def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
     """Another process with the same key file opens what was sealed, and nobody reads it before."""
     path = tmp_path / "key"
-    sealed = Seal.from_file(path).close("user:päss", "record 1")
-    assert "user" not in sealed
-    assert b"user" not in base64.b64decode(sealed)
-    assert Seal.from_file(path).open(sealed, "record 1") == "user:päss"
+    ciphertext = Seal.from_file(path).close("user:päss", "record 1")
+    assert "user" not in ciphertext
+    assert b"user" not in base64.b64decode(ciphertext)
+    assert Seal.from_file(path).open(ciphertext, "record 1") == "user:päss"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
@@ -32,14 +32,14 @@ def test_fingerprints() -> None:
     seal = Seal(bytes(32))
     one = seal.fingerprint("alice:secret", "login")
     assert one == Seal(bytes(32)).fingerprint("alice:secret", "login")
-    others = {
+    digests = {
         seal.fingerprint("alice:secreu", "login"),
         seal.fingerprint("alice:secret", "logim"),
         Seal(b"k" * 32).fingerprint("alice:secret", "login"),
         one,
     }
-    assert len(others) == 4
-    assert all(len(other) == 32 and "alice" not in other for other in others)
+    assert len(digests) == 4
+    assert all(len(digest) == 32 and "alice" not in digest for digest in digests)
 
 
 def test_sealing_twice_differs() -> None:
@@ -48,20 +48,22 @@ def test_sealing_twice_differs() -> None:
     assert seal.close("text", "context") != seal.close("text", "context")
 
 
-@pytest.mark.parametrize("sealed", ["", "AAAA", "no base64!", base64.b64encode(bytes(60)).decode()])
-def test_damaged_text_is_refused(sealed: str) -> None:
+@pytest.mark.parametrize(
+    "ciphertext", ["", "AAAA", "no base64!", base64.b64encode(bytes(60)).decode()]
+)
+def test_damaged_text_is_refused(ciphertext: str) -> None:
     """Text that was never sealed is an error with a remedy, whatever it looks like."""
     with pytest.raises(GatewayError, match="SecretKeyFile"):
-        Seal(bytes(32)).open(sealed, "context")
+        Seal(bytes(32)).open(ciphertext, "context")
 
 
 def test_another_key_or_context_is_refused() -> None:
     """A sealed text opens with its own key and in its own place only."""
-    sealed = Seal(bytes(32)).close("text", "record 1")
+    ciphertext = Seal(bytes(32)).close("text", "record 1")
     with pytest.raises(GatewayError):
-        Seal(bytes(32)).open(sealed, "record 2")
+        Seal(bytes(32)).open(ciphertext, "record 2")
     with pytest.raises(GatewayError):
-        Seal(b"x" * 32).open(sealed, "record 1")
+        Seal(b"x" * 32).open(ciphertext, "record 1")
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -124,8 +126,8 @@ def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    sealed = seals[0].close("text", "context")
-    assert [seal.open(sealed, "context") for seal in seals] == ["text"] * 8
+    ciphertext = seals[0].close("text", "context")
+    assert [seal.open(ciphertext, "context") for seal in seals] == ["text"] * 8
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
@@ -156,5 +158,5 @@ def test_a_key_of_the_documents_is_one(tmp_path: Path) -> None:
     command = caught.value.remedy.partition(": ")[2]
     command = command.replace(f"{tmp_path}/no/key", str(path)).replace("USER", str(os.getuid()))
     subprocess.run(["sh", "-ec", command], check=True)
-    sealed = Seal.from_file(path).close("text", "context")
-    assert Seal.read(path).open(sealed, "context") == "text"
+    ciphertext = Seal.from_file(path).close("text", "context")
+    assert Seal.read(path).open(ciphertext, "context") == "text"

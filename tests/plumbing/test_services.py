@@ -1,4 +1,4 @@
-"""Services start one after the other and stop in the reverse order, whatever goes wrong."""
+"""Services start in order and stop in reverse order, whatever fails."""
 
 from __future__ import annotations
 
@@ -12,91 +12,91 @@ from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
 
 
 class Part(Service):
-    """A service that writes down what it is told, and ends its start when the test says."""
+    """A service that records its events; the test ends its start."""
 
-    def __init__(self, name: str, told: list[str], *, stops_badly: bool = False) -> None:
-        """Write into `told`."""
+    def __init__(self, name: str, events: list[str], *, stops_badly: bool = False) -> None:
+        """Record into `events`."""
         self.setName(name)
-        self.begun = Deferred[None]()
-        self._told = told
+        self.start_result = Deferred[None]()
+        self._events = events
         self._stops_badly = stops_badly
 
     def startService(self) -> Deferred[None]:
-        """Note the start."""
+        """Record the start."""
         super().startService()
-        self._told.append(f"start {self.name}")
-        return self.begun
+        self._events.append(f"start {self.name}")
+        return self.start_result
 
     def stopService(self) -> None:
-        """Note the stop."""
+        """Record the stop."""
         super().stopService()
-        self._told.append(f"stop {self.name}")
+        self._events.append(f"stop {self.name}")
         if self._stops_badly:
             raise RuntimeError("no")
 
 
-def test_in_order_and_back() -> None:
-    """Each starts once the one before has started; the last started stops first."""
-    told: list[str] = []
-    one, two = Part("one", told), Part("two", told)
-    both = OrderedServices([one, two])
-    starting = both.startService()
-    assert told == ["start one"]
-    one.begun.callback(None)
-    assert told == ["start one", "start two"]
-    two.begun.callback(None)
+def test_start_and_stop_order() -> None:
+    """Each service starts after the one before has started; the stop is in reverse order."""
+    events: list[str] = []
+    first, second = Part("one", events), Part("two", events)
+    services = OrderedServices([first, second])
+    starting = services.startService()
+    assert events == ["start one"]
+    first.start_result.callback(None)
+    assert events == ["start one", "start two"]
+    second.start_result.callback(None)
     assert starting.called
-    assert both.stopService().called
-    assert told[2:] == ["stop two", "stop one"]
+    assert services.stopService().called
+    assert events[2:] == ["stop two", "stop one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_that_fails_stops_what_had_started() -> None:
-    """The failure is passed on, and nothing goes on running."""
-    told: list[str] = []
-    one, two = Part("one", told), Part("two", told)
-    starting = OrderedServices([one, two]).startService()
-    one.begun.callback(None)
-    two.begun.errback(ConfigurationError("wrong"))
+async def test_a_failed_start_stops_the_started_services() -> None:
+    """The failure is passed on, and no service keeps running."""
+    events: list[str] = []
+    first, second = Part("one", events), Part("two", events)
+    starting = OrderedServices([first, second]).startService()
+    first.start_result.callback(None)
+    second.start_result.errback(ConfigurationError("wrong"))
     with pytest.raises(ConfigurationError):
         await starting
-    assert told[2:] == ["stop two", "stop one"]
+    assert events[2:] == ["stop two", "stop one"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stop_during_the_start_cancels_it() -> None:
-    """Whoever is told to stop while he starts begins no further part."""
-    told: list[str] = []
-    one, two = Part("one", told), Part("two", told)
-    both = OrderedServices([one, two])
-    both.startService()
-    await both.stopService()
-    assert told == ["start one", "stop one"]
+    """A stop during the start cancels it, and no further service starts."""
+    events: list[str] = []
+    first, second = Part("one", events), Part("two", events)
+    services = OrderedServices([first, second])
+    services.startService()
+    await services.stopService()
+    assert events == ["start one", "stop one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_cannot_stop_does_not_keep_the_others() -> None:
-    """Every part is told to stop."""
-    told: list[str] = []
-    one, two = Part("one", told), Part("two", told, stops_badly=True)
-    for part in (one, two):
-        part.begun.callback(None)
-    both = OrderedServices([one, two])
-    await both.startService()
-    await both.stopService()
-    assert told[2:] == ["stop two", "stop one"]
+async def test_a_failed_stop_does_not_prevent_other_stops() -> None:
+    """Every service is stopped, even if one of them raises."""
+    events: list[str] = []
+    first, second = Part("one", events), Part("two", events, stops_badly=True)
+    for part in (first, second):
+        part.start_result.callback(None)
+    services = OrderedServices([first, second])
+    await services.startService()
+    await services.stopService()
+    assert events[2:] == ["stop two", "stop one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_something_is_closed_at_the_stop() -> None:
-    """What opens itself on use is closed once, when its service stops."""
-    closed: list[bool] = []
+async def test_a_resource_is_closed_at_the_stop() -> None:
+    """A resource is closed once, when its service stops."""
+    close_calls: list[bool] = []
 
     async def close() -> None:
-        closed.append(True)
+        close_calls.append(True)
 
     service = ClosedAtStop(close)
     service.startService()
-    assert closed == []
+    assert close_calls == []
     await service.stopService()
-    assert closed == [True]
+    assert close_calls == [True]

@@ -9,34 +9,34 @@ from shiftergw.plumbing.shared_result import SharedResult
 
 def test_all_waiting_callers_get_the_first_result() -> None:
     """Earlier and later callers get the result that was set first."""
-    shared: SharedResult[str] = SharedResult()
+    result: SharedResult[str] = SharedResult()
     results: list[str] = []
     for _ in range(3):
-        Deferred.fromCoroutine(shared.wait()).addCallback(results.append)
+        Deferred.fromCoroutine(result.wait()).addCallback(results.append)
     assert results == []
-    shared.set_result("value")
-    shared.set_result("another")
-    Deferred.fromCoroutine(shared.wait()).addCallback(results.append)
+    result.set_result("value")
+    result.set_result("another")
+    Deferred.fromCoroutine(result.wait()).addCallback(results.append)
     assert results == ["value"] * 4
 
 
 def test_none_is_a_result() -> None:
     """None wakes the waiting callers as any other value does."""
-    shared: SharedResult[None] = SharedResult()
-    waiting = Deferred.fromCoroutine(shared.wait())
-    shared.set_result(None)
+    result: SharedResult[None] = SharedResult()
+    waiting = Deferred.fromCoroutine(result.wait())
+    result.set_result(None)
     assert waiting.called
 
 
 def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     """Cancelling one wait leaves the other waits in place."""
-    shared: SharedResult[str] = SharedResult()
-    first, second = (Deferred.fromCoroutine(shared.wait()) for _ in range(2))
+    result: SharedResult[str] = SharedResult()
+    first, second = (Deferred.fromCoroutine(result.wait()) for _ in range(2))
     failures: list[object] = []
     first.addErrback(lambda failure: failures.append(failure.check(CancelledError)))
     first.cancel()
     assert failures == [CancelledError]
-    shared.set_result("value")
+    result.set_result("value")
     results: list[str] = []
     second.addCallback(results.append)
     assert results == ["value"]
@@ -44,17 +44,17 @@ def test_a_cancelled_caller_does_not_affect_the_others() -> None:
 
 def test_a_woken_caller_may_cancel_another_wait() -> None:
     """Both waits end, and nothing is raised into `set_result`."""
-    shared: SharedResult[None] = SharedResult()
+    result: SharedResult[None] = SharedResult()
     waits: list[Deferred[None]] = []
     failures: list[object] = []
 
     async def first() -> None:
-        await shared.wait()
+        await result.wait()
         waits[1].cancel()
 
-    waits += [Deferred.fromCoroutine(first()), Deferred.fromCoroutine(shared.wait())]
+    waits += [Deferred.fromCoroutine(first()), Deferred.fromCoroutine(result.wait())]
     waits[0].addErrback(failures.append)
     waits[1].addErrback(lambda failure: failures.append(failure.check(CancelledError)))
-    shared.set_result(None)
+    result.set_result(None)
     assert failures == [CancelledError]
-    assert shared.is_set
+    assert result.is_set

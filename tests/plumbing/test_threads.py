@@ -22,7 +22,7 @@ real: Any = reactor
 
 @pytest_twisted.async_yield_fixture
 async def threads() -> AsyncIterator[Threads]:
-    """Two threads."""
+    """Give a pool of two threads."""
     pool = Threads(real, 2, "test")
     pool.startService()
     yield pool
@@ -39,20 +39,20 @@ async def test_a_result_comes_back(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_comes_back(threads: Threads) -> None:
-    """What the function raises is raised here."""
+    """An error of the function is raised in the caller."""
     with pytest.raises(ZeroDivisionError):
         await threads.run(lambda: 1 // 0)
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_thread_outlives_a_cancelled_caller(threads: Threads) -> None:
-    """A cancelled caller hears of it only when the function has ended."""
-    release, ended = threading.Event(), threading.Event()
+    """The cancellation is raised only when the function has ended."""
+    release, has_ended = threading.Event(), threading.Event()
 
     def work() -> None:
         release.wait(10)
         time.sleep(0.05)
-        ended.set()
+        has_ended.set()
 
     running = Deferred.fromCoroutine(threads.run(work))
     ends = ends_of(running)
@@ -63,17 +63,17 @@ async def test_no_thread_outlives_a_cancelled_caller(threads: Threads) -> None:
     release.set()
     with pytest.raises(CancelledError):
         await running
-    assert ended.is_set()
+    assert has_ended.is_set()
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelling_tells_the_function_once(threads: Threads) -> None:
-    """`on_cancel` is called once, and an error it provokes does not hide the cancellation."""
+async def test_on_cancel_is_called_once(threads: Threads) -> None:
+    """`on_cancel` is called once; an error that it causes does not hide the cancellation."""
     stop = threading.Event()
-    told: list[None] = []
+    cancellations: list[None] = []
 
     def on_cancel() -> None:
-        told.append(None)
+        cancellations.append(None)
         stop.set()
 
     def work() -> None:
@@ -86,54 +86,54 @@ async def test_cancelling_tells_the_function_once(threads: Threads) -> None:
     running.cancel()
     with pytest.raises(CancelledError):
         await running
-    assert told == [None]
+    assert cancellations == [None]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cancellation_inside_is_the_functions_own(threads: Threads) -> None:
-    """A function that itself raises `CancelledError` has merely failed."""
+async def test_a_function_may_raise_cancelled_error(threads: Threads) -> None:
+    """`CancelledError` of the function itself is an ordinary error."""
 
     def work() -> None:
         raise CancelledError
 
-    told: list[None] = []
+    cancellations: list[None] = []
     with pytest.raises(CancelledError):
-        await threads.run_until(lambda: told.append(None), work)
-    assert told == []
+        await threads.run_until(lambda: cancellations.append(None), work)
+    assert cancellations == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_than_its_size_at_once(threads: Threads) -> None:
-    """A pool of two runs two functions at once and the rest after them."""
-    together, most = threading.Semaphore(0), []
+    """A pool of two threads runs two functions at a time."""
+    semaphore, counts = threading.Semaphore(0), []
     busy: set[int] = set()
 
     def work(number: int) -> None:
         busy.add(number)
-        most.append(len(busy))
-        together.acquire(timeout=0.05)
+        counts.append(len(busy))
+        semaphore.acquire(timeout=0.05)
         busy.discard(number)
 
     running = [Deferred.fromCoroutine(threads.run(work, n)) for n in range(6)]
-    for one in running:
-        await one
-    assert max(most) == 2
+    for result in running:
+        await result
+    assert max(counts) == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stopped_pool_says_so() -> None:
-    """Stopping waits for what runs; later work is refused instead of waiting for ever."""
+    """The stop waits for running work; later work raises an error."""
     pool = Threads(real, 1, "test")
     pool.startService()
-    ended = threading.Event()
+    has_ended = threading.Event()
 
     def work() -> None:
         time.sleep(0.1)
-        ended.set()
+        has_ended.set()
 
     running = Deferred.fromCoroutine(pool.run(work))
     await pool.stopService()
-    assert ended.is_set()
+    assert has_ended.is_set()
     await running
     with pytest.raises(Unavailable):
         await pool.run(lambda: None)

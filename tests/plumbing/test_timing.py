@@ -1,4 +1,4 @@
-"""Limits on waits, by a clock that the test turns."""
+"""Pauses, timeouts and cancellation, with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shiftergw.plumbing.timing import pause, shielded, ticking, wait_to_end, wit
 
 
 def late() -> BaseException:
-    """Return what a wait that took too long raises."""
+    """Return the error of a timeout."""
     return TimedOut("Too late.")
 
 
-def test_a_pause_lasts_as_long_as_told() -> None:
+def test_a_pause_lasts_its_seconds() -> None:
     """A pause ends after its seconds and not before."""
     clock = Clock()
     waiting = Deferred.fromCoroutine(pause(3, clock))
@@ -66,28 +66,28 @@ async def test_work_that_fails_in_time() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_is_late() -> None:
-    """Work that takes too long is cancelled, and what `late` makes is raised."""
+    """Work that takes too long is cancelled, and the error of `late` is raised."""
     clock = Clock()
-    cancelled: list[Any] = []
-    work: Deferred[int] = Deferred(cancelled.append)
+    cancelled_work: list[Any] = []
+    work: Deferred[int] = Deferred(cancelled_work.append)
     running = Deferred.fromCoroutine(within(5, clock, work, late))
     clock.advance(5)
     with pytest.raises(TimedOut):
         await running
-    assert cancelled == [work]
+    assert cancelled_work == [work]
 
 
 @pytest_twisted.ensureDeferred
 async def test_being_cancelled_is_not_being_late() -> None:
     """A cancellation from outside cancels the work and stays a cancellation."""
     clock = Clock()
-    cancelled: list[Any] = []
-    work: Deferred[int] = Deferred(cancelled.append)
+    cancelled_work: list[Any] = []
+    work: Deferred[int] = Deferred(cancelled_work.append)
     running = Deferred.fromCoroutine(within(5, clock, work, late))
     running.cancel()
     with pytest.raises(CancelledError):
         await running
-    assert cancelled == [work]
+    assert cancelled_work == [work]
     assert clock.getDelayedCalls() == []
 
 
@@ -95,14 +95,14 @@ def test_a_shield_takes_the_cancellation() -> None:
     """Cancelling the shield ends the waiting and leaves the work alone; its result stays."""
     inner: Deferred[int] = Deferred()
     first = shielded(inner)
-    heard: list[Any] = []
-    first.addErrback(lambda failure: heard.append(failure.type))
+    results: list[Any] = []
+    first.addErrback(lambda failure: results.append(failure.type))
     first.cancel()
-    assert heard == [CancelledError]
+    assert results == [CancelledError]
     second = shielded(inner)
     inner.callback(4)
-    second.addCallback(heard.append)
-    assert heard == [CancelledError, 4]
+    second.addCallback(results.append)
+    assert results == [CancelledError, 4]
 
 
 def test_ticks_come_while_the_block_lives() -> None:
@@ -138,8 +138,8 @@ async def test_work_that_ends_by_itself_is_not_stopped() -> None:
     done: Deferred[int] = Deferred()
     done.callback(3)
     assert await wait_to_end(done, lambda: stops.append("stop")) == 3
-    broken: Deferred[int] = Deferred()
-    broken.errback(KeyError("own"))
+    failing: Deferred[int] = Deferred()
+    failing.errback(KeyError("own"))
     with pytest.raises(KeyError):
-        await wait_to_end(broken, lambda: stops.append("stop"))
+        await wait_to_end(failing, lambda: stops.append("stop"))
     assert stops == []

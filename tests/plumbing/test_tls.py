@@ -1,4 +1,4 @@
-"""Verification fails closed, and says of which certificate what is wrong with it.
+"""Certificates are refused unless they verify; the error names the certificate and its fault.
 
 `tests/test_impostors.py` has the table of certificates, over everything that connects.
 """
@@ -29,7 +29,7 @@ class Speaker(Protocol):
 
     def __init__(self) -> None:
         """Wait for the connection."""
-        self.ended: Deferred[Failure] = Deferred()
+        self.end: Deferred[Failure] = Deferred()
 
     def connectionMade(self) -> None:
         """Send something secret."""
@@ -37,16 +37,16 @@ class Speaker(Protocol):
         self.transport.write(b"secret")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell why."""
-        self.ended.callback(reason.value)  # type: ignore[arg-type]  # an exception is a result here
+        """Pass the reason on."""
+        self.end.callback(reason.value)  # type: ignore[arg-type]  # an exception is a result here
 
 
 async def ending(client: ClientTls, host: str, listener: Listener) -> Any:
     """Return why a connection ended."""
     endpoint = HostnameEndpoint(REACTOR, "127.0.0.1", listener.port)
-    wrapped = wrapClientTLS(client.to(host), endpoint)
-    speaker: Any = await wrapped.connect(Factory.forProtocol(Speaker))
-    return await speaker.ended
+    tls_endpoint = wrapClientTLS(client.to(host), endpoint)
+    speaker: Any = await tls_endpoint.connect(Factory.forProtocol(Speaker))
+    return await speaker.end
 
 
 def trusting(authority: Authority, **options: Any) -> ClientTls:
@@ -55,15 +55,15 @@ def trusting(authority: Authority, **options: Any) -> ClientTls:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_while_a_certificate_is_judged(
+async def test_an_error_during_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong in our own code is a refusal too, and no traceback."""
+    """An error in our own code refuses the certificate, without a traceback."""
 
-    def broken(_: x509.Certificate) -> list[Any]:
+    def fail(_: x509.Certificate) -> list[Any]:
         raise AttributeError("a later version has no such thing")
 
-    monkeypatch.setattr(tls, "_names_of", broken)
+    monkeypatch.setattr(tls, "_names_of", fail)
     authority = Authority(tmp_path)
     with capturedLogs() as log:
         async with listening(authority.server_file(host_name("localhost"))) as listener:
@@ -77,7 +77,7 @@ async def test_an_error_while_a_certificate_is_judged(
 @pytest.mark.parametrize("host", ["localhost.", "LOCALHOST"])
 @pytest_twisted.ensureDeferred
 async def test_a_host_in_another_spelling(host: str, tmp_path: Path) -> None:
-    """A dot at the end and capitals do not count."""
+    """A trailing dot and capital letters do not matter."""
     authority = Authority(tmp_path)
     async with listening(authority.server_file(host_name("localhost"))) as listener:
         await ending(trusting(authority), host, listener)
@@ -87,7 +87,7 @@ async def test_a_host_in_another_spelling(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["", "2130706433", "a b", "[::1]", "*", "bücher.example"])
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_no_certificate_names(host: str, tmp_path: Path) -> None:
-    """It is refused as any other, and not accepted for want of something to compare."""
+    """A host that no certificate can name is refused."""
     authority = Authority(tmp_path)
     async with listening(authority.server_file(host_name("localhost"))) as listener:
         error = await ending(trusting(authority), host, listener)
@@ -98,7 +98,7 @@ async def test_a_host_that_no_certificate_names(host: str, tmp_path: Path) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_what_a_configuration_allows(tmp_path: Path) -> None:
-    """`any_name` still asks for the authority, `any_certificate` for nothing."""
+    """`any_name` still requires a trusted authority, `any_certificate` nothing."""
     (tmp_path / "stranger").mkdir()
     authority, stranger = Authority(tmp_path), Authority(tmp_path / "stranger")
     pem = authority.server_file(host_name("other.example"))
@@ -107,15 +107,15 @@ async def test_what_a_configuration_allows(tmp_path: Path) -> None:
         (trusting(stranger, any_name=True), False),
         (ClientTls(any_certificate=True), True),
     ]
-    for client, accepted in cases:
+    for client, is_accepted in cases:
         async with listening(pem) as listener:
             await ending(client, "localhost", listener)
-        assert bool(listener.received) is accepted
+        assert bool(listener.received) is is_accepted
 
 
 @pytest_twisted.ensureDeferred
 async def test_many_names(tmp_path: Path) -> None:
-    """An error shows some of a certificate's names, on one line."""
+    """An error shows the first names of a certificate on one line."""
     authority = Authority(tmp_path)
     names = [x509.DNSName(f"{number}.example") for number in range(50)]
     async with listening(authority.server_file(*names)) as listener:
@@ -125,7 +125,7 @@ async def test_many_names(tmp_path: Path) -> None:
 
 
 def test_whose_certificate_it_is(tmp_path: Path) -> None:
-    """An authority whose own certificate is what is wrong is told from the server's."""
+    """A fault of an authority's certificate is told from one of the server's."""
     authority = Authority(tmp_path)
     certificate = x509.load_pem_x509_certificate(authority.pem.read_bytes())
     fault, problem = tls._problem_of(10, certificate)
