@@ -1,8 +1,8 @@
-"""A long way for tests: a proxy on the loopback that delays what passes, and limits its rate.
+"""A link with a long round trip for tests: a proxy on the loopback that delays and limits data.
 
-It is a process of its own, so that what it costs is not counted as the tests'. Each direction takes
-bytes at the link's rate, and lets them out half a round trip later: what the link does not take
-waits with the sender. Bytes are those of the TCP stream, without headers.
+It is a process of its own, so that its CPU time does not count as that of the tests. Each direction
+accepts bytes at the rate of the link and delivers them half a round trip later; bytes beyond the
+rate wait in the sender. Bytes are those of the TCP stream, without headers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from threading import Condition, Thread
 from typing import Self
 
 ROUND_TRIP = 0.05
-"""Seconds there and back, unless another time is asked for."""
+"""The default round trip in seconds."""
 
 RATE = 125_000_000
 """Bytes a second, each way: 1 Gbit/s."""
 
-_UNDER_WAY = 64 << 20  # bytes on their way in one direction, at most
+_LINE_BYTES = 64 << 20  # bytes on their way in one direction, at most
 _CHUNK = 256 << 10
 _CATCH_UP = 0.2  # seconds of the link's time that a thread which woke late may make good
 _START_SECONDS = 15.0
@@ -61,61 +61,61 @@ class Distance:
 
 
 class _Line:
-    """What is on its way in one direction: bytes, and when they come out; None is the end."""
+    """The data in flight in one direction, with delivery times; None is the end."""
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        self._condition = Condition()
         self._queue: deque[tuple[float, bytes | None]] = deque()
-        self._under_way = 0
+        self._in_flight = 0
 
     def put(self, due: float, data: bytes | None) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._under_way < _UNDER_WAY)
+        with self._condition:
+            self._condition.wait_for(lambda: self._in_flight < _LINE_BYTES)
             self._queue.append((due, data))
-            self._under_way += len(data or b"")
-            self._changed.notify()
+            self._in_flight += len(data or b"")
+            self._condition.notify()
 
     def get(self) -> bytes | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue)
+        with self._condition:
+            self._condition.wait_for(lambda: self._queue)
             due, data = self._queue.popleft()
         time.sleep(max(0.0, due - time.monotonic()))
         return data
 
-    def delivered(self, count: int) -> None:
-        with self._changed:
-            self._under_way -= count
-            self._changed.notify()
+    def mark_delivered(self, count: int) -> None:
+        with self._condition:
+            self._in_flight -= count
+            self._condition.notify()
 
 
 def _take(source: socket.socket, line: _Line, delay: float, rate: float) -> None:
-    """Put what comes on the line, as fast as the link takes it."""
-    taken = time.monotonic()  # when the link has taken all that came
+    """Move received data to the line at the rate of the link."""
+    accepted_until = time.monotonic()  # when the link has accepted all received data
     data = b"-"
     while data:
-        data = _waiting(source)
+        data = _arrived_data(source)
         now = time.monotonic()
-        if data:  # since the link was free: a link does not sleep when its thread does
-            taken = max(taken, now - _CATCH_UP)
+        if data:  # data waited while this thread slept, so the link was busy
+            accepted_until = max(accepted_until, now - _CATCH_UP)
         else:
-            data = _received(source)
+            data = _wait_for_data(source)
             now = time.monotonic()
-            taken = max(taken, now)
-        taken += len(data) / rate
-        line.put(max(taken, now) + delay, data or None)
-        time.sleep(max(0.0, taken - time.monotonic()))
+            accepted_until = max(accepted_until, now)
+        accepted_until += len(data) / rate
+        line.put(max(accepted_until, now) + delay, data or None)
+        time.sleep(max(0.0, accepted_until - time.monotonic()))
 
 
-def _waiting(source: socket.socket) -> bytes:
-    """Return what has come already."""
+def _arrived_data(source: socket.socket) -> bytes:
+    """Return data that has already arrived."""
     try:
         return source.recv(_CHUNK, socket.MSG_DONTWAIT)
     except OSError:
         return b""
 
 
-def _received(source: socket.socket) -> bytes:
-    """Wait for what comes; nothing is the end."""
+def _wait_for_data(source: socket.socket) -> bytes:
+    """Wait for data; return b"" at the end."""
     try:
         return source.recv(_CHUNK)
     except OSError:
@@ -123,24 +123,24 @@ def _received(source: socket.socket) -> bytes:
 
 
 def _deliver(line: _Line, target: socket.socket) -> None:
-    """Send what comes out of the line; what nobody takes any more is lost."""
+    """Send data from the line; drop it once the target is closed."""
     while (data := line.get()) is not None:
         with suppress(OSError):
             target.sendall(data)
-        line.delivered(len(data))
+        line.mark_delivered(len(data))
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)
 
 
 def _accept(listener: socket.socket, port: int, round_trip: float, rate: float) -> None:
     while True:
-        near, _ = listener.accept()
+        source_socket, _ = listener.accept()
         try:
-            far = socket.create_connection(("127.0.0.1", port))
+            target_socket = socket.create_connection(("127.0.0.1", port))
         except OSError:
-            near.close()
+            source_socket.close()
             continue
-        for source, target in ((near, far), (far, near)):
+        for source, target in ((source_socket, target_socket), (target_socket, source_socket)):
             target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = _Line()
             Thread(target=_take, args=(source, line, round_trip / 2, rate), daemon=True).start()
@@ -148,20 +148,20 @@ def _accept(listener: socket.socket, port: int, round_trip: float, rate: float) 
 
 
 def main() -> None:
-    """Say on which port it listens, and run until the standard input ends."""
+    """Print the port, and run until the end of the standard input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("round_trip", type=float)
     parser.add_argument("rate", type=float)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     listener = socket.socket()
-    # Little room here, also for the connections: what waits, waits with the sender.
+    # Small buffers, also for connections, so that waiting data stays in the sender.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
-    ways = (listener, given.port, given.round_trip, given.rate)
+    ways = (listener, arguments.port, arguments.round_trip, arguments.rate)
     Thread(target=_accept, args=ways, daemon=True).start()
-    print(listener.getsockname()[1], flush=True)  # noqa: T201 - whoever started it reads it
+    print(listener.getsockname()[1], flush=True)  # noqa: T201 - the parent reads it
     sys.stdin.buffer.read()
 
 

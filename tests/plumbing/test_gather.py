@@ -63,10 +63,10 @@ async def test_a_failure_cancels_the_others() -> None:
     assert second.cancel_count == 1
     assert ends == []
     second.clean_up.callback(None)
-    with pytest.raises(ValueError, match="mine") as caught:
+    with pytest.raises(ValueError, match="mine") as excinfo:
         await running
-    assert caught.value is error
-    assert caught.value.__cause__ is reason
+    assert excinfo.value is error
+    assert excinfo.value.__cause__ is reason
 
 
 @pytest_twisted.ensureDeferred

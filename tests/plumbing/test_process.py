@@ -84,29 +84,29 @@ async def test_stdout_is_kept_up_to_its_limit() -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_stderr_is_kept() -> None:
     """Of a long stderr the end is kept: that is where the reason stands."""
-    with pytest.raises(ChildFailed) as caught:
+    with pytest.raises(ChildFailed) as excinfo:
         await ends("head -c 100000 /dev/zero >&2; echo reason >&2; exit 7")
-    assert caught.value.exit_code == 7
-    assert caught.value.signal is None
-    assert len(caught.value.detail) == 4096
-    assert caught.value.detail.endswith("reason\n")
+    assert excinfo.value.exit_code == 7
+    assert excinfo.value.signal is None
+    assert len(excinfo.value.detail) == 4096
+    assert excinfo.value.detail.endswith("reason\n")
 
 
 @pytest_twisted.ensureDeferred
 async def test_stderr_need_not_be_utf8() -> None:
     """Bytes that are no UTF-8 do not break the error that carries them."""
-    with pytest.raises(ChildFailed) as caught:
+    with pytest.raises(ChildFailed) as excinfo:
         await ends(r"printf '\377' >&2; exit 1")
-    assert caught.value.detail == "\\xff"
+    assert excinfo.value.detail == "\\xff"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_signal_is_named() -> None:
     """A killed child is told from one that exits with an error."""
-    with pytest.raises(ChildFailed, match="killed by signal 9") as caught:
+    with pytest.raises(ChildFailed, match="killed by signal 9") as excinfo:
         await ends("kill -9 $$")
-    assert caught.value.signal == signal.SIGKILL
-    assert caught.value.exit_code is None
+    assert excinfo.value.signal == signal.SIGKILL
+    assert excinfo.value.exit_code is None
 
 
 @pytest.mark.parametrize("cwd", [None, Path("/tmp")])
@@ -168,9 +168,9 @@ async def test_the_whole_run_has_a_limit() -> None:
 @pytest_twisted.ensureDeferred
 async def test_silence_has_a_limit() -> None:
     """A child that prints nothing for too long is ended; its last words are kept."""
-    with pytest.raises(TimedOut, match=r"sh printed nothing for 0\.3 s") as caught:
+    with pytest.raises(TimedOut, match=r"sh printed nothing for 0\.3 s") as excinfo:
         await ends("echo last words >&2; exec sleep 60", idle=0.3)
-    assert caught.value.detail == "last words\n"
+    assert excinfo.value.detail == "last words\n"
 
 
 @pytest_twisted.ensureDeferred

@@ -106,9 +106,9 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state", "size=64k"):
         with suppress(OSError):
             (tmp_path / "state" / "rest").write_bytes(bytes(1 << 20))
-        with pytest.raises(ConfigurationError, match="No space left") as caught:
+        with pytest.raises(ConfigurationError, match="No space left") as excinfo:
             Seal.from_file(tmp_path / "state" / "secret.key")
-        assert caught.value.remedy == "Make room on its file system."
+        assert excinfo.value.remedy == "Make room on its file system."
 
 
 def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_key_is_checked_without_making_it(tmp_path: Path) -> None:
     """A check says of a key what reading it would say, and leaves nothing behind."""
     state = tmp_path / "state"
     Seal.check_file(state / "key", {state})
-    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
+    with pytest.raises(ConfigurationError, match="cannot be made") as excinfo:
         Seal.check_file(tmp_path / "no" / "key", {state})
-    assert f"install -m 0600 -o USER /dev/stdin {tmp_path}/no/key" in caught.value.remedy
+    assert f"install -m 0600 -o USER /dev/stdin {tmp_path}/no/key" in excinfo.value.remedy
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "key"
     path.write_bytes(b"AAAA\n")
@@ -153,9 +153,9 @@ def test_a_key_is_checked_without_making_it(tmp_path: Path) -> None:
 def test_a_key_of_the_documents_is_one(tmp_path: Path) -> None:
     """The command of the remedy, and of the pages, makes a key that is taken."""
     path = tmp_path / "key"
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(ConfigurationError) as excinfo:
         Seal.from_file(tmp_path / "no" / "key")
-    command = caught.value.remedy.partition(": ")[2]
+    command = excinfo.value.remedy.partition(": ")[2]
     command = command.replace(f"{tmp_path}/no/key", str(path)).replace("USER", str(os.getuid()))
     subprocess.run(["sh", "-ec", command], check=True)
     ciphertext = Seal.from_file(path).close("text", "context")

@@ -1,4 +1,4 @@
-"""The SFTP client against servers that break the protocol, and OpenSSH's own."""
+"""The SFTP client with servers that violate the protocol, and with OpenSSH's server."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ VERSION = struct.pack(">LBL", 5, packets.VERSION, 3)
 
 
 class Wire:
-    """A channel whose other end is the test."""
+    """A channel to the test: it records what is sent, and `says` passes data to the client."""
 
     def __init__(self) -> None:
-        """Be open."""
+        """Start open."""
         self.closed: Deferred[int | None] = Deferred()
         self.stderr = ""
         self.sent = bytearray()
@@ -44,15 +44,15 @@ class Wire:
         self.says: Callable[[bytes], None] = lambda _: None
 
     def write(self, data: Buffer) -> None:
-        """Keep what is sent."""
+        """Record sent data."""
         self.sent += data
 
     def writeSequence(self, data: Iterable[Buffer]) -> None:
-        """Keep what is sent."""
+        """Record sent data."""
         self.sent += b"".join(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Keep the producer."""
+        """Store the producer."""
         self.producer = producer
 
     def unregisterProducer(self) -> None:
@@ -60,11 +60,11 @@ class Wire:
         self.producer = None
 
     def receive(self, data: Callable[[bytes], None], eof: Callable[[], None] | None = None) -> None:
-        """Tell the client what `says` is told."""
+        """Store the receiver of the client as `says`."""
         self.says = data
 
     def end_input(self) -> None:
-        """Remember it."""
+        """Record the end of the input."""
         self.ended = True
 
     def lose(self) -> None:
@@ -76,17 +76,17 @@ class Wire:
 
 
 def packet(kind: int, body: bytes) -> bytes:
-    """Return a packet with its number in the body."""
+    """Return a packet; the body includes the request number."""
     return struct.pack(">LB", 1 + len(body), kind) + body
 
 
 def answer(kind: int, number: int, body: bytes) -> bytes:
-    """Return an answer."""
+    """Return a reply."""
     return packets.request(kind, number, body)
 
 
-def begun(extensions: bytes = b"") -> tuple[Wire, Clock, Sftp]:
-    """Return a session that has been greeted; its first request has the number 1."""
+def start_session(extensions: bytes = b"") -> tuple[Wire, Clock, Sftp]:
+    """Return a session after the greeting; its first request has the number 1."""
     wire, clock = Wire(), Clock()
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, clock, IDLE_SECONDS))
     wire.says(packet(packets.VERSION, struct.pack(">L", 3) + extensions))
@@ -106,7 +106,7 @@ def error_of(waiting: Deferred[Any]) -> BaseException:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         b"Welcome to the cluster!\n",
         packet(packets.STATUS, struct.pack(">LL", 0, 4)),
@@ -116,11 +116,11 @@ def error_of(waiting: Deferred[Any]) -> BaseException:
         packet(packets.VERSION, struct.pack(">LL", 3, 99)),
     ],
 )
-def test_no_sftp(said: bytes) -> None:
-    """What does not greet as an SFTP server does is none, and is told so."""
+def test_no_sftp(output: bytes) -> None:
+    """A wrong greeting raises an error that names SFTP."""
     wire = Wire()
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, Clock(), IDLE_SECONDS))
-    wire.says(said)
+    wire.says(output)
     error = error_of(beginning)
     assert isinstance(error, DeliveryFailed)
     assert "is not SFTP" in error.what
@@ -128,7 +128,7 @@ def test_no_sftp(said: bytes) -> None:
 
 
 def test_silence_at_the_beginning() -> None:
-    """A server that says nothing at all is given up."""
+    """A server without a greeting fails after the idle limit."""
     wire, clock = Wire(), Clock()
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, clock, IDLE_SECONDS))
     clock.advance(IDLE_SECONDS)
@@ -137,7 +137,7 @@ def test_silence_at_the_beginning() -> None:
 
 
 def test_end_at_the_beginning() -> None:
-    """A server that ends at once is no SFTP server; what it said is for admins."""
+    """A server that exits at once raises an error with its standard error."""
     wire = Wire()
     wire.stderr = "This account is not available."
     beginning = Deferred.fromCoroutine(Sftp.begin(wire, Clock(), IDLE_SECONDS))
@@ -149,7 +149,7 @@ def test_end_at_the_beginning() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         answer(packets.STATUS, 7, struct.pack(">L", 0)),
         struct.pack(">L", packets.LONGEST_PACKET + 1),
@@ -157,11 +157,11 @@ def test_end_at_the_beginning() -> None:
         b"\xff" * 100,
     ],
 )
-def test_broken_protocol(said: bytes) -> None:
-    """Nonsense ends the session: what waits fails, and what comes after does too."""
-    wire, clock, session = begun()
+def test_broken_protocol(output: bytes) -> None:
+    """Invalid data ends the session: open and later requests fail."""
+    wire, clock, session = start_session()
     waiting = Deferred.fromCoroutine(session.read(b"h", 0, 10))
-    wire.says(said)
+    wire.says(output)
     assert isinstance(error_of(waiting), DeliveryFailed)
     assert wire.lost
     assert isinstance(error_of(Deferred.fromCoroutine(session.lstat(b"/"))), DeliveryFailed)
@@ -170,8 +170,8 @@ def test_broken_protocol(said: bytes) -> None:
 
 @pytest.mark.parametrize("data", [string(b""), string(b"x" * 11), struct.pack(">L", 1 << 20), b""])
 def test_data_of_another_length(data: bytes) -> None:
-    """A server that sends no bytes, or more than were asked for, does not keep the protocol."""
-    wire, _, session = begun()
+    """A server that sends no bytes, or too many, violates the protocol."""
+    wire, _, session = start_session()
     waiting = Deferred.fromCoroutine(session.read(b"h", 0, 10))
     wire.says(answer(packets.DATA, 1, data))
     assert isinstance(error_of(waiting), DeliveryFailed)
@@ -179,8 +179,8 @@ def test_data_of_another_length(data: bytes) -> None:
 
 
 def test_endless_handle() -> None:
-    """A handle is no longer than the protocol allows: it is repeated in every WRITE."""
-    wire, _, session = begun()
+    """A handle longer than the protocol allows is refused; each WRITE would repeat it."""
+    wire, _, session = start_session()
     opening = Deferred.fromCoroutine(session.open(b"/f", packets.FOR_READING))
     wire.says(answer(packets.HANDLE, 1, string(b"h" * 257)))
     assert isinstance(error_of(opening), DeliveryFailed)
@@ -189,8 +189,8 @@ def test_endless_handle() -> None:
 
 @given(pieces=st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes(pieces: list[bytes]) -> None:
-    """Whatever a server says, every wait ends and nothing else than our errors comes of it."""
-    wire, clock, session = begun()
+    """With any data from a server, every request ends, at worst with our own errors."""
+    wire, clock, session = start_session()
     waits: list[Deferred[Any]] = [
         Deferred.fromCoroutine(session.lstat(b"/f")),
         Deferred.fromCoroutine(session.list(b"/", lambda _: True)),
@@ -212,21 +212,21 @@ def test_any_bytes(pieces: list[bytes]) -> None:
 
 @given(st.data())
 def test_packets_in_pieces(data: st.DataObject) -> None:
-    """However a stream is cut, the same packets come out of it."""
+    """Packets are parsed, however the stream is split."""
     bodies = data.draw(st.lists(st.binary(min_size=4, max_size=50), max_size=5))
     stream = b"".join(packet(7, body) for body in bodies)
     splitter = Splitter()
-    found = []
+    results = []
     while stream:
         length = data.draw(st.integers(1, len(stream)))
-        found += [(kind, body.number()) for kind, body in splitter.feed(stream[:length])]
+        results += [(kind, body.number()) for kind, body in splitter.feed(stream[:length])]
         stream = stream[length:]
-    assert found == [(7, int.from_bytes(body[:4], "big")) for body in bodies]
+    assert results == [(7, int.from_bytes(body[:4], "big")) for body in bodies]
 
 
 def test_late_answer_to_a_cancelled_request() -> None:
-    """An answer that nobody waits for any more is no nonsense."""
-    wire, _, session = begun()
+    """The reply to a cancelled request is ignored."""
+    wire, _, session = start_session()
     waiting = Deferred.fromCoroutine(session.lstat(b"/f"))
     waiting.cancel()
     assert isinstance(error_of(waiting), CancelledError)
@@ -236,18 +236,18 @@ def test_late_answer_to_a_cancelled_request() -> None:
 
 
 async def blocks(count: int, length: int = 1 << 20) -> AsyncIterator[bytes]:
-    """Yield so many blocks."""
+    """Yield `count` blocks."""
     for _ in range(count):
         yield bytes(length)
 
 
 def outgoing(count: int, report: Callable[[int], None] = lambda _: None) -> OutgoingFile:
-    """Return so many blocks on their way."""
+    """Return a file of `count` blocks."""
     return OutgoingFile(blocks(count), 0, report)
 
 
-def written(sent: bytes) -> tuple[list[int], int]:
-    """Return the numbers of the WRITEs that were sent, and their bytes."""
+def parse_writes(sent: bytes) -> tuple[list[int], int]:
+    """Return the request numbers of the sent WRITEs, and the total of their bytes."""
     numbers, total = [], 0
     for kind, body in Splitter().feed(sent):
         assert kind == packets.WRITE
@@ -259,13 +259,13 @@ def written(sent: bytes) -> tuple[list[int], int]:
 
 
 def test_bytes_in_flight() -> None:
-    """No more is sent than the limit until answers come, in whatever order, and then all is."""
-    wire, clock, session = begun()
+    """Bytes in flight are limited; replies in any order let the rest follow."""
+    wire, clock, session = start_session()
     reports: list[int] = []
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(20, reports.append)))
     total = 0
     while not writing.called:
-        numbers, length = written(bytes(wire.sent))
+        numbers, length = parse_writes(bytes(wire.sent))
         wire.sent.clear()
         assert 0 < length <= IN_FLIGHT + 32768
         total += length
@@ -276,14 +276,14 @@ def test_bytes_in_flight() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_channel_that_is_full() -> None:
-    """Nothing is sent while the channel takes no more."""
-    wire, _, session = begun()
+def test_a_paused_channel() -> None:
+    """Nothing is sent while the channel pauses its producer."""
+    wire, _, session = start_session()
     wire.producer.pauseProducing()
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(1)))
     assert wire.sent == b""
     wire.producer.resumeProducing()
-    numbers, length = written(bytes(wire.sent))
+    numbers, length = parse_writes(bytes(wire.sent))
     assert length == 1 << 20
     for number in numbers:
         wire.says(answer(packets.STATUS, number, struct.pack(">L", 0)))
@@ -291,10 +291,10 @@ def test_channel_that_is_full() -> None:
 
 
 def test_refused_write() -> None:
-    """The first WRITE that is refused ends the writing; the session goes on."""
-    wire, _, session = begun()
+    """A refused WRITE ends the write; the session stays usable."""
+    wire, _, session = start_session()
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(100)))
-    numbers, _ = written(bytes(wire.sent))
+    numbers, _ = parse_writes(bytes(wire.sent))
     wire.says(answer(packets.STATUS, numbers[0], struct.pack(">L", 4) + string(b"full\n")))
     error = error_of(writing)
     assert isinstance(error, SftpRefused)
@@ -305,8 +305,8 @@ def test_refused_write() -> None:
 
 @pytest.mark.parametrize("end", ["silence", "close", "failure"])
 def test_connection_that_ends_while_writing(end: str) -> None:
-    """A writer that waits is told that the connection is gone."""
-    wire, clock, session = begun()
+    """A waiting write fails when the connection ends."""
+    wire, clock, session = start_session()
     writing = Deferred.fromCoroutine(session.write(b"h", outgoing(100)))
     if end == "silence":
         clock.advance(IDLE_SECONDS)
@@ -323,24 +323,24 @@ def test_connection_that_ends_while_writing(end: str) -> None:
 
 
 def test_round_trip() -> None:
-    """The time to the answer that came soonest is known; what was cancelled has none."""
-    wire, clock, session = begun()
+    """The round trip is the time of the fastest reply; cancelled requests do not count."""
+    wire, clock, session = start_session()
     for number, seconds in enumerate((3.0, 1.0, 2.0), 1):
         reading = Deferred.fromCoroutine(session.read(b"h", 0, 1))
         clock.advance(seconds)
         wire.says(answer(packets.DATA, number, string(b"x")))
         assert reading.called
-    cancelled = Deferred.fromCoroutine(session.read(b"h", 0, 1))
-    cancelled.cancel()
-    assert isinstance(error_of(cancelled), CancelledError)
+    cancelled_read = Deferred.fromCoroutine(session.read(b"h", 0, 1))
+    cancelled_read.cancel()
+    assert isinstance(error_of(cancelled_read), CancelledError)
     assert session.round_trip == 1.0
     session.close()
 
 
 @pytest.mark.parametrize("late", [True, False])
 def test_end_in_order(late: bool) -> None:
-    """A session ends when its server does, or when that takes too long."""
-    wire, clock, session = begun()
+    """`end` returns when the server exits, or after a few seconds."""
+    wire, clock, session = start_session()
     ending = Deferred.fromCoroutine(session.end())
     assert (wire.ended, wire.lost, ending.called) == (True, False, False)
     if late:
@@ -354,9 +354,9 @@ def test_end_in_order(late: bool) -> None:
 
 
 def test_patience() -> None:
-    """A sync may take longer than other requests, and no longer than that."""
+    """A sync has a longer limit than other requests."""
     extensions = string(packets.FSYNC) + string(b"1")
-    _, clock, session = begun(extensions)
+    _, clock, session = start_session(extensions)
     syncing = Deferred.fromCoroutine(session.sync(b"h", 3 * IDLE_SECONDS))
     clock.advance(2 * IDLE_SECONDS)
     assert not syncing.called
@@ -380,8 +380,8 @@ RENAMES: dict[str, list[tuple[int, int | None]]] = {
 
 @pytest.mark.parametrize("steps", RENAMES.values(), ids=RENAMES)
 def test_rename_of_old_servers(steps: list[tuple[int, int | None]]) -> None:
-    """Without OpenSSH's rename another file is removed once it is in the way, and not before."""
-    wire, _, session = begun()
+    """Without OpenSSH's rename, the target is removed only after a refused rename."""
+    wire, _, session = start_session()
     renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
     for number, (request, status) in enumerate(steps, 1):
         ((kind, _),) = Splitter().feed(bytes(wire.sent))
@@ -398,8 +398,8 @@ def test_rename_of_old_servers(steps: list[tuple[int, int | None]]) -> None:
 
 @pytest.mark.parametrize("status", [packets.PERMISSION_DENIED, packets.UNSUPPORTED])
 def test_no_rename_at_all(status: int) -> None:
-    """Nothing is removed where the server refuses every rename."""
-    wire, _, session = begun(string(packets.POSIX_RENAME) + string(b"1"))
+    """If the server refuses every rename, nothing is removed."""
+    wire, _, session = start_session(string(packets.POSIX_RENAME) + string(b"1"))
     renaming = Deferred.fromCoroutine(session.rename(b"/a", b"/b"))
     for number in (1, 2):
         wire.says(answer(STATUS, number, struct.pack(">L", status)))
@@ -412,8 +412,8 @@ def test_no_rename_at_all(status: int) -> None:
 
 
 def test_listing_without_eof() -> None:
-    """A listing ends with an empty answer, too: some servers send no EOF."""
-    wire, _, session = begun()
+    """An empty reply also ends a listing, since some servers send no EOF."""
+    wire, _, session = start_session()
     listing = Deferred.fromCoroutine(session.list(b"/a", lambda _: True))
     wire.says(answer(packets.HANDLE, 1, string(b"h")))
     entry = string(b"name") + string(b"long") + struct.pack(">L", 0)
@@ -430,7 +430,7 @@ def test_listing_without_eof() -> None:
 
 @asynccontextmanager
 async def real_session(directory: Path) -> AsyncIterator[Sftp]:
-    """Give a session with OpenSSH's server."""
+    """Open a session with OpenSSH's server."""
     over = connection(NOBODY, without_ssh(directory))
     channel: Channel = await over.open_subsystem("sftp")
     try:
@@ -441,28 +441,28 @@ async def real_session(directory: Path) -> AsyncIterator[Sftp]:
 
 @pytest_twisted.ensureDeferred
 async def test_reads_through(tmp_path: Path) -> None:
-    """A file is read back in order, whatever its length."""
+    """A file of any length is read back in order."""
     content = os.urandom(3_000_001)
     (tmp_path / "file").write_bytes(content)
     async with real_session(tmp_path / "bin") as session:
         handle = await session.open(bytes(tmp_path / "file"), packets.FOR_READING)
-        found = bytearray()
-        await session.read_through(handle, len(content), found.extend)
-        assert found == content
+        results = bytearray()
+        await session.read_through(handle, len(content), results.extend)
+        assert results == content
         assert await session.read(handle, len(content) - 5, 10) == content[-5:]
         await session.close_handle(handle)
 
 
 @pytest_twisted.ensureDeferred
 async def test_long_directory(tmp_path: Path) -> None:
-    """A directory of many packets is listed whole, as far as its names are wanted."""
+    """A directory that needs many packets is listed completely, with selected names."""
     place = tmp_path / "many"
     place.mkdir()
     for n in range(3000):
         (place / f"{n}-{'x' * 100}").touch()
     async with real_session(tmp_path / "bin") as session:
-        found = await session.list(bytes(place), lambda name: name.startswith(b"1"))
-    assert {name for name, _ in found} == {
+        results = await session.list(bytes(place), lambda name: name.startswith(b"1"))
+    assert {name for name, _ in results} == {
         path.name.encode() for path in place.iterdir() if path.name.startswith("1")
     }
     with suppress(DeliveryFailed):

@@ -1,4 +1,4 @@
-"""A file on its way: who gets which piece of it, and when."""
+"""Pieces of a file are distributed once each, within the limit on write-ahead."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ async def blocks(*lengths: int) -> AsyncIterator[bytes]:
 
 
 def ignore(done: int) -> None:
-    """Hear a report."""
+    """Ignore a report."""
 
 
-class Asker:
-    """Somebody who asks for a piece at a time; `got` is what he was told, once he is."""
+class PieceReader:
+    """A session that requests one piece at a time; `results` gets the piece or failure."""
 
     def __init__(self, out: OutgoingFile, longest: int = BLOCK) -> None:
-        """Ask at once."""
+        """Request the first piece."""
         self.out = out
         self.longest = longest
-        self.got: list[Any] = []
+        self.results: list[Any] = []
         self.waiting: Deferred[Any] = Deferred()
-        self.ask()
+        self.request()
 
-    def ask(self) -> None:
-        """Ask for the next one."""
-        self.got.clear()
+    def request(self) -> None:
+        """Request the next piece."""
+        self.results.clear()
         self.waiting = Deferred.fromCoroutine(self.out.piece(self.longest))
-        self.waiting.addBoth(self.got.append)
+        self.waiting.addBoth(self.results.append)
 
     @property
     def offset(self) -> int:
-        """Return where the piece belongs."""
-        offset: int = self.got[0][0]
+        """Return the offset of the piece."""
+        offset: int = self.results[0][0]
         return offset
 
     @property
     def error(self) -> BaseException | None:
-        """Return what he was told instead."""
-        failure: Failure = self.got[0]
+        """Return the error instead of a piece."""
+        failure: Failure = self.results[0]
         return failure.value
 
 
-def full(report: Any = ignore) -> OutgoingFile:
-    """Return a file of which as much is under way as may be."""
+def full_file(report: Any = ignore) -> OutgoingFile:
+    """Return a file with as many bytes in flight as allowed."""
     out = OutgoingFile(blocks(*(BLOCK for _ in range(2 * IN_REACH))), 0, report)
     for _ in range(IN_REACH):
-        Asker(out)
+        PieceReader(out)
     return out
 
 
@@ -72,32 +72,32 @@ def full(report: Any = ignore) -> OutgoingFile:
     seed=st.integers(),
 )
 def test_pieces(lengths: list[int], start: int, longest: list[int], seed: int) -> None:
-    """However many ask, and whichever is answered when, each byte goes once, within the reach."""
-    chance = random.Random(seed)
+    """With any order of requests and replies, each byte is sent once, within the limit."""
+    rng = random.Random(seed)
     reports: list[int] = []
     out = OutgoingFile(blocks(*lengths), start, reports.append)
-    askers = [Asker(out, length) for length in longest]
-    under_way: dict[int, int] = {}
+    readers = [PieceReader(out, length) for length in longest]
+    in_flight: dict[int, int] = {}
     end, total = start, 0
-    while askers or under_way:
-        for asker in [one for one in askers if one.got]:
-            piece = asker.got[0]
+    while readers or in_flight:
+        for reader in [first for first in readers if first.results]:
+            piece = reader.results[0]
             if piece is None:
-                askers.remove(asker)
+                readers.remove(reader)
                 continue
             offset, data = piece
-            assert 0 < len(data) <= asker.longest
-            assert offset not in under_way
-            under_way[offset] = len(data)
+            assert 0 < len(data) <= reader.longest
+            assert offset not in in_flight
+            in_flight[offset] = len(data)
             end, total = max(end, offset + len(data)), total + len(data)
-            assert end - min(under_way) <= REACH
-            asker.got.clear()
-        quiet = [asker for asker in askers if asker.waiting.called]
-        if quiet and (not under_way or chance.random() < 0.6):
-            chance.choice(quiet).ask()
-        elif under_way:
-            offset = chance.choice(sorted(under_way))
-            del under_way[offset]
+            assert end - min(in_flight) <= REACH
+            reader.results.clear()
+        idle_readers = [reader for reader in readers if reader.waiting.called]
+        if idle_readers and (not in_flight or rng.random() < 0.6):
+            rng.choice(idle_readers).request()
+        elif in_flight:
+            offset = rng.choice(sorted(in_flight))
+            del in_flight[offset]
             out.acknowledge(offset)
     assert end - start == total == sum(lengths)
     assert reports == sorted(reports)
@@ -105,58 +105,58 @@ def test_pieces(lengths: list[int], start: int, longest: list[int], seed: int) -
 
 
 def test_reach() -> None:
-    """One piece without an answer keeps all from going further than the reach."""
-    out = full()
-    one, other = Asker(out), Asker(out, 1)
+    """An unacknowledged piece stops all sessions at the limit."""
+    out = full_file()
+    first, second = PieceReader(out), PieceReader(out, 1)
     for n in range(1, IN_REACH):
         out.acknowledge(n * BLOCK)
-    assert one.got == other.got == []
+    assert first.results == second.results == []
     out.acknowledge(0)
-    assert (one.offset, other.offset) == (REACH, REACH + BLOCK)
+    assert (first.offset, second.offset) == (REACH, REACH + BLOCK)
 
 
-def test_reports_are_not_too_many() -> None:
-    """What is answered is told each time that it is a good deal more."""
+def test_reports_are_limited() -> None:
+    """Acknowledged bytes are reported once per MiB."""
     reports: list[int] = []
     out = OutgoingFile(blocks(BLOCK), 7, reports.append)
     for _ in range(0, BLOCK, 1024):
-        Asker(out, 1024)
+        PieceReader(out, 1024)
     for offset in range(0, BLOCK, 1024):
         out.acknowledge(7 + offset)
     assert reports == [n << 20 for n in range(1, 5)]
 
 
-def test_one_that_fails_ends_the_others() -> None:
-    """Whoever waits, and whoever asks later, gets the first error; nothing more is told."""
+def test_a_failure_ends_all_sessions() -> None:
+    """Waiting and later requests raise the first error, and reports stop."""
     reports: list[int] = []
-    out = full(reports.append)
-    waiting, behind = Asker(out), Asker(out)
+    out = full_file(reports.append)
+    waiting, queued = PieceReader(out), PieceReader(out)
     InFlightWrites(out).fail(ValueError("first"))
     out.stop(ValueError("second"))
-    for asker in (waiting, behind, Asker(out)):
-        assert str(asker.error) == "first"
+    for reader in (waiting, queued, PieceReader(out)):
+        assert str(reader.error) == "first"
     out.acknowledge(0)
     assert reports == []
 
 
 def test_cancelled() -> None:
-    """Whoever is cancelled while he waits takes nothing with him."""
-    out = full()
-    cancelled, other = Asker(out), Asker(out)
-    cancelled.waiting.cancel()
-    assert isinstance(cancelled.error, CancelledError)
-    assert other.got == []
+    """A cancelled request does not consume a piece."""
+    out = full_file()
+    cancelled_reader, second = PieceReader(out), PieceReader(out)
+    cancelled_reader.waiting.cancel()
+    assert isinstance(cancelled_reader.error, CancelledError)
+    assert second.results == []
     out.acknowledge(0)
-    assert other.offset == REACH
+    assert second.offset == REACH
 
 
-def test_source_that_cannot_be_read() -> None:
-    """What reading raises, whoever asked for the piece gets; what was read before is handed out."""
+def test_read_errors() -> None:
+    """Pieces before a read error are distributed; the next request raises the error."""
 
-    async def broken() -> AsyncIterator[bytes]:
+    async def failing_blocks() -> AsyncIterator[bytes]:
         yield bytes(BLOCK)
         raise OSError("worn out")
 
-    out = OutgoingFile(broken(), 0, ignore)
-    assert Asker(out).offset == 0
-    assert str(Asker(out).error) == "worn out"
+    out = OutgoingFile(failing_blocks(), 0, ignore)
+    assert PieceReader(out).offset == 0
+    assert str(PieceReader(out).error) == "worn out"

@@ -1,4 +1,4 @@
-"""One file by several SFTP sessions: how many, how they end, and what a break leaves."""
+"""Writing one file in several SFTP sessions: their number, their end, interruptions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.work.waiting import until
 IDLE_SECONDS = 20.0
 GIVEN_UP = 3.0
 UNREACHABLE = 1e15
-"""A rate for which as many sessions are opened as may be."""
+"""A rate that needs the highest number of sessions."""
 
 LARGE = 48 << 20
 WINDOW = 2 << 20
@@ -55,7 +55,7 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Give a converted file that is worth many sessions, and its digest."""
+    """Return a converted file that is large enough for many sessions, and its digest."""
     path = tmp_path_factory.mktemp("large") / "converted"
     content = random.Random(1).randbytes(LARGE)
     path.write_bytes(content)
@@ -64,7 +64,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Fars]:
-    """Give what runs systems until the test ends."""
+    """Return a function that runs systems until the end of the test."""
     with ExitStack() as stack:
 
         def run(body: str = PLAIN, *settings: str) -> NumberedSystem:
@@ -77,8 +77,8 @@ def runs(tmp_path: Path) -> Iterator[Fars]:
 
 @pytest.fixture
 def opens(threads: Threads, root: Path) -> Iterator[Opens]:
-    """Give what makes adapters that open as many sessions as they may, closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Return a function that makes adapters with many sessions; close them afterwards."""
+    directories: list[RemoteDirectory] = []
 
     def far(
         sshd: Sshd,
@@ -94,7 +94,7 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
                 return connection(account_on(sshd))
             return await connect(account(sshd), reactor, threads, idle_seconds=idle_seconds)
 
-        made.append(
+        directories.append(
             RemoteDirectory(
                 Hosts({"far": begin}, reactor),
                 PurePosixPath(root),
@@ -107,33 +107,33 @@ def opens(threads: Threads, root: Path) -> Iterator[Opens]:
                 ),
             )
         )
-        return made[-1]
+        return directories[-1]
 
     yield far
-    for directory in made:
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 def part_of(root: Path, sha256: str) -> Path:
-    """Return where the temporary of the image lies."""
+    """Return the path of the temporary file of the image."""
     return root / f"{IMAGE}.partial.{sha256[:16]}"
 
 
 def first_hole(part: Path, source: Path) -> int:
-    """Return how many bytes of a part are those of the source."""
-    with part.open("rb") as there, source.open("rb") as whole:
+    """Return the offset of the first byte of a part that differs from the source."""
+    with part.open("rb") as part_file, source.open("rb") as whole:
         at = 0
-        while piece := there.read(1 << 16):
-            wanted = whole.read(len(piece))
-            if piece != wanted:
-                pairs = enumerate(zip(piece, wanted, strict=True))
-                return at + next(n for n, (one, other) in pairs if one != other)
+        while piece := part_file.read(1 << 16):
+            expected = whole.read(len(piece))
+            if piece != expected:
+                pairs = enumerate(zip(piece, expected, strict=True))
+                return at + next(n for n, (byte, expected_byte) in pairs if byte != expected_byte)
             at += len(piece)
     return at
 
 
 def hole_of(part: Path, source: Path) -> Iterator[int]:
-    """Yield how far before the end of a part its first hole lies, if there is a part."""
+    """Yield the distance from the first hole of a part to its end, if there is a part."""
     if part.exists():
         yield part.stat().st_size - first_hole(part, source)
 
@@ -151,8 +151,8 @@ def hole_of(part: Path, source: Path) -> Iterator[int]:
         (0.05, WINDOW, 0, 1),
     ],
 )
-def test_how_many(round_trip: float, window: int, size: int, sessions: int) -> None:
-    """A long way takes several sessions, if the server has small windows and the file is large."""
+def test_session_count(round_trip: float, window: int, size: int, sessions: int) -> None:
+    """A long round trip needs several sessions for a large file and small windows."""
     assert parallel_write.session_count(round_trip, window, size) == sessions
 
 
@@ -162,8 +162,8 @@ def test_how_many(round_trip: float, window: int, size: int, sessions: int) -> N
     st.integers(0, 1 << 60),
     st.floats(0, 1e15),
 )
-def test_never_too_many(round_trip: float, window: int, size: int, rate: float) -> None:
-    """Whatever is measured and told, there is a session, and no more than a server bears."""
+def test_session_count_is_limited(round_trip: float, window: int, size: int, rate: float) -> None:
+    """With any measurements, there is at least one session and at most the limit."""
     assert 1 <= parallel_write.session_count(round_trip, window, size, rate) <= MOST_SESSIONS
 
 
@@ -171,18 +171,18 @@ def test_never_too_many(round_trip: float, window: int, size: int, rate: float) 
 async def test_several_sessions(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """A file that went by many sessions is right; then there is one session again."""
+    """A file written by many sessions is correct; afterwards one session is left."""
     source, sha256 = large
     far = runs(SLOW_FIRST)
     directory = opens(far.sshd)
-    heard: list[Progress] = []
-    await directory.install(source, IMAGE, sha256, heard.append)
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, reports.append)
     assert len(far.pids) == MOST_SESSIONS
     assert far.running_pids() == far.pids[:1]
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
     assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
-    done = [one.done for one in heard]
+    done = [byte.done for byte in reports]
     assert done == sorted(done)
     assert done[-1] == LARGE
     await directory.install(source, IMAGE, sha256, ignore)
@@ -196,7 +196,7 @@ async def test_several_sessions(
 async def test_one_session(
     runs: Fars, opens: Opens, large: tuple[Path, str], transport: str, rate: float
 ) -> None:
-    """On a short way one session does; so it must where each would be a login of its own."""
+    """One session suffices for a short round trip, and where each would be a login."""
     source, sha256 = large
     far = runs()
     await opens(far.sshd, transport=transport, rate=rate).install(source, IMAGE, sha256, ignore)
@@ -208,7 +208,7 @@ async def test_one_session(
 async def test_server_that_opens_few(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str], limit: int
 ) -> None:
-    """A server that refuses further sessions is no error; commands find their place afterwards."""
+    """A server that refuses further sessions is no error, and commands can start later."""
     source, sha256 = large
     far = runs(SLOW_FIRST, f"MaxSessions {limit}")
     with capturedLogs() as events:
@@ -224,7 +224,7 @@ async def test_server_that_opens_few(
 async def test_server_without_extensions(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """A server that can no more than the protocol of old is written to by several sessions too."""
+    """Several sessions also write to a server without extensions."""
     source, sha256 = large
     old = "limits,fsync,posix-rename,statvfs,fstatvfs"
     far = runs(f"server='{sftp_server()} -P {old}'; {SLOW_FIRST}")
@@ -237,7 +237,7 @@ async def test_server_without_extensions(
 async def test_sessions_that_may_not_write(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """Sessions that cannot open the file are done without."""
+    """Sessions that cannot open the file are skipped."""
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || exec $server -R; {SLOW_FIRST}")
     await opens(far.sshd).install(source, IMAGE, sha256, ignore)
@@ -249,7 +249,7 @@ async def test_sessions_that_may_not_write(
 async def test_sessions_that_never_begin(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """Once there is nothing left to send nobody waits for sessions that are not open yet."""
+    """A complete write does not wait for sessions that are not open yet."""
     source, sha256 = large
     far = runs(f"[ $n = 0 ] || {{ cat > /dev/null; exit; }}; {PLAIN}")
     began = time.monotonic()
@@ -264,13 +264,13 @@ async def test_sessions_that_never_begin(
 async def test_two_deliveries_at_once(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """Deliveries over one connection share the sessions that it may have."""
+    """Deliveries over one connection share its limit on sessions."""
     source, sha256 = large
     far = runs(SLOW_FIRST)
     directory = opens(far.sshd)
-    others = [f"{digit * 64}.squashfs" for digit in "ab"]
-    await gather_or_cancel(directory.install(source, name, sha256, ignore) for name in others)
-    assert names(root) == others
+    image_names = [f"{digit * 64}.squashfs" for digit in "ab"]
+    await gather_or_cancel(directory.install(source, name, sha256, ignore) for name in image_names)
+    assert names(root) == image_names
     assert len(far.pids) == MOST_SESSIONS
 
 
@@ -278,13 +278,13 @@ async def test_two_deliveries_at_once(
 async def test_refused_write_of_one(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """A write that one session is refused ends the delivery, with nothing left of it."""
+    """A refused write in one session ends the delivery, which leaves no file."""
     source, sha256 = large
     far = runs(f"[ $n != 2 ] || {{ trap '' XFSZ; ulimit -f 1; }}; {SLOW_FIRST}")
     directory = opens(far.sshd)
-    with pytest.raises(DeliveryFailed) as caught:
+    with pytest.raises(DeliveryFailed) as excinfo:
         await directory.install(source, IMAGE, sha256, ignore)
-    assert "status 4" in caught.value.detail
+    assert "status 4" in excinfo.value.detail
     assert names(root) == []
     await until(lambda: far.running_pids() == far.pids[:1])
     await directory.install(source, IMAGE, sha256, ignore)
@@ -293,7 +293,7 @@ async def test_refused_write_of_one(
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]) -> None:
-    """A delivery that is cancelled ends every session but the first, and leaves nothing."""
+    """A cancelled delivery ends every session but the first, and leaves no file."""
     source, sha256 = large
     far = runs(SLOW_FIRST)
     running: Deferred[Verification] = Deferred()
@@ -313,24 +313,24 @@ async def test_cancelled(runs: Fars, opens: Opens, root: Path, large: tuple[Path
 async def test_session_that_dies(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """A session that breaks takes the others with it; the delivery goes on where it was."""
+    """A broken session ends the others; the delivery resumes at its offset."""
     source, sha256 = large
     far = runs(SLOW_FIRST)
-    heard: list[int] = []
-    killed: list[int] = []
+    reports: list[int] = []
+    kills: list[int] = []
 
     def report(progress: Progress) -> None:
-        heard.append(progress.done)
-        if not killed and progress.done > REACH + (8 << 20) and len(far.running_pids()) > 3:
-            killed.append(len(heard))
+        reports.append(progress.done)
+        if not kills and progress.done > REACH + (8 << 20) and len(far.running_pids()) > 3:
+            kills.append(len(reports))
             os.kill(far.pids[3], signal.SIGKILL)
 
     def second() -> None:
-        assert not killed or names(root) == [part_of(root, sha256).name]
+        assert not kills or names(root) == [part_of(root, sha256).name]
 
     await opens(far.sshd, before_connect=second).install(source, IMAGE, sha256, report)
     assert len(far.pids) > MOST_SESSIONS
-    assert min(heard[killed[0] :]) >= 8 << 20
+    assert min(reports[kills[0] :]) >= 8 << 20
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == source.read_bytes()
 
@@ -339,7 +339,7 @@ async def test_session_that_dies(
 async def test_session_that_stops(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """The others get as far ahead of one that stopped as the reach, and then it is given up."""
+    """Sessions get at most the limit ahead of a stalled one, which then fails."""
     source, sha256 = large
     stops = f"[ $n != 3 ] || {slow('0', '1 << 20')}"
     far = runs(f"{stops}; [ $n -ge {MOST_SESSIONS} ] || {slow('5000000')}; {PLAIN}")
@@ -360,7 +360,7 @@ async def test_session_that_stops(
 async def test_breaks_with_sessions_of_any_speed(
     runs: Fars, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """Wherever a delivery breaks, its holes lie within the reach, and it ends with the right file.
+    """Wherever a delivery breaks, holes are within the limit, and the final file is correct.
 
     Some of the sessions are eight times as fast as others.
     """
@@ -369,13 +369,13 @@ async def test_breaks_with_sessions_of_any_speed(
     part = part_of(root, sha256)
     points = sorted(random.Random(2).sample(range(REACH, LARGE - REACH), BREAKS))
     holes: list[int] = []
-    ended = 0
+    breaks = 0
 
     def report(progress: Progress) -> None:
-        nonlocal ended
-        if len(holes) == ended and points and progress.done >= points[0]:
+        nonlocal breaks
+        if len(holes) == breaks and points and progress.done >= points[0]:
             points.pop(0)
-            ended += 1
+            breaks += 1
             far.sshd.end_connections()
 
     directory = opens(far.sshd, before_connect=lambda: holes.extend(hole_of(part, source)))

@@ -1,4 +1,4 @@
-"""What a server may say about channels: nothing of it is more than an error of the connection."""
+"""Whatever a server sends about channels, the worst result is an error of the connection."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shiftergw.ssh.channel import WINDOW, SshChannel
 from shiftergw.ssh.channels import Channels
 from shiftergw.ssh.kex import PARSE_ERRORS
 
-OPENED, DATA, CLOSE, SUCCESS = 91, 94, 97, 99
+OPEN_CONFIRMATION, DATA, CLOSE, SUCCESS = 91, 94, 97, 99
 
 
-class Wire:
-    """What stands below channels: keeps what they send."""
+class FakeTransport:
+    """A transport that records the packets of channels."""
 
     failure = None
     exchanging = False
@@ -29,68 +29,68 @@ class Wire:
         self.sent: list[tuple[int, bytes]] = []
 
     def sendPacket(self, kind: int, payload: bytes) -> None:
-        """Keep it."""
+        """Record a packet."""
         self.sent.append((kind, payload))
 
     def read_data_with(self, reader: Any) -> None:
-        """Leave data to the test."""
+        """Ignore the reader: the test passes data itself."""
 
     def add_writer(self, writer: Any) -> None:
-        """Never ask for data."""
+        """Ignore the writer: the test sends no data."""
 
 
-def started() -> Channels:
-    """Return the service on such a wire."""
+def start_service() -> Channels:
+    """Return a service on a fake transport."""
     channels = Channels()
-    channels.transport = Wire()  # type: ignore[assignment]
+    channels.transport = FakeTransport()  # type: ignore[assignment]
     channels.serviceStarted()
     return channels
 
 
 def words(*numbers: int) -> bytes:
-    """Return numbers as SSH writes them."""
+    """Return the encoding of numbers in SSH."""
     return struct.pack(f">{len(numbers)}L", *numbers)
 
 
-def opened() -> tuple[Channels, SshChannel]:
+def open_channel() -> tuple[Channels, SshChannel]:
     """Return the service with an open channel, number 0."""
-    channels = started()
-    found: list[SshChannel] = []
+    channels = start_service()
+    opened_channels: list[SshChannel] = []
     opening = Deferred.fromCoroutine(channels.open_session(b"exec", "true"))
-    opening.addCallback(found.append)
-    channels.packetReceived(OPENED, words(0, 7, 1 << 20, 32768))
+    opening.addCallback(opened_channels.append)
+    channels.packetReceived(OPEN_CONFIRMATION, words(0, 7, 1 << 20, 32768))
     channels.packetReceived(SUCCESS, words(0))
-    return channels, found[0]
+    return channels, opened_channels[0]
 
 
 def data(number: int, length: int, content: bytes) -> bytes:
-    """Return a packet of channel data as it is opened."""
+    """Return a decrypted packet of channel data."""
     return bytes((4, DATA)) + words(number, length) + content + bytes(4)
 
 
 def test_more_than_the_window() -> None:
-    """A server that sends more than it may is refused, before memory is full of it."""
-    channels, _ = opened()
+    """A server that exceeds the window is refused, so memory is bounded."""
+    channels, _ = open_channel()
     piece = bytes(32768)
     for _ in range(WINDOW // len(piece)):
         channels.data(data(0, len(piece), piece))
-    with pytest.raises(DeliveryFailed) as caught:
+    with pytest.raises(DeliveryFailed) as excinfo:
         channels.data(data(0, 1, b"x"))
-    assert "more data than the window" in caught.value.detail
+    assert "more data than the window" in excinfo.value.detail
 
 
 @pytest.mark.parametrize("length", [0, 2, 4, 0xFFFFFFFF])
 def test_data_of_another_length(length: int) -> None:
-    """Data that are not as long as they say are refused."""
-    channels, _ = opened()
+    """A wrong length of channel data is refused."""
+    channels, _ = open_channel()
     with pytest.raises(DeliveryFailed):
         channels.data(data(0, length, b"abc"))
 
 
 @pytest_twisted.ensureDeferred
-async def test_channels_that_are_not() -> None:
-    """A message about a channel that is not, or is no more, is nonsense."""
-    channels, channel = opened()
+async def test_messages_for_missing_channels() -> None:
+    """A message for an unknown or closed channel is a protocol error."""
+    channels, channel = open_channel()
     with pytest.raises(PARSE_ERRORS):
         channels.data(data(1, 1, b"x"))
     channels.packetReceived(CLOSE, words(0))
@@ -108,9 +108,9 @@ async def test_channels_that_are_not() -> None:
         max_size=8,
     )
 )
-def test_nonsense_about_channels(messages: list[tuple[int, bytes]]) -> None:
-    """Whatever a server says, it is understood, or an error of the protocol: no other."""
-    channels, channel = opened()
+def test_arbitrary_messages(messages: list[tuple[int, bytes]]) -> None:
+    """Any message is handled or raises a protocol error, and no other exception."""
+    channels, channel = open_channel()
     channel.receive(lambda _: None)
     for kind, payload in messages:
         try:

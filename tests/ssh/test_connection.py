@@ -1,4 +1,4 @@
-"""A native SSH connection: programs, streams, limits, and how it fails."""
+"""Our own SSH connection: programs, streams, limits and failures."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ def sshd() -> Iterator[Sshd]:
 
 
 class Source:
-    """A producer that writes pieces while it may; what it has done is there to see."""
+    """A producer that writes pieces until it is paused, and records what happens to it."""
 
     def __init__(self, channel: Channel, piece: bytes, count: int) -> None:
-        self.channel, self.piece, self.left = channel, piece, count
-        self.paused = False
+        self.channel, self.piece, self.remaining = channel, piece, count
+        self.is_paused = False
         self.pauses = 0
-        self.stopped = False
+        self.is_stopped = False
 
     def resumeProducing(self) -> None:
-        """Write until told to pause."""
-        self.paused = False
-        while self.left and not self.paused:
-            self.left -= 1
+        """Write until paused."""
+        self.is_paused = False
+        while self.remaining and not self.is_paused:
+            self.remaining -= 1
             self.channel.write(self.piece)
-        if not self.left:
+        if not self.remaining:
             self.channel.unregisterProducer()
             self.channel.end_input()
 
     def pauseProducing(self) -> None:
-        """Remember it."""
-        self.paused = True
+        """Record the pause."""
+        self.is_paused = True
         self.pauses += 1
 
     def stopProducing(self) -> None:
-        """Remember it."""
-        self.stopped = True
+        """Record the stop."""
+        self.is_stopped = True
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_keeps_the_protocols(sshd: Sshd, threads: Threads) -> None:
+async def test_it_implements_the_protocols(sshd: Sshd, threads: Threads) -> None:
     """The type checker sees a `Connection` that opens a `Channel`."""
     async with open_connection(sshd, threads) as connection:
         port: Connection = connection
@@ -74,7 +74,7 @@ async def test_it_keeps_the_protocols(sshd: Sshd, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_command(sshd: Sshd, threads: Threads) -> None:
-    """A command gets its input; its output, its errors and its exit status come back."""
+    """A command gets its input; output, standard error and exit status are returned."""
     async with open_connection(sshd, threads) as connection:
         argv = ["sh", "-c", "cat; echo one >&2; echo '\x07two' >&2; exit 7"]
         channel = await connection.open_command(argv)
@@ -88,20 +88,20 @@ async def test_command(sshd: Sshd, threads: Threads) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_words_stay_words(sshd: Sshd, threads: Threads, word: str) -> None:
-    """Nothing in an argument is more than an argument to the far side's shell."""
+    """The remote shell does not interpret characters of an argument."""
     async with open_connection(sshd, threads) as connection:
         assert await run(connection, "printf", "%s", word) == (0, word.encode())
 
 
 @pytest_twisted.ensureDeferred
 async def test_subsystem(sshd: Sshd, threads: Threads) -> None:
-    """A subsystem answers; one that the server does not have is refused in words."""
+    """A subsystem replies; an unknown subsystem raises an error with an explanation."""
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_subsystem("sftp")
-        answered: Deferred[bytes] = Deferred()
-        channel.receive(answered.callback)
+        reply: Deferred[bytes] = Deferred()
+        channel.receive(reply.callback)
         channel.write(b"\0\0\0\x05\x01\0\0\0\x03")
-        assert (await answered)[4:9] == b"\x02\0\0\0\x03"
+        assert (await reply)[4:9] == b"\x02\0\0\0\x03"
         channel.lose()
         await channel.closed
         with pytest.raises(DeliveryFailed, match="does not start"):
@@ -111,60 +111,60 @@ async def test_subsystem(sshd: Sshd, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_output_waits_for_a_reader(sshd: Sshd, threads: Threads) -> None:
-    """What a program says before anybody reads is kept, up to the window, and nothing is lost."""
+    """Output is buffered up to the window until it is read, and nothing is lost."""
     size = 3 * WINDOW
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["head", "-c", str(size), "/dev/zero"])
         await pause(0.5, reactor)
-        kept = sum(map(len, channel._unread))
-        assert WINDOW - 32768 <= kept <= WINDOW
+        buffered = sum(map(len, channel._unread))
+        assert WINDOW - 32768 <= buffered <= WINDOW
         assert not channel.closed.called
         assert await finish(channel) == (0, bytes(size))
 
 
 @pytest_twisted.ensureDeferred
 async def test_large_stream(sshd: Sshd, threads: Threads) -> None:
-    """A large stream arrives whole; its producer is paused, so that little waits in memory."""
+    """A large stream arrives complete, and its producer is paused to limit memory."""
     piece = os.urandom(224 << 10)
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["sha256sum"])
-        said: list[bytes] = []
-        channel.receive(said.append)
+        output: list[bytes] = []
+        channel.receive(output.append)
         source = Source(channel, piece, 500)
         channel.registerProducer(source, streaming=True)
         source.resumeProducing()
         assert channel._queued_bytes <= HIGH_WATER + len(piece)
         assert await channel.closed == 0
     digest = hashlib.sha256(piece * 500).hexdigest()
-    assert b"".join(said).decode().split()[0] == digest
+    assert b"".join(output).decode().split()[0] == digest
     assert source.pauses > 10
 
 
 @pytest_twisted.ensureDeferred
 async def test_pull_producer(sshd: Sshd, threads: Threads) -> None:
-    """A producer that waits to be asked is asked until it has nothing more."""
+    """A pull producer is asked until it has no more data."""
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["wc", "-c"])
-        said: list[bytes] = []
-        channel.receive(said.append)
+        output: list[bytes] = []
+        channel.receive(output.append)
 
-        class Asked(Source):
+        class PullSource(Source):
             def resumeProducing(self) -> None:
-                self.paused = False
-                self.left -= 1
+                self.is_paused = False
+                self.remaining -= 1
                 self.channel.write(self.piece)
-                if not self.left:
+                if not self.remaining:
                     self.channel.unregisterProducer()
                     self.channel.end_input()
 
-        channel.registerProducer(Asked(channel, bytes(300_000), 20), streaming=False)
+        channel.registerProducer(PullSource(channel, bytes(300_000), 20), streaming=False)
         assert await channel.closed == 0
-    assert int(b"".join(said)) == 6_000_000
+    assert int(b"".join(output)) == 6_000_000
 
 
 @pytest_twisted.ensureDeferred
 async def test_small_buffers(sshd: Sshd, threads: Threads) -> None:
-    """Many small buffers, empty ones and other views of memory are one stream."""
+    """Small, empty and other buffers are sent as one stream."""
     pieces = [bytes([n % 256]) * (n % 7) for n in range(20_000)]
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["cat"])
@@ -195,7 +195,7 @@ async def test_too_many_channels(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lost_channel(sshd: Sshd, threads: Threads) -> None:
-    """A channel that is given up ends; writing to it does nothing; the connection goes on."""
+    """A lost channel ends, ignores writes, and leaves the connection usable."""
     async with open_connection(sshd, threads) as connection:
         channel = await connection.open_command(["sleep", "1000"])
         channel.write(bytes(10_000_000))
@@ -208,7 +208,7 @@ async def test_lost_channel(sshd: Sshd, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_refused_key(sshd: Sshd, threads: Threads) -> None:
-    """A key that the system does not know is an error of its own, with its fingerprint."""
+    """A key that the system does not accept raises an error with its fingerprint."""
     key = make_key(sshd.root / "unknown")
     error = await refusal(sshd, threads, key=key)
     assert "does not accept the gateway's key" in error.what
@@ -218,13 +218,13 @@ async def test_refused_key(sshd: Sshd, threads: Threads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_user_that_may_not(threads: Threads) -> None:
-    """Users that do not exist or may not log in are refused, with what the server says."""
+async def test_users_who_may_not_log_in(threads: Threads) -> None:
+    """The error for an unknown or forbidden user contains the server's banner."""
     with Sshd("DenyUsers nobody", "Banner /etc/hostname") as server:
         banner = server.root / "banner"
         banner.write_text("No\x1b[31mway\n" + "x" * 5000)
-        with Sshd("AllowUsers nobody-at-all", f"Banner {banner}") as other:
-            error = await refusal(other, threads)
+        with Sshd("AllowUsers nobody-at-all", f"Banner {banner}") as server_with_banner:
+            error = await refusal(server_with_banner, threads)
         assert "does not accept" in error.what
         assert "No\\x1b[31mway" in error.detail
         assert len(error.detail) < 1000
@@ -234,7 +234,7 @@ async def test_user_that_may_not(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_server_without_keys(threads: Threads) -> None:
-    """A server that takes passwords only is told from one that does not know the key."""
+    """A server that accepts only passwords has an error of its own."""
     with Sshd("PubkeyAuthentication no", "PasswordAuthentication yes") as server:
         error = await refusal(server, threads)
     assert "with a key" in error.what
@@ -243,7 +243,7 @@ async def test_server_without_keys(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_server_that_asks_for_more(threads: Threads) -> None:
-    """A server that wants a second factor is told from one that refuses the key."""
+    """A server that requires a second factor has an error of its own."""
     settings = "PasswordAuthentication yes", "AuthenticationMethods publickey,password"
     with Sshd(*settings) as server:
         assert "asks for more" in (await refusal(server, threads)).what
@@ -253,7 +253,7 @@ async def test_server_that_asks_for_more(threads: Threads) -> None:
 async def test_known_hosts_of_the_user(
     sshd: Sshd, threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a list of its own the gateway takes that of the user it runs as."""
+    """Without configured known hosts, the file of the gateway's user is read."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "is not known" in (await refusal(sshd, threads, known_hosts=None)).what
     list_of_user = tmp_path / ".ssh" / "known_hosts"
@@ -265,7 +265,7 @@ async def test_known_hosts_of_the_user(
 
 @pytest_twisted.ensureDeferred
 async def test_unreachable(sshd: Sshd, threads: Threads) -> None:
-    """A port where nobody listens is an unreachable system; a name without address is wrong."""
+    """A closed port and a host name without an address have errors of their own."""
     assert "cannot be reached" in (await refusal(sshd, threads, port=free_port())).what
     unknown = await refusal(sshd, threads, host="no-such-host.invalid")
     assert (type(unknown), "has no address" in unknown.what) == (Away, True)
@@ -275,7 +275,7 @@ async def test_unreachable(sshd: Sshd, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_server_that_closes_at_once(sshd: Sshd, threads: Threads) -> None:
-    """A server that hangs up before a word is an error that says so."""
+    """A server that closes at once has an error of its own."""
 
     class HangsUp(ServerFactory):
         def buildProtocol(self, addr: Any) -> None:
@@ -291,7 +291,7 @@ async def test_server_that_closes_at_once(sshd: Sshd, threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_broken_connection(threads: Threads) -> None:
-    """When the connection breaks, all its channels fail at once, and no more are opened."""
+    """When the connection breaks, all channels fail at once, and no new one opens."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads)
         channels = [await connection.open_command(["sleep", "100"]) for _ in range(3)]
@@ -302,7 +302,7 @@ async def test_broken_connection(threads: Threads) -> None:
         for channel in channels:
             with pytest.raises(DeliveryFailed):
                 await channel.closed
-        assert source.stopped
+        assert source.is_stopped
         assert not connection.usable
         with pytest.raises(DeliveryFailed):
             await connection.open_command(["true"])
@@ -311,7 +311,7 @@ async def test_broken_connection(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_frozen_server(threads: Threads) -> None:
-    """A server that freezes is found out within the idle limit, while nothing is asked of it."""
+    """A frozen server is detected within the idle limit, also without requests."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads, idle_seconds=1)
         channel = await connection.open_command(["sleep", "1000"])
@@ -324,7 +324,7 @@ async def test_frozen_server(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
-    """So it is in the middle of an upload, when nothing more can be written."""
+    """A frozen server is detected during an upload, when no more data can be sent."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads, idle_seconds=1)
         channel = await connection.open_command(["sh", "-c", "cat >/dev/null"])
@@ -334,13 +334,13 @@ async def test_frozen_server_in_mid_stream(threads: Threads) -> None:
         await pause(0.2, reactor)
         with server.suspended(), pytest.raises(DeliveryFailed, match="does not answer"):
             await channel.closed
-        assert source.stopped
+        assert source.is_stopped
         await connection.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_quiet_server(threads: Threads) -> None:
-    """A server that answers keep-alives is kept, however long nothing else is said."""
+    """A server that answers keep-alives stays connected without other traffic."""
     with Sshd() as server:
         async with open_connection(server, threads, idle_seconds=scaled(0.4)) as connection:
             await pause(scaled(2), reactor)
@@ -360,7 +360,7 @@ async def test_server_keeps_alive_too(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_frozen_during_the_login(threads: Threads) -> None:
-    """A server that freezes before it is logged in to is given up within the connect limit."""
+    """A server that freezes before the login fails within the connect limit."""
     with Sshd() as server, server.suspended():
         began = time.monotonic()
         with pytest.raises(DeliveryFailed, match="does not answer"):
@@ -388,7 +388,7 @@ async def test_cancelled(threads: Threads) -> None:
 @pytest.mark.parametrize("turns", range(6))
 @pytest_twisted.ensureDeferred
 async def test_cancelled_at_once(sshd: Sshd, turns: int) -> None:
-    """A host that nobody waits for any more, while it is looked up or reached, is not one away."""
+    """Cancelling during look-up or connect raises `CancelledError`, not `Away`."""
     question: Any = Protocol()
     reaching = Deferred.fromCoroutine(reach("127.0.0.1", sshd.port, question, reactor))
     for _ in range(turns):
@@ -399,12 +399,12 @@ async def test_cancelled_at_once(sshd: Sshd, turns: int) -> None:
             await reaching
     else:
         question.transport.abortConnection()
-    await pause(0, reactor)  # the end of a connection is told in the next turn
+    await pause(0, reactor)  # the end of a connection is reported in the next turn
 
 
 @pytest_twisted.ensureDeferred
 async def test_close(threads: Threads) -> None:
-    """Closing ends channels with an error, can be repeated, and does not wait for a dead server."""
+    """Closing fails the channels, may be repeated, and sends a disconnect."""
     with Sshd() as server:
         connection = await connect(account(server), reactor, threads)
         channel = await connection.open_command(["sleep", "1000"])

@@ -1,4 +1,4 @@
-"""What an SSH server says before its version, and before it lets the gateway in."""
+"""Text of an SSH server before its version and during the login is limited."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ SECONDS = 0.5
     newline=st.sampled_from([b"\n", b"\r\n"]),
 )
 def test_any_lines(lines: list[bytes], rest: bytes, length: int, newline: bytes) -> None:
-    """The version is found behind any lines, and what follows it is returned, however it is cut."""
+    """The version is found after any lines, however the stream is split."""
     greeting = Greeting([b"2.0"])
     lines = [line for line in lines if not line.startswith(b"SSH-")]
     stream = b"".join(line + b"\n" for line in lines) + VERSION + newline + rest
     pieces = [stream[at : at + length] for at in range(0, len(stream), length)]
     for number, piece in enumerate(pieces, 1):
-        greeted = greeting.feed(piece)
-        if greeted is not None:
-            version, after = greeted
+        result = greeting.feed(piece)
+        if result is not None:
+            version, after = result
             assert (version, after + b"".join(pieces[number:])) == (VERSION, rest)
             return
     raise AssertionError("no version")
 
 
 def test_limits() -> None:
-    """The limits are those of OpenSSH's client; a further or a longer line is refused."""
+    """A further or longer line than OpenSSH's limits allow is refused."""
     greeting = Greeting([b"2.0"])
     assert greeting.feed(b"x\n" * MOST_LINES + b"x" * LONGEST_LINE) is None
-    with pytest.raises(DeliveryFailed) as caught:
+    with pytest.raises(DeliveryFailed) as excinfo:
         greeting.feed(b"\n")
-    assert "no version in the first lines" in caught.value.detail
+    assert "no version in the first lines" in excinfo.value.detail
     with pytest.raises(DeliveryFailed):
         Greeting([b"2.0"]).feed(b"x" * (LONGEST_LINE + 1))
     line = b"x" * LONGEST_LINE + b"\n"
@@ -70,12 +70,12 @@ def test_limits() -> None:
 
 
 class Endless(Protocol):
-    """A server that greets until the connection is closed, some bytes at a time."""
+    """A server that sends greetings until the connection is closed."""
 
     pieces: Iterator[bytes]
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Start to send."""
         self._loop = LoopingCall(self._say)
         self._loop.start(0.001)
 
@@ -84,21 +84,21 @@ class Endless(Protocol):
         self.transport.write(next(self.pieces))
 
     def connectionLost(self, reason: Any = None) -> None:
-        """Stop."""
+        """Stop to send."""
         self._loop.stop()
 
 
 @pytest.mark.parametrize("piece", [b"Welcome!\r\n" * 100, b"x" * 1000, b"x"])
 @pytest_twisted.ensureDeferred
 async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: bytes) -> None:
-    """A server that never comes to its version is given up by lines, bytes or time."""
+    """A server that never sends its version is refused by lines, bytes or time."""
     factory = ServerFactory()
     factory.protocol = type("Said", (Endless,), {"pieces": cycle([piece])})
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     port = listening.getHost().port
-    known = tmp_path / "known_hosts"
-    known.touch()
-    account = SshAccount("127.0.0.1", port, "u", make_key(tmp_path / "id"), None, known)
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.touch()
+    account = SshAccount("127.0.0.1", port, "u", make_key(tmp_path / "id"), None, known_hosts)
     seconds = SECONDS if piece == b"x" else 100
     expected = "does not answer" if piece == b"x" else "no version in the first lines"
     try:
@@ -106,9 +106,9 @@ async def test_greeting_without_end(threads: Threads, tmp_path: Path, piece: byt
             connect(account, reactor, threads, connect_seconds=seconds),
             host_keys("127.0.0.1", port, reactor, seconds=seconds),
         ):
-            with pytest.raises(DeliveryFailed) as caught:
+            with pytest.raises(DeliveryFailed) as excinfo:
                 await attempt
-            assert expected in f"{caught.value.what} {caught.value.detail}"
+            assert expected in f"{excinfo.value.what} {excinfo.value.detail}"
     finally:
         await listening.stopListening()
 
@@ -122,6 +122,6 @@ def test_banners_without_end(banner: bytes) -> None:
         for _ in range(1 + MOST_BANNER_BYTES // (len(banner) or 1)):
             login.packetReceived(53, NS(banner) + NS(b""))
 
-    with pytest.raises(DeliveryFailed) as caught:
+    with pytest.raises(DeliveryFailed) as excinfo:
         greet()
-    assert "banners without end" in caught.value.detail
+    assert "banners without end" in excinfo.value.detail

@@ -1,4 +1,4 @@
-"""Host keys: a server's own word, proven by its signatures, and what known hosts say of them."""
+"""Host keys of a server are proven by signatures and compared with the known hosts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shiftergw.ssh.host_keys import LONGEST_KEY, Verdict, host_keys, judge
 from shiftergw.ssh.known_hosts import KnownHosts, type_of
 from tests.delivery.native import reactor
 from tests.parts import free_port, need
-from tests.ssh.test_transport import VERSION, Scripted, packet
+from tests.ssh.test_transport import VERSION, ScriptedServer, packet
 from tests.sshd import Sshd, make_key, public
 
 
@@ -43,30 +43,30 @@ def blob(text: str) -> bytes:
 )
 @pytest_twisted.ensureDeferred
 async def test_every_key_of_a_server(kinds: Sequence[str]) -> None:
-    """Each key that a server has is found, by one connection each, and nobody logs in."""
+    """Each key of a server is found by one connection, without a login."""
     with Sshd(host_keys=kinds) as sshd:
-        found = await host_keys("127.0.0.1", sshd.port, reactor)
-        assert set(found) == {blob(public(sshd.host_key(kind))) for kind in kinds}
+        keys_found = await host_keys("127.0.0.1", sshd.port, reactor)
+        assert set(keys_found) == {blob(public(sshd.host_key(kind))) for kind in kinds}
         log = sshd.log.read_text()
-    # A server without the best kind is asked for it in vain, once.
+    # One connection fails for a server without a key of the best type.
     assert log.count("Connection from") == len(kinds) + ("ed25519" not in kinds)
     assert "user" not in log
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_without_a_key_that_can_be_checked() -> None:
-    """A server that signs with SHA-1 only has no key for us, and the error says what it has."""
+    """A server that signs with SHA-1 only raises an error with its algorithms."""
     with (
         Sshd("HostKeyAlgorithms ssh-rsa", host_keys=["rsa:2048"]) as sshd,
-        pytest.raises(DeliveryFailed, match="no host key that can be checked") as caught,
+        pytest.raises(DeliveryFailed, match="no host key that can be checked") as excinfo,
     ):
         await host_keys("127.0.0.1", sshd.port, reactor)
-    assert "ssh-rsa" in caught.value.detail
+    assert "ssh-rsa" in excinfo.value.detail
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_without_a_key_exchange_in_common() -> None:
-    """A server with which nothing can be agreed on is an error, not one without keys."""
+    """A server without a common key exchange method has an error of its own."""
     with (
         Sshd("KexAlgorithms diffie-hellman-group14-sha1") as sshd,
         pytest.raises(DeliveryFailed, match="no algorithm in common"),
@@ -75,10 +75,10 @@ async def test_server_without_a_key_exchange_in_common() -> None:
 
 
 @asynccontextmanager
-async def saying(said: bytes) -> AsyncIterator[int]:
-    """Serve what the test wants; the value is the port."""
+async def saying(output: bytes) -> AsyncIterator[int]:
+    """Serve this output; yield the port."""
     factory = ServerFactory()
-    factory.protocol = type("Said", (Scripted,), {"said": said})
+    factory.protocol = type("Said", (ScriptedServer,), {"output": output})
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         yield listening.getHost().port
@@ -86,12 +86,12 @@ async def saying(said: bytes) -> AsyncIterator[int]:
         await listening.stopListening()
 
 
-async def refusal(said: bytes, seconds: float = 20) -> DeliveryFailed:
-    """Return the error of a server that says this."""
-    async with saying(said) as port:
-        with pytest.raises(DeliveryFailed) as caught:
+async def refusal(output: bytes, seconds: float = 20) -> DeliveryFailed:
+    """Return the error for a server with this output."""
+    async with saying(output) as port:
+        with pytest.raises(DeliveryFailed) as excinfo:
             await host_keys("127.0.0.1", port, reactor, seconds=seconds)
-    return caught.value
+    return excinfo.value
 
 
 def kexinit(host_keys_offered: bytes = b"ssh-ed25519") -> bytes:
@@ -104,22 +104,22 @@ def kexinit(host_keys_offered: bytes = b"ssh-ed25519") -> bytes:
 
 
 def answer(key: bytes) -> bytes:
-    """Return a server's half of the exchange, with a signature that is none."""
+    """Return a server's half of the key exchange with an invalid signature."""
     signature = NS(b"ssh-ed25519") + NS(bytes(64))
     return packet(31, NS(key) + NS(bytes(31) + b"\x09") + NS(signature))
 
 
 @pytest_twisted.ensureDeferred
 async def test_key_that_is_shown_without_a_proof(tmp_path: Path) -> None:
-    """A key whose private half the server does not have is not found."""
+    """A key that the server cannot sign with is not reported."""
     key = blob(public(make_key(tmp_path / "host")))
     error = await refusal(VERSION + kexinit() + answer(key))
     assert "did not sign" in error.detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_key_that_is_none() -> None:
-    """A key of another type than agreed on, or one without an end, ends the connection."""
+async def test_invalid_keys() -> None:
+    """A key of another type than negotiated, or a too long one, ends the connection."""
     assert "did not sign" in (await refusal(VERSION + kexinit() + answer(b"x" * 50))).detail
     long = NS(b"ssh-ed25519") + bytes(LONGEST_KEY)
     assert "a host key of" in (await refusal(VERSION + kexinit() + answer(long))).detail
@@ -128,13 +128,13 @@ async def test_key_that_is_none() -> None:
 @pytest_twisted.ensureDeferred
 async def test_silent_server() -> None:
     """A server that says nothing, at once or after its first words, is given up in time."""
-    for said in b"", VERSION, VERSION + kexinit():
-        assert "does not answer" in (await refusal(said, seconds=0.3)).what
+    for output in b"", VERSION, VERSION + kexinit():
+        assert "does not answer" in (await refusal(output, seconds=0.3)).what
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_of_another_kind() -> None:
-    """What is no SSH server is an error in words, and its own words are made printable."""
+    """The error for another kind of server quotes it in printable form."""
     assert "does not speak SSH" in (await refusal(b"HTTP/1.1 400 Bad Request\r\n" * 2000)).what
     error = await refusal(VERSION + kexinit(b"\x1b[2Jodd"))
     assert "no host key" in error.what
@@ -144,7 +144,7 @@ async def test_server_of_another_kind() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unreachable_server() -> None:
-    """A port where nobody listens, and a name that nobody has."""
+    """A closed port and an unknown host name raise errors."""
     with pytest.raises(DeliveryFailed, match="cannot be reached"):
         await host_keys("127.0.0.1", free_port(), reactor)
     with pytest.raises(DeliveryFailed, match="has no address"):
@@ -154,19 +154,19 @@ async def test_unreachable_server() -> None:
 @pytest.mark.parametrize("early", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_cancelled(early: bool) -> None:
-    """Whoever waits no more, for a connection or for an answer, leaves none behind."""
-    gone: Deferred[None] = Deferred()
+    """Cancelling during connect or key exchange closes the connection."""
+    connection_lost: Deferred[None] = Deferred()
 
-    class Silent(Scripted):
+    class Silent(ScriptedServer):
         def connectionMade(self) -> None:
-            if early:  # the other end does not know yet that it is connected
+            if early:  # the client does not know yet that it is connected
                 asking.cancel()
 
         def dataReceived(self, data: bytes) -> None:
             asking.cancel()
 
         def connectionLost(self, reason: Any = None) -> None:
-            gone.callback(None)
+            connection_lost.callback(None)
 
     listening = reactor.listenTCP(0, ServerFactory.forProtocol(Silent), interface="127.0.0.1")
     port = listening.getHost().port
@@ -174,7 +174,7 @@ async def test_cancelled(early: bool) -> None:
     try:
         with pytest.raises(CancelledError):
             await asking
-        await gone
+        await connection_lost
     finally:
         await listening.stopListening()
 
@@ -188,7 +188,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("known", "shown", "verdicts"),
+    ("known_hosts", "key_names", "verdicts"),
     [
         ("", ["ed", "ec"], [Verdict.NEW, Verdict.NEW]),
         ("i {ed}", ["ed"], [Verdict.NEW]),
@@ -206,33 +206,33 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ],
 )
 def test_verdicts(
-    keys: dict[str, str], known: str, shown: Sequence[str], verdicts: Sequence[Verdict]
+    keys: dict[str, str], known_hosts: str, key_names: Sequence[str], verdicts: Sequence[Verdict]
 ) -> None:
-    """A key is new only if nothing that is known speaks against it."""
-    blobs = [blob(keys[name]) for name in shown]
-    found = judge("h", 22, blobs, KnownHosts(known.format(**keys), "list"))
-    assert [one.blob for one in found] == blobs
-    assert [one.verdict for one in found] == verdicts
+    """A key is new only if no known key contradicts it."""
+    blobs = [blob(keys[name]) for name in key_names]
+    keys_found = judge("h", 22, blobs, KnownHosts(known_hosts.format(**keys), "list"))
+    assert [key.blob for key in keys_found] == blobs
+    assert [key.verdict for key in keys_found] == verdicts
 
 
-def test_lines_that_speak_against_a_key(keys: dict[str, str]) -> None:
-    """Each verdict that is not good names the lines of the file that it comes from."""
-    known = KnownHosts("# a comment\nh {ed}\n\n@revoked * {ec}".format(**keys), "list")
-    changed, revoked = judge("h", 22, [blob(keys["ed2"]), blob(keys["ec"])], known)
-    assert [line.place for line in changed.lines] == ["list, line 2"]
-    assert [line.place for line in revoked.lines] == ["list, line 4"]
-    assert type_of(changed.lines[0].blob) == b"ssh-ed25519"
+def test_lines_that_contradict_a_key(keys: dict[str, str]) -> None:
+    """A bad verdict names the lines of the file that cause it."""
+    known_hosts = KnownHosts("# a comment\nh {ed}\n\n@revoked * {ec}".format(**keys), "list")
+    changed_key, revoked_key = judge("h", 22, [blob(keys["ed2"]), blob(keys["ec"])], known_hosts)
+    assert [line.place for line in changed_key.lines] == ["list, line 2"]
+    assert [line.place for line in revoked_key.lines] == ["list, line 4"]
+    assert type_of(changed_key.lines[0].blob) == b"ssh-ed25519"
 
 
 def test_hashed_lines(keys: dict[str, str], tmp_path: Path) -> None:
-    """Names that were hashed are known, and what speaks against a key is found among them."""
+    """Hashed names are recognized, for known and for changed keys."""
     path = tmp_path / "known_hosts"
     path.write_text(f"[h]:2222 {keys['ed']}\n")
     subprocess.run([need("ssh-keygen"), "-q", "-H", "-f", os.fspath(path)], check=True)
     assert "2222" not in path.read_text()
-    known = KnownHosts.read([path], must_exist=True)
+    known_hosts = KnownHosts.read([path], must_exist=True)
     for name, verdict in ("ed", Verdict.KNOWN), ("ed2", Verdict.CHANGED):
-        (found,) = judge("H", 2222, [blob(keys[name])], known)
-        assert found.verdict == verdict
-    (found,) = judge("h", 22, [blob(keys["ed"])], known)
-    assert found.verdict == Verdict.NEW
+        (keys_found,) = judge("H", 2222, [blob(keys[name])], known_hosts)
+        assert keys_found.verdict == verdict
+    (keys_found,) = judge("h", 22, [blob(keys["ed"])], known_hosts)
+    assert keys_found.verdict == Verdict.NEW

@@ -1,4 +1,4 @@
-"""The gateway's keys: types, formats, passphrases, the agent; and that nothing of them leaks."""
+"""The gateway's keys: types, formats, passphrases, agents; no secret leaks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAIRS = [
 
 @functools.cache
 def pair_of(kind: str) -> tuple[bytes, bytes]:
-    """Return a key of a type and its public half; large ones take seconds to make."""
+    """Return a private and public key of a type; large keys take seconds to generate."""
     name, _, bits = kind.partition(":")
     with TemporaryDirectory() as directory:
         key = make_key(Path(directory, "id"), name, *(["-b", bits] if bits else []))
@@ -55,7 +55,7 @@ def make(path: Path, kind: str, form: str, passphrase: str = "") -> Path:
 
 
 def passphrase_file(path: Path, text: str = PASSPHRASE) -> Path:
-    """Write a passphrase as an editor does."""
+    """Write a passphrase with a newline, as editors do."""
     path.write_text(f"{text}\n")
     path.chmod(0o600)
     return path
@@ -74,7 +74,7 @@ def sshd() -> Iterator[Sshd]:
 async def test_types_and_formats(
     sshd: Sshd, threads: Threads, tmp_path: Path, kind: str, form: str, passphrase: str
 ) -> None:
-    """Each type and format of key logs in, with a passphrase and without."""
+    """Keys of each type and format log in, with and without a passphrase."""
     key = make(tmp_path / "id", kind, form, passphrase)
     sshd.authorized_keys.write_text(f"{public(key)}\n")
     file = passphrase_file(tmp_path / "passphrase") if passphrase else None
@@ -83,7 +83,7 @@ async def test_types_and_formats(
 
 
 def test_ed25519_in_pkcs8(tmp_path: Path) -> None:
-    """An Ed25519 key in PKCS#8, as other tools write it, is read."""
+    """An Ed25519 key in PKCS#8, the format of other tools, is read."""
     path = tmp_path / "id"
     argv = [need("openssl"), "genpkey", "-algorithm", "ed25519", "-out", str(path)]
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
@@ -96,7 +96,7 @@ def test_ed25519_in_pkcs8(tmp_path: Path) -> None:
 async def test_rsa_signs_as_the_server_says(
     threads: Threads, tmp_path: Path, algorithm: str
 ) -> None:
-    """An RSA key signs with the SHA-2 that the server takes."""
+    """An RSA key signs with the SHA-2 variant that the server accepts."""
     key = make(tmp_path / "id", "rsa:2048", "RFC4716")
     with Sshd(f"PubkeyAcceptedAlgorithms {algorithm}") as server:
         server.authorized_keys.write_text(f"{public(key)}\n")
@@ -106,7 +106,7 @@ async def test_rsa_signs_as_the_server_says(
 
 @pytest_twisted.ensureDeferred
 async def test_rsa_never_signs_with_sha1(threads: Threads, tmp_path: Path) -> None:
-    """A server that takes only SHA-1 from RSA keys gets no signature."""
+    """A server that accepts only SHA-1 from RSA keys gets no signature."""
     key = make(tmp_path / "id", "rsa:2048", "RFC4716")
     with Sshd("PubkeyAcceptedAlgorithms ssh-rsa") as server:
         server.authorized_keys.write_text(f"{public(key)}\n")
@@ -114,19 +114,19 @@ async def test_rsa_never_signs_with_sha1(threads: Threads, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("given", ["", "wrong"])
-def test_passphrase_absent_or_wrong(tmp_path: Path, form: str, given: str) -> None:
-    """Without its passphrase a key is not read, and the error says which of the two it is."""
+@pytest.mark.parametrize("passphrase", ["", "wrong"])
+def test_passphrase_absent_or_wrong(tmp_path: Path, form: str, passphrase: str) -> None:
+    """A missing and a wrong passphrase have errors of their own."""
     key = make(tmp_path / "id", "rsa:2048", form, PASSPHRASE)
-    file = passphrase_file(tmp_path / "passphrase", "another") if given else None
-    with pytest.raises(DeliveryFailed) as caught:
+    file = passphrase_file(tmp_path / "passphrase", "another") if passphrase else None
+    with pytest.raises(DeliveryFailed) as excinfo:
         read_key(key, file)
-    assert ("cannot be opened" if given else "needs a passphrase") in caught.value.what
-    assert "another" not in f"{caught.value} {caught.value.detail}"
+    assert ("cannot be opened" if passphrase else "needs a passphrase") in excinfo.value.what
+    assert "another" not in f"{excinfo.value} {excinfo.value.detail}"
 
 
 def test_key_that_needs_no_passphrase(tmp_path: Path) -> None:
-    """A passphrase that is not needed does no harm."""
+    """An unnecessary passphrase is ignored."""
     key = make(tmp_path / "id", "ed25519", "RFC4716")
     assert read_key(key, passphrase_file(tmp_path / "passphrase")).blob
 
@@ -148,8 +148,8 @@ def test_secrets_that_others_can_read(tmp_path: Path, mode: int) -> None:
     "content",
     [b"", b"nonsense", b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", b"\xff" * 100_000],
 )
-def test_files_that_are_no_keys(tmp_path: Path, content: bytes) -> None:
-    """What is no key is an error that says so."""
+def test_invalid_files(tmp_path: Path, content: bytes) -> None:
+    """A file that is not a key raises an error."""
     path = tmp_path / "id"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -160,7 +160,7 @@ def test_files_that_are_no_keys(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("form", ["OpenSSH", "RFC4716", "PKCS8"])
 @pytest.mark.parametrize("kind", ["rsa:2048", "ed25519", "ecdsa"])
 def test_a_public_key(tmp_path: Path, kind: str, form: str) -> None:
-    """A public key is called that, with any mode: to close it would be no remedy."""
+    """A public key is recognized, whatever its mode, since chmod is not the remedy."""
     path = tmp_path / "id.pub"
     path.write_bytes(pair_of(kind)[1])
     if form != "OpenSSH" and not (kind == "ed25519" and form == "PKCS8"):
@@ -168,17 +168,17 @@ def test_a_public_key(tmp_path: Path, kind: str, form: str) -> None:
         path.write_bytes(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
     for mode in (0o644, 0o600):
         path.chmod(mode)
-        with pytest.raises(DeliveryFailed, match="is a public key") as caught:
+        with pytest.raises(DeliveryFailed, match="is a public key") as excinfo:
             read_key(path, None)
-        assert "the file without .pub" in caught.value.remedy
+        assert "the file without .pub" in excinfo.value.remedy
 
 
 @pytest.mark.parametrize("algorithm", ["x25519", "EC"])
 def test_keys_that_ssh_does_not_know(tmp_path: Path, algorithm: str) -> None:
-    """Private keys that SSH has no name for are refused: other algorithms, other curves."""
+    """Private keys of unsupported algorithms and curves are refused."""
     path = tmp_path / "id"
-    more = ["-pkeyopt", "ec_paramgen_curve:secp256k1"] if algorithm == "EC" else []
-    argv = [need("openssl"), "genpkey", "-algorithm", algorithm, *more, "-out", str(path)]
+    options = ["-pkeyopt", "ec_paramgen_curve:secp256k1"] if algorithm == "EC" else []
+    argv = [need("openssl"), "genpkey", "-algorithm", algorithm, *options, "-out", str(path)]
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
     path.chmod(0o600)
     with pytest.raises(DeliveryFailed, match="cannot be used"):
@@ -186,23 +186,23 @@ def test_keys_that_ssh_does_not_know(tmp_path: Path, algorithm: str) -> None:
 
 
 def test_absent_files(tmp_path: Path) -> None:
-    """A file that is not there, or is a directory, is an error for admins to read."""
+    """A missing file and a directory raise errors whose details are for admins."""
     for path in tmp_path / "absent", tmp_path:
-        with pytest.raises(DeliveryFailed, match="cannot be read") as caught:
+        with pytest.raises(DeliveryFailed, match="cannot be read") as excinfo:
             read_key(path, None)
-        assert str(tmp_path) in caught.value.detail
-        assert str(tmp_path) not in str(caught.value)
+        assert str(tmp_path) in excinfo.value.detail
+        assert str(tmp_path) not in str(excinfo.value)
 
 
-def test_nothing_of_a_key_is_shown(tmp_path: Path) -> None:
-    """A key that is printed shows nothing of itself."""
+def test_repr_hides_the_key(tmp_path: Path) -> None:
+    """The text of a key object contains no part of the key."""
     signer = read_key(make(tmp_path / "id", "rsa:2048", "PEM"), None)
     assert repr(signer) == "<key of a file>"
 
 
 @contextmanager
 def agent(*keys: Path) -> Iterator[dict[str, str]]:
-    """Run an agent that holds these keys; give the environment to find it by."""
+    """Run an agent with these keys; yield the environment that names it."""
     directory = TemporaryDirectory(prefix="agent-")
     place = str(Path(directory.name) / "socket")
     process = children.start([need("ssh-agent"), "-D", "-a", place], stdout=subprocess.DEVNULL)
@@ -224,7 +224,7 @@ def agent(*keys: Path) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa:256", "rsa:2048"])
 @pytest_twisted.ensureDeferred
 async def test_agent(sshd: Sshd, threads: Threads, tmp_path: Path, kind: str) -> None:
-    """Without a key an agent's are used, one after the other; RSA with SHA-2."""
+    """Without a key file, the keys of an agent are tried in order, RSA with SHA-2."""
     stranger = make_key(tmp_path / "stranger")
     key = make(tmp_path / "id", kind, "RFC4716")
     sshd.authorized_keys.write_text(f"{public(key)}\n")
@@ -235,7 +235,7 @@ async def test_agent(sshd: Sshd, threads: Threads, tmp_path: Path, kind: str) ->
 
 @pytest_twisted.ensureDeferred
 async def test_agent_fails(sshd: Sshd, threads: Threads, tmp_path: Path) -> None:
-    """No agent, a dead one and an empty one are told apart."""
+    """A missing, a dead and an empty agent have errors of their own."""
     error = await refusal(sshd, threads, key=None)
     assert "no SSH key" in error.what
     environment = {"SSH_AUTH_SOCK": str(tmp_path / "absent")}

@@ -1,4 +1,4 @@
-"""Adding to a file of known hosts: what was there stays, and what is added OpenSSH finds."""
+"""Adding keys to a file of known hosts keeps its content, and OpenSSH finds the new keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE = "h ssh-ed25519 AAAA"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there, nor its directory."""
+    """Return the path of a missing file in a missing directory."""
     return tmp_path / ".ssh" / "known_hosts"
 
 
@@ -34,7 +34,7 @@ def mode(path: Path) -> int:
 
 
 def test_file_and_directory_are_made(path: Path) -> None:
-    """What is absent is made, for its owner alone, and nothing else is left beside it."""
+    """Missing file and directory are created, private to their owner."""
     before = os.umask(0)
     try:
         add(path, [LINE])
@@ -55,7 +55,7 @@ def test_file_and_directory_are_made(path: Path) -> None:
     ],
 )
 def test_lines_stay_as_they_are(tmp_path: Path, content: bytes, between: bytes) -> None:
-    """Every byte that was there is there still, and a last line without an end gets one."""
+    """Old content is unchanged, except that an incomplete last line gets a newline."""
     path = tmp_path / "known_hosts"
     path.write_bytes(content)
     path.chmod(0o644)
@@ -66,7 +66,7 @@ def test_lines_stay_as_they_are(tmp_path: Path, content: bytes, between: bytes) 
 
 
 def test_no_line_twice(path: Path) -> None:
-    """A line that is there is not added once more, and the file is left alone."""
+    """An existing line is not added again, and the file is not rewritten."""
     add(path, [LINE])
     before = path.stat()
     add(path, [LINE])
@@ -75,22 +75,22 @@ def test_no_line_twice(path: Path) -> None:
     assert path.read_text() == f"{LINE}\nother\n"
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_stays_a_link(tmp_path: Path, there: bool) -> None:
-    """Where known_hosts is a link, the file that it leads to is changed, or made."""
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_a_link(tmp_path: Path, exists: bool) -> None:
+    """If known_hosts is a symbolic link, its target is changed or created."""
     (tmp_path / "far").mkdir()
     target = tmp_path / "far" / "hosts"
-    if there:
+    if exists:
         target.write_text("one\n")
     link = tmp_path / "known_hosts"
     link.symlink_to("far/hosts")
     add(link, [LINE])
     assert link.is_symlink()
-    assert target.read_text() == ("one\n" if there else "") + f"{LINE}\n"
+    assert target.read_text() == ("one\n" if exists else "") + f"{LINE}\n"
 
 
 def test_openssh_finds_it(tmp_path: Path, path: Path) -> None:
-    """The lines are those that `ssh` and our own SSH look for: with a port, and without one."""
+    """`ssh` and our own client find the lines, with and without a port."""
     key = public(make_key(tmp_path / "key"))
     blob = base64.b64decode(key.split()[1])
     add(path, [line_of("H.example", 22, blob), line_of("fd00::1", 2222, blob)])
@@ -98,69 +98,69 @@ def test_openssh_finds_it(tmp_path: Path, path: Path) -> None:
     for name in "h.example", "[fd00::1]:2222":
         argv = [need("ssh-keygen"), "-F", name, "-f", str(path)]
         assert key in subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
-    known = KnownHosts.read([path], must_exist=True)
-    known.check("h.example", 22, blob)
-    known.check("FD00::1", 2222, blob)
+    known_hosts = KnownHosts.read([path], must_exist=True)
+    known_hosts.check("h.example", 22, blob)
+    known_hosts.check("FD00::1", 2222, blob)
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a,b", "*", "!a", "|1|a|b", "@revoked", "#a", "a\nb"])
-def test_hosts_that_would_be_something_else(host: str) -> None:
-    """A host whose name means another thing in the file is refused."""
+def test_hosts_with_special_characters(host: str) -> None:
+    """A host name with a special meaning in the file is refused."""
     with pytest.raises(ConfigurationError, match="not a name or address"):
         check_host(host)
 
 
-def refused(path: Path) -> ConfigurationError:
-    """Return the error for a file that cannot be changed; it is told before, too."""
-    with pytest.raises(ConfigurationError) as caught:
+def refusal(path: Path) -> ConfigurationError:
+    """Return the error for a file that cannot be changed; `check_addable` raises it too."""
+    with pytest.raises(ConfigurationError) as excinfo:
         check_addable(path)
-    with pytest.raises(ConfigurationError) as again:
+    with pytest.raises(ConfigurationError) as second_excinfo:
         add(path, [LINE])
-    assert str(again.value) == str(caught.value)
-    return caught.value
+    assert str(second_excinfo.value) == str(excinfo.value)
+    return excinfo.value
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
-    """A device, a pipe that nobody reads, or a directory, is left alone."""
+def test_special_files(tmp_path: Path) -> None:
+    """A device, a pipe or a directory is refused."""
     os.mkfifo(tmp_path / "pipe")
     for path in Path("/dev/null"), tmp_path / "pipe", tmp_path:
-        assert "is not a file" in refused(path).what
+        assert "is not a file" in refusal(path).what
     (tmp_path / "loop").symlink_to("loop")
-    assert "cannot be changed" in refused(tmp_path / "loop").what
+    assert "cannot be changed" in refusal(tmp_path / "loop").what
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    """One directory is made, not a whole path that is perhaps misspelled."""
+def test_a_missing_directory(tmp_path: Path) -> None:
+    """One directory is created, but not a whole path, which may be misspelled."""
     with pytest.raises(ConfigurationError, match="cannot be changed: No such file"):
         add(tmp_path / "one" / "two" / "known_hosts", [LINE])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_belongs_to_another_user(tmp_path: Path) -> None:
-    """Root does not take a file from its owner, nor makes one that its reader cannot read."""
+    """Root changes no file of another user, and creates none in its directory."""
     need_root()
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, 12345, 12345)
     for path in home / "known_hosts", home / ".ssh" / "known_hosts":
-        assert "belongs to another user" in refused(path).what
+        assert "belongs to another user" in refusal(path).what
     file = tmp_path / "known_hosts"
     file.write_text("one\n")
     os.chown(file, 12345, 12345)
-    assert "belongs to another user" in refused(file).what
+    assert "belongs to another user" in refusal(file).what
     assert file.read_text() == "one\n"
     assert list(home.iterdir()) == []
 
 
 def test_a_directory_without_permission(tmp_path: Path) -> None:
-    """Somebody who may not write there is told so, and nothing is left behind."""
+    """A user without write permission gets an error, and nothing is left behind."""
     need_root()
     tmp_path.chmod(0o755)
     child = os.fork()
     if not child:  # another user, in a process of his own
         try:
             os.setuid(12345)
-            refused(tmp_path / "known_hosts")
+            refusal(tmp_path / "known_hosts")
         except BaseException:  # noqa: BLE001 - told by the exit status
             os._exit(1)
         os._exit(0)
@@ -185,11 +185,11 @@ def test_a_lock_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(known_hosts_file, "LOCK_SECONDS", 0.2)
     path = tmp_path / "known_hosts"
     lock = tmp_path / ".known_hosts.lock"
-    held = try_lock(lock)
-    assert held is not None
+    descriptor = try_lock(lock)
+    assert descriptor is not None
     try:
         with pytest.raises(ConfigurationError, match="has not ended"):
             add(path, [LINE])
     finally:
-        unlock(lock, held)
+        unlock(lock, descriptor)
     assert not path.exists()

@@ -29,15 +29,15 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-async def output(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]:
+async def run_to_end(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]:
     """Return what a program prints, and its exit status."""
     try:
         channel: Channel = await over.open_command(argv)
-        said = bytearray()
-        channel.receive(said.extend)
+        output = bytearray()
+        channel.receive(output.extend)
         channel.end_input()
         status = await channel.closed
-        return bytes(said), status
+        return bytes(output), status
     finally:
         await over.close()
 
@@ -48,8 +48,8 @@ async def output(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]:
 @pytest_twisted.ensureDeferred
 async def test_words_stay_words(sshd: Sshd, word: str) -> None:
     """Nothing in an argument is more than an argument, though a shell reads it there."""
-    said, status = await output(connection(account_on(sshd)), ["printf", "[%s]", word, "end"])
-    assert (said, status) == (f"[{word}][end]".encode(), 0)
+    output, status = await run_to_end(connection(account_on(sshd)), ["printf", "[%s]", word, "end"])
+    assert (output, status) == (f"[{word}][end]".encode(), 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -69,12 +69,12 @@ async def test_bytes_both_ways(sshd: Sshd) -> None:
     content = os.urandom(3_000_000)
     over = connection(account_on(sshd))
     channel: Channel = await over.open_command(["cat"])
-    said = bytearray()
-    channel.receive(said.extend)
+    output = bytearray()
+    channel.receive(output.extend)
     channel.writeSequence([content[:1_000_000], memoryview(content)[1_000_000:]])
     channel.end_input()
     assert await channel.closed == 0
-    assert said == content
+    assert output == content
     await over.close()
 
 
@@ -138,13 +138,13 @@ async def test_refusals(
 ) -> None:
     """Every way not to get in is told apart; the host and ssh's own words are for admins."""
     over = connection(account(sshd, tmp_path))
-    with pytest.raises(DeliveryFailed) as caught:
-        await output(over, ["true"])
-    assert what in caught.value.what
-    assert ("ssh-trust SYSTEM" in caught.value.remedy) == (account in {unknown, changed})
-    assert "127.0.0.1" not in str(caught.value)
-    assert caught.value.detail
-    assert caught.value.detail.isprintable()
+    with pytest.raises(DeliveryFailed) as excinfo:
+        await run_to_end(over, ["true"])
+    assert what in excinfo.value.what
+    assert ("ssh-trust SYSTEM" in excinfo.value.remedy) == (account in {unknown, changed})
+    assert "127.0.0.1" not in str(excinfo.value)
+    assert excinfo.value.detail
+    assert excinfo.value.detail.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_options_cannot_weaken_the_check(
     (tmp_path / "known").touch()
     over = connection(account_on(sshd, known_hosts=tmp_path / "known", options=options))
     with pytest.raises(DeliveryFailed, match="not known"):
-        await output(over, ["true"])
+        await run_to_end(over, ["true"])
 
 
 @pytest_twisted.ensureDeferred
@@ -170,7 +170,7 @@ async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
     """A host is a host, whatever it begins with."""
     over = connection(OpensshAccount(f"-oProxyCommand=touch {tmp_path}/owned", "user"))
     with pytest.raises(DeliveryFailed):
-        await output(over, ["true"])
+        await run_to_end(over, ["true"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: algorithms, host keys, rekeying, and what a server may not do."""
+"""The transport: algorithms, host keys, rekeying, and protocol errors."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ async def test_ciphers(threads: Threads, pair: str) -> None:
 
 
 def test_all_ciphers_are_tested() -> None:
-    """The table above leaves nothing out that we offer."""
-    offered = {name.decode() for name in (*CIPHERS, *MACS)}
-    assert offered == {*" ".join(RIGHT).split(), "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"}
+    """The test above covers every cipher and MAC that we offer."""
+    names = {name.decode() for name in (*CIPHERS, *MACS)}
+    assert names == {*" ".join(RIGHT).split(), "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"}
 
 
 @pytest_twisted.ensureDeferred
 async def test_fastest_cipher_is_chosen(threads: Threads) -> None:
-    """With a server as it comes, the fastest cipher is used both ways."""
+    """With a default server, the fastest cipher is used in both directions."""
     with Sshd() as sshd:
         async with open_connection(sshd, threads) as connection:
             assert connection.ciphers == "aes128-gcm@openssh.com / aes128-gcm@openssh.com"
@@ -79,7 +79,7 @@ async def test_key_exchanges(threads: Threads, name: str) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_nothing_in_common(threads: Threads, setting: str, what: str) -> None:
-    """A server that offers nothing that is safe without more is refused; the error says why."""
+    """A server without a common safe algorithm is refused; the error names its algorithms."""
     with Sshd(setting) as sshd:
         error = await refusal(sshd, threads)
     assert "no algorithm in common" in error.what
@@ -89,7 +89,7 @@ async def test_nothing_in_common(threads: Threads, setting: str, what: str) -> N
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa:256", "ecdsa:384", "ecdsa:521", "rsa:2048"])
 @pytest_twisted.ensureDeferred
 async def test_host_keys(threads: Threads, kind: str) -> None:
-    """Host keys of each type are accepted if known; that of another server is not."""
+    """Known host keys of each type are accepted, and other keys refused."""
     with Sshd(host_keys=[kind]) as sshd:
         async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
@@ -101,7 +101,7 @@ async def test_host_keys(threads: Threads, kind: str) -> None:
 @pytest.mark.parametrize("algorithm", ["rsa-sha2-256", "rsa-sha2-512"])
 @pytest_twisted.ensureDeferred
 async def test_rsa_host_key_with_sha2(threads: Threads, algorithm: str) -> None:
-    """An RSA host key signs with either SHA-2."""
+    """An RSA host key may sign with either SHA-2 variant."""
     with Sshd(f"HostKeyAlgorithms {algorithm}", host_keys=["rsa:2048"]) as sshd:
         async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
@@ -109,7 +109,7 @@ async def test_rsa_host_key_with_sha2(threads: Threads, algorithm: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rsa_host_key_with_sha1(threads: Threads) -> None:
-    """An RSA host key that signs with SHA-1 only is refused, though it is known."""
+    """A known RSA host key that signs with SHA-1 only is refused."""
     with Sshd("HostKeyAlgorithms ssh-rsa", host_keys=["rsa:2048"]) as sshd:
         error = await refusal(sshd, threads)
     assert "no algorithm in common" in error.what
@@ -119,25 +119,25 @@ async def test_rsa_host_key_with_sha1(threads: Threads) -> None:
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa:384", "rsa:2048"])
 @pytest_twisted.ensureDeferred
 async def test_server_with_several_keys(threads: Threads, kind: str) -> None:
-    """A server that has several keys is asked for one that is known."""
+    """A server with several keys is asked for a known key."""
     with Sshd(host_keys=["rsa:2048", "ecdsa:384", "ed25519"]) as sshd:
-        known = f"[127.0.0.1]:{sshd.port} {public(sshd.host_key(kind))}\n"
-        sshd.known_hosts.write_text(known)
+        known_hosts = f"[127.0.0.1]:{sshd.port} {public(sshd.host_key(kind))}\n"
+        sshd.known_hosts.write_text(known_hosts)
         async with open_connection(sshd, threads) as connection:
             assert (await run(connection, "true"))[0] == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_unknown_and_revoked_host_keys(threads: Threads) -> None:
-    """An unknown key and a revoked one are refused, by errors that name its fingerprint."""
+    """Unknown and revoked keys are refused by errors with the fingerprint."""
     with Sshd() as sshd:
         line = sshd.known_hosts.read_text()
-        shown = fingerprint(_blob(public(sshd.host_key("ed25519"))))
+        shown_fingerprint = fingerprint(_blob(public(sshd.host_key("ed25519"))))
         for text, what in ("", "is not known"), (f"{line}@revoked {line}", "has been revoked"):
             sshd.known_hosts.write_text(text)
             error = await refusal(sshd, threads)
             assert what in error.what
-            assert shown in error.detail
+            assert shown_fingerprint in error.detail
             assert sshd.known_hosts.read_text() == text
         assert "Accepted" not in sshd.log.read_text()
 
@@ -148,19 +148,22 @@ def _blob(key: str) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_server_asks_for_new_keys(threads: Threads) -> None:
-    """New keys in the middle of streams both ways change none of their bytes."""
+    """Rekeying by the server in the middle of streams loses no bytes."""
     content = os.urandom(16 << 20)
     for cipher in "aes128-gcm@openssh.com", "aes128-ctr":
         with Sshd("RekeyLimit 1M", f"Ciphers {cipher}", "LogLevel DEBUG1") as sshd:
             async with open_connection(sshd, threads) as connection:
-                status, said = await run(connection, "cat", stdin=content)
-            assert (status, hashlib.sha256(said).digest()) == (0, hashlib.sha256(content).digest())
+                status, output = await run(connection, "cat", stdin=content)
+            assert (status, hashlib.sha256(output).digest()) == (
+                0,
+                hashlib.sha256(content).digest(),
+            )
             assert sshd.log.read_text().count("SSH2_MSG_NEWKEYS received") > 5
 
 
 @pytest_twisted.ensureDeferred
 async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After much was sent with one key we ask for another, and no byte is lost."""
+    """The client starts a rekeying after much sent data, and no bytes are lost."""
     monkeypatch.setattr(SshTransport, "rekey_bytes", 1 << 20)
     content = os.urandom(8 << 20)
     with Sshd("LogLevel DEBUG1") as sshd:
@@ -171,49 +174,49 @@ async def test_we_ask_for_new_keys(threads: Threads, monkeypatch: pytest.MonkeyP
 
 @pytest_twisted.ensureDeferred
 async def test_strict_key_exchange(threads: Threads) -> None:
-    """With OpenSSH the key exchange is the strict one, which CVE-2023-48795 does not touch."""
+    """With OpenSSH the strict key exchange is used, which prevents CVE-2023-48795."""
     with Sshd("LogLevel DEBUG3") as sshd:
         async with open_connection(sshd, threads):
             pass
         assert "will use strict KEX ordering" in sshd.log.read_text()
 
 
-class Scripted(Protocol):
-    """A server that says what the test wants and listens to nothing."""
+class ScriptedServer(Protocol):
+    """A server that sends a fixed output and ignores its input."""
 
-    said = b""
+    output = b""
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(self.said)
+        self.transport.write(self.output)
 
 
-async def scripted(said: bytes, threads: Threads, tmp_path: Path, seconds: float = 10) -> str:
-    """Return how the connection to a server that says this fails."""
+async def failure_text(output: bytes, threads: Threads, tmp_path: Path, seconds: float = 10) -> str:
+    """Return the error of a connection to a server with this output."""
     key = tmp_path / "id"
     if not key.exists():
         make_key(key)
-    known = tmp_path / "known_hosts"
-    known.touch()
-    factory = ServerFactory.forProtocol(Scripted)
-    factory.protocol = type("Said", (Scripted,), {"said": said})
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.touch()
+    factory = ServerFactory.forProtocol(ScriptedServer)
+    factory.protocol = type("Said", (ScriptedServer,), {"output": output})
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         port = listening.getHost().port
-        with pytest.raises(DeliveryFailed) as caught:
+        with pytest.raises(DeliveryFailed) as excinfo:
             await connect(
-                SshAccount("127.0.0.1", port, "u", key=key, known_hosts=known),
+                SshAccount("127.0.0.1", port, "u", key=key, known_hosts=known_hosts),
                 reactor,
                 threads,
                 connect_seconds=seconds,
             )
     finally:
         await listening.stopListening()
-    return f"{caught.value.what} {caught.value.detail}"
+    return f"{excinfo.value.what} {excinfo.value.detail}"
 
 
 def packet(kind: int, payload: bytes = b"") -> bytes:
-    """Return a packet as it is before there are keys."""
+    """Return a plain packet, as before the first key exchange."""
     padding = 8 - (6 + len(payload)) % 8 + 8
     head = struct.pack(">LBB", 2 + len(payload) + padding, padding, kind)
     return head + payload + bytes(padding)
@@ -257,61 +260,65 @@ NONSENSE = [
 @pytest.mark.parametrize("number", range(len(NONSENSE)))
 @pytest_twisted.ensureDeferred
 async def test_nonsense(threads: Threads, tmp_path: Path, number: int) -> None:
-    """A server that does not keep to the protocol is an error at once, not a traceback."""
-    said = await scripted(NONSENSE[number], threads, tmp_path)
-    assert "SSH" in said or "host key" in said
-    assert "not answer" not in said
+    """A server that violates the protocol fails at once, without a traceback."""
+    output = await failure_text(NONSENSE[number], threads, tmp_path)
+    assert "SSH" in output or "host key" in output
+    assert "not answer" not in output
 
 
 @pytest_twisted.ensureDeferred
-async def test_message_put_into_the_strict_exchange(threads: Threads, tmp_path: Path) -> None:
-    """What an attacker puts in before or within a strict key exchange ends it."""
-    ignored = packet(2, NS(b""))
-    within = await scripted(VERSION + kexinit(STRICT_SERVER) + ignored, threads, tmp_path)
+async def test_a_message_injected_into_the_strict_key_exchange(
+    threads: Threads, tmp_path: Path
+) -> None:
+    """A message injected before or within a strict key exchange ends the connection."""
+    ignore_packet = packet(2, NS(b""))
+    within = await failure_text(VERSION + kexinit(STRICT_SERVER) + ignore_packet, threads, tmp_path)
     assert "within the first key exchange" in within
-    before = await scripted(VERSION + ignored + kexinit(STRICT_SERVER), threads, tmp_path)
+    before = await failure_text(VERSION + ignore_packet + kexinit(STRICT_SERVER), threads, tmp_path)
     assert "before the first key exchange" in before
 
 
 @pytest_twisted.ensureDeferred
 async def test_lines_before_the_version(threads: Threads, tmp_path: Path) -> None:
-    """A server may say something before its version, but not without an end."""
-    said = await scripted(b"Welcome\r\nto SSH\r\n" + VERSION + packet(21), threads, tmp_path)
-    assert "new keys out of turn" in said
+    """A server may send lines before its version."""
+    output = await failure_text(b"Welcome\r\nto SSH\r\n" + VERSION + packet(21), threads, tmp_path)
+    assert "new keys out of turn" in output
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_that_says_nothing(threads: Threads, tmp_path: Path) -> None:
-    """A server that accepts and is silent is given up within the limit."""
-    assert "does not answer" in await scripted(b"", threads, tmp_path, seconds=0.3)
+    """A silent server fails within the time limit."""
+    assert "does not answer" in await failure_text(b"", threads, tmp_path, seconds=0.3)
 
 
 @pytest_twisted.ensureDeferred
 async def test_host_key_that_did_not_sign(threads: Threads, tmp_path: Path) -> None:
-    """A known host key that another shows, without being able to sign, is refused."""
+    """A server that shows a known host key without a valid signature is refused."""
     host = make_key(tmp_path / "host")
     blob = _blob(public(host))
     half = bytes(31) + b"\x09"
     signature = NS(b"ssh-ed25519") + NS(bytes(64))
     answer = packet(31, NS(blob) + NS(half) + NS(signature))
     factory = ServerFactory()
-    factory.protocol = type("Said", (Scripted,), {"said": VERSION + kexinit() + answer})
+    factory.protocol = type("Said", (ScriptedServer,), {"output": VERSION + kexinit() + answer})
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     port = listening.getHost().port
-    known = tmp_path / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{port} {public(host)}\n")
-    KnownHosts.read([known], must_exist=True).check("127.0.0.1", port, blob)
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {public(host)}\n")
+    KnownHosts.read([known_hosts], must_exist=True).check("127.0.0.1", port, blob)
     key = make_key(tmp_path / "id")
     try:
-        with pytest.raises(DeliveryFailed) as caught:
-            await connect(SshAccount("127.0.0.1", port, "u", key, None, known), reactor, threads)
+        with pytest.raises(DeliveryFailed) as excinfo:
+            await connect(
+                SshAccount("127.0.0.1", port, "u", key, None, known_hosts), reactor, threads
+            )
     finally:
         await listening.stopListening()
-    assert "did not sign" in caught.value.detail
+    assert "did not sign" in excinfo.value.detail
 
 
 def test_service_that_was_not_asked_for() -> None:
-    """A server cannot begin the login anew once it is over."""
+    """A server cannot restart the login after its end."""
     channels = Channels()
     transport = SshTransport("h", 22, KnownHosts("", "nowhere"), SshLogin("u", (), channels))
     transport.instance = transport.service = channels
