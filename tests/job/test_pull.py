@@ -1,4 +1,4 @@
-"""A pull of private, shared and blocked images: the rules, on real files."""
+"""Pulls of private, shared and blocked images, on real files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from shiftergw.states import State
 from tests.job.workbench import LAYER, MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
 ALICE, BOB, CAROL, ROOT = 2001, 2002, 2003, 0
-OTHER = Digest.of(b"another manifest")
+NEW_MANIFEST = Digest.of(b"another manifest")
 
 
 async def private_image(bench: Bench, **members: object) -> ImageRecord:
-    """Have Alice pull her private image."""
+    """Let Alice pull her private image."""
     bench.source.private = True
     return await bench.pull(login="alice:secret", **members)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
-    """Who is among the readers shows with the manifest's HEAD alone that he may still be."""
+async def test_a_refresh_by_a_reader_costs_one_request(tmp_path: Path) -> None:
+    """The HEAD of the manifest shows that a known reader still has access."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.requests.clear()
@@ -48,7 +48,7 @@ async def test_a_reader_s_refresh_costs_one_request(tmp_path: Path) -> None:
 async def test_record_of_a_weaker_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record says how the delivered file was verified, and why by samples only."""
+    """The record says how the delivered file was verified, and why only by samples."""
     install = LocalDirectory.install
 
     async def with_samples(*arguments: Any) -> Verification:
@@ -70,8 +70,8 @@ async def test_record_of_a_weaker_verification(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) -> None:
-    """Record and metadata say the same; what is left out is in the report, the log, the answer."""
+async def test_settings_that_no_runtime_can_read_are_not_in_the_record(tmp_path: Path) -> None:
+    """Record and metadata agree. The report, the log and the answer name the omitted settings."""
     async with running_bench(tmp_path) as bench:
         bench.source.config = replace(
             bench.source.config, cmd=("echo", "it's"), env=("A=1", "B=a\nb")
@@ -86,24 +86,22 @@ async def test_what_no_runtime_can_be_told_is_not_in_the_record(tmp_path: Path) 
         assert [event["names"] for event in events if "names" in event] == ["CMD, ENV B"]
 
 
-@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("is_enabled", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_labels_that_do_not_fit(tmp_path: Path, *, enabled: bool) -> None:
-    """The record has those that fit and names the others, if the site has labels in records."""
-    async with running_bench(tmp_path, ENABLE_LABELS=enabled, MaxRecordSize="1 KiB") as bench:
+async def test_labels_that_do_not_fit(tmp_path: Path, *, is_enabled: bool) -> None:
+    """The record has those that fit and names the omitted ones, if the site stores labels."""
+    async with running_bench(tmp_path, ENABLE_LABELS=is_enabled, MaxRecordSize="1 KiB") as bench:
         labels = {"a": "x" * 2000, "b": "short"}
         bench.source.config = replace(bench.source.config, labels=labels)
         record = await bench.pull()
-        assert record.labels == ({"b": "short"} if enabled else None)
+        assert record.labels == ({"b": "short"} if is_enabled else None)
         assert record.report is not None
-        assert record.report["metadata"] == (["LABEL a"] if enabled else [])
+        assert record.report["metadata"] == (["LABEL a"] if is_enabled else [])
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_delivery_has_a_limit_of_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that hangs ends as a failure that may be tried again, and names the key."""
+async def test_a_delivery_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that hangs fails, may be retried, and names the configuration key."""
 
     async def hang(*_: Any) -> Verification:
         await Deferred[None]()
@@ -120,7 +118,7 @@ async def test_a_delivery_has_a_limit_of_time(
 
 @pytest_twisted.ensureDeferred
 async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
-    """Before anything is downloaded; the failure names the limit's key."""
+    """Before any download; the failure names the configuration key."""
     async with running_bench(tmp_path) as bench:
         bench.source.config = replace(bench.source.config, env=("A=" + "\x01" * 20_000,))
         record = await bench.pull()
@@ -131,8 +129,8 @@ async def test_a_bloated_environment_is_refused(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_user_shows_that_he_may_read_the_blobs(tmp_path: Path) -> None:
-    """Manifest and blobs, at the place where the record came from; then he is added."""
+async def test_a_second_user_proves_access_to_the_blobs(tmp_path: Path) -> None:
+    """Manifest and blobs, in the repository of the record; then the user is added."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.requests.clear()
@@ -145,7 +143,7 @@ async def test_a_second_user_shows_that_he_may_read_the_blobs(tmp_path: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_user_who_may_not_read_the_blobs_is_refused(tmp_path: Path) -> None:
-    """The manifest alone is no proof; the failure is his own."""
+    """The manifest alone is no proof; only this user sees the failure."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.blobs_are_closed = True
@@ -156,7 +154,7 @@ async def test_a_user_who_may_not_read_the_blobs_is_refused(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_the_acl_is_changed_without_the_registry(tmp_path: Path) -> None:
-    """Work of kind acl: record and metadata change, by replacement; the registry is not asked."""
+    """Work of kind acl replaces the access list in record and metadata, without the registry."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         before = bench.meta_path.stat().st_ino
@@ -171,8 +169,8 @@ async def test_the_acl_is_changed_without_the_registry(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_admin_changes_it_too(tmp_path: Path) -> None:
-    """And is among the readers from then on; the puller of record stays."""
+async def test_an_admin_changes_the_acl_too(tmp_path: Path) -> None:
+    """The admin becomes a reader; the puller of record stays."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         record = await bench.pull(uid=ROOT, user_acl=(CAROL,), kind="acl", by_admin=True)
@@ -181,25 +179,25 @@ async def test_an_admin_changes_it_too(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_acl_that_cannot_be_delivered_is_a_failure(tmp_path: Path) -> None:
-    """Record and metadata stay as they were, together."""
+    """Record and metadata both stay as they were."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        gone = bench.images.rename(bench.images.with_name("away"))
-        failed = await bench.pull(user_acl=(CAROL,), kind="acl")
-        gone.rename(bench.images)
-        assert failed.status is State.FAILURE
-        found = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
-        assert found is not None
-        assert found.user_acl == bench.meta().user_acl == (ALICE,)
+        unmounted = bench.images.rename(bench.images.with_name("away"))
+        failure = await bench.pull(user_acl=(CAROL,), kind="acl")
+        unmounted.rename(bench.images)
+        assert failure.status is State.FAILURE
+        image = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert image is not None
+        assert image.user_acl == bench.meta().user_acl == (ALICE,)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_private_image_is_not_ready_without_its_metadata(tmp_path: Path) -> None:
-    """Metadata that cannot be written is a failure of the pull, and the next pull mends it."""
+    """If the metadata cannot be written, the pull fails; the next pull repairs it."""
     async with running_bench(tmp_path) as bench:
         bench.meta_path.mkdir()  # no file can take its place
-        failed = await private_image(bench)
-        assert failed.status is State.FAILURE
+        failure = await private_image(bench)
+        assert failure.status is State.FAILURE
         assert await bench.store.list(SYSTEM) == []
         bench.meta_path.rmdir()
         record = await private_image(bench)
@@ -208,34 +206,38 @@ async def test_a_private_image_is_not_ready_without_its_metadata(tmp_path: Path)
 
 @pytest_twisted.ensureDeferred
 async def test_systems_with_one_directory_share_the_acl(tmp_path: Path) -> None:
-    """The same files have the same readers in every record, whichever system changed them."""
+    """Files have the same readers in every record, whichever system changed them."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        there = await bench.pull(uid=BOB, login="bob:other", system=SISTER)
-        here = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
-        assert here is not None
-        assert here.user_acl == there.user_acl == bench.meta().user_acl == (ALICE, BOB)
+        sister_record = await bench.pull(uid=BOB, login="bob:other", system=SISTER)
+        record = await bench.store.find(SYSTEM, "docker", ["lib/app:1"])
+        assert record is not None
+        assert record.user_acl == sister_record.user_acl == bench.meta().user_acl == (ALICE, BOB)
         assert bench.builder.builds == 1
-        assert (there.env, there.size, there.origin) == (here.env, here.size, here.origin)
-        assert there.requested_by == ALICE
+        assert (sister_record.env, sister_record.size, sister_record.origin) == (
+            record.env,
+            record.size,
+            record.origin,
+        )
+        assert sister_record.requested_by == ALICE
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_acl_follows_a_moved_tag(tmp_path: Path) -> None:
-    """A new image under a private tag has the readers of the old one."""
+    """A new image under a private tag keeps the readers of the old one."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench, user_acl=(CAROL,))
-        bench.source.manifest, bench.source.index = OTHER, OTHER
+        bench.source.manifest, bench.source.index = NEW_MANIFEST, NEW_MANIFEST
         record = await bench.pull(login="alice:secret")
-        assert (record.id, record.user_acl) == (OTHER.hex, (CAROL, ALICE))
+        assert (record.id, record.user_acl) == (NEW_MANIFEST.hex, (CAROL, ALICE))
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> None:
-    """Batch jobs hold the id: it expires after `KeepUntagged` at the earliest."""
+    """Batch jobs use its id: it expires after `KeepUntagged` at the earliest."""
     async with running_bench(tmp_path, KeepUntagged="30:00:00:00") as bench:
         await bench.pull()
-        bench.source.manifest, bench.source.index = OTHER, OTHER
+        bench.source.manifest, bench.source.index = NEW_MANIFEST, NEW_MANIFEST
         await bench.pull()
         (old,) = await bench.store.find_id([SYSTEM], MANIFEST.hex)
         assert old.tags == ()
@@ -246,7 +248,7 @@ async def test_an_image_that_lost_its_tag_stays_for_a_while(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
-    """By the id of the image, or by the digest of an index that leads to it."""
+    """Neither by the id of the image, nor by the digest of an index that leads to it."""
     async with running_bench(tmp_path) as bench:
         for digest in (bench.source.manifest, bench.source.index):
             await bench.store.block("images", digest.hex, ROOT, 1000.0)
@@ -258,8 +260,8 @@ async def test_a_blocked_image_is_not_fetched(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> None:
-    """Between the look and the end of the pull there is time for an admin."""
+async def test_an_image_blocked_during_its_delivery_is_removed(tmp_path: Path) -> None:
+    """An admin may block it between the check and the end of the pull."""
     async with running_bench(tmp_path) as bench:
         bench.builder.on_build = lambda: bench.store.block("images", MANIFEST.hex, ROOT, 1000.0)
         record = await bench.claim()
@@ -271,8 +273,8 @@ async def test_an_image_blocked_while_it_was_delivered_goes(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_on_an_acl_lets_nobody_in_without_proof(tmp_path: Path) -> None:
-    """The tag may mean another's image by the time that the work begins."""
+async def test_work_on_an_acl_adds_nobody_without_proof(tmp_path: Path) -> None:
+    """The tag may mean another user's image when the work begins."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         record = await bench.pull(uid=BOB, user_acl=(CAROL,), kind="acl")
@@ -281,29 +283,29 @@ async def test_work_on_an_acl_lets_nobody_in_without_proof(tmp_path: Path) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_readers_do_not_follow_a_tag_to_another_place(tmp_path: Path) -> None:
-    """Where a reference means another repository than before, the old readers have no say."""
+async def test_readers_do_not_follow_a_tag_to_another_repository(tmp_path: Path) -> None:
+    """If the reference means another repository than before, the old readers do not count."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         bench.source.repository = "elsewhere/app"
-        bench.source.manifest = bench.source.index = OTHER
+        bench.source.manifest = bench.source.index = NEW_MANIFEST
         record = await bench.pull(uid=BOB, login="bob:other")
         assert (record.user_acl, record.requested_by) == ((BOB,), BOB)
 
 
 @pytest_twisted.ensureDeferred
-async def test_record_and_metadata_do_not_part(
+async def test_record_and_metadata_stay_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the store fails after the metadata was written, that goes back to what it was."""
+    """If the store fails after the metadata was written, the old metadata is written back."""
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.5)
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
 
-        async def away(*_: object) -> None:
+        async def fail(*_: object) -> None:
             raise Unavailable("The store is away.")
 
-        bench.store.set_access = away  # type: ignore[method-assign, assignment]
+        bench.store.set_access = fail  # type: ignore[method-assign, assignment]
         record = await bench.pull(uid=BOB, login="bob:other")
         assert record.status is State.FAILURE
         assert bench.meta().user_acl == (ALICE,)
@@ -313,21 +315,21 @@ async def test_record_and_metadata_do_not_part(
     "method", ["find", "find_id", "blocked", "lease", "heartbeat", "set_access", "release"]
 )
 @pytest_twisted.ensureDeferred
-async def test_a_store_that_is_away_for_a_moment(tmp_path: Path, method: str) -> None:
-    """Wherever that is in the middle of a pull, it ends READY, and the metadata says the same."""
+async def test_a_pull_survives_a_moment_without_the_store(tmp_path: Path, method: str) -> None:
+    """At whatever step: it ends READY, and the metadata agrees with the record."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
-        ask = getattr(bench.store, method)
+        query = getattr(bench.store, method)
         calls: list[object] = []
 
-        async def away_once(*arguments: Any, **named: Any) -> Any:
+        async def fail_once(*arguments: Any, **keywords: Any) -> Any:
             calls.append(arguments)
             if len(calls) == 1:
                 raise Unavailable("The store is away.")
-            return await ask(*arguments, **named)
+            return await query(*arguments, **keywords)
 
-        setattr(bench.store, method, away_once)
-        bench.source.manifest = bench.source.index = OTHER
+        setattr(bench.store, method, fail_once)
+        bench.source.manifest = bench.source.index = NEW_MANIFEST
         record = await bench.pull(uid=BOB, login="bob:other")
         assert (record.status, record.user_acl) == (State.READY, (ALICE, BOB))
         assert bench.meta().user_acl == (ALICE, BOB)
@@ -335,8 +337,8 @@ async def test_a_store_that_is_away_for_a_moment(tmp_path: Path, method: str) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_is_no_reader(tmp_path: Path) -> None:
-    """A private image whose repository was opened meanwhile is public for whoever asks."""
+async def test_the_anonymous_user_is_no_reader(tmp_path: Path) -> None:
+    """A private image whose repository is public by now is public for every user."""
     async with running_bench(tmp_path, PrivateImagesWithoutAcl="public") as bench:
         await private_image(bench)
         bench.source.private = False
@@ -345,19 +347,19 @@ async def test_nobody_is_no_reader(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_on_its_way_out_keeps_its_readers(tmp_path: Path) -> None:
-    """Pulled anew under another name, by another user: its puller and readers stay."""
+async def test_an_expiring_image_keeps_its_readers(tmp_path: Path) -> None:
+    """Pulled again under another tag by another user: its puller and readers stay."""
     async with running_bench(tmp_path) as bench:
-        mine = await private_image(bench, user_acl=(CAROL,))
-        assert await bench.store.expire(mine.key) is not None
+        private = await private_image(bench, user_acl=(CAROL,))
+        assert await bench.store.expire(private.key) is not None
         record = await bench.pull("lib/app:2", uid=BOB, login="bob:other")
         assert (record.status, record.user_acl) == (State.READY, (CAROL, ALICE, BOB))
         assert (record.requested_by, bench.meta().user_acl) == (ALICE, (CAROL, ALICE, BOB))
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_was_touched_stays(tmp_path: Path) -> None:
-    """Same bytes with another time cost no second request, and the record follows."""
+async def test_a_touched_image_is_not_delivered_again(tmp_path: Path) -> None:
+    """Equal bytes with another time cost no second request. The record gets the new time."""
     async with running_bench(tmp_path) as bench:
         record = await bench.pull()
         assert record.modified == int(bench.image_path.stat().st_mtime)
@@ -368,8 +370,8 @@ async def test_an_image_that_was_touched_stays(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_was_swapped_is_delivered_anew(tmp_path: Path) -> None:
-    """Other bytes of the same size are found out by their digest, once for all records."""
+async def test_a_replaced_image_is_delivered_again(tmp_path: Path) -> None:
+    """Other bytes of the same size are detected by their digest, once for all records."""
     async with running_bench(tmp_path) as bench:
         await bench.pull()
         await bench.pull(system=SISTER)
@@ -390,7 +392,7 @@ async def test_an_image_that_was_swapped_is_delivered_anew(tmp_path: Path) -> No
 @pytest.mark.parametrize("damage", [b"USERACL: 2009\n", b"", None])
 @pytest_twisted.ensureDeferred
 async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes | None) -> None:
-    """Also metadata that is gone: the image is there, so nothing is fetched or converted."""
+    """Missing metadata too: the image exists, so nothing is downloaded or converted."""
     async with running_bench(tmp_path) as bench:
         await private_image(bench)
         whole = bench.meta_path.read_bytes()
@@ -406,10 +408,11 @@ async def test_damaged_metadata_is_written_again(tmp_path: Path, damage: bytes |
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_turned_private_meanwhile_is_not_given_away(tmp_path: Path) -> None:
-    """Removed, and delivered anew as another's private image while a pull waits for its lease.
+async def test_an_image_that_became_private_meanwhile_is_not_reused(tmp_path: Path) -> None:
+    """While a pull waits for the lease, the image is removed and delivered as Alice's private one.
 
-    Bob has only shown that a manifest like it is at a place of his own: he has to bring its bytes.
+    Bob has only read an equal manifest in another repository, so the image is built from the
+    blobs there.
     """
     async with running_bench(tmp_path) as bench:
         public = await bench.pull()
@@ -417,9 +420,9 @@ async def test_an_image_that_turned_private_meanwhile_is_not_given_away(tmp_path
 
         async def after_others(*arguments: Any) -> bool:
             bench.store.lease = lease  # type: ignore[method-assign]
-            gone = await bench.store.expire(public.key)
-            assert gone is not None
-            await bench.worker.run(gone.key)
+            removal = await bench.store.expire(public.key)
+            assert removal is not None
+            await bench.worker.run(removal.key)
             assert not bench.image_path.exists()
             bench.source.repository = "lib/app"
             record = await private_image(bench)

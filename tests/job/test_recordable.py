@@ -23,9 +23,14 @@ def test_what_no_runtime_can_be_told_is_left_out_and_named() -> None:
         cmd=("python", "-c", "print('1')"),
         workdir="/work",
     )
-    kept, omitted = recordable(config, LIMIT)
-    assert (kept.env, kept.entrypoint, kept.cmd, kept.workdir) == (("OK=1",), (), (), "/work")
-    assert omitted == ("ENTRY", "CMD", "ENV NL", "ENV BS")
+    config, omissions = recordable(config, LIMIT)
+    assert (config.env, config.entrypoint, config.cmd, config.workdir) == (
+        ("OK=1",),
+        (),
+        (),
+        "/work",
+    )
+    assert omissions == ("ENTRY", "CMD", "ENV NL", "ENV BS")
 
 
 @pytest.mark.parametrize("character", ["x", "\x01", "ü"])
@@ -57,33 +62,33 @@ def test_everything_counts(members: dict[str, Any]) -> None:
 def test_labels_beyond_the_limit_are_left_out() -> None:
     """No job needs them; the report names those that are not there, and the others stay."""
     labels = {"a": "short", "b": "x" * LIMIT, "c": "short", "d\n" * 99: "x" * LIMIT}
-    stored, omitted = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
-    assert stored.labels == {"a": "short", "c": "short"}
-    assert omitted[0] == "LABEL b"
-    assert omitted[1].startswith(r"LABEL d\x0ad\x0a")
-    assert len(omitted[1]) == len("LABEL ") + NAME_LIMIT
+    config, omissions = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
+    assert config.labels == {"a": "short", "c": "short"}
+    assert omissions[0] == "LABEL b"
+    assert omissions[1].startswith(r"LABEL d\x0ad\x0a")
+    assert len(omissions[1]) == len("LABEL ") + NAME_LIMIT
 
 
 def test_one_long_label_does_not_take_the_room_of_the_others() -> None:
     """The shortest labels are stored first, in the order of the image."""
     labels = {"long": "x" * (LIMIT - 500)} | {f"l{n:02}": "y" * 80 for n in range(50)}
-    stored, omitted = recordable(ImageConfig(labels=labels), LIMIT)
-    assert list(stored.labels) == list(labels)[1:]
-    assert omitted == ("LABEL long",)
+    config, omissions = recordable(ImageConfig(labels=labels), LIMIT)
+    assert list(config.labels) == list(labels)[1:]
+    assert omissions == ("LABEL long",)
 
 
 def test_the_names_of_omitted_labels_are_bounded_too() -> None:
     """A thousand labels that are too long take as many lines of a report as twenty."""
     labels = {f"l{n:04}": "x" * LIMIT for n in range(1000)}
-    stored, omitted = recordable(ImageConfig(labels=labels), LIMIT)
-    assert stored.labels == {}
-    assert len(omitted) == NAMES + 1
-    assert omitted[-1] == f"{1000 - NAMES} more labels"
+    config, omissions = recordable(ImageConfig(labels=labels), LIMIT)
+    assert config.labels == {}
+    assert len(omissions) == NAMES + 1
+    assert omissions[-1] == f"{1000 - NAMES} more labels"
 
 
 def test_the_names_of_what_is_left_out_are_bounded_too() -> None:
     """Ten thousand variables that cannot be told are no ten thousand lines of a report."""
     env = tuple(f"V{n}=a\nb" for n in range(10_000))
-    _, omitted = recordable(ImageConfig(env=env), LIMIT)
-    assert len(omitted) == NAMES + 1
-    assert omitted[-1] == f"{10_000 - NAMES} more settings"
+    _, omissions = recordable(ImageConfig(env=env), LIMIT)
+    assert len(omissions) == NAMES + 1
+    assert omissions[-1] == f"{10_000 - NAMES} more settings"

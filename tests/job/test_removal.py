@@ -16,77 +16,77 @@ from tests.job.workbench import MANIFEST, SISTER, SYSTEM, Bench, running_bench
 
 async def expiring(bench: Bench, record: ImageRecord) -> str:
     """Expire an image; return the key of the work."""
-    expired = await bench.store.expire(record.key)
-    assert expired is not None
-    return expired.key
+    expiring_record = await bench.store.expire(record.key)
+    assert expiring_record is not None
+    return expiring_record.key
 
 
 @pytest_twisted.ensureDeferred
-async def test_both_files_go(tmp_path: Path) -> None:
-    """And the record is EXPIRED then, not before."""
+async def test_both_files_are_removed(tmp_path: Path) -> None:
+    """The record becomes EXPIRED after that, not before."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
         assert len(list(bench.images.iterdir())) == 2
         await bench.worker.run(key)
         assert list(bench.images.iterdir()) == []
-        ended = await bench.store.get(key)
-        assert ended is not None
-        assert (ended.status, ended.in_flight) == (State.EXPIRED, False)
+        record = await bench.store.get(key)
+        assert record is not None
+        assert (record.status, record.in_flight) == (State.EXPIRED, False)
 
 
 @pytest_twisted.ensureDeferred
 async def test_files_that_another_system_needs_stay(tmp_path: Path) -> None:
-    """Systems that share a directory share its files; the last one takes them along."""
+    """Systems that share a directory share its files; the last one removes them."""
     async with running_bench(tmp_path) as bench:
-        here = await bench.pull()
-        there = await bench.pull(system=SISTER)
-        await bench.worker.run(await expiring(bench, here))
+        first = await bench.pull()
+        second = await bench.pull(system=SISTER)
+        await bench.worker.run(await expiring(bench, first))
         assert len(list(bench.images.iterdir())) == 2
-        await bench.worker.run(await expiring(bench, there))
+        await bench.worker.run(await expiring(bench, second))
         assert list(bench.images.iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_files_that_cannot_be_removed_are_not_forgotten(tmp_path: Path) -> None:
-    """The removal stays to be done, however often it fails; nobody finds the image meanwhile."""
+    """The removal is repeated until it succeeds, and the image is not READY meanwhile."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
-        away = bench.images.rename(bench.images.with_name("away"))
+        unmounted = bench.images.rename(bench.images.with_name("away"))
         for attempt in range(2, MAX_ATTEMPTS + 4):
             await bench.worker.run(key)
-            kept = await bench.store.get(key)
-            assert kept is not None
-            assert (kept.status, kept.attempt) == (State.EXPIRING, attempt)
+            record = await bench.store.get(key)
+            assert record is not None
+            assert (record.status, record.attempt) == (State.EXPIRING, attempt)
             await bench.age(key)
-        away.rename(bench.images)
+        unmounted.rename(bench.images)
         await bench.worker.run(key)
         assert list(bench.images.iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_unmounted_directory_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    """Its files would be back with the mount, and nobody would remove them then."""
+    """With the mount its files would be back, and no record would be left to remove them."""
     async with running_bench(tmp_path) as bench:
         first = await bench.pull()
         bench.source.manifest = bench.source.index = Digest.of(b"another")
         await bench.pull("lib/other:1")
-        away = bench.images.rename(bench.images.with_name("away"))
+        unmounted = bench.images.rename(bench.images.with_name("away"))
         bench.images.mkdir()
         key = await expiring(bench, first)
         await bench.worker.run(key)
-        kept = await bench.store.get(key)
-        assert kept is not None
-        assert kept.status is State.EXPIRING
+        record = await bench.store.get(key)
+        assert record is not None
+        assert record.status is State.EXPIRING
         bench.images.rmdir()
-        away.rename(bench.images)
+        unmounted.rename(bench.images)
         await bench.age(key)
         await bench.worker.run(key)
         assert len(list(bench.images.iterdir())) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_takes_a_removal_back(tmp_path: Path) -> None:
-    """Pulled anew before its files went, the image is READY again and keeps them."""
+async def test_a_pull_cancels_a_removal(tmp_path: Path) -> None:
+    """Pulled again before its files are removed, the image is READY again and keeps them."""
     async with running_bench(tmp_path) as bench:
         key = await expiring(bench, await bench.pull())
         record = await bench.pull()
@@ -98,20 +98,20 @@ async def test_a_pull_takes_a_removal_back(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_removal_does_no_harm_to_a_delivery_of_the_same_files(tmp_path: Path) -> None:
-    """Whichever comes first: what a pull delivered is there when it has ended."""
+    """In either order, the files of a pull exist when it has ended."""
     async with running_bench(tmp_path) as bench:
-        here = await bench.pull()
+        first = await bench.pull()
         building: Deferred[None] = Deferred()
         (bench.images / f"{MANIFEST.hex}.squashfs").unlink()  # so that it is built again
         bench.builder.on_build = lambda: building
-        other = await bench.claim("lib/app:2", system=SISTER)
-        pulling = Deferred.fromCoroutine(bench.worker.run(other.key))
+        claim = await bench.claim("lib/app:2", system=SISTER)
+        pulling = Deferred.fromCoroutine(bench.worker.run(claim.key))
         await bench.until(lambda: bench.builder.builds == 2)
-        removing = Deferred.fromCoroutine(bench.worker.run(await expiring(bench, here)))
+        removing = Deferred.fromCoroutine(bench.worker.run(await expiring(bench, first)))
         building.callback(None)
         await pulling
         await removing
-        found = await bench.store.find(SISTER, "docker", ["lib/app:2"])
-        assert found is not None
+        image = await bench.store.find(SISTER, "docker", ["lib/app:2"])
+        assert image is not None
         assert (bench.images / f"{MANIFEST.hex}.squashfs").exists()
         assert bench.meta_path.exists()

@@ -61,15 +61,15 @@ CONFIGS = st.fixed_dictionaries(
 
 
 def _record(config: Config, **acl: Any) -> ImageRecord:
-    """Return what the store holds of an image with this configuration, as the registry sent it."""
+    """Return the stored record of an image with this configuration at the registry."""
     image = parse_config(json.dumps({"config": config}).encode())
-    found = {"env": image.env, "entry": image.entrypoint, "cmd": image.cmd}
-    document = document_of({**found, "workdir": image.workdir, **acl})
+    settings = {"env": image.env, "entry": image.entrypoint, "cmd": image.cmd}
+    document = document_of({**settings, "workdir": image.workdir, **acl})
     return ImageRecord.from_document(json.loads(json.dumps(document)))
 
 
 def _lets_in(meta: Meta, session: Session) -> bool:
-    """Say whether the runtime starts an image for a user: without both lists it does for all."""
+    """Return whether the runtime starts an image for a user; without both lists it does for all."""
     if not meta.user_acl and not meta.group_acl:
         return True
     return session.uid in (meta.user_acl or ()) or not session.groups.isdisjoint(
@@ -85,40 +85,40 @@ def test_record_and_metadata_let_the_same_users_in(
     groups: tuple[int, ...] | None,
     session: Session,
 ) -> None:
-    """Whatever the image's own values are, and whatever form of ACL its record has."""
+    """For all values of the image and all forms of access lists."""
     record = _record(config, private=private, user_acl=users, group_acl=groups)
     meta = read_meta(meta_of(record).content)
     assert _lets_in(meta, session) is record.may_be_read_by(session)
-    restricted = Access.from_record(record).is_restricted
-    assert meta.user_acl == ((users or ()) if restricted else None)
-    assert meta.group_acl == ((groups or ()) if restricted else None)
+    is_restricted = Access.from_record(record).is_restricted
+    assert meta.user_acl == ((users or ()) if is_restricted else None)
+    assert meta.group_acl == ((groups or ()) if is_restricted else None)
 
 
 @given(CONFIGS, IDS)
 @example({"Env": ["A=\nUSERACL: 7", "A=\r"]}, None)
-def test_an_image_s_values_are_read_as_they_were_meant(
+def test_values_of_an_image_are_read_unchanged_or_omitted(
     config: Config, users: tuple[int, ...] | None
 ) -> None:
-    """As they stood, or not at all and then named; the format is always ours."""
+    """An omitted value is named; the FORMAT line is always that of the gateway."""
     record = _record(config, private=True, user_acl=users)
     file = meta_of(record)
     meta = read_meta(file.content)
     assert (meta.format, meta.warnings) == ("squashfs", [])
-    for name, meant, read in (
+    for name, value, read in (
         ("ENTRY", record.entry, meta.entry),
         ("CMD", record.cmd, meta.cmd),
         ("WORKDIR", record.workdir, meta.workdir),
     ):
-        assert read == (None if name in file.omissions else meant or None)
-    whole = [one for one in record.env or () if one in meta.env]
+        assert read == (None if name in file.omissions else value or None)
+    complete = [value for value in record.env or () if value in meta.env]
     left_out = [name for name in file.omissions if name.startswith("ENV ")]
-    assert len(whole) + len(left_out) >= len(record.env or ())
-    assert {one.rstrip(" \t\v\f\r\n") for one in record.env or ()} >= set(meta.env)
+    assert len(complete) + len(left_out) >= len(record.env or ())
+    assert {value.rstrip(" \t\v\f\r\n") for value in record.env or ()} >= set(meta.env)
 
 
 ID = "0123456789abcdef" * 4
 CONTENT = b"squashfs"
-DELIVERED, TOUCHED = 1_700_000_000, 1_700_000_100
+DELIVERY_TIME, TOUCH_TIME = 1_700_000_000, 1_700_000_100
 RECORD = ImageRecord(
     key="mine",
     id=ID,
@@ -127,26 +127,26 @@ RECORD = ImageRecord(
     user_acl=(2001,),
     size=len(CONTENT),
     sha256=hashlib.sha256(CONTENT).hexdigest(),
-    modified=DELIVERED,
+    modified=DELIVERY_TIME,
     options="gzip",
 )
 OF_THE_ORIGINAL = ImageRecord(key="old", id=ID)
 
 
 class Directory(LocalDirectory):
-    """An image directory that counts what is hashed."""
+    """An image directory that counts the computed digests."""
 
-    hashed = 0
+    digests = 0
     tells_times = True
 
     async def exists(self, name: str) -> InstalledFile | None:
-        """Look, and leave the time out where none is told."""
-        found = await super().exists(name)
-        return found if found is None or self.tells_times else replace(found, modified=None)
+        """Return the file; without its time if the server tells none."""
+        result = await super().exists(name)
+        return result if result is None or self.tells_times else replace(result, modified=None)
 
     async def digest(self, name: str) -> str:
-        """Hash, and count."""
-        self.hashed += 1
+        """Compute and count."""
+        self.digests += 1
         return await super().digest(name)
 
 
@@ -159,22 +159,22 @@ class Place:
         self.target = Target("images", self.directory, Platform(), SquashOptions(), ("mycluster",))
         self.image, self.meta = root / f"{ID}.squashfs", root / f"{ID}.meta"
         self.meta.write_bytes(meta_of(RECORD).content)
-        self.said: list[str] = []
-        self.write(CONTENT, DELIVERED)
+        self.messages: list[str] = []
+        self.write(CONTENT, DELIVERY_TIME)
 
-    def write(self, content: bytes, modified: int) -> None:
-        """Have other bytes in the image, last written at another time."""
+    def write(self, content: bytes, seconds: int) -> None:
+        """Replace the content of the image and its time."""
         self.image.write_bytes(content)
-        os.utime(self.image, (modified, modified))
+        os.utime(self.image, (seconds, seconds))
 
-    async def found(self, held: ImageRecord, *others: ImageRecord) -> ImageRecord | None:
-        """Look for the image of a record."""
-        return await self.target.verify_file(held, (held, *others), self.said.append)
+    async def verify(self, record: ImageRecord, *sisters: ImageRecord) -> ImageRecord | None:
+        """Verify the image file of a record."""
+        return await self.target.verify_file(record, (record, *sisters), self.messages.append)
 
 
 @pytest_twisted.async_yield_fixture()
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    """Give an image directory in which everything is as it was delivered."""
+    """Yield an image directory whose files are as delivered."""
     threads = Threads(reactor, 2, "test")
     threads.startService()
     yield Place(tmp_path, threads)
@@ -183,153 +183,159 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_as_it_was_delivered_is_not_read(place: Place) -> None:
-    """Size and time are enough: whatever its size is, this costs nothing."""
-    assert await place.found(RECORD) == RECORD
-    assert (place.directory.hashed, place.said) == (0, [])
+    """Size and time are enough, so the check does not depend on the image's size."""
+    assert await place.verify(RECORD) == RECORD
+    assert (place.directory.digests, place.messages) == (0, [])
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_was_touched_is_known_by_its_digest(place: Place) -> None:
-    """Copied back from a backup, say; the record then tells the time that it has now."""
-    place.write(CONTENT, TOUCHED)
-    found = await place.found(RECORD)
-    assert found == replace(RECORD, modified=TOUCHED)
-    assert (place.directory.hashed, len(place.said)) == (1, 1)
-    assert await place.found(found) == found
-    assert place.directory.hashed == 1
+async def test_a_touched_image_is_verified_by_its_digest(place: Place) -> None:
+    """For example after a restore from a backup; the record then gets the file's new time."""
+    place.write(CONTENT, TOUCH_TIME)
+    result = await place.verify(RECORD)
+    assert result == replace(RECORD, modified=TOUCH_TIME)
+    assert (place.directory.digests, len(place.messages)) == (1, 1)
+    assert await place.verify(result) == result
+    assert place.directory.digests == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_record_without_the_time_gets_it(place: Place) -> None:
-    """Earlier versions did not keep it."""
-    assert await place.found(replace(RECORD, modified=None)) == RECORD
-    assert place.directory.hashed == 1
+    """Records of earlier versions have no time."""
+    assert await place.verify(replace(RECORD, modified=None)) == RECORD
+    assert place.directory.digests == 1
 
 
-@pytest.mark.parametrize(("content", "there"), [(CONTENT, True), (b"squashfz", False)])
+@pytest.mark.parametrize(("content", "is_valid"), [(CONTENT, True), (b"squashfz", False)])
 @pytest_twisted.ensureDeferred
-async def test_where_no_times_are_told_the_digest_counts(
-    place: Place, content: bytes, there: bool
+async def test_without_times_the_digest_decides(
+    place: Place, content: bytes, is_valid: bool
 ) -> None:
-    """A server that does not say when a file was written lets no file pass by its size."""
-    place.write(content, DELIVERED)
+    """If the server does not tell when a file was written, its size is not enough."""
+    place.write(content, DELIVERY_TIME)
     place.directory.tells_times = False
-    held = replace(RECORD, modified=None)
-    assert await place.found(held) == (held if there else None)
-    assert place.directory.hashed == 1
+    record = replace(RECORD, modified=None)
+    assert await place.verify(record) == (record if is_valid else None)
+    assert place.directory.digests == 1
 
 
-@pytest.mark.parametrize(("content", "hashed"), [(b"squashfz", 1), (b"short", 0)])
+@pytest.mark.parametrize(("content", "digests"), [(b"squashfz", 1), (b"short", 0)])
 @pytest_twisted.ensureDeferred
-async def test_another_file_is_not_the_image(place: Place, content: bytes, hashed: int) -> None:
-    """Other bytes of the same size, or another size: the log warns, the image is not there."""
-    place.write(content, TOUCHED)
+async def test_another_file_is_not_the_image(place: Place, content: bytes, digests: int) -> None:
+    """Other bytes of the same size, or another size: the log warns, and the image is missing."""
+    place.write(content, TOUCH_TIME)
     with capturedLogs() as events:
-        assert await place.found(RECORD) is None
+        assert await place.verify(RECORD) is None
     assert [event["log_level"].name for event in events] == ["warn"]
-    assert place.directory.hashed == hashed
+    assert place.directory.digests == digests
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_that_is_gone(place: Place) -> None:
-    """No file is no image, whoever recorded it."""
+async def test_a_missing_image(place: Place) -> None:
+    """Without a file there is no image, whichever gateway recorded it."""
     place.image.unlink()
-    assert await place.found(RECORD) is None
-    assert await place.found(OF_THE_ORIGINAL) is None
+    assert await place.verify(RECORD) is None
+    assert await place.verify(OF_THE_ORIGINAL) is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sister_s_delivery_is_believed(place: Place) -> None:
-    """Of systems that share the files the last to deliver knows them; the others follow it."""
+async def test_a_delivery_by_a_sister_system_counts(place: Place) -> None:
+    """Of systems that share files, the last to deliver has the facts.
+
+    The other records adopt them.
+    """
     content = b"squashfs, made with other options"
-    place.write(content, TOUCHED)
+    place.write(content, TOUCH_TIME)
     sister = replace(
         RECORD,
         key="sister",
         user_acl=(),
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        modified=TOUCHED,
+        modified=TOUCH_TIME,
         options="zstd",
     )
-    found = await place.found(RECORD, sister)
-    assert found == replace(sister, key=RECORD.key, user_acl=RECORD.user_acl)
-    assert place.directory.hashed == 0
-    place.write(content, TOUCHED + 1)
-    found = await place.found(RECORD, sister)
-    assert found is not None
-    assert (found.sha256, found.modified) == (sister.sha256, TOUCHED + 1)
+    result = await place.verify(RECORD, sister)
+    assert result == replace(sister, key=RECORD.key, user_acl=RECORD.user_acl)
+    assert place.directory.digests == 0
+    place.write(content, TOUCH_TIME + 1)
+    result = await place.verify(RECORD, sister)
+    assert result is not None
+    assert (result.sha256, result.modified) == (sister.sha256, TOUCH_TIME + 1)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_of_the_original_gateway_has_to_exist(place: Place) -> None:
-    """It recorded neither size nor digest; nor does its record vouch for what others say."""
-    place.write(b"whatever it made", TOUCHED)
+    """It recorded neither size nor digest.
+
+    So its record does not confirm those of another record.
+    """
+    place.write(b"whatever it made", TOUCH_TIME)
     place.meta.write_bytes(b"FORMAT: squashfs\nENTRY: [u'x']\n")
-    assert await place.found(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
+    assert await place.verify(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
     assert await place.target.has_metadata_of(OF_THE_ORIGINAL)
-    assert await place.found(RECORD, OF_THE_ORIGINAL) is None
+    assert await place.verify(RECORD, OF_THE_ORIGINAL) is None
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_file_is_no_image(place: Place) -> None:
-    """The original called it READY where the disk was full; a pull delivers it anew."""
-    place.write(b"", TOUCHED)
+    """The original made such files READY when the disk was full; a pull delivers them again."""
+    place.write(b"", TOUCH_TIME)
     with capturedLogs() as log:
-        assert await place.found(OF_THE_ORIGINAL) is None
+        assert await place.verify(OF_THE_ORIGINAL) is None
     assert any("or empty" in event["log_format"] for event in log)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_was_cut_is_no_image(place: Place, tmp_path: Path) -> None:
-    """A squashfs file of the original is as long as its superblock says, or longer by padding."""
-    made = tmp_path / "made.squashfs"
+async def test_a_file_that_is_cut_short_is_no_image(place: Place, tmp_path: Path) -> None:
+    """A squashfs file is at least as long as its superblock says; padding may follow."""
+    squashfs = tmp_path / "made.squashfs"
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_bytes(os.urandom(20_000))
-    argv = [need("mksquashfs"), str(tmp_path / "tree"), str(made), "-quiet", "-no-progress"]
+    argv = [need("mksquashfs"), str(tmp_path / "tree"), str(squashfs), "-quiet", "-no-progress"]
     await deferToThread(subprocess.run, argv, check=True, stdout=subprocess.DEVNULL)
-    content = made.read_bytes()
-    place.write(content, TOUCHED)
-    assert await place.found(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
+    content = squashfs.read_bytes()
+    place.write(content, TOUCH_TIME)
+    assert await place.verify(OF_THE_ORIGINAL) == OF_THE_ORIGINAL
     for size in (len(content) // 2, 50):
-        place.write(content[:size], TOUCHED)
-        assert await place.found(OF_THE_ORIGINAL) is None
+        place.write(content[:size], TOUCH_TIME)
+        assert await place.verify(OF_THE_ORIGINAL) is None
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_original_did_not_store(place: Place) -> None:
-    """It is taken from the metadata that lies there, else from the registry, else not known."""
+    """It comes from the metadata file, or else from the registry, or else it is unknown."""
     config = ImageConfig(env=("B=2",), entrypoint=("/b",), cmd=("b",), workdir="/b")
-    held = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))
+    record = replace(OF_THE_ORIGINAL, env=("A=1",), user_acl=(2001,))
     place.meta.write_bytes(b"FORMAT: squashfs\nCMD: ['sh', '-c']\nWORKDIR: /a\nENV: A=9\n")
-    for known in (None, config):
-        whole = await place.target.add_missing_settings(held, known)
-        assert whole == replace(held, cmd=("sh", "-c"), workdir="/a")
+    for registry_config in (None, config):
+        whole = await place.target.add_missing_settings(record, registry_config)
+        assert whole == replace(record, cmd=("sh", "-c"), workdir="/a")
     for content in (b"FORMAT: squashfs\nCMD: ['sh'\n", b"#" * (META_LIMIT + 1), None):
         place.meta.unlink()
         if content is not None:
             place.meta.write_bytes(content)
-        whole = await place.target.add_missing_settings(held, config)
-        assert whole == replace(held, entry=("/b",), cmd=("b",), workdir="/b")
-        assert await place.target.add_missing_settings(held, None) is None
+        whole = await place.target.add_missing_settings(record, config)
+        assert whole == replace(record, entry=("/b",), cmd=("b",), workdir="/b")
+        assert await place.target.add_missing_settings(record, None) is None
         place.meta.touch()
 
 
 @pytest_twisted.ensureDeferred
-async def test_our_own_records_are_complete(place: Place) -> None:
-    """What such a record lacks the image lacks: nothing is read for it."""
+async def test_records_of_this_gateway_are_complete(place: Place) -> None:
+    """A setting that such a record lacks does not exist: nothing is read for it."""
     assert await place.target.add_missing_settings(RECORD, None) is RECORD
     complete = replace(OF_THE_ORIGINAL, env=(), entry=(), cmd=(), workdir="")
     assert await place.target.add_missing_settings(complete, None) is complete
 
 
 @pytest_twisted.ensureDeferred
-async def test_metadata_says_what_the_record_says(place: Place) -> None:
-    """Byte by byte: another reader's number is as long as the right one."""
+async def test_metadata_agrees_with_the_record(place: Place) -> None:
+    """Compared by digest: another uid may have the same number of digits."""
     assert await place.target.has_metadata_of(RECORD)
     whole = place.meta.read_bytes()
-    for damaged in (whole.replace(b"2001", b"2002"), whole[:-1], b""):
-        place.meta.write_bytes(damaged)
+    for damage in (whole.replace(b"2001", b"2002"), whole[:-1], b""):
+        place.meta.write_bytes(damage)
         assert not await place.target.has_metadata_of(RECORD)
     place.meta.unlink()
     assert not await place.target.has_metadata_of(RECORD)
@@ -337,7 +343,7 @@ async def test_metadata_says_what_the_record_says(place: Place) -> None:
 
 
 class Removals:
-    """An image directory that notes what is removed, and may break before the second file."""
+    """An image directory that records removals, and may fail before the second one."""
 
     def __init__(self) -> None:
         """Have removed nothing."""
@@ -353,8 +359,8 @@ class Removals:
 
 @pytest.mark.parametrize("breaks", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_metadata_goes_before_its_image(breaks: bool) -> None:
-    """An image without metadata is not started; metadata without its image would break a job."""
+async def test_metadata_is_removed_before_its_image(breaks: bool) -> None:
+    """No runtime starts an image without metadata. Metadata without its image would break a job."""
     directory: Any = Removals()
     directory.breaks = breaks
     target = Target("d", directory, Platform("linux", "amd64"), SquashOptions(), ("s",))
