@@ -1,4 +1,4 @@
-"""Delivered files survive a power cut: they reach the disk before their names, and so do those."""
+"""Delivered files survive a power cut: content and names are synced in the right order."""
 
 # ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
 
@@ -27,8 +27,8 @@ Event = tuple[str, str]
 
 @pytest.fixture
 def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Event]:
-    """Give what is synced and renamed in the image directory on this machine, in order."""
-    seen: list[Event] = []
+    """Give the syncs and renames in the image directory on this machine, in their order."""
+    recorded_events: list[Event] = []
     fsync, replace = os.fsync, os.replace
 
     def kind_of(path: Path) -> str:
@@ -37,38 +37,38 @@ def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[Event]:
         whole = path.stat().st_size in {len(CONTENT), 1}
         return "whole temporary" if ".partial." in path.name and whole else path.name
 
-    def synced(descriptor: int) -> None:
+    def record_fsync(descriptor: int) -> None:
         assert threading.current_thread() is not threading.main_thread()
-        seen.append(("fsync", kind_of(Path(os.readlink(f"/proc/self/fd/{descriptor}")))))  # noqa: PTH115
+        recorded_events.append(("fsync", kind_of(Path(os.readlink(f"/proc/self/fd/{descriptor}")))))  # noqa: PTH115
         fsync(descriptor)
 
-    def replaced(old: Any, new: Any, **more: Any) -> None:
-        seen.append(("rename", Path(new).name))
-        replace(old, new, **more)
+    def record_replace(old: Any, new: Any, **keywords: Any) -> None:
+        recorded_events.append(("rename", Path(new).name))
+        replace(old, new, **keywords)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
-    return seen
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    return recorded_events
 
 
-@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("is_copy", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_local_image(
-    root: Path, source: Path, threads: Threads, events: Sequence[Event], copied: bool
+    root: Path, source: Path, threads: Threads, events: Sequence[Event], is_copy: bool
 ) -> None:
     """A copy is synced before its rename, the directory after it; a link has no bytes to sync."""
-    source.chmod(0o644 if copied else 0o600)
+    source.chmod(0o644 if is_copy else 0o600)
     await LocalDirectory(root, threads).install(source, IMAGE, SHA256, ignore)
-    named = [("rename", IMAGE), ("fsync", "directory")]
-    assert list(events) == ([("fsync", "whole temporary")] if copied else []) + named
+    rename_events = [("rename", IMAGE), ("fsync", "directory")]
+    assert list(events) == ([("fsync", "whole temporary")] if is_copy else []) + rename_events
 
 
 @pytest_twisted.ensureDeferred
 async def test_local_metadata(root: Path, threads: Threads, events: Sequence[Event]) -> None:
     """Metadata are synced before their rename, and the directory after it."""
     await LocalDirectory(root, threads).write(b"x", META)
-    named = [("rename", META), ("fsync", "directory")]
-    assert list(events) == [("fsync", "whole temporary"), *named]
+    rename_events = [("rename", META), ("fsync", "directory")]
+    assert list(events) == [("fsync", "whole temporary"), *rename_events]
 
 
 async def _deliver(directory: RemoteDirectory, source: Path, what: str) -> None:
@@ -83,16 +83,16 @@ async def _deliver(directory: RemoteDirectory, source: Path, what: str) -> None:
 
 
 def requests(log: Path) -> str:
-    """Return which requests an SFTP server heard that matter here, a letter each."""
+    """Return the writes, syncs and renames that an SFTP server logged, a letter each."""
     letters = {"write": "w", "fsync": "f", "posix-rename": "r"}
-    found = re.findall(r"request \d+: (write|fsync|posix-rename)\b", log.read_text())
-    return re.sub("w+", "w", "".join(letters[name] for name in found))
+    matches = re.findall(r"request \d+: (write|fsync|posix-rename)\b", log.read_text())
+    return re.sub("w+", "w", "".join(letters[name] for name in matches))
 
 
 @pytest.mark.parametrize("what", ["image", "metadata"])
 @pytest_twisted.ensureDeferred
 async def test_sftp(root: Path, tmp_path: Path, source: Path, threads: Threads, what: str) -> None:
-    """OpenSSH's server hears an fsync after the last write, then the rename, then another fsync."""
+    """OpenSSH's server gets an fsync after the last write, then the rename, then an fsync."""
     log = tmp_path / "log"
     env = without_ssh(tmp_path / "bin", options=f"-e -l DEBUG3 2>> {log}")
     directory = far_directory(NOBODY, PurePosixPath(root), threads, env)
@@ -103,7 +103,7 @@ async def test_sftp(root: Path, tmp_path: Path, source: Path, threads: Threads, 
 @pytest.mark.parametrize("what", ["image", "metadata"])
 @pytest_twisted.ensureDeferred
 async def test_scp(root: Path, tmp_path: Path, source: Path, threads: Threads, what: str) -> None:
-    """By SCP, `dd` syncs the file before `mv` renames it, and `sync` the directory after that."""
+    """With SCP, `dd` syncs the file, then `mv` renames it, then `sync` syncs the directory."""
     log, programs = tmp_path / "log", tmp_path / "programs"
     programs.mkdir()
     for name, arguments in (("dd", "fsync"), ("mv", IMAGE[:8]), ("sync", str(root))):
@@ -111,7 +111,7 @@ async def test_scp(root: Path, tmp_path: Path, source: Path, threads: Threads, w
         (programs / name).write_text(f'#!/bin/sh\n{script}exec {need(name)} "$@"\n')
         (programs / name).chmod(0o755)
     env = without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH")
-    there = PurePosixPath(root)
-    directory = far_directory(NOBODY, there, threads, env, open_files=ScpFiles.begin)
+    path = PurePosixPath(root)
+    directory = far_directory(NOBODY, path, threads, env, open_files=ScpFiles.begin)
     await _deliver(directory, source, what)
     assert log.read_text().split() == ["dd", "mv", "sync"]

@@ -20,7 +20,7 @@ from tests.patience import patient
 from tests.sshd import Sshd
 
 
-async def connected(sshd: Sshd, threads: Threads, *options: str) -> SshConnection:
+async def connect_with_options(sshd: Sshd, threads: Threads, *options: str) -> SshConnection:
     """Return a connection by an old configuration with these options of ssh."""
     words = [f"-p{sshd.port}", "-o", f"UserKnownHostsFile={sshd.known_hosts}", *options]
     account = {"username": sshd.user, "imageDir": "/images", "sshCmdOptions": words}
@@ -39,10 +39,10 @@ async def connected(sshd: Sshd, threads: Threads, *options: str) -> SshConnectio
 
 
 @pytest_twisted.ensureDeferred
-async def test_options_of_old(threads: Threads) -> None:
-    """Port, key, known hosts and ciphers come from the options; the first cipher is taken."""
+async def test_options_of_ssh(threads: Threads) -> None:
+    """Port, key, known hosts and ciphers come from the options; the first cipher is used."""
     with Sshd() as sshd:
-        connection = await connected(sshd, threads, "-c", "aes256-ctr,aes128-ctr")
+        connection = await connect_with_options(sshd, threads, "-c", "aes256-ctr,aes128-ctr")
         try:
             assert connection.ciphers.count("aes256-ctr") == 2
             assert (await run(connection, "true"))[0] == 0
@@ -52,35 +52,35 @@ async def test_options_of_old(threads: Threads) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ciphers_that_the_server_lacks(threads: Threads) -> None:
-    """No other cipher is offered than those that the options name."""
+    """Only the ciphers that the options name are offered."""
     with Sshd("Ciphers aes128-ctr") as sshd:
         with pytest.raises(DeliveryFailed, match="no algorithm in common") as caught:
-            await connected(sshd, threads, "-c", "aes256-ctr")
+            await connect_with_options(sshd, threads, "-c", "aes256-ctr")
         assert "the server offers aes128-ctr" in caught.value.detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_check_of_host_keys_stays(threads: Threads) -> None:
-    """Options that would turn it off do not."""
+async def test_host_keys_are_checked_in_any_case(threads: Threads) -> None:
+    """Options that would turn off the check of host keys have no effect."""
     with Sshd() as sshd:
         sshd.known_hosts.write_text("")
         with pytest.raises(DeliveryFailed, match="host key is not known"):
-            await connected(sshd, threads, "-o", "StrictHostKeyChecking=no")
+            await connect_with_options(sshd, threads, "-o", "StrictHostKeyChecking=no")
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_limit_on_connecting(threads: Threads, tmp_path: Path) -> None:
-    """A server that does not answer within ConnectTimeout is given up."""
+    """Connecting fails if the server does not answer within ConnectTimeout."""
     with Sshd() as sshd, sshd.suspended():
         began = reactor.seconds()
         with pytest.raises(DeliveryFailed, match="does not answer"):
-            await connected(sshd, threads, "-o", "ConnectTimeout=1")
+            await connect_with_options(sshd, threads, "-o", "ConnectTimeout=1")
         assert 0.9 < reactor.seconds() - began < patient(10)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_host_that_hangs_is_left_in_time(threads: Threads) -> None:
-    """Each host has a limit, longer by the configured time to connect; then comes the next one."""
+async def test_connect_timeout_extends_the_limit_of_a_host(threads: Threads) -> None:
+    """The time limit of a host is longer by ConnectTimeout; then the next host is tried."""
     system = {
         "accesstype": "remote",
         "host": ["a", "b"],

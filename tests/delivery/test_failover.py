@@ -1,4 +1,4 @@
-"""Systems of several hosts, some of which are down, wrong, or come and go: real servers."""
+"""Systems with several hosts, some of which are down, broken, or restarted: real servers."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from tests.parts import need_root
 from tests.patience import patient
 from tests.sshd import Sshd
 
-SOON = 20.0
-"""Seconds that a busy machine may take for what takes none."""
+BUSY_SECONDS = 20.0
+"""Seconds that a busy machine may take for an operation that is otherwise immediate."""
 
 
 @pytest_twisted.ensureDeferred
 async def test_first_host_is_down(
     system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
 ) -> None:
-    """Another host takes its place, at once and without asking it again for every file."""
+    """Another host is used at once, and the first host is not tried again for every file."""
     first, second = pair
     first.stop()
-    way, asked = system.way(first), 0
+    way, connect_count = system.way(first), 0
 
-    async def counted() -> Connection:
-        nonlocal asked
-        asked += 1
+    async def count_and_connect() -> Connection:
+        nonlocal connect_count
+        connect_count += 1
         return await way()
 
-    directory = system.directory([counted, system.way(second)], root)
+    directory = system.directory([count_and_connect, system.way(second)], root)
     await directory.write(b"1", META)
     assert (root / META).read_bytes() == b"1"
-    complaint, change = log
-    assert complaint.startswith("warn: a cannot be used: The system cannot be reached.")
+    warning, change = log
+    assert warning.startswith("warn: a cannot be used: The system cannot be reached.")
     assert change == "info: b is the host that is used"
     second.end_connections()
     await directory.write(b"2", META)
     assert (root / META).read_bytes() == b"2"
-    assert (asked, len(log)) == (1, 2)
+    assert (connect_count, len(log)) == (1, 2)
 
 
 @pytest_twisted.ensureDeferred
 async def test_first_host_is_a_black_hole(
     system: System, pair: tuple[Sshd, Sshd], root: Path, black_hole: int
 ) -> None:
-    """A host that takes connections and says nothing costs no more than the connect limit."""
+    """A host that accepts connections and stays silent costs no more than the connect limit."""
     first, second = pair
     known_hosts = first.known_hosts
     hole = system.way(first, port=black_hole, known_hosts=known_hosts)
     directory = system.directory([hole, system.way(second)], root)
     began = time.monotonic()
     await directory.write(b"1", META)
-    assert time.monotonic() - began < patient(CONNECT_SECONDS + SOON)
+    assert time.monotonic() - began < patient(CONNECT_SECONDS + BUSY_SECONDS)
     assert (root / META).read_bytes() == b"1"
 
 
@@ -70,7 +70,7 @@ async def test_first_host_is_a_black_hole(
 async def test_first_host_shows_another_key(
     system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
 ) -> None:
-    """A host with a key that is not its own gets nothing, is told of, and stops nobody."""
+    """A host with a wrong host key gets no data, is logged, and does not stop the delivery."""
     first, second = pair
     key = second.host_key("ed25519").with_suffix(".pub").read_text()
     first.known_hosts.write_text(f"[127.0.0.1]:{first.port} {key}")
@@ -84,7 +84,7 @@ async def test_first_host_shows_another_key(
 
 @pytest_twisted.ensureDeferred
 async def test_first_host_has_no_sftp(system: System, root: Path) -> None:
-    """A host that lets the gateway in and has nothing for it is passed over as well."""
+    """A host that accepts the login but has no SFTP is skipped."""
     with Sshd("ForceCommand /bin/false") as first, Sshd() as second:
         directory = system.directory([system.way(first), system.way(second)], root)
         await directory.write(b"1", META)
@@ -97,19 +97,19 @@ async def test_first_host_has_no_sftp(system: System, root: Path) -> None:
 async def test_first_host_lost_the_directory(
     system: System, root: Path, tmp_path: Path, log: list[str], when: str
 ) -> None:
-    """A host on which nobody mounted the file system, or which lost it, is passed over as well."""
+    """A host that has not mounted the file system, or lost it, is skipped."""
     need_root()
     with TemporaryDirectory(dir="/run") as jail, Sshd() as second:
         os.chmod(jail, 0o755)  # noqa: PTH101 - a text
-        there = Path(jail) / root.relative_to("/")
+        first_root = Path(jail) / root.relative_to("/")
         settings = ("ForceCommand internal-sftp", f"ChrootDirectory {jail}")
         with Sshd(*settings) as first:
             directory = system.directory([system.way(first), system.way(second)], root)
             if when == "meanwhile":
-                there.mkdir(parents=True)
+                first_root.mkdir(parents=True)
                 await directory.write(b"0", META)
-                assert names(there) == [META]
-                shutil.rmtree(there)
+                assert names(first_root) == [META]
+                shutil.rmtree(first_root)
             await directory.write(b"1", META)
             source = tmp_path / "converted"
             source.write_bytes(CONTENT)
@@ -120,10 +120,8 @@ async def test_first_host_lost_the_directory(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_told_if_none_works(
-    system: System, pair: tuple[Sshd, Sshd], root: Path
-) -> None:
-    """Users are told what has to be mended, and no host; admins the reason of each host."""
+async def test_error_if_no_host_works(system: System, pair: tuple[Sshd, Sshd], root: Path) -> None:
+    """Users see what has to be fixed, without host names; the detail has each host's reason."""
     first, second = pair
     first.stop()
     second.known_hosts.write_text("")
@@ -140,8 +138,8 @@ async def test_what_is_told_if_none_works(
 async def test_hosts_that_come_and_go(
     system: System, pair: tuple[Sshd, Sshd], root: Path, log: list[str]
 ) -> None:
-    """A host that came back is used again when the other one goes; one connection is kept."""
-    directory = system.directory([system.way(one) for one in pair], root)
+    """A restarted host is used again when the other host stops; one connection is open."""
+    directory = system.directory([system.way(host) for host in pair], root)
     for turn in range(4):
         down = pair[(turn + 1) % 2]
         down.stop()

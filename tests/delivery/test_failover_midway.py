@@ -1,4 +1,4 @@
-"""Deliveries to systems of several hosts, which break, hang or die meanwhile: real servers."""
+"""Hosts of a system that break, hang or die during a delivery: real servers."""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ from tests.patience import patient, scaled
 from tests.sshd import Sshd
 
 SIZE = 40 << 20
-SOON = 20.0
-"""Seconds in which all that is tried has failed, on a busy machine."""
+BUSY_SECONDS = 20.0
+"""Seconds in which all retries have failed, on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Give a converted file that takes a while, and its digest."""
+    """Give a converted file whose delivery takes a while, and its digest."""
     path = tmp_path_factory.mktemp("large") / "converted"
     content = random.Random(SIZE).randbytes(SIZE)
     path.write_bytes(content)
     return path, hashlib.sha256(content).hexdigest()
 
 
-def at(point: int, action: Callable[[], None], heard: list[Progress]) -> Callable[[Progress], None]:
-    """Return a report that acts once when so much has been delivered."""
+def at(
+    point: int, action: Callable[[], None], reports: list[Progress]
+) -> Callable[[Progress], None]:
+    """Return a report function that runs `action` once, when `point` bytes are delivered."""
     done: list[bool] = []
 
     def report(progress: Progress) -> None:
-        heard.append(progress)
+        reports.append(progress)
         if not done and progress.done >= point:
             done.append(True)
             action()
@@ -59,27 +61,27 @@ def at(point: int, action: Callable[[], None], heard: list[Progress]) -> Callabl
 async def test_a_host_dies_in_the_middle(
     system: System, pair: tuple[Sshd, Sshd], root: Path, large: tuple[Path, str]
 ) -> None:
-    """The other host, which sees the same directory, goes on from what is there and verified."""
+    """The other host sees the same directory and resumes the verified part."""
     source, sha256 = large
     point = random.randrange(SIZE // 2, SIZE - IN_FLIGHT)
-    directory = system.directory([system.way(one) for one in pair], root)
-    heard: list[Progress] = []
-    died: list[int] = []
+    directory = system.directory([system.way(host) for host in pair], root)
+    reports: list[Progress] = []
+    death: list[int] = []
 
     def die() -> None:
-        died.append(len(heard))
+        death.append(len(reports))
         pair[0].stop()
 
-    await directory.install(source, IMAGE, sha256, at(point, die, heard))
+    await directory.install(source, IMAGE, sha256, at(point, die, reports))
     assert names(root) == [IMAGE], point
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256, point
-    assert min(one.done for one in heard[died[0] :]) >= point - REACH, point
-    assert heard[-1].done == heard[-1].total == SIZE
+    assert min(report.done for report in reports[death[0] :]) >= point - REACH, point
+    assert reports[-1].done == reports[-1].total == SIZE
 
 
 @pytest_twisted.ensureDeferred
 async def test_hosts_without_a_common_directory(system: System, large: tuple[Path, str]) -> None:
-    """A host that sees nothing of what the other one took begins anew, to the right file."""
+    """A host that does not see the part on the first host starts again, and the file is right."""
     need_root()
     source, sha256 = large
     with ExitStack() as stack:
@@ -92,12 +94,12 @@ async def test_hosts_without_a_common_directory(system: System, large: tuple[Pat
             roots[-1].parent.chmod(0o755)
             settings = ("ForceCommand internal-sftp", f"ChrootDirectory {jail}")
             hosts.append(stack.enter_context(Sshd(*settings)))
-        ways = [system.way(one) for one in hosts]
+        ways = [system.way(host) for host in hosts]
         directory = system.directory(ways, PurePosixPath("/images"))
-        heard: list[Progress] = []
-        report = at(SIZE // 2, hosts[0].stop, heard)
+        reports: list[Progress] = []
+        report = at(SIZE // 2, hosts[0].stop, reports)
         await directory.install(source, IMAGE, sha256, report)
-        assert min(one.done for one in heard[len(heard) // 3 :]) < SIZE // 2 - REACH
+        assert min(report.done for report in reports[len(reports) // 3 :]) < SIZE // 2 - REACH
         assert names(roots[0]) == [f"{IMAGE}.partial.{sha256[:16]}"]
         assert names(roots[1]) == [IMAGE]
         assert hashlib.sha256((roots[1] / IMAGE).read_bytes()).hexdigest() == sha256
@@ -107,33 +109,33 @@ async def test_hosts_without_a_common_directory(system: System, large: tuple[Pat
 async def test_all_hosts_die(
     system: System, pair: tuple[Sshd, Sshd], root: Path, large: tuple[Path, str]
 ) -> None:
-    """A system that stays away is told in time; what it took already is there for the next pull."""
+    """A delivery to a dead system fails in time; the next pull resumes the part."""
     source, sha256 = large
-    directory = system.directory([system.way(one) for one in pair], root)
+    directory = system.directory([system.way(host) for host in pair], root)
     began: list[float] = []
 
     def die() -> None:
         began.append(time.monotonic())
-        for one in pair:
-            one.stop()
+        for host in pair:
+            host.stop()
 
     with pytest.raises(DeliveryFailed, match="cannot be reached") as caught:
         await directory.install(source, IMAGE, sha256, at(SIZE // 2, die, []))
-    assert time.monotonic() - began[0] < patient(SOON)
+    assert time.monotonic() - began[0] < patient(BUSY_SECONDS)
     assert "a: The system" in caught.value.detail
     assert "b: The system" in caught.value.detail
     assert names(root) == [f"{IMAGE}.partial.{sha256[:16]}"]
     pair[1].start()
-    heard: list[Progress] = []
-    await directory.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done >= SIZE // 2 - REACH
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, reports.append)
+    assert reports[0].done >= SIZE // 2 - REACH
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
     assert names(root) == [IMAGE]
 
 
 @pytest.mark.parametrize("waiting", ["for the next try", "for a host"])
 @pytest_twisted.ensureDeferred
-async def test_closed_while_it_goes_on(
+async def test_closed_during_a_retry(
     system: System,
     pair: tuple[Sshd, Sshd],
     root: Path,
@@ -141,45 +143,45 @@ async def test_closed_while_it_goes_on(
     black_hole: int,
     waiting: str,
 ) -> None:
-    """A delivery that waits ends at once when the gateway stops, and its part stays."""
+    """A waiting delivery ends at once when the gateway stops, and its part stays."""
     source, sha256 = large
     if waiting == "for a host":
         hole = system.way(pair[1], port=black_hole, connect_seconds=1000)
         directory = system.directory([system.way(pair[0]), hole], root)
     else:
         directory = system.directory([system.way(pair[0])], root, first_pause=1000)
-    died: Deferred[None] = Deferred()
+    death: Deferred[None] = Deferred()
 
     def die() -> None:
         pair[0].stop()
-        died.callback(None)
+        death.callback(None)
 
     running = Deferred.fromCoroutine(
         directory.install(source, IMAGE, sha256, at(SIZE // 2, die, []))
     )
-    await died
+    await death
     await pause(1, reactor)
     assert not running.called
     began = time.monotonic()
     await directory.close()
     with pytest.raises(DeliveryFailed, match="stopping"):
         await running
-    assert time.monotonic() - began < patient(SOON / 2)
+    assert time.monotonic() - began < patient(BUSY_SECONDS / 2)
     assert names(root) == [f"{IMAGE}.partial.{sha256[:16]}"]
 
 
 def hello_length() -> int:
-    """Return how long the SFTP server's first answer is."""
+    """Return the length of the first answer of the SFTP server, in bytes."""
     argv = [sftp_server(), "-P", "limits"]
-    said = subprocess.run(argv, input=packets.hello(), stdout=subprocess.PIPE, check=False).stdout
-    return len(said)
+    output = subprocess.run(argv, input=packets.hello(), stdout=subprocess.PIPE, check=False).stdout
+    return len(output)
 
 
 @pytest_twisted.ensureDeferred
 async def test_host_whose_files_hang(
     system: System, root: Path, tmp_path: Path, large: tuple[Path, str]
 ) -> None:
-    """A host that lets the gateway in and then answers nothing is left for another one."""
+    """A host that accepts the login and then stops answering is replaced by another host."""
     script = tmp_path / "hangs"
     script.write_text(
         f"#!/bin/sh\n{sftp_server()} -P limits | {{ head -c {hello_length()}; cat > /dev/null; }}\n"
@@ -190,7 +192,7 @@ async def test_host_whose_files_hang(
         ways = [system.way(first), system.way(second)]
         directory = system.directory(ways, root, idle_seconds=scaled(1))
         await directory.write(b"1", META)
-        other = system.directory(ways, root, idle_seconds=scaled(1))
-        await other.install(source, IMAGE, sha256, ignore)
+        second_directory = system.directory(ways, root, idle_seconds=scaled(1))
+        await second_directory.install(source, IMAGE, sha256, ignore)
         assert first.log.read_text().count("Starting session: forced-command") == 2
     assert names(root) == sorted([IMAGE, META])

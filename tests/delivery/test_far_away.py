@@ -1,4 +1,4 @@
-"""A delivery over a long way: one session is slow there, and several are not."""
+"""Deliveries over a connection with a long round trip: several sessions are faster than one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDLE_SECONDS = 60.0
 SIZE = 80_000_000
 WINDOW = 2 << 20
 ROUND_TRIPS = (0.2, 0.6, 1.8)
-"""Seconds. The longer the way, the less it matters that other processes have the processors."""
+"""Seconds. With a longer round trip, the load of the machine matters less."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def sshd() -> Iterator[Sshd]:
 async def upload_seconds(
     sshd: Sshd, threads: Threads, source: Path, round_trip: float, rate: float
 ) -> float:
-    """Upload over a long way with the sessions that this rate needs; return the seconds."""
+    """Upload with as many sessions as this rate needs; return the seconds."""
     target = source.with_name("delivered")
     with source.open("rb") as file, Distance(sshd.port, round_trip) as way:
         sshd.reached_at(way.port)
@@ -54,7 +54,7 @@ async def upload_seconds(
 async def test_one_session_carries_a_window_in_a_round_trip(
     sshd: Sshd, threads: Threads, tmp_path: Path
 ) -> None:
-    """However fast the link is."""
+    """One session sends at most one window in each round trip, however fast the link is."""
     source = tmp_path / "converted"
     source.write_bytes(os.urandom(4 * WINDOW))
     assert await upload_seconds(sshd, threads, source, 0.2, rate=1.0) > 3 * 0.2
@@ -62,7 +62,7 @@ async def test_one_session_carries_a_window_in_a_round_trip(
 
 @pytest_twisted.ensureDeferred
 async def test_several_sessions_carry_more(sshd: Sshd, threads: Threads, tmp_path: Path) -> None:
-    """Than a window in each round trip."""
+    """Several sessions send more than one window in each round trip."""
     source = tmp_path / "converted"
     source.write_bytes(os.urandom(SIZE))
     ratios = []

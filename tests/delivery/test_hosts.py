@@ -1,4 +1,4 @@
-"""Which host of a system is used, by a clock that the test turns."""
+"""The choice of the host of a system, with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -18,103 +18,103 @@ UNKNOWN = DeliveryFailed("The system's host key is not known.", remedy="Add it."
 
 
 class Site:
-    """Hosts a, b and c; each works unless `down` says why not, or `silent` that it hangs."""
+    """Hosts a, b and c; each works unless it has an entry in `errors` or in `silent_hosts`."""
 
     def __init__(self, *names: str) -> None:
-        """Note which hosts are asked, in their order."""
+        """Record the order in which hosts are tried."""
         self.clock = Clock()
-        self.down: dict[str, DeliveryFailed] = {}
-        self.silent: set[str] = set()
-        self.asked: list[str] = []
+        self.errors: dict[str, DeliveryFailed] = {}
+        self.silent_hosts: set[str] = set()
+        self.tried_hosts: list[str] = []
         ways = {name: self._way(name) for name in names or ("a", "b", "c")}
         self.hosts = Hosts(ways, self.clock)
 
     def _way(self, name: str) -> Connect:
         async def connect() -> Any:
-            self.asked.append(name)
-            if name in self.silent:
+            self.tried_hosts.append(name)
+            if name in self.silent_hosts:
                 await Deferred()
-            if name in self.down:
-                raise self.down[name]
+            if name in self.errors:
+                raise self.errors[name]
             return name
 
         return connect
 
     def open(self) -> Deferred[str]:
-        """Return the host that is found, once it is."""
+        """Search for a host that works, and return it."""
 
         async def begin(connect: Connect) -> Any:
             return await connect()
 
-        async def found() -> str:
-            host, begun = await self.hosts.first(begin)
-            assert begun == host
+        async def host_of_search() -> str:
+            host, result = await self.hosts.first(begin)
+            assert result == host
             return host
 
-        self.asked.clear()
-        return Deferred.fromCoroutine(found())
+        self.tried_hosts.clear()
+        return Deferred.fromCoroutine(host_of_search())
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_one_that_worked_last() -> None:
-    """The first host is used until it fails, and then the next one until that fails."""
+async def test_the_host_that_worked_last() -> None:
+    """The first host is used until it fails, then the next host until that fails."""
     site = Site()
     assert await site.open() == "a"
-    site.down["a"] = DOWN
+    site.errors["a"] = DOWN
     assert await site.open() == "b"
-    assert site.asked == ["a", "b"]
-    site.down.clear()
+    assert site.tried_hosts == ["a", "b"]
+    site.errors.clear()
     site.clock.advance(10 * SHUNNED_SECONDS)
     assert await site.open() == "b"
-    assert site.asked == ["b"]
-    site.down["b"] = DOWN
+    assert site.tried_hosts == ["b"]
+    site.errors["b"] = DOWN
     assert await site.open() == "a"
-    assert site.asked == ["b", "a"]
+    assert site.tried_hosts == ["b", "a"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_failed_comes_last() -> None:
-    """For a while a host that failed is tried after the others, the latest last; never not."""
+    """A host that failed is tried after the others for a while, but it is always tried."""
     site = Site()
-    site.down.update(a=DOWN, b=DOWN, c=DOWN)
+    site.errors.update(a=DOWN, b=DOWN, c=DOWN)
     with pytest.raises(DeliveryFailed):
         await site.open()
     site.clock.advance(1)
-    del site.down["b"]
+    del site.errors["b"]
     assert await site.open() == "b"
-    assert site.asked == ["a", "b"]
-    site.down["b"] = DOWN
+    assert site.tried_hosts == ["a", "b"]
+    site.errors["b"] = DOWN
     site.clock.advance(1)
     with pytest.raises(DeliveryFailed):
         await site.open()
-    assert site.asked == ["b", "c", "a"]
+    assert site.tried_hosts == ["b", "c", "a"]
     site.clock.advance(SHUNNED_SECONDS)
-    site.down.clear()
+    site.errors.clear()
     assert await site.open() == "b"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_is_shunned() -> None:
-    """A host that does no good though it can be reached is left for one that may work, if any."""
+    """A shunned host is tried after hosts that may work, and before hosts that failed."""
     site = Site()
     assert await site.open() == "a"
     site.hosts.shun("a")
-    site.down["b"] = DOWN
+    site.errors["b"] = DOWN
     assert await site.open() == "c"
-    assert site.asked == ["b", "c"]
+    assert site.tried_hosts == ["b", "c"]
     site.clock.advance(1)
     site.hosts.shun("c")
-    site.down["a"] = DOWN
+    site.errors["a"] = DOWN
     assert await site.open() == "c"
-    assert site.asked == ["a", "c"]
+    assert site.tried_hosts == ["a", "c"]
     site.hosts.shun("c")
     assert await site.open() == "c"
-    assert site.asked == ["c"]
+    assert site.tried_hosts == ["c"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_clock_that_is_set_back() -> None:
-    """Nobody is shunned for longer because the clock was wrong."""
+    """A host is not shunned for longer because the clock was set back."""
     site = Site()
     site.clock.advance(1e6)
     assert await site.open() == "a"
@@ -124,7 +124,7 @@ async def test_a_clock_that_is_set_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("down", "what", "kind"),
+    ("errors", "what", "kind"),
     [
         ({"a": DOWN, "b": UNKNOWN, "c": DOWN}, UNKNOWN.what, Away),
         ({"a": DOWN, "b": DOWN, "c": DOWN}, DOWN.what, Away),
@@ -132,23 +132,23 @@ async def test_a_clock_that_is_set_back() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_none_works(down: dict[str, DeliveryFailed], what: str, kind: type) -> None:
-    """Users are told what somebody must mend, if that is it; admins the reason of each host."""
+async def test_none_works(errors: dict[str, DeliveryFailed], what: str, kind: type) -> None:
+    """Users see what an admin must fix, if anything; the detail has the reason of each host."""
     site = Site()
-    site.down = down
+    site.errors = errors
     with pytest.raises(DeliveryFailed) as caught:
         await site.open()
     assert caught.value.what == what
     assert type(caught.value) is kind
     reasons = caught.value.detail.split("; ")
-    assert reasons == [f"{name}: {error.what} {error.detail}" for name, error in down.items()]
+    assert reasons == [f"{name}: {error.what} {error.detail}" for name, error in errors.items()]
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_only_host(log: list[str]) -> None:
-    """Of a system with one host the error is the host's, and nobody is told twice."""
+    """A system with one host raises the error of the host and logs nothing."""
     site = Site("a")
-    site.down["a"] = UNKNOWN
+    site.errors["a"] = UNKNOWN
     for _ in range(2):
         with pytest.raises(DeliveryFailed) as caught:
             await site.open()
@@ -157,74 +157,74 @@ async def test_the_only_host(log: list[str]) -> None:
 
 
 def test_a_host_that_hangs() -> None:
-    """A host has so long to be of use, and then it is the next one's turn."""
+    """A host that hangs is given up after its time limit, and the next host is tried."""
     site = Site()
-    site.silent.add("a")
+    site.silent_hosts.add("a")
     opening = site.open()
     site.clock.advance(HOST_SECONDS - 1)
-    assert site.asked == ["a"]
+    assert site.tried_hosts == ["a"]
     assert not opening.called
     site.clock.advance(1)
-    assert site.asked == ["a", "b"]
+    assert site.tried_hosts == ["a", "b"]
     assert opening.result == "b"
     assert site.clock.getDelayedCalls() == []
 
 
 def test_all_hang() -> None:
-    """The search ends after its limit, and the next one begins with those not tried."""
+    """A search ends after its time limit, and the next search begins with the untried hosts."""
     names = "abcdef"
     site = Site(*names)
-    site.silent.update(names)
+    site.silent_hosts.update(names)
     errors: list[Any] = []
     site.open().addErrback(lambda failure: errors.append(failure.value))
     for second in range(round(ALL_SECONDS)):
         assert errors == [], second
         site.clock.advance(1)
     (error,) = errors
-    tried = "".join(site.asked)
-    untried = names.removeprefix(tried)
-    assert untried
+    names_tried = "".join(site.tried_hosts)
+    names_untried = names.removeprefix(names_tried)
+    assert names_untried
     assert (error.what, type(error)) == ("The system does not answer.", Away)
-    assert error.detail.endswith(f"no time was left for {', '.join(untried)}")
-    again = site.open()
-    assert site.asked == [untried[0]]
-    again.addErrback(lambda _: None)
-    again.cancel()
+    assert error.detail.endswith(f"no time was left for {', '.join(names_untried)}")
+    search = site.open()
+    assert site.tried_hosts == [names_untried[0]]
+    search.addErrback(lambda _: None)
+    search.cancel()
 
 
 def test_cancelled() -> None:
-    """A search that nobody waits for ends at once, and is held against no host."""
+    """A cancelled search ends at once and counts as a failure of no host."""
     site = Site()
-    site.silent.add("a")
+    site.silent_hosts.add("a")
     opening = site.open()
     caught: list[Any] = []
     opening.addErrback(lambda failure: caught.append(failure.type))
     opening.cancel()
     assert caught == [CancelledError]
-    assert site.asked == ["a"]
+    assert site.tried_hosts == ["a"]
     assert site.clock.getDelayedCalls() == []
-    site.silent.clear()
+    site.silent_hosts.clear()
     assert site.open().result == "a"
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_logged(log: list[str]) -> None:
-    """The log tells each change of the host, and why a host cannot be used; not all the time."""
+    """The log has each change of the host, and once in a while why a host cannot be used."""
     site = Site("a", "b")
-    site.down["a"] = UNKNOWN
-    told = f"warn: a cannot be used: {UNKNOWN.what} {UNKNOWN.detail}"
+    site.errors["a"] = UNKNOWN
+    warning = f"warn: a cannot be used: {UNKNOWN.what} {UNKNOWN.detail}"
     await site.open()
-    assert log == [told, "info: b is the host that is used"]
+    assert log == [warning, "info: b is the host that is used"]
     log.clear()
     await site.open()
     assert log == []
-    site.down["b"] = DOWN
+    site.errors["b"] = DOWN
     for _ in range(3):
         with pytest.raises(DeliveryFailed):
             await site.open()
     assert log == [f"warn: b cannot be used: {DOWN.what} {DOWN.detail}"]
     log.clear()
-    site.down["a"] = DOWN
+    site.errors["a"] = DOWN
     with pytest.raises(DeliveryFailed):
         await site.open()
     assert log == [f"warn: a cannot be used: {DOWN.what} {DOWN.detail}"]

@@ -31,7 +31,7 @@ from tests.parts import lacking
 
 @pytest.fixture
 def directory(root: Path, threads: Threads) -> LocalDirectory:
-    """Give the adapter."""
+    """Give a local image directory."""
     return LocalDirectory(root, threads)
 
 
@@ -45,7 +45,7 @@ def test_it_keeps_the_port(directory: LocalDirectory) -> None:
     assert port is directory
 
 
-def converted(path: Path) -> Path:
+def write_converted(path: Path) -> Path:
     """Write a converted file as the builder leaves it."""
     path.write_bytes(CONTENT)
     path.chmod(0o600)
@@ -56,19 +56,19 @@ def converted(path: Path) -> Path:
 async def test_same_file_system_copies_nothing(
     directory: LocalDirectory, root: Path, tmp_path: Path
 ) -> None:
-    """On one file system an image is delivered as a second name of the converted file."""
-    source = converted(tmp_path / "converted")
+    """On the same file system the installed image is a hard link of the converted file."""
+    source = write_converted(tmp_path / "converted")
     await directory.install(source, IMAGE, SHA256, ignore)
     assert (root / IMAGE).samefile(source)
 
 
 @pytest_twisted.ensureDeferred
-async def test_second_name_of_an_old_file_is_not_swept(
+async def test_new_link_of_an_old_file_is_not_swept(
     directory: LocalDirectory, root: Path, tmp_path: Path
 ) -> None:
-    """A temporary that another delivery has just made is young, however old the file is."""
+    """A temporary that is a new hard link is young, however old its file is."""
     now = time.time()
-    source = converted(tmp_path / "converted")
+    source = write_converted(tmp_path / "converted")
     os.utime(source, (now - 7200, now - 7200))
     temporary = root / f"{IMAGE}.partial.{'0' * 16}"
     os.link(source, temporary)
@@ -82,36 +82,38 @@ async def test_second_name_of_an_old_file_is_not_swept(
 async def test_symlinked_source_is_copied(
     directory: LocalDirectory, root: Path, tmp_path: Path
 ) -> None:
-    """A symlink never gets into an image directory."""
+    """A source that is a symlink is copied: no symlink gets into an image directory."""
     source = tmp_path / "link"
-    source.symlink_to(converted(tmp_path / "converted"))
+    source.symlink_to(write_converted(tmp_path / "converted"))
     await directory.install(source, IMAGE, SHA256, ignore)
     assert not (root / IMAGE).is_symlink()
     assert (root / IMAGE).read_bytes() == CONTENT
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
     """Give a converted file on another file system."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         lacking("this machine has no second file system to write to")
     with TemporaryDirectory(dir=memory) as directory:
-        yield converted(Path(directory) / "converted")
+        yield write_converted(Path(directory) / "converted")
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_file_system(directory: LocalDirectory, elsewhere: Path, root: Path) -> None:
+async def test_another_file_system(
+    directory: LocalDirectory, other_file_system: Path, root: Path
+) -> None:
     """Between file systems the file is copied."""
-    await directory.install(elsewhere, IMAGE, SHA256, ignore)
+    await directory.install(other_file_system, IMAGE, SHA256, ignore)
     assert (root / IMAGE).read_bytes() == CONTENT
     assert (root / IMAGE).stat().st_nlink == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_place_anywhere(threads: Threads, tmp_path: Path) -> None:
-    """A converted file can be put under any name, with the same promises."""
-    source = converted(tmp_path / "converted")
+    """A converted file can be placed at any path, with the same promises."""
+    source = write_converted(tmp_path / "converted")
     await place(source, tmp_path / "my image.squashfs", SHA256, threads, ignore, link=False)
     assert (tmp_path / "my image.squashfs").read_bytes() == CONTENT
     assert names(tmp_path) == ["converted", "my image.squashfs"]
@@ -119,7 +121,7 @@ async def test_place_anywhere(threads: Threads, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
-    """Hashing a large file ends soon when nobody waits for the result any more."""
+    """A cancelled digest of a large file ends soon."""
     (root / IMAGE).touch()
     os.truncate(root / IMAGE, 1 << 40)
     hashing = Deferred.fromCoroutine(directory.digest(IMAGE))
@@ -130,7 +132,7 @@ async def test_cancelled_digest(directory: LocalDirectory, root: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_directory(number: int) -> None:
-    """A full disk or quota is called so; the path is for admins."""
+    """A full disk or quota raises `NoSpace`; the path is in the detail only."""
     with pytest.raises(NoSpace) as caught, directory_errors():
         raise OSError(number, "full", "/secret/path")
     assert "/secret" not in str(caught.value)
@@ -139,7 +141,7 @@ def test_full_directory(number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
 def test_directory_that_cannot_be_written(number: int) -> None:
-    """Other errors of the system name the reason and a remedy."""
+    """Other errors of the file system have a reason and a remedy."""
     with pytest.raises(DeliveryFailed) as caught, directory_errors():
         raise OSError(number, os.strerror(number), "/secret/path")
     assert os.strerror(number) in caught.value.what

@@ -1,4 +1,4 @@
-"""The image directory on another machine: the contract of them all, over SFTP."""
+"""The contract of image directories, over SFTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.sshd import Sshd
 
 
 def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
-    """Give the adapter, and close it afterwards."""
+    """Give an image directory, and close it after the test."""
     yield directory
     pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
@@ -32,34 +32,34 @@ class TestServerAlone(ImageDirectoryContract):
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         env = without_ssh(tmp_path / "bin")
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 
 
 class TestSamples(ImageDirectoryContract):
-    """The contract, where the account runs no commands."""
+    """The contract, for an account that cannot run commands."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         env = without_ssh(tmp_path / "bin", commands=False)
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 
 
 class TestPlainServer(ImageDirectoryContract):
-    """The contract, on a server that has nothing beyond the protocol of old."""
+    """The contract, on a server without extensions of the protocol."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         options = "-P posix-rename,fsync,statvfs,limits"
         env = without_ssh(tmp_path / "bin", options=options)
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 
     @pytest_twisted.ensureDeferred
     async def test_free_space(self, directory: ImageDirectory, root: Path) -> None:
-        """Where nobody can tell the space there is enough."""
+        """Unknown free space counts as enough."""
         assert await directory.free_space() > 1 << 60
 
 
@@ -71,17 +71,17 @@ def sshd() -> Iterator[Sshd]:
 
 
 class TestSshd(ImageDirectoryContract):
-    """The contract, over OpenSSH on both sides."""
+    """The contract, with OpenSSH as client and server."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         yield from closing(far_directory(account_on(sshd), PurePosixPath(root), threads))
 
 
 @pytest.fixture(scope="module")
 def jail() -> Iterator[Path]:
-    """Give a directory that only root can write to, as sshd demands."""
+    """Give a directory that only root can write to, as ChrootDirectory of sshd requires."""
     need_root()
     with TemporaryDirectory(dir="/run") as directory:
         Path(directory).chmod(0o755)
@@ -89,14 +89,14 @@ def jail() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def restricted(jail: Path) -> Iterator[Sshd]:
-    """Run a server whose accounts have nothing but SFTP, and see a part of the files."""
+def sftp_only_server(jail: Path) -> Iterator[Sshd]:
+    """Run a server whose accounts have SFTP only, and see a part of the file system."""
     with Sshd("ForceCommand internal-sftp", f"ChrootDirectory {jail}") as running:
         yield running
 
 
 class TestRestrictedAccount(ImageDirectoryContract):
-    """The contract, where nothing but SFTP is allowed."""
+    """The contract, for an account that has SFTP only."""
 
     @pytest.fixture
     def root(self, jail: Path) -> Iterator[Path]:
@@ -108,11 +108,11 @@ class TestRestrictedAccount(ImageDirectoryContract):
 
     @pytest.fixture
     def directory(
-        self, root: Path, threads: Threads, restricted: Sshd
+        self, root: Path, threads: Threads, sftp_only_server: Sshd
     ) -> Iterator[RemoteDirectory]:
-        """Give the adapter, with the path as the account sees it."""
-        there = PurePosixPath("/site/images")
-        yield from closing(far_directory(account_on(restricted), there, threads))
+        """Give an image directory, with the path that the account sees."""
+        path = PurePosixPath("/site/images")
+        yield from closing(far_directory(account_on(sftp_only_server), path, threads))
 
 
 def test_it_keeps_the_port(threads: Threads) -> None:

@@ -1,4 +1,4 @@
-"""How long a delivery that breaks goes on, by a clock that the test turns."""
+"""How long a broken delivery is retried, with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ LONG = QUICK_SECONDS
 START = 1000.0
 
 
-class Shunned(SharedSession):
-    """A link to nowhere that notes which hosts it was to avoid."""
+class RecordingSession(SharedSession):
+    """A session that never opens, and records which hosts were shunned."""
 
     def __init__(self, clock: Clock, hosts: str) -> None:
-        """Open nothing; each letter is a host."""
-        super().__init__(Hosts(dict.fromkeys(hosts, nowhere), clock), clock, 1)
-        self.shunned: list[str] = []
+        """Open nothing; each letter of `hosts` is a host."""
+        super().__init__(Hosts(dict.fromkeys(hosts, refuse_connection), clock), clock, 1)
+        self.shunned_hosts: list[str] = []
 
     def shun(self, host: str) -> None:
-        """Note it."""
-        self.shunned.append(host)
+        """Record the host."""
+        self.shunned_hosts.append(host)
 
 
-async def nowhere() -> Connection:
-    """Connect with no host."""
+async def refuse_connection() -> Connection:
+    """Fail to connect."""
     raise DOWN
 
 
 class Delivery:
-    """One delivery whose tries end as told: what was found there, and the error or None.
+    """A delivery with a planned end of each attempt: the verified bytes, and the error or None.
 
-    Each try lasts `seconds`, and its host gives a sign of life every `signs` seconds, if at all.
+    Each attempt lasts `seconds`; its host gives a sign of life every `signs` seconds (0: never).
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Delivery:
         seconds: float = 0,
         signs: float = 0,
     ) -> None:
-        """Begin it."""
+        """Start the delivery."""
         self.clock = Clock()
         self.clock.advance(START)
-        self.session = Shunned(self.clock, hosts)
+        self.session = RecordingSession(self.clock, hosts)
         self.retries = DeliveryRetries(self.session, self.clock, lambda _: None)
         self._seconds, self._signs = seconds, signs
         self._ends = list(ends)
@@ -71,9 +71,9 @@ class Delivery:
 
     async def _deliver(self) -> None:
         self.began.append(self.clock.seconds() - START)
-        verified, error = self._ends.pop(0)
-        if verified is not None:
-            self.retries.note_verified(verified)
+        verified_size, error = self._ends.pop(0)
+        if verified_size is not None:
+            self.retries.note_verified(verified_size)
         if self._seconds:
             end = self.clock.seconds() + self._seconds
             while self._signs and self.clock.seconds() + self._signs < end:
@@ -84,13 +84,13 @@ class Delivery:
             raise error
 
     def wait(self) -> None:
-        """Turn the clock until nothing waits any more."""
+        """Advance the clock until no timer is left."""
         while calls := self.clock.getDelayedCalls():
             self.clock.advance(min(call.getTime() for call in calls) - self.clock.seconds())
 
 
-def test_a_few_in_vain() -> None:
-    """A system that stays away is tried a few times, with growing pauses."""
+def test_attempts_without_progress() -> None:
+    """A system that stays unavailable is tried a few times, with growing pauses."""
     delivery = Delivery((0, CUT), *[(None, DOWN)] * TRIES)
     delivery.wait()
     assert delivery.began == [0, 1, 3, 7]
@@ -98,32 +98,32 @@ def test_a_few_in_vain() -> None:
 
 
 def test_a_host_that_refuses_at_once() -> None:
-    """A quick refusal is no silence, however long ago the delivery was made."""
+    """A quick refusal does not count as silence."""
     delivery = Delivery((None, DOWN), (0, None))
     delivery.wait()
     assert delivery.began == [0, 1]
     assert delivery.result == [None]
 
 
-def test_as_long_as_it_gets_further() -> None:
-    """A delivery that gets further each time goes on however often it breaks, without haste."""
+def test_retried_as_long_as_it_makes_progress() -> None:
+    """A delivery with progress in each attempt is retried without limit, after pauses."""
     delivery = Delivery(*((10 * n, CUT) for n in range(50)), (500, None))
     delivery.wait()
     assert delivery.began == list(range(51))
     assert delivery.result == [None]
 
 
-@pytest.mark.parametrize(("found", "error"), [(None, DOWN), (0, CUT), (50, CUT)])
-def test_a_long_silence_ends_it(found: int | None, error: Away) -> None:
-    """A system without another host holds no worker once it was silent for long."""
-    delivery = Delivery((found, error), seconds=LONG)
+@pytest.mark.parametrize(("verified_size", "error"), [(None, DOWN), (0, CUT), (50, CUT)])
+def test_a_long_silence_ends_it(verified_size: int | None, error: Away) -> None:
+    """A system without another host occupies no worker after a long silence."""
+    delivery = Delivery((verified_size, error), seconds=LONG)
     delivery.wait()
     assert delivery.result == [error]
     assert delivery.began == [0]
 
 
-def test_a_long_try_with_signs_of_life() -> None:
-    """What breaks after it has got on for long is tried again at once: that is no silence."""
+def test_a_long_attempt_with_signs_of_life() -> None:
+    """An attempt that breaks after a long time with progress is retried at once."""
     delivery = Delivery((0, CUT), (50, None), seconds=4 * LONG, signs=LONG - 1)
     delivery.wait()
     assert delivery.began == [0, 4 * LONG + 1]
@@ -131,41 +131,45 @@ def test_a_long_try_with_signs_of_life() -> None:
 
 
 def test_a_silent_host_is_left_for_the_others() -> None:
-    """Each host of a system may be silent once; where one was before, the delivery ends."""
+    """Each host of a system may be silent once; if all were, the delivery ends."""
     delivery = Delivery((0, CUT), (0, CUT_AT_B), hosts="ab", seconds=LONG)
     delivery.wait()
-    assert delivery.session.shunned == ["a", "b"]
+    assert delivery.session.shunned_hosts == ["a", "b"]
     assert len(delivery.began) == 2
     assert delivery.result == [CUT_AT_B]
-    again = Delivery((0, CUT), (50, CUT_AT_B), (60, CUT), (60, CUT_AT_B), hosts="ab", seconds=LONG)
-    again.wait()
-    assert len(again.began) == 4, "a delivery that gets further has all hosts before it again"
+    with_progress = Delivery(
+        (0, CUT), (50, CUT_AT_B), (60, CUT), (60, CUT_AT_B), hosts="ab", seconds=LONG
+    )
+    with_progress.wait()
+    assert len(with_progress.began) == 4, "after progress, all hosts count as responsive again"
 
 
 @pytest.mark.parametrize(
-    ("hosts", "seconds", "asked"), [("a", LONG, 1), ("a", LONG - 1, 2), ("ab", LONG, 2)]
+    ("hosts", "seconds", "request_count"), [("a", LONG, 1), ("a", LONG - 1, 2), ("ab", LONG, 2)]
 )
-def test_a_request_is_repeated_if_that_is_quick(hosts: str, seconds: float, asked: int) -> None:
-    """A host that was silent for long is not asked again, but another one is."""
+def test_a_request_is_repeated_if_that_is_quick(
+    hosts: str, seconds: float, request_count: int
+) -> None:
+    """After a long silence a request is repeated on another host only."""
     clock, times = Clock(), list[float]()
 
-    async def ask() -> None:
+    async def request() -> None:
         times.append(clock.seconds())
         await pause(seconds, clock)
         raise CUT
 
-    link = Shunned(clock, hosts)
-    running = Deferred.fromCoroutine(retry_request(link, ask, clock))
+    link = RecordingSession(clock, hosts)
+    running = Deferred.fromCoroutine(retry_request(link, request, clock))
     running.addErrback(lambda failure: failure.trap(SessionBroken))
     clock.pump([seconds] * 2)
     assert running.called
-    assert len(times) == asked
-    assert link.shunned == ["a"]
+    assert len(times) == request_count
+    assert link.shunned_hosts == ["a"]
 
 
 def test_back_and_forth() -> None:
-    """Going back, and then no further than before, is in vain."""
-    ends = [(found, CUT) for found in (0, 20, 0, 20, 10)]
+    """An attempt that falls back and returns to the same point made no progress."""
+    ends = [(verified_size, CUT) for verified_size in (0, 20, 0, 20, 10)]
     delivery = Delivery(*ends)
     delivery.wait()
     assert len(delivery.began) == 2 + TRIES
@@ -173,26 +177,26 @@ def test_back_and_forth() -> None:
 
 
 @pytest.mark.parametrize("error", [DeliveryFailed("The delivered file is not what was sent.")])
-def test_what_is_no_break(error: Exception) -> None:
-    """A failure that is not the connection's ends the delivery."""
+def test_other_failures_are_not_retried(error: Exception) -> None:
+    """A failure that is not of the connection ends the delivery."""
     delivery = Delivery((0, error))
     assert delivery.result == [error]
     assert delivery.clock.getDelayedCalls() == []
 
 
 def test_which_host_is_shunned() -> None:
-    """A host is left once it gets no further: it may have the part, and others not."""
+    """A host is shunned once it makes no progress; before that it alone may have the part."""
     delivery = Delivery((0, CUT), (50, CUT), (50, CUT), (None, DOWN), (50, None))
     delivery.wait()
-    assert delivery.session.shunned == ["a"]
+    assert delivery.session.shunned_hosts == ["a"]
     at_once = Delivery((None, CUT), (0, None))
     at_once.wait()
-    assert at_once.session.shunned == ["a"]
+    assert at_once.session.shunned_hosts == ["a"]
 
 
-@pytest.mark.parametrize("end", [lambda d: d.session.close(), lambda d: _cancelled(d.running)])
-def test_ended_while_it_waits(end: Callable[[Delivery], Any]) -> None:
-    """A delivery that waits for its next try ends at once when it is to."""
+@pytest.mark.parametrize("end", [lambda d: d.session.close(), lambda d: _cancel(d.running)])
+def test_ended_during_a_pause(end: Callable[[Delivery], Any]) -> None:
+    """A delivery that waits for its next attempt ends at once when closed or cancelled."""
     delivery = Delivery((0, CUT))
     assert delivery.result == []
     Deferred.fromCoroutine(end(delivery))
@@ -201,5 +205,5 @@ def test_ended_while_it_waits(end: Callable[[Delivery], Any]) -> None:
     assert delivery.clock.getDelayedCalls() == []
 
 
-async def _cancelled(running: Deferred[Any]) -> None:
+async def _cancel(running: Deferred[Any]) -> None:
     running.cancel()

@@ -1,4 +1,4 @@
-"""One connection for all who need it, for as long as they do."""
+"""One session is shared by all callers, kept while it is used, and replaced when it broke."""
 
 from __future__ import annotations
 
@@ -29,69 +29,69 @@ KEPT_SECONDS = 0.2
 
 
 class Connections:
-    """Makes connections and counts them."""
+    """Opens connections and counts them."""
 
     def __init__(self, directory: Path, before: str = "") -> None:
-        """Make them without an SSH server."""
+        """Connect without an SSH server."""
         self._env = without_ssh(directory, before=before)
-        self.made: list[OpenSsh] = []
+        self.opened: list[OpenSsh] = []
         self.hosts = Hosts({"far": self.connect}, reactor)
 
     async def connect(self) -> OpenSsh:
-        """Make one."""
-        self.made.append(connection(NOBODY, self._env))
-        return self.made[-1]
+        """Open a connection."""
+        self.opened.append(connection(NOBODY, self._env))
+        return self.opened[-1]
 
     def alive(self) -> int:
-        """Return how many have a child process."""
-        return sum(bool(one._children) for one in self.made)
+        """Return how many connections have a child process."""
+        return sum(bool(connection._children) for connection in self.opened)
 
 
 @pytest_twisted.ensureDeferred
 async def test_shared_kept_and_closed(tmp_path: Path) -> None:
-    """Those who come at the same time share a connection; once it is not needed it goes."""
+    """Concurrent callers share a connection; it is closed when it has been idle for a while."""
     connections = Connections(tmp_path / "bin")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
 
     async def use() -> None:
-        async with link.use() as (sftp, _):
+        async with session.use() as (sftp, _):
             await sftp.lstat(b"/")
 
     await gather_or_cancel(use() for _ in range(5))
     await use()
-    assert len(connections.made) == connections.alive() == 1
+    assert len(connections.opened) == connections.alive() == 1
     for _ in range(100):
         await pause(KEPT_SECONDS, reactor)
         if not connections.alive():
             break
     assert connections.alive() == 0
     await use()
-    assert len(connections.made) == 2
-    await link.close()
+    assert len(connections.opened) == 2
+    await session.close()
     assert connections.alive() == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_not_closed_while_used(tmp_path: Path) -> None:
-    """A connection stays as long as somebody uses it, whoever else has left."""
+    """A connection stays open as long as one caller uses it."""
     connections = Connections(tmp_path / "bin")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
-    async with link.use() as (sftp, _):
-        async with link.use():
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS, KEPT_SECONDS)
+    async with session.use() as (sftp, _):
+        async with session.use():
             pass
         await pause(2 * KEPT_SECONDS, reactor)
         assert sftp.usable
-    await link.close()
+    await session.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_broken_while_used(tmp_path: Path) -> None:
-    """An error after which the session is over says that it broke, and where; others do not."""
+    """An error that ends the session raises `SessionBroken` with the host; other errors do not."""
     connections = Connections(tmp_path / "bin")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use(*, close: bool) -> None:
-        async with link.use() as (sftp, _):
+        async with session.use() as (sftp, _):
             await sftp.lstat(b"/")
             if close:
                 sftp.close()
@@ -104,66 +104,66 @@ async def test_broken_while_used(tmp_path: Path) -> None:
         await use(close=True)
     assert (str(broke.value), broke.value.detail) == ("What went wrong. Mend it.", "far: this")
     assert broke.value.host == "far"
-    await link.close()
+    await session.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_host_that_refuses_to_begin(tmp_path: Path) -> None:
-    """A host that says no before its files can be used is one that cannot be used."""
+    """A host that refuses to open a session counts as unusable."""
 
     async def refuses(connection: Connection, clock: object, seconds: float) -> RemoteFiles:
         raise SftpRefused(packets.FAILURE, "a program was killed")
 
     connections = Connections(tmp_path / "bin")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS, open_files=refuses)
     with pytest.raises(DeliveryFailed) as caught:
-        async with link.use():
+        async with session.use():
             pass
     assert "a program was killed" in caught.value.detail
     assert connections.alive() == 0
-    await link.close()
+    await session.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_closed_while_somebody_pauses(tmp_path: Path) -> None:
-    """A pause ends when the link is closed, and none begins afterwards."""
-    link = SharedSession(Connections(tmp_path / "bin").hosts, reactor, IDLE_SECONDS)
-    waiting = Deferred.fromCoroutine(link.pause(1000))
-    await link.pause(0)
-    await link.close()
-    for one in (waiting, Deferred.fromCoroutine(link.pause(0))):
+async def test_closed_during_a_pause(tmp_path: Path) -> None:
+    """A pause ends when the session is closed, and no further pause begins."""
+    session = SharedSession(Connections(tmp_path / "bin").hosts, reactor, IDLE_SECONDS)
+    waiting = Deferred.fromCoroutine(session.pause(1000))
+    await session.pause(0)
+    await session.close()
+    for waiter in (waiting, Deferred.fromCoroutine(session.pause(0))):
         with pytest.raises(DeliveryFailed, match="stopping"):
-            await one
+            await waiter
 
 
 @pytest_twisted.ensureDeferred
 async def test_closed_while_opening(tmp_path: Path) -> None:
-    """Whoever waits for a system that does not answer is told when the gateway stops."""
+    """Callers that wait for a silent system get an error when the gateway stops."""
     connections = Connections(tmp_path / "bin", before="exec sleep 1000")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
-        async with link.use():
+        async with session.use():
             raise AssertionError
 
     waiting = [Deferred.fromCoroutine(use()) for _ in range(2)]
     await pause(0.1, reactor)
-    await link.close()
-    for one in waiting:
+    await session.close()
+    for waiter in waiting:
         with pytest.raises(DeliveryFailed, match="stopping"):
-            await one
-    assert len(connections.made) == 1
+            await waiter
+    assert len(connections.opened) == 1
     assert connections.alive() == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled_while_opening(tmp_path: Path) -> None:
-    """One who does not wait any longer leaves no process behind, and the next one begins anew."""
+    """A cancelled caller leaves no process behind, and the next caller opens a new session."""
     connections = Connections(tmp_path / "bin", before=f"test -e {tmp_path}/up || exec sleep 1000")
-    link = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
+    session = SharedSession(connections.hosts, reactor, IDLE_SECONDS)
 
     async def use() -> None:
-        async with link.use() as (sftp, _):
+        async with session.use() as (sftp, _):
             await sftp.lstat(b"/")
 
     first = Deferred.fromCoroutine(use())
@@ -173,13 +173,13 @@ async def test_cancelled_while_opening(tmp_path: Path) -> None:
         await first
     (tmp_path / "up").write_bytes(b"")
     await use()
-    await link.close()
+    await session.close()
     assert connections.alive() == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
-    """A sweep and a pull that come together do not try a silent host one after the other."""
+async def test_waiting_callers_share_a_failure(tmp_path: Path) -> None:
+    """A sweep and a pull at the same time do not wait for a silent host one after the other."""
     connections = Connections(tmp_path / "bin")
     silent: list[Deferred[None]] = []
 
@@ -188,27 +188,27 @@ async def test_a_failure_is_shared_by_those_who_wait(tmp_path: Path) -> None:
         await silent[-1]
         return await connections.connect()
 
-    link = SharedSession(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS, KEPT_SECONDS)
+    session = SharedSession(Hosts({"far": connect}, reactor), reactor, IDLE_SECONDS, KEPT_SECONDS)
     errors: list[DeliveryFailed] = []
 
     async def use() -> None:
         try:
-            async with link.use() as (sftp, _):
+            async with session.use() as (sftp, _):
                 await sftp.lstat(b"/")
-        except Away as away:
-            errors.append(away)
+        except Away as error:
+            errors.append(error)
 
-    together = [Deferred.fromCoroutine(use()) for _ in range(3)]
+    concurrent_uses = [Deferred.fromCoroutine(use()) for _ in range(3)]
     silent[0].errback(Away("The system does not answer."))
-    for using in together:
+    for using in concurrent_uses:
         await using
     assert [error.what for error in errors] == ["The system does not answer."] * 3
     assert len(silent) == 1
-    later = Deferred.fromCoroutine(use())
+    later_use = Deferred.fromCoroutine(use())
     silent[1].callback(None)
-    await later
+    await later_use
     assert len(errors) == 3
-    await link.close()
+    await session.close()
 
 
 def test_a_closed_session_is_never_opened_again() -> None:
@@ -227,11 +227,11 @@ async def test_a_broken_session_is_replaced_while_it_is_used(tmp_path: Path) -> 
         old_files.close()
         async with session.use() as (files, _):
             await files.lstat(b"/")
-    assert len(connections.made) == 2
+    assert len(connections.opened) == 2
     async with session.use() as (files, _):
         await files.lstat(b"/")
         await pause(2 * KEPT_SECONDS, reactor)
         assert files.usable
-    assert len(connections.made) == 2
+    assert len(connections.opened) == 2
     await session.close()
     assert connections.alive() == 0

@@ -1,4 +1,4 @@
-"""The image directory on another machine over our own SSH connection: the contract of them all."""
+"""The contract of image directories, over a connection with Conch."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def sshd() -> Iterator[Sshd]:
 
 
 class TestNative(ImageDirectoryContract):
-    """The contract, by Conch to OpenSSH's server."""
+    """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[RemoteDirectory]:
-        """Give the adapter, and close it afterwards."""
+        """Give an image directory, and close it after the test."""
 
         async def begin() -> SshConnection:
             return await connect(account(sshd), reactor, threads, idle_seconds=IDLE_SECONDS)
 
         hosts = Hosts({"far": begin}, reactor)
-        made = RemoteDirectory(
+        opened_directory = RemoteDirectory(
             hosts, PurePosixPath(root), threads, reactor, RemoteOptions(idle_seconds=IDLE_SECONDS)
         )
-        yield made
-        pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+        yield opened_directory
+        pytest_twisted.blockon(Deferred.fromCoroutine(opened_directory.close()))
