@@ -187,7 +187,7 @@ async def test_another_systems_credential(
         await auth.authenticate(munged.encode(), "another")
 
 
-@pytest.mark.parametrize(("shift", "said"), [("-1h", "has expired"), ("+1h", "not valid yet")])
+@pytest.mark.parametrize(("shift", "words"), [("-1h", "has expired"), ("+1h", "not valid yet")])
 @pytest_twisted.ensureDeferred
 async def test_a_credential_of_another_time(
     munged: Munged, threads: Threads, munge: Munge, shift: str, words: str
@@ -213,7 +213,7 @@ async def test_a_credential_with_a_restriction(
 
 
 @pytest.mark.parametrize(
-    ("credential", "said"),
+    ("credential", "words"),
     [
         ("(null)", "munge was away where it ran"),
         ("", "no munge credential"),
