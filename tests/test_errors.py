@@ -1,4 +1,4 @@
-"""Tests of the tree of errors: statuses, words, texts, and foreign text made harmless."""
+"""Tests of the errors: HTTP statuses, codes, texts, and printable foreign text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TREE = list(tree())
 
 @given(st.text() | st.binary(), st.integers(1, 50))
 def test_printable(text: str | bytes, limit: int) -> None:
-    """Foreign text becomes one printable line of limited length, whatever it is."""
+    """Any foreign text becomes one printable line of limited length."""
     line = printable(text, limit)
     assert line.isprintable()
     assert len(line) <= limit
@@ -44,7 +44,7 @@ def test_printable(text: str | bytes, limit: int) -> None:
 
 @given(st.text(st.characters(exclude_categories=("C", "Z")), max_size=FOREIGN_TEXT_LIMIT))
 def test_printable_keeps_plain_text(text: str) -> None:
-    """Text that is harmless and short stays as it is, in any language."""
+    """Short printable text of any language stays unchanged."""
     assert printable(text) == text
 
 
@@ -60,13 +60,13 @@ def test_printable_keeps_plain_text(text: str) -> None:
     ],
 )
 def test_printable_examples(text: str | bytes, expected: str) -> None:
-    """Control characters are shown as numbers, and a cut is visible."""
+    """Control characters become numbers, and truncation is visible."""
     assert printable(text) == expected
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
 def test_class_facts(kind: type[GatewayError]) -> None:
-    """Every class has an error status, a wire word and a remedy of whole sentences."""
+    """Every class has an error status, a code and a remedy of whole sentences."""
     assert 400 <= kind.http_status <= 599
     assert kind.code == kind.code.lower()
     assert kind.code.replace("-", "").isalpha()
@@ -74,22 +74,22 @@ def test_class_facts(kind: type[GatewayError]) -> None:
     assert kind.__doc__
 
 
-def test_words_are_distinct() -> None:
-    """A client can tell the errors apart by their word."""
+def test_codes_are_distinct() -> None:
+    """Clients can distinguish the errors by their codes."""
     words = [kind.code for kind in TREE]
     assert len(words) == len(set(words))
 
 
-def test_own_faults_are_not_retried() -> None:
-    """What is the requester's to mend is not worth a retry."""
+def test_errors_of_the_user_are_not_retryable() -> None:
+    """A retry does not help if the user must change the request."""
     hopeless = {kind.code for kind in TREE if kind.http_status in {400, 401, 403, 413}}
-    retried = {kind.code for kind in TREE if kind.retryable}
-    assert hopeless.isdisjoint(retried)
-    assert {TooMany.code, Unavailable.code} <= retried
+    retryable_codes = {kind.code for kind in TREE if kind.retryable}
+    assert hopeless.isdisjoint(retryable_codes)
+    assert {TooMany.code, Unavailable.code} <= retryable_codes
 
 
 def test_texts() -> None:
-    """An error shows what happened and what to do; the detail stays for admins."""
+    """An error shows what happened and what to do; the detail is for admins only."""
     error = GatewayError("It broke.", remedy="Mend it.", detail="host1:/dev/sda", retry_after=5)
     assert str(error) == "It broke. Mend it."
     assert (error.what, error.remedy, error.detail, error.retry_after) == (
@@ -101,7 +101,7 @@ def test_texts() -> None:
 
 
 def test_default_texts() -> None:
-    """Without a remedy the class has one; an empty one is none."""
+    """Without a remedy an error has that of its class; an empty remedy stays empty."""
     assert str(TooMany("Full.")) == "Full. Try again later."
     assert str(TooMany("Full.", remedy="")) == "Full."
     assert TooMany("Full.").detail == ""
@@ -109,14 +109,14 @@ def test_default_texts() -> None:
 
 
 def test_child_failed() -> None:
-    """The end of a child's stderr is a detail, and no part of what a user reads."""
+    """The end of a child's stderr is in the detail, not in the text for users."""
     error = ChildFailed("mksquashfs failed.", exit_code=1, signal=None, stderr="/images: full")
     assert (error.exit_code, error.signal, error.detail) == (1, None, "/images: full")
     assert "/images" not in str(error)
 
 
 def test_pull_errors_are_causes() -> None:
-    """What a worker reports about an image is one family, and none of it an internal error."""
+    """The errors of a pull form one family, and each has its own code."""
     family = list(tree(PullError))
     assert len(family) > 10
     assert all(kind.code != GatewayError.code for kind in family)
@@ -137,7 +137,7 @@ def test_pull_errors_are_causes() -> None:
     ],
 )
 def test_amount(count: int, text: str) -> None:
-    """Numbers of bytes have the units of the configuration, and one digit more at most."""
+    """Bytes have the units of the configuration, and at most one decimal."""
     assert amount(count) == text
 
 
@@ -148,5 +148,5 @@ def test_amount(count: int, text: str) -> None:
      (21600, "6 hours"), (86400, "1 day"), (172800, "2 days")],
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
-    """People read times in the largest unit that there is one of."""
+    """A duration has the largest unit of which it contains at least one."""
     assert duration(seconds) == words

@@ -1,4 +1,4 @@
-"""Prefixes of image names: those of registries are left out, others are explained."""
+"""Prefixes of image names: those of registries are removed, others raise an explained error."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ AT = "@sha256:" + "0123456789abcdef" * 4
         ("oci:5000/x:1", "oci:5000/x:1"),
     ],
 )
-def test_what_names_a_registry(text: str, normal: str) -> None:
-    """The text that records keep is the same as without the prefix."""
+def test_prefixes_of_registries_are_removed(text: str, normal: str) -> None:
+    """The reference is the same as without the prefix."""
     assert str(ImageReference.parse(text)) == normal
 
 
@@ -63,8 +63,8 @@ def test_what_names_a_registry(text: str, normal: str) -> None:
         ("oras://ghcr.io/a/b:1", "not a registry"),
     ],
 )
-def test_what_names_something_else(text: str, why: str) -> None:
-    """The error says what it names, and that images come from registries."""
+def test_other_prefixes_are_rejected(text: str, why: str) -> None:
+    """The error explains the prefix, and that images come from registries."""
     with pytest.raises(BadRequest, match=why) as caught:
         ImageReference.parse(text)
     assert "registries alone" in str(caught.value)
@@ -72,13 +72,13 @@ def test_what_names_something_else(text: str, why: str) -> None:
 
 
 def test_a_login_is_not_repeated() -> None:
-    """A password in a name comes neither into an answer nor into a log."""
+    """A password in a name appears neither in the response nor in a log."""
     with pytest.raises(BadRequest, match="no login in it") as caught:
         ImageReference.parse("https://ann:secret@ghcr.io/a/b")
     assert "secret" not in str(caught.value)
 
 
 def test_a_page_of_docker_hub() -> None:
-    """What users copy from the browser's address bar is explained."""
+    """An address that users copy from their browser is explained."""
     with pytest.raises(BadRequest, match="pages of Docker Hub"):
         ImageReference.parse("https://hub.docker.com/_/ubuntu")

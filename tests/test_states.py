@@ -1,4 +1,4 @@
-"""The table of steps."""
+"""Tests of the table of steps between states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY_PAIR = [(old, new) for old in State for new in State]
 
 @pytest.mark.parametrize(("old", "new"), EVERY_PAIR)
 def test_a_step_is_in_the_table_or_raises(old: State, new: State) -> None:
-    """Exactly the steps of the table are let through; the error names both states."""
+    """Exactly the steps of the table are allowed; the error names both states."""
     if new in STEPS[old]:
         check_step(old, new)
     else:
@@ -28,7 +28,7 @@ def test_a_step_is_in_the_table_or_raises(old: State, new: State) -> None:
 
 
 def test_every_state_is_in_the_table() -> None:
-    """No state is forgotten, and each can be reached except the first."""
+    """Every state is in the table, and each but the first can be reached."""
     assert set(STEPS) == set(State)
     reachable = set().union(*STEPS.values())
     assert reachable == set(State) - {State.INIT}
@@ -37,20 +37,20 @@ def test_every_state_is_in_the_table() -> None:
 def test_work_moves_forward() -> None:
     """No stage of work leads back to an earlier one."""
     stages = [State.PULLING, State.EXAMINATION, State.CONVERSION, State.TRANSFER]
-    for n, later in enumerate(stages):
+    for n, next_stage in enumerate(stages):
         for earlier in stages[:n]:
-            assert earlier not in STEPS[later]
+            assert earlier not in STEPS[next_stage]
 
 
-def test_the_end_is_the_end() -> None:
-    """Nothing leads out of FAILURE and EXPIRED, and work in flight can always fail."""
+def test_final_states_have_no_steps() -> None:
+    """FAILURE and EXPIRED have no steps, and work in flight can always fail."""
     assert STEPS[State.FAILURE] == STEPS[State.EXPIRED] == frozenset()
     for state in POLLED - {State.INIT}:
         assert State.FAILURE in STEPS[state]
 
 
-def test_the_clients_words() -> None:
-    """A client polls exactly while it reads one of these words."""
+def test_the_states_that_clients_poll() -> None:
+    """A client polls exactly while it reads one of these states."""
     words = "INIT PENDING PULLING EXAMINATION CONVERSION TRANSFER"
     assert sorted(POLLED) == sorted(words.split())
     assert set(IN_FLIGHT) - POLLED == {State.EXPIRING}
@@ -58,7 +58,7 @@ def test_the_clients_words() -> None:
 
 @pytest.mark.parametrize("state", list(State))
 def test_restart(state: State) -> None:
-    """A new attempt may start on what is in flight, and on nothing else."""
+    """A new attempt can start on a record in flight only."""
     if state in IN_FLIGHT:
         check_restart(state)
     else:

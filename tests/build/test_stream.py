@@ -23,8 +23,8 @@ from shiftergw.oci.flatten import Plan
 from shiftergw.oci.header import END
 from shiftergw.oci.tree import REGULAR, Leaf
 from tests.images import compress, entry, tar_of
-from tests.oci.layers import Layer, archived, contents, groups, hard_link, planned, symlink
-from tests.oci.model import LAYERS, Refused, flattened
+from tests.oci.layers import Layer, contents, groups, hard_link, plan_layers, stream_plan, symlink
+from tests.oci.model import LAYERS, InvalidLayers, flatten_model
 from tests.oci.test_sparse import sparse_file
 from tests.parts import need
 from tests.trees import links, unsquashed
@@ -81,8 +81,8 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
         entry("n" * 101, b"101 bytes"),
     ]
     tars = [compress(tar_of(lower), "zstd"), holes, compress(tar_of(upper), "gzip")]
-    plan, layers = planned(tmp_path, *tars)
-    expected = contents(archived(plan, layers))
+    plan, layers = plan_layers(tmp_path, *tars)
+    expected = contents(stream_plan(plan, layers))
     assert (expected["sparse"], expected["usr/lib/big"]) == (sparse, NOISE)
     image = squashed(plan, layers, tmp_path / "image")
     read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
@@ -100,11 +100,11 @@ def test_mksquashfs_makes_of_the_stream_what_was_planned(tmp_path: Path) -> None
 def test_random_images_come_out_of_mksquashfs_as_the_model_says(drawn: list[Layer]) -> None:
     """Nothing is dropped, doubled or renamed on the way, whatever the layers held."""
     try:
-        expected = flattened(drawn)
-    except Refused:
+        expected = flatten_model(drawn)
+    except InvalidLayers:
         return
     with tempfile.TemporaryDirectory() as directory:
-        plan, layers = planned(Path(directory), *(tar_of(each) for each in drawn))
+        plan, layers = plan_layers(Path(directory), *(tar_of(each) for each in drawn))
         image = squashed(plan, layers, Path(directory) / "image")
         read = subprocess.run([need("sqfs2tar"), image], check=True, stdout=subprocess.PIPE)
     assert contents(read.stdout) == expected.contents
@@ -114,8 +114,8 @@ def test_the_order_is_what_mksquashfs_needs(tmp_path: Path) -> None:
     """Directories, then what has no data, then the data in the layers' order; links behind."""
     lower = [entry("z", b"1"), entry("b/x", b"2"), hard_link("a", "z"), symlink("s", "z")]
     upper = [entry("d/e/f", b"3"), entry("d/c", b""), hard_link("y", "b/x")]
-    plan, layers = planned(tmp_path, tar_of(lower), tar_of(upper))
-    archive = archived(plan, layers)
+    plan, layers = plan_layers(tmp_path, tar_of(lower), tar_of(upper))
+    archive = stream_plan(plan, layers)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         order = [(info.name, info.type) for info in tar]
     assert order == [
@@ -131,7 +131,7 @@ def test_the_order_is_what_mksquashfs_needs(tmp_path: Path) -> None:
         ("d/e/f", tarfile.REGTYPE),
     ]
     assert archive.endswith(END)
-    assert archived(plan, layers) == archive
+    assert stream_plan(plan, layers) == archive
 
 
 def test_modes_and_times_are_those_of_the_plan(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_modes_and_times_are_those_of_the_plan(tmp_path: Path) -> None:
         hard_link("g", "d/f"),
         symlink("s", "t"),
     ]
-    plan, layers = planned(tmp_path, tar_of(made))
-    with tarfile.open(fileobj=io.BytesIO(archived(plan, layers))) as tar:
+    plan, layers = plan_layers(tmp_path, tar_of(made))
+    with tarfile.open(fileobj=io.BytesIO(stream_plan(plan, layers))) as tar:
         found = {info.name: (info.mode, info.mtime, info.uid, info.gid) for info in tar}
     assert found == {
         "d": (0o1777, 2**32 - 1, 0, 0),
@@ -155,27 +155,27 @@ def test_modes_and_times_are_those_of_the_plan(tmp_path: Path) -> None:
 
 def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     """A layer without surviving content is not opened; another not beyond its last needed byte."""
-    hidden, used = tar_of({"a": b"old"}), tar_of({"b": b"1", "c": bytes(4 * PIECE)})
-    plan, layers = planned(tmp_path, hidden, used, tar_of({"a": b"new", ".wh.c": b""}))
+    whiteout_name, used = tar_of({"a": b"old"}), tar_of({"b": b"1", "c": bytes(4 * PIECE)})
+    plan, layers = plan_layers(tmp_path, whiteout_name, used, tar_of({"a": b"new", ".wh.c": b""}))
     layers[0].path.unlink()
     layers[1].path.write_bytes(used[: 2 * PIECE])
-    assert contents(archived(plan, layers)) == {"a": b"new", "b": b"1"}
+    assert contents(stream_plan(plan, layers)) == {"a": b"new", "b": b"1"}
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
 def test_a_layer_that_has_changed_is_an_error(tmp_path: Path, compression: str) -> None:
     """What is shorter than its index is never padded out."""
     tar = tar_of({"a": NOISE})
-    plan, layers = planned(tmp_path, tar, compression=compression)
+    plan, layers = plan_layers(tmp_path, tar, compression=compression)
     layers[0].path.write_bytes(compress(tar[: len(tar) // 2], compression))
     with pytest.raises(LayerInvalid, match="shorter"):
-        archived(plan, layers)
+        stream_plan(plan, layers)
 
 
 def test_progress_rises_to_the_size_of_the_files(tmp_path: Path) -> None:
     """Told in bytes of the plan's files, each inode once."""
     files = {"a": NOISE, **{f"small{n}": bytes(n) for n in range(100)}}
-    plan, layers = planned(tmp_path, tar_of(files))
+    plan, layers = plan_layers(tmp_path, tar_of(files))
     told: list[int] = []
     with (tmp_path / "out").open("wb") as out:
         into(plan, layers, out.fileno(), told)
@@ -186,7 +186,7 @@ def test_progress_rises_to_the_size_of_the_files(tmp_path: Path) -> None:
 
 def test_a_reader_that_is_gone_is_a_broken_pipe(tmp_path: Path) -> None:
     """The caller, who knows why `mksquashfs` ended, gets `BrokenPipeError` as it is."""
-    plan, layers = planned(tmp_path, tar_of({"a": NOISE}))
+    plan, layers = plan_layers(tmp_path, tar_of({"a": NOISE}))
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
     with pytest.raises(BrokenPipeError):
@@ -196,7 +196,7 @@ def test_a_reader_that_is_gone_is_a_broken_pipe(tmp_path: Path) -> None:
 
 def test_the_flag_ends_the_stream(tmp_path: Path) -> None:
     """Soon after the flag is set no more is written, although the reader would take it."""
-    plan, layers = planned(tmp_path, tar_of({f"f{n}": NOISE for n in range(20)}))
+    plan, layers = plan_layers(tmp_path, tar_of({f"f{n}": NOISE for n in range(20)}))
     stop = threading.Event()
     path = tmp_path / "out"
     with path.open("wb") as out, pytest.raises(StopRequested):
@@ -206,7 +206,7 @@ def test_the_flag_ends_the_stream(tmp_path: Path) -> None:
 
 def test_a_flag_that_is_set_before_writes_nothing(tmp_path: Path) -> None:
     """Also where the image has no data at all."""
-    plan, layers = planned(tmp_path, tar_of([entry("d/")]))
+    plan, layers = plan_layers(tmp_path, tar_of([entry("d/")]))
     stop = threading.Event()
     stop.set()
     path = tmp_path / "out"
@@ -217,7 +217,7 @@ def test_a_flag_that_is_set_before_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_slow_reader_holds_the_stream_back(tmp_path: Path) -> None:
     """What the pipe cannot hold waits in the layer, not in memory; all of it arrives."""
-    plan, layers = planned(tmp_path, tar_of({f"f{n}": NOISE for n in range(8)}))
+    plan, layers = plan_layers(tmp_path, tar_of({f"f{n}": NOISE for n in range(8)}))
     read_fd, write_fd = os.pipe()
     told: list[int] = []
     writer = threading.Thread(target=into, args=(plan, layers, write_fd, told))
@@ -236,7 +236,7 @@ def test_a_slow_reader_holds_the_stream_back(tmp_path: Path) -> None:
 def test_files_of_9_gib_have_their_size_in_the_header(tmp_path: Path) -> None:
     """A sparse file of 9 GiB is announced right, and its zeros are made on the way."""
     size = 9 * 2**30
-    plan, _ = planned(tmp_path, tar_of({"f": b"x"}))
+    plan, _ = plan_layers(tmp_path, tar_of({"f": b"x"}))
     leaf = plan.root.children[b"f"]
     assert isinstance(leaf, Leaf)
     leaf.kind, leaf.size, leaf.sparse = REGULAR, size, ()

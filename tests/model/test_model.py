@@ -1,4 +1,4 @@
-"""References are parsed once; records go to their documents and back."""
+"""References and their grammar; records and their documents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AT = f"@sha256:{HEX}"
     ],
 )
 def test_references(text: str, name: str, tag: str, normal: str) -> None:
-    """What a user may write, what it means, and the text that records keep."""
+    """Each reference has a name, a tag, and a normalized text."""
     reference = ImageReference.parse(text)
     assert (reference.name, reference.tag, str(reference)) == (name, tag, normal)
     assert reference.digest == (Digest("sha256", HEX) if AT in text else None)
@@ -78,8 +78,8 @@ def test_references(text: str, name: str, tag: str, normal: str) -> None:
         "x" * (REFERENCE_LIMIT + 1),
     ],
 )
-def test_no_references(text: str) -> None:
-    """Anything else is the requester's to mend, and is repeated in printable form only."""
+def test_invalid_references(text: str) -> None:
+    """Any other text is an error that repeats it in printable form."""
     with pytest.raises(BadRequest) as caught:
         ImageReference.parse(text)
     assert str(caught.value).isprintable()
@@ -87,8 +87,8 @@ def test_no_references(text: str) -> None:
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_reference_or_refused(text: str) -> None:
-    """Whatever comes in, the answer is a reference that reads back as itself, or `BadRequest`."""
+def test_any_text_is_a_reference_or_an_error(text: str) -> None:
+    """Any text gives a reference whose text parses to the same reference, or `BadRequest`."""
     try:
         reference = ImageReference.parse(text)
     except BadRequest:
@@ -98,7 +98,7 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
 
 
 def test_login() -> None:
-    """The password may hold colons; neither shows in a representation."""
+    """The password can contain colons, and is not in the representation."""
     login = RegistryLogin.parse("alice:pa:ss")
     assert (login.user, login.password) == ("alice", "pa:ss")
     assert "pa:ss" not in repr(login)
@@ -106,7 +106,7 @@ def test_login() -> None:
 
 
 def test_pull_request() -> None:
-    """Tag and claim come from the normalised reference; a secret does not show."""
+    """Tag and claim come from the normalized reference; a secret is not in the representation."""
     wish = PullRequest("alpha", "docker", ImageReference.parse("x"), 1, sealed="secret")
     assert (wish.tag, wish.claim) == ("x:latest", "alpha/docker/x:latest")
     assert "secret" not in repr(wish)
@@ -139,13 +139,13 @@ def test_who_may_read(
     groups: tuple[int, ...] | None,
     readable: bool,
 ) -> None:
-    """Public images are for all; private ones for the users and groups of their ACL."""
+    """Everybody may read public images; the members of the ACL may read private ones."""
     record = ImageRecord(private=private, user_acl=users, group_acl=groups)
     assert record.may_be_read_by(_session(1, 7)) is readable
 
 
 def test_a_record_and_its_document() -> None:
-    """Attributes go into the document under the original's names, and come back the same."""
+    """Attributes get the original gateway's names in the document, and read back the same."""
     record = ImageRecord(
         key="1" * 24,
         system="alpha",
@@ -176,7 +176,7 @@ def test_a_record_and_its_document() -> None:
 
 
 def test_documents_of_the_original() -> None:
-    """Bare strings for lists, null, absent and unknown members are read."""
+    """Strings instead of lists, and null, missing and unknown members are read."""
     record = ImageRecord.from_document(
         {"tag": "x:1", "ENTRY": "/bin/sh", "CMD": "-l", "private": None, "site_note": 1}
     )
@@ -195,18 +195,18 @@ def test_documents_of_the_original() -> None:
         ("of the future", State.FAILURE),
     ],
 )
-def test_words_of_the_original(word: str, state: State) -> None:
-    """A status that we do not have does not make a record unreadable."""
+def test_states_of_the_original(word: str, state: State) -> None:
+    """An unknown status does not make a record unreadable."""
     assert ImageRecord.from_document({"status": word}).status is state
 
 
 def test_an_origin_with_more_members() -> None:
-    """An origin written by a later version is read as far as it is understood."""
+    """Unknown members, which a later version may write, are ignored."""
     origin = {"location": "hub", "repository": "x", "source_digest": "d", "mirror": "m"}
     record = ImageRecord.from_document({"origin": origin})
     assert record.origin == Origin("hub", "x", "d")
 
 
-def test_secrets_do_not_show() -> None:
-    """Sealed logins are in no representation of a record."""
+def test_secrets_are_not_in_representations() -> None:
+    """The representation of a record has no sealed logins."""
     assert "secret" not in repr(ImageRecord(sealed="secret"))

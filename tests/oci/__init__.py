@@ -1,1 +1,1 @@
-"""The promises of the formats."""
+"""Tests of `shiftergw.oci`."""

@@ -1,4 +1,4 @@
-"""Layers of real bytes, and what the gateway makes of them."""
+"""Build layers of real bytes, and convert them as the gateway does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LIMITS = BuildLimits()
 
 
 def symlink(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    """Return an entry of a symlink."""
+    """Return a symlink entry."""
     return entry(name, b"", type=tarfile.SYMTYPE, linkname=target, mode=0o777)
 
 
 def hard_link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    """Return an entry of a hard link."""
+    """Return a hard link entry."""
     return entry(name, b"", type=tarfile.LNKTYPE, linkname=target)
 
 
@@ -39,8 +39,8 @@ def special(name: str, kind: bytes = tarfile.CHRTYPE) -> tuple[tarfile.TarInfo, 
     return entry(name, b"", type=kind)
 
 
-def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
-    """Return the entries that the gateway finds in an uncompressed tar."""
+def index_tar(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
+    """Return the index of an uncompressed tar."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(tar)
         file.flush()
@@ -49,7 +49,7 @@ def indexed(tar: bytes, limits: BuildLimits = LIMITS) -> list[Entry]:
         ).entries
 
 
-def planned(
+def plan_layers(
     directory: Path,
     *tars: bytes,
     limits: BuildLimits = LIMITS,
@@ -69,8 +69,8 @@ def planned(
     return flatten(indexes, budget, keep_setuid), layers
 
 
-def archived(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
-    """Return the archive that the plan streams."""
+def stream_plan(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
+    """Return the archive that the gateway streams for a plan."""
     with tempfile.TemporaryFile() as file:
         stream(plan, layers, file.fileno(), Event(), lambda _, __: None)
         file.seek(0)
@@ -79,39 +79,43 @@ def archived(plan: Plan, layers: Sequence[LayerFile]) -> bytes:
 
 def contents(archive: bytes) -> dict[str, bytes | str]:
     """Return what Python's `tarfile` reads: data of files, `/` for directories, `-> target`."""
-    found: dict[str, bytes | str] = {}
+    entries_by_name: dict[str, bytes | str] = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
-            assert info.name not in found, f"{info.name} twice"
+            assert info.name not in entries_by_name, f"{info.name} twice"
             if info.isdir():
-                found[info.name] = "/"
+                entries_by_name[info.name] = "/"
             elif info.issym():
-                found[info.name] = f"-> {info.linkname}"
+                entries_by_name[info.name] = f"-> {info.linkname}"
             elif info.islnk():
-                found[info.name] = found[info.linkname]  # which has come before
+                entries_by_name[info.name] = entries_by_name[info.linkname]  # which has come before
             else:
                 data = tar.extractfile(info)
                 assert data is not None
-                found[info.name] = data.read()
-    return found
+                entries_by_name[info.name] = data.read()
+    return entries_by_name
 
 
 def image(*layers: Layer, **options: Any) -> dict[str, bytes | str]:
-    """Return the contents of the image that layers of entries give."""
+    """Return the contents of the image of layers with these entries."""
     with tempfile.TemporaryDirectory() as directory:
-        plan, files = planned(Path(directory), *(tar_of(each) for each in layers), **options)
-        return contents(archived(plan, files))
+        plan, files = plan_layers(
+            Path(directory), *(tar_of(layer_entries) for layer_entries in layers), **options
+        )
+        return contents(stream_plan(plan, files))
 
 
 def plan_of(*layers: Layer, **options: Any) -> Plan:
-    """Return the plan of layers of entries."""
+    """Return the plan of layers with these entries."""
     with tempfile.TemporaryDirectory() as directory:
-        plan, _ = planned(Path(directory), *(tar_of(each) for each in layers), **options)
+        plan, _ = plan_layers(
+            Path(directory), *(tar_of(layer_entries) for layer_entries in layers), **options
+        )
         return plan
 
 
 def groups(plan: Plan) -> list[set[str]]:
-    """Return the names of each inode that has more than one."""
+    """Return the names of each inode that has several."""
     names: dict[Leaf, set[str]] = {}
     for path, node in walk(plan.root):
         if isinstance(node, Leaf):

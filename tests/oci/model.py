@@ -1,4 +1,4 @@
-"""What layers mean, said a second time and slowly: flat dictionaries, copied at every layer."""
+"""A second, slow implementation of layers: flat dictionaries that each layer copies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.oci.layers import hard_link, special, symlink
 Path = tuple[str, ...]
 
 
-class Refused(Exception):
-    """The model has no meaning for this layer."""
+class InvalidLayers(Exception):
+    """The layers have no meaning."""
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Node:
 
 @dataclass
 class Image:
-    """What the model says of an image."""
+    """The image that the model computes."""
 
     contents: dict[str, bytes | str] = field(default_factory=dict)
     groups: list[set[str]] = field(default_factory=list)
@@ -46,12 +46,12 @@ def split(path: str) -> Path:
 
 
 def real(view: View, path: Path) -> Path:
-    """Return where a parent's path leads, symlinks followed; raise `Refused` for a circle."""
+    """Resolve a parent path with its symlinks; raise `InvalidLayers` for a circle of links."""
     place: Path = ()
-    ahead = list(path)
+    rest = list(path)
     hops = 0
-    while ahead:
-        part = ahead.pop(0)
+    while rest:
+        part = rest.pop(0)
         if part == "..":
             place = place[:-1]
             continue
@@ -61,38 +61,38 @@ def real(view: View, path: Path) -> Path:
             continue
         hops += 1
         if hops > 40:
-            raise Refused
+            raise InvalidLayers
         if node.target.startswith("/"):
             place = ()
-        ahead = [*split(node.target), *ahead]
+        rest = [*split(node.target), *rest]
     return place
 
 
 def without(view: View, top: Path) -> View:
-    """Return the view without a path and all below it."""
+    """Return the view without a path and everything below it."""
     return {path: node for path, node in view.items() if path[: len(top)] != top}
 
 
 def is_directory(view: View, path: Path) -> bool:
-    """Say whether a directory is there."""
+    """Return whether a path is a directory."""
     return path == () or (path in view and view[path].kind == "directory")
 
 
 def apply_whiteouts(lower: View, entries: list[tuple[Path, tarfile.TarInfo]]) -> View:
-    """Return the lower view without what the whiteouts name, all seen from the whole lower view."""
+    """Return the lower view without the targets of the whiteouts, all resolved in that view."""
     view = dict(lower)
-    hidden = [(path, path[-1]) for path, _ in entries if path[-1].startswith(".wh.")]
-    renewed = {path for path, info in entries if info.isdir()}
-    renewed |= {(*path[:-1], name[4:]) for path, name in hidden}
-    for path, name in hidden:
+    whiteouts = [(path, path[-1]) for path, _ in entries if path[-1].startswith(".wh.")]
+    replacements = {path for path, info in entries if info.isdir()}
+    replacements |= {(*path[:-1], name[4:]) for path, name in whiteouts}
+    for path, name in whiteouts:
         parent = path[:-1]
         prefixes = (parent[:n] for n in range(1, len(parent) + 1))
         first = next((p for p in prefixes if p in lower and lower[p].kind != "directory"), None)
-        if first is not None and first in renewed:
+        if first is not None and first in replacements:
             continue
         try:
             place = real(lower, parent)
-        except Refused:
+        except InvalidLayers:
             continue
         if not is_directory(lower, place):
             continue
@@ -105,15 +105,15 @@ def apply_whiteouts(lower: View, entries: list[tuple[Path, tarfile.TarInfo]]) ->
 
 
 def find(view: View, path: Path) -> Node | None:
-    """Return what a hard link's target is; below a circle there is nothing."""
+    """Return the target of a hard link; None below a circle of symlinks."""
     try:
         return view.get((*real(view, path[:-1]), path[-1]))
-    except Refused:
+    except InvalidLayers:
         return None
 
 
 def make_parents(view: View, place: Path) -> View:
-    """Return the view with directories all the way to `place`."""
+    """Return the view with all directories on the way to `place`."""
     for n in range(1, len(place) + 1):
         if not is_directory(view, place[:n]):
             view = {**view, place[:n]: Node("directory")}
@@ -121,7 +121,7 @@ def make_parents(view: View, place: Path) -> View:
 
 
 def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
-    """Return the view with one entry added."""
+    """Return the view with one more entry."""
     parent = real(view, path[:-1])
     view = make_parents(view, parent)
     place = (*parent, path[-1])
@@ -131,11 +131,15 @@ def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
         node = Node("under dev")
     elif info.islnk():
         target = split(info.linkname)
-        found = find(view, target)
-        if found is not None and found.kind == "directory":
-            raise Refused
-        waits = found is None or found.kind == "waiting"
-        node = found if found is not None and not waits else Node("waiting", target=info.linkname)
+        target_node = find(view, target)
+        if target_node is not None and target_node.kind == "directory":
+            raise InvalidLayers
+        waits = target_node is None or target_node.kind == "waiting"
+        node = (
+            target_node
+            if target_node is not None and not waits
+            else Node("waiting", target=info.linkname)
+        )
     elif info.issym():
         node = Node("symlink", target=info.linkname)
     else:
@@ -144,40 +148,40 @@ def add(view: View, path: Path, info: tarfile.TarInfo, data: bytes) -> View:
 
 
 def resolve_links(view: View, before: View) -> View:
-    """Return the view with all waiting links resolved, if need be in the view `before`."""
+    """Return the view with all pending links resolved, if necessary in the view `before`."""
     while True:
         waiting = [path for path, node in view.items() if node.kind == "waiting"]
         if not waiting:
             return view
         for path in waiting:
             target = split(view[path].target)
-            found = find(view, target) or find(before, target)
-            if found is not None and found.kind == "directory":
-                raise Refused
-            if found is not None and found.kind != "waiting":
-                view = {**view, path: found}
+            target_node = find(view, target) or find(before, target)
+            if target_node is not None and target_node.kind == "directory":
+                raise InvalidLayers
+            if target_node is not None and target_node.kind != "waiting":
+                view = {**view, path: target_node}
                 break
         else:
-            raise Refused
+            raise InvalidLayers
 
 
-def flattened(layers: Sequence[Sequence[tuple[tarfile.TarInfo, bytes]]]) -> Image:
-    """Return what the layers mean; raise `Refused` where they mean nothing."""
+def flatten_model(layers: Sequence[Sequence[tuple[tarfile.TarInfo, bytes]]]) -> Image:
+    """Return the image of the layers; raise `InvalidLayers` if they have no meaning."""
     view: View = {}
     for layer in layers:
         lower = view
         entries = [(split(info.name), info) for info, _ in layer]
         view = apply_whiteouts(lower, entries)
-        hidden = {path: node for path, node in lower.items() if path not in view}
+        removals = {path: node for path, node in lower.items() if path not in view}
         for info, data in layer:
             path = split(info.name)
             if not path[-1].startswith(".wh."):
                 view = add(view, path, info, data)
-        view = resolve_links(view, {**view, **hidden})
-    return described(view)
+        view = resolve_links(view, {**view, **removals})
+    return describe(view)
 
 
-def described(view: View) -> Image:
+def describe(view: View) -> Image:
     """Return the image of a finished view."""
     image = Image()
     names: dict[Node, set[str]] = {}
@@ -190,13 +194,13 @@ def described(view: View) -> Image:
         else:
             name = "/".join(path)
             names.setdefault(node, set()).add(name)
-            said = {"directory": "/", "symlink": f"-> {node.target}"}
-            image.contents[name] = said.get(node.kind, node.data)
+            marks = {"directory": "/", "symlink": f"-> {node.target}"}
+            image.contents[name] = marks.get(node.kind, node.data)
     image.groups = [group for group in names.values() if len(group) > 1]
     return image
 
 
-def hidden(path: str) -> str:
+def whiteout_name(path: str) -> str:
     """Return the name of the whiteout of a path."""
     head, _, name = path.rpartition("/")
     return f"{head}/.wh.{name}".lstrip("/")
@@ -213,7 +217,7 @@ ENTRIES = st.one_of(
     st.builds(symlink, PATHS, TARGETS),
     st.builds(hard_link, PATHS, PATHS),
     st.builds(special, PATHS),
-    st.builds(lambda path: entry(hidden(path), b""), PATHS),
+    st.builds(lambda path: entry(whiteout_name(path), b""), PATHS),
     st.builds(lambda path: entry(f"{path}/.wh..wh..opq", b""), PATHS),
 )
 LAYERS = st.lists(st.lists(ENTRIES, max_size=8), min_size=1, max_size=4)

@@ -1,4 +1,4 @@
-"""Header fields of strangers are read as RFC 9110 has them, or not at all."""
+"""Header fields of untrusted servers are parsed by RFC 9110, or skipped."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ REALM = "https://auth.example/token?a=b,c"
     ],
 )
 def test_challenges(fields: list[str], expected: list[Challenge]) -> None:
-    """Several challenges, quoting, blanks and letter case are understood."""
+    """Several challenges, quoted strings, blanks and any letter case are parsed."""
     assert list(parse_challenges(fields)) == expected
 
 
 @given(st.lists(st.text()))
-def test_any_text_is_survived(fields: list[str]) -> None:
-    """No text makes the parser raise or hang."""
-    assert all(one.scheme for one in parse_challenges(fields))
+def test_any_text_is_parsed_without_an_error(fields: list[str]) -> None:
+    """No text makes the parser raise or loop forever."""
+    assert all(challenge.scheme for challenge in parse_challenges(fields))
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_any_text_is_survived(fields: list[str]) -> None:
         ("", None),
     ],
 )
-def test_content_range(value: str, expected: tuple[int, int, int | None] | None) -> None:
-    """A range that contradicts itself is none."""
+def test_content_ranges(value: str, expected: tuple[int, int, int | None] | None) -> None:
+    """A contradictory range is rejected."""
     assert parse_content_range(value) == expected
 
 
@@ -97,12 +97,12 @@ def test_content_range(value: str, expected: tuple[int, int, int | None] | None)
     ("value", "expected"), [("120", 120), (" 0 ", 0), ("-5", None), ("soon", None), ("1.5", None)]
 )
 def test_retry_after_in_seconds(value: str, expected: float | None) -> None:
-    """A number of seconds is taken as it is, anything else passed over."""
+    """A number of seconds is returned; invalid text is rejected."""
     assert parse_retry_after(value, 0) == expected
 
 
 def test_retry_after_as_a_date() -> None:
-    """A date means the time until then, and never less than nothing."""
+    """A date is converted to the seconds until then, at least zero."""
     now = time.time()
     assert parse_retry_after(formatdate(now + 30, usegmt=True), now) == pytest.approx(30, abs=1)
     assert parse_retry_after(formatdate(now - 30, usegmt=True), now) == 0

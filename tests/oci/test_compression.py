@@ -1,4 +1,4 @@
-"""Blobs of every compression, whole and damaged."""
+"""Blobs of every compression, complete and damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def zstd(data: bytes, checksum: bool = False) -> bytes:
 
 
 def zstd_of_unknown_size(data: bytes) -> bytes:
-    """Return one zstd frame as a stream writes it: no content size, a window descriptor."""
+    """Return one zstd frame without a content size but with a window descriptor, as in streams."""
     out = io.BytesIO()
     with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as writer:
         writer.write(data)
@@ -57,14 +57,14 @@ WHOLE: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_whole_blobs_read_to_their_end(tmp_path: Path, kind: str) -> None:
-    """Whatever the compression and however many parts, the whole content comes out."""
+def test_complete_blobs_are_read_to_their_end(tmp_path: Path, kind: str) -> None:
+    """The whole content is read for any compression and any number of parts."""
     assert read(tmp_path, WHOLE[kind]()) == PLAIN
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WHOLE if kind != "plain"])
-def test_cut_blobs_are_refused(tmp_path: Path, kind: str) -> None:
-    """A compressed blob that ends too early is an error, wherever it was cut."""
+def test_truncated_blobs_are_rejected(tmp_path: Path, kind: str) -> None:
+    """A compressed blob that ends too early is an error, wherever it ends."""
     blob = WHOLE[kind]()
     boundaries = {
         blob.find(magic, 1) for magic in (gzip.compress(b"")[:4], zstd(b"")[:4], SKIPPABLE)
@@ -78,21 +78,21 @@ def test_cut_blobs_are_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("garbage", [b"x", b"xy", b"garbage after the end", bytes(1) + b"x"])
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_garbage_after_the_end_is_refused(tmp_path: Path, kind: str, garbage: bytes) -> None:
-    """Bytes after the last part that are no part are an error."""
+def test_garbage_after_the_end_is_rejected(tmp_path: Path, kind: str, garbage: bytes) -> None:
+    """Bytes after the last part that do not form a part are an error."""
     with pytest.raises(LayerInvalid):
         read(tmp_path, WHOLE[kind]() + garbage)
 
 
-def test_a_gzip_header_without_end_is_refused(tmp_path: Path) -> None:
-    """A name or a comment may be long, and not of half a megabyte."""
+def test_a_gzip_header_without_end_is_rejected(tmp_path: Path) -> None:
+    """A name or comment of half a megabyte is too long."""
     with pytest.raises(LayerInvalid, match="gzip"):
         read(tmp_path, b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 900_000)
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd with a checksum"])
-def test_damage_is_refused(tmp_path: Path, kind: str) -> None:
-    """A changed byte in the middle is an error that says which compression it was."""
+def test_damage_is_rejected(tmp_path: Path, kind: str) -> None:
+    """A changed byte in the middle is an error that names the compression."""
     blob = bytearray(WHOLE[kind]())
     blob[len(blob) // 2] ^= 0xFF
     with pytest.raises(LayerInvalid, match=kind[:4]) as caught:
@@ -101,17 +101,17 @@ def test_damage_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_block_of_one_repeated_byte_is_one_byte_long(tmp_path: Path) -> None:
-    """Long runs, which zstd keeps as a single byte, are stepped over rightly."""
+    """Blocks of a repeated byte, which zstd stores as one byte, are skipped correctly."""
     assert read(tmp_path, zstd(bytes(10_000_000))) == bytes(10_000_000)
 
 
 def test_an_empty_blob_is_empty(tmp_path: Path) -> None:
-    """No bytes at all are no bytes of content."""
+    """An empty blob has no content."""
     assert read(tmp_path, b"") == b""
 
 
 def test_the_flag_stops_the_reading(tmp_path: Path) -> None:
-    """Once the flag is set, the next piece is not delivered."""
+    """After the stop flag is set, no further piece is returned."""
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["gzip"]())
     stop = Event()
@@ -123,25 +123,25 @@ def test_the_flag_stops_the_reading(tmp_path: Path) -> None:
 
 
 def test_progress_is_in_compressed_bytes(tmp_path: Path) -> None:
-    """The report rises to the size of the blob as it lies on disk."""
+    """The reported number rises to the size of the blob on disk."""
     path = tmp_path / "blob"
     path.write_bytes(WHOLE["zstd"]())
-    told: list[int] = []
-    for _ in decompress(opening_of(path), Event(), told.append):
+    positions: list[int] = []
+    for _ in decompress(opening_of(path), Event(), positions.append):
         pass
-    assert told == sorted(told)
-    assert told[-1] == path.stat().st_size
+    assert positions == sorted(positions)
+    assert positions[-1] == path.stat().st_size
 
 
 def long_window(data: bytes, window_log: int) -> bytes:
-    """Return one zstd frame that asks for a window of so many bits."""
+    """Return one zstd frame with a window of 2**bits bytes."""
     parameters = zstandard.ZstdCompressionParameters(window_log=window_log, enable_ldm=True)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     return compressor.compress(data) + compressor.flush()
 
 
 def test_windows_have_a_limit(tmp_path: Path) -> None:
-    """What `zstd` reads without options is read; beyond, the error says how to push the image."""
+    """The limit is that of `zstd`; beyond it, the error explains how to push the image."""
     assert read(tmp_path, long_window(PLAIN, 27)) == PLAIN
     with pytest.raises(LayerInvalid, match=r"a window of 1 GB; at most 128 MB is") as caught:
         read(tmp_path, long_window(PLAIN, 30))
@@ -151,7 +151,7 @@ def test_windows_have_a_limit(tmp_path: Path) -> None:
 
 
 def single_segment(data: bytes) -> bytes:
-    """Return one zstd frame whose window is its whole content, padded with zeros to 16 MiB."""
+    """Return one zstd frame whose window is its content, padded with zeros to 16 MiB."""
     parameters = zstandard.ZstdCompressionParameters(window_log=24)
     frame = zstandard.ZstdCompressor(compression_params=parameters).compress(
         data.ljust(1 << 24, b"\0")
@@ -161,7 +161,7 @@ def single_segment(data: bytes) -> bytes:
 
 
 def test_a_single_segment_has_the_same_limit(tmp_path: Path) -> None:
-    """Its header names no window; the error is not one about damage."""
+    """The frame names no window, but the error is that about large windows."""
     frame = bytes.fromhex("28b52ffd a0 00000010")  # 256 MiB
     with pytest.raises(LayerInvalid, match="a window of 256 MB"):
         read(tmp_path, frame)
@@ -171,11 +171,11 @@ def test_a_single_segment_has_the_same_limit(tmp_path: Path) -> None:
 def test_few_large_windows_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A stream with a large one waits for the end of another, and hears its flag meanwhile."""
+    """A stream with a large window waits for another one to end, and checks its flag meanwhile."""
     path = tmp_path / "blob"
     path.write_bytes(long_window(PLAIN, 27) if kind == "window" else single_segment(PLAIN))
-    others = [decompress(opening_of(path), Event()) for _ in range(2)]
-    for pieces in others:
+    other_blobs = [decompress(opening_of(path), Event()) for _ in range(2)]
+    for pieces in other_blobs:
         next(pieces)
     refused, stop = Event(), Event()
     acquire = compression._LARGE_WINDOWS.acquire
@@ -203,14 +203,14 @@ def test_few_large_windows_at_a_time(
     stop.set()
     waiting.join()
     assert ends == ["stopped", "ended"]
-    others[0].close()
+    other_blobs[0].close()
     assert b"".join(decompress(opening_of(path), Event())).startswith(PLAIN)
-    others[1].close()
+    other_blobs[1].close()
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_bytes_after_the_end_are_named(tmp_path: Path, kind: str) -> None:
-    """They are not called a cut."""
-    for more in (b"x", b"not gzip at all", bytes(100) + b"x"):
+    """The error is not that about a truncated blob."""
+    for suffix in (b"x", b"not gzip at all", bytes(100) + b"x"):
         with pytest.raises(LayerInvalid, match=f"{kind} data has bytes after its end"):
-            read(tmp_path, WHOLE[kind]() + more)
+            read(tmp_path, WHOLE[kind]() + suffix)

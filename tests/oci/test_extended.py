@@ -1,4 +1,4 @@
-"""PAX records, whole and damaged."""
+"""PAX records, complete and damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shiftergw.oci.extended import ExtendedHeader, records
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """Return a PAX record; its length counts its own digits."""
+    """Return a PAX record; its length includes its own digits."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest)
     while len(b"%d" % length) + len(rest) != length:
@@ -24,7 +24,7 @@ KEYS = st.binary(min_size=1, max_size=40).filter(lambda key: b"=" not in key)
 
 @given(st.lists(st.tuples(KEYS, st.binary(max_size=300))))
 def test_records_of_any_bytes_read_back(pairs: list[tuple[bytes, bytes]]) -> None:
-    """Values may hold anything: blanks, newlines, equal signs, bytes that are no text."""
+    """Values can contain blanks, newlines, equal signs, and bytes that are not UTF-8."""
     assert list(records(b"".join(record(*pair) for pair in pairs))) == pairs
 
 
@@ -44,36 +44,36 @@ def test_records_of_any_bytes_read_back(pairs: list[tuple[bytes, bytes]]) -> Non
         b"111111111111111111111111111 path=a\n",
     ],
 )
-def test_damaged_records_are_refused(body: bytes) -> None:
-    """A length that does not fit, or a record that is none, is an error."""
+def test_damaged_records_are_rejected(body: bytes) -> None:
+    """A wrong length, or a line that is not a record, is an error."""
     with pytest.raises(LayerInvalid, match="PAX"):
         list(records(body))
 
 
-def test_what_matters_is_taken() -> None:
-    """Path, target, size, time and the presence of xattrs; fractions of times are cut."""
-    extended = ExtendedHeader()
+def test_the_relevant_values_are_read() -> None:
+    """Path, target, size, time without its fraction, and the presence of xattrs."""
+    header = ExtendedHeader()
     body = record(b"path", b"\xff") + record(b"linkpath", b"t") + record(b"size", b"9000000000")
     body += record(b"mtime", b"1700000000.999") + record(b"SCHILY.xattr.user.a", b"\0=\n")
-    extended.read(b"x", body + record(b"comment", b"nothing"))
-    assert (extended.path, extended.target, extended.size) == (b"\xff", b"t", 9_000_000_000)
-    assert (extended.mtime, extended.xattrs) == (1_700_000_000, True)
+    header.read(b"x", body + record(b"comment", b"nothing"))
+    assert (header.path, header.target, header.size) == (b"\xff", b"t", 9_000_000_000)
+    assert (header.mtime, header.xattrs) == (1_700_000_000, True)
 
 
 @pytest.mark.parametrize(("text", "time"), [(b"-1.5", -1), (b"0.9", 0), (b".5", 0), (b"7", 7)])
 def test_times_lose_their_fraction(text: bytes, time: int) -> None:
-    """Times may lie before 1970 and between seconds."""
-    extended = ExtendedHeader()
-    extended.read(b"x", record(b"mtime", text))
-    assert extended.mtime == time
+    """Times can be before 1970 and between seconds."""
+    header = ExtendedHeader()
+    header.read(b"x", record(b"mtime", text))
+    assert header.mtime == time
 
 
-def test_an_empty_value_takes_the_record_back() -> None:
-    """POSIX: a record without a value deletes what was said before."""
-    extended = ExtendedHeader()
+def test_an_empty_value_deletes_the_record() -> None:
+    """POSIX: a record without a value deletes earlier ones."""
+    header = ExtendedHeader()
     keys = (b"path", b"linkpath", b"size", b"mtime")
-    extended.read(b"x", b"".join(record(key, b"1") + record(key, b"") for key in keys))
-    assert extended == ExtendedHeader()
+    header.read(b"x", b"".join(record(key, b"1") + record(key, b"") for key in keys))
+    assert header == ExtendedHeader()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_an_empty_value_takes_the_record_back() -> None:
         (b"GNU.sparse.name", b"a\0b"),
     ],
 )
-def test_values_that_cannot_be_are_refused(key: bytes, value: bytes) -> None:
-    """Sizes without sign, times that are numbers, names without NUL."""
+def test_impossible_values_are_rejected(key: bytes, value: bytes) -> None:
+    """Signed sizes, times that are not numbers, and names with a NUL are errors."""
     with pytest.raises(LayerInvalid):
         ExtendedHeader().read(b"x", record(key, value))

@@ -1,4 +1,4 @@
-"""The finished plan: what is dropped, what is changed, what is counted, and the model of it all."""
+"""The finished plan: what is dropped, changed and counted; and a comparison with a model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.oci.layers import (
     groups,
     hard_link,
     image,
-    indexed,
+    index_tar,
     plan_of,
     special,
     symlink,
 )
-from tests.oci.model import LAYERS, Refused, flattened
+from tests.oci.model import LAYERS, InvalidLayers, flatten_model
 from tests.tracing import untraced
 
 # What is dropped.
 
 
 def test_devices_and_fifos_are_dropped_and_counted() -> None:
-    """They, and links to them, are not in the image; what they replace is not either."""
+    """The image has neither them, nor links to them, nor the files that they replace."""
     layers: list[Layer] = [
         [entry("a", b"1"), entry("keep", b"2")],
         [special("a"), special("b", tarfile.BLKTYPE), special("c", tarfile.FIFOTYPE)],
@@ -45,7 +45,7 @@ def test_devices_and_fifos_are_dropped_and_counted() -> None:
 
 
 def test_everything_below_dev_is_dropped_and_counted() -> None:
-    """The directory itself stays, whatever way leads into it."""
+    """The directory itself stays, whatever path leads into it."""
     layers: list[Layer] = [
         [entry("././dev/"), special("dev/null"), entry("dev/shm/"), entry("dev/shm/x", b"1")],
         [symlink("d", "dev"), entry("d/y", b"2"), hard_link("z", "dev/y"), symlink("dev/s", "")],
@@ -56,7 +56,7 @@ def test_everything_below_dev_is_dropped_and_counted() -> None:
     assert (report.under_dev, report.devices) == (7, 0)
 
 
-def test_a_dev_that_is_no_directory_is_an_entry_like_others() -> None:
+def test_a_dev_that_is_not_a_directory_is_an_ordinary_entry() -> None:
     """A file or a symlink of that name stays."""
     assert image([entry("dev", b"1")]) == {"dev": b"1"}
     assert image([symlink("dev", "d"), entry("dev/x", b"1")]) == {
@@ -67,7 +67,7 @@ def test_a_dev_that_is_no_directory_is_an_entry_like_others() -> None:
 
 
 def test_xattrs_are_counted() -> None:
-    """Each inode of the result that had any counts once."""
+    """Each inode of the result that had xattrs counts once."""
     xattr = {"SCHILY.xattr.security.capability": "x"}
     layer = [
         entry("f", b"1", pax_headers=xattr),
@@ -90,7 +90,7 @@ DIRECTORY_MODES = {0o0: 0o755, 0o700: 0o755, 0o1777: 0o1777, 0o2775: 0o775, 0o55
 
 @pytest.mark.parametrize("mode", FILE_MODES)
 def test_files_are_made_readable(mode: int) -> None:
-    """a+r, u+w, and x for all where it was for any."""
+    """a+r, u+w, and x for all if any x is set."""
     plan = plan_of([entry("f", b"", mode=mode)])
     assert plan.root.children[b"f"].mode == FILE_MODES[mode]
     assert plan.report.modes == (mode & 0o777 != FILE_MODES[mode])
@@ -106,7 +106,7 @@ def test_directories_are_made_readable(mode: int) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_setuid_is_dropped_unless_the_site_keeps_it(keep: bool) -> None:
-    """Each inode counts once; a kept bit is not counted."""
+    """Each changed inode counts once."""
     layer = [entry("s", b"", mode=0o6755), hard_link("t", "s"), entry("d/", mode=0o2755)]
     plan = plan_of(layer, keep_setuid=keep)
     assert plan.report.setuid == (0 if keep else 2)
@@ -115,8 +115,8 @@ def test_setuid_is_dropped_unless_the_site_keeps_it(keep: bool) -> None:
     assert plan.report.modes == 0
 
 
-def test_times_are_those_that_squashfs_can_say() -> None:
-    """0…2³²-1, fractions cut; the plan knows the latest."""
+def test_times_are_limited_to_the_range_of_squashfs() -> None:
+    """0…2³²-1 without fractions; the plan has the latest time."""
     late = 2**40
     times = {"a": -5.5, "b": 7.9, "c": late}
     plan = plan_of([entry(name, b"", mtime=time) for name, time in times.items()])
@@ -129,8 +129,8 @@ def test_times_are_those_that_squashfs_can_say() -> None:
     assert plan_of([entry("d/x", b"", mtime=9)]).latest == 9
 
 
-def test_parents_without_an_entry_are_plain_and_old() -> None:
-    """0755 and 1970, for the same bytes on every day; the root is 0755 whatever it says."""
+def test_parents_without_an_entry_have_fixed_attributes() -> None:
+    """0755 and 1970, so that the bytes are always the same; the root is always 0755."""
     plan = plan_of([entry("./", mode=0o700), entry("a/b", b"")])
     assert (plan.root.children[b"a"].mode, plan.root.children[b"a"].mtime) == (0o755, 0)
     assert (plan.root.mode, plan.root.mtime) == (0o755, 0)
@@ -140,7 +140,7 @@ def test_parents_without_an_entry_are_plain_and_old() -> None:
 
 
 def test_limits_hold_for_the_whole_image() -> None:
-    """One entry or one byte too many is an error with the limit in it; links cost no bytes."""
+    """One entry or one byte too many is an error that names the limit; links cost no bytes."""
     layers: list[Layer] = [[entry("a", b"12345")], [entry("b", b"123"), hard_link("c", "b")]]
     fits = BuildLimits(size=8, entries=3)
     assert plan_of(*layers, limits=fits).report == ContentReport(entries=3, size=8)
@@ -150,14 +150,14 @@ def test_limits_hold_for_the_whole_image() -> None:
         plan_of(*layers, limits=replace(fits, size=7))
 
 
-def test_what_is_replaced_does_not_count() -> None:
-    """The limit is on what the image holds, not on what its layers held."""
+def test_replaced_files_do_not_count() -> None:
+    """The limit is on the finished image, not on its layers."""
     limits = BuildLimits(size=5, entries=1)
     assert plan_of([entry("a", b"12345")], [entry("a", b"54321")], limits=limits).report.size == 5
 
 
-def test_paths_that_cannot_be_mounted_are_refused() -> None:
-    """Also where only a symlink makes the path too long."""
+def test_paths_that_cannot_be_mounted_are_rejected() -> None:
+    """Even if only a symlink makes the path too long."""
     deep = "/".join(["d" * 250] * 15)
     plan_of([entry(f"{deep}/{'f' * 250}", b"")])
     with pytest.raises(LayerInvalid, match="4095"):
@@ -165,8 +165,8 @@ def test_paths_that_cannot_be_mounted_are_refused() -> None:
 
 
 def test_indexes_are_freed_as_they_are_applied() -> None:
-    """`flatten` empties what it was given: entries and tree are not in memory twice."""
-    index = LayerIndex(indexed(tar_of({"a": b"1"})))
+    """`flatten` empties the indexes: entries and tree are not in memory twice."""
+    index = LayerIndex(index_tar(tar_of({"a": b"1"})))
     assert flatten([index], Budget(LIMITS), keep_setuid=False).report.entries == 1
     assert index.entries == []
 
@@ -177,11 +177,11 @@ def test_indexes_are_freed_as_they_are_applied() -> None:
 @settings(max_examples=examples(100))
 @given(LAYERS)
 @untraced
-def test_random_layers_give_what_the_model_says(layers: list[Layer]) -> None:
-    """Content, links and refusals of any sequence of entries are those of a plain model."""
+def test_random_layers_match_the_model(layers: list[Layer]) -> None:
+    """Content, links and errors of any sequence of entries are those of a simple model."""
     try:
-        expected = flattened(layers)
-    except Refused:
+        expected = flatten_model(layers)
+    except InvalidLayers:
         with pytest.raises(LayerInvalid):
             plan_of(*layers)
         return

@@ -1,4 +1,4 @@
-"""Headers written and read: by our own reader and by Python's."""
+"""Headers written and read, by our own reader and by Python's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shiftergw.errors import LayerInvalid
 from shiftergw.oci.header import BLOCK, END, FIELDS, has_valid_checksum, header, number, padding
 from shiftergw.oci.tar import DIRECTORY, HARDLINK
 from shiftergw.oci.tree import REGULAR, SYMLINK
-from tests.oci.layers import indexed
+from tests.oci.layers import index_tar
 
 NAMES = st.binary(min_size=1, max_size=255).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in {b".", b".."}
@@ -37,35 +37,37 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("field", NUMBERS)
-def test_numbers_are_read_as_every_tar_writes_them(field: bytes) -> None:
-    """Octal with blanks or NULs around, nothing for zero, base 256 with a sign."""
+def test_numbers_in_every_notation_are_read(field: bytes) -> None:
+    """Octal with blanks or NULs, empty for zero, and signed base 256."""
     assert number(field) == NUMBERS[field]
 
 
 @pytest.mark.parametrize(
     "field", [b"0000x44\0", b"0000899\0", b"-000644\0", b"0_64\0\0\0\0", b"+1 \0"]
 )
-def test_numbers_that_are_none_are_refused(field: bytes) -> None:
-    """Nothing is guessed from a number that is none."""
+def test_invalid_numbers_are_rejected(field: bytes) -> None:
+    """The reader does not guess."""
     with pytest.raises(LayerInvalid, match="number"):
         number(field)
 
 
 @given(st.binary(min_size=BLOCK, max_size=BLOCK))
 def test_the_checksum_is_the_sum_of_the_bytes(block: bytes) -> None:
-    """The fast sum agrees with the plain one for any block, unsigned and signed."""
+    """The fast sum equals the plain one for any block, unsigned and signed."""
     around = block[:148] + b" " * 8 + block[156:]
-    unsigned = sum(around)
-    assert has_valid_checksum(block, b"%06o\0 " % unsigned)
-    assert not has_valid_checksum(block, b"%06o\0 " % (unsigned + 1))
-    signed = sum(byte - 256 if byte > 127 else byte for byte in around)
-    field = b"%06o\0 " % signed if signed >= 0 else signed.to_bytes(8, "big", signed=True)
+    unsigned_sum = sum(around)
+    assert has_valid_checksum(block, b"%06o\0 " % unsigned_sum)
+    assert not has_valid_checksum(block, b"%06o\0 " % (unsigned_sum + 1))
+    signed_sum = sum(byte - 256 if byte > 127 else byte for byte in around)
+    field = (
+        b"%06o\0 " % signed_sum if signed_sum >= 0 else signed_sum.to_bytes(8, "big", signed=True)
+    )
     assert has_valid_checksum(block, field)
 
 
 @given(PATHS, MODES, TIMES, st.integers(0, 2**62))
 def test_a_file_reads_back(path: bytes, mode: int, mtime: int, size: int) -> None:
-    """Name, mode, time and size of a file are the same for `tarfile`, up to exabytes."""
+    """`tarfile` reads the same name, mode, time and size, up to exabytes."""
     blocks = header(path, mode, mtime, b"0", size)
     info = tarfile.TarInfo.frombuf(blocks[-BLOCK:], "utf-8", "surrogateescape")
     assert len(blocks) % BLOCK == 0
@@ -78,16 +80,16 @@ def test_a_file_reads_back(path: bytes, mode: int, mtime: int, size: int) -> Non
 def test_names_and_targets_read_back(
     path: bytes, mode: int, mtime: int, target: bytes, kind: bytes
 ) -> None:
-    """Names and targets of any bytes and length are the same for `tarfile` and for our reader."""
+    """`tarfile` and our reader read the same names and targets, of any bytes and length."""
     archive = header(path, mode, mtime, kind, target=target) + END
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         (info,) = tar
     assert info.name.encode("utf-8", "surrogateescape").rstrip(b"/") == path
     assert info.linkname.encode("utf-8", "surrogateescape") == target
-    (found,) = indexed(archive)
-    assert b"/".join((found.parent, found.name)).lstrip(b"/") == path
-    assert (found.target, found.mode, found.mtime) == (target, mode, mtime)
-    assert found.kind == (HARDLINK if kind == b"1" else SYMLINK)
+    (result,) = index_tar(archive)
+    assert b"/".join((result.parent, result.name)).lstrip(b"/") == path
+    assert (result.target, result.mode, result.mtime) == (target, mode, mtime)
+    assert result.kind == (HARDLINK if kind == b"1" else SYMLINK)
 
 
 def test_kinds_and_padding_read_back() -> None:
@@ -103,10 +105,10 @@ def test_kinds_and_padding_read_back() -> None:
         + header(b"d/c", 0o600, 10, b"0")
         + END
     )
-    found = [
-        (e.kind, e.parent, e.name, e.mode, e.mtime, e.size, e.offset) for e in indexed(archive)
+    result = [
+        (e.kind, e.parent, e.name, e.mode, e.mtime, e.size, e.offset) for e in index_tar(archive)
     ]
-    assert found == [
+    assert result == [
         (DIRECTORY, b"", b"d", 0o755, 7, 0, 512),
         (REGULAR, b"d", b"a", 0o644, 8, 3, 1024),
         (REGULAR, b"d", b"b", 0o644, 9, 512, 2048),

@@ -1,4 +1,4 @@
-"""Manifests, indexes, platforms and configurations: what is understood and what is refused."""
+"""Manifests, indexes, platforms and configurations: valid and invalid documents."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ AMD64 = Platform("amd64")
 
 
 def digest(content: str) -> str:
-    """Return a digest that `content` tells from others."""
+    """Return a digest that is unique to `content`."""
     return str(Digest.of(content.encode()))
 
 
-def blob(media_type: str, content: str = "x", **more: Any) -> dict[str, Any]:
-    """Return a descriptor as it stands in a document."""
-    return {"mediaType": media_type, "digest": digest(content), "size": 7, **more}
+def blob(media_type: str, content: str = "x", **changes: Any) -> dict[str, Any]:
+    """Return the descriptor of a blob as JSON values."""
+    return {"mediaType": media_type, "digest": digest(content), "size": 7, **changes}
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """Return an OCI manifest of one layer, with changes; a change to None removes."""
+    """Return an OCI manifest of one layer, with changes; a change to None removes a member."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -59,9 +59,9 @@ def manifest(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in document.items() if value is not None}
 
 
-def entry(name: str, platform: object = None, **more: Any) -> dict[str, Any]:
-    """Return a line of an index; `os/architecture/variant` in one text."""
-    line = {**blob(OCI_MANIFEST, name), **more}
+def entry(name: str, platform: object = None, **changes: Any) -> dict[str, Any]:
+    """Return an entry of an index; `platform` is `os/architecture/variant`."""
+    line = {**blob(OCI_MANIFEST, name), **changes}
     if isinstance(platform, str):
         os, architecture, variant = (*platform.split("/"), "")[:3]
         line["platform"] = {"os": os, "architecture": architecture, "variant": variant}
@@ -73,20 +73,22 @@ def index(*lines: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(lines), **changes}
 
 
-def parsed(document: object, media_type: str = "") -> Index | Manifest:
-    """Parse a document that is given as JSON values."""
+def parse(document: object, media_type: str = "") -> Index | Manifest:
+    """Parse a document of JSON values."""
     return parse_manifest(json.dumps(document).encode(), media_type)
 
 
-def chosen(platform: str, *lines: dict[str, Any]) -> list[str]:
+def choose_digests(platform: str, *lines: dict[str, Any]) -> list[str]:
     """Return the digests that an index offers a system, best first."""
-    found = parsed(index(*lines), OCI_INDEX)
-    assert isinstance(found, Index)
-    return [str(one.digest) for one in choose(found, Platform.parse(platform))]
+    parsed_document = parse(index(*lines), OCI_INDEX)
+    assert isinstance(parsed_document, Index)
+    return [
+        str(descriptor.digest) for descriptor in choose(parsed_document, Platform.parse(platform))
+    ]
 
 
 def test_accept_names_every_manifest_and_index_type() -> None:
-    """A request names OCI and Docker, manifest and index: a registry serves what it has."""
+    """A request names the types of OCI and Docker, because registries serve what they have."""
     assert {OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, SCHEMA_1} < set(ACCEPT)
 
 
@@ -104,20 +106,23 @@ def test_accept_names_every_manifest_and_index_type() -> None:
     ],
 )
 def test_layers_of_every_known_type(layer: str) -> None:
-    """Each kind of layer that holds a file system is taken, with its digest and size."""
-    found = parsed(manifest(layers=[blob(layer, "a"), blob(layer, "b", size=0)]))
-    assert isinstance(found, Manifest)
-    assert [str(one.digest) for one in found.layers] == [digest("a"), digest("b")]
-    assert [one.size for one in found.layers] == [7, 0]
-    assert found.config.media_type == OCI_CONFIG
+    """Each type of layer with a file system is accepted, with its digest and size."""
+    parsed_document = parse(manifest(layers=[blob(layer, "a"), blob(layer, "b", size=0)]))
+    assert isinstance(parsed_document, Manifest)
+    assert [str(descriptor.digest) for descriptor in parsed_document.layers] == [
+        digest("a"),
+        digest("b"),
+    ]
+    assert [descriptor.size for descriptor in parsed_document.layers] == [7, 0]
+    assert parsed_document.config.media_type == OCI_CONFIG
 
 
 @pytest.mark.parametrize("layers", [[], None])
 def test_image_without_layers(layers: object) -> None:
-    """An image made from nothing is an image; `null` is how Go writes its layers."""
-    found = parsed({**manifest(), "layers": layers}, OCI_MANIFEST)
-    assert isinstance(found, Manifest)
-    assert found.layers == ()
+    """An image without layers is valid; Go writes its layers as `null`."""
+    parsed_document = parse({**manifest(), "layers": layers}, OCI_MANIFEST)
+    assert isinstance(parsed_document, Manifest)
+    assert parsed_document.layers == ()
 
 
 @pytest.mark.parametrize(
@@ -136,8 +141,8 @@ def test_image_without_layers(layers: object) -> None:
     ],
 )
 def test_kind_of_a_manifest(header: str, document: dict[str, Any]) -> None:
-    """Header, `mediaType` and members tell a manifest, each alone or together."""
-    assert isinstance(parsed(document, header), Manifest)
+    """Header, `mediaType` and members identify a manifest, separately or together."""
+    assert isinstance(parse(document, header), Manifest)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +155,8 @@ def test_kind_of_a_manifest(header: str, document: dict[str, Any]) -> None:
     ],
 )
 def test_kind_of_an_index(header: str, document: dict[str, Any]) -> None:
-    """Header, `mediaType` and members tell an index, each alone or together."""
-    assert parsed(document, header) == Index(())
+    """Header, `mediaType` and members identify an index, separately or together."""
+    assert parse(document, header) == Index(())
 
 
 @pytest.mark.parametrize(
@@ -169,25 +174,25 @@ def test_kind_of_an_index(header: str, document: dict[str, Any]) -> None:
         ("", {**manifest(), "fsLayers": []}),
     ],
 )
-def test_ambiguous_documents_are_refused(header: str, document: dict[str, Any]) -> None:
-    """What two readers could take for two different things is refused (CVE-2021-41190)."""
+def test_ambiguous_documents_are_rejected(header: str, document: dict[str, Any]) -> None:
+    """A document that two readers could understand differently is an error (CVE-2021-41190)."""
     with pytest.raises(ManifestInvalid, match="either an index or a manifest"):
-        parsed(document, header)
+        parse(document, header)
 
 
 @pytest.mark.parametrize("version", [1, 3, 0, -2])
 def test_other_schema_versions(version: int) -> None:
-    """Only schema version 2 is read."""
+    """Only schema version 2 is accepted."""
     with pytest.raises(ManifestInvalid):
-        parsed(manifest(schemaVersion=version))
+        parse(manifest(schemaVersion=version))
 
 
 @pytest.mark.parametrize("header", [SCHEMA_1, "application/json"])
 def test_docker_schema_1(header: str) -> None:
-    """The old format is named, with what to do."""
+    """The error names the old format and the remedy."""
     document = {"schemaVersion": 1, "name": "x", "tag": "1", "fsLayers": [], "history": []}
     with pytest.raises(ManifestInvalid, match=r"old Docker schema 1 format.*push it again"):
-        parsed(document, header)
+        parse(document, header)
 
 
 @pytest.mark.parametrize(
@@ -202,17 +207,17 @@ def test_docker_schema_1(header: str) -> None:
     ],
 )
 def test_artifacts_are_not_images(document: dict[str, Any], named: str) -> None:
-    """What is no container image is called so, with its type as one short printable line."""
+    """The error says that the document is not an image, with its type in printable form."""
     with pytest.raises(ManifestInvalid, match=f"not a container image.*{named}") as caught:
-        parsed(document)
+        parse(document)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
 
 def test_artifact_by_header_alone() -> None:
-    """A type that only the header names is shown."""
+    """The error shows a type that only the header has."""
     with pytest.raises(ManifestInvalid, match=r"vnd\.oci\.artifact"):
-        parsed({}, "application/vnd.oci.artifact.manifest.v1+json")
+        parse({}, "application/vnd.oci.artifact.manifest.v1+json")
 
 
 def test_addresses_of_layers_are_not_looked_at() -> None:
@@ -220,25 +225,25 @@ def test_addresses_of_layers_are_not_looked_at() -> None:
 
     The layer is asked for in its registry, where it mostly is.
     """
-    elsewhere = parsed(manifest(layers=[blob(DOCKER_LAYER, urls=["https://169.254.169.254/"])]))
-    plain = parsed(manifest(layers=[blob(DOCKER_LAYER, urls=[])]))
-    assert isinstance(elsewhere, Manifest)
+    with_urls = parse(manifest(layers=[blob(DOCKER_LAYER, urls=["https://169.254.169.254/"])]))
+    plain = parse(manifest(layers=[blob(DOCKER_LAYER, urls=[])]))
+    assert isinstance(with_urls, Manifest)
     assert isinstance(plain, Manifest)
-    assert elsewhere == plain
-    assert [layer.has_urls for layer in (*elsewhere.layers, *plain.layers)] == [True, False]
+    assert with_urls == plain
+    assert [layer.has_urls for layer in (*with_urls.layers, *plain.layers)] == [True, False]
 
 
-def test_encrypted_layers_are_refused() -> None:
-    """An encrypted layer is called so."""
+def test_encrypted_layers_are_rejected() -> None:
+    """The error says that the layer is encrypted."""
     with pytest.raises(ManifestInvalid, match="encrypted"):
-        parsed(manifest(layers=[blob(f"{OCI_LAYER}+gzip+encrypted")]))
+        parse(manifest(layers=[blob(f"{OCI_LAYER}+gzip+encrypted")]))
 
 
 @pytest.mark.parametrize("size", [-1, 1.0, 1e3, True, "7", None, [], {}, 2**63, float("nan")])
 def test_sizes_are_whole_numbers(size: object) -> None:
-    """A size is an integer from 0; neither true nor 1.0 is one."""
+    """A size is a nonnegative integer, neither true nor 1.0."""
     with pytest.raises(ManifestInvalid):
-        parsed(manifest(layers=[{**blob(OCI_LAYER), "size": size}]))
+        parse(manifest(layers=[{**blob(OCI_LAYER), "size": size}]))
 
 
 @pytest.mark.parametrize(
@@ -256,11 +261,11 @@ def test_sizes_are_whole_numbers(size: object) -> None:
     ],
 )
 def test_digests_are_strict(text: object) -> None:
-    """A digest becomes a file name: nothing but its grammar is taken (CVE-2024-3727)."""
+    """Digests become file names: only their exact grammar is accepted (CVE-2024-3727)."""
     with pytest.raises(ManifestInvalid):
-        parsed(manifest(config={**blob(OCI_CONFIG), "digest": text}))
+        parse(manifest(config={**blob(OCI_CONFIG), "digest": text}))
     with pytest.raises(ManifestInvalid):
-        parsed(index({**entry("a"), "digest": text}))
+        parse(index({**entry("a"), "digest": text}))
 
 
 @pytest.mark.parametrize(
@@ -279,13 +284,13 @@ def test_digests_are_strict(text: object) -> None:
 )
 @pytest.mark.parametrize("parse", [lambda c: parse_manifest(c, OCI_MANIFEST), parse_config])
 def test_not_json(content: bytes, parse: Any) -> None:
-    """Bytes that are no JSON object are refused, however deep or long."""
+    """Bytes that are not a JSON object are an error, however deep or long."""
     with pytest.raises(ManifestInvalid):
         parse(content)
 
 
-def test_sizes_of_the_documents_are_bounded() -> None:
-    """A manifest or configuration over the limit is not even parsed."""
+def test_sizes_of_documents_are_limited() -> None:
+    """A manifest or configuration beyond the limit is not parsed."""
     with pytest.raises(ManifestInvalid, match="4 MiB"):
         parse_manifest(b" " * (MAX_MANIFEST + 1), OCI_MANIFEST)
     with pytest.raises(ManifestInvalid, match="8 MiB"):
@@ -293,7 +298,7 @@ def test_sizes_of_the_documents_are_bounded() -> None:
 
 
 def test_last_of_two_members_counts() -> None:
-    """A member that stands twice is no error."""
+    """A duplicate member is not an error."""
     text = json.dumps(manifest())[:-1] + ', "schemaVersion": 2}'
     assert isinstance(parse_manifest(text.encode(), ""), Manifest)
 
@@ -330,7 +335,7 @@ PATHS = [
 
 
 def put(document: Any, path: tuple[str | int, ...], value: object) -> None:
-    """Replace what stands at `path`, if the way there exists."""
+    """Replace the value at `path`, if it exists."""
     try:
         for step in path[:-1]:
             document = document[step]
@@ -340,10 +345,10 @@ def put(document: Any, path: tuple[str | int, ...], value: object) -> None:
 
 
 @given(st.sampled_from(PATHS), JSON)
-def test_any_value_anywhere_is_understood_or_refused(
+def test_any_value_anywhere_is_parsed_or_rejected(
     path: tuple[str | int, ...], value: object
 ) -> None:
-    """A value of any type in any place ends in a result or in an error that can be shown."""
+    """Any value at any place gives a result or an error that can be shown."""
     documents = [
         manifest(),
         index(entry("a", "linux/amd64", annotations={})),
@@ -354,9 +359,9 @@ def test_any_value_anywhere_is_understood_or_refused(
         content = json.dumps(document).encode("utf-8", "surrogatepass")
         for parse in (lambda c: parse_manifest(c, ""), parse_config):
             try:
-                found: object = parse(content)
-                if isinstance(found, Index):
-                    choose(found, AMD64)
+                parsed_document: object = parse(content)
+                if isinstance(parsed_document, Index):
+                    choose(parsed_document, AMD64)
             except GatewayError as error:
                 assert error.what.isprintable()  # noqa: PT017
 
@@ -365,10 +370,10 @@ def test_any_value_anywhere_is_understood_or_refused(
 
 
 def test_exact_platform_is_chosen() -> None:
-    """Of many platforms the system's own is the only candidate."""
+    """Of many platforms only the system's own is a candidate."""
     lines = [entry(p, p) for p in ("linux/arm64/v8", "linux/amd64", "linux/ppc64le", "linux/386")]
-    assert chosen("amd64", *lines) == [digest("linux/amd64")]
-    assert chosen("ppc64le", *lines) == [digest("linux/ppc64le")]
+    assert choose_digests("amd64", *lines) == [digest("linux/amd64")]
+    assert choose_digests("ppc64le", *lines) == [digest("linux/ppc64le")]
 
 
 @pytest.mark.parametrize(
@@ -390,17 +395,17 @@ def test_exact_platform_is_chosen() -> None:
     ],
 )
 def test_variants(system: str, order: list[str]) -> None:
-    """A system runs its own variant and lower ones, the highest first, never a higher one."""
+    """A system runs its own variant and lower ones, highest first, but no higher one."""
     architecture = system.partition("/")[0]
     variants = ["", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v8.2", "v9", "v10", "odd"]
     if architecture == "arm64":
         variants = ["", "v8", "v8.2", "v9", "v10", "odd"]
     lines = [entry(f"{architecture}{v}", f"linux/{architecture}/{v}") for v in variants]
-    assert chosen(system, *lines) == [digest(f"{architecture}{v}") for v in order]
+    assert choose_digests(system, *lines) == [digest(f"{architecture}{v}") for v in order]
 
 
 @pytest.mark.parametrize(
-    ("written", "system"),
+    ("platform_text", "system"),
     [
         ("linux/x86_64", "amd64"),
         ("Linux/AMD64", "amd64"),
@@ -411,19 +416,19 @@ def test_variants(system: str, order: list[str]) -> None:
         ("/amd64", "amd64"),
     ],
 )
-def test_other_names_of_platforms(written: str, system: str) -> None:
-    """Common other names mean the same; an absent `os` is Linux."""
-    assert chosen(system, entry("a", written)) == [digest("a")]
+def test_other_names_of_platforms(platform_text: str, system: str) -> None:
+    """Common other names mean the same; a missing `os` means Linux."""
+    assert choose_digests(system, entry("a", platform_text)) == [digest("a")]
 
 
 def test_hard_float_is_not_for_lower_arm() -> None:
     """`armhf` means v7: a v6 system does not get it."""
     with pytest.raises(NoMatchingPlatform):
-        chosen("arm/v6", entry("a", "linux/armhf"))
+        choose_digests("arm/v6", entry("a", "linux/armhf"))
 
 
 def test_nested_indexes_are_candidates() -> None:
-    """An index in an index is a candidate; what names no platform comes last."""
+    """An index in an index is a candidate; entries without a platform come last."""
     lines = [
         entry("unknown-platform"),
         entry("nested", "linux/amd64", mediaType=OCI_INDEX),
@@ -432,7 +437,7 @@ def test_nested_indexes_are_candidates() -> None:
         entry("other", "linux/arm64", mediaType=OCI_INDEX),
     ]
     expected = ["nested", "docker", "unknown-platform", "nested-anywhere"]
-    assert chosen("amd64", *lines) == [digest(name) for name in expected]
+    assert choose_digests("amd64", *lines) == [digest(name) for name in expected]
 
 
 NOT_IMAGES = [
@@ -444,41 +449,51 @@ NOT_IMAGES = [
 
 
 def test_attestations_and_artifacts_are_skipped() -> None:
-    """What has no file system is never a candidate, whatever platform it names."""
+    """An entry without a file system is never a candidate, whatever its platform."""
     image = entry("image", "linux/amd64", artifactType=OCI_CONFIG)
-    assert chosen("amd64", *NOT_IMAGES, image) == [digest("image")]
+    assert choose_digests("amd64", *NOT_IMAGES, image) == [digest("image")]
 
 
 @pytest.mark.parametrize("lines", [[], NOT_IMAGES])
 def test_index_without_images(lines: list[dict[str, Any]]) -> None:
-    """An index of attestations and artifacts alone is not a container image."""
+    """An index of attestations and artifacts only is not a container image."""
     with pytest.raises(ManifestInvalid, match="not a container image"):
-        chosen("amd64", *lines)
+        choose_digests("amd64", *lines)
 
 
-def test_error_lists_the_platforms_that_are_there() -> None:
-    """Who asked for the wrong architecture reads which there are, each once."""
-    there = ["linux/arm64/v8", "windows/amd64", "linux/s390x", "linux/s390x", "linux/amd64/v3"]
+def test_error_lists_the_platforms_of_the_image() -> None:
+    """The error for a missing architecture names the existing ones, each once."""
+    offered_platforms = [
+        "linux/arm64/v8",
+        "windows/amd64",
+        "linux/s390x",
+        "linux/s390x",
+        "linux/amd64/v3",
+    ]
     with pytest.raises(NoMatchingPlatform) as caught:
-        chosen("amd64/v2", *NOT_IMAGES, *(entry(str(i), p) for i, p in enumerate(there)))
+        choose_digests(
+            "amd64/v2", *NOT_IMAGES, *(entry(str(i), p) for i, p in enumerate(offered_platforms))
+        )
     assert caught.value.what == (
         "The image has no variant for linux/amd64/v2; it is made for"
         " linux/arm64/v8, windows/amd64, linux/s390x, linux/amd64/v3."
     )
 
 
-def test_error_lists_no_more_than_a_line() -> None:
-    """A hostile index does not fill the log."""
+def test_error_lists_at_most_a_line() -> None:
+    """A hostile index cannot flood the log."""
     with pytest.raises(NoMatchingPlatform) as caught:
-        chosen("amd64", *(entry(str(i), f"linux/odd\n{i}{'x' * 500}") for i in range(100)))
+        choose_digests("amd64", *(entry(str(i), f"linux/odd\n{i}{'x' * 500}") for i in range(100)))
     assert caught.value.what.isprintable()
     assert caught.value.what.endswith("….")
     assert len(caught.value.what) < 1000
 
 
 def test_same_manifest_twice_is_one_candidate() -> None:
-    """A repeated line costs no second request."""
-    assert chosen("amd64", entry("a", "linux/amd64"), entry("a", "linux/amd64")) == [digest("a")]
+    """A repeated entry causes no second request."""
+    assert choose_digests("amd64", entry("a", "linux/amd64"), entry("a", "linux/amd64")) == [
+        digest("a")
+    ]
 
 
 # Configurations.
@@ -490,8 +505,8 @@ def config(**changes: Any) -> bytes:
 
 
 def test_configuration_is_read() -> None:
-    """What a runtime needs is taken over as it stands."""
-    found = parse_config(
+    """The settings for the runtime are returned unchanged."""
+    parsed_document = parse_config(
         config(
             created="2024-02-29T12:00:00.123456789+01:00",
             config={
@@ -505,7 +520,7 @@ def test_configuration_is_read() -> None:
             rootfs={"type": "layers", "diff_ids": [digest("a"), digest("b")]},
         )
     )
-    assert found == ImageConfig(
+    assert parsed_document == ImageConfig(
         architecture="amd64",
         os="linux",
         created=1709204400,
@@ -520,18 +535,20 @@ def test_configuration_is_read() -> None:
 
 @pytest.mark.parametrize("empty", ["{}", '{"config": null, "rootfs": null}', '{"config": {}}'])
 def test_empty_configuration(empty: str) -> None:
-    """Everything may be absent or null."""
+    """Every member may be missing or null."""
     assert parse_config(empty.encode()) == ImageConfig()
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("platform_text", "read"),
     [(None, ()), ([], ()), ("", ()), ("/bin/sh", ("/bin/sh",)), (["a", ""], ("a", ""))],
 )
-def test_entrypoint_forms(written: object, read: tuple[str, ...]) -> None:
+def test_entrypoint_forms(platform_text: object, read: tuple[str, ...]) -> None:
     """`Entrypoint` and `Cmd` are a list, one string, or null."""
-    found = parse_config(config(config={"Entrypoint": written, "Cmd": written}))
-    assert (found.entrypoint, found.cmd) == (read, read)
+    parsed_document = parse_config(
+        config(config={"Entrypoint": platform_text, "Cmd": platform_text})
+    )
+    assert (parsed_document.entrypoint, parsed_document.cmd) == (read, read)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +569,7 @@ def test_entrypoint_forms(written: object, read: tuple[str, ...]) -> None:
     ],
 )
 def test_dates(created: object, seconds: int) -> None:
-    """An RFC 3339 date becomes seconds since 1970; anything else is 0, never an error."""
+    """An RFC 3339 date becomes seconds since 1970; any other date is 0, never an error."""
     assert parse_config(config(created=created)).created == seconds
 
 
@@ -578,35 +595,35 @@ def test_dates(created: object, seconds: int) -> None:
     ],
 )
 def test_wrong_types_in_a_configuration(changes: dict[str, Any]) -> None:
-    """A wrong type is named, never guessed at."""
+    """The error names the member with the wrong type."""
     with pytest.raises(ManifestInvalid):
         parse_config(config(**changes))
 
 
 def test_lone_surrogates_become_replacement_characters() -> None:
-    """A text that UTF-8 cannot hold does not travel further; a proper pair is a character."""
-    found = parse_config(
+    """Text that UTF-8 cannot encode is replaced; a proper pair is one character."""
+    parsed_document = parse_config(
         b'{"config": {"Env": ["A=\\ud800"], "WorkingDir": "/\\udfff", "Cmd": "\\ud83d\\ude00",'
         b' "Labels": {"\\ud800": "\\udc00"}}}'
     )
-    assert found.env == ("A=\ufffd",)
-    assert found.workdir == "/\ufffd"
-    assert found.cmd == ("😀",)
-    assert found.labels == {"\ufffd": "\ufffd"}
+    assert parsed_document.env == ("A=\ufffd",)
+    assert parsed_document.workdir == "/\ufffd"
+    assert parsed_document.cmd == ("😀",)
+    assert parsed_document.labels == {"\ufffd": "\ufffd"}
 
 
-def test_layers_and_diff_ids_go_together() -> None:
-    """Each layer has a `diff_id`: no layer stays unchecked and none is missing."""
-    found = parsed(manifest())
-    assert isinstance(found, Manifest)
-    check_layers(found, ImageConfig(diff_ids=(Digest.of(b"a"),)))
+def test_layers_need_as_many_diff_ids() -> None:
+    """Each layer needs a `diff_id`, and each `diff_id` a layer."""
+    parsed_document = parse(manifest())
+    assert isinstance(parsed_document, Manifest)
+    check_layers(parsed_document, ImageConfig(diff_ids=(Digest.of(b"a"),)))
     for diff_ids in ((), (Digest.of(b"a"), Digest.of(b"b"))):
         with pytest.raises(ManifestInvalid, match="diff_ids"):
-            check_layers(found, ImageConfig(diff_ids=diff_ids))
+            check_layers(parsed_document, ImageConfig(diff_ids=diff_ids))
 
 
 def test_configuration_for_another_platform() -> None:
-    """An image without index is refused if it says that it is for another platform."""
+    """An image without an index is an error if its configuration names another platform."""
     check_platform(ImageConfig(), AMD64)
     check_platform(parse_config(config(architecture="x86_64")), AMD64)
     with pytest.raises(NoMatchingPlatform, match="made for linux/arm64"):

@@ -1,4 +1,4 @@
-"""The `.meta` file: what is written is what the C runtime reads, and the ACL above all."""
+"""The `.meta` file: the C runtime reads the values that were written, above all the ACL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLANKS = " \t\v\f\r\n"
     user_acl=IDS,
     group_acl=IDS,
 )
-def test_what_is_read_is_what_was_meant(
+def test_values_read_back_or_are_omitted(
     env: list[str],
     entry: list[str],
     cmd: list[str],
@@ -35,7 +35,7 @@ def test_what_is_read_is_what_was_meant(
     user_acl: list[int],
     group_acl: list[int],
 ) -> None:
-    """Each value is read back as it stood or is named as left out; the ACL always as it stood."""
+    """Each value reads back unchanged or is reported as omitted; the ACL always reads back."""
     private = bool(user_acl or group_acl)
     file = write_meta(
         env=env,
@@ -46,33 +46,33 @@ def test_what_is_read_is_what_was_meant(
         user_acl=user_acl,
         group_acl=group_acl,
     )
-    found = read_meta(file.content)
-    assert found.format == "squashfs"
-    assert found.user_acl == (tuple(user_acl) if private else None)
-    assert found.group_acl == (tuple(group_acl) if private else None)
-    assert found.warnings == []
-    for name, meant, read in (
-        ("ENTRY", tuple(entry), found.entry),
-        ("CMD", tuple(cmd), found.cmd),
-        ("WORKDIR", workdir, found.workdir),
+    result = read_meta(file.content)
+    assert result.format == "squashfs"
+    assert result.user_acl == (tuple(user_acl) if private else None)
+    assert result.group_acl == (tuple(group_acl) if private else None)
+    assert result.warnings == []
+    for name, expected_value, read in (
+        ("ENTRY", tuple(entry), result.entry),
+        ("CMD", tuple(cmd), result.cmd),
+        ("WORKDIR", workdir, result.workdir),
     ):
-        assert (name in file.omissions) == bool(meant and read is None)
-        assert read in (None, meant)
-    kept = list(found.env)
-    left_out = [name for name in file.omissions if name.startswith("ENV ")]
-    for one in env:
-        if kept and kept[0] == one.rstrip(BLANKS):
-            if kept.pop(0) != one:
-                assert left_out.pop(0).endswith("(blanks at its end)")
+        assert (name in file.omissions) == bool(expected_value and read is None)
+        assert read in (None, expected_value)
+    settings = list(result.env)
+    omitted_variables = [name for name in file.omissions if name.startswith("ENV ")]
+    for variable in env:
+        if settings and settings[0] == variable.rstrip(BLANKS):
+            if settings.pop(0) != variable:
+                assert omitted_variables.pop(0).endswith("(blanks at its end)")
         else:
-            left_out.pop(0)
-    assert (kept, left_out) == ([], [])
+            omitted_variables.pop(0)
+    assert (settings, omitted_variables) == ([], [])
     assert all(name.isprintable() for name in file.omissions)
 
 
 @given(st.lists(st.sampled_from([1, 2**32 - 2]), min_size=1), TEXT)
 def test_no_value_opens_a_private_image(user_acl: list[int], value: str) -> None:
-    """Whatever stands in the image, the last lines are the ACL and they are read."""
+    """Whatever values an image has, the ACL is in the last lines and is read."""
     file = write_meta(
         env=[value], entry=[value], cmd=[value], workdir=value, private=True, user_acl=user_acl
     )
@@ -82,7 +82,7 @@ def test_no_value_opens_a_private_image(user_acl: list[int], value: str) -> None
 
 
 def test_whole_file() -> None:
-    """A private image with everything looks like this."""
+    """The complete file of a private image."""
     file = write_meta(
         env=["PATH=/bin", "A=b: c"],
         entry=["/bin/sh", "-c"],
@@ -100,12 +100,12 @@ def test_whole_file() -> None:
 
 
 def test_public_file() -> None:
-    """A public image has no ACL lines, whatever lists it was given."""
+    """The file of a public image has no ACL lines."""
     assert write_meta(user_acl=[1], group_acl=[2]).content == b"FORMAT: squashfs\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "written"),
+    ("words", "text"),
     [
         (["it's"], b"ENTRY: it's\n"),
         (["a", "it's"], None),
@@ -119,31 +119,31 @@ def test_public_file() -> None:
         (["", ""], b"ENTRY: ['', '']\n"),
     ],
 )
-def test_lists(words: list[str], written: bytes | None) -> None:
-    """A list is written without escapes; what cannot be said so is left out as a whole."""
+def test_lists(words: list[str], text: bytes | None) -> None:
+    """Lists have no escapes; a list that cannot be represented is omitted completely."""
     file = write_meta(entry=words)
-    assert file.content == b"FORMAT: squashfs\n" + (written or b"")
-    assert file.omissions == (() if written else ("ENTRY",))
-    assert read_meta(file.content).entry == (tuple(words) if written else None)
+    assert file.content == b"FORMAT: squashfs\n" + (text or b"")
+    assert file.omissions == (() if text else ("ENTRY",))
+    assert read_meta(file.content).entry == (tuple(words) if text else None)
 
 
 @pytest.mark.parametrize("evil", ["/x\\", "/x\\ ", "/x\nUSERACL: 5", "/x\r", "/x\0y", "\ud800"])
 def test_values_that_would_break_lines(evil: str) -> None:
-    """A value that would swallow or make a line is left out and named."""
+    """A value that would absorb or create a line is omitted and reported."""
     file = write_meta(workdir=evil, env=[f"A={evil}z\\"], private=True, user_acl=[7])
     assert file.omissions == ("WORKDIR", "ENV A")
     assert read_meta(file.content) == Meta("squashfs", user_acl=(7,), group_acl=())
 
 
 def test_private_image_without_reader() -> None:
-    """The runtime lets everybody in where both lists are empty: such a file is never written."""
+    """Such a file is never written: the runtime admits everybody if both lists are empty."""
     with pytest.raises(ValueError, match="at least one reader"):
         write_meta(private=True)
 
 
 @pytest.mark.parametrize("users", [True, False])
 def test_longest_acl(users: bool) -> None:
-    """A list of 1000 is read; one more would abort the runtime and is an error for the user."""
+    """A list of 1000 ids is read; one more would abort the runtime and is an error."""
     ids = list(range(ACL_LIMIT))
     name = "user_acl" if users else "group_acl"
     assert getattr(read_meta(acl_file(name, ids)), name) == tuple(ids)
@@ -161,7 +161,7 @@ def acl_file(name: str, ids: list[int]) -> bytes:
 
 @pytest.mark.parametrize("bad", [-1, 2**32 - 1, 2**32])
 def test_ids_that_wrap(bad: int) -> None:
-    """An id that the runtime would read as another one is refused."""
+    """An id that the runtime would read as another one is an error."""
     with pytest.raises(ValueError, match="id"):
         write_meta(private=True, user_acl=[bad])
 
@@ -196,7 +196,7 @@ def test_ids_that_wrap(bad: int) -> None:
     ],
 )
 def test_rules_of_the_runtime(content: str, read: Meta | tuple[str, str | None]) -> None:
-    """The reader has the runtime's rules, its faults included."""
+    """The reader has the rules of the runtime, including its faults."""
     expected = read if isinstance(read, Meta) else Meta(format=read[0], workdir=read[1])
     assert read_meta(content.encode()) == expected
 
@@ -211,15 +211,15 @@ def test_rules_of_the_runtime(content: str, read: Meta | tuple[str, str | None])
         "USERACL: " + ",".join(["1"] * 1001),
     ],
 )
-def test_files_that_make_the_runtime_give_up(content: str) -> None:
+def test_files_that_the_runtime_rejects(content: str) -> None:
     """A malformed list or ACL makes the image unusable."""
     with pytest.raises(MetaRejected):
         read_meta(content.encode())
 
 
 @given(st.binary(max_size=60))
-def test_reader_takes_any_bytes(content: bytes) -> None:
-    """No bytes break the reader itself."""
+def test_the_reader_accepts_any_bytes(content: bytes) -> None:
+    """No bytes make the reader fail in another way."""
     try:
         read_meta(content)
     except MetaRejected as error:

@@ -1,4 +1,4 @@
-"""Cleaning of paths."""
+"""Normalization of paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci.paths import clean
 
-CLEANED = {
+NORMAL_PATHS = {
     b"usr/lib": b"usr/lib",
     b"./usr/lib/": b"usr/lib",
     b"/usr//lib": b"usr/lib",
@@ -29,15 +29,15 @@ CLEANED = {
 }
 
 
-@pytest.mark.parametrize("path", CLEANED)
-def test_paths_are_cleaned_by_components(path: bytes) -> None:
-    """Slashes, dots and the root go; names that only look like them stay."""
-    assert clean(path) == CLEANED[path]
-    assert clean(CLEANED[path]) == CLEANED[path]
+@pytest.mark.parametrize("path", NORMAL_PATHS)
+def test_paths_are_normalized_by_components(path: bytes) -> None:
+    """Slashes, dots and the root are removed; similar names stay."""
+    assert clean(path) == NORMAL_PATHS[path]
+    assert clean(NORMAL_PATHS[path]) == NORMAL_PATHS[path]
 
 
 @pytest.mark.parametrize("path", [b"..", b"../a", b"/..", b"./..", b"a/../..", b"a/../../etc/x"])
-def test_what_leaves_the_root_is_refused(path: bytes) -> None:
-    """A path that goes above the root is an error, not a file elsewhere."""
+def test_paths_that_leave_the_root_are_rejected(path: bytes) -> None:
+    """A path above the root is an error."""
     with pytest.raises(LayerInvalid, match="leaves the root"):
         clean(path)

@@ -1,4 +1,4 @@
-"""Sparse files as GNU tar writes them, and maps that cannot be."""
+"""Sparse files of GNU tar, and impossible maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from shiftergw.errors import LayerInvalid
 from shiftergw.oci.header import BLOCK, END, header, padding
-from tests.oci.layers import archived, contents, indexed, planned
+from tests.oci.layers import contents, index_tar, plan_layers, stream_plan
 from tests.oci.test_extended import record
 from tests.parts import need
 
@@ -23,7 +23,7 @@ FORMATS = {
 
 
 def sparse_file(path: Path, pieces: int, tail: int) -> bytes:
-    """Write a file with holes between `pieces` and `tail` bytes of nothing; return its bytes."""
+    """Write a file with holes between `pieces` and a hole of `tail` bytes; return its bytes."""
     with path.open("wb") as file:
         for n in range(pieces):
             file.seek(n * 65536)
@@ -34,8 +34,8 @@ def sparse_file(path: Path, pieces: int, tail: int) -> bytes:
 
 @pytest.mark.parametrize("pieces", [0, 1, 3, 60])
 @pytest.mark.parametrize("kind", FORMATS)
-def test_sparse_files_come_out_as_plain_data(tmp_path: Path, kind: str, pieces: int) -> None:
-    """Each way of GNU tar, with few pieces and with many: right name, size and bytes."""
+def test_sparse_files_are_converted_to_plain_data(tmp_path: Path, kind: str, pieces: int) -> None:
+    """All formats of GNU tar, few and many pieces: name, size and bytes are right."""
     data = sparse_file(tmp_path / "holes", pieces, 12345)
     (tmp_path / "after").write_bytes(b"after")
     argv = [
@@ -51,29 +51,29 @@ def test_sparse_files_come_out_as_plain_data(tmp_path: Path, kind: str, pieces: 
     ]
     tar = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
     assert len(tar) < len(data)
-    plan, layers = planned(tmp_path, tar)
-    assert contents(archived(plan, layers)) == {"holes": data, "after": b"after"}
+    plan, layers = plan_layers(tmp_path, tar)
+    assert contents(stream_plan(plan, layers)) == {"holes": data, "after": b"after"}
     assert plan.report.size == len(data) + 5
 
 
-def old_gnu(pairs: list[tuple[int, int]], size: int, stored: int, more: bool = False) -> bytes:
+def old_gnu(
+    pairs: list[tuple[int, int]], size: int, data_size: int, has_extension: bool = False
+) -> bytes:
     """Return the header of an old GNU sparse entry."""
-    block = bytearray(header(b"f", 0o644, 0, b"S", stored))
+    block = bytearray(header(b"f", 0o644, 0, b"S", data_size))
     for n, (offset, length) in enumerate(pairs):
         block[386 + 24 * n : 410 + 24 * n] = b"%011o\0%011o\0" % (offset, length)
-    block[482] = more
+    block[482] = has_extension
     block[483:495] = b"%011o\0" % size
     block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])
     return bytes(block)
 
 
-def pax(records: dict[bytes, bytes], stored: bytes, name: bytes = b"f") -> bytes:
+def pax(records: dict[bytes, bytes], data: bytes, name: bytes = b"f") -> bytes:
     """Return a PAX entry with these records of `GNU.sparse.`."""
     body = b"".join(record(b"GNU.sparse." + key, value) for key, value in records.items())
-    extended = header(b"x", 0o644, 0, b"x", len(body)) + body + padding(len(body))
-    return (
-        extended + header(name, 0o644, 0, b"0", len(stored)) + stored + padding(len(stored)) + END
-    )
+    pax_header = header(b"x", 0o644, 0, b"x", len(body)) + body + padding(len(body))
+    return pax_header + header(name, 0o644, 0, b"0", len(data)) + data + padding(len(data)) + END
 
 
 VERSION = {b"major": b"1", b"minor": b"0"}
@@ -83,9 +83,10 @@ IMPOSSIBLE = {
     "overlap": old_gnu([(0, 512), (256, 512)], 4096, 1024) + bytes(1024) + END,
     "descending": old_gnu([(1024, 512), (0, 512)], 4096, 1024) + bytes(1024) + END,
     "beyond the file": old_gnu([(0, 512), (4096, 512)], 4096, 1024) + bytes(1024) + END,
-    "more than is stored": old_gnu([(0, 1024)], 4096, 512) + bytes(1024) + END,
-    "endless extensions": old_gnu([], 0, 0, more=True) + (bytes(504) + b"\1" + bytes(7)) * 2050,
-    "cut extension": old_gnu([], 0, 0, more=True) + bytes(100),
+    "has_extension than is stored": old_gnu([(0, 1024)], 4096, 512) + bytes(1024) + END,
+    "endless extensions": old_gnu([], 0, 0, has_extension=True)
+    + (bytes(504) + b"\1" + bytes(7)) * 2050,
+    "cut extension": old_gnu([], 0, 0, has_extension=True) + bytes(100),
     "odd map": pax({b"size": b"9", b"map": b"0,1,2"}, b"x"),
     "no size": pax({b"map": b"0,1"}, b"x"),
     "no real size": pax(VERSION, b"1\n0\n1\n" + bytes(506)),
@@ -100,23 +101,23 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("why", IMPOSSIBLE)
-def test_impossible_maps_are_refused(why: str) -> None:
-    """Pieces that overlap, do not fit, or a map that does not end: an error, never a wrong file."""
+def test_impossible_maps_are_rejected(why: str) -> None:
+    """Overlapping pieces, wrong sizes and endless maps are errors, never a wrong file."""
     with pytest.raises(LayerInvalid):
-        indexed(IMPOSSIBLE[why])
+        index_tar(IMPOSSIBLE[why])
 
 
 def test_a_hole_alone_needs_no_data() -> None:
-    """A file that is nothing but a hole has its size and nothing in the layer."""
-    (found,) = indexed(old_gnu([(4096, 0)], 4096, 0) + END)
-    assert (found.size, found.sparse) == (4096, ())
+    """A file that consists of one hole has its size, and no data in the layer."""
+    (result,) = index_tar(old_gnu([(4096, 0)], 4096, 0) + END)
+    assert (result.size, result.sparse) == (4096, ())
 
 
-def test_the_map_before_the_data_is_no_data() -> None:
-    """PAX 1.0: the data starts behind the map's blocks, under the real name."""
+def test_the_map_before_the_data_is_skipped() -> None:
+    """PAX 1.0: the data starts after the map, and the entry has the real name."""
     records = VERSION | {b"realsize": b"1500", b"name": b"real"}
-    stored = b"1\n1000\n500\n".ljust(BLOCK, b"\0") + os.urandom(500)
-    (found,) = indexed(pax(records, stored, name=b"GNUSparseFile.1/f"))
-    assert (found.parent, found.name, found.size) == (b"", b"real", 1500)
-    assert found.sparse == ((1000, 500),)
-    assert found.offset % BLOCK == 0
+    data = b"1\n1000\n500\n".ljust(BLOCK, b"\0") + os.urandom(500)
+    (result,) = index_tar(pax(records, data, name=b"GNUSparseFile.1/f"))
+    assert (result.parent, result.name, result.size) == (b"", b"real", 1500)
+    assert result.sparse == ((1000, 500),)
+    assert result.offset % BLOCK == 0

@@ -1,4 +1,4 @@
-"""Archives of every format → their index; damaged ones → an error."""
+"""Indexes of archives in every format, and errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from shiftergw.oci.tree import REGULAR, SPECIAL, SYMLINK
 from tests.images import compress, entry, tar_of
 from tests.oci.layers import (
     LIMITS,
-    archived,
     contents,
     hard_link,
-    indexed,
-    planned,
+    index_tar,
+    plan_layers,
     special,
+    stream_plan,
     symlink,
 )
 from tests.oci.test_extended import record
@@ -41,19 +41,21 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=
 NAMES = st.lists(TEXT.filter(lambda t: t not in {".", ".."}), min_size=1, max_size=6).map("/".join)
 
 
-def path_of(found: Entry) -> bytes:
+def path_of(result: Entry) -> bytes:
     """Return the whole path of an entry."""
-    return b"/".join((found.parent, found.name)).lstrip(b"/")
+    return b"/".join((result.parent, result.name)).lstrip(b"/")
 
 
 def summary(tar: bytes) -> list[tuple[int, str, int, str]]:
     """Return kind, path, size and target of each entry."""
-    return [(e.kind, os.fsdecode(path_of(e)), e.size, os.fsdecode(e.target)) for e in indexed(tar)]
+    return [
+        (e.kind, os.fsdecode(path_of(e)), e.size, os.fsdecode(e.target)) for e in index_tar(tar)
+    ]
 
 
 @pytest.mark.parametrize("tar_format", FORMATS)
 def test_every_format_reads_the_same(tar_format: int) -> None:
-    """Kinds, names, sizes and targets do not depend on how the archive writes them."""
+    """Kinds, names, sizes and targets do not depend on the format."""
     tar = tar_of(
         [
             entry("./"),
@@ -91,65 +93,67 @@ def test_every_format_reads_the_same(tar_format: int) -> None:
     st.lists(st.tuples(NAMES, st.binary(max_size=2000), st.integers(0, 0o7777)), max_size=8),
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
-def test_any_names_and_data_are_found(files: list[tuple[str, bytes, int]], tar_format: int) -> None:
-    """Names of any text, modes, and the very bytes at the offset that the index names."""
+def test_any_names_and_data_are_indexed(
+    files: list[tuple[str, bytes, int]], tar_format: int
+) -> None:
+    """Names of any text, modes, and the exact bytes at the offsets of the index."""
     tar = tar_of([entry(name, data, mode=mode) for name, data, mode in files], tar_format)
-    found = indexed(tar)
-    assert [(path_of(e), e.mode) for e in found] == [(n.encode(), m) for n, _, m in files]
-    assert [tar[e.offset : e.offset + e.size] for e in found] == [data for _, data, _ in files]
+    result = index_tar(tar)
+    assert [(path_of(e), e.mode) for e in result] == [(n.encode(), m) for n, _, m in files]
+    assert [tar[e.offset : e.offset + e.size] for e in result] == [data for _, data, _ in files]
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_names_and_targets_and_bytes_that_are_no_text(tar_format: int) -> None:
-    """The longest path and target, and names that are not UTF-8, come out as they are."""
+def test_long_names_and_names_that_are_not_utf_8(tar_format: int) -> None:
+    """The longest path and target, and names that are not UTF-8, are kept."""
     longest = "/".join(["n" * 255] * 15 + ["n" * 254])
     assert len(longest) == 4094
     strange = b"\xff\xfe/\x01".decode("utf-8", "surrogateescape")
     tar = tar_of([symlink(longest, "t" * 4095), hard_link(strange, longest)], tar_format)
-    first, second = indexed(tar)
+    first, second = index_tar(tar)
     assert (path_of(first), first.target) == (longest.encode(), b"t" * 4095)
     assert (path_of(second), second.target) == (b"\xff\xfe/\x01", longest.encode())
 
 
-@pytest.mark.parametrize("made", [entry("n" * 4096, b""), symlink("link", "t" * 4096)])
-def test_names_that_the_kernel_cannot_take_are_refused(
-    made: tuple[tarfile.TarInfo, bytes],
+@pytest.mark.parametrize("archive_bytes", [entry("n" * 4096, b""), symlink("link", "t" * 4096)])
+def test_names_that_are_too_long_for_the_kernel_are_rejected(
+    archive_bytes: tuple[tarfile.TarInfo, bytes],
 ) -> None:
     """A path or target of more than 4,095 bytes cannot be mounted."""
     with pytest.raises(LayerInvalid, match="4095"):
-        indexed(tar_of([made]))
+        index_tar(tar_of([archive_bytes]))
 
 
 def test_the_prefix_of_ustar_belongs_to_the_name_and_that_of_gnu_does_not() -> None:
-    """Old GNU headers keep times where POSIX has the beginning of the path."""
+    """Old GNU headers have times where POSIX has the start of the path."""
     block = bytearray(header(b"name", 0o644, 0, b"0"))
     block[345:351] = b"prefix"
-    found = []
+    result = []
     for magic in (b"ustar\x0000", b"ustar  \0"):
         block[257:265] = magic
         block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])
-        found += indexed(bytes(block) + END)
-    assert [path_of(e) for e in found] == [b"prefix/name", b"name"]
+        result += index_tar(bytes(block) + END)
+    assert [path_of(e) for e in result] == [b"prefix/name", b"name"]
 
 
-def test_pax_headers_speak_of_one_entry_and_global_ones_of_none() -> None:
-    """A PAX header ends with its entry; a global one is ignored, whatever it says."""
+def test_pax_headers_belong_to_one_entry() -> None:
+    """A PAX header ends with its entry; global headers are ignored."""
     body = record(b"path", b"from-global") + record(b"size", b"77")
     globally = header(b"g", 0o644, 0, b"g", len(body)) + body + padding(len(body))
     xattrs = entry("with", b"1", pax_headers={"SCHILY.xattr.security.capability": "x"})
     time = entry("time", b"2", mtime=1700000000.75)
-    found = indexed(globally + tar_of([xattrs, time, entry("plain", b"3")]))
-    assert [(path_of(e), e.size, e.xattrs) for e in found] == [
+    result = index_tar(globally + tar_of([xattrs, time, entry("plain", b"3")]))
+    assert [(path_of(e), e.size, e.xattrs) for e in result] == [
         (b"with", 1, True),
         (b"time", 1, False),
         (b"plain", 1, False),
     ]
-    assert found[1].mtime == 1_700_000_000
+    assert result[1].mtime == 1_700_000_000
 
 
 @pytest.mark.parametrize("kind", [b"0", b"x"])
 def test_sizes_of_pax_and_base_256_go_beyond_8_gib(kind: bytes) -> None:
-    """A size that octal digits cannot say is read, and what is not there is missed."""
+    """Sizes beyond octal digits are read, and missing data is noticed."""
     size = 9 * 2**30
     if kind == b"x":
         body = record(b"size", b"%d" % size)
@@ -158,26 +162,26 @@ def test_sizes_of_pax_and_base_256_go_beyond_8_gib(kind: bytes) -> None:
     else:
         tar = header(b"f", 0o644, 0, b"0", size)
     with pytest.raises(LayerInvalid, match="ends within"):
-        indexed(tar + END)
+        index_tar(tar + END)
 
 
-def test_links_and_directories_have_no_data_whatever_they_say() -> None:
-    """A size on an entry that has no data does not move the next header; a dumpdir has data."""
+def test_links_and_directories_have_no_data() -> None:
+    """The size of such an entry does not move the next header; a GNU dumpdir has data."""
     names = header(b"d", 0o755, 0, b"5", 700) + header(b"l", 0o777, 0, b"1", 700, b"t")
     dump = header(b"dump", 0o755, 0, b"D", 3) + b"abc" + padding(3)
-    found = indexed(names + dump + header(b"f", 0o644, 0, b"0") + END)
-    assert [path_of(e) for e in found] == [b"d", b"l", b"dump", b"f"]
+    result = index_tar(names + dump + header(b"f", 0o644, 0, b"0") + END)
+    assert [path_of(e) for e in result] == [b"d", b"l", b"dump", b"f"]
 
 
-def test_neighbours_share_the_bytes_of_their_directory() -> None:
-    """A million files of one directory do not keep its name a million times."""
-    first, second = indexed(tar_of({"usr/lib/a": b"", "usr/lib/b": b""}))
+def test_neighbors_share_the_bytes_of_their_directory() -> None:
+    """A million files of one directory do not store its name a million times."""
+    first, second = index_tar(tar_of({"usr/lib/a": b"", "usr/lib/b": b""}))
     assert first.parent is second.parent
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "plain"])
 def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
-    """The `diff_id` covers what follows the end blocks too; another one is an error."""
+    """The `diff_id` includes the bytes after the end blocks; a different digest is an error."""
     tar = tar_of({"a": b"1"}) + b"after the end" * 50_000
     path = tmp_path / "layer"
     path.write_bytes(compress(tar, compression))
@@ -189,14 +193,14 @@ def test_the_whole_stream_is_hashed(tmp_path: Path, compression: str) -> None:
 
 @pytest.mark.parametrize("tar", [b"", END, bytes(BLOCK), bytes(10240)])
 def test_empty_layers_are_empty(tar: bytes) -> None:
-    """No bytes, and nothing but zeros, are layers without entries."""
-    assert indexed(tar) == []
+    """No bytes, or only zeros, are a layer without entries."""
+    assert index_tar(tar) == []
 
 
-def test_missing_end_blocks_are_no_damage() -> None:
-    """Some builders leave them away; the layer is whole all the same."""
+def test_missing_end_blocks_are_accepted() -> None:
+    """Some builders omit them."""
     tar = header(b"f", 0o644, 0, b"0")
-    assert len(indexed(tar)) == len(indexed(tar + bytes(BLOCK))) == 1
+    assert len(index_tar(tar)) == len(index_tar(tar + bytes(BLOCK))) == 1
 
 
 FILE = header(b"f", 0o644, 0, b"0", 3) + b"abc" + padding(3)
@@ -207,16 +211,16 @@ FILE = header(b"f", 0o644, 0, b"0", 3) + b"abc" + padding(3)
 def test_the_end_of_the_file_is_the_end_of_the_archive(
     tmp_path: Path, rest: bytes, compression: str
 ) -> None:
-    """Padded or not; the data itself must all be there, in the last file and in the stream."""
+    """With or without padding, but the data of the last file must be complete."""
     tar = FILE + header(b"g", 0o644, 0, b"0", 3) + b"xyz" + rest
-    plan, layers = planned(tmp_path, tar, compression=compression)
-    assert contents(archived(plan, layers)) == {"f": b"abc", "g": b"xyz"}
+    plan, layers = plan_layers(tmp_path, tar, compression=compression)
+    assert contents(stream_plan(plan, layers)) == {"f": b"abc", "g": b"xyz"}
     with pytest.raises(LayerInvalid, match="ends within"):
-        indexed(tar[: BLOCK * 3 + 2])
+        index_tar(tar[: BLOCK * 3 + 2])
 
 
 LONG_NAME = header(b"n" * 200, 0o644, 0, b"0")
-DAMAGED = {
+DAMAGES = {
     "no archive": (b"this is no archive " * 100, "neither a tar archive"),
     "short": (b"short", "ends within"),
     "cut header": (FILE + FILE[:300], "ends within"),
@@ -233,66 +237,66 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("why", DAMAGED)
-def test_damage_is_refused(why: str) -> None:
-    """Nothing is guessed from an archive that is cut, changed or none at all."""
-    tar, message = DAMAGED[why]
+@pytest.mark.parametrize("why", DAMAGES)
+def test_damage_is_rejected(why: str) -> None:
+    """An archive that is truncated, changed or of another type is an error."""
+    tar, message = DAMAGES[why]
     with pytest.raises(LayerInvalid, match=message):
-        indexed(tar)
+        index_tar(tar)
 
 
-def test_negative_sizes_are_refused() -> None:
-    """A size below nothing would lead backwards."""
+def test_negative_sizes_are_rejected() -> None:
+    """A negative size would lead backward."""
     block = bytearray(header(b"f", 0o644, 0, b"0"))
     block[124:136] = b"\xff" * 11 + b"\x00"
     block[148:156] = b"%06o\0 " % sum(block[:148] + b" " * 8 + block[156:])
     with pytest.raises(LayerInvalid, match="negative"):
-        indexed(bytes(block) + END)
+        index_tar(bytes(block) + END)
 
 
 @given(st.binary(max_size=3000), st.integers(0, 2600))
 def test_any_bytes_are_an_index_or_a_clear_error(noise: bytes, at: int) -> None:
-    """Whatever stands in an archive, no other exception comes out."""
+    """No content of an archive raises any other exception."""
     tar = bytearray(tar_of([entry(LONG + LONG, b"data"), symlink("l", LONG * 3)]))
     tar[at : at + len(noise)] = noise
     try:
-        indexed(bytes(tar))
+        index_tar(bytes(tar))
     except LayerInvalid as error:
         assert error.what.startswith("A layer")  # noqa: PT017 - it may be an index too
 
 
-def test_too_many_entries_are_refused() -> None:
-    """The limit on entries holds for a single layer already."""
+def test_too_many_entries_are_rejected() -> None:
+    """The limit on entries applies to a single layer, too."""
     tar = tar_of({"a": b"", "b": b""})
-    assert len(indexed(tar, BuildLimits(layers_entries=2))) == 2
+    assert len(index_tar(tar, BuildLimits(layers_entries=2))) == 2
     with pytest.raises(ImageTooLarge, match="more than 1 entries") as caught:
-        indexed(tar, BuildLimits(layers_entries=1))
+        index_tar(tar, BuildLimits(layers_entries=1))
     assert "`MaxLayersEntries`" in caught.value.remedy
 
 
-def test_a_bomb_of_bytes_is_refused() -> None:
-    """A layer that unpacks to far more than the limits allow is not read to its end."""
+def test_a_decompression_bomb_is_rejected() -> None:
+    """A layer that unpacks to far more than the limits is not read to its end."""
     with pytest.raises(ImageTooLarge, match="unpack"):
-        indexed(tar_of({"a": bytes(2_000_000)}), BuildLimits(size=1000, entries=1))
+        index_tar(tar_of({"a": bytes(2_000_000)}), BuildLimits(size=1000, entries=1))
 
 
-def test_indexing_stops_when_told(tmp_path: Path) -> None:
-    """A set flag ends the work at the next piece; progress was told until then."""
+def test_indexing_can_be_stopped(tmp_path: Path) -> None:
+    """A set flag ends the work at the next piece; progress is reported until then."""
     path = tmp_path / "layer"
     path.write_bytes(tar_of({"a": bytes(5_000_000)}))
     stop = Event()
-    told: list[int] = []
+    positions: list[int] = []
 
     def report(read: int) -> None:
-        told.append(read)
+        positions.append(read)
         stop.set()
 
     with pytest.raises(StopRequested):
         index_layer(opening_of(path), None, Budget(LIMITS).layer(), stop, report)
-    assert len(told) == 1
+    assert len(positions) == 1
 
 
-def test_what_gnu_tar_writes_is_read(tmp_path: Path) -> None:
+def test_archives_of_gnu_tar_are_read(tmp_path: Path) -> None:
     """A real `tar` of a real directory, in both of its formats."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / ("n" * 120)).write_bytes(b"x" * 1000)
@@ -300,12 +304,12 @@ def test_what_gnu_tar_writes_is_read(tmp_path: Path) -> None:
     for kind in ("gnu", "posix"):
         argv = [need("tar"), f"--format={kind}", "-C", str(tmp_path), "-cf", "-", "./d"]
         tar = subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
-        assert sorted(summary(tar), key=lambda each: each[1]) == [
+        assert sorted(summary(tar), key=lambda row: row[1]) == [
             (DIRECTORY, "d", 0, ""),
             (SYMLINK, "d/link", 0, "t" * 300),
             (REGULAR, "d/" + "n" * 120, 1000, ""),
         ]
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             offsets = {info.name: info.offset_data for info in archive if info.isreg()}
-        found = next(e for e in indexed(tar) if e.kind == REGULAR)
-        assert offsets["./" + os.fsdecode(path_of(found))] == found.offset
+        result = next(e for e in index_tar(tar) if e.kind == REGULAR)
+        assert offsets["./" + os.fsdecode(path_of(result))] == result.offset

@@ -22,7 +22,7 @@ def test_a_walk_goes_by_components_in_bytewise_order() -> None:
 
 
 def test_a_walk_goes_deeper_than_python_recurses() -> None:
-    """The deepest path that the kernel takes has 2,048 components."""
+    """The deepest path that the kernel accepts has 2,048 components."""
     root = bottom = Directory()
     for _ in range(2048):
         below = Directory()
