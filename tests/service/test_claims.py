@@ -12,15 +12,15 @@ from twisted.internet import reactor
 from shiftergw.model import RegistryLogin
 from shiftergw.states import State
 from shiftergw.store.sqlite.store import SqliteStore
-from tests.service.test_gateway import ALICE, BROKEN, DENIED, PRIVATE, Bench
+from tests.service.test_gateway import ALICE, BROKEN_PULL, DENIED_PULL, PRIVATE, Bench
 
 LOGGED_IN = replace(ALICE, logins={"default": RegistryLogin("ann", "hush")})
-ELSEWHERE = replace(ALICE, logins={"other": RegistryLogin("ann", "hush")})
+LOGGED_IN_ELSEWHERE = replace(ALICE, logins={"other": RegistryLogin("ann", "hush")})
 
 
 @pytest_twisted.async_yield_fixture()
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Give a gateway on an empty store."""
+    """Yield a gateway on an empty store."""
     store = SqliteStore(reactor, tmp_path / "store.sqlite")
     await store.startService()
     yield Bench(store)
@@ -28,11 +28,11 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_logs_in_is_not_told_the_old_refusal(bench: Bench) -> None:
-    """Refused without a login, he logs in as he was told to and pulls again: that is tried."""
+async def test_a_login_overrides_an_earlier_refusal(bench: Bench) -> None:
+    """After a refusal without a login, the user logs in, and a new pull is tried."""
     await bench.pull(ALICE)
-    await bench.end(DENIED)
-    assert (await bench.pull(ELSEWHERE)).status is State.FAILURE
+    await bench.end(DENIED_PULL)
+    assert (await bench.pull(LOGGED_IN_ELSEWHERE)).status is State.FAILURE
     assert (await bench.pull(LOGGED_IN)).status is State.INIT
     assert (await bench.pull(LOGGED_IN)).status is State.PENDING
     await bench.end(PRIVATE)
@@ -41,20 +41,20 @@ async def test_who_logs_in_is_not_told_the_old_refusal(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_that_is_refused_is_told_to_its_client(bench: Bench) -> None:
-    """Whoever polls with his login hears how the pull with it ended, and starts no other."""
+async def test_a_refused_login_is_answered_with_the_failure(bench: Bench) -> None:
+    """Polls with this login see the failure and start no new pull."""
     await bench.pull(ALICE)
-    await bench.end(DENIED)
+    await bench.end(DENIED_PULL)
     await bench.pull(LOGGED_IN)
-    await bench.end(DENIED)
+    await bench.end(DENIED_PULL)
     for _ in range(3):
         assert (await bench.pull(LOGGED_IN)).status is State.FAILURE
-    assert bench.woken == 2
+    assert bench.wakes == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_does_not_help_against_everything(bench: Bench) -> None:
-    """A failure that has nothing to do with logins counts as before."""
+async def test_a_login_does_not_override_every_failure(bench: Bench) -> None:
+    """A failure that does not depend on logins counts as before."""
     await bench.pull(ALICE)
-    await bench.end(BROKEN)
+    await bench.end(BROKEN_PULL)
     assert (await bench.pull(LOGGED_IN)).status is State.FAILURE

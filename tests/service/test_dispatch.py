@@ -1,4 +1,4 @@
-"""Work reaches the workers: in turn, once, and again when it was left behind."""
+"""Waiting work is offered to workers: in fair order, once, and again after a worker died."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
         pytest_twisted.blockon(store.stopService())
 
 
-async def claimed(
+async def claim_work(
     store: SqliteStore, clock: Clock, count: int, uid: int = 1, system: str = "alpha"
 ) -> Sequence[str]:
     """Return the keys of new work."""
     keys = []
     for n in range(count):
-        wish = PullRequest(system, "docker", ImageReference.parse(f"u{uid}:{n}"), uid)
-        keys.append((await store.claim(wish, clock.seconds() + n / 100))[0].key)
+        request = PullRequest(system, "docker", ImageReference.parse(f"u{uid}:{n}"), uid)
+        keys.append((await store.claim(request, clock.seconds() + n / 100))[0].key)
     return keys
 
 
 async def begin(store: SqliteStore, key: str, clock: Clock) -> ImageRecord:
-    """Begin as a worker does."""
+    """Begin a record as a worker does."""
     record = await store.begin(key, "node:1", clock.seconds(), LIMIT)
     assert record is not None
     return record
 
 
-async def one_round(dispatch: Dispatch) -> None:
+async def run_round(dispatch: Dispatch) -> None:
     """Run one round to its end."""
     dispatch.startService()
     await dispatch.stopService()
@@ -73,137 +73,139 @@ async def one_round(dispatch: Dispatch) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_waiting_work_is_offered(store: SqliteStore, clock: Clock) -> None:
-    """As much as there are slots for, in the store's fair order."""
-    first = await claimed(store, clock, 3, uid=1)
+    """As many records as there are slots, in the store's fair order."""
+    first = await claim_work(store, clock, 3, uid=1)
     clock.advance(1)
-    second = await claimed(store, clock, 1, uid=2)
+    second = await claim_work(store, clock, 1, uid=2)
     queue = FakeQueue(3)
-    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    await run_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered_keys == [first[0], second[0], first[1]]
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_offer_is_made_once(store: SqliteStore, clock: Clock) -> None:
-    """A record is not offered again while its worker may still begin it; the next one is."""
-    keys = await claimed(store, clock, 3)
+    """A record is not offered again while a worker may still begin it; the next record is."""
+    keys = await claim_work(store, clock, 3)
     queue = FakeQueue(1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     for _ in range(2):
-        await one_round(dispatch)
+        await run_round(dispatch)
     queue.free_slots = 1
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == list(keys[:2])
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lost_offer_is_made_again(store: SqliteStore, clock: Clock) -> None:
-    """A record that nobody has begun for the limit is offered again."""
-    keys = await claimed(store, clock, 1)
+    """A record that no worker has begun within the limit is offered again."""
+    keys = await claim_work(store, clock, 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     clock.advance(LIMIT - 1)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == list(keys)
     clock.advance(1)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [keys[0], keys[0]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_begun_work_is_forgotten(store: SqliteStore, clock: Clock) -> None:
-    """What has begun is remembered no longer, and what lives is not offered."""
-    keys = await claimed(store, clock, 1)
+async def test_begun_work_is_not_offered(store: SqliteStore, clock: Clock) -> None:
+    """Its offer is forgotten, and it is not offered while its heartbeat lives."""
+    keys = await claim_work(store, clock, 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     await begin(store, keys[0], clock)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert dispatch._offers == {}
     assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
-async def test_stale_work_is_taken_up_again(store: SqliteStore, clock: Clock) -> None:
-    """Work without a heartbeat is offered before what waits, once its worker has been stopped."""
-    keys = await claimed(store, clock, 2)
+async def test_stale_work_is_offered_again(store: SqliteStore, clock: Clock) -> None:
+    """Work without a heartbeat is offered first, after its worker was stopped."""
+    keys = await claim_work(store, clock, 2)
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.cancelled_keys == [keys[0]]
     assert queue.offered_keys == list(keys)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.cancelled_keys == [keys[0]]
     assert queue.offered_keys == list(keys)
     assert (await begin(store, keys[0], clock)).attempt == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_more_than_the_slots(store: SqliteStore, clock: Clock) -> None:
-    """Where slots are few, what was left behind goes first and the rest waits."""
-    keys = await claimed(store, clock, 2)
+async def test_offers_do_not_exceed_the_slots(store: SqliteStore, clock: Clock) -> None:
+    """With few slots, stale work is offered first and the rest waits."""
+    keys = await claim_work(store, clock, 2)
     await begin(store, keys[1], clock)
     clock.advance(LIMIT + 1)
     queue = FakeQueue(1)
-    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    await run_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered_keys == [keys[1]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hanging_worker_makes_room(store: SqliteStore, clock: Clock) -> None:
-    """Also when all slots are taken, the worker of stale work is stopped."""
-    keys = await claimed(store, clock, 1)
+async def test_a_hung_worker_is_stopped_without_a_free_slot(
+    store: SqliteStore, clock: Clock
+) -> None:
+    """The worker of stale work is stopped even if no slot is free."""
+    keys = await claim_work(store, clock, 1)
     await begin(store, keys[0], clock)
     clock.advance(LIMIT + 1)
     queue = FakeQueue(0)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert (queue.cancelled_keys, queue.offered_keys) == (list(keys), [])
     queue.free_slots = 1
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_offer(store: SqliteStore, clock: Clock) -> None:
+async def test_a_refused_offer_is_repeated(store: SqliteStore, clock: Clock) -> None:
     """What no worker took is offered in the next round."""
-    keys = await claimed(store, clock, 2)
+    keys = await claim_work(store, clock, 2)
     queue = FakeQueue(5)
     queue.refuses_offers = True
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     queue.refuses_offers = False
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_store_that_is_away(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
-    """While the store is away rounds fail and go on; when it is back work is offered."""
-    keys = await claimed(store, clock, 1)
+async def test_an_unavailable_store(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
+    """Rounds fail and go on; when the store is back, work is offered."""
+    keys = await claim_work(store, clock, 1)
     await store.stopService()
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == []
-    again = SqliteStore(reactor, tmp_path / "images.sqlite")
-    await again.startService()
-    dispatch._store = again
-    await one_round(dispatch)
+    new_store = SqliteStore(reactor, tmp_path / "images.sqlite")
+    await new_store.startService()
+    dispatch._store = new_store
+    await run_round(dispatch)
     assert queue.offered_keys == list(keys)
-    await again.stopService()
+    await new_store.stopService()
 
 
 @pytest_twisted.ensureDeferred
 async def test_wake(store: SqliteStore, clock: Clock) -> None:
-    """New work is offered when somebody wakes the dispatch, without waiting for the interval."""
+    """New work is offered at once after `wake`, without waiting for the interval."""
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     dispatch.startService()
     await until(clock.getDelayedCalls)
-    keys = await claimed(store, clock, 1)
+    keys = await claim_work(store, clock, 1)
     dispatch.wake()
     await until(lambda: queue.offered_keys)
     assert queue.offered_keys == list(keys)
@@ -212,8 +214,8 @@ async def test_wake(store: SqliteStore, clock: Clock) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
-    """With `running_per_user` a user's next pull is offered once one of his has ended."""
-    first, second, third = await claimed(store, clock, 3)
+    """With `running_per_user`, the next pull of a user is offered when one has ended."""
+    first, second, third = await claim_work(store, clock, 3)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS, running_per_user=2)
     dispatch.startService()
@@ -226,7 +228,7 @@ async def test_no_user_has_all_slots(store: SqliteStore, clock: Clock) -> None:
     await dispatch.stopService()
 
 
-def crew_of(*machines: tuple[int, tuple[str, ...]]) -> list[WorkerMachine]:
+def machines_with(*machines: tuple[int, tuple[str, ...]]) -> list[WorkerMachine]:
     """Return machines with so many slots for these systems."""
     return [
         WorkerMachine(f"node{n}", "1", systems, slots, (), leaving=False, heard=0.0)
@@ -236,44 +238,44 @@ def crew_of(*machines: tuple[int, tuple[str, ...]]) -> list[WorkerMachine]:
 
 @pytest_twisted.ensureDeferred
 async def test_no_system_has_all_slots(store: SqliteStore, clock: Clock) -> None:
-    """While others wait, a system's pulls leave a slot to them; alone they may have it."""
-    keys = await claimed(store, clock, 2, 1, "down")
+    """While work of another system waits, a slot is left for it; otherwise all are used."""
+    keys = await claim_work(store, clock, 2, 1, "down")
     clock.advance(1)
-    (late,) = await claimed(store, clock, 1, 1, "up")
+    (late,) = await claim_work(store, clock, 1, 1, "up")
     queue = FakeQueue(2)
-    queue.worker_machines = crew_of((2, SYSTEMS))
+    queue.worker_machines = machines_with((2, SYSTEMS))
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [keys[0], late]
     for key in queue.offered_keys:
         await begin(store, key, clock)
     await store.finish(late, 1, Ready("a" * 64), clock.seconds())
     queue.free_slots = 1
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys[2:] == [keys[1]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_systems_with_machines_of_their_own_have_no_share(
+async def test_systems_with_machines_of_their_own_have_no_limit(
     store: SqliteStore, clock: Clock
 ) -> None:
     """Their work takes no slot that another system could have."""
-    keys = await claimed(store, clock, 3, 1, "down")
+    keys = await claim_work(store, clock, 3, 1, "down")
     clock.advance(1)
-    await claimed(store, clock, 3, 1, "up")
+    await claim_work(store, clock, 3, 1, "up")
     queue = FakeQueue(3)
-    queue.worker_machines = crew_of((3, ("down",)), (9, ("up",)))
-    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    queue.worker_machines = machines_with((3, ("down",)), (9, ("up",)))
+    await run_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered_keys == list(keys)
 
 
 @pytest_twisted.ensureDeferred
 async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, clock: Clock) -> None:
-    """However many cannot be stopped, the others' work does not wait, and theirs for one time."""
-    hung = await claimed(store, clock, 3)
+    """However many do not stop, other work does not wait, and theirs waits for one time limit."""
+    hung = await claim_work(store, clock, 3)
     for key in hung:
         await begin(store, key, clock)
-    (waiting,) = await claimed(store, clock, 1, 2)
+    (waiting,) = await claim_work(store, clock, 1, 2)
     clock.advance(LIMIT + 1)
     queue = FakeQueue(5)
     queue.is_deaf = True
@@ -288,11 +290,11 @@ async def test_workers_that_hang_are_stopped_side_by_side(store: SqliteStore, cl
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
+async def test_a_worker_that_does_not_stop_delays_only_its_own_record(
     store: SqliteStore, clock: Clock
 ) -> None:
-    """The others' work is offered at once, and its own after a while."""
-    hung, waiting = await claimed(store, clock, 2)
+    """Other work is offered at once, and its own record after the time limit."""
+    hung, waiting = await claim_work(store, clock, 2)
     await begin(store, hung, clock)
     clock.advance(LIMIT + 1)
     queue = FakeQueue(5)
@@ -309,51 +311,51 @@ async def test_a_worker_that_cannot_be_stopped_stops_nobody_else(
 
 @pytest_twisted.ensureDeferred
 async def test_a_system_without_workers_starves_nobody(store: SqliteStore, clock: Clock) -> None:
-    """Its work waits, however much it is; another system's is offered, and its own later."""
-    stuck = await claimed(store, clock, 5, 1, "down")
+    """Its work waits, however much it is, while work of other systems is offered."""
+    waiting = await claim_work(store, clock, 5, 1, "down")
     clock.advance(1)
-    (free,) = await claimed(store, clock, 1, 2, "up")
+    (free,) = await claim_work(store, clock, 1, 2, "up")
     queue = FakeQueue(2)
     queue.closed_systems = {"down", "alpha"}
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [free]
     queue.closed_systems = {"up"}
-    await one_round(dispatch)
-    assert queue.offered_keys == [free, stuck[0]]
+    await run_round(dispatch)
+    assert queue.offered_keys == [free, waiting[0]]
 
 
 @pytest_twisted.ensureDeferred
-async def test_stale_work_without_workers_holds_up_nobody(store: SqliteStore, clock: Clock) -> None:
-    """What was left behind on a system without workers waits for them; the others go on."""
-    (left,) = await claimed(store, clock, 1, 1, "down")
-    await begin(store, left, clock)
+async def test_stale_work_without_workers_delays_nobody(store: SqliteStore, clock: Clock) -> None:
+    """It waits for workers of its system; work of other systems is offered."""
+    (stale,) = await claim_work(store, clock, 1, 1, "down")
+    await begin(store, stale, clock)
     clock.advance(LIMIT + 1)
-    (free,) = await claimed(store, clock, 1, 2, "up")
+    (free,) = await claim_work(store, clock, 1, 2, "up")
     queue = FakeQueue(2)
     queue.closed_systems = {"down"}
-    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    await run_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert queue.offered_keys == [free]
 
 
 @pytest_twisted.ensureDeferred
 async def test_work_that_was_requeued_stops_no_worker(store: SqliteStore, clock: Clock) -> None:
-    """It is offered at once; whoever gets it is not taken for the one that hung."""
-    (key,) = await claimed(store, clock, 1)
+    """It is offered at once, and its next worker is not mistaken for the hung one."""
+    (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     await store.requeue(key, 1, "", died=True)
     queue = FakeQueue(5)
-    await one_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
+    await run_round(Dispatch(store, queue, clock, LIMIT, SYSTEMS))
     assert (queue.cancelled_keys, queue.offered_keys) == ([], [key])
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock) -> None:
-    """What it still writes is refused, also before its successor has begun."""
-    (key,) = await claimed(store, clock, 1)
+    """Its later writes are refused, also before the next attempt begins."""
+    (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(LIMIT + 1)
-    await one_round(Dispatch(store, FakeQueue(0), clock, LIMIT, SYSTEMS))
+    await run_round(Dispatch(store, FakeQueue(0), clock, LIMIT, SYSTEMS))
     record = await store.get(key)
     assert record is not None
     assert (record.status, record.deaths) == (State.PENDING, 1)
@@ -365,8 +367,8 @@ async def test_a_hung_worker_counts_as_a_death(store: SqliteStore, clock: Clock)
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("limit", [1.0, 10.0])
 async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limit: float) -> None:
-    """However long the worker that hung took to stop, and however long its successor starts."""
-    (key,) = await claimed(store, clock, 1)
+    """However long the stop of the hung worker takes, and the start of the next one."""
+    (key,) = await claim_work(store, clock, 1)
     await begin(store, key, clock)
     clock.advance(limit + 1)
     queue = FakeQueue(5)
@@ -387,9 +389,9 @@ async def test_a_successor_is_not_stopped(store: SqliteStore, clock: Clock, limi
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) -> None:
-    """It is made again without a wait, also if the end was told before the offer returned."""
-    (key,) = await claimed(store, clock, 1)
+async def test_an_ended_job_allows_a_new_offer(store: SqliteStore, clock: Clock) -> None:
+    """At once, also if the job ends before the offer returns."""
+    (key,) = await claim_work(store, clock, 1)
     queue = FakeQueue(5)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
     offer = queue.offer
@@ -400,31 +402,31 @@ async def test_an_offer_whose_job_has_ended(store: SqliteStore, clock: Clock) ->
         await offer(key, system)
 
     queue.offer = ending  # type: ignore[method-assign]
-    await one_round(dispatch)
-    await one_round(dispatch)
+    await run_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [key, key]
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) -> None:
-    """While another one's pull waits; when nothing else waits it may have them all."""
+    """While a pull from another registry waits; otherwise one registry may use all slots."""
     queue = FakeQueue(2)
-    queue.worker_machines = crew_of((2, SYSTEMS))
+    queue.worker_machines = machines_with((2, SYSTEMS))
     for n in range(3):
         reference = ImageReference.parse(f"slow:{n}")
-        wish = PullRequest("alpha", "docker", reference, n, location="slow.example")
-        await store.claim(wish, clock.seconds() + n / 100)
-    other = PullRequest("alpha", "docker", ImageReference.parse("up:1"), 9, location="up.example")
-    await store.claim(other, clock.seconds() + 1)
+        request = PullRequest("alpha", "docker", reference, n, location="slow.example")
+        await store.claim(request, clock.seconds() + n / 100)
+    request = PullRequest("alpha", "docker", ImageReference.parse("up:1"), 9, location="up.example")
+    await store.claim(request, clock.seconds() + 1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
-    offered = [await store.get(key) for key in queue.offered_keys]
-    assert [record.location for record in offered if record] == ["slow.example", "up.example"]
+    await run_round(dispatch)
+    records = [await store.get(key) for key in queue.offered_keys]
+    assert [record.location for record in records if record] == ["slow.example", "up.example"]
     up = queue.offered_keys[1]
-    begun = await begin(store, up, clock)
-    await store.finish(up, begun.attempt, Ready("a" * 64), clock.seconds())
+    work = await begin(store, up, clock)
+    await store.finish(up, work.attempt, Ready("a" * 64), clock.seconds())
     queue.free_slots = 1
-    await one_round(dispatch)
+    await run_round(dispatch)
     last = await store.get(queue.offered_keys[2])
     assert last is not None
     assert last.location == "slow.example"
@@ -432,18 +434,18 @@ async def test_no_registry_gets_the_last_slot(store: SqliteStore, clock: Clock) 
 
 @pytest_twisted.ensureDeferred
 async def test_postponed_work_is_offered_at_its_time(store: SqliteStore, clock: Clock) -> None:
-    """Not before, though slots are free; then once, whoever had it before."""
+    """Not earlier, although slots are free; then once."""
     queue = FakeQueue(2)
-    (key,) = await claimed(store, clock, 1)
+    (key,) = await claim_work(store, clock, 1)
     dispatch = Dispatch(store, queue, clock, LIMIT, SYSTEMS)
-    await one_round(dispatch)
+    await run_round(dispatch)
     record = await begin(store, key, clock)
     await store.postpone(key, record.attempt, clock.seconds() + 300, "ghcr.io", clock.seconds())
     clock.advance(299)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [key]
     clock.advance(1)
-    await one_round(dispatch)
+    await run_round(dispatch)
     assert queue.offered_keys == [key, key]
-    again = await begin(store, key, clock)
-    assert (again.attempt, again.deaths) == (2, 0)
+    record = await begin(store, key, clock)
+    assert (record.attempt, record.deaths) == (2, 0)

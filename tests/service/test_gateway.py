@@ -1,4 +1,4 @@
-"""The rules of list, lookup, pull and queue, on a real store."""
+"""List, look-up, pull, queue and the admins' requests, on a real store."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ ID = "a" * 64
 ALICE = Session("mycluster", "alice", 2001, "users", 2100, frozenset({2100, 2300}))
 BOB = Session("mycluster", "bob", 2002, "users", 2100, frozenset({2100}))
 ADMIN = Session("mycluster", "root", 0, "root", 0, frozenset({0}), admin=True)
-NOBODY = Session("mycluster", "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
+ANONYMOUS_SESSION = Session("mycluster", "anonymous", ANONYMOUS, "anonymous", ANONYMOUS)
 START = 1_000_000.0
 BROKER = {"BrokerURL": "amqp://b/", "MongoDBURI": "mongodb://m/", "MongoDB": "images"}
 
 
 class Bench:
-    """A gateway on a store, a clock, and what it woke."""
+    """A gateway on a store and a clock; `wakes` counts how often it woke the dispatcher."""
 
     def __init__(self, store: SqliteStore, **changes: Any) -> None:
         """Configure the gateway with `changes`."""
@@ -60,41 +60,41 @@ class Bench:
         self.store = store
         self.seal = Seal(b"k" * 32)
         self.queue = FakeQueue(0)
-        self.woken = 0
+        self.wakes = 0
         config = loaded({"FailureHold": 10, "PullUpdateTimeout": 300, **changes}).config
         self.gateway = Gateway(config, store, lambda: self.seal, self._wake, self.clock, self.queue)
 
     def _wake(self) -> None:
-        self.woken += 1
+        self.wakes += 1
 
     async def pull(
         self, session: Session, image: str = "app:1", users: tuple[int, ...] = ()
     ) -> Any:
-        """Ask for an image."""
+        """Request an image."""
         return await self.gateway.pull(session, "docker", image, users, (), "request")
 
     async def end(self, outcome: Ready | Failed) -> None:
-        """End whatever is in flight."""
+        """End the work in flight."""
         (waiting,) = await self.store.waiting(self.clock.seconds(), 1)
         now = self.clock.seconds()
-        begun = await self.store.begin(waiting.key, "here:1", now, 60)
-        assert begun is not None
-        await self.store.finish(begun.key, begun.attempt, outcome, now)
+        work = await self.store.begin(waiting.key, "here:1", now, 60)
+        assert work is not None
+        await self.store.finish(work.key, work.attempt, outcome, now)
 
 
 READY = Ready(ID, {"private": False, "user_acl": (), "group_acl": ()})
 PRIVATE = Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": (2300,)})
-DENIED = Failed("PULLING", "refused", "log in", retryable=False, own=True)
-BROKEN = Failed("PULLING", "broken", "wait", retryable=True)
+DENIED_PULL = Failed("PULLING", "refused", "log in", retryable=False, own=True)
+BROKEN_PULL = Failed("PULLING", "broken", "wait", retryable=True)
 
 
 @pytest_twisted.async_yield_fixture()
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Open a store."""
-    opened = SqliteStore(reactor, tmp_path / "store.sqlite")
-    await opened.startService()
-    yield opened
-    await opened.stopService()
+    """Yield a running store."""
+    running = SqliteStore(reactor, tmp_path / "store.sqlite")
+    await running.startService()
+    yield running
+    await running.stopService()
 
 
 @pytest.fixture
@@ -103,29 +103,32 @@ def bench(store: SqliteStore) -> Bench:
     return Bench(store)
 
 
-async def listed(bench: Bench, session: Session) -> list[ImageRecord]:
+async def list_images(bench: Bench, session: Session) -> list[ImageRecord]:
     """Return the images that a user sees in the list."""
     return [record async for page in bench.gateway.list(session) for record in page]
 
 
-async def queued(bench: Bench, session: Session) -> list[ImageRecord]:
-    """Return what a user sees of the queue."""
+async def list_queue(bench: Bench, session: Session) -> list[ImageRecord]:
+    """Return the records that a user sees in the queue."""
     return [record async for page in bench.gateway.queue(session) for record in page]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_first_pull_starts_work_and_says_init(bench: Bench) -> None:
-    """New work is claimed, its creator sees INIT, and somebody is woken to do it."""
+async def test_a_first_pull_starts_work_and_answers_init(bench: Bench) -> None:
+    """The first caller creates the work and gets INIT, and the dispatcher is woken."""
     record = await bench.pull(ALICE)
-    assert (record.status, record.id, bench.woken) == (State.INIT, None, 1)
-    again = await bench.pull(BOB)
-    assert (again.key, again.status, bench.woken) == (record.key, State.PENDING, 1)
-    assert again.location == "registry.example.com"  # which registry has how many slots
+    assert (record.status, record.id, bench.wakes) == (State.INIT, None, 1)
+    repeat = await bench.pull(BOB)
+    assert (repeat.key, repeat.status, bench.wakes) == (record.key, State.PENDING, 1)
+    assert repeat.location == "registry.example.com"  # which registry has how many slots
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_fresh_image_needs_no_work(bench: Bench) -> None:
-    """Within `PullUpdateTimeout` a READY image is the answer; later its tag is looked at again."""
+    """Within `PullUpdateTimeout` a READY image is the answer.
+
+    After that, its tag is checked again.
+    """
     await bench.pull(ALICE)
     await bench.end(READY)
     bench.clock.advance(299)
@@ -136,90 +139,98 @@ async def test_a_fresh_image_needs_no_work(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_list_of_several_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images are in it, each once, also where a user may see none of a page."""
+    """Every image is listed once, also if a user may see none of a page."""
     monkeypatch.setattr(gateway_module, "PAGE", 2)
     for number in range(7):
         await bench.pull(ALICE, f"x:{number}")
-        hidden = number in (2, 3)
-        rights = {"private": hidden, "user_acl": (2001,), "group_acl": ()}
+        is_private = number in (2, 3)
+        rights = {"private": is_private, "user_acl": (2001,), "group_acl": ()}
         await bench.end(Ready(f"{number:064x}", rights))
-    assert sorted(int(one.id or "", 16) for one in await listed(bench, ALICE)) == [*range(7)]
-    assert sorted(int(one.id or "", 16) for one in await listed(bench, BOB)) == [0, 1, 4, 5, 6]
+    assert sorted(int(record.id or "", 16) for record in await list_images(bench, ALICE)) == [
+        *range(7)
+    ]
+    assert sorted(int(record.id or "", 16) for record in await list_images(bench, BOB)) == [
+        0,
+        1,
+        4,
+        5,
+        6,
+    ]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_is_shown_and_then_tried_again(bench: Bench) -> None:
-    """Whoever polls sees the failure for `FailureHold` seconds; then a new pull may start."""
+async def test_a_failure_is_repeated_and_then_retried(bench: Bench) -> None:
+    """Polls see the failure for `FailureHold` seconds; then a new pull may start."""
     await bench.pull(ALICE)
-    await bench.end(BROKEN)
+    await bench.end(BROKEN_PULL)
     for session in (ALICE, BOB):
-        shown = await bench.pull(session)
-        assert (shown.status, shown.cause) == (State.FAILURE, "broken")
+        answer = await bench.pull(session)
+        assert (answer.status, answer.cause) == (State.FAILURE, "broken")
     bench.clock.advance(11)
     assert (await bench.pull(BOB)).status is State.INIT
 
 
 @pytest_twisted.ensureDeferred
 async def test_another_user_s_refusal_blocks_nobody(bench: Bench) -> None:
-    """What failed with a user's own credentials is shown to him alone."""
+    """Only the user sees a failure that depends on the user's own credentials."""
     await bench.pull(ALICE)
-    await bench.end(DENIED)
+    await bench.end(DENIED_PULL)
     assert (await bench.pull(ALICE)).status is State.FAILURE
     assert (await bench.pull(BOB)).status is State.INIT
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_private_image_is_seen_by_its_readers_alone(bench: Bench) -> None:
-    """By uid or by any group; to everybody else there is no such image."""
+async def test_a_private_image_is_visible_to_its_readers_only(bench: Bench) -> None:
+    """By uid or by any group; for other users the image does not exist."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     assert (await bench.gateway.lookup(ALICE, "docker", "app:1")).id == ID
-    grouped = replace(BOB, groups=frozenset({2300}))
-    assert (await bench.gateway.lookup(grouped, "docker", "app:1")).id == ID
+    group_member = replace(BOB, groups=frozenset({2300}))
+    assert (await bench.gateway.lookup(group_member, "docker", "app:1")).id == ID
     with pytest.raises(NotFound):
         await bench.gateway.lookup(BOB, "docker", "app:1")
-    assert [r.id for r in await listed(bench, ALICE)] == [ID]
-    assert await listed(bench, BOB) == []
-    # He may try with credentials of his own.
+    assert [r.id for r in await list_images(bench, ALICE)] == [ID]
+    assert await list_images(bench, BOB) == []
+    # Bob may try with credentials of his own.
     assert (await bench.pull(BOB)).status is State.INIT
 
 
 @pytest_twisted.ensureDeferred
 async def test_another_acl_starts_work_for_a_private_image(bench: Bench) -> None:
-    """The same readers are no change; others are; a public image has no ACL to change."""
+    """Only if the readers change; a public image has no access list."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     same = await bench.gateway.pull(ALICE, "docker", "app:1", (2001,), (2300,), "r")
     assert same.status is State.READY
-    changed = await bench.pull(ALICE, users=(2009,))
-    assert (changed.status, changed.kind) == (State.INIT, "acl")
+    change = await bench.pull(ALICE, users=(2009,))
+    assert (change.status, change.kind) == (State.INIT, "acl")
     await bench.end(READY)
     assert (await bench.pull(ALICE, users=(2009,))).status is State.READY
 
 
 @pytest_twisted.ensureDeferred
 async def test_only_puller_and_admin_start_work_on_an_acl(bench: Bench) -> None:
-    """A reader who names others is told READY: else his client would ask for ever."""
+    """A reader who names other readers gets READY, or else the client would poll for ever."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     reader = replace(BOB, groups=frozenset({2300}))
     assert (await bench.pull(reader, users=(2009,))).status is State.READY
     admin = replace(ADMIN, groups=frozenset({2300}))
-    changed = await bench.pull(admin, users=(2009,))
-    assert (changed.status, changed.kind, changed.by_admin) == (State.INIT, "acl", True)
+    change = await bench.pull(admin, users=(2009,))
+    assert (change.status, change.kind, change.by_admin) == (State.INIT, "acl", True)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_acl_with_the_caller_must_be_deliverable(bench: Bench) -> None:
-    """A thousand others and oneself are one too many for the runtime: refused at the door."""
+    """A thousand users and the caller are too many for the runtime: refused before any work."""
     with pytest.raises(BadRequest):
         await bench.pull(ALICE, users=tuple(range(10_000, 11_000)))
     assert (await bench.pull(ALICE, users=tuple(range(10_000, 10_999)))).status is State.INIT
 
 
 @pytest_twisted.ensureDeferred
-async def test_new_work_is_bounded_polls_are_not(store: SqliteStore) -> None:
-    """Beyond a user's share, or the queue's, new pulls are refused; polls and READY never."""
+async def test_new_work_is_limited_but_polls_are_not(store: SqliteStore) -> None:
+    """Beyond the limits of a user or the queue new pulls are refused, but never polls and READY."""
     bench = Bench(store, QueueLimit=3, UserLimits={"waiting": 2, "running": 1})
     await bench.pull(ALICE, "app:0")
     await bench.end(READY)
@@ -236,12 +247,12 @@ async def test_new_work_is_bounded_polls_are_not(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_poll_is_not_refused_for_want_of_room(store: SqliteStore) -> None:
-    """The work that he waited for ended as another's own failure, and he is at his limit."""
+async def test_a_poll_is_not_refused_when_the_queue_is_full(store: SqliteStore) -> None:
+    """The awaited work ended with another user's own failure, and this user is at the limit."""
     bench = Bench(store, UserLimits={"waiting": 1, "running": 1})
     await bench.pull(ALICE)
     assert (await bench.pull(BOB)).status is State.PENDING
-    await bench.end(DENIED)
+    await bench.end(DENIED_PULL)
     await bench.pull(BOB, "other:1")
     assert (await bench.pull(BOB)).status is State.PENDING
     with pytest.raises(TooMany):
@@ -249,8 +260,8 @@ async def test_a_poll_is_not_refused_for_want_of_room(store: SqliteStore) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_ready_is_an_answer_for_a_while(store: SqliteStore) -> None:
-    """Also where `PullUpdateTimeout` is 0: else each poll would start new work."""
+async def test_a_ready_image_is_fresh_for_some_seconds(store: SqliteStore) -> None:
+    """Also if `PullUpdateTimeout` is 0, since otherwise each poll would start new work."""
     bench = Bench(store, PullUpdateTimeout=0)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -261,38 +272,38 @@ async def test_what_is_ready_is_an_answer_for_a_while(store: SqliteStore) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_on_private_images_is_their_readers_matter(bench: Bench) -> None:
-    """Neither a change of readers nor a removal shows to strangers; no failure shows an ACL."""
+async def test_work_on_private_images_is_hidden_from_strangers(bench: Bench) -> None:
+    """They see no change of readers, no removal, and no access list in a failure."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     changing = await bench.pull(ALICE, users=(2009,))
     assert changing.kind == "acl"
-    assert await queued(bench, BOB) == []
-    seen = await bench.pull(BOB)
-    assert (seen.status, seen.user_acl, seen.request_id) == (State.PENDING, (), None)
+    assert await list_queue(bench, BOB) == []
+    answer = await bench.pull(BOB)
+    assert (answer.status, answer.user_acl, answer.request_id) == (State.PENDING, (), None)
     await bench.end(PRIVATE)
     (ready,) = await bench.store.list("mycluster")
     assert await bench.store.expire(ready.key) is not None
-    assert await queued(bench, BOB) == []
-    assert [record.status for record in await queued(bench, ALICE)] == [State.EXPIRING]
+    assert await list_queue(bench, BOB) == []
+    assert [record.status for record in await list_queue(bench, ALICE)] == [State.EXPIRING]
     await bench.pull(ALICE, "open:1", users=(2050,))
     (_, waiting) = await bench.store.waiting(START, 5)
-    begun = await bench.store.begin(waiting.key, "here:1", START, 60)
-    assert begun is not None
-    await bench.store.finish(begun.key, 1, BROKEN, START)
-    failed = await bench.pull(BOB, "open:1")
-    assert (failed.cause, failed.user_acl, failed.request_id) == ("broken", (), None)
+    work = await bench.store.begin(waiting.key, "here:1", START, 60)
+    assert work is not None
+    await bench.store.finish(work.key, 1, BROKEN_PULL, START)
+    failure = await bench.pull(BOB, "open:1")
+    assert (failure.cause, failure.user_acl, failure.request_id) == ("broken", (), None)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
-    """With what its asker was told last; who asks for the first time is told to come again."""
+async def test_a_poll_is_answered_while_the_store_is_unavailable(bench: Bench) -> None:
+    """With the last answer to this poll; a first request fails and may be repeated."""
     await bench.pull(ALICE)
 
-    async def away(*_: Any) -> Any:
+    async def fail(*_: Any) -> Any:
         raise Unavailable("The store is away.")
 
-    bench.store.find_work = away  # type: ignore[method-assign, assignment]
+    bench.store.find_work = fail  # type: ignore[method-assign, assignment]
     assert (await bench.pull(ALICE)).status is State.INIT
     for session, image in ((ALICE, "app:2"), (BOB, "app:1")):
         with pytest.raises(Unavailable):
@@ -300,8 +311,8 @@ async def test_a_poll_is_answered_while_the_store_is_away(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_may_have_sent_an_old_credential_learns_nothing_new(bench: Bench) -> None:
-    """He is told what he was told last of his own poll, whatever it is by now, or to come again."""
+async def test_a_repeated_credential_gets_only_the_last_answer(bench: Bench) -> None:
+    """Whatever the state is by now; without a last answer the request fails."""
     await bench.pull(ALICE)
     await bench.end(READY)
     answer = bench.gateway.last_answer(ALICE, "docker", "app:1", "r")
@@ -312,39 +323,39 @@ async def test_who_may_have_sent_an_old_credential_learns_nothing_new(bench: Ben
     with pytest.raises(BadRequest):
         bench.gateway.last_answer(ALICE, "unknown", "app:1", "r")
     assert (await bench.pull(ALICE)).status is State.READY
-    with pytest.raises(Unavailable):  # his wait has ended
+    with pytest.raises(Unavailable):  # the poll has ended
         bench.gateway.last_answer(ALICE, "docker", "app:1", "r")
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_sent_no_credential_reads_what_is_public(bench: Bench) -> None:
-    """He may pull, without an ACL; private images are not there for him, open ones neither."""
-    assert (await bench.pull(NOBODY)).status is State.INIT
+async def test_an_anonymous_user_reads_public_images(bench: Bench) -> None:
+    """And may pull without an access list; private images do not exist, nor do open ones."""
+    assert (await bench.pull(ANONYMOUS_SESSION)).status is State.INIT
     await bench.end(READY)
-    assert (await bench.gateway.lookup(NOBODY, "docker", "app:1")).id == ID
+    assert (await bench.gateway.lookup(ANONYMOUS_SESSION, "docker", "app:1")).id == ID
     await bench.pull(ALICE, "open:1")
     await bench.end(Ready("b" * 64, {"private": True, "user_acl": (), "group_acl": ()}))
     assert (await bench.gateway.lookup(BOB, "docker", "open:1")).id == "b" * 64
     with pytest.raises(NotFound):
-        await bench.gateway.lookup(NOBODY, "docker", "open:1")
+        await bench.gateway.lookup(ANONYMOUS_SESSION, "docker", "open:1")
     with pytest.raises(NotAuthenticated):
-        await bench.pull(NOBODY, "app:2", users=(2001,))
+        await bench.pull(ANONYMOUS_SESSION, "app:2", users=(2001,))
     with pytest.raises(NotAllowed):
-        await bench.gateway.expire(NOBODY, "docker", "app:1")
+        await bench.gateway.expire(ANONYMOUS_SESSION, "docker", "app:1")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tag_is_expired_by_those_who_may(bench: Bench) -> None:
-    """An admin any; a user what he alone may read; to a stranger there is no such image."""
+async def test_who_may_expire_a_tag(bench: Bench) -> None:
+    """Admins any tag, users what they alone may read; for strangers the image does not exist."""
     await bench.pull(ALICE)
     await bench.end(PRIVATE)
     with pytest.raises(NotFound):
         await bench.gateway.expire(BOB, "docker", "app:1")
-    with pytest.raises(NotAllowed):  # his group reads it too
+    with pytest.raises(NotAllowed):  # a group may read it too
         await bench.gateway.expire(ALICE, "docker", "app:1")
-    woken = bench.woken
+    wakes = bench.wakes
     await bench.gateway.expire(ADMIN, "docker", "app:1")
-    assert bench.woken == woken + 1
+    assert bench.wakes == wakes + 1
     with pytest.raises(NotFound):
         await bench.gateway.lookup(ALICE, "docker", "app:1")
     (removal,) = await bench.store.waiting(START, 5)
@@ -354,8 +365,8 @@ async def test_a_tag_is_expired_by_those_who_may(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_tag_of_several_goes_alone(bench: Bench) -> None:
-    """The image and its other tags stay, and nothing is removed."""
+async def test_one_tag_of_several_expires_alone(bench: Bench) -> None:
+    """The image and its other tags stay, and no file is removed."""
     for tag in ("app:1", "app:2"):
         await bench.pull(ALICE, tag)
         await bench.end(Ready(ID, {"private": True, "user_acl": (2001,), "group_acl": ()}))
@@ -365,8 +376,8 @@ async def test_one_tag_of_several_goes_alone(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_due_is_expired_on_demand(store: SqliteStore) -> None:
-    """By admins, of their system; what a look-up has renewed stays."""
+async def test_due_images_expire_on_demand(store: SqliteStore) -> None:
+    """For admins, on their system; a look-up extends the expiration of an image."""
     bench = Bench(store, ImageExpirationTimeout="10:00:00:00")
     for number, tag in enumerate(("app:1", "app:2")):
         await bench.pull(ALICE, tag)
@@ -383,7 +394,7 @@ async def test_what_is_due_is_expired_on_demand(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_image_is_taken_down(bench: Bench) -> None:
-    """With all its tags, for good; only an admin takes that back."""
+    """With all its tags and permanently; only an admin may allow it again."""
     for tag in ("app:1", "app:2"):
         await bench.pull(ALICE, tag)
         await bench.end(READY)
@@ -392,7 +403,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
     assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
     directory = loaded().config.directory_of("mycluster")[0]
     assert await bench.store.blocked(directory, {ID})
-    assert await listed(bench, ALICE) == []
+    assert await list_images(bench, ALICE) == []
     with pytest.raises(NotAllowed):
         await bench.gateway.allow(ALICE, ID)
     await bench.gateway.allow(ADMIN, ID)
@@ -402,7 +413,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_metrics_are_for_admins(store: SqliteStore) -> None:
-    """Of their system alone, the last ones, oldest first; none while metrics are off."""
+    """The last look-ups of their own system, oldest first; none while metrics are off."""
     bench = Bench(store, Metrics=True)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -419,8 +430,8 @@ async def test_metrics_are_for_admins(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_names_are_found_normalised_and_literally(bench: Bench) -> None:
-    """Without a tag the tag is `latest`, in pull and lookup alike."""
+async def test_images_are_found_by_canonical_and_literal_names(bench: Bench) -> None:
+    """Without a tag the tag is `latest`, in pulls and look-ups."""
     await bench.pull(ALICE, "app")
     await bench.end(READY)
     for name in ("app", "app:latest"):
@@ -431,7 +442,7 @@ async def test_names_are_found_normalised_and_literally(bench: Bench) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bad_names_and_types_store_nothing(bench: Bench) -> None:
-    """A malformed reference or type is the requester's fault, before anything is stored."""
+    """A malformed reference or type is refused before anything is stored."""
     for itype, name in (("docker", "A b"), ("docker", "../x"), ("local", "app:1")):
         with pytest.raises(BadRequest):
             await bench.gateway.pull(ALICE, itype, name, (), (), "r")
@@ -439,8 +450,8 @@ async def test_bad_names_and_types_store_nothing(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lookup_puts_off_the_expiration(store: SqliteStore) -> None:
-    """Each lookup renews it, but writes only when that moves it by an hour or more."""
+async def test_a_lookup_extends_the_expiration(store: SqliteStore) -> None:
+    """But it only writes if the expiration moves by an hour or more."""
     bench = Bench(store, ImageExpirationTimeout="10:00:00:00", Metrics=True)
     await bench.pull(ALICE)
     await bench.end(READY)
@@ -460,20 +471,22 @@ async def test_a_lookup_puts_off_the_expiration(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> None:
-    """The login for the image's location goes with the record, sealed; no other one does."""
+async def test_a_login_is_encrypted_and_only_for_its_location(bench: Bench) -> None:
+    """The record contains the login for the image's location, encrypted, and no other one."""
     logins = {
         "default": RegistryLogin("alice", "secret"),
         "registry.example.com": RegistryLogin("alice", "pass:word"),
     }
     record = await bench.pull(replace(ALICE, logins=logins))
-    stored = await bench.store.get(record.key)
-    assert stored is not None
-    assert stored.sealed is not None
-    assert "pass" not in stored.sealed
-    assert bench.seal.open(stored.sealed, stored.claim or "") == "alice:pass:word"
-    other = await bench.pull(replace(ALICE, logins={"elsewhere": RegistryLogin("a", "b")}), "app:2")
-    assert other.sealed is None
+    stored_record = await bench.store.get(record.key)
+    assert stored_record is not None
+    assert stored_record.sealed is not None
+    assert "pass" not in stored_record.sealed
+    assert bench.seal.open(stored_record.sealed, stored_record.claim or "") == "alice:pass:word"
+    record_elsewhere = await bench.pull(
+        replace(ALICE, logins={"elsewhere": RegistryLogin("a", "b")}), "app:2"
+    )
+    assert record_elsewhere.sealed is None
     by_default = await bench.pull(
         replace(ALICE, logins={"default": RegistryLogin("a", "b")}), "app:3"
     )
@@ -481,53 +494,58 @@ async def test_a_login_travels_sealed_and_only_to_its_location(bench: Bench) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_queue_shows_what_concerns_a_user(bench: Bench) -> None:
-    """Own work and work without a login; an admin sees all, nobody sees another's readers."""
+async def test_the_queue_shows_what_a_user_may_see(bench: Bench) -> None:
+    """The user's own work and work without a login; an admin sees all work."""
     secret = replace(ALICE, logins={"default": RegistryLogin("alice", "secret")})
     await bench.pull(secret, "secret:1", users=(2007,))
     bench.clock.advance(1)
     await bench.pull(ALICE, "open:1")
 
-    async def seen(session: Session) -> list[str | None]:
-        return [record.pulltag for record in await queued(bench, session)]
+    async def tags_for(session: Session) -> list[str | None]:
+        return [record.pulltag for record in await list_queue(bench, session)]
 
-    assert await seen(BOB) == ["open:1"]
-    assert await seen(ALICE) == await seen(ADMIN) == ["secret:1", "open:1"]
+    assert await tags_for(BOB) == ["open:1"]
+    assert await tags_for(ALICE) == await tags_for(ADMIN) == ["secret:1", "open:1"]
     assert (await bench.pull(ALICE, "secret:1")).user_acl == (2007,)
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_with_another_s_login_tells_nothing(bench: Bench) -> None:
-    """He waits for it, but does not read how large the image is, or that it exists at all."""
+async def test_work_with_another_user_s_login_is_hidden(bench: Bench) -> None:
+    """A user waits for it, but sees neither its progress nor the size of the image."""
     record = await bench.pull(replace(ALICE, logins={"default": RegistryLogin("alice", "secret")}))
-    begun = await bench.store.begin(record.key, "here:1", START, 60)
-    assert begun is not None
+    work = await bench.store.begin(record.key, "here:1", START, 60)
+    assert work is not None
     await bench.store.advance(record.key, 1, State.CONVERSION, "Converting image", START)
     await bench.store.heartbeat(record.key, 1, Progress("squash", 5, 10), START)
-    seen = await bench.pull(BOB)
-    assert (seen.status, seen.stage, seen.total, seen.request_id) == (State.PENDING, None, 0, None)
+    answer = await bench.pull(BOB)
+    assert (answer.status, answer.stage, answer.total, answer.request_id) == (
+        State.PENDING,
+        None,
+        0,
+        None,
+    )
     assert (await bench.pull(ALICE)).total == 10
     assert (await bench.pull(ADMIN)).status is State.CONVERSION
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> None:
-    """Whoever claims what was refreshed a moment ago gives his claim back and takes the image."""
+async def test_a_claim_after_the_end_of_another_pull_is_abandoned(bench: Bench) -> None:
+    """If another pull has just refreshed the image, the caller gets the READY image."""
     await bench.pull(ALICE)
     bench.clock.advance(1)
     store, gateway = bench.store, bench.gateway
     claim = store.claim
 
     async def slow_claim(*arguments: Any) -> Any:
-        await bench.end(READY)  # between this caller's look and his claim
+        await bench.end(READY)  # between this caller's query and its claim
         return await claim(*arguments)
 
-    known = gateway._claims._work
+    find_work = gateway._claims._work
 
-    async def nothing_known(*_: Any, **__: Any) -> None:
-        gateway._claims._work = known  # type: ignore[method-assign]
+    async def find_nothing(*_: Any, **__: Any) -> None:
+        gateway._claims._work = find_work  # type: ignore[method-assign]
 
-    gateway._claims._work = nothing_known  # type: ignore[method-assign]
+    gateway._claims._work = find_nothing  # type: ignore[method-assign]
     store.claim = slow_claim  # type: ignore[method-assign, assignment]
     record = await bench.pull(BOB)
     assert (record.status, record.id) == (State.READY, ID)
@@ -536,25 +554,25 @@ async def test_a_claim_after_the_end_of_another_is_given_back(bench: Bench) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_workers(bench: Bench) -> None:
-    """An admin sees his system's machines and what they have in work; others' are none of his."""
+    """An admin sees the machines of the session's system, and the names of its images only."""
     await bench.pull(ALICE)
     (record,) = await bench.store.waiting(START, 5)
-    mine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
-    bench.queue.worker_machines = [mine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
-    assert await bench.gateway.workers(ADMIN) == [(mine, ["app:1", "(of another system)"])]
+    machine = WorkerMachine("a", "1", ("mycluster", "x"), 2, (record.key, "f" * 24), False, START)
+    bench.queue.worker_machines = [machine, WorkerMachine("b", "1", ("x",), 2, (), False, START)]
+    assert await bench.gateway.workers(ADMIN) == [(machine, ["app:1", "(of another system)"])]
     with pytest.raises(NotAllowed):
         await bench.gateway.workers(ALICE)
 
 
 @pytest_twisted.ensureDeferred
 async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
-    """Pulls wait for them, or are refused if the site wants so; who waits already is answered."""
+    """Pulls wait for them, or are refused if the site says so; polls are always answered."""
     waits = Bench(store)
     waits.queue.current_trouble = QueueTrouble("No broker.", "it is away", 0.0)
     assert (await waits.pull(ALICE)).status is State.INIT
     refuses = Bench(store, **BROKER, BrokerAway="refuse")
     refuses.queue.current_trouble = waits.queue.current_trouble
-    (entry,) = await queued(waits, ALICE)
+    (entry,) = await list_queue(waits, ALICE)
     assert entry.status_message == "No broker."
     assert (await waits.pull(ALICE)).status_message == "No broker."
     assert (await refuses.pull(ALICE)).status is State.PENDING
@@ -568,7 +586,7 @@ async def test_workers_that_cannot_be_reached(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_ready(store: SqliteStore) -> None:
-    """The gateway can do its work unless no worker of its own can start; machines may be away."""
+    """The gateway is ready unless its own workers cannot start; worker machines may be away."""
     own, machines = Bench(store), Bench(store, **BROKER)
     await own.gateway.ready()
     own.queue.current_trouble = QueueTrouble("They are slow.", "", START, grave=False)
@@ -583,8 +601,8 @@ async def test_ready(store: SqliteStore) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
-    """What happened to it, and what keeps it from the workers; what is in work says neither."""
+async def test_a_waiting_pull_says_why(store: SqliteStore) -> None:
+    """What happened to it, and what keeps it from the workers; a pull in work says neither."""
     bench = Bench(store)
     await bench.pull(ALICE)
     (record,) = await store.waiting(START, 1)
@@ -600,7 +618,7 @@ async def test_a_pull_that_waits_says_why(store: SqliteStore) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_readiness_has_a_time_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that never answers is not ready, and monitoring gets to know it."""
+    """A database that never answers is not ready, and monitoring learns of it."""
 
     async def hang() -> None:
         await Deferred()

@@ -70,7 +70,7 @@ class Loops:
         return await self.gateway.pull(session, itype, image, users, (), "request")
 
     async def work(self) -> None:
-        """Do all that waits, side by side."""
+        """Do all waiting work at the same time."""
         waiting = await self.bench.store.waiting(math.inf, 10)
         await gatherResults(
             [Deferred.fromCoroutine(self.bench.worker.run(record.key)) for record in waiting],
@@ -78,26 +78,29 @@ class Loops:
         )
 
     async def pull(self, *arguments: Any) -> ImageRecord:
-        """Poll to the end, which one piece of work must bring, and which the next poll repeats."""
+        """Poll until the pull ends, after at most one piece of work.
+
+        The next poll repeats the end.
+        """
         if (await self.poll(*arguments)).status not in {State.READY, State.FAILURE}:
             await self.work()
-        ended = await self.poll(*arguments)
-        assert ended.status in {State.READY, State.FAILURE}
-        assert (await self.poll(*arguments)).status is ended.status
+        record = await self.poll(*arguments)
+        assert record.status in {State.READY, State.FAILURE}
+        assert (await self.poll(*arguments)).status is record.status
         assert await self.bench.store.waiting(math.inf, 10) == []
-        return ended
+        return record
 
     async def check_readers(self) -> Sequence[ImageRecord]:
-        """Return the READY records; all of them, and the metadata, must let the same users in."""
+        """Return the READY records, which must all have the readers of the delivered metadata."""
         records = await self.bench.store.find_id([SYSTEM, SISTER], MANIFEST.hex)
-        delivered = self.bench.meta() if records else None
+        meta = self.bench.meta() if records else None
         for record in records:
-            assert delivered == read_meta(meta_of(record).content)
+            assert meta == read_meta(meta_of(record).content)
         return records
 
 
 @pytest.mark.parametrize(
-    "left",
+    "members",
     [
         {"status": "EXPIRED", "private": True, "userACL": [2009], "tag": [APP]},
         {"status": "EXPIRED", "id": None},
@@ -114,13 +117,13 @@ class Loops:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_an_original_left_is_in_nobody_s_way(
-    tmp_path: Path, left: dict[str, Any]
+async def test_records_of_the_original_do_not_disturb_a_pull(
+    tmp_path: Path, members: dict[str, Any]
 ) -> None:
-    """Ended, lost or other records of the tag neither hide work in flight nor repeat it."""
+    """Whatever their state, they neither hide work in flight nor repeat it."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
-        document = OF_THE_ORIGINAL | {"system": SYSTEM, "pulltag": APP} | left
+        document = OF_THE_ORIGINAL | {"system": SYSTEM, "pulltag": APP} | members
         loops.put("1" * 24, {name: value for name, value in document.items() if value is not None})
         assert (await loops.poll(ALICE)).status is State.INIT
         assert (await loops.poll(BOB)).status is State.PENDING
@@ -132,7 +135,7 @@ async def test_what_an_original_left_is_in_nobody_s_way(
 
 @pytest_twisted.ensureDeferred
 async def test_types_share_an_image_and_keep_their_tags(tmp_path: Path) -> None:
-    """The same tag of another type is another tag; each has an end of its own, and its look-up."""
+    """The same tag of another type is another tag, with its own work and look-ups."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
         for _ in range(2):
@@ -144,8 +147,8 @@ async def test_types_share_an_image_and_keep_their_tags(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_expired_is_pulled_and_expired_again(tmp_path: Path) -> None:
-    """The record of the first removal is not taken for the image of the second pull."""
+async def test_an_expired_image_is_pulled_and_expired_again(tmp_path: Path) -> None:
+    """The record of the first removal is not mistaken for the image of the second pull."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
         for _ in range(3):
@@ -156,8 +159,8 @@ async def test_what_was_expired_is_pulled_and_expired_again(tmp_path: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_pulls_of_one_image_at_once(tmp_path: Path) -> None:
-    """Other tags, systems and readers, side by side: one ACL in the end, with all who proved it."""
+async def test_concurrent_pulls_of_one_image(tmp_path: Path) -> None:
+    """With several tags, systems and readers: all who proved access share one access list."""
     async with running_bench(tmp_path) as bench:
         loops = Loops(bench, tmp_path)
         bench.source.private = True
@@ -166,15 +169,15 @@ async def test_pulls_of_one_image_at_once(tmp_path: Path) -> None:
         await loops.poll(bob, "lib/app:2")
         await loops.poll(replace(bob, system=SISTER))
         await loops.work()
-        here, there = await loops.check_readers()
-        assert {*here.tags, *there.tags} == {APP, "lib/app:2"}
-        assert {ALICE.uid, BOB.uid} <= set(here.user_acl or ())
-        assert here.user_acl == there.user_acl == bench.meta().user_acl
+        record, sister_record = await loops.check_readers()
+        assert {*record.tags, *sister_record.tags} == {APP, "lib/app:2"}
+        assert {ALICE.uid, BOB.uid} <= set(record.user_acl or ())
+        assert record.user_acl == sister_record.user_acl == bench.meta().user_acl
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One user's whole poll loop, or the end of his image."""
+class UserRequest:
+    """A user's whole poll loop, or the expiry of an image."""
 
     session: Session
     image: str
@@ -189,8 +192,8 @@ SESSIONS = st.builds(
     st.sampled_from([SYSTEM, SISTER]),
     st.sampled_from([LOGINS, LOGINS, {}]),
 )
-WISHES = st.builds(
-    Wish,
+REQUESTS = st.builds(
+    UserRequest,
     SESSIONS,
     st.sampled_from([APP, "lib/app:2"]),
     st.sampled_from(["docker", "docker", "custom"]),
@@ -200,27 +203,29 @@ WISHES = st.builds(
 
 
 @settings(max_examples=examples(30))
-@given(st.lists(WISHES, min_size=3, max_size=8), st.sampled_from([True, True, False]))
+@given(st.lists(REQUESTS, min_size=3, max_size=8), st.sampled_from([True, True, False]))
 @pytest_twisted.ensureDeferred
-async def test_every_loop_ends(wishes: list[Wish], private: bool) -> None:
-    """Whoever asks for whatever, after whomever: one piece of work, and one word on who may read.
+async def test_every_loop_ends(requests: list[UserRequest], private: bool) -> None:
+    """Each poll loop ends after one piece of work, whoever pulls what in whatever order.
 
-    Records of all tags, types and systems, and the delivered metadata, say the same.
+    Records of all tags, types and systems agree with the delivered metadata on the readers.
     """
     with tempfile.TemporaryDirectory() as directory:
         async with running_bench(Path(directory)) as bench:
             loops = Loops(bench, Path(directory))
             bench.source.private = private
-            refused = set()
-            for wish in wishes:
-                if wish.expire:
-                    with suppress(GatewayError):  # who may not, or nothing to expire
-                        await loops.gateway.expire(wish.session, wish.itype, wish.image)
+            denied_polls = set()
+            for request in requests:
+                if request.expire:
+                    with suppress(GatewayError):  # not allowed, or nothing to expire
+                        await loops.gateway.expire(request.session, request.itype, request.image)
                     await loops.work()
                 else:
-                    ended = await loops.pull(wish.session, wish.image, wish.users, wish.itype)
-                    whose = wish.session.uid, wish.session.system, wish.itype, wish.image
-                    if private and not wish.session.logins:
-                        refused.add(whose)  # and told so again while the failure holds
-                    assert ended.status is State.READY or whose in refused
+                    record = await loops.pull(
+                        request.session, request.image, request.users, request.itype
+                    )
+                    poll = request.session.uid, request.session.system, request.itype, request.image
+                    if private and not request.session.logins:
+                        denied_polls.add(poll)  # repeated while `FailureHold` lasts
+                    assert record.status is State.READY or poll in denied_polls
                 await loops.check_readers()

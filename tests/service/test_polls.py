@@ -1,4 +1,4 @@
-"""What those who poll were told last."""
+"""The last answers to polls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ POLL = (2001, "mycluster/docker/app:1")
 WORKING = ImageRecord(status=State.PULLING)
 
 
-def test_an_answer_is_kept_for_its_asker() -> None:
-    """Nobody else is told it, and an end is told once only."""
+def test_an_answer_belongs_to_its_user() -> None:
+    """Other users do not get it, and the end of a pull is not remembered."""
     answers = LastAnswers(Clock())
     answers.remember(POLL, WORKING)
     assert answers.get(POLL) is WORKING
@@ -22,8 +22,8 @@ def test_an_answer_is_kept_for_its_asker() -> None:
     assert answers.get(POLL) is None
 
 
-def test_an_answer_is_not_told_for_ever() -> None:
-    """After ten minutes the asker is told that the gateway cannot tell."""
+def test_an_answer_expires() -> None:
+    """After ten minutes it is not repeated any more."""
     clock = Clock()
     answers = LastAnswers(clock)
     answers.remember(POLL, WORKING)
@@ -33,8 +33,8 @@ def test_an_answer_is_not_told_for_ever() -> None:
     assert answers.get(POLL) is None
 
 
-def test_answers_are_bounded() -> None:
-    """The oldest go first; asking again makes young."""
+def test_the_number_of_answers_is_limited() -> None:
+    """The oldest are dropped first; a new poll makes its answer the newest."""
     answers = LastAnswers(Clock())
     answers.remember(POLL, WORKING)
     for number in range(CAPACITY - 1):
