@@ -81,6 +81,6 @@ class BoundedThreadCalls:
         self._start_times[call] = self._clock.seconds()
         running.addBoth(release_slot)
         result = shielded(running)
-        # Once the caller has timed out, nobody handles the error of the call.
+        # After a timeout no caller handles the error of the call.
         running.addErrback(lambda _: None)
         return result

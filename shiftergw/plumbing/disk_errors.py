@@ -24,6 +24,6 @@ def translated_disk_errors(
     try:
         yield
     except OSError as error:
-        translated = NoSpace(full) if error.errno in DISK_FULL else other_error(error)
-        translated.detail = str(error)
-        raise translated from error
+        gateway_error = NoSpace(full) if error.errno in DISK_FULL else other_error(error)
+        gateway_error.detail = str(error)
+        raise gateway_error from error

@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 def cancel_all(deferreds: Iterable[Deferred[Any]]) -> None:
     """Cancel Deferreds whose results are no longer needed, and drop their results and errors."""
-    for deferred in deferreds:
-        deferred.addBoth(lambda _: None)
-        deferred.cancel()
+    for work in deferreds:
+        work.addBoth(lambda _: None)
+        work.cancel()
 
 
 async def gather_or_cancel(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:

@@ -26,9 +26,9 @@ def hash_file(
     bytes before that piece only; it may also raise. Raises `OSError`.
     """
     if isinstance(file, Path):
-        with file.open("rb", buffering=0) as opened:
+        with file.open("rb", buffering=0) as stream:
             return hash_file(
-                opened.fileno(),
+                stream.fileno(),
                 algorithm,
                 length=length,
                 should_stop=should_stop,

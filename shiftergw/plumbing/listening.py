@@ -13,8 +13,9 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from shiftergw.errors import ConfigurationError, printable
 
-PRIVILEGED = 1024
-"""Ports below need a privilege, unless `ip_unprivileged_port_start` of the machine is lower."""
+USER_PORTS = 1024
+"""The first port that needs no privilege, unless the machine's `ip_unprivileged_port_start`
+is lower."""
 
 ERRORS = (ValueError, TypeError, LookupError, OverflowError, OSError)
 """What Twisted raises, besides `CannotListenError`, for an unusable endpoint."""
@@ -74,16 +75,16 @@ class Listener(Service):
 
 
 def remedy(error: CannotListenError) -> str:
-    """Return what the admin can do who set the key `Listen`."""
+    """Return the remedy for the admin, who has set the key `Listen`."""
     number = getattr(error.socketError, "errno", None)
     if number == errno.EADDRINUSE:
         return "End what listens there, or change Listen."
     if number == errno.EADDRNOTAVAIL:
         return "This machine has no such address: change the interface in Listen."
     if number in {errno.EACCES, errno.EPERM}:
-        if isinstance(error.port, int) and error.port < PRIVILEGED:
+        if isinstance(error.port, int) and error.port < USER_PORTS:
             return (
-                f"Ports below {PRIVILEGED} are not for every user. Set Listen to another port; or"
+                f"Ports below {USER_PORTS} are not for every user. Set Listen to another port; or"
                 " have a proxy listen there, and pass on to the gateway; or give the gateway's unit"
                 " AmbientCapabilities=CAP_NET_BIND_SERVICE, and the same in CapabilityBoundingSet=."
             )

@@ -64,7 +64,7 @@ class _Watcher(ProcessProtocol):
     def __init__(
         self, command: Command, clock: IReactorTime, on_stdout: Callable[[bytes], None] | None
     ) -> None:
-        self.ended: Deferred[CommandOutput] = Deferred()
+        self.result: Deferred[CommandOutput] = Deferred()
         self._command = command
         self._clock = clock
         self._on_stdout = on_stdout
@@ -142,14 +142,14 @@ class _Watcher(ProcessProtocol):
         program = os.path.basename(self._command.argv[0])  # noqa: PTH119
         stderr = bytes(self._stderr).decode("utf-8", "backslashreplace")
         if self._callback_error is not None:
-            self.ended.errback(self._callback_error)
+            self.result.errback(self._callback_error)
         elif self._timeout_reason is not None:
-            self.ended.errback(TimedOut(f"{program} {self._timeout_reason}.", detail=stderr))
+            self.result.errback(TimedOut(f"{program} {self._timeout_reason}.", detail=stderr))
         elif reason.check(ProcessDone):
-            self.ended.callback(CommandOutput(bytes(self._stdout), bytes(self._stderr)))
+            self.result.callback(CommandOutput(bytes(self._stdout), bytes(self._stderr)))
         else:
             assert reason.check(ProcessTerminated), reason
-            self.ended.errback(_failure(program, reason.value, stderr))
+            self.result.errback(_failure(program, reason.value, stderr))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -222,4 +222,4 @@ async def run_command(
             ) from error
     if on_start is not None:
         on_start(watcher.pid)
-    return await wait_to_end(watcher.ended, watcher.stop)
+    return await wait_to_end(watcher.result, watcher.stop)

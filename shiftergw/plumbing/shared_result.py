@@ -31,17 +31,17 @@ class SharedResult(Generic[T]):
             return
         self._results.append(result)
         waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(result)
+        for waiter in waiting:
+            waiter.callback(result)
 
     async def wait(self) -> T:
         """Return the result as soon as it is set. Cancellable."""
         if self._results:
             return self._results[0]
-        deferred: Deferred[T] = Deferred()
-        self._waiting.append(deferred)
+        waiter: Deferred[T] = Deferred()
+        self._waiting.append(waiter)
         try:
-            return await deferred
+            return await waiter
         finally:
-            if deferred in self._waiting:
-                self._waiting.remove(deferred)
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)

@@ -35,6 +35,6 @@ def ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    for handled in handled_signals():
-        signal.signal(handled, ignore)
+    for ending_signal in handled_signals():
+        signal.signal(ending_signal, ignore)
     raise InterruptedBySignal(exit_code(number))

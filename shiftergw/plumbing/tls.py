@@ -36,7 +36,7 @@ from shiftergw.errors import printable
 Fault = Literal["authority", "time", "names", "other"]
 """The fault of a certificate: its signer, its dates, its host names, or something else."""
 
-_NOT_YET_VALID, _EXPIRED = 9, 10
+_NOT_YET_VALID_ERROR, _EXPIRED_ERROR = 9, 10
 _PROBLEMS: dict[int, tuple[Fault, str]] = {
     2: ("authority", "is signed by an authority that is not trusted"),
     7: (
@@ -222,9 +222,9 @@ def _matches(name: Any, identity: DNS_ID | IPAddress_ID) -> bool:
 
 
 def _problem_of(error: int, certificate: x509.Certificate) -> tuple[Fault, str]:
-    if error == _EXPIRED:
+    if error == _EXPIRED_ERROR:
         return "time", f"expired on {certificate.not_valid_after_utc:%Y-%m-%d at %H:%M} UTC"
-    if error == _NOT_YET_VALID:
+    if error == _NOT_YET_VALID_ERROR:
         start = certificate.not_valid_before_utc
         return "time", f"is not valid before {start:%Y-%m-%d at %H:%M} UTC"
     return _PROBLEMS.get(error, ("other", f"is refused (OpenSSL's verification error {error})"))

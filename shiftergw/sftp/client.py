@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.sftp import packets
-from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused, malformed, string
+from shiftergw.sftp.packets import Attributes, FileSystem, SftpRefused, protocol_error, string
 from shiftergw.sftp.session import SftpSession, expect
 
 _READ_ONLY = 1  # SSH2_FXE_STATVFS_ST_RDONLY
@@ -56,7 +56,7 @@ class Sftp(SftpSession):
 
     async def sync(self, handle: bytes, patience: float) -> None:
         """Sync a file to the disk, which may take `patience` seconds."""
-        await self.extended(packets.FSYNC, string(handle), patience)
+        await self.extended_request(packets.FSYNC, string(handle), patience)
 
     async def remove(self, path: bytes) -> None:
         """Remove a file if it exists."""
@@ -73,7 +73,7 @@ class Sftp(SftpSession):
         not if the server forbids renames or `old` does not exist.
         """
         names = string(old) + string(new)
-        if not await self._is_offered(self.extended(packets.POSIX_RENAME, names)):
+        if not await self._is_offered(self.extended_request(packets.POSIX_RENAME, names)):
             await self._rename_plainly(old, new)
 
     async def _is_offered(self, request: Coroutine[Any, Any, None]) -> bool:
@@ -148,7 +148,7 @@ class Sftp(SftpSession):
                 raise
             piece = expect(packets.DATA, kind, body).string()
             if not 0 < len(piece) <= request_length:
-                raise malformed(f"{len(piece)} bytes where {request_length} were asked for")
+                raise protocol_error(f"{len(piece)} bytes where {request_length} were asked for")
             pieces.append(piece)
             offset += len(piece)
             length -= len(piece)

@@ -31,7 +31,7 @@ class OutgoingFile:
         self._rest = memoryview(b"")  # of the current block
         self._next = offset
         self._in_flight: dict[int, int] = {}  # lengths by offset, in file order
-        self._acknowledged = 0
+        self._acknowledged_bytes = 0
         self._last_report = 0
         self._report = report
         self._turn = DeferredLock()
@@ -76,10 +76,10 @@ class OutgoingFile:
 
     def acknowledge(self, offset: int) -> None:
         """Note that the server has acknowledged the piece at this offset."""
-        self._acknowledged += self._in_flight.pop(offset)
-        if not self._in_flight or self._acknowledged - self._last_report >= _REPORT_BYTES:
-            self._last_report = self._acknowledged
-            self._report(self._acknowledged)
+        self._acknowledged_bytes += self._in_flight.pop(offset)
+        if not self._in_flight or self._acknowledged_bytes - self._last_report >= _REPORT_BYTES:
+            self._last_report = self._acknowledged_bytes
+            self._report(self._acknowledged_bytes)
         self._wake()
 
     def stop(self, error: BaseException) -> None:

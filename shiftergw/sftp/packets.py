@@ -51,7 +51,7 @@ _head = struct.Struct(">LBL")
 _write_place = struct.Struct(">QL")
 
 
-def malformed(why: str) -> DeliveryFailed:
+def protocol_error(why: str) -> DeliveryFailed:
     """Return the error for an invalid reply."""
     return DeliveryFailed("The system's SFTP server does not keep the protocol.", detail=why)
 
@@ -152,7 +152,7 @@ class PacketBody:
     def _take(self, length: int) -> memoryview:
         end = self._at + length
         if end > len(self._packet):
-            raise malformed("a packet that ends too early")
+            raise protocol_error("a packet that ends too early")
         piece = self._packet[self._at : end]
         self._at = end
         return piece
@@ -221,7 +221,7 @@ class Splitter:
         while len(content) - start >= 4:  # noqa: PLR2004 - the length
             length = int.from_bytes(content[start : start + 4], "big")
             if not 5 <= length <= LONGEST_PACKET:  # noqa: PLR2004 - type and number
-                raise malformed(f"a packet of {length} bytes")
+                raise protocol_error(f"a packet of {length} bytes")
             end = start + 4 + length
             if end > len(content):
                 break

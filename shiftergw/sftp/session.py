@@ -21,7 +21,7 @@ from shiftergw.errors import DeliveryFailed
 from shiftergw.plumbing.channel import Away, stopped_answering
 from shiftergw.sftp import packets
 from shiftergw.sftp.outgoing_file import InFlightWrites, OutgoingFile
-from shiftergw.sftp.packets import PacketBody, SftpRefused, Splitter, malformed, string
+from shiftergw.sftp.packets import PacketBody, SftpRefused, Splitter, protocol_error, string
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -204,10 +204,10 @@ class SftpSession:
         answer, rest = await self.request(kind, body)
         handle = expect(packets.HANDLE, answer, rest).string()
         if len(handle) > _LONGEST_HANDLE:
-            raise malformed(f"a handle of {len(handle)} bytes")
+            raise protocol_error(f"a handle of {len(handle)} bytes")
         return handle
 
-    async def extended(self, name: bytes, body: bytes, patience: float = 0) -> None:
+    async def extended_request(self, name: bytes, body: bytes, patience: float = 0) -> None:
         """Send an extended request whose reply is a status, if the server offers it."""
         if name not in self.extensions:
             raise SftpRefused(packets.UNSUPPORTED, name.decode())
@@ -221,7 +221,7 @@ class SftpSession:
         """Send a request whose reply is a status."""
         answer, _ = await self.request(kind, body, patience)
         if answer != packets.STATUS:
-            raise malformed(f"type {answer} where a status was expected")
+            raise protocol_error(f"type {answer} where a status was expected")
 
     async def request(self, kind: int, body: bytes, patience: float = 0) -> tuple[int, PacketBody]:
         """Send a request; return type and body of its reply, or raise `SftpRefused`.
@@ -271,7 +271,7 @@ class SftpSession:
 
     def _on_hello(self, kind: int, body: PacketBody) -> None:
         if kind != packets.VERSION or body.number() < 3:  # noqa: PLR2004 - the only version
-            raise malformed(f"type {kind} as the first answer, or a version before 3")
+            raise protocol_error(f"type {kind} as the first answer, or a version before 3")
         self.extensions = body.extensions()
         waiting, self._hello = self._hello, None
         assert waiting is not None
@@ -281,7 +281,7 @@ class SftpSession:
     def _on_answer(self, kind: int, body: PacketBody) -> None:
         number = body.number()
         if number not in self._waiting:
-            raise malformed(f"an answer to request {number}, which was not made")
+            raise protocol_error(f"an answer to request {number}, which was not made")
         waiting = self._waiting.pop(number)
         self._patience.pop(number, None)
         refusal = body.status() if kind == packets.STATUS else None
@@ -289,7 +289,7 @@ class SftpSession:
             refusal = None
         if isinstance(waiting, tuple):
             if kind != packets.STATUS:
-                raise malformed(f"type {kind} as the answer to a WRITE")
+                raise protocol_error(f"type {kind} as the answer to a WRITE")
             flight, offset, length = waiting
             if refusal is not None:
                 refusal.request = packets.NAMES[packets.WRITE]
@@ -368,5 +368,5 @@ def _no_sftp(detail: str) -> DeliveryFailed:
 def expect(expected: int, kind: int, body: PacketBody) -> PacketBody:
     """Return the body of a reply; raise `DeliveryFailed` unless its type is `expected`."""
     if kind != expected:
-        raise malformed(f"type {kind} where {expected} was expected")
+        raise protocol_error(f"type {kind} where {expected} was expected")
     return body

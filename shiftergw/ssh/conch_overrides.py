@@ -16,7 +16,7 @@ OVERRIDES = {
     },
     "SshTransport": {
         "connectionMade": "register as the producer of the TCP transport",
-        "connectionLost": "pass the reason to the login and to callers of `ended`",
+        "connectionLost": "pass the reason to the login and to callers of `wait_for_end`",
         "connectionSecure": "start the login",
         "dataReceived": "open packets without copies; turn errors into `DeliveryFailed`",
         "receiveError": "keep the server's reason of a disconnect",

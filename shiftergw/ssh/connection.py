@@ -179,10 +179,10 @@ async def _connect(
         await login.done
     except BaseException:
         transport.fail(DeliveryFailed("The login was interrupted."))
-        await shielded(transport.ended())
+        await shielded(transport.wait_for_end())
         raise
     connection = SshConnection(transport, channels, reactor, idle_seconds)
-    transport.ended().addCallback(lambda _: connection.stop_watching())
+    transport.wait_for_end().addCallback(lambda _: connection.stop_watching())
     return connection
 
 
@@ -191,10 +191,10 @@ async def close(transport: SshTransport, clock: Any) -> None:
     if transport.failure is None:
         transport.close(DeliveryFailed("The gateway closed the connection."))
     try:
-        await within(CLOSE_SECONDS, clock, transport.ended(), TimeoutError)
+        await within(CLOSE_SECONDS, clock, transport.wait_for_end(), TimeoutError)
     except TimeoutError:
         transport.abort()
-        await transport.ended()
+        await transport.wait_for_end()
 
 
 async def reach(host: str, port: int, transport: SshTransport, reactor: Any) -> None:

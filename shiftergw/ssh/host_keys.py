@@ -46,8 +46,8 @@ class JudgedKey:
 def judge(host: str, port: int, blobs: Sequence[bytes], known_hosts: KnownHosts) -> list[JudgedKey]:
     """Compare all keys that a server has shown with the known hosts.
 
-    A key is new only if no other key of its type is known for the host, and if the host has shown a
-    key that is known, or none is known. An impostor would show a new key, too.
+    A key is new only if no other key of its type is known for the host, and if the host has shown
+    one of its known keys or has none. An impostor would show a new key, too.
     """
     lines = known_hosts.keys(host, port)
     is_host_proven = not lines or any(line.blob in blobs for line in lines)
@@ -141,6 +141,6 @@ async def _run(probe: _KeyProbe, host: str, port: int, reactor: Any) -> None:
         await probe.login.done
     except BaseException:
         probe.fail(DeliveryFailed("The probe was interrupted."))
-        await shielded(probe.ended())
+        await shielded(probe.wait_for_end())
         raise
     await close(probe, reactor)

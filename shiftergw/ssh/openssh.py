@@ -126,7 +126,7 @@ class OpenSsh:
             "LogLevel": "INFO",
         }
         if account.known_hosts is not None:
-            options["UserKnownHostsFile"] = _quoted(account.known_hosts)
+            options["UserKnownHostsFile"] = _quote(account.known_hosts)
             options["GlobalKnownHostsFile"] = "none"
         if account.key is not None:
             options["IdentitiesOnly"] = "yes"
@@ -157,7 +157,7 @@ class OpenSsh:
         return child
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     """Return a path quoted for an option of ssh, where blanks separate several paths."""
     return '"' + str(path).replace("%", "%%") + '"'
 

@@ -134,7 +134,7 @@ class SshTransport(KeyExchange):
             raise broken_protocol("a service that was not asked for")
         super().ssh_SERVICE_ACCEPT(packet)
 
-    def ended(self) -> Deferred[None]:
+    def wait_for_end(self) -> Deferred[None]:
         """Return a Deferred that fires when the connection has ended. Cancellable."""
         waiter: Deferred[None] = Deferred(self._remove_waiter)
         if self._end_waiters is None:
