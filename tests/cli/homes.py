@@ -25,8 +25,8 @@ _LIBRARY = "libnss_wrapper.so"
 
 def at_home(home: Path) -> Mapping[str, str]:
     """Return the environment of a process whose user has this home; made if it is missing."""
-    preloaded = {"LD_PRELOAD": _LIBRARY}
-    probe = subprocess.run(["true"], env={**os.environ, **preloaded}, stderr=-1, check=True)
+    preload = {"LD_PRELOAD": _LIBRARY}
+    probe = subprocess.run(["true"], env={**os.environ, **preload}, stderr=-1, check=True)
     if probe.stderr:
         lacking(f"{_LIBRARY} is not installed; `tests/run` installs it")
     home.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def at_home(home: Path) -> Mapping[str, str]:
     passwd = home.parent / f"{home.name}.passwd"
     passwd.write_text("".join(lines))
     return {
-        **preloaded,
+        **preload,
         "NSS_WRAPPER_PASSWD": str(passwd),
         "NSS_WRAPPER_GROUP": "/etc/group",
         "HOME": "/nonexistent",
@@ -45,10 +45,10 @@ def at_home(home: Path) -> Mapping[str, str]:
 
 
 class Home:
-    """A user's home, and the commands that he types there."""
+    """The home of a user, and the commands that the user runs."""
 
-    def __init__(self, path: Path, munged: Munged, more: Mapping[str, str] | None = None) -> None:
-        """Have no logins yet; `more` is added to the environment of the commands."""
+    def __init__(self, path: Path, munged: Munged, env: Mapping[str, str] | None = None) -> None:
+        """Start without logins; `env` is added to the environment of the commands."""
         self._munged = munged
         self.file = path / "home" / ".udiRoot" / ".cred"
         self.env: Mapping[str, str] = {
@@ -56,15 +56,15 @@ class Home:
             **at_home(path / "home"),
             "SHIFTERGW_SYSTEM": "mycluster",
             "SHIFTERGW_MUNGE_SOCKET": str(munged.socket),
-            **(more or {}),
+            **(env or {}),
         }
 
-    def run(self, *arguments: str, typed: bytes = b"") -> tuple[int, bytes, bytes]:
-        """Run a command without a terminal; return exit code, output and what it said."""
+    def run(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Run a command without a terminal; return exit code, output and standard error."""
         done = subprocess.run(
             [*PROGRAM, *arguments],
             env=self.env,
-            input=typed,
+            input=stdin,
             capture_output=True,
             timeout=patient(LIMIT),
             start_new_session=True,
@@ -73,6 +73,6 @@ class Home:
         return done.returncode, done.stdout, done.stderr
 
     def logins(self) -> dict[str, bytes]:
-        """Return what is kept, opened."""
+        """Return the payloads of the stored credentials, by key."""
         pairs = [line.split("=", 1) for line in self.file.read_text().splitlines()]
         return {key: decode_own(text, self._munged.socket) for key, text in pairs}

@@ -51,9 +51,9 @@ def service(tmp_path: Path, munged: Munged) -> Iterator[Service]:
 def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
     """Log in, pull, look up, take down, allow, expire: each command sees what the others did."""
     home = Home(tmp_path, munged, {**NAMES, "SHIFTERGW_GATEWAY": service.url})
-    assert home.run(*LOGIN, typed=USER.password.encode())[0] == 0
-    code, out, said = home.run("pull", "--user", "2002,nobody", "--user", "7", IMAGE)
-    assert code == 0, said
+    assert home.run(*LOGIN, stdin=USER.password.encode())[0] == 0
+    code, out, errors = home.run("pull", "--user", "2002,nobody", "--user", "7", IMAGE)
+    assert code == 0, errors
     image_id = out.decode().strip()
     files = [service.images / f"{image_id}.{kind}" for kind in ("squashfs", "meta")]
     assert all(file.exists() for file in files)
@@ -62,17 +62,17 @@ def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
 
     assert home.run("lookup", IMAGE)[1] == out
     assert image_id[:10] in home.run("images")[1].decode()
-    code, rows, said = home.run("metrics", "--limit", "5")
-    assert code == 0, said
+    code, rows, errors = home.run("metrics", "--limit", "5")
+    assert code == 0, errors
     assert [line.split()[-1] for line in rows.decode().splitlines()] == [f"docker:{IMAGE}"]
 
-    code, out, said = home.run("rm", "--now", image_id)
-    assert code == 0, said
+    code, out, errors = home.run("rm", "--now", image_id)
+    assert code == 0, errors
     assert out.decode().splitlines()[0] == f"docker:{IMAGE} is removed."
     assert home.run("lookup", IMAGE)[0] == 4
-    code, _, said = home.run("pull", IMAGE)
+    code, _, errors = home.run("pull", IMAGE)
     assert code == 1
-    assert b"taken" in said
+    assert b"taken" in errors
 
     assert home.run("rm", "--allow", image_id)[0] == 0
     assert home.run("rm", "--allow", image_id)[0] == 4
@@ -84,8 +84,8 @@ def test_a_day(service: Service, tmp_path: Path, munged: Munged) -> None:
     assert home.run("expire", IMAGE)[0] == 4
 
     assert home.run("logout", "closed")[0] == 0
-    code, out, said = home.run("pull", IMAGE)
-    assert (code, out) == (1, b""), said
-    assert b"Log in" in said
-    assert USER.password.encode() not in said
+    code, out, errors = home.run("pull", IMAGE)
+    assert (code, out) == (1, b""), errors
+    assert b"Log in" in errors
+    assert USER.password.encode() not in errors
     assert USER.password not in service.log.read_text()

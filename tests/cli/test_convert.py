@@ -1,4 +1,4 @@
-"""convert: from a registry to a file, as a process, and its parts."""
+"""convert: from a registry to a file, as a process and in parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from tests.registries import DockerRegistry
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DockerRegistry, Digest]]:
+def source(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[DockerRegistry, Digest]]:
     """Return a registry that has `a/b:1`."""
     need("mksquashfs")
     root = tmp_path_factory.mktemp("registry")
@@ -41,32 +43,32 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DockerReg
         yield registry, digest
 
 
-def test_convert(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
-    """The file is there and whole, one JSON object tells of it, and nothing else is left."""
-    registry, digest = pushed
+def test_convert(source: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """The file is complete, one JSON object describes it, and no other file is left."""
+    registry, digest = source
     out = tmp_path / "b.squashfs"
     result = shiftergw(
         *["convert", "--plain-http", "--compressor", "zstd", "--level", "3"],
         *[f"docker://{registry.host}/a/b:1", str(out)],
     )
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["id"] == digest.hex
-    assert told["bytes"] == out.stat().st_size
-    assert told["seconds"]["total"] > 0
+    document = json.loads(result.stdout)
+    assert document["id"] == digest.hex
+    assert document["bytes"] == out.stat().st_size
+    assert document["seconds"]["total"] > 0
     assert list(tmp_path.iterdir()) == [out]
     assert "Getting manifest" in result.stderr.splitlines()
-    shown = subprocess.run(
+    displayed = subprocess.run(
         [need("unsquashfs"), "-cat", str(out), "etc/motd"], capture_output=True, check=True
     )
-    assert shown.stdout == b"hello\n"
+    assert displayed.stdout == b"hello\n"
 
 
 def test_convert_with_a_configuration(
-    pushed: tuple[DockerRegistry, Digest], tmp_path: Path
+    source: tuple[DockerRegistry, Digest], tmp_path: Path
 ) -> None:
-    """Locations, system and scratch are those of the configuration; layers stay in its cache."""
-    registry, digest = pushed
+    """Locations, system and directories are the configuration's; layers stay in its cache."""
+    registry, digest = source
     out = tmp_path / "out" / "b.squashfs"
     out.parent.mkdir()
     config = tmp_path / "imagemanager.json"
@@ -88,7 +90,7 @@ def test_convert_with_a_configuration(
 
 
 def test_a_registry_that_asks_to_wait(tmp_path: Path) -> None:
-    """A conversion waits by itself, says for how long, and goes on; or says that it is too long."""
+    """A conversion waits, reports how long, and goes on; too long a wait is an error."""
     need("mksquashfs")
     with FaultyRegistry() as registry:
         registry.add("a/b", make_image([tar_of([entry("etc")])]))
@@ -104,9 +106,9 @@ def test_a_registry_that_asks_to_wait(tmp_path: Path) -> None:
         assert "asks to wait 2 hours; at most 15 minutes are waited" in result.stderr
 
 
-def test_an_image_that_is_not_there(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
-    """A failure is told with its remedy, exits with 1, and leaves nothing."""
-    registry, _ = pushed
+def test_an_unknown_image(source: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """A failure is printed with its remedy, exits with 1, and leaves no file."""
+    registry, _ = source
     result = shiftergw("convert", "--plain-http", f"{registry.host}/no:1", str(tmp_path / "o"))
     assert (result.returncode, result.stdout) == (1, "")
     assert "Traceback" not in result.stderr
@@ -115,7 +117,7 @@ def test_an_image_that_is_not_there(pushed: tuple[DockerRegistry, Digest], tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
-    """Whatever asks it to stop: no file, no scratch, and the exit code that shells have for it."""
+    """After any signal no file is left, and the exit code is that of shells."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         with subprocess.Popen(
@@ -128,9 +130,9 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
             assert process.stderr.readline() == "Getting manifest\n"
             assert len(list(tmp_path.iterdir())) == 1
             process.send_signal(number)
-            said = process.stderr.read()
+            errors = process.stderr.read()
     assert process.returncode == 128 + number
-    assert said == "Interrupted.\n"
+    assert errors == "Interrupted.\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +149,7 @@ def test_a_signal_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
     ],
 )
 def test_misuse(arguments: list[str], tmp_path: Path) -> None:
-    """What cannot be meant exits with 2 at once and leaves nothing."""
+    """An invalid command line exits with 2 at once and leaves no file."""
     arguments = [*arguments[:-1], str(tmp_path / arguments[-1])]
     result = CliRunner().invoke(main, ["convert", *arguments])
     assert (result.exit_code, result.stdout) == (2, "")
@@ -156,8 +158,8 @@ def test_misuse(arguments: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link to a device", "long name"])
-def test_what_is_not_replaced(kind: str, tmp_path: Path) -> None:
-    """A device, such as `/dev/null`, and a directory stay what they are."""
+def test_special_files_are_not_replaced(kind: str, tmp_path: Path) -> None:
+    """A device, such as `/dev/null`, and a directory are not replaced."""
     out = tmp_path / ("o" * 201 if kind == "long name" else "o")
     if kind == "directory":
         out.mkdir()
@@ -183,35 +185,35 @@ def test_what_is_not_replaced(kind: str, tmp_path: Path) -> None:
         ("host:5000/a:1", True, "host:5000", "http://host:5000"),
     ],
 )
-def test_where_an_image_is_looked_for(
+def test_the_registry_of_an_image(
     image: str, plain_http: bool, location: str, url: str, tmp_path: Path
 ) -> None:
-    """Without a configuration: Docker Hub, or the registry that the image's name begins with."""
+    """Without a configuration it is Docker Hub, or the registry in the image's name."""
     reference = ImageReference.parse(image)
     document = default_document(reference, tmp_path, plain_http=plain_http)
-    loaded = Config.from_document(document, base=tmp_path, environ={})
-    assert loaded.warnings == ()
-    assert loaded.config.locate(reference)[0] == location
-    assert loaded.config.locations[location].url == url
+    configuration = Config.from_document(document, base=tmp_path, environ={})
+    assert configuration.warnings == ()
+    assert configuration.config.locate(reference)[0] == location
+    assert configuration.config.locations[location].url == url
 
 
-def test_options_of_the_command_line_win() -> None:
-    """A compressor brings its own default level; a level must be one of its compressor's."""
-    configured = SquashOptions("gzip", 5, memory="1G")
-    assert squash_options(configured, None, None) == configured
-    assert squash_options(configured, "gzip", 9) == SquashOptions("gzip", 9, memory="1G")
-    assert squash_options(configured, "zstd", None) == SquashOptions("zstd", None, memory="1G")
+def test_options_of_the_command_line() -> None:
+    """A compressor has its own default level; other levels must be valid for it."""
+    configuration = SquashOptions("gzip", 5, memory="1G")
+    assert squash_options(configuration, None, None) == configuration
+    assert squash_options(configuration, "gzip", 9) == SquashOptions("gzip", 9, memory="1G")
+    assert squash_options(configuration, "zstd", None) == SquashOptions("zstd", None, memory="1G")
     assert squash_options(SquashOptions("zstd", 3), "gzip", None) == SquashOptions("gzip", 5)
     assert squash_options(SquashOptions("zstd", 3), None, 22).level == 22
     with pytest.raises(Misuse, match="1 to 9"):
-        squash_options(configured, None, 10)
+        squash_options(configuration, None, 10)
     with pytest.raises(Misuse, match="no levels"):
-        squash_options(configured, "xz", 1)
+        squash_options(configuration, "xz", 1)
 
 
-def test_the_result_is_reproducible(pushed: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
-    """Two conversions of one image are the same bytes, and the second replaces the first."""
-    registry, _ = pushed
+def test_the_result_is_reproducible(source: tuple[DockerRegistry, Digest], tmp_path: Path) -> None:
+    """Two conversions of an image have the same bytes; the second replaces the first."""
+    registry, _ = source
     out = tmp_path / "o"
     sums = set()
     for options in (["--plain-http", f"{registry.host}/a/b:1"], [f"http://{registry.host}/a/b:1"]):

@@ -1,7 +1,7 @@
-"""What the command line shows of its user: commands as processes, with real munge daemons.
+"""The credentials of requests: commands as processes, with real munge daemons.
 
-The gateway behind the HTTP edge is a fake; who asks is found out by the real authenticator, which
-refuses a credential that comes twice.
+The gateway behind the HTTP interface is a fake; the real authenticator identifies the caller, and
+refuses the second use of a credential.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ WORKING = ImageRecord(system="mycluster", status=State.PULLING)
 
 @dataclass
 class User:
-    """A user of the machine: where he lives, and what his commands said last."""
+    """A user of the machine: the home, and the output of the last command."""
 
     munged: Munged
     file: Path
     env: Mapping[str, str]
-    said: str = ""
-    printed: str = ""
+    errors: str = ""
+    output: str = ""
     sessions: list[Session] = field(default_factory=list)
 
-    def keep(self, *lines: str) -> None:
-        """Have these lines in `.cred`, as `shifterimg` writes them."""
+    def write_logins(self, *lines: str) -> None:
+        """Write lines into `.cred`, as `shifterimg` does."""
         self.file.parent.mkdir(mode=0o700, exist_ok=True)
         self.file.write_text("".join(f"{line}\n" for line in lines))
         self.file.chmod(0o600)
@@ -57,16 +57,16 @@ class User:
     async def run(self, *arguments: str, gateways: FakeGateway | list[FakeGateway]) -> int:
         """Run a command; return its exit code. `sessions` are those of the first gateway."""
         fakes = gateways if isinstance(gateways, list) else [gateways]
-        async with _served(fakes, self.munged) as urls:
+        async with _serve(fakes, self.munged) as urls:
             options = [option for url in urls for option in ("--gateway", url)]
             done: Any = await deferToThread(shiftergw, *options, *arguments, env=self.env)
-        self.printed, self.said = done.stdout, done.stderr
+        self.output, self.errors = done.stdout, done.stderr
         self.sessions = [call[1] for call in fakes[0].calls]
         return int(done.returncode)
 
 
 @asynccontextmanager
-async def _served(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[list[str]]:
+async def _serve(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[list[str]]:
     threads = Threads(reactor, 4, "munge")
     threads.startService()
     authenticator = MungeAuthenticator(
@@ -85,7 +85,7 @@ async def _served(fakes: list[FakeGateway], munged: Munged) -> AsyncIterator[lis
 
 @pytest.fixture
 def user(tmp_path: Path, munged: Munged) -> User:
-    """Give a user without logins."""
+    """Return a user without logins."""
     env = {
         **at_home(tmp_path / "home"),
         "SHIFTERGW_SYSTEM": "mycluster",
@@ -96,33 +96,33 @@ def user(tmp_path: Path, munged: Munged) -> User:
 
 @pytest.fixture
 def stranger() -> Iterator[Munged]:
-    """Give a daemon with another key."""
+    """Run a daemon with another key."""
     with Munged() as running:
         yield running
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_asks_is_who_runs_the_command(user: User) -> None:
-    """Without logins the credential carries nothing but its maker."""
+async def test_the_caller_is_the_user_of_the_command(user: User) -> None:
+    """Without logins the credential has an empty payload."""
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
     assert (session.uid, session.gid, session.logins) == (os.getuid(), os.getgid(), {})
-    assert user.said == ""
+    assert user.errors == ""
     assert payload_of({}) == b""
 
 
 @pytest_twisted.ensureDeferred
 async def test_each_poll_has_a_credential_of_its_own(user: User) -> None:
-    """The daemon refuses the second use of one, so a pull that ends has used none twice."""
+    """The daemon refuses a second use, so a pull that succeeds has used each credential once."""
     fake = FakeGateway(pulls=[WORKING, WORKING, WORKING, READY])
     assert await user.run("pull", "x:1", gateways=fake) == 0
-    assert user.printed == f"{IMAGE_ID}\n"
+    assert user.output == f"{IMAGE_ID}\n"
     assert len(user.sessions) == 4
 
 
 @pytest_twisted.ensureDeferred
 async def test_each_gateway_gets_a_credential_of_its_own(user: User) -> None:
-    """Gateways share a daemon: one that refuses must not use the other's credential up."""
+    """Gateways may share a daemon: a gateway that refuses must not use up the credential."""
     for _ in range(3):
         refusing, good = FakeGateway(raises=NotAllowed("Not here.")), FakeGateway()
         assert await user.run("images", gateways=[refusing, good]) == 0
@@ -130,18 +130,18 @@ async def test_each_gateway_gets_a_credential_of_its_own(user: User) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_logins_go_along(user: User) -> None:
-    """All logins for the system are in every request, as the other client has them; no others."""
-    kept = {
+async def test_logins_are_sent(user: User) -> None:
+    """Every request has all logins for its system, and only those."""
+    logins_by_key = {
         "mycluster:default": b"ann:one",
         "mycluster:reg.example:5000": b'bob:t:w"o\\\x07',
         "mycluster:old": "ann:grün".encode("latin-1"),
         "mycluster:twice": b"ann:last",
         "other:quay.io": b"ann:three",
     }
-    user.keep(
+    user.write_logins(
         f"mycluster:twice={user.munged.munge(payload=b'ann:first')}",
-        *(f"{key}={user.munged.munge(payload=login)}" for key, login in kept.items()),
+        *(f"{key}={user.munged.munge(payload=login)}" for key, login in logins_by_key.items()),
     )
     logins = {
         "default": RegistryLogin("ann", "one"),
@@ -152,22 +152,22 @@ async def test_logins_go_along(user: User) -> None:
     for command in (["images"], ["pull", "x:1"], ["expire", "x:1"], ["queue"]):
         assert await user.run(*command, gateways=FakeGateway()) == 0
         assert [session.logins for session in user.sessions] == [logins]
-        assert user.said == ""
+        assert user.errors == ""
 
 
 def test_the_payload_is_that_of_the_other_client() -> None:
-    """No blanks, and the one member."""
+    """The JSON has one member, and no blanks."""
     assert payload_of({"a:1": 'u:p"'}) == b'{"authorized_locations":{"a:1":"u:p\\""}}'
 
 
 @pytest_twisted.ensureDeferred
-async def test_old_and_used_logins_count(user: User) -> None:
-    """That is how they are kept: a credential made long ago, and opened many times."""
+async def test_expired_and_used_logins_are_sent(user: User) -> None:
+    """Logins are stored in credentials that are old and decoded many times."""
     used = user.munged.encode(b"ann:used")
     for _ in range(3):
         assert decode_own(used, user.munged.socket) == b"ann:used"
     with Munged(user.munged.key, clock_off_by("-30d")) as past:
-        user.keep(f"mycluster:old={past.encode(b'ann:old')}", f"mycluster:used={used}")
+        user.write_logins(f"mycluster:old={past.encode(b'ann:old')}", f"mycluster:used={used}")
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
     assert session.logins == {
@@ -177,9 +177,9 @@ async def test_old_and_used_logins_count(user: User) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_logins_of_others_are_left_out(user: User, stranger: Munged) -> None:
-    """Another user's, another key's and a damaged one cost a warning each, and nothing else."""
-    user.keep(
+async def test_invalid_logins_are_left_out(user: User, stranger: Munged) -> None:
+    """A login of another user or key, or a damaged one, causes a warning only."""
+    user.write_logins(
         f"mycluster:theirs={user.munged.encode_as(12345, 12345, b'eve:hush')}",
         f"mycluster:strange={stranger.encode(b'ann:hush')}",
         "mycluster:broken=MUNGE:AwQDAAC1hush:",
@@ -188,65 +188,65 @@ async def test_logins_of_others_are_left_out(user: User, stranger: Munged) -> No
     assert await user.run("images", gateways=FakeGateway()) == 0
     (session,) = user.sessions
     assert session.logins == {"good": RegistryLogin("ann", "x")}
-    warnings = user.said.splitlines()
+    warnings = user.errors.splitlines()
     assert [line.split(":")[:2] for line in warnings] == [
         ["Warning", f" the login for {name} is left out"]
         for name in ("theirs", "strange", "broken")
     ]
     assert all("Log in again" in line for line in warnings)
-    assert "hush" not in user.said
+    assert "hush" not in user.errors
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_that_is_not_ours_is_left_out(user: User, tmp_path: Path) -> None:
-    """A link is not followed; what needs no login works all the same, and says so once."""
-    user.keep()
+async def test_a_link_is_not_followed(user: User, tmp_path: Path) -> None:
+    """The logins are left out, with one warning; the request is sent."""
+    user.write_logins()
     user.file.unlink()
     bait = tmp_path / "bait"
     bait.write_text(f"mycluster:default={user.munged.encode(b'ann:x')}\n")
     user.file.symlink_to(bait)
     assert await user.run("pull", "x:1", gateways=FakeGateway(pulls=[WORKING, READY])) == 0
     assert [session.logins for session in user.sessions] == [{}, {}]
-    assert user.said.count("Warning: ") == 1
-    assert "no links. Your logins are left out." in user.said
+    assert user.errors.count("Warning: ") == 1
+    assert "no links. Your logins are left out." in user.errors
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_others_can_read(user: User) -> None:
-    """Its logins go along; once in a command the user is told how to close it."""
-    user.keep(f"mycluster:default={user.munged.encode(b'ann:x')}")
+    """Its logins are sent; each command prints one warning on how to close it."""
+    user.write_logins(f"mycluster:default={user.munged.encode(b'ann:x')}")
     user.file.chmod(0o644)
     assert await user.run("pull", "x:1", gateways=FakeGateway(pulls=[WORKING, READY])) == 0
     assert [session.logins for session in user.sessions] == [
         {"default": RegistryLogin("ann", "x")}
     ] * 2
-    assert user.said.count("Warning: ") == 1
-    assert f"chmod 600 {user.file}" in user.said
+    assert user.errors.count("Warning: ") == 1
+    assert f"chmod 600 {user.file}" in user.errors
 
 
 @pytest_twisted.ensureDeferred
 async def test_munge_is_away(user: User) -> None:
-    """Nobody is asked then, and the text says what to look at."""
+    """No request is sent, and the message says what to check."""
     fake = FakeGateway()
     for arguments in (["images"], ["pull", "--nowait", "x:1"]):
         assert await user.run("--munge-socket", "/nonexistent", *arguments, gateways=fake) == 3
-        assert "munge does not answer on this machine" in user.said
-        assert "systemctl status munge" in user.said
-        assert "Traceback" not in user.said
+        assert "munge does not answer on this machine" in user.errors
+        assert "systemctl status munge" in user.errors
+        assert "Traceback" not in user.errors
     assert fake.calls == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_credential_that_is_given_wins(user: User) -> None:
-    """For mock authentication munge is not asked; this gateway wants munge, and says so."""
+async def test_a_credential_on_the_command_line(user: User) -> None:
+    """Munge is not used; this gateway, which needs a munge credential, refuses the request."""
     options = ["--munge-socket", "/nonexistent", "--credential", "good:ann"]
     assert await user.run(*options, "images", gateways=FakeGateway()) == 4
-    assert "This is no munge credential" in user.said
+    assert "This is no munge credential" in user.errors
 
 
 @pytest_twisted.ensureDeferred
-async def test_munge_may_restart_in_the_middle_of_a_pull(user: User) -> None:
-    """A pull that has begun bears that its own machine's daemon is away for a moment."""
+async def test_munge_may_restart_during_a_pull(user: User) -> None:
+    """A pull that has begun goes on after the client's daemon was away for a moment."""
 
     @dataclass
     class Restarting(FakeGateway):
@@ -259,5 +259,5 @@ async def test_munge_may_restart_in_the_middle_of_a_pull(user: User) -> None:
 
     fake = Restarting(pulls=[WORKING, READY])
     assert await user.run("pull", "x:1", gateways=fake) == 0
-    assert user.printed == f"{IMAGE_ID}\n"
-    assert user.said.count("munge does not answer") == 1
+    assert user.output == f"{IMAGE_ID}\n"
+    assert user.errors.count("munge does not answer") == 1

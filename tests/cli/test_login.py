@@ -15,33 +15,33 @@ from tests.munged import Munged
 
 @pytest.fixture
 def home(tmp_path: Path, munged: Munged) -> Home:
-    """Give a home without logins."""
+    """Return a home without logins."""
     return Home(tmp_path, munged)
 
 
-GIVEN = ("--username", "ann", "--password-stdin")
+OPTIONS = ("--username", "ann", "--password-stdin")
 
 
 def test_login_without_a_terminal(home: Home) -> None:
-    """The password comes from standard input; it may hold anything but a NUL or a second line."""
-    code, out, said = home.run("login", *GIVEN, typed=b'pa:ss \\"w\xc3\xb6rd\x1b \n')
+    """The password comes from standard input; only a NUL or a second line is refused."""
+    code, out, errors = home.run("login", *OPTIONS, stdin=b'pa:ss \\"w\xc3\xb6rd\x1b \n')
     assert (code, out) == (0, b"")
-    assert said.startswith(b"The login for default on mycluster is kept in ")
-    assert b"ss" not in said
+    assert errors.startswith(b"The login for default on mycluster is kept in ")
+    assert b"ss" not in errors
     assert home.logins() == {"mycluster:default": b'ann:pa:ss \\"w\xc3\xb6rd\x1b '}
     assert stat.S_IMODE(home.file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.file.parent.stat().st_mode) == 0o700
 
 
-def test_logins_replace_and_are_forgotten(home: Home) -> None:
-    """A location has one login; others, and other systems', are none of its business."""
-    assert home.run("login", "reg.example:5000", *GIVEN, typed=b"one\n")[0] == 0
-    assert home.run("login", *GIVEN, typed=b"two\n")[0] == 0
-    other = ("--system", "other", "login", "reg.example:5000", *GIVEN)
-    assert home.run(*other, typed=b"3")[0] == 0
+def test_logins_are_replaced_and_removed(home: Home) -> None:
+    """A location has one login; logins for other locations and systems are not changed."""
+    assert home.run("login", "reg.example:5000", *OPTIONS, stdin=b"one\n")[0] == 0
+    assert home.run("login", *OPTIONS, stdin=b"two\n")[0] == 0
+    other_system = ("--system", "other", "login", "reg.example:5000", *OPTIONS)
+    assert home.run(*other_system, stdin=b"3")[0] == 0
     before = home.file.read_bytes().splitlines()
     bob = ("login", "-u", "bob", "--password-stdin", "reg.example:5000")
-    assert home.run(*bob, typed=b"four\r\n")[0] == 0
+    assert home.run(*bob, stdin=b"four\r\n")[0] == 0
     assert home.file.read_bytes().splitlines()[1:] == before[1:]
     assert home.logins() == {
         "mycluster:reg.example:5000": b"bob:four",
@@ -51,15 +51,15 @@ def test_logins_replace_and_are_forgotten(home: Home) -> None:
     assert home.run("logout", "reg.example:5000")[0] == 0
     assert list(home.logins()) == ["mycluster:default", "other:reg.example:5000"]
     assert home.run("logout")[0] == 0
-    code, _, said = home.run("logout")
+    code, _, errors = home.run("logout")
     assert code == 4
-    assert b"There is no login for default on mycluster" in said
+    assert b"There is no login for default on mycluster" in errors
 
 
 def test_prefixes_of_registries(home: Home) -> None:
     """`https://` and a slash at the end are not part of a registry's name."""
     for place in ("https://reg.example:5000/", "docker://ghcr.io", "oci://quay.io"):
-        assert home.run("login", place, *GIVEN, typed=b"one\n")[0] == 0
+        assert home.run("login", place, *OPTIONS, stdin=b"one\n")[0] == 0
     assert list(home.logins()) == [
         f"mycluster:{name}" for name in ("reg.example:5000", "ghcr.io", "quay.io")
     ]
@@ -70,63 +70,63 @@ def test_prefixes_of_registries(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "typed"),
+    ("user", "password"),
     [("ann", b""), ("ann", b"\n"), ("", b"x\n"), ("a:b", b"x\n"), ("ann", b"\0\n"),
      ("ann", b"ann\nx\n"), ("ann", b"x" * 100_000)],
 )  # fmt: skip
-def test_what_is_no_login(home: Home, user: str, typed: bytes) -> None:
-    """A name or a password that cannot be kept is refused, and nothing is written."""
-    code, _, said = home.run("login", "--username", user, "--password-stdin", typed=typed)
+def test_invalid_logins(home: Home, user: str, password: bytes) -> None:
+    """A name or a password that cannot be stored is refused, and nothing is written."""
+    code, _, errors = home.run("login", "--username", user, "--password-stdin", stdin=password)
     assert code == 2
-    assert b"Nothing is kept" in said
+    assert b"Nothing is kept" in errors
     assert not home.file.exists()
 
 
 @pytest.mark.parametrize("arguments", [(), ("--username", "ann"), ("--password-stdin",)])
-def test_nobody_can_be_asked(home: Home, arguments: tuple[str, ...]) -> None:
-    """Without a terminal there is no question and no guess: the text says which options to use."""
-    code, out, said = home.run("login", *arguments, typed=b"ann\nhush\n")
+def test_without_a_terminal_and_options(home: Home, arguments: tuple[str, ...]) -> None:
+    """Without a terminal there is no question; the message says which options to use."""
+    code, out, errors = home.run("login", *arguments, stdin=b"ann\nhush\n")
     assert (code, out) == (2, b"")
-    assert b"--username NAME --password-stdin" in said
-    assert b"hush" not in said
-    assert b"password: " not in said
+    assert b"--username NAME --password-stdin" in errors
+    assert b"hush" not in errors
+    assert b"password: " not in errors
     assert not home.file.exists()
 
 
 def test_a_file_that_others_can_read(home: Home) -> None:
-    """The user is told, as ssh tells of its keys; what he keeps then is closed again."""
-    assert home.run("login", *GIVEN, typed=b"one\n")[0] == 0
+    """A warning is printed, as by ssh for its keys; the next login closes the file."""
+    assert home.run("login", *OPTIONS, stdin=b"one\n")[0] == 0
     home.file.chmod(0o644)
-    code, _, said = home.run("logout", "nowhere")
-    assert (code, said.count(b"Warning: the permissions 0644")) == (4, 1)
-    code, _, said = home.run("login", "ghcr.io", *GIVEN, typed=b"two\n")
-    assert (code, said.count(b"Warning: the permissions 0644")) == (0, 1)
+    code, _, errors = home.run("logout", "nowhere")
+    assert (code, errors.count(b"Warning: the permissions 0644")) == (4, 1)
+    code, _, errors = home.run("login", "ghcr.io", *OPTIONS, stdin=b"two\n")
+    assert (code, errors.count(b"Warning: the permissions 0644")) == (0, 1)
     assert b"Warning" not in home.run("logout", "nowhere")[2]
 
 
 def test_misuse(home: Home) -> None:
-    """A location that would break the file, or a file that is a link: told before any question."""
-    assert home.run("login", "a=b", *GIVEN, typed=b"x\n")[0] == 2
+    """An invalid location, or a file that is a link, is reported before any question."""
+    assert home.run("login", "a=b", *OPTIONS, stdin=b"x\n")[0] == 2
     home.file.parent.mkdir()
     home.file.symlink_to("/dev/null")
-    code, _, said = home.run("login", *GIVEN, typed=b"x\n")
+    code, _, errors = home.run("login", *OPTIONS, stdin=b"x\n")
     assert code == 2
-    assert b"Nothing is kept" not in said
+    assert b"Nothing is kept" not in errors
     assert home.run("logout")[0] == 2
 
 
 def test_munge_is_away(home: Home) -> None:
-    """Nothing can be sealed, so nothing is kept; the exit code tells it from misuse."""
-    code, _, said = home.run("--munge-socket", "/nonexistent", "login", *GIVEN, typed=b"hush\n")
+    """Nothing is stored, and the exit code is not that of misuse."""
+    code, _, errors = home.run("--munge-socket", "/nonexistent", "login", *OPTIONS, stdin=b"hush\n")
     assert code == 3
-    assert b"munge does not answer" in said
-    assert b"/nonexistent: there is no such socket" in said
-    assert b"hush" not in said
+    assert b"munge does not answer" in errors
+    assert b"/nonexistent: there is no such socket" in errors
+    assert b"hush" not in errors
     assert not home.file.exists()
 
 
 def test_login_on_a_terminal(home: Home) -> None:
-    """The questions are on the terminal, and the password is not shown; later typing is."""
+    """Questions are on the terminal; the password is not shown, later input is."""
     terminal = Terminal(home.env, "login", "ghcr.io")
     try:
         terminal.expect(b"ghcr.io user: ")
@@ -144,8 +144,8 @@ def test_login_on_a_terminal(home: Home) -> None:
     assert home.logins() == {"mycluster:ghcr.io": b"ann:hush"}
 
 
-def test_a_given_name_is_not_asked_for(home: Home) -> None:
-    """On a terminal `--username` leaves the password to be asked for."""
+def test_a_user_name_on_the_command_line(home: Home) -> None:
+    """With `--username` only the password is asked for."""
     terminal = Terminal(home.env, "login", "ghcr.io", "--username", "ann")
     try:
         terminal.expect(b"ghcr.io password: ")
@@ -159,7 +159,7 @@ def test_a_given_name_is_not_asked_for(home: Home) -> None:
 
 
 def test_interrupted_login(home: Home) -> None:
-    """Ctrl-C at the password gives the terminal back as it was, and keeps nothing."""
+    """Ctrl-C at the password restores the terminal and stores nothing."""
     terminal = Terminal(home.env, "login")
     try:
         terminal.expect(b"user: ")
@@ -182,7 +182,7 @@ def test_interrupted_login(home: Home) -> None:
 def test_a_signal_at_the_password(
     home: Home, number: signal.Signals, code: int, times: int
 ) -> None:
-    """The terminal shows again what is typed, whatever ends the command, and how often."""
+    """After any signal, once or twice, the terminal shows input again."""
     terminal = Terminal(home.env, "login", "--username", "ann")
     try:
         terminal.expect(b"password: ")

@@ -1,4 +1,4 @@
-"""The file that keeps logins: what stands in it, and who may have written it."""
+"""The file of logins: its lines, its permissions, its lock."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ LINES = st.lists(
 
 
 def test_a_database_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory service that gives no answer once does not cost a user his home."""
+    """A directory service that fails once is queried again."""
     entry = pwd.getpwuid(os.getuid())
     answers = iter([None, entry])
 
     def look_up(uid: int) -> pwd.struct_passwd:
-        if (found := next(answers)) is None:
+        if (logins := next(answers)) is None:
             raise KeyError(uid)
-        return found
+        return logins
 
     monkeypatch.setattr(pwd, "getpwuid", look_up)
     assert home() == Path(entry.pw_dir)
@@ -57,7 +57,7 @@ def test_a_database_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("directory", ["", "relative"])
 def test_a_user_without_a_home(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logins are not kept in whatever directory the command runs in."""
+    """Without a home the command is refused; the current directory is not used."""
     fields = [*pwd.getpwuid(os.getuid())]
     fields[5] = directory
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(fields))
@@ -66,28 +66,28 @@ def test_a_user_without_a_home(directory: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_user_whom_the_database_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    """He is told so, by his number."""
+    """The error has the uid of the user."""
     monkeypatch.setattr(logins, "_DATABASE_WAITS", (0.0,))
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
     with pytest.raises(Misuse, match="does not have you, 4000000001"):
         home()
 
 
-@given(lines=LINES, ended=st.booleans())
-def test_a_change_leaves_other_lines_as_they_are(lines: list[bytes], ended: bool) -> None:
-    """What is kept is found again, and no other line loses or gains a byte, bar a missing end."""
-    content = b"\n".join(lines) + (b"\n" if ended and lines else b"")
+@given(lines=LINES, is_ended=st.booleans())
+def test_a_change_leaves_other_lines_as_they_are(lines: list[bytes], is_ended: bool) -> None:
+    """A stored login is read again, and other lines are not changed, except for a missing end."""
+    content = b"\n".join(lines) + (b"\n" if is_ended and lines else b"")
     key = b"mycluster:quay.io=MUNGE:"
     for credential in (SECOND, None):
         after = replace_credential(content, "mycluster", "quay.io", credential)
         assert credentials_of(after, "mycluster").get("quay.io") == credential
-        others = [line for line in content.split(b"\n") if not line.startswith(key)]
-        left = [line for line in after.split(b"\n") if not line.startswith(key)]
-        assert b"\n".join(left).rstrip(b"\n") == b"\n".join(others).rstrip(b"\n")
+        other_lines = [line for line in content.split(b"\n") if not line.startswith(key)]
+        lines_after = [line for line in after.split(b"\n") if not line.startswith(key)]
+        assert b"\n".join(lines_after).rstrip(b"\n") == b"\n".join(other_lines).rstrip(b"\n")
 
 
-def test_a_login_takes_the_place_of_the_old_one() -> None:
-    """One line for a location stays, where the first was; the other client reads it, too."""
+def test_a_login_replaces_the_old_one() -> None:
+    """One line for the location remains, in place of the first; `shifterimg` reads it, too."""
     content = (
         f"a:x={FIRST}\nmycluster:x={FIRST}\nmycluster:y={FIRST}\nmycluster:x={FIRST}\n".encode()
     )
@@ -100,8 +100,8 @@ def test_a_login_takes_the_place_of_the_old_one() -> None:
     )
 
 
-def test_locations_hold_colons() -> None:
-    """A registry's port belongs to its location; other systems' logins are not ours."""
+def test_locations_with_colons() -> None:
+    """The port of a registry belongs to the location; logins of other systems are not returned."""
     content = f"s:reg:5000={FIRST}\ns2:reg:5000={SECOND}\ns:={SECOND}\nnonsense\n".encode()
     assert credentials_of(content, "s") == {"reg:5000": FIRST, "": SECOND}
     assert credentials_of(content, "reg") == {}
@@ -112,14 +112,14 @@ def test_locations_hold_colons() -> None:
     [("a:b", "x"), ("a=b", "x"), ("", "x"), ("a b", "x"), ("a", ""), ("a", "x=y"), ("a", "x\ny")],
 )
 def test_names_that_would_break_the_file(system: str, location: str) -> None:
-    """What the other client would read as another login, or as a line of its own, is refused."""
+    """Names that `shifterimg` would read as another login or line are refused."""
     with pytest.raises(Misuse, match="cannot be"):
         check_key(system, location)
     check_key("mycluster", "reg.example:5000/a")
 
 
-def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
-    """Directory 0700, file 0600, whatever they were before; nothing else is left behind."""
+def test_the_permissions_of_the_file(tmp_path: Path) -> None:
+    """The directory is 0700, the file 0600, whatever they were before; no other file is left."""
     file = LoginFile(tmp_path)
     assert file.read() == b""
     file.change(lambda content: content + b"one\n")
@@ -133,22 +133,22 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
-    """The file appears by rename: whoever reads it meanwhile reads the old one, whole."""
+    """The file is replaced by a rename: until then readers see the whole old file."""
     file = LoginFile(tmp_path)
     file.change(lambda _: b"old\n")
     with file.path.open("rb") as reader:
         file.change(lambda _: b"new\n")
         assert reader.read() == b"old\n"
 
-    def broken(content: bytes) -> bytes:
+    def message(content: bytes) -> bytes:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        file.change(broken)
+        file.change(message)
     assert file.read() == b"new\n"
 
 
-def _nothing(content: bytes) -> bytes:
+def _unchanged(content: bytes) -> bytes:
     return content
 
 
@@ -167,18 +167,16 @@ for _ in range(5):
 
 
 def test_no_change_is_lost(tmp_path: Path) -> None:
-    """Two that change the file at once come one after the other, change by change."""
-    both = [
+    """Concurrent changes by two processes are made one after the other."""
+    processes = [
         subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in ("a", "b")
     ]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(60) for process in processes] == [0, 0]
     assert sorted(LoginFile(tmp_path).read().split()) == [b"a"] * 5 + [b"b"] * 5
 
 
-def test_the_lock_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who holds it is told, nothing is changed; readers need none; it ends with its holder."""
+def test_the_wait_for_the_lock_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the lock, and nothing is changed; readers need no lock."""
     monkeypatch.setattr(logins, "LOCK_LIMIT", 0.2)
     file = LoginFile(tmp_path)
     file.change(lambda _: b"old\n")
@@ -193,7 +191,7 @@ def test_the_lock_is_not_waited_for_for_ever(
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o620])
 def test_a_file_that_is_open_to_others(tmp_path: Path, mode: int) -> None:
-    """It is read all the same, with a warning that says what to type; a change mends it."""
+    """The file is read, with a warning that says what to do; a change closes the file."""
     file = LoginFile(tmp_path)
     file.change(lambda _: b"x\n")
     assert (file.read(), file.warning) == (b"x\n", "")
@@ -201,47 +199,47 @@ def test_a_file_that_is_open_to_others(tmp_path: Path, mode: int) -> None:
     assert file.read() == b"x\n"
     assert f"0{mode:o} of {file.path} are too open" in file.warning
     assert f"chmod 600 {file.path}" in file.warning
-    file.change(_nothing)
-    mended = LoginFile(tmp_path)
-    assert (mended.read(), mended.warning) == (b"x\n", "")
+    file.change(_unchanged)
+    mode_after = LoginFile(tmp_path)
+    assert (mode_after.read(), mode_after.warning) == (b"x\n", "")
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
-    """Neither file nor directory may lead elsewhere, not even to one's own files."""
-    elsewhere = tmp_path / "elsewhere"
-    LoginFile(elsewhere).path.parent.mkdir(parents=True)
-    LoginFile(elsewhere).path.write_bytes(b"bait\n")
+    """Neither file nor directory may be a link, not even to files of the user."""
+    target = tmp_path / "elsewhere"
+    LoginFile(target).path.parent.mkdir(parents=True)
+    LoginFile(target).path.write_bytes(b"bait\n")
     home = tmp_path / "home"
     home.mkdir()
     file = LoginFile(home)
-    file.path.parent.symlink_to(elsewhere / ".udiRoot")
-    for use in (file.read, lambda: file.change(_nothing)):
+    file.path.parent.symlink_to(target / ".udiRoot")
+    for use in (file.read, lambda: file.change(_unchanged)):
         with pytest.raises(Misuse, match="no links"):
             use()
     file.path.parent.unlink()
     file.path.parent.mkdir()
-    file.path.symlink_to(elsewhere / ".udiRoot" / ".cred")
-    for use in (file.read, lambda: file.change(_nothing)):
+    file.path.symlink_to(target / ".udiRoot" / ".cred")
+    for use in (file.read, lambda: file.change(_unchanged)):
         with pytest.raises(Misuse, match="no links"):
             use()
-    assert (elsewhere / ".udiRoot" / ".cred").read_bytes() == b"bait\n"
+    assert (target / ".udiRoot" / ".cred").read_bytes() == b"bait\n"
 
 
 @pytest.mark.parametrize("name", [".udiRoot", ".udiRoot/.cred"])
-def test_what_belongs_to_others_is_refused(tmp_path: Path, name: str) -> None:
-    """Somebody else's file could hold somebody else's logins."""
+def test_files_of_other_users_are_refused(tmp_path: Path, name: str) -> None:
+    """A file of another user may hold that user's logins."""
     if os.geteuid() != 0:
         lacking("only root can give a file away")
     file = LoginFile(tmp_path)
     file.change(lambda _: b"x\n")
     os.chown(tmp_path / name, 12345, 12345)
-    for use in (file.read, lambda: file.change(_nothing)):
+    for use in (file.read, lambda: file.change(_unchanged)):
         with pytest.raises(Misuse, match="belongs to somebody else"):
             use()
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A pipe does not keep the command waiting; a directory and a lost home are told."""
+def test_special_files_are_refused(tmp_path: Path) -> None:
+    """The command does not wait for a pipe; a directory and a missing home are errors."""
     file = LoginFile(tmp_path)
     file.path.parent.mkdir()
     os.mkfifo(file.path)
@@ -252,4 +250,4 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"\.cred"):
         file.read()
     with pytest.raises(Misuse, match="cannot be used: No such file"):
-        LoginFile(tmp_path / "nowhere").change(_nothing)
+        LoginFile(tmp_path / "nowhere").change(_unchanged)

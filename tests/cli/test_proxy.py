@@ -1,4 +1,4 @@
-"""The proxy of the environment, between the command line and its gateway."""
+"""The HTTP proxy of the environment, between the command line and the gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GATEWAY = "http://gw.site.example:5000/base"
 
 
 @pytest.mark.parametrize(
-    ("environ", "found"),
+    ("environ", "proxy"),
     [
         ({}, None),
         ({"http_proxy": ""}, None),
@@ -41,50 +41,50 @@ GATEWAY = "http://gw.site.example:5000/base"
         ({"http_proxy": "proxy", "no_proxy": "b", "NO_PROXY": "*"}, GatewayProxy("proxy", 1080)),
     ],
 )
-def test_the_environment(environ: dict[str, str], found: GatewayProxy | None) -> None:
-    """The variables mean what they mean to libcurl."""
-    assert proxy_for(GATEWAY, environ) == found
+def test_the_environment(environ: dict[str, str], proxy: GatewayProxy | None) -> None:
+    """The variables mean the same as to libcurl."""
+    assert proxy_for(GATEWAY, environ) == proxy
 
 
 def test_https_goes_directly() -> None:
-    """`http_proxy` is for http."""
+    """A gateway with https is asked directly."""
     assert proxy_for("https://gw", {"http_proxy": "proxy"}) is None
 
 
 @pytest.mark.parametrize(
     "text", ["socks5://proxy:1080", "http://:3128", "proxy:port", "http://[::1", "http://a_b"]
 )
-def test_what_is_no_http_proxy(text: str) -> None:
-    """To go past it in silence would not be what the user has asked for."""
+def test_invalid_proxies(text: str) -> None:
+    """An invalid proxy is an error; it is not silently ignored."""
     with pytest.raises(Misuse, match="http_proxy is not http://HOST:PORT"):
         proxy_for(GATEWAY, {"http_proxy": text})
 
 
 def test_a_proxys_password_is_not_shown() -> None:
-    """Neither as it is, nor encoded."""
+    """The repr shows neither the password nor its encoded form."""
     proxy = proxy_for(GATEWAY, {"http_proxy": "http://u:hush@proxy"})
     assert "hush" not in repr(proxy)
     assert "Basic" not in repr(proxy)
 
 
 class ActingProxy(Resource):
-    """Notes what a proxy is told, and answers itself in the gateway's place."""
+    """Records the requests to a proxy, and answers in the gateway's place."""
 
     def __init__(self) -> None:
-        """Have seen nothing."""
+        """Start without requests."""
         super().__init__()
         self.isLeaf = True
-        self.seen: list[tuple[bytes, str | None]] = []
+        self.requests: list[tuple[bytes, str | None]] = []
 
     def render(self, request: Request) -> bytes:
         """Answer."""
-        self.seen.append((request.uri, request.getHeader("proxy-authorization")))
+        self.requests.append((request.uri, request.getHeader("proxy-authorization")))
         return json.dumps({"status": "READY", "id": IMAGE_ID}).encode()
 
 
 @pytest_twisted.ensureDeferred
 async def test_requests_go_through_the_proxy() -> None:
-    """It is told the gateway's whole address and its own login; `no_proxy` goes past it."""
+    """The proxy gets the whole URL and its own login; `no_proxy` bypasses it."""
     acting, fake = ActingProxy(), FakeGateway()
     site: Any = Site(acting)
     async with listening(site) as proxy, listening(site_of(fake, reactor)) as port:
@@ -99,14 +99,14 @@ async def test_requests_go_through_the_proxy() -> None:
         past: Any = await deferToThread(shiftergw, "images", env=env)
     assert (through.returncode, through.stdout) == (0, f"{IMAGE_ID}\n")
     place = b"http://gw.site.example:5000/api/pull/mycluster/docker/a%2Fb%3A1/"
-    assert acting.seen == [(place, "Basic dTpw")]
+    assert acting.requests == [(place, "Basic dTpw")]
     assert past.returncode == 0
-    assert [asked[0] for asked in fake.calls] == ["list"]
+    assert [request[0] for request in fake.calls] == ["list"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_is_away() -> None:
-    """It is as if the gateway were."""
+    """The exit code is that of a gateway that is away."""
     env = {
         "SHIFTERGW_GATEWAY": "http://gw.site.example:5000",
         "SHIFTERGW_SYSTEM": "mycluster",

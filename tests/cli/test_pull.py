@@ -45,7 +45,7 @@ OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
 @pytest_twisted.ensureDeferred
 async def test_pull_waits_and_prints_the_id() -> None:
-    """The id comes on standard output, the states, each once, on standard error."""
+    """The id is on standard output; the states, each once, are on standard error."""
     fake = FakeGateway(
         pulls=[
             ImageRecord(system="mycluster", status=State.INIT),
@@ -62,8 +62,8 @@ async def test_pull_waits_and_prints_the_id() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pull_of_an_image_that_lacks_something() -> None:
-    """What jobs do without stands on standard error, below an id that is good."""
+async def test_an_image_without_some_settings() -> None:
+    """Standard error lists the settings that jobs do without; the id is printed."""
     ready = replace(READY, report={"metadata": ["CMD", "ENV NL"]})
     result = await ask(FakeGateway(pulls=[ready]), "pull", "x:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
@@ -73,7 +73,7 @@ async def test_pull_of_an_image_that_lacks_something() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pull_that_fails() -> None:
-    """Cause, remedy and request stand on standard error; the exit code is 1."""
+    """Cause, remedy and request are on standard error; the exit code is 1."""
     result = await ask(FakeGateway(pulls=[FAILURE]), "pull", "x:1")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines() == ["No such tag.", "Check the tag.", "(request ab12)"]
@@ -81,7 +81,7 @@ async def test_pull_that_fails() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_pull_nowait() -> None:
-    """One request: the state of the work, and 0."""
+    """The command sends one request, shows the state, and exits with 0."""
     fake = FakeGateway(pulls=[WORKING])
     result = await ask(fake, "pull", "--nowait", "x:1")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "PULLING\n")
@@ -90,7 +90,7 @@ async def test_pull_nowait() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_interrupted_pull() -> None:
-    """Ctrl-C leaves the pull to the gateway, says so, and exits with 130."""
+    """After Ctrl-C the pull goes on at the gateway; the command says so and exits with 130."""
     fake = FakeGateway(pulls=[WORKING])
 
     def interrupt(env: dict[str, str]) -> tuple[int, str]:
@@ -124,7 +124,7 @@ async def test_interrupted_pull() -> None:
     ],
 )
 def test_misuse(arguments: list[str]) -> None:
-    """What the command line cannot mean is refused before anybody is asked."""
+    """An invalid command line is refused before any request."""
     assert CliRunner().invoke(main, ["pull", *arguments]).exit_code == 2
 
 
@@ -133,7 +133,7 @@ def _uid(name: str) -> int:
 
 
 def test_names_become_numbers() -> None:
-    """Users and groups go by name or number, in comma lists, each once."""
+    """Users and groups are names or numbers, in comma-separated lists; each id is sent once."""
     found = commands.ids_of(["nobody,5", f"007, {NOBODY}"], "user", _uid)
     assert found == [str(NOBODY), "5", "7"]
 
@@ -154,8 +154,8 @@ def test_names_become_numbers() -> None:
         ("x" * 5000, "There is no user 'x{59}…' on this machine"),
     ],
 )
-def test_who_cannot_be_given_access(item: str, why: str) -> None:
-    """Nobody is dropped in silence: the whole command is refused, with the reason."""
+def test_ids_that_cannot_be_given_access(item: str, why: str) -> None:
+    """No id is dropped silently: the whole command is refused, with the reason."""
     with pytest.raises(Misuse, match=f"^{why}"):
         commands.ids_of([f"1,{item}"], "user", _uid)
 
@@ -180,7 +180,7 @@ def _reactor() -> Any:
 async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A silent gateway is asked again for a while; it is said once; then the pull goes on."""
+    """A silent gateway is polled on, which is reported once, until it answers again."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     fake = FakeGateway(pulls=[WORKING])
     async with listening(site_of(fake, _reactor())) as port:
@@ -199,8 +199,8 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
 
 
 @pytest_twisted.ensureDeferred
-async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway that stays away ends the pull with its own exit code."""
+async def test_a_gateway_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `SILENCE_LIMIT` the pull ends with the exit code for it."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
     fake = FakeGateway(pulls=[WORKING])
@@ -214,8 +214,8 @@ async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("status", ["EXPIRED", "HASHING", None])
-def test_an_end_that_is_none(status: str | None) -> None:
-    """A state that is neither READY nor work is a failure that names it."""
+def test_an_unknown_state(status: str | None) -> None:
+    """A state that is neither READY nor transitional is a failure, which names it."""
     end = commands.end_of({"status": status, "id": IMAGE_ID})
     assert (end.code, end.image_id) == (1, "")
     assert str(status) in end.messages[0]

@@ -46,7 +46,7 @@ Answer = ImageRecord | Exception
 
 @dataclass
 class Systems(FakeGateway):
-    """A gateway whose answers differ by system; the last of each is for ever."""
+    """A gateway whose answers differ by system; the last answer is repeated."""
 
     answers: dict[str, list[Answer]] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class Systems(FakeGateway):
         return answer
 
     def polls(self, system: str) -> int:
-        """Return how often a system was asked."""
+        """Return the number of requests for a system."""
         return sum(asked[1].system == system for asked in self.calls)
 
 
@@ -88,7 +88,7 @@ async def ask(
 
 @pytest_twisted.ensureDeferred
 async def test_every_system_has_its_id() -> None:
-    """The ids stand with their systems, in the order of the command; states are told by system."""
+    """Ids are printed with their systems, in the order of the command, and states by system."""
     fake = systems(b=[WORKING, WORKING, READY], a=[replace(READY, id=OTHER_ID)])
     result = await ask(fake, "pull", "--system", "b,a", "x:1")
     assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\na: {OTHER_ID}\n")
@@ -110,22 +110,22 @@ async def test_every_system_has_its_id() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_ways_to_name_systems(arguments: list[str], named: str) -> None:
-    """With commas or repeated, before or after the command, or in the environment."""
+    """Systems are listed with commas or by repeated options, or in the environment."""
     env = {"SHIFTERGW_SYSTEM": named} if named else {}
     result = await ask(systems(a=[READY], b=[READY]), *arguments, env=env)
     assert result.stdout == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n", result.stderr
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_system_twice_is_one() -> None:
-    """Then everything is as it is for one."""
+async def test_the_same_system_twice() -> None:
+    """The output is that of a command for one system."""
     result = await ask(systems(a=[WORKING, READY]), "pull", "--system", "a,a", "x:1")
     assert (result.stdout, result.stderr) == (f"{IMAGE_ID}\n", "PULLING: Pulling layers\n")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_system_that_fails_does_not_stop_the_others() -> None:
-    """The others are waited for; cause and remedy are told with the system's name."""
+    """The command waits for the other systems; cause and remedy have the name of the system."""
     fake = systems(bad=[FAILURE], slow=[WORKING, WORKING, WORKING, READY])
     result = await ask(fake, "pull", "--system", "bad,slow", "x:1")
     assert (result.returncode, result.stdout) == (1, f"slow: {IMAGE_ID}\n")
@@ -135,7 +135,7 @@ async def test_a_system_that_fails_does_not_stop_the_others() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_does_not_stop_the_others() -> None:
-    """A system that the gateway does not have, or that refuses this user, is told at the end."""
+    """A system that does not exist or refuses the user is reported at the end."""
     fake = systems(no=[NotAllowed("Not yours.")], good=[WORKING, READY])
     result = await ask(fake, "pull", "--system", "no,none,good", "x:1")
     assert (result.returncode, result.stdout) == (4, f"good: {IMAGE_ID}\n")
@@ -149,13 +149,13 @@ async def test_a_refusal_does_not_stop_the_others() -> None:
     [([0, 0], 0), ([0, 3], 3), ([3, 1], 1), ([1, 4, 3], 4), ([4, 2, 1], 2)],
 )
 def test_the_worst_end_counts(codes: list[int], worst: int) -> None:
-    """The exit code is that of the end which trying again helps least."""
+    """The exit code is that of the end for which trying again helps least."""
     assert max(codes, key=commands.BEST_TO_WORST.index) == worst
 
 
 @pytest_twisted.ensureDeferred
 async def test_nowait() -> None:
-    """Each system is asked once; what is there has its id."""
+    """Each system gets one request; ids of READY images are printed."""
     fake = systems(a=[WORKING], b=[READY])
     result = await ask(fake, "pull", "--nowait", "--system", "a,b", "x:1")
     assert (result.returncode, result.stdout) == (0, f"b: {IMAGE_ID}\n")
@@ -167,7 +167,7 @@ async def test_nowait() -> None:
                                      ["autoexpire"], ["rm", "--now", IMAGE_ID], ["metrics"],
                                      ["login"], ["logout"]])  # fmt: skip
 def test_other_commands_are_for_one_system(command: list[str]) -> None:
-    """Several are a misuse, wherever they are named; nobody is asked."""
+    """Several systems are refused, before or after the command, without a request."""
     name, *rest = command
     for arguments in (["--system", "a,b", *command], [name, "--system", "a,b", *rest]):
         result = CliRunner().invoke(main, arguments)
@@ -175,8 +175,8 @@ def test_other_commands_are_for_one_system(command: list[str]) -> None:
         assert "This command is for one system, and a, b are named" in result.output
 
 
-def test_one_system_of_several() -> None:
-    """What the command itself names counts before the environment."""
+def test_the_option_of_the_command() -> None:
+    """The option after the command takes precedence over the environment."""
     env = {"SHIFTERGW_SYSTEM": "a,b", "SHIFTERGW_UDIROOT": "/nonexistent"}
     result = CliRunner().invoke(main, ["login", "--system", "a b"], env=env)
     assert "'a b' cannot be a system's name" in result.output
@@ -206,7 +206,7 @@ async def pulling(
 async def test_polls_run_side_by_side(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A gateway that is silent about one system is asked on about the others; none is forgotten."""
+    """While a gateway is silent about one system, the polls for the others go on."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     fake = systems(a=[WORKING], b=[WORKING, Unavailable("Away.")])
     async with pulling(fake, "a", "b") as (running, _):
@@ -222,7 +222,7 @@ async def test_polls_run_side_by_side(
 
 @pytest_twisted.ensureDeferred
 async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several gateways the same one is asked for all: there the work is done once."""
+    """All systems are requested from the same gateway, which does the work once."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     for _ in range(8):
         fake = systems(a=[READY], b=[READY], c=[READY])
@@ -234,7 +234,7 @@ async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("turns", range(12))
 @pytest_twisted.ensureDeferred
 async def test_an_interruption_ends_all_polls(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
-    """Nobody is asked any more afterwards, however far the requests were."""
+    """After an interruption no request is sent, at whatever point the polls were."""
     monkeypatch.setattr(commands, "INTERVAL", 0)
     fake = systems(a=[WORKING], b=[WORKING])
     async with pulling(fake, "a", "b") as (running, _):
@@ -259,10 +259,8 @@ def daemons() -> Iterator[dict[str, Munged]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_system_may_have_its_own_munge(
-    tmp_path: Path, daemons: dict[str, Munged]
-) -> None:
-    """Each request's credential is a new one, of the daemon that the system's gateway asks."""
+async def test_a_munge_daemon_for_each_system(tmp_path: Path, daemons: dict[str, Munged]) -> None:
+    """Each request has a new credential, made by the daemon of its system."""
     fake = systems(a=[WORKING, WORKING, READY], b=[WORKING, READY])
     threads = Threads(reactor, 4, "munge")
     threads.startService()

@@ -1,4 +1,4 @@
-"""Where the command line finds gateway and system."""
+"""How the command line determines gateway, system and munge socket."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def udiroot(tmp_path: Path) -> Path:
 
 def test_udiroot(udiroot: Path) -> None:
     """Comments, continued lines, and repeated keys are read as the client reads them."""
-    found = read_udiroot(udiroot)
-    assert found["imageGateway"].split() == [
+    urls = read_udiroot(udiroot)
+    assert urls["imageGateway"].split() == [
         "http://one:5000",
         "http://two:5000/",
         "three:5000",
         "https://four",
     ]
-    assert found["system"] == "mycluster"
-    assert set(found) == {"imageGateway", "system"}
+    assert urls["system"] == "mycluster"
+    assert set(urls) == {"imageGateway", "system"}
 
 
-def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
-    """Options win; without them the file counts; URLs get a scheme and lose their last slash."""
+def test_options_take_precedence_over_udiroot(udiroot: Path) -> None:
+    """The file counts only without options; URLs get a scheme and lose their last slash."""
     from_file = Settings(udiroot=udiroot)
     assert from_file.gateway_urls() == [
         "http://one:5000",
@@ -53,8 +53,8 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
         "https://four",
     ]
     assert from_file.single_system() == "mycluster"
-    told = Settings(["http://here"], ["s"], "c", udiroot)
-    assert (told.gateway_urls(), told.single_system()) == (["http://here"], "s")
+    words = Settings(["http://here"], ["s"], "c", udiroot)
+    assert (words.gateway_urls(), words.single_system()) == (["http://here"], "s")
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_udiroot_is_the_last_resort(udiroot: Path) -> None:
         ("ann:hush@x:5000", ("no login",)),
     ],
 )
-def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
-    """An address that can be none is told at once, with what is expected and without passwords."""
-    with pytest.raises(Misuse) as told:
+def test_invalid_urls(url: str, words: tuple[str, ...]) -> None:
+    """An invalid URL is refused at once, with what is expected and without passwords."""
+    with pytest.raises(Misuse) as caught:
         Settings(gateways=["http://good:5000", url]).gateway_urls()
     for word in words:
-        assert word in str(told.value)
-    assert "hush" not in str(told.value)
+        assert word in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_what_is_no_gateway(url: str, words: tuple[str, ...]) -> None:
     [("gw", "http://gw"), ("gw:5000/", "http://gw:5000"), ("https://gw/pre/", "https://gw/pre"),
      ("[::1]:5000", "http://[::1]:5000"), ("HTTP://gw", "HTTP://gw")],
 )  # fmt: skip
-def test_what_is_a_gateway(url: str, read: str) -> None:
-    """A host is enough; a port, a path and addresses of IPv6 are good, too."""
+def test_valid_urls(url: str, read: str) -> None:
+    """A host is enough; a port, a path and IPv6 addresses are valid, too."""
     assert Settings(gateways=[url]).gateway_urls() == [read]
 
 
-def test_what_the_site_says_of_types_and_limits(tmp_path: Path) -> None:
-    """`defaultImageType` and `gatewayTimeout` count as they do for the existing client."""
+def test_default_type_and_timeout_of_the_site(tmp_path: Path) -> None:
+    """`defaultImageType` and `gatewayTimeout` mean the same as to `shifterimg`."""
     path = tmp_path / "udiRoot.conf"
     assert Settings(udiroot=path).default_type() == "docker"
     assert Settings(udiroot=path).answer_limit() is None
@@ -112,18 +112,18 @@ def test_what_the_site_says_of_types_and_limits(tmp_path: Path) -> None:
 
 
 def test_a_credential_is_not_shown() -> None:
-    """It is a secret like any other, for mock or not."""
+    """The repr of the settings does not show the credential."""
     assert "hush" not in repr(Settings(credential="good:hush"))
 
 
-def test_what_is_not_known_says_how_to_tell(tmp_path: Path) -> None:
+def test_no_gateway_or_system(tmp_path: Path) -> None:
     """Without gateway or system the error names option and variable."""
-    nothing = Settings(udiroot=tmp_path / "none")
+    settings = Settings(udiroot=tmp_path / "none")
     why = r"SHIFTERGW_GATEWAY, .*none \(which cannot be read: No such file or directory\)\."
     with pytest.raises(Misuse, match=why):
-        nothing.gateway_urls()
+        settings.gateway_urls()
     with pytest.raises(Misuse, match="--system NAME"):
-        nothing.single_system()
+        settings.single_system()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -137,7 +137,7 @@ def test_udiroot_without_an_end(kind: str, tmp_path: Path) -> None:
 
 
 def test_systems() -> None:
-    """Comma lists and repeated options add up; each system counts once, in the order given."""
+    """Comma-separated lists and repeated options add up; each system is listed once, in order."""
     assert systems_of(["b, a", "c", "a"]) == ("b", "a", "c")
     assert systems_of(["", " "]) == ()
     for gap in (["a,"], [","], ["a", "b,,c"]):
@@ -145,15 +145,15 @@ def test_systems() -> None:
             systems_of(gap)
 
 
-def test_one_system_is_one() -> None:
-    """A command for one system does not choose among several; it names them."""
+def test_a_command_for_one_system() -> None:
+    """A command for one system refuses several, and lists them."""
     assert Settings(systems=["a"]).single_system() == "a"
     with pytest.raises(Misuse, match="for one system, and a, b are named"):
         Settings(systems=["a", "b"]).single_system()
 
 
-def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
-    """A path without a system is for all that have none; a path may hold signs and commas."""
+def test_a_munge_socket_for_each_system() -> None:
+    """A path without a system is the default; a path may have equals signs and commas."""
     sockets = sockets_of(["/run/all=1,2", "a=/run/a", "b=run/b"])
     settings = Settings(munge_sockets=sockets)
     assert settings.munge_socket_of("a") == Path("/run/a")
@@ -166,8 +166,8 @@ def test_each_system_may_have_a_munge_daemon_of_its_own() -> None:
             sockets_of([wrong])
 
 
-def test_a_variable_names_several_sockets() -> None:
-    """With a comma before the next system; another comma belongs to the path."""
+def test_several_sockets_in_a_variable() -> None:
+    """A comma before `SYSTEM=` separates sockets; another comma belongs to the path."""
     split = CommaList().split_envvar_value
     assert split("/run/munge,socket") == ["/run/munge,socket"]
     assert split("/run/m,a=/run/a,1,b=/run/b") == ["/run/m", "a=/run/a,1", "b=/run/b"]
