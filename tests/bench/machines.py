@@ -64,7 +64,7 @@ def main() -> None:
                 cluster.sleep(asked.sleep)
                 for number in range(count):
                     cluster.start(number)
-                until(lambda: len(cluster.shown()) == count, 60, "the machines")  # noqa: B023
+                until(lambda: len(cluster.list_machines()) == count, 60, "the machines")  # noqa: B023
                 seconds = pulled(cluster, [f"{name}:1" for name in names])
             speeds.append(len(names) / seconds)
             speed = f"{60 * speeds[-1]:.1f}"

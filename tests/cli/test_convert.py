@@ -94,13 +94,13 @@ def test_a_registry_that_asks_to_wait(tmp_path: Path) -> None:
     need("mksquashfs")
     with FaultyRegistry() as registry:
         registry.add("a/b", make_image([tar_of([entry("etc")])]))
-        registry.limited = {"a/b": ("4", 1)}
+        registry.rate_limits = {"a/b": ("4", 1)}
         out = tmp_path / "b.squashfs"
         result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
         assert result.returncode == 0, result.stderr
         assert re.search(r"waiting [4-6](\.\d)? seconds for .* \(rate limit\)", result.stderr)
         assert out.exists()
-        registry.limited = {"a/b": ("7200", 1)}
+        registry.rate_limits = {"a/b": ("7200", 1)}
         result = shiftergw("convert", "--plain-http", f"{registry.host}/a/b:1", str(out))
         assert result.returncode == 1
         assert "asks to wait 2 hours; at most 15 minutes are waited" in result.stderr

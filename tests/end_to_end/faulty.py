@@ -1,4 +1,4 @@
-"""A registry that serves made images and misbehaves as told, in threads of the test's process."""
+"""A registry of prepared images that can misbehave, in threads of the test's process."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.images import MadeImage
 
 
 class FaultyRegistry:
-    """Serves images under `name:1`, anonymously, over plain HTTP on the loopback.
+    """A registry that serves images as `name:1` over plain HTTP on the loopback.
 
-    `faults` maps a repository to what goes wrong with it: `truncated`, `reset`, `corrupt`,
-    `missing-layer`, `401`, `404`, `500`; nothing does for the others. `login` wants any login.
-    `limited` maps a repository to what its `Retry-After` says and how many requests for manifests
-    are answered 429 yet; `asked` counts those of each repository.
+    `faults` maps a repository to its fault: `truncated`, `reset`, `corrupt`, `missing-layer`,
+    `401`, `404` or `500`; a repository with `login` requires a login. `rate_limits` maps a
+    repository to the value of `Retry-After` and to the number of requests for manifests that are
+    still answered with 429. `manifest_requests` counts the requests for manifests of each.
     """
 
     def __init__(self) -> None:
         """Listen on a free port."""
         self.images: dict[str, MadeImage] = {}
         self.faults: dict[str, str] = {}
-        self.limited: dict[str, tuple[str, int]] = {}
-        self.asked: Counter[str] = Counter()
+        self.rate_limits: dict[str, tuple[str, int]] = {}
+        self.manifest_requests: Counter[str] = Counter()
         registry = self
 
         class Answer(_Answer):
@@ -39,7 +39,7 @@ class FaultyRegistry:
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Begin to serve."""
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         return self
@@ -61,7 +61,7 @@ class _Answer(BaseHTTPRequestHandler):
     registry: FaultyRegistry
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -83,7 +83,7 @@ class _Answer(BaseHTTPRequestHandler):
             return self._manifest(name, image, with_body=with_body)
         digest = Digest.parse(reference)
         content = image.blobs.get(digest)
-        is_layer = str(digest) in {one["digest"] for one in image.document["layers"]}
+        is_layer = str(digest) in {layer["digest"] for layer in image.document["layers"]}
         if content is None or (is_layer and fault == "missing-layer"):
             return self._send(404, b'{"errors": [{"code": "BLOB_UNKNOWN"}]}')
         if is_layer and fault == "corrupt":
@@ -93,11 +93,11 @@ class _Answer(BaseHTTPRequestHandler):
         return self._send(200, content)
 
     def _manifest(self, name: str, image: MadeImage, *, with_body: bool) -> None:
-        """Send a manifest, unless requests for it are limited yet."""
-        self.registry.asked[name] += 1
-        retry_after, left = self.registry.limited.get(name, ("", 0))
-        self.registry.limited[name] = retry_after, left - 1
-        if left > 0:
+        """Send a manifest, or 429 while requests for it are limited."""
+        self.registry.manifest_requests[name] += 1
+        retry_after, count = self.registry.rate_limits.get(name, ("", 0))
+        self.registry.rate_limits[name] = retry_after, count - 1
+        if count > 0:
             self._send(429, b"", retry_after=retry_after)
         else:
             self._send(200, image.manifest, image.media_type, with_body=with_body)
@@ -124,7 +124,7 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _break_off(self, content: bytes, *, reset: bool) -> None:
-        """Send the first half of a blob whose whole length was announced, and hang up."""
+        """Announce the length of a blob, send its first half, and close the connection."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -1,4 +1,4 @@
-"""What is converted equals what `umoci unpack` makes of the same image, entry by entry."""
+"""A converted image equals the tree that `umoci unpack` makes of it, entry by entry."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 def convert(reference: str, out: Path, *options: str) -> dict[str, Any]:
     """Run `shiftergw convert` and return the object that it prints."""
     program = Path(sys.executable).parent / "shiftergw"
-    ended = subprocess.run(
+    result = subprocess.run(
         [program, "convert", "--plain-http", *options, reference, out],
         capture_output=True,
         check=False,
         timeout=patient(100),
     )
-    assert ended.returncode == 0, ended.stderr.decode()
-    answer: dict[str, Any] = json.loads(ended.stdout)
+    assert result.returncode == 0, result.stderr.decode()
+    answer: dict[str, Any] = json.loads(result.stdout)
     return answer
 
 
 def compare(
     registry: DockerRegistry, layout: Path, work: Path, name: str, same: Path | None = None
 ) -> dict[str, Any]:
-    """Push a layout, convert it, and hold every entry against umoci's unpacking of it.
+    """Push a layout, convert it, and compare every entry with umoci's unpacked tree.
 
-    `same` is a layout of the same layers, for what umoci cannot read.
+    `same` is a layout of the same layers, for images that umoci cannot read.
     """
     need("umoci")
     registry.push(layout, f"{name}:1")
@@ -62,20 +62,20 @@ def compare(
         stdout=subprocess.DEVNULL,
     )
     rootfs = work / "bundle" / "rootfs"
-    ours = unsquashed(out, work / "ours")
-    wanted = as_delivered(tree(rootfs))
-    assert tree(ours) == wanted
-    assert links(ours) == links(rootfs)
-    assert answer["entries"] == len(wanted)
+    converted_tree = unsquashed(out, work / "ours")
+    expected = as_delivered(tree(rootfs))
+    assert tree(converted_tree) == expected
+    assert links(converted_tree) == links(rootfs)
+    assert answer["entries"] == len(expected)
     if os.geteuid() == 0:
         with mounted(out, work / "mounted") as root:
-            assert tree(root) == wanted
+            assert tree(root) == expected
             assert links(root) == links(rootfs)
     return answer
 
 
 def many_layers() -> list[bytes]:
-    """Return 60 layers that add, replace, link and remove."""
+    """Return 60 layers that add, replace, link and remove files."""
     lowest = tar_of([entry("base"), *(entry(f"base/{n}", b"%d" % n) for n in range(60))])
     return [lowest, *(changing_layer(n) for n in range(1, 60))]
 
@@ -95,7 +95,7 @@ def changing_layer(n: int) -> bytes:
 
 
 def raw_names() -> bytes:
-    """Return a layer of names that are no UTF-8, long, or odd."""
+    """Return a layer of names that are not UTF-8, long, or odd."""
     names = [b"caf\xe9", b"\xff\xfe", b"new\nline", b"a -> b", b"n" * 255, b"d/" + b"l" * 200]
     out = io.BytesIO()
     with tarfile.open(
@@ -174,7 +174,7 @@ def test_it_equals_what_umoci_unpacks(registry: DockerRegistry, tmp_path: Path, 
 
 
 def test_an_image_that_umoci_built(registry: DockerRegistry, tmp_path: Path) -> None:
-    """Layers as umoci writes them, with the whiteouts of a changed tree."""
+    """Layers that umoci writes, with whiteouts, are converted like those of other programs."""
     need("umoci")
     layout, bundle = tmp_path / "layout", tmp_path / "build"
 
@@ -202,7 +202,7 @@ def test_an_image_that_umoci_built(registry: DockerRegistry, tmp_path: Path) -> 
 
 
 def test_an_image_that_buildah_built(registry: DockerRegistry, tmp_path: Path) -> None:
-    """Layers as buildah commits them."""
+    """Layers that buildah commits are converted like those of other programs."""
     need("buildah")
     context = tmp_path / "context"
     (context / "usr" / "bin").mkdir(parents=True)
@@ -214,10 +214,10 @@ def test_an_image_that_buildah_built(registry: DockerRegistry, tmp_path: Path) -
     options += ["--storage-driver", "vfs"]
 
     def buildah(*arguments: str | Path) -> str:
-        ended = subprocess.run(
+        result = subprocess.run(
             ["buildah", *options, *arguments], check=True, capture_output=True, text=True
         )
-        return str(ended.stdout).strip()
+        return str(result.stdout).strip()
 
     container = buildah("from", "scratch")
     buildah("add", container, context, "/")
@@ -227,10 +227,10 @@ def test_an_image_that_buildah_built(registry: DockerRegistry, tmp_path: Path) -
     compare(registry, layout, tmp_path, "buildah")
 
 
-def test_an_index_is_resolved_to_the_architecture_asked_for(
+def test_an_index_is_resolved_to_the_requested_architecture(
     registry: DockerRegistry, tmp_path: Path
 ) -> None:
-    """Of an index of two architectures, that of the system is converted."""
+    """The image of the requested architecture is converted."""
     layers = {name: [tar_of({"which": name.encode()})] for name in ("amd64", "arm64")}
     digests = oci_index_layout(tmp_path / "layout", layers)
     registry.push(tmp_path / "layout", "index:1")
@@ -239,9 +239,9 @@ def test_an_index_is_resolved_to_the_architecture_asked_for(
 
 
 def test_a_conversion_that_fails_leaves_nothing(registry: DockerRegistry, tmp_path: Path) -> None:
-    """Exit code 1, a reason on standard error, and neither a file nor scratch beside it."""
+    """The command exits with 1 and a reason, and leaves no file and no scratch directory."""
     program = Path(sys.executable).parent / "shiftergw"
-    ended = subprocess.run(
+    result = subprocess.run(
         [
             program,
             "convert",
@@ -254,7 +254,7 @@ def test_a_conversion_that_fails_leaves_nothing(registry: DockerRegistry, tmp_pa
         check=False,
         timeout=patient(60),
     )
-    assert ended.returncode == 1
-    assert "absent" in ended.stderr
-    assert ended.stdout == ""
+    assert result.returncode == 1
+    assert "absent" in result.stderr
+    assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []

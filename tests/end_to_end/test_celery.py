@@ -1,6 +1,6 @@
-"""A gateway and worker machines: lost, stopped and started again, with a broker that restarts.
+"""A gateway with worker machines that die, stop and start again, and a broker that restarts.
 
-`SHIFTERGW_LONG=1` makes it 200 pulls of 40 images, on three machines.
+With `SHIFTERGW_LONG=1` there are 200 pulls of 40 images on three machines.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tests.work.machines import WorkerMachine
 
 LONG = os.environ.get("SHIFTERGW_LONG") == "1"
 IMAGES, PULLS, MACHINES = (40, 200, 3) if LONG else (6, 12, 2)
-CLOSED = "closed/app:1"
-OTHERS = [f"lib/other{n}" for n in range(5)]
+PRIVATE_IMAGE = "closed/app:1"
+OTHER_NAMES = [f"lib/other{n}" for n in range(5)]
 PASSWORD = "correct-horse-battery"
 WITH_LOGIN = f"good:alice:users:{PASSWORD}:2001:2100"
 ADMIN = "good:root:root::0:0"
@@ -39,26 +39,26 @@ ADMIN = "good:root:root::0:0"
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[FaultyRegistry]:
-    """Run a registry with images for everybody, and one that wants a login."""
+    """Run a registry with public images, and one that requires a login."""
     with FaultyRegistry() as running:
-        names = [*(f"lib/app{n}" for n in range(IMAGES)), *OTHERS, "closed/app"]
+        names = [*(f"lib/app{n}" for n in range(IMAGES)), *OTHER_NAMES, "closed/app"]
         for name in names:
-            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
-            running.add(name, made, "login" if name == "closed/app" else "")
+            image = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            running.add(name, image, "login" if name == "closed/app" else "")
         yield running
 
 
 class Cluster:
-    """A gateway, MongoDB, and machines with directories of their own below `root`."""
+    """A gateway, MongoDB, and worker machines, each with its own directories below `root`."""
 
     def __init__(
         self,
         root: Path,
         registry: FaultyRegistry,
         broker: RabbitMQ,
-        more: Mapping[str, Any] | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start nothing yet; `more` is merged into the configuration."""
+        """Write the configuration, with `changes`; the context starts the gateway."""
         self.root = root
         self.runs = root / "runs"
         self.machines: dict[int, WorkerMachine] = {}
@@ -83,7 +83,7 @@ class Cluster:
             "Mksquashfs": str(program),
             "HeartbeatLimit": 4,
             "WorkerThreads": 1,
-            **(more or {}),
+            **(changes or {}),
         }
         self.service = Service(root / "gateway", locations, changes)
 
@@ -100,11 +100,11 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop everything."""
+        """Stop the machines, the gateway and the database."""
         self._stack.close()
 
     def end(self) -> None:
-        """Cut all machines."""
+        """Kill all machines."""
         for number in list(self.machines):
             self.cut(number)
 
@@ -131,42 +131,42 @@ class Cluster:
         )
 
     def jobs(self, number: int) -> list[int]:
-        """Return the processes in which a machine runs its jobs."""
+        """Return the ids of the worker processes of a machine."""
         name = str(self.root / f"machine{number}").encode()
-        found = []
+        pids = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 line = (process / "cmdline").read_bytes()
                 if b"shiftergw.runner" in line and name in line:
-                    found.append(int(process.name))
-        return found
+                    pids.append(int(process.name))
+        return pids
 
     def sleep(self, seconds: float) -> None:
-        """Have conversions take so much longer."""
+        """Make conversions take this much longer."""
         program = self.root / "converter"
         program.write_text(re.sub(r"sleep [0-9.]+", f"sleep {seconds}", program.read_text()))
 
     def cut(self, number: int) -> None:
-        """Cut the power of a machine: all its processes die at once."""
+        """Kill all processes of a machine at once, as a power cut does."""
         machine = self.machines.pop(number)
         machine.kill()
         for job in self.jobs(number):
             with suppress(ProcessLookupError):
                 os.killpg(job, signal.SIGKILL)
 
-    def shown(self) -> list[dict[str, Any]]:
-        """Return the machines that an admin sees."""
+    def list_machines(self) -> list[dict[str, Any]]:
+        """Return the machines that the gateway shows to admins."""
         status, body = self.service.get(f"/api/workers/{SYSTEM}/", ADMIN)
         assert status == 200, body
         rows: list[dict[str, Any]] = body["list"]
         return rows
 
-    def named(self, number: int) -> list[dict[str, Any]]:
-        """Return what an admin sees of a machine."""
-        return [one for one in self.shown() if one["name"] == f"celery@node{number}"]
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """Return the rows that the gateway shows for a machine."""
+        return [row for row in self.list_machines() if row["name"] == f"celery@node{number}"]
 
     def children(self, number: int) -> str:
-        """Return what the programs are called that a machine's jobs have started."""
+        """Return the names of the programs that the jobs of a machine have started."""
         groups = set(self.jobs(number))
         names = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -176,27 +176,28 @@ class Cluster:
                     names.append(name)
         return " ".join(names)
 
-    def all_there(self) -> bool:
-        """Say whether the gateway has heard of all machines."""
-        return len(self.shown()) >= len(self.machines)
+    def has_all_machines(self) -> bool:
+        """Return whether the gateway shows all machines."""
+        return len(self.list_machines()) >= len(self.machines)
 
     def records(self, but: str = "lib/other") -> list[dict[str, Any]]:
-        """Return what the database has of images, but those whose tags begin so."""
-        found = self.db["images"]["images"].find()
-        return [one for one in found if but not in json.dumps(one, default=str)]
+        """Return the records in the database, except those with a tag that begins with `but`."""
+        records = self.db["images"]["images"].find()
+        return [record for record in records if but not in json.dumps(record, default=str)]
 
     def conversions(self) -> int:
-        """Return how many were begun so far."""
+        """Return how many conversions have begun."""
         return len(self.runs.read_text().splitlines()) if self.runs.exists() else 0
 
     def attempts(self) -> int:
-        """Return how many there were so far at all images."""
-        return sum(one["attempt"] for one in self.records("no tag"))
+        """Return the number of attempts of all records."""
+        return sum(record["attempt"] for record in self.records("no tag"))
 
     def record(self, tag: str) -> dict[str, Any]:
-        """Return what the database has of one image."""
-        (found,) = [one for one in self.records("no tag") if tag in json.dumps(one, default=str)]
-        return found
+        """Return the record with a tag."""
+        records = self.records("no tag")
+        (record,) = [record for record in records if tag in json.dumps(record, default=str)]
+        return record
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +211,14 @@ def running(
 
 @pytest.fixture
 def cluster(running: Cluster) -> Iterator[Cluster]:
-    """Return the cluster, without machines; its conversions are quick."""
+    """Return the cluster without machines and with short conversions."""
     running.sleep(0.3)
     yield running
     running.end()
 
 
-def found_in(place: Path, secret: bytes) -> list[Path]:
-    """Return the files below a directory that have a secret in them."""
+def files_with_secret(place: Path, secret: bytes) -> list[Path]:
+    """Return the files below a directory that contain a secret."""
     return [
         path
         for path in place.rglob("*")
@@ -227,19 +228,19 @@ def found_in(place: Path, secret: bytes) -> list[Path]:
 
 @pytest.mark.timeout(1200 if LONG else 150)
 def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ) -> None:
-    """All pulls end READY, no attempt converts twice, and no password is anywhere in clear."""
+    """All pulls end READY, no attempt converts twice, and no password is kept or sent in clear."""
     chance = random.Random(7)
     runs, attempts = cluster.conversions(), cluster.attempts()
     for number in range(MACHINES):
         cluster.start(number)
-    cluster.service.poll(CLOSED, WITH_LOGIN)
+    cluster.service.poll(PRIVATE_IMAGE, WITH_LOGIN)
     wishes = [(f"lib/app{n % IMAGES}:1", BOB if n % 2 else ALICE) for n in range(PULLS)]
     answers: dict[tuple[str, str], str] = {}
-    until(cluster.all_there, 60, "the machines")
-    restarted = False
+    until(cluster.has_all_machines, 60, "the machines")
+    has_restarted = False
     next_cut = time.monotonic() + 3
     deadline = time.monotonic() + (1000 if LONG else 120)
-    waiting = [*wishes, (CLOSED, WITH_LOGIN)]
+    waiting = [*wishes, (PRIVATE_IMAGE, WITH_LOGIN)]
     while waiting:
         assert time.monotonic() < deadline, (waiting, cluster.records())
         for wish in list(waiting):
@@ -247,7 +248,7 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
             answers[wish] = status
             if status in FINAL:
                 waiting.remove(wish)
-        if time.monotonic() > next_cut and (LONG or not restarted):
+        if time.monotonic() > next_cut and (LONG or not has_restarted):
             number = chance.randrange(MACHINES)
             if LONG and chance.random() < 0.3:
                 cluster.machines[number].signal_all(signal.SIGSTOP)
@@ -256,17 +257,17 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
             else:
                 cluster.cut(number)
                 cluster.start(number)
-            if not restarted:
-                restarted = True
+            if not has_restarted:
+                has_restarted = True
                 with broker.outage():
                     cluster.service.poll("lib/app0:1")
             next_cut = time.monotonic() + 12
         time.sleep(0.2)
-    assert restarted
+    assert has_restarted
     assert set(answers.values()) == {"READY"}
     records = cluster.records()
     assert len(records) == IMAGES + 1
-    assert {one["status"] for one in records} == {"READY"}
+    assert {record["status"] for record in records} == {"READY"}
     runs, attempts = cluster.conversions() - runs, cluster.attempts() - attempts
     assert IMAGES + 1 <= runs <= attempts, (runs, attempts)
     for secret in (PASSWORD, broker.password):
@@ -275,24 +276,24 @@ def test_machines_die_and_the_broker_restarts(cluster: Cluster, broker: RabbitMQ
     assert str(records[0]["_id"]).encode() in cluster.wire.recording
     assert PASSWORD.encode() not in cluster.wire.recording
     for place in (cluster.root / "mongod", broker.root, cluster.service.images):
-        assert found_in(place, PASSWORD.encode()) == []
+        assert files_with_secret(place, PASSWORD.encode()) == []
 
 
-def test_a_job_that_takes_too_long(cluster: Cluster) -> None:
-    """At Celery's soft limit it ends as a failure that says so; the machine takes the next one."""
+def test_a_job_that_exceeds_the_soft_limit(cluster: Cluster) -> None:
+    """It fails with the limit as its cause, and the machine takes the next job."""
     cluster.sleep(300)
     cluster.start(11, "--soft-time-limit", "3")
-    failed = cluster.service.pull("lib/other3:1")
-    assert failed["status"] == "FAILURE"
-    assert "limit of time" in failed["cause"]
+    answer = cluster.service.pull("lib/other3:1")
+    assert answer["status"] == "FAILURE"
+    assert "limit of time" in answer["cause"]
     assert cluster.record("lib/other3:1")["attempt"] == 1
     assert list((cluster.root / "machine11" / "ExpandDirectory").iterdir()) == []
     cluster.sleep(0.3)
     assert cluster.service.pull("lib/other0:1")["status"] == "READY"
 
 
-def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
-    """Where Celery alone is killed its job stops by itself; started again, it takes it up."""
+def test_a_job_ends_with_its_machine(cluster: Cluster) -> None:
+    """If only Celery is killed, its job stops by itself; the restarted machine runs it again."""
     cluster.start(12)
     cluster.sleep(300)
     cluster.service.poll("lib/other4:1")
@@ -308,16 +309,16 @@ def test_a_job_ends_with_what_began_it(cluster: Cluster) -> None:
 
 
 def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
-    """An admin sees what a machine does; told to leave, it ends its pull and takes no other.
+    """An admin sees the job of a machine. After SIGTERM it finishes the job and takes no other.
 
-    Back again it does.
+    After a restart it takes jobs again.
     """
     cluster.start(10)
-    until(lambda: cluster.named(10), 60, "the machine")
+    until(lambda: cluster.rows(10), 60, "the machine")
     cluster.sleep(1)
     cluster.service.poll("lib/other1:1")
-    until(lambda: cluster.named(10)[0]["jobs"] == ["lib/other1:1"], 20, "the job")
-    (row,) = cluster.named(10)
+    until(lambda: cluster.rows(10)[0]["jobs"] == ["lib/other1:1"], 20, "the job")
+    (row,) = cluster.rows(10)
     assert (row["name"], row["slots"], row["systems"]) == ("celery@node10", 1, [SYSTEM])
     cluster.machines[10].send_signal(signal.SIGTERM)
     cluster.service.poll("lib/other2:1")
@@ -330,18 +331,18 @@ def test_a_machine_is_drained_and_shown(cluster: Cluster) -> None:
     assert cluster.service.pull("lib/other2:1")["status"] == "READY"
 
 
-@pytest.mark.parametrize("away", ["wait", "refuse"])
-def test_there_is_no_broker(cluster: Cluster, tmp_path: Path, away: str) -> None:
-    """The gateway serves without one; new pulls wait for it, or are refused if the site says so."""
+@pytest.mark.parametrize("broker_away", ["wait", "refuse"])
+def test_a_gateway_without_its_broker(cluster: Cluster, tmp_path: Path, broker_away: str) -> None:
+    """It serves requests; new pulls wait, or are refused if `BrokerAway` says so."""
     changes = {
         "MongoDBURI": cluster.server.uri,
-        "MongoDB": f"without_{away}",
+        "MongoDB": f"without_{broker_away}",
         "BrokerURL": f"amqp://guest:secret@127.0.0.1:{free_port()}/",
-        "BrokerAway": away,
+        "BrokerAway": broker_away,
     }
     with Service(tmp_path, {"registry": {"remotetype": "dockerv2"}}, changes) as service:
         status, body = service.get(f"/api/pull/{SYSTEM}/docker/app:1/", ALICE, "POST")
-        if away == "wait":
+        if broker_away == "wait":
             assert status == 200, body
             assert service.poll("app:1")["status"] == "PENDING"
         else:

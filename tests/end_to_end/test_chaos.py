@@ -1,7 +1,7 @@
-"""Two gateways and many clients on one database, and whatever may die or hang does, at random.
+"""Two gateways and many clients on one database, while processes and servers die or hang at random.
 
-The short form takes half a minute. `SHIFTERGW_TEST_CHAOS=1` asks for the long one: two minutes and
-500 clients. What happened, and when, is printed.
+The short form takes half a minute. `SHIFTERGW_TEST_CHAOS=1` selects the long form: two minutes and
+500 clients. Each event is printed with its time.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from tests.patience import patient
 from tests.running_service import FINAL, SYSTEM, Service, until
 
 SLOW_SECONDS = 15.0
-"""How long no request takes: a call or two of the store that are given up, and a slow machine."""
+"""Time limit of a request: one or two calls of the store that time out, on a slow machine."""
 
 DEATHS = MAX_ATTEMPTS - 1
-"""How often processes die: once more, and a pull that is hit each time is rightly given up."""
+"""Deaths of processes: after one more, a pull that each of them hits would be given up."""
 
 HEARTBEAT_LIMIT = 6
 
 
 @dataclass(frozen=True)
 class Form:
-    """How long, with how many; clients ask every `interval` seconds.
+    """The size of the test; clients poll every `interval` seconds.
 
-    Nobody waits for an image longer than `patience` seconds on an idle machine. 500 clients keep
-    150 images in the queue: more than a minute's work, half of which the database is away.
+    On an idle machine no client waits longer than `patience` seconds for an image. 500 clients keep
+    150 images in the queue: more than a minute of work, and the database is down half of the time.
     """
 
     seconds: float
@@ -62,36 +62,36 @@ FORM = LONG if os.environ.get("SHIFTERGW_TEST_CHAOS") else SHORT
 
 
 def longest_wait() -> float:
-    """Return the seconds that a client waits for an image: more on a busy machine."""
+    """Return how many seconds a client waits for an image; more on a busy machine."""
     return max(FORM.patience, patient(FORM.patience / 3))
 
 
 @dataclass
 class Site:
-    """What there is, and what was seen of it."""
+    """The server, the gateways, and the events so far."""
 
     server: mongod.Mongod
     gateways: Sequence[Service]
     names: Sequence[str]
     lives: Counter[int] = field(default_factory=Counter)
-    killed: list[float] = field(default_factory=list)
+    kill_times: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     ready: set[str] = field(default_factory=set)
-    seen: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     slowest: float = 0.0
 
     @property
-    def had_everything(self) -> bool:
-        """Say whether each kind of thing has gone wrong once."""
-        return self.seen["outages"] >= 2 and self.seen["deaths"] >= 3
+    def had_all_faults(self) -> bool:
+        """Return whether each kind of fault has happened."""
+        return self.counts["outages"] >= 2 and self.counts["deaths"] >= 3
 
-    def note(self, what: str) -> None:
-        """Say what happens now."""
-        print(f"{time.time():.3f} {what}")  # noqa: T201 - pytest shows it if the test fails
+    def note(self, event: str) -> None:
+        """Print an event with its time."""
+        print(f"{time.time():.3f} {event}")  # noqa: T201 - pytest shows it if the test fails
 
     def lose(self, number: int) -> None:
-        """Have a gateway die with all its workers, as with its machine, and come back."""
+        """Kill a gateway and all its workers at once, as if its machine died."""
         workers = self.gateways[number].workers()
         self.lives[number] += 1
         self.gateways[number].stop(signal.SIGKILL)
@@ -100,26 +100,26 @@ class Site:
                 os.killpg(worker, signal.SIGKILL)
 
     def restart(self, number: int) -> None:
-        """Stop a gateway as an admin does, and start it again."""
+        """Stop a gateway as an admin does."""
         self.lives[number] += 1
         self.gateways[number].stop()
 
     def kill_worker(self, number: int) -> None:
-        """Have one worker die."""
+        """Kill one worker of a gateway."""
         for worker in self.gateways[number].workers()[:1]:
             with suppress(ProcessLookupError):
                 os.killpg(worker, signal.SIGKILL)
 
 
 Ways = Sequence[tuple[str, Callable[[], object], Callable[[], object]]]
-"""What goes wrong, how it does, and how it comes right again."""
+"""A description of each fault, a function that causes it, and one that ends it."""
 
 
 class Client(threading.Thread):
-    """One user, who pulls one image after the other and looks it up."""
+    """A user who pulls one image after another and looks it up."""
 
     def __init__(self, site: Site, number: int) -> None:
-        """Be somebody of his own."""
+        """Make a user with a number."""
         super().__init__(daemon=True)
         self._site = site
         self._credential = f"good:user{number}:users::{3000 + number}:2100"
@@ -127,7 +127,7 @@ class Client(threading.Thread):
         self._gateway = number % len(site.gateways)
 
     def run(self) -> None:
-        """Go on until it is over, and what was begun has ended."""
+        """Pull images until the test is over; finish the last pull."""
         time.sleep(self._chance.random() * FORM.interval)
         while not self._site.over.is_set():
             name = self._chance.choice(self._site.names)
@@ -135,21 +135,21 @@ class Client(threading.Thread):
             self._look_up(name)
 
     def _pull(self, name: str) -> None:
-        told: set[tuple[int, int]] = set()
+        answering_lives: set[tuple[int, int]] = set()
         limit = longest_wait()
         end = time.monotonic() + limit
         while time.monotonic() < end:
             status, answer, life = self._ask("pull", name, "POST")
             if status == 200:
-                told.add(life)
+                answering_lives.add(life)
                 if answer["status"] in FINAL:
                     if answer["status"] == "READY":
                         self._site.ready.add(name)
                     else:
                         self._site.faults.append(f"{name} failed: {answer['status_message']}")
-                    self._site.seen[f"pulls {answer['status']}"] += 1
+                    self._site.counts[f"pulls {answer['status']}"] += 1
                     return
-            elif life in told and status and self._site.lives[life[0]] == life[1]:
+            elif life in answering_lives and status and self._site.lives[life[0]] == life[1]:
                 self._site.faults.append(f"a poll of {name} was refused: {status} {answer}")
             time.sleep(FORM.interval * (0.5 + self._chance.random()))
         self._site.faults.append(f"{name} was not READY within {limit:.0f} s")
@@ -161,7 +161,7 @@ class Client(threading.Thread):
             self._site.faults.append(f"{name} is gone: {status} {answer}")
 
     def _ask(self, route: str, name: str, method: str) -> tuple[int, Any, tuple[int, int]]:
-        """Ask the gateway at hand, and go to the other one if it does not answer."""
+        """Send a request to the current gateway; change to the other if it does not answer."""
         life = self._gateway, self._site.lives[self._gateway]
         path = f"/api/{route}/{SYSTEM}/docker/{quote(name, safe='')}/"
         begin = time.monotonic()
@@ -169,7 +169,7 @@ class Client(threading.Thread):
         status, answer = service.ask(path, self._credential, method)
         took = time.monotonic() - begin
         self._site.slowest = max(self._site.slowest, took)
-        self._site.seen[f"{route} {status}"] += 1
+        self._site.counts[f"{route} {status}"] += 1
         if took > SLOW_SECONDS:
             self._site.faults.append(f"{route} {name} took {took:.1f} s: {status}")
         if status not in {0, 200, 404, 503}:
@@ -180,7 +180,7 @@ class Client(threading.Thread):
 
 
 def converter(root: Path) -> tuple[Path, Path]:
-    """Return a `mksquashfs` that takes a moment longer and notes when it begins, and its notes."""
+    """Return a slower `mksquashfs` that writes its start times into a file, and that file."""
     real, notes, program = need("mksquashfs"), root / "conversions", root / "converter"
     program.write_text(
         f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
@@ -193,7 +193,7 @@ def converter(root: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def running(root: Path) -> Iterator[tuple[Site, Path]]:
-    """Run a registry, a MongoDB server and two gateways; yield them, and the conversions' notes."""
+    """Run a registry, a MongoDB server and two gateways; yield the site and the conversion log."""
     program, notes = converter(root)
     images = root / "images"
     images.mkdir()
@@ -201,8 +201,8 @@ def running(root: Path) -> Iterator[tuple[Site, Path]]:
     server = mongod.Mongod(root / "mongod", "--standalone", "--sync-on-commit")
     with FaultyRegistry() as registry, server:
         for name in names:
-            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
-            registry.add(name, made)
+            image = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            registry.add(name, image)
         locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
         local = {"imageDir": str(images)}
         changes = {
@@ -226,12 +226,13 @@ def running(root: Path) -> Iterator[tuple[Site, Path]]:
 
 
 def disturb(site: Site, chance: random.Random, done: float) -> None:
-    """Have one thing go wrong, and come right again; `done` says how much of the test is over.
+    """Cause one fault and end it; `done` is the fraction of the test that is over.
 
-    Each has its turn first; then processes die so often, evenly, and else it is the server.
+    Each kind of fault happens once at first. Then processes die at regular intervals, `DEATHS`
+    times in all, and every other fault is one of the server.
     """
     number = chance.randrange(len(site.gateways))
-    away = chance.uniform(0.3, 1.5)
+    duration = chance.uniform(0.3, 1.5)
     servers: Ways = [
         ("the server dies", site.server.kill, site.server.start),
         ("the server hangs", site.server.freeze, site.server.thaw),
@@ -241,66 +242,70 @@ def disturb(site: Site, chance: random.Random, done: float) -> None:
         (f"gateway {number} stops", lambda: site.restart(number), site.gateways[number].start),
         (f"a worker of {number} dies", lambda: site.kill_worker(number), int),
     ]
-    dies = site.seen["deaths"] < DEATHS * done
-    if not site.had_everything:
-        dies = site.seen["outages"] > min(1, site.seen["deaths"])
+    dies = site.counts["deaths"] < DEATHS * done
+    if not site.had_all_faults:
+        dies = site.counts["outages"] > min(1, site.counts["deaths"])
     ways, word = (processes, "deaths") if dies else (servers, "outages")
-    what, break_it, mend_it = ways[site.seen[word] % len(ways)]
-    site.seen[word] += 1
-    site.note(what)
+    event, cause, end = ways[site.counts[word] % len(ways)]
+    site.counts[word] += 1
+    site.note(event)
     begin = time.time()
-    break_it()
-    time.sleep(away)
-    mend_it()
+    cause()
+    time.sleep(duration)
+    end()
     if dies:
-        site.killed += [begin, time.time()]
-    site.note("it is mended")
+        site.kill_times += [begin, time.time()]
+    site.note("that is over")
 
 
-def converted_twice(notes: Path, killed: Sequence[float]) -> list[str]:
-    """Return the images that were converted again though nothing had died since the last time."""
-    begun: dict[str, list[float]] = defaultdict(list)
+def converted_twice(notes: Path, kill_times: Sequence[float]) -> list[str]:
+    """Return the images that were converted again although no process had died in between."""
+    starts: dict[str, list[float]] = defaultdict(list)
     for line in notes.read_text().splitlines():
         image_id, at = line.split()
-        begun[image_id].append(float(at))
+        starts[image_id].append(float(at))
     return [
         f"{image_id} was converted at {first:.3f} and {second:.3f}"
-        for image_id, times in begun.items()
+        for image_id, times in starts.items()
         for first, second in pairwise(times)
-        if not any(first - 1 <= at <= second for at in killed)
+        if not any(first - 1 <= at <= second for at in kill_times)
     ]
 
 
-def in_the_end(site: Site) -> list[str]:
-    """Return what is not as it should be when all is quiet."""
+def final_faults(site: Site) -> list[str]:
+    """Return the faults of records and files after the last work has ended."""
     wrong = []
     with pymongo.MongoClient[dict[str, Any]](site.server.uri) as client:
         images = client["images"]["images"]
         until(lambda: images.count_documents({"claim": {"$gt": ""}}) == 0, 40, "the last work")
         documents = list(images.find())
-    tags = Counter(tag for one in documents if one["status"] == "READY" for tag in one["tag"])
+    tags = Counter(
+        tag for record in documents if record["status"] == "READY" for tag in record["tag"]
+    )
     wrong += [
-        f"{one['pulltag']} is {one['status']}" for one in documents if one["status"] != "READY"
+        f"{record['pulltag']} is {record['status']}"
+        for record in documents
+        if record["status"] != "READY"
     ]
-    wrong += [f"{n} records carry {tag}" for tag, n in tags.items() if n != 1]
-    wrong += [f"no record carries {name}" for name in site.ready if name not in tags]
+    wrong += [f"{count} records have {tag}" for tag, count in tags.items() if count != 1]
+    wrong += [f"no record has {name}" for name in site.ready if name not in tags]
     directory = Path(site.gateways[0].root.parent / "images")
     files = {path.stem: path for path in directory.glob("*.squashfs")}
-    for one in documents:
-        path = files.pop(one.get("id") or "", None)
+    for record in documents:
+        path = files.pop(record.get("id") or "", None)
         if path is None or not path.with_suffix(".meta").exists():
-            wrong.append(f"the files of {one['pulltag']} are not there")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != one["sha256"]:
-            wrong.append(f"the file of {one['pulltag']} is another one")
-    return wrong + [f"{path.name} is nobody's" for path in files.values()]
+            wrong.append(f"the files of {record['pulltag']} are missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+            wrong.append(f"the file of {record['pulltag']} has another content")
+    return wrong + [f"{path.name} belongs to no record" for path in files.values()]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(FORM.seconds + 10 * FORM.patience)
 def test_nothing_is_lost(tmp_path: Path) -> None:
-    """Every pull ends READY, nothing is converted twice without need, no record is stuck.
+    """Every pull ends READY, no image is converted twice without need, and no record is stuck.
 
-    No request hangs, no poll is refused, nothing that was READY is gone again.
+    No request hangs, no poll is refused, and no image that was READY disappears.
     """
     seed = int(os.environ.get("SHIFTERGW_TEST_CHAOS_SEED") or random.randrange(2**32))
     chance = random.Random(seed)
@@ -311,7 +316,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
             client.start()
         begin = time.monotonic()
         done = 0.0
-        while done < 1 or not site.had_everything:
+        while done < 1 or not site.had_all_faults:
             time.sleep(chance.uniform(0.5, 2))
             disturb(site, chance, done)
             done = (time.monotonic() - begin) / FORM.seconds
@@ -319,10 +324,10 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         end = time.monotonic() + longest_wait() + SLOW_SECONDS
         while any(client.is_alive() for client in clients) and time.monotonic() < end:
             time.sleep(0.5)
-        site.note(f"{dict(site.seen)}, slowest {site.slowest:.1f} s, {len(site.ready)} images")
-        wrong = site.faults + in_the_end(site) + converted_twice(notes, site.killed)
-        for one in wrong:
-            site.note(one)
+        site.note(f"{dict(site.counts)}, slowest {site.slowest:.1f} s, {len(site.ready)} images")
+        wrong = site.faults + final_faults(site) + converted_twice(notes, site.kill_times)
+        for fault in wrong:
+            site.note(fault)
         assert not any(client.is_alive() for client in clients)
     logs = "".join(gateway.log.read_text() for gateway in site.gateways)
     wrong += [line for line in logs.splitlines() if "Traceback" in line or "Unhandled" in line]

@@ -1,6 +1,6 @@
-"""A gateway whose workers die, are stopped, or cannot start: all of it is known within seconds.
+"""A gateway whose workers die, stop, or cannot start notices it within seconds.
 
-The limit of heartbeats is long: what waited for it would take too long here.
+The limit of heartbeats is so long that a test that waited for it would fail.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.patience import patient
 from tests.running_service import SYSTEM, Service, until
 
 ADMIN = "good:root:root::0:0"
-SOON = 30.0
-"""Seconds. A second attempt takes about two on an idle machine."""
+ATTEMPT_SECONDS = 30.0
+"""Time limit of a second attempt, which takes about two seconds on an idle machine."""
 
-NEVER = 3600
-"""Seconds; the limit of heartbeats where none is to be waited for."""
+LONG_LIMIT = 3600
+"""Seconds; a limit of heartbeats that no test reaches."""
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +34,16 @@ def registry() -> Iterator[FaultyRegistry]:
     """Run a registry with a few images."""
     with FaultyRegistry() as running:
         for n in range(4):
-            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
-            running.add(f"lib/app{n}", made)
+            image = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(50_000))])])
+            running.add(f"lib/app{n}", image)
         yield running
 
 
 class Gateway(Service):
-    """A gateway whose `mksquashfs` is a script of ours, which finds its worker in `$PPID`."""
+    """A gateway whose `mksquashfs` is a script; `$PPID` in it is the worker."""
 
     def __init__(self, root: Path, registry: FaultyRegistry, body: str, **changes: Any) -> None:
-        """Run `body` before each conversion; `$ONCE` is true in the first of them."""
+        """Run the shell code `body` before each conversion; `$ONCE` is true in the first one."""
         real, flag = need("mksquashfs"), root / "flag"
         program = root / "converter"
         program.write_text(
@@ -53,28 +53,28 @@ class Gateway(Service):
         program.chmod(0o755)
         self.flag = flag
         locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
-        fixed = {"Mksquashfs": str(program), "HeartbeatLimit": NEVER}
-        super().__init__(root, locations, {**fixed, **changes})
+        defaults = {"Mksquashfs": str(program), "HeartbeatLimit": LONG_LIMIT}
+        super().__init__(root, locations, {**defaults, **changes})
 
     def slots(self) -> int:
-        """Return how many slots an admin is shown."""
+        """Return how many slots the gateway shows to admins."""
         status, body = self.get(f"/api/workers/{SYSTEM}/", ADMIN)
         assert status == 200, body
         return sum(row["slots"] for row in body["list"])
 
     def messages(self, image: str) -> list[str]:
-        """Poll a pull to its end; return what it said while it was PENDING."""
-        said: list[str] = []
+        """Poll a pull to its end; return its messages while it was PENDING."""
+        messages: list[str] = []
 
-        def ended() -> bool:
+        def has_ended() -> bool:
             answer = self.poll(image)
             assert answer["status"] != "FAILURE", answer
             if answer["status"] == "PENDING":
-                said.append(answer["status_message"])
+                messages.append(answer["status_message"])
             return bool(answer["status"] == "READY")
 
-        until(ended, SOON, "the end of the pull")
-        return said
+        until(has_ended, ATTEMPT_SECONDS, "the end of the pull")
+        return messages
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ class Gateway(Service):
     ],
 )
 def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, how: str) -> None:
-    """Its pull says so, and goes on at once; the log names the image; no part stays."""
+    """The pull says so and goes on at once, the log names the image, and no partial file stays."""
     body = f"if $ONCE; then {act}; fi"
     with Gateway(tmp_path, registry, body) as gateway:
-        said = gateway.messages("lib/app0:1")
-        assert any(how in words for words in said), said
+        messages = gateway.messages("lib/app0:1")
+        assert any(how in words for words in messages), messages
         log = gateway.log.read_text()
         assert re.search(rf"requeued: docker:lib/app0:1 on {SYSTEM}, .*attempt 1: .* {how}", log)
         assert re.search("READY: docker:lib/app0:1 .*attempt 2", log)
@@ -101,69 +101,69 @@ def test_a_worker_that_ends(registry: FaultyRegistry, tmp_path: Path, act: str, 
 
 
 def test_an_image_that_always_kills(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """After five deaths it is a FAILURE with a reason; others' pulls are not held up."""
+    """After five deaths it is a FAILURE with the reason; other pulls are not delayed."""
     deadly = tmp_path / "deadly"
     deadly.touch()
     body = f"[ -e {deadly} ] && kill -KILL $PPID && sleep 100"
     gateway = Gateway(tmp_path, registry, body)
     with gateway:
-        failed = gateway.pull("lib/app1:1", seconds=60)
-        assert failed["status"] == "FAILURE"
+        answer = gateway.pull("lib/app1:1", seconds=60)
+        assert answer["status"] == "FAILURE"
         assert (
-            "5 workers died on this image; the last one was killed by signal 9" in failed["cause"]
+            "5 workers died on this image; the last one was killed by signal 9" in answer["cause"]
         )
         deadly.unlink()
-        assert gateway.pull("lib/app2:1", seconds=SOON)["status"] == "READY"
+        assert gateway.pull("lib/app2:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
 
 
 def test_a_worker_that_hangs(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """With a short limit, too, its successor is left alone; others' pulls do not wait meanwhile."""
+    """Even with a short limit, the next worker is not stopped, and other pulls do not wait."""
     body = "if $ONCE; then kill -STOP $PPID; sleep 100; fi"
     with Gateway(tmp_path, registry, body, HeartbeatLimit=2) as gateway:
         gateway.poll("lib/app0:1")
-        until(gateway.flag.exists, SOON, "the conversion")
-        assert gateway.pull("lib/app1:1", seconds=SOON)["status"] == "READY"
-        assert gateway.pull("lib/app0:1", seconds=SOON)["status"] == "READY"
+        until(gateway.flag.exists, ATTEMPT_SECONDS, "the conversion")
+        assert gateway.pull("lib/app1:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
+        assert gateway.pull("lib/app0:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
         log = gateway.log.read_text()
         assert log.count("gives no sign of life") == 1
         assert re.search("READY: docker:lib/app0:1 .*attempt 2", log)
 
 
 def test_a_log_whose_disk_is_full(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """It ends no worker and no gateway; what happens is told all the same."""
+    """It ends no worker and no gateway, and the pull still reports the death of its worker."""
     gateway = Gateway(tmp_path, registry, "if $ONCE; then kill -KILL $PPID; sleep 100; fi")
     gateway.log = Path("/dev/full")
     with gateway:
-        said = gateway.messages("lib/app0:1")
-        assert any("was killed by signal 9" in words for words in said), said
-        assert gateway.pull("lib/app1:1", seconds=SOON)["status"] == "READY"
+        messages = gateway.messages("lib/app0:1")
+        assert any("was killed by signal 9" in words for words in messages), messages
+        assert gateway.pull("lib/app1:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
         assert gateway.get("/readyz")[0] == 200
 
 
 def test_an_orderly_restart(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """What it stops in the middle goes on as soon as it is back, and was no death."""
+    """A pull that it interrupts goes on after the restart, and that counts as no death."""
     with Gateway(tmp_path, registry, "$ONCE && sleep 100") as gateway:
         gateway.poll("lib/app0:1")
-        until(gateway.flag.exists, SOON, "the conversion")
+        until(gateway.flag.exists, ATTEMPT_SECONDS, "the conversion")
         begin = time.monotonic()
         gateway.stop()
         assert time.monotonic() - begin < patient(20)
         log = gateway.log.read_text()
         assert re.search("requeued: docker:lib/app0:1 .*attempt 1: The worker was stopped", log)
         gateway.start()
-        assert gateway.pull("lib/app0:1", seconds=SOON)["status"] == "READY"
+        assert gateway.pull("lib/app0:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"
         assert "died" not in gateway.log.read_text()
 
 
 def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """All are told, pulls fail after a while, and everything goes on once that is mended."""
+    """The gateway reports it, pulls fail after a while, and work resumes once workers start."""
     with Gateway(tmp_path, registry, "", WorkerWait=3) as gateway:
-        until(gateway.workers, SOON, "the first worker")
+        until(gateway.workers, ATTEMPT_SECONDS, "the first worker")
         assert gateway.slots() == 2
         whole = gateway.config.read_text()
         gateway.config.write_text("{")
         os.kill(gateway.workers()[0], signal.SIGKILL)
-        until(lambda: gateway.get("/readyz")[0] == 503, SOON, "the word")
+        until(lambda: gateway.get("/readyz")[0] == 503, ATTEMPT_SECONDS, "the word")
         assert gateway.get("/readyz")[1] == "no-workers"
         assert gateway.get("/livez")[0] == 200
         assert gateway.slots() == 0
@@ -171,11 +171,15 @@ def test_no_worker_can_start(registry: FaultyRegistry, tmp_path: Path) -> None:
         waiting = gateway.poll("lib/app0:1")
         assert answer["status"] == "INIT"
         assert "No worker can start" in waiting["status_message"] or waiting["status"] == "FAILURE"
-        failed = gateway.pull("lib/app0:1", seconds=SOON)
-        assert failed["status"] == "FAILURE"
-        assert "no worker could start" in failed["cause"]
-        # On a busy machine the pull has failed before the next worker has come to say why.
-        until(lambda: "worker cannot start: " in gateway.log.read_text(), SOON, "the reason")
+        answer = gateway.pull("lib/app0:1", seconds=ATTEMPT_SECONDS)
+        assert answer["status"] == "FAILURE"
+        assert "no worker could start" in answer["cause"]
+        # On a busy machine the pull may fail before the next worker has logged the reason.
+        until(
+            lambda: "worker cannot start: " in gateway.log.read_text(),
+            ATTEMPT_SECONDS,
+            "the reason",
+        )
         gateway.config.write_text(whole)
         until(lambda: gateway.get("/readyz")[0] == 200, 90, "the recovery")
-        assert gateway.pull("lib/app1:1", seconds=SOON)["status"] == "READY"
+        assert gateway.pull("lib/app1:1", seconds=ATTEMPT_SECONDS)["status"] == "READY"

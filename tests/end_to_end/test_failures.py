@@ -1,4 +1,4 @@
-"""What goes wrong ends as a FAILURE with a reason, leaves nothing behind and harms nobody else."""
+"""A fault ends a pull as a FAILURE with a reason; it leaves no files and affects no other pull."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ MALLORY = "good:mallory:users:other:2666:2100"
 
 
 def image(seed: str, size: int = 200_000) -> MadeImage:
-    """Return an image of one layer with some incompressible content of its own."""
+    """Return an image of one layer whose incompressible content depends on `seed`."""
     content = os.urandom(size)
     return make_image([tar_of([entry("etc"), entry(f"etc/{seed}", content)])])
 
 
 def garbage_image() -> MadeImage:
-    """Return an image whose layer is what its digests say, and no tar at all."""
+    """Return an image whose layer has the right digests and is not a tar."""
     whole = make_image([b"this is no tar archive, whatever the manifest says. " * 100])
     return MadeImage(whole.manifest, whole.media_type, whole.blobs, whole.architecture)
 
 
 def lying_image() -> MadeImage:
-    """Return an image whose `diff_id` is that of other bytes than its layer unpacks to."""
-    one, other = image("one"), tar_of([entry("etc/other", b"other")])
-    blob = compress(other)
-    document = one.document
+    """Return an image whose `diff_id` is not that of its unpacked layer."""
+    original, tar = image("one"), tar_of([entry("etc/other", b"other")])
+    blob = compress(tar)
+    document = original.document
     document["layers"] = [descriptor(blob, document["layers"][0]["mediaType"])]
-    made = MadeImage(json_bytes(document), one.media_type, {}, one.architecture)
-    every = dict(one.blobs)
-    every.update(make_image([other]).blobs)
-    return MadeImage(made.manifest, made.media_type, every, made.architecture)
+    blobs = {**original.blobs, **make_image([tar]).blobs}
+    return MadeImage(json_bytes(document), original.media_type, blobs, original.architecture)
 
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[FaultyRegistry]:
-    """Run a registry with one image for each fault."""
+    """Run a registry with an image for each fault."""
     with FaultyRegistry() as running:
         for fault in ("truncated", "reset", "corrupt", "missing-layer", "401", "404", "500"):
             running.add(f"bad/{fault}", image(fault), fault)
@@ -68,7 +66,7 @@ def service_at(
 def service(
     registry: FaultyRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """Run one gateway for all faults of the registry."""
+    """Run a gateway for all faults of the registry."""
     place = tmp_path_factory.mktemp("service")
     with service_at(place, registry, {"RegistryWait": 3}) as running:
         yield running
@@ -90,7 +88,7 @@ def service(
     ],
 )
 def test_a_fault_of_the_registry_has_a_reason(service: Service, name: str, word: str) -> None:
-    """Each fault is told apart, in words; nothing stays in any directory; the gateway lives."""
+    """The answer names the fault, no temporary file stays, and the gateway still runs."""
     before = set(service.images.iterdir())
     done = service.pull(f"{name}:1", seconds=90)
     assert done["status"] == "FAILURE"
@@ -104,8 +102,8 @@ def test_a_fault_of_the_registry_has_a_reason(service: Service, name: str, word:
     assert service.lookup(f"{name}:1")[0] == 404
 
 
-def test_a_failure_is_not_in_the_way_of_others(service: Service, registry: FaultyRegistry) -> None:
-    """What failed for one user, for want of access, is tried anew for another at once."""
+def test_a_failure_does_not_affect_other_users(service: Service, registry: FaultyRegistry) -> None:
+    """A pull that failed because its user has no access is tried again at once for another user."""
     registry.add("later/there", image("later"), "404")
     assert service.pull("later/there:1")["status"] == "FAILURE"
     registry.faults["later/there"] = ""
@@ -113,12 +111,13 @@ def test_a_failure_is_not_in_the_way_of_others(service: Service, registry: Fault
 
 
 @pytest.mark.parametrize("fault", ["login", ""])
-def test_the_cache_is_no_way_past_the_registry(
+def test_the_cache_does_not_bypass_the_registry(
     service: Service, registry: FaultyRegistry, fault: str
 ) -> None:
-    """A manifest of one's own, or a copy of another's, that names a private layer gets no byte.
+    """A manifest that names another user's private layer gets none of its bytes.
 
-    What lies in the cache was read with another user's login: only the registry says who may.
+    The cache has the layer from a pull with another user's login. Only the registry knows who may
+    read it.
     """
     victim = image("private")
     registry.add(f"closed/app{fault}", victim, "login")
@@ -129,8 +128,8 @@ def test_the_cache_is_no_way_past_the_registry(
         ("mallory/own", json_bytes({**victim.document, "annotations": {"mallory": fault}})),
         ("mallory/copy", victim.manifest),
     ):
-        made = MadeImage(manifest, victim.media_type, config, victim.architecture)
-        registry.add(f"{name}{fault}", made, fault)
+        forged_image = MadeImage(manifest, victim.media_type, config, victim.architecture)
+        registry.add(f"{name}{fault}", forged_image, fault)
         answer = service.pull(f"{name}{fault}:1", MALLORY)
         assert answer["status"] == "FAILURE"
         assert any(digest in answer["cause"] for digest in layers)
@@ -138,8 +137,8 @@ def test_the_cache_is_no_way_past_the_registry(
     assert service.leftovers() == []
 
 
-def test_a_name_that_is_none_is_refused_before_anything_is_stored(service: Service) -> None:
-    """A malformed reference, system or type is an error of the request, not a FAILURE."""
+def test_a_malformed_name_is_an_error_of_the_request(service: Service) -> None:
+    """A malformed reference, system or type is refused with a status, and stores no FAILURE."""
     assert service.get("/api/pull/mycluster/docker/UPPER/", method="POST")[0] == 400
     assert service.get("/api/pull/mycluster/docker/a%2F..%2Fb/", method="POST")[0] == 400
     assert service.get("/api/pull/mycluster/nonsense/a:1/", method="POST")[0] in {400, 404}
@@ -147,7 +146,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_stored(service: Servi
 
 
 def script(path: Path, body: str) -> str:
-    """Write a program that answers `-version` as mksquashfs does, and else does as told."""
+    """Write a program that answers `-version` as mksquashfs does, and otherwise runs `body`."""
     real = need("mksquashfs")
     path.write_text(f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n{body}\n')
     path.chmod(0o755)
@@ -158,10 +157,10 @@ def script(path: Path, body: str) -> str:
     ("body", "word"),
     [("cat >/dev/null & sleep 0.2; kill -SEGV $$", "signal"), ("exit 3", "mksquashfs")],
 )
-def test_a_dying_mksquashfs_is_a_reason(
+def test_a_dying_mksquashfs_fails_the_pull(
     registry: FaultyRegistry, tmp_path: Path, body: str, word: str
 ) -> None:
-    """A converter that is killed or exits with an error fails the pull, and leaves nothing."""
+    """A converter that is killed or exits with an error fails the pull and leaves no file."""
     program = script(tmp_path / "mksquashfs", body)
     with service_at(tmp_path / "service", registry, {"Mksquashfs": program}) as service:
         done = service.pull("good/small:1")
@@ -172,7 +171,7 @@ def test_a_dying_mksquashfs_is_a_reason(
 
 
 def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """An image that unpacks to more than `MaxImageSize` fails before it is converted."""
+    """An image that unpacks to more than `MaxImageSize` fails before its conversion."""
     with service_at(tmp_path, registry, {"MaxImageSize": 1_000_000}) as service:
         done = service.pull("good/large:1")
         assert done["status"] == "FAILURE"
@@ -183,8 +182,8 @@ def test_an_image_over_the_limits_is_refused(registry: FaultyRegistry, tmp_path:
 
 
 @pytest.mark.parametrize("place", ["images", "expand", "cache"])
-def test_a_full_disk_is_a_reason(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
-    """A disk of 2 MB full of a 4 MB image fails the pull, and what was written there is gone."""
+def test_a_full_disk_fails_the_pull(registry: FaultyRegistry, tmp_path: Path, place: str) -> None:
+    """An image of 4 MB fails on a disk of 2 MB, and its files are removed from there."""
     with (
         small_disk(tmp_path / place, "size=2m"),
         service_at(tmp_path, registry) as service,

@@ -1,4 +1,4 @@
-"""One gateway for several systems: one download and one conversion, and none waits for another."""
+"""A gateway for several systems: one download, one conversion, and no system waits for another."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.registries import DockerRegistry
 from tests.running_service import ALICE, FINAL, Service, until
 from tests.sshd import Sshd
 
-HERE, NEAR, FAR = SYSTEMS = ("here", "near", "far")
-"""A local system and two remote ones; `far` is the one that may be down."""
+LOCAL, NEAR, REMOTE = SYSTEMS = ("here", "near", "far")
+"""A local system and two remote ones; `far` is down in some tests."""
 
 SECONDS = 60.0
 WAITS = "its host does not answer"
@@ -47,7 +47,7 @@ class Image:
 
 @pytest.fixture
 def image(registry: DockerRegistry, tmp_path: Path) -> Image:
-    """Push an image that nobody has pulled before, as `lib/app:1`."""
+    """Push a new image as `lib/app:1`."""
     layers = [tar_of([entry(f"data/{n}", os.urandom(2_000_000))]) for n in range(3)]
     image_id = oci_layout(tmp_path / "layout", layers, config={"Env": ["A=1"]}).hex
     registry.push(tmp_path / "layout", "lib/app:1")
@@ -63,14 +63,14 @@ def near() -> Iterator[Sshd]:
 
 
 @pytest.fixture(scope="module")
-def far() -> Iterator[Sshd]:
+def remote() -> Iterator[Sshd]:
     """Run the SSH server of another system."""
     with Sshd() as running:
         yield running
 
 
 class Site:
-    """A gateway for the three systems, and what it asked of others."""
+    """A gateway for the three systems, with counts of its downloads and conversions."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Site:
         sshds: Mapping[str, Sshd],
         changes: Mapping[str, Any],
     ) -> None:
-        """Run nothing yet; `sshds` serve the remote systems, `changes` change the configuration."""
+        """Write the configuration with `changes`; `sshds` are the servers of the remote systems."""
         self.images = {system: root / system for system in SYSTEMS}
         self._registry = registry
         self._runs = root / "runs"
@@ -87,7 +87,7 @@ class Site:
             directory.mkdir(parents=True)
         common: dict[str, Any] = {"squashfs": {"compressor": "gzip", "level": 1}}
         platforms: dict[str, Any] = {
-            HERE: {"accesstype": "local", "local": {"imageDir": str(self.images[HERE])}, **common}
+            LOCAL: {"accesstype": "local", "local": {"imageDir": str(self.images[LOCAL])}, **common}
         }
         for system, sshd in sshds.items():
             ssh = {
@@ -109,7 +109,7 @@ class Site:
         self.service = Service(root / "service", locations, {**own, **changes})
 
     def _counting(self, root: Path) -> Path:
-        """Return a `mksquashfs` that notes each of its conversions."""
+        """Return a `mksquashfs` that records each conversion."""
         program = root / "counting"
         program.write_text(
             f"#!/bin/sh\n[ \"$1\" = -version ] || echo $$ >> '{self._runs}'\n"
@@ -119,16 +119,16 @@ class Site:
         return program
 
     def conversions(self) -> int:
-        """Return how many there were."""
+        """Return the number of conversions."""
         return len(self._runs.read_text().splitlines()) if self._runs.exists() else 0
 
     def downloads(self, image: Image) -> list[int]:
-        """Return how often each layer of an image was asked for, lowest first."""
-        asked = self._registry.blobs_asked_for()
-        return [asked.count(layer) for layer in image.layers]
+        """Return the number of requests for each layer of an image, the lowest layer first."""
+        digests = self._registry.blobs_asked_for()
+        return [digests.count(layer) for layer in image.layers]
 
     def poll(self, system: str, name: str = "lib/app:1") -> dict[str, Any]:
-        """Ask once for a pull."""
+        """Request a pull once."""
         path = f"/api/pull/{system}/docker/{quote(name, safe='')}/"
         status, body = self.service.get(path, ALICE, "POST")
         assert status == 200, (status, body)
@@ -136,16 +136,16 @@ class Site:
         return answer
 
     def end(self, system: str, name: str = "lib/app:1") -> dict[str, Any]:
-        """Return the last answer of a pull, once it has ended."""
+        """Return the last answer of a pull after its end."""
 
-        def ended() -> dict[str, Any] | None:
+        def final_answer() -> dict[str, Any] | None:
             answer = self.poll(system, name)
             return answer if answer["status"] in FINAL else None
 
-        return until(ended, SECONDS, f"the end of the pull for {system}")
+        return until(final_answer, SECONDS, f"the end of the pull for {system}")
 
     def ready(self, *systems: str) -> str:
-        """Return the image id that systems have in the end, all the same one."""
+        """Return the image id of finished pulls, which must be the same on all systems."""
         for system in systems:
             self.poll(system)
         ends = [self.end(system) for system in systems]
@@ -154,18 +154,18 @@ class Site:
         return str(image_id)
 
     def files(self, system: str, image_id: str) -> tuple[bytes, bytes]:
-        """Return an image and its metadata as they lie on a system; nothing else lies there."""
+        """Return the image and the metadata on a system, which must have no other file."""
         names = [f"{image_id}.squashfs", f"{image_id}.meta"]
         assert sorted(path.name for path in self.images[system].iterdir()) == sorted(names)
         image, meta = ((self.images[system] / name).read_bytes() for name in names)
         return image, meta
 
     def pull(self, *systems: str) -> subprocess.CompletedProcess[str]:
-        """Run `shiftergw pull` for systems."""
-        more = {"SHIFTERGW_GATEWAY": self.service.url, "SHIFTERGW_CREDENTIAL": ALICE}
+        """Run `shiftergw pull` for several systems."""
+        variables = {"SHIFTERGW_GATEWAY": self.service.url, "SHIFTERGW_CREDENTIAL": ALICE}
         return subprocess.run(
             [*PROGRAM, "pull", "--system", ",".join(systems), "lib/app:1"],
-            env={**ENVIRONMENT, **more},
+            env={**ENVIRONMENT, **variables},
             capture_output=True,
             text=True,
             timeout=patient(SECONDS),
@@ -177,20 +177,20 @@ class Site:
 def site(
     registry: DockerRegistry,
     near: Sshd,
-    far: Sshd,
+    remote: Sshd,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Site]:
     """Run the gateway, with two workers; a parameter changes its configuration."""
     changes = getattr(request, "param", {})
-    made = Site(tmp_path / "site", registry, {NEAR: near, FAR: far}, changes)
-    with made.service:
-        yield made
+    site = Site(tmp_path / "site", registry, {NEAR: near, REMOTE: remote}, changes)
+    with site.service:
+        yield site
 
 
 @contextmanager
 def silent(sshd: Sshd) -> Iterator[None]:
-    """Have a server that takes connections and never answers."""
+    """Make a server accept connections without an answer for a while."""
     sshd.stop()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -204,8 +204,8 @@ def silent(sshd: Sshd) -> Iterator[None]:
 
 
 @contextmanager
-def closed(sshd: Sshd) -> Iterator[None]:
-    """Have a server that is not there."""
+def outage(sshd: Sshd) -> Iterator[None]:
+    """Stop a server for a while."""
     sshd.stop()
     try:
         yield
@@ -214,7 +214,7 @@ def closed(sshd: Sshd) -> Iterator[None]:
 
 
 def test_one_download_and_one_conversion(site: Site, image: Image) -> None:
-    """Three systems that ask at once get the same bytes, which were fetched and made once."""
+    """Three systems get the same bytes from one download and one conversion."""
     image_id = site.ready(*SYSTEMS)
     assert site.downloads(image) == [1, 1, 1]
     assert site.conversions() == 1
@@ -223,67 +223,67 @@ def test_one_download_and_one_conversion(site: Site, image: Image) -> None:
     assert site.service.leftovers() == []
 
 
-def test_a_silent_system_holds_up_no_other(site: Site, image: Image, far: Sshd) -> None:
-    """The others are READY while its pull waits; once it is back it needs the bytes only."""
-    with silent(far):
-        site.poll(FAR)
-        until(lambda: WAITS in site.poll(FAR)["status_message"], SECONDS, "that its pull waits")
-        image_id = site.ready(HERE, NEAR)
-        assert site.poll(FAR)["status"] == "PENDING"
-    assert list(site.images[FAR].iterdir()) == []
+def test_a_silent_system_delays_no_other(site: Site, image: Image, remote: Sshd) -> None:
+    """The others are READY while its pull waits; later only the delivery is left to do."""
+    with silent(remote):
+        site.poll(REMOTE)
+        until(lambda: WAITS in site.poll(REMOTE)["status_message"], SECONDS, "that its pull waits")
+        image_id = site.ready(LOCAL, NEAR)
+        assert site.poll(REMOTE)["status"] == "PENDING"
+    assert list(site.images[REMOTE].iterdir()) == []
     _is_served_again(site, image, image_id)
 
 
 @pytest.mark.parametrize("site", [{"DeliveryWait": 0}], indirect=True, ids=["DeliveryWait=0"])
-def test_an_absent_system_holds_up_no_other(site: Site, image: Image, far: Sshd) -> None:
-    """Where no pull waits its record says why it failed; the others are READY, and it is, later."""
-    with closed(far):
-        for system in (FAR, HERE, NEAR):
+def test_a_system_that_is_down_delays_no_other(site: Site, image: Image, remote: Sshd) -> None:
+    """Without `DeliveryWait` its pull fails with the reason; a later pull is READY."""
+    with outage(remote):
+        for system in (REMOTE, LOCAL, NEAR):
             site.poll(system)
-        image_id = site.ready(HERE, NEAR)
-        failed = site.end(FAR)
+        image_id = site.ready(LOCAL, NEAR)
+        answer = site.end(REMOTE)
         done = site.pull(*SYSTEMS)
-    assert failed["status"] == "FAILURE"
-    assert WAITS in failed["status_message"]
-    assert (done.returncode, done.stdout) == (1, f"{HERE}: {image_id}\n{NEAR}: {image_id}\n")
-    lines = [line for line in done.stderr.splitlines() if line.startswith(f"{FAR}: ")]
+    assert answer["status"] == "FAILURE"
+    assert WAITS in answer["status_message"]
+    assert (done.returncode, done.stdout) == (1, f"{LOCAL}: {image_id}\n{NEAR}: {image_id}\n")
+    lines = [line for line in done.stderr.splitlines() if line.startswith(f"{REMOTE}: ")]
     assert any(WAITS in line for line in lines)
     assert any("DeliveryWait" in line for line in lines)
     _is_served_again(site, image, image_id)
 
 
 def _is_served_again(site: Site, image: Image, image_id: str) -> None:
-    """See that a system which is back needs neither a download nor a conversion."""
+    """Check that a system that is up again needs neither a download nor a conversion."""
     downloads, conversions = site.downloads(image), site.conversions()
     assert (downloads, conversions) == ([1, 1, 1], 1)
 
-    def back() -> bool:  # for a while the failure is still told
-        return bool(site.end(FAR)["status"] == "READY")
+    def is_ready() -> bool:  # at first the answer is still the failure
+        return bool(site.end(REMOTE)["status"] == "READY")
 
-    until(back, SECONDS, "the delivery after all")
+    until(is_ready, SECONDS, "the delivery after all")
     assert (site.downloads(image), site.conversions()) == (downloads, conversions)
-    assert site.files(FAR, image_id) == site.files(HERE, image_id)
+    assert site.files(REMOTE, image_id) == site.files(LOCAL, image_id)
 
 
 def test_many_pulls_for_a_silent_system(
-    site: Site, image: Image, registry: DockerRegistry, far: Sshd, tmp_path: Path
+    site: Site, image: Image, registry: DockerRegistry, remote: Sshd, tmp_path: Path
 ) -> None:
-    """They never have all the workers: a later pull for another system is done meanwhile."""
+    """They do not occupy all workers: a later pull for another system is done meanwhile."""
     names = ["lib/app:1", "lib/app:2", "lib/app:3"]
     for name in names[1:]:
         registry.push(tmp_path / "layout", name)
-    with silent(far):
+    with silent(remote):
         for name in names:
-            site.poll(FAR, name)
-        image_id = site.ready(HERE)
-        answers = [site.poll(FAR, name) for name in names]
+            site.poll(REMOTE, name)
+        image_id = site.ready(LOCAL)
+        answers = [site.poll(REMOTE, name) for name in names]
     assert {answer["status"] for answer in answers} <= {"PULLING", "PENDING"}
-    assert site.files(HERE, image_id)[0].startswith(b"hsqs")
+    assert site.files(LOCAL, image_id)[0].startswith(b"hsqs")
     assert site.downloads(image) == [1, 1, 1]
 
 
 def test_the_command_waits_for_all(site: Site, image: Image) -> None:
-    """`shiftergw pull --system a,b,c` ends when all are READY, and prints an id for each."""
+    """`shiftergw pull --system a,b,c` ends when all pulls are READY, and prints each id."""
     done = site.pull(*SYSTEMS)
     assert done.stdout == "".join(f"{system}: {image.id}\n" for system in SYSTEMS), done.stderr
     assert done.returncode == 0

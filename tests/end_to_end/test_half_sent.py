@@ -1,4 +1,4 @@
-"""A gateway with few descriptors, and a client that sends many halves of requests."""
+"""A gateway with few descriptors, and a client that sends many incomplete requests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FEW = ("sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
 LOCATIONS = {"registry.example.com": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 
 
-def test_half_sent_requests_shut_nobody_out(tmp_path: Path) -> None:
-    """With 160 descriptors and 200 half-sent requests others are answered, and nothing runs out."""
+def test_incomplete_requests_block_no_client(tmp_path: Path) -> None:
+    """With 160 descriptors and 200 incomplete requests, other clients get their answers."""
     with Service(tmp_path, LOCATIONS, through=FEW) as service, ExitStack() as stack:
         for _ in range(200):
             connection = socket.create_connection(("127.0.0.1", service.port), timeout=patient(30))

@@ -1,4 +1,4 @@
-"""The terminal is closed in which a gateway was started by hand."""
+"""A gateway whose terminal is closed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tests.running_service import Service
 
-NOWHERE = {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
+LOCATIONS = {"registry": {"remotetype": "dockerv2", "url": "http://127.0.0.1:9"}}
 
 
 def test_a_hangup_stops_the_gateway_in_order(tmp_path: Path) -> None:
-    """It ends as by SIGTERM, instead of at once with its work still marked as begun."""
-    with Service(tmp_path, NOWHERE) as service:
+    """SIGHUP stops it as SIGTERM does, so that no record stays marked as in work."""
+    with Service(tmp_path, LOCATIONS) as service:
         service.stop(signal.SIGHUP)
     log = service.log.read_text()
     assert "received SIGHUP" in log
@@ -21,8 +21,8 @@ def test_a_hangup_stops_the_gateway_in_order(tmp_path: Path) -> None:
 
 
 def test_nohup(tmp_path: Path) -> None:
-    """Where SIGHUP is ignored at the start, it stays ignored."""
-    with Service(tmp_path, NOWHERE, through=["nohup"]) as service:
+    """A gateway that was started with SIGHUP ignored continues to ignore it."""
+    with Service(tmp_path, LOCATIONS, through=["nohup"]) as service:
         os.kill(service.pid, signal.SIGHUP)
         assert service.get("/livez")[0] == 200
     assert "received SIGHUP" not in service.log.read_text()

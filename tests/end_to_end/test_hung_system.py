@@ -1,4 +1,4 @@
-"""A system that hangs holds no worker: two workers, two systems, and an sshd that is stopped."""
+"""A system that hangs occupies no worker: two workers, two systems, and a suspended sshd."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.parts import need
 from tests.running_service import ALICE, BOB, FINAL, SYSTEM, Service, until
 from tests.sshd import Sshd
 
-FAR = "far"
+REMOTE = "far"
 USERS = (ALICE, BOB)
-WHY = f"for the system {FAR} (its host does not answer)"
+WHY = f"for the system {REMOTE} (its host does not answer)"
 PULLS = 4
 
 
 @pytest.fixture
 def sshd() -> Iterator[Sshd]:
-    """Run the far system's SSH server."""
+    """Run the SSH server of the remote system."""
     with Sshd() as running:
         yield running
 
 
 @pytest.fixture
 def service(tmp_path: Path, sshd: Sshd) -> Iterator[Service]:
-    """Run a gateway with two workers, a system on this machine, and one on another."""
+    """Run a gateway with two workers, a local system and a remote one."""
     need("mksquashfs")
     images = tmp_path / "far"
     images.mkdir()
@@ -42,7 +42,7 @@ def service(tmp_path: Path, sshd: Sshd) -> Iterator[Service]:
         "local": {"imageDir": str(tmp_path / "service" / "images")},
         "squashfs": squashfs,
     }
-    far: dict[str, Any] = {
+    remote: dict[str, Any] = {
         "accesstype": "remote",
         "admins": ["root"],
         "host": ["127.0.0.1"],
@@ -61,47 +61,47 @@ def service(tmp_path: Path, sshd: Sshd) -> Iterator[Service]:
             layer = tar_of([entry("etc"), entry(f"etc/{number}", os.urandom(50_000))])
             registry.add(f"team/{number}", make_image([layer]))
         locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
-        changes = {"WorkerThreads": 2, "Platforms": {SYSTEM: near, FAR: far}}
+        changes = {"WorkerThreads": 2, "Platforms": {SYSTEM: near, REMOTE: remote}}
         with Service(tmp_path / "service", locations, changes) as running:
             yield running
 
 
 def poll(service: Service, system: str, number: int) -> dict[str, Any]:
-    """Ask once for a pull."""
+    """Request a pull once."""
     path = f"/api/pull/{system}/docker/{quote(f'team/{number}:1', safe='')}/"
     status, answer = service.get(path, USERS[number % 2], "POST")
     assert status == 200, answer
-    found: dict[str, Any] = answer
-    return found
+    body: dict[str, Any] = answer
+    return body
 
 
-def test_others_go_on(service: Service, sshd: Sshd, tmp_path: Path) -> None:
-    """All pulls of the other system end READY while it hangs, and its own ones once it goes on."""
+def test_pulls_for_other_systems_go_on(service: Service, sshd: Sshd, tmp_path: Path) -> None:
+    """Pulls for the other system end READY while it hangs, and those for it afterwards."""
     with sshd.suspended():
         for number in range(PULLS):
-            poll(service, FAR, number)
+            poll(service, REMOTE, number)
 
         def all_wait() -> bool:
-            messages = [poll(service, FAR, number)["status_message"] for number in range(PULLS)]
+            messages = [poll(service, REMOTE, number)["status_message"] for number in range(PULLS)]
             return all(message.endswith(WHY) for message in messages)
 
         until(all_wait, 60, "that all pulls of the hung system wait")
         for number in range(PULLS):
 
-            def ended(number: int = number) -> bool:
+            def has_ended(number: int = number) -> bool:
                 return poll(service, SYSTEM, number)["status"] in FINAL
 
-            until(ended, 60, "the end of a pull of the other system")
+            until(has_ended, 60, "the end of a pull of the other system")
             assert poll(service, SYSTEM, number)["status"] == "READY"
-        # Nobody has waited in vain for its pulls: each was tried, and the breaker held it back.
-        assert {poll(service, FAR, number)["status"] for number in range(PULLS)} == {"PENDING"}
-        tries = service.log.read_text().count(f"the system {FAR} is away")
+        # A few pulls have tried the system; the circuit breaker has postponed the others.
+        assert {poll(service, REMOTE, number)["status"] for number in range(PULLS)} == {"PENDING"}
+        tries = service.log.read_text().count(f"the system {REMOTE} is away")
         assert tries <= 2 + PULLS
     for number in range(PULLS):
 
         def is_ready(number: int = number) -> bool:
-            return bool(poll(service, FAR, number)["status"] == "READY")
+            return bool(poll(service, REMOTE, number)["status"] == "READY")
 
         until(is_ready, 90, "the end of a pull of the system that went on")
     assert len(list((tmp_path / "far").glob("*.squashfs"))) == PULLS
-    assert f"the system {FAR} answers again" in service.log.read_text()
+    assert f"the system {REMOTE} answers again" in service.log.read_text()

@@ -1,4 +1,4 @@
-"""Gateways whose state is in MongoDB: restarted, without their server, and two on one database."""
+"""Gateways with MongoDB: restarted, without their server, and two with the same database."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from tests.patience import patient
 from tests.running_service import ALICE, SYSTEM, Service, until
 
 NAME = "lib/app:1"
-CLOSED = "closed/app:1"
+PRIVATE_IMAGE = "closed/app:1"
 WITH_LOGIN = "good:alice:users:secret:2001:2100"
 PASSWORD = "p@ss-word"
-ESCAPED = "p%40ss-word"
+QUOTED_PASSWORD = "p%40ss-word"
 
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[FaultyRegistry]:
-    """Run a registry with an image for everybody, and one that wants a login."""
+    """Run a registry with a public image, and one that requires a login."""
     with FaultyRegistry() as running:
         for name, fault in (("lib/app", ""), ("closed/app", "login")):
-            made = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(200_000))])])
-            running.add(name, made, fault)
+            image = make_image([tar_of([entry("etc"), entry("etc/motd", os.urandom(200_000))])])
+            running.add(name, image, fault)
         yield running
 
 
 @pytest.fixture(scope="module")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URI of a server."""
+    """Return the URI of a MongoDB server."""
     with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri
 
 
 def gateway(root: Path, registry: FaultyRegistry, uri: str, name: str, **changes: Any) -> Service:
-    """Return a gateway on a database; it does not run yet."""
+    """Return a gateway with a database, which is not started."""
     locations = {"registry": {"remotetype": "dockerv2", "url": f"http://{registry.host}"}}
     return Service(root, locations, {"MongoDBURI": uri, "MongoDB": name, **changes})
 
 
 def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
-    """Return the status of a request that is refused, and when it may be asked again."""
+    """Return the status of a refused request, and the value of `Retry-After`."""
     headers = {"authentication": ALICE}
     request = urllib.request.Request(service.url + path, headers=headers, method=method)
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -65,7 +65,7 @@ def refusal(service: Service, path: str, method: str) -> tuple[int, str | None]:
 def test_a_restarted_gateway_has_its_images(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:
-    """What was pulled is in the database, and nothing of it anywhere else."""
+    """Its state is in the database, and in no file of the gateway."""
     need("mksquashfs")
     with mongod.database(mongodb) as (name, db):
         with gateway(tmp_path, registry, mongodb, name) as service:
@@ -73,22 +73,22 @@ def test_a_restarted_gateway_has_its_images(
             assert done["status"] == "READY"
             service.stop()
             service.start()
-            status, found = service.lookup(NAME)
-            assert (status, found["id"]) == (200, done["id"])
+            status, record = service.lookup(NAME)
+            assert (status, record["id"]) == (200, done["id"])
             assert service.poll(NAME)["status"] == "READY"
         (document,) = db["images"].find()
     assert (document["status"], document["id"]) == ("READY", done["id"])
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["secret.key"]
 
 
-def test_a_server_that_is_away_at_the_start(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """The gateway starts, sends everybody away for a while, and works as soon as it can.
+def test_a_server_that_is_down_at_the_start(registry: FaultyRegistry, tmp_path: Path) -> None:
+    """The gateway starts, refuses requests with a time, and works once the server does.
 
-    It never shows the password with which it logs in.
+    It never logs its password.
     """
     need("mksquashfs")
     server = mongod.Mongod(
-        tmp_path / "mongod", "--standalone", "--sync-on-commit", login=f"gateway:{ESCAPED}@"
+        tmp_path / "mongod", "--standalone", "--sync-on-commit", login=f"gateway:{QUOTED_PASSWORD}@"
     )
     roles = [{"role": "readWrite", "db": "images"}]
     with server, pymongo.MongoClient[dict[str, Any]]("127.0.0.1", server.port) as client:
@@ -113,16 +113,16 @@ def test_a_server_that_is_away_at_the_start(registry: FaultyRegistry, tmp_path: 
     log = service.log.read_text()
     assert "the database is away" in log
     assert PASSWORD not in log
-    assert ESCAPED not in log
+    assert QUOTED_PASSWORD not in log
 
 
-def converter(root: Path, then: str) -> tuple[str, Path]:
-    """Return a `mksquashfs` that notes each conversion in a file, and that file."""
+def converter(root: Path, command: str) -> tuple[str, Path]:
+    """Return a `mksquashfs` that records each conversion and runs `command`, and its record."""
     real, runs = need("mksquashfs"), root / "runs"
     program = root / "converter"
     program.write_text(
         f'#!/bin/sh\n[ "$1" = -version ] && exec {real} -version\n'
-        f"echo $$ >> '{runs}'\nexec {then.format(real=real)}\n"
+        f"echo $$ >> '{runs}'\nexec {command.format(real=real)}\n"
     )
     program.chmod(0o755)
     return str(program), runs
@@ -131,7 +131,7 @@ def converter(root: Path, then: str) -> tuple[str, Path]:
 def test_a_server_that_dies_in_the_middle_of_a_pull(
     registry: FaultyRegistry, tmp_path: Path
 ) -> None:
-    """The pull goes on: who polls hears what he heard last, and it is converted once."""
+    """The pull goes on: polls get the last answer again, and the image is converted once."""
     go = tmp_path / "go"
     waiting = f'sh -c \'until [ -e {go} ]; do sleep 0.1; done; exec {{real}} "$@"\' sh "$@"'
     program, runs = converter(tmp_path, waiting)
@@ -155,20 +155,20 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(
 
 
 def lose(service: Service) -> None:
-    """Have a gateway and all its workers die at once, as with their machine."""
+    """Kill a gateway and all its workers at once, as if their machine died."""
     workers = service.workers()
     service.stop(signal.SIGKILL)
     for worker in workers:
-        with suppress(ProcessLookupError):  # one that had nothing to do leaves by itself
+        with suppress(ProcessLookupError):  # an idle worker may have left by itself
             os.killpg(worker, signal.SIGKILL)
 
 
 def test_a_gateway_takes_up_the_work_of_another(
     registry: FaultyRegistry, mongodb: str, tmp_path: Path
 ) -> None:
-    """Two gateways with one database and one key see the same pull, and convert it once.
+    """Two gateways with the same database and key see the same pull, and convert it once.
 
-    Until one of them is lost in the middle: then the other one begins anew, with the user's login.
+    When one of them dies during the conversion, the other begins again, with the user's login.
     """
     local = {"imageDir": str(tmp_path / "images")}
     (tmp_path / "images").mkdir()
@@ -179,40 +179,40 @@ def test_a_gateway_takes_up_the_work_of_another(
     }
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    hanging, begun = converter(tmp_path / "one", "sleep 600")
-    working, again = converter(tmp_path / "two", '{real} "$@"')
+    hanging, first_runs = converter(tmp_path / "one", "sleep 600")
+    working, second_runs = converter(tmp_path / "two", '{real} "$@"')
     with mongod.database(mongodb) as (name, _):
-        one = gateway(tmp_path / "one", registry, mongodb, name, Mksquashfs=hanging, **common)
-        two = gateway(tmp_path / "two", registry, mongodb, name, Mksquashfs=working, **common)
+        first = gateway(tmp_path / "one", registry, mongodb, name, Mksquashfs=hanging, **common)
+        second = gateway(tmp_path / "two", registry, mongodb, name, Mksquashfs=working, **common)
         try:
-            one.start()
-            one.poll(CLOSED, WITH_LOGIN)
-            until(begun.exists, 20, "the first conversion")
-            two.start()
-            assert two.poll(CLOSED, WITH_LOGIN)["status"] == "CONVERSION"
-            assert not again.exists()
-            lose(one)
-            done = two.pull(CLOSED, WITH_LOGIN, seconds=30)
+            first.start()
+            first.poll(PRIVATE_IMAGE, WITH_LOGIN)
+            until(first_runs.exists, 20, "the first conversion")
+            second.start()
+            assert second.poll(PRIVATE_IMAGE, WITH_LOGIN)["status"] == "CONVERSION"
+            assert not second_runs.exists()
+            lose(first)
+            done = second.pull(PRIVATE_IMAGE, WITH_LOGIN, seconds=30)
             assert done["status"] == "READY"
-            one.start()
-            assert one.lookup(CLOSED, WITH_LOGIN)[1]["id"] == done["id"]
-            assert one.poll(CLOSED, WITH_LOGIN)["status"] == "READY"
+            first.start()
+            assert first.lookup(PRIVATE_IMAGE, WITH_LOGIN)[1]["id"] == done["id"]
+            assert first.poll(PRIVATE_IMAGE, WITH_LOGIN)["status"] == "READY"
         finally:
-            one.stop()
-            two.stop()
-    assert [len(runs.read_text().splitlines()) for runs in (begun, again)] == [1, 1]
+            first.stop()
+            second.stop()
+    assert [len(runs.read_text().splitlines()) for runs in (first_runs, second_runs)] == [1, 1]
     assert sorted(path.suffix for path in (tmp_path / "images").iterdir()) == [".meta", ".squashfs"]
 
 
 def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_path: Path) -> None:
-    """Who caught one on its way to the one gateway comes too late at the other.
+    """A credential that one gateway has accepted is refused by the other.
 
-    While their server is away he who polls is told what he was told last, and nobody anything else;
-    a credential of that time is a used one, too, once the server is back.
+    While their server is down, only a client that already polls gets an answer: the last one. Its
+    credentials of that time count as used once the server is up again.
     """
     program, _ = converter(tmp_path, "sleep 600")
     server = mongod.Mongod(tmp_path / "mongod", "--standalone", "--sync-on-commit")
-    with server, Munged() as munged, Munged(key=munged.key) as other:
+    with server, Munged() as munged, Munged(key=munged.key) as second_munged:
 
         def at(root: str, daemon: Munged) -> Service:
             local = {"imageDir": str(tmp_path / root)}
@@ -226,24 +226,24 @@ def test_a_credential_counts_once_at_two_gateways(registry: FaultyRegistry, tmp_
         def ask(service: Service, path: str, credential: str, method: str = "GET") -> int:
             return service.ask(f"/api/{path}/", credential, method)[0]
 
-        with at("one", munged) as one, at("two", other) as two:
+        with at("one", munged) as first, at("two", second_munged) as second:
             credential = munged.encode()
-            assert ask(one, f"list/{SYSTEM}", credential) == 200
-            assert ask(two, f"list/{SYSTEM}", credential) == 401
-            assert ask(two, f"list/{SYSTEM}", munged.encode()) == 200
-            one.poll(NAME, munged.encode())
+            assert ask(first, f"list/{SYSTEM}", credential) == 200
+            assert ask(second, f"list/{SYSTEM}", credential) == 401
+            assert ask(second, f"list/{SYSTEM}", munged.encode()) == 200
+            first.poll(NAME, munged.encode())
             server.kill()
             caught = munged.encode()
-            assert one.poll(NAME, caught)["status"] in {"INIT", "PULLING"}
+            assert first.poll(NAME, caught)["status"] in {"INIT", "PULLING"}
             pull = f"pull/{SYSTEM}/docker/lib%2Fapp:1"
-            assert ask(two, pull, munged.encode(), "POST") == 503  # he has not polled here
-            assert ask(one, f"list/{SYSTEM}", munged.encode()) == 503
-            assert ask(one, f"expire/{SYSTEM}/docker/lib%2Fapp:1", munged.encode()) == 503
+            assert ask(second, pull, munged.encode(), "POST") == 503  # it has not polled here
+            assert ask(first, f"list/{SYSTEM}", munged.encode()) == 503
+            assert ask(first, f"expire/{SYSTEM}/docker/lib%2Fapp:1", munged.encode()) == 503
             server.start()
             path = f"/api/list/{SYSTEM}/"
-            until(lambda: one.get(path, munged.encode())[0] == 200, 15, "the recovery")
-            noted = "shiftergw.credentials"
+            until(lambda: first.get(path, munged.encode())[0] == 200, 15, "the recovery")
+            collection = "shiftergw.credentials"
             with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
-                count = client["images"][noted].count_documents
+                count = client["images"][collection].count_documents
                 until(lambda: count({}) >= 6, 10, "the note of what was used meanwhile")
-            assert ask(two, f"list/{SYSTEM}", caught) == 401
+            assert ask(second, f"list/{SYSTEM}", caught) == 401

@@ -1,4 +1,4 @@
-"""A script that orders many images at once, as sites of the original gateway have."""
+"""A script that requests many images at once, as sites of the original gateway have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOCATIONS = {"registry.example.com": {"remotetype": "dockerv2", "url": "http://1
 
 
 def test_seventy_images_at_once(tmp_path: Path) -> None:
-    """All orders of `shifterimg pullnb` in a loop are taken, though no worker can keep up."""
+    """All requests of `shifterimg pullnb` in a loop are accepted, although workers are slower."""
     with Service(tmp_path, LOCATIONS, {"WorkerThreads": 1}) as service:
         client = ShifterImg([service.url], SYSTEM, ALICE)
         codes = [client.run("pullnb", f"docker:lib/app:{n}").code for n in range(70)]

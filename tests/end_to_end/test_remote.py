@@ -1,4 +1,4 @@
-"""A pull for a system on another machine: the same answers, the files over there."""
+"""A pull for a remote system gives the same answers, and its files are on that system."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 def service(
     registry: DockerRegistry, sshd: Sshd, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Service]:
-    """Run a gateway whose only system is remote, by each transport and protocol."""
+    """Run a gateway whose only system is remote, with each transport and protocol."""
     need("mksquashfs")
     need("ssh")
     transport, transfer = request.param
@@ -71,13 +71,13 @@ def service(
 def record(service: Service) -> dict[str, Any]:
     """Return the only record of the store."""
     with closing(connect(service.root / "state" / "shiftergw.sqlite")) as store:
-        ((found,),) = store.execute("SELECT document FROM images").fetchall()
-    document: dict[str, Any] = json.loads(found)
+        ((text,),) = store.execute("SELECT document FROM images").fetchall()
+    document: dict[str, Any] = json.loads(text)
     return document
 
 
 def test_a_remote_system_has_the_image(service: Service) -> None:
-    """A pull ends READY with the image over there, its SHA-256 that of the record."""
+    """A pull ends READY, and the image on the system has the SHA-256 of the record."""
     answer = service.pull("lib/plain:1")
     assert answer["status"] == "READY", (answer, service.log.read_text())
     image = service.images / f"{answer['id']}.squashfs"
@@ -90,22 +90,22 @@ def test_a_remote_system_has_the_image(service: Service) -> None:
     assert service.leftovers() == []
 
 
-def test_a_damaged_image_is_delivered_anew(service: Service, registry: DockerRegistry) -> None:
-    """A byte flipped over there is found out, and mended from the converted file that lies here."""
+def test_a_damaged_image_is_delivered_again(service: Service, registry: DockerRegistry) -> None:
+    """A changed byte on the system is noticed, and the converted file here replaces the image."""
     answer = service.pull("lib/plain:1")
     image = service.images / f"{answer['id']}.squashfs"
-    (converted,) = (service.root / "expand").glob(f"{answer['id']}*.squashfs")
-    made, requests = converted.stat().st_ino, registry.blob_requests()
+    (file,) = (service.root / "expand").glob(f"{answer['id']}*.squashfs")
+    inode, requests = file.stat().st_ino, registry.blob_requests()
     flip(image)
     assert service.pull("lib/plain:same")["id"] == answer["id"]
     assert hashlib.sha256(image.read_bytes()).hexdigest() == record(service)["sha256"]
-    assert converted.stat().st_ino == made
+    assert file.stat().st_ino == inode
     assert registry.blob_requests() - requests <= 1  # the configuration
     assert record(service)["modified"] == int(image.stat().st_mtime)
 
 
 def test_a_remote_system_that_is_down(service: Service, sshd: Sshd) -> None:
-    """Where no pull may wait for it, each fails at once, in words that name no host."""
+    """Without `DeliveryWait` a pull fails at once, with a message that names no host."""
     sshd.stop()
     try:
         answer = service.pull("lib/plain:1")
@@ -118,7 +118,7 @@ def test_a_remote_system_that_is_down(service: Service, sshd: Sshd) -> None:
 
 
 def test_expired_images_leave_a_remote_system(service: Service) -> None:
-    """An expired image's files are removed over there."""
+    """The files of an expired image are removed from the system."""
     answer = service.pull("lib/plain:1")
     assert answer["status"] == "READY"
     status, _ = service.get(f"/api/expire/{SYSTEM}/docker/lib%2Fplain%3A1/", "good:root:root::0:0")

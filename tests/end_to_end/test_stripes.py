@@ -25,7 +25,7 @@ exec touch "$4"
 
 @pytest.mark.parametrize("access", ["local", "remote"])
 def test_an_image_is_laid_out_as_configured(tmp_path: Path, access: str) -> None:
-    """The number goes to `lfs` on the side of the files, and into the record as text."""
+    """The number is passed to `lfs` on the machine of the files, and recorded as text."""
     need("mksquashfs")
     programs, log = tmp_path / "bin", tmp_path / "lfs.log"
     env = without_ssh(programs)

@@ -1,4 +1,4 @@
-"""A gateway is pointed at the database, and the image directory, of the original one."""
+"""A gateway uses the database and the image directory of the original gateway."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def registry() -> Iterator[FaultyRegistry]:
 
 
 @pytest.fixture
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Any]]:
-    """Return a server's URI, a database's name, and pymongo's way there."""
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Any]]:
+    """Return a server's URI, the name of a database, and pymongo's object for it."""
     with (
         mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri,
         mongod.database(uri) as (name, db),
@@ -45,68 +45,68 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, 
 
 
 def original(n: int, name: str, image_id: str, **changes: Any) -> dict[str, Any]:
-    """Return a record of the original, whose expiration has passed."""
+    """Return a record of the original gateway, whose expiration has passed."""
     members = {"system": SYSTEM, "pulltag": name, "tag": [name], "id": image_id, "expiration": 12.5}
     return {**document(n, IN_ORDER), **members, **changes}
 
 
 def deliver(images: Path, image_id: str) -> None:
-    """Put the files of an image where the original would have."""
+    """Write the files of an image as the original gateway does."""
     (images / f"{image_id}.squashfs").write_bytes(CONTENT)
     (images / f"{image_id}.meta").write_text("FORMAT: squashfs\nENV: A=1\n")
 
 
-def test_everything_is_there(
-    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+def test_images_and_records_are_used(
+    registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """What the original delivered is used as it is; what it did not end is pulled; all by users.
+    """Delivered images are used as they are, and an unfinished pull is pulled again on request.
 
-    Nothing is rewritten at the start, and nothing goes before it is said.
+    The start changes no record, and no image expires unless `ScheduledExpiry` is set.
     """
-    uri, name, db = taken
+    uri, name, db = database
     program, runs = converter(tmp_path, f'{need("mksquashfs")} "$@"')
     service = gateway(tmp_path, registry, uri, name, Mksquashfs=program, PullUpdateTimeout=60)
-    known = hashlib.sha256(registry.images["lib/app"].manifest).hexdigest()
-    crashed = original(3, "lib/new:1", "", status="PULLING", tag=[])
-    del crashed["id"]
+    image_id = hashlib.sha256(registry.images["lib/app"].manifest).hexdigest()
+    unfinished = original(3, "lib/new:1", "", status="PULLING", tag=[])
+    del unfinished["id"]
     db["images"].insert_many(
         [
-            original(1, "lib/app:1", known),
+            original(1, "lib/app:1", image_id),
             original(2, "old/one:1", "b" * 64, tag="old/one:1"),
-            crashed,
+            unfinished,
         ]
     )
-    for image_id in (known, "b" * 64):
-        deliver(service.images, image_id)
+    for delivered_id in (image_id, "b" * 64):
+        deliver(service.images, delivered_id)
     before = str(mongod.everything(db)["images"])
     with service:
         _wait_for(service, "do not expire by themselves")
         assert str(mongod.everything(db)["images"]) == before
-        _, listed = service.get(f"/api/list/{SYSTEM}/")
-        assert {one["id"]: one["tag"] for one in listed["list"]} == {
-            known: ["lib/app:1"],
+        _, body = service.get(f"/api/list/{SYSTEM}/")
+        assert {image["id"]: image["tag"] for image in body["list"]} == {
+            image_id: ["lib/app:1"],
             "b" * 64: ["old/one:1"],
         }
         assert service.lookup("old/one:1")[1]["id"] == "b" * 64
-        again = service.pull("lib/app:1")
-        assert (again["status"], again["id"], runs.exists()) == ("READY", known, False)
-        assert (service.images / f"{known}.squashfs").read_bytes() == CONTENT
+        answer = service.pull("lib/app:1")
+        assert (answer["status"], answer["id"], runs.exists()) == ("READY", image_id, False)
+        assert (service.images / f"{image_id}.squashfs").read_bytes() == CONTENT
         new = service.pull("lib/new:1")
         assert (new["status"], len(runs.read_text().splitlines())) == ("READY", 1)
-        assert db["images"].find_one({"_id": crashed["_id"]}) is None
+        assert db["images"].find_one({"_id": unfinished["_id"]}) is None
         assert service.get(f"/api/expire/{SYSTEM}/docker/old%2Fone:1/", ROOT)[0] == 200
         until(lambda: not (service.images / f"{'b' * 64}.squashfs").exists(), 20, "its removal")
         assert service.lookup("old/one:1")[0] == 404
-    found = db["images"].find_one({"_id": ObjectId(f"{1:024x}")})
-    assert isinstance(found["last_pull"], float)
-    assert found["last_pull"] > NOW
+    record = db["images"].find_one({"_id": ObjectId(f"{1:024x}")})
+    assert isinstance(record["last_pull"], float)
+    assert record["last_pull"] > NOW
 
 
 def test_expiry_is_switched_on(
-    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+    registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """From that start on images have their time, and only what is past it then goes."""
-    uri, name, db = taken
+    """Images get their time from that start on, and only those beyond it expire."""
+    uri, name, db = database
     service = gateway(tmp_path, registry, uri, name, ScheduledExpiry=True)
     db["images"].insert_one(original(1, "old/one:1", "b" * 64))
     deliver(service.images, "b" * 64)
@@ -120,11 +120,11 @@ def test_expiry_is_switched_on(
     assert list(service.images.iterdir()) == []
 
 
-def test_readers_change_and_the_command_stays(
-    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+def test_a_change_of_readers_keeps_the_command(
+    registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """The original's database holds no CMD; its metadata does, and says it afterwards, too."""
-    uri, name, db = taken
+    """The original's database has no CMD; that in the metadata stays after the change."""
+    uri, name, db = database
     service = gateway(tmp_path, registry, uri, name)
     image_id = "b" * 64
     private = {"private": True, "userACL": [2001], "ENTRY": None}
@@ -136,10 +136,10 @@ def test_readers_change_and_the_command_stays(
         path = f"/api/pull/{SYSTEM}/docker/old%2Fone:1/"
         change = b'{"allowed_uids":"2001,2002"}'
 
-        def changed() -> bool:
+        def has_changed() -> bool:
             return bool(service.ask(path, ROOT, "POST", change)[1].get("status") == "READY")
 
-        until(changed, 60, "the change of the readers")
+        until(has_changed, 60, "the change of the readers")
         read = read_meta(meta.read_bytes())
         assert read.cmd == ("sh", "-c", "x")
         assert {2001, 2002} <= {*(read.user_acl or ())}
@@ -147,10 +147,10 @@ def test_readers_change_and_the_command_stays(
 
 
 def test_autoexpire_names_an_odd_id(
-    registry: FaultyRegistry, taken: tuple[str, str, Any], tmp_path: Path
+    registry: FaultyRegistry, database: tuple[str, str, Any], tmp_path: Path
 ) -> None:
-    """What the record has in the place of an id is the answer."""
-    uri, name, db = taken
+    """The answer has the text that the record has in place of an id."""
+    uri, name, db = database
     service = gateway(tmp_path, registry, uri, name)
     db["images"].insert_one(original(1, "old/one:1", "odd id"))
     with service:

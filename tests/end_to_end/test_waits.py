@@ -1,4 +1,4 @@
-"""A registry that asks to wait holds no worker, whoever else pulls from wherever meanwhile."""
+"""A registry that answers 429 occupies no worker, so pulls from other registries go on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NO_LIMIT = 10**9
 
 
 def image(seed: str) -> MadeImage:
-    """Return a small image of its own."""
+    """Return a small image whose content depends on `seed`."""
     return make_image([tar_of([entry("etc"), entry(f"etc/{seed}", os.urandom(50_000))])])
 
 
 @pytest.fixture
 def registries() -> Iterator[tuple[FaultyRegistry, FaultyRegistry]]:
-    """Run one registry that can be told to answer 429, and one that is healthy."""
-    with FaultyRegistry() as limited, FaultyRegistry() as healthy:
+    """Run a registry that answers 429 on demand, and a healthy one."""
+    with FaultyRegistry() as busy, FaultyRegistry() as healthy:
         for name in ("team/one", "team/two"):
-            limited.add(name, image(name))
+            busy.add(name, image(name))
         healthy.add("team/three", image("three"))
-        yield limited, healthy
+        yield busy, healthy
 
 
 def service_at(
@@ -40,19 +40,19 @@ def service_at(
     """Return a gateway with two workers and both registries."""
     need("mksquashfs")
     locations = {
-        name: {"remotetype": "dockerv2", "url": f"http://{one.host}"}
-        for name, one in zip(("busy.example", "healthy.example"), registries, strict=True)
+        name: {"remotetype": "dockerv2", "url": f"http://{registry.host}"}
+        for name, registry in zip(("busy.example", "healthy.example"), registries, strict=True)
     }
     return Service(root, locations, {"WorkerThreads": 2, **changes})
 
 
-def test_six_hours_are_not_waited(
+def test_a_wait_of_six_hours_fails_pulls(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """Both pulls fail at once and say how long; a third user's is READY at once."""
-    limited, _ = registries
+    """Both pulls fail at once and name the time; a pull from another registry is READY at once."""
+    busy, _ = registries
     for name in ("team/one", "team/two"):
-        limited.limited[name] = ("21600", NO_LIMIT)
+        busy.rate_limits[name] = ("21600", NO_LIMIT)
     with service_at(tmp_path, registries, {}) as service:
         service.poll("busy.example/team/one:1", ALICE)
         service.poll("busy.example/team/two:1", BOB)
@@ -64,22 +64,22 @@ def test_six_hours_are_not_waited(
                 r"busy\.example asks to wait 6 hours; at most 15 minutes are waited\.",
                 answer["cause"],
             )
-        # Whoever was second did not ask: anonymous pulls of this machine are limited by then.
-        assert sum(limited.asked.values()) <= 2
-        asked = dict(limited.asked)
+        # The second pull sent no request: anonymous pulls of this machine are limited by then.
+        assert sum(busy.manifest_requests.values()) <= 2
+        counts = dict(busy.manifest_requests)
         name = "busy.example/team/one:1"
         until(lambda: service.poll(name, CAROL)["status"] != "FAILURE", 10, "a new pull")
-        again = service.pull(name, CAROL, 30)
-        assert "asks to wait" in again["cause"]
-        assert dict(limited.asked) == asked
+        answer = service.pull(name, CAROL, 30)
+        assert "asks to wait" in answer["cause"]
+        assert dict(busy.manifest_requests) == counts
 
 
-def test_seconds_are_waited(
+def test_a_wait_of_seconds_postpones_pulls(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """The pulls go back to the queue with the reason, free both slots, and then succeed."""
-    limited, _ = registries
-    limited.limited = {"team/one": ("5", 1), "team/two": ("5", 1)}
+    """They wait in the queue with the reason, leave both slots free, and then succeed."""
+    busy, _ = registries
+    busy.rate_limits = {"team/one": ("5", 1), "team/two": ("5", 1)}
     names = ("busy.example/team/one:1", "busy.example/team/two:1")
     with service_at(tmp_path, registries, {}) as service:
         for name, user in zip(names, (ALICE, BOB), strict=True):
@@ -102,12 +102,12 @@ def test_seconds_are_waited(
         assert service.leftovers() == []
 
 
-def test_a_restart_in_between(
+def test_a_restart_during_a_wait(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """What waits when the gateway stops goes on at its time with the next one."""
-    limited, _ = registries
-    limited.limited = {"team/one": ("6", 1)}
+    """A pull that waits when the gateway stops goes on after the restart, at its time."""
+    busy, _ = registries
+    busy.rate_limits = {"team/one": ("6", 1)}
     name = "busy.example/team/one:1"
     with service_at(tmp_path, registries, {}) as service:
         service.poll(name)
@@ -119,14 +119,14 @@ def test_a_restart_in_between(
         assert service.pull(name, seconds=60)["status"] == "READY"
 
 
-def test_a_registry_that_is_away_for_a_moment(
+def test_a_registry_that_is_down(
     tmp_path: Path, registries: tuple[FaultyRegistry, FaultyRegistry]
 ) -> None:
-    """Its pulls wait for it and fail with its name once they have waited as long as they may."""
+    """Its pulls wait for `RegistryWait` seconds, and then fail with its name."""
     _, healthy = registries
-    away = FaultyRegistry()
-    away.host = f"127.0.0.1:{free_port()}"
-    with service_at(tmp_path, (away, healthy), {"RegistryWait": 8}) as service:
+    absent = FaultyRegistry()
+    absent.host = f"127.0.0.1:{free_port()}"
+    with service_at(tmp_path, (absent, healthy), {"RegistryWait": 8}) as service:
         name = "busy.example/team/one:1"
         service.poll(name)
         until(
