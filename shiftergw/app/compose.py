@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shiftergw.auth.listing import ListedUsers
 from shiftergw.auth.mock import MockAuthenticator
@@ -31,6 +31,7 @@ from shiftergw.store.sqlite.store import SqliteStore
 from shiftergw.work.pool import PoolOptions, WorkerPool
 
 if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.store.mongo.store import MongoStore
     from shiftergw.work.celery.queue import CeleryQueue
 
@@ -39,7 +40,7 @@ JOBS_PER_WORKER = 50
 
 
 def store(
-    reactor: Any, config: Config, check_seconds: float | None = None
+    reactor: Reactor, config: Config, check_seconds: float | None = None
 ) -> SqliteStore | MongoStore:
     """Return the store of records: MongoDB if `MongoDBURI` is set, otherwise a SQLite file.
 
@@ -59,7 +60,7 @@ def state_file(config: Config) -> Path:
     return config.state_directory / "shiftergw.sqlite"
 
 
-def queue(reactor: Any, config: Config, config_file: Path) -> WorkerPool | CeleryQueue:
+def queue(reactor: Reactor, config: Config, config_file: Path) -> WorkerPool | CeleryQueue:
     """Return the job queue: Celery if `BrokerURL` is set, otherwise a pool of local processes."""
     if config.broker_url is not None:
         from shiftergw.work.celery.queue import CeleryQueue  # noqa: PLC0415 - an extra
@@ -84,7 +85,7 @@ class SystemUsers:
     listings: Mapping[str, ListedUsers]
 
 
-def users(config: Config, threads: Threads, reactor: Any) -> SystemUsers:
+def users(config: Config, threads: Threads, reactor: Reactor) -> SystemUsers:
     """Return the user directories: a listing by the system's own command, or those of this host."""
     host = HostUsers(threads, reactor)
     listings = {
@@ -96,7 +97,7 @@ def users(config: Config, threads: Threads, reactor: Any) -> SystemUsers:
 
 
 def authenticator(
-    config: Config, system: System, users: UserDirectory, reactor: Any
+    config: Config, system: System, users: UserDirectory, reactor: Reactor
 ) -> Authenticator:
     """Return what identifies the callers of a system: its munge daemon, or (for tests) nothing."""
     if config.authentication == "mock":
@@ -105,7 +106,7 @@ def authenticator(
     return MungeAuthenticator(system.name, system.munge_socket_path, users, system.admins, reactor)
 
 
-def registry(reactor: Any, config: Config, shared: Shared | None = None) -> RegistryClient:
+def registry(reactor: Reactor, config: Config, shared: Shared | None = None) -> RegistryClient:
     """Return the client of all configured registries.
 
     `shared` is what several processes share about registries that ask to wait. Raises
@@ -128,7 +129,7 @@ def registry(reactor: Any, config: Config, shared: Shared | None = None) -> Regi
 
 
 def delivery_to(
-    system: System, reactor: Any, threads: Threads, ost_count: int = 0
+    system: System, reactor: Reactor, threads: Threads, ost_count: int = 0
 ) -> SystemDelivery:
     """Return how images are delivered to a system, by the kind of its section."""
     match system.delivery:
@@ -141,7 +142,7 @@ def delivery_to(
 class ConversionParts:
     """The cache and the builder of one process, and the threads that they work in."""
 
-    def __init__(self, reactor: Any, config: Config) -> None:
+    def __init__(self, reactor: Reactor, config: Config) -> None:
         """Use the directories and the `mksquashfs` of `config`.
 
         Layers are read in threads of their own, on which the threads of the builder wait: one for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app import compose
 from shiftergw.app.waiting import run_with_waits
@@ -18,6 +18,9 @@ from shiftergw.job.watcher import Watcher
 from shiftergw.model import ImageReference
 from shiftergw.plumbing.files import private_directory
 from shiftergw.plumbing.services import ClosedAtStop, OrderedServices
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Conversion:
 
 
 async def convert(
-    reactor: Any, config: Config, conversion: Conversion, watcher: Watcher
+    reactor: Reactor, config: Config, conversion: Conversion, watcher: Watcher
 ) -> dict[str, object]:
     """Convert one image; temporary files lie in the directories of `config`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 
@@ -26,8 +26,11 @@ from shiftergw.web.api import make_site
 from shiftergw.web.connections import ConnectionLimits
 from shiftergw.web.lists import ListLimits
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
-def gateway_service(reactor: Any, config: Config, config_file: Path) -> Service:
+
+def gateway_service(reactor: Reactor, config: Config, config_file: Path) -> Service:
     """Return the gateway's process as one service.
 
     Raises `ConfigurationError` for what the configuration's own checks cannot see.

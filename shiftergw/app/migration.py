@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app.compose import state_file
 from shiftergw.config import Config
 from shiftergw.plumbing.threads import Threads
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 __all__ = ["migrate"]
 
 
-async def migrate(reactor: Any, config: Config, say: Callable[[str], None]) -> dict[str, int]:
+async def migrate(reactor: Reactor, config: Config, say: Callable[[str], None]) -> dict[str, int]:
     """Copy all records, compare the copies, and return the number of each kind.
 
     The configuration has a `MongoDBURI`; `say` shows a line to the user. Raises `GatewayError`;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -19,6 +19,9 @@ from shiftergw.plumbing.seal import Seal
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 PLACE_SECONDS = 10.0
 """Seconds within which a system's file system must answer at the start."""
 
@@ -28,7 +31,7 @@ _log = Logger()
 class Preparation(Service):
     """Creates the private directories and the key, and checks that this machine can do the work."""
 
-    def __init__(self, config: Config, threads: Threads, reactor: Any) -> None:
+    def __init__(self, config: Config, threads: Threads, reactor: Reactor) -> None:
         """Prepare this machine for `config`; call the file system in `threads`."""
         self._config = config
         self._threads = threads

@@ -9,15 +9,19 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ReactorNotRunning
 
 from shiftergw.errors import printable
+from shiftergw.plumbing.reactor import with_threads
 from shiftergw.plumbing.signals import exit_code, handled_signals
 
-Main = Callable[[Any], Coroutine[Deferred[Any], Any, int]]
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
+Main = Callable[["Reactor"], Coroutine[Deferred[Any], Any, int]]
 """A function of the reactor that returns an exit code."""
 
 
@@ -32,18 +36,17 @@ def run_main(main: Main) -> int:
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     gc.freeze()  # modules live until the exit, which would otherwise search them for garbage
-    any_reactor: Any = reactor
-    run = _Run(any_reactor, main)
-    any_reactor.callWhenRunning(run.begin)
-    any_reactor.addSystemEventTrigger("before", "shutdown", run.shut_down)
-    any_reactor.run()
+    run = _Run(reactor, main)
+    reactor.callWhenRunning(run.begin)
+    reactor.addSystemEventTrigger("before", "shutdown", run.shut_down)
+    reactor.run()
     return run.code
 
 
 class _Run:
     """One run of a main function."""
 
-    def __init__(self, reactor: Any, main: Main) -> None:
+    def __init__(self, reactor: Reactor, main: Main) -> None:
         self.code = exit_code(signal.SIGTERM)  # if that ends the reactor before it has begun
         self._reactor = reactor
         self._main = main
@@ -63,7 +66,7 @@ class _Run:
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         if not self._interruption and not self._end_of_main.called:
             self._interruption = number
-            self._reactor.callFromThread(self._cancel)
+            with_threads(self._reactor).callFromThread(self._cancel)
 
     def _cancel(self) -> None:
         if self._running is not None:

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import connectionDone
@@ -38,6 +38,9 @@ from shiftergw.config import Config
 from shiftergw.errors import GatewayError
 from shiftergw.plumbing.exhaustion import EXHAUSTED_CODE, Exhausted
 from shiftergw.work.worker_protocol import KILL_SECONDS
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 CLEANUP_SECONDS = KILL_SECONDS / 2
 """Seconds that the clean-up of a record may take after the calling process was killed."""
@@ -77,7 +80,7 @@ class Jobs(LineOnlyReceiver):
         self.sendLine(json.dumps(message).encode())
 
 
-async def work(reactor: Any, config: Config, with_caller: bool = False) -> int:
+async def work(reactor: Reactor, config: Config, with_caller: bool = False) -> int:
     """Work on records until the input ends; return the exit code.
 
     With `with_caller`, the end of input stops the current record.

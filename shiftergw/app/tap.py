@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,6 +24,10 @@ from shiftergw.app.log import start_logging
 from shiftergw.config import Config, Loaded, file_of_environment
 from shiftergw.errors import ConfigurationError, GatewayError
 from shiftergw.plumbing.listening import remedy
+from shiftergw.plumbing.reactor import with_threads
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 _log = Logger()
 
@@ -53,7 +57,7 @@ class Options(usage.Options):
 class GatewayService(Service):
     """The gateway's parts as one service; a failed start ends the process with exit code 1."""
 
-    def __init__(self, parts: Service, options: Options, reactor: Any) -> None:
+    def __init__(self, parts: Service, options: Options, reactor: Reactor) -> None:
         """Wrap `parts`."""
         self._parts = parts
         self._options = options
@@ -81,10 +85,9 @@ class GatewayService(Service):
 
         The reactor handles SIGINT and SIGTERM only; by default, SIGHUP ends the process at once.
         """
+        threads = with_threads(self._reactor)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            signal.signal(
-                signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._stop_after_hangup)
-            )
+            signal.signal(signal.SIGHUP, lambda *_: threads.callFromThread(self._stop_after_hangup))
 
     def _stop_after_hangup(self) -> None:
         _log.info("received SIGHUP, shutting down")
@@ -125,13 +128,16 @@ class GatewayService(Service):
         return stopping
 
 
-def makeService(options: Options, reactor: Any = None) -> Service:
+def makeService(options: Options, reactor: Reactor | None = None) -> Service:
     """Return the service, without opening anything, because twistd forks after this.
 
     Exits if wiring the parts shows that the configuration is wrong.
     """
     if reactor is None:
-        from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
+        # Importing it installs it.
+        from twisted.internet import reactor as installed_reactor  # noqa: PLC0415
+
+        reactor = installed_reactor
     try:
         parts = gateway_service(reactor, options.loaded.config, options.file)
     except ConfigurationError as error:

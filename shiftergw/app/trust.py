@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shiftergw.errors import ConfigurationError, DeliveryFailed, printable
 from shiftergw.plumbing.gather import gather_or_cancel
@@ -24,6 +24,7 @@ from shiftergw.ssh.known_hosts_file import add, check_addable, check_host, line_
 
 if TYPE_CHECKING:
     from shiftergw.config import SshDelivery, System
+    from shiftergw.plumbing.reactor import Reactor
 
 __all__ = ["Host", "Key", "Verdict", "add", "check_addable", "file_of", "look"]
 
@@ -73,7 +74,7 @@ def file_of(system: System) -> Path:
     return file
 
 
-async def look(system: System, reactor: Any) -> list[Host]:
+async def look(system: System, reactor: Reactor) -> list[Host]:
     """Return the host keys of every host of a remote system, in the configured order.
 
     Raises `ConfigurationError` for an invalid host name, and `DeliveryFailed` if the known hosts
@@ -98,7 +99,7 @@ def _ssh(system: System) -> SshDelivery:
 
 
 async def _host(
-    host: str, port: int, known_hosts: KnownHosts, seconds: float, reactor: Any
+    host: str, port: int, known_hosts: KnownHosts, seconds: float, reactor: Reactor
 ) -> Host:
     name = name_of(host, port)
     try:

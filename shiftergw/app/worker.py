@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 
@@ -25,8 +25,11 @@ from shiftergw.ports import ImageDirectory, Sweepable, runner_name
 from shiftergw.service.housekeeping import SCRATCH_SECONDS, Scratch
 from shiftergw.sources.registry.admission import Shared
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
-def worker_service(reactor: Any, config: Config) -> tuple[Service, Callable[[], Worker]]:
+
+def worker_service(reactor: Reactor, config: Config) -> tuple[Service, Callable[[], Worker]]:
     """Return a worker process's services, and a function that returns the worker once they run."""
     parts = compose.ConversionParts(reactor, config)
     # Threads of their own, since an image directory that hangs keeps its threads.

@@ -11,10 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+from shiftergw.plumbing.reactor import with_threads
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -46,7 +51,7 @@ class BatchedCalls(Generic[A, T]):
         self,
         function: Callable[[A], T],
         seconds: float,
-        reactor: Any,
+        reactor: Reactor,
         late: Callable[[], Exception],
     ) -> None:
         """Let callers wait for `seconds` at most; raise the exception of `late` after that."""
@@ -106,7 +111,7 @@ class BatchedCalls(Generic[A, T]):
                     call.result = self._function(call.argument)
                 except Exception:  # noqa: BLE001 - it is raised at the caller's
                     call.result = Failure()
-            self._reactor.callFromThread(self._end_batch)
+            with_threads(self._reactor).callFromThread(self._end_batch)
 
     def _expire(self) -> None:
         """Raise `late` for all callers: the batch hangs, and the queue came after it."""

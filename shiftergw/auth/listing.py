@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -22,6 +22,9 @@ from shiftergw.plumbing.process import Command, run_command
 from shiftergw.plumbing.shared_result import SharedResult
 from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 REFRESH_SECONDS = 300.0
 """Seconds after which the command runs again."""
@@ -77,7 +80,7 @@ class ListedUsers(Service):
         argv: Sequence[str],
         env: Mapping[str, str],
         threads: Threads,
-        reactor: Any,
+        reactor: Reactor,
     ) -> None:
         """Run `argv`, without a shell, for the users of `system`."""
         self.setName(f"users of {system}")

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shiftergw.auth.batched import BatchedCalls
 from shiftergw.auth.libmunge import LARGEST, TROUBLE, DecodeAnswer, Munge, Status, find_munge
@@ -19,6 +19,8 @@ from shiftergw.ports import UserDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from shiftergw.plumbing.reactor import Reactor
 
 DECODING_LIMIT = 5.0
 """Seconds until a silent daemon counts as away; a healthy daemon answers in a millisecond."""
@@ -96,7 +98,7 @@ class MungeAuthenticator:
         socket: Path,
         users: UserDirectory,
         admins: Collection[str | int],
-        reactor: Any,
+        reactor: Reactor,
         munge: Munge | None = None,
     ) -> None:
         """Use the daemon at `socket`; `admins` are uids, or names of `users`."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
@@ -57,6 +57,7 @@ from shiftergw.plumbing.timing import pause, within
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import Layer, Report
 
@@ -76,7 +77,7 @@ class SquashBuilder:
         binary: str,
         threads: Threads,
         readers: Threads,
-        reactor: Any,
+        reactor: Reactor,
         clock: IReactorTime,
     ) -> None:
         """Build in `directory` with the `mksquashfs` called `binary`.

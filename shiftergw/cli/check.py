@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -21,6 +21,7 @@ from shiftergw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shiftergw.app.checkup import Finding
+    from shiftergw.plumbing.reactor import Reactor
 
 UNWRAPPED_WIDTH = 1000
 """Characters of a line if the output is not a terminal."""
@@ -44,7 +45,7 @@ def check(config_file: Path | None, database: bool) -> None:
     except ConfigurationError as error:
         raise Misuse(text_of(error)) from error
 
-    async def command(reactor: Any) -> int:
+    async def command(reactor: Reactor) -> int:
         # Not needed for `--help`.
         from shiftergw.app.checkup import checkup, contents  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from shiftergw.image import COMPRESSORS, GZIP_LEVEL, HIGHEST_LEVEL, SquashOption
 from shiftergw.model import ImageReference, Progress
 from shiftergw.names import DOCKER_HUB, DOCKER_HUB_ALIASES
 from shiftergw.states import State
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 _NAME_LIMIT = 200
 """Bytes of OUT's name: temporary files have longer names, and file systems allow 255 bytes."""
@@ -71,7 +74,7 @@ def convert(
     name = _system(config, system)
     options = squash_options(config.systems[name].squash_options(config), compressor, level)
 
-    async def command(reactor: Any) -> int:
+    async def command(reactor: Reactor) -> int:
         # Not needed for `--help`.
         from shiftergw.app.convert import Conversion, convert  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from twisted.internet import error as internet_error
 from twisted.internet.defer import CancelledError, Deferred
@@ -48,7 +48,11 @@ from shiftergw.cli.proxy import GatewayProxy, proxy_for
 from shiftergw.errors import printable
 from shiftergw.plumbing.head_limits import HeadTooLong
 from shiftergw.plumbing.http_heads import BoundedHeads
+from shiftergw.plumbing.reactor import with_threads
 from shiftergw.plumbing.tls import CertificateRefused, ClientTls
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +62,7 @@ T = TypeVar("T")
 class TwistedExchange:
     """An `Exchange` whose waits need a running reactor."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         """Connect with `reactor`."""
         self._reactor = reactor
         self._tls: ClientTls | None = None
@@ -102,8 +106,9 @@ class TwistedExchange:
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the result of a function that blocks, as `Exchange` says."""
-        pool = self._reactor.getThreadPool()
-        result: T = await deferToThreadPool(self._reactor, pool, function, *args, **kwargs)
+        threads = with_threads(self._reactor)
+        pool = threads.getThreadPool()
+        result: T = await deferToThreadPool(threads, pool, function, *args, **kwargs)
         return result
 
     def seconds(self) -> float:
@@ -137,7 +142,7 @@ class TwistedExchange:
 class AnswerTimeout:
     """The time limits on one answer: first on its head, then on all of it."""
 
-    def __init__(self, reactor: Any, limit: float, head_limit: float) -> None:
+    def __init__(self, reactor: Reactor, limit: float, head_limit: float) -> None:
         """Allow `limit` seconds for an answer, and no more than `head_limit` for its head."""
         self._reactor = reactor
         self._end = reactor.seconds() + limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,9 @@ from shiftergw.cli.options import config_option
 from shiftergw.cli.reactor import run
 from shiftergw.config import Config, file_of_environment
 from shiftergw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 
 @click.command()
@@ -34,7 +37,7 @@ def migrate(config_file: Path | None) -> None:
     if config.mongodb_uri is None:
         raise Misuse("The configuration has no MongoDBURI: there is nowhere to copy to.")
 
-    async def command(reactor: Any) -> int:
+    async def command(reactor: Reactor) -> int:
         from shiftergw.app import migration  # noqa: PLC0415 - not needed for `--help`
 
         counts = await migration.migrate(reactor, config, lambda text: click.echo(text, err=True))

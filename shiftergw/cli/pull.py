@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,6 +37,9 @@ from shiftergw.errors import GatewayError, printable
 from shiftergw.names import HIGHEST_ID, MISSING, is_image_id
 from shiftergw.plumbing.gather import cancel_all
 from shiftergw.states import POLLED, State
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 INTERVAL = 0.5
 """Seconds between two polls."""
@@ -137,7 +140,7 @@ def pull(
     """
     options = PullOptions(image_of(image, settings.default_type()), _acl(users, groups), not nowait)
 
-    async def command(reactor: Any) -> int:
+    async def command(reactor: Reactor) -> int:
         if len(settings.system_names()) == 1:
             return await pull_image(Remote(TwistedExchange(reactor), settings), reactor, options)
         return await pull_for_each(remotes(reactor, settings), reactor, options)
@@ -145,7 +148,7 @@ def pull(
     run(command, "Interrupted. If the pull has begun it goes on; the same command shows it again.")
 
 
-def remotes(reactor: Any, settings: Settings) -> dict[str, Remote]:
+def remotes(reactor: Reactor, settings: Settings) -> dict[str, Remote]:
     """Return the gateways by system, all in the same order: one gateway can share work."""
     urls = shuffle(settings.gateway_urls())
     exchange = TwistedExchange(reactor)

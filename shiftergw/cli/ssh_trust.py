@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,6 +28,7 @@ from shiftergw.plumbing.signals import InterruptedBySignal
 
 if TYPE_CHECKING:
     from shiftergw.app.trust import Host, Key
+    from shiftergw.plumbing.reactor import Reactor
 
 _FINGERPRINT = re.compile("SHA256:[A-Za-z0-9+/]{43}")
 _WIDTH = 19
@@ -68,7 +69,7 @@ def ssh_trust(config_file: Path | None, fingerprints: tuple[str, ...], system: s
     remote_system = _system(config_file, system)
     hosts: list[Host] = []
 
-    async def command(reactor: Any) -> int:
+    async def command(reactor: Reactor) -> int:
         from shiftergw.app import trust  # noqa: PLC0415 - not needed for `--help`
 
         hosts.extend(await trust.look(remote_system, reactor))

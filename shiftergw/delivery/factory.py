@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shiftergw.delivery.hosts import HOST_SECONDS, Hosts
 from shiftergw.delivery.local import LocalDirectory
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shiftergw.config import LocalDelivery, SshDelivery, System
     from shiftergw.delivery.hosts import Connect
     from shiftergw.plumbing.channel import Connection
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ports import BreakerStore, ImageDirectory
 
@@ -61,7 +62,7 @@ class SystemDelivery:
 
 
 def local_delivery(
-    section: LocalDelivery, reactor: Any, threads: Threads, ost_count: int
+    section: LocalDelivery, reactor: Reactor, threads: Threads, ost_count: int
 ) -> SystemDelivery:
     """Return the delivery into a directory that this machine sees."""
     stripes = LocalStripes(ost_count, threads, os.environ, reactor)
@@ -70,7 +71,7 @@ def local_delivery(
 
 
 def ssh_delivery(
-    section: SshDelivery, hosts: Sequence[str], reactor: Any, threads: Threads, ost_count: int
+    section: SshDelivery, hosts: Sequence[str], reactor: Reactor, threads: Threads, ost_count: int
 ) -> SystemDelivery:
     """Return the delivery over SSH to whichever of these hosts works."""
     directory = ssh_directory(section, hosts, reactor, threads, ost_count)
@@ -81,7 +82,11 @@ def ssh_delivery(
 
 
 def ssh_directory(
-    section: SshDelivery, hosts: Sequence[str], reactor: Any, threads: Threads, ost_count: int = 0
+    section: SshDelivery,
+    hosts: Sequence[str],
+    reactor: Reactor,
+    threads: Threads,
+    ost_count: int = 0,
 ) -> RemoteDirectory:
     """Return the image directory that all of these hosts see; it connects on first use."""
     return RemoteDirectory(
@@ -97,13 +102,15 @@ def ssh_directory(
     )
 
 
-def ssh_hosts(section: SshDelivery, hosts: Sequence[str], reactor: Any, threads: Threads) -> Hosts:
+def ssh_hosts(
+    section: SshDelivery, hosts: Sequence[str], reactor: Reactor, threads: Threads
+) -> Hosts:
     """Return the hosts of a system that is reached over SSH, and how to connect to each."""
     connects = {host: ssh_connect(section, host, reactor, threads) for host in hosts}
     return Hosts(connects, reactor, HOST_SECONDS + (section.connect_seconds or 0))
 
 
-def ssh_connect(section: SshDelivery, host: str, reactor: Any, threads: Threads) -> Connect:
+def ssh_connect(section: SshDelivery, host: str, reactor: Reactor, threads: Threads) -> Connect:
     """Return a function that connects to a host: with Conch, or with the `ssh` of this machine."""
 
     async def connect_by_conch() -> Connection:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from shiftergw.delivery.files import RemoteFiles
     from shiftergw.plumbing.channel import Connection
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
 
 WORTHWHILE = 16 << 20
@@ -76,7 +77,7 @@ class Stripes:
         return await self._make(text, run, lambda: files.lstat(path))
 
     async def make_local_file(
-        self, path: Path, calls: DiskCalls, env: Mapping[str, str], reactor: Any
+        self, path: Path, calls: DiskCalls, env: Mapping[str, str], reactor: Reactor
     ) -> bool:
         """Create an empty file with the layout on this machine; return whether that worked.
 
@@ -122,7 +123,9 @@ class Stripes:
 class LocalStripes:
     """Create the files of an image directory of this machine with a layout."""
 
-    def __init__(self, count: int, threads: Threads, env: Mapping[str, str], reactor: Any) -> None:
+    def __init__(
+        self, count: int, threads: Threads, env: Mapping[str, str], reactor: Reactor
+    ) -> None:
         """Create files over `count` OSTs with the `lfs` in the PATH of `env`."""
         self._stripes = Stripes(count)
         self._calls = DiskCalls("striped image directory", threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bson.binary import Binary
 from bson.objectid import ObjectId
@@ -25,6 +25,9 @@ from shiftergw.mongo.connection import MongoConnection, raise_for_error
 from shiftergw.mongo.login import LoginFailed, SaltedPasswords, Scram, mechanism_of
 from shiftergw.mongo.tls import client_tls
 from shiftergw.plumbing.timing import within
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 HOST_SECONDS = 3.0
 """Seconds that one host may take to accept a connection and a login."""
@@ -67,7 +70,9 @@ class PrimaryConnector:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: MongoAddress, seconds: float = HOST_SECONDS) -> None:
+    def __init__(
+        self, reactor: Reactor, address: MongoAddress, seconds: float = HOST_SECONDS
+    ) -> None:
         """Allow each host `seconds` to answer; raise `ConfigurationError` for bad certificates.
 
         Reads the files of the certificates now, and blocks until then.

@@ -13,14 +13,18 @@ import os
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pymongo.saslprep import saslprep
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from shiftergw.mongo.address import MongoLogin
+from shiftergw.plumbing.reactor import with_threads
 from shiftergw.plumbing.timing import shielded
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 DIGESTS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
 """The digests of the mechanisms, the better one first."""
@@ -79,7 +83,7 @@ class SaltedPasswords:
     allows that). A key is as secret as the password, and stays in memory like the password.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         """Use the threads of `reactor`."""
         self._reactor = reactor
         self._keys: dict[_Inputs, bytes] = {}
@@ -92,8 +96,9 @@ class SaltedPasswords:
         """
         inputs = digest, password, salt, rounds
         if inputs not in self._keys and inputs not in self._running:
+            threads = with_threads(self._reactor)
             work: Deferred[bytes] = deferToThreadPool(
-                self._reactor, self._reactor.getThreadPool(), hashlib.pbkdf2_hmac, *inputs
+                threads, threads.getThreadPool(), hashlib.pbkdf2_hmac, *inputs
             )
             self._running[inputs] = work.addCallback(lambda key: self._remember(inputs, key))
         if inputs in self._running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -12,6 +12,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
 from shiftergw.errors import ConfigurationError, printable
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 USER_PORTS = 1024
 """The first port that needs no privilege, unless the machine's `ip_unprivileged_port_start`
@@ -40,7 +43,7 @@ def endpoint_error(text: str, error: Exception) -> ConfigurationError:
 class Listener(Service):
     """Listens at an endpoint from its start to its stop."""
 
-    def __init__(self, text: str, factory: IProtocolFactory, reactor: Any) -> None:
+    def __init__(self, text: str, factory: IProtocolFactory, reactor: Reactor) -> None:
         """Parse the text of a Twisted endpoint; raise `ConfigurationError` if it is not one."""
         self._text = text
         self._factory = factory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,10 +12,13 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from shiftergw.errors import Unavailable
+from shiftergw.plumbing.reactor import with_threads
 from shiftergw.plumbing.timing import shielded, wait_to_end
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+
+    from shiftergw.plumbing.reactor import Reactor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,17 +27,17 @@ T = TypeVar("T")
 class Threads(Service):
     """A bounded thread pool for work that would block the reactor."""
 
-    def __init__(self, reactor: Any, size: int, name: str) -> None:
+    def __init__(self, reactor: Reactor, size: int, name: str) -> None:
         """Create a pool of at most `size` threads, which starts with the service."""
-        self._reactor = reactor
+        self._clock = reactor
+        self._reactor = with_threads(reactor)
         self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
         self.setName(name)
 
     @property
     def clock(self) -> IReactorTime:
         """Return the clock of the reactor that this pool belongs to."""
-        clock: IReactorTime = self._reactor
-        return clock
+        return self._clock
 
     def startService(self) -> None:
         """Start the pool."""

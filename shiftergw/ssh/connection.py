@@ -22,6 +22,7 @@ from shiftergw.ssh.login import SshLogin
 from shiftergw.ssh.transport import SshTransport
 
 if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.plumbing.threads import Threads
     from shiftergw.ssh.channel import SshChannel
 
@@ -138,7 +139,7 @@ class SshConnection:
 
 async def connect(
     account: SshAccount,
-    reactor: Any,
+    reactor: Reactor,
     threads: Threads,
     *,
     connect_seconds: float = CONNECT_SECONDS,
@@ -166,7 +167,7 @@ async def connect(
 
 async def _connect(
     account: SshAccount,
-    reactor: Any,
+    reactor: Reactor,
     known_hosts: KnownHosts,
     signers: Sequence[Signer],
     idle_seconds: float,
@@ -197,7 +198,7 @@ async def close(transport: SshTransport, clock: Any) -> None:
         await transport.wait_for_end()
 
 
-async def reach(host: str, port: int, transport: SshTransport, reactor: Any) -> None:
+async def reach(host: str, port: int, transport: SshTransport, reactor: Reactor) -> None:
     """Connect a transport. Raises `Away` if the host cannot be reached. Cancellable."""
     try:
         await abandonable(connectProtocol(HostnameEndpoint(reactor, host, port), transport))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.errors import DeliveryFailed, printable
 from shiftergw.plumbing.channel import no_answer
@@ -20,6 +20,9 @@ from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.known_hosts import SIGNATURES, KnownHosts, KnownHostsLine, type_of
 from shiftergw.ssh.login import SshLogin
 from shiftergw.ssh.transport import SshTransport
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 LONGEST_KEY = 8 << 10
 """Bytes of a host key; an RSA key of 16,384 bits has a quarter of that."""
@@ -108,7 +111,7 @@ class _KeyProbe(SshTransport):
 
 
 async def host_keys(
-    host: str, port: int, reactor: Any, *, seconds: float = CONNECT_SECONDS
+    host: str, port: int, reactor: Reactor, *, seconds: float = CONNECT_SECONDS
 ) -> list[bytes]:
     """Return the host keys that a server has proven to hold, using one connection per key type.
 
@@ -135,7 +138,7 @@ async def host_keys(
     return keys
 
 
-async def _run(probe: _KeyProbe, host: str, port: int, reactor: Any) -> None:
+async def _run(probe: _KeyProbe, host: str, port: int, reactor: Reactor) -> None:
     await reach(host, port, probe, reactor)
     try:
         await probe.login.done

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import bson
 from bson.errors import BSONError
@@ -25,6 +25,9 @@ from shiftergw.store.mongo import queries as mongo_queries
 from shiftergw.store.mongo.queries import LEASES, MIGRATION, STATE
 from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.store import CHECK_SECONDS
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 PATIENCE = CHECK_SECONDS + 2 * COMMAND_SECONDS
 """Seconds after which every gateway on the database has read the mark."""
@@ -223,7 +226,7 @@ def _split_by_size(documents: Sequence[Document]) -> Iterator[Sequence[Document]
 
 
 async def migrate(
-    reactor: Any,
+    reactor: Reactor,
     threads: Threads,
     path: Path,
     origin: str,

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -24,6 +24,9 @@ from shiftergw.plumbing.timing import shielded
 from shiftergw.ports import JobEnd, QueueTrouble, runner_name
 from shiftergw.work.process import WorkerEnd, WorkerProcess, WorkerState
 from shiftergw.work.worker_protocol import LONGEST_START, START_SECONDS
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 STOP_SECONDS = 5.0
 """Seconds that running jobs may go on when the service stops."""
@@ -72,7 +75,7 @@ class WorkerPool(Service):
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, argv: Sequence[str], env: Mapping[str, str], options: PoolOptions
+        self, reactor: Reactor, argv: Sequence[str], env: Mapping[str, str], options: PoolOptions
     ) -> None:
         """Run `argv` as each worker, with `env` as its whole environment."""
         self.on_idle: Callable[[], object] = lambda: None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
@@ -27,6 +27,9 @@ from shiftergw.work.worker_protocol import (
     LineSplitter,
     describe_exit,
 )
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 GONE_SECONDS = 5.0
 """Seconds after SIGKILL; a process that still exists then hangs in the kernel."""
@@ -98,7 +101,7 @@ class WorkerProcess(ProcessProtocol):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         on_ready: Callable[[WorkerProcess], object],
         on_done: Callable[[WorkerProcess, str], object],
         on_end: Callable[[WorkerProcess, WorkerEnd], object],

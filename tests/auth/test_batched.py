@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -89,7 +89,7 @@ async def test_each_caller_gets_its_own_result() -> None:
 async def test_calls_that_come_together_are_made_together() -> None:
     """The reactor is woken once for many calls, even if they come in several turns."""
     doubling, turns = Doubling(), Turns()
-    calls = BatchedCalls(doubling, LIMIT, turns, late)
+    calls = BatchedCalls(doubling, LIMIT, cast("Any", turns), late)
     results = [start(calls, number) for number in (1, 2)]
     turns.callLater(0, lambda: results.append(start(calls, 3)))
     turns.advance(0)
@@ -101,7 +101,7 @@ async def test_calls_that_come_together_are_made_together() -> None:
 async def test_the_size_of_a_batch_is_limited() -> None:
     """Further calls are made in the next batch; the first ones do not wait for it."""
     doubling, turns = Doubling(), Turns()
-    calls = BatchedCalls(doubling, LIMIT, turns, late)
+    calls = BatchedCalls(doubling, LIMIT, cast("Any", turns), late)
     results = [start(calls, 1) for _ in range(BATCH_SIZE + 1)]
     turns.advance(0)
     assert [await result for result in results[:-1]] == [2] * BATCH_SIZE
@@ -116,7 +116,7 @@ async def test_the_size_of_a_batch_is_limited() -> None:
 async def test_a_call_that_hangs() -> None:
     """Waiting callers fail at the limit, the next one at once; later calls succeed again."""
     doubling, turns = Doubling(), Turns()
-    calls = BatchedCalls(doubling, LIMIT, turns, late)
+    calls = BatchedCalls(doubling, LIMIT, cast("Any", turns), late)
     doubling.go.clear()
     results = [start(calls, 1) for _ in range(2)]
     turns.advance(0)
@@ -142,7 +142,7 @@ async def test_a_call_that_hangs() -> None:
 async def test_the_wait_for_the_batch_before_counts() -> None:
     """The limit is on the whole wait, also if the batch before took most of it."""
     doubling, turns = Doubling(), Turns()
-    calls = BatchedCalls(doubling, LIMIT, turns, late)
+    calls = BatchedCalls(doubling, LIMIT, cast("Any", turns), late)
     doubling.go.clear()
     first = start(calls, 1)
     turns.advance(0)

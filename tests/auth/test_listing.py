@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -241,6 +241,8 @@ def test_the_table_of_states() -> None:
     """Every state can be reached and left; a step outside the table raises an error."""
     states = set(ListingState)
     assert set(STEPS) == states == set().union(*STEPS.values())
-    users = ListedUsers("perlmutter", ["true"], {}, Threads(reactor, 1, "test"), Clock())
+    users = ListedUsers(
+        "perlmutter", ["true"], {}, Threads(reactor, 1, "test"), cast("Any", Clock())
+    )
     with pytest.raises(AssertionError, match="STOPPED -> "):
         users._step(ListingState.STOPPING)

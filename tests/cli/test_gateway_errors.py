@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -152,7 +152,7 @@ async def test_a_long_answer_is_not_given_up(
 def test_the_limit_of_the_head_does_not_count_for_the_body() -> None:
     """A long list that has begun is not given up."""
     clock, request = Clock(), Deferred[str]()
-    waiting = AnswerTimeout(clock, limit=60, head_limit=10)
+    waiting = AnswerTimeout(cast("Any", clock), limit=60, head_limit=10)
     result = Deferred.fromCoroutine(waiting.result_of(request))
     clock.advance(9)
     waiting.begin_body()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -89,7 +90,7 @@ async def test_connect_timeout_extends_the_limit_of_a_host(threads: Threads) -> 
     clock = Clock()
     section = loaded({"Platforms/other": system}).config.systems["other"].ssh_delivery
     assert section is not None
-    hosts = ssh_hosts(section, ["a", "b"], clock, threads)
+    hosts = ssh_hosts(section, ["a", "b"], cast("Any", clock), threads)
     tries: list[Connect] = []
 
     async def begin(connect: Connect) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -239,7 +239,7 @@ async def test_stop_while_a_worker_starts(start_pool: StartPool, traces: Path) -
 @pytest_twisted.ensureDeferred
 async def test_a_pool_has_no_slots_before_its_start() -> None:
     """An offer raises `Unavailable` until the service runs."""
-    queue = WorkerPool(Clock(), ["x"], {}, PoolOptions(2, 50))
+    queue = WorkerPool(cast("Any", Clock()), ["x"], {}, PoolOptions(2, 50))
     assert queue.slots() == 0
     with pytest.raises(Unavailable):
         await queue.offer("a")

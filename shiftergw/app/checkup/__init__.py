@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import serverFromString
@@ -43,13 +43,16 @@ from shiftergw.sources.registry import location as registry
 from shiftergw.sources.registry.proxy import Proxies
 from shiftergw.sources.registry.transport import Limits, Transport
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 _READ_ONLY = "its file system is mounted read-only"
 _MOUNT = "Mount it for writing, or name another directory."
 
 __all__ = ["Finding", "Level", "checkup", "contents"]
 
 
-async def checkup(reactor: Any, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
+async def checkup(reactor: Reactor, loaded: Loaded, environ: Mapping[str, str]) -> list[Finding]:
     """Return all findings about a configuration and what it names, in the order of the file."""
     config = loaded.config
     findings = [*_configuration(loaded), *secrets(loaded), *_directories(config)]
@@ -153,7 +156,7 @@ def _space(name: str, path: Path, existing: Path) -> Finding:
     return of_free_space(name, text, free)
 
 
-async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
+async def _programs(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
     try:
         numbers = await mksquashfs.version(config.mksquashfs, reactor, reactor)
         warning = mksquashfs.check_version(numbers)
@@ -171,7 +174,7 @@ async def _programs(config: Config, reactor: Any) -> AsyncIterator[Finding]:
         yield Finding("unsquashfs", Level.OK, path)
 
 
-async def _registry(location: Location, environ: Mapping[str, str], reactor: Any) -> Finding:
+async def _registry(location: Location, environ: Mapping[str, str], reactor: Reactor) -> Finding:
     """Check that a registry answers `GET /v2/` (distribution-spec, "Determining Support")."""
     name = f"registry {location.name}"
     remedy = "Check the url, the network, the proxy (https_proxy) and sslcacert."
@@ -206,7 +209,7 @@ async def _status(transport: Transport, url: str) -> int:
     return status
 
 
-async def _listeners(config: Config, reactor: Any) -> list[Finding]:
+async def _listeners(config: Config, reactor: Reactor) -> list[Finding]:
     """Listen at all addresses at the same time, as the gateway does, and stop."""
     ports: list[Any] = []
     try:
@@ -216,7 +219,7 @@ async def _listeners(config: Config, reactor: Any) -> list[Finding]:
             await port.stopListening()
 
 
-async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
+async def _listening(text: str, reactor: Reactor, ports: list[Any]) -> Finding:
     """Check that the gateway's address is free, or that a gateway answers there already.
 
     A port that was opened is added to `ports`.
@@ -238,7 +241,7 @@ async def _listening(text: str, reactor: Any, ports: list[Any]) -> Finding:
     return Finding(name, Level.OK, "free")
 
 
-async def _answers(text: str, reactor: Any) -> bool:
+async def _answers(text: str, reactor: Reactor) -> bool:
     """Return whether a gateway answers at a tcp endpoint of this machine."""
     kind, _, rest = text.partition(":")
     number, *options = rest.split(":")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app.checkup.database import expiry, mongodb_failure
 from shiftergw.app.checkup.finding import Finding, Level, failure
@@ -24,6 +24,9 @@ from shiftergw.ports import InstalledFile
 from shiftergw.store.mongo import inspection as mongo_inspection
 from shiftergw.store.sqlite import inspection as sqlite_inspection
 from shiftergw.store.survey import EXAMPLES, Lot, Oddity, Survey, Tally
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 LIST_SECONDS = 60.0
 """The time limit for the list of an image directory."""
@@ -52,7 +55,7 @@ _REMEDIES: Mapping[Lot | Oddity, str] = {
 }
 
 
-async def contents(reactor: Any, config: Config) -> list[Finding]:
+async def contents(reactor: Reactor, config: Config) -> list[Finding]:
     """Return the findings about the records, and about the files that belong to them."""
     survey = Survey(config.systems.keys(), reactor.seconds())
     try:
@@ -66,7 +69,7 @@ async def contents(reactor: Any, config: Config) -> list[Finding]:
     return findings
 
 
-async def _database(reactor: Any, config: Config, survey: Survey) -> list[Finding]:
+async def _database(reactor: Reactor, config: Config, survey: Survey) -> list[Finding]:
     """Count the records in the database; return the findings about the database as a whole."""
     if config.mongodb_uri is not None and config.mongodb is not None:
         uri, name = config.mongodb_uri, config.mongodb
@@ -153,7 +156,7 @@ def _examples(tally: Tally) -> str:
     return f" ({', '.join(tally.examples)}{ellipsis})"
 
 
-async def _files(reactor: Any, config: Config, survey: Survey) -> list[Finding]:
+async def _files(reactor: Reactor, config: Config, survey: Survey) -> list[Finding]:
     """Return the findings about missing and unknown files in each image directory."""
     directories: dict[str, System] = {}
     sizes: dict[str, dict[str, int | None]] = {}
@@ -171,7 +174,7 @@ async def _files(reactor: Any, config: Config, survey: Survey) -> list[Finding]:
 
 
 async def _directory(
-    reactor: Any,
+    reactor: Reactor,
     system: System,
     expected: Mapping[str, int | None],
     image_ids: AbstractSet[str],
@@ -246,7 +249,7 @@ def _ids(ids: Collection[str]) -> str:
     return ", ".join(sorted(ids)[:EXAMPLES]) + ellipsis
 
 
-async def _list_directory(reactor: Any, system: System) -> Iterable[InstalledFile]:
+async def _list_directory(reactor: Reactor, system: System) -> Iterable[InstalledFile]:
     threads = Threads(reactor, 2, "check")
     threads.startService()
     directory = delivery_to(system, reactor, threads).directory

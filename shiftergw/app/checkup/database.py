@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app.checkup.finding import Finding, Level, failure
 from shiftergw.app.compose import state_file
@@ -17,6 +17,9 @@ from shiftergw.plumbing.files import file_system_of
 from shiftergw.store.mongo.inspection import inspect_database
 from shiftergw.store.mongo.rights import Rights
 from shiftergw.store.sqlite import inspection as sqlite_inspection
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 REMEDY = "Start the server, or correct MongoDBURI: hosts, user, password, TLS."
 CLOCK = (
@@ -36,7 +39,7 @@ SWITCH = (
 )
 
 
-async def state(config: Config, reactor: Any) -> list[Finding]:
+async def state(config: Config, reactor: Reactor) -> list[Finding]:
     """Return the findings about the database: its place, its rights, its damage, its expiry."""
     if config.mongodb_uri is not None and config.mongodb is not None:
         try:

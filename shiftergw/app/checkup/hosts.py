@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app.checkup.finding import NETWORK_LIMIT, Finding, Level, failure, of_free_space
 from shiftergw.config import SshDelivery, System
@@ -24,6 +24,9 @@ from shiftergw.plumbing.threads import Threads
 from shiftergw.plumbing.timing import within
 from shiftergw.ports import InstalledFile
 from shiftergw.ssh.keys import check_not_public
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 VERIFICATION_LIMIT = 30.0
 """The time limit for a program on the system, whose shell may start slowly."""
@@ -41,7 +44,7 @@ class _Host:
     shortcomings: Sequence[Finding] = ()
 
 
-async def remote_directory(system: System, section: SshDelivery, reactor: Any) -> list[Finding]:
+async def remote_directory(system: System, section: SshDelivery, reactor: Reactor) -> list[Finding]:
     """Log in to every host of a system and check its image directory there."""
     names = list(dict.fromkeys(system.host))
     hosts = await gather_or_cancel(_host(system, section, name, reactor) for name in names)
@@ -65,7 +68,7 @@ async def remote_directory(system: System, section: SshDelivery, reactor: Any) -
     return findings
 
 
-async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -> _Host:
+async def _host(system: System, section: SshDelivery, host: str, reactor: Reactor) -> _Host:
     name = f"imageDir of {system.name} on {host}"
     threads = Threads(reactor, 1, "check")
     threads.startService()
@@ -99,7 +102,7 @@ async def _host(system: System, section: SshDelivery, host: str, reactor: Any) -
         await threads.stopService()
 
 
-async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Any) -> list[Finding]:
+async def _shortcomings(name: str, directory: RemoteDirectory, reactor: Reactor) -> list[Finding]:
     """Return findings about what makes deliveries less safe than they could be."""
     try:
         verification = await within(

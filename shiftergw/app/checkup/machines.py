@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw import __version__
 from shiftergw.app.checkup.finding import Finding, Level, failure
@@ -14,11 +14,14 @@ from shiftergw.model import WorkerMachine
 from shiftergw.plumbing.files import mount_of
 from shiftergw.plumbing.timing import within
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 LOOK_SECONDS = 15.0
 """The time limit for the answers of the broker and the machines."""
 
 
-async def broker(config: Config, reactor: Any) -> list[Finding]:
+async def broker(config: Config, reactor: Reactor) -> list[Finding]:
     """Return the findings about the broker; none if the gateway runs its own workers."""
     if config.broker_url is None:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shiftergw.app import compose
 from shiftergw.app.checkup.finding import Finding, Level, failure
@@ -18,6 +18,9 @@ from shiftergw.errors import GatewayError, Unavailable, printable
 from shiftergw.plumbing.bounded_calls import BoundedThreadCalls
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ports import UserDirectory
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 MUNGE_LIMIT = 10.0
 """Seconds for a munge daemon to make and read a credential."""
@@ -34,7 +37,7 @@ _CLOCK = (
 )
 
 
-async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
+async def users(config: Config, reactor: Reactor) -> AsyncIterator[Finding]:
     """Yield the findings about each system's munge daemon, user directory and admins."""
     threads = Threads(reactor, 4, "check")
     threads.startService()
@@ -55,7 +58,7 @@ async def users(config: Config, reactor: Any) -> AsyncIterator[Finding]:
         await threads.stopService()
 
 
-async def _munge(name: str, socket: Path, threads: Threads, reactor: Any) -> Finding:
+async def _munge(name: str, socket: Path, threads: Threads, reactor: Reactor) -> Finding:
     """Let a system's munge daemon encode and decode a credential, and compare its clock."""
     name = f"munge of {name}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import random as system_random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -32,6 +32,7 @@ from shiftergw.sources.registry.tokens import Tokens
 from shiftergw.sources.registry.transport import Limits, Transport
 
 if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.ports import BlobSink, Say
 
 PARALLEL_BLOBS = 6
@@ -51,7 +52,7 @@ class _Registry:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         location: Location,
         proxies: Proxies,
         limits: Limits,
@@ -81,7 +82,7 @@ class RegistryClient:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         locations: Mapping[str, Location],
         locate: Locate,
         environment: Mapping[str, str],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cryptography.x509 import load_pem_x509_certificates
 from twisted.internet.defer import Deferred, succeed
@@ -22,6 +22,9 @@ from shiftergw.sources.registry.location import Location, WebOrigin
 from shiftergw.sources.registry.proxy import ConnectEndpoint, Proxies, Proxy
 from shiftergw.sources.registry.resolver import Resolver
 from shiftergw.sources.registry.retry import Interrupted
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 KEPT_CONNECTIONS = 6
 """Idle connections kept for further requests, for each host."""
@@ -71,7 +74,7 @@ class Connections:
     """Sends single requests, and judges where they go; see `guard`."""
 
     def __init__(
-        self, reactor: Any, location: Location, proxies: Proxies, connect_limit: float
+        self, reactor: Reactor, location: Location, proxies: Proxies, connect_limit: float
     ) -> None:
         """Open nothing; `connect_limit` in seconds."""
         self._who = f"The registry {location.name!r}"

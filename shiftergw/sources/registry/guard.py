@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -25,6 +25,11 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from shiftergw.plumbing.reactor import with_name_resolver
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 Kind = Literal["global", "private", "loopback", "link-local"]
 
@@ -118,9 +123,10 @@ class _Receiver:
 class _GuardedReactor:
     """A reactor whose names resolve to addresses that `allows` accepts, and to no others."""
 
-    def __init__(self, reactor: Any, allows: Callable[[str], bool]) -> None:
-        self.nameResolver = _Filter(reactor.nameResolver, allows)
-        self.installNameResolver = reactor.installNameResolver
+    def __init__(self, reactor: Reactor, allows: Callable[[str], bool]) -> None:
+        resolving = with_name_resolver(reactor)
+        self.nameResolver = _Filter(resolving.nameResolver, allows)
+        self.installNameResolver = resolving.installNameResolver
         self._reactor = reactor
 
     def __getattr__(self, name: str) -> Any:
@@ -136,7 +142,7 @@ class GuardedEndpoint:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         host: str,
         port: int,
         limit: float,

@@ -8,14 +8,18 @@ where the owner of a name answers it differently, or where only the proxy has a 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
+from shiftergw.plumbing.reactor import with_name_resolver
 from shiftergw.plumbing.timing import shielded, within
 from shiftergw.sources.registry.retry import Interrupted
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 LOOKUP_SECONDS = 5.0
 """Seconds that a caller waits. A look-up that hangs stays in its thread, and is not repeated."""
@@ -34,7 +38,7 @@ class _TooLateError(Exception):
 class Resolver:
     """Looks up the addresses of names, one look-up at a time for each name."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         """Start without answers."""
         self._reactor = reactor
         self._answers: dict[str, tuple[float, frozenset[str]]] = {}
@@ -68,7 +72,8 @@ class Resolver:
         receiver = _Addresses()
         self._running[host] = receiver.complete
         receiver.complete.addCallback(lambda _: self._store_answer(host, receiver.addresses))
-        self._reactor.nameResolver.resolveHostName(receiver, host, portNumber=0)
+        resolver = with_name_resolver(self._reactor).nameResolver
+        resolver.resolveHostName(receiver, host, portNumber=0)
 
     def _store_answer(self, host: str, addresses: set[str]) -> None:
         del self._running[host]

@@ -32,6 +32,7 @@ from shiftergw.sources.registry.retry import LONGEST_RETRY_AFTER, Interrupted
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
+    from shiftergw.plumbing.reactor import Reactor
     from shiftergw.sources.registry.admission import Admission
 
 REDIRECTS = 5
@@ -78,7 +79,7 @@ class Transport:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         location: Location,
         proxies: Proxies,
         limits: Limits,

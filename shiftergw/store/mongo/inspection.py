@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bson.objectid import ObjectId
 
@@ -26,6 +26,9 @@ from shiftergw.store.mongo.records import IMAGES
 from shiftergw.store.mongo.rights import COMMAND, Rights, read_rights
 from shiftergw.store.survey import Survey
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -45,7 +48,7 @@ class Inspection:
     clock_gap: str | None
 
 
-async def inspect_database(reactor: Any, uri: str, name: str) -> Inspection:
+async def inspect_database(reactor: Reactor, uri: str, name: str) -> Inspection:
     """Log in to the database `name` and inspect it; change nothing.
 
     Raises `ConfigurationError`, or within seconds `Unavailable`, whose detail has the reason.
@@ -54,7 +57,7 @@ async def inspect_database(reactor: Any, uri: str, name: str) -> Inspection:
         return await _inspect(*resources, name)
 
 
-async def survey(reactor: Any, uri: str, name: str, into: Survey) -> Inspection:
+async def survey(reactor: Reactor, uri: str, name: str, into: Survey) -> Inspection:
     """Inspect a database, and count all its records in a survey. Raises as `inspect_database`."""
     async with _connection(reactor, uri, name) as resources:
         async for batch in resources[0].batches(Query(IMAGES, {})):
@@ -84,7 +87,7 @@ async def _rights(db: Database, name: str) -> Rights:
 
 @asynccontextmanager
 async def _connection(
-    reactor: Any, uri: str, name: str
+    reactor: Reactor, uri: str, name: str
 ) -> AsyncIterator[tuple[Database, ConnectionPool, PrimaryConnector]]:
     address = MongoAddress.parse(uri)
     connector = PrimaryConnector(reactor, address, HOST_SECONDS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -57,6 +57,9 @@ from shiftergw.store.mongo.records import (
     record_of,
 )
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 CHECK_SECONDS = 10.0
 """Seconds between two checks of the database's indexes and of a migration into it."""
 
@@ -78,7 +81,7 @@ class MongoStore(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         uri: str,
         name: str,
         seconds: float = COMMAND_SECONDS,

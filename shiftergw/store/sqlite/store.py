@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -40,6 +40,9 @@ from shiftergw.store.sqlite.database import open_reader, rewrite_version
 from shiftergw.store.sqlite.integrity import open_checked
 from shiftergw.store.sqlite.lane import Lane, run_reads, run_writes
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 T = TypeVar("T")
 
 MAX_LOOKUPS = 100_000
@@ -53,7 +56,7 @@ class SqliteStore(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         path: Path,
         max_lookups: int = MAX_LOOKUPS,
         check_seconds: float | None = None,

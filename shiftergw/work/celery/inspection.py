@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Timer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from twisted.internet.threads import deferToThread
@@ -17,12 +17,15 @@ from shiftergw.work.celery.broker_connections import StatusListener
 from shiftergw.work.celery.broker_errors import translate_error
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS, MachineStatus, WorkerRegistry
 
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
+
 LISTEN_SECONDS = STATUS_SECONDS * 1.5
 """Every machine has published its status within this time."""
 
 
 async def inspect_broker(
-    reactor: Any, broker_url: str, systems: Sequence[str]
+    reactor: Reactor, broker_url: str, systems: Sequence[str]
 ) -> tuple[Sequence[WorkerMachine], Mapping[str, Unavailable]]:
     """Return the machines that publish a status, and the errors of systems' queues, by system.
 

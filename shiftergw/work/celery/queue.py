@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
@@ -19,6 +19,9 @@ from shiftergw.ports import JobEnd, QueueTrouble
 from shiftergw.work.celery.app import is_key, make_app
 from shiftergw.work.celery.broker_connections import MessageSender, StatusListener
 from shiftergw.work.celery.worker_registry import STATUS_SECONDS, MachineStatus, WorkerRegistry
+
+if TYPE_CHECKING:
+    from shiftergw.plumbing.reactor import Reactor
 
 SEND_SECONDS = 15.0
 """Time limit for the caller of a message; its thread may take a little longer."""
@@ -48,7 +51,7 @@ class CeleryQueue(Service):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, broker_url: str) -> None:
+    def __init__(self, reactor: Reactor, broker_url: str) -> None:
         """Connect to the broker once the service has started."""
         self.on_idle: Callable[[], object] = lambda: None
         """Called when a machine has more free slots than before."""

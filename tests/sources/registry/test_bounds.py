@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -269,7 +269,7 @@ async def test_a_probe_of_a_slow_registry_is_short(monkeypatch: pytest.MonkeyPat
     admission = Admission("test", Shared(SlowLately()), ONCE, clock, lambda: 0.5)
     location = Location("test", "http://a.test")
     for optional in (None, admission):
-        transport = Transport(clock, location, Proxies({}, None), Limits(), optional)
+        transport = Transport(cast("Any", clock), location, Proxies({}, None), Limits(), optional)
 
         async def read(*arguments: Any) -> bytes:
             windows.append(arguments[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -48,7 +48,7 @@ def ask(resolver: Resolver, host: str) -> list[frozenset[str]]:
 def test_an_answer_is_shared_and_kept() -> None:
     """Callers during a look-up share its answer, and so do later ones for `ANSWER_SECONDS`."""
     names = Names()
-    resolver = Resolver(names)
+    resolver = Resolver(cast("Any", names))
     first, second = ask(resolver, "a.test"), ask(resolver, "a.test")
     assert (first, second) == ([], [])
     names.answer(0, "8.8.8.8", "10.0.0.1")
@@ -70,7 +70,7 @@ def test_look_ups_that_hang() -> None:
     first, and a private one next.
     """
     names = Names()
-    resolver = Resolver(names)
+    resolver = Resolver(cast("Any", names))
     hanging = [ask(resolver, f"{number}.test") for number in range(MAX_LOOKUPS)]
     with pytest.raises(Interrupted, match="has not answered for 4 hosts"):
         resolver.addresses("one-more.test").send(None)
@@ -87,7 +87,7 @@ def test_look_ups_that_hang() -> None:
 def test_a_caller_that_is_cancelled() -> None:
     """The look-up goes on for the others."""
     names = Names()
-    resolver = Resolver(names)
+    resolver = Resolver(cast("Any", names))
     cancelled = Deferred.fromCoroutine(resolver.addresses("a.test"))
     other = ask(resolver, "a.test")
     cancelled.addErrback(lambda _: None)

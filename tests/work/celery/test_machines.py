@@ -6,7 +6,7 @@ import json
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -252,7 +252,7 @@ async def test_invalid_broadcasts_are_ignored(
 
 def test_a_new_attempt_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another gateway may offer the record again before its hung job has ended."""
-    queue = CeleryQueue(clock := Clock(), "amqp://nobody@127.0.0.1:1//")
+    queue = CeleryQueue(clock := cast("Any", Clock()), "amqp://nobody@127.0.0.1:1//")
     queue._broker_fault, key = None, key_of("sleep-1")
     orders: list[tuple[str, ...]] = []
 
@@ -274,7 +274,7 @@ def test_a_new_attempt_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_flood_of_statuses_does_not_fill_the_log() -> None:
     """Invalid statuses and new machines are logged up to a number of lines in each minute."""
-    queue = CeleryQueue(clock := Clock(), "amqp://nobody@127.0.0.1:1//")
+    queue = CeleryQueue(clock := cast("Any", Clock()), "amqp://nobody@127.0.0.1:1//")
     with capturedLogs() as events:
         for number in range(3 * LINES_A_MINUTE):
             queue._record_status("nonsense")
