@@ -151,7 +151,7 @@ class Pull:
             config = replace(config, labels={})
         config, omissions = recordable(config, self._config.max_record_size)
         ids = {image.id, image.source_digest.hex}
-        if await self._publisher.query(lambda: self._store.blocked(target.name, ids)):
+        if await self._publisher.query(lambda: self._store.is_blocked(target.name, ids)):
             raise ImageBlocked("The admins of this system have taken this image down.")
         return Resolution(image, config, omissions)
 

@@ -255,7 +255,7 @@ class ImageStore(BreakerStore, Protocol):
         """Set the expiration of a READY record to a later time; never to an earlier one."""
         ...
 
-    async def expired(
+    async def list_expired(
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """Return at most `limit` READY records whose expiration has passed, the earliest first.
@@ -303,7 +303,7 @@ class ImageStore(BreakerStore, Protocol):
         """Remove a block; return whether there was one."""
         ...
 
-    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+    async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """Return whether one of these image ids is blocked in an image directory."""
         ...
 

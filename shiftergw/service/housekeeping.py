@@ -114,7 +114,7 @@ async def expire_due(
 
     At most `MOST_DUE`; the rest follows in the next round.
     """
-    due = await store.expired(now, systems, MOST_DUE)
+    due = await store.list_expired(now, systems, MOST_DUE)
     records = [await store.expire(record.key, now) for record in due]
     return [record for record in records if record is not None]
 

@@ -325,7 +325,7 @@ async def _records_of(store: Any, now: float) -> dict[str, list[Any]]:
         "queue": list(await store.queue("mycluster")),
         "waiting": list(await store.waiting(now, 100)),
         "stale": list(await store.stale(now, LIMIT)),
-        "expired": list(await store.expired(now + 1e9)),
+        "expired": list(await store.list_expired(now + 1e9)),
     }
 
 

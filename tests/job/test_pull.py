@@ -312,7 +312,7 @@ async def test_record_and_metadata_stay_equal(
 
 
 @pytest.mark.parametrize(
-    "method", ["find", "find_id", "blocked", "lease", "heartbeat", "set_access", "release"]
+    "method", ["find", "find_id", "is_blocked", "lease", "heartbeat", "set_access", "release"]
 )
 @pytest_twisted.ensureDeferred
 async def test_a_pull_survives_a_moment_without_the_store(tmp_path: Path, method: str) -> None:

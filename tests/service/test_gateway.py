@@ -402,7 +402,7 @@ async def test_an_image_is_taken_down(bench: Bench) -> None:
         await bench.gateway.take_down(ALICE, ID)
     assert sorted(await bench.gateway.take_down(ADMIN, ID)) == ["docker:app:1", "docker:app:2"]
     directory = loaded().config.directory_of("mycluster")[0]
-    assert await bench.store.blocked(directory, {ID})
+    assert await bench.store.is_blocked(directory, {ID})
     assert await list_images(bench, ALICE) == []
     with pytest.raises(NotAllowed):
         await bench.gateway.allow(ALICE, ID)

@@ -205,11 +205,11 @@ class KeepContract:
         """It applies to READY records only; without an expiration nothing expires."""
         store = place.store
         ready = await complete_pull(store, request())
-        assert list(await store.expired(NOW * 9)) == []
+        assert list(await store.list_expired(NOW * 9)) == []
         await store.renew(ready.key, NOW + 100)
         await store.renew(ready.key, NOW + 50)
-        assert list(await store.expired(NOW + 99)) == []
-        assert list(await store.expired(NOW + 100)) == [replace(ready, expiration=NOW + 100)]
+        assert list(await store.list_expired(NOW + 99)) == []
+        assert list(await store.list_expired(NOW + 100)) == [replace(ready, expiration=NOW + 100)]
         in_flight, _ = await store.claim(request("x:1"), NOW)
         await store.renew(in_flight.key, NOW + 100)
         assert await store.get(in_flight.key) == in_flight
@@ -223,7 +223,7 @@ class KeepContract:
             await store.renew((await complete_pull(store, pull, f"{n:064x}")).key, NOW + n)
 
         async def due(*arguments: Any) -> list[float | None]:
-            return [record.expiration for record in await store.expired(NOW + 9, *arguments)]
+            return [record.expiration for record in await store.list_expired(NOW + 9, *arguments)]
 
         assert await due() == [NOW + 1, NOW + 2, NOW + 3, NOW + 4]
         assert await due(None, 3) == [NOW + 1, NOW + 2, NOW + 3]
@@ -269,7 +269,7 @@ class KeepContract:
         timeless = await complete_pull(store, request("t:1"), OTHER_ID)
         assert await store.expires(setting, NOW + 1, 90) is (setting is not False)
         assert await store.get(timeless.key) == timeless
-        assert list(await store.expired(NOW)) == [record]
+        assert list(await store.list_expired(NOW)) == [record]
 
     @pytest_twisted.ensureDeferred
     async def test_a_cancelled_removal_leaves_no_foreign_record(self, place: Place) -> None:

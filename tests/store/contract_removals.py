@@ -194,7 +194,7 @@ class RemovalContract:
         assert await visible_records(store) == [None]
         assert list(await store.queue("alpha")) == list(await store.waiting(NOW + 99, 9)) == []
         assert list(await store.stale(NOW * 9, LIMIT)) == []
-        assert list(await store.expired(NOW * 9)) == []
+        assert list(await store.list_expired(NOW * 9)) == []
         with pytest.raises(Superseded):
             await store.finish(record.key, 2, Expired(), NOW)
         fresh = await complete_pull(store, request("x:1"))

@@ -90,17 +90,17 @@ class RightsContract:
     async def test_a_block_lasts_until_the_image_is_allowed(self, place: Place) -> None:
         """It applies to one image directory only."""
         store = place.store
-        assert not await store.blocked("/images", [ID, OTHER_ID])
+        assert not await store.is_blocked("/images", [ID, OTHER_ID])
         assert not await store.allow("/images", ID)
         await store.block("/images", ID, 0, NOW)
         await store.block("/images", ID, 1, NOW + 1)
-        assert await store.blocked("/images", [OTHER_ID, ID])
-        assert await store.blocked("/images", {ID})
-        assert not await store.blocked("/images", [OTHER_ID])
-        assert not await store.blocked("/images", [])
-        assert not await store.blocked("/else", [ID])
+        assert await store.is_blocked("/images", [OTHER_ID, ID])
+        assert await store.is_blocked("/images", {ID})
+        assert not await store.is_blocked("/images", [OTHER_ID])
+        assert not await store.is_blocked("/images", [])
+        assert not await store.is_blocked("/else", [ID])
         assert await store.allow("/images", ID)
-        assert not await store.blocked("/images", [ID])
+        assert not await store.is_blocked("/images", [ID])
         assert not await store.allow("/images", ID)
 
     @pytest_twisted.ensureDeferred

@@ -114,7 +114,7 @@ async def told(store: ImageStore) -> list[Any]:
         await store.queue("alpha"),
         await store.find("alpha", "docker", ["old:1"]),
         await store.find_id(["alpha"], OTHER_ID, expiring=True),
-        [await store.blocked(one, [ID]) for one in ("/images", "/other images", "/none")],
+        [await store.is_blocked(one, [ID]) for one in ("/images", "/other images", "/none")],
         await store.lookups("alpha", 99),
     ]
 

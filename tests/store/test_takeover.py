@@ -368,7 +368,7 @@ async def test_what_is_due(mongodb: str, hundred: tuple[str, Any]) -> None:
     """Only what has a date that has passed is due, READY, and goes all the way when told to."""
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
-        due = {one.key: one for one in await store.expired(NOW)}
+        due = {one.key: one for one in await store.list_expired(NOW)}
         by_kind = {kind.name: f"{n:024x}" for n, kind in enumerate(ROUND, 1)}
         wanted = {"expired long ago", "a system that is gone", "no system"}
         wanted |= {"a decimal that has passed", "an end before all time"}

@@ -265,7 +265,7 @@ class MongoStore(Service):
         """See `ImageStore`."""
         await images.renew(self._db, key, expiration)
 
-    async def expired(
+    async def list_expired(
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
@@ -299,7 +299,7 @@ class MongoStore(Service):
         """See `ImageStore`."""
         return await leases.allow(self._db, directory, image_id)
 
-    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+    async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
         return await leases.is_blocked(self._db, directory, image_ids)
 

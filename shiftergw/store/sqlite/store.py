@@ -301,7 +301,7 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         await self._write(lambda db: images.renew(db, key, expiration))
 
-    async def expired(
+    async def list_expired(
         self, now: float, systems: Collection[str] | None = None, limit: int | None = None
     ) -> Sequence[ImageRecord]:
         """See `ImageStore`."""
@@ -337,7 +337,7 @@ class SqliteStore(Service):
         """See `ImageStore`."""
         return await self._execute(queries.ALLOW, directory, image_id) > 0
 
-    async def blocked(self, directory: str, image_ids: Collection[str]) -> bool:
+    async def is_blocked(self, directory: str, image_ids: Collection[str]) -> bool:
         """See `ImageStore`."""
         values = (directory, json.dumps(list(image_ids)))
         row = await self._read(lambda db: db.execute(queries.FIND_BLOCK, values).fetchone())

@@ -96,13 +96,13 @@ async def test_switched_on(
             if is_ready and (date is None or (number is not None and number < NOW)):
                 old["expiration"] = NOW + KEPT
             assert str(sorted(new.items())) == str(sorted(old.items()))
-        assert await store.expired(NOW + 1) == []
+        assert await store.list_expired(NOW + 1) == []
         assert await store.expires(True, NOW + KEPT + 5, KEPT) is True
-        due = {one.expiration for one in await store.expired(NOW + KEPT)}
+        due = {one.expiration for one in await store.list_expired(NOW + KEPT)}
         assert NOW + KEPT in due
         assert await store.expires(None, NOW + KEPT, KEPT) is False
         assert await store.expires(True, NOW + KEPT + 9, KEPT) is True
-        assert {one.expiration for one in await store.expired(NOW + KEPT)} == due
+        assert {one.expiration for one in await store.list_expired(NOW + KEPT)} == due
 
 
 @pytest_twisted.ensureDeferred
@@ -126,7 +126,7 @@ async def test_no_limit_on_age(mongodb: str, hundred: Named) -> None:
     name, db = hundred
     async with mongo_running(mongodb, name) as store:
         assert await store.expires(True, NOW, None) is True
-        assert await store.expired(NOW) == []
+        assert await store.list_expired(NOW) == []
     assert len([date for date in dates(db) if isinstance(date, float)]) > 30
 
 

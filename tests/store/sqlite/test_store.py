@@ -168,7 +168,7 @@ async def test_an_upgrade(path: Path) -> None:
         with pytest.raises(TooMany):
             await store.claim(request("z:1"), NOW, QueueLimits(1, 1))
         await store.block("/images", ID, 0, NOW)
-        assert await store.blocked("/images", [ID])
+        assert await store.is_blocked("/images", [ID])
         assert list(await store.lookups("alpha", 9)) == [{"n": 1}]
         assert (await store.finish("2" * 24, 2, Ready(ID), NOW)).key == "0" * 24
     with closing(sqlite3.connect(path)) as db:
@@ -188,7 +188,7 @@ async def test_an_upgrade_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         assert ("blocks",) not in tables
     async with running(path) as store:
-        assert not await store.blocked("/images", [ID])
+        assert not await store.is_blocked("/images", [ID])
 
 
 @pytest_twisted.ensureDeferred
