@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
@@ -18,6 +18,7 @@ from shiftergw.ssh.kex import broken_protocol
 from shiftergw.ssh.transport import LONGEST_DATA
 
 if TYPE_CHECKING:
+    from shiftergw.ssh.channels import Channels
     from shiftergw.ssh.transport import SshTransport
 
 WINDOW = 2 << 20
@@ -31,31 +32,13 @@ _WORTHWHILE = 4096  # bytes of window that justify a packet smaller than the lon
 _STDERR_LIMIT = 280  # less than the limit of `printable`
 
 
-class ChannelMessages(Protocol):
-    """The messages that a channel sends through its connection."""
-
-    transport: SshTransport
-
-    def adjust_window(self, channel: SshChannel, count: int) -> None:
-        """Allow the server to send `count` more bytes."""
-        ...
-
-    def send_eof(self, channel: SshChannel) -> None:
-        """Announce that no data follows."""
-        ...
-
-    def send_close(self, channel: SshChannel) -> None:
-        """Close the channel."""
-        ...
-
-
 class SshChannel:
     """A remote program: `write` to it, `receive` its output.
 
     Implements the protocol `Channel`; callers get it when it is open.
     """
 
-    def __init__(self, messages: ChannelMessages, number: int) -> None:
+    def __init__(self, channels: Channels, number: int) -> None:
         """Create a channel that is not open yet; `number` is our number for it."""
         self.number = number
         self.opening: Deferred[None] = Deferred()
@@ -66,7 +49,7 @@ class SshChannel:
         self.remote = -1
         self.is_ended = False
         self.close_sent = False
-        self._messages = messages
+        self._channels = channels
         self._status: int | None = None
         self._window = WINDOW
         self._unread: list[bytes] = []
@@ -123,7 +106,7 @@ class SshChannel:
         The server may keep its side open for long, until the program ends.
         """
         if not self.close_sent and not self.is_ended:
-            self._messages.send_close(self)
+            self._channels.send_close(self)
             self.end(None)
 
     # Sending
@@ -144,7 +127,7 @@ class SshChannel:
         if self._streaming and not self._is_paused and self._queued_bytes >= HIGH_WATER:
             self._is_paused = True
             self._producer.pauseProducing()
-        self._messages.transport.add_writer(self)
+        self._channels.transport.add_writer(self)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Pause and resume `producer`; a pull producer is asked when there is room."""
@@ -154,7 +137,7 @@ class SshChannel:
             producer.stopProducing()
             return
         self._producer, self._streaming, self._is_paused = producer, streaming, False
-        self._messages.transport.add_writer(self)
+        self._channels.transport.add_writer(self)
 
     def unregisterProducer(self) -> None:
         """Stop pausing and resuming the producer."""
@@ -164,13 +147,16 @@ class SshChannel:
         """Close the program's standard input once the waiting data is sent."""
         if not self._eof:
             self._eof = True
-            self._messages.transport.add_writer(self)
+            self._channels.transport.add_writer(self)
 
     def write_some(self) -> bool:
-        """Send a few packets of waiting data, as far as the server's window allows."""
+        """Send a few packets of waiting data within the server's window.
+
+        Returns whether there was data to send.
+        """
         if self.is_ended or self.close_sent:
             return False
-        transport = self._messages.transport
+        transport = self._channels.transport
         if self._queued_bytes < HIGH_WATER // 2 and (self._is_paused or not self._streaming):
             self._is_paused = False
             if self._producer is not None:
@@ -179,7 +165,7 @@ class SshChannel:
         if self._eof and not self._queued_bytes and not self._eof_sent:
             self._eof_sent = True
             transport.flush()
-            self._messages.send_eof(self)
+            self._channels.send_eof(self)
         return has_sent or transport.exchanging
 
     def _send_batch(self, transport: SshTransport) -> bool:
@@ -212,7 +198,7 @@ class SshChannel:
         """Grow the server's window by `count` bytes."""
         self.remote_window += count
         if self._queued_bytes:
-            self._messages.transport.add_writer(self)
+            self._channels.transport.add_writer(self)
 
     # Receiving
 
@@ -263,5 +249,5 @@ class SshChannel:
 
     def _reopen_window(self) -> None:
         if self._window < WINDOW // 2 and not self._unread:
-            self._messages.adjust_window(self, WINDOW - self._window)
+            self._channels.adjust_window(self, WINDOW - self._window)
             self._window = WINDOW

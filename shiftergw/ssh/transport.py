@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.conch.ssh.transport import MSG_DISCONNECT
 from twisted.internet.defer import Deferred
@@ -26,6 +26,8 @@ from shiftergw.ssh.kex import PARSE_ERRORS, KeyExchange, broken_protocol
 from shiftergw.ssh.known_hosts import HostKeys
 
 if TYPE_CHECKING:
+    from shiftergw.ssh.channel import SshChannel
+    from shiftergw.ssh.channels import Channels
     from shiftergw.ssh.login import SshLogin
 
 MSG_CHANNEL_DATA = 94
@@ -44,22 +46,6 @@ _data_head = struct.Struct(">BLL")
 _TOO_MANY_TRIES = 2, 14  # reasons of a disconnect after failed logins (RFC 4253 section 11.1)
 
 
-class Writer(Protocol):
-    """A source of much channel data."""
-
-    def write_some(self) -> bool:
-        """Send a batch with `send_data`; return whether there was data to send."""
-        ...
-
-
-class DataReader(Protocol):
-    """A service that reads channel data directly, not through Conch's dispatcher."""
-
-    def data(self, packet: bytes | memoryview) -> None:
-        """Read a packet that begins with the length of its padding."""
-        ...
-
-
 def no_greeting() -> Away:
     """Return the error for a connection that ended before the first line of SSH."""
     return Away(
@@ -76,7 +62,7 @@ class SshTransport(KeyExchange):
     rekey_bytes = REKEY_BYTES
     _sealer: Sealer = Clear()
     _opener: Opener = Clear()
-    _reader: DataReader | None = None
+    _reader: Channels | None = None
     failure: DeliveryFailed | None = None
     """The reason why the connection ended or is about to end."""
 
@@ -99,7 +85,7 @@ class SshTransport(KeyExchange):
         # New padding for each packet would cost more than the rest, and it is encrypted anyway.
         self._padding = secrets.token_bytes(32)
         self._batch: list[bytes] = []
-        self._writers: list[Writer] = []
+        self._writers: list[SshChannel] = []
         self._greeting = Greeting(self.supportedVersions)
         self.packets_received = 0  # for checks whether the server is alive
 
@@ -288,11 +274,11 @@ class SshTransport(KeyExchange):
 
     # Writers
 
-    def read_data_with(self, reader: DataReader) -> None:
+    def read_data_with(self, reader: Channels) -> None:
         """Pass channel data to this service from now on."""
         self._reader = reader
 
-    def add_writer(self, writer: Writer) -> None:
+    def add_writer(self, writer: SshChannel) -> None:
         """Ask `writer` for data whenever TCP has room, until the writer has no data."""
         if writer not in self._writers:
             self._writers.append(writer)
