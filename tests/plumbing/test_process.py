@@ -1,4 +1,4 @@
-"""`run_command`: output, limits, signals, cancellation."""
+"""`run_command` handles output, limits, signals and cancellation."""
 
 from __future__ import annotations
 
@@ -27,63 +27,63 @@ def sh(script: str, **limits: Any) -> Command:
 
 
 async def ends(script: str, **limits: Any) -> CommandOutput:
-    """Run a script with the real reactor and its real time."""
+    """Run a script with the real reactor and real time."""
     return await run_command(sh(script, **limits), real, real)
 
 
 async def appears(path: Path) -> None:
-    """Return once a child has made this file."""
+    """Wait until a child has created a file."""
     while not path.exists():  # noqa: ASYNC240 - it looks at the child's steps
         await deferLater(real, 0.01)
 
 
 @pytest_twisted.ensureDeferred
 async def test_output_is_returned() -> None:
-    """A child that exits with 0 gives back what it printed, on both outputs."""
+    """Both outputs of a child that exits with 0 are returned."""
     assert await ends("echo out; echo err >&2") == CommandOutput(b"out\n", b"err\n")
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_environment_is_the_one_given() -> None:
-    """A child sees the variables of its command and none of ours."""
+async def test_the_environment_is_that_of_the_command() -> None:
+    """A child gets the variables of its command and none of this process."""
     command = Command(["env"], {**ENV, "ONLY": "this"})
     lines = (await run_command(command, real, real)).stdout.splitlines()
     assert sorted(lines) == sorted([f"PATH={ENV['PATH']}".encode(), b"ONLY=this"])
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_directory_is_the_one_given(tmp_path: Path) -> None:
+async def test_the_directory_is_that_of_the_command(tmp_path: Path) -> None:
     """A child starts in the directory of its command."""
-    finished = await ends("pwd", cwd=tmp_path)
-    assert finished.stdout.decode().strip() == str(tmp_path)
+    output = await ends("pwd", cwd=tmp_path)
+    assert output.stdout.decode().strip() == str(tmp_path)
 
 
 @pytest_twisted.ensureDeferred
-async def test_stdin_is_empty_unless_given() -> None:
-    """Without a descriptor a child reads nothing, and does not wait for our terminal."""
+async def test_stdin_is_empty_by_default() -> None:
+    """Without a descriptor a child reads an empty input, not our terminal."""
     assert (await ends("cat")).stdout == b""
 
 
 @pytest_twisted.ensureDeferred
 async def test_stdin_and_stdout_may_be_descriptors(tmp_path: Path) -> None:
-    """A child reads from and writes to the files it is given; nothing of it comes here."""
+    """A child reads and writes the given files, and its output is not collected."""
     (tmp_path / "in").write_bytes(b"x" * 300_000)
     with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
-        finished = await ends("cat", stdin=source.fileno(), stdout=sink.fileno())
-    assert finished.stdout == b""
+        output = await ends("cat", stdin=source.fileno(), stdout=sink.fileno())
+    assert output.stdout == b""
     assert (tmp_path / "out").read_bytes() == b"x" * 300_000
 
 
 @pytest_twisted.ensureDeferred
-async def test_stdout_is_kept_up_to_its_limit() -> None:
-    """What a child prints beyond the limit is read and dropped, and the child ends well."""
-    finished = await ends("head -c 300000 /dev/zero", output_limit=1000)
-    assert finished.stdout == bytes(1000)
+async def test_collected_output_is_limited() -> None:
+    """Output beyond the limit is read and dropped, and the child succeeds."""
+    output = await ends("head -c 300000 /dev/zero", output_limit=1000)
+    assert output.stdout == bytes(1000)
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_end_of_stderr_is_kept() -> None:
-    """Of a long stderr the end is kept: that is where the reason stands."""
+async def test_errors_have_the_end_of_stderr() -> None:
+    """The end of a long stderr is kept, since it has the reason."""
     with pytest.raises(ChildFailed) as excinfo:
         await ends("head -c 100000 /dev/zero >&2; echo reason >&2; exit 7")
     assert excinfo.value.exit_code == 7
@@ -94,7 +94,7 @@ async def test_the_end_of_stderr_is_kept() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stderr_need_not_be_utf8() -> None:
-    """Bytes that are no UTF-8 do not break the error that carries them."""
+    """Invalid UTF-8 on stderr is escaped in the error."""
     with pytest.raises(ChildFailed) as excinfo:
         await ends(r"printf '\377' >&2; exit 1")
     assert excinfo.value.detail == "\\xff"
@@ -102,7 +102,7 @@ async def test_stderr_need_not_be_utf8() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_signal_is_named() -> None:
-    """A killed child is told from one that exits with an error."""
+    """The error of a killed child names the signal."""
     with pytest.raises(ChildFailed, match="killed by signal 9") as excinfo:
         await ends("kill -9 $$")
     assert excinfo.value.signal == signal.SIGKILL
@@ -112,15 +112,15 @@ async def test_a_signal_is_named() -> None:
 @pytest.mark.parametrize("cwd", [None, Path("/tmp")])
 @pytest.mark.parametrize("name", ["no-such-program", "/no/such/program", "/etc/passwd"])
 @pytest_twisted.ensureDeferred
-async def test_a_program_that_is_not_there(name: str, cwd: Path | None) -> None:
-    """A program that is missing, or none, is one and the same error wherever it would start."""
+async def test_missing_programs(name: str, cwd: Path | None) -> None:
+    """Missing and non-executable programs raise the same error in every directory."""
     with pytest.raises(ChildFailed, match="cannot be started"):
         await run_command(Command([name], ENV, cwd=cwd), real, real)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_program_that_the_system_refuses(tmp_path: Path) -> None:
-    """An executable file that is no program is an error with the system's reason."""
+    """An executable file in an invalid format raises an error with the system's reason."""
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF, but no more of it")
     program.chmod(0o755)
@@ -130,7 +130,7 @@ async def test_a_program_that_the_system_refuses(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_programs_are_looked_up_in_the_path_of_the_command(tmp_path: Path) -> None:
-    """A name without a slash means the child's PATH, not ours."""
+    """A name without a slash is looked up in the child's PATH, not in ours."""
     program = tmp_path / "only-here"
     program.write_text("#!/bin/sh\necho found\n")
     program.chmod(0o755)
@@ -139,17 +139,17 @@ async def test_programs_are_looked_up_in_the_path_of_the_command(tmp_path: Path)
 
 
 @pytest_twisted.ensureDeferred
-async def test_output_as_it_comes() -> None:
-    """With `on_stdout` the output goes there and is not kept."""
-    got: list[bytes] = []
-    finished = await run_command(sh("echo a; echo b"), real, real, got.append)
-    assert b"".join(got) == b"a\nb\n"
-    assert finished.stdout == b""
+async def test_streamed_output() -> None:
+    """`on_stdout` gets the output, which is then not collected."""
+    pieces: list[bytes] = []
+    output = await run_command(sh("echo a; echo b"), real, real, pieces.append)
+    assert b"".join(pieces) == b"a\nb\n"
+    assert output.stdout == b""
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_reader_that_fails_ends_the_child() -> None:
-    """What `on_stdout` raises is raised by `run_command`, and the child does not run on."""
+async def test_a_failing_callback_ends_the_child() -> None:
+    """An error of `on_stdout` is raised by `run_command` and ends the child."""
 
     def refuse(data: bytes) -> None:
         raise ValueError(f"not {data!r}")
@@ -160,29 +160,29 @@ async def test_a_reader_that_fails_ends_the_child() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_whole_run_has_a_limit() -> None:
-    """A child that runs too long is ended, however much it prints."""
+    """A child that runs too long is ended, even if it prints."""
     with pytest.raises(TimedOut, match=r"sh ran longer than 0\.3 s"):
         await ends("while :; do echo x; sleep 0.05; done", total=0.3)
 
 
 @pytest_twisted.ensureDeferred
 async def test_silence_has_a_limit() -> None:
-    """A child that prints nothing for too long is ended; its last words are kept."""
+    """A silent child is ended; the error has the end of its stderr."""
     with pytest.raises(TimedOut, match=r"sh printed nothing for 0\.3 s") as excinfo:
         await ends("echo last words >&2; exec sleep 60", idle=0.3)
     assert excinfo.value.detail == "last words\n"
 
 
 @pytest_twisted.ensureDeferred
-async def test_output_puts_the_limit_of_silence_off() -> None:
-    """A child that goes on printing is not silent, however long it takes."""
-    finished = await ends("for i in 1 2 3 4 5 6; do sleep 0.1; echo $i; done", idle=0.45)
-    assert len(finished.stdout.splitlines()) == 6
+async def test_output_restarts_the_limit_of_silence() -> None:
+    """A child that keeps printing is not ended for silence."""
+    output = await ends("for i in 1 2 3 4 5 6; do sleep 0.1; echo $i; done", idle=0.45)
+    assert len(output.stdout.splitlines()) == 6
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_ends_the_child(tmp_path: Path) -> None:
-    """A cancelled caller hears of it once the child is gone, after SIGTERM let it clean up."""
+    """The cancellation is raised after the end of the child, which may clean up on SIGTERM."""
     script = f"trap 'sleep 0.1; touch {tmp_path}/cleaned; exit 0' TERM; touch {tmp_path}/started;"
     running = Deferred.fromCoroutine(ends(script + "while :; do sleep 0.02; done"))
     await appears(tmp_path / "started")
@@ -195,7 +195,7 @@ async def test_cancelling_ends_the_child(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_stays_a_cancellation(tmp_path: Path) -> None:
-    """A child that fails while it is ended does not hide that the caller was cancelled."""
+    """An error of the child after the cancellation does not replace the cancellation."""
     script = f"trap 'exit 3' TERM; touch {tmp_path}/started; while :; do sleep 0.02; done"
     running = Deferred.fromCoroutine(ends(script))
     await appears(tmp_path / "started")
@@ -205,7 +205,7 @@ async def test_cancelling_stays_a_cancellation(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_deaf_child_is_killed(tmp_path: Path) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     """A child that ignores SIGTERM gets SIGKILL some seconds later."""
     clock = Clock()
     script = f"trap '' TERM; touch {tmp_path}/started; while :; do sleep 0.02; done"
@@ -222,20 +222,20 @@ async def test_a_deaf_child_is_killed(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_grandchild_does_not_hold_us(tmp_path: Path) -> None:
-    """A child's own child that keeps the output open is waited for only some seconds."""
+async def test_a_grandchild_does_not_block_the_end(tmp_path: Path) -> None:
+    """A grandchild that keeps the output open delays the end only by a few seconds."""
     clock = Clock()
     script = "echo before; sleep 60 & echo $! > new; mv new pid"
-    said: list[bytes] = []
+    pieces: list[bytes] = []
     command = sh(script, cwd=tmp_path)
-    running = Deferred.fromCoroutine(run_command(command, real, clock, said.append))
+    running = Deferred.fromCoroutine(run_command(command, real, clock, pieces.append))
     await appears(tmp_path / "pid")
     try:
-        while not (said and clock.getDelayedCalls()):
+        while not (pieces and clock.getDelayedCalls()):
             await deferLater(real, 0.01)
         clock.advance(PIPES_AFTER)
         await running
-        assert said == [b"before\n"]
+        assert pieces == [b"before\n"]
     finally:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     assert clock.getDelayedCalls() == []

@@ -1,4 +1,4 @@
-"""The seal on stored logins."""
+"""Stored logins are encrypted with a key file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from shiftergw.plumbing.seal import Seal
 from tests.parts import small_disk
 
 
-def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
-    """Another process with the same key file opens what was sealed, and nobody reads it before."""
+def test_encrypt_and_decrypt(tmp_path: Path) -> None:
+    """Another process with the key file can decrypt the text, which is otherwise unreadable."""
     path = tmp_path / "key"
     ciphertext = Seal.from_file(path).close("user:päss", "record 1")
     assert "user" not in ciphertext
@@ -28,22 +28,22 @@ def test_what_is_sealed_can_be_opened(tmp_path: Path) -> None:
 
 
 def test_fingerprints() -> None:
-    """The same text has the same one in each context; they tell nothing without the key."""
+    """Fingerprints depend on text, context and key, and do not reveal the text."""
     seal = Seal(bytes(32))
-    one = seal.fingerprint("alice:secret", "login")
-    assert one == Seal(bytes(32)).fingerprint("alice:secret", "login")
+    fingerprint = seal.fingerprint("alice:secret", "login")
+    assert fingerprint == Seal(bytes(32)).fingerprint("alice:secret", "login")
     digests = {
         seal.fingerprint("alice:secreu", "login"),
         seal.fingerprint("alice:secret", "logim"),
         Seal(b"k" * 32).fingerprint("alice:secret", "login"),
-        one,
+        fingerprint,
     }
     assert len(digests) == 4
     assert all(len(digest) == 32 and "alice" not in digest for digest in digests)
 
 
 def test_sealing_twice_differs() -> None:
-    """The same text never looks the same: no one sees that two users share a password."""
+    """Equal texts have different ciphertexts, which hides equal passwords."""
     seal = Seal(bytes(32))
     assert seal.close("text", "context") != seal.close("text", "context")
 
@@ -52,13 +52,13 @@ def test_sealing_twice_differs() -> None:
     "ciphertext", ["", "AAAA", "no base64!", base64.b64encode(bytes(60)).decode()]
 )
 def test_damaged_text_is_refused(ciphertext: str) -> None:
-    """Text that was never sealed is an error with a remedy, whatever it looks like."""
+    """Invalid ciphertext raises an error with a remedy."""
     with pytest.raises(GatewayError, match="SecretKeyFile"):
         Seal(bytes(32)).open(ciphertext, "context")
 
 
 def test_another_key_or_context_is_refused() -> None:
-    """A sealed text opens with its own key and in its own place only."""
+    """A ciphertext can be decrypted only with its own key and context."""
     ciphertext = Seal(bytes(32)).close("text", "record 1")
     with pytest.raises(GatewayError):
         Seal(bytes(32)).open(ciphertext, "record 2")
@@ -67,7 +67,7 @@ def test_another_key_or_context_is_refused() -> None:
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    """A key file must be closed to everybody else."""
+    """A key file must not be readable for other users."""
     path = tmp_path / "key"
     Seal.from_file(path)
     path.chmod(0o640)
@@ -77,7 +77,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"AAAA\n", b"A", os.urandom(200)])
 def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
-    """A key file that holds anything but 32 bytes in base64 is not used."""
+    """A key file must hold 32 bytes in base64."""
     path = tmp_path / "key"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -86,13 +86,13 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> 
 
 
 def test_a_key_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A missing directory is the operator's to mend."""
+    """A missing directory raises an error that names it."""
     with pytest.raises(ConfigurationError, match="No such file"):
         Seal.from_file(tmp_path / "no" / "key")
 
 
 def test_a_key_without_an_end_is_refused(tmp_path: Path) -> None:
-    """A named pipe, or a device, in its place neither blocks nor fills the memory."""
+    """A named pipe or a device as the key file neither blocks nor exhausts the memory."""
     pipe, device = tmp_path / "pipe", tmp_path / "device"
     os.mkfifo(pipe, 0o600)
     device.symlink_to("/dev/zero")
@@ -102,7 +102,7 @@ def test_a_key_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """The remedy is room, and not a key that is made by hand."""
+    """The remedy for a full disk is room, not a manual key."""
     with small_disk(tmp_path / "state", "size=64k"):
         with suppress(OSError):
             (tmp_path / "state" / "rest").write_bytes(bytes(1 << 20))
@@ -111,8 +111,8 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         assert excinfo.value.remedy == "Make room on its file system."
 
 
-def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
-    """Several starting at the same moment never see half a key, and all end with the same."""
+def test_concurrent_starts_share_one_key(tmp_path: Path) -> None:
+    """Processes that start together never read a partial key, and all get the same key."""
     path = tmp_path / "key"
     seals: list[Seal] = []
     barrier = threading.Barrier(8)
@@ -132,7 +132,7 @@ def test_all_who_start_at_once_get_one_key(tmp_path: Path) -> None:
 
 
 def test_a_key_is_checked_without_making_it(tmp_path: Path) -> None:
-    """A check says of a key what reading it would say, and leaves nothing behind."""
+    """`check_file` raises the errors of `from_file` and creates nothing."""
     state = tmp_path / "state"
     Seal.check_file(state / "key", {state})
     with pytest.raises(ConfigurationError, match="cannot be made") as excinfo:
@@ -150,8 +150,8 @@ def test_a_key_is_checked_without_making_it(tmp_path: Path) -> None:
         Seal.check_file(path, ())
 
 
-def test_a_key_of_the_documents_is_one(tmp_path: Path) -> None:
-    """The command of the remedy, and of the pages, makes a key that is taken."""
+def test_the_command_of_the_remedy_makes_a_key(tmp_path: Path) -> None:
+    """The command in the remedy and in the documents makes a valid key."""
     path = tmp_path / "key"
     with pytest.raises(ConfigurationError) as excinfo:
         Seal.from_file(tmp_path / "no" / "key")

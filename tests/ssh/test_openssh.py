@@ -1,4 +1,4 @@
-"""The machine's own `ssh` as the connection, to OpenSSH's server."""
+"""The machine's own `ssh` connects to OpenSSH's server."""
 
 # ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
 
@@ -30,7 +30,7 @@ def sshd() -> Iterator[Sshd]:
 
 
 async def run_to_end(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]:
-    """Return what a program prints, and its exit status."""
+    """Run a program; return its output and its exit status."""
     try:
         channel: Channel = await over.open_command(argv)
         output = bytearray()
@@ -47,14 +47,14 @@ async def run_to_end(over: OpenSsh, argv: list[str]) -> tuple[bytes, int | None]
 )
 @pytest_twisted.ensureDeferred
 async def test_words_stay_words(sshd: Sshd, word: str) -> None:
-    """Nothing in an argument is more than an argument, though a shell reads it there."""
+    """The remote shell does not interpret characters of an argument."""
     output, status = await run_to_end(connection(account_on(sshd)), ["printf", "[%s]", word, "end"])
     assert (output, status) == (f"[{word}][end]".encode(), 0)
 
 
 @pytest_twisted.ensureDeferred
 async def test_exit_status(sshd: Sshd) -> None:
-    """The far program's exit status and its last words arrive."""
+    """Exit status and standard error of the remote program are returned."""
     over = connection(account_on(sshd))
     channel: Channel = await over.open_command(["sh", "-c", "echo no >&2; exit 3"])
     channel.receive(lambda _: None)
@@ -65,7 +65,7 @@ async def test_exit_status(sshd: Sshd) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bytes_both_ways(sshd: Sshd) -> None:
-    """Bytes arrive as they were sent, also those that wait before somebody listens."""
+    """Bytes arrive unchanged, also if they are sent before the program reads."""
     content = os.urandom(3_000_000)
     over = connection(account_on(sshd))
     channel: Channel = await over.open_command(["cat"])
@@ -78,32 +78,32 @@ async def test_bytes_both_ways(sshd: Sshd) -> None:
     await over.close()
 
 
-def unknown(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Know no host key."""
+def unknown_key(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
+    """Return an account without known host keys."""
     (tmp_path / "known").touch()
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def changed(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Know another host key."""
+def changed_key(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
+    """Return an account whose known host key differs."""
     key = make_key(tmp_path / "other")
     (tmp_path / "known").write_text(f"[127.0.0.1]:{sshd.port} {public(key)}\n")
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def revoked(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Know that the host key was revoked."""
+def revoked_key(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
+    """Return an account whose known hosts revoke the host key."""
     (tmp_path / "known").write_text(f"@revoked * {public(sshd.host_key('ed25519'))}\n")
     return account_on(sshd, known_hosts=tmp_path / "known")
 
 
-def refused(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Have a key that the server does not."""
+def unauthorized_key(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
+    """Return an account with a key that the server does not know."""
     return account_on(sshd, key=make_key(tmp_path / "stranger"))
 
 
 def open_to_others(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Have a key that others can read."""
+    """Return an account with a key that other users can read."""
     key = tmp_path / "shared"
     key.write_bytes(sshd.key.read_bytes())
     key.chmod(0o644)
@@ -111,22 +111,22 @@ def open_to_others(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
 
 
 def no_listener(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Have a port where nobody listens."""
+    """Return an account with a closed port."""
     return account_on(sshd, port=free_port())
 
 
 def no_passphrase(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
-    """Have a key that wants a passphrase: nobody is asked for it."""
+    """Return an account whose key needs a passphrase, for which ssh must not prompt."""
     return account_on(sshd, key=make_key(tmp_path / "locked", passphrase="secret"))
 
 
 @pytest.mark.parametrize(
     ("account", "what"),
     [
-        (unknown, "host key is not known"),
-        (changed, "another host key"),
-        (revoked, "revoked"),
-        (refused, "refused the gateway's login"),
+        (unknown_key, "host key is not known"),
+        (changed_key, "another host key"),
+        (revoked_key, "revoked"),
+        (unauthorized_key, "refused the gateway's login"),
         (open_to_others, "can be read by others"),
         (no_listener, "cannot be reached"),
         (no_passphrase, "refused the gateway's login"),
@@ -136,12 +136,12 @@ def no_passphrase(sshd: Sshd, tmp_path: Path) -> OpensshAccount:
 async def test_refusals(
     sshd: Sshd, tmp_path: Path, account: Callable[[Sshd, Path], OpensshAccount], what: str
 ) -> None:
-    """Every way not to get in is told apart; the host and ssh's own words are for admins."""
+    """Each failed login has an error of its own; host and messages of ssh are in the detail."""
     over = connection(account(sshd, tmp_path))
     with pytest.raises(DeliveryFailed) as excinfo:
         await run_to_end(over, ["true"])
     assert what in excinfo.value.what
-    assert ("ssh-trust SYSTEM" in excinfo.value.remedy) == (account in {unknown, changed})
+    assert ("ssh-trust SYSTEM" in excinfo.value.remedy) == (account in {unknown_key, changed_key})
     assert "127.0.0.1" not in str(excinfo.value)
     assert excinfo.value.detail
     assert excinfo.value.detail.isprintable()
@@ -151,14 +151,14 @@ async def test_refusals(
     "options",
     [
         ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"],
-        ["-o", "NoHostAuthenticationForLocalhost=yes"],  # where a tunnel begins, say
+        ["-o", "NoHostAuthenticationForLocalhost=yes"],  # for the start of a tunnel, for example
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_options_cannot_weaken_the_check(
     sshd: Sshd, tmp_path: Path, options: list[str]
 ) -> None:
-    """A site's own options never turn off the check of host keys."""
+    """Options of the site cannot disable the check of host keys."""
     (tmp_path / "known").touch()
     over = connection(account_on(sshd, known_hosts=tmp_path / "known", options=options))
     with pytest.raises(DeliveryFailed, match="not known"):
@@ -167,7 +167,7 @@ async def test_options_cannot_weaken_the_check(
 
 @pytest_twisted.ensureDeferred
 async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
-    """A host is a host, whatever it begins with."""
+    """A host name that begins with a dash is not parsed as an option."""
     over = connection(OpensshAccount(f"-oProxyCommand=touch {tmp_path}/owned", "user"))
     with pytest.raises(DeliveryFailed):
         await run_to_end(over, ["true"])
@@ -176,7 +176,7 @@ async def test_host_that_looks_like_an_option(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_ssh(tmp_path: Path) -> None:
-    """A machine without ssh is told so."""
+    """A machine without ssh raises an error that says so."""
     over = connection(OpensshAccount("nowhere", "user"), {"PATH": str(tmp_path)})
     with pytest.raises(DeliveryFailed, match="no ssh program"):
         await over.open_command(["true"])
@@ -184,7 +184,7 @@ async def test_no_ssh(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_close_ends_everything(sshd: Sshd) -> None:
-    """After `close` no child is left, whatever it was at."""
+    """`close` ends every child process."""
     over = connection(account_on(sshd))
     channels: list[Channel] = [
         await over.open_command(["sleep", "1000"]),
@@ -198,7 +198,7 @@ async def test_close_ends_everything(sshd: Sshd) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_close_leaves_what_ssh_left_behind(tmp_path: Path) -> None:
-    """A process of ssh's that hangs and holds its full pipes does not hold up the gateway."""
+    """A process that ssh leaves behind with full pipes does not block the gateway."""
     env = without_ssh(
         tmp_path / "bin",
         before=f"exec 3<&0; sleep 1000 & echo $! > {tmp_path}/pid; exec sleep 1000",
