@@ -13,10 +13,12 @@ from twisted.internet import reactor as global_reactor
 from shiftergw.delivery.files import OpenFiles
 from shiftergw.delivery.hosts import Hosts
 from shiftergw.delivery.remote import RemoteDirectory, RemoteOptions
+from shiftergw.delivery.retries import QUICK_SECONDS
 from shiftergw.delivery.sftp_files import SftpFiles
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.openssh import OpenSsh, OpensshAccount
 from tests.parts import need
+from tests.patience import scaled
 from tests.sshd import Sshd
 
 reactor: Any = global_reactor
@@ -97,6 +99,11 @@ def far_directory(
         reactor,
         RemoteOptions(verify, idle_seconds, open_files, ost_count, FIRST_PAUSE),
     )
+
+
+def retried_silence(seconds: float) -> float:
+    """Return a limit on silence that is scaled to the load, but short enough for a retry."""
+    return min(scaled(seconds), 0.8 * QUICK_SECONDS)
 
 
 NOBODY = OpensshAccount("nowhere", "nobody")

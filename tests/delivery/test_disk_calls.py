@@ -1,4 +1,4 @@
-"""Image directories of this machine that hang: the calls end, and their threads are counted."""
+"""Local image directories that hang: calls end in time, and hanging threads are limited."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ reactor: Any = global_reactor
 
 
 class TimedThreads(Threads):
-    """Threads beside a clock that the test turns."""
+    """Threads with a clock that the test advances."""
 
     def __init__(self) -> None:
-        """Start with the service."""
+        """Start the threads with the service."""
         super().__init__(reactor, MOST_HANGING + 2, "test")
         self.time = Clock()
 
     @property
     def clock(self) -> Any:
-        """Return the test's clock."""
+        """Return the clock of the test."""
         return self.time
 
 
 @pytest.fixture
-def timed() -> Iterator[TimedThreads]:
-    """Give a pool of threads with a clock of its own."""
+def timed_threads() -> Iterator[TimedThreads]:
+    """Give a pool of threads with a clock that the test advances."""
     pool = TimedThreads()
     pool.startService()
     yield pool
@@ -64,10 +64,10 @@ def hung(root: Path) -> Iterator[HungDisk]:
 
 
 class Outcome:
-    """What becomes of some work."""
+    """Run a coroutine and record its result or error."""
 
     def __init__(self, work: Awaitable[Any]) -> None:
-        """Begin it."""
+        """Start the coroutine."""
         self.values: list[Any] = []
         self.running = Deferred.fromCoroutine(self._note(work))
 
@@ -79,20 +79,20 @@ class Outcome:
 
     @property
     def error(self) -> Any:
-        """Return its error, or None while it runs."""
+        """Return the result or error, or None while the coroutine runs."""
         return self.values[0] if self.values else None
 
 
 def has_working(threads: TimedThreads, number: int) -> bool:
-    """Return whether so many threads have something to do."""
+    """Return whether this number of threads is working."""
     return len(threads._pool.working) == number
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Wait until something that another thread does has come about."""
+    """Wait until a condition holds that another thread brings about."""
     deadline = reactor.seconds() + patient(20)
     while not holds():
-        assert reactor.seconds() < deadline, "it never came to hold"
+        assert reactor.seconds() < deadline, "the condition never held"
         await pause(0.01, reactor)
 
 
@@ -113,20 +113,20 @@ async def until(holds: Callable[[], object]) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_hung_directory_is_away(
-    timed: TimedThreads,
+async def test_a_hanging_directory_is_unavailable(
+    timed_threads: TimedThreads,
     root: Path,
     source: Path,
     hung: HungDisk,
     use: Callable[[LocalDirectory, Path], Awaitable[object]],
 ) -> None:
-    """Each use of it ends after the limit, in words; the thread ends once the kernel lets it."""
-    directory = LocalDirectory(root, timed)
+    """Each method raises an error after the time limit; its thread ends when the kernel returns."""
+    directory = LocalDirectory(root, timed_threads)
     outcome = Outcome(use(directory, source))
-    await until(lambda: timed._pool.working)
-    timed.time.advance(HANG_SECONDS - 1)
+    await until(lambda: timed_threads._pool.working)
+    timed_threads.time.advance(HANG_SECONDS - 1)
     assert not outcome.values
-    timed.time.advance(1)
+    timed_threads.time.advance(1)
     assert isinstance(outcome.error, Away)
     assert "does not answer" in outcome.error.what
     assert str(root) not in str(outcome.error)
@@ -137,20 +137,20 @@ async def test_a_hung_directory_is_away(
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_takes_a_few_threads_and_no_more(
-    timed: TimedThreads, root: Path, tmp_path: Path, hung: HungDisk
+async def test_hanging_threads_are_limited(
+    timed_threads: TimedThreads, root: Path, tmp_path: Path, hung: HungDisk
 ) -> None:
-    """Beyond those its uses fail at once; other directories have theirs."""
-    directory = LocalDirectory(root, timed)
+    """Beyond the limit calls fail at once; other directories are not affected."""
+    directory = LocalDirectory(root, timed_threads)
     for number in range(1, MOST_HANGING + 1):
         outcome = Outcome(directory.free_space())
-        await until(partial(has_working, timed, number))
-        timed.time.advance(HANG_SECONDS)
+        await until(partial(has_working, timed_threads, number))
+        timed_threads.time.advance(HANG_SECONDS)
         assert outcome.error is not None
-    refused = Outcome(directory.free_space())
-    assert f"{MOST_HANGING} calls hang there already" in refused.error.detail
-    assert len(timed._pool.working) == MOST_HANGING
-    assert await LocalDirectory(tmp_path, timed).exists(IMAGE) is None
+    rejected_call = Outcome(directory.free_space())
+    assert f"{MOST_HANGING} calls hang there already" in rejected_call.error.detail
+    assert len(timed_threads._pool.working) == MOST_HANGING
+    assert await LocalDirectory(tmp_path, timed_threads).exists(IMAGE) is None
     hung.end()
     await until(lambda: directory._calls._hanging_calls == 0)
     assert await directory.free_space() > 0
@@ -158,33 +158,33 @@ async def test_it_takes_a_few_threads_and_no_more(
 
 @pytest_twisted.ensureDeferred
 async def test_a_caller_that_is_cancelled_waits_no_longer(
-    timed: TimedThreads, root: Path, hung: HungDisk
+    timed_threads: TimedThreads, root: Path, hung: HungDisk
 ) -> None:
-    """It waits for its thread, which would change things behind it, but only up to the limit."""
-    outcome = Outcome(LocalDirectory(root, timed).write(b"ENV:", META))
-    await until(lambda: timed._pool.working)
+    """A cancelled caller waits for its thread, which may still change files, up to the limit."""
+    outcome = Outcome(LocalDirectory(root, timed_threads).write(b"ENV:", META))
+    await until(lambda: timed_threads._pool.working)
     outcome.running.cancel()
     assert not outcome.values
-    timed.time.advance(HANG_SECONDS)
+    timed_threads.time.advance(HANG_SECONDS)
     assert isinstance(outcome.error, CancelledError)
 
 
 @pytest_twisted.ensureDeferred
-async def test_signs_of_life(timed: TimedThreads) -> None:
-    """A call that gets on may take as long as it likes, and one step longer if it says so."""
-    begun, steps = [Event() for _ in range(3)], [Event() for _ in range(3)]
+async def test_signs_of_life(timed_threads: TimedThreads) -> None:
+    """A call with progress may take any time, and a single step longer if it asks for that."""
+    step_begins, steps = [Event() for _ in range(3)], [Event() for _ in range(3)]
 
     def work(call: DiskCall) -> str:
-        for seconds, ready, step in zip((None, 100.0, None), begun, steps, strict=True):
+        for seconds, ready, step in zip((None, 100.0, None), step_begins, steps, strict=True):
             call.go_on(seconds)
             ready.set()
             step.wait(patient(30))
         return "done"
 
-    outcome = Outcome(DiskCalls("here", timed).run_long(work))
+    outcome = Outcome(DiskCalls("here", timed_threads).run_long(work))
     for number, seconds in enumerate((HANG_SECONDS - 1, 99, HANG_SECONDS - 1)):
-        await until(begun[number].is_set)
-        timed.time.advance(seconds)
+        await until(step_begins[number].is_set)
+        timed_threads.time.advance(seconds)
         assert not outcome.values
         steps[number].set()
     await outcome.running
@@ -192,38 +192,38 @@ async def test_signs_of_life(timed: TimedThreads) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_call_left_behind_replaces_nothing(
-    timed: TimedThreads, root: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_abandoned_call_replaces_no_file(
+    timed_threads: TimedThreads, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What hung in a write goes on to no rename: newer metadata may lie there by then."""
-    hangs, ended = Event(), Event()
+    """An abandoned write does not rename its file: there may be newer metadata by then."""
+    hangs, call_end = Event(), Event()
     create = local_files._create
 
     def hang(content: bytes, path: Path) -> None:
         create(content, path)
         if content == b"old":
             hangs.wait(patient(30))
-            ended.set()
+            call_end.set()
 
     monkeypatch.setattr(local_files, "_create", hang)
-    directory = LocalDirectory(root, timed)
+    directory = LocalDirectory(root, timed_threads)
     outcome = Outcome(directory.write(b"old", META))
     await until(lambda: names(root))
-    timed.time.advance(HANG_SECONDS)
+    timed_threads.time.advance(HANG_SECONDS)
     assert isinstance(outcome.error, Away)
     await directory.write(b"new", META)
     hangs.set()
-    await until(ended.is_set)
+    await until(call_end.is_set)
     await until(lambda: directory._calls._hanging_calls == 0)
     assert (root / META).read_bytes() == b"new"
     assert names(root) == [META]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_image_left_behind_is_not_put_in_place(
-    timed: TimedThreads, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_abandoned_delivery_installs_no_image(
+    timed_threads: TimedThreads, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been removed by then, and nobody would remove it again."""
+    """An abandoned delivery does not rename its file: the image may have been removed by then."""
     hangs = Event()
     link = Placement._link
 
@@ -233,13 +233,13 @@ async def test_an_image_left_behind_is_not_put_in_place(
         return has_link
 
     monkeypatch.setattr(Placement, "_link", hang)
-    converted = tmp_path / "converted"
-    converted.write_bytes(CONTENT)
-    converted.chmod(0o600)
-    directory = LocalDirectory(root, timed)
-    outcome = Outcome(directory.install(converted, IMAGE, SHA256, ignore))
+    converted_file = tmp_path / "converted"
+    converted_file.write_bytes(CONTENT)
+    converted_file.chmod(0o600)
+    directory = LocalDirectory(root, timed_threads)
+    outcome = Outcome(directory.install(converted_file, IMAGE, SHA256, ignore))
     await until(lambda: names(root))
-    timed.time.advance(HANG_SECONDS)
+    timed_threads.time.advance(HANG_SECONDS)
     assert isinstance(outcome.error, Away)
     hangs.set()
     await until(lambda: directory._calls._hanging_calls == 0)
@@ -250,7 +250,7 @@ async def test_an_image_left_behind_is_not_put_in_place(
 async def test_a_pull_waits_for_its_directory(
     threads: Threads, root: Path, tmp_path: Path, hung: HungDisk
 ) -> None:
-    """It is postponed with words; the same worker goes on with others, and ends it afterwards."""
+    """The pull is postponed with a reason; the worker serves other pulls and ends it later."""
     bench_root = tmp_path / "bench"
     bench_root.mkdir()
     async with running_bench(bench_root) as bench:

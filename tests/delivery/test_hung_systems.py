@@ -1,4 +1,4 @@
-"""Systems that hang, each in its way: their pulls hold no worker and end well afterwards."""
+"""Pulls to systems that hang occupy no worker and succeed after the outage."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ SIZE = 24 << 20
 
 @dataclass
 class Hung:
-    """A system that hangs until it is mended."""
+    """A system that hangs until `mend` is called."""
 
     way: Connect
     mend: Callable[[], None]
 
 
-def suspended(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
-    """Return a system whose SSH server is stopped by SIGSTOP: its kernel takes connections."""
+def suspended_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
+    """Return a system whose SSH server is stopped by SIGSTOP; the kernel accepts connections."""
     stop = ExitStack()
     stop.enter_context(sshd.suspended())
     stack.callback(stop.close)
     return Hung(system.way(sshd), stop.close)
 
 
-def mute(_: ExitStack, system: System, sshd: Sshd, black_hole: int) -> Hung:
-    """Return a system where something listens that never greets, and later the SSH server."""
+def mute_server(_: ExitStack, system: System, sshd: Sshd, black_hole: int) -> Hung:
+    """Return a system with a port that never sends a byte, and later with the SSH server."""
     ways = [system.way(sshd, port=black_hole), system.way(sshd)]
 
     async def connect() -> Connection:
@@ -63,14 +63,14 @@ def mute(_: ExitStack, system: System, sshd: Sshd, black_hole: int) -> Hung:
     return Hung(connect, ways.reverse)
 
 
-def closed(_: ExitStack, system: System, sshd: Sshd, __: int) -> Hung:
-    """Return a system on which nothing listens any more."""
+def closed_port(_: ExitStack, system: System, sshd: Sshd, __: int) -> Hung:
+    """Return a system whose SSH server is not running."""
     sshd.stop()
     return Hung(system.way(sshd), sshd.start)
 
 
-def swallowing(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
-    """Return a system that accepts the login and then answers nothing."""
+def swallowing_server(stack: ExitStack, system: System, sshd: Sshd, _: int) -> Hung:
+    """Return a system that accepts the login and then never answers."""
     script = sshd.root / "session"
     script.write_text("#!/bin/sh\nexec cat > /dev/null\n")
     script.chmod(0o755)
@@ -90,20 +90,20 @@ def sshd() -> Iterator[Sshd]:
         yield running
 
 
-def guarded(
-    system: System, way: Connect, root: Path, breakers: BreakerStore, **more: Any
+def guarded_directory(
+    system: System, way: Connect, root: Path, breakers: BreakerStore, **options: Any
 ) -> GuardedDirectory:
-    """Return the directory of a system of one host, with short limits."""
-    directory = system.directory([way], root, idle_seconds=scaled(1), **more)
+    """Return the directory of a system with one host, with short limits."""
+    directory = system.directory([way], root, idle_seconds=scaled(1), **options)
     waits = BreakerWaits(first=scaled(1), longest=scaled(1), probe=0.5)
     symptom = "its host does not answer"
-    monitored = MonitoredSystem("sister", "far", "here", symptom)
-    breaker = SystemBreaker(monitored, breakers, reactor, waits=waits)
+    monitored_system = MonitoredSystem("sister", "far", "here", symptom)
+    breaker = SystemBreaker(monitored_system, breakers, reactor, waits=waits)
     return GuardedDirectory(directory, breaker)
 
 
-async def ended(bench: Bench, key: str) -> ImageRecord:
-    """Take a postponed pull up whenever its time has come, until it has ended; return it."""
+async def run_to_the_end(bench: Bench, key: str) -> ImageRecord:
+    """Run a postponed pull whenever its time is over, until it ends; return its record."""
     deadline = reactor.seconds() + patient(60)
     while reactor.seconds() < deadline:
         await bench.worker.run(key)
@@ -117,7 +117,7 @@ async def ended(bench: Bench, key: str) -> ImageRecord:
     raise AssertionError(f"still waiting: {record}")
 
 
-@pytest.mark.parametrize("hang", [suspended, mute, closed, swallowing])
+@pytest.mark.parametrize("hang", [suspended_server, mute_server, closed_port, swallowing_server])
 @pytest_twisted.ensureDeferred
 async def test_a_pull_waits_for_its_system(
     system: System,
@@ -127,15 +127,17 @@ async def test_a_pull_waits_for_its_system(
     black_hole: int,
     hang: Callable[[ExitStack, System, Sshd, int], Hung],
 ) -> None:
-    """It is postponed with words, others go on, and it ends READY once the system answers."""
+    """The pull is postponed with a reason, other pulls run, and it ends READY later."""
     bench_root = tmp_path / "bench"
     bench_root.mkdir()
     with ExitStack() as stack:
         hung = hang(stack, system, sshd, black_hole)
         async with running_bench(bench_root) as bench:
-            far = guarded(system, hung.way, root, bench.store)
+            directory = guarded_directory(system, hung.way, root, bench.store)
             target = bench.targets[SISTER]
-            bench.targets[SISTER] = replace(target, name="far", directory=far, systems=(SISTER,))
+            bench.targets[SISTER] = replace(
+                target, name="far", directory=directory, systems=(SISTER,)
+            )
             pulls = []
             for tag in ("lib/app:1", "lib/app:2"):
                 bench.source.requests.clear()
@@ -149,47 +151,47 @@ async def test_a_pull_waits_for_its_system(
             assert bench.builder.builds == 1
             hung.mend()
             for pull in pulls:
-                assert (await ended(bench, pull.key)).status is State.READY
+                assert (await run_to_the_end(bench, pull.key)).status is State.READY
     assert len(names(root)) == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_system_that_goes_away_during_the_conversion(
+async def test_an_outage_that_begins_during_the_conversion(
     system: System, sshd: Sshd, root: Path, tmp_path: Path
 ) -> None:
-    """Its breaker, which another pull has tripped, is looked at again before the delivery."""
+    """The breaker, opened by another pull, is checked again before the delivery."""
     bench_root = tmp_path / "bench"
     bench_root.mkdir()
     async with running_bench(bench_root) as bench:
-        far = guarded(system, system.way(sshd), root, bench.store)
+        directory = guarded_directory(system, system.way(sshd), root, bench.store)
         target = bench.targets[SISTER]
-        bench.targets[SISTER] = replace(target, name="far", directory=far, systems=(SISTER,))
+        bench.targets[SISTER] = replace(target, name="far", directory=directory, systems=(SISTER,))
 
         async def trip() -> None:
-            await far._breaker.trip(Away("The system does not answer."))
+            await directory._breaker.trip(Away("The system does not answer."))
 
         async def install(*_: object) -> Verification:
             raise AssertionError("a system that is known to be away was tried")
 
         bench.builder.on_build = trip
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(far, "install", install)
+            patch.setattr(directory, "install", install)
             pull = await bench.pull("lib/app:1", system=SISTER)
         assert (pull.status, pull.waits_for) == (State.PENDING, WHY)
         bench.builder.on_build = None
-        assert (await ended(bench, pull.key)).status is State.READY
+        assert (await run_to_the_end(bench, pull.key)).status is State.READY
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_part_stays_for_the_next_attempt(
+async def test_the_next_attempt_resumes_the_part(
     system: System, sshd: Sshd, root: Path, tmp_path: Path
 ) -> None:
-    """A system that hangs in the middle of a delivery keeps what it has, and gets the rest."""
+    """A system that hangs during a delivery keeps the part, and later gets the rest."""
     source = tmp_path / "large"
     content = random.Random(SIZE).randbytes(SIZE)
     source.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    far = guarded(system, system.way(sshd), root, NoBreakers())
+    directory = guarded_directory(system, system.way(sshd), root, NoBreakers())
     stop = ExitStack()
 
     def hang(progress: Progress) -> None:
@@ -197,10 +199,10 @@ async def test_a_part_stays_for_the_next_attempt(
             stop.enter_context(sshd.suspended())
 
     with stop, pytest.raises(RetryLater) as caught:
-        await far.install(source, IMAGE, sha256, hang)
+        await directory.install(source, IMAGE, sha256, hang)
     assert caught.value.why == WHY
     assert names(root) == [f"{IMAGE}.partial.{sha256[:16]}"]
-    heard: list[Progress] = []
-    await far.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done >= SIZE // 2 - REACH
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, reports.append)
+    assert reports[0].done >= SIZE // 2 - REACH
     assert (root / IMAGE).read_bytes() == content

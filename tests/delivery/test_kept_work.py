@@ -1,4 +1,4 @@
-"""A worker as it is composed: what it has made for a system that hangs is not made again."""
+"""A worker as composed by the program keeps a converted image while its system hangs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ reactor: Any = global_reactor
 
 
 def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
-    """Return the configuration of a gateway with one system, which is reached by SSH."""
+    """Return the configuration of a gateway with one system that is reached over SSH."""
     need("mksquashfs")
     images = root / "images"
     images.mkdir()
@@ -63,20 +63,20 @@ def configuration(root: Path, sshd: Sshd, registry: FaultyRegistry) -> Config:
 async def test_a_converted_image_waits_for_its_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host stops as the delivery begins: the next attempt delivers the same converted file."""
+    """If the host hangs during the delivery, the next attempt delivers the same file."""
     monkeypatch.setattr(factory, "IDLE_SECONDS", scaled(1))
     waits = BreakerWaits(first=0.5, longest=0.5, probe=0.5)
     monkeypatch.setattr(factory, "SystemBreaker", partial(SystemBreaker, waits=waits))
     install = RemoteDirectory.install
-    stopped = ExitStack()
+    outage = ExitStack()
     installs = 0
-    with Sshd() as sshd, FaultyRegistry() as registry, stopped:
+    with Sshd() as sshd, FaultyRegistry() as registry, outage:
 
         async def stopping(*arguments: Any) -> Verification:
             nonlocal installs
             installs += 1
             if installs == 1:
-                stopped.enter_context(sshd.suspended())
+                outage.enter_context(sshd.suspended())
             return await install(*arguments)
 
         monkeypatch.setattr(RemoteDirectory, "install", stopping)
@@ -97,20 +97,20 @@ async def test_a_converted_image_waits_for_its_system(
             assert waiting is not None
             assert waiting.status is State.PENDING, waiting.status_message
             assert waiting.waits_for == "the system mycluster (its host does not answer)"
-            (converted,) = (tmp_path / "expand").glob("*.squashfs")
-            inode = converted.stat().st_ino
-            stopped.close()
+            (converted_file,) = (tmp_path / "expand").glob("*.squashfs")
+            inode = converted_file.stat().st_ino
+            outage.close()
             registry.faults["lib/app"] = "missing-layer"  # nothing can be fetched again
-            ended = waiting
+            last_record = waiting
             for _ in range(300):
                 await pause(0.1, reactor)
                 await worker.run(record.key)
-                ended = await store.get(record.key) or ended
-                if ended.status is not State.PENDING:
+                last_record = await store.get(record.key) or last_record
+                if last_record.status is not State.PENDING:
                     break
-            assert ended.status is State.READY, ended.status_message
+            assert last_record.status is State.READY, last_record.status_message
             assert installs == 2
-            assert converted.stat().st_ino == inode
+            assert converted_file.stat().st_ino == inode
         finally:
             await store.stopService()
             await services.stopService()

@@ -63,10 +63,10 @@ def large(tmp_path: Path, root: Path) -> Path:
 
 
 async def install_over_part(directory: RemoteDirectory, source: Path, root: Path) -> Verification:
-    """Deliver the file; check that the old part was not trusted and the right file is there."""
-    heard: list[Progress] = []
-    verification = await directory.install(source, IMAGE, SHA256, heard.append)
-    assert heard[0].done <= REACH
+    """Deliver the file; check that the old part was not used and the file is right."""
+    reports: list[Progress] = []
+    verification = await directory.install(source, IMAGE, SHA256, reports.append)
+    assert reports[0].done <= REACH
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == LARGE
     return verification
@@ -88,33 +88,33 @@ BY_SCP = ("bash", "tcsh", "fish", "CRLF", "afterwards", "another directory")
 async def test_shell_that_greets(
     system: System, root: Path, tmp_path: Path, large: Path, greeting: str, open_files: Any
 ) -> None:
-    """Whatever a shell prints, before and after, the whole file is compared by its digest."""
+    """Whatever a shell prints before and after a command, the digest of the file is compared."""
     with server_with_shell(tmp_path / "home", *GREETINGS[greeting]) as sshd:
         directory = system.directory([system.way(sshd)], root, open_files=open_files)
         assert await install_over_part(directory, large, root) == Verification("sha256")
         assert await directory.digest(IMAGE) == SHA256
 
 
-FORCED = {
+FORCED_COMMANDS = {
     "another shell": 'sh -c "$SSH_ORIGINAL_COMMAND"; echo Goodbye; exit 0',
     "its own status": 'echo "$SSH_ORIGINAL_COMMAND"; bash -c "$SSH_ORIGINAL_COMMAND"; exit 255',
     "a terminal": 'exec script -qc "$SSH_ORIGINAL_COMMAND" /dev/null < /dev/null',
 }
 
 
-@pytest.mark.parametrize("how", FORCED)
+@pytest.mark.parametrize("how", FORCED_COMMANDS)
 @pytest_twisted.ensureDeferred
 async def test_forced_command_that_runs_commands(
     system: System, root: Path, tmp_path: Path, large: Path, how: str
 ) -> None:
-    """The digest is made behind a forced command that runs the requested command."""
+    """A forced command that runs the requested command does not prevent the digest."""
     need("script")
-    with forced(tmp_path, FORCED[how]) as sshd:
+    with server_with_forced_command(tmp_path, FORCED_COMMANDS[how]) as sshd:
         directory = system.directory([system.way(sshd)], root)
         assert await install_over_part(directory, large, root) == Verification("sha256")
 
 
-def forced(tmp_path: Path, text: str) -> Sshd:
+def server_with_forced_command(tmp_path: Path, text: str) -> Sshd:
     """Return a server with SFTP that runs a shell text instead of every command."""
     script = tmp_path / "forced"
     sftp = "internal-sftp*) exec /usr/lib/openssh/sftp-server;;"
@@ -141,7 +141,7 @@ REFUSALS = {
 async def test_account_without_digests(
     system: System, root: Path, tmp_path: Path, large: Path, how: str
 ) -> None:
-    """Without a digest, an old part is read back, and the result says how the file was checked."""
+    """Without a digest an old part is read back, and the result says how the file was compared."""
     kind, what, reason = REFUSALS[how]
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -149,7 +149,7 @@ async def test_account_without_digests(
     if kind == "shell":
         sshd = server_with_shell(tmp_path / "home", what)
     elif kind == "forced":
-        sshd = forced(tmp_path, what)
+        sshd = server_with_forced_command(tmp_path, what)
     else:
         sshd = Sshd(what.format(bin=programs))
     with sshd:
@@ -160,7 +160,7 @@ async def test_account_without_digests(
 
 @pytest_twisted.ensureDeferred
 async def test_small_file_without_digests(system: System, root: Path, tmp_path: Path) -> None:
-    """A file no larger than the samples is compared as a whole, and the result says so."""
+    """A file that is smaller than the samples is compared completely, and the result says so."""
     source = tmp_path / "small"
     source.write_bytes(LARGE[:100_000])
     with Sshd("ForceCommand internal-sftp") as sshd:
@@ -177,10 +177,10 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("killed", KILLS)
+@pytest.mark.parametrize("victim", KILLS)
 @pytest_twisted.ensureDeferred
-async def test_program_that_is_killed(system: System, root: Path, large: Path, killed: str) -> None:
-    """A digest that begins and does not end is an error: samples do not replace it."""
+async def test_program_that_is_killed(system: System, root: Path, large: Path, victim: str) -> None:
+    """A digest program that is killed is an error: samples do not replace the digest."""
     with Sshd("SetEnv PATH=/nowhere") as sshd:
         directory = system.directory([system.way(sshd)], root)
         await directory.write(b"x", META)
@@ -188,7 +188,7 @@ async def test_program_that_is_killed(system: System, root: Path, large: Path, k
     programs.mkdir()
     (programs / "sh").symlink_to(need("sh"))
     (programs / "head").symlink_to(need("head"))
-    (programs / "sha256sum").write_text(f"#!/bin/sh\n{KILLS[killed]}\n")
+    (programs / "sha256sum").write_text(f"#!/bin/sh\n{KILLS[victim]}\n")
     (programs / "sha256sum").chmod(0o755)
     with Sshd(f"SetEnv PATH={programs}") as sshd:
         directory = system.directory([system.way(sshd)], root)

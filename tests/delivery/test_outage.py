@@ -1,4 +1,4 @@
-"""Pulls wait for a system that does not answer: the breaker, and real servers that hang."""
+"""The circuit breaker of a system that does not answer."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tests.delivery.contract import META, ImageDirectoryContract
 
 reactor: Any = global_reactor
 
-AWAY = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
+OUTAGE = Away("The system cannot be reached.", remedy="Mend it.", detail="refused")
 WAITS = BreakerWaits(first=16, longest=64, probe=10)
 WHY = "the system alpha (its host does not answer)"
 
 
-class Far(LocalDirectory):
-    """A directory whose system can be made to fail."""
+class FailingDirectory(LocalDirectory):
+    """A directory that fails if the test sets an error."""
 
     error: Exception | None = None
 
     def __init__(self, directory: Path, threads: Threads) -> None:
-        """Count how often it is used."""
+        """Count the calls."""
         super().__init__(directory, threads)
         self.used = 0
 
@@ -52,44 +52,44 @@ class Far(LocalDirectory):
             raise self.error
 
     async def free_space(self) -> int:
-        """Fail, or look."""
+        """Count the call; fail if an error is set."""
         self._use()
         return await super().free_space()
 
     async def probe(self, content: bytes) -> None:
-        """Fail, or write."""
+        """Count the call; fail if an error is set."""
         self._use()
         await super().probe(content)
 
 
 class Site:
-    """Two processes that use one directory, at a time that the test sets."""
+    """Two processes that use one directory, with a clock that the test advances."""
 
     def __init__(self, store: SqliteStore, root: Path, threads: Threads) -> None:
-        """Begin with a system that answers."""
+        """Start with a system that answers."""
         self.clock = Clock()
         self.clock.advance(1000)
         self.store = store
-        self.far = Far(root, threads)
-        self.first, self.second = self.guarded(), self.guarded()
+        self.directory = FailingDirectory(root, threads)
+        self.first, self.second = self.guarded_directory(), self.guarded_directory()
 
-    def guarded(
+    def guarded_directory(
         self, name: str = "host:/images", machine: str = "here", random: float = 0.5
     ) -> GuardedDirectory:
-        """Return the directory as another process sees it."""
+        """Return the directory as one more process uses it."""
         symptom = "its host does not answer"
         system = MonitoredSystem("alpha", name, machine, symptom)
         breaker = SystemBreaker(system, self.store, self.clock, lambda: random, WAITS)
-        return GuardedDirectory(self.far, breaker)
+        return GuardedDirectory(self.directory, breaker)
 
     async def trip(self) -> None:
-        """Have a use fail."""
-        self.far.error = AWAY
+        """Open the breaker by a failed call."""
+        self.directory.error = OUTAGE
         with pytest.raises(RetryLater):
             await self.first.free_space()
 
-    async def postponed(self, directory: GuardedDirectory) -> float:
-        """Return for how many seconds a pull has to wait."""
+    async def postponement_seconds(self, directory: GuardedDirectory) -> float:
+        """Return for how many seconds a pull is postponed."""
         with pytest.raises(RetryLater) as caught:
             await directory.reach()
         assert caught.value.why == WHY
@@ -99,7 +99,7 @@ class Site:
 
 @pytest_twisted.async_yield_fixture()
 async def site(tmp_path: Path, threads: Threads) -> AsyncIterator[Site]:
-    """Give two processes, an empty store and an empty directory."""
+    """Give two processes with an empty store and an empty directory."""
     images = tmp_path / "far"
     images.mkdir()
     store = SqliteStore(reactor, tmp_path / "store.sqlite")
@@ -116,32 +116,32 @@ class TestGuardedDirectory(ImageDirectoryContract):
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, site: Site) -> ImageDirectory:
         """Give a guarded directory."""
-        site.far = Far(root, threads)
-        return site.guarded()
+        site.directory = FailingDirectory(root, threads)
+        return site.guarded_directory()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_is_a_wait(site: Site) -> None:
-    """Whoever finds the system away learns until when to wait, and for what; the log the cause."""
-    site.far.error = AWAY
+async def test_a_failure_postpones_the_pull(site: Site) -> None:
+    """The error has the time of the next attempt, the reason, and the cause as detail."""
+    site.directory.error = OUTAGE
     with pytest.raises(RetryLater) as caught:
         await site.first.free_space()
-    later = caught.value
-    assert (later.at, later.why, later.cause) == (1016, WHY, "system")
+    postponement = caught.value
+    assert (postponement.at, postponement.why, postponement.cause) == (1016, WHY, "system")
     what = "The image could not be delivered to the system alpha: its host does not answer."
-    assert later.what == what
-    assert later.remedy == "Mend it."
-    assert later.detail == "The system cannot be reached. refused"
+    assert postponement.what == what
+    assert postponement.remedy == "Mend it."
+    assert postponement.detail == "The system cannot be reached. refused"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_system_is_given_up_soon(
+async def test_a_silent_system_has_a_short_limit(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first request has a short limit, until a probe shows that the system is only slow."""
+    """The first request has a short limit, until a probe shows that the system is slow."""
     site.first._first_seconds = FIRST_SECONDS
     answer: Deferred[int] = Deferred()
-    monkeypatch.setattr(site.far, "free_space", lambda: answer)
+    monkeypatch.setattr(site.directory, "free_space", lambda: answer)
     outcome: list[Any] = []
     asking = Deferred.fromCoroutine(site.first.free_space()).addBoth(outcome.append)
     site.clock.advance(FIRST_SECONDS - 1)
@@ -154,7 +154,7 @@ async def test_a_silent_system_is_given_up_soon(
     async def slow(_: bytes) -> None:
         site.clock.advance(FIRST_SECONDS)
 
-    monkeypatch.setattr(site.far, "probe", slow)
+    monkeypatch.setattr(site.directory, "probe", slow)
     await site.first.reach()
     answer = Deferred()
     asking = Deferred.fromCoroutine(site.first.free_space())
@@ -164,101 +164,101 @@ async def test_a_silent_system_is_given_up_soon(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_holds_back_the_others(site: Site) -> None:
-    """Other pulls, in whichever process, do not try the system until the time has come."""
+async def test_a_failure_postpones_other_pulls(site: Site) -> None:
+    """Other pulls, in all processes, are postponed until the breaker's time is over."""
     await site.trip()
-    used = site.far.used
-    assert await site.postponed(site.second) == 16
+    used = site.directory.used
+    assert await site.postponement_seconds(site.second) == 16
     site.clock.advance(15)
-    assert await site.postponed(site.first) == 1
-    assert site.far.used == used
+    assert await site.postponement_seconds(site.first) == 1
+    assert site.directory.used == used
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_directory_or_machine_is_not_held_back(site: Site) -> None:
-    """Other systems go on, and machines that may reach this one."""
+async def test_other_directories_and_machines_are_not_affected(site: Site) -> None:
+    """Pulls to other systems, and from other machines, are not postponed."""
     await site.trip()
-    used = site.far.used
-    await site.guarded("other:/images").reach()
-    await site.guarded(machine="there").reach()
-    assert site.far.used == used, "nothing is sent to a system that is not known to be away"
+    used = site.directory.used
+    await site.guarded_directory("other:/images").reach()
+    await site.guarded_directory(machine="there").reach()
+    assert site.directory.used == used, "nothing is sent to a system without a known outage"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_succeeds_closes_the_breaker(site: Site) -> None:
-    """One pull tries, then all go on; nothing of the trial is left."""
+    """One pull probes, then no pull is postponed; the probe leaves no file behind."""
     await site.trip()
-    site.far.error = None
+    site.directory.error = None
     site.clock.advance(16)
-    used = site.far.used
+    used = site.directory.used
     await site.first.reach()
     await site.second.reach()
-    assert site.far.used == used + 1
+    assert site.directory.used == used + 1
     assert await site.second.list() == []
-    assert list(site.far._directory.iterdir()) == []
+    assert list(site.directory._directory.iterdir()) == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_others_wait_while_a_probe_is_under_way(site: Site) -> None:
-    """They wait for a moment, and probe themselves only if the probe does not end."""
+async def test_other_pulls_wait_during_a_probe(site: Site) -> None:
+    """Other pulls are postponed for a moment, and probe only if the probe does not end."""
     await site.trip()
     site.clock.advance(16)
     key = site.first._breaker._system.breaker_key
     assert await site.store.check_breaker(key, site.clock.seconds(), PROBE_SECONDS)
-    assert await site.postponed(site.second) == 10
+    assert await site.postponement_seconds(site.second) == 10
     site.clock.advance(PROBE_SECONDS - 1)
-    assert await site.postponed(site.second) == 1
+    assert await site.postponement_seconds(site.second) == 1
     site.clock.advance(1)
-    site.far.error = None
+    site.directory.error = None
     await site.second.reach()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_is_cancelled_is_followed_by_the_next(site: Site) -> None:
-    """A pull that is stopped in the middle of its probe holds nobody back."""
+    """After a cancelled probe the next pull probes at once."""
     await site.trip()
     site.clock.advance(16)
-    site.far.error = CancelledError()
+    site.directory.error = CancelledError()
     with pytest.raises(CancelledError):
         await site.first.reach()
-    site.far.error = None
+    site.directory.error = None
     await site.second.reach()
     await site.first.reach()
 
 
 @pytest_twisted.ensureDeferred
 async def test_waits_grow(site: Site) -> None:
-    """Each probe that fails doubles the wait, up to a limit; success begins anew."""
+    """Each failed probe doubles the wait, up to a limit; a success resets it."""
     await site.trip()
     waits = []
     for _ in range(4):
         site.clock.advance(64)
-        waits.append(await site.postponed(site.first))
+        waits.append(await site.postponement_seconds(site.first))
     assert waits == [32, 64, 64, 64]
     site.clock.advance(64)
-    site.far.error = None
+    site.directory.error = None
     await site.first.reach()
     await site.trip()
-    assert await site.postponed(site.second) == 16
+    assert await site.postponement_seconds(site.second) == 16
 
 
 @pytest.mark.parametrize(("random", "seconds"), [(0.0, 8), (1.0, 24)])
 @pytest_twisted.ensureDeferred
 async def test_waits_are_spread(site: Site, random: float, seconds: float) -> None:
-    """Machines that have found a system away together do not all come back together."""
-    site.far.error = AWAY
+    """The waits are random, so that machines do not all retry at the same time."""
+    site.directory.error = OUTAGE
     with pytest.raises(RetryLater) as caught:
-        await site.guarded(random=random).free_space()
+        await site.guarded_directory(random=random).free_space()
     assert caught.value.at - site.clock.seconds() == seconds
 
 
 @pytest.mark.parametrize("error", [NoSpace("Full."), DeliveryFailed("No."), UnexplainedExit("255")])
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_is_an_answer(site: Site, error: Exception) -> None:
-    """It ends the pull that meets it, closes the breaker, and trips none."""
+    """A refusal closes the breaker; it fails its pull and opens no breaker."""
     await site.trip()
     site.clock.advance(16)
-    site.far.error = error
+    site.directory.error = error
     await site.first.reach()
     with pytest.raises(type(error)):
         await site.first.free_space()
@@ -266,10 +266,10 @@ async def test_a_refusal_is_an_answer(site: Site, error: Exception) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_store_nothing_is_held_back(
+async def test_without_a_store_no_pull_is_postponed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pull that failed waits as long as before; the others try themselves."""
+    """The pull that failed is postponed as before; other pulls try the system."""
 
     async def unavailable(*_: object) -> Breaker | None:
         raise Unavailable("The database is away.")
@@ -278,5 +278,5 @@ async def test_without_a_store_nothing_is_held_back(
         monkeypatch.setattr(site.store, name, unavailable)
     await site.trip()
     await site.second.reach()
-    site.far.error = None
+    site.directory.error = None
     assert await site.second.exists(META) is None

@@ -1,4 +1,4 @@
-"""Why an image directory of a system cannot be used, in the words that users and admins see."""
+"""The errors of unusable image directories on a system, as users and admins see them."""
 
 # ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
 
@@ -27,33 +27,35 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture
 def opens(threads: Threads, tmp_path: Path) -> Iterator[Opens]:
-    """Give what makes adapters that are closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens image directories; they are closed after the test."""
+    directories: list[RemoteDirectory] = []
 
-    def far(root: Path, open_files: Any, options: str = "", before: str = "") -> RemoteDirectory:
-        env = without_ssh(tmp_path / f"bin{len(made)}", options=options, before=before)
-        there = PurePosixPath(root)
-        made.append(far_directory(NOBODY, there, threads, env, open_files=open_files))
-        return made[-1]
+    def open_directory(
+        root: Path, open_files: Any, options: str = "", before: str = ""
+    ) -> RemoteDirectory:
+        env = without_ssh(tmp_path / f"bin{len(directories)}", options=options, before=before)
+        path = PurePosixPath(root)
+        directories.append(far_directory(NOBODY, path, threads, env, open_files=open_files))
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 async def reasons(directory: RemoteDirectory, source: Path) -> list[PullError]:
-    """Return why neither an image nor metadata can be delivered, nor a check succeeds."""
+    """Return the errors of delivering an image, delivering metadata, and probing."""
     attempts: list[Callable[[], Any]] = [
         lambda: directory.install(source, IMAGE, SHA256, ignore),
         lambda: directory.write(b"x", META),
         lambda: directory.probe(b"test"),
     ]
-    found: list[PullError] = []
+    errors: list[PullError] = []
     for attempt in attempts:
         with pytest.raises((DeliveryFailed, NoSpace)) as caught:
             await attempt()
-        found.append(caught.value)
-    return found
+        errors.append(caught.value)
+    return errors
 
 
 @WAYS
@@ -61,7 +63,7 @@ async def reasons(directory: RemoteDirectory, source: Path) -> list[PullError]:
 async def test_read_only(
     opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
 ) -> None:
-    """A read-only file system is named, with the system's answer for admins."""
+    """A read-only file system is named; the detail has the reply of the system."""
     with small_disk(root, "ro,size=2m"):
         for error in await reasons(opens(root, open_files), source):
             assert "its file system is read-only" in error.what
@@ -72,18 +74,18 @@ async def test_read_only(
 
 
 @WAYS
-@pytest.mark.parametrize("there", ["nothing", "file", "dangling"])
+@pytest.mark.parametrize("obstacle", ["nothing", "file", "dangling"])
 @pytest_twisted.ensureDeferred
 async def test_no_directory(
-    opens: Opens, root: Path, source: Path, open_files: Any, there: str
+    opens: Opens, root: Path, source: Path, open_files: Any, obstacle: str
 ) -> None:
-    """What stands in the directory's place is named."""
+    """The error names what is in place of the directory."""
     root.rmdir()
     reason = "it is not there"
-    if there == "file":
+    if obstacle == "file":
         root.write_bytes(b"")
         reason = "it is not a directory"
-    elif there == "dangling":
+    elif obstacle == "dangling":
         root.symlink_to("nowhere")
         reason = "it is a symbolic link to nothing"
     for error in await reasons(opens(root, open_files), source):
@@ -94,7 +96,7 @@ async def test_no_directory(
 @WAYS
 @pytest_twisted.ensureDeferred
 async def test_full(opens: Opens, root: Path, source: Path, open_files: Any) -> None:
-    """A disk without a free byte is called full, also for metadata; so is one without inodes."""
+    """A disk without free bytes or without free inodes raises `NoSpace`, also for metadata."""
     with small_disk(root, "size=1m"):
         (root / "other").write_bytes(bytes(1 << 20))
         for error in await reasons(opens(root, open_files), source):
@@ -109,7 +111,7 @@ async def test_full(opens: Opens, root: Path, source: Path, open_files: Any) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: Path) -> None:
-    """An unknown reason is not guessed: the request and its answer are named."""
+    """For an unknown reason the error names the request and its reply."""
     root.rmdir()
     root.symlink_to("/proc")
     for error in (await reasons(opens(root, SftpFiles.begin), source))[1:]:
@@ -121,10 +123,10 @@ async def test_directory_that_takes_no_files(opens: Opens, root: Path, source: P
     ("options", "kind"), [("size=9m", NoSpace), ("ro,size=2m", DeliveryFailed)]
 )
 @pytest_twisted.ensureDeferred
-async def test_words_of_a_program(
+async def test_message_of_a_program(
     opens: Opens, root: Path, source: Path, options: str, kind: type[PullError]
 ) -> None:
-    """Without statvfs, the message of a program that writes names the reason."""
+    """Without statvfs, the message of a writing program names the reason."""
     with small_disk(root, options):
         directory = opens(root, SftpFiles.begin, "-P statvfs")
         with pytest.raises(kind) as caught:
@@ -136,14 +138,14 @@ async def test_words_of_a_program(
 
 @pytest_twisted.ensureDeferred
 async def test_quota(opens: Opens, root: Path, tmp_path: Path, source: Path) -> None:
-    """A quota, of which SFTP knows nothing at all, is called so by a program that writes."""
+    """A full quota, for which SFTP has no status, is recognized by a writing program."""
     programs = tmp_path / "programs"
     programs.mkdir()
     says = "head: error writing 'standard output': Disk quota exceeded"
     (programs / "head").write_text(f'#!/bin/sh\necho "{says}" >&2; exit 1\n')
     (programs / "head").chmod(0o755)
-    limited = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}; PATH={programs}:$PATH"
-    directory = opens(root, SftpFiles.begin, before=limited)
+    file_size_limit = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}; PATH={programs}:$PATH"
+    directory = opens(root, SftpFiles.begin, before=file_size_limit)
     with pytest.raises(NoSpace) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
     assert "Disk quota exceeded" in caught.value.detail

@@ -1,4 +1,4 @@
-"""Deliveries to another machine that go wrong: connections that break or freeze, full disks."""
+"""Failing deliveries over SFTP: connections that break or freeze, full disks."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from shiftergw.sftp.outgoing_file import REACH
 from shiftergw.sftp.session import IN_FLIGHT
 from shiftergw.ssh.openssh import OpensshAccount
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import NOBODY, account_on, far_directory, without_ssh
+from tests.delivery.far import NOBODY, account_on, far_directory, retried_silence, without_ssh
 from tests.parts import need, need_root
-from tests.patience import patient, scaled
+from tests.patience import patient
 from tests.sshd import Sshd
 
 LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "64")) << 20
-"""Bytes of the file whose delivery breaks; more with the variable set."""
+"""Bytes of the file whose delivery breaks; the variable makes it larger."""
 
 BREAKS = 10
 PART = 8 << 20
 IDLE_SECONDS = 2.0
-NOTICED_WITHIN = 4 * IDLE_SECONDS
+NOTICE_SECONDS = 4 * IDLE_SECONDS
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Give a converted file that takes a while, and its digest."""
+    """Give a converted file whose delivery takes a while, and its digest."""
     path = tmp_path_factory.mktemp("large") / "converted"
     chance = random.Random(LARGE)
     content = b"".join(chance.randbytes(1 << 20) for _ in range(LARGE >> 20))
@@ -62,15 +62,15 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture
 def opens(threads: Threads) -> Iterator[Opens]:
-    """Give what makes adapters that are closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens image directories; they are closed after the test."""
+    directories: list[RemoteDirectory] = []
 
-    def far(account: OpensshAccount, root: Path, **more: Any) -> RemoteDirectory:
-        made.append(far_directory(account, PurePosixPath(root), threads, **more))
-        return made[-1]
+    def open_directory(account: OpensshAccount, root: Path, **changes: Any) -> RemoteDirectory:
+        directories.append(far_directory(account, PurePosixPath(root), threads, **changes))
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
@@ -83,21 +83,21 @@ async def test_broken_connections(
     large: tuple[Path, str],
     verify: Literal["sha256", "sample"],
 ) -> None:
-    """A delivery whose server dies again and again goes on where it was, to the right file."""
+    """A delivery whose server dies again and again is resumed, and the file is right."""
     source, sha256 = large
     directory = opens(account_on(sshd), root, verify=verify)
     part = root / f"{IMAGE}.partial.{sha256[:16]}"
     points = sorted(random.Random(1).sample(range(REACH, LARGE - IN_FLIGHT), BREAKS))
     connections = 0
-    heard: list[int] = []
+    reports: list[int] = []
 
     def report(progress: Progress) -> None:
         nonlocal connections
-        heard.append(progress.done)
-        made = sshd.log.read_text().count("Starting session: subsystem 'sftp'")
-        if made == connections or not points or progress.done < points[0]:
+        reports.append(progress.done)
+        session_count = sshd.log.read_text().count("Starting session: subsystem 'sftp'")
+        if session_count == connections or not points or progress.done < points[0]:
             return
-        connections = made
+        connections = session_count
         while points and points[0] <= progress.done:
             points.pop(0)
         assert names(root) == [part.name]
@@ -106,17 +106,17 @@ async def test_broken_connections(
     await directory.install(source, IMAGE, sha256, report)
     assert points == []
     assert connections > BREAKS // 2
-    assert all(now >= before - REACH for before, now in itertools.pairwise(heard))
-    assert heard[-1] == LARGE
+    assert all(now >= before - REACH for before, now in itertools.pairwise(reports))
+    assert reports[-1] == LARGE
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
 
 @pytest_twisted.ensureDeferred
-async def test_server_that_stays_away(
+async def test_server_that_stays_down(
     sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str]
 ) -> None:
-    """A delivery to a server that does not come back fails in time; a later one goes on."""
+    """A delivery to a server that stays down fails in time; a later delivery resumes it."""
     source, sha256 = large
     directory = opens(account_on(sshd), root)
     began: list[float] = []
@@ -128,12 +128,12 @@ async def test_server_that_stays_away(
 
     with pytest.raises(DeliveryFailed, match="cannot be reached"):
         await directory.install(source, IMAGE, sha256, report)
-    assert time.monotonic() - began[0] < patient(NOTICED_WITHIN)
+    assert time.monotonic() - began[0] < patient(NOTICE_SECONDS)
     assert names(root) == [f"{IMAGE}.partial.{sha256[:16]}"]
     sshd.start()
-    heard: list[Progress] = []
-    await directory.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done > LARGE // 2 - REACH
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, reports.append)
+    assert reports[0].done > LARGE // 2 - REACH
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
@@ -141,7 +141,7 @@ async def test_server_that_stays_away(
 @pytest.mark.parametrize("commands", [True, False])
 @pytest.mark.parametrize("damage", ["first", "last", "longer", "link"])
 @pytest_twisted.ensureDeferred
-async def test_part_that_is_no_part(
+async def test_part_with_other_content(
     opens: Opens,
     root: Path,
     tmp_path: Path,
@@ -149,29 +149,29 @@ async def test_part_that_is_no_part(
     damage: str,
     commands: bool,
 ) -> None:
-    """What lies under a temporary's name and is not the file's beginning is thrown away."""
+    """A temporary that is not the beginning of the file is replaced."""
     source, sha256 = large
     part = root / f"{IMAGE}.partial.{sha256[:16]}"
-    there = bytearray(source.read_bytes()[: PART + REACH])
+    part_content = bytearray(source.read_bytes()[: PART + REACH])
     if damage == "first":
-        there[0] ^= 1
+        part_content[0] ^= 1
     elif damage == "last":
-        there[PART - 1] ^= 1
+        part_content[PART - 1] ^= 1
     elif damage == "longer":
-        there = bytearray(LARGE + 1)
-    part.write_bytes(there)
+        part_content = bytearray(LARGE + 1)
+    part.write_bytes(part_content)
     if damage == "link":
         part.rename(tmp_path / "precious")
         part.symlink_to(tmp_path / "precious")
     env = without_ssh(tmp_path / "bin", commands=commands)
     directory = opens(NOBODY, root, env=env)
-    heard: list[Progress] = []
-    await directory.install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done < PART
+    reports: list[Progress] = []
+    await directory.install(source, IMAGE, sha256, reports.append)
+    assert reports[0].done < PART
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
     if damage == "link":
-        assert (tmp_path / "precious").read_bytes() == there
+        assert (tmp_path / "precious").read_bytes() == part_content
 
 
 @pytest.mark.parametrize("commands", [True, False])
@@ -179,16 +179,16 @@ async def test_part_that_is_no_part(
 async def test_part_that_has_its_last_byte(
     opens: Opens, root: Path, tmp_path: Path, large: tuple[Path, str], commands: bool
 ) -> None:
-    """A part as long as the file may have a hole before its end, which no sample need hit."""
+    """A part as long as the file may have a hole near its end, which samples may miss."""
     source, sha256 = large
-    there = bytearray(source.read_bytes())
+    part_content = bytearray(source.read_bytes())
     hole = slice(LARGE - 200_000, LARGE - 100_000)
-    there[hole] = bytes(100_000)
-    (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(there)
+    part_content[hole] = bytes(100_000)
+    (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(part_content)
     env = without_ssh(tmp_path / "bin", commands=commands)
-    heard: list[Progress] = []
-    await opens(NOBODY, root, env=env).install(source, IMAGE, sha256, heard.append)
-    assert heard[0].done == LARGE - REACH
+    reports: list[Progress] = []
+    await opens(NOBODY, root, env=env).install(source, IMAGE, sha256, reports.append)
+    assert reports[0].done == LARGE - REACH
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
@@ -198,7 +198,7 @@ async def test_part_that_has_its_last_byte(
 async def test_damage_on_the_way(
     opens: Opens, root: Path, tmp_path: Path, source: Path, commands: bool
 ) -> None:
-    """A file that changed on its way is not installed, and the next attempt begins anew."""
+    """A file that was damaged during the delivery is not installed; the next attempt succeeds."""
     env = without_ssh(tmp_path / "bin", commands=commands)
     directory = opens(NOBODY, root, env=env)
     part = root / f"{IMAGE}.partial.{SHA256[:16]}"
@@ -217,34 +217,36 @@ async def test_damage_on_the_way(
 
 @pytest_twisted.ensureDeferred
 async def test_frozen_server(sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str]) -> None:
-    """A connection that is silent is given up within the limit, and the delivery goes on."""
+    """A silent connection is given up within its time limit, and the delivery is resumed."""
     source, sha256 = large
-    frozen = ExitStack()
+    freeze = ExitStack()
     began: list[float] = []
-    noticed: list[float] = []
+    notice_times: list[float] = []
 
     def thaw() -> None:
-        if began and not noticed:
-            noticed.append(time.monotonic())
-            frozen.close()
+        if began and not notice_times:
+            notice_times.append(time.monotonic())
+            freeze.close()
 
     def report(progress: Progress) -> None:
         if not began and progress.done > LARGE // 2:
-            frozen.enter_context(sshd.suspended())
+            freeze.enter_context(sshd.suspended())
             began.append(time.monotonic())
 
     account = account_on(sshd)
-    directory = opens(account, root, idle_seconds=scaled(IDLE_SECONDS), before_connect=thaw)
-    with frozen:
+    directory = opens(
+        account, root, idle_seconds=retried_silence(IDLE_SECONDS), before_connect=thaw
+    )
+    with freeze:
         await directory.install(source, IMAGE, sha256, report)
-    assert noticed[0] - began[0] < patient(NOTICED_WITHIN)
+    assert notice_times[0] - began[0] < patient(NOTICE_SECONDS)
     assert names(root) == [IMAGE]
     assert hashlib.sha256((root / IMAGE).read_bytes()).hexdigest() == sha256
 
 
 @pytest_twisted.ensureDeferred
 async def test_frozen_sftp_server(opens: Opens, root: Path, tmp_path: Path) -> None:
-    """Also a server behind an `ssh` that is well."""
+    """An SFTP server that freezes behind a working `ssh` is given up within the time limit."""
     env = without_ssh(tmp_path / "bin", before=f"echo $$ > {tmp_path}/pid")
     directory = opens(NOBODY, root, env=env, idle_seconds=IDLE_SECONDS)
     assert await directory.exists(META) is None
@@ -252,25 +254,25 @@ async def test_frozen_sftp_server(opens: Opens, root: Path, tmp_path: Path) -> N
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     assert await directory.exists(META) is None
-    assert IDLE_SECONDS <= time.monotonic() - began < patient(NOTICED_WITHIN)
+    assert IDLE_SECONDS <= time.monotonic() - began < patient(NOTICE_SECONDS)
     await directory.write(b"x", META)
     assert names(root) == [META]
 
 
 @pytest_twisted.ensureDeferred
-async def test_connection_that_broke_unused(sshd: Sshd, opens: Opens, root: Path) -> None:
-    """A kept connection that is gone when it is needed again is made anew, whoever needs it."""
+async def test_connection_that_broke_while_idle(sshd: Sshd, opens: Opens, root: Path) -> None:
+    """An idle connection that broke is replaced, whichever method needs it."""
     directory = opens(account_on(sshd), root)
     await directory.write(b"1", META)
 
     async def size() -> int:
-        found = await directory.exists(META)
-        return found.size if found is not None else -1
+        file = await directory.exists(META)
+        return file.size if file is not None else -1
 
     async def sizes() -> list[int]:
-        return [found.size for found in await directory.list()]
+        return [file.size for file in await directory.list()]
 
-    for number, (ask, answer) in enumerate(
+    for number, (request, answer) in enumerate(
         [
             (lambda: directory.write(b"22", META), None),
             (size, 2),
@@ -282,23 +284,23 @@ async def test_connection_that_broke_unused(sshd: Sshd, opens: Opens, root: Path
         ]
     ):
         sshd.end_connections()
-        found = await ask()
-        assert answer is None or found == answer, number
+        result = await request()
+        assert answer is None or result == answer, number
         assert (root / META).exists() == (number < 5)
 
 
 @pytest.fixture
 def mounts(root: Path) -> Iterator[Callable[[str], None]]:
-    """Give what mounts a small file system on the image directory."""
+    """Give a function that mounts a small file system on the image directory."""
     need_root()
-    mounted: list[str] = []
+    mounts_done: list[str] = []
 
     def mount(options: str) -> None:
         subprocess.run([need("mount"), "-t", "tmpfs", "-o", options, "tmpfs", root], check=True)
-        mounted.append(options)
+        mounts_done.append(options)
 
     yield mount
-    for _ in mounted:
+    for _ in mounts_done:
         subprocess.run([need("umount"), "--lazy", root], check=True)
 
 
@@ -310,8 +312,8 @@ async def test_full_disk(
     source: Path,
     mounts: Callable[[str], None],
 ) -> None:
-    """A full disk is called so, and what was written goes."""
-    mounts("size=9m")  # less than the file, more than is almost nothing
+    """A full disk raises `NoSpace`, and the partial file is removed."""
+    mounts("size=9m")  # less than the file, but not almost full
     env = without_ssh(tmp_path / "bin")
     directory = opens(NOBODY, root, env=env)
     await directory.write(b"x", META)

@@ -1,4 +1,4 @@
-"""Deliveries to another machine that the system refuses, or whose files somebody else touches."""
+"""Deliveries that the system refuses, or whose files another program changes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WAYS = pytest.mark.parametrize("open_files", [SftpFiles.begin, ScpFiles.begin], 
 
 @pytest.fixture
 def long(tmp_path: Path, root: Path) -> Path:
-    """Give a converted file of which all but the last byte lies there."""
+    """Give a converted file; a part without its last byte is in the image directory."""
     (root / PART).write_bytes(LONG[:-1])
     path = tmp_path / "long"
     path.write_bytes(LONG)
@@ -59,55 +59,55 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture
 def opens(threads: Threads) -> Iterator[Opens]:
-    """Give what makes adapters that are closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens image directories; they are closed after the test."""
+    directories: list[RemoteDirectory] = []
 
-    def far(account: OpensshAccount, root: Path, **more: Any) -> RemoteDirectory:
-        made.append(far_directory(account, PurePosixPath(root), threads, **more))
-        return made[-1]
+    def open_directory(account: OpensshAccount, root: Path, **changes: Any) -> RemoteDirectory:
+        directories.append(far_directory(account, PurePosixPath(root), threads, **changes))
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
 def program_is(tmp_path: Path, name: str, script: str, before: str = "") -> Mapping[str, str]:
-    """Return the environment of a stand-in whose program of this name is a script."""
-    there = tmp_path / "far"
-    there.mkdir()
-    (there / name).write_text(f"#!/bin/sh\n{script}\n")
-    (there / name).chmod(0o755)
-    return without_ssh(tmp_path / "bin", before=f"PATH={there}:$PATH; {before}")
+    """Return an environment whose `ssh` runs a script instead of the program of this name."""
+    programs = tmp_path / "far"
+    programs.mkdir()
+    (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+    (programs / name).chmod(0o755)
+    return without_ssh(tmp_path / "bin", before=f"PATH={programs}:$PATH; {before}")
 
 
 @WAYS
 @pytest.mark.parametrize("when", ["looked through", "proven"])
 @pytest_twisted.ensureDeferred
-async def test_part_that_is_swept_meanwhile(
+async def test_part_that_is_removed_during_the_delivery(
     opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any, when: str
 ) -> None:
-    """A temporary that somebody removes, taking it for a dead one's, is made anew."""
-    removed = tmp_path / "removed"
-    wanted = '[ "$#" = 0 ]' if when == "looked through" else '[ "$#" != 0 ]'
+    """A temporary that another program removes is created again."""
+    removed_part = tmp_path / "removed"
+    condition = '[ "$#" = 0 ]' if when == "looked through" else '[ "$#" != 0 ]'
     env = program_is(
         tmp_path,
         "sha256sum",
-        f'{need("sha256sum")} "$@" || exit; {wanted} && [ ! -e {removed} ] || exit 0;'
-        f" mv {root / PART} {removed}",
+        f'{need("sha256sum")} "$@" || exit; {condition} && [ ! -e {removed_part} ] || exit 0;'
+        f" mv {root / PART} {removed_part}",
     )
     directory = opens(NOBODY, root, env=env, open_files=open_files)
     await directory.install(long, IMAGE, LONG_SHA256, ignore)
-    assert removed.exists()
+    assert removed_part.exists()
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == LONG
 
 
 @WAYS
 @pytest_twisted.ensureDeferred
-async def test_part_that_is_gone_on_with_is_not_swept(
+async def test_part_that_is_being_resumed_is_not_swept(
     opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any
 ) -> None:
-    """A part that is old, since the system was away for long, is not taken for a dead one's."""
+    """An old part that is being resumed is not removed by a sweep."""
     directory = opens(NOBODY, root, env=without_ssh(tmp_path / "bin"), open_files=open_files)
     sweeps: list[Deferred[int]] = []
 
@@ -115,36 +115,36 @@ async def test_part_that_is_gone_on_with_is_not_swept(
         sweeps.append(Deferred.fromCoroutine(directory.sweep(time.time() + 1000)))
 
     await directory.install(long, IMAGE, LONG_SHA256, report)
-    assert [await one for one in sweeps] == [0] * len(sweeps)
+    assert [await sweep for sweep in sweeps] == [0] * len(sweeps)
     assert sweeps
     (root / PART).touch()
     assert await directory.sweep(time.time() + 1000) == 1
     assert names(root) == [IMAGE]
 
 
-@pytest.mark.parametrize("gone", ["part", "stretch"])
+@pytest.mark.parametrize("victim", ["part", "stretch"])
 @pytest_twisted.ensureDeferred
-async def test_part_that_is_swept_during_a_stretch(
-    opens: Opens, root: Path, tmp_path: Path, long: Path, gone: str
+async def test_part_that_is_removed_during_a_stretch(
+    opens: Opens, root: Path, tmp_path: Path, long: Path, victim: str
 ) -> None:
-    """By SCP, a part that is gone when its next stretch has come is made anew, from its start."""
-    swept = tmp_path / "swept"
-    what = root / PART if gone == "part" else '"$3"'
-    sweeps = f"[ -e {swept} ] || {{ touch {swept}; rm {what}; }}"
+    """With SCP, a part that was removed when its next stretch arrives is sent from its start."""
+    sweep_marker = tmp_path / "swept"
+    victim_path = root / PART if victim == "part" else '"$3"'
+    sweeps = f"[ -e {sweep_marker} ] || {{ touch {sweep_marker}; rm {victim_path}; }}"
     env = program_is(tmp_path, "scp", f'{need("scp")} "$@" && {{ {sweeps}; }}')
     directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
     await directory.install(long, IMAGE, LONG_SHA256, ignore)
-    assert swept.exists()
+    assert sweep_marker.exists()
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == LONG
 
 
 @WAYS
 @pytest_twisted.ensureDeferred
-async def test_two_that_deliver_the_same_file(
+async def test_two_deliveries_of_the_same_file(
     opens: Opens, root: Path, tmp_path: Path, long: Path, open_files: Any
 ) -> None:
-    """A worker that is taken for dead and ends late does not spoil what another one delivers."""
+    """A worker that counts as dead and ends late does not damage another worker's delivery."""
     env = without_ssh(tmp_path / "bin")
     dead, alive = (opens(NOBODY, root, env=env, open_files=open_files) for _ in range(2))
     ends: list[Deferred[Verification]] = []
@@ -163,33 +163,33 @@ async def test_two_that_deliver_the_same_file(
     assert (root / IMAGE).read_bytes() == LONG
 
 
-@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("is_damaged", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_connection_that_breaks_after_the_rename(
-    opens: Opens, root: Path, tmp_path: Path, source: Path, damaged: bool
+    opens: Opens, root: Path, tmp_path: Path, source: Path, is_damaged: bool
 ) -> None:
-    """A file that is in its place already is not sent once more, if it is the right one."""
-    broken = tmp_path / "broken"
-    damages = f'printf x >> "{root / IMAGE}"' if damaged else "true"
-    # The shell above this program's own would still say how it ended.
+    """A file that was renamed before the break is not sent again, unless it is damaged."""
+    marker = tmp_path / "broken"
+    damages = f'printf x >> "{root / IMAGE}"' if is_damaged else "true"
+    # The parent shell would still report the exit status, so it is killed as well.
     kills = "read -r _ _ _ up _ < /proc/$PPID/stat; kill -9 $SSH $up $PPID"
-    breaks = f"[ -e {broken} ] || {{ touch {broken}; {damages}; {kills}; }}"
+    breaks = f"[ -e {marker} ] || {{ touch {marker}; {damages}; {kills}; }}"
     env = program_is(tmp_path, "mv", f'{need("mv")} "$@"; {breaks}', before="export SSH=$$;")
     directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
-    heard: list[int] = []
-    await directory.install(source, IMAGE, SHA256, lambda progress: heard.append(progress.done))
-    assert broken.exists()
-    assert heard.count(len(CONTENT)) == 1 + damaged
+    reports: list[int] = []
+    await directory.install(source, IMAGE, SHA256, lambda progress: reports.append(progress.done))
+    assert marker.exists()
+    assert reports.count(len(CONTENT)) == 1 + is_damaged
     assert names(root) == [IMAGE]
     assert (root / IMAGE).read_bytes() == CONTENT
 
 
 @WAYS
 @pytest_twisted.ensureDeferred
-async def test_file_that_cannot_be_read_there(
+async def test_file_that_the_system_cannot_read(
     opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
 ) -> None:
-    """A digest that the system fails to make is an error: samples do not stand in for it."""
+    """A digest that fails on the system is an error: samples do not replace it."""
     says = 'echo "sha256sum: $2: Input/output error" >&2; exit 1'
     env = program_is(tmp_path, "sha256sum", says)
     directory = opens(NOBODY, root, env=env, open_files=open_files)
@@ -206,7 +206,7 @@ async def test_file_that_cannot_be_read_there(
 @pytest.mark.parametrize(
     ("prints", "is_clear"),
     [("echo Late", True), (f"echo {SHA256} -", False)],
-    ids=["noise", "second digest"],  # the digest is another one in each process of a run
+    ids=["noise", "second digest"],  # the digest differs in each process of a run
 )
 @pytest_twisted.ensureDeferred
 async def test_digest_among_other_lines(
@@ -218,7 +218,7 @@ async def test_digest_among_other_lines(
     prints: str,
     is_clear: bool,
 ) -> None:
-    """What else is printed meanwhile is no digest; where it looks like one, nothing is believed."""
+    """Other output is ignored; if it looks like a digest, the delivery fails."""
     env = program_is(tmp_path, "sha256sum", f'{prints}; exec {need("sha256sum")} "$@"')
     directory = opens(NOBODY, root, env=env, open_files=open_files)
     if is_clear:
@@ -233,30 +233,30 @@ async def test_digest_among_other_lines(
 
 @pytest_twisted.ensureDeferred
 async def test_digest_that_takes_too_long(root: Path, tmp_path: Path) -> None:
-    """A system that cannot read a file within the limit has not proven it, and may have none."""
+    """A digest that exceeds its time limit is an error."""
     (root / IMAGE).write_bytes(CONTENT)
-    begun = tmp_path / "begun"
-    env = program_is(tmp_path, "sha256sum", f"touch {begun}; exec sleep 1000")
-    over, clock = connection(NOBODY, env), Clock()
+    start_marker = tmp_path / "begun"
+    env = program_is(tmp_path, "sha256sum", f"touch {start_marker}; exec sleep 1000")
+    link, clock = connection(NOBODY, env), Clock()
     path = bytes(root / IMAGE)
-    asked = Deferred.fromCoroutine(remote_sha256(over, path, len(CONTENT), clock))
-    while not begun.exists():
+    digest = Deferred.fromCoroutine(remote_sha256(link, path, len(CONTENT), clock))
+    while not start_marker.exists():
         await pause(0.01, reactor)
     clock.advance(time_limit(len(CONTENT)))
     with pytest.raises(DeliveryFailed, match="could not be checked") as caught:
-        await asked
+        await digest
     assert '"verify": "sample"' in caught.value.remedy
-    await over.close()
+    await link.close()
 
 
 @WAYS
 @pytest_twisted.ensureDeferred
-async def test_account_that_may_write_no_more(
+async def test_account_with_a_file_size_limit(
     opens: Opens, root: Path, tmp_path: Path, source: Path, open_files: Any
 ) -> None:
-    """A limit of the account alone, as a quota is one, is an error; what was written goes."""
-    limited = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}"
-    env = without_ssh(tmp_path / "bin", before=limited)
+    """A limit of the account, such as a quota, is an error; the partial file is removed."""
+    file_size_limit = f"trap '' XFSZ; ulimit -f {len(CONTENT) // 1024}"
+    env = without_ssh(tmp_path / "bin", before=file_size_limit)
     directory = opens(NOBODY, root, env=env, open_files=open_files)
     await directory.write(b"x", META)
     with pytest.raises(DeliveryFailed) as caught:
@@ -268,10 +268,10 @@ async def test_account_that_may_write_no_more(
 
 @pytest.mark.parametrize("words", ["Disk quota exceeded", "No space left on device"])
 @pytest_twisted.ensureDeferred
-async def test_quota_in_words(
+async def test_message_about_a_quota(
     opens: Opens, root: Path, tmp_path: Path, source: Path, words: str
 ) -> None:
-    """Where the system has words for a full quota or disk, it is called so."""
+    """A message about a full quota or disk raises `NoSpace`."""
     swallows = "printf '\\0'; read -r head; printf '\\0'; head -c 10000001 > /dev/null"
     env = program_is(tmp_path, "scp", f"{swallows}; printf '\\1scp: image: {words}\\n'; exit 1")
     directory = opens(NOBODY, root, env=env, open_files=ScpFiles.begin)
@@ -282,8 +282,8 @@ async def test_quota_in_words(
 
 
 @pytest.fixture
-def owned() -> Iterator[Path]:
-    """Give a directory that every user finds, with the image directory in it."""
+def parent() -> Iterator[Path]:
+    """Give a directory that every user can enter, with an image directory in it."""
     need_root()
     with TemporaryDirectory(dir="/run") as directory:
         path = Path(directory)
@@ -294,15 +294,15 @@ def owned() -> Iterator[Path]:
 
 @pytest.mark.parametrize("mode", [0o755, 0o700, 0o744])
 @pytest_twisted.ensureDeferred
-async def test_wrong_permissions(opens: Opens, owned: Path, source: Path, mode: int) -> None:
-    """An account that has too few rights to the directory is told so, and changes nothing."""
-    images = owned / "images"
+async def test_wrong_permissions(opens: Opens, parent: Path, source: Path, mode: int) -> None:
+    """An account without the needed permissions gets an error, and nothing is changed."""
+    images = parent / "images"
     (images / IMAGE).write_bytes(CONTENT)
     (images / IMAGE).chmod(0o600)
     images.chmod(mode)
-    with Sshd("ForceCommand internal-sftp", f"AuthorizedKeysFile {owned / 'keys'}") as sshd:
-        (owned / "keys").write_text(f"{public(sshd.key)}\n")
-        (owned / "keys").chmod(0o644)
+    with Sshd("ForceCommand internal-sftp", f"AuthorizedKeysFile {parent / 'keys'}") as sshd:
+        (parent / "keys").write_text(f"{public(sshd.key)}\n")
+        (parent / "keys").chmod(0o644)
         directory = opens(account_on(sshd, user="nobody"), images)
         attempts: list[Callable[[], Any]] = [
             lambda: directory.install(source, IMAGE, SHA256, ignore),

@@ -1,4 +1,4 @@
-"""The sending half of SCP against sinks that keep the protocol, and such that do not."""
+"""Sending files with SCP to receivers that keep the protocol, and to others that do not."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ HEAD = b"C0600 2500000 image\n"
 
 
 class Sending:
-    """A file of `size` bytes on its way to a sink that is the test; its program has begun."""
+    """A file of `size` bytes that is sent to a receiver played by the test."""
 
-    def __init__(self, size: int = SIZE, *, there: int = 100) -> None:
-        """Send a file; `there` are the blocks of 1 MiB that can be read of it."""
+    def __init__(self, size: int = SIZE, *, readable_blocks: int = 100) -> None:
+        """Send a file of which this number of blocks of 1 MiB can be read."""
         self.wire, self.clock = Wire(), Clock()
         self.reports: list[int] = []
         self.sink = ScpSink(size, self.reports.append, IDLE_SECONDS)
         self.sink.attach(self.wire, self.clock)
         self.mark = "".join(self.sink.frame.command("")[4:6])
         self.wire.says(f"{self.mark}\n".encode())
-        self.done = Deferred.fromCoroutine(self.sink.send(blocks(there)))
+        self.done = Deferred.fromCoroutine(self.sink.send(blocks(readable_blocks)))
 
     def error(self) -> BaseException:
-        """Return what the sending failed with; nothing waits any more."""
+        """Return the error of the sending; check that no timer is left."""
         error = error_of(self.done)
         assert self.clock.getDelayedCalls() == []
         return error
 
     def end(self, status: int | None) -> None:
-        """End the program with a status, or have it killed."""
+        """End the program with an exit status; None: it was killed."""
         if status is not None:
             self.wire.says(f"{self.mark} {status}\n".encode())
         self.wire.lost = True
@@ -50,7 +50,7 @@ class Sending:
 
 
 def test_a_file() -> None:
-    """A file is announced, sent when the sink is ready, and ended; it is there with its answer."""
+    """A file is announced, sent when the receiver is ready, and complete after its last reply."""
     sending = Sending()
     assert sending.wire.sent == b""
     sending.wire.says(b"\0")
@@ -66,7 +66,7 @@ def test_a_file() -> None:
 
 
 def test_an_empty_file() -> None:
-    """A file without bytes is one too."""
+    """An empty file can be sent."""
     sending = Sending(0)
     for _ in range(3):
         sending.wire.says(b"\0")
@@ -74,8 +74,8 @@ def test_an_empty_file() -> None:
     assert sending.done.called
 
 
-def test_reports_are_honest() -> None:
-    """What may still be in a buffer on the way is not told to be there."""
+def test_reports_exclude_bytes_in_flight() -> None:
+    """Bytes that may still be in a buffer are not reported."""
     size = 3 * IN_FLIGHT
     sending = Sending(size)
     sending.wire.says(b"\0")
@@ -90,13 +90,13 @@ def test_reports_are_honest() -> None:
     sending.wire.producer.resumeProducing()
     assert len(sending.wire.sent) == head + size + 1
     assert sending.reports == sorted(sending.reports)
-    assert all(told <= size - IN_FLIGHT for told in sending.reports)
+    assert all(report <= size - IN_FLIGHT for report in sending.reports)
     sending.wire.says(b"\0")
     assert sending.reports[-1] == size
 
 
 def test_channel_that_is_full() -> None:
-    """Nothing is sent while the channel takes no more, which it may not do for long."""
+    """Nothing is sent while the channel is full, within the time limit."""
     sending = Sending()
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
@@ -111,7 +111,7 @@ def test_channel_that_is_full() -> None:
 
 
 def test_sink_that_takes_nothing() -> None:
-    """A sink that takes nothing for the limit is given up."""
+    """A receiver that takes no bytes within the time limit is given up."""
     sending = Sending()
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
@@ -122,7 +122,7 @@ def test_sink_that_takes_nothing() -> None:
 
 @pytest.mark.parametrize("answers", [0, 1])
 def test_silence(answers: int) -> None:
-    """A sink that does not answer before the file is given up."""
+    """A receiver that does not reply before the file is given up."""
     sending = Sending()
     sending.wire.says(bytes(answers))
     sending.clock.advance(IDLE_SECONDS)
@@ -130,7 +130,7 @@ def test_silence(answers: int) -> None:
 
 
 def test_silence_at_the_end() -> None:
-    """The last answer may take the time that a slow disk needs, and no longer."""
+    """The last reply may take the time that a slow disk needs, and no longer."""
     sending = Sending()
     sending.wire.says(b"\0")
     sending.wire.says(b"\0")
@@ -143,7 +143,7 @@ def test_silence_at_the_end() -> None:
 @pytest.mark.parametrize("answers", [0, 1, 2])
 @pytest.mark.parametrize("kind", [b"\1", b"\2"])
 def test_refusal(answers: int, kind: bytes) -> None:
-    """A line of the sink refuses the file, at any time, and is repeated for admins."""
+    """An error line of the receiver refuses the file at any time; its text is in the error."""
     sending = Sending()
     for _ in range(answers):
         sending.wire.says(b"\0")
@@ -156,7 +156,7 @@ def test_refusal(answers: int, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         b"\0\0",
         b"Welcome!\n",
@@ -167,10 +167,10 @@ def test_refusal(answers: int, kind: bytes) -> None:
         b"\xff",
     ],
 )
-def test_nonsense(said: bytes) -> None:
-    """What is no answer, comes too early or does not end is no sink's."""
+def test_nonsense(reply: bytes) -> None:
+    """Replies that are invalid, early or endless violate the protocol."""
     sending = Sending()
-    sending.wire.says(said)
+    sending.wire.says(reply)
     error = sending.error()
     assert isinstance(error, DeliveryFailed)
     assert "does not keep the protocol" in error.what
@@ -178,7 +178,7 @@ def test_nonsense(said: bytes) -> None:
 
 
 def test_answer_before_the_last_byte() -> None:
-    """A sink that has the file before it was sent is none."""
+    """A receiver that confirms a file before its last byte violates the protocol."""
     sending = Sending()
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
@@ -190,7 +190,7 @@ def test_answer_before_the_last_byte() -> None:
 @pytest.mark.parametrize("answers", [0, 1, 2])
 @pytest.mark.parametrize("status", [0, 1, 104, None])
 def test_end_before_the_last_answer(answers: int, status: int | None) -> None:
-    """A program that ends too early says why by its exit status, or is no sink."""
+    """A program that ends early raises an error by its exit status."""
     sending = Sending()
     for _ in range(answers):
         sending.wire.says(b"\0")
@@ -202,7 +202,7 @@ def test_end_before_the_last_answer(answers: int, status: int | None) -> None:
 
 
 def test_end_while_the_channel_is_full() -> None:
-    """A channel that ends stops its producer; whoever waits is told why."""
+    """A channel that ends stops its producer; the waiting caller gets the reason."""
     sending = Sending()
     sending.wire.says(b"\0")
     sending.sink.pauseProducing()
@@ -215,15 +215,15 @@ def test_end_while_the_channel_is_full() -> None:
 
 
 def test_source_that_is_too_short() -> None:
-    """A file that became shorter is the source's fault."""
-    sending = Sending(there=1)
+    """A source that became shorter raises `OSError`."""
+    sending = Sending(readable_blocks=1)
     sending.wire.says(b"\0")
     sending.wire.says(b"\0")
     assert isinstance(sending.error(), OSError)
 
 
 def test_cancelled() -> None:
-    """Whoever waits for an answer can be cancelled."""
+    """A caller that waits for a reply can be cancelled."""
     sending = Sending()
     sending.done.cancel()
     assert isinstance(sending.error(), CancelledError)
@@ -231,7 +231,7 @@ def test_cancelled() -> None:
 
 @given(pieces=st.lists(st.binary(max_size=20) | st.sampled_from([b"\0", b"\1x\n"]), max_size=8))
 def test_any_bytes(pieces: list[bytes]) -> None:
-    """Whatever a sink says, the sending ends, and nothing else than our errors comes of it."""
+    """Whatever a receiver sends, the sending ends with success or with an expected error."""
     sending = Sending()
     ends: list[Any] = []
     sending.done.addBoth(ends.append)

@@ -1,4 +1,4 @@
-"""The image directory on another machine without SFTP: the contract of them all, over SCP."""
+"""The contract of image directories, over SCP."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def sshd() -> Iterator[Sshd]:
 
 
 def closing(directory: RemoteDirectory) -> Iterator[RemoteDirectory]:
-    """Give the adapter, and close it afterwards."""
+    """Give an image directory, and close it after the test."""
     yield directory
     pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
-def far(root: Path, threads: Threads, env: Mapping[str, str]) -> RemoteDirectory:
-    """Return the adapter for a directory that a stand-in for `ssh` finds."""
+def scp_directory(root: Path, threads: Threads, env: Mapping[str, str]) -> RemoteDirectory:
+    """Return an image directory that is reached with a stand-in for `ssh`."""
     path = PurePosixPath(root)
     return far_directory(NOBODY, path, threads, env, open_files=ScpFiles.begin)
 
 
 class TestProgramsAlone(ImageDirectoryContract):
-    """The contract, by `scp` and the other programs of this machine."""
+    """The contract, with `scp` and the other programs of this machine."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
-        yield from closing(far(root, threads, without_ssh(tmp_path / "bin")))
+        """Give an image directory."""
+        yield from closing(scp_directory(root, threads, without_ssh(tmp_path / "bin")))
 
 
 class TestBusybox(ImageDirectoryContract):
@@ -73,18 +73,18 @@ class TestBusybox(ImageDirectoryContract):
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
-        there = tmp_path / "busybox"
-        there.mkdir()
-        subprocess.run([need("busybox"), "--install", "-s", there], check=True)
-        (there / "scp").symlink_to(need("scp"))
-        env = without_ssh(tmp_path / "bin", before=f"PATH={there}")
-        yield from closing(far(root, threads, env))
+        """Give an image directory."""
+        programs = tmp_path / "busybox"
+        programs.mkdir()
+        subprocess.run([need("busybox"), "--install", "-s", programs], check=True)
+        (programs / "scp").symlink_to(need("scp"))
+        env = without_ssh(tmp_path / "bin", before=f"PATH={programs}")
+        yield from closing(scp_directory(root, threads, env))
 
 
 @pytest.fixture(scope="module")
-def shared(sshd: Sshd) -> Iterator[OpensshAccount]:
-    """Give an account whose logins are shared while something runs, and a little longer."""
+def shared_account(sshd: Sshd) -> Iterator[OpensshAccount]:
+    """Give an account whose logins are shared, also for a while after a program has ended."""
     options = ("ControlMaster=auto", "ControlPersist=5", f"ControlPath={sshd.root}/shared")
     words = [word for option in options for word in ("-o", option)]
     yield account_on(sshd, options=words)
@@ -92,23 +92,23 @@ def shared(sshd: Sshd) -> Iterator[OpensshAccount]:
 
 
 class TestSshd(ImageDirectoryContract):
-    """The contract, over OpenSSH on both sides, with one login for all that is run."""
+    """The contract, with OpenSSH as client and server, and one login for all programs."""
 
     @pytest.fixture
     def directory(
-        self, root: Path, threads: Threads, shared: OpensshAccount
+        self, root: Path, threads: Threads, shared_account: OpensshAccount
     ) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         path = PurePosixPath(root)
-        yield from closing(far_directory(shared, path, threads, open_files=ScpFiles.begin))
+        yield from closing(far_directory(shared_account, path, threads, open_files=ScpFiles.begin))
 
 
 class TestNative(ImageDirectoryContract):
-    """The contract, by Conch to OpenSSH's server."""
+    """The contract, with Conch and OpenSSH's server."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, sshd: Sshd) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
 
         async def begin() -> SshConnection:
             return await connect(account(sshd), reactor, threads, idle_seconds=IDLE_SECONDS)
@@ -126,16 +126,18 @@ class TestNative(ImageDirectoryContract):
 
 @pytest.mark.parametrize("noise", ["Welcome!", "\\0\\0\\0", "\\1scp: no\\n", "x" * 5000])
 @pytest_twisted.ensureDeferred
-async def test_files_that_print(root: Path, threads: Threads, tmp_path: Path, noise: str) -> None:
-    """What an account's start-up files print disturbs nothing."""
+async def test_start_up_files_that_print(
+    root: Path, threads: Threads, tmp_path: Path, noise: str
+) -> None:
+    """The output of the account's start-up files is ignored."""
     env = without_ssh(tmp_path / "bin", before=f"printf '{noise}'; echo also >&2")
-    directory = far(root, threads, env)
+    directory = scp_directory(root, threads, env)
     source = tmp_path / "converted"
     source.write_bytes(CONTENT)
     try:
         await directory.install(source, IMAGE, SHA256, ignore)
         assert await directory.digest(IMAGE) == SHA256
-        assert [one.size for one in await directory.list()] == [len(CONTENT)]
+        assert [file.size for file in await directory.list()] == [len(CONTENT)]
     finally:
         await directory.close()
 
@@ -156,8 +158,8 @@ ODD = [
 ]
 
 
-def hacked(tmp_path: Path) -> list[Path]:
-    """Return what a shell made that took a part of a name for a command."""
+def files_of_injected_commands(tmp_path: Path) -> list[Path]:
+    """Return the files of a shell that ran a part of a name as a command."""
     return [*tmp_path.rglob("hacked"), *Path.home().glob("hacked"), *Path().glob("hacked")]
 
 
@@ -166,7 +168,7 @@ def hacked(tmp_path: Path) -> list[Path]:
 async def test_paths_are_words(
     tmp_path: Path, threads: Threads, sshd: Sshd, transport: str
 ) -> None:
-    """Whatever a directory is called, it stays one word through every shell."""
+    """The name of a directory stays one word in every shell."""
     source = tmp_path / "converted"
     source.write_bytes(CONTENT)
     root = tmp_path.joinpath(*ODD)
@@ -192,33 +194,33 @@ async def test_paths_are_words(
         await directory.write(b"x", META)
         await directory.install(source, IMAGE, SHA256, ignore)
         assert await directory.digest(IMAGE) == SHA256
-        assert [one.name for one in await directory.list()] == [META, IMAGE]
+        assert [file.name for file in await directory.list()] == [META, IMAGE]
         await directory.remove(META)
         assert names(root) == [IMAGE]
     finally:
         await directory.close()
-    assert hacked(tmp_path) == []
+    assert files_of_injected_commands(tmp_path) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_files_of_foreign_names(root: Path, threads: Threads, tmp_path: Path) -> None:
-    """No name that lies in the directory is taken for another one."""
+    """A name with newlines or blanks is not taken for another name."""
     (root / "x\n81a4 5 0 .").mkdir()
-    forged = root / "x\n81a4 5 0 ." / IMAGE
-    forged.write_bytes(b"x")
+    confusing_file = root / "x\n81a4 5 0 ." / IMAGE
+    confusing_file.write_bytes(b"x")
     (root / f"81a4 5 0 {IMAGE}").write_bytes(b"x")
     (root / "\udcff").write_bytes(b"x")
-    directory = far(root, threads, without_ssh(tmp_path / "bin"))
+    directory = scp_directory(root, threads, without_ssh(tmp_path / "bin"))
     try:
         assert await directory.list() == []
         await directory.write(b"123", META)
-        assert [one.name for one in await directory.list()] == [META]
+        assert [file.name for file in await directory.list()] == [META]
     finally:
         await directory.close()
 
 
-def test_it_keeps_the_seam() -> None:
-    """The type checker sees that these are `Files`."""
+def test_it_implements_the_protocol() -> None:
+    """The type checker accepts `ScpFiles` as `RemoteFiles`."""
     opens: type[ScpFiles] = ScpFiles
 
     def seam(files: ScpFiles) -> RemoteFiles:

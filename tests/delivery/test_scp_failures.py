@@ -1,4 +1,4 @@
-"""Deliveries by SCP that go wrong: connections that break or freeze, full disks, wrong programs."""
+"""Failing deliveries over SCP: connections that break or freeze, full disks, faulty programs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,28 @@ from shiftergw.plumbing.channel import Connection
 from shiftergw.plumbing.threads import Threads
 from shiftergw.ssh.connection import connect
 from tests.delivery.contract import CONTENT, IMAGE, META, SHA256, ignore, names
-from tests.delivery.far import FIRST_PAUSE, NOBODY, account_on, connection, reactor, without_ssh
+from tests.delivery.far import (
+    FIRST_PAUSE,
+    NOBODY,
+    account_on,
+    connection,
+    reactor,
+    retried_silence,
+    without_ssh,
+)
 from tests.delivery.native import account
 from tests.delivery.test_scp_files import program_is
 from tests.parts import need, need_root
-from tests.patience import patient, scaled
+from tests.patience import patient
 from tests.sshd import Sshd
 
 LARGE = int(os.environ.get("SHIFTERGW_UPLOAD_MB", "48")) << 20
-"""Bytes of the file whose delivery breaks; more with the variable set."""
+"""Bytes of the file whose delivery breaks; the variable makes it larger."""
 
 BREAKS = 10
 STRETCH = (LARGE >> 20) // 12 << 20
 IDLE_SECONDS = 2.0
-NOTICED_WITHIN = 4 * IDLE_SECONDS
+NOTICE_SECONDS = 4 * IDLE_SECONDS
 USUAL_SECONDS = 20.0
 
 begin = partial(ScpFiles.begin, stretch=STRETCH)
@@ -50,7 +58,7 @@ begin = partial(ScpFiles.begin, stretch=STRETCH)
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Give a converted file that takes a while, and its digest."""
+    """Give a converted file whose delivery takes a while, and its digest."""
     path = tmp_path_factory.mktemp("large") / "converted"
     chance = random.Random(LARGE)
     digest = hashlib.sha256()
@@ -74,37 +82,37 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture
 def opens(threads: Threads, root: Path) -> Iterator[Opens]:
-    """Give what makes adapters that are closed afterwards: on a server, or on a stand-in."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens image directories, on a server or with a stand-in for `ssh`."""
+    directories: list[RemoteDirectory] = []
 
-    def far(
-        there: Sshd | Mapping[str, str],
+    def open_directory(
+        server: Sshd | Mapping[str, str],
         transport: str = "openssh",
         idle_seconds: float = USUAL_SECONDS,
         verify: Literal["sha256", "sample"] = "sha256",
         before_connect: Callable[[], None] = lambda: None,
     ) -> RemoteDirectory:
-        async def connected() -> Connection:
+        async def connect_to_server() -> Connection:
             before_connect()
-            if not isinstance(there, Sshd):
-                return connection(NOBODY, there, idle_seconds)
+            if not isinstance(server, Sshd):
+                return connection(NOBODY, server, idle_seconds)
             if transport == "openssh":
-                return connection(account_on(there), idle_seconds=idle_seconds)
-            return await connect(account(there), reactor, threads, idle_seconds=idle_seconds)
+                return connection(account_on(server), idle_seconds=idle_seconds)
+            return await connect(account(server), reactor, threads, idle_seconds=idle_seconds)
 
-        made.append(
+        directories.append(
             RemoteDirectory(
-                Hosts({"127.0.0.1": connected}, reactor),
+                Hosts({"127.0.0.1": connect_to_server}, reactor),
                 PurePosixPath(root),
                 threads,
                 reactor,
                 RemoteOptions(verify, idle_seconds, begin, first_pause=FIRST_PAUSE),
             )
         )
-        return made[-1]
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
@@ -127,23 +135,23 @@ async def test_broken_connections(
     transport: str,
     verify: Literal["sha256", "sample"],
 ) -> None:
-    """A delivery whose server dies again and again goes on where it was, to the right file."""
+    """A delivery whose server dies again and again is resumed, and the file is right."""
     source, sha256 = large
     directory = opens(sshd, transport, verify=verify)
     points = sorted(random.Random(1).sample(range(1, LARGE - IN_FLIGHT), BREAKS))
     logins = 0
-    heard: list[int] = []
+    reports: list[int] = []
 
     def report(progress: Progress) -> None:
         nonlocal logins
-        heard.append(progress.done)
-        made = sshd.log.read_text().count("Accepted publickey")
-        if made == logins or not points or progress.done < points[0]:
+        reports.append(progress.done)
+        login_count = sshd.log.read_text().count("Accepted publickey")
+        if login_count == logins or not points or progress.done < points[0]:
             return
-        logins = made
+        logins = login_count
         while points and points[0] <= progress.done:
             points.pop(0)
-        # Beside it is what arrived of a stretch.
+        # A second file may be a part of a stretch.
         assert f"{IMAGE}.partial.{sha256[:16]}" in names(root)
         assert len(names(root)) <= 2
         sshd.end_connections()
@@ -151,9 +159,9 @@ async def test_broken_connections(
     await directory.install(source, IMAGE, sha256, report)
     assert points == []
     assert logins > BREAKS // 2
-    lost = max(before - now for before, now in itertools.pairwise(heard))
-    assert lost <= STRETCH + IN_FLIGHT
-    assert heard[-1] == LARGE
+    repeated_bytes = max(before - now for before, now in itertools.pairwise(reports))
+    assert repeated_bytes <= STRETCH + IN_FLIGHT
+    assert reports[-1] == LARGE
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256
     assert (root / IMAGE).stat().st_mode & 0o7777 == 0o600
@@ -168,15 +176,15 @@ async def test_part_by_another_protocol(
     large: tuple[Path, str],
     verify: Literal["sha256", "sample"],
 ) -> None:
-    """A part with a hole such as SFTP leaves, which no sample need hit, is sent anew."""
+    """A part with a hole, such as SFTP may leave, is sent again from its start."""
     source, sha256 = large
-    there = bytearray(source.read_bytes())
-    there[LARGE - 200_000 : LARGE - 100_000] = bytes(100_000)
-    (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(there)
-    heard: list[int] = []
+    part_content = bytearray(source.read_bytes())
+    part_content[LARGE - 200_000 : LARGE - 100_000] = bytes(100_000)
+    (root / f"{IMAGE}.partial.{sha256[:16]}").write_bytes(part_content)
+    reports: list[int] = []
     directory = opens(without_ssh(tmp_path / "bin"), verify=verify)
-    await directory.install(source, IMAGE, sha256, lambda progress: heard.append(progress.done))
-    assert heard[0] < LARGE // 2
+    await directory.install(source, IMAGE, sha256, lambda progress: reports.append(progress.done))
+    assert reports[0] < LARGE // 2
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256
 
@@ -186,26 +194,26 @@ async def test_part_by_another_protocol(
 async def test_frozen_server(
     sshd: Sshd, opens: Opens, root: Path, large: tuple[Path, str], transport: str
 ) -> None:
-    """A server that answers nothing is given up within the limit, and the delivery goes on."""
+    """A silent server is given up within the time limit, and the delivery is resumed."""
     source, sha256 = large
-    frozen = ExitStack()
+    freeze = ExitStack()
     began: list[float] = []
-    noticed: list[float] = []
+    notice_times: list[float] = []
 
     def thaw() -> None:
-        if began and not noticed:
-            noticed.append(time.monotonic())
-            frozen.close()
+        if began and not notice_times:
+            notice_times.append(time.monotonic())
+            freeze.close()
 
     def report(progress: Progress) -> None:
         if not began and progress.done > LARGE // 2:
-            frozen.enter_context(sshd.suspended())
+            freeze.enter_context(sshd.suspended())
             began.append(time.monotonic())
 
-    directory = opens(sshd, transport, scaled(IDLE_SECONDS), before_connect=thaw)
-    with frozen:
+    directory = opens(sshd, transport, retried_silence(IDLE_SECONDS), before_connect=thaw)
+    with freeze:
         await directory.install(source, IMAGE, sha256, report)
-    assert noticed[0] - began[0] < patient(NOTICED_WITHIN)
+    assert notice_times[0] - began[0] < patient(NOTICE_SECONDS)
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256
 
@@ -214,30 +222,32 @@ async def test_frozen_server(
 async def test_frozen_scp(
     opens: Opens, root: Path, tmp_path: Path, large: tuple[Path, str]
 ) -> None:
-    """Also a program on a server that is well."""
+    """A program that freezes on a working server is given up within the time limit."""
     source, sha256 = large
     env = program_is(tmp_path, "scp", f'echo $$ > {tmp_path}/pid; exec {need("scp")} "$@"')
     began: list[float] = []
-    noticed: list[float] = []
-    frozen: list[int] = []
+    notice_times: list[float] = []
+    freeze: list[int] = []
 
-    def again() -> None:
-        if began and not noticed:
-            noticed.append(time.monotonic())
+    def note_reconnect() -> None:
+        if began and not notice_times:
+            notice_times.append(time.monotonic())
 
     def report(progress: Progress) -> None:
         if not began and progress.done > LARGE // 2:
             began.append(time.monotonic())
-            frozen.append(int((tmp_path / "pid").read_text()))
-            os.kill(frozen[0], signal.SIGSTOP)
+            freeze.append(int((tmp_path / "pid").read_text()))
+            os.kill(freeze[0], signal.SIGSTOP)
 
-    directory = opens(env, idle_seconds=scaled(IDLE_SECONDS), before_connect=again)
+    directory = opens(
+        env, idle_seconds=retried_silence(IDLE_SECONDS), before_connect=note_reconnect
+    )
     try:
         await directory.install(source, IMAGE, sha256, report)
-        assert IDLE_SECONDS / 2 < noticed[0] - began[0] < patient(NOTICED_WITHIN)
+        assert IDLE_SECONDS / 2 < notice_times[0] - began[0] < patient(NOTICE_SECONDS)
     finally:
         with suppress(ProcessLookupError):
-            os.kill(frozen[0], signal.SIGKILL)
+            os.kill(freeze[0], signal.SIGKILL)
     assert names(root) == [IMAGE]
     assert digest_of(root / IMAGE) == sha256
 
@@ -245,7 +255,7 @@ async def test_frozen_scp(
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
 async def test_account_without_commands(opens: Opens, root: Path, transport: str) -> None:
-    """An account that is restricted to SFTP is told from one that works, at once."""
+    """An account that is restricted to SFTP fails at once, with a remedy."""
     with (
         Sshd("ForceCommand internal-sftp") as sshd,
         pytest.raises(DeliveryFailed, match="runs no commands") as caught,
@@ -257,19 +267,19 @@ async def test_account_without_commands(opens: Opens, root: Path, transport: str
 
 @pytest_twisted.ensureDeferred
 async def test_server_of_one_session(opens: Opens, root: Path, large: tuple[Path, str]) -> None:
-    """Where one program may run at a time, a delivery goes through, whatever else is asked."""
+    """If the server runs one program at a time, a delivery succeeds beside other requests."""
     source, sha256 = large
-    asked: list[Deferred[Any]] = []
+    listings: list[Deferred[Any]] = []
     with Sshd("Subsystem sftp /bin/false", "MaxSessions 1") as sshd:
         directory = opens(sshd, "conch")
 
         def report(_: Progress) -> None:
-            if not asked:
-                asked.append(Deferred.fromCoroutine(directory.list()))
+            if not listings:
+                listings.append(Deferred.fromCoroutine(directory.list()))
 
         await directory.install(source, IMAGE, sha256, report)
-        (one,) = asked
-        assert [file.name for file in await one] in ([], [IMAGE])
+        (listing,) = listings
+        assert [file.name for file in await listing] in ([], [IMAGE])
         assert [file.name for file in await directory.list()] == [IMAGE]
         assert sshd.log.read_text().count("Accepted publickey") in {1, 2}
     assert digest_of(root / IMAGE) == sha256
@@ -277,10 +287,10 @@ async def test_server_of_one_session(opens: Opens, root: Path, large: tuple[Path
 
 @pytest.mark.parametrize("transport", ["conch", "openssh"])
 @pytest_twisted.ensureDeferred
-async def test_connection_that_broke_unused(
+async def test_connection_that_broke_while_idle(
     sshd: Sshd, opens: Opens, root: Path, transport: str
 ) -> None:
-    """A kept connection that is gone when it is needed again is made anew."""
+    """An idle connection that broke is replaced."""
     directory = opens(sshd, transport)
     await directory.write(b"1", META)
     sshd.end_connections()
@@ -292,20 +302,20 @@ async def test_connection_that_broke_unused(
 
 @pytest.fixture
 def mounts(root: Path) -> Iterator[Callable[[str], None]]:
-    """Give what mounts a small file system on the image directory."""
+    """Give a function that mounts a small file system on the image directory."""
     need_root()
-    mounted: list[str] = []
+    mounts_done: list[str] = []
 
     def mount(options: str) -> None:
         subprocess.run([need("mount"), "-t", "tmpfs", "-o", options, "tmpfs", root], check=True)
-        mounted.append(options)
+        mounts_done.append(options)
 
     yield mount
-    for _ in mounted:
+    for _ in mounts_done:
         subprocess.run([need("umount"), "--lazy", root], check=True)
 
 
-@pytest.mark.parametrize("there", [0, 3 << 20])
+@pytest.mark.parametrize("part_size", [0, 3 << 20])
 @pytest_twisted.ensureDeferred
 async def test_full_disk(
     opens: Opens,
@@ -313,13 +323,13 @@ async def test_full_disk(
     tmp_path: Path,
     source: Path,
     mounts: Callable[[str], None],
-    there: int,
+    part_size: int,
 ) -> None:
-    """A full disk is called so, and what was written goes."""
+    """A full disk raises `NoSpace`, and the partial file is removed."""
     mounts("size=9m")
     directory = opens(without_ssh(tmp_path / "bin"))
     await directory.write(b"x", META)
-    (root / f"{IMAGE}.partial.{SHA256[:16]}").write_bytes(CONTENT[:there])
+    (root / f"{IMAGE}.partial.{SHA256[:16]}").write_bytes(CONTENT[:part_size])
     with pytest.raises(NoSpace) as caught:
         await directory.install(source, IMAGE, SHA256, ignore)
     assert str(root) not in str(caught.value)

@@ -31,22 +31,21 @@ Opens = Callable[..., RemoteDirectory]
 
 @pytest.fixture
 def opens(threads: Threads, root: Path, tmp_path: Path) -> Iterator[Opens]:
-    """Give what makes adapters for a server with these options; they are closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens image directories on a server with options."""
+    directories: list[RemoteDirectory] = []
 
-    def far(options: str = "", env: Mapping[str, str] | None = None) -> RemoteDirectory:
+    def open_directory(options: str = "", env: Mapping[str, str] | None = None) -> RemoteDirectory:
         env = env or without_ssh(tmp_path / "bin", options=options)
-        made.append(far_directory(NOBODY, PurePosixPath(root), threads, env))
-        return made[-1]
+        directories.append(far_directory(NOBODY, PurePosixPath(root), threads, env))
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
-# Requests, one or several, that a server forbids: either deliveries work without, or the error
-# names this request.
-FORBIDDEN = {
+# Requests that a server forbids: deliveries work without them, or the error names this request.
+FORBIDDEN_REQUESTS = {
     "posix-rename": "",
     "fsync": "",
     "statvfs": "",
@@ -73,14 +72,14 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("requests", FORBIDDEN)
+@pytest.mark.parametrize("requests", FORBIDDEN_REQUESTS)
 @pytest_twisted.ensureDeferred
 async def test_forbidden_request(opens: Opens, root: Path, source: Path, requests: str) -> None:
     """A delivery works, or names the request it needs; no partial file has the final name."""
-    needed = FORBIDDEN[requests]
+    needed_request = FORBIDDEN_REQUESTS[requests]
     (root / IMAGE).write_bytes(b"old")
     directory = opens(f"-P {requests}")
-    if not needed:
+    if not needed_request:
         assert await directory.install(source, IMAGE, SHA256, ignore) == Verification("sha256")
         assert (root / IMAGE).stat().st_mode == stat.S_IFREG | 0o600
         assert (root / IMAGE).read_bytes() == CONTENT
@@ -96,7 +95,7 @@ async def test_forbidden_request(opens: Opens, root: Path, source: Path, request
         return
     with pytest.raises(DeliveryFailed) as caught:
         await _deliver(directory, source)
-    assert f"must allow {needed}" in caught.value.remedy
+    assert f"must allow {needed_request}" in caught.value.remedy
     assert (root / IMAGE).read_bytes() == (CONTENT if requests == "read" else b"old")
     assert names_in(root) == [IMAGE]
 
@@ -112,7 +111,7 @@ async def _deliver(directory: RemoteDirectory, source: Path) -> None:
 async def test_part_that_others_may_read(
     opens: Opens, root: Path, tmp_path: Path, requests: str
 ) -> None:
-    """A file is closed to others by its name where that is allowed; else the reason is named."""
+    """The mode of a file is set by its name if that is allowed; otherwise the error says why."""
     source = tmp_path / "long"
     source.write_bytes(LONG)
     part = root / PART
@@ -132,21 +131,21 @@ async def test_part_that_others_may_read(
 
 @pytest_twisted.ensureDeferred
 async def test_plain_rename_of_a_missing_file(tmp_path: Path, root: Path) -> None:
-    """A rename that fails because the new file is gone leaves the old one in its place."""
+    """A rename that fails because the new file is missing leaves the old file in place."""
     env = without_ssh(tmp_path / "bin", options="-P posix-rename")
-    over = connection(NOBODY, env)
-    files = await SftpFiles.begin(over, reactor, 30.0)
+    link = connection(NOBODY, env)
+    files = await SftpFiles.begin(link, reactor, 30.0)
     (root / IMAGE).write_bytes(b"old")
     with pytest.raises(SftpRefused) as caught:
         await files.rename(bytes(root / PART), bytes(root / IMAGE))
     assert caught.value.status == packets.NO_SUCH_FILE
     assert (root / IMAGE).read_bytes() == b"old"
     files.close()
-    await over.close()
+    await link.close()
 
 
 def conch_server(directory: Path, *arguments: str, umask: str) -> Mapping[str, str]:
-    """Return the environment of a stand-in whose SFTP server is Conch's."""
+    """Return an environment whose `ssh` runs Conch's SFTP server."""
     program = [sys.executable, "-m", "tests.delivery.conch_sftp_server", *arguments]
     before = f'umask {umask}; [ -n "$server" ] && exec {shlex.join(program)}'
     return without_ssh(directory, before=before)
@@ -154,14 +153,14 @@ def conch_server(directory: Path, *arguments: str, umask: str) -> Mapping[str, s
 
 @pytest.mark.parametrize("umask", ["077", "022"])
 @pytest_twisted.ensureDeferred
-async def test_server_that_makes_no_file_with_a_mode(
+async def test_server_that_creates_no_file_with_a_mode(
     opens: Opens, root: Path, tmp_path: Path, source: Path, umask: str
 ) -> None:
-    """A new file gets the server's mode; nothing is written into it if others may read it."""
+    """A new file has the mode of the server; nothing is written if other users may read it."""
     directory = opens(env=conch_server(tmp_path / "bin", "no-chmod", umask=umask))
-    heard: list[Progress] = []
+    reports: list[Progress] = []
     if umask == "077":
-        verification = await directory.install(source, IMAGE, SHA256, heard.append)
+        verification = await directory.install(source, IMAGE, SHA256, reports.append)
         assert verification == Verification("sha256")
         await directory.write(b"x", META)
         for name in (IMAGE, META):
@@ -169,18 +168,18 @@ async def test_server_that_makes_no_file_with_a_mode(
         assert (root / IMAGE).read_bytes() == CONTENT
         return
     with pytest.raises(DeliveryFailed, match="close a delivered file to other users") as caught:
-        await directory.install(source, IMAGE, SHA256, heard.append)
+        await directory.install(source, IMAGE, SHA256, reports.append)
     assert "mode is 0644" in caught.value.detail
-    assert heard == []
+    assert reports == []
     assert names_in(root) == []
 
 
 class TestConch(ImageDirectoryContract):
-    """The contract, on Conch's own SFTP server, which sets no mode of an open file."""
+    """The contract, on Conch's SFTP server, which cannot set the mode of an open file."""
 
     @pytest.fixture
     def directory(self, root: Path, threads: Threads, tmp_path: Path) -> Iterator[RemoteDirectory]:
-        """Give the adapter."""
+        """Give an image directory."""
         env = conch_server(tmp_path / "bin", umask="022")
         yield from closing(far_directory(NOBODY, PurePosixPath(root), threads, env))
 

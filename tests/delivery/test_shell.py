@@ -1,4 +1,4 @@
-"""Small programs on a system: what they are given, what they say, how they end."""
+"""Small programs on a system: their arguments, their output, and their end."""
 
 from __future__ import annotations
 
@@ -28,67 +28,67 @@ IDLE_SECONDS = 20.0
 
 
 class Wires:
-    """A connection whose programs are the test."""
+    """A connection whose programs are played by the test."""
 
     usable = True
     window = 0
 
     def __init__(self) -> None:
-        """Have none yet."""
-        self.opened: list[tuple[Wire, str]] = []
+        """Start without a channel."""
+        self.channels: list[tuple[Wire, str]] = []
 
     async def open_subsystem(self, name: str) -> Channel:
-        """Have none."""
+        """Offer no subsystem."""
         raise DeliveryFailed(f"no {name}")
 
     async def open_command(self, argv: Sequence[str]) -> Channel:
-        """Open a channel; keep it, and the mark that it is to say."""
-        self.opened.append((Wire(), argv[4] + argv[5]))
-        return self.opened[-1][0]
+        """Open a channel; keep it together with the mark of its frame."""
+        self.channels.append((Wire(), argv[4] + argv[5]))
+        return self.channels[-1][0]
 
     async def close(self) -> None:
         """Do nothing."""
 
 
 class Running:
-    """A program that runs, in a shell on a clock; it has said its mark if it is `begun`."""
+    """A running program, with a clock; with `has_begun` it has printed its mark."""
 
-    def __init__(self, *, begun: bool = True, **limits: Any) -> None:
-        """Start it."""
+    def __init__(self, *, has_begun: bool = True, **limits: Any) -> None:
+        """Start the program."""
         self.clock = Clock()
-        over = Wires()
-        keeps: Connection = over
-        self.shell = RemoteShell(keeps, self.clock, IDLE_SECONDS)
+        link = Wires()
+        typed_connection: Connection = link
+        self.shell = RemoteShell(typed_connection, self.clock, IDLE_SECONDS)
         self.done = Deferred.fromCoroutine(self.shell.run("text", b"word", **limits))
-        self.wire, self.mark = over.opened[0]
-        if begun:
+        self.wire, self.mark = link.channels[0]
+        if has_begun:
             self.wire.says(f"{self.mark}\n".encode())
 
     def end(self, status: int | None) -> None:
-        """End the program with a status, or have it killed; what ran it ends with another one."""
+        """End the program with a status, or kill it (None); the channel has another status."""
         if status is not None:
             self.wire.says(f"{self.mark} {status}\n".encode())
         self.wire.lost = True
         self.wire.closed.callback(77)
 
     def result(self) -> bytes:
-        """Return what was printed; nothing waits any more."""
+        """Return the output; check that no timer is left."""
         results: list[bytes] = []
         self.done.addCallback(results.append)
         assert self.clock.getDelayedCalls() == []
         return results[0]
 
     def error(self) -> BaseException:
-        """Return what the program failed with; nothing waits any more."""
+        """Return the error of the program; check that no timer is left."""
         error = error_of(self.done)
         assert self.clock.getDelayedCalls() == []
         assert self.wire.lost
         return error
 
 
-def test_what_it_prints() -> None:
-    """What a program prints is returned, without what was printed before it."""
-    running = Running(begun=False)
+def test_output() -> None:
+    """The output of a program is returned, without what was printed before it."""
+    running = Running(has_begun=False)
     for piece in (b"Welcome", b"!\n" + running.mark.encode(), b"\nout", b"put"):
         running.wire.says(piece)
     running.end(0)
@@ -109,8 +109,8 @@ def test_what_it_prints() -> None:
         (None, packets.FAILURE),
     ],
 )
-def test_how_it_ends(status: int | None, reason: int) -> None:
-    """An exit status is an answer of no; what was printed with it is not the program's output."""
+def test_exit_status(status: int | None, reason: int) -> None:
+    """An exit status other than 0 is a refusal, and the output is ignored."""
     running = Running()
     running.wire.stderr = "cannot create"
     running.wire.says(b"output")
@@ -124,8 +124,8 @@ def test_how_it_ends(status: int | None, reason: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 127, None])
 def test_no_shell(status: int | None) -> None:
-    """An account that runs something else says so to the site's support."""
-    running = Running(begun=False)
+    """An account that runs another program raises an error with that program's output."""
+    running = Running(has_begun=False)
     running.wire.says(b"This account is currently not available.\n")
     running.wire.lost = True
     running.wire.closed.callback(status)
@@ -136,9 +136,9 @@ def test_no_shell(status: int | None) -> None:
     assert not running.shell.usable
 
 
-def test_endless_welcome() -> None:
-    """What prints without end before the program is no shell."""
-    running = Running(begun=False)
+def test_endless_noise() -> None:
+    """Endless output before the program means that the account runs no commands."""
+    running = Running(has_begun=False)
     for _ in range(100):
         if not running.wire.lost:
             running.wire.says(b"x" * (1 << 20))
@@ -146,9 +146,9 @@ def test_endless_welcome() -> None:
 
 
 def test_endless_output() -> None:
-    """What prints more than was expected is ended, and so is the session."""
+    """A program that prints more than its limit is ended, and so is the session."""
     running = Running(limit=5)
-    # No hexadecimal digits: the last bytes are held back while they may begin the mark.
+    # No hexadecimal digits, because bytes that may begin the mark are not passed on yet.
     running.wire.says(b"yyyyy")
     assert not running.done.called
     running.wire.says(b"y")
@@ -158,7 +158,7 @@ def test_endless_output() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 3 * IDLE_SECONDS])
 def test_silence(seconds: float) -> None:
-    """A program that does not end in its time is given up, whatever it prints."""
+    """A program that exceeds its time limit is given up, whatever it prints."""
     running = Running(seconds=seconds)
     running.clock.advance(max(seconds, IDLE_SECONDS) - 1)
     running.wire.says(b"x")
@@ -169,19 +169,19 @@ def test_silence(seconds: float) -> None:
 
 
 def test_broken_connection() -> None:
-    """A connection that ends tells everybody why, and whoever comes later."""
+    """A connection that ends raises its error in running programs and in later ones."""
     running = Running()
-    other = Deferred.fromCoroutine(running.shell.run("another"))
+    second_program = Deferred.fromCoroutine(running.shell.run("another"))
     running.wire.lost = True
     running.wire.closed.errback(DeliveryFailed("The cable was cut."))
-    later = Deferred.fromCoroutine(running.shell.run("a third"))
+    third_program = Deferred.fromCoroutine(running.shell.run("a third"))
     assert "cable" in str(running.error())
-    assert "cable" in str(error_of(other))
-    assert "cable" in str(error_of(later))
+    assert "cable" in str(error_of(second_program))
+    assert "cable" in str(error_of(third_program))
 
 
 def test_closed() -> None:
-    """A shell that is closed ends what runs."""
+    """Closing a shell ends its running programs."""
     running = Running()
     running.shell.close()
     assert "was closed" in str(running.error())
@@ -189,26 +189,26 @@ def test_closed() -> None:
 
 
 def test_cancelled() -> None:
-    """A program that nobody waits for is ended, and the shell goes on."""
+    """A cancelled program is ended, and the shell stays usable."""
     running = Running()
     running.done.cancel()
     assert isinstance(running.error(), CancelledError)
     assert running.shell.usable
 
 
-def test_connection_that_broke_unused() -> None:
-    """A shell is as usable as its connection."""
-    over = Wires()
-    shell = RemoteShell(over, Clock(), IDLE_SECONDS)
+def test_connection_that_broke_while_idle() -> None:
+    """A shell is usable as long as its connection is."""
+    link = Wires()
+    shell = RemoteShell(link, Clock(), IDLE_SECONDS)
     assert shell.usable
-    over.usable = False
+    link.usable = False
     assert not shell.usable
 
 
 @given(pieces=st.lists(st.binary(max_size=40), max_size=5), status=st.none() | st.integers(0, 255))
 def test_any_bytes(pieces: list[bytes], status: int | None) -> None:
-    """Whatever a program says and however it ends, nothing else than our errors comes of it."""
-    running = Running(begun=False, limit=60)
+    """Whatever a program prints and however it ends, only the expected errors are raised."""
+    running = Running(has_begun=False, limit=60)
     ends: list[Any] = []
     running.done.addBoth(ends.append)
     for piece in pieces:
@@ -238,17 +238,17 @@ WORDS = [
 
 @pytest_twisted.ensureDeferred
 async def test_words(tmp_path: Path) -> None:
-    """Whatever a word is, the program has it as it is."""
-    over = connection(NOBODY, without_ssh(tmp_path / "bin"))
-    shell = RemoteShell(over, reactor, IDLE_SECONDS)
-    said = await shell.run('for w in "$@"; do printf "%s\\0" "$w"; done', *WORDS)
-    assert said.split(b"\0")[:-1] == WORDS
+    """Every argument reaches the program unchanged."""
+    link = connection(NOBODY, without_ssh(tmp_path / "bin"))
+    shell = RemoteShell(link, reactor, IDLE_SECONDS)
+    output = await shell.run('for w in "$@"; do printf "%s\\0" "$w"; done', *WORDS)
+    assert output.split(b"\0")[:-1] == WORDS
     assert await shell.run("cat", stdin=b"x" * 3000) == b"x" * 3000
-    await over.close()
+    await link.close()
 
 
 def program_texts() -> list[str]:
-    """Return the texts of the programs."""
+    """Return the texts of all programs."""
     return [
         value
         for name, value in vars(scp_programs).items()
@@ -258,7 +258,7 @@ def program_texts() -> list[str]:
 
 @pytest.mark.parametrize("text", program_texts(), ids=lambda text: text[:30])
 def test_texts_for_any_shell(text: str) -> None:
-    """A program's text is one that csh and fish too pass on when it is quoted."""
+    """The quoted text of each program passes through csh and fish unchanged."""
     assert "\n" not in text
     assert "\\" not in text
     assert "!" not in text.replace("! ", "")

@@ -1,4 +1,4 @@
-"""Images over several OSTs of Lustre, with a stand-in for its `lfs`: here and elsewhere."""
+"""Layout of images over several OSTs of Lustre, with a stand-in for `lfs`: local and remote."""
 
 # ruff: noqa: ASYNC240 - a test may look at its own files while nothing else happens
 
@@ -44,43 +44,43 @@ FAILS = {
     "makes a link": 'ln -s /nowhere "$4"',
 }
 
-# A second name for the file keeps its number from being given to another one.
+# The hard link keeps the inode number from being used again.
 _LFS = """#!/bin/sh
 printf '%s\\n' "$*" >> {log}
-{then}
+{script}
 stat -c '%a' "$4" >> {log}
-ln -f "$4" {made}
+ln -f "$4" {created}
 """
 
 
 class Place:
-    """An image directory, and the `lfs` on its side, if there is one."""
+    """An image directory, and the `lfs` of its machine, if it has one."""
 
     def __init__(self, root: Path, directory: ImageDirectory, programs: Path) -> None:
-        """Have an empty directory."""
+        """Start without an `lfs`."""
         self.root = root
         self.directory = directory
         self.image = root / IMAGE
         self._programs = programs
         self._log = programs / "lfs.log"
-        self._made = programs / "made"
+        self._created = programs / "made"
 
-    def lfs(self, then: str = MAKES) -> None:
-        """Have an `lfs` that does this with the path in `$4`."""
+    def lfs(self, script: str = MAKES) -> None:
+        """Install an `lfs` that runs this script; the path is `$4`."""
         program = self._programs / "lfs"
-        program.write_text(_LFS.format(log=self._log, then=then, made=self._made))
+        program.write_text(_LFS.format(log=self._log, script=script, created=self._created))
         program.chmod(0o755)
 
     @property
-    def said(self) -> list[str]:
-        """Return what it was told, and the mode of what it made, a line each."""
+    def lfs_log(self) -> list[str]:
+        """Return the arguments of `lfs` and the mode of the created file, a line each."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     @property
     def is_laid_out(self) -> bool:
-        """Say whether the image is the file that `lfs` made."""
-        made = self._made
-        return os.path.lexists(made) and made.lstat().st_ino == self.image.lstat().st_ino
+        """Return whether the image is the file that `lfs` created."""
+        link = self._created
+        return os.path.lexists(link) and link.lstat().st_ino == self.image.lstat().st_ino
 
 
 Opens = Callable[[int], Place]
@@ -88,20 +88,22 @@ Opens = Callable[[int], Place]
 
 @pytest.fixture
 def opens_far(root: Path, threads: Threads) -> Iterator[Callable[..., RemoteDirectory]]:
-    """Give what makes adapters of another machine, which are closed afterwards."""
-    made: list[RemoteDirectory] = []
+    """Give a function that opens remote image directories; they are closed after the test."""
+    directories: list[RemoteDirectory] = []
 
-    def far(account: OpensshAccount, env: Mapping[str, str], ost_count: int) -> RemoteDirectory:
-        there = PurePosixPath(root)
-        made.append(far_directory(account, there, threads, env, ost_count=ost_count))
-        return made[-1]
+    def open_directory(
+        account: OpensshAccount, env: Mapping[str, str], ost_count: int
+    ) -> RemoteDirectory:
+        path = PurePosixPath(root)
+        directories.append(far_directory(account, path, threads, env, ost_count=ost_count))
+        return directories[-1]
 
-    yield far
-    for directory in made:
+    yield open_directory
+    for directory in directories:
         pytest_twisted.blockon(Deferred.fromCoroutine(directory.close()))
 
 
-@pytest.fixture(params=["here", "there"])
+@pytest.fixture(params=["local", "remote"])
 def opens(
     root: Path,
     threads: Threads,
@@ -109,12 +111,12 @@ def opens(
     request: pytest.FixtureRequest,
     opens_far: Callable[..., RemoteDirectory],
 ) -> Opens:
-    """Give what makes an image directory, for so many OSTs."""
+    """Give a function that opens an image directory with a layout over so many OSTs."""
     programs = tmp_path / "bin"
     env = without_ssh(programs)
 
     def place(ost_count: int) -> Place:
-        if request.param == "there":
+        if request.param == "remote":
             return Place(root, opens_far(NOBODY, env, ost_count), programs)
         stripes = LocalStripes(ost_count, threads, env, reactor)
         return Place(root, LocalDirectory(root, threads, stripes), programs)
@@ -124,7 +126,7 @@ def opens(
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """Give a converted file that is worth it."""
+    """Give a converted file that is large enough for a layout."""
     path = tmp_path / "converted"
     path.write_bytes(LARGE)
     path.chmod(0o600)
@@ -132,20 +134,20 @@ def large(tmp_path: Path) -> Path:
 
 
 def notes(events: Sequence[LogEvent]) -> list[str]:
-    """Return the lines of the log about striping."""
+    """Return the log lines about striping."""
     return [text for event in events if "not striped" in (text := formatEvent(event))]
 
 
 @pytest.mark.parametrize("ost_count", [4, -1])
 @pytest_twisted.ensureDeferred
 async def test_a_large_image_is_laid_out(opens: Opens, large: Path, ost_count: int) -> None:
-    """`lfs` makes the file, for nobody else's eyes from the first, and the image goes into it."""
+    """`lfs` creates the file, with mode 0600 from the start, and the image is written into it."""
     place = opens(ost_count)
     place.lfs()
     await place.directory.install(large, IMAGE, SHA256, ignore)
-    told, mode = place.said
+    arguments, mode = place.lfs_log
     temporary = re.escape(str(place.image)) + r"\.partial\.[0-9a-f]{16}"
-    assert re.fullmatch(rf"setstripe -c {ost_count} {temporary}", told)
+    assert re.fullmatch(rf"setstripe -c {ost_count} {temporary}", arguments)
     assert (mode, place.is_laid_out) == ("600", True)
     assert place.image.read_bytes() == LARGE
     assert place.image.stat().st_mode & 0o7777 == 0o600
@@ -153,8 +155,8 @@ async def test_a_large_image_is_laid_out(opens: Opens, large: Path, ost_count: i
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_laid_out(opens: Opens, large: Path) -> None:
-    """Images below 16 MiB are not worth it; metadata never is; and 0 is as the file system does."""
+async def test_files_without_a_layout(opens: Opens, large: Path) -> None:
+    """Images below 16 MiB, metadata, and all images with 0 OSTs get the default layout."""
     for ost_count, size in ((4, WORTHWHILE - 1), (0, WORTHWHILE)):
         place = opens(ost_count)
         place.lfs()
@@ -163,13 +165,13 @@ async def test_what_is_not_laid_out(opens: Opens, large: Path) -> None:
         await place.directory.install(large, IMAGE, sha256, ignore)
         await place.directory.write(b"FORMAT: squashfs\n", IMAGE.replace("squashfs", "meta"))
         assert place.image.stat().st_size == size
-        assert place.said == []
+        assert place.lfs_log == []
 
 
-@pytest.mark.parametrize("how", [*FAILS, "is not there"])
+@pytest.mark.parametrize("how", [*FAILS, "is missing"])
 @pytest_twisted.ensureDeferred
 async def test_lfs_that_cannot(opens: Opens, large: Path, how: str) -> None:
-    """The image is delivered all the same, into a file of our own; the log tells it once."""
+    """Without a working `lfs` the image is delivered into a plain file; the log says so once."""
     place = opens(4)
     if how in FAILS:
         place.lfs(FAILS[how])
@@ -189,7 +191,7 @@ async def test_lfs_that_cannot(opens: Opens, large: Path, how: str) -> None:
 async def test_account_without_commands(
     root: Path, tmp_path: Path, large: Path, opens_far: Callable[..., RemoteDirectory]
 ) -> None:
-    """Where nothing but SFTP is allowed, images go there as ever."""
+    """An account that has SFTP only gets images with the default layout."""
     directory = opens_far(NOBODY, without_ssh(tmp_path / "bin", commands=False), 4)
     with capturedLogs() as events:
         await directory.install(large, IMAGE, SHA256, ignore)
@@ -201,22 +203,22 @@ async def test_account_without_commands(
 async def test_a_real_account(
     root: Path, tmp_path: Path, large: Path, opens_far: Callable[..., RemoteDirectory]
 ) -> None:
-    """The same over OpenSSH's server, whose PATH is its own."""
+    """With OpenSSH's server, the `lfs` in the PATH of the account is used."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    # A bash that is not the first reads no start-up file: those of a developer may take minutes.
+    # A nested bash reads no start-up file: that of a developer may take minutes.
     with Sshd(f"SetEnv SHLVL=1 PATH={programs}:/usr/bin:/bin") as sshd:
         place = Place(root, opens_far(account_on(sshd), os.environ, 4), programs)
         place.lfs()
         await place.directory.install(large, IMAGE, SHA256, ignore)
-        assert (place.said[1:], place.is_laid_out) == (["600"], True)
+        assert (place.lfs_log[1:], place.is_laid_out) == (["600"], True)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_delivery_that_goes_on(
+async def test_a_resumed_delivery(
     root: Path, tmp_path: Path, large: Path, opens_far: Callable[..., RemoteDirectory]
 ) -> None:
-    """What lies there in part was laid out when it was made; an empty file is made anew."""
+    """A partial file keeps its layout; an empty file is created again."""
     programs = tmp_path / "bin"
     env = without_ssh(programs)
     place = Place(root, opens_far(NOBODY, env, 4), programs)
@@ -227,29 +229,29 @@ async def test_a_delivery_that_goes_on(
     part = root / f"{IMAGE}.partial.{sha256[:16]}"
     part.write_bytes(larger[:-1])
     part.chmod(0o600)
-    heard: list[Progress] = []
-    await place.directory.install(large, IMAGE, sha256, heard.append)
-    assert heard[0].done > 0
-    assert place.said == []
+    reports: list[Progress] = []
+    await place.directory.install(large, IMAGE, sha256, reports.append)
+    assert reports[0].done > 0
+    assert place.lfs_log == []
     part.touch()
     await place.directory.install(large, IMAGE, sha256, ignore)
-    assert (place.said[1:], place.is_laid_out) == (["600"], True)
+    assert (place.lfs_log[1:], place.is_laid_out) == (["600"], True)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_fails_leaves_nothing(opens: Opens, large: Path) -> None:
-    """A file that `lfs` made goes again when the image does not get into it."""
+async def test_a_failed_delivery_leaves_no_file(opens: Opens, large: Path) -> None:
+    """The file that `lfs` created is removed if the delivery fails."""
     place = opens(4)
     place.lfs()
     with pytest.raises(DeliveryFailed):
         await place.directory.install(large, IMAGE, "0" * 64, ignore)
-    assert len(place.said) == 2
+    assert len(place.lfs_log) == 2
     assert names(place.root) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelled(opens: Opens, large: Path, tmp_path: Path) -> None:
-    """A delivery that is cancelled while `lfs` hangs ends soon, and leaves nothing."""
+    """A delivery that is cancelled while `lfs` hangs ends soon and leaves no file."""
     place = opens(4)
     hanging = tmp_path / "hanging"
     hanging.touch()
