@@ -61,18 +61,18 @@ real: Any = reactor
 Send = Callable[[int, BlobSink], Awaitable[None]]
 
 
-class Told:
-    """A `Watcher` that remembers the states and what was said about them."""
+class RecordingWatcher:
+    """A `Watcher` that records stages and progress."""
 
     def __init__(self) -> None:
-        """Nothing was told yet."""
+        """Nothing was watcher yet."""
         self.stages = [(State.PENDING, "")]
         self.progress: list[Progress] = []
 
     @property
-    def words(self) -> list[str]:
-        """Return what was said."""
-        return [words for _, words in self.stages[1:]]
+    def messages(self) -> list[str]:
+        """Return the messages of the stages."""
+        return [message for _, message in self.stages[1:]]
 
     def enter_stage(self, state: State, message: str) -> None:
         """Remember."""
@@ -91,8 +91,8 @@ class Told:
         return delay.at < 100
 
 
-class Line:
-    """A pipeline of real parts; its source sends each layer as it is told to."""
+class PipelineBench:
+    """A pipeline of real parts; its source sends each layer when the test wants."""
 
     def __init__(self, directory: Path, threads: Threads, site: Site | None = None) -> None:
         """Keep everything below `directory`, or with the builder of another site."""
@@ -125,35 +125,35 @@ class Line:
         identity = Digest.of("".join(str(layer.digest) for layer in layers).encode())
         return ResolvedImage(identity, identity, layers[0], layers, "registry", "lib/app", False)
 
-    async def convert(self, image: ResolvedImage, told: Told | None = None) -> int:
+    async def convert(self, image: ResolvedImage, watcher: RecordingWatcher | None = None) -> int:
         """Convert an image; return how many entries it has."""
-        return (await self.built(image, told or Told())).report.entries
+        return (await self.build(image, watcher or RecordingWatcher())).report.entries
 
-    async def built(self, image: ResolvedImage, told: Told) -> BuiltImage:
-        """Convert an image, and end the use at once."""
-        async with self.pipeline.convert(image, self.config, None, OPTIONS, told) as built:
-            return built
+    async def build(self, image: ResolvedImage, watcher: RecordingWatcher) -> BuiltImage:
+        """Convert an image, and end its use at once."""
+        async with self.pipeline.convert(image, self.config, None, OPTIONS, watcher) as squashfs:
+            return squashfs
 
-    def left(self) -> list[str]:
-        """Return what lies in the cache."""
+    def cached_files(self) -> list[str]:
+        """Return the names of the files in the cache."""
         place = self.cache_place
         return sorted(path.name for path in place.iterdir()) if place.exists() else []
 
     def read_so_far(self) -> list[int]:
-        """Return how much those have read who read a blob on its way."""
-        found = []
+        """Return the positions of all readers of partial blobs."""
+        positions = []
         for path in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
                 if str(path.readlink()).endswith(".partial"):
                     lines = Path("/proc/self/fdinfo", path.name).read_text().splitlines()
                     info = dict(line.split() for line in lines)
                     if int(info["flags:"], 8) & os.O_ACCMODE == os.O_RDONLY:
-                        found.append(int(info["pos:"]))
-        return found
+                        positions.append(int(info["pos:"]))
+        return positions
 
 
 def sending(blob: bytes, gate: SharedResult[None] | None = None) -> Send:
-    """Return what sends a blob, the second half of it once the gate is open."""
+    """Return a function that sends a blob, its second half after the gate is open."""
 
     async def send(offset: int, sink: BlobSink) -> None:
         sink.begin(offset)
@@ -168,11 +168,11 @@ def sending(blob: bytes, gate: SharedResult[None] | None = None) -> Send:
 
 
 @pytest_twisted.async_yield_fixture()
-async def line(tmp_path: Path) -> AsyncIterator[Line]:
-    """Give a pipeline whose builder runs the real `mksquashfs`."""
+async def line(tmp_path: Path) -> AsyncIterator[PipelineBench]:
+    """Yield a pipeline whose builder runs the real `mksquashfs`."""
     threads = Threads(real, 6, "test")
     threads.startService()
-    yield Line(tmp_path, threads)
+    yield PipelineBench(tmp_path, threads)
     await threads.stopService()
 
 
@@ -182,56 +182,60 @@ PROVEN = ImageConfig(diff_ids=tuple(map(Digest.of, TARS)))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_layer_is_examined_while_it_arrives(line: Line) -> None:
-    """Whoever watches hears of the download until all is there, and of the build from then on."""
+async def test_a_layer_is_examined_while_it_arrives(line: PipelineBench) -> None:
+    """The watcher hears of the download until its end, and of the build after that."""
     gate: SharedResult[None] = SharedResult()
     image = line.image(LOWER, UPPER)
     line.sends[image.layers[0].digest] = sending(LOWER, gate)
-    told = Told()
-    converting = Deferred.fromCoroutine(line.built(image, told))
+    watcher = RecordingWatcher()
+    converting = Deferred.fromCoroutine(line.build(image, watcher))
     await until(lambda: line.read_so_far() == [len(LOWER) // 2])
-    assert told.words == [PULLING]
-    assert {one.stage for one in told.progress} == {"fetch"}
+    assert watcher.messages == [PULLING]
+    assert {progress.stage for progress in watcher.progress} == {"fetch"}
     gate.set_result(None)
-    built = await converting
-    assert built.report.entries > len(TREE) - 2
-    assert set(built.seconds) == {"fetch", "index", "plan", "squash", "check"}
-    assert told.words == [PULLING, "Examining image", "Converting image"]
-    assert line.left() == sorted(layer.digest.hex for layer in image.layers)
+    squashfs = await converting
+    assert squashfs.report.entries > len(TREE) - 2
+    assert set(squashfs.seconds) == {"fetch", "index", "plan", "squash", "check"}
+    assert watcher.messages == [PULLING, "Examining image", "Converting image"]
+    assert line.cached_files() == sorted(layer.digest.hex for layer in image.layers)
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_waits_for_anothers_conversion_is_told_so(line: Line) -> None:
-    """One of two converts; the other is told what it waits for, by a step that is allowed."""
+async def test_a_pull_that_waits_for_another_conversion_says_so(line: PipelineBench) -> None:
+    """One of two pulls converts; the watcher of the other one hears what it waits for."""
     image = line.image(LOWER, UPPER)
-    both = [Told(), Told()]
-    await gatherResults([Deferred.fromCoroutine(line.convert(image, told)) for told in both])
-    assert sorted(told.words for told in both) == [
+    watchers = [RecordingWatcher(), RecordingWatcher()]
+    await gatherResults(
+        [Deferred.fromCoroutine(line.convert(image, watcher)) for watcher in watchers]
+    )
+    assert sorted(watcher.messages for watcher in watchers) == [
         [PULLING, "Examining image", "Converting image"],
         [PULLING, "Waiting for the same conversion for another pull"],
     ]
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_waits_for_layers_that_arrive_elsewhere(line: Line, tmp_path: Path) -> None:
-    """Of two pulls of one image, from two places, the quicker one converts; the other finds it."""
+async def test_a_conversion_does_not_wait_for_layers_of_another_pull(
+    line: PipelineBench, tmp_path: Path
+) -> None:
+    """Of two pulls of one image, the quicker one converts, and the other one uses its file."""
     gate: SharedResult[None] = SharedResult()
-    slow, quick = line, Line(tmp_path / "elsewhere", line.threads, line.site)
+    slow, quick = line, PipelineBench(tmp_path / "elsewhere", line.threads, line.site)
     image = quick.image(LOWER)
     slow.sends[image.layers[0].digest] = sending(LOWER, gate)
-    told = Told()
-    converting = Deferred.fromCoroutine(slow.convert(image, told))
+    watcher = RecordingWatcher()
+    converting = Deferred.fromCoroutine(slow.convert(image, watcher))
     await until(lambda: slow.read_so_far() == [len(LOWER) // 2])
     entries = await quick.convert(image)
     assert not converting.called
     gate.set_result(None)
     assert await converting == entries
-    assert told.words == [PULLING, "Examining image"]
+    assert watcher.messages == [PULLING, "Examining image"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_given_to_whom_the_layers_are_refused(line: Line) -> None:
-    """The converted file of another pull lies there; it is his who can fetch what it is made of."""
+async def test_a_user_without_the_layers_gets_no_converted_file(line: PipelineBench) -> None:
+    """The converted file of another pull exists, but this user cannot fetch its layers."""
     image = line.image(LOWER, UPPER)
     await line.convert(image)
     (line.cache_place / image.layers[1].digest.hex).unlink()
@@ -242,12 +246,12 @@ async def test_nothing_is_given_to_whom_the_layers_are_refused(line: Line) -> No
     line.sends[image.layers[1].digest] = refuse
     with pytest.raises(RegistryDenied):
         await line.convert(image)
-    assert line.left() == [image.layers[0].digest.hex]
+    assert line.cached_files() == [image.layers[0].digest.hex]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_download_that_is_to_wait_keeps_what_it_has(line: Line) -> None:
-    """The halves of all layers stay, and the next attempt goes on from there."""
+async def test_a_download_that_must_wait_keeps_its_partial_files(line: PipelineBench) -> None:
+    """The next attempt resumes the partial layers."""
     image = line.image(LOWER, UPPER)
     offsets: list[int] = []
 
@@ -269,8 +273,8 @@ async def test_a_download_that_is_to_wait_keeps_what_it_has(line: Line) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_download_that_would_wait_too_long_leaves_nothing(line: Line) -> None:
-    """It has failed, and no halves stay."""
+async def test_a_download_that_would_wait_too_long_leaves_nothing(line: PipelineBench) -> None:
+    """The pull fails, and its partial layers are removed."""
     image = line.image(LOWER)
 
     async def wait(offset: int, sink: BlobSink) -> None:
@@ -281,39 +285,39 @@ async def test_a_download_that_would_wait_too_long_leaves_nothing(line: Line) ->
     line.sends[image.layers[0].digest] = wait
     with pytest.raises(RetryLater):
         await line.convert(image)
-    assert line.left() == []
+    assert line.cached_files() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_layer_that_is_none_ends_the_other_downloads(line: Line) -> None:
-    """What has its digest and is no archive is told at once; no halves of the others stay."""
+async def test_an_invalid_layer_ends_the_other_downloads(line: PipelineBench) -> None:
+    """A blob with the right digest that is no archive fails at once; no partial layers stay."""
     bad = compress(b"this is no archive. " * 1000)
     image = line.image(bad, LOWER)
     line.sends[image.layers[1].digest] = sending(LOWER, SharedResult())
     with pytest.raises(LayerInvalid):
         await line.convert(image)
-    assert line.left() == [image.layers[0].digest.hex]
+    assert line.cached_files() == [image.layers[0].digest.hex]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_read_of_a_download_that_began_anew_is_void(line: Line) -> None:
-    """The first try has two files, and is as good an archive; the image is that of the second."""
-    two, one = tar_of([entry("a", b""), entry("b", b"")]), tar_of([entry("a", b"1" * 512)])
-    image = line.image(one)
+async def test_a_restarted_download_is_read_again(line: PipelineBench) -> None:
+    """The first try is a valid archive of two files; the image has the file of the second try."""
+    first, second = tar_of([entry("a", b""), entry("b", b"")]), tar_of([entry("a", b"1" * 512)])
+    image = line.image(second)
 
     async def hesitate(_: int, sink: BlobSink) -> None:
         sink.begin(0)
-        sink.write(two[:1024])
+        sink.write(first[:1024])
         await until(lambda: line.read_so_far() == [1024])
-        await sending(one)(0, sink)
+        await sending(second)(0, sink)
 
     line.sends[image.layers[0].digest] = hesitate
     assert await line.convert(image) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
-    """Who reads them on their way finds no archive; that it is none is no fault of the image."""
+async def test_wrong_bytes_are_blamed_on_the_download(line: PipelineBench) -> None:
+    """A reader finds no archive in them, but the image is not blamed."""
     tar = tar_of(TREE)
     image = line.image(tar)
 
@@ -328,21 +332,21 @@ async def test_wrong_bytes_are_the_download_s_fault(line: Line) -> None:
     line.sends[image.layers[0].digest] = send
     with pytest.raises(BlobCorrupt, match="arrived with other bytes"):
         await line.convert(image)
-    assert line.left() == []
+    assert line.cached_files() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_too_much_on_its_way_is_not_too_much_yet(line: Line) -> None:
-    """Entries beyond the limit, in bytes that prove wrong, are no fault of the image either."""
+async def test_limits_count_only_for_verified_bytes(line: PipelineBench) -> None:
+    """Too many entries, in bytes that prove wrong, are not blamed on the image."""
     line.pipeline._limits = BuildLimits(entries=3)
-    good, many = tar_of([entry("good", b"")]), tar_of([entry(f"{n}", b"") for n in range(10)])
+    good, large = tar_of([entry("good", b"")]), tar_of([entry(f"{n}", b"") for n in range(10)])
     image = line.image(good)
 
     async def send(_: int, sink: BlobSink) -> None:
         sink.begin(0)
-        sink.write(many[:512])
+        sink.write(large[:512])
         await until(lambda: line.read_so_far() == [512])
-        sink.write(many[512:5120])
+        sink.write(large[512:5120])
         await until(lambda: line.read_so_far() == [])
         await sending(good)(0, sink)
 
@@ -351,18 +355,18 @@ async def test_too_much_on_its_way_is_not_too_much_yet(line: Line) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_too_many_layers_are_refused_by_the_manifest(line: Line) -> None:
-    """Before any of them is asked for; the error names the limit and its key."""
+async def test_too_many_layers_are_refused_by_the_manifest(line: PipelineBench) -> None:
+    """Before any download; the error names the limit and its key."""
     line.answer = line.image(LOWER, UPPER, LOWER)
     line.pipeline._limits = BuildLimits(layers=2)
     with pytest.raises(ImageTooLarge, match=r"has 3 layers, .* at most 2\.") as caught:
-        await line.pipeline.resolve(ImageReference("app"), Platform(), None, Told())
+        await line.pipeline.resolve(ImageReference("app"), Platform(), None, RecordingWatcher())
     assert "`MaxLayers`" in caught.value.remedy
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -> None:
-    """Two hundred times a small blob cost no more than one, and count as two hundred."""
+async def test_a_repeated_layer_is_read_once_but_counted_each_time(line: PipelineBench) -> None:
+    """Two hundred times a small blob take as long as one, and count as two hundred."""
     tar = tar_of([entry("zeros", bytes(1 << 20))])
     blob = compress(tar)
     line.pipeline._limits = BuildLimits(layers_size=200 * len(tar) - 1)
@@ -374,29 +378,29 @@ async def test_a_layer_repeated_is_read_once_and_counted_each_time(line: Line) -
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_at_several_places_is_unpacked_for_each(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`MaxRatio` limits what is unpacked again where symlinks lead the same files elsewhere."""
+    """`MaxRatio` also limits files that symlinks of later layers move to other paths."""
     monkeypatch.setattr(budget, "RATIO_FREE", 3 << 20)
     zeros = compress(tar_of([entry("d/zeros", bytes(1 << 20))]))
     moves = [
         tar_of([entry(f"d{n}"), entry("d", type=tarfile.SYMTYPE, linkname=f"d{n}")])
         for n in range(4)
     ]
-    moved = [blob for move in moves for blob in (move, zeros)]
+    layers = [blob for move in moves for blob in (move, zeros)]
     limits = BuildLimits(ratio=1)
     line.pipeline._limits = limits
     with pytest.raises(ImageTooLarge, match="unpack to more than") as caught:
-        await line.convert(line.image(*moved))
+        await line.convert(line.image(*layers))
     assert "`MaxRatio`" in caught.value.remedy
-    assert await line.convert(line.image(*moved[:4])) > 0
+    assert await line.convert(line.image(*layers[:4])) > 0
     assert await line.convert(line.image(*[zeros] * 4)) > 0
 
 
 @pytest.mark.parametrize("foreign", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_a_layer_that_its_registry_lacks(line: Line, foreign: bool) -> None:
-    """One with addresses elsewhere is called foreign, only once the registry does not have it."""
+async def test_a_layer_that_its_registry_lacks(line: PipelineBench, foreign: bool) -> None:
+    """A layer with addresses elsewhere is called foreign only if the registry does not have it."""
     image = line.image(LOWER, UPPER)
     layers = (image.layers[0], replace(image.layers[1], has_urls=foreign))
     assert await line.convert(replace(image, layers=layers)) > 0
@@ -404,18 +408,18 @@ async def test_a_layer_that_its_registry_lacks(line: Line, foreign: bool) -> Non
     async def lack(_: int, __: BlobSink) -> None:
         raise ImageNotFound("The registry has no such layer.")
 
-    other = line.image(compress(tar_of([entry("other", b"1")])))
-    line.sends[other.layers[0].digest] = lack
-    other = replace(other, layers=(replace(other.layers[0], has_urls=foreign),))
+    lacking = line.image(compress(tar_of([entry("other", b"1")])))
+    line.sends[lacking.layers[0].digest] = lack
+    lacking = replace(lacking, layers=(replace(lacking.layers[0], has_urls=foreign),))
     kind = ManifestInvalid if foreign else ImageNotFound
     with pytest.raises(kind, match="foreign layer" if foreign else "no such layer"):
-        await line.convert(other)
+        await line.convert(lacking)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "examination"])
 @pytest_twisted.ensureDeferred
-async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
-    """A download that drips ends, and the error names the key; an examination starts with all."""
+async def test_a_stage_has_a_time_limit(line: PipelineBench, stage: str) -> None:
+    """A slow download fails and names the key; an examination starts when all layers are there."""
     image = line.image(LOWER)
     line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     line.pipeline._limits = BuildLimits(stages=StageLimits(**{stage: 0.3}))
@@ -426,7 +430,7 @@ async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
         ) as caught:
             await converting
         assert "`StageLimits.fetch`" in caught.value.remedy
-    else:  # it waits for the layer, which is the download's time
+    else:  # waiting for the layer counts as download
         await pause(0.6, real)
         assert not converting.called
         converting.cancel()
@@ -435,11 +439,11 @@ async def test_a_stage_has_a_limit_of_time(line: Line, stage: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_blob_may_be_several_layers(line: Line) -> None:
-    """It is downloaded once."""
+async def test_a_blob_may_be_several_layers(line: PipelineBench) -> None:
+    """The blob is downloaded once."""
     image = line.image(LOWER, UPPER, LOWER)
     assert await line.convert(image) >= await line.convert(line.image(LOWER, UPPER))
-    assert len(line.left()) == 2
+    assert len(line.cached_files()) == 2
 
 
 def flip(path: Path) -> None:
@@ -461,7 +465,7 @@ def forget_converted(directory: Path) -> None:
 
 
 def halve(path: Path) -> None:
-    """Cut a file in two."""
+    """Cut the second half of a file off."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -469,30 +473,30 @@ def halve(path: Path) -> None:
 @pytest.mark.parametrize("damage", [flip, zero, halve])
 @pytest_twisted.ensureDeferred
 async def test_a_layer_damaged_in_the_cache_is_fetched_again(
-    line: Line, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
+    line: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], config: ImageConfig
 ) -> None:
-    """The same pull goes on with the right bytes, and its stages never go back."""
+    """The same pull continues with the right bytes, and its stages never go back."""
     line.config = config
     image = line.image(LOWER, UPPER)
     entries = await line.convert(image)
     forget_converted(tmp_path)
     damage(line.cache_place / image.layers[0].digest.hex)
-    told = Told()
+    watcher = RecordingWatcher()
     with capturedLogs() as log:
-        assert await line.convert(image, told) == entries
+        assert await line.convert(image, watcher) == entries
     texts = [formatEvent(event) for event in log]
-    # One of another size is fetched as if it had never been there, unless it is hashed first.
-    is_told = damage is not halve or config is not PROVEN
-    assert any("damaged in the cache" in text for text in texts) is is_told
+    # A file of another size counts as absent, unless its digest is checked first.
+    is_logged = damage is not halve or config is not PROVEN
+    assert any("damaged in the cache" in text for text in texts) is is_logged
     assert Digest.of((line.cache_place / image.layers[0].digest.hex).read_bytes()) == (
         image.layers[0].digest
     )
-    for (before, _), (after, _) in pairwise(told.stages):
+    for (before, _), (after, _) in pairwise(watcher.stages):
         check_step(before, after)
 
 
 class DiscardingCache(BlobFiles):
-    """A cache whose first blob proves damaged to another process as soon as it is given."""
+    """A cache whose first blob is found damaged by another process as soon as it is in use."""
 
     discards = 1
 
@@ -509,9 +513,9 @@ class DiscardingCache(BlobFiles):
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_another_pull_discards_is_fetched_again(
-    line: Line, tmp_path: Path
+    line: PipelineBench, tmp_path: Path
 ) -> None:
-    """Also just before it is opened: the file of a blob in use goes if it is damaged."""
+    """Even just before it is opened: the file of a blob in use is removed if it is damaged."""
     line.config = PROVEN
     image = line.image(LOWER, UPPER)
     entries = await line.convert(image)
@@ -521,7 +525,7 @@ async def test_a_layer_that_another_pull_discards_is_fetched_again(
     assert line.cache.discards == 0
 
 
-class LayerRemover(Told):
+class LayerRemover(RecordingWatcher):
     """A watcher that removes a file when the conversion begins for the first time."""
 
     def __init__(self, path: Path) -> None:
@@ -540,9 +544,9 @@ class LayerRemover(Told):
 
 @pytest_twisted.ensureDeferred
 async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
-    line: Line,
+    line: PipelineBench,
 ) -> None:
-    """What was read of it was right; it is read once more for the data of its files."""
+    """It was examined successfully, and is read again for the data of its files."""
     line.config = PROVEN
     image = line.image(LOWER, UPPER)
     remover = LayerRemover(line.cache_place / image.layers[1].digest.hex)
@@ -552,9 +556,9 @@ async def test_a_layer_that_is_discarded_before_the_conversion_is_fetched_again(
 
 @pytest_twisted.ensureDeferred
 async def test_a_cache_that_damages_layers_ends_the_pull(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are fetched once more, not for ever; and the image is not to blame."""
+    """They are fetched once more, not for ever, and the image is not blamed."""
     image = line.image(LOWER)
     path = line.cache_place / image.layers[0].digest.hex
     tries: list[None] = []
@@ -572,10 +576,10 @@ async def test_a_cache_that_damages_layers_ends_the_pull(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_disk_that_hangs_stops_nothing_else(
-    line: Line, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_that_hangs_does_not_block_the_reactor(
+    line: PipelineBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reactor goes on, and a pull that waits for the cache's disk can be cancelled."""
+    """A pull that waits for the cache's disk can be cancelled."""
     hangs, answers = Event(), Event()
 
     def hold(*_: Any) -> None:
@@ -596,23 +600,23 @@ async def test_a_disk_that_hangs_stops_nothing_else(
 
 @pytest.mark.parametrize("damage", [flip, zero, halve])
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_converted_file_is_made_again(
-    line: Line, damage: Callable[[Path], None]
+async def test_a_damaged_converted_file_is_built_again(
+    line: PipelineBench, damage: Callable[[Path], None]
 ) -> None:
-    """Its digest is another one: it is not delivered."""
-    image, told = line.image(LOWER, UPPER), Told()
-    first = await line.built(image, Told())
+    """Its digest is wrong, so it is not delivered."""
+    image, watcher = line.image(LOWER, UPPER), RecordingWatcher()
+    first = await line.build(image, RecordingWatcher())
     damage(first.path)
     with capturedLogs() as log:
-        again = await line.built(image, told)
-    assert again.sha256 == first.sha256
+        second = await line.build(image, watcher)
+    assert second.sha256 == first.sha256
     assert any("is damaged, and is made again" in formatEvent(event) for event in log)
-    assert (State.CONVERSION, "Converting image") in told.stages
+    assert (State.CONVERSION, "Converting image") in watcher.stages
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
-    """It ends at once, and what is there of them stays for the next one to go on from."""
+async def test_a_pull_can_be_cancelled_while_layers_arrive(line: PipelineBench) -> None:
+    """It ends at once, and its partial layers stay for the next pull to resume."""
     image = line.image(LOWER)
     line.sends[image.layers[0].digest] = sending(LOWER, SharedResult())
     converting = Deferred.fromCoroutine(line.convert(image))
@@ -631,7 +635,7 @@ async def test_a_pull_can_be_cancelled_while_layers_arrive(line: Line) -> None:
 @pytest.mark.parametrize("is_same_image", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_two_pulls_recover_from_one_damaged_layer(
-    line: Line, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
+    line: PipelineBench, tmp_path: Path, damage: Callable[[Path], None], is_same_image: bool
 ) -> None:
     """One of them removes the layer, and the other one finds it removed or replaced."""
     line.config = PROVEN

@@ -1,4 +1,4 @@
-"""What records keep of an image's configuration."""
+"""The part of an image's configuration that its record stores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LIMIT = 10_000
 ROOM = LIMIT - len(json.dumps([[""], [], [], ""]))
 
 
-def test_what_no_runtime_can_be_told_is_left_out_and_named() -> None:
-    """Quotes in lists, line breaks and trailing backslashes; all else stays as it is."""
+def test_values_that_no_runtime_can_read_are_omitted() -> None:
+    """Quotes in lists, line breaks and trailing backslashes; all other values stay as they are."""
     config = ImageConfig(
         env=("OK=1", "NL=a\nb", "BS=a\\"),
         entrypoint=("/bin/it's", "x"),
@@ -34,8 +34,8 @@ def test_what_no_runtime_can_be_told_is_left_out_and_named() -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "\x01", "ü"])
-def test_what_a_record_holds_is_bounded(character: str) -> None:
-    """Counted as the JSON that answers hold; the error names the limit and its key."""
+def test_the_size_of_a_record_is_limited(character: str) -> None:
+    """Counted as JSON, as in answers; the error names the limit and its key."""
     fits = ROOM // len(json.dumps(character).strip('"'))
     recordable(ImageConfig(env=(character * fits,)), LIMIT)
     with pytest.raises(ImageTooLarge, match=r"in its record, which may have 10 kB") as caught:
@@ -54,13 +54,13 @@ def test_what_a_record_holds_is_bounded(character: str) -> None:
     ],
 )
 def test_everything_counts(members: dict[str, Any]) -> None:
-    """Neither many members nor many empty texts are a way around the limit."""
+    """Neither many members nor many empty texts evade the limit."""
     with pytest.raises(ImageTooLarge):
         recordable(ImageConfig(**members), LIMIT)
 
 
-def test_labels_beyond_the_limit_are_left_out() -> None:
-    """No job needs them; the report names those that are not there, and the others stay."""
+def test_labels_beyond_the_limit_are_omitted() -> None:
+    """No job needs them; the report names the omitted labels, and the others stay."""
     labels = {"a": "short", "b": "x" * LIMIT, "c": "short", "d\n" * 99: "x" * LIMIT}
     config, omissions = recordable(ImageConfig(env=("A=1",), labels=labels), LIMIT)
     assert config.labels == {"a": "short", "c": "short"}
@@ -77,8 +77,8 @@ def test_one_long_label_does_not_take_the_room_of_the_others() -> None:
     assert omissions == ("LABEL long",)
 
 
-def test_the_names_of_omitted_labels_are_bounded_too() -> None:
-    """A thousand labels that are too long take as many lines of a report as twenty."""
+def test_the_names_of_omitted_labels_are_limited() -> None:
+    """A report names at most twenty of a thousand long labels."""
     labels = {f"l{n:04}": "x" * LIMIT for n in range(1000)}
     config, omissions = recordable(ImageConfig(labels=labels), LIMIT)
     assert config.labels == {}
@@ -86,8 +86,8 @@ def test_the_names_of_omitted_labels_are_bounded_too() -> None:
     assert omissions[-1] == f"{1000 - NAMES} more labels"
 
 
-def test_the_names_of_what_is_left_out_are_bounded_too() -> None:
-    """Ten thousand variables that cannot be told are no ten thousand lines of a report."""
+def test_the_names_of_omitted_settings_are_limited() -> None:
+    """A report names at most twenty of ten thousand unusable variables."""
     env = tuple(f"V{n}=a\nb" for n in range(10_000))
     _, omissions = recordable(ImageConfig(env=env), LIMIT)
     assert len(omissions) == NAMES + 1

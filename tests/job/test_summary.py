@@ -1,4 +1,4 @@
-"""Tests of the line that tells how a pull went."""
+"""The log line at the end of an attempt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORD = ImageRecord(
 
 
 def test_a_pull() -> None:
-    """Who, what, system, bytes, seconds by stage, outcome and request stand in one line."""
+    """One line has outcome, image, system, user, request, bytes, and the seconds of stages."""
     clock = Clock()
     clock.advance(1000)
     timeline = Timeline(clock, "PULLING")
@@ -47,7 +47,7 @@ def test_a_pull() -> None:
 
 
 def test_a_failure() -> None:
-    """The cause and its details stand behind; foreign text breaks no line."""
+    """The line ends with the cause and its details; foreign text cannot break the line."""
     timeline = Timeline(Clock(), "PULLING")
     unknown = replace(RECORD, requester=None, request_id=None, last_pull=None, attempt=2)
     assert summary(unknown, timeline, "FAILURE", None, "It broke.\nREADY: x\x1b[2J") == (
@@ -57,7 +57,7 @@ def test_a_failure() -> None:
 
 
 def test_names() -> None:
-    """Removals and changes of readers are called that."""
+    """Removals and changes of readers are named as such."""
     assert describe_work(replace(RECORD, kind="acl")) == "readers of docker:lib/app:1 on cluster"
     removal = replace(RECORD, kind="expire", tags=("lib/app:1", "lib/app:2"))
     assert describe_work(removal) == "removal of lib/app:1, lib/app:2 on cluster"
@@ -67,7 +67,7 @@ def test_names() -> None:
 
 
 def test_a_clock_that_is_set_back() -> None:
-    """No stage takes less than nothing."""
+    """No stage takes negative time."""
     clock = Clock()
     clock.advance(100)
     timeline = Timeline(clock, "PULLING")
