@@ -58,8 +58,8 @@ class Command:
 class SetClock(Clock):
     """A clock that a test sets, with the real reactor's processes."""
 
-    def spawnProcess(self, *arguments: Any, **named: Any) -> Any:
-        return reactor.spawnProcess(*arguments, **named)
+    def spawnProcess(self, *arguments: Any, **options: Any) -> Any:
+        return reactor.spawnProcess(*arguments, **options)
 
 
 @asynccontextmanager
@@ -114,10 +114,10 @@ async def test_a_listing_is_refreshed(tmp_path: Path, monkeypatch: pytest.Monkey
         assert await users.uid_of("carol") == 2003
 
 
-@pytest.mark.parametrize("broken", [None, b"", b"ssh: no route\n"])
+@pytest.mark.parametrize("content", [None, b"", b"ssh: no route\n"])
 @pytest_twisted.ensureDeferred
 async def test_the_command_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bytes | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     """The last good listing is used on, and the failure is logged."""
     monkeypatch.setattr(listing_module, "REFRESH_SECONDS", 0.05)
@@ -125,7 +125,7 @@ async def test_the_command_fails(
     command.answer(SYSTEM)
     async with listing_by(command.argv) as users:
         assert await users.uid_of("alice") == 2001
-        command.answer(broken)
+        command.answer(content)
         with capturedLogs() as events:
             runs = command.runs
             while command.runs < runs + 3:
@@ -205,8 +205,8 @@ async def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_a_listing_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing that is too long is refused; nothing of it is used."""
     monkeypatch.setattr(listing_module, "MAX_BYTES", 1000)
-    many = "".join(f"u{n}:x:{n}:1:::\\n" for n in range(1, 200))
-    async with listing_by([sys.executable, "-c", f'print("{many}", end="")']) as users:
+    lines = "".join(f"u{n}:x:{n}:1:::\\n" for n in range(1, 200))
+    async with listing_by([sys.executable, "-c", f'print("{lines}", end="")']) as users:
         with pytest.raises(Unavailable) as caught:
             await users.uid_of("u1")
     assert "larger than" in caught.value.detail

@@ -49,11 +49,11 @@ def threads() -> Iterator[CountingThreads]:
 @pytest_twisted.ensureDeferred
 async def test_groups_of_a_user_of_this_host(threads: CountingThreads) -> None:
     """The groups are those of the database, and always the primary group."""
-    me = pwd.getpwuid(os.getuid())
+    user = pwd.getpwuid(os.getuid())
     groups: UserDirectory = HostUsers(threads, Clock())
-    expected = {g.gr_gid for g in grp.getgrall() if me.pw_name in g.gr_mem} | {me.pw_gid}
-    assert await groups.groups(me.pw_name, me.pw_uid, me.pw_gid) >= expected
-    assert 54321 in await groups.groups(me.pw_name, me.pw_uid, 54321)
+    expected = {g.gr_gid for g in grp.getgrall() if user.pw_name in g.gr_mem} | {user.pw_gid}
+    assert await groups.groups(user.pw_name, user.pw_uid, user.pw_gid) >= expected
+    assert 54321 in await groups.groups(user.pw_name, user.pw_uid, 54321)
 
 
 @pytest_twisted.ensureDeferred
@@ -82,11 +82,14 @@ async def test_results_are_cached(threads: CountingThreads) -> None:
 async def test_accounts_of_this_host(threads: CountingThreads) -> None:
     """Ids have the host's names; an unknown id has its digits as a name."""
     users: UserDirectory = HostUsers(threads, Clock())
-    me = pwd.getpwuid(os.getuid())
-    account = await users.account(me.pw_uid, me.pw_gid)
-    assert (account.user, account.group) == (me.pw_name, grp.getgrgid(me.pw_gid).gr_name)
-    assert account.groups == await users.groups(me.pw_name, me.pw_uid, me.pw_gid)
-    assert (await users.account(me.pw_uid, 54321)).groups >= {me.pw_gid, 54321}
+    user = pwd.getpwuid(os.getuid())
+    account = await users.account(user.pw_uid, user.pw_gid)
+    assert (account.user, account.group) == (
+        user.pw_name,
+        grp.getgrgid(user.pw_gid).gr_name,
+    )
+    assert account.groups == await users.groups(user.pw_name, user.pw_uid, user.pw_gid)
+    assert (await users.account(user.pw_uid, 54321)).groups >= {user.pw_gid, 54321}
     assert await users.account(54321, 54322) == UserAccount("54321", "54322", frozenset({54322}))
     assert (await users.account(54323, 54322)).user != (await users.account(54321, 54322)).user
 
@@ -95,9 +98,9 @@ async def test_accounts_of_this_host(threads: CountingThreads) -> None:
 async def test_uids_by_name(threads: CountingThreads) -> None:
     """The name of a user has one uid; an unknown name has none."""
     users: UserDirectory = HostUsers(threads, Clock())
-    me = pwd.getpwuid(os.getuid())
-    assert await users.uid_of(me.pw_name) == me.pw_uid
-    for unknown in ("no-such-user", "", "ro\0ot", str(me.pw_uid)):
+    user = pwd.getpwuid(os.getuid())
+    assert await users.uid_of(user.pw_name) == user.pw_uid
+    for unknown in ("no-such-user", "", "ro\0ot", str(user.pw_uid)):
         assert await users.uid_of(unknown) is None
 
 

@@ -55,9 +55,10 @@ async def gateway_for(fake: FakeGateway) -> AsyncIterator[Mapping[str, str]]:
 async def ask(fake: FakeGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command against a fake gateway in this process."""
     async with gateway_for(fake) as env:
-        result: Any = await deferToThread(shiftergw, *arguments, env=env)
-    found: subprocess.CompletedProcess[str] = result
-    return found
+        result: subprocess.CompletedProcess[str] = await deferToThread(
+            shiftergw, *arguments, env=env
+        )
+    return result
 
 
 class Answers(Resource):

@@ -32,15 +32,15 @@ class Terminal:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no lock
         )
-        self.shown = b""
+        self.output = b""
 
     def expect(self, text: bytes) -> None:
         """Wait until a text is shown."""
         deadline = time.monotonic() + patient(LIMIT)
-        while text not in self.shown:
+        while text not in self.output:
             if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
-                raise TimeoutError(self.shown)
-            self.shown += os.read(self._master, 1024)
+                raise TimeoutError(self.output)
+            self.output += os.read(self._master, 1024)
 
     def echoes(self) -> bool:
         """Say whether the terminal shows what is typed."""

@@ -31,8 +31,8 @@ ROWS = [
 
 
 @dataclass
-class Telling(FakeGateway):
-    """A gateway that tells what the test gives it: rows of metrics, ids, names."""
+class ScriptedGateway(FakeGateway):
+    """A gateway that answers what the test sets: rows of look-ups, ids, names."""
 
     rows: Sequence[Mapping[str, Any]] = field(default_factory=lambda: ROWS)
     due: Sequence[str] = ()
@@ -44,19 +44,19 @@ class Telling(FakeGateway):
         return self.rows[-limit:]
 
     async def autoexpire(self, session: Session) -> Sequence[str]:
-        """Return what was due."""
+        """Return the ids of the images that are due."""
         await super().autoexpire(session)
         return self.due
 
     async def take_down(self, session: Session, image_id: str) -> Sequence[str]:
-        """Return what it was called."""
+        """Return the tags of the image."""
         await super().take_down(session, image_id)
         return self.names
 
 
 @pytest_twisted.ensureDeferred
 async def test_expire() -> None:
-    """One tag of one type, and a line that says so."""
+    """`expire` removes one tag of one type, and reports it."""
     fake = FakeGateway()
     result = await ask(fake, "expire", "custom:mine:1")
     assert (result.returncode, result.stdout) == (0, "custom:mine:1 is expired.\n")
@@ -65,18 +65,18 @@ async def test_expire() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_autoexpire() -> None:
-    """The ids on standard output, one a line; that there were none on standard error."""
-    result = await ask(Telling(due=[IMAGE_ID, "cd" * 32]), "autoexpire")
+    """Ids are on standard output, one a line; that there were none is on standard error."""
+    result = await ask(ScriptedGateway(due=[IMAGE_ID, "cd" * 32]), "autoexpire")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n{'cd' * 32}\n")
-    result = await ask(Telling(), "autoexpire")
+    result = await ask(ScriptedGateway(), "autoexpire")
     assert (result.returncode, result.stdout) == (0, "")
     assert result.stderr == "No image's time is up.\n"
 
 
 @pytest_twisted.ensureDeferred
 async def test_rm() -> None:
-    """A takedown lists what went with it, and tells that the id stays refused."""
-    fake = Telling(names=["docker:a:1", "docker:b\x1b:2"])
+    """A takedown lists the removed tags, and reports that the id stays refused."""
+    fake = ScriptedGateway(names=["docker:a:1", "docker:b\x1b:2"])
     result = await ask(fake, "rm", "--now", IMAGE_ID)
     assert result.returncode == 0
     assert result.stdout.splitlines() == [
@@ -89,7 +89,7 @@ async def test_rm() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rm_allow() -> None:
-    """The other way round."""
+    """`rm --allow` unblocks an image."""
     fake = FakeGateway()
     result = await ask(fake, "rm", "--allow", IMAGE_ID)
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID} may be pulled again.\n")
@@ -114,14 +114,14 @@ async def test_rm_allow() -> None:
     ],
 )
 def test_misuse(arguments: list[str]) -> None:
-    """What could hit the wrong image is refused before anybody is asked."""
+    """A command line that could mean another image is refused before any request."""
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
 @pytest_twisted.ensureDeferred
 async def test_metrics() -> None:
-    """One line a look-up, the newest last; `--limit` goes to the gateway, `--json` has the rows."""
-    fake = Telling()
+    """There is one line per look-up, the newest last; `--json` prints the rows."""
+    fake = ScriptedGateway()
     result = await ask(fake, "metrics")
     assert result.returncode == 0
     assert [line.split() for line in result.stdout.splitlines()] == [
@@ -129,7 +129,7 @@ async def test_metrics() -> None:
         ["1970-01-01T00:00:00", "b\\x1b(2)", "s", "c" * 10, "custom:b"],
     ]
     assert json.loads((await ask(fake, "metrics", "--json", "--limit", "1")).stdout) == ROWS[1:]
-    assert [asked[2] for asked in fake.calls] == [10, 1]
+    assert [request[2] for request in fake.calls] == [10, 1]
     assert metrics_table([]) == ""
 
 
@@ -139,7 +139,7 @@ async def test_metrics() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_refusals(arguments: list[str]) -> None:
-    """Who may not, and what is not there: exit code 4, and what the gateway says."""
+    """A refusal or an unknown image exits with 4, and prints the gateway's message."""
     for error in (NotAllowed("Only admins may."), NotFound("There is no such image.")):
         result = await ask(FakeGateway(raises=error), *arguments)
         assert (result.returncode, result.stdout) == (4, "")
@@ -185,7 +185,7 @@ def _metrics(remote: Remote) -> Coroutine[Any, Any, Any]:
 )
 @pytest_twisted.ensureDeferred
 async def test_other_answers(body: bytes, method: Method, outcome: Any) -> None:
-    """The original's way to refuse counts as a refusal; what is no answer is no gateway's."""
+    """The original gateway's refusals count as such; an invalid answer as no gateway."""
     async with answering(body) as url:
         remote = Remote(TwistedExchange(reactor), Settings([url], ["mycluster"], "x"))
         if isinstance(outcome, type):

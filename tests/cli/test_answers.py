@@ -1,4 +1,4 @@
-"""What a gateway may answer: nothing reaches the terminal raw, and nothing ends in a fault."""
+"""Answers of gateways: no text reaches the terminal raw, and no answer causes a fault."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ OPTIONS = ("--system", "mycluster", "--credential", "x")
         *({"id": value} for value in (IMAGE_ID[1:], IMAGE_ID.upper(), f"{IMAGE_ID}\n")),
     ],
 )
-def test_what_is_no_id(answer: Any) -> None:
-    """A look-up has an id or is not understood, and READY is nothing without one."""
+def test_answers_without_an_image_id(answer: Any) -> None:
+    """A look-up, and a READY record, without an image id are invalid."""
     with pytest.raises(InvalidAnswer):
         answers.parse_image_id(answer)
     with pytest.raises(InvalidAnswer):
@@ -70,7 +70,7 @@ def test_what_is_no_id(answer: Any) -> None:
     ids=lambda member: repr(member)[:30],
 )
 def test_members_of_the_wrong_type(member: dict[str, Any]) -> None:
-    """Rows and records with one are not understood."""
+    """Rows and records with such a member are invalid."""
     for read, answer in (
         (answers.parse_list, {"list": [{"status": "INIT"}, {"status": "INIT", **member}]}),
         (answers.parse_rows, [member]),
@@ -81,15 +81,15 @@ def test_members_of_the_wrong_type(member: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"list": {}}, {"list": [5]}, {"list": "a"}])
-def test_what_is_no_list(answer: Any) -> None:
-    """No list is not an empty one."""
+def test_answers_without_a_list(answer: Any) -> None:
+    """An answer without a list is invalid; an empty list is valid."""
     with pytest.raises(InvalidAnswer):
         answers.parse_list(answer)
     assert answers.parse_list({"list": []}) == []
 
 
 def test_a_record_of_the_original() -> None:
-    """What it lacks is the text MISSING, or null; members of other names are not looked at."""
+    """A missing member is MISSING or null; unknown members are ignored."""
     fresh = {"status": "INIT", "id": "MISSING", "tag": [], "last_pull": "MISSING", "ENV": "MISSING"}
     assert answers.parse_record(fresh) == fresh
     assert answers.parse_list({"list": [{"tag": "MISSING", "id": None}]}) == [{"tag": "MISSING"}]
@@ -106,12 +106,12 @@ NAMES = ["status", "id", "tag", "last_pull", "time", "total", "done", "cause", "
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON))
-def test_any_row_is_printed_or_not_understood(row: dict[str, Any]) -> None:
-    """Whatever a row holds, no table fails on it, and its lines are printable."""
+def test_any_row_is_printed_or_invalid(row: dict[str, Any]) -> None:
+    """Every valid row is printed by every table, in printable lines."""
     with suppress(InvalidAnswer):
-        understood = answers.parse_rows([row])
+        rows = answers.parse_rows([row])
         for table in (listing, queue_table, metrics_table):
-            assert all(line.isprintable() for line in table(understood).split("\n"))
+            assert all(line.isprintable() for line in table(rows).split("\n"))
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,10 @@ def test_any_row_is_printed_or_not_understood(row: dict[str, Any]) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_no_answer_of_a_gateway(answer: dict[str, Any], arguments: list[str]) -> None:
-    """Exit code 3, one line on standard error, and nothing on standard output."""
+async def test_an_answer_that_is_not_a_gateway_s(
+    answer: dict[str, Any], arguments: list[str]
+) -> None:
+    """It exits with 3, and prints one line on standard error."""
     async with answering(json.dumps(answer).encode()) as url:
         done: Any = await deferToThread(shiftergw, "--gateway", url, *OPTIONS, *arguments)
     assert (done.returncode, done.stdout) == (3, "")
@@ -137,7 +139,7 @@ async def test_no_answer_of_a_gateway(answer: dict[str, Any], arguments: list[st
 
 @pytest_twisted.ensureDeferred
 async def test_texts_cannot_steer_the_terminal() -> None:
-    """The states and the causes of a pull are shown on lines of their own, escaped."""
+    """State and cause of a pull are shown in one escaped line each."""
     answer = {"status": STEERING, "cause": STEERING, "remedy": STEERING, "request_id": STEERING}
     async with answering(json.dumps(answer).encode()) as url:
         done: Any = await deferToThread(shiftergw, "--gateway", url, *OPTIONS, "pull", "a:1")
@@ -147,8 +149,8 @@ async def test_texts_cannot_steer_the_terminal() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_next_gateway_may_be_understood() -> None:
-    """One that answers nonsense, however deep, is passed over."""
+async def test_the_next_gateway_is_asked() -> None:
+    """A gateway with an invalid answer, however deeply nested, is passed over."""
     for nonsense in (b'{"list": [{"status": 5}]}', b"[" * 200_000):
         async with (
             answering(nonsense) as odd,

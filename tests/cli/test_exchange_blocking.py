@@ -133,11 +133,11 @@ def test_the_next_address_is_tried_beside_a_silent_one(monkeypatch: pytest.Monke
         refusing = ("127.0.0.1", free_port())
         addresses = _Addresses(silent.getsockname(), refusing, good.getsockname())
         monkeypatch.setattr(socket, "getaddrinfo", addresses)
-        with connect("gw.example", 1, limit=60) as connected:
-            assert connected.getpeername() == good.getsockname()
-            assert connected.gettimeout() is None
-    for opened in (silent, *fillers):
-        opened.close()
+        with connect("gw.example", 1, limit=60) as connection:
+            assert connection.getpeername() == good.getsockname()
+            assert connection.gettimeout() is None
+    for each_socket in (silent, *fillers):
+        each_socket.close()
 
 
 def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +151,8 @@ def test_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refusing)
     with pytest.raises(ConnectionRefusedError):
         connect("gw.example", 1, limit=60)
-    for opened in (silent, *fillers):
-        opened.close()
+    for each_socket in (silent, *fillers):
+        each_socket.close()
 
 
 @pytest.fixture(scope="module")

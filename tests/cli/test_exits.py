@@ -1,4 +1,4 @@
-"""How commands end."""
+"""The exit codes of commands, and what they print at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.patience import patient
     ],
 )
 def test_exit_codes(kind: type[GatewayError], code: int) -> None:
-    """1: the image; 2: usage or configuration; 4: not allowed or not found."""
+    """Each class of errors has its exit code."""
     assert code_of(kind("x")) == code
 
 
@@ -45,8 +45,8 @@ async def _raise(error: Exception) -> int:
 
 
 @pytest_twisted.ensureDeferred
-async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]) -> None:
-    """What happened, what to do, and the details that its own user may read."""
+async def test_errors_are_printed_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has the error, its remedy and its details."""
     error = ConversionFailed("It broke.", remedy="Mend it.", detail="the end of stderr\n")
     assert await run_guarded(_raise(error), "") == 1
     assert capsys.readouterr().err == "Error: It broke.\nMend it.\nthe end of stderr\n"
@@ -58,8 +58,8 @@ async def test_errors_are_told_and_not_traced(capsys: pytest.CaptureFixture[str]
 
 
 @pytest_twisted.ensureDeferred
-async def test_faults_of_ours_are_traced() -> None:
-    """An exception that nobody foresaw is not dressed up."""
+async def test_faults_are_raised() -> None:
+    """An unforeseen exception is not reported as an error of the user."""
     with pytest.raises(ZeroDivisionError):
         await run_guarded(_raise(ZeroDivisionError()), "")
 
@@ -83,18 +83,18 @@ def _process(line: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_faults_of_ours_are_told() -> None:
-    """The traceback is on standard error, where no text can steer a terminal; the code is 70."""
+def test_faults_are_printed() -> None:
+    """The traceback is on standard error, escaped; the exit code is 70."""
     process = _process("raise ValueError('odd \\x1b[2J')")
-    out, said = process.communicate(timeout=patient(60))
+    out, errors = process.communicate(timeout=patient(60))
     assert (process.returncode, out) == (70, b"")
-    assert b"Traceback" in said
-    assert b"ValueError: odd \\x1b[2J" in said
-    assert b"\x1b" not in said
+    assert b"Traceback" in errors
+    assert b"ValueError: odd \\x1b[2J" in errors
+    assert b"\x1b" not in errors
 
 
 def test_the_reader_has_gone() -> None:
-    """`shiftergw images | head -1` ends in silence, as other programs do."""
+    """`shiftergw images | head -1` ends silently, like other programs."""
     process = _process("click.echo('line ' * 100_000)")
     assert process.stdout is not None
     process.stdout.close()

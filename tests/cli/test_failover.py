@@ -1,4 +1,4 @@
-"""pull goes on at another gateway when its own dies: real sockets, two gateways."""
+"""A pull goes on at another gateway if its own dies, with real sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS = PullOptions(("docker", "x:1"), {}, wait=True)
 
 @dataclass
 class Server:
-    """A gateway at a port of the loopback, which it keeps when it dies and comes back."""
+    """A gateway on the loopback, which has the same port when it comes back."""
 
     fake: FakeGateway
     port: int = 0
@@ -59,7 +59,7 @@ class Server:
 
 
 class Silent(Protocol):
-    """Takes everything and answers nothing."""
+    """Accepts requests and does not answer."""
 
 
 @asynccontextmanager
@@ -85,7 +85,7 @@ def begin(remote: Remote) -> Deferred[int]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
+    """Wait until a condition is true."""
     while not condition():
         await deferLater(reactor, 0.005, int)
 
@@ -94,7 +94,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_the_next_gateway_is_asked_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The gateway dies in mid-pull: the other one is polled, and the user reads it once."""
+    """If the gateway dies during a pull, the other one is polled, which is reported once."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 2)
@@ -103,15 +103,15 @@ async def test_the_next_gateway_is_asked_at_once(
         await until(lambda: len(second.fake.calls) >= 3)
         second.fake.pulls = [READY]
         assert await pulling == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{IMAGE_ID}\n"
-    assert printed.err.count("cannot be reached: nothing listens there.") == 1
-    assert f"Going on with the gateway 127.0.0.1:{second.port}." in printed.err
+    captured = capsys.readouterr()
+    assert captured.out == f"{IMAGE_ID}\n"
+    assert captured.err.count("cannot be reached: nothing listens there.") == 1
+    assert f"Going on with the gateway 127.0.0.1:{second.port}." in captured.err
 
 
 @pytest_twisted.ensureDeferred
-async def test_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the second one dies, the first one has come back."""
+async def test_the_first_gateway_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the second gateway dies, the first one is polled again."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
@@ -127,28 +127,28 @@ async def test_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_all_are_away_for_a_while(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Then all are asked again, whichever comes back first, and one line says so."""
+    """All gateways are polled until one comes back, which is reported once."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
         await first.die()
         await second.die()
-        printed: list[str] = []
+        captured: list[str] = []
 
         def is_told() -> bool:
-            printed.append(capsys.readouterr().err)
-            return "Still trying." in "".join(printed)
+            captured.append(capsys.readouterr().err)
+            return "Still trying." in "".join(captured)
 
         await until(is_told)
         second.fake.pulls = [READY]
         second.start()
         assert await pulling == 0
-    assert "".join([*printed, capsys.readouterr().err]).count("Still trying.") == 1
+    assert "".join([*captured, capsys.readouterr().err]).count("Still trying.") == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `PATIENCE` the pull ends, and blames the gateway that it was at."""
+    """After `SILENCE_LIMIT` the pull ends with an error that names its own gateway."""
     monkeypatch.setattr(commands, "SILENCE_LIMIT", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
@@ -161,7 +161,7 @@ async def test_all_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_busy_gateway_is_not_left_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that answers 503 for a moment keeps its pull."""
+    """A gateway that answers 503 for a moment is polled on."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
@@ -174,7 +174,7 @@ async def test_a_busy_gateway_is_not_left_at_once(monkeypatch: pytest.MonkeyPatc
 
 @pytest_twisted.ensureDeferred
 async def test_a_busy_gateway_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that answers 503 for longer makes way for the next."""
+    """A gateway that answers 503 for longer than `BUSY_LIMIT` is left."""
     monkeypatch.setattr(gateways, "BUSY_LIMIT", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.pulls = [READY]
@@ -188,7 +188,7 @@ async def test_a_busy_gateway_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch
 async def test_a_hung_gateway_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that takes requests and answers none makes way after `POLL_LIMIT`."""
+    """A gateway that does not answer is left after `POLL_LIMIT`."""
     monkeypatch.setattr(gateways, "POLL_LIMIT", 0.1)
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.pulls = [READY]
@@ -202,7 +202,7 @@ async def test_a_hung_gateway_is_left(
 
 @pytest_twisted.ensureDeferred
 async def test_another_gateway_may_not_have_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a gateway says that never had the pull does not end it; its own may come back."""
+    """A refusal by a gateway that never had the pull does not end the pull."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         second.fake.raises = NotFound("There is no such system.")
         pulling = begin(remote)
@@ -216,7 +216,7 @@ async def test_another_gateway_may_not_have_the_system(monkeypatch: pytest.Monke
 
 @pytest_twisted.ensureDeferred
 async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal by the gateway that has the pull ends it; no other is asked."""
+    """A refusal by the gateway that has the pull ends the pull."""
     async with two_gateways(monkeypatch) as (first, second, remote):
         pulling = begin(remote)
         await until(lambda: len(first.fake.calls) >= 1)
@@ -228,7 +228,7 @@ async def test_the_own_gateway_may_refuse(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three gateways the first dies: the pulls of all systems move to the same other one."""
+    """If the first of three gateways dies, the pulls of all systems move to the same one."""
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     names = ("a", "b", "c")
     servers = [Server(FakeGateway(names, pulls=[WORKING])) for _ in range(3)]
@@ -239,9 +239,9 @@ async def test_pulls_for_several_systems_stay_together(monkeypatch: pytest.Monke
     remotes = commands.remotes(reactor, Settings(list(by_url), names, "good:ann"))
     pulling = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
     first, second, third = servers
-    await until(lambda: {asked[1].system for asked in first.fake.calls} == set(names))
+    await until(lambda: {request[1].system for request in first.fake.calls} == set(names))
     await first.die()
-    await until(lambda: {asked[1].system for asked in second.fake.calls} == set(names))
+    await until(lambda: {request[1].system for request in second.fake.calls} == set(names))
     second.fake.pulls = [READY]
     assert await pulling == 0
     assert third.fake.calls == []

@@ -1,4 +1,4 @@
-"""What the command line says about gateways, and servers on the way, that give no good answer."""
+"""The messages for gateways, and servers in front of them, that give no valid answer."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_answers_that_are_not_200(
     kind: type[Stop],
     words: str,
 ) -> None:
-    """A gateway's own words are shown; without them the server that answers is named."""
+    """The gateway's message is shown; without one the error names the server that answers."""
     error = refusal(BASE, proxy, status, location, answer)
     assert type(error) is kind
     assert words in error.message
@@ -150,7 +150,7 @@ async def test_a_long_answer_is_not_given_up(
 
 
 def test_the_limit_of_the_head_does_not_count_for_the_body() -> None:
-    """A long list that has begun is not given up."""
+    """A long answer whose head has arrived is not given up."""
     clock, request = Clock(), Deferred[str]()
     waiting = AnswerTimeout(cast("Any", clock), limit=60, head_limit=10)
     result = Deferred.fromCoroutine(waiting.result_of(request))
@@ -189,7 +189,7 @@ async def test_a_gateway_at_an_ipv6_address(with_client: Any) -> None:
     ],
 )
 def test_the_uri_of_a_request(base: str, uri: bytes) -> None:
-    """It is in ASCII whatever the user has written, and what is escaped stays so."""
+    """The URI is ASCII whatever the user has written, and escapes stay as they are."""
     assert uri_of(base, "/api/x%2Fy/?a=1") == uri
 
 
@@ -204,7 +204,7 @@ def test_the_uri_of_a_request(base: str, uri: bytes) -> None:
     ],
 )
 def test_names_of_hosts(text: str, right: bool) -> None:
-    """Names and addresses to which a connection can be made."""
+    """Host names and addresses are accepted if a connection can be made to them."""
     assert is_host(text) is right
 
 
@@ -217,7 +217,7 @@ BYTES = os.fsdecode(b"\xff")
      ["convert", BYTES, "o"]],
 )  # fmt: skip
 def test_arguments_that_are_not_text(arguments: Sequence[str]) -> None:
-    """Bytes that are not UTF-8 are refused in words."""
+    """Bytes that are not UTF-8 are refused with a message."""
     env = {"SHIFTERGW_GATEWAY": "http://127.0.0.1:1", "SHIFTERGW_SYSTEM": "a"}
     result = shiftergw(*arguments, env=env)
     assert (result.returncode, "is not UTF-8" in result.stderr) == (2, True)

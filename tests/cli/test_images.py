@@ -44,7 +44,7 @@ FAILURE = ImageRecord(
 
 @pytest_twisted.ensureDeferred
 async def test_images() -> None:
-    """The lines are those of the existing client; `--json` has the records."""
+    """The lines are those of `shifterimg`; `--json` prints the records."""
     fake = FakeGateway(images=[replace(READY, tags=("b:2", "a:1"))])
     result = await ask(fake, "images")
     assert result.returncode == 0
@@ -58,7 +58,7 @@ async def test_images() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_lookup() -> None:
-    """The id, or the exit code 4."""
+    """`lookup` prints the id, or exits with 4."""
     assert (await ask(FakeGateway(), "lookup", "ubuntu:24.04")).stdout == f"{IMAGE_ID}\n"
     result = await ask(FakeGateway(), "lookup", "custom:nothing:1")
     assert (result.returncode, result.stdout) == (4, "")
@@ -67,10 +67,10 @@ async def test_lookup() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_queue() -> None:
-    """One line for each pull: how far it is, or why it failed; `--json` has the rows."""
-    stuck = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
+    """There is one line per pull, with progress or cause; `--json` prints the rows."""
+    silent = replace(WORKING, pulltag="c:1", total=0, status_message="waiting 6 s: no answer")
     fake = FakeGateway(
-        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), stuck]
+        waiting=[replace(WORKING, pulltag="a:1"), replace(FAILURE, pulltag="b:1"), silent]
     )
     result = await ask(fake, "queue")
     assert [line.split(maxsplit=2) for line in result.stdout.splitlines()] == [
@@ -87,7 +87,7 @@ async def test_queue() -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
-    """Whatever the gateway says is on standard error, and the exit code tells the kind."""
+    """The gateway's message is on standard error; the exit code says what kind it is."""
     result = await ask(FakeGateway(raises=error), "images")
     assert (result.returncode, result.stdout) == (code, "")
     assert str(error) in result.stderr
@@ -112,12 +112,12 @@ async def test_refusals_have_their_codes(error: Exception, code: int) -> None:
     ],
 )
 def test_misuse(arguments: list[str]) -> None:
-    """What the command line cannot mean is refused before anybody is asked."""
+    """An invalid command line is refused before any request."""
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
 def test_types() -> None:
-    """Docker and custom are types; any other first word belongs to the name."""
+    """`docker` and `custom` are types; any other first word belongs to the name."""
     assert commands.image_of("x:1") == ("docker", "x:1")
     assert commands.image_of("docker:x:1") == ("docker", "x:1")
     assert commands.image_of("custom:x:1") == ("custom", "x:1")
@@ -129,15 +129,15 @@ def test_types() -> None:
 
 
 def test_the_site_has_a_default_type() -> None:
-    """What udiRoot.conf says counts for names without a type; id and local stay the client's."""
+    """The default type of udiRoot.conf is used for names without a type."""
     assert commands.image_of("x:1", "custom") == ("custom", "x:1")
     assert commands.image_of("docker:x:1", "custom") == ("docker", "x:1")
     with pytest.raises(Misuse, match="local"):
         commands.image_of("x:1", "local")
 
 
-def test_odd_records_are_printed_all_the_same() -> None:
-    """What another gateway may send makes a line, never control characters."""
+def test_unusual_records_are_printed() -> None:
+    """A record with unusual values is a line without control characters."""
     odd = {"tag": "x\x1b[2J:1", "status": "READY", "last_pull": "MISSING"}
     (line,) = commands.listing([odd]).splitlines()
     assert "1970-01-01" in line

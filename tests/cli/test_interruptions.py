@@ -1,6 +1,6 @@
 """Signals and broken pipes: each command, as a process, at each stage.
 
-Whatever ends a command, once or twice: no traceback, an exit code that says what it was, and
+Whatever ends a command, once or twice: there is no traceback, the exit code says what it was, and
 neither files nor child processes are left.
 """
 
@@ -73,8 +73,8 @@ main()
 
 
 @dataclass
-class Ended:
-    """How a process has ended, and what it printed."""
+class Outcome:
+    """The exit code and the output of a process."""
 
     code: int
     out: str
@@ -83,24 +83,24 @@ class Ended:
 
 @dataclass
 class Running:
-    """A command whose output is read."""
+    """A running command."""
 
     process: subprocess.Popen[str]
 
     def expect(self, line: str) -> None:
         """Read standard error up to a line."""
         assert self.process.stderr is not None
-        for printed in self.process.stderr:
-            if printed.startswith(line):
+        for text in self.process.stderr:
+            if text.startswith(line):
                 return
         raise AssertionError(f"{line!r} was not printed")
 
-    def interrupt(self, number: int, times: int) -> Ended:
+    def interrupt(self, number: int, times: int) -> Outcome:
         """Send signals and wait for the end."""
         for _ in range(times):
             self.process.send_signal(number)
         out, err = self.process.communicate(timeout=patient(LIMIT))
-        return Ended(self.process.returncode, out, err)
+        return Outcome(self.process.returncode, out, err)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Runn
 
 @contextmanager
 def silent_server() -> Iterator[tuple[str, socket.socket]]:
-    """Yield the address of a server that takes connections and says nothing."""
+    """Run a server that accepts connections and does not answer; the value is its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}", server
 
@@ -132,7 +132,7 @@ def silent_server() -> Iterator[tuple[str, socket.socket]]:
 
 @pytest.mark.parametrize("number", [number for number, _ in SIGNALS])
 def test_while_the_interpreter_ends(number: int) -> None:
-    """A signal that comes after everything is done changes nothing, not even the exit code."""
+    """A signal after the end of the command does not change the exit code."""
     program = FINALIZING.format(number=int(number))
     command_line = [sys.executable, "-c", program]
     done = subprocess.run(command_line, env=ENVIRONMENT, timeout=patient(LIMIT), check=False)
@@ -142,7 +142,7 @@ def test_while_the_interpreter_ends(number: int) -> None:
 @every_signal
 @once_and_twice
 def test_while_it_is_loaded(number: int, code: int, times: int) -> None:
-    """Before any command is known, in the middle of an import."""
+    """A signal during an import ends the program."""
     program = LOADING.format(number=int(number), times=times)
     done = subprocess.run(
         [sys.executable, "-c", program, "images"],
@@ -172,7 +172,7 @@ REQUESTS = [
 def test_while_a_gateway_is_silent(
     arguments: list[str], ending: tuple[int, int], times: int
 ) -> None:
-    """The request is sent, and no answer comes; `SHIFTERGW_LONG=1` has every signal for each."""
+    """A signal ends the wait for an answer; `SHIFTERGW_LONG=1` tries all combinations."""
     number, code = ending
     with silent_server() as (host, server):
         env = {
@@ -181,46 +181,46 @@ def test_while_a_gateway_is_silent(
             "SHIFTERGW_CREDENTIAL": "good:ann",
         }
         with command(*arguments, env=env) as running, server.accept()[0]:
-            ended = running.interrupt(number, times)
-    assert (ended.code, ended.out) == (code, "")
-    assert ended.err.startswith("Interrupted.")
-    assert ended.err.count("\n") == 1
+            outcome = running.interrupt(number, times)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.startswith("Interrupted.")
+    assert outcome.err.count("\n") == 1
 
 
 @every_signal
 @once_and_twice
 @pytest_twisted.ensureDeferred
 async def test_while_a_pull_is_polled(number: int, code: int, times: int) -> None:
-    """The pull is the gateway's then, and that is said."""
+    """The message says that the pull goes on at the gateway."""
 
-    def interrupted(env: dict[str, str]) -> Ended:
+    def interrupt_pull(env: dict[str, str]) -> Outcome:
         with command("pull", "x:1", env=env) as running:
             running.expect("PULLING")
             return running.interrupt(number, times)
 
     async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
-        ended: Any = await deferToThread(interrupted, dict(env))
-    assert (ended.code, ended.out) == (code, "")
-    assert "it goes on" in ended.err
-    assert "Traceback" not in ended.err
+        outcome: Any = await deferToThread(interrupt_pull, dict(env))
+    assert (outcome.code, outcome.out) == (code, "")
+    assert "it goes on" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 @every_signal
 @once_and_twice
 def test_while_a_manifest_is_awaited(number: int, code: int, times: int, tmp_path: Path) -> None:
-    """The scratch of `convert` is gone."""
+    """`convert` removes its scratch directory."""
     with silent_server() as (host, server):
         arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
         with command(*arguments) as running, server.accept()[0]:
             running.expect("Getting manifest")
             assert len(list(tmp_path.iterdir())) == 1
-            ended = running.interrupt(number, times)
-    assert (ended.code, ended.out, ended.err) == (code, "", "Interrupted.\n")
+            outcome = running.interrupt(number, times)
+    assert (outcome.code, outcome.out, outcome.err) == (code, "", "Interrupted.\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nohup(tmp_path: Path) -> None:
-    """A hang-up that the caller has ignored stays ignored."""
+    """SIGHUP stays ignored if the caller ignores it."""
     with silent_server() as (host, server):
         arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
         with subprocess.Popen(
@@ -235,13 +235,13 @@ def test_nohup(tmp_path: Path) -> None:
             running.expect("Getting manifest")
             with server.accept()[0]:
                 process.send_signal(signal.SIGHUP)
-                ended = running.interrupt(signal.SIGTERM, 1)
-    assert ended.code == 143
+                outcome = running.interrupt(signal.SIGTERM, 1)
+    assert outcome.code == 143
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
-    """Give a registry that has `a/b:1`."""
+    """Run a registry that has `a/b:1`."""
     root = tmp_path_factory.mktemp("registry")
     oci_layout(root / "layout", [tar_of([entry("etc"), entry("etc/motd", b"hello\n")])])
     with DockerRegistry(root / "registry") as running:
@@ -251,7 +251,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistr
 
 @dataclass
 class Conversion:
-    """A `convert` whose `mksquashfs` never ends: its arguments, and what must not stay."""
+    """A `convert` whose `mksquashfs` never ends: its arguments, and its files."""
 
     arguments: Sequence[str]
     pid_file: Path
@@ -267,7 +267,7 @@ class Conversion:
         return int(self.pid_file.read_text())
 
     def check_nothing_is_left(self, child: int) -> None:
-        """Check that the child is gone, and no file lies anywhere."""
+        """Check that the child has ended, and that no file is left."""
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
         assert list(self.out.parent.iterdir()) == []
@@ -276,7 +276,7 @@ class Conversion:
 
 @pytest.fixture
 def conversion(registry: DockerRegistry, tmp_path: Path) -> Conversion:
-    """Give a conversion that gets as far as `mksquashfs`, and no further."""
+    """Return a conversion that reaches `mksquashfs`, which never ends."""
     pid_file = tmp_path / "pid"
     script = tmp_path / "mksquashfs"
     script.write_text(
@@ -305,10 +305,10 @@ def test_while_an_image_is_converted(
     """The child process ends with the command."""
     with command(*conversion.arguments) as running:
         child = conversion.child()
-        ended = running.interrupt(number, times)
-    assert (ended.code, ended.out) == (code, "")
-    assert ended.err.endswith("Interrupted.\n")
-    assert "Traceback" not in ended.err
+        outcome = running.interrupt(number, times)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.endswith("Interrupted.\n")
+    assert "Traceback" not in outcome.err
     conversion.check_nothing_is_left(child)
 
 
@@ -318,7 +318,7 @@ def test_while_an_image_is_converted(
 def _code_without_reader(
     arguments: Sequence[str], env: dict[str, str], after: Callable[[Any], object] | None = None
 ) -> int:
-    """Run a command whose output goes to one pipe; close it, at once or `after` something."""
+    """Run a command with its output in a pipe; close the pipe, at once or after a call."""
     process = subprocess.Popen(
         [*PROGRAM, *arguments],
         env={**ENVIRONMENT, **env},
@@ -369,21 +369,21 @@ def _code_without_reader(
 )
 @pytest_twisted.ensureDeferred
 async def test_the_reader_has_gone(arguments: list[str], tmp_path: Path) -> None:
-    """`shiftergw ... 2>&1 | true` ends at once, as other programs do."""
+    """`shiftergw ... 2>&1 | true` ends at once, like other programs."""
     config = tmp_path / "imagemanager.json"
     document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
     config.write_text(json.dumps(document))
-    given = [argument.format(config=config, home=tmp_path) for argument in arguments]
+    command_line = [argument.format(config=config, home=tmp_path) for argument in arguments]
     async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
         code: Any = await deferToThread(
-            _code_without_reader, given, {**env, **at_home(tmp_path / "home")}
+            _code_without_reader, command_line, {**env, **at_home(tmp_path / "home")}
         )
     assert code == 141
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_reader_goes_in_mid_pull() -> None:
-    """`pull ... 2>&1 | head -1` ends although nothing more is printed."""
+    """`pull ... 2>&1 | head -1` ends, although nothing more is printed."""
     async with gateway_for(FakeGateway(pulls=[WORKING])) as env:
         code: Any = await deferToThread(
             _code_without_reader, ["pull", "x:1"], dict(env), lambda output: output.readline()
@@ -392,7 +392,7 @@ async def test_the_reader_goes_in_mid_pull() -> None:
 
 
 def test_the_reader_goes_before_a_conversion(tmp_path: Path) -> None:
-    """`convert ... 2>&1 | head -1` ends, and leaves no scratch."""
+    """`convert ... 2>&1 | head -1` ends, and leaves no scratch directory."""
     with silent_server() as (host, _):
         arguments = ["convert", "--plain-http", f"{host}/a:1", str(tmp_path / "o")]
         assert _code_without_reader(arguments, {}, lambda output: output.readline()) == 141
@@ -400,7 +400,7 @@ def test_the_reader_goes_before_a_conversion(tmp_path: Path) -> None:
 
 
 def test_the_reader_goes_in_mid_conversion(conversion: Conversion) -> None:
-    """The child process ends with the command, and no file stays."""
+    """The child process ends with the command, and no file is left."""
     children = []
     code = _code_without_reader(
         conversion.arguments, {}, lambda _: children.append(conversion.child())
@@ -411,7 +411,7 @@ def test_the_reader_goes_in_mid_conversion(conversion: Conversion) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--config", "{config}"]])
 def test_a_full_disk(arguments: list[str], tmp_path: Path) -> None:
-    """Output that cannot be stored is an error in words."""
+    """Output that cannot be written is an error with a message."""
     config = tmp_path / "imagemanager.json"
     document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
     config.write_text(json.dumps(document))
@@ -432,7 +432,7 @@ def test_a_full_disk(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_a_full_disk_for_errors_too(tmp_path: Path) -> None:
-    """Where nothing can be said the exit code says it."""
+    """Without any output the exit code reports the error."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*PROGRAM, "convert", "UPPER", "o"],
@@ -476,7 +476,7 @@ def test_check_without_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_password_from_a_closed_standard_input(tmp_path: Path) -> None:
-    """It is as if the input were empty."""
+    """A closed standard input counts as empty."""
     command = [*PROGRAM, "--system", "a", "login", "-u", "ann", "--password-stdin"]
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *command],
@@ -491,7 +491,7 @@ def test_a_password_from_a_closed_standard_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_output_of_another_encoding(encoding: str, tmp_path: Path) -> None:
-    """Characters that it lacks are escaped."""
+    """Characters that the encoding does not have are escaped."""
     config = tmp_path / "imagemanager.json"
     document = default_document(ImageReference.parse("a.example/b"), tmp_path, plain_http=True)
     config.write_text(json.dumps(document | {"Mksquashfs": "/nonexistent"}))

@@ -137,8 +137,8 @@ def test_login_on_a_terminal(home: Home) -> None:
         terminal.expect(b"is kept in")
         assert terminal.process.wait(LIMIT) == 0
         assert terminal.echoes()
-        assert b"ann" in terminal.shown
-        assert b"hush" not in terminal.shown
+        assert b"ann" in terminal.output
+        assert b"hush" not in terminal.output
     finally:
         terminal.close()
     assert home.logins() == {"mycluster:ghcr.io": b"ann:hush"}
@@ -149,7 +149,7 @@ def test_a_user_name_on_the_command_line(home: Home) -> None:
     terminal = Terminal(home.env, "login", "ghcr.io", "--username", "ann")
     try:
         terminal.expect(b"ghcr.io password: ")
-        assert b"user:" not in terminal.shown
+        assert b"user:" not in terminal.output
         terminal.type(b"hush\n")
         terminal.expect(b"is kept in")
         assert terminal.process.wait(LIMIT) == 0
@@ -169,7 +169,7 @@ def test_interrupted_login(home: Home) -> None:
         terminal.expect(b"Interrupted")
         assert terminal.process.wait(LIMIT) == 130
         assert terminal.echoes()
-        assert b"Traceback" not in terminal.shown
+        assert b"Traceback" not in terminal.output
     finally:
         terminal.close()
     assert not home.file.exists()
@@ -192,7 +192,7 @@ def test_a_signal_at_the_password(
         terminal.expect(b"Interrupted: nothing is kept.")
         assert terminal.process.wait(LIMIT) == code
         assert terminal.echoes()
-        assert b"Traceback" not in terminal.shown
+        assert b"Traceback" not in terminal.output
     finally:
         terminal.close()
     assert not home.file.exists()

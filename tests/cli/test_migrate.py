@@ -1,4 +1,4 @@
-"""migrate as a process: from the file to the database of a configuration."""
+"""migrate as a process: from the SQLite file to the database of a configuration."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.store.pulls import NOW, complete_pull, request
 
 @pytest.fixture(scope="module")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URI of a server."""
+    """Return the URI of a MongoDB server."""
     with mongod.any_server(tmp_path_factory.mktemp("mongod")) as uri:
         yield uri
 
 
-def configured(root: Path, **keys: Any) -> str:
-    """Write a configuration and return its name."""
+def write_config(root: Path, **keys: Any) -> str:
+    """Write a configuration and return its path."""
     file = root / "imagemanager.json"
     file.write_text(json.dumps(changed({"StateDirectory": str(root), **keys})))
     return str(file)
 
 
 async def names(store: ImageStore) -> list[tuple[str, ...]]:
-    """Return the tags of what a store has."""
+    """Return the tags of all records in a store."""
     return [record.tags for record in await store.list("alpha")]
 
 
@@ -48,32 +48,32 @@ async def test_from_the_file_to_the_database(mongodb: str, tmp_path: Path) -> No
     async with running(tmp_path / "shiftergw.sqlite") as store:
         await complete_pull(store, request("x:1"), now=NOW)
     with mongod.database(mongodb) as (name, _):
-        config = configured(tmp_path, MongoDBURI=mongodb, MongoDB=name)
+        config = write_config(tmp_path, MongoDBURI=mongodb, MongoDB=name)
         done = shiftergw("migrate", "--config", config)
         assert done.returncode == 0, done.stderr
         assert re.search("the same: 1 images, 0 blocks, 0 look-ups", done.stdout)
         assert "waiting" in done.stderr
-        async with mongo_running(mongodb, name) as there:
-            assert await names(there) == [("x:1",)]
-        again = shiftergw("migrate", "--config", config)
-        assert (again.returncode, again.stdout) == (2, "")
-        assert "copied into this database before" in again.stderr
+        async with mongo_running(mongodb, name) as tags:
+            assert await names(tags) == [("x:1",)]
+        second_run = shiftergw("migrate", "--config", config)
+        assert (second_run.returncode, second_run.stdout) == (2, "")
+        assert "copied into this database before" in second_run.stderr
     async with running(tmp_path / "shiftergw.sqlite") as store:
         assert await names(store) == [("x:1",)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_keeps_it_from_beginning(tmp_path: Path) -> None:
-    """No database, no file, a gateway on it, or no server: each is said, with an exit code."""
-    alone = shiftergw("migrate", "--config", configured(tmp_path))
+async def test_what_prevents_a_migration(tmp_path: Path) -> None:
+    """Without database, file or server, or beside a gateway, it fails with a message and a code."""
+    alone = shiftergw("migrate", "--config", write_config(tmp_path))
     assert (alone.returncode, "MongoDBURI" in alone.stderr) == (2, True)
     uri = "mongodb://gateway:secret@127.0.0.1:1/"
-    config = configured(tmp_path, MongoDBURI=uri, MongoDB="images")
+    config = write_config(tmp_path, MongoDBURI=uri, MongoDB="images")
     empty = shiftergw("migrate", "--config", config)
     assert (empty.returncode, "There is no database" in empty.stderr) == (2, True)
     async with running(tmp_path / "shiftergw.sqlite"):
         used = shiftergw("migrate", "--config", config)
         assert (used.returncode, "Stop the gateway" in used.stderr) == (1, True)
-    away = shiftergw("migrate", "--config", config)
-    assert (away.returncode, "127.0.0.1:1" in away.stderr) == (1, True)
-    assert "secret" not in away.stderr
+    no_server = shiftergw("migrate", "--config", config)
+    assert (no_server.returncode, "127.0.0.1:1" in no_server.stderr) == (1, True)
+    assert "secret" not in no_server.stderr

@@ -29,7 +29,7 @@ from tests.cli.command import ENVIRONMENT, PROGRAM, ask, gateway_for
 from tests.web.fakes import IMAGE_ID, READY, FakeGateway, listening, site_of
 
 WORKING = ImageRecord(system="mycluster", status=State.PULLING, stage="fetch", done=1, total=4)
-NOBODY = pwd.getpwnam("nobody").pw_uid
+NOBODY_UID = pwd.getpwnam("nobody").pw_uid
 FAILURE = ImageRecord(
     system="mycluster",
     status=State.FAILURE,
@@ -57,8 +57,8 @@ async def test_pull_waits_and_prints_the_id() -> None:
     result = await ask(fake, "pull", "--user", "1000,nobody", "--group", "7", "docker:a/b:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
     assert result.stderr.splitlines() == ["INIT", "PULLING: Pulling layers"]
-    name, _, *asked = fake.calls[0]
-    assert (name, asked[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY), (7,)])
+    name, _, *arguments = fake.calls[0]
+    assert (name, arguments[:4]) == ("pull", ["docker", "a/b:1", (1000, NOBODY_UID), (7,)])
 
 
 @pytest_twisted.ensureDeferred
@@ -67,8 +67,8 @@ async def test_an_image_without_some_settings() -> None:
     ready = replace(READY, report={"metadata": ["CMD", "ENV NL"]})
     result = await ask(FakeGateway(pulls=[ready]), "pull", "x:1")
     assert (result.returncode, result.stdout) == (0, f"{IMAGE_ID}\n")
-    said = "Jobs do without settings that the gateway cannot store: CMD, ENV NL\n"
-    assert result.stderr.endswith(said)
+    errors = "Jobs do without settings that the gateway cannot store: CMD, ENV NL\n"
+    assert result.stderr.endswith(errors)
 
 
 @pytest_twisted.ensureDeferred
@@ -100,14 +100,14 @@ async def test_interrupted_pull() -> None:
             assert process.stderr is not None
             assert process.stderr.readline() == "PULLING\n"
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read()
-        return process.returncode, said
+            errors = process.stderr.read()
+        return process.returncode, errors
 
     async with gateway_for(fake) as env:
-        code, said = await deferToThread(interrupt, {**ENVIRONMENT, **env})
+        code, errors = await deferToThread(interrupt, {**ENVIRONMENT, **env})
     assert code == 130
-    assert "it goes on" in said
-    assert "Traceback" not in said
+    assert "it goes on" in errors
+    assert "Traceback" not in errors
 
 
 # Without a gateway.
@@ -134,8 +134,8 @@ def _uid(name: str) -> int:
 
 def test_names_become_numbers() -> None:
     """Users and groups are names or numbers, in comma-separated lists; each id is sent once."""
-    found = commands.ids_of(["nobody,5", f"007, {NOBODY}"], "user", _uid)
-    assert found == [str(NOBODY), "5", "7"]
+    ids = commands.ids_of(["nobody,5", f"007, {NOBODY_UID}"], "user", _uid)
+    assert ids == [str(NOBODY_UID), "5", "7"]
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ async def test_a_gateway_may_restart_in_the_middle_of_a_pull(
             await deferLater(_reactor(), 0.01, int)
         fake.raises, fake.pulls = None, [READY]
         assert await pulling == 0
-    said = capsys.readouterr()
-    assert said.out == f"{IMAGE_ID}\n"
-    assert said.err.count("The store is away.") == 1
+    errors = capsys.readouterr()
+    assert errors.out == f"{IMAGE_ID}\n"
+    assert errors.err.count("The store is away.") == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -61,13 +61,14 @@ class Systems(FakeGateway):
 
     def polls(self, system: str) -> int:
         """Return the number of requests for a system."""
-        return sum(asked[1].system == system for asked in self.calls)
+        return sum(request[1].system == system for request in self.calls)
 
 
 def systems(**answers: Sequence[Answer]) -> Systems:
     """Return a gateway for systems of these names."""
     return Systems(
-        systems=tuple(answers), answers={name: list(given) for name, given in answers.items()}
+        systems=tuple(answers),
+        answers={name: list(records) for name, records in answers.items()},
     )
 
 
@@ -76,12 +77,12 @@ async def ask(
 ) -> subprocess.CompletedProcess[str]:
     """Run `pull` with these arguments against a gateway."""
     async with listening(site_of(fake, reactor)) as port:
-        found = {
+        environ = {
             "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}",
             "SHIFTERGW_CREDENTIAL": "good:ann",
             **(env or {}),
         }
-        done: Any = await deferToThread(shiftergw, *arguments, env=found)
+        done: Any = await deferToThread(shiftergw, *arguments, env=environ)
     result: subprocess.CompletedProcess[str] = done
     return result
 
@@ -100,7 +101,7 @@ async def test_every_system_has_its_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "option"),
     [
         (["--system", "a,b", "pull", "x:1"], ""),
         (["pull", "--system", "a", "--system", "b", "x:1"], ""),
@@ -109,9 +110,9 @@ async def test_every_system_has_its_id() -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_ways_to_name_systems(arguments: list[str], named: str) -> None:
+async def test_ways_to_name_systems(arguments: list[str], option: str) -> None:
     """Systems are listed with commas or by repeated options, or in the environment."""
-    env = {"SHIFTERGW_SYSTEM": named} if named else {}
+    env = {"SHIFTERGW_SYSTEM": option} if option else {}
     result = await ask(systems(a=[READY], b=[READY]), *arguments, env=env)
     assert result.stdout == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n", result.stderr
 
@@ -187,16 +188,16 @@ async def pulling(
     fake: Systems, *names: str, urls: int = 1
 ) -> AsyncIterator[tuple[Deferred[int], Systems]]:
     """Pull in this process, from two gateways that may differ if `urls` is 2."""
-    other = systems(**{name: [READY] for name in fake.answers})
+    second = systems(**{name: [READY] for name in fake.answers})
     async with (
         listening(site_of(fake, reactor)) as port,
-        listening(site_of(other, reactor)) as other_port,
+        listening(site_of(second, reactor)) as other_port,
     ):
-        gateways = [f"http://127.0.0.1:{one}" for one in (port, other_port)][:urls]
+        gateways = [f"http://127.0.0.1:{first}" for first in (port, other_port)][:urls]
         remotes = commands.remotes(reactor, Settings(gateways, names, "good:ann"))
         running = Deferred.fromCoroutine(commands.pull_for_each(remotes, reactor, OPTIONS))
         try:
-            yield running, other
+            yield running, second
         finally:
             running.addErrback(lambda _: None)
             running.cancel()
@@ -215,9 +216,9 @@ async def test_polls_run_side_by_side(
         fake.answers["b"] = [READY]
         fake.answers["a"] = [READY]
         assert await running == 0
-    said = capsys.readouterr()
-    assert said.out == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n"
-    assert said.err.count("b: The gateway") == 1
+    errors = capsys.readouterr()
+    assert errors.out == f"a: {IMAGE_ID}\nb: {IMAGE_ID}\n"
+    assert errors.err.count("b: The gateway") == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -226,9 +227,9 @@ async def test_all_systems_share_a_gateway(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(commands, "INTERVAL", 0.02)
     for _ in range(8):
         fake = systems(a=[READY], b=[READY], c=[READY])
-        async with pulling(fake, "a", "b", "c", urls=2) as (running, other):
+        async with pulling(fake, "a", "b", "c", urls=2) as (running, second):
             assert await running == 0
-            assert sorted([len(fake.calls), len(other.calls)]) == [0, 3]
+            assert sorted([len(fake.calls), len(second.calls)]) == [0, 3]
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -279,10 +280,10 @@ async def test_a_munge_daemon_for_each_system(tmp_path: Path, daemons: dict[str,
     try:
         async with listening(site) as port:
             env = {**at_home(tmp_path / "home"), "SHIFTERGW_GATEWAY": f"http://127.0.0.1:{port}"}
-            for options, more in ways:
+            for options, environ in ways:
                 arguments = [*options, "pull", "--system", "a,b", "x:1"]
-                done: Any = await deferToThread(shiftergw, *arguments, env={**env, **more})
+                done: Any = await deferToThread(shiftergw, *arguments, env={**env, **environ})
                 assert (done.returncode, done.stderr.count("is not valid")) == (0, 0), done.stderr
     finally:
         await threads.stopService()
-    assert {asked[1].uid for asked in fake.calls} == {os.getuid()}
+    assert {request[1].uid for request in fake.calls} == {os.getuid()}
