@@ -1,7 +1,7 @@
-"""Run MongoDB servers for tests, or use the server that the environment names.
+"""Real MongoDB servers for tests, as child processes, or the one that the environment names.
 
-`SHIFTERGW_TEST_MONGODB` is the URI of a server for the tests that need only a database of their
-own, which they drop afterwards.
+`SHIFTERGW_TEST_MONGODB` is the URI of a server for tests that only need a database of their own.
+The database is dropped afterwards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXTERNAL_SERVER = os.environ.get("SHIFTERGW_TEST_MONGODB")
 
 
 class Mongod:
-    """A server on a free port of the loopback, which runs while the context lives."""
+    """A server on a free port of the loopback; the context starts and stops it."""
 
     def __init__(self, root: Path, *options: str, login: str = "", query: str = "") -> None:
         """Store its data in `root`; `login` and `query` are parts of its URI."""
@@ -44,7 +44,7 @@ class Mongod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill the server, whose data is no longer needed."""
+        """Kill the server: its data is not needed any more."""
         self.kill()
 
     def start(self, *options: str) -> None:
@@ -66,7 +66,7 @@ class Mongod:
             raise AssertionError((self.root / "log").read_text()) from error
 
     def kill(self) -> None:
-        """Kill the process at once, even if it is suspended."""
+        """Kill the process, even if it is suspended."""
         if self._process is not None:
             process, self._process = self._process, None
             process.kill()
@@ -84,26 +84,26 @@ class Mongod:
             time.sleep(0.001)
 
     def thaw(self) -> None:
-        """Resume the process."""
+        """Let the process continue."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
-_used: list[str] = []
+_databases: list[str] = []
 """Databases that are dropped again at the end, since a late command may have created one."""
 
 
 @contextmanager
 def any_server(root: Path) -> Iterator[str]:
-    """Yield the URI of the server that the environment names, or of a new one with data in `root`.
+    """Yield the URI of the server that the environment names, or of a new one.
 
-    Tests that share it use only databases of their own.
+    Several tests share the server, so they may only use databases of their own.
     """
     if EXTERNAL_SERVER is not None:
         yield EXTERNAL_SERVER
         with pymongo.MongoClient[dict[str, Any]](EXTERNAL_SERVER) as client:
-            while _used:
-                client.drop_database(_used.pop())
+            while _databases:
+                client.drop_database(_databases.pop())
         return
     with Mongod(root, "--standalone") as server:
         yield server.uri
@@ -114,11 +114,11 @@ def database(uri: str) -> Iterator[tuple[str, Any]]:
     """Yield the name of a new database and pymongo's object for it; drop it at the end."""
     name = f"shiftergw_test_{uuid.uuid4().hex[:12]}"
     with pymongo.MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=10_000) as client:
-        _used.append(name)
+        _databases.append(name)
         yield name, client[name]
         client.drop_database(name)
 
 
-def everything(db: Any) -> dict[str, Sequence[Any]]:
-    """Return all documents of a database, by collection."""
+def all_documents(db: Any) -> dict[str, Sequence[Any]]:
+    """Return all documents of a database by collection."""
     return {name: sorted(db[name].find(), key=str) for name in sorted(db.list_collection_names())}

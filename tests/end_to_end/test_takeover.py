@@ -78,10 +78,10 @@ def test_images_and_records_are_used(
     )
     for delivered_id in (image_id, "b" * 64):
         deliver(service.images, delivered_id)
-    before = str(mongod.everything(db)["images"])
+    before = str(mongod.all_documents(db)["images"])
     with service:
         _wait_for(service, "do not expire by themselves")
-        assert str(mongod.everything(db)["images"]) == before
+        assert str(mongod.all_documents(db)["images"]) == before
         _, body = service.get(f"/api/list/{SYSTEM}/")
         assert {image["id"]: image["tag"] for image in body["list"]} == {
             image_id: ["lib/app:1"],

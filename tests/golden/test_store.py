@@ -249,7 +249,7 @@ async def test_mongodb(mongodb: str) -> None:
             "documents that differ from those in SQLite": different_documents,
             "collections": {
                 collection: [_plain(document) for document in rows]
-                for collection, rows in mongod.everything(db).items()
+                for collection, rows in mongod.all_documents(db).items()
                 if collection != "images"
             },
             "indexes": {

@@ -1,4 +1,4 @@
-"""Servers on the loopback that say to a MongoDB client whatever a test wants them to."""
+"""Scripted servers on the loopback that answer a MongoDB client as a test requires."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OP_MSG = 2013
 
 @contextmanager
 def serving(serve: Serve) -> Iterator[str]:
-    """Yield host and port of a server; its connections end with the context."""
+    """Run a server within the context; yield its host and port."""
     connections: list[socket.socket] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -51,7 +51,7 @@ def serving(serve: Serve) -> Iterator[str]:
 
 
 def answering(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Serve:
-    """Return what answers commands in MongoDB's protocol."""
+    """Return a protocol that answers commands in MongoDB's protocol."""
 
     def serve(connection: socket.socket) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What is read from a MongoDBURI, what is refused, and that no secret of it is told."""
+"""What a MongoDBURI may contain, what is refused, and that no error shows its secrets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shiftergw.mongo.address import PLAIN, X509, MongoAddress, MongoHost, MongoL
 SECRET = "hunter2"
 
 
-def test_the_samples() -> None:
-    """The URI of the original's samples is one host, and nothing else."""
+def test_the_original_sample_is_read() -> None:
+    """The URI in the original's samples names one host and nothing else."""
     address = MongoAddress.parse("mongodb://mongodb/")
     assert address == MongoAddress((MongoHost("mongodb", 27017),))
     assert address.write_concern == {"w": "majority", "j": True}
 
 
-def test_everything(tmp_path: Path) -> None:
-    """Hosts, credentials, TLS, replica set and write concern are read."""
+def test_all_parts_of_a_uri_are_read(tmp_path: Path) -> None:
+    """Hosts, login, TLS, replica set and write concern."""
     for name in ("ca", "own"):
         (tmp_path / name).touch()
     address = MongoAddress.parse(
@@ -55,7 +55,7 @@ def test_everything(tmp_path: Path) -> None:
     ],
 )
 def test_logins(uri: str, expected: MongoLogin | None) -> None:
-    """A user is known where authSource says, else the database, else `admin`."""
+    """The user's database is that of authSource, or else of the path, or else `admin`."""
     assert MongoAddress.parse(uri).login == expected
 
 
@@ -72,7 +72,7 @@ def test_logins(uri: str, expected: MongoLogin | None) -> None:
     ],
 )
 def test_tls(options: str, expected: MongoTls | None) -> None:
-    """Certificates are checked unless the URI says otherwise."""
+    """Certificates are verified unless the URI says otherwise."""
     assert MongoAddress.parse(f"mongodb://h/?{options}").tls == expected
 
 
@@ -104,8 +104,8 @@ def test_tls(options: str, expected: MongoTls | None) -> None:
         (f"mongodb://h/?tls=true&tlsCRLFile={__file__}", "revoked"),
     ],
 )
-def test_what_is_refused(uri: str, told: str) -> None:
-    """Each fault is told in words, with the key, and without a secret."""
+def test_errors_name_the_option_and_no_secret(uri: str, told: str) -> None:
+    """Each invalid URI has an error that says what is wrong."""
     with pytest.raises(ConfigurationError, match=told) as caught:
         MongoAddress.parse(uri)
     assert str(caught.value).startswith("MongoDBURI: ")
@@ -113,7 +113,7 @@ def test_what_is_refused(uri: str, told: str) -> None:
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_hosts_as_servers_name_them() -> None:
-    """Members of a replica set are told as host:port."""
+def test_names_of_members_are_read() -> None:
+    """A server names other members as host:port."""
     told = ["db1.example.com:27018", "[::1]:5", "db1"]
     assert [str(MongoHost.parse(one)) for one in told] == [*told[:2], "db1:27017"]

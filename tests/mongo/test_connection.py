@@ -1,4 +1,4 @@
-"""A connection to a MongoDB server, without the server: answers, pieces of them, and no answers."""
+"""A connection to a MongoDB server, tested without a server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from txmongo.protocol import Msg
 from shiftergw.mongo.connection import LONGEST_ANSWER, MongoConnection, raise_for_error
 
 
-def linked() -> tuple[MongoConnection, StringTransport]:
-    """Return a link to nobody."""
+def open_connection() -> tuple[MongoConnection, StringTransport]:
+    """Return a connection and its transport, which leads nowhere."""
     link, transport = MongoConnection(), StringTransport()
     link.makeConnection(transport)
     return link, transport
@@ -31,7 +31,7 @@ def answer(number: int, **body: Any) -> bytes:
 
 
 def result(waiting: Deferred[Any]) -> Any:
-    """Return what a Deferred has fired with, or fail with what it failed with."""
+    """Return the result of a Deferred, or raise its error."""
     found: list[Any] = []
     waiting.addBoth(found.append)
     assert found, "it has not fired"
@@ -40,9 +40,9 @@ def result(waiting: Deferred[Any]) -> Any:
     return found[0]
 
 
-def test_a_command() -> None:
-    """It goes out with the name of its database, and its answer comes to it."""
-    link, transport = linked()
+def test_an_answer_fires_its_command() -> None:
+    """A command names its database, and its answer fires its Deferred."""
+    link, transport = open_connection()
     waiting = link.command("images", {"ping": 1})
     sent = bson.decode(transport.value()[21:])
     assert sent == {"ping": 1, "$db": "images"}
@@ -53,9 +53,9 @@ def test_a_command() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 17, 100, 10_000])
-def test_answers_in_pieces(size: int) -> None:
-    """However the bytes of answers fall, each comes whole to whom it is for."""
-    link, _ = linked()
+def test_answers_may_come_in_pieces(size: int) -> None:
+    """Each answer is complete, however its bytes are split."""
+    link, _ = open_connection()
     waiting = [link.command("images", {"find": str(n)}) for n in range(9)]
     order = [2, 0, 1, 8, 7, 3, 5, 4, 6]
     content = b"".join(answer(n + 1, text="x" * 40 * n) for n in order)
@@ -64,18 +64,18 @@ def test_answers_in_pieces(size: int) -> None:
     assert [result(one)["text"] for one in waiting] == ["x" * 40 * n for n in range(9)]
 
 
-def test_values_that_python_has_not() -> None:
-    """Text that is no UTF-8 and dates that are none are read all the same, as well as they can."""
-    link, _ = linked()
+def test_foreign_values_are_read_as_well_as_possible() -> None:
+    """Invalid UTF-8 and dates that Python cannot represent are read."""
+    link, _ = open_connection()
     waiting = link.command("images", {"find": "images"})
     content = answer(1, text="??", date=DatetimeMS(2**60))
     link.dataReceived(content.replace(b"??", b"\xff\xfe"))
     assert result(waiting) == {"ok": 1, "text": "\ufffd\ufffd", "date": DatetimeMS(2**60)}
 
 
-def test_an_answer_that_is_no_document() -> None:
-    """Its connection is given up, and who waits for it hears so at once."""
-    link, transport = linked()
+def test_an_invalid_document_closes_the_connection() -> None:
+    """The command that waits for it fails at once."""
+    link, transport = open_connection()
     waiting = link.command("images", {"ping": 1})
     content = answer(1, text="??")
     link.dataReceived(content.replace(b"\2text\0", b"\x42text\0"))
@@ -85,9 +85,9 @@ def test_an_answer_that_is_no_document() -> None:
         result(waiting)
 
 
-def test_an_answer_that_nobody_waits_for() -> None:
-    """The caller may be gone, or never have been: the next answer finds its own."""
-    link, _ = linked()
+def test_an_unexpected_answer_is_ignored() -> None:
+    """The next answer still fires its own command."""
+    link, _ = open_connection()
     gone, waiting = (link.command("images", {"ping": 1}) for _ in range(2))
     gone.cancel()
     with pytest.raises(CancelledError):
@@ -109,9 +109,9 @@ def test_an_answer_that_nobody_waits_for() -> None:
         b"HTTP/1.0 400 Bad Request\r\n\r\n",
     ],
 )
-def test_what_is_no_answer(garbage: bytes) -> None:
-    """A connection on which something else comes is given up; nobody waits for ever."""
-    link, transport = linked()
+def test_an_invalid_message_closes_the_connection(garbage: bytes) -> None:
+    """No command waits forever."""
+    link, transport = open_connection()
     waiting = link.command("images", {"ping": 1})
     link.dataReceived(garbage)
     assert not link.is_open
@@ -121,9 +121,9 @@ def test_what_is_no_answer(garbage: bytes) -> None:
         result(waiting)
 
 
-def test_a_connection_that_is_lost() -> None:
-    """Who waits hears why, and so does who comes later; that it is lost can be waited for."""
-    link, _ = linked()
+def test_commands_fail_when_the_connection_closes() -> None:
+    """Commands in progress and later ones get the reason."""
+    link, _ = open_connection()
     waiting = link.command("images", {"ping": 1})
     link.connectionLost(Failure(ConnectionDone("gone")))
     for one in (waiting, link.command("images", {"ping": 1})):
@@ -146,14 +146,14 @@ def test_a_connection_that_is_lost() -> None:
         ({}, OperationFailure),
     ],
 )
-def test_answers_that_are_errors(said: dict[str, Any], expected: type[Exception]) -> None:
-    """Each kind of error is told apart, wherever in the answer it stands."""
+def test_errors_in_answers_are_raised(said: dict[str, Any], expected: type[Exception]) -> None:
+    """Each kind of error is recognized, wherever it is in the answer."""
     with pytest.raises(expected) as caught:
         raise_for_error(said)
     assert type(caught.value) is expected
 
 
-def test_answers_that_are_none() -> None:
-    """What went well is passed on."""
+def test_answers_without_errors_are_returned() -> None:
+    """A successful answer passes unchanged."""
     for said in ({"ok": 1}, {"ok": 1.0, "n": 0, "writeErrors": []}):
         assert raise_for_error(said) is said

@@ -1,4 +1,4 @@
-"""Logins and TLS with a MongoDB server: what is refused is told to admins, without a secret."""
+"""Logins and TLS with a MongoDB server: errors tell admins what is wrong, without a secret."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ESCAPED = "p%40ss%3Aw%2Ford"
 
 
 async def works(uri: str) -> None:
-    """Pull an image."""
+    """Pull an image through a store on this URI."""
     async with mongo_running(uri, "images") as store:
         record = await complete_pull(store, request())
         assert await store.get(record.key) == record
 
 
 async def refusal(uri: str) -> str:
-    """Return what admins are told of a server that we cannot use."""
+    """Return the error for a server that cannot be used."""
     with capturedLogs() as log:
         async with mongo_running(uri, "images", seconds=scaled(2)) as store:
             with pytest.raises(Unavailable) as caught:
@@ -45,9 +45,11 @@ async def refusal(uri: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Return a server that has users: `old` with SHA-1 alone, `new` with SHA-256, and `guest`."""
-    server = Mongod(tmp_path_factory.mktemp("guarded"), "--standalone", "--sync-on-commit")
+def server_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Return a server with users: `old` has SHA-1 only, `new` SHA-256, and `guest`."""
+    server = Mongod(
+        tmp_path_factory.mktemp("server_with_users"), "--standalone", "--sync-on-commit"
+    )
     server.start()
     try:
         with pymongo.MongoClient[dict[str, Any]](server.uri) as client:
@@ -75,10 +77,10 @@ def uri_of(server: Mongod, login: str, rest: str = "") -> str:
     "login", [("old", ""), ("new", ""), ("new", "?authMechanism=SCRAM-SHA-256&authSource=admin")]
 )
 @pytest_twisted.ensureDeferred
-async def test_logins(guarded: Mongod, login: tuple[str, str]) -> None:
-    """A user is known by either kind of SCRAM, whether the URI says which or not."""
+async def test_logins(server_with_users: Mongod, login: tuple[str, str]) -> None:
+    """Both kinds of SCRAM work, whether the URI names the mechanism or not."""
     user, rest = login
-    await works(uri_of(guarded, f"{user}:{ESCAPED}", rest))
+    await works(uri_of(server_with_users, f"{user}:{ESCAPED}", rest))
 
 
 @pytest.mark.parametrize(
@@ -92,36 +94,38 @@ async def test_logins(guarded: Mongod, login: tuple[str, str]) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_logins_that_are_refused(guarded: Mongod, login: str, rest: str, told: str) -> None:
-    """A wrong password, user, mechanism or database, and a lack of rights, are told apart.
+async def test_refused_logins_are_explained(
+    server_with_users: Mongod, login: str, rest: str, told: str
+) -> None:
+    """A wrong password, user, mechanism or database, and missing rights, have different errors.
 
-    None of them is called a server that is away: what is to be mended is in the configuration.
+    None of them says that the server is away, because the configuration has to be corrected.
     """
-    said = await refusal(uri_of(guarded, login, rest))
+    said = await refusal(uri_of(server_with_users, login, rest))
     assert told in said
     assert "does not let the gateway do what it must. Tell the site's support: correct user" in said
     assert "does not answer" not in said
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_login(guarded: Mongod) -> None:
-    """A server that wants one, and a URI that has none."""
-    assert "may not do this" in await refusal(guarded.uri)
+async def test_a_server_may_require_a_login(server_with_users: Mongod) -> None:
+    """A URI without a user is refused by such a server."""
+    assert "may not do this" in await refusal(server_with_users.uri)
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return who signs certificates."""
+    """Return an authority that signs certificates."""
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
-def sealed(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Return a server that speaks TLS, under the name `localhost` alone."""
+def tls_server(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Return a server with TLS whose certificate is for `localhost` only."""
     certificate = authority.file("localhost")
     options = ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)]
     ca = ["--tls-ca-file", str(authority.pem)]
-    with Mongod(tmp_path_factory.mktemp("sealed"), "--standalone", *options, *ca) as running:
+    with Mongod(tmp_path_factory.mktemp("tls_server"), "--standalone", *options, *ca) as running:
         yield running
 
 
@@ -135,10 +139,12 @@ def sealed(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_tls(sealed: Mongod, authority: Authority, host: str, options: str) -> None:
-    """The authority of the URI counts; what the URI allows is allowed."""
+async def test_the_authority_of_the_uri_is_used(
+    tls_server: Mongod, authority: Authority, host: str, options: str
+) -> None:
+    """Options of the URI may relax the verification."""
     options = options.format(ca=authority.pem)
-    await works(f"mongodb://{host}:{sealed.port}/?tls=true&{options}")
+    await works(f"mongodb://{host}:{tls_server.port}/?tls=true&{options}")
 
 
 @pytest.mark.parametrize(
@@ -150,17 +156,19 @@ async def test_tls(sealed: Mongod, authority: Authority, host: str, options: str
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_tls_that_is_refused(
-    sealed: Mongod, authority: Authority, host: str, options: str, told: str
+async def test_invalid_certificates_are_refused(
+    tls_server: Mongod, authority: Authority, host: str, options: str, told: str
 ) -> None:
-    """Another name, an authority that nobody knows, and no TLS at all."""
+    """Another name, an unknown authority, and a server without TLS."""
     options = options.format(ca=authority.pem)
-    assert told in await refusal(f"mongodb://{host}:{sealed.port}/?{options}")
+    assert told in await refusal(f"mongodb://{host}:{tls_server.port}/?{options}")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_of_our_own(authority: Authority, tmp_path: Path) -> None:
-    """A server that asks for one gets it, with a key that may have a password, or lets none in."""
+async def test_a_server_may_require_a_client_certificate(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """The key of the certificate may have a password."""
     certificate = authority.file("localhost")
     options = ["--tls-cert-file", certificate, "--tls-key-file", certificate]
     ca = ["--tls-ca-file", authority.pem, "--tls-require-client-cert"]
@@ -182,10 +190,10 @@ async def test_a_certificate_of_our_own(authority: Authority, tmp_path: Path) ->
         "tlsCertificateKeyFile={own}&tlsCertificateKeyFilePassword=x",
     ],
 )
-def test_certificates_that_cannot_be_read(
+def test_unreadable_certificates_prevent_the_start(
     authority: Authority, tmp_path: Path, options: str
 ) -> None:
-    """They are the operator's to mend, before anything starts."""
+    """The error names the files for the operator."""
     (tmp_path / "empty").touch()
     own = authority.file("gateway", "secret")
     options = options.format(empty=tmp_path / "empty", own=own)

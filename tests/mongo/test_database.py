@@ -1,4 +1,4 @@
-"""What goes over the wire to a MongoDB server, and which of several is believed."""
+"""The commands that reach a MongoDB server, and which of several servers is believed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.store.wire import Wire
 
 @pytest.fixture(scope="module")
 def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    """Return a server that is a replica set of its own."""
+    """Return a server that is a replica set with one member."""
     with Mongod(tmp_path_factory.mktemp("member"), "--sync-on-commit") as running:
         yield running
 
@@ -45,12 +45,13 @@ QUICK = {"shiftergw.turns", "metrics"}
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_how_safe_writes_are(
+async def test_important_writes_survive_a_new_primary(
     member: Mongod, options: str, durable: dict[str, Any], agreed: dict[str, Any]
 ) -> None:
-    """Claims, steps, leases and blocks outlive a change of the primary server, whatever `w` says.
+    """Claims, steps, leases and blocks are durable, whatever `w` is.
 
-    A credential that was used does, too; only what does no harm when it is forgotten is quick.
+    Used credentials survive a change of the primary as well. Only data that may be lost is written
+    without a confirmation of most members.
     """
     concerns: dict[tuple[str, str], list[Any]] = defaultdict(list)
 
@@ -96,7 +97,7 @@ async def test_how_safe_writes_are(
 
 
 def primary(**more: Any) -> Any:
-    """Return what answers as a primary of a set, and otherwise that it has found nothing."""
+    """Return a function that answers as a primary, and finds no documents."""
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         name = next(iter(command))
@@ -109,8 +110,8 @@ def primary(**more: Any) -> Any:
 
 @pytest.mark.parametrize(("w", "enough"), [(2, False), (3, True), ("most", True)])
 @pytest_twisted.ensureDeferred
-async def test_a_number_that_is_not_most(w: object, enough: bool) -> None:
-    """What the URI says of safety holds, or is refused: two of five forget a lease."""
+async def test_a_write_concern_below_the_majority_is_refused(w: object, enough: bool) -> None:
+    """With two of five members a lease could be lost."""
     with serving(primary(passives=["d"], arbiters=["e"])) as host:
         async with mongo_running(f"mongodb://{host}/?w={w}", "images") as store:
             if enough:
@@ -122,7 +123,7 @@ async def test_a_number_that_is_not_most(w: object, enough: bool) -> None:
 
 
 class Member:
-    """A member of a set: what it says of itself can change, and it may keep answers back."""
+    """A member of a set whose description can change, and which may hold answers back."""
 
     def __init__(self, term: int) -> None:
         """Be the primary, elected in this term."""
@@ -137,15 +138,15 @@ class Member:
         return {"n": 1}
 
     def step_down(self) -> None:
-        """Be the primary no more."""
+        """Stop being the primary."""
         self.said["ismaster"] = False
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_primary_of_the_past() -> None:
-    """One that was cut off from the others may not know yet that another was elected.
+async def test_a_former_primary_is_not_used() -> None:
+    """A member that was cut off may not know that another was elected.
 
-    What it is asked is asked of the new one as soon as that is found, and the old one never again.
+    Commands go to the new primary as soon as it is found, and never again to the old one.
     """
     old, new = Member(1), Member(2)
     with serving(answering(old.answer)) as first, serving(answering(new.answer)) as second:
@@ -168,8 +169,8 @@ async def test_a_primary_of_the_past() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_waits_behind_an_index() -> None:
-    """A server answers one command of a connection at a time, and an index may take an hour."""
+async def test_no_command_waits_behind_an_index() -> None:
+    """A server works on one command of a connection at a time, and an index may take an hour."""
     made = threading.Event()
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The conversation of a login, message by message as the RFCs print it."""
+"""The conversation of a login, message by message as in the examples of the RFCs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ reactor: Any = installed_reactor
     ("mechanism", "conversation"), [("SCRAM-SHA-256", SHA256), ("SCRAM-SHA-1", SHA1)]
 )
 @pytest_twisted.ensureDeferred
-async def test_the_printed_conversations(
+async def test_the_examples_of_the_rfcs(
     mechanism: str, conversation: tuple[str, str, str, str]
 ) -> None:
-    """We say what the specifications print, and believe what they let the server answer."""
+    """Our messages are those of the examples, and the servers' answers are accepted."""
     nonce, challenge, proof, signature = conversation
     scram = Scram(USER, mechanism, nonce)
     assert scram.first().decode() == f"n,,n=user,r={nonce}"
@@ -78,15 +78,15 @@ async def test_the_printed_conversations(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_challenges_that_are_none(challenge: str, told: str) -> None:
-    """A server that is none, or another's answer, gets no proof of the password."""
+async def test_invalid_challenges_get_no_proof(challenge: str, told: str) -> None:
+    """A server with an invalid challenge, or another's answer, gets no proof of the password."""
     scram = Scram(USER, "SCRAM-SHA-256", SHA256[0])
     with pytest.raises(LoginFailed, match=told):
         await scram.prove(challenge.encode("utf-8", "surrogateescape"), SaltedPasswords(reactor))
 
 
-def test_every_conversation_is_another() -> None:
-    """What was heard once is worth nothing; a user's name cannot add to the message."""
+def test_each_conversation_is_different() -> None:
+    """A recorded conversation is useless, and a user's name cannot add attributes."""
     login = MongoLogin("a,r=b=c", "x")
     messages = {Scram(login, "SCRAM-SHA-256").first() for _ in range(20)}
     assert len(messages) == 20
@@ -105,17 +105,17 @@ def test_every_conversation_is_another() -> None:
     ],
 )
 def test_mechanisms(told: str | None, offered: list[str] | None, expected: str) -> None:
-    """What the URI says counts; else the best that the server has of this user."""
+    """The mechanism of the URI is used, or else the best of the server for this user."""
     assert mechanism_of(MongoLogin("u", "p", mechanism=told), offered) == expected
 
 
 def test_a_login_shows_no_password() -> None:
-    """Whatever is logged of a login, it is not the password."""
+    """The representation of a login for the log contains no password."""
     assert "pencil" not in repr(USER) + repr(Scram(USER, "SCRAM-SHA-256"))
 
 
 class Derivations:
-    """PBKDF2 that tells in which threads it ran, and can be held up."""
+    """PBKDF2 that notes the threads it runs in, and can be suspended."""
 
     def __init__(self) -> None:
         """Hold nothing up."""
@@ -133,7 +133,7 @@ class Derivations:
 
 @pytest.fixture
 def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
-    """Return what derives keys in this test."""
+    """Return the instance that derives keys in this test."""
     made = Derivations()
     monkeypatch.setattr(hashlib, "pbkdf2_hmac", made)
     yield made
@@ -142,9 +142,9 @@ def derivations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Derivations]:
 
 @pytest_twisted.ensureDeferred
 async def test_keys_are_derived_in_threads_and_once(derivations: Derivations) -> None:
-    """Logins at the same time share one derivation, later ones its key; another salt has its own.
+    """Concurrent logins share one derivation, later ones its key.
 
-    So has another password, and another number of rounds.
+    Another salt, password or number of rounds has a key of its own.
     """
     passwords = SaltedPasswords(reactor)
     inputs = ("sha256", b"pencil", b"salt", 5000)
@@ -165,8 +165,8 @@ async def test_keys_are_derived_in_threads_and_once(derivations: Derivations) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_reactor_goes_on_meanwhile(derivations: Derivations) -> None:
-    """A million rounds hold nobody up; who gives up waiting leaves the key to the next one."""
+async def test_a_derivation_does_not_block_the_reactor(derivations: Derivations) -> None:
+    """A caller that gives up leaves the key of a million rounds to the next caller."""
     derivations.go_on.clear()
     passwords = SaltedPasswords(reactor)
     first = Deferred.fromCoroutine(passwords.derive("sha256", b"x", b"salt", 5000))
@@ -182,8 +182,8 @@ async def test_the_reactor_goes_on_meanwhile(derivations: Derivations) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_few_keys_are_kept(derivations: Derivations) -> None:
-    """A server that invents salts fills no memory."""
+async def test_few_keys_stay_in_memory(derivations: Derivations) -> None:
+    """A server that invents salts cannot fill the memory."""
     passwords = SaltedPasswords(reactor)
     for number in range(3 * MOST_KEYS):
         await passwords.derive("sha256", b"x", b"%d" % number, 5000)

@@ -1,4 +1,4 @@
-"""Connections to MongoDB are handed out: who asks waits for an attempt that can know how it is."""
+"""A call waits for an attempt to connect that was made after the call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shiftergw.mongo.pool import ConnectionPool
 
 
 class Server:
-    """Opens links when it is told to."""
+    """Opens connections when a test says so."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """Create a pool without a connection."""
         self.clock = Clock()
         self.attempts: list[Deferred[Any]] = []
         self.links = ConnectionPool(self._open, self.clock, 5)
@@ -28,20 +28,20 @@ class Server:
         self.attempts.append(attempt)
         return await attempt
 
-    def ask(self) -> Deferred[Any]:
-        """Ask for a link."""
+    def take(self) -> Deferred[Any]:
+        """Take a connection from the pool."""
         return Deferred.fromCoroutine(self.links.take())
 
     def refuse(self) -> None:
-        """Have the latest attempt fail."""
+        """Let the latest attempt fail."""
         self.attempts[-1].errback(Unavailable("x", detail=f"refused: {len(self.attempts)}"))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_of_what_was_before() -> None:
-    """Who came while an attempt was under way is not refused for it: another one is made."""
+async def test_a_shared_attempt_that_fails_is_repeated() -> None:
+    """A call that has shared an attempt gets another one."""
     server = Server()
-    first, second, third = server.ask(), server.ask(), server.ask()
+    first, second, third = server.take(), server.take(), server.take()
     server.refuse()
     with pytest.raises(Unavailable) as caught:
         await first
@@ -50,21 +50,21 @@ async def test_a_failure_of_what_was_before() -> None:
     link = SimpleNamespace(is_open=True, command_count=0, server="a", is_reserved=False)
     server.attempts[1].callback(link)
     assert [await second, await third] == [link, link]
-    assert await server.ask() is link
+    assert await server.take() is link
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_attempt_of_his_own_is_the_last() -> None:
-    """Nobody waits for a third one, nor longer than he would for one."""
+async def test_a_call_makes_no_third_attempt() -> None:
+    """No call waits longer than for one attempt of its own."""
     server = Server()
-    first, second = server.ask(), server.ask()
+    first, second = server.take(), server.take()
     server.refuse()
     server.refuse()
     for refused in (first, second):
         with pytest.raises(Unavailable):
             await refused
     assert len(server.attempts) == 2
-    third, fourth = server.ask(), server.ask()
+    third, fourth = server.take(), server.take()
     server.clock.advance(0.9)
     server.refuse()
     server.clock.advance(0.2)
@@ -74,10 +74,10 @@ async def test_an_attempt_of_his_own_is_the_last() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_none_is_made_after_the_end() -> None:
-    """Who waits when the links are closed is refused, and opens nothing."""
+async def test_a_closed_pool_makes_no_attempt() -> None:
+    """Calls that wait when the pool is closed fail."""
     server = Server()
-    first, second = server.ask(), server.ask()
+    first, second = server.take(), server.take()
     closing = Deferred.fromCoroutine(server.links.close())
     server.clock.advance(1)
     await closing

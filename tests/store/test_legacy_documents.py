@@ -1,4 +1,4 @@
-"""What cannot be read in a document counts as absent, and lets nobody in."""
+"""Unreadable members of a document count as absent, and give nobody access."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ from tests.store.original import IN_ORDER, document, records
         ("groupACL", [Decimal128("5"), Int64(6)], [5, 6]),
     ],
 )  # fmt: skip
-def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
-    """A value in a form that is not ours is read as far as it can be."""
+def test_foreign_forms_are_read_leniently(member: str, value: Any, read: Any) -> None:
+    """A value in another form is read as far as possible."""
     assert read_document({member: value}) == {member: read}
 
 
@@ -64,16 +64,16 @@ def test_what_can_be_read(member: str, value: Any, read: Any) -> None:
         ("claim", 5), ("attempt", 1.5), ("report", []), ("retryable", "yes"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read(member: str, value: Any) -> None:
-    """It counts as absent, and is told of."""
+def test_unreadable_members_are_absent_and_reported(member: str, value: Any) -> None:
+    """Their names are listed for the survey."""
     assert read_document({member: value, "more": value}) == {"more": value}
     assert unreadable_members({member: value, "more": value}) == [member]
 
 
-def test_what_is_in_order() -> None:
-    """Documents in order are read as they are; none, whatever is in it, keeps a record from being.
+def test_any_document_becomes_a_record() -> None:
+    """Members in their proper form are unchanged, and no content raises.
 
-    Whoever is let in where others are named is one of them.
+    An access list never contains more users than the document names.
     """
     own = document(5, IN_ORDER)
     assert (read_document(own), unreadable_members(own)) == (own, [])
@@ -84,8 +84,8 @@ def test_what_is_in_order() -> None:
             assert record.may_be_read_by(stranger) is (one["private"] == 0), kind.name
 
 
-def test_times_and_tags() -> None:
-    """A member that is absent, or no number, says no time."""
+def test_missing_times_are_zero() -> None:
+    """A member that is absent or not a number has no time."""
     assert [read_time({"at": at}, "at") for at in (5, 5.5, None, "5", True)] == [5, 5.5, 0, 0, 0]
     assert read_time({}, "at") == 0
     assert read_number(float("nan")) is None

@@ -1,4 +1,4 @@
-"""From SQLite to MongoDB: everything arrives, once, and nobody works on either meanwhile."""
+"""Migration from SQLite to MongoDB: all documents arrive once, and no gateway works meanwhile."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REPORT = {"big": 2**62, "half": 0.5, "in": {"": [0, None, True]}}
 
 @dataclass
 class Site:
-    """A SQLite file, an empty database, and what moves the one into the other."""
+    """A SQLite file, an empty database, and a migration from one to the other."""
 
     path: Path
     uri: str
@@ -59,14 +59,14 @@ class Site:
     said: list[str] = field(default_factory=list)
 
     async def migrate(self, uri: str = "", origin: str = "here", patience: float = 0) -> Any:
-        """Run it."""
+        """Run the migration."""
         return await migrate(
             reactor, self.threads, self.path, origin, uri or self.uri, self.name,
             self.said.append, patience,
         )  # fmt: skip
 
     async def refusal(self, kind: type[GatewayError], **how: Any) -> str:
-        """Run it and return why it is refused."""
+        """Run the migration and return its error."""
         with pytest.raises(kind) as caught:
             await self.migrate(**how)
         return str(caught.value)
@@ -74,7 +74,7 @@ class Site:
 
 @pytest.fixture
 def site(mongodb: str, tmp_path: Path) -> Iterator[Site]:
-    """Return a file that is not there yet, and an empty database."""
+    """Return a site whose file does not exist yet."""
     threads = Threads(reactor, 1, "test")
     threads.startService()
     with mongod.database(mongodb) as (name, db):
@@ -83,7 +83,7 @@ def site(mongodb: str, tmp_path: Path) -> Iterator[Site]:
 
 
 async def fill(site: Site, images: int = 3) -> None:
-    """Put into the file what a gateway leaves there when it stops with nothing to do."""
+    """Fill the file with the state that a gateway leaves when it stops without work."""
     async with running(site.path) as store:
         for n in range(images):
             odd = {"labels": LABELS, "report": REPORT}
@@ -105,8 +105,8 @@ async def fill(site: Site, images: int = 3) -> None:
     sqlite_place(store, site.path).put("5" * 24, OF_THE_ORIGINAL)
 
 
-async def told(store: ImageStore) -> list[Any]:
-    """Return what a store answers about all that there is."""
+async def answers_of(store: ImageStore) -> list[Any]:
+    """Return a store's answers to all queries."""
     listed = await store.list("alpha")
     return [
         listed,
@@ -119,8 +119,8 @@ async def told(store: ImageStore) -> list[Any]:
     ]
 
 
-def as_kept(answers: list[Any]) -> str:
-    """Return answers in one text, in which MongoDB's own rules of what text is have been kept."""
+def as_stored(answers: list[Any]) -> str:
+    """Return answers as text, after MongoDB's own rules for text."""
     return (
         repr(answers)
         .replace("'$where", "'\uff04where")
@@ -131,14 +131,14 @@ def as_kept(answers: list[Any]) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_everything_arrives(site: Site) -> None:
-    """The one store answers as the other did, under the same keys; and new things come last."""
+    """The new store gives the same answers, under the same keys, and new records sort last."""
     await fill(site)
     async with running(site.path) as store:
-        before = await told(store)
+        before = await answers_of(store)
     counts = await site.migrate()
     assert counts == {"images": 6, "blocks": 2, "look-ups": 6}
     async with mongo_running(site.uri, site.name) as store:
-        assert as_kept(await told(store)) == as_kept(before)
+        assert as_stored(await answers_of(store)) == as_stored(before)
         assert (await store.list("alpha"))[0].status == "READY"
         await store.record_lookup({"system": "alpha", "time": NOW, "user": "new"})
         assert (await store.lookups("alpha", 1))[0]["user"] == "new"
@@ -147,13 +147,13 @@ async def test_everything_arrives(site: Site) -> None:
     assert document.pop("_id") == ObjectId("5" * 24)
     assert document == OF_THE_ORIGINAL
     async with running(site.path) as store:
-        assert await told(store) == before
+        assert await answers_of(store) == before
     assert "6 images compared" in site.said
 
 
 @pytest_twisted.ensureDeferred
-async def test_work_that_is_not_at_its_end(site: Site) -> None:
-    """A pull in flight, waiting or begun, and a file that is being written, stay where they are."""
+async def test_unfinished_work_prevents_the_migration(site: Site) -> None:
+    """A pull that waits or runs, or a lease, leaves the file as it is."""
     async with running(site.path) as store:
         record, _ = await store.claim(request("busy:1"), NOW)
     assert "alpha/docker/" in await site.refusal(Unavailable)
@@ -169,8 +169,8 @@ async def test_work_that_is_not_at_its_end(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_gateway_on_the_file(site: Site) -> None:
-    """While one is there, though it has nothing to do, the file is not copied; nor used then."""
+async def test_an_open_file_is_not_migrated(site: Site) -> None:
+    """While a gateway has the file open, it is not copied; nor can a gateway open it meanwhile."""
     async with running(site.path):
         assert "Stop the gateway" in await site.refusal(Unavailable)
     source = await site.threads.run(export.Export, site.path)
@@ -180,8 +180,8 @@ async def test_a_gateway_on_the_file(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_file(site: Site) -> None:
-    """A file that is not there is not made; one that is something else is not touched."""
+async def test_an_invalid_file_is_not_changed(site: Site) -> None:
+    """A missing file is not created, and another program's file is not touched."""
     assert "There is no database" in await site.refusal(ConfigurationError)
     assert not site.path.exists()
     site.path.write_bytes(b"x" * 5000)
@@ -198,10 +198,10 @@ async def test_no_file(site: Site) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_database_that_is_in_use(
+async def test_a_database_in_use_is_not_changed(
     site: Site, collection: str, document: dict[str, Any], why: str
 ) -> None:
-    """It is left as it is, and no gateway is kept from it."""
+    """No mark remains, so the gateway there continues."""
     await fill(site)
     site.db[collection].insert_one(document)
     assert why in await site.refusal(ConfigurationError)
@@ -211,8 +211,10 @@ async def test_a_database_that_is_in_use(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_gateway_on_the_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes no work in from the beginning to the end; then it goes on with what has come."""
+async def test_a_gateway_on_the_database_accepts_no_work(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so from the start of the migration to its end."""
     monkeypatch.setattr(mongo, "CHECK_SECONDS", 0.05)
     await fill(site)
     port = urlsplit(site.uri).port
@@ -232,8 +234,10 @@ async def test_a_gateway_on_the_database(site: Site, monkeypatch: pytest.MonkeyP
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_gateway_that_is_quicker(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work that was taken in before the gateway saw what happens there ends the whole."""
+async def test_work_before_the_mark_ends_the_migration(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may accept work before it reads the mark."""
     monkeypatch.setattr(mongo, "CHECK_SECONDS", 60)
     await fill(site)
     async with mongo_running(site.uri, site.name) as store:
@@ -250,8 +254,10 @@ async def test_a_gateway_that_is_quicker(site: Site, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("writes", range(6))
 @pytest_twisted.ensureDeferred
-async def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    """Wherever it was broken off, it is run again, and then all is there once."""
+async def test_an_interrupted_migration_can_be_repeated(
+    site: Site, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Wherever it was interrupted, the next run completes it."""
     monkeypatch.setattr(export, "PAGE", 3)
     await fill(site)
     port = urlsplit(site.uri).port
@@ -264,8 +270,8 @@ async def test_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch, writes: i
 
 
 @pytest_twisted.ensureDeferred
-async def test_interrupted(site: Site) -> None:
-    """Who interrupts it while it waits lets go of the file."""
+async def test_an_interrupt_releases_the_file(site: Site) -> None:
+    """That holds also while the migration waits for gateways."""
     await fill(site)
     moving = Deferred.fromCoroutine(site.migrate(patience=60))
     while not site.said:
@@ -278,8 +284,8 @@ async def test_interrupted(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_more_than_one_message_holds(site: Site) -> None:
-    """Images with metadata of megabytes arrive, too."""
+async def test_large_documents_are_split_into_messages(site: Site) -> None:
+    """Images with megabytes of metadata arrive, too."""
     async with running(site.path) as store:
         for n in range(12):
             labels = {"long": str(n) * 1_500_000}
@@ -288,8 +294,8 @@ async def test_more_than_one_message_holds(site: Site) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_second_time(site: Site) -> None:
-    """What a gateway has done since is not undone; and no other file comes on top."""
+async def test_a_complete_migration_is_not_repeated(site: Site) -> None:
+    """It would undo the work of gateways since; nor is another file added."""
     await fill(site)
     await site.migrate()
     async with mongo_running(site.uri, site.name) as store:
@@ -300,7 +306,7 @@ async def test_the_second_time(site: Site) -> None:
 
 
 def damage(site: Site) -> dict[str, Callable[[], object]]:
-    """Return what may happen to the database between the copy and the comparison."""
+    """Return functions that damage the database between the copy and the comparison."""
     images = site.db["images"]
     return {
         "a member": lambda: images.update_one({"pulltag": "x:1"}, {"$set": {"id": ID}}),
@@ -312,8 +318,8 @@ def damage(site: Site) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.parametrize("what", ["a member", "a kind", "one less", "one more"])
 @pytest_twisted.ensureDeferred
-async def test_what_differs_is_found(site: Site, what: str) -> None:
-    """It does not end well if the database does not hold what the file does."""
+async def test_differences_are_found(site: Site, what: str) -> None:
+    """The migration fails if the database does not hold exactly the file's documents."""
     await fill(site)
     port = urlsplit(site.uri).port
     assert port is not None
@@ -337,10 +343,10 @@ async def test_what_differs_is_found(site: Site, what: str) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_mongodb_does_not_take(
+async def test_documents_that_mongodb_cannot_hold_are_named(
     site: Site, key: str, document: dict[str, Any], why: str
 ) -> None:
-    """It is named before anything is written."""
+    """The error comes before anything is written."""
     await fill(site)
     with closing(sqlite3.connect(site.path)) as db, db:
         db.execute("INSERT INTO images (key, document) VALUES (?, ?)", (key, json.dumps(document)))

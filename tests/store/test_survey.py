@@ -1,4 +1,4 @@
-"""Every record of an original's database is in one lot of the survey, with what is odd in it."""
+"""A survey puts each record of an original's database into one lot, and counts its oddities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.store.original import (
 COUNT = 10_000 if LONG else 1_000
 
 
-def surveyed(*documents: dict[str, Any]) -> Survey:
+def survey_of(*documents: dict[str, Any]) -> Survey:
     """Return a survey of documents."""
     survey = Survey(SYSTEMS, NOW)
     for one in documents:
@@ -34,8 +34,8 @@ def surveyed(*documents: dict[str, Any]) -> Survey:
     return survey
 
 
-def test_there_is_disorder_enough() -> None:
-    """There are more than 50 kinds of disorder, no two by the same name, and a hundred in turn."""
+def test_the_sample_has_enough_kinds_of_disorder() -> None:
+    """There are more than 50 kinds with different names, in a cycle of a hundred records."""
     assert len({kind.name for kind in DISORDERS}) == len(DISORDERS) > 50
     assert len(ROUND) == 100
     assert {lot for kind in ROUND for lot in [kind.lot]} == {*Lot} - {Lot.IN_FLIGHT}
@@ -43,15 +43,15 @@ def test_there_is_disorder_enough() -> None:
 
 
 @pytest.mark.parametrize("kind", DISORDERS, ids=lambda kind: kind.name)
-def test_each_kind(kind: Disorder) -> None:
-    """A record of each kind is in the lot, and as odd, as its kind says."""
-    survey = surveyed(document(7, kind))
+def test_each_kind_is_recognized(kind: Disorder) -> None:
+    """A record of each kind is in its lot, and has its oddities."""
+    survey = survey_of(document(7, kind))
     assert {lot: tally.count for lot, tally in survey.lots.items()} == {kind.lot: 1}
     assert survey.oddities.keys() == kind.odd
 
 
-def test_every_record_is_explained() -> None:
-    """The lots of all records have all in them, and each kind its own."""
+def test_each_record_is_in_one_lot() -> None:
+    """The lots have all records, each kind in its own lot."""
     survey, wanted, odd = Survey(SYSTEMS, NOW), dict.fromkeys(Lot, 0), dict.fromkeys(Oddity, 0)
     for kind, one in records(COUNT):
         assert survey.add(one, has_object_id=kind is not KEYLESS) is kind.lot, kind.name
@@ -70,39 +70,39 @@ def test_every_record_is_explained() -> None:
     )
 
 
-def test_what_is_in_several_records() -> None:
-    """An image, or a tag, in three records of one type is told of once; of two types never."""
+def test_duplicates_are_counted_once() -> None:
+    """An image or a tag in several records of one type counts once; two types do not count."""
     first = document(7, SAME_ID)
     for itype in ("docker", "docker", "custom"):
-        first_odd = surveyed(first, first | {"itype": itype}, first).oddities
+        first_odd = survey_of(first, first | {"itype": itype}, first).oddities
         assert (Oddity.SEVERAL_IDS in first_odd) is True
-    survey = surveyed(*[document(7, SAME_TAG)] * 3)
+    survey = survey_of(*[document(7, SAME_TAG)] * 3)
     assert survey.oddities[Oddity.SEVERAL_TAGS].count == 1
-    two = surveyed(first, first | {"itype": "custom"})
+    two = survey_of(first, first | {"itype": "custom"})
     assert {Oddity.SEVERAL_IDS, Oddity.SEVERAL_TAGS}.isdisjoint(two.oddities)
 
 
-def test_our_own_records() -> None:
-    """What this program wrote is told apart, and its work in flight is."""
+def test_records_of_this_program_are_recognized() -> None:
+    """They are not foreign, and their work is in flight."""
     own = document(7, KEYLESS) | {"attempt": 1, "moved": ["x:1"], "finishing": {"since": 5.0}}
-    survey = surveyed(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
+    survey = survey_of(own, own | {"status": "PENDING", "claim": "alpha/docker/x:1"})
     assert (survey.records, survey.foreign_records, survey.unknown_members) == (2, 0, {})
     assert survey.lots[Lot.IN_FLIGHT].count == 1
 
 
 @pytest.mark.parametrize("claim", [None, "alpha/docker/x:1", ["odd"]])
-def test_a_claim_twice(claim: Any) -> None:
-    """What keeps the index of claims from being made is told of: null counts there, too."""
+def test_duplicate_claims_are_counted(claim: Any) -> None:
+    """They prevent the unique index, which has entries for null as well."""
     one = document(7, IN_ORDER) | {"claim": claim}
-    assert Oddity.CLAIM not in surveyed(one, document(8, IN_ORDER)).oddities
-    assert surveyed(one, one).oddities[Oddity.CLAIM].count == 1
+    assert Oddity.CLAIM not in survey_of(one, document(8, IN_ORDER)).oddities
+    assert survey_of(one, one).oddities[Oddity.CLAIM].count == 1
 
 
-def test_names_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many systems and members there are, the survey stays small; no line is broken."""
+def test_many_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems and members beyond the limit are counted together, and names are printable."""
     monkeypatch.setattr(survey_module, "NAMES", 5)
     odd = [{"system": f"s{n}\n", "status": "READY", f"m{n}\x1b": 1} for n in range(50)]
-    survey = surveyed(*odd)
+    survey = survey_of(*odd)
     assert (len(survey.unknown_members), survey.unknown_members["others"]) == (6, 45)
     assert (len(survey.states), survey.states["others", "others"]) == (6, 45)
     assert all(name.isprintable() for name in survey.unknown_members)

@@ -66,7 +66,7 @@ def taken(mongodb: str) -> Iterator[tuple[str, Any, str]]:
     with mongod.database(mongodb) as (name, db):
         db["images"].insert_many([one for _, one in records(COUNT)])
         db["metrics"].insert_many(rows(50))
-        before = str(mongod.everything(db))
+        before = str(mongod.all_documents(db))
 
         async def start() -> None:
             async with mongo_running(mongodb, name, 60) as store:
@@ -114,7 +114,7 @@ async def test_nothing_is_rewritten(store: MongoStore, taken: tuple[str, Any, st
         await store.queue(system)
         await store.lookups(system, 10)
     assert await store.stale(NOW, LIMIT) == await store.waiting(NOW + 99, 10) == []
-    after = mongod.everything(db)
+    after = mongod.all_documents(db)
     assert after.pop("shiftergw.credentials") == []  # made with its index
     assert str(after) == before
     indexes = db["images"].index_information()

@@ -77,9 +77,9 @@ async def test_a_database_of_the_original(
 ) -> None:
     """Every record is in one of the lots; what is odd has examples; nothing is written."""
     name, db = taken
-    before = str(mongod.everything(db))
+    before = str(mongod.all_documents(db))
     found = await told(tmp_path, MongoDBURI=mongodb, MongoDB=name)
-    assert str(mongod.everything(db)) == before
+    assert str(mongod.all_documents(db)) == before
     assert [*db["images"].index_information()] == ["_id_"]
     assert by_name(found, "database").text == (
         f"MongoDB, database {name}: 300 records, 300 of them by another program; 7 rows of look-ups"

@@ -124,12 +124,12 @@ async def test_a_start_changes_nothing(mongodb: str, named: Named) -> None:
     db["images"].insert_many(ORIGINALS)
     db["metrics"].insert_one({**ROW, "_id": ObjectId("1" * 24)})
     db["elsewhere"].insert_one({"_id": 1})
-    before = mongod.everything(db)
+    before = mongod.all_documents(db)
     async with mongo_running(mongodb, name) as store:
         await store.queue("alpha")
         await store.abandon((await store.claim(request("x:1"), NOW))[0].key)
         assert list(await store.lookups("alpha", 5)) == [ROW]
-    assert mongod.everything(db) == {**before, CREDENTIALS: []}
+    assert mongod.all_documents(db) == {**before, CREDENTIALS: []}
     unique = {
         index for index, form in db["images"].index_information().items() if form.get("unique")
     }
